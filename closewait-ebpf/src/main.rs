@@ -1,1 +1,65 @@
-fn main() {}
+//! The kernel side of closewait: entry points, and nothing else.
+//!
+//! | program | where it runs | what it does |
+//! |---|---|---|
+//! | [`closewait_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
+//! | [`closewait_trace`] | the same tracepoint, classic | the same, where the kernel has no BTF |
+//! | [`closewait_socks`] | iterator `tcp` | one record for each socket that is in CLOSE_WAIT now, one namespace |
+//! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of such a socket, all namespaces |
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod globals;
+mod iter;
+mod maps;
+mod set_state;
+mod sock;
+mod time;
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn closewait_btf(ctx: BtfTracePointContext) -> i32 {
+    set_state::btf(&ctx);
+    0
+}
+
+#[tracepoint]
+pub fn closewait_trace(ctx: TracePointContext) -> u32 {
+    set_state::classic(&ctx);
+    0
+}
+
+/// aya-ebpf has no macro for iterators; the section name is all that one would add.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn closewait_socks(ctx: *mut c_void) -> i32 {
+    iter::tcp(ctx);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {
+    iter::task_file(ctx);
+    0
+}
+
+/// Helpers that read kernel memory are for GPL-compatible programs; the crate is MIT OR Apache-2.0, combined here with
+/// the kernel under its licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses any program that could come here.
+    loop {}
+}

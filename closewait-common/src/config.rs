@@ -1,0 +1,159 @@
+//! Read-only globals that the agent sets before the object is loaded.
+//!
+//! Rust emits no CO-RE relocations, so the agent resolves the offsets from the running kernel's BTF. The verifier
+//! takes a read of a frozen read-only map for a constant: a branch on a missing offset is dead code to it.
+
+/// An offset that this kernel does not have, or that nobody could find out.
+pub const MISSING: u32 = u32::MAX;
+
+/// Declares a struct of `u32` offsets, with its field names as data for whoever fills it.
+macro_rules! offsets {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: u32,)*
+        }
+
+        impl $name {
+            /// No offset is known.
+            pub const NONE: Self = Self { $($field: MISSING,)* };
+        }
+    };
+}
+
+offsets! {
+    /// Offsets of kernel struct members, in bytes from the start of the struct that the field's first part names.
+    Layout {
+        /// `struct sock`: `__sk_common.skc_family`.
+        sock_family,
+        /// `struct sock`: `__sk_common.skc_state`.
+        sock_state,
+        /// `struct sock`: `__sk_common.skc_num`, host byte order.
+        sock_num,
+        /// `struct sock`: `__sk_common.skc_dport`, network byte order.
+        sock_dport,
+        /// `struct sock`: `__sk_common.skc_rcv_saddr`.
+        sock_rcv_saddr,
+        /// `struct sock`: `__sk_common.skc_daddr`.
+        sock_daddr,
+        /// `struct sock`: `__sk_common.skc_v6_rcv_saddr`.
+        sock_v6_rcv_saddr,
+        /// `struct sock`: `__sk_common.skc_v6_daddr`.
+        sock_v6_daddr,
+        /// `struct sock`: `__sk_common.skc_cookie`.
+        sock_cookie,
+        /// `struct sock`: `__sk_common.skc_net.net`.
+        sock_net,
+        /// `struct sock`: `__sk_common.skc_flags`, bits of `enum sock_flags`.
+        sock_flags,
+        /// `struct sock`: `sk_err`.
+        sock_err,
+        /// `struct sock`: `sk_shutdown`.
+        sock_shutdown,
+        /// `struct sock`: `sk_socket`.
+        sock_socket,
+        /// `struct sock`: `sk_protocol`.
+        sock_protocol,
+        /// `struct sock`: `sk_cgrp_data.cgroup`.
+        sock_cgroup,
+        /// `struct sock`: `sk_max_ack_backlog`.
+        sock_max_ack_backlog,
+        /// `struct sock`: `sk_lingertime`, in ticks.
+        sock_lingertime,
+        /// `struct net`: `ns.inum`.
+        net_inum,
+        /// `struct net`: `net_cookie`.
+        net_cookie,
+        /// `struct cgroup`: `kn`.
+        cgroup_kn,
+        /// `struct kernfs_node`: `id`.
+        kernfs_id,
+        /// `struct socket`: `sk`.
+        socket_sk,
+        /// `struct socket`: `file`.
+        socket_file,
+        /// From a `struct socket` to `i_ino` of the inode allocated with it (`struct socket_alloc`).
+        socket_ino,
+        /// `struct file`: `f_count`, an `atomic_long_t` that is 0 while the last reference is being released (until 6.12).
+        file_count,
+        /// `struct file`: `f_ref`, a `file_ref_t` (from 6.13).
+        file_ref,
+        /// `struct tcp_sock`: `rcv_nxt`.
+        tcp_rcv_nxt,
+        /// `struct tcp_sock`: `copied_seq`.
+        tcp_copied_seq,
+        /// `struct tcp_sock`: `bytes_received`.
+        tcp_bytes_received,
+        /// `struct tcp_sock`: `bytes_sent`.
+        tcp_bytes_sent,
+        /// `struct tcp_sock`: `rcv_tstamp`, ticks.
+        tcp_rcv_tstamp,
+        /// `struct tcp_sock`: `inet_conn.icsk_ack.lrcvtime`, ticks.
+        tcp_lrcvtime,
+        /// `struct task_struct`: `tgid`.
+        task_tgid,
+        /// `struct task_struct`: `comm`.
+        task_comm,
+    }
+}
+
+offsets! {
+    /// Offsets of the tracepoint's fields in its record, from tracefs' `format` file.
+    TraceLayout {
+        /// `const void * skaddr`.
+        skaddr,
+        /// `int oldstate`.
+        oldstate,
+        /// `int newstate`.
+        newstate,
+        /// `__u16 sport`, host byte order.
+        sport,
+        /// `__u16 dport`, host byte order.
+        dport,
+        /// `__u16 family`.
+        family,
+        /// `__u16 protocol` (`__u8` before 5.6).
+        protocol,
+        /// `__u8 saddr[4]`.
+        saddr,
+        /// `__u8 daddr[4]`.
+        daddr,
+        /// `__u8 saddr_v6[16]`.
+        saddr_v6,
+        /// `__u8 daddr_v6[16]`.
+        daddr_v6,
+    }
+}
+
+/// What the running kernel can do, and what the agent asks for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// 1 where `bpf_get_socket_cookie` may be called from tracing programs (Linux 5.12).
+    pub socket_cookie: u32,
+    /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if not known.
+    pub keepopen_bit: u32,
+    /// Bit number of `SOCK_LINGER` in `enum sock_flags`; [`MISSING`] if not known.
+    pub linger_bit: u32,
+}
+
+impl Abilities {
+    /// Nothing is known of this kernel.
+    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING, linger_bit: MISSING };
+}
+
+const _: () = assert!(size_of::<Layout>() == 35 * 4);
+const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
+const _: () = assert!(size_of::<Abilities>() == 3 * 4);
+
+// SAFETY: `repr(C)` structs of `u32` alone: no padding, every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Layout {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for TraceLayout {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Abilities {}

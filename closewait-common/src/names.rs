@@ -1,0 +1,31 @@
+//! Names of programs, maps and globals in the object, used by the agent to find them.
+
+/// Program on `tp_btf/inet_sock_set_state`.
+pub const PROGRAM_BTF: &str = "closewait_btf";
+/// Program on the classic tracepoint `sock/inet_sock_set_state`.
+pub const PROGRAM_CLASSIC: &str = "closewait_trace";
+/// Iterator over the TCP sockets of one network namespace.
+pub const ITER_TCP: &str = "closewait_socks";
+/// Iterator over every open file of every process.
+pub const ITER_FILES: &str = "closewait_files";
+
+/// Ring buffer of [`crate::Record`]s.
+pub const RING: &str = "CLOSEWAIT_RING";
+/// Hash from socket to the time it entered CLOSE_WAIT; memory only as it is used.
+pub const SINCE: &str = "CLOSEWAIT_SINCE";
+/// The same for the classic tracepoint, all of its memory taken at the start.
+pub const SINCE_CLASSIC: &str = "CLOSEWAIT_SINC2";
+/// Counters and dwell histogram of each CPU.
+pub const STATS: &str = "CLOSEWAIT_STATS";
+
+/// Global of type [`crate::config::Layout`].
+pub const LAYOUT: &str = "LAYOUT";
+/// Global of type [`crate::config::TraceLayout`].
+pub const TRACE_LAYOUT: &str = "TRACE_LAYOUT";
+/// Global of type [`crate::config::Abilities`].
+pub const ABILITIES: &str = "ABILITIES";
+
+/// The tracepoint, as BTF and tracefs name it.
+pub const TRACEPOINT: &str = "inet_sock_set_state";
+/// Its group in tracefs.
+pub const TRACEPOINT_GROUP: &str = "sock";

@@ -1,0 +1,132 @@
+//! The record of one event, as the kernel program writes it and the agent's decoder reads it.
+
+/// Version of [`Record`]'s layout; a decoder refuses any other.
+pub const FORMAT: u16 = 1;
+
+/// Bytes of a [`Record`].
+pub const SIZE: usize = size_of::<Record>();
+
+/// What a [`Record`] tells.
+pub mod kind {
+    /// A socket entered CLOSE_WAIT.
+    pub const ENTER: u8 = 1;
+    /// A socket left CLOSE_WAIT.
+    pub const LEAVE: u8 = 2;
+    /// An iterator came upon a socket in CLOSE_WAIT.
+    pub const PRESENT: u8 = 3;
+    /// An iterator came upon an open file that is a socket in CLOSE_WAIT.
+    pub const HELD: u8 = 4;
+}
+
+/// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
+pub mod flag {
+    /// `sk_err`, `shutdown`, `inode`, `netns` and the bits [`ACCEPTED`] to [`LINGER_ZERO`] were read from the socket.
+    pub const SOCK: u32 = 1;
+    /// The fields of `struct tcp_sock` were read: `unread_bytes`, `received_bytes`, `sent_bytes`.
+    pub const TCP: u32 = 1 << 1;
+    /// `pid` and `comm` are those of the task in whose context the change was made.
+    pub const TASK: u32 = 1 << 2;
+    /// `last_ack_ticks` and `last_data_ticks` are set.
+    pub const AGES: u32 = 1 << 3;
+    /// `cgroup` is set.
+    pub const CGROUP: u32 = 1 << 4;
+    /// `netns_cookie` is set.
+    pub const NETNS_COOKIE: u32 = 1 << 5;
+    /// `sk_socket` is set: a program has, or had, a descriptor for it.
+    pub const ACCEPTED: u32 = 1 << 6;
+    /// `sk_max_ack_backlog` is not 0: inherited from the listener, so this is the accepting side.
+    pub const BACKLOG: u32 = 1 << 7;
+    /// `SO_KEEPALIVE` is on.
+    pub const KEEPALIVE: u32 = 1 << 8;
+    /// `SO_LINGER` is on with a time of 0.
+    pub const LINGER_ZERO: u32 = 1 << 9;
+    /// [`FILE_GONE`] could be read.
+    pub const FILE: u32 = 1 << 10;
+    /// No descriptor refers to the socket's file any more: the change was made by the last close.
+    pub const FILE_GONE: u32 = 1 << 11;
+    /// The kernel's map of entry times was full or out of memory.
+    pub const NOT_STORED: u32 = 1 << 12;
+    /// The map still had an entry for this socket: its leaving was never seen.
+    pub const REPLACED: u32 = 1 << 13;
+}
+
+/// One event. Written by the kernel program, in the byte order of the machine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Layout of this record: [`FORMAT`].
+    pub format: u16,
+    /// What it tells: one of [`kind`].
+    pub kind: u8,
+    /// TCP state before the change (`include/net/tcp_states.h`); for iterators the state found.
+    pub old_state: u8,
+    /// TCP state after the change; for iterators the state found.
+    pub new_state: u8,
+    /// `sk_shutdown` at the event: bit 0 the peer's FIN has come, bit 1 the program sends no more.
+    pub shutdown: u8,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// `IPPROTO_TCP` or `IPPROTO_MPTCP`.
+    pub protocol: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// Always 0.
+    pub _pad: u16,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// `sk_err` at the event, a positive errno; 0 is none.
+    pub sk_err: i32,
+    /// When it happened, nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`, Linux 5.8).
+    pub time_ns: u64,
+    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen.
+    pub entered_ns: u64,
+    /// Address of the `struct sock`: tells sockets apart inside the agent, and is shown to nobody.
+    pub sk: u64,
+    /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if none was given (before Linux 5.12).
+    pub cookie: u64,
+    /// Cookie of the network namespace (`net_cookie`).
+    pub netns_cookie: u64,
+    /// Inode of the socket as in `/proc/PID/fd`; 0 while nobody has accepted it.
+    pub inode: u64,
+    /// Id of the socket's cgroup v2.
+    pub cgroup: u64,
+    /// `tcp_sock.bytes_received`, bytes; the FIN counts as one.
+    pub received_bytes: u64,
+    /// `tcp_sock.bytes_sent`, bytes, retransmissions included.
+    pub sent_bytes: u64,
+    /// Inode of the network namespace as in `/proc/PID/ns/net`.
+    pub netns: u32,
+    /// `rcv_nxt - copied_seq`, bytes not read yet; the FIN counts as one.
+    pub unread_bytes: u32,
+    /// Ticks since the last ACK came in (`tcp_sock.rcv_tstamp`); iterators only.
+    pub last_ack_ticks: u32,
+    /// Ticks since the last data came in (`icsk_ack.lrcvtime`); iterators only.
+    pub last_data_ticks: u32,
+    /// Process id (`tgid`) in the initial pid namespace: who made the change, or who holds the file.
+    pub pid: u32,
+    /// Number of the open file; only where an iterator found one, else -1.
+    pub fd: i32,
+    /// Local address; IPv4 as an IPv4-mapped IPv6 address.
+    pub local_address: [u8; 16],
+    /// Remote address; IPv4 as an IPv4-mapped IPv6 address.
+    pub remote_address: [u8; 16],
+    /// Name of the task of `pid`, as set by the process itself: any bytes, not always ended by a zero.
+    pub comm: [u8; 16],
+}
+
+impl Record {
+    /// Whether all of `bits` are set.
+    pub const fn has(&self, bits: u32) -> bool {
+        self.flags & bits == bits
+    }
+}
+
+const _: () = assert!(size_of::<Record>() == 168);
+const _: () = assert!(align_of::<Record>() == 8);
+const _: () = assert!(core::mem::offset_of!(Record, flags) == 16);
+const _: () = assert!(core::mem::offset_of!(Record, time_ns) == 24);
+const _: () = assert!(core::mem::offset_of!(Record, netns) == 96);
+const _: () = assert!(core::mem::offset_of!(Record, local_address) == 120);
+const _: () = assert!(core::mem::offset_of!(Record, comm) == 152);

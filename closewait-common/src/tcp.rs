@@ -1,0 +1,28 @@
+//! Numbers of the kernel's TCP that both sides name.
+
+/// States of `enum` in `include/net/tcp_states.h`, the same since Linux 2.6.
+pub mod state {
+    /// The connection is up.
+    pub const ESTABLISHED: u8 = 1;
+    /// No connection: closed, reset, timed out or destroyed.
+    pub const CLOSE: u8 = 7;
+    /// The peer has sent its FIN, the program has not closed.
+    pub const CLOSE_WAIT: u8 = 8;
+    /// The program has closed too; its FIN is on the way.
+    pub const LAST_ACK: u8 = 9;
+}
+
+/// `IPPROTO_TCP`.
+pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP`, the socket a program holds of a Multipath TCP connection (`include/uapi/linux/in.h`).
+pub const IPPROTO_MPTCP: u16 = 262;
+
+/// `AF_INET`.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub const AF_INET6: u16 = 10;
+
+/// `RCV_SHUTDOWN` of `include/net/sock.h`: the FIN of the peer has arrived.
+pub const RCV_SHUTDOWN: u8 = 1;
+/// `SEND_SHUTDOWN` of `include/net/sock.h`: the program will send no more.
+pub const SEND_SHUTDOWN: u8 = 2;

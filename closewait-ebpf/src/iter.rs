@@ -1,0 +1,128 @@
+//! Iterators: the sockets that are in CLOSE_WAIT now.
+//!
+//! Contexts are `struct bpf_iter__tcp` (net/ipv4/tcp_ipv4.c) and `struct bpf_iter__task_file` (kernel/bpf/task_iter.c),
+//! the same from Linux 5.10 to 7.3. Pointers in them are read directly, so that the verifier keeps their types.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{file, seq_file},
+    helpers::generated::{bpf_seq_write, bpf_sock_from_file},
+};
+use closewait_common::{
+    Record,
+    record::{SIZE, flag, kind},
+    tcp::{IPPROTO_TCP, state},
+};
+
+use crate::{
+    globals::layout,
+    maps::{self, CLOSEWAIT_SINCE},
+    sock::{self, EMPTY, Kernel},
+    time,
+};
+
+/// `struct bpf_iter_meta`; only the first member is used.
+#[repr(C)]
+struct Meta {
+    seq: *mut seq_file,
+}
+
+#[repr(C)]
+struct TcpContext {
+    meta: *const Meta,
+    /// Null at the end of the walk.
+    sk: *const c_void,
+}
+
+#[repr(C)]
+struct TaskFileContext {
+    meta: *const Meta,
+    /// Null at the end of the walk.
+    task: *const c_void,
+    fd: u32,
+    _pad: u32,
+    file: *mut file,
+}
+
+/// One socket of the walk over the TCP sockets of a network namespace.
+#[inline(always)]
+pub(crate) fn tcp(ctx: *mut c_void) {
+    let ctx = ctx.cast::<TcpContext>();
+    // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
+    let sk = unsafe { (*ctx).sk };
+    if sk.is_null() {
+        return;
+    }
+    let mut record = EMPTY;
+    if fill(Kernel::new(sk), &mut record).is_some() {
+        record.kind = kind::PRESENT;
+        // SAFETY: as above.
+        let meta = unsafe { (*ctx).meta };
+        write(meta, &record);
+    }
+}
+
+/// One open file of the walk over all processes.
+#[inline(always)]
+pub(crate) fn task_file(ctx: *mut c_void) {
+    let ctx = ctx.cast::<TaskFileContext>();
+    // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
+    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return;
+    }
+    // SAFETY: `file` is the pointer of the context, not null.
+    let socket = unsafe { bpf_sock_from_file(file) };
+    if socket.is_null() {
+        return;
+    }
+    let Some(sk) = Kernel::new(socket.cast()).follow(layout!(socket_sk)) else { return };
+    let mut record = EMPTY;
+    if fill(sk, &mut record).is_some() {
+        record.kind = kind::HELD;
+        // SAFETY: as above.
+        record.fd = unsafe { (*ctx).fd } as i32;
+        let task = Kernel::new(task);
+        if let Some(pid) = task.read(layout!(task_tgid)) {
+            record.pid = pid;
+            record.flags |= flag::TASK;
+            record.comm = task.read(layout!(task_comm)).unwrap_or([0; 16]);
+        }
+        // SAFETY: as above.
+        let meta = unsafe { (*ctx).meta };
+        write(meta, &record);
+    }
+}
+
+/// Fills the record of a socket in CLOSE_WAIT; `None` for any other.
+#[inline(always)]
+fn fill(sk: Kernel, record: &mut Record) -> Option<()> {
+    if sk.read::<u8>(layout!(sock_state))? != state::CLOSE_WAIT {
+        return None;
+    }
+    record.protocol = sock::protocol(sk)?;
+    if record.protocol != IPPROTO_TCP && record.protocol != closewait_common::tcp::IPPROTO_MPTCP {
+        return None;
+    }
+    record.old_state = state::CLOSE_WAIT;
+    record.new_state = state::CLOSE_WAIT;
+    record.time_ns = time::boot_ns();
+    sock::identify(sk, record);
+    record.cookie = sock::known_cookie(sk);
+    record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
+    sock::describe(sk, record);
+    sock::describe_tcp(sk, record);
+    sock::describe_ages(sk, record);
+    Some(())
+}
+
+/// Hands the record to the reader of the iterator. If its buffer is full, the kernel calls the program again for the
+/// same object, so the result needs no look.
+#[inline(always)]
+fn write(meta: *const Meta, record: &Record) {
+    // SAFETY: `meta` is the pointer of the context; the verifier checks the read.
+    let seq = unsafe { (*meta).seq };
+    // SAFETY: `seq` is the file of this walk, and the record is `SIZE` bytes long.
+    let _full: i64 = unsafe { bpf_seq_write(seq, core::ptr::from_ref(record).cast(), SIZE as u32) };
+}

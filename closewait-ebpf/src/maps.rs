@@ -1,0 +1,115 @@
+//! Every map, its size and why, and the only writes to them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    macros::map,
+    maps::{HashMap, PerCpuArray, RingBuf},
+};
+use closewait_common::{
+    Record, histogram,
+    record::flag,
+    stats::{Counter, Stats},
+};
+
+/// Default number of sockets whose time of entry is kept; `--max-sockets` changes it.
+const SOCKETS: u32 = 262_144;
+/// Default size in bytes; `--ring-buffer` changes it. Some 23,000 records: a quarter of a second at the highest rate
+/// of connections that two cores make on loopback.
+const RING_BYTES: u32 = 4 << 20;
+
+#[map]
+static CLOSEWAIT_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Since when each socket is in CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of its `struct sock`. The
+/// address is there on every kernel, unlike the cookie, and is unique while the socket is in that state.
+#[map]
+pub(crate) static CLOSEWAIT_SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, BPF_F_NO_PREALLOC);
+
+/// The same for the classic tracepoint. Preallocated: kernels before 6.1 print a warning with a stack trace for a program
+/// of that type that allocates (`check_map_prog_compatibility`, kernel/bpf/verifier.c at v5.10), and a warning can be
+/// set to stop the machine. The agent shrinks it to one entry when it does not use it.
+#[map]
+pub(crate) static CLOSEWAIT_SINC2: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
+
+#[map]
+static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts one more of `counter` on this CPU.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    let Some(stats) = CLOSEWAIT_STATS.get_ptr_mut(0) else { return };
+    // SAFETY: `stats` points to a map value of that type, and the index is one of its fields.
+    let slot = unsafe { &raw mut (*stats).counters[counter as usize] };
+    add_one(slot);
+}
+
+/// Counts one socket that stayed `dwell_ns` nanoseconds.
+#[inline(always)]
+pub(crate) fn count_dwell(dwell_ns: u64) {
+    let Some(stats) = CLOSEWAIT_STATS.get_ptr_mut(0) else { return };
+    let index = histogram::index(dwell_ns);
+    // The verifier does not follow the arithmetic of `index`.
+    if index >= histogram::BUCKETS {
+        return;
+    }
+    // SAFETY: `stats` points to a map value of that type, and the index was checked.
+    let slot = unsafe { &raw mut (*stats).dwell[index] };
+    add_one(slot);
+}
+
+/// Atomic, because before Linux 6.1 a softirq on this CPU can run the program again in the middle of itself. `AtomicU64` has
+/// no `fetch_add` on this target, which has no compare-and-swap in its base instruction set.
+#[inline(always)]
+fn add_one(slot: *mut u64) {
+    // SAFETY: `slot` lies in a map value: aligned, and alive as long as the program runs.
+    unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1_u64) };
+}
+
+/// Keeps the time of entry of a socket. Returns the [`flag`] that tells what went wrong, or 0.
+#[inline(always)]
+pub(crate) fn store_entry(since: &HashMap<u64, u64>, sk: u64, now_ns: u64) -> u32 {
+    if since.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
+        return 0;
+    }
+    // Either there is an entry of a socket whose leaving was missed, or there is no room.
+    let was_there = since.get_ptr(sk).is_some();
+    if was_there && since.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
+        count(Counter::Replaced);
+        return flag::REPLACED;
+    }
+    count(Counter::MapFull);
+    flag::NOT_STORED
+}
+
+/// The time of entry of a socket, and forgets it.
+#[inline(always)]
+pub(crate) fn take_entry(since: &HashMap<u64, u64>, sk: u64) -> Option<u64> {
+    let entered_ns = peek_entry(since, sk)?;
+    // It can only fail if another CPU has removed it meanwhile, which is what we want.
+    let _gone: Result<(), i32> = since.remove(sk);
+    Some(entered_ns)
+}
+
+/// The time of entry of a socket, if it is kept.
+#[inline(always)]
+pub(crate) fn peek_entry(since: &HashMap<u64, u64>, sk: u64) -> Option<u64> {
+    let entered_ns = since.get_ptr(sk)?;
+    // SAFETY: the pointer is to a live map value; a value that is reused under our hands is a torn read at worst, and 8
+    // aligned bytes do not tear.
+    Some(unsafe { entered_ns.read() })
+}
+
+/// Puts one record into the ring buffer, or counts that there was no room.
+#[inline(always)]
+pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
+    let Some(mut entry) = CLOSEWAIT_RING.reserve::<Record>(0) else {
+        count(Counter::RingFull);
+        return;
+    };
+    fill(entry.write(crate::sock::EMPTY));
+    // No flags: the kernel wakes the reader only if it had caught up, so a reader that waits a little before it drains
+    // is woken once for the whole batch.
+    entry.submit(0);
+}

@@ -1,0 +1,132 @@
+//! `inet_sock_set_state`: sockets that enter and leave CLOSE_WAIT.
+//!
+//! The tracepoint fires before `sk_state` changes, for every TCP state change in every network namespace
+//! (`inet_sk_set_state`, net/ipv4/af_inet.c at v5.10).
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    maps::HashMap,
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use aya_log_ebpf::debug;
+use closewait_common::{
+    Record,
+    record::{flag, kind},
+    stats::Counter,
+    tcp::{AF_INET, IPPROTO_MPTCP, IPPROTO_TCP, state},
+};
+
+use crate::{
+    globals::trace_layout,
+    maps::{self, CLOSEWAIT_SINC2, CLOSEWAIT_SINCE},
+    sock::{self, Kernel},
+    time,
+};
+
+/// A change of state that begins or ends CLOSE_WAIT.
+struct Change {
+    sk: Kernel,
+    old: u8,
+    new: u8,
+    protocol: u16,
+}
+
+impl Change {
+    /// `None` if neither state is CLOSE_WAIT.
+    #[inline(always)]
+    fn new(sk: Kernel, old: i32, new: i32, protocol: impl FnOnce() -> Option<u16>) -> Option<Self> {
+        if old != i32::from(state::CLOSE_WAIT) && new != i32::from(state::CLOSE_WAIT) {
+            return None;
+        }
+        // SCTP shares the tracepoint and counts other states by the same numbers.
+        let protocol = protocol()?;
+        if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+            return None;
+        }
+        Some(Self { sk, old: old as u8, new: new as u8, protocol })
+    }
+}
+
+/// The BTF-typed tracepoint: arguments are the socket and the two states.
+#[inline(always)]
+pub(crate) fn btf(ctx: &BtfTracePointContext) {
+    let sk = Kernel::new(ctx.arg::<*const c_void>(0));
+    let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
+    record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
+        sock::identify(sk, record);
+        record.cookie = sock::cookie(ctx, sk);
+        sock::describe(sk, record);
+        sock::describe_tcp(sk, record);
+        if record.kind == kind::LEAVE {
+            sock::describe_file(sk, record);
+            // In any other case the change is made by whatever a packet or a timer has interrupted.
+            let closed = change.new == state::LAST_ACK;
+            let aborted = record.has(flag::SOCK | flag::ACCEPTED) && record.sk_err == 0;
+            if closed || aborted {
+                sock::describe_task(record);
+            }
+        }
+    });
+}
+
+/// The classic tracepoint: a record whose layout tracefs tells.
+#[inline(always)]
+pub(crate) fn classic(ctx: &TracePointContext) {
+    let fields = Kernel::new(ctx.as_ptr());
+    let Some(sk) = fields.follow(trace_layout!(skaddr)) else { return };
+    let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
+    let Some(new) = fields.read(trace_layout!(newstate)) else { return };
+    let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
+    record(ctx, &change, &CLOSEWAIT_SINC2, |record| {
+        record.sk = sk.address();
+        record.family = fields.read(trace_layout!(family)).unwrap_or(0);
+        record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
+        record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
+        if record.family == AF_INET {
+            sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or([0; 4]));
+            sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or([0; 4]));
+        } else {
+            let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
+            let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
+        }
+        if change.new == state::LAST_ACK {
+            sock::describe_task(record);
+        }
+    });
+}
+
+/// Keeps or takes the time of entry, counts, and writes the record.
+#[inline(always)]
+fn record(ctx: &impl EbpfContext, change: &Change, since: &HashMap<u64, u64>, fill: impl FnOnce(&mut Record)) {
+    let now_ns = time::boot_ns();
+    let sk = change.sk.address();
+    let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
+        maps::count(Counter::Entered);
+        (kind::ENTER, now_ns, maps::store_entry(since, sk, now_ns))
+    } else {
+        maps::count(Counter::Left);
+        match maps::take_entry(since, sk) {
+            Some(entered_ns) => {
+                maps::count_dwell(now_ns.saturating_sub(entered_ns));
+                (kind::LEAVE, entered_ns, 0)
+            }
+            None => {
+                maps::count(Counter::LeftUnseen);
+                (kind::LEAVE, 0, 0)
+            }
+        }
+    };
+    debug!(ctx, "state {} -> {}, protocol {}", change.old, change.new, change.protocol);
+    maps::emit(|record| {
+        record.kind = kind;
+        record.old_state = change.old;
+        record.new_state = change.new;
+        record.protocol = change.protocol;
+        record.flags = flags;
+        record.time_ns = now_ns;
+        record.entered_ns = entered_ns;
+        fill(record);
+    });
+}

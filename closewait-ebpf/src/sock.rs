@@ -1,0 +1,252 @@
+//! The only reader of kernel structs.
+//!
+//! Every read goes to an address that the kernel gave us plus an offset from its own BTF, by `bpf_probe_read_kernel`,
+//! which fails instead of faulting.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid,
+        generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
+    },
+};
+use closewait_common::{
+    Record,
+    config::MISSING,
+    record::{FORMAT, flag},
+    tcp::{AF_INET, IPPROTO_TCP},
+};
+
+use crate::{
+    globals::{ability, layout},
+    time,
+};
+
+/// A record with nothing known.
+pub(crate) const EMPTY: Record = Record {
+    format: FORMAT,
+    kind: 0,
+    old_state: 0,
+    new_state: 0,
+    shutdown: 0,
+    family: 0,
+    protocol: 0,
+    local_port: 0,
+    remote_port: 0,
+    _pad: 0,
+    flags: 0,
+    sk_err: 0,
+    time_ns: 0,
+    entered_ns: 0,
+    sk: 0,
+    cookie: 0,
+    netns_cookie: 0,
+    inode: 0,
+    cgroup: 0,
+    received_bytes: 0,
+    sent_bytes: 0,
+    netns: 0,
+    unread_bytes: 0,
+    last_ack_ticks: 0,
+    last_data_ticks: 0,
+    pid: 0,
+    fd: -1,
+    local_address: [0; 16],
+    remote_address: [0; 16],
+    comm: [0; 16],
+};
+
+/// A pointer into kernel memory, never dereferenced here.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel(*const c_void);
+
+impl Kernel {
+    pub(crate) const fn new(pointer: *const c_void) -> Self {
+        Self(pointer)
+    }
+
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The value at `offset` bytes; `None` if the offset is unknown or the read fails.
+    #[inline(always)]
+    pub(crate) fn read<T: Copy>(self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        self.read_into(offset, value.as_mut_ptr())?;
+        // SAFETY: the helper filled all of it, and every `T` used here is made of integers or is a raw pointer.
+        Some(unsafe { value.assume_init() })
+    }
+
+    /// As [`Kernel::read`], to where the value is wanted.
+    #[inline(always)]
+    pub(crate) fn read_into<T: Copy>(self, offset: u32, to: *mut T) -> Option<()> {
+        if offset == MISSING {
+            return None;
+        }
+        let from = self.0.wrapping_byte_add(offset as usize);
+        // SAFETY: `to` is valid for a `T`; any `from` is: the helper fails instead of faulting.
+        let failed = unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, from) };
+        (failed == 0).then_some(())
+    }
+
+    /// The pointer at `offset` bytes, if it is not null.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u32) -> Option<Self> {
+        let pointer = self.read::<*const c_void>(offset)?;
+        (!pointer.is_null()).then_some(Self(pointer))
+    }
+}
+
+/// What a program holds of a Multipath TCP connection is no `struct tcp_sock`, nor is it SCTP's.
+#[inline(always)]
+pub(crate) fn protocol(sk: Kernel) -> Option<u16> {
+    sk.read(layout!(sock_protocol))
+}
+
+/// Addresses, ports, namespace: what tells the socket from others.
+#[inline(always)]
+pub(crate) fn identify(sk: Kernel, record: &mut Record) {
+    record.sk = sk.address();
+    record.family = sk.read(layout!(sock_family)).unwrap_or(0);
+    record.local_port = sk.read(layout!(sock_num)).unwrap_or(0);
+    record.remote_port = u16::from_be(sk.read(layout!(sock_dport)).unwrap_or(0));
+    if record.family == AF_INET {
+        map_v4(&mut record.local_address, sk.read(layout!(sock_rcv_saddr)).unwrap_or([0; 4]));
+        map_v4(&mut record.remote_address, sk.read(layout!(sock_daddr)).unwrap_or([0; 4]));
+    } else {
+        let _unread: Option<()> = sk.read_into(layout!(sock_v6_rcv_saddr), &raw mut record.local_address);
+        let _unread: Option<()> = sk.read_into(layout!(sock_v6_daddr), &raw mut record.remote_address);
+    }
+    if let Some(net) = sk.follow(layout!(sock_net)) {
+        record.netns = net.read(layout!(net_inum)).unwrap_or(0);
+        if let Some(cookie) = net.read(layout!(net_cookie)) {
+            record.netns_cookie = cookie;
+            record.flags |= flag::NETNS_COOKIE;
+        }
+    }
+}
+
+/// Writes an IPv4 address as an IPv4-mapped IPv6 address.
+#[inline(always)]
+pub(crate) fn map_v4(to: &mut [u8; 16], address: [u8; 4]) {
+    to[10] = 0xff;
+    to[11] = 0xff;
+    to[12] = address[0];
+    to[13] = address[1];
+    to[14] = address[2];
+    to[15] = address[3];
+}
+
+/// What the socket knows of itself: error, shutdown, inode, cgroup, options.
+#[inline(always)]
+pub(crate) fn describe(sk: Kernel, record: &mut Record) {
+    let Some(shutdown) = sk.read::<u8>(layout!(sock_shutdown)) else { return };
+    record.flags |= flag::SOCK;
+    record.shutdown = shutdown & 3;
+    record.sk_err = sk.read(layout!(sock_err)).unwrap_or(0);
+    if let Some(socket) = sk.follow(layout!(sock_socket)) {
+        record.flags |= flag::ACCEPTED;
+        record.inode = socket.read(layout!(socket_ino)).unwrap_or(0);
+    }
+    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
+        record.flags |= flag::BACKLOG;
+    }
+    if let Some(flags) = sk.read::<u64>(layout!(sock_flags)) {
+        if is_set(flags, ability!(keepopen_bit)) {
+            record.flags |= flag::KEEPALIVE;
+        }
+        if is_set(flags, ability!(linger_bit)) && sk.read::<u64>(layout!(sock_lingertime)) == Some(0) {
+            record.flags |= flag::LINGER_ZERO;
+        }
+    }
+    let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
+    if let Some(id) = node.and_then(|node| node.read(layout!(kernfs_id))) {
+        record.cgroup = id;
+        record.flags |= flag::CGROUP;
+    }
+}
+
+#[inline(always)]
+fn is_set(flags: u64, bit: u32) -> bool {
+    bit < 64 && flags & (1 << bit) != 0
+}
+
+/// Counters and sequence numbers of `struct tcp_sock`.
+#[inline(always)]
+pub(crate) fn describe_tcp(sk: Kernel, record: &mut Record) {
+    if record.protocol != IPPROTO_TCP {
+        return;
+    }
+    let Some(next) = sk.read::<u32>(layout!(tcp_rcv_nxt)) else { return };
+    let Some(copied) = sk.read::<u32>(layout!(tcp_copied_seq)) else { return };
+    let Some(received) = sk.read(layout!(tcp_bytes_received)) else { return };
+    let Some(sent) = sk.read(layout!(tcp_bytes_sent)) else { return };
+    record.unread_bytes = next.wrapping_sub(copied);
+    record.received_bytes = received;
+    record.sent_bytes = sent;
+    record.flags |= flag::TCP;
+}
+
+/// How long ago the last ACK and the last data came in: the FIN lies between.
+#[inline(always)]
+pub(crate) fn describe_ages(sk: Kernel, record: &mut Record) {
+    if record.protocol != IPPROTO_TCP {
+        return;
+    }
+    let now = time::ticks();
+    let Some(ack) = sk.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
+    let Some(data) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return };
+    record.last_ack_ticks = now.wrapping_sub(ack);
+    record.last_data_ticks = now.wrapping_sub(data);
+    record.flags |= flag::AGES;
+}
+
+/// Whether the last descriptor of the socket is just being closed. `__fput` runs when the count of references to the
+/// file is gone (fs/file_table.c); in `shutdown(2)` the caller still holds one.
+#[inline(always)]
+pub(crate) fn describe_file(sk: Kernel, record: &mut Record) {
+    /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: at or above, nobody holds the file.
+    const RELEASED: u64 = 0xc000_0000_0000_0000;
+    let file = sk.follow(layout!(sock_socket)).and_then(|socket| socket.follow(layout!(socket_file)));
+    let Some(file) = file else { return };
+    let gone = if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
+        reference >= RELEASED
+    } else if let Some(count) = file.read::<u64>(layout!(file_count)) {
+        count == 0
+    } else {
+        return;
+    };
+    record.flags |= flag::FILE;
+    if gone {
+        record.flags |= flag::FILE_GONE;
+    }
+}
+
+/// The task that runs now. Call it only where the change is known to be made by that task.
+#[inline(always)]
+pub(crate) fn describe_task(record: &mut Record) {
+    record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    record.flags |= flag::TASK;
+    if let Ok(comm) = bpf_get_current_comm() {
+        record.comm = comm;
+    }
+}
+
+/// The socket's cookie; from Linux 5.12 one is given to it if it has none, before that only a cookie that it has is read.
+#[inline(always)]
+pub(crate) fn cookie(_ctx: &impl EbpfContext, sk: Kernel) -> u64 {
+    if ability!(socket_cookie) == 1 {
+        // SAFETY: `sk` is the socket that the kernel passed to this program as a BTF-typed argument.
+        return unsafe { bpf_get_socket_cookie(sk.0.cast_mut()) };
+    }
+    sk.read(layout!(sock_cookie)).unwrap_or(0)
+}
+
+/// A cookie that the socket already has, 0 if none.
+#[inline(always)]
+pub(crate) fn known_cookie(sk: Kernel) -> u64 {
+    sk.read(layout!(sock_cookie)).unwrap_or(0)
+}
