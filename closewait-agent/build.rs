@@ -31,6 +31,9 @@ fn main() -> anyhow::Result<()> {
     // Only for the child that builds the kernel program: `-Z build-std=core` on a stable compiler.
     // SAFETY: as above.
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    // aya-build shows whatever the child prints as a warning; without this, every crate that it compiles is one.
+    // SAFETY: as above.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let package = Package { name: "closewait-ebpf", root_dir: ebpf_dir, ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(&toolchain)).with_context(|| format!("building the kernel program failed; {HINT}"))
 }

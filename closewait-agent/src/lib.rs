@@ -1,0 +1,31 @@
+//! closewait: who holds sockets in CLOSE_WAIT, since when, and why.
+//!
+//! # Code map: start here
+//!
+//! One way through the code, each arrow one call:
+//!
+//! ```text
+//! kernel program -> source -> engine::decode -> engine::tracker -> findings -> sink
+//! (closewait-ebpf)  (ring buffer | snapshot)    (pure: the time comes in)      (text | json)
+//! ```
+//!
+//! | room | what is in it | what is not |
+//! |---|---|---|
+//! | [`engine`] | everything that thinks: decoding, tracking, histograms, findings | clocks, files, sockets, threads, tokio, aya |
+//! | [`source`] | where observations come from: the ring buffer, snapshots | what they mean |
+//! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
+//! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it | the engine |
+//! | [`runtime`] | the one event loop of `closewait run` | decisions |
+//! | [`clock`] | the only reader of clocks | |
+//! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
+//!
+//! `cargo xtask tidy` fails when an arrow is turned round.
+
+pub mod cli;
+pub mod clock;
+pub mod cmd;
+pub mod engine;
+pub mod host;
+pub mod runtime;
+pub mod sink;
+pub mod source;

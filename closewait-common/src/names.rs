@@ -29,3 +29,6 @@ pub const ABILITIES: &str = "ABILITIES";
 pub const TRACEPOINT: &str = "inet_sock_set_state";
 /// Its group in tracefs.
 pub const TRACEPOINT_GROUP: &str = "sock";
+
+/// Ring buffer of the kernel program's debug messages, as aya-log names it.
+pub const LOG_RING: &str = "AYA_LOGS";

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use closewait_common::{
     Record,
     record::{SIZE, flag, kind},
-    tcp::{IPPROTO_TCP, state},
+    tcp::{IPPROTO_MPTCP, IPPROTO_TCP, state},
 };
 
 use crate::{
@@ -98,16 +98,17 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 /// Fills the record of a socket in CLOSE_WAIT; `None` for any other.
 #[inline(always)]
 fn fill(sk: Kernel, record: &mut Record) -> Option<()> {
+    // Before the state is read: the socket was certainly still there at this time.
+    record.time_ns = time::boot_ns();
     if sk.read::<u8>(layout!(sock_state))? != state::CLOSE_WAIT {
         return None;
     }
     record.protocol = sock::protocol(sk)?;
-    if record.protocol != IPPROTO_TCP && record.protocol != closewait_common::tcp::IPPROTO_MPTCP {
+    if record.protocol != IPPROTO_TCP && record.protocol != IPPROTO_MPTCP {
         return None;
     }
     record.old_state = state::CLOSE_WAIT;
     record.new_state = state::CLOSE_WAIT;
-    record.time_ns = time::boot_ns();
     sock::identify(sk, record);
     record.cookie = sock::known_cookie(sk);
     record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);

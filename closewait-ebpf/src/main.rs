@@ -26,13 +26,13 @@ use aya_ebpf::{
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn closewait_btf(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn closewait_btf(ctx: BtfTracePointContext) -> i32 {
     set_state::btf(&ctx);
     0
 }
 
 #[tracepoint]
-pub fn closewait_trace(ctx: TracePointContext) -> u32 {
+pub(crate) fn closewait_trace(ctx: TracePointContext) -> u32 {
     set_state::classic(&ctx);
     0
 }

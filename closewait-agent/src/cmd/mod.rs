@@ -1,0 +1,68 @@
+//! One file a subcommand, and how any of them ends.
+
+mod list;
+mod run;
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use crate::{
+    cli::{Cli, Colour, Command, Output, Shape},
+    host::plan::Refusal,
+};
+
+/// Exit codes, as in `sysexits.h`.
+mod exit {
+    /// Failed while running.
+    pub(super) const FAILED: u8 = 1;
+}
+
+/// Does what the command line says. Prints errors.
+pub fn run(cli: &Cli) -> ExitCode {
+    let result = match &cli.command {
+        Command::Run(run) => run::run(run).map(|()| 0),
+        Command::List(list) => list::list(list).map(|()| 0),
+        Command::Doctor(_doctor) => Ok(0),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = exit_code(&error);
+            if let Some(code) = code {
+                log::error!("{error:#}");
+                return ExitCode::from(code);
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// The exit code of an error; `None` for a reader of standard output that has gone, which is no error.
+fn exit_code(error: &anyhow::Error) -> Option<u8> {
+    for cause in error.chain() {
+        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+            return Some(refusal.exit_code());
+        }
+        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return None;
+        }
+    }
+    Some(exit::FAILED)
+}
+
+/// Whether text is to be coloured.
+fn colour(shape: Shape) -> bool {
+    match shape.color {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => {
+            let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+            io::stdout().is_terminal() && !no_color && !dumb
+        }
+    }
+}
+

@@ -1,0 +1,262 @@
+//! From the kernel program's bytes to observations. Nothing in the bytes is trusted.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use bytes::Buf as _;
+use closewait_common::{
+    Record,
+    record::{FORMAT, SIZE, flag, kind},
+    tcp::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, SEND_SHUTDOWN, state},
+};
+use thiserror::Error;
+
+use super::{
+    model::{Endpoint, Holder, How, Observation, Protocol, Role, Since, Socket, SocketKey, Task},
+    text::Comm,
+    time::Boot,
+};
+
+/// Why some bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// Cut off, or something follows.
+    #[error("a record has {SIZE} bytes, this has {0}")]
+    Length(usize),
+    /// Written by a program of another version.
+    #[error("the record has format {0}, this agent reads {FORMAT}")]
+    Format(u16),
+    /// Not one of [`kind`].
+    #[error("unknown kind of record {0}")]
+    Kind(u8),
+    /// Neither IPv4 nor IPv6.
+    #[error("unknown address family {0}")]
+    Family(u16),
+    /// Neither TCP nor MPTCP.
+    #[error("unknown protocol {0}")]
+    Protocol(u16),
+    /// States that do not fit the kind.
+    #[error("a record of kind {kind} cannot be about state {old} -> {new}")]
+    States {
+        /// Kind of the record.
+        kind: u8,
+        /// State before.
+        old: u8,
+        /// State after.
+        new: u8,
+    },
+    /// A leaving before its entry, or a descriptor below zero.
+    #[error("the record contradicts itself: {0}")]
+    Contradiction(&'static str),
+}
+
+/// What decoding has to know of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoder {
+    /// Length of a tick of the kernel (`1 / CONFIG_HZ`).
+    pub tick: Duration,
+    /// How long the machine has been suspended since boot. TCP's timestamps stand still meanwhile, so the age of a
+    /// socket found by a snapshot can be longer by so much.
+    pub suspended: Duration,
+}
+
+impl Decoder {
+    /// Decodes one record.
+    ///
+    /// # Errors
+    ///
+    /// If `bytes` are not exactly one record that makes sense.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Observation, DecodeError> {
+        let record = read(bytes)?;
+        let key = SocketKey(record.sk);
+        let at = Boot(record.time_ns);
+        let states = |fits: bool| {
+            let Record { kind, old_state: old, new_state: new, .. } = record;
+            if fits { Ok(()) } else { Err(DecodeError::States { kind, old, new }) }
+        };
+        let socket = socket(&record)?;
+        match record.kind {
+            kind::ENTER => {
+                states(record.new_state == state::CLOSE_WAIT)?;
+                Ok(Observation::Enter { key, at, socket, replaced: record.has(flag::REPLACED) })
+            }
+            kind::LEAVE => {
+                states(record.old_state == state::CLOSE_WAIT)?;
+                if record.entered_ns > record.time_ns {
+                    return Err(DecodeError::Contradiction("it left before it entered"));
+                }
+                let entered = (record.entered_ns != 0).then_some(Boot(record.entered_ns));
+                let (how, fd_open) = how_left(&record);
+                Ok(Observation::Leave { key, at, entered, socket, how, closer: task(&record), fd_open })
+            }
+            kind::PRESENT => {
+                states(record.new_state == state::CLOSE_WAIT)?;
+                Ok(Observation::Present { key, at, since: self.since(&record), socket })
+            }
+            kind::HELD => {
+                states(record.new_state == state::CLOSE_WAIT)?;
+                let fd = u32::try_from(record.fd);
+                let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
+                let task = task(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                Ok(Observation::Held { key, at, since: self.since(&record), socket, holder: Holder { task, fd } })
+            }
+            unknown => Err(DecodeError::Kind(unknown)),
+        }
+    }
+
+    /// When a socket that was found at `at` has entered, from how long ago the last ACK and the last data came in.
+    ///
+    /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`: it came no later than the last ACK. Only segments with
+    /// data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN: it came
+    /// no earlier than the last data. Both are counted in ticks, rounded down.
+    pub fn between(&self, at: Boot, ages: Option<(Duration, Duration)>) -> Since {
+        let Some((last_ack, last_data)) = ages else { return Since::Between { earliest: None, latest: at } };
+        let at_least = last_ack.saturating_sub(self.tick);
+        let at_most = last_data.saturating_add(self.tick).saturating_add(self.suspended).max(at_least);
+        Since::Between { earliest: Some(at - at_most), latest: at - at_least }
+    }
+
+    fn since(&self, record: &Record) -> Since {
+        if record.entered_ns != 0 && record.entered_ns <= record.time_ns {
+            return Since::Exact(Boot(record.entered_ns));
+        }
+        let ages = (self.tick.saturating_mul(record.last_ack_ticks), self.tick.saturating_mul(record.last_data_ticks));
+        self.between(Boot(record.time_ns), record.has(flag::AGES).then_some(ages))
+    }
+}
+
+/// How a socket left, and whether a descriptor of it is still open (the table in docs/how-it-works.md).
+fn how_left(record: &Record) -> (How, Option<bool>) {
+    /// Errnos of Linux, positive as in `sk_err`.
+    mod errno {
+        pub(super) const EPIPE: i32 = 32;
+        pub(super) const ENETUNREACH: i32 = 101;
+        pub(super) const ECONNABORTED: i32 = 103;
+        pub(super) const ECONNRESET: i32 = 104;
+        pub(super) const ETIMEDOUT: i32 = 110;
+        pub(super) const EHOSTUNREACH: i32 = 113;
+    }
+    let known = record.has(flag::SOCK);
+    let accepted = record.has(flag::ACCEPTED);
+    let fd_open = if !known {
+        None
+    } else if !accepted {
+        Some(false)
+    } else {
+        record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE))
+    };
+    let how = match (record.new_state, record.sk_err) {
+        // The close and the shutdown of the sending side take the same way; only the file tells them apart.
+        (state::LAST_ACK, _) if fd_open == Some(true) => How::Shutdown,
+        (state::LAST_ACK, _) => How::Closed,
+        (state::CLOSE, _) if !known => How::Unknown,
+        (state::CLOSE, 0) if accepted => How::Aborted,
+        (state::CLOSE, 0) => How::ListenerClosed,
+        // `tcp_reset` turns a reset in CLOSE_WAIT into EPIPE (net/ipv4/tcp_input.c at v5.10).
+        (state::CLOSE, errno::EPIPE | errno::ECONNRESET) => How::Reset,
+        // `tcp_write_err` prefers what a router said to the plain time-out (net/ipv4/tcp_timer.c at v5.10).
+        (state::CLOSE, errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::ENETUNREACH) => How::Timeout,
+        (state::CLOSE, errno::ECONNABORTED) => How::Destroyed,
+        _ => How::Unknown,
+    };
+    // Without a file to look at, an abort in close() still shows: it shuts down both directions, `connect` to
+    // AF_UNSPEC does not (`__tcp_close` and `tcp_disconnect`, net/ipv4/tcp.c at v5.10).
+    let fd_open = match how {
+        How::Aborted => fd_open.or(Some(record.shutdown & SEND_SHUTDOWN == 0)),
+        How::Closed | How::Shutdown | How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => fd_open,
+    };
+    (how, fd_open)
+}
+
+fn task(record: &Record) -> Option<Task> {
+    record.has(flag::TASK).then(|| Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) })
+}
+
+fn socket(record: &Record) -> Result<Socket, DecodeError> {
+    let protocol = match record.protocol {
+        IPPROTO_TCP => Protocol::Tcp,
+        IPPROTO_MPTCP => Protocol::Mptcp,
+        other => return Err(DecodeError::Protocol(other)),
+    };
+    if record.family != AF_INET && record.family != AF_INET6 {
+        return Err(DecodeError::Family(record.family));
+    }
+    let endpoint = |address: [u8; 16], port| {
+        let address = Ipv6Addr::from(address);
+        Endpoint { address: address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port }
+    };
+    let known = record.has(flag::SOCK);
+    let tcp = record.has(flag::TCP);
+    Ok(Socket {
+        cookie: (record.cookie != 0).then_some(record.cookie),
+        netns: (record.netns != 0).then_some(record.netns),
+        netns_cookie: record.has(flag::NETNS_COOKIE).then_some(record.netns_cookie),
+        protocol,
+        local: endpoint(record.local_address, record.local_port),
+        remote: endpoint(record.remote_address, record.remote_port),
+        // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
+        role: record.has(flag::SOCK | flag::BACKLOG).then_some(Role::Server),
+        inode: (record.inode != 0).then_some(record.inode),
+        cgroup: record.has(flag::CGROUP).then_some(record.cgroup),
+        accepted: known.then_some(record.has(flag::ACCEPTED)),
+        unread_bytes: tcp.then_some(record.unread_bytes),
+        received_bytes: tcp.then_some(record.received_bytes),
+        sent_bytes: tcp.then_some(record.sent_bytes),
+        keepalive: known.then_some(record.has(flag::KEEPALIVE)),
+    })
+}
+
+/// The fields in the order of [`Record`].
+fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
+    if bytes.len() != SIZE {
+        return Err(DecodeError::Length(bytes.len()));
+    }
+    let mut buf = bytes;
+    let format = buf.get_u16_ne();
+    if format != FORMAT {
+        return Err(DecodeError::Format(format));
+    }
+    Ok(Record {
+        format,
+        kind: buf.get_u8(),
+        old_state: buf.get_u8(),
+        new_state: buf.get_u8(),
+        shutdown: buf.get_u8(),
+        family: buf.get_u16_ne(),
+        protocol: buf.get_u16_ne(),
+        local_port: buf.get_u16_ne(),
+        remote_port: buf.get_u16_ne(),
+        _pad: buf.get_u16_ne(),
+        flags: buf.get_u32_ne(),
+        sk_err: buf.get_i32_ne(),
+        time_ns: buf.get_u64_ne(),
+        entered_ns: buf.get_u64_ne(),
+        sk: buf.get_u64_ne(),
+        cookie: buf.get_u64_ne(),
+        netns_cookie: buf.get_u64_ne(),
+        inode: buf.get_u64_ne(),
+        cgroup: buf.get_u64_ne(),
+        received_bytes: buf.get_u64_ne(),
+        sent_bytes: buf.get_u64_ne(),
+        netns: buf.get_u32_ne(),
+        unread_bytes: buf.get_u32_ne(),
+        last_ack_ticks: buf.get_u32_ne(),
+        last_data_ticks: buf.get_u32_ne(),
+        pid: buf.get_u32_ne(),
+        fd: buf.get_i32_ne(),
+        local_address: array(&mut buf),
+        remote_address: array(&mut buf),
+        comm: array(&mut buf),
+    })
+}
+
+fn array<const N: usize>(buf: &mut &[u8]) -> [u8; N] {
+    let mut to = [0; N];
+    buf.copy_to_slice(&mut to);
+    to
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Dwell times in the buckets that the kernel program counts in too.
+
+use std::time::Duration;
+
+use closewait_common::histogram::{BUCKETS, index, upper_edge};
+
+/// Counts for every bucket of [`closewait_common::histogram`], nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    counts: Vec<u64>,
+    /// The longest one recorded, where it was recorded exactly.
+    longest: Option<u64>,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], longest: None }
+    }
+}
+
+impl Histogram {
+    /// What `now` has more than `before`; both are counts since the same moment. Shorter slices count as zeroes, and a
+    /// count that went down as no change.
+    pub fn difference(now: &[u64], before: &[u64]) -> Self {
+        let counts = (0..BUCKETS).map(|i| {
+            let count = |of: &[u64]| of.get(i).copied().unwrap_or(0);
+            count(now).saturating_sub(count(before))
+        });
+        Self { counts: counts.collect(), longest: None }
+    }
+
+    /// Counts one.
+    pub fn record(&mut self, dwell: Duration) {
+        let nanos = super::time::nanos(dwell);
+        if let Some(count) = self.counts.get_mut(index(nanos)) {
+            *count += 1;
+        }
+        self.longest = self.longest.max(Some(nanos));
+    }
+
+    /// Counts what `other` has counted too.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.longest = self.longest.max(other.longest);
+    }
+
+    /// The longest is known from elsewhere; it sharpens the highest bucket.
+    pub fn with_longest(mut self, longest: Option<Duration>) -> Self {
+        self.longest = longest.map(super::time::nanos);
+        self
+    }
+
+    /// Counts and quantiles.
+    pub fn summary(&self) -> Summary {
+        let count: u64 = self.counts.iter().sum();
+        let buckets: Vec<_> = self
+            .counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .map(|(i, count)| (Duration::from_nanos(upper_edge(i)), *count))
+            .collect();
+        // A longest that lies outside the highest bucket belongs to something that the buckets do not count.
+        let top = self.counts.iter().rposition(|count| *count > 0);
+        let longest = self.longest.filter(|longest| Some(index(*longest)) == top);
+        let max = top.map(|top| Duration::from_nanos(longest.unwrap_or(upper_edge(top))));
+        let quantile = |per_cent: u64| {
+            let rank = (count * per_cent).div_ceil(100).max(1);
+            let mut seen = 0;
+            let bucket = buckets.iter().find(|(_, count)| {
+                seen += count;
+                seen >= rank
+            });
+            bucket.map(|(edge, _)| max.map_or(*edge, |max| max.min(*edge)))
+        };
+        Summary { count, p50: quantile(50), p90: quantile(90), p99: quantile(99), max, buckets }
+    }
+}
+
+/// A histogram as it is shown. Quantiles are upper edges of buckets: at most 3.2 % too high, never too low.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// How many.
+    pub count: u64,
+    /// Half stayed at most so long; `None` if there was none.
+    pub p50: Option<Duration>,
+    /// Nine in ten stayed at most so long.
+    pub p90: Option<Duration>,
+    /// Ninety-nine in a hundred stayed at most so long.
+    pub p99: Option<Duration>,
+    /// The longest.
+    pub max: Option<Duration>,
+    /// Upper edge and count of each bucket that is not empty.
+    pub buckets: Vec<(Duration, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(millis: impl IntoIterator<Item = u64>) -> Summary {
+        let mut histogram = Histogram::default();
+        for millis in millis {
+            histogram.record(Duration::from_millis(millis));
+        }
+        histogram.summary()
+    }
+
+    #[test]
+    fn an_empty_one_has_no_quantiles() {
+        assert_eq!(Histogram::default().summary(), Summary::default());
+    }
+
+    #[test]
+    fn one_value_is_every_quantile() {
+        let summary = of([1500]);
+        let value = Some(Duration::from_millis(1500));
+        assert_eq!((summary.count, summary.p50, summary.p99, summary.max), (1, value, value, value));
+    }
+
+    #[test]
+    fn a_longest_from_outside_the_buckets_is_not_believed() {
+        let summary = Histogram::difference(&[0, 5], &[0, 2]).with_longest(Some(Duration::from_secs(9))).summary();
+        assert_eq!((summary.count, summary.max), (3, Some(Duration::from_nanos(1))));
+    }
+
+    #[test]
+    fn a_count_that_went_down_counts_nothing() {
+        assert_eq!(Histogram::difference(&[1, 2], &[3, 3]).summary().count, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_never_too_low_and_little_too_high(mut millis in prop::collection::vec(0_u64..10_000_000, 1..200)) {
+            let summary = of(millis.iter().copied());
+            millis.sort_unstable();
+            for (per_cent, got) in [(50, summary.p50), (90, summary.p90), (99, summary.p99), (100, summary.max)] {
+                let exact = millis[(millis.len() * per_cent).div_ceil(100).max(1) - 1];
+                let exact = Duration::from_millis(exact);
+                let got = got.expect("there are values");
+                prop_assert!(got >= exact && got <= exact + exact / 31, "p{per_cent}: {got:?} for {exact:?}");
+            }
+        }
+    }
+}

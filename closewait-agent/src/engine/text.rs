@@ -1,0 +1,113 @@
+//! Text that others chose: made harmless once, where it enters the model.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// The name of a task: what the process itself set, so any bytes at all. Held as text in which every character is safe
+/// to print to a terminal and to a log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Comm(Box<str>);
+
+impl Comm {
+    /// From the kernel's 16 bytes, up to the first zero if there is one.
+    pub fn from_kernel(bytes: &[u8; 16]) -> Self {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        Self(harmless(&bytes[..end]).into())
+    }
+
+    /// The harmless text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for Comm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// `bytes` as text without a character that could act on a terminal or reorder what is around it: bytes that are not
+/// UTF-8, control characters, line and paragraph separators, bidirectional and other invisible format characters are
+/// written as `\xNN` or `\u{N}`, and so is the backslash itself, so that nobody can forge an escape.
+pub fn harmless(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if is_harmful(character) {
+                text.extend(character.escape_unicode());
+            } else if character == '\\' {
+                text.push_str("\\\\");
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Control characters, separators of lines and paragraphs, and the format characters (general category Cf) that change
+/// how neighbours are shown, or are not shown at all.
+fn is_harmful(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_plain_name_stays_as_it_is() {
+        assert_eq!(Comm::from_kernel(b"nginx\0\0\0\0\0\0\0\0\0\0\0").as_str(), "nginx");
+    }
+
+    #[test]
+    fn a_name_without_an_end_is_taken_whole() {
+        assert_eq!(Comm::from_kernel(b"abcdefghijklmnop").as_str(), "abcdefghijklmnop");
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_not_shown() {
+        assert_eq!(Comm::from_kernel(b"sh\0secretsecret\0").as_str(), "sh");
+    }
+
+    #[test]
+    fn escapes_newlines_bidi_marks_and_stray_bytes_are_written_out() {
+        assert_eq!(harmless(b"\x1b[2Jx"), "\\u{1b}[2Jx");
+        assert_eq!(harmless(b"a\nb\tc"), "a\\u{a}b\\u{9}c");
+        assert_eq!(harmless("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(harmless("a\u{9b}31m".as_bytes()), "a\\u{9b}31m");
+        assert_eq!(harmless(b"a\xff"), "a\\xff");
+        assert_eq!(harmless(b"a\\u{1b}"), "a\\\\u{1b}");
+        assert_eq!(harmless("grün 日本".as_bytes()), "grün 日本");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_harmful_is_left(bytes: Vec<u8>) {
+            prop_assert!(!harmless(&bytes).chars().any(is_harmful));
+        }
+
+        #[test]
+        fn different_bytes_stay_different(a: Vec<u8>, b: Vec<u8>) {
+            prop_assert_eq!(a == b, harmless(&a) == harmless(&b));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Kernel time: the one time base of the engine.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    time::Duration,
+};
+
+/// A moment on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included: the base of every kernel record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Boot(pub u64);
+
+impl Boot {
+    /// How much later `self` is than `earlier`; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Boot {
+    type Output = Self;
+
+    /// Saturates at the end of the clock, some 584 years after boot.
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(later)))
+    }
+}
+
+impl Sub<Duration> for Boot {
+    type Output = Self;
+
+    /// Saturates at boot.
+    fn sub(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(earlier)))
+    }
+}
+
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}s after boot", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+/// `duration` in nanoseconds; `u64::MAX` if it is longer than that can say.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

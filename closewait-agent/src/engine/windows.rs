@@ -1,0 +1,83 @@
+//! Dwell histograms of one window of time: overall from the kernel's own counts, for each port from the records.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use super::{
+    histogram::Histogram,
+    model::{Dwell, Finding, Role, Scope, Socket},
+    time::Boot,
+};
+
+/// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
+const PORTS: usize = 64;
+
+/// The window that is open.
+#[derive(Debug)]
+pub(super) struct Windows {
+    began: Boot,
+    ephemeral_ports: RangeInclusive<u16>,
+    /// As the kernel counted; no ring buffer is between.
+    kernel: Option<Histogram>,
+    longest: Option<Duration>,
+    finished: BTreeMap<Scope, Histogram>,
+}
+
+impl Windows {
+    /// The first window begins at `now`.
+    pub(super) fn new(now: Boot, ephemeral_ports: RangeInclusive<u16>) -> Self {
+        Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: BTreeMap::new() }
+    }
+
+    /// A socket left after `dwell`. Only exact ones count: a bound is no duration.
+    pub(super) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
+        let Dwell::Exact(dwell) = dwell else { return };
+        self.longest = self.longest.max(Some(dwell));
+        let scope = self.scope(socket, &self.finished);
+        self.finished.entry(scope).or_default().record(dwell);
+    }
+
+    /// What the kernel has counted of late.
+    pub(super) fn kernel_counted(&mut self, before: &[u64], now: &[u64]) {
+        let new = Histogram::difference(now, before);
+        match &mut self.kernel {
+            Some(kernel) => kernel.add(&new),
+            None => self.kernel = Some(new),
+        }
+    }
+
+    /// Ends the window at `at`. `ages` are the sockets that are still there.
+    pub(super) fn end<'a>(&mut self, at: Boot, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
+        let mut unfinished = BTreeMap::<Scope, Histogram>::new();
+        for (socket, dwell) in ages {
+            unfinished.entry(Scope::All).or_default().record(dwell.at_least());
+            let scope = self.scope(socket, &unfinished);
+            unfinished.entry(scope).or_default().record(dwell.at_least());
+        }
+        let window = at.since(self.began);
+        let mut finished = std::mem::take(&mut self.finished);
+        let all = self.kernel.take().unwrap_or_default().with_longest(self.longest.take());
+        finished.insert(Scope::All, all);
+        self.began = at;
+        let mut scopes: Vec<_> = finished.keys().chain(unfinished.keys()).copied().collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let summary = |of: &BTreeMap<Scope, Histogram>, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
+        let finding = |scope| {
+            let (finished, unfinished) = (summary(&finished, scope), summary(&unfinished, scope));
+            Finding::Histogram { at, scope, window, finished, unfinished }
+        };
+        scopes.into_iter().map(finding).collect()
+    }
+
+    /// The histogram that counts `socket`: its local port's own if that is a port to listen on and there is room.
+    fn scope(&self, socket: &Socket, histograms: &BTreeMap<Scope, Histogram>) -> Scope {
+        let port = socket.local.port;
+        let listened_on = match socket.role {
+            Some(Role::Server) => true,
+            Some(Role::Client) => false,
+            None => !self.ephemeral_ports.contains(&port),
+        };
+        let own = Scope::LocalPort(port);
+        if listened_on && (histograms.contains_key(&own) || histograms.len() < PORTS) { own } else { Scope::Other }
+    }
+}

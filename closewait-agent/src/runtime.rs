@@ -1,0 +1,166 @@
+//! The one event loop of `closewait run`: sources and the clock in, engine, findings out.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    clock::{self, TimeAnchor},
+    engine::{Engine, decode::Decoder, model::Observation, model::Output, time::Boot},
+    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
+    source::{program::Programs, ring::RingReader},
+};
+
+/// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
+/// wake-up for some hundred records. It delays what is shown, not what is measured.
+const GATHER: Duration = Duration::from_millis(10);
+/// Records read before due findings get their turn.
+const BATCH: usize = 16_384;
+/// Lines are handed to the writer in pieces of about this size.
+const PIECE: usize = 64 * 1024;
+/// How long the last lines may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Signals that end the agent.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Catches SIGINT and SIGTERM from here on.
+    ///
+    /// # Errors
+    ///
+    /// If `sigaction` refuses.
+    pub fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("sigaction failed; report this with the output of `closewait doctor`");
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+}
+
+/// Everything that runs.
+pub struct Runtime {
+    /// The kernel programs, attached.
+    pub programs: Programs,
+    /// What the tracepoint's program writes to.
+    pub ring: RingReader,
+    /// The kernel program's debug messages, if they were asked for.
+    pub kernel_log: Option<KernelLog>,
+    /// Reads records.
+    pub decoder: Decoder,
+    /// Thinks.
+    pub engine: Engine,
+    /// Makes lines.
+    pub sink: Box<dyn Sink>,
+    /// Writes lines.
+    pub writer: Writer,
+}
+
+/// aya-log's reader.
+pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Lines that wait to be handed to the writer.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+impl Runtime {
+    /// Runs until a signal, until `end` if there is one, or until nobody reads standard output any more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's counters cannot be read or standard output cannot be written.
+    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<Boot>) -> anyhow::Result<()> {
+        let mut piece = Piece::default();
+        self.sink.start(start, TimeAnchor::now(), &mut piece.bytes).context("writing the start failed")?;
+        piece.lines += 1;
+        self.hand_over(&mut piece);
+        let mut emptied = self.drain(BATCH);
+        loop {
+            let now = clock::now();
+            self.engine.handle_timeout(now);
+            self.put_out()?;
+            if end.is_some_and(|end| end <= now) {
+                break;
+            }
+            let due = [self.engine.poll_timeout(), end].into_iter().flatten().min();
+            let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
+            tokio::select! {
+                biased;
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                () = self.writer.ended() => return self.writer.finish(PATIENCE).context("writing standard output failed"),
+                ready = self.ring.ready(), if emptied => {
+                    ready.context("epoll_wait on the ring buffer failed; report this")?;
+                    tokio::time::sleep(GATHER).await;
+                }
+                () = tokio::time::sleep(wait), if emptied => {}
+                () = std::future::ready(()), if !emptied => {}
+            }
+            emptied = self.drain(BATCH);
+            if let Some(kernel_log) = &mut self.kernel_log {
+                kernel_log.flush();
+            }
+        }
+        // Whatever the kernel has written so far belongs to the totals.
+        while !self.drain(BATCH) {}
+        self.engine.stop();
+        self.put_out()?;
+        self.writer.finish(PATIENCE).context("writing standard output failed")
+    }
+
+    /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
+    fn drain(&mut self, limit: usize) -> bool {
+        let Self { ring, decoder, engine, .. } = self;
+        ring.drain(limit, |bytes| observe(*decoder, engine, bytes))
+    }
+
+    /// Does all that the engine wants done.
+    fn put_out(&mut self) -> anyhow::Result<()> {
+        let mut piece = Piece::default();
+        let anchor = TimeAnchor::now();
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Finding(finding) => {
+                    if let Some(line) = histogram_line(&finding) {
+                        log::info!("{line}");
+                    }
+                    let before = piece.bytes.len();
+                    self.sink.finding(&finding, anchor, &mut piece.bytes).context("writing a finding failed")?;
+                    piece.lines += u64::from(piece.bytes.len() > before);
+                    if piece.bytes.len() >= PIECE {
+                        self.hand_over(&mut piece);
+                    }
+                }
+                Output::ReadCounters => {
+                    let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
+                    self.engine.handle(Observation::Counters { at: clock::now(), counters });
+                }
+            }
+        }
+        self.hand_over(&mut piece);
+        Ok(())
+    }
+
+    fn hand_over(&mut self, piece: &mut Piece) {
+        let Piece { bytes, lines } = std::mem::take(piece);
+        if lines > 0 && self.writer.send(bytes) == Backlog::Full {
+            self.engine.unwritten(clock::now(), lines);
+        }
+    }
+}
+
+/// Decodes one record and hands it to the engine.
+pub fn observe(decoder: Decoder, engine: &mut Engine, bytes: &[u8]) {
+    match decoder.decode(bytes) {
+        Ok(observation) => engine.handle(observation),
+        Err(error) => {
+            log::debug!("a record was not understood: {error}");
+            engine.undecodable(clock::now());
+        }
+    }
+}

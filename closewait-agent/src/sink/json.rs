@@ -1,0 +1,110 @@
+//! JSON, one object a line.
+
+use std::io;
+
+use super::{
+    Sink, Start,
+    schema::{self, Event, LimitsObject, Line, Listed, SCHEMA_VERSION},
+};
+use crate::{
+    clock::TimeAnchor,
+    engine::{
+        model::{Dwell, Finding, Holder, Socket},
+        time::Boot,
+    },
+};
+
+/// Writes the event stream.
+#[derive(Debug, Default)]
+pub struct Json {
+    seq: u64,
+}
+
+impl Json {
+    fn line(&mut self, event: Event<'_>, to: &mut Vec<u8>) -> io::Result<()> {
+        write_line(&Line { schema_version: SCHEMA_VERSION, seq: self.seq, event }, to)?;
+        self.seq += 1;
+        Ok(())
+    }
+}
+
+impl Sink for Json {
+    fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+        let limits = LimitsObject {
+            max_sockets: start.max_sockets,
+            ring_buffer_bytes: start.ring_buffer_bytes,
+            stuck_after_seconds: schema::seconds(start.stuck_after),
+        };
+        let time = schema::time(anchor.wall(start.at));
+        let Start { version, hook, degraded, .. } = start;
+        let kernel = start.kernel.as_deref();
+        self.line(Event::Start { time, version, kernel, hook, limits, degraded }, to)
+    }
+
+    fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+        let time = |at: &Boot| schema::time(anchor.wall(*at));
+        let event = match finding {
+            Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: socket.into() },
+            Finding::Stuck { at, socket, dwell } => Event::Stuck {
+                time: time(at),
+                socket: socket.into(),
+                dwell: Some(*dwell).into(),
+                owners: None,
+                verdict: None,
+            },
+            Finding::Leave { at, socket, dwell, how, closer, fd_open } => Event::Leave {
+                time: time(at),
+                socket: socket.into(),
+                dwell: (*dwell).into(),
+                how: schema::how(*how),
+                closer: closer.as_ref().map(Into::into),
+                fd_open: *fd_open,
+            },
+            Finding::Histogram { at, scope, window, finished, unfinished } => {
+                let (scope, local_port) = schema::scope(*scope);
+                Event::Histogram {
+                    time: time(at),
+                    scope,
+                    local_port,
+                    window_seconds: schema::seconds(*window),
+                    finished: finished.into(),
+                    unfinished: unfinished.into(),
+                }
+            }
+            Finding::Health { at, totals } => Event::Health { time: time(at), totals: (*totals).into() },
+            Finding::Stop { at, totals } => Event::Stop { time: time(at), totals: (*totals).into() },
+        };
+        self.line(event, to)
+    }
+}
+
+/// One line of `list`. `owners` is `None` where they cannot be known.
+///
+/// # Errors
+///
+/// If a value cannot be written as JSON.
+pub fn listed(
+    at: Boot,
+    anchor: TimeAnchor,
+    socket: &Socket,
+    dwell: Dwell,
+    owners: Option<&[Holder]>,
+    to: &mut Vec<u8>,
+) -> io::Result<()> {
+    let listed = Listed {
+        schema_version: SCHEMA_VERSION,
+        time: schema::time(anchor.wall(at)),
+        socket: socket.into(),
+        dwell: Some(dwell).into(),
+        owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
+        verdict: None,
+    };
+    write_line(&listed, to)
+}
+
+fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {
+    let written = to.len();
+    serde_json::to_writer(&mut *to, value).inspect_err(|_failed| to.truncate(written))?;
+    to.push(b'\n');
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Where findings go.
+
+pub mod json;
+mod schema;
+pub mod table;
+pub mod text;
+mod writer;
+
+use std::io;
+
+pub use self::writer::{Backlog, Writer};
+use crate::{
+    clock::TimeAnchor,
+    engine::{model::Finding, time::Boot},
+};
+
+/// What the agent began with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// When everything was attached.
+    pub at: Boot,
+    /// Of the agent.
+    pub version: &'static str,
+    /// Release of the kernel.
+    pub kernel: Option<String>,
+    /// Which hook is used.
+    pub hook: &'static str,
+    /// Sockets whose time of entry the kernel keeps.
+    pub max_sockets: u32,
+    /// Size of the ring buffer, bytes.
+    pub ring_buffer_bytes: u32,
+    /// Age at which a socket counts as stuck.
+    pub stuck_after: std::time::Duration,
+    /// What this host cannot do, one sentence each.
+    pub degraded: Vec<String>,
+}
+
+/// Turns what the agent has to say into lines. Where they go is the [`Writer`]'s business.
+pub trait Sink {
+    /// The agent began.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be written in this format.
+    fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()>;
+
+    /// The engine found something.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be written in this format.
+    fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()>;
+}

@@ -1,0 +1,297 @@
+//! The JSON objects of schema version 1. Members are only ever added.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::Serialize;
+
+use crate::engine::{
+    histogram::Summary,
+    model::{Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals},
+};
+
+/// Version of everything here.
+pub(super) const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+pub(super) struct EndpointObject {
+    address: IpAddr,
+    port: u16,
+}
+
+impl From<Endpoint> for EndpointObject {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { address: endpoint.address, port: endpoint.port }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct SocketObject {
+    cookie: Option<u64>,
+    netns: Option<u32>,
+    family: &'static str,
+    protocol: &'static str,
+    local: EndpointObject,
+    remote: EndpointObject,
+    role: Option<&'static str>,
+    inode: Option<u64>,
+    cgroup: Option<u64>,
+    container: Option<&'static str>,
+    accepted: Option<bool>,
+    unread_bytes: Option<u32>,
+    received_bytes: Option<u64>,
+    sent_bytes: Option<u64>,
+    keepalive: Option<bool>,
+}
+
+impl From<&Socket> for SocketObject {
+    fn from(socket: &Socket) -> Self {
+        Self {
+            cookie: socket.cookie,
+            netns: socket.netns,
+            family: if socket.local.address.is_ipv4() { "ipv4" } else { "ipv6" },
+            protocol: match socket.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Mptcp => "mptcp",
+            },
+            local: socket.local.into(),
+            remote: socket.remote.into(),
+            role: socket.role.map(|role| match role {
+                Role::Server => "server",
+                Role::Client => "client",
+            }),
+            inode: socket.inode,
+            cgroup: socket.cgroup,
+            container: None,
+            accepted: socket.accepted,
+            unread_bytes: socket.unread_bytes,
+            received_bytes: socket.received_bytes,
+            sent_bytes: socket.sent_bytes,
+            keepalive: socket.keepalive,
+        }
+    }
+}
+
+/// `dwell_seconds` and its companions. Missing altogether where the age is unknown but for `dwell_seconds: null`.
+#[derive(Serialize)]
+pub(super) struct DwellMembers {
+    dwell_seconds: Option<f64>,
+    exact: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dwell_at_most_seconds: Option<Option<f64>>,
+}
+
+impl From<Option<Dwell>> for DwellMembers {
+    fn from(dwell: Option<Dwell>) -> Self {
+        let (dwell_seconds, exact, at_most) = match dwell {
+            Some(Dwell::Exact(dwell)) => (Some(dwell), true, None),
+            Some(Dwell::Between { at_least, at_most }) => (Some(at_least), false, Some(at_most)),
+            None => (None, false, Some(None)),
+        };
+        Self {
+            dwell_seconds: dwell_seconds.map(seconds),
+            exact,
+            dwell_at_most_seconds: at_most.map(|at_most| at_most.map(seconds)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct TaskObject<'a> {
+    pid: u32,
+    comm: &'a str,
+}
+
+impl<'a> From<&'a Task> for TaskObject<'a> {
+    fn from(task: &'a Task) -> Self {
+        Self { pid: task.pid, comm: task.comm.as_str() }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct HolderObject<'a> {
+    pid: u32,
+    fd: u32,
+    comm: &'a str,
+}
+
+impl<'a> From<&'a Holder> for HolderObject<'a> {
+    fn from(holder: &'a Holder) -> Self {
+        Self { pid: holder.task.pid, fd: holder.fd, comm: holder.task.comm.as_str() }
+    }
+}
+
+/// Nothing gives a verdict yet: always `null`.
+#[derive(Serialize)]
+pub(super) struct VerdictObject {}
+
+#[derive(Serialize)]
+pub(super) struct LimitsObject {
+    pub(super) max_sockets: u32,
+    pub(super) ring_buffer_bytes: u32,
+    pub(super) stuck_after_seconds: f64,
+}
+
+#[derive(Serialize)]
+pub(super) struct TotalsObject {
+    entered: u64,
+    left: u64,
+    left_unseen: u64,
+    lost_ring_full: u64,
+    lost_map_full: u64,
+    replaced: u64,
+    skipped_by_kernel: Option<u64>,
+    undecodable: u64,
+    unwritten: u64,
+    tracked: u64,
+}
+
+impl From<Totals> for TotalsObject {
+    fn from(totals: Totals) -> Self {
+        Self {
+            entered: totals.entered,
+            left: totals.left,
+            left_unseen: totals.left_unseen,
+            lost_ring_full: totals.lost_ring_full,
+            lost_map_full: totals.lost_map_full,
+            replaced: totals.replaced,
+            skipped_by_kernel: totals.skipped_by_kernel,
+            undecodable: totals.undecodable,
+            unwritten: totals.unwritten,
+            tracked: totals.tracked,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct BucketObject {
+    le_seconds: f64,
+    count: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct SummaryObject {
+    count: u64,
+    p50_seconds: Option<f64>,
+    p90_seconds: Option<f64>,
+    p99_seconds: Option<f64>,
+    max_seconds: Option<f64>,
+    buckets: Vec<BucketObject>,
+}
+
+impl From<&Summary> for SummaryObject {
+    fn from(summary: &Summary) -> Self {
+        let buckets = summary.buckets.iter();
+        Self {
+            count: summary.count,
+            p50_seconds: summary.p50.map(seconds),
+            p90_seconds: summary.p90.map(seconds),
+            p99_seconds: summary.p99.map(seconds),
+            max_seconds: summary.max.map(seconds),
+            buckets: buckets.map(|(edge, count)| BucketObject { le_seconds: seconds(*edge), count: *count }).collect(),
+        }
+    }
+}
+
+/// One event; its name is the member `event`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event<'a> {
+    Start {
+        time: String,
+        version: &'a str,
+        kernel: Option<&'a str>,
+        hook: &'a str,
+        limits: LimitsObject,
+        degraded: &'a [String],
+    },
+    Enter {
+        time: String,
+        socket: SocketObject,
+    },
+    Stuck {
+        time: String,
+        socket: SocketObject,
+        #[serde(flatten)]
+        dwell: DwellMembers,
+        owners: Option<Vec<HolderObject<'a>>>,
+        verdict: Option<VerdictObject>,
+    },
+    Leave {
+        time: String,
+        socket: SocketObject,
+        #[serde(flatten)]
+        dwell: DwellMembers,
+        how: &'static str,
+        closer: Option<TaskObject<'a>>,
+        fd_open: Option<bool>,
+    },
+    Histogram {
+        time: String,
+        scope: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        local_port: Option<u16>,
+        window_seconds: f64,
+        finished: SummaryObject,
+        unfinished: SummaryObject,
+    },
+    Health {
+        time: String,
+        #[serde(flatten)]
+        totals: TotalsObject,
+    },
+    Stop {
+        time: String,
+        totals: TotalsObject,
+    },
+}
+
+/// A line of the event stream.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    pub(super) schema_version: u32,
+    pub(super) seq: u64,
+    #[serde(flatten)]
+    pub(super) event: Event<'a>,
+}
+
+/// A line of `list`.
+#[derive(Serialize)]
+pub(super) struct Listed<'a> {
+    pub(super) schema_version: u32,
+    pub(super) time: String,
+    pub(super) socket: SocketObject,
+    #[serde(flatten)]
+    pub(super) dwell: DwellMembers,
+    pub(super) owners: Option<Vec<HolderObject<'a>>>,
+    pub(super) verdict: Option<VerdictObject>,
+}
+
+pub(super) fn how(how: How) -> &'static str {
+    match how {
+        How::Closed => "closed",
+        How::Shutdown => "shutdown",
+        How::Aborted => "aborted",
+        How::Reset => "reset",
+        How::Timeout => "timeout",
+        How::Destroyed => "destroyed",
+        How::ListenerClosed => "listener_closed",
+        How::Unknown => "unknown",
+    }
+}
+
+pub(super) fn scope(scope: Scope) -> (&'static str, Option<u16>) {
+    match scope {
+        Scope::All => ("all", None),
+        Scope::LocalPort(port) => ("local_port", Some(port)),
+        Scope::Other => ("other", None),
+    }
+}
+
+pub(super) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// RFC 3339 in UTC with nanoseconds.
+pub(super) fn time(wall: std::time::SystemTime) -> String {
+    humantime::format_rfc3339_nanos(wall).to_string()
+}

@@ -1,0 +1,202 @@
+//! Text for people.
+
+use std::{fmt::Write as _, io, time::Duration};
+
+use super::{
+    Sink, Start,
+    schema::{how, time},
+};
+use crate::{
+    clock::TimeAnchor,
+    engine::{
+        histogram::Summary,
+        model::{Dwell, Finding, How, Protocol, Role, Scope, Socket, Totals},
+        time::Boot,
+    },
+};
+
+/// Writes one line a finding. Histograms are the log's business, see [`histogram_line`].
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    colour: bool,
+}
+
+impl Text {
+    /// `colour` is whether the reader is a terminal that shows it.
+    pub fn new(colour: bool) -> Self {
+        Self { colour }
+    }
+
+    fn paint(self, sgr: &str, word: &str) -> String {
+        if self.colour { format!("\x1b[{sgr}m{word:<6}\x1b[0m") } else { format!("{word:<6}") }
+    }
+}
+
+/// SGR codes.
+mod sgr {
+    pub(super) const BOLD_RED: &str = "1;31";
+    pub(super) const GREEN: &str = "32";
+    pub(super) const YELLOW: &str = "33";
+    pub(super) const DIM: &str = "2";
+}
+
+impl Sink for Text {
+    fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+        let Start { version, hook, stuck_after, .. } = start;
+        let kernel = start.kernel.as_deref().unwrap_or("of an unknown release");
+        let word = self.paint(sgr::DIM, "start");
+        let stuck_after = duration(*stuck_after);
+        push(to, anchor, start.at, &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"));
+        Ok(())
+    }
+
+    fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+        match finding {
+            Finding::Enter { at, socket } => {
+                let word = self.paint(sgr::DIM, "enter");
+                push(to, anchor, *at, &format!("{word} {}", ends(socket)));
+            }
+            Finding::Stuck { at, socket, dwell: stuck } => {
+                let word = self.paint(sgr::BOLD_RED, "stuck");
+                push(to, anchor, *at, &format!("{word} {} for {}{}", ends(socket), dwell(*stuck), facts(socket)));
+            }
+            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open } => {
+                let word = self.paint(sgr::GREEN, "left");
+                let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
+                let mut line = format!("{word} {} after {stayed}, {}", ends(socket), how_text(*left));
+                if let Some(task) = closer {
+                    let _infallible: std::fmt::Result = write!(line, " by {}[{}]", task.comm, task.pid);
+                }
+                if *fd_open == Some(true) {
+                    line.push_str("; its descriptor is still open");
+                }
+                push(to, anchor, *at, &line);
+            }
+            Finding::Histogram { .. } => {}
+            Finding::Health { at, totals } => {
+                let word = self.paint(sgr::YELLOW, "health");
+                push(to, anchor, *at, &format!("{word} {}", losses(*totals)));
+            }
+            Finding::Stop { at, totals } => {
+                let word = self.paint(sgr::DIM, "stop");
+                let Totals { entered, left, tracked, .. } = totals;
+                let line = format!("{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}", losses(*totals));
+                push(to, anchor, *at, &line);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A histogram as one line for the log; `None` for those that a person need not see.
+pub fn histogram_line(finding: &Finding) -> Option<String> {
+    let Finding::Histogram { scope, window, finished, unfinished, .. } = finding else { return None };
+    let scope = match scope {
+        Scope::All => "all sockets".to_owned(),
+        Scope::LocalPort(port) => format!("port {port}"),
+        Scope::Other => "other sockets".to_owned(),
+    };
+    let summary = |summary: &Summary| match (summary.p50, summary.p90, summary.p99, summary.max) {
+        (Some(p50), Some(p90), Some(p99), Some(max)) => {
+            let (p50, p90) = (duration(p50), duration(p90));
+            format!("{} (p50 {p50}, p90 {p90}, p99 {}, max {})", summary.count, duration(p99), duration(max))
+        }
+        _ => "0".to_owned(),
+    };
+    let window = duration(*window);
+    Some(format!("dwell time in {window}, {scope}: {} left, {} still there", summary(finished), summary(unfinished)))
+}
+
+/// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
+pub fn ends(socket: &Socket) -> String {
+    let arrow = match socket.role {
+        Some(Role::Server) => "<-",
+        Some(Role::Client) => "->",
+        None => "--",
+    };
+    let protocol = if socket.protocol == Protocol::Mptcp { " (mptcp)" } else { "" };
+    format!("{} {arrow} {}{protocol}", socket.local, socket.remote)
+}
+
+/// An age: exact, or the bounds.
+pub fn dwell(dwell: Dwell) -> String {
+    match dwell {
+        Dwell::Exact(dwell) => duration(dwell),
+        Dwell::Between { at_least, at_most: Some(at_most) } => format!("{} to {}", duration(at_least), duration(at_most)),
+        Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
+    }
+}
+
+/// Two units at most: `12.3ms`, `4.250s`, `3m12s`, `4h07m`, `9d03h`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    if duration < Duration::from_millis(1) {
+        format!("{}us", duration.as_micros())
+    } else if seconds == 0 {
+        format!("{:.1}ms", duration.as_secs_f64() * 1e3)
+    } else if minutes == 0 {
+        format!("{:.3}s", duration.as_secs_f64())
+    } else if hours == 0 {
+        format!("{minutes}m{:02}s", seconds % 60)
+    } else if days == 0 {
+        format!("{hours}h{:02}m", minutes % 60)
+    } else {
+        format!("{days}d{:02}h", hours % 24)
+    }
+}
+
+/// What the socket knows that tells a person where to look.
+fn facts(socket: &Socket) -> String {
+    let mut facts = String::new();
+    if socket.accepted == Some(false) {
+        facts.push_str("; never accepted");
+    }
+    if let Some(unread) = socket.unread_bytes {
+        let _infallible: std::fmt::Result = write!(facts, "; recv-q {unread}");
+    }
+    if let Some(inode) = socket.inode {
+        let _infallible: std::fmt::Result = write!(facts, "; inode {inode}");
+    }
+    if let Some(netns) = socket.netns {
+        let _infallible: std::fmt::Result = write!(facts, "; netns {netns}");
+    }
+    facts
+}
+
+fn how_text(left: How) -> &'static str {
+    match left {
+        How::Closed => "closed",
+        How::Shutdown => "sending side shut down",
+        How::Aborted => "closed with a reset",
+        How::Reset => "reset by the peer",
+        How::Timeout => "timed out",
+        How::Destroyed => "destroyed from outside",
+        How::ListenerClosed => "its listener was closed",
+        How::Unknown => how(left),
+    }
+}
+
+/// What was lost, in words; `nothing lost` if nothing was.
+fn losses(totals: Totals) -> String {
+    let counts = [
+        (totals.lost_ring_full, "records lost, the ring buffer was full (--ring-buffer)"),
+        (totals.lost_map_full, "times of entry lost, the map was full (--max-sockets)"),
+        (totals.replaced, "leavings missed"),
+        (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
+        (totals.undecodable, "records not understood"),
+        (totals.unwritten, "lines dropped, standard output was not read"),
+    ];
+    let lost: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") }
+}
+
+fn push(to: &mut Vec<u8>, anchor: TimeAnchor, at: Boot, line: &str) {
+    // Milliseconds are enough for people.
+    let time = time(anchor.wall(at));
+    let time = time.get(..23).unwrap_or(&time);
+    to.extend_from_slice(format!("{time}Z {line}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

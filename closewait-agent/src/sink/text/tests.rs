@@ -1,0 +1,93 @@
+use std::time::UNIX_EPOCH;
+
+use super::*;
+use crate::engine::{
+    histogram::Histogram,
+    model::Task,
+    testing::socket,
+    text::Comm,
+};
+
+fn lines(colour: bool, finding: &Finding) -> String {
+    let mut to = Vec::new();
+    Text::new(colour).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to).unwrap();
+    String::from_utf8(to).unwrap()
+}
+
+fn left_by(comm: &[u8; 16]) -> Finding {
+    Finding::Leave {
+        at: Boot(1_500_000_000),
+        socket: socket(),
+        dwell: Some(Dwell::Exact(Duration::from_millis(72_003))),
+        how: How::Closed,
+        closer: Some(Task { pid: 42, comm: Comm::from_kernel(comm) }),
+        fd_open: Some(false),
+    }
+}
+
+#[test]
+fn a_leaving_reads_as_a_sentence() {
+    let expected = "1970-01-01T00:00:01.500Z left   10.0.0.5:8080 <- 10.0.0.9:51234 after 1m12s, closed by nginx[42]\n";
+    assert_eq!(lines(false, &left_by(b"nginx\0\0\0\0\0\0\0\0\0\0\0")), expected);
+}
+
+#[test]
+fn a_hostile_name_cannot_reach_the_terminal() {
+    for name in [b"\x1b]0;owned\x07\x1b[2J\0", b"a\nstuck  forged\0\0", "\u{202e}gnp.exe\0\0\0\0\0\0".as_bytes().try_into().unwrap()] {
+        let text = lines(false, &left_by(name));
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(text.trim_end().chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
+    }
+}
+
+#[test]
+fn colour_is_only_where_it_is_asked_for() {
+    let stuck = Finding::Stuck { at: Boot(0), socket: socket(), dwell: Dwell::Exact(Duration::from_secs(60)) };
+    assert!(!lines(false, &stuck).contains('\x1b'));
+    assert!(lines(true, &stuck).contains("\x1b[1;31mstuck"));
+}
+
+#[test]
+fn bounds_are_never_shown_as_one_number() {
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: Some(minutes(180)) }), "12m00s to 3h00m");
+    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: None }), "at least 12m00s");
+}
+
+#[test]
+fn durations_have_two_units_at_most() {
+    let shown: Vec<_> = [5, 12_300, 999_900, 4_250_000, 192_000_000, 14_820_000_000, 788_400_000_000]
+        .map(|micros| duration(Duration::from_micros(micros)))
+        .into();
+    assert_eq!(shown, ["5us", "12.3ms", "999.9ms", "4.250s", "3m12s", "4h07m", "9d03h"]);
+}
+
+#[test]
+fn every_loss_is_named() {
+    let totals = Totals {
+        lost_ring_full: 1,
+        lost_map_full: 2,
+        replaced: 3,
+        skipped_by_kernel: Some(4),
+        undecodable: 5,
+        unwritten: 6,
+        ..Totals::default()
+    };
+    let text = losses(totals);
+    for count in 1..=6 {
+        assert!(text.contains(&format!("{count} ")), "{text}");
+    }
+    assert_eq!(losses(Totals::default()), "nothing lost");
+}
+
+#[test]
+fn a_histogram_is_one_line_of_the_log() {
+    let mut histogram = Histogram::default();
+    histogram.record(Duration::from_millis(20));
+    let (finished, unfinished) = (histogram.summary(), Summary::default());
+    let window = Duration::from_secs(60);
+    let finding = Finding::Histogram { at: Boot(0), scope: Scope::LocalPort(80), window, finished, unfinished };
+    let line = "dwell time in 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) left, 0 still there";
+    assert_eq!(histogram_line(&finding).as_deref(), Some(line));
+    assert_eq!(histogram_line(&left_by(&[0; 16])), None);
+}

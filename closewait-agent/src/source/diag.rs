@@ -1,0 +1,341 @@
+//! The sockets that are in CLOSE_WAIT now, asked of `sock_diag` as `ss` does, where the kernel has no iterators.
+//!
+//! It knows everything of a socket but its address in the kernel, so these observations are named by their ends.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use bytes::Buf as _;
+use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP, state};
+use thiserror::Error;
+
+use crate::{
+    engine::{
+        decode::Decoder,
+        model::{Endpoint, Observation, Protocol, Socket, SocketKey},
+        time::Boot,
+    },
+    host::netns,
+};
+
+/// What could not be seen, one sentence each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Why.
+    pub reasons: Vec<String>,
+}
+
+/// Why `sock_diag` gave no answer.
+#[derive(Debug, Error)]
+enum DiagError {
+    #[error("{call} on a sock_diag socket failed; load the module tcp_diag (`modprobe tcp_diag`)")]
+    Call {
+        call: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the kernel refused to list its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
+    Refused(#[source] io::Error),
+    #[error("the kernel's answer is cut off; report this with the output of `closewait doctor`")]
+    CutOff,
+}
+
+/// Hands every socket in CLOSE_WAIT, of every network namespace that can be entered, to `each`.
+pub fn take(decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Observation)) -> Blind {
+    let mut blind = Blind::default();
+    for namespace in netns::all() {
+        let dumped = namespace.enter_and(|| {
+            let at = now();
+            let mut found = dump(AF_INET)?;
+            found.extend(dump(AF_INET6)?);
+            Ok::<_, DiagError>((at, found))
+        });
+        match dumped {
+            Ok(Ok((at, found))) => {
+                for one in found {
+                    each(one.observation(decoder, at, namespace.inode));
+                }
+            }
+            Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
+            Err(error) => blind.add(namespace.inode, &anyhow::Error::from(error)),
+        }
+    }
+    blind
+}
+
+impl Blind {
+    fn add(&mut self, inode: u32, error: &anyhow::Error) {
+        self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error:#}"));
+    }
+}
+
+/// One socket of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    local: Endpoint,
+    remote: Endpoint,
+    cookie: u64,
+    inode: u32,
+    unread_bytes: u32,
+    cgroup: Option<u64>,
+    info: Option<Info>,
+}
+
+/// What is used of `struct tcp_info` (include/uapi/linux/tcp.h at v5.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Info {
+    last_data_recv: Duration,
+    last_ack_recv: Duration,
+    received_bytes: Option<u64>,
+    sent_bytes: Option<u64>,
+}
+
+impl Found {
+    fn observation(self, decoder: Decoder, at: Boot, netns: u32) -> Observation {
+        let since = decoder.between(at, self.info.map(|info| (info.last_ack_recv, info.last_data_recv)));
+        let socket = Socket {
+            cookie: (self.cookie != 0).then_some(self.cookie),
+            netns: Some(netns),
+            netns_cookie: None,
+            protocol: Protocol::Tcp,
+            local: self.local,
+            remote: self.remote,
+            role: None,
+            inode: (self.inode != 0).then_some(self.inode.into()),
+            cgroup: self.cgroup,
+            accepted: Some(self.inode != 0),
+            unread_bytes: Some(self.unread_bytes),
+            received_bytes: self.info.and_then(|info| info.received_bytes),
+            sent_bytes: self.info.and_then(|info| info.sent_bytes),
+            keepalive: None,
+        };
+        Observation::Present { key: SocketKey::of_ends(self.local, self.remote), at, since, socket }
+    }
+}
+
+/// Asks the namespace of this thread for its sockets of one address family.
+fn dump(family: u16) -> Result<Vec<Found>, DiagError> {
+    let failed = |call| move || DiagError::Call { call, source: io::Error::last_os_error() };
+    // SAFETY: three integers go in, a descriptor or -1 comes out.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
+    if fd < 0 {
+        return Err(failed("socket")());
+    }
+    // SAFETY: the descriptor was opened just now, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let request = request(family);
+    // SAFETY: pointer and length are of one live array; a netlink socket without a name sends to the kernel.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
+    usize::try_from(sent).map_err(|_negative| failed("send")())?;
+    let mut found = Vec::new();
+    // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
+    let mut answer = vec![0; 64 * 1024];
+    loop {
+        // SAFETY: pointer and length are of one live buffer.
+        let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+        let Ok(received) = usize::try_from(received) else {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(DiagError::Call { call: "recv", source: error });
+        };
+        if parse(&answer[..received], &mut found)? {
+            return Ok(found);
+        }
+    }
+}
+
+/// Numbers of netlink and `sock_diag` (include/uapi/linux/{netlink,sock_diag,inet_diag}.h).
+mod nl {
+    pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    pub(super) const ERROR: u16 = 2;
+    pub(super) const DONE: u16 = 3;
+    /// `NLM_F_REQUEST | NLM_F_DUMP`.
+    pub(super) const DUMP: u16 = 0x301;
+    pub(super) const ATTR_INFO: u16 = 2;
+    pub(super) const ATTR_CGROUP: u16 = 21;
+    /// `struct nlmsghdr`.
+    pub(super) const HEADER: usize = 16;
+    /// `struct inet_diag_msg`.
+    pub(super) const MESSAGE: usize = 72;
+}
+
+/// A `struct nlmsghdr` and a `struct inet_diag_req_v2`.
+fn request(family: u16) -> [u8; 72] {
+    let mut request = [0; 72];
+    request[..4].copy_from_slice(&72_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&nl::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request[6..8].copy_from_slice(&nl::DUMP.to_ne_bytes());
+    // Both fit into a byte: they are 2 or 10, and 6.
+    request[16] = family as u8;
+    request[17] = IPPROTO_TCP as u8;
+    request[18] = 1 << (nl::ATTR_INFO - 1);
+    request[20..24].copy_from_slice(&(1_u32 << state::CLOSE_WAIT).to_ne_bytes());
+    request
+}
+
+/// Reads one part of an answer. Returns whether it was the last.
+fn parse(mut part: &[u8], found: &mut Vec<Found>) -> Result<bool, DiagError> {
+    while part.len() >= nl::HEADER {
+        let mut header = part;
+        let length = usize::try_from(header.get_u32_ne()).unwrap_or(usize::MAX);
+        let kind = header.get_u16_ne();
+        let message = part.get(nl::HEADER..length).ok_or(DiagError::CutOff)?;
+        match kind {
+            nl::SOCK_DIAG_BY_FAMILY => found.extend(parse_socket(message)),
+            nl::ERROR | nl::DONE => {
+                let mut number = message;
+                let errno = if number.remaining() >= 4 { number.get_i32_ne() } else { 0 };
+                let error = io::Error::from_raw_os_error(errno.saturating_neg());
+                return if errno < 0 { Err(DiagError::Refused(error)) } else { Ok(true) };
+            }
+            _ => {}
+        }
+        part = part.get(aligned(length)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// `None` for a message that is too short, or about something else.
+fn parse_socket(message: &[u8]) -> Option<Found> {
+    let (mut fixed, mut attributes) = message.split_at_checked(nl::MESSAGE)?;
+    let family = u16::from(fixed.get_u8());
+    if fixed.get_u8() != state::CLOSE_WAIT || (family != AF_INET && family != AF_INET6) {
+        return None;
+    }
+    fixed.advance(2);
+    let (local_port, remote_port) = (fixed.get_u16(), fixed.get_u16());
+    let mut address = || {
+        let mut bytes = [0; 16];
+        fixed.copy_to_slice(&mut bytes);
+        let v4 = [bytes[0], bytes[1], bytes[2], bytes[3]];
+        if family == AF_INET { IpAddr::from(v4) } else { Ipv6Addr::from(bytes).to_canonical() }
+    };
+    let (local, remote) = (address(), address());
+    // The interface.
+    fixed.advance(4);
+    let cookie = u64::from(fixed.get_u32_ne()) | u64::from(fixed.get_u32_ne()) << 32;
+    // Expiry of the timer.
+    fixed.advance(4);
+    let unread_bytes = fixed.get_u32_ne();
+    // Write queue and user.
+    fixed.advance(8);
+    let inode = fixed.get_u32_ne();
+    let mut one = Found {
+        local: Endpoint { address: local, port: local_port },
+        remote: Endpoint { address: remote, port: remote_port },
+        cookie,
+        inode,
+        unread_bytes,
+        cgroup: None,
+        info: None,
+    };
+    while attributes.len() >= 4 {
+        let mut header = attributes;
+        let (length, kind) = (usize::from(header.get_u16_ne()), header.get_u16_ne());
+        let Some(mut value) = attributes.get(4..length) else { break };
+        match kind {
+            nl::ATTR_INFO => one.info = parse_info(value),
+            nl::ATTR_CGROUP if value.len() >= 8 => one.cgroup = Some(value.get_u64_ne()),
+            _ => {}
+        }
+        attributes = attributes.get(aligned(length)..).unwrap_or_default();
+    }
+    Some(one)
+}
+
+/// Kernels give as much of `struct tcp_info` as they know.
+fn parse_info(info: &[u8]) -> Option<Info> {
+    let millis = |at: usize| Some(Duration::from_millis(info.get(at..at + 4)?.get_u32_ne().into()));
+    let bytes = |at: usize| Some(info.get(at..at + 8)?.get_u64_ne());
+    Some(Info {
+        last_data_recv: millis(52)?,
+        last_ack_recv: millis(56)?,
+        received_bytes: bytes(128),
+        sent_bytes: bytes(200),
+    })
+}
+
+/// Messages and attributes begin at multiples of four. Never 0, so that a walk always goes on.
+fn aligned(length: usize) -> usize {
+    length.max(1).next_multiple_of(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let mut message = u32::try_from(nl::HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend(body);
+        message
+    }
+
+    fn socket_message() -> Vec<u8> {
+        let mut body = vec![2, state::CLOSE_WAIT, 0, 0];
+        body.extend(8080_u16.to_be_bytes());
+        body.extend(51_234_u16.to_be_bytes());
+        for address in [[10, 0, 0, 5], [10, 0, 0, 9]] {
+            body.extend(address);
+            body.extend([0; 12]);
+        }
+        body.extend([0; 4]);
+        body.extend(5_u32.to_ne_bytes());
+        body.extend(1_u32.to_ne_bytes());
+        for number in [0_u32, 17, 0, 0, 99] {
+            body.extend(number.to_ne_bytes());
+        }
+        let mut info = [0; 208];
+        info[52..56].copy_from_slice(&1800_u32.to_ne_bytes());
+        info[56..60].copy_from_slice(&1000_u32.to_ne_bytes());
+        info[128..136].copy_from_slice(&18_u64.to_ne_bytes());
+        body.extend(212_u16.to_ne_bytes());
+        body.extend(nl::ATTR_INFO.to_ne_bytes());
+        body.extend(info);
+        message(nl::SOCK_DIAG_BY_FAMILY, &body)
+    }
+
+    #[test]
+    fn a_socket_and_its_age_are_read() {
+        let mut answer = socket_message();
+        answer.extend(message(nl::DONE, &0_i32.to_ne_bytes()));
+        let mut found = Vec::new();
+        assert!(parse(&answer, &mut found).unwrap());
+        let one = found.remove(0);
+        assert_eq!((one.local.to_string(), one.remote.to_string()), ("10.0.0.5:8080".into(), "10.0.0.9:51234".into()));
+        assert_eq!((one.cookie, one.inode, one.unread_bytes), (5 | 1 << 32, 99, 17));
+        let info = one.info.unwrap();
+        assert_eq!((info.last_ack_recv.as_millis(), info.last_data_recv.as_millis()), (1000, 1800));
+        assert_eq!(info.received_bytes, Some(18));
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_reason() {
+        let error = parse(&message(nl::ERROR, &(-libc::ENOENT).to_ne_bytes()), &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, DiagError::Refused(source) if source.raw_os_error() == Some(libc::ENOENT)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(answer in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _any_result = parse(&answer, &mut Vec::new());
+        }
+
+        #[test]
+        fn a_damaged_answer_does_not_either(at in 0_usize..300, with: u8) {
+            let mut answer = socket_message();
+            let at = at % answer.len();
+            answer[at] = with;
+            let _any_result = parse(&answer, &mut Vec::new());
+        }
+    }
+}

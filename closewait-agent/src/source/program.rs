@@ -1,0 +1,234 @@
+//! The object with the kernel programs.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{
+    Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{MapError, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, Iter, ProgramError, TracePoint, links::LinkError},
+};
+use aya_log::{EbpfLogger, Level};
+use closewait_common::{
+    config::TraceLayout,
+    names,
+    stats::{Counter, Stats},
+};
+use log::Log;
+use thiserror::Error;
+
+use crate::{
+    engine::model::Counters,
+    host::{
+        plan::{Hook, Plan},
+        tracefs::{self, TracefsError},
+    },
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
+
+/// Bytes of a ring buffer that nothing is written to.
+const UNUSED_RING: u32 = 4096;
+
+/// What went wrong with a kernel program.
+#[derive(Debug, Error)]
+pub enum ProgramsError {
+    /// The kernel's types could not be read.
+    #[error("reading the kernel's BTF failed; `closewait doctor` tells what this kernel offers")]
+    Btf(#[source] BtfError),
+    /// The object or one of its maps was refused.
+    #[error("loading the kernel programs failed; `closewait doctor` tells what this kernel offers and what is missing")]
+    Load(#[source] EbpfError),
+    /// A program was refused or could not be attached.
+    #[error("the kernel refused program {name}; `closewait doctor` tells what this kernel offers and what is missing")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: ProgramError,
+    },
+    /// An iterator could not be opened.
+    #[error("opening the kernel's list of sockets {name} failed; `closewait doctor` tells what this kernel offers")]
+    Link {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: LinkError,
+    },
+    /// A map could not be used.
+    #[error("using map {name} failed; this is a fault of closewait, please report it")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+    /// The object does not have what it was built with.
+    #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
+    Missing(&'static str),
+    /// The classic tracepoint needs tracefs.
+    #[error(transparent)]
+    Tracefs(#[from] TracefsError),
+    /// Reading an iterator failed.
+    #[error("reading the kernel's list of sockets failed (read of a BPF iterator)")]
+    Read(#[source] io::Error),
+}
+
+/// What the user may choose of the kernel side.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Sockets whose time of entry the kernel keeps.
+    pub max_sockets: u32,
+    /// Bytes of the ring buffer, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+}
+
+/// The kernel programs, loaded. Dropping it detaches them.
+pub struct Programs {
+    ebpf: Ebpf,
+    /// Needed to load iterators later; `None` where the kernel has no BTF.
+    btf: Option<Btf>,
+    plan: Plan,
+}
+
+impl Programs {
+    /// Loads the object for `plan`. Nothing is attached. `sizes` are those of the ring and the map for the tracepoint;
+    /// without them there is just room for iterators.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the object.
+    pub fn load(plan: &Plan, sizes: Option<Sizes>, log_kernel: bool) -> Result<Self, ProgramsError> {
+        let trace_layout = match (plan.hook, sizes) {
+            (Hook::Classic, Some(_)) => tracefs::with_tracefs(tracefs::trace_layout)??,
+            (Hook::Classic | Hook::Btf, _) => TraceLayout::NONE,
+        };
+        let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
+        let btf = needs_btf.then(Btf::from_sys_fs).transpose().map_err(ProgramsError::Btf)?;
+        let level = if log_kernel { Level::Debug as u8 } else { 0 };
+        let sockets = |hook| sizes.filter(|_| plan.hook == hook).map_or(1, |sizes| sizes.max_sockets);
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(btf.as_ref())
+            .override_global(names::LAYOUT, &plan.layout, true)
+            .override_global(names::TRACE_LAYOUT, &trace_layout, true)
+            .override_global(names::ABILITIES, &plan.abilities, true)
+            .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries(names::SINCE, sockets(Hook::Btf))
+            .map_max_entries(names::SINCE_CLASSIC, sockets(Hook::Classic))
+            .map_max_entries(names::RING, sizes.map_or(UNUSED_RING, |sizes| sizes.ring_bytes));
+        if !log_kernel {
+            loader.map_max_entries(names::LOG_RING, UNUSED_RING);
+        }
+        let ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
+        Ok(Self { ebpf, btf, plan: plan.clone() })
+    }
+
+    /// Attaches the tracepoint: from here on every change is recorded.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program, or tracefs is needed and cannot be had.
+    pub fn attach(&mut self) -> Result<(), ProgramsError> {
+        match self.plan.hook {
+            Hook::Btf => {
+                let name = names::PROGRAM_BTF;
+                let refused = |source| ProgramsError::Program { name, source };
+                let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+                let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+                let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
+                program.load(names::TRACEPOINT, btf).map_err(refused)?;
+                program.attach().map_err(refused)?;
+            }
+            Hook::Classic => {
+                let name = names::PROGRAM_CLASSIC;
+                let refused = |source| ProgramsError::Program { name, source };
+                let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+                let program: &mut TracePoint = program.try_into().map_err(refused)?;
+                program.load().map_err(refused)?;
+                tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
+                    .map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ring buffer with the tracepoint's records. Can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// If it was taken, or cannot be mapped.
+    pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, ProgramsError> {
+        let name = names::RING;
+        let map = self.ebpf.take_map(name).ok_or(ProgramsError::Missing(name))?;
+        RingBuf::try_from(map).map_err(|source| ProgramsError::Map { name, source })
+    }
+
+    /// The kernel program's own debug messages, handed to the agent's log. They come only if it was loaded with them.
+    ///
+    /// # Errors
+    ///
+    /// If their ring buffer cannot be used.
+    pub fn take_logger(&mut self) -> Result<EbpfLogger<&'static dyn Log>, aya_log::Error> {
+        EbpfLogger::init(&mut self.ebpf)
+    }
+
+    /// An iterator program, loaded and ready to be attached.
+    pub(super) fn iterator(&mut self, name: &'static str, kind: &str) -> Result<&mut Iter, ProgramsError> {
+        let refused = |source| ProgramsError::Program { name, source };
+        let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let iter: &mut Iter = program.try_into().map_err(refused)?;
+        if iter.fd().is_err() {
+            iter.load(kind, btf).map_err(refused)?;
+        }
+        Ok(iter)
+    }
+
+    /// What the kernel programs are used for.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The kernel's counters, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, ProgramsError> {
+        let name = names::STATS;
+        let map = self.ebpf.map(name).ok_or(ProgramsError::Missing(name))?;
+        let failed = |source| ProgramsError::Map { name, source };
+        let stats: PerCpuArray<_, Stats> = PerCpuArray::try_from(map).map_err(failed)?;
+        let of_cpus = stats.get(&0, 0).map_err(failed)?;
+        let sum = |counter: Counter| of_cpus.iter().map(|cpu| cpu.counters[counter as usize]).sum();
+        let dwell = (0..closewait_common::histogram::BUCKETS).map(|i| of_cpus.iter().map(|cpu| cpu.dwell[i]).sum());
+        Ok(Counters {
+            entered: sum(Counter::Entered),
+            left: sum(Counter::Left),
+            left_unseen: sum(Counter::LeftUnseen),
+            ring_full: sum(Counter::RingFull),
+            map_full: sum(Counter::MapFull),
+            replaced: sum(Counter::Replaced),
+            skipped: self.skipped(),
+            dwell: dwell.collect(),
+        })
+    }
+
+    /// Runs that the kernel skipped because a program was running on that CPU already: `recursion_misses` of
+    /// `bpf_prog_show_fdinfo` (kernel/bpf/syscall.c at v5.12). `None` where the kernel does not tell.
+    fn skipped(&self) -> Option<u64> {
+        let name = match self.plan.hook {
+            Hook::Btf => names::PROGRAM_BTF,
+            Hook::Classic => names::PROGRAM_CLASSIC,
+        };
+        let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+    }
+}

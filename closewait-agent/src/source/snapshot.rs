@@ -1,0 +1,96 @@
+//! The sockets that are in CLOSE_WAIT now, from the kernel's iterators.
+//!
+//! Two walks, because neither sees all: the one over TCP sockets (`iter/tcp`) shows one network namespace, and in it also
+//! what nobody has accepted yet; the one over open files (`iter/task_file`) shows every namespace and who holds what, but
+//! only sockets that have a descriptor.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
+
+use bytes::{Buf as _, BytesMut};
+use closewait_common::{names, record};
+
+use super::program::{Programs, ProgramsError};
+use crate::host::netns::{self, Netns};
+
+/// Bytes asked of the kernel at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// What a snapshot could not see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Network namespaces whose sockets without a descriptor could not be listed, with the first reason.
+    pub namespaces: Vec<(u32, String)>,
+    /// Whether there was no walk over open files.
+    pub no_files: bool,
+}
+
+/// Hands every record of a snapshot to `each`.
+///
+/// # Errors
+///
+/// If an iterator is refused or cannot be read.
+pub fn take(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Blind, ProgramsError> {
+    let mut blind = Blind::default();
+    if programs.plan().iterate_tcp {
+        for namespace in netns::all() {
+            match walk_namespace(programs, &namespace, &mut each)? {
+                Ok(()) => {}
+                Err(why) => blind.namespaces.push((namespace.inode, why)),
+            }
+        }
+    }
+    if programs.plan().iterate_files {
+        let file = open(programs, names::ITER_FILES, "task_file")?;
+        read_records(file, &mut each).map_err(ProgramsError::Read)?;
+    } else {
+        blind.no_files = true;
+    }
+    Ok(blind)
+}
+
+/// The TCP sockets of one namespace. The inner error is why that namespace cannot be entered.
+fn walk_namespace(
+    programs: &mut Programs,
+    namespace: &Netns,
+    each: &mut impl FnMut(&[u8]),
+) -> Result<Result<(), String>, ProgramsError> {
+    // The kernel takes the namespace of whoever creates the iterator (`bpf_iter_init_seq_net`, kernel/bpf/bpf_iter.c at
+    // v5.10), reading it can be done from anywhere.
+    match namespace.enter_and(|| open(programs, names::ITER_TCP, "tcp")) {
+        Ok(file) => read_records(file?, each).map(Ok).map_err(ProgramsError::Read),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+fn open(programs: &mut Programs, name: &'static str, kind: &str) -> Result<File, ProgramsError> {
+    let refused = |source| ProgramsError::Program { name, source };
+    let iter = programs.iterator(name, kind)?;
+    let link = iter.attach().and_then(|link| iter.take_link(link)).map_err(refused)?;
+    link.into_file().map_err(|source| ProgramsError::Link { name, source })
+}
+
+fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    let mut pending = BytesMut::with_capacity(CHUNK + record::SIZE);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let read = match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        pending.extend_from_slice(&chunk[..read]);
+        while pending.len() >= record::SIZE {
+            each(&pending[..record::SIZE]);
+            pending.advance(record::SIZE);
+        }
+    }
+    // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+    if !pending.is_empty() {
+        each(&pending);
+    }
+    Ok(())
+}
