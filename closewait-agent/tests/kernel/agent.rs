@@ -1,0 +1,249 @@
+//! The agent as a child process, and the events it prints.
+
+use std::{
+    ffi::c_int,
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    clock::{PATIENCE, boot_seconds, poll_until},
+    net::Id,
+    schema,
+    socket::check,
+};
+
+/// The binary under test with these arguments.
+pub(crate) fn closewait(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+/// `closewait run` with these arguments beside those the tests read it by.
+pub(crate) fn run_command(arguments: &[&str]) -> Command {
+    let mut command = closewait(&["run", "--output", "json"]);
+    command.args(arguments);
+    command
+}
+
+/// Runs the command to its end.
+pub(crate) fn finish(command: &mut Command) -> Finished {
+    let mut child = Running::spawn(command);
+    let stdout = read_in_background(child.0.stdout.take().expect("stdout is a pipe"));
+    let stderr = read_in_background(child.0.stderr.take().expect("stderr is a pipe"));
+    let status = child.wait();
+    Finished { code: status.code(), stdout: stdout.join().expect("stdout"), stderr: stderr.join().expect("stderr") }
+}
+
+/// What a command that has ended left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A running agent, killed at the end of the test if it still runs then.
+pub(crate) struct Agent {
+    child: Running,
+    lines: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+    /// All that have come so far.
+    pub(crate) events: Vec<Value>,
+}
+
+/// What an agent that has ended left behind.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// All of them, from the first to the last.
+    pub(crate) events: Vec<Value>,
+    pub(crate) stderr: String,
+}
+
+impl Agent {
+    /// Starts `closewait run` outside of all namespaces of the tests, and waits until it watches.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::spawn(&mut run_command(arguments))
+    }
+
+    /// The same for a command that the test has prepared itself.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut agent = Self::spawn_unready(command);
+        agent.wait_for("the event `start`", |event| event["event"] == "start");
+        agent
+    }
+
+    /// Waits for nothing.
+    pub(crate) fn spawn_unready(command: &mut Command) -> Self {
+        let mut child = Running::spawn(command);
+        let stdout = BufReader::new(child.0.stdout.take().expect("stdout is a pipe"));
+        let stderr = read_in_background(child.0.stderr.take().expect("stderr is a pipe"));
+        let (sender, lines) = mpsc::channel();
+        // Ends with the agent's stdout, or when the test has lost interest.
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines, stderr: Some(stderr), events: Vec::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// The first event that `wanted` is true for, of those that have come and those that will. It sees each once.
+    pub(crate) fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        let end = boot_seconds() + PATIENCE.as_secs_f64();
+        let mut next = 0;
+        loop {
+            while let Some(event) = self.events.get(next) {
+                if wanted(event) {
+                    return event.clone();
+                }
+                next += 1;
+            }
+            match self.receive(end) {
+                Received::Event => {}
+                Received::Nothing => self.fail(&format!("waited in vain for {what}")),
+                Received::End => self.fail(&format!("ended before {what}")),
+            }
+        }
+    }
+
+    /// Waits for the event `kind` of one socket.
+    pub(crate) fn wait_for_socket(&mut self, kind: &str, id: &Id) -> Value {
+        self.wait_for(&format!("`{kind}` of {id}"), |event| event["event"] == kind && id.is_in(event))
+    }
+
+    /// Takes in what comes for some time.
+    pub(crate) fn watch(&mut self, time: Duration) {
+        let end = boot_seconds() + time.as_secs_f64();
+        while matches!(self.receive(end), Received::Event) {}
+    }
+
+    pub(crate) fn signal(&self, signal: c_int) {
+        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
+        let result = unsafe { libc::kill(self.pid() as libc::pid_t, signal) };
+        check(result, "kill");
+    }
+
+    /// Ends the agent as Ctrl-C does.
+    pub(crate) fn stop(self) -> Ended {
+        self.signal(libc::SIGINT);
+        self.join()
+    }
+
+    /// Waits until the agent ends by itself.
+    pub(crate) fn join(mut self) -> Ended {
+        let end = boot_seconds() + PATIENCE.as_secs_f64();
+        loop {
+            match self.receive(end) {
+                Received::Event => {}
+                Received::Nothing => self.fail("does not end"),
+                Received::End => break,
+            }
+        }
+        let status = self.child.wait();
+        let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
+        Ended { code: status.code(), events: self.events, stderr }
+    }
+
+    /// Takes in one event, checked.
+    fn receive(&mut self, end: f64) -> Received {
+        let rest = Duration::from_secs_f64((end - boot_seconds()).max(0.0));
+        match self.lines.recv_timeout(rest) {
+            Ok(line) => {
+                let event = serde_json::from_str(&line).unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
+                schema::check_event(&event);
+                assert_eq!(event["seq"], self.events.len(), "a gap in seq: {line}");
+                self.events.push(event);
+                Received::Event
+            }
+            Err(RecvTimeoutError::Timeout) => Received::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Received::End,
+        }
+    }
+
+    /// Ends the test with all that may tell why.
+    fn fail(&mut self, why: &str) -> ! {
+        self.child.end();
+        let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
+        let last: Vec<String> = self.events.iter().rev().take(10).rev().map(Value::to_string).collect();
+        panic!("the agent {why}\n{} events, the last:\n{}\nits stderr:\n{stderr}", self.events.len(), last.join("\n"));
+    }
+}
+
+impl Ended {
+    /// The totals of the last event, which is `stop` whatever has ended the agent.
+    pub(crate) fn totals(&self) -> &Value {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        let last = self.events.last().expect("at least one event");
+        assert_eq!(last["event"], "stop", "{last}");
+        &last["totals"]
+    }
+
+    /// All events `kind` of one socket.
+    pub(crate) fn of_socket(&self, kind: &str, id: &Id) -> Vec<&Value> {
+        self.events.iter().filter(|event| event["event"] == kind && id.is_in(event)).collect()
+    }
+}
+
+enum Received {
+    Event,
+    /// In the given time.
+    Nothing,
+    /// The agent has closed its stdout.
+    End,
+}
+
+/// A child process that does not outlive its test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Kills it, if it still runs.
+    pub(crate) fn end(&mut self) {
+        // Fails only for one that was waited for.
+        let _ended = self.0.kill();
+        self.0.wait().expect("wait");
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        poll_until(PATIENCE, || {
+            status = self.0.try_wait().expect("wait");
+            status.is_some()
+        });
+        status.expect("the process did not end")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reads to the end on a thread of its own, so that no writer has to wait.
+pub(crate) fn read_in_background(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).expect("read");
+        String::from_utf8_lossy(&all).into_owned()
+    })
+}

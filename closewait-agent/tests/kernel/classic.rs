@@ -1,0 +1,101 @@
+//! The classic tracepoint, which is there for kernels without BTF.
+
+use std::{fs, thread, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, run_command},
+    clock::Window,
+    leaving::check_dwell,
+    listing::check_bounds,
+    net::{Namespace, V4, V6},
+    setup,
+};
+
+#[test]
+fn the_classic_hook_sees_sockets_enter_stay_and_leave() {
+    let ns = Namespace::new();
+    let mut agent = start(&["--hook", "classic", "--events", "all", "--stuck-after", "300ms"]);
+    let pairs = [V4, V6].map(|address| ns.waiting(address));
+    for (pair, fin) in pairs {
+        let id = pair.id.in_any_namespace();
+        agent.wait_for_socket("enter", &id);
+        let stuck = agent.wait_for_socket("stuck", &id);
+        assert!(stuck["dwell_seconds"].as_f64() >= Some(0.3), "{stuck}");
+        let (closing, ()) = Window::around(|| drop(pair.server));
+        let leave = agent.wait_for_socket("leave", &id);
+        assert_eq!(leave["how"], "closed", "{leave}");
+        assert_eq!(leave["closer"]["pid"], std::process::id(), "{leave}");
+        check_dwell(&leave, fin.until(closing));
+    }
+}
+
+#[test]
+fn the_classic_hook_leaves_no_mount_behind_and_shows_none() {
+    let before = mounts();
+    let agent = start(&["--hook", "classic"]);
+    assert_eq!(mounts(), before, "while the agent runs");
+    agent.stop().totals();
+    assert_eq!(mounts(), before, "after the agent has ended");
+}
+
+#[test]
+fn older_sockets_are_known_to_the_classic_hook_too() {
+    check_older(|| start(&["--hook", "classic", "--stuck-after", "500ms"]));
+}
+
+#[test]
+fn a_kernel_without_btf_gets_the_classic_hook_unasked() {
+    check_older(|| {
+        let mut command = run_command(&["--stuck-after", "500ms"]);
+        setup::cover(&mut command, &[c"/sys/kernel/btf"]);
+        let agent = Agent::spawn(&mut command);
+        check_hook(&agent, "tracepoint");
+        agent
+    });
+}
+
+#[test]
+fn a_kernel_with_btf_gets_the_hook_that_needs_it() {
+    for arguments in [&[][..], &["--hook", "auto"], &["--hook", "btf"]] {
+        check_hook(&Agent::start(arguments), "tp_btf");
+    }
+}
+
+/// Sockets that are there before `start` are stuck, and leave with an age between two bounds.
+fn check_older(start: impl FnOnce() -> Agent) {
+    let ns = Namespace::new();
+    // Without iterators a namespace has to be entered, and so it has to be found.
+    let _inhabitant = ns.inhabit();
+    let older = [V4, V6].map(|address| ns.waiting(address));
+    thread::sleep(Duration::from_millis(500));
+    let before = mounts();
+    let mut agent = start();
+    for (pair, fin) in older {
+        let id = pair.id.in_any_namespace();
+        let stuck = agent.wait_for_socket("stuck", &id);
+        assert_eq!(stuck["exact"], false, "{stuck}");
+        let (closing, ()) = Window::around(|| drop(pair.server));
+        let leave = agent.wait_for_socket("leave", &id);
+        assert_eq!((&leave["how"], &leave["exact"]), (&"closed".into(), &false.into()), "{leave}");
+        check_bounds(&leave, fin.until(closing));
+    }
+    assert_eq!(mounts(), before);
+    agent.stop().totals();
+}
+
+fn start(arguments: &[&str]) -> Agent {
+    let agent = Agent::start(arguments);
+    check_hook(&agent, "tracepoint");
+    agent
+}
+
+fn check_hook(agent: &Agent, expected: &str) {
+    let start: &Value = &agent.events[0];
+    assert_eq!((&start["event"], &start["hook"]), (&"start".into(), &expected.into()), "{start}");
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("the mounts of this process")
+}

@@ -1,0 +1,64 @@
+//! The kernel's clocks, and the span in which something is known to have happened.
+
+use std::{thread, time::Duration};
+
+/// How long anything is waited for: far more than it takes, for the machine may be busy with something else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Seconds of `CLOCK_BOOTTIME`, the clock of the kernel program.
+pub(crate) fn boot_seconds() -> f64 {
+    read(libc::CLOCK_BOOTTIME)
+}
+
+/// Seconds of `CLOCK_REALTIME` since 1970.
+pub(crate) fn wall_seconds() -> f64 {
+    read(libc::CLOCK_REALTIME)
+}
+
+/// A time of the wall clock as one of the boot clock.
+pub(crate) fn boot_from_wall(wall_seconds: f64) -> f64 {
+    wall_seconds - read(libc::CLOCK_REALTIME) + boot_seconds()
+}
+
+/// Asks `done` every few milliseconds and says whether it was ever true.
+pub(crate) fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = boot_seconds() + limit.as_secs_f64();
+    loop {
+        if done() {
+            return true;
+        }
+        if boot_seconds() > end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Something happened at some time between `from` and `to`, in seconds of the boot clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+}
+
+impl Window {
+    /// Runs `work` and says when it was.
+    pub(crate) fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
+        let from = boot_seconds();
+        let result = work();
+        (Self { from, to: boot_seconds() }, result)
+    }
+
+    /// The shortest and the longest time that can have passed from this to a later one.
+    pub(crate) fn until(self, later: Self) -> (f64, f64) {
+        (later.from - self.to, later.to - self.from)
+    }
+}
+
+fn read(clock: libc::clockid_t) -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that this function owns, and the kernel has these clocks (boot time since 2.6.39).
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(result, 0, "clock_gettime failed");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

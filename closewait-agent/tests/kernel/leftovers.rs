@@ -1,0 +1,78 @@
+//! Whether an agent that has ended left programs or maps in the kernel.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use crate::clock::poll_until;
+
+/// A program or a map in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Object {
+    Program(u32),
+    Map(u32),
+}
+
+/// How many programs of ours the process holds.
+pub(crate) fn programs_held_by(pid: u32) -> usize {
+    let ours = loaded();
+    let held = held_by(&pid.to_string());
+    held.iter().filter(|object| matches!(object, Object::Program(_)) && ours.contains(object)).count()
+}
+
+/// Fails the test if there is a program or a map of ours that no process holds.
+///
+/// Agents that other people run at the same time are no concern of the test. The kernel frees what was closed some
+/// time later, hence the patience.
+pub(crate) fn assert_none() {
+    let mut left = orphans();
+    let gone = poll_until(Duration::from_secs(2), || {
+        let now = orphans();
+        left.retain(|object| now.contains(object));
+        left.is_empty()
+    });
+    assert!(gone, "still in the kernel, held by no process: {left:?}");
+}
+
+fn orphans() -> BTreeSet<Object> {
+    // In this order: what is loaded in between is not among the first, so it cannot be taken for an orphan.
+    let mut ours = loaded();
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    for process in processes.filter_map(|entry| entry.file_name().into_string().ok()) {
+        for object in held_by(&process) {
+            ours.remove(&object);
+        }
+    }
+    ours
+}
+
+/// All of ours, by their names.
+fn loaded() -> BTreeSet<Object> {
+    let ours = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"closewait");
+    // An object that vanishes during the walk is an error of that one step.
+    let programs = aya::programs::loaded_programs().flatten();
+    let maps = aya::maps::loaded_maps().flatten();
+    let programs = programs.filter(|program| ours(program.name())).map(|program| Object::Program(program.id()));
+    let maps = maps.filter(|map| ours(map.name())).map(|map| Object::Map(map.id()));
+    programs.chain(maps).collect()
+}
+
+/// All that the descriptors of a process refer to; nothing if there is no such process.
+fn held_by(process: &str) -> BTreeSet<Object> {
+    let mut held = BTreeSet::new();
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fdinfo")) else { return held };
+    for descriptor in descriptors.flatten() {
+        let Ok(text) = fs::read_to_string(descriptor.path()) else { continue };
+        for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let Ok(id) = value.trim().parse() else { continue };
+            match name {
+                "prog_id" => {
+                    held.insert(Object::Program(id));
+                }
+                "map_id" => {
+                    held.insert(Object::Map(id));
+                }
+                _other => {}
+            }
+        }
+    }
+    held
+}

@@ -1,0 +1,115 @@
+//! `closewait list`, beside what `ss` says of the same sockets.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{closewait, finish},
+    clock::Window,
+    leftovers,
+    many::ten_thousand,
+    net::{Id, Namespace, V4, canonical},
+    schema, socket,
+};
+
+#[test]
+fn list_agrees_with_ss_on_ten_thousand_sockets() {
+    let ns = Namespace::new();
+    let sockets = ten_thousand(&ns);
+    let (listing, listed) = Window::around(list);
+    let ours = of_namespace(&listed, &ns);
+
+    let shown: BTreeMap<_, _> =
+        ours.iter().map(|(id, object)| ((id.local, id.remote), object["socket"]["unread_bytes"].as_u64())).collect();
+    assert_eq!(shown.len(), ours.len(), "listed twice");
+    let expected = ss(&ns);
+    assert_eq!(expected.len(), sockets.len());
+    // Not assert_eq: it would print them all.
+    let different = expected.iter().find(|(ends, unread)| shown.get(ends) != Some(&Some(**unread)));
+    assert_eq!(different, None, "ss has it, list has {:?}", different.map(|(ends, _unread)| shown.get(ends)));
+    assert_eq!(shown.len(), expected.len());
+
+    for one in &sockets {
+        let object = &ours[&one.id];
+        check_bounds(object, one.fin.until(listing));
+        assert_eq!(object["socket"]["unread_bytes"], one.unread_bytes, "{object}");
+        assert_eq!(object["socket"]["cookie"], socket::cookie(&one.server), "{object}");
+        assert_eq!(object["socket"]["inode"], socket::inode(&one.server), "{object}");
+    }
+    leftovers::assert_none();
+}
+
+#[test]
+fn list_shows_the_oldest_first_and_nothing_that_has_left() {
+    let ns = Namespace::new();
+    let pairs: Vec<_> = (0..3)
+        .map(|_| {
+            let pair = ns.pair(V4);
+            pair.fin();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            pair
+        })
+        .collect();
+    let gone = ns.pair(V4);
+    gone.fin();
+    drop(gone.server);
+    let listed = list();
+    let order: Vec<Id> = listed.iter().filter_map(Id::of_event).filter(|id| id.netns == Some(ns.inode)).collect();
+    let expected: Vec<Id> = pairs.iter().map(|pair| pair.id.clone()).collect();
+    assert_eq!(order, expected);
+}
+
+/// The true age lies within the bounds.
+pub(crate) fn check_bounds(object: &Value, (youngest, oldest): (f64, f64)) {
+    let low = object["dwell_seconds"].as_f64().expect("a lower bound");
+    assert!(low <= oldest, "said to be older than {oldest}: {object}");
+    let high =
+        if object["exact"] == true { low } else { object["dwell_at_most_seconds"].as_f64().expect("an upper bound") };
+    assert!(high >= youngest, "said to be younger than {youngest}: {object}");
+}
+
+/// All objects that `closewait list` prints.
+pub(crate) fn list() -> Vec<Value> {
+    let listed = finish(&mut closewait(&["list", "--output", "json"]));
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    let parse = |line: &str| {
+        let object = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
+        schema::check_listed(&object);
+        object
+    };
+    listed.stdout.lines().map(parse).collect()
+}
+
+/// Those of one namespace by their names, each there once.
+pub(crate) fn of_namespace(listed: &[Value], ns: &Namespace) -> BTreeMap<Id, Value> {
+    let mut ours = BTreeMap::new();
+    for object in listed.iter().filter(|object| object["socket"]["netns"] == ns.inode) {
+        let id = Id::of_event(object).expect("two ends");
+        assert!(ours.insert(id, object.clone()).is_none(), "a second time: {object}");
+    }
+    ours
+}
+
+/// Both ends and the receive queue of all that `ss` finds in the namespace.
+fn ss(ns: &Namespace) -> BTreeMap<(SocketAddr, SocketAddr), u64> {
+    let output = ns.run(|| Command::new("ss").args(["-tanH", "state", "close-wait"]).output()).expect("ss");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let parse = |line: &str| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [unread, _unsent, local, remote] = columns[..] else { panic!("not a line of ss: {line:?}") };
+        ((end(local), end(remote)), unread.parse().expect("a number"))
+    };
+    text.lines().map(parse).collect()
+}
+
+/// `127.0.0.1:80`, `[::1]:80` and `[::ffff:127.0.0.1]:80`, as ss writes them.
+fn end(text: &str) -> SocketAddr {
+    let (address, port) = text.rsplit_once(':').expect("a port");
+    let address: IpAddr = address.trim_matches(['[', ']']).parse().expect("an address");
+    canonical(SocketAddr::new(address, port.parse().expect("a port number")))
+}

@@ -1,0 +1,23 @@
+//! The agent on the running kernel: the real binary, real sockets in network namespaces of their own, and the events
+//! it prints.
+//!
+//! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
+
+mod agent;
+mod clock;
+mod leftovers;
+mod net;
+mod schema;
+mod setup;
+mod socket;
+
+mod accepting;
+mod bad_input;
+mod classic;
+mod contract;
+mod families;
+mod leaving;
+mod listing;
+mod many;
+mod older;
+mod privileges;

@@ -1,0 +1,109 @@
+//! Ten thousand sockets at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    net::{SocketAddr, TcpListener, TcpStream},
+};
+
+use crate::{
+    agent::Agent,
+    clock::Window,
+    net::{Id, Namespace, V4, V6},
+    socket,
+};
+
+/// Of each family.
+const HALF: usize = 5_000;
+
+/// One of many sockets in CLOSE_WAIT.
+pub(crate) struct One {
+    pub(crate) id: Id,
+    pub(crate) server: TcpStream,
+    /// The FIN counts as one.
+    pub(crate) unread_bytes: u64,
+    pub(crate) fin: Window,
+}
+
+#[test]
+fn ten_thousand_enter_and_leave_once_each_and_none_is_lost() {
+    let mut agent = Agent::start(&["--events", "all"]);
+    let ns = Namespace::new();
+    let sockets = ten_thousand(&ns);
+    wait_for_all(&mut agent, "enter", &ns);
+    let how: BTreeMap<Id, &str> =
+        sockets.iter().map(|one| (one.id.clone(), if one.unread_bytes > 1 { "aborted" } else { "closed" })).collect();
+    drop(sockets);
+    wait_for_all(&mut agent, "leave", &ns);
+
+    let ended = agent.stop();
+    for kind in ["enter", "leave"] {
+        let mut seen = BTreeSet::new();
+        let mut cookies = BTreeSet::new();
+        for event in ended.events.iter().filter(|event| event["event"] == kind) {
+            let Some(id) = Id::of_event(event).filter(|id| id.netns == Some(ns.inode)) else { continue };
+            if kind == "leave" {
+                assert_eq!((&event["how"], &event["exact"]), (&how[&id].into(), &true.into()), "{event}");
+            }
+            assert!(how.contains_key(&id), "not one of ours: {event}");
+            assert!(seen.insert(id), "a second time: {event}");
+            assert!(cookies.insert(event["socket"]["cookie"].as_u64().unwrap()), "the cookie of another: {event}");
+        }
+        assert_eq!((seen.len(), cookies.len()), (2 * HALF, 2 * HALF));
+    }
+    let totals = ended.totals();
+    assert!(totals["entered"].as_u64() >= Some(2 * HALF as u64), "{totals}");
+    assert!(totals["left"].as_u64() >= Some(2 * HALF as u64), "{totals}");
+    for name in ["lost_ring_full", "lost_map_full", "replaced", "undecodable"] {
+        assert_eq!(totals[name], 0, "{totals}");
+    }
+}
+
+/// Half of them IPv4 and half IPv6, with 0 to 4 bytes that nobody reads.
+pub(crate) fn ten_thousand(ns: &Namespace) -> Vec<One> {
+    allow_descriptors();
+    [V4, V6]
+        .into_iter()
+        .flat_map(|address| ns.run(|| flood(ns, &TcpListener::bind(address).expect("a listener"))))
+        .collect()
+}
+
+fn flood(ns: &Namespace, listener: &TcpListener) -> Vec<One> {
+    let address = listener.local_addr().expect("the listener's address");
+    (0..HALF).map(|number| one(ns, listener, address, number % 5)).collect()
+}
+
+/// The client is closed at once: a descriptor for each end would be more than a process may have.
+fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize) -> One {
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.write_all(&[b'x'; 4][..bytes]).expect("write");
+    let (server, _address) = listener.accept().expect("accept");
+    let id = ns.id(&server);
+    let fin = socket::fin(&server, || drop(client));
+    One { id, server, unread_bytes: bytes as u64 + 1, fin }
+}
+
+/// Waits for the event `kind` of as many sockets as there are.
+fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace) {
+    let mut count = 0;
+    agent.wait_for(&format!("all of the events `{kind}`"), |event| {
+        if event["event"] == kind && event["socket"]["netns"] == ns.inode {
+            count += 1;
+        }
+        count == 2 * HALF
+    });
+}
+
+/// Raises the limit of open files as far as it goes.
+fn allow_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a whole rlimit that this function owns.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    socket::check(result, "getrlimit");
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    socket::check(result, "setrlimit");
+    let needed = 2 * HALF as u64 + 100;
+    assert!(limit.rlim_cur >= needed, "the limit of open files is {}, this needs {needed}", limit.rlim_cur);
+}

@@ -1,0 +1,191 @@
+//! Network namespaces, and connections inside them.
+
+use std::{
+    fmt,
+    fs::File,
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    panic,
+    process::Command,
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::Running,
+    clock::Window,
+    socket::{self, check},
+};
+
+/// Any port of the IPv4 loopback.
+pub(crate) const V4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Any port of the IPv6 loopback.
+pub(crate) const V6: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+
+/// A network namespace with nothing in it but a loopback that is up.
+pub(crate) struct Namespace {
+    handle: File,
+    /// As in `/proc/PID/ns/net`.
+    pub(crate) inode: u64,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let made = thread::spawn(|| {
+            // SAFETY: takes a number only, and moves no thread but this one.
+            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            check(result, "unshare(CLONE_NEWNET)");
+            set_loopback(true);
+            File::open("/proc/thread-self/ns/net").expect("the namespace of this thread")
+        });
+        let handle = made.join().expect("a network namespace");
+        let inode = handle.metadata().expect("the inode of the namespace").ino();
+        Self { handle, inode }
+    }
+
+    /// A process that lives inside, as a container has one: by it the namespace can be found from outside.
+    pub(crate) fn inhabit(&self) -> Running {
+        self.run(|| Running::spawn(Command::new("sleep").arg("1000")))
+    }
+
+    /// Runs `work` inside. Sockets and processes that it makes stay inside for good.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            // SAFETY: takes numbers only, and moves no thread but this one.
+            let result = unsafe { libc::setns(self.handle.as_raw_fd(), libc::CLONE_NEWNET) };
+            check(result, "setns");
+            work()
+        };
+        // A thread of its own, for there is no way back to the namespace of the caller that needs no more care.
+        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|cause| panic::resume_unwind(cause))
+    }
+
+    pub(crate) fn listen(&self, address: SocketAddr) -> TcpListener {
+        self.run(|| TcpListener::bind(address).expect("a listener"))
+    }
+
+    pub(crate) fn connect(&self, address: SocketAddr) -> TcpStream {
+        self.run(|| TcpStream::connect(address).expect("a connection"))
+    }
+
+    /// A connection, accepted.
+    pub(crate) fn pair(&self, address: SocketAddr) -> Pair {
+        let listener = self.listen(address);
+        self.pair_at(&listener, listener.local_addr().expect("the listener's address"))
+    }
+
+    /// A connection to `address`, accepted from `listener`.
+    pub(crate) fn pair_at(&self, listener: &TcpListener, address: SocketAddr) -> Pair {
+        let client = self.connect(address);
+        let (server, _address) = listener.accept().expect("accept");
+        Pair { id: self.id(&server), client, server }
+    }
+
+    /// A connection to `address` whose server is in CLOSE_WAIT since some time in the window.
+    pub(crate) fn waiting(&self, address: SocketAddr) -> (Pair, Window) {
+        let pair = self.pair(address);
+        let fin = pair.fin();
+        (pair, fin)
+    }
+
+    /// Takes the loopback down: nothing that is sent arrives any more.
+    pub(crate) fn cut(&self) {
+        self.run(|| set_loopback(false));
+    }
+
+    /// Whose events to look for.
+    pub(crate) fn id(&self, stream: &TcpStream) -> Id {
+        Id {
+            netns: Some(self.inode),
+            local: canonical(stream.local_addr().expect("the local address")),
+            remote: canonical(stream.peer_addr().expect("the remote address")),
+        }
+    }
+
+    /// The same for the other end of `stream`.
+    pub(crate) fn id_of_peer(&self, stream: &TcpStream) -> Id {
+        let near = self.id(stream);
+        Id { netns: near.netns, local: near.remote, remote: near.local }
+    }
+}
+
+/// Both ends of a connection. `server` is the accepted one, and the one that `id` names.
+pub(crate) struct Pair {
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
+    pub(crate) id: Id,
+}
+
+impl Pair {
+    /// The client sends its FIN: the server is in CLOSE_WAIT from some time in the window on.
+    pub(crate) fn fin(&self) -> Window {
+        socket::fin(&self.server, || self.client.shutdown(Shutdown::Write).expect("shutdown"))
+    }
+}
+
+/// One socket as events name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id {
+    /// `None` for a socket of any namespace.
+    pub(crate) netns: Option<u64>,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+impl Id {
+    /// The same socket for a source that does not know namespaces.
+    pub(crate) fn in_any_namespace(&self) -> Self {
+        Self { netns: None, ..self.clone() }
+    }
+
+    /// The socket of an event, or of an object that `list` printed.
+    pub(crate) fn of_event(event: &Value) -> Option<Self> {
+        let socket = event.get("socket")?;
+        let end = |name: &str| {
+            let address = socket[name]["address"].as_str()?.parse().ok()?;
+            let port = socket[name]["port"].as_u64()?.try_into().ok()?;
+            Some(SocketAddr::new(address, port))
+        };
+        Some(Self { netns: socket["netns"].as_u64(), local: end("local")?, remote: end("remote")? })
+    }
+
+    /// Whether the event is about this socket.
+    pub(crate) fn is_in(&self, event: &Value) -> bool {
+        Self::of_event(event).is_some_and(|other| {
+            self.local == other.local
+                && self.remote == other.remote
+                && (self.netns.is_none() || self.netns == other.netns)
+        })
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} <- {} in namespace {:?}", self.local, self.remote, self.netns)
+    }
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address it is.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Switches the loopback of the calling thread's namespace.
+fn set_loopback(up: bool) {
+    let control: OwnedFd = socket::open(libc::AF_INET, 0).expect("a socket to ask through");
+    let mut request =
+        libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as libc::c_char;
+    }
+    if up {
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    }
+    // SAFETY: the request is an ifreq with a name that ends in a zero, as SIOCSIFFLAGS wants it, and outlives the call.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(result, "ioctl(SIOCSIFFLAGS)");
+}

@@ -1,0 +1,175 @@
+//! Sockets that are older than the agent, or come while it starts.
+
+use std::{
+    collections::BTreeMap,
+    net::{Shutdown, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, run_command},
+    clock::{Window, boot_from_wall, boot_seconds},
+    leaving::check_dwell,
+    listing::{check_bounds, list, of_namespace},
+    net::{Id, Namespace, V4, V6},
+    schema,
+};
+
+/// How far the time of an event, which is one of the wall clock, may be off from the boot clock.
+const CLOCKS_APART: f64 = 0.005;
+
+#[test]
+fn an_older_socket_has_an_age_between_two_bounds() {
+    let ns = Namespace::new();
+    let older = [V4, V6].map(|address| ns.waiting(address));
+    thread::sleep(Duration::from_secs(1));
+    let mut agent = Agent::start(&["--stuck-after", "1s"]);
+    for (pair, fin) in older {
+        let stuck = agent.wait_for_socket("stuck", &pair.id);
+        check_age(&stuck, fin);
+        let (closing, ()) = Window::around(|| drop(pair.server));
+        let leave = agent.wait_for_socket("leave", &pair.id);
+        assert_eq!((&leave["how"], &leave["exact"]), (&"closed".into(), &false.into()), "{leave}");
+        check_bounds(&leave, fin.until(closing));
+    }
+    assert!(agent.stop().totals()["left_unseen"].as_u64() >= Some(2));
+}
+
+#[test]
+fn an_older_socket_of_the_agents_own_namespace_is_known_once() {
+    let ns = Namespace::new();
+    let older = [V4, V6].map(|address| ns.waiting(address));
+    let unaccepted = unaccepted(&ns);
+    let mut agent = ns.run(|| Agent::spawn(&mut run_command(&["--stuck-after", "500ms"])));
+    for (pair, fin) in &older {
+        check_age(&agent.wait_for_socket("stuck", &pair.id), *fin);
+    }
+    let stuck = agent.wait_for_socket("stuck", &unaccepted.id);
+    assert_eq!((&stuck["socket"]["accepted"], &stuck["socket"]["inode"]), (&false.into(), &Value::Null), "{stuck}");
+    agent.watch(Duration::from_millis(200));
+    let ended = agent.stop();
+    for id in [&older[0].0.id, &older[1].0.id, &unaccepted.id] {
+        check_known_once(&ended.of_socket("stuck", id), 0.5);
+    }
+}
+
+#[test]
+fn an_older_socket_in_a_namespace_where_processes_live_is_known_without_being_accepted() {
+    let ns = Namespace::new();
+    let mut inhabitant = ns.inhabit();
+    let unaccepted = unaccepted(&ns);
+    let mut agent = Agent::start(&["--stuck-after", "500ms"]);
+    let stuck = agent.wait_for_socket("stuck", &unaccepted.id);
+    assert_eq!((&stuck["socket"]["accepted"], &stuck["socket"]["inode"]), (&false.into(), &Value::Null), "{stuck}");
+    assert_eq!(stuck["socket"]["role"], "server", "{stuck}");
+    check_age(&stuck, unaccepted.fin);
+    inhabitant.end();
+
+    drop(unaccepted.listener);
+    let leave = agent.wait_for_socket("leave", &unaccepted.id);
+    assert_eq!((&leave["how"], &leave["exact"]), (&"listener_closed".into(), &false.into()), "{leave}");
+}
+
+#[test]
+fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
+    let ns = Namespace::new();
+    let stop = AtomicBool::new(false);
+    let (mut agent, watching_since, sockets) = thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            ns.run(|| {
+                let mut made = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    made.push(ns.waiting(if made.len() % 2 == 0 { V4 } else { V6 }));
+                    thread::sleep(Duration::from_micros(500));
+                }
+                made
+            })
+        });
+        thread::sleep(Duration::from_millis(200));
+        let agent = Agent::start(&["--stuck-after", "2s", "--events", "all"]);
+        let watching_since = boot_seconds();
+        thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        (agent, watching_since, maker.join().unwrap())
+    });
+    assert!(sockets.len() > 100, "only {}", sockets.len());
+
+    let listed = of_namespace(&list(), &ns);
+    assert_eq!(listed.len(), sockets.len());
+    // The youngest is known 2 s after its FIN, and the oldest speaks again when it is twice as old.
+    let youngest = sockets.last().unwrap().1;
+    agent.watch(Duration::from_secs_f64((youngest.to + 2.2 - boot_seconds()).max(0.0)));
+    let ended = agent.stop();
+    let mut stuck: BTreeMap<Id, Vec<&Value>> = BTreeMap::new();
+    for event in ended.events.iter().filter(|event| event["event"] == "stuck") {
+        stuck.entry(Id::of_event(event).unwrap()).or_default().push(event);
+    }
+    for (pair, fin) in sockets {
+        let events = stuck.get(&pair.id).unwrap_or_else(|| panic!("not known: {}, FIN within {fin:?}", pair.id));
+        check_known_once(events, 2.0);
+        assert!(ended.of_socket("leave", &pair.id).is_empty(), "said to have left: {}", pair.id);
+        check_age(events[0], fin);
+        if fin.from > watching_since {
+            assert_ne!(events[0].get("exact"), Some(&false.into()), "{}", events[0]);
+        }
+    }
+}
+
+#[test]
+fn a_socket_older_than_one_agent_is_exact_for_another() {
+    let mut before = Agent::start(&["--events", "all"]);
+    let ns = Namespace::new();
+    let (pair, fin) = ns.waiting(V4);
+    let mut after = Agent::start(&["--events", "all"]);
+    let (closing, ()) = Window::around(|| drop(pair.server));
+    check_dwell(&before.wait_for_socket("leave", &pair.id), fin.until(closing));
+    // `--events all` tells of every leaving, also of one whose entry nobody has seen.
+    let leave = after.wait_for_socket("leave", &pair.id);
+    assert_eq!(leave["exact"], false, "{leave}");
+    check_bounds(&leave, fin.until(closing));
+}
+
+/// A socket in CLOSE_WAIT that waits to be accepted.
+struct Unaccepted {
+    listener: std::net::TcpListener,
+    _client: TcpStream,
+    id: Id,
+    fin: Window,
+}
+
+fn unaccepted(ns: &Namespace) -> Unaccepted {
+    let listener = ns.listen(V4);
+    let client = ns.connect(listener.local_addr().expect("the listener's address"));
+    let id = ns.id_of_peer(&client);
+    let (mut fin, ()) = Window::around(|| client.shutdown(Shutdown::Write).expect("shutdown"));
+    // There is no descriptor to see the FIN by; the kernel has it long before this.
+    thread::sleep(Duration::from_millis(50));
+    fin.to = boot_seconds();
+    Unaccepted { listener, _client: client, id, fin }
+}
+
+/// The true age at the time of the event lies within its bounds.
+fn check_age(event: &Value, fin: Window) {
+    let at = boot_from_wall(schema::wall_seconds(event));
+    check_bounds(event, fin.until(Window { from: at - CLOCKS_APART, to: at + CLOCKS_APART }));
+}
+
+/// All events are of one socket, and each tells of a greater age: `threshold`, or twice as much as before.
+fn check_known_once(stuck: &[&Value], threshold: f64) {
+    assert!(!stuck.is_empty());
+    for pair in stuck.windows(2) {
+        assert_eq!(pair[0]["socket"]["cookie"], pair[1]["socket"]["cookie"], "{} {}", pair[0], pair[1]);
+    }
+    let mut next = threshold;
+    for event in stuck {
+        let dwell = event["dwell_seconds"].as_f64().expect("an age");
+        assert!(dwell >= next, "not yet {next} s: {event}");
+        while next <= dwell {
+            next *= 2.0;
+        }
+    }
+}

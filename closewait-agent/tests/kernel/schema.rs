@@ -1,0 +1,230 @@
+//! The form of every event: design.md section 4 as tables. Members that are not named here may come at any time.
+
+use std::time::UNIX_EPOCH;
+
+use serde_json::Value;
+
+use Type::{Address, Flag, List, Maybe, Number, Object, Text, Whole};
+
+/// What a member may be.
+#[derive(Clone, Copy)]
+enum Type {
+    Text,
+    /// A number that counts: 0, 1, 2, ..
+    Whole,
+    /// A number of seconds, not below 0.
+    Number,
+    Flag,
+    List,
+    Object(&'static [(&'static str, Type)]),
+    /// An IP address that is not an IPv4-mapped one.
+    Address,
+    /// `null` where it is not known.
+    Maybe(&'static Type),
+}
+
+const EVENT: &[(&str, Type)] = &[("schema_version", Whole), ("seq", Whole), ("event", Text), ("time", Text)];
+const START: &[(&str, Type)] =
+    &[("version", Text), ("kernel", Text), ("hook", Text), ("limits", Object(LIMITS)), ("degraded", List)];
+const LIMITS: &[(&str, Type)] =
+    &[("max_sockets", Whole), ("ring_buffer_bytes", Whole), ("stuck_after_seconds", Number)];
+const STOP: &[(&str, Type)] = &[("totals", Object(TOTALS))];
+const TOTALS: &[(&str, Type)] = &[
+    ("entered", Whole),
+    ("left", Whole),
+    ("left_unseen", Whole),
+    ("lost_ring_full", Whole),
+    ("lost_map_full", Whole),
+    ("replaced", Whole),
+    ("skipped_by_kernel", Maybe(&Whole)),
+    ("undecodable", Whole),
+    ("tracked", Whole),
+];
+const ENTER: &[(&str, Type)] = &[("socket", Object(SOCKET))];
+const STUCK: &[(&str, Type)] = &[("socket", Object(SOCKET)), ("dwell_seconds", Maybe(&Number))];
+const LEAVE: &[(&str, Type)] = &[
+    ("socket", Object(SOCKET)),
+    ("dwell_seconds", Maybe(&Number)),
+    ("exact", Flag),
+    ("how", Text),
+    ("closer", Maybe(&Object(CLOSER))),
+    ("fd_open", Maybe(&Flag)),
+];
+const CLOSER: &[(&str, Type)] = &[("pid", Whole), ("comm", Text)];
+const SOCKET: &[(&str, Type)] = &[
+    ("cookie", Maybe(&Whole)),
+    ("netns", Maybe(&Whole)),
+    ("family", Text),
+    ("protocol", Text),
+    ("local", Object(END)),
+    ("remote", Object(END)),
+    ("role", Maybe(&Text)),
+    ("inode", Maybe(&Whole)),
+    ("cgroup", Maybe(&Whole)),
+    ("container", Maybe(&Text)),
+    ("accepted", Maybe(&Flag)),
+    ("unread_bytes", Maybe(&Whole)),
+    ("received_bytes", Maybe(&Whole)),
+    ("sent_bytes", Maybe(&Whole)),
+    ("keepalive", Maybe(&Flag)),
+];
+const END: &[(&str, Type)] = &[("address", Address), ("port", Whole)];
+const HISTOGRAM: &[(&str, Type)] = &[
+    ("scope", Text),
+    ("window_seconds", Number),
+    ("finished", Object(DISTRIBUTION)),
+    ("unfinished", Object(DISTRIBUTION)),
+];
+const DISTRIBUTION: &[(&str, Type)] = &[
+    ("count", Whole),
+    ("p50_seconds", Maybe(&Number)),
+    ("p90_seconds", Maybe(&Number)),
+    ("p99_seconds", Maybe(&Number)),
+    ("max_seconds", Maybe(&Number)),
+    ("buckets", List),
+];
+const BUCKET: &[(&str, Type)] = &[("le_seconds", Maybe(&Number)), ("count", Whole)];
+const LISTED: &[(&str, Type)] = &[
+    ("schema_version", Whole),
+    ("time", Text),
+    ("socket", Object(SOCKET)),
+    ("dwell_seconds", Maybe(&Number)),
+    ("exact", Flag),
+];
+
+const HOW: &[&str] = &["closed", "shutdown", "aborted", "reset", "timeout", "destroyed", "listener_closed", "unknown"];
+
+/// Fails the test if the event is not what the contract says.
+pub(crate) fn check_event(event: &Value) {
+    members(event, EVENT, event);
+    assert_eq!(event["schema_version"], 1, "{event}");
+    wall_seconds(event);
+    match event["event"].as_str().expect("checked above") {
+        "start" => {
+            members(event, START, event);
+            one_of(&event["hook"], &["tp_btf", "tracepoint"], event);
+        }
+        "stop" => members(event, STOP, event),
+        "enter" => {
+            members(event, ENTER, event);
+            socket(event);
+        }
+        "stuck" => {
+            members(event, STUCK, event);
+            socket(event);
+            dwell(event);
+        }
+        "leave" => {
+            members(event, LEAVE, event);
+            one_of(&event["how"], HOW, event);
+            socket(event);
+            dwell(event);
+        }
+        "histogram" => histogram(event),
+        // The counters are those of `stop`, wherever they stand.
+        "health" => members(event.get("totals").unwrap_or(event), TOTALS, event),
+        // Kinds may be added.
+        _other => {}
+    }
+}
+
+/// The same for an object that `list` prints.
+pub(crate) fn check_listed(object: &Value) {
+    members(object, LISTED, object);
+    assert_eq!(object["schema_version"], 1, "{object}");
+    wall_seconds(object);
+    socket(object);
+    dwell(object);
+}
+
+/// The member `time`, in seconds since 1970.
+pub(crate) fn wall_seconds(event: &Value) -> f64 {
+    let text = event["time"].as_str().expect("`time` is a text");
+    let nanoseconds = text.rsplit_once('.').and_then(|(_seconds, rest)| rest.strip_suffix('Z'));
+    assert!(nanoseconds.is_some_and(|digits| digits.len() == 9), "not in nanoseconds and UTC: {text}");
+    let time = humantime::parse_rfc3339(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    time.duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+fn socket(event: &Value) {
+    let socket = &event["socket"];
+    one_of(&socket["family"], &["ipv4", "ipv6"], event);
+    one_of(&socket["protocol"], &["tcp", "mptcp"], event);
+    if !socket["role"].is_null() {
+        one_of(&socket["role"], &["server", "client"], event);
+    }
+    for end in ["local", "remote"] {
+        let is_v4 = socket[end]["address"].as_str().is_some_and(|address| !address.contains(':'));
+        assert_eq!(is_v4, socket["family"] == "ipv4", "{end} is of the other family: {event}");
+        assert!(socket[end]["port"].as_u64().is_some_and(|port| (1..65536).contains(&port)), "{end} port: {event}");
+    }
+    // Unknown is null, never 0.
+    for name in ["cookie", "netns", "inode", "cgroup"] {
+        assert_ne!(socket[name], 0, "{name}: {event}");
+    }
+}
+
+/// An exact time stands alone; any other has its upper bound beside it, which may be unknown.
+fn dwell(event: &Value) {
+    match event.get("exact").map(|exact| exact.as_bool().expect("`exact` is a flag")) {
+        None | Some(true) => assert!(event["dwell_seconds"].is_f64() || event["dwell_seconds"].is_u64(), "{event}"),
+        Some(false) => {
+            members(event, &[("dwell_at_most_seconds", Maybe(&Number))], event);
+            if let (Some(low), Some(high)) = (event["dwell_seconds"].as_f64(), event["dwell_at_most_seconds"].as_f64())
+            {
+                assert!(low <= high, "the bounds are the wrong way round: {event}");
+            }
+        }
+    }
+}
+
+fn histogram(event: &Value) {
+    members(event, HISTOGRAM, event);
+    one_of(&event["scope"], &["all", "local_port", "other"], event);
+    if event["scope"] == "local_port" {
+        members(event, &[("local_port", Whole)], event);
+    }
+    for part in ["finished", "unfinished"] {
+        let part = &event[part];
+        let mut previous = -1.0;
+        for bucket in part["buckets"].as_array().expect("checked above") {
+            members(bucket, BUCKET, event);
+            let edge = bucket["le_seconds"].as_f64().unwrap_or(f64::INFINITY);
+            assert!(edge > previous, "buckets out of order: {event}");
+            previous = edge;
+        }
+        let quantiles = ["p50_seconds", "p90_seconds", "p99_seconds", "max_seconds"].map(|name| part[name].as_f64());
+        assert!(quantiles.is_sorted(), "quantiles out of order: {event}");
+        assert!(quantiles.iter().all(|known| known.is_some() == (part["count"] != 0)), "quantiles of nothing: {event}");
+    }
+}
+
+fn members(value: &Value, wanted: &[(&str, Type)], event: &Value) {
+    for (name, kind) in wanted {
+        let member = value.get(name).unwrap_or_else(|| panic!("no `{name}` in {event}"));
+        assert!(is(member, *kind, event), "`{name}` is {member} in {event}");
+    }
+}
+
+fn is(value: &Value, kind: Type, event: &Value) -> bool {
+    match kind {
+        Text => value.is_string(),
+        Whole => value.is_u64(),
+        Number => value.as_f64().is_some_and(|number| number >= 0.0),
+        Flag => value.is_boolean(),
+        List => value.is_array(),
+        Object(wanted) => {
+            members(value, wanted, event);
+            value.is_object()
+        }
+        Address => {
+            let address: Option<std::net::IpAddr> = value.as_str().and_then(|text| text.parse().ok());
+            address.is_some_and(|address| address == address.to_canonical())
+        }
+        Maybe(kind) => value.is_null() || is(value, *kind, event),
+    }
+}
+
+fn one_of(value: &Value, allowed: &[&str], event: &Value) {
+    assert!(value.as_str().is_some_and(|text| allowed.contains(&text)), "{value} is none of {allowed:?} in {event}");
+}
