@@ -17,7 +17,7 @@ fn wrong_usage_is_exit_code_2_and_names_the_option() {
     for (arguments, named) in [
         (&["run", "--no-such-option"][..], "--no-such-option"),
         (&["run", "--stuck-after", "soon"], "--stuck-after"),
-        (&["run", "--stuck-after", "-1s"], "--stuck-after"),
+        (&["run", "--stuck-after=-1s"], "--stuck-after"),
         (&["run", "--for", "5 parsecs"], "--for"),
         (&["run", "--histogram-every", ""], "--histogram-every"),
         (&["run", "--events", "some"], "--events"),
@@ -27,7 +27,7 @@ fn wrong_usage_is_exit_code_2_and_names_the_option() {
         (&["run", "--ring-buffer", "12288"], "--ring-buffer"),
         (&["run", "--ring-buffer", "0"], "--ring-buffer"),
         (&["run", "--max-sockets", "0"], "--max-sockets"),
-        (&["run", "--max-sockets", "-5"], "--max-sockets"),
+        (&["run", "--max-sockets=-5"], "--max-sockets"),
         (&["run", "extra"], "extra"),
         (&["no-such-command"], "no-such-command"),
     ] {

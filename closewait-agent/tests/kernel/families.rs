@@ -42,17 +42,19 @@ fn an_ipv4_mapped_address_is_shown_as_ipv4() {
 }
 
 #[test]
-fn the_client_waits_when_the_server_closes_first() {
+fn a_client_whose_server_closes_first_is_seen_and_not_called_a_server() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let pair = ns.pair(V4);
     let id = ns.id(&pair.client);
     socket::fin(&pair.client, || pair.server.shutdown(Shutdown::Write).unwrap());
     let enter = agent.wait_for_socket("enter", &id);
-    assert_eq!(enter["socket"]["role"], "client", "{enter}");
+    // Nothing in the kernel tells a client for certain, so its role may be left unknown.
+    assert_ne!(enter["socket"]["role"], "server", "{enter}");
     drop(pair.client);
     let leave = agent.wait_for_socket("leave", &id);
-    assert_eq!((&leave["how"], &leave["socket"]["role"]), (&"closed".into(), &"client".into()), "{leave}");
+    assert_eq!(leave["how"], "closed", "{leave}");
+    assert_ne!(leave["socket"]["role"], "server", "{leave}");
 }
 
 #[test]

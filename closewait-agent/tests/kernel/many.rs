@@ -20,6 +20,8 @@ const HALF: usize = 5_000;
 pub(crate) struct One {
     pub(crate) id: Id,
     pub(crate) server: TcpStream,
+    /// The number that `SO_COOKIE` gave. The kernel makes one up when it is first asked: `None` was never asked.
+    pub(crate) cookie: Option<u64>,
     /// The FIN counts as one.
     pub(crate) unread_bytes: u64,
     pub(crate) fin: Window,
@@ -80,7 +82,8 @@ fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize
     let (server, _address) = listener.accept().expect("accept");
     let id = ns.id(&server);
     let fin = socket::fin(&server, || drop(client));
-    One { id, server, unread_bytes: bytes as u64 + 1, fin }
+    let cookie = (bytes % 2 == 0).then(|| socket::cookie(&server));
+    One { id, server, cookie, unread_bytes: bytes as u64 + 1, fin }
 }
 
 /// Waits for the event `kind` of as many sockets as there are.
