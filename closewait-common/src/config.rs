@@ -30,8 +30,9 @@ offsets! {
         sock_family,
         /// `struct sock`: `__sk_common.skc_state`.
         sock_state,
-        /// `struct sock`: `__sk_common.skc_num`, host byte order.
-        sock_num,
+        /// `struct inet_sock`: `inet_sport`, network byte order. Unlike `skc_num`, it outlives `inet_put_port`, which a
+        /// change to CLOSE calls before the tracepoint (`tcp_set_state`, net/ipv4/tcp.c at v5.10).
+        inet_sport,
         /// `struct sock`: `__sk_common.skc_dport`, network byte order.
         sock_dport,
         /// `struct sock`: `__sk_common.skc_rcv_saddr`.

@@ -111,7 +111,7 @@ pub(crate) fn protocol(sk: Kernel) -> Option<u16> {
 pub(crate) fn identify(sk: Kernel, record: &mut Record) {
     record.sk = sk.address();
     record.family = sk.read(layout!(sock_family)).unwrap_or(0);
-    record.local_port = sk.read(layout!(sock_num)).unwrap_or(0);
+    record.local_port = u16::from_be(sk.read(layout!(inet_sport)).unwrap_or(0));
     record.remote_port = u16::from_be(sk.read(layout!(sock_dport)).unwrap_or(0));
     if record.family == AF_INET {
         map_v4(&mut record.local_address, sk.read(layout!(sock_rcv_saddr)).unwrap_or([0; 4]));

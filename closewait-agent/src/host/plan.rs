@@ -172,12 +172,12 @@ fn btf_hook(facts: &Facts) -> Result<(), String> {
     // Without these a record would not say which connection it is.
     let needed = [
         ("__sk_common.skc_family", layout.sock_family),
-        ("__sk_common.skc_num", layout.sock_num),
+        ("inet_sock.inet_sport", layout.inet_sport),
         ("__sk_common.skc_dport", layout.sock_dport),
         ("sk_protocol", layout.sock_protocol),
     ];
     match needed.into_iter().find(|&(_, offset)| offset == MISSING) {
-        Some((member, _)) => Err(format!("its type information has no {member} in struct sock")),
+        Some((member, _)) => Err(format!("its type information has no {member}")),
         None => Ok(()),
     }
 }

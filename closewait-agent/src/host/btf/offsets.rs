@@ -12,7 +12,7 @@ pub fn layout(btf: &Btf) -> Layout {
     Layout {
         sock_family: sock("__sk_common.skc_family"),
         sock_state: sock("__sk_common.skc_state"),
-        sock_num: sock("__sk_common.skc_num"),
+        inet_sport: at("inet_sock", "inet_sport"),
         sock_dport: sock("__sk_common.skc_dport"),
         sock_rcv_saddr: sock("__sk_common.skc_rcv_saddr"),
         sock_daddr: sock("__sk_common.skc_daddr"),

@@ -41,7 +41,7 @@ pub(crate) fn no_types() -> BtfError {
 
 /// The members that the plan looks at are there.
 fn some_layout() -> Layout {
-    Layout { sock_family: 16, sock_num: 14, sock_dport: 12, sock_protocol: 514, sock_cgroup: 600, ..Layout::NONE }
+    Layout { sock_family: 16, inet_sport: 14, sock_dport: 12, sock_protocol: 514, sock_cgroup: 600, ..Layout::NONE }
 }
 
 fn denied(errno: i32) -> TracefsError {
