@@ -1,6 +1,6 @@
 //! The classic tracepoint, which is there for kernels without BTF.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, net::SocketAddr, thread, time::Duration};
 
 use serde_json::Value;
 
@@ -60,6 +60,25 @@ fn a_kernel_without_btf_gets_the_classic_hook_unasked() {
 fn a_kernel_with_btf_gets_the_hook_that_needs_it() {
     for arguments in [&[][..], &["--hook", "auto"], &["--hook", "btf"]] {
         check_hook(&Agent::start(arguments), "tp_btf");
+    }
+}
+
+#[test]
+fn the_same_addresses_in_two_namespaces_are_two_older_sockets_without_btf() {
+    let namespaces = [Namespace::new(), Namespace::new()];
+    let _inhabitants = namespaces.each_ref().map(Namespace::inhabit);
+    let _pairs = namespaces.each_ref().map(|ns| {
+        let pair = ns.pair_between(SocketAddr::new(V4.ip(), 7001), SocketAddr::new(V4.ip(), 7002));
+        pair.fin();
+        pair
+    });
+    let mut command = run_command(&["--stuck-after", "500ms"]);
+    setup::cover(&mut command, &[c"/sys/kernel/btf"]);
+    let mut agent = Agent::spawn(&mut command);
+    for ns in &namespaces {
+        agent.wait_for("`stuck` in each namespace", |event| {
+            event["event"] == "stuck" && event["socket"]["netns"] == ns.inode
+        });
     }
 }
 

@@ -89,27 +89,20 @@ fn the_same_addresses_in_two_namespaces_are_two_sockets() {
     let mut agent = Agent::start(&["--events", "all"]);
     let near = SocketAddr::new(V4.ip(), 7001);
     let far = SocketAddr::new(V4.ip(), 7002);
-    let ends = [Namespace::new(), Namespace::new()].map(|ns| {
-        let listener = ns.listen(far);
-        let client = TcpStream::from(ns.run(|| {
-            let client = socket::open(libc::AF_INET, 0).unwrap();
-            socket::bind(&client, near);
-            socket::connect(&client, far);
-            client
-        }));
-        let (server, _address) = listener.accept().unwrap();
-        let fin = socket::fin(&server, || client.shutdown(Shutdown::Write).unwrap());
+    let pairs = [Namespace::new(), Namespace::new()].map(|ns| {
+        let pair = ns.pair_between(near, far);
+        let fin = pair.fin();
         thread::sleep(Duration::from_millis(100));
-        (ns.id(&server), server, fin)
+        (pair, fin)
     });
-    let ids = [&ends[0].0, &ends[1].0].map(Id::clone);
+    let ids = pairs.each_ref().map(|(pair, _fin)| pair.id.clone());
     assert_eq!(ids[0].in_any_namespace(), ids[1].in_any_namespace());
     let cookies = ids.each_ref().map(|id| agent.wait_for_socket("enter", id)["socket"]["cookie"].clone());
     assert_ne!(cookies[0], cookies[1]);
-    for ((id, server, fin), cookie) in ends.into_iter().zip(&cookies) {
-        assert_eq!(*cookie, socket::cookie(&server));
-        let (closing, ()) = Window::around(|| drop(server));
-        let leave = agent.wait_for_socket("leave", &id);
+    for ((pair, fin), cookie) in pairs.into_iter().zip(&cookies) {
+        assert_eq!(*cookie, socket::cookie(&pair.server));
+        let (closing, ()) = Window::around(|| drop(pair.server));
+        let leave = agent.wait_for_socket("leave", &pair.id);
         assert_eq!(leave["socket"]["cookie"], *cookie);
         check_dwell(&leave, fin.until(closing));
     }

@@ -12,29 +12,45 @@ use crate::{
     agent::{closewait, finish},
     clock::Window,
     leftovers,
-    many::ten_thousand,
+    many::{One, flood, ten_thousand},
     net::{Id, Namespace, V4, canonical},
-    schema, socket,
+    schema, setup, socket,
 };
 
 #[test]
 fn list_agrees_with_ss_on_ten_thousand_sockets() {
     let ns = Namespace::new();
     let sockets = ten_thousand(&ns);
-    let (listing, listed) = Window::around(list);
-    let ours = of_namespace(&listed, &ns);
+    check_list(&ns, &sockets, &mut list_command());
+}
+
+#[test]
+fn list_agrees_with_ss_where_there_is_no_btf() {
+    let ns = Namespace::new();
+    let _inhabitant = ns.inhabit();
+    // More than one part of an answer to the agent's question.
+    let sockets = flood(&ns, 500);
+    let mut command = list_command();
+    setup::cover(&mut command, &[c"/sys/kernel/btf"]);
+    check_list(&ns, &sockets, &mut command);
+}
+
+/// The command lists the sockets of the namespace as ss does, with ages that are true.
+fn check_list(ns: &Namespace, sockets: &[One], command: &mut Command) {
+    let (listing, listed) = Window::around(|| list_by(command));
+    let ours = of_namespace(&listed, ns);
 
     let shown: BTreeMap<_, _> =
         ours.iter().map(|(id, object)| ((id.local, id.remote), object["socket"]["unread_bytes"].as_u64())).collect();
     assert_eq!(shown.len(), ours.len(), "listed twice");
-    let expected = ss(&ns);
+    let expected = ss(ns);
     assert_eq!(expected.len(), sockets.len());
     // Not assert_eq: it would print them all.
     let different = expected.iter().find(|(ends, unread)| shown.get(ends) != Some(&Some(**unread)));
     assert_eq!(different, None, "ss has it, list has {:?}", different.map(|(ends, _unread)| shown.get(ends)));
     assert_eq!(shown.len(), expected.len());
 
-    for one in &sockets {
+    for one in sockets {
         let object = &ours[&one.id];
         check_bounds(object, one.fin.until(listing));
         assert_eq!(object["socket"]["unread_bytes"], one.unread_bytes, "{object}");
@@ -77,7 +93,15 @@ pub(crate) fn check_bounds(object: &Value, (youngest, oldest): (f64, f64)) {
 
 /// All objects that `closewait list` prints.
 pub(crate) fn list() -> Vec<Value> {
-    let listed = finish(&mut closewait(&["list", "--output", "json"]));
+    list_by(&mut list_command())
+}
+
+fn list_command() -> Command {
+    closewait(&["list", "--output", "json"])
+}
+
+fn list_by(command: &mut Command) -> Vec<Value> {
+    let listed = finish(command);
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let parse = |line: &str| {
         let object = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));

@@ -4,11 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
+    thread,
 };
 
 use crate::{
     agent::Agent,
     clock::Window,
+    leaving::check_dwell,
     net::{Id, Namespace, V4, V6},
     socket,
 };
@@ -32,11 +34,11 @@ fn ten_thousand_enter_and_leave_once_each_and_none_is_lost() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let sockets = ten_thousand(&ns);
-    wait_for_all(&mut agent, "enter", &ns);
+    wait_for_all(&mut agent, "enter", &ns, 2 * HALF);
     let how: BTreeMap<Id, &str> =
         sockets.iter().map(|one| (one.id.clone(), if one.unread_bytes > 1 { "aborted" } else { "closed" })).collect();
     drop(sockets);
-    wait_for_all(&mut agent, "leave", &ns);
+    wait_for_all(&mut agent, "leave", &ns, 2 * HALF);
 
     let ended = agent.stop();
     for kind in ["enter", "leave"] {
@@ -61,18 +63,58 @@ fn ten_thousand_enter_and_leave_once_each_and_none_is_lost() {
     }
 }
 
+#[test]
+fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
+    const EACH: usize = 2_000;
+    let mut agent = Agent::start(&["--events", "all"]);
+    let ns = Namespace::new();
+    // Two at a time, and the kernel gives the memory of one that has gone to the next.
+    let in_a_hurry = |address| {
+        let listener = TcpListener::bind(address).expect("a listener");
+        let address = listener.local_addr().expect("the listener's address");
+        let live = |_| {
+            let one = one(&ns, &listener, address, 0);
+            let (closing, ()) = Window::around(|| drop(one.server));
+            (one.cookie.expect("was asked for"), (one.fin, closing))
+        };
+        (0..EACH).map(live).collect::<Vec<_>>()
+    };
+    let lives: BTreeMap<u64, (Window, Window)> = thread::scope(|scope| {
+        let threads = [V4, V6].map(|address| scope.spawn(move || ns.run(|| in_a_hurry(address))));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    wait_for_all(&mut agent, "leave", &ns, 2 * EACH);
+
+    let ended = agent.stop();
+    let mut told: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for event in ended.events.iter().filter(|event| event["socket"]["netns"] == ns.inode) {
+        let cookie = event["socket"]["cookie"].as_u64().unwrap();
+        told.entry(cookie).or_default().push(event["event"].as_str().unwrap());
+        if event["event"] == "leave" {
+            let (fin, closing) = lives[&cookie];
+            check_dwell(event, fin.until(closing));
+        }
+    }
+    assert!(told.keys().eq(lives.keys()));
+    for (cookie, events) in told {
+        assert_eq!(events, ["enter", "leave"], "cookie {cookie}");
+    }
+}
+
 /// Half of them IPv4 and half IPv6, with 0 to 4 bytes that nobody reads.
 pub(crate) fn ten_thousand(ns: &Namespace) -> Vec<One> {
     allow_descriptors();
-    [V4, V6]
-        .into_iter()
-        .flat_map(|address| ns.run(|| flood(ns, &TcpListener::bind(address).expect("a listener"))))
-        .collect()
+    flood(ns, HALF)
 }
 
-fn flood(ns: &Namespace, listener: &TcpListener) -> Vec<One> {
-    let address = listener.local_addr().expect("the listener's address");
-    (0..HALF).map(|number| one(ns, listener, address, number % 5)).collect()
+/// So many of each family.
+pub(crate) fn flood(ns: &Namespace, half: usize) -> Vec<One> {
+    let of_family = |address| {
+        let listener = ns.listen(address);
+        let address = listener.local_addr().expect("the listener's address");
+        ns.run(|| (0..half).map(|number| one(ns, &listener, address, number % 5)).collect::<Vec<_>>())
+    };
+    [V4, V6].into_iter().flat_map(of_family).collect()
 }
 
 /// The client is closed at once: a descriptor for each end would be more than a process may have.
@@ -86,14 +128,14 @@ fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize
     One { id, server, cookie, unread_bytes: bytes as u64 + 1, fin }
 }
 
-/// Waits for the event `kind` of as many sockets as there are.
-fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace) {
-    let mut count = 0;
-    agent.wait_for(&format!("all of the events `{kind}`"), |event| {
+/// Waits until there are `count` events `kind` from the namespace.
+fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace, count: usize) {
+    let mut seen = 0;
+    agent.wait_for(&format!("{count} events `{kind}`"), |event| {
         if event["event"] == kind && event["socket"]["netns"] == ns.inode {
-            count += 1;
+            seen += 1;
         }
-        count == 2 * HALF
+        seen == count
     });
 }
 

@@ -85,6 +85,20 @@ impl Namespace {
         Pair { id: self.id(&server), client, server }
     }
 
+    /// A connection between two addresses with their ports, accepted by `far`.
+    pub(crate) fn pair_between(&self, near: SocketAddr, far: SocketAddr) -> Pair {
+        let listener = self.listen(far);
+        let connect = || {
+            let client = socket::open(libc::AF_INET, 0).expect("a socket");
+            socket::bind(&client, near);
+            socket::connect(&client, far);
+            TcpStream::from(client)
+        };
+        let client = self.run(connect);
+        let (server, _address) = listener.accept().expect("accept");
+        Pair { id: self.id(&server), client, server }
+    }
+
     /// A connection to `address` whose server is in CLOSE_WAIT since some time in the window.
     pub(crate) fn waiting(&self, address: SocketAddr) -> (Pair, Window) {
         let pair = self.pair(address);

@@ -77,26 +77,11 @@ fn an_older_socket_in_a_namespace_where_processes_live_is_known_without_being_ac
 #[test]
 fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
     let ns = Namespace::new();
-    let stop = AtomicBool::new(false);
-    let (mut agent, watching_since, sockets) = thread::scope(|scope| {
-        let maker = scope.spawn(|| {
-            ns.run(|| {
-                let mut made = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    made.push(ns.waiting(if made.len() % 2 == 0 { V4 } else { V6 }));
-                    thread::sleep(Duration::from_micros(500));
-                }
-                made
-            })
-        });
-        thread::sleep(Duration::from_millis(200));
-        let agent = Agent::start(&["--stuck-after", "2s", "--events", "all"]);
-        let watching_since = boot_seconds();
-        thread::sleep(Duration::from_millis(200));
-        stop.store(true, Ordering::Relaxed);
-        (agent, watching_since, maker.join().unwrap())
+    let arguments = ["--stuck-after", "2s", "--events", "all"];
+    let (mut agent, watching_since, sockets) = start_amid(&arguments, |number| {
+        thread::sleep(Duration::from_micros(500));
+        ns.waiting(if number % 2 == 0 { V4 } else { V6 })
     });
-    assert!(sockets.len() > 100, "only {}", sockets.len());
 
     let listed = of_namespace(&list(), &ns);
     assert_eq!(listed.len(), sockets.len());
@@ -120,6 +105,21 @@ fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
 }
 
 #[test]
+fn sockets_that_come_and_go_while_the_agent_starts_are_not_kept() {
+    let ns = Namespace::new();
+    let (mut agent, _watching_since, _ids) = start_amid(&["--stuck-after", "300ms", "--events", "all"], |number| {
+        let (pair, _fin) = ns.waiting(if number % 2 == 0 { V4 } else { V6 });
+        // Long enough for some to be there whenever the agent looks.
+        thread::sleep(Duration::from_millis(if number % 4 == 0 { 5 } else { 0 }));
+        pair.id
+    });
+    agent.watch(Duration::from_millis(700));
+    for event in &agent.events {
+        assert!(event["event"] != "stuck" || event["socket"]["netns"] != ns.inode, "it has left long ago: {event}");
+    }
+}
+
+#[test]
 fn a_socket_older_than_one_agent_is_exact_for_another() {
     let mut before = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
@@ -131,6 +131,31 @@ fn a_socket_older_than_one_agent_is_exact_for_another() {
     let leave = after.wait_for_socket("leave", &pair.id);
     assert_eq!(leave["exact"], false, "{leave}");
     check_bounds(&leave, fin.until(closing));
+}
+
+/// Starts the agent while another thread does `work` again and again; it counts from 0 on. Also returns since when the
+/// agent was watching for certain, and what the work has made.
+fn start_amid<T: Send>(arguments: &[&str], work: impl Fn(usize) -> T + Sync) -> (Agent, f64, Vec<T>) {
+    /// So that the other thread ends when this one fails.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| (0..4_000).take_while(|_| !stop.load(Ordering::Relaxed)).map(&work).collect());
+        let stop = Stop(&stop);
+        thread::sleep(Duration::from_millis(200));
+        let agent = Agent::start(arguments);
+        let watching_since = boot_seconds();
+        thread::sleep(Duration::from_millis(200));
+        drop(stop);
+        let made: Vec<T> = worker.join().expect("the other thread");
+        assert!((100..4_000).contains(&made.len()), "{} rounds", made.len());
+        (agent, watching_since, made)
+    })
 }
 
 /// A socket in CLOSE_WAIT that waits to be accepted.
