@@ -55,8 +55,10 @@ pub(crate) fn tcp(ctx: *mut c_void) {
         return;
     }
     let mut record = EMPTY;
-    if fill(Kernel::new(sk), &mut record).is_some() {
+    let sk = Kernel::new(sk);
+    if fill(sk, &mut record).is_some() {
         record.kind = kind::PRESENT;
+        record.cookie = sock::cookie(sk);
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
         write(meta, &record);
@@ -81,6 +83,7 @@ pub(crate) fn task_file(ctx: *mut c_void) {
     let mut record = EMPTY;
     if fill(sk, &mut record).is_some() {
         record.kind = kind::HELD;
+        record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
         record.fd = unsafe { (*ctx).fd } as i32;
         let task = Kernel::new(task);
@@ -110,7 +113,6 @@ fn fill(sk: Kernel, record: &mut Record) -> Option<()> {
     record.old_state = state::CLOSE_WAIT;
     record.new_state = state::CLOSE_WAIT;
     sock::identify(sk, record);
-    record.cookie = sock::known_cookie(sk);
     record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
     sock::describe(sk, record);
     sock::describe_tcp(sk, record);

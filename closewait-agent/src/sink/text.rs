@@ -88,13 +88,14 @@ impl Sink for Text {
     }
 }
 
-/// A histogram as one line for the log; `None` for those that a person need not see.
-pub fn histogram_line(finding: &Finding) -> Option<String> {
+/// A histogram as one line for the log, and how much it matters there; `None` if it is none. A line a minute for each port
+/// would drown the rest.
+pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     let Finding::Histogram { scope, window, finished, unfinished, .. } = finding else { return None };
-    let scope = match scope {
-        Scope::All => "all sockets".to_owned(),
-        Scope::LocalPort(port) => format!("port {port}"),
-        Scope::Other => "other sockets".to_owned(),
+    let (level, scope) = match scope {
+        Scope::All => (log::Level::Info, "all sockets".to_owned()),
+        Scope::LocalPort(port) => (log::Level::Debug, format!("port {port}")),
+        Scope::Other => (log::Level::Debug, "other sockets".to_owned()),
     };
     let summary = |summary: &Summary| match (summary.p50, summary.p90, summary.p99, summary.max) {
         (Some(p50), Some(p90), Some(p99), Some(max)) => {
@@ -104,7 +105,8 @@ pub fn histogram_line(finding: &Finding) -> Option<String> {
         _ => "0".to_owned(),
     };
     let window = duration(*window);
-    Some(format!("dwell time in {window}, {scope}: {} left, {} still there", summary(finished), summary(unfinished)))
+    let (finished, unfinished) = (summary(finished), summary(unfinished));
+    Some((level, format!("dwell time in {window}, {scope}: {finished} left, {unfinished} still there")))
 }
 
 /// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
