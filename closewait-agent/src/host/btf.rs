@@ -1,0 +1,382 @@
+//! Reads the kernel's own type information (BTF), to find out where the members of its structs are.
+//!
+//! aya gives no access to members, and other readers build the whole type graph. Here the file's bytes stay as they
+//! are; beside them is one word for each type and an index of the names. Format: `Documentation/bpf/btf.rst` and
+//! `include/uapi/linux/btf.h` (v6.18).
+
+mod offsets;
+
+#[cfg(test)]
+mod blob;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use offsets::{abilities, layout};
+
+/// Where the kernel shows the types of everything that is built into it (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the types cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The file cannot be read.
+    #[error("reading {} failed: {source}; closewait falls back to the classic tracepoint without it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bytes are no BTF of this machine's byte order.
+    #[error("these bytes are not BTF of this machine (no magic number 0xeb9f); give the path of a BTF file")]
+    Magic,
+    /// A section or a type ends after the end of the bytes.
+    #[error("the BTF ends in the middle of {what}; read the file again, as a whole")]
+    Truncated {
+        /// What should have been there.
+        what: &'static str,
+    },
+    /// A kind of type that is newer than this reader and whose size the file does not tell.
+    #[error("type {id} of the BTF is of the unknown kind {kind}; a newer closewait may know it")]
+    Kind {
+        /// Number of the type.
+        id: usize,
+        /// Its kind, `BTF_KIND_*`.
+        kind: u32,
+    },
+}
+
+/// The types of one BTF file.
+pub struct Btf {
+    bytes: Vec<u8>,
+    /// Start of the string section in `bytes`.
+    strings: usize,
+    /// End of the string section in `bytes`.
+    strings_end: usize,
+    /// Position of each type in `bytes`. Type 0 is `void` and has none; type 1 is the first.
+    types: Vec<u32>,
+    /// Hash of the name and number of each named struct, union, enum and typedef, sorted.
+    names: Vec<(u32, u32)>,
+}
+
+impl Btf {
+    /// Reads a file of types, mostly [`VMLINUX`].
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or is not what it should be.
+    pub fn read(path: &Path) -> Result<Self, BtfError> {
+        let bytes = fs::read(path).map_err(|source| BtfError::Read { path: path.to_owned(), source })?;
+        Self::parse(bytes)
+    }
+
+    /// Indexes the types in `bytes`. No content of `bytes` makes this or any other method panic.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not BTF, end too early, or hold a kind of type whose size is not known.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        let header = Header::parse(&bytes)?;
+        let mut btf = Self {
+            strings: header.strings.0,
+            strings_end: header.strings.1,
+            types: Vec::with_capacity((header.types.1 - header.types.0) / MEAN_TYPE_BYTES),
+            names: Vec::new(),
+            bytes,
+        };
+        let (mut at, end) = header.types;
+        while at < end {
+            let id = btf.types.len() + 1;
+            let shape = btf.shape(at).ok_or(BtfError::Truncated { what: "a type" })?;
+            let size = shape
+                .record_bytes()
+                .or_else(|| header.foreign_bytes(&btf.bytes, shape))
+                .ok_or(BtfError::Kind { id, kind: shape.kind })?;
+            let next = at.checked_add(size).filter(|&next| next <= end);
+            let next = next.ok_or(BtfError::Truncated { what: "a type" })?;
+            if matches!(shape.kind, STRUCT | UNION | ENUM | ENUM64 | TYPEDEF) && shape.name != 0 {
+                let hash = hash(btf.string(shape.name).unwrap_or_default());
+                btf.names.push((hash, u32::try_from(id).unwrap_or(0)));
+            }
+            btf.types.push(u32::try_from(at).unwrap_or(0));
+            at = next;
+        }
+        btf.names.sort_unstable();
+        Ok(btf)
+    }
+
+    /// The offset of a member in bytes from the start of the struct or union `type_name`.
+    ///
+    /// `path` names members with dots between them. Members of anonymous structs and unions count as members of what
+    /// holds them. Typedefs and qualifiers are followed, pointers are not: what is behind one is somewhere else.
+    /// `None` if there is no such type or member, or if it is a bit field that does not fill whole bytes.
+    pub fn offset(&self, type_name: &str, path: &str) -> Option<u32> {
+        // A hostile file can make the search through anonymous structs grow without end.
+        let mut budget = SEARCH_BUDGET;
+        self.named(type_name).find_map(|id| {
+            let mut holder = id;
+            let mut bits = 0_u32;
+            for name in path.split('.') {
+                let member = self.member(holder, name.as_bytes(), 0, &mut budget)?;
+                bits = bits.checked_add(member.bits)?;
+                holder = member.type_id;
+            }
+            bits.is_multiple_of(8).then_some(bits / 8)
+        })
+    }
+
+    /// Whether the kernel has a function of this name that is not inlined everywhere.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.types.iter().any(|&at| {
+            self.shape(at as usize)
+                .is_some_and(|shape| shape.kind == FUNC && self.string(shape.name) == Some(name.as_bytes()))
+        })
+    }
+
+    /// Whether there is a struct, union, enum or typedef of this name.
+    pub fn has_type(&self, name: &str) -> bool {
+        self.named(name).next().is_some()
+    }
+
+    /// The value of a member of an enum; `None` also if it is negative, or above `i32::MAX` in an enum of 4 bytes.
+    pub fn enum_value(&self, enum_name: &str, member: &str) -> Option<u32> {
+        self.named(enum_name).find_map(|id| {
+            let (at, shape) = self.resolve(id)?;
+            let record = match shape.kind {
+                ENUM => 8,
+                ENUM64 => 12,
+                _ => return None,
+            };
+            (0..shape.len).map(|n| at + TYPE_BYTES + n * record).find_map(|at| {
+                if self.string(self.word(at)?)? != member.as_bytes() {
+                    return None;
+                }
+                let value = self.word(at + 4)?;
+                // Whether a value with the upper bit is negative is told only since 6.0: leave those out.
+                let fits = match shape.kind {
+                    ENUM64 => self.word(at + 8)? == 0,
+                    _ => value <= i32::MAX.unsigned_abs(),
+                };
+                fits.then_some(value)
+            })
+        })
+    }
+
+    /// The size in bytes of a struct, union or enum, also behind a typedef.
+    pub fn size_of(&self, type_name: &str) -> Option<u32> {
+        self.named(type_name).find_map(|id| {
+            let (_, shape) = self.resolve(id)?;
+            matches!(shape.kind, STRUCT | UNION | ENUM | ENUM64).then_some(shape.size_or_type)
+        })
+    }
+
+    /// Finds a member by name, in `holder` or in the anonymous structs and unions within it.
+    fn member(&self, holder: u32, name: &[u8], depth: u32, budget: &mut u32) -> Option<Member> {
+        let (at, shape) = self.resolve(holder)?;
+        if !matches!(shape.kind, STRUCT | UNION) || depth > MAX_DEPTH {
+            return None;
+        }
+        for n in 0..shape.len {
+            *budget = budget.checked_sub(1)?;
+            let at = at + TYPE_BYTES + n * MEMBER_BYTES;
+            let found_name = self.word(at)?;
+            let type_id = self.word(at + 4)?;
+            let offset = self.word(at + 8)?;
+            // With the flag, the upper byte is the width of a bit field (`BTF_MEMBER_BITFIELD_SIZE`).
+            let (width, bits) = if shape.flag { (offset >> 24, offset & 0x00ff_ffff) } else { (0, offset) };
+            if found_name == 0 {
+                if let Some(inner) = self.member(type_id, name, depth + 1, budget) {
+                    return Some(Member { bits: bits.checked_add(inner.bits)?, ..inner });
+                }
+            } else if self.string(found_name)? == name {
+                let whole_bytes = width.is_multiple_of(8) && self.fills_its_bytes(type_id);
+                return whole_bytes.then_some(Member { bits, type_id });
+            }
+        }
+        None
+    }
+
+    /// Whether an integer type is no bit field in the encoding that had no width beside the member.
+    fn fills_its_bytes(&self, type_id: u32) -> bool {
+        match self.resolve(type_id) {
+            // The word after an integer: width in the lowest byte, offset of the bits above it (`BTF_INT_BITS`).
+            Some((at, shape)) if shape.kind == INT => self.word(at + TYPE_BYTES).is_some_and(|word| {
+                let (offset, width) = (word >> 16 & 0xff, word & 0xff);
+                offset == 0 && shape.size_or_type.checked_mul(8) == Some(width)
+            }),
+            _ => true,
+        }
+    }
+
+    /// Follows typedefs and qualifiers to a type with a content of its own.
+    fn resolve(&self, id: u32) -> Option<(usize, Shape)> {
+        let mut id = id;
+        for _ in 0..MAX_DEPTH {
+            let at = *self.types.get(usize::try_from(id).ok()?.checked_sub(1)?)? as usize;
+            let shape = self.shape(at)?;
+            match shape.kind {
+                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => id = shape.size_or_type,
+                _ => return Some((at, shape)),
+            }
+        }
+        None
+    }
+
+    /// The numbers of the types that have this name; two C files can each have their own.
+    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u32> + 'a {
+        let hash = hash(name.as_bytes());
+        let first = self.names.partition_point(|&(other, _)| other < hash);
+        self.names.iter().skip(first).take_while(move |&&(other, _)| other == hash).map(|&(_, id)| id).filter(
+            move |&id| {
+                let at = (id as usize).checked_sub(1).and_then(|index| self.types.get(index));
+                let shape = at.and_then(|&at| self.shape(at as usize));
+                shape.is_some_and(|shape| self.string(shape.name) == Some(name.as_bytes()))
+            },
+        )
+    }
+
+    /// The first words of the type at a position.
+    fn shape(&self, at: usize) -> Option<Shape> {
+        let info = self.word(at + 4)?;
+        Some(Shape {
+            name: self.word(at)?,
+            // 24 and 7 bits since 2026. Kernels that use only 16 and 5 of them keep the others at 0
+            // (`BTF_INFO_MASK` in kernel/bpf/btf.c, v6.18).
+            len: (info & 0x00ff_ffff) as usize,
+            kind: info >> 24 & 0x7f,
+            flag: info >> 31 == 1,
+            size_or_type: self.word(at + 8)?,
+        })
+    }
+
+    /// A string without its final 0.
+    fn string(&self, offset: u32) -> Option<&[u8]> {
+        let section = self.bytes.get(self.strings..self.strings_end)?;
+        section.get(offset as usize..)?.split(|&byte| byte == 0).next()
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        word(&self.bytes, at)
+    }
+}
+
+const INT: u32 = 1;
+const PTR: u32 = 2;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FWD: u32 = 7;
+const TYPEDEF: u32 = 8;
+const VOLATILE: u32 = 9;
+const CONST: u32 = 10;
+const RESTRICT: u32 = 11;
+const FUNC: u32 = 12;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const FLOAT: u32 = 16;
+const DECL_TAG: u32 = 17;
+const TYPE_TAG: u32 = 18;
+const ENUM64: u32 = 19;
+
+/// Size of `struct btf_type`.
+const TYPE_BYTES: usize = 12;
+/// Size of `struct btf_member`.
+const MEMBER_BYTES: usize = 12;
+/// Bytes of a type with what follows it: 22 to 24 in the kernels from 5.10 to 7.3.
+const MEAN_TYPE_BYTES: usize = 22;
+/// Typedefs behind each other, or anonymous structs within each other, that are followed.
+const MAX_DEPTH: u32 = 32;
+/// Members looked at in one search. `struct task_struct` has about 280.
+const SEARCH_BUDGET: u32 = 1 << 16;
+
+/// The common first part of every type.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Offset of the name in the string section; 0 for none.
+    name: u32,
+    /// Number of members, parameters or the like that follow.
+    len: usize,
+    kind: u32,
+    flag: bool,
+    size_or_type: u32,
+}
+
+impl Shape {
+    /// Size of the type and what follows it; `None` for an unknown kind.
+    fn record_bytes(self) -> Option<usize> {
+        let (fixed, each) = match self.kind {
+            PTR | FWD | TYPEDEF | VOLATILE | CONST | RESTRICT | FUNC | FLOAT | TYPE_TAG => (0, 0),
+            INT | VAR | DECL_TAG => (4, 0),
+            ARRAY => (12, 0),
+            STRUCT | UNION | DATASEC | ENUM64 => (0, 12),
+            ENUM | FUNC_PROTO => (0, 8),
+            _ => return None,
+        };
+        Some(TYPE_BYTES + fixed + each * self.len)
+    }
+}
+
+struct Member {
+    /// Offset in bits from the start of what holds it.
+    bits: u32,
+    type_id: u32,
+}
+
+/// Start and end of each section, checked against the length of the bytes.
+struct Header {
+    types: (usize, usize),
+    strings: (usize, usize),
+    /// Sizes of the kinds of types, in files that tell them.
+    kinds: Option<(usize, usize)>,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Self, BtfError> {
+        /// `BTF_MAGIC`, then version 1 and no flags.
+        const START: u32 =
+            u32::from_ne_bytes(if cfg!(target_endian = "little") { [0x9f, 0xeb, 1, 0] } else { [0xeb, 0x9f, 1, 0] });
+        let field = |at| word(bytes, at).ok_or(BtfError::Truncated { what: "the header" });
+        if field(0)? != START {
+            return Err(BtfError::Magic);
+        }
+        let header_bytes = field(4)? as usize;
+        let section = |at, what| {
+            let start = header_bytes.checked_add(field(at)? as usize);
+            let end = start.and_then(|start| start.checked_add(word(bytes, at + 4)? as usize));
+            match (start, end) {
+                // Positions are kept as `u32`.
+                (Some(start), Some(end)) if end <= bytes.len() && end <= u32::MAX as usize => Ok((start, end)),
+                _ => Err(BtfError::Truncated { what }),
+            }
+        };
+        let kinds = (header_bytes >= 32).then(|| section(24, "the table of kinds")).transpose()?;
+        Ok(Self { types: section(8, "the types")?, strings: section(16, "the strings")?, kinds })
+    }
+
+    /// Size of a type of a kind that this reader does not know, if the file tells it (`struct btf_layout`).
+    fn foreign_bytes(&self, bytes: &[u8], shape: Shape) -> Option<usize> {
+        let (start, end) = self.kinds?;
+        let at = start + shape.kind as usize * 4;
+        let entry = bytes.get(at..at + 4).filter(|_| at + 4 <= end)?;
+        let (fixed, each) = (usize::from(*entry.first()?), usize::from(*entry.get(1)?));
+        Some(TYPE_BYTES + fixed + each * shape.len)
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// FNV-1a, 32 bits: the names are short, and a clash costs one comparison.
+fn hash(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Which members the kernel program reads, and where they are in this kernel.
+
+use closewait_common::config::{Abilities, Layout, MISSING};
+
+use super::Btf;
+
+/// The offset of every member that the kernel program reads; [`MISSING`] where this kernel has no such member.
+pub fn layout(btf: &Btf) -> Layout {
+    let at = |type_name, path| btf.offset(type_name, path).unwrap_or(MISSING);
+    let sock = |path| at("sock", path);
+    let tcp = |path| at("tcp_sock", path);
+    Layout {
+        sock_family: sock("__sk_common.skc_family"),
+        sock_state: sock("__sk_common.skc_state"),
+        sock_num: sock("__sk_common.skc_num"),
+        sock_dport: sock("__sk_common.skc_dport"),
+        sock_rcv_saddr: sock("__sk_common.skc_rcv_saddr"),
+        sock_daddr: sock("__sk_common.skc_daddr"),
+        sock_v6_rcv_saddr: sock("__sk_common.skc_v6_rcv_saddr"),
+        sock_v6_daddr: sock("__sk_common.skc_v6_daddr"),
+        sock_cookie: sock("__sk_common.skc_cookie"),
+        sock_net: sock("__sk_common.skc_net.net"),
+        sock_flags: sock("__sk_common.skc_flags"),
+        sock_err: sock("sk_err"),
+        sock_shutdown: sock("sk_shutdown"),
+        sock_socket: sock("sk_socket"),
+        sock_protocol: sock("sk_protocol"),
+        sock_cgroup: sock("sk_cgrp_data.cgroup"),
+        sock_max_ack_backlog: sock("sk_max_ack_backlog"),
+        sock_lingertime: sock("sk_lingertime"),
+        net_inum: at("net", "ns.inum"),
+        net_cookie: at("net", "net_cookie"),
+        cgroup_kn: at("cgroup", "kn"),
+        kernfs_id: at("kernfs_node", "id"),
+        socket_sk: at("socket", "sk"),
+        socket_file: at("socket", "file"),
+        socket_ino: socket_ino(btf).unwrap_or(MISSING),
+        file_count: at("file", "f_count"),
+        file_ref: at("file", "f_ref.refcnt"),
+        tcp_rcv_nxt: tcp("rcv_nxt"),
+        tcp_copied_seq: tcp("copied_seq"),
+        tcp_bytes_received: tcp("bytes_received"),
+        tcp_bytes_sent: tcp("bytes_sent"),
+        tcp_rcv_tstamp: tcp("rcv_tstamp"),
+        tcp_lrcvtime: tcp("inet_conn.icsk_ack.lrcvtime"),
+        task_tgid: at("task_struct", "tgid"),
+        task_comm: at("task_struct", "comm"),
+    }
+}
+
+/// What the kernel program may call and which bits it looks at.
+pub fn abilities(btf: &Btf) -> Abilities {
+    Abilities {
+        // The variant that takes a `struct sock` pointer came together with the permission to call it from tracing
+        // programs (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
+        socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
+        keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
+        linger_bit: btf.enum_value("sock_flags", "SOCK_LINGER").unwrap_or(MISSING),
+    }
+}
+
+/// From a `struct socket` to `i_ino` of the inode beside it (`SOCK_INODE` in include/net/sock.h, v6.18).
+fn socket_ino(btf: &Btf) -> Option<u32> {
+    let inode = btf.offset("socket_alloc", "vfs_inode")?.checked_add(btf.offset("inode", "i_ino")?)?;
+    inode.checked_sub(btf.offset("socket_alloc", "socket")?)
+}

@@ -1,0 +1,144 @@
+//! The capabilities of this process that matter here.
+
+use std::fs;
+
+/// A capability that some part of the agent needs. Numbers: `include/uapi/linux/capability.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Load programs and maps (Linux 5.8).
+    Bpf,
+    /// Attach to tracepoints and read kernel memory from programs (Linux 5.8).
+    Perfmon,
+    /// Look into other users' processes.
+    SysPtrace,
+    /// Read directories that belong to others, as `/proc/PID/fd` and tracefs do.
+    DacReadSearch,
+    /// Enter network namespaces, mount tracefs.
+    SysAdmin,
+    /// Destroy sockets.
+    NetAdmin,
+    /// Raise the limit of locked memory, which maps count against before Linux 5.11.
+    SysResource,
+}
+
+impl Capability {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 7] = [
+        Self::Bpf,
+        Self::Perfmon,
+        Self::SysPtrace,
+        Self::DacReadSearch,
+        Self::SysAdmin,
+        Self::NetAdmin,
+        Self::SysResource,
+    ];
+
+    /// The name as manual pages and systemd units write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "CAP_BPF",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysResource => "CAP_SYS_RESOURCE",
+        }
+    }
+
+    const fn bit(self) -> u64 {
+        1 << match self {
+            Self::DacReadSearch => 2,
+            Self::NetAdmin => 12,
+            Self::SysPtrace => 19,
+            Self::SysAdmin => 21,
+            Self::SysResource => 24,
+            Self::Perfmon => 38,
+            Self::Bpf => 39,
+        }
+    }
+}
+
+/// A set of effective capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    effective: u64,
+}
+
+impl Capabilities {
+    /// Those of this process: the line `CapEff` of `/proc/self/status`. `None` if it cannot be read.
+    pub fn read() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
+    }
+
+    /// From the text of a `status` file.
+    pub fn parse(status: &str) -> Option<Self> {
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(line.trim(), 16).ok().map(Self::from_bits)
+    }
+
+    /// From the bits of the kernel's set.
+    pub const fn from_bits(effective: u64) -> Self {
+        Self { effective }
+    }
+
+    /// The same set without one capability and without those that imply it.
+    #[must_use]
+    pub const fn without(self, capability: Capability) -> Self {
+        Self { effective: self.effective & !capability.bit() & !implied_by(capability) }
+    }
+
+    /// Whether the kernel grants what `capability` stands for, be it through another capability.
+    pub const fn has(self, capability: Capability) -> bool {
+        self.effective & (capability.bit() | implied_by(capability)) != 0
+    }
+}
+
+/// `CAP_DAC_OVERRIDE`, which also reads and searches (`generic_permission` in fs/namei.c, v6.18).
+const DAC_OVERRIDE: u64 = 1 << 1;
+
+/// The bits of capabilities that grant the same (`bpf_capable`, `perfmon_capable` in include/linux/capability.h, v6.18).
+const fn implied_by(capability: Capability) -> u64 {
+    match capability {
+        Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
+        Capability::DacReadSearch => DAC_OVERRIDE,
+        Capability::SysPtrace | Capability::SysAdmin | Capability::NetAdmin | Capability::SysResource => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_effective_set_of_a_status_file() {
+        let caps = Capabilities::parse("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000008000000004\n").unwrap();
+        assert!(caps.has(Capability::Bpf));
+        assert!(caps.has(Capability::DacReadSearch));
+        assert!(!caps.has(Capability::Perfmon));
+    }
+
+    #[test]
+    fn sys_admin_implies_bpf_and_perfmon_but_no_other() {
+        let caps = Capabilities::from_bits(1 << 21);
+        let granted: Vec<_> = Capability::ALL.into_iter().filter(|&capability| caps.has(capability)).collect();
+        assert_eq!(granted, [Capability::Bpf, Capability::Perfmon, Capability::SysAdmin]);
+    }
+
+    #[test]
+    fn dac_override_reads_too() {
+        assert!(Capabilities::from_bits(1 << 1).has(Capability::DacReadSearch));
+    }
+
+    #[test]
+    fn without_takes_away_what_implies_it() {
+        assert!(!Capabilities::from_bits(u64::MAX).without(Capability::Bpf).has(Capability::Bpf));
+    }
+
+    #[test]
+    fn nonsense_is_unknown() {
+        for text in ["", "CapEff:", "CapEff:\txyz", "CapEff:\t11111111111111111111"] {
+            assert_eq!(Capabilities::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What this kernel and these privileges offer. Facts only; the rules are in [`super::plan`].
+
+use std::{fs, path::Path, time::Duration};
+
+use aya::{maps::MapType, sys::is_map_supported};
+use closewait_common::{
+    config::{Abilities, Layout, TraceLayout},
+    names,
+};
+
+use super::{
+    btf::{self, Btf, BtfError},
+    caps::Capabilities,
+    tracefs::{self, TracefsError},
+};
+
+/// All that is known of this host before anything is loaded.
+#[derive(Debug)]
+pub struct Facts {
+    /// The kernel's release, as `uname -r` gives it.
+    pub release: Option<String>,
+    /// The first two numbers of the release.
+    pub version: Option<(u32, u32)>,
+    /// What its type information says, or why there is none.
+    pub types: Result<Types, BtfError>,
+    /// Whether it has the ring buffer (Linux 5.8).
+    pub ring_buffer: Option<bool>,
+    /// What tracefs says, or why it does not.
+    pub tracefs: Result<Tracefs, TracefsError>,
+    /// The effective capabilities of this process.
+    pub capabilities: Option<Capabilities>,
+    /// Whether this is the user namespace of the host: in another, capabilities do not count for BPF.
+    pub initial_user_namespace: Option<bool>,
+    /// Whether this is the pid namespace of the host: in another, most processes have no number.
+    pub initial_pid_namespace: Option<bool>,
+    /// Length of a tick (`1 / CONFIG_HZ` s), the unit of the kernel's coarse times. If not known, the longest there is.
+    pub tick: Duration,
+    /// First and last port of `net.ipv4.ip_local_port_range`, in this network namespace.
+    pub port_range: Option<(u16, u16)>,
+}
+
+/// What the kernel's type information says.
+#[derive(Clone, Copy, Debug)]
+pub struct Types {
+    /// Where members are.
+    pub layout: Layout,
+    /// What programs may call, and numbers of bits.
+    pub abilities: Abilities,
+    /// The tracepoint can be attached to by name.
+    pub tracepoint: bool,
+    /// `iter/tcp` (Linux 5.9, `net/ipv4/tcp_ipv4.c`).
+    pub iter_tcp: bool,
+    /// `iter/task_file` (Linux 5.8) together with `bpf_sock_from_file` (Linux 5.11).
+    pub iter_files: bool,
+    /// The map type is in `enum bpf_map_type`.
+    pub ring_buffer: bool,
+}
+
+/// tracefs, and what it says of the tracepoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracefs {
+    /// Mounted where everybody sees it; else it is mounted for the agent alone.
+    pub mounted: bool,
+    /// Where the fields are.
+    pub layout: TraceLayout,
+}
+
+impl Facts {
+    /// Looks at this host. Loads nothing, changes nothing, and takes some milliseconds.
+    pub fn gather() -> Self {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned());
+        let version = release.as_deref().and_then(parse_version);
+        // The bytes of the types, some 6 MB, go away with `btf`.
+        let types = Btf::read(Path::new(btf::VMLINUX)).map(|btf| Types::of(&btf));
+        let ring_buffer = match &types {
+            Ok(types) => Some(types.ring_buffer),
+            Err(_) => probe_ring_buffer().or_else(|| version.map(|version| version >= (5, 8))),
+        };
+        let mounted = tracefs::mounted().is_some();
+        let tracefs = tracefs::with_tracefs(tracefs::trace_layout)
+            .and_then(|layout| layout)
+            .map(|layout| Tracefs { mounted, layout });
+        Self {
+            release,
+            version,
+            types,
+            ring_buffer,
+            tracefs,
+            capabilities: Capabilities::read(),
+            initial_user_namespace: is_namespace("user", USER_INIT_INO),
+            initial_pid_namespace: is_namespace("pid", PID_INIT_INO),
+            tick: tick().unwrap_or(LONGEST_TICK),
+            port_range: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+                .ok()
+                .and_then(|text| parse_port_range(&text)),
+        }
+    }
+}
+
+impl Types {
+    /// Takes out of the types what matters.
+    pub fn of(btf: &Btf) -> Self {
+        Self {
+            layout: btf::layout(btf),
+            abilities: btf::abilities(btf),
+            // The type that `BPF_PROG_LOAD` looks for (`bpf_check_attach_target` in kernel/bpf/verifier.c, v6.18).
+            tracepoint: btf.has_type(&format!("btf_trace_{}", names::TRACEPOINT)),
+            // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
+            iter_tcp: btf.has_function("bpf_iter_tcp"),
+            iter_files: btf.has_function("bpf_iter_task_file") && btf.has_function("bpf_sock_from_file"),
+            ring_buffer: btf.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF").is_some(),
+        }
+    }
+}
+
+/// `PROC_USER_INIT_INO` in include/linux/proc_ns.h (v6.18; the number is the same since 3.8).
+const USER_INIT_INO: u32 = 0xEFFF_FFFD;
+/// `PROC_PID_INIT_INO`, as above.
+const PID_INIT_INO: u32 = 0xEFFF_FFFC;
+/// With `CONFIG_HZ_100`, the lowest.
+const LONGEST_TICK: Duration = Duration::from_millis(10);
+
+/// Creates such a map. `None` if the kernel does not say, for want of privilege.
+fn probe_ring_buffer() -> Option<bool> {
+    is_map_supported(MapType::RingBuf).ok()
+}
+
+fn is_namespace(kind: &str, inode: u32) -> Option<bool> {
+    let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    Some(link.to_str()? == format!("{kind}:[{inode}]"))
+}
+
+/// The resolution of the coarse clock is one tick (`posix_get_coarse_res` in kernel/time/posix-timers.c, v6.18).
+fn tick() -> Option<Duration> {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live struct of the type that the call fills.
+    if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0 {
+        return None;
+    }
+    let seconds = u64::try_from(resolution.tv_sec).ok()?;
+    Some(Duration::new(seconds, u32::try_from(resolution.tv_nsec).ok()?)).filter(|tick| !tick.is_zero())
+}
+
+/// The first two numbers of a release such as `6.18.0-rc1-custom`.
+fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let (major, rest) = release.split_once('.')?;
+    let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn parse_port_range(text: &str) -> Option<(u16, u16)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (numbers.next().is_none() && first <= last).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_releases_of_distributions() {
+        for (release, version) in [
+            ("5.10.0-46-cloud-amd64", Some((5, 10))),
+            ("7.3.4+deb13-cloud-amd64", Some((7, 3))),
+            ("6.18-rc1", Some((6, 18))),
+            ("6", None),
+            ("6.x", None),
+            ("", None),
+            ("99999999999.1", None),
+        ] {
+            assert_eq!(parse_version(release), version, "{release}");
+        }
+    }
+
+    #[test]
+    fn reads_the_range_of_local_ports() {
+        assert_eq!(parse_port_range("32768\t60999\n"), Some((32768, 60999)));
+        for text in ["", "1", "a b", "9 1", "1 99999", "1 2 3"] {
+            assert_eq!(parse_port_range(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn gathering_needs_no_privilege() {
+        let facts = Facts::gather();
+        assert!(facts.release.is_some());
+        assert!(facts.tick <= LONGEST_TICK && facts.tick >= Duration::from_millis(1), "{:?}", facts.tick);
+    }
+}

@@ -1,0 +1,22 @@
+//! What this host offers: [`facts`] gathers it, [`plan`] decides from it what to attach.
+//!
+//! Nothing here knows of the engine, of sinks or of commands.
+
+pub mod btf;
+pub mod caps;
+pub mod diag;
+pub mod facts;
+pub mod netns;
+pub mod plan;
+pub mod tracefs;
+
+use std::{io, panic, thread};
+
+/// Runs `f` on a thread of its own, so that whatever it does to its namespaces ends with it.
+fn on_fresh_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, f)?;
+        // A panic of the caller's closure goes on in the caller.
+        Ok(worker.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
+    })
+}

@@ -1,0 +1,257 @@
+//! The network namespaces of this host.
+//!
+//! Found are those of processes and those bound to a file (`ip netns add`). A namespace that is kept only by an open
+//! file or socket, or only by a thread other than the first of its process, is not seen.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            ffi::OsStringExt as _,
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use super::on_fresh_thread;
+
+/// Why a network namespace was not entered, or why some were not found.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// `setns` needs a capability that this process has not.
+    #[error(
+        "setns into network namespace {inode} was refused: {source}; grant CAP_SYS_ADMIN, or its sockets stay out of sight"
+    )]
+    EnterDenied {
+        /// The namespace.
+        inode: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `setns` failed for another reason.
+    #[error("setns into network namespace {inode} failed: {source}; try again, it may be going away")]
+    Enter {
+        /// The namespace.
+        inode: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Links of other users' processes cannot be read.
+    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE to see the network namespaces of all processes", path.display())]
+    LinkDenied {
+        /// The first link that was refused.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread to enter it could not be started.
+    #[error(
+        "starting a thread for network namespace {inode} failed: {source}; look at the limits on processes and memory"
+    )]
+    Thread {
+        /// The namespace.
+        inode: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// One network namespace. It lives on at least as long as this value.
+#[derive(Debug)]
+pub struct Netns {
+    /// The number in `net:[N]`, as records of the kernel program carry it.
+    pub inode: u32,
+    file: File,
+}
+
+/// What [`find`] found.
+#[derive(Debug)]
+pub struct Found {
+    /// The namespaces, that of this process first.
+    pub namespaces: Vec<Netns>,
+    /// The first refusal, if processes could not be looked at: there may be more namespaces.
+    pub denied: Option<NetnsError>,
+}
+
+/// All network namespaces that can be found, that of this process first.
+pub fn all() -> Vec<Netns> {
+    find().namespaces
+}
+
+/// The same as [`all`], with what stood in the way.
+pub fn find() -> Found {
+    let mut found = Found { namespaces: Vec::new(), denied: None };
+    let mut seen = BTreeSet::new();
+    found.link(&mut seen, Path::new("/proc/self/ns/net"));
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            found.link(&mut seen, &entry.path().join("ns/net"));
+        }
+    }
+    // Read as bytes: a mount point may have any name.
+    for line in fs::read("/proc/self/mountinfo").unwrap_or_default().split(|&byte| byte == b'\n') {
+        if let Some((inode, path)) = bound_namespace(line) {
+            found.open(&mut seen, inode, &path);
+        }
+    }
+    found
+}
+
+impl Netns {
+    /// Runs `f` in this namespace, on a thread of its own that ends with it.
+    ///
+    /// Where the calling thread is in this namespace already, no privilege is needed.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace cannot be entered; `f` has not run then.
+    pub fn enter_and<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        let inode = self.inode;
+        let entered = on_fresh_thread("netns", || {
+            // A new thread starts in the namespaces of the one that made it.
+            if linked_inode(Path::new("/proc/thread-self/ns/net")).ok().flatten() != Some(inode) {
+                self.enter()?;
+            }
+            Ok(f())
+        });
+        entered.map_err(|source| NetnsError::Thread { inode, source })?
+    }
+
+    /// Moves the calling thread into this namespace.
+    fn enter(&self) -> Result<(), NetnsError> {
+        let inode = self.inode;
+        // SAFETY: `setns` takes two integers; the descriptor is open for as long as `self.file` lives.
+        if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+            return Ok(());
+        }
+        let source = io::Error::last_os_error();
+        Err(if source.raw_os_error() == Some(libc::EPERM) {
+            NetnsError::EnterDenied { inode, source }
+        } else {
+            NetnsError::Enter { inode, source }
+        })
+    }
+}
+
+impl Found {
+    /// Adds the namespace that a process is in. A process that has gone meanwhile is skipped.
+    fn link(&mut self, seen: &mut BTreeSet<u32>, path: &Path) {
+        match linked_inode(path) {
+            Ok(Some(inode)) => self.open(seen, inode, path),
+            Ok(None) => {}
+            Err(source) => {
+                let denied = source.kind() == io::ErrorKind::PermissionDenied;
+                if denied && self.denied.is_none() {
+                    self.denied = Some(NetnsError::LinkDenied { path: path.to_owned(), source });
+                }
+            }
+        }
+    }
+
+    /// Adds the namespace behind a file, if it is the one that is meant and not known yet.
+    fn open(&mut self, seen: &mut BTreeSet<u32>, inode: u32, path: &Path) {
+        if seen.contains(&inode) {
+            return;
+        }
+        // Something else can be mounted over a path of `mountinfo`: do not wait for the other end of a FIFO.
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) else { return };
+        // A process can have moved on between the two looks at its link; the other namespace comes up elsewhere.
+        if file.metadata().is_ok_and(|meta| meta.ino() == u64::from(inode)) {
+            seen.insert(inode);
+            self.namespaces.push(Netns { inode, file });
+        }
+    }
+}
+
+/// The number in the target `net:[N]` of a link.
+fn linked_inode(path: &Path) -> io::Result<Option<u32>> {
+    Ok(parse_link(fs::read_link(path)?.as_os_str().as_encoded_bytes()))
+}
+
+fn parse_link(target: &[u8]) -> Option<u32> {
+    let number = target.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
+    str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// The network namespace that one line of `mountinfo` binds, and where (proc_pid_mountinfo(5)).
+fn bound_namespace(line: &[u8]) -> Option<(u32, PathBuf)> {
+    let mut fields = line.split(|&byte| byte == b' ').skip(3);
+    let inode = parse_link(fields.next()?)?;
+    Some((inode, PathBuf::from(OsString::from_vec(unescape(fields.next()?)))))
+}
+
+/// Undoes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
+fn unescape(mangled: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(mangled.len());
+    let mut rest = mangled;
+    while let Some((&first, after)) = rest.split_first() {
+        let code = (first == b'\\').then(|| str::from_utf8(after.get(..3)?).ok()).flatten();
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                path.push(first);
+                rest = after;
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_own_namespace_comes_first_and_only_once() {
+        let own = linked_inode(Path::new("/proc/self/ns/net")).unwrap().unwrap();
+        let all = all();
+        assert_eq!(all[0].inode, own);
+        assert_eq!(all.iter().filter(|netns| netns.inode == own).count(), 1);
+    }
+
+    #[test]
+    fn entering_the_own_namespace_needs_no_privilege() {
+        assert_eq!(all()[0].enter_and(|| 7).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_file_that_is_no_namespace_cannot_be_entered() {
+        let netns = Netns { inode: 1, file: File::open("/proc/self/status").unwrap() };
+        let error = netns.enter_and(|| ()).unwrap_err();
+        assert!(error.to_string().contains("namespace 1"), "{error}");
+    }
+
+    #[test]
+    fn reads_bind_mounts_of_namespaces() {
+        let line = br"97 23 0:4 net:[4026532208] /run/netns/two\040words\134 rw shared:5 - nsfs nsfs rw";
+        assert_eq!(bound_namespace(line), Some((4026532208, PathBuf::from(r"/run/netns/two words\"))));
+        for line in [&b"97 23 0:4 mnt:[4026532208] /x rw - nsfs nsfs rw"[..], b"97 23 0:4 / / rw - ext4 a rw", b""] {
+            assert_eq!(bound_namespace(line), None);
+        }
+    }
+
+    #[test]
+    fn other_links_are_no_network_namespaces() {
+        for link in [&b"pid:[1]"[..], b"net:[]", b"net:[x]", b"net:[99999999999]", b"net:[1"] {
+            assert_eq!(parse_link(link), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_of_mountinfo_is_survived(line in prop::collection::vec(any::<u8>(), 0..80)) {
+            drop(bound_namespace(&line));
+            prop_assert!(unescape(&line).len() <= line.len());
+        }
+    }
+}

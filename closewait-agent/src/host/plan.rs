@@ -1,0 +1,311 @@
+//! What to attach on a host, decided from [`Facts`] alone. Pure.
+
+use closewait_common::config::{Abilities, Layout, MISSING};
+
+use super::{
+    caps::{Capabilities, Capability},
+    facts::Facts,
+    tracefs::TracefsError,
+};
+
+/// The kernel's point that tells of a change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `tp_btf/inet_sock_set_state`: attached by name, reads the socket itself.
+    Btf,
+    /// `tracepoint/sock/inet_sock_set_state`: attached by the number in tracefs, works without type information.
+    Classic,
+}
+
+impl Hook {
+    /// The kind of program, as the kernel's documentation names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Btf => "tp_btf",
+            Self::Classic => "tracepoint",
+        }
+    }
+}
+
+/// The hook that was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// [`Hook::Btf`] or nothing.
+    Btf,
+    /// [`Hook::Classic`] or nothing.
+    Classic,
+}
+
+/// What to load and attach.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where to attach.
+    pub hook: Hook,
+    /// Global of the kernel program; [`Layout::NONE`] without type information.
+    pub layout: Layout,
+    /// Global of the kernel program.
+    pub abilities: Abilities,
+    /// The iterator over the sockets of a network namespace can be loaded.
+    pub iterate_tcp: bool,
+    /// The iterator over the open files of all processes can be loaded.
+    pub iterate_files: bool,
+    /// What will not be as good as it could be.
+    pub degraded: Vec<Degraded>,
+}
+
+/// One thing that this host does not offer, and that the agent can do without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    /// What suffers, in a word or two.
+    pub what: &'static str,
+    /// What is missing and what follows from it.
+    pub why: String,
+    /// What a person can do about it.
+    pub fix: Option<String>,
+}
+
+/// Why nothing can be attached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// This kernel cannot.
+    #[error("this kernel{} cannot run closewait: {why}; {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
+    Kernel {
+        /// Its release, if known.
+        release: Option<String>,
+        /// What is missing.
+        why: String,
+        /// What a person can do about it.
+        fix: String,
+    },
+    /// This process may not.
+    #[error("missing {capability}: {why}; {fix}")]
+    Privilege {
+        /// Name of the capability.
+        capability: &'static str,
+        /// What it is needed for.
+        why: String,
+        /// How to grant it.
+        fix: String,
+    },
+}
+
+impl Refusal {
+    /// The exit code of the process: 69 for the kernel (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Kernel { .. } => 69,
+            Self::Privilege { .. } => 77,
+        }
+    }
+}
+
+/// How to get the capabilities that `run` uses.
+pub const GRANT: &str = "run as root, or `setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep \
+    <path to closewait>`, or name them in AmbientCapabilities= of the systemd unit";
+
+/// Decides what to attach.
+///
+/// Capabilities count, the user does not: root in a container often lacks them. What is not known is taken for given;
+/// the kernel says so soon enough.
+///
+/// # Errors
+///
+/// If this kernel or these privileges allow no hook.
+pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
+    if facts.ring_buffer == Some(false) {
+        return Err(kernel(facts, "it has no BPF ring buffer".to_owned(), "Linux 5.10 or newer is needed"));
+    }
+    load_privilege(facts)?;
+    let hook = match choice {
+        HookChoice::Auto => match (btf_hook(facts), classic_hook(facts)) {
+            (Ok(()), _) => Hook::Btf,
+            (Err(_), Ok(())) => Hook::Classic,
+            (Err(no_btf), Err(no_classic)) => return Err(both(facts, &no_btf, no_classic)),
+        },
+        HookChoice::Btf => btf_hook(facts).map(|()| Hook::Btf).map_err(|why| kernel(facts, why, TRY_CLASSIC))?,
+        HookChoice::Classic => classic_hook(facts).map(|()| Hook::Classic)?,
+    };
+    let types = facts.types.as_ref().ok();
+    let mut plan = Plan {
+        hook,
+        layout: types.map_or(Layout::NONE, |types| types.layout),
+        abilities: types.map_or(Abilities::NONE, |types| types.abilities),
+        iterate_tcp: types.is_some_and(|types| types.iter_tcp),
+        iterate_files: types.is_some_and(|types| types.iter_files),
+        degraded: Vec::new(),
+    };
+    plan.degraded = degraded(facts, choice, &plan);
+    Ok(plan)
+}
+
+const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
+
+/// Whether programs can be loaded at all.
+fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
+    if facts.initial_user_namespace == Some(false) {
+        return Err(Refusal::Privilege {
+            capability: Capability::Bpf.name(),
+            why: "this process is in a user namespace, and capabilities there do not count for BPF".to_owned(),
+            fix: "run closewait in the user namespace of the host, without rootless or userns options".to_owned(),
+        });
+    }
+    let denied = |capability, why: &str| {
+        let missing = facts.capabilities.is_some_and(|capabilities| !capabilities.has(capability));
+        let name = capability.name();
+        let refusal = || Refusal::Privilege { capability: name, why: why.to_owned(), fix: GRANT.to_owned() };
+        if missing { Err(refusal()) } else { Ok(()) }
+    };
+    denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
+    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")
+}
+
+/// Whether the hook that needs type information works, or why not.
+fn btf_hook(facts: &Facts) -> Result<(), String> {
+    let types = facts.types.as_ref().map_err(ToString::to_string)?;
+    if !types.tracepoint {
+        return Err("its type information has no btf_trace_inet_sock_set_state".to_owned());
+    }
+    let layout = &types.layout;
+    // Without these a record would not say which connection it is.
+    let needed = [
+        ("__sk_common.skc_family", layout.sock_family),
+        ("__sk_common.skc_num", layout.sock_num),
+        ("__sk_common.skc_dport", layout.sock_dport),
+        ("sk_protocol", layout.sock_protocol),
+    ];
+    match needed.into_iter().find(|&(_, offset)| offset == MISSING) {
+        Some((member, _)) => Err(format!("its type information has no {member} in struct sock")),
+        None => Ok(()),
+    }
+}
+
+/// Whether the hook that needs tracefs works.
+fn classic_hook(facts: &Facts) -> Result<(), Refusal> {
+    let Err(error) = &facts.tracefs else { return Ok(()) };
+    let privilege = |capability: Capability, fix: &str| Refusal::Privilege {
+        capability: capability.name(),
+        why: format!("the classic tracepoint needs tracefs ({error})"),
+        fix: fix.to_owned(),
+    };
+    Err(match error {
+        TracefsError::MountDenied { .. } => {
+            privilege(Capability::SysAdmin, "mount tracefs at /sys/kernel/tracing for good, or run as root")
+        }
+        TracefsError::FormatDenied { .. } => privilege(Capability::DacReadSearch, GRANT),
+        TracefsError::Mount { .. }
+        | TracefsError::Thread { .. }
+        | TracefsError::Format { .. }
+        | TracefsError::Field { .. } => kernel(
+            facts,
+            format!("the classic tracepoint needs tracefs ({error})"),
+            "use a kernel with CONFIG_FTRACE=y",
+        ),
+    })
+}
+
+/// Neither hook works: a privilege that would help is said before all else.
+fn both(facts: &Facts, no_btf: &str, no_classic: Refusal) -> Refusal {
+    match no_classic {
+        Refusal::Privilege { capability, why, fix } => {
+            Refusal::Privilege { capability, why: format!("tp_btf does not work ({no_btf}), and {why}"), fix }
+        }
+        Refusal::Kernel { why, .. } => kernel(
+            facts,
+            format!("tp_btf does not work ({no_btf}), and {why}"),
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or one with CONFIG_FTRACE=y",
+        ),
+    }
+}
+
+fn kernel(facts: &Facts, why: String, fix: &str) -> Refusal {
+    Refusal::Kernel { release: facts.release.clone(), why, fix: fix.to_owned() }
+}
+
+/// What the plan has to do without.
+fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
+    let mut list = Vec::new();
+    let mut add = |what, why: &str, fix: Option<&str>| {
+        list.push(Degraded { what, why: why.to_owned(), fix: fix.map(str::to_owned) });
+    };
+    if facts.version.is_some_and(|version| version < (5, 10)) {
+        add("kernel", "it is older than 5.10, and closewait is not tested there", Some("use Linux 5.10 or newer"));
+    }
+    if plan.hook == Hook::Classic && choice == HookChoice::Auto {
+        let why = btf_hook(facts).err().unwrap_or_default();
+        add(
+            "hook",
+            &format!("the classic tracepoint is used: {why}"),
+            Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        );
+    }
+    let types = facts.types.is_ok();
+    if !types {
+        add(
+            "sockets",
+            "without type information neither queues, cgroups nor errors of a socket can be read, and those older than \
+             the agent are not seen from the kernel",
+            Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        );
+    }
+    if types && !plan.iterate_tcp {
+        add("existing sockets", "the kernel has no iterator over TCP sockets", Some("use Linux 5.10 or newer"));
+    }
+    if types && !plan.iterate_files {
+        add(
+            "owners",
+            "the kernel cannot iterate over the sockets of all processes; they are looked up in /proc, which is slower",
+            Some("use Linux 5.11 or newer"),
+        );
+    }
+    if types && plan.abilities.socket_cookie == 0 {
+        add(
+            "cookies",
+            "programs cannot ask for a socket's cookie; a socket has one only if something else asked before",
+            Some("use Linux 5.12 or newer"),
+        );
+    }
+    if types && plan.layout.sock_cgroup == MISSING {
+        add(
+            "cgroups",
+            "a socket does not point to its cgroup; that of the owner is shown",
+            Some("use Linux 5.15 or newer"),
+        );
+    }
+    list.extend(facts.capabilities.into_iter().flat_map(without_capability));
+    if facts.initial_pid_namespace == Some(false) {
+        list.push(Degraded {
+            what: "owners",
+            why: "this is not the pid namespace of the host: most processes have no number here".to_owned(),
+            fix: Some("run the container with the host's pid namespace (--pid=host, hostPID: true)".to_owned()),
+        });
+    }
+    list
+}
+
+/// What suffers for want of capabilities that are not needed to load programs.
+fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
+    [
+        (Capability::SysPtrace, "owners", "open files of other users' processes cannot be read", GRANT),
+        (Capability::DacReadSearch, "owners", "/proc/PID/fd of other users cannot be read", GRANT),
+        (
+            Capability::SysAdmin,
+            "network namespaces",
+            "others than the own cannot be entered, so sockets there that are older than the agent and that nobody has \
+             accepted are not seen",
+            "run as root, or add cap_sys_admin to what is granted",
+        ),
+    ]
+    .into_iter()
+    .filter(move |&(capability, ..)| !capabilities.has(capability))
+    .map(|(capability, what, why, fix)| Degraded {
+        what,
+        why: format!("missing {}: {why}", capability.name()),
+        fix: Some(fix.to_owned()),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,194 @@
+//! Each test takes one thing away from a host that has everything.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use closewait_common::config::TraceLayout;
+
+use super::*;
+use crate::host::{
+    btf::BtfError,
+    facts::{Tracefs, Types},
+};
+
+/// A host where everything works.
+pub(crate) fn capable_host() -> Facts {
+    Facts {
+        release: Some("6.18.0".to_owned()),
+        version: Some((6, 18)),
+        types: Ok(Types {
+            layout: some_layout(),
+            abilities: Abilities { socket_cookie: 1, keepopen_bit: 3, linger_bit: 2 },
+            tracepoint: true,
+            iter_tcp: true,
+            iter_files: true,
+            ring_buffer: true,
+        }),
+        ring_buffer: Some(true),
+        tracefs: Ok(Tracefs { mounted: true, layout: TraceLayout::NONE }),
+        capabilities: Some(Capabilities::from_bits(u64::MAX)),
+        initial_user_namespace: Some(true),
+        initial_pid_namespace: Some(true),
+        tick: Duration::from_millis(4),
+        port_range: Some((32768, 60999)),
+    }
+}
+
+/// No type information, as with a kernel built without it.
+pub(crate) fn no_types() -> BtfError {
+    let source = io::Error::from_raw_os_error(libc::ENOENT);
+    BtfError::Read { path: PathBuf::from("/sys/kernel/btf/vmlinux"), source }
+}
+
+/// The members that the plan looks at are there.
+fn some_layout() -> Layout {
+    Layout { sock_family: 16, sock_num: 14, sock_dport: 12, sock_protocol: 514, sock_cgroup: 600, ..Layout::NONE }
+}
+
+fn denied(errno: i32) -> TracefsError {
+    TracefsError::MountDenied { call: "unshare", source: io::Error::from_raw_os_error(errno) }
+}
+
+fn no_tracefs() -> TracefsError {
+    TracefsError::Mount { call: "mount", source: io::Error::from_raw_os_error(libc::ENODEV) }
+}
+
+fn lacks(capability: Capability) -> Facts {
+    let all = Capabilities::from_bits(u64::MAX);
+    Facts { capabilities: Some(all.without(capability)), ..capable_host() }
+}
+
+#[test]
+fn a_capable_host_lacks_nothing() {
+    let plan = plan(&capable_host(), HookChoice::Auto).unwrap();
+    assert_eq!(plan.hook, Hook::Btf);
+    assert!(plan.iterate_tcp && plan.iterate_files);
+    assert_eq!(plan.degraded, []);
+}
+
+#[test]
+fn without_types_the_classic_hook_is_used() {
+    let facts = Facts { types: Err(no_types()), ..capable_host() };
+    let plan = plan(&facts, HookChoice::Auto).unwrap();
+    assert_eq!((plan.hook, plan.layout), (Hook::Classic, Layout::NONE));
+    assert!(!plan.iterate_tcp && !plan.iterate_files);
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["hook", "sockets"]);
+}
+
+#[test]
+fn without_the_tracepoint_among_the_types_the_classic_hook_reads_sockets_still() {
+    let mut facts = capable_host();
+    facts.types.as_mut().unwrap().tracepoint = false;
+    let plan = plan(&facts, HookChoice::Auto).unwrap();
+    assert_eq!((plan.hook, plan.layout), (Hook::Classic, some_layout()));
+    assert!(plan.iterate_tcp);
+}
+
+#[test]
+fn a_struct_sock_without_a_needed_member_is_not_read_by_the_btf_hook() {
+    let mut facts = capable_host();
+    facts.types.as_mut().unwrap().layout.sock_protocol = MISSING;
+    assert_eq!(plan(&facts, HookChoice::Auto).unwrap().hook, Hook::Classic);
+}
+
+#[test]
+fn without_types_and_tracefs_the_kernel_is_refused() {
+    let facts = Facts { types: Err(no_types()), tracefs: Err(no_tracefs()), ..capable_host() };
+    let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
+    assert_eq!(refusal.exit_code(), 69);
+    let text = refusal.to_string();
+    assert!(text.contains("tracefs") && text.contains("btf/vmlinux") && text.contains("6.18.0"), "{text}");
+}
+
+#[test]
+fn without_types_a_tracefs_that_could_be_mounted_with_more_privilege_is_a_matter_of_privilege() {
+    let facts = Facts { types: Err(no_types()), tracefs: Err(denied(libc::EPERM)), ..capable_host() };
+    let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
+    assert_eq!(refusal.exit_code(), 77);
+    assert!(refusal.to_string().contains("CAP_SYS_ADMIN"), "{refusal}");
+}
+
+#[test]
+fn without_tracefs_the_btf_hook_still_works() {
+    let facts = Facts { tracefs: Err(denied(libc::EPERM)), ..capable_host() };
+    assert_eq!(plan(&facts, HookChoice::Auto).unwrap().degraded, []);
+    assert_eq!(plan(&facts, HookChoice::Btf).unwrap().hook, Hook::Btf);
+    assert_eq!(plan(&facts, HookChoice::Classic).unwrap_err().exit_code(), 77);
+}
+
+#[test]
+fn a_hook_that_was_asked_for_is_not_replaced() {
+    let facts = Facts { types: Err(no_types()), ..capable_host() };
+    assert_eq!(plan(&facts, HookChoice::Btf).unwrap_err().exit_code(), 69);
+    let plan = plan(&capable_host(), HookChoice::Classic).unwrap();
+    assert_eq!((plan.hook, plan.degraded), (Hook::Classic, vec![]));
+}
+
+#[test]
+fn without_the_ring_buffer_the_kernel_is_refused() {
+    let facts = Facts { ring_buffer: Some(false), ..capable_host() };
+    let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
+    assert_eq!(refusal.exit_code(), 69);
+    assert!(refusal.to_string().contains("5.10"), "{refusal}");
+}
+
+#[test]
+fn the_capabilities_to_load_programs_are_needed_and_named() {
+    for (capability, name) in [(Capability::Bpf, "CAP_BPF"), (Capability::Perfmon, "CAP_PERFMON")] {
+        let refusal = plan(&lacks(capability), HookChoice::Auto).unwrap_err();
+        assert_eq!(refusal.exit_code(), 77);
+        let text = refusal.to_string();
+        assert!(text.starts_with(&format!("missing {name}: ")) && text.contains("setcap cap_bpf"), "{text}");
+    }
+}
+
+#[test]
+fn other_capabilities_can_be_done_without() {
+    for capability in [Capability::SysPtrace, Capability::DacReadSearch] {
+        let plan = plan(&lacks(capability), HookChoice::Auto).unwrap();
+        assert_eq!(plan.degraded.len(), 1);
+        assert!(plan.degraded[0].why.contains(capability.name()));
+    }
+    assert_eq!(plan(&lacks(Capability::NetAdmin), HookChoice::Auto).unwrap().degraded, []);
+}
+
+#[test]
+fn capabilities_in_a_user_namespace_do_not_count() {
+    let facts = Facts { initial_user_namespace: Some(false), ..capable_host() };
+    let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
+    assert_eq!(refusal.exit_code(), 77);
+    assert!(refusal.to_string().contains("user namespace"), "{refusal}");
+}
+
+#[test]
+fn a_kernel_of_5_10_lacks_what_came_later() {
+    let mut facts = Facts { version: Some((5, 10)), ..capable_host() };
+    let types = facts.types.as_mut().unwrap();
+    types.iter_files = false;
+    types.abilities.socket_cookie = 0;
+    types.layout.sock_cgroup = MISSING;
+    let plan = plan(&facts, HookChoice::Auto).unwrap();
+    assert!(!plan.iterate_files);
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["owners", "cookies", "cgroups"]);
+    assert!(plan.degraded.iter().all(|one| one.fix.is_some()));
+}
+
+#[test]
+fn a_pid_namespace_of_a_container_hides_owners() {
+    let facts = Facts { initial_pid_namespace: Some(false), ..capable_host() };
+    let plan = plan(&facts, HookChoice::Auto).unwrap();
+    assert!(plan.degraded[0].fix.as_ref().unwrap().contains("hostPID"));
+}
+
+#[test]
+fn what_is_not_known_is_no_reason_to_refuse() {
+    let facts = Facts {
+        release: None,
+        version: None,
+        ring_buffer: None,
+        capabilities: None,
+        initial_user_namespace: None,
+        initial_pid_namespace: None,
+        ..capable_host()
+    };
+    assert_eq!(plan(&facts, HookChoice::Auto).unwrap().degraded, []);
+}

@@ -1,0 +1,280 @@
+//! tracefs, for the classic tracepoint alone: it gives the number of the tracepoint and where its fields are.
+
+use std::{
+    ffi::{CStr, CString},
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    ptr,
+};
+
+use closewait_common::{
+    config::{MISSING, TraceLayout},
+    names,
+};
+
+use super::on_fresh_thread;
+
+/// Why tracefs, or what was looked for in it, is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum TracefsError {
+    /// It is not mounted, and this process may not mount it.
+    #[error(
+        "tracefs is not mounted and {call} was refused: {source}; run `mount -t tracefs tracefs /sys/kernel/tracing`, or grant CAP_SYS_ADMIN"
+    )]
+    MountDenied {
+        /// The call that was refused.
+        call: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not mounted, and mounting it failed.
+    #[error(
+        "tracefs is not mounted and {call} failed: {source}; this kernel may be built without tracing (CONFIG_FTRACE)"
+    )]
+    Mount {
+        /// The call that failed.
+        call: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread to mount it on could not be started.
+    #[error("starting a thread to mount tracefs failed: {source}; look at the limits on processes and memory")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file that describes the tracepoint may not be read.
+    #[error("reading {} was refused: {source}; run as root or grant CAP_DAC_READ_SEARCH", path.display())]
+    FormatDenied {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file that describes the tracepoint cannot be read.
+    #[error("reading {} failed: {source}; this kernel may lack the tracepoint (Linux 4.16 has it)", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file that describes the tracepoint lacks a field that is needed, or has it in another size.
+    #[error(
+        "the tracepoint's format has no field {field} of the size expected; please report it with the text of the file"
+    )]
+    Field {
+        /// The field.
+        field: &'static str,
+    },
+}
+
+/// Runs `f` with the path of tracefs.
+///
+/// Where tracefs is not mounted, `f` runs on a thread with a mount namespace of its own, which has it: the mounts of
+/// the host do not change, and nobody else sees it. What `f` opens stays open.
+///
+/// # Errors
+///
+/// If tracefs is neither mounted nor can be; `f` has not run then.
+pub fn with_tracefs<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> Result<T, TracefsError> {
+    if let Some(path) = mounted() {
+        return Ok(f(path));
+    }
+    let done = on_fresh_thread("tracefs", || {
+        mount_privately()?;
+        Ok(f(Path::new(MOUNT_POINT)))
+    });
+    done.map_err(|source| TracefsError::Thread { source })?
+}
+
+/// Where tracefs is mounted, if it is.
+pub fn mounted() -> Option<&'static Path> {
+    [MOUNT_POINT, OLD_MOUNT_POINT].map(Path::new).into_iter().find(|path| is_tracefs(path))
+}
+
+/// Where the tracepoint's fields are, from its `format` file in `tracefs`.
+///
+/// # Errors
+///
+/// If the file cannot be read or does not describe the tracepoint that is known.
+pub fn trace_layout(tracefs: &Path) -> Result<TraceLayout, TracefsError> {
+    let path = tracefs.join("events").join(names::TRACEPOINT_GROUP).join(names::TRACEPOINT).join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) => parse_format(&text),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(TracefsError::FormatDenied { path, source })
+        }
+        Err(source) => Err(TracefsError::Format { path, source }),
+    }
+}
+
+/// The same from the text of a `format` file.
+///
+/// # Errors
+///
+/// If a field without which no record makes sense is missing or has another size. Other fields are [`MISSING`] then.
+pub fn parse_format(text: &str) -> Result<TraceLayout, TracefsError> {
+    let fields: Vec<_> = text.lines().filter_map(Field::parse).collect();
+    let find = |name: &str, size| {
+        fields.iter().find(|field| field.name == name && field.size == size).map_or(MISSING, |field| field.offset)
+    };
+    let layout = TraceLayout {
+        skaddr: find("skaddr", 8),
+        oldstate: find("oldstate", 4),
+        newstate: find("newstate", 4),
+        sport: find("sport", 2),
+        dport: find("dport", 2),
+        family: find("family", 2),
+        protocol: find("protocol", 2),
+        saddr: find("saddr", 4),
+        daddr: find("daddr", 4),
+        saddr_v6: find("saddr_v6", 16),
+        daddr_v6: find("daddr_v6", 16),
+    };
+    let needed = [
+        ("skaddr", layout.skaddr),
+        ("oldstate", layout.oldstate),
+        ("newstate", layout.newstate),
+        ("protocol", layout.protocol),
+    ];
+    match needed.into_iter().find(|&(_, offset)| offset == MISSING) {
+        Some((field, _)) => Err(TracefsError::Field { field }),
+        None => Ok(layout),
+    }
+}
+
+/// The only place where aya looks besides the next one, and where the kernel keeps a directory for it (Linux 4.1).
+const MOUNT_POINT: &str = "/sys/kernel/tracing";
+/// Where it appears by itself when debugfs is mounted.
+const OLD_MOUNT_POINT: &str = "/sys/kernel/debug/tracing";
+
+/// One line of a `format` file, without its sign.
+struct Field<'a> {
+    name: &'a str,
+    offset: u32,
+    size: u32,
+}
+
+impl<'a> Field<'a> {
+    /// Reads `field:__u8 saddr[4];`, `offset:32;`, `size:4;` with tabs between them (`f_show` in
+    /// kernel/trace/trace_events.c, v6.18).
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut parts = line.split(';').map(str::trim);
+        let declaration = parts.next()?.strip_prefix("field:")?;
+        let name = declaration.rsplit_once([' ', '*'])?.1;
+        let name = name.split_once('[').map_or(name, |(name, _length)| name);
+        let offset = parts.next()?.strip_prefix("offset:")?.parse().ok()?;
+        let size = parts.next()?.strip_prefix("size:")?.parse().ok()?;
+        Some(Self { name, offset, size })
+    }
+}
+
+/// Gives the calling thread a copy of all mounts, and mounts tracefs there.
+fn mount_privately() -> Result<(), TracefsError> {
+    // SAFETY: `unshare` takes one integer. The new namespace is this thread's alone: the flag also ends the sharing of
+    // the current directory with other threads.
+    check("unshare(CLONE_NEWNS)", unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    // Otherwise the mount would go on to the namespace that this one was copied from.
+    mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE, "making the mounts private")?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount(c"tracefs", c"/sys/kernel/tracing", Some(c"tracefs"), flags, "mounting it")
+}
+
+fn mount(
+    source: &CStr,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    call: &'static str,
+) -> Result<(), TracefsError> {
+    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: the first three are null or point to strings that end in 0 and outlive the call; no data is passed.
+    check(call, unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, ptr::null()) })
+}
+
+fn check(call: &'static str, result: libc::c_int) -> Result<(), TracefsError> {
+    if result == 0 {
+        return Ok(());
+    }
+    let source = io::Error::last_os_error();
+    // Containers answer with either of the two.
+    Err(match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TracefsError::MountDenied { call, source },
+        _ => TracefsError::Mount { call, source },
+    })
+}
+
+/// Whether a tracefs is mounted right there. Needs no right to read it.
+fn is_tracefs(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `statfs` is a struct of integers, for which zeros are valid.
+    let mut info: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in 0, and both it and `info` outlive the call.
+    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut info) };
+    result == 0 && info.f_type == libc::TRACEFS_MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of Linux 5.10; the text of 6.18 and 7.3 differs in the number and the `print fmt` line alone.
+    const FORMAT: &str = include_str!("tracefs/inet_sock_set_state.format");
+
+    #[test]
+    fn reads_the_format_of_a_real_kernel() {
+        let expected = TraceLayout {
+            skaddr: 8,
+            oldstate: 16,
+            newstate: 20,
+            sport: 24,
+            dport: 26,
+            family: 28,
+            protocol: 30,
+            saddr: 32,
+            daddr: 36,
+            saddr_v6: 40,
+            daddr_v6: 56,
+        };
+        assert_eq!(parse_format(FORMAT).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_protocol_of_one_byte_before_5_6_is_refused() {
+        let old = FORMAT.replace("__u16 protocol;\toffset:30;\tsize:2", "__u8 protocol;\toffset:30;\tsize:1");
+        assert_ne!(old, FORMAT);
+        let error = parse_format(&old).unwrap_err();
+        assert!(matches!(error, TracefsError::Field { field: "protocol" }), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_is_missing() {
+        let layout = parse_format(&FORMAT.replace("saddr_v6[16]", "renamed[16]")).unwrap();
+        assert_eq!(layout.saddr_v6, MISSING);
+        assert_eq!(layout.daddr_v6, 56);
+    }
+
+    #[test]
+    fn pointers_without_a_space_before_the_name_are_read() {
+        assert_eq!(Field::parse("\tfield:const void *skaddr;\toffset:8;\tsize:8;").unwrap().name, "skaddr");
+    }
+
+    #[test]
+    fn the_closure_of_the_caller_runs_or_the_error_says_why_not() {
+        match with_tracefs(trace_layout) {
+            Ok(Ok(layout)) => assert_eq!(layout.skaddr, 8),
+            Ok(Err(error)) | Err(error) => assert!(error.to_string().contains("; "), "{error}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in "(field:|[a-z_\\[\\]* ]{1,9}|;|\toffset:|[0-9]{1,12}|size:|\n){0,60}") {
+            drop(parse_format(&text));
+        }
+    }
+}
