@@ -15,7 +15,7 @@ pub mod model;
 pub(crate) mod testing;
 pub mod text;
 pub mod time;
-mod tracker;
+pub mod tracker;
 mod windows;
 
 use std::{collections::VecDeque, ops::RangeInclusive, time::Duration};

@@ -378,6 +378,7 @@ pub enum Finding {
 }
 
 /// What the engine wants done.
+#[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Show this.
