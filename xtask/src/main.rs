@@ -1,6 +1,8 @@
 //! `cargo xtask <subcommand>`: sets up, builds, tests, checks and measures closewait.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "talking to the terminal is what this program is for")]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -49,8 +51,21 @@ enum Task {
     Loadgen(loadgen::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    match task {
         Task::Setup => setup::run(&exec::Workspace::find()?),
         Task::Build => build::run(&exec::Workspace::find()?),
         Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
