@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use crate::{exec, netns};
+use crate::{exec, namespaces};
 
 /// Listeners of one pair.
 const LISTENERS: usize = 8;
@@ -38,7 +38,7 @@ pub(crate) struct Options {
 /// Makes the load and prints what it was as one JSON object.
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Without root the load goes over the loopback that is there; it is 127.0.0.0/8 in either case.
-    let own_netns = netns::enter_new().is_ok();
+    let own_netns = namespaces::enter_new_network().is_ok();
     let pairs = match options.pairs {
         Some(pairs) => pairs,
         None => thread::available_parallelism().map_or(1, |cpus| u8::try_from(cpus.get()).unwrap_or(64).min(64)),

@@ -12,7 +12,7 @@ mod clippy;
 mod docs;
 mod exec;
 mod loadgen;
-mod netns;
+mod namespaces;
 mod root;
 mod run;
 mod setup;
