@@ -73,7 +73,8 @@ fn replace_generated(page: &str, generated: &str) -> Result<String> {
 fn table(fields: &[Field]) -> String {
     let mut text = String::from("| Field | Type | Offset | Meaning |\n|---|---|---|---|\n");
     for Field { name, kind, offset, doc } in fields {
-        let doc = doc.replace('|', "\\|");
+        // A bar would end the cell, and rustdoc's links to items lead nowhere in a Markdown page.
+        let doc = doc.replace('|', "\\|").replace("[`", "`").replace("`]", "`");
         // Writing to a String cannot fail.
         let _infallible = writeln!(text, "| `{name}` | `{kind}` | {offset} | {doc} |");
     }
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     const SOURCE: &str = "pub const COMM: usize = 16;\n\n/// An address.\n#[repr(C)]\npub struct Addr {\n    pub port: u16,\n    \
-        pub ip: [u8; 16],\n}\n\n/// One record.\n#[repr(C)]\n#[derive(Clone, Copy)]\npub struct Record {\n    /// Nanoseconds.\n    ///\n    \
+        pub ip: [u8; 16],\n}\n\n/// One record.\n#[repr(C)]\n#[derive(Clone, Copy)]\npub struct Record {\n    /// Nanoseconds of [`at`].\n    ///\n    \
         /// A | B.\n    pub at_ns: u64,\n    /// Who.\n    pub comm: [u8; COMM],\n    // not a doc: comment,\n    pub flag: u8,\n    \
         /// Peer.\n    #[doc(alias = \"x\")]\n    pub peer: Addr,\n    pub count: u32,\n    pub _pad: [u8; 4],\n}\n";
 
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn the_doc_comment_becomes_one_cell() {
         let table = table(&record_fields(SOURCE).unwrap());
-        assert!(table.contains("| `at_ns` | `u64` | 0 | Nanoseconds. A \\| B. |\n"), "{table}");
+        assert!(table.contains("| `at_ns` | `u64` | 0 | Nanoseconds of `at`. A \\| B. |\n"), "{table}");
         assert!(table.contains("| `flag` | `u8` | 24 |  |\n"), "{table}");
     }
 

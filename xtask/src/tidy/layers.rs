@@ -140,8 +140,7 @@ pub(super) fn check(files: &Files) -> Vec<Problem> {
 impl Rule {
     fn is_about(&self, file: &str) -> bool {
         let within = |part: &&str| file.strip_prefix(*part).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'));
-        (self.scope.is_empty() || self.scope.iter().any(within))
-            && !self.except.iter().any(within)
+        (self.scope.is_empty() || self.scope.iter().any(within)) && !self.except.iter().any(within)
     }
 
     fn is_broken_by(&self, path: &[String]) -> bool {

@@ -56,7 +56,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         count += 1;
     }
     if count > 0 {
-        bail!("{count} problems; every line above says what to do");
+        bail!("tidy found {count} of these; every line above says what to do");
     }
     Ok(())
 }
