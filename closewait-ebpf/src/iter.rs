@@ -70,7 +70,9 @@ pub(crate) fn tcp(ctx: *mut c_void) {
 pub(crate) fn task_file(ctx: *mut c_void) {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
-    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    let task = unsafe { (*ctx).task };
+    // SAFETY: as above.
+    let file = unsafe { (*ctx).file };
     if task.is_null() || file.is_null() {
         return;
     }

@@ -5,11 +5,9 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid,
-        generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
 };
 use closewait_common::{
     Record,

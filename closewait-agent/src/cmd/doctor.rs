@@ -14,7 +14,7 @@ use crate::host::{
 
 /// How the report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(super) enum Output {
     /// A table for people.
     Text,
     /// One JSON object a line: the checks, then a summary.
@@ -27,7 +27,7 @@ pub enum Output {
 /// # Errors
 ///
 /// If `out` cannot be written to.
-pub fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
+pub(super) fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
     let report = report(&Facts::gather(), diag::probe());
     match output {
         Output::Text => write_text(&report, out),
@@ -40,7 +40,7 @@ pub fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
 /// Whether a check came out well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(super) enum State {
     /// It is there.
     Ok,
     /// It is not there; what needs it is done in another way, or less well.
@@ -53,7 +53,7 @@ pub enum State {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(super) struct Check {
     /// What was looked at.
     pub check: &'static str,
     /// How it came out.
@@ -68,7 +68,7 @@ pub struct Check {
 
 /// Everything that was looked at, and what follows for `closewait run`.
 #[derive(Debug)]
-pub struct Report {
+pub(super) struct Report {
     /// The single checks.
     pub checks: Vec<Check>,
     /// What `run` would do, or why it would not.
@@ -77,13 +77,13 @@ pub struct Report {
 
 impl Report {
     /// 0, or the exit code of the refusal.
-    pub fn exit_code(&self) -> u8 {
+    pub(super) fn exit_code(&self) -> u8 {
         self.outcome.as_ref().map_or_else(Refusal::exit_code, |_plan| 0)
     }
 }
 
 /// Judges the facts, and the answer to a question over netlink. Pure.
-pub fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report {
+pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report {
     let mut checks = vec![kernel(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));

@@ -118,7 +118,8 @@ impl Engine {
                     self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open });
                 }
             }
-            Observation::Present { key, at, since, socket } | Observation::Held { key, at, since, socket, holder: _ } => {
+            Observation::Present { key, at, since, socket }
+            | Observation::Held { key, at, since, socket, holder: _ } => {
                 self.tracker.present(key, at, since, socket);
             }
             Observation::Counters { at, counters } => self.counters_read(at, *counters),

@@ -152,7 +152,9 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
     let summaries: Vec<_> = outputs(&mut engine)
         .into_iter()
         .filter_map(|output| match output {
-            Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => Some((finished.count, finished.max)),
+            Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
+                Some((finished.count, finished.max))
+            }
             Output::Finding(_) | Output::ReadCounters => None,
         })
         .collect();

@@ -46,7 +46,12 @@ impl Sink for Text {
         let kernel = start.kernel.as_deref().unwrap_or("of an unknown release");
         let word = self.paint(sgr::DIM, "start");
         let stuck_after = duration(*stuck_after);
-        push(to, anchor, start.at, &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"));
+        push(
+            to,
+            anchor,
+            start.at,
+            &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"),
+        );
         Ok(())
     }
 
@@ -80,7 +85,10 @@ impl Sink for Text {
             Finding::Stop { at, totals } => {
                 let word = self.paint(sgr::DIM, "stop");
                 let Totals { entered, left, tracked, .. } = totals;
-                let line = format!("{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}", losses(*totals));
+                let line = format!(
+                    "{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}",
+                    losses(*totals)
+                );
                 push(to, anchor, *at, &line);
             }
         }
@@ -124,7 +132,9 @@ pub fn ends(socket: &Socket) -> String {
 pub fn dwell(dwell: Dwell) -> String {
     match dwell {
         Dwell::Exact(dwell) => duration(dwell),
-        Dwell::Between { at_least, at_most: Some(at_most) } => format!("{} to {}", duration(at_least), duration(at_most)),
+        Dwell::Between { at_least, at_most: Some(at_most) } => {
+            format!("{} to {}", duration(at_least), duration(at_most))
+        }
         Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
     }
 }

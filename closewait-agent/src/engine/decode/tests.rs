@@ -54,7 +54,8 @@ fn decode(record: &Record) -> Result<Observation, DecodeError> {
 
 fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option<bool>) {
     let flags = flag::SOCK | flags;
-    let left = Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
+    let left =
+        Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
     let Ok(Observation::Leave { how, fd_open, .. }) = decode(&left) else { panic!("{left:?} is a leaving") };
     (how, fd_open)
 }
@@ -84,7 +85,8 @@ fn an_entry_is_read_field_by_field() {
 
 #[test]
 fn the_decoder_reads_the_fields_where_the_struct_has_them() {
-    let all = Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
+    let all =
+        Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
     assert_eq!(read(&bytes(&all)), Ok(all));
 }
 

@@ -1,12 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::engine::{
-    histogram::Histogram,
-    model::Task,
-    testing::socket,
-    text::Comm,
-};
+use crate::engine::{histogram::Histogram, model::Task, testing::socket, text::Comm};
 
 fn lines(colour: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
@@ -33,7 +28,11 @@ fn a_leaving_reads_as_a_sentence() {
 
 #[test]
 fn a_hostile_name_cannot_reach_the_terminal() {
-    for name in [b"\x1b]0;owned\x07\x1b[2J\0\0", b"a\nstuck  forged\0", "\u{202e}gnp.exe\0\0\0\0\0\0".as_bytes().try_into().unwrap()] {
+    for name in [
+        b"\x1b]0;owned\x07\x1b[2J\0\0",
+        b"a\nstuck  forged\0",
+        "\u{202e}gnp.exe\0\0\0\0\0\0".as_bytes().try_into().unwrap(),
+    ] {
         let text = lines(false, &left_by(name));
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(text.trim_end().chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
