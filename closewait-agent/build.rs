@@ -6,10 +6,13 @@ use anyhow::{Context as _, anyhow};
 use aya_build::{Package, Toolchain};
 
 /// What to do when a tool that `cargo xtask` would have brought is missing.
-const HINT: &str = "run `cargo xtask build` once: it brings the standard library's source and bpf-linker into target/setup";
+const HINT: &str =
+    "run `cargo xtask build` once: it brings the standard library's source and bpf-linker into target/setup";
 
 fn main() -> anyhow::Result<()> {
-    let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set; run this through cargo")?);
+    let manifest_dir = PathBuf::from(
+        env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set; run this through cargo")?,
+    );
     let workspace = manifest_dir.parent().context("the agent's folder has no parent")?;
     let ebpf_dir = workspace.join("closewait-ebpf");
     let ebpf_dir = ebpf_dir.to_str().context("the path of closewait-ebpf is not UTF-8")?;
@@ -35,7 +38,8 @@ fn main() -> anyhow::Result<()> {
     // SAFETY: as above.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let package = Package { name: "closewait-ebpf", root_dir: ebpf_dir, ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(&toolchain)).with_context(|| format!("building the kernel program failed; {HINT}"))
+    aya_build::build_ebpf([package], Toolchain::Custom(&toolchain))
+        .with_context(|| format!("building the kernel program failed; {HINT}"))
 }
 
 /// The folder that `cargo xtask` writes its set-up into.

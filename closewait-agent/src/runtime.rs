@@ -126,8 +126,8 @@ impl Runtime {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
-                    if let Some(line) = histogram_line(&finding) {
-                        log::info!("{line}");
+                    if let Some((level, line)) = histogram_line(&finding) {
+                        log::log!(level, "{line}");
                     }
                     let before = piece.bytes.len();
                     self.sink.finding(&finding, anchor, &mut piece.bytes).context("writing a finding failed")?;

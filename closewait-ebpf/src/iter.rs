@@ -55,8 +55,10 @@ pub(crate) fn tcp(ctx: *mut c_void) {
         return;
     }
     let mut record = EMPTY;
-    if fill(Kernel::new(sk), &mut record).is_some() {
+    let sk = Kernel::new(sk);
+    if fill(sk, &mut record).is_some() {
         record.kind = kind::PRESENT;
+        record.cookie = sock::cookie(sk);
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
         write(meta, &record);
@@ -68,7 +70,9 @@ pub(crate) fn tcp(ctx: *mut c_void) {
 pub(crate) fn task_file(ctx: *mut c_void) {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
-    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    let task = unsafe { (*ctx).task };
+    // SAFETY: as above.
+    let file = unsafe { (*ctx).file };
     if task.is_null() || file.is_null() {
         return;
     }
@@ -81,6 +85,7 @@ pub(crate) fn task_file(ctx: *mut c_void) {
     let mut record = EMPTY;
     if fill(sk, &mut record).is_some() {
         record.kind = kind::HELD;
+        record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
         record.fd = unsafe { (*ctx).fd } as i32;
         let task = Kernel::new(task);
@@ -110,7 +115,6 @@ fn fill(sk: Kernel, record: &mut Record) -> Option<()> {
     record.old_state = state::CLOSE_WAIT;
     record.new_state = state::CLOSE_WAIT;
     sock::identify(sk, record);
-    record.cookie = sock::known_cookie(sk);
     record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
     sock::describe(sk, record);
     sock::describe_tcp(sk, record);

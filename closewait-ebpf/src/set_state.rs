@@ -56,7 +56,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
         sock::identify(sk, record);
-        record.cookie = sock::cookie(ctx, sk);
+        record.cookie = sock::cookie(sk);
         sock::describe(sk, record);
         sock::describe_tcp(sk, record);
         if record.kind == kind::LEAVE {

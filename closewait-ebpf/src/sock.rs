@@ -5,12 +5,9 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid,
-        generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
 };
 use closewait_common::{
     Record,
@@ -235,14 +232,15 @@ pub(crate) fn describe_task(record: &mut Record) {
     }
 }
 
-/// The socket's cookie; from Linux 5.12 one is given to it if it has none, before that only a cookie that it has is read.
+/// The socket's cookie. From Linux 5.12 one is given to it if it has none; before that only one that it has is read.
+/// `sk` must be a pointer whose type the verifier knows: an argument of the program, or read from its context.
 #[inline(always)]
-pub(crate) fn cookie(_ctx: &impl EbpfContext, sk: Kernel) -> u64 {
+pub(crate) fn cookie(sk: Kernel) -> u64 {
     if ability!(socket_cookie) == 1 {
-        // SAFETY: `sk` is the socket that the kernel passed to this program as a BTF-typed argument.
+        // SAFETY: `sk` is a socket that the kernel passed to this program, by the rule above, which the verifier checks.
         return unsafe { bpf_get_socket_cookie(sk.0.cast_mut()) };
     }
-    sk.read(layout!(sock_cookie)).unwrap_or(0)
+    known_cookie(sk)
 }
 
 /// A cookie that the socket already has, 0 if none.

@@ -1,1 +1,79 @@
-fn main() {}
+//! `cargo xtask <subcommand>`: sets up, builds, tests, checks and measures closewait.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "talking to the terminal is what this program is for")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod build;
+mod clippy;
+mod docs;
+mod exec;
+mod loadgen;
+mod namespaces;
+mod root;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+
+/// Sets up, builds, tests, checks and measures closewait.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring the standard library's source and bpf-linker into target/setup; silent when both are there
+    Setup,
+    /// Build target/release/closewait
+    Build,
+    /// Build closewait as you, then run it as root: `run -- --for 10s` is `closewait run --for 10s`
+    Run(run::Options),
+    /// Run the tests that need no root, then the kernel tests as root
+    Test(test::Options),
+    /// Lint the host crates and the kernel program; a warning is an error
+    Clippy,
+    /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
+    Tidy,
+    /// Write the generated part of docs/events.md
+    Docs(docs::Options),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Open and close TCP connections on loopback in a network namespace of its own
+    #[command(hide = true)]
+    Loadgen(loadgen::Options),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run(&exec::Workspace::find()?),
+        Task::Build => build::run(&exec::Workspace::find()?),
+        Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
+        Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
+        Task::Clippy => clippy::run(&exec::Workspace::find()?),
+        Task::Tidy => tidy::run(&exec::Workspace::find()?),
+        Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),
+        Task::Bench(bench) => bench::run(&exec::Workspace::find()?, &bench),
+        Task::Loadgen(options) => loadgen::run(&options),
+    }
+}

@@ -1,5 +1,6 @@
 //! One file a subcommand, and how any of them ends.
 
+mod doctor;
 mod list;
 mod run;
 
@@ -25,7 +26,13 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Run(run) => run::run(run).map(|()| 0),
         Command::List(list) => list::list(list).map(|()| 0),
-        Command::Doctor(_doctor) => Ok(0),
+        Command::Doctor(doctor) => doctor::run(
+            match doctor.shape.output {
+                Output::Text => doctor::Output::Text,
+                Output::Json => doctor::Output::Json,
+            },
+            &mut io::stdout().lock(),
+        ),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -65,4 +72,3 @@ fn colour(shape: Shape) -> bool {
         }
     }
 }
-

@@ -47,7 +47,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let mut programs = Programs::load(&plan, Some(sizes), args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
-    let kernel_log = args.kernel_log.then(|| programs.take_logger()).transpose().context("no log of the kernel program")?;
+    let kernel_log =
+        args.kernel_log.then(|| programs.take_logger()).transpose().context("no log of the kernel program")?;
     let config = Config {
         stuck_after: args.stuck_after,
         events: match args.events {
@@ -84,7 +85,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         Output::Text => Box::new(Text::new(colour(args.shape))),
         Output::Json => Box::new(Json::default()),
     };
-    let writer = Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
+    let writer =
+        Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     Runtime { programs, ring, kernel_log, decoder, engine, sink, writer }.run(&start, signals, end).await
 }

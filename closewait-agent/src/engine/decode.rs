@@ -165,7 +165,13 @@ fn how_left(record: &Record) -> (How, Option<bool>) {
     // AF_UNSPEC does not (`__tcp_close` and `tcp_disconnect`, net/ipv4/tcp.c at v5.10).
     let fd_open = match how {
         How::Aborted => fd_open.or(Some(record.shutdown & SEND_SHUTDOWN == 0)),
-        How::Closed | How::Shutdown | How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => fd_open,
+        How::Closed
+        | How::Shutdown
+        | How::Reset
+        | How::Timeout
+        | How::Destroyed
+        | How::ListenerClosed
+        | How::Unknown => fd_open,
     };
     (how, fd_open)
 }

@@ -39,7 +39,9 @@ impl Listing {
             Observation::Present { key, at: _, since, socket } => {
                 self.found(key, since, socket);
             }
-            Observation::Held { key, at: _, since, socket, holder } => self.found(key, since, socket).holders.push(holder),
+            Observation::Held { key, at: _, since, socket, holder } => {
+                self.found(key, since, socket).holders.push(holder)
+            }
             Observation::Enter { .. } | Observation::Leave { .. } | Observation::Counters { .. } => {}
         }
     }
@@ -63,7 +65,11 @@ impl Listing {
 
     fn found(&mut self, key: SocketKey, since: Since, socket: Socket) -> &mut Listed {
         // What a later walk says is fresher, but its bounds are as good as the first's.
-        let listed = self.sockets.entry((key, socket.netns)).or_insert_with(|| Listed { socket: socket.clone(), since, holders: Vec::new() });
+        let listed = self.sockets.entry((key, socket.netns)).or_insert_with(|| Listed {
+            socket: socket.clone(),
+            since,
+            holders: Vec::new(),
+        });
         listed.socket = socket;
         listed
     }

@@ -15,7 +15,7 @@ pub mod model;
 pub(crate) mod testing;
 pub mod text;
 pub mod time;
-mod tracker;
+pub mod tracker;
 mod windows;
 
 use std::{collections::VecDeque, ops::RangeInclusive, time::Duration};
@@ -118,7 +118,8 @@ impl Engine {
                     self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open });
                 }
             }
-            Observation::Present { key, at, since, socket } | Observation::Held { key, at, since, socket, holder: _ } => {
+            Observation::Present { key, at, since, socket }
+            | Observation::Held { key, at, since, socket, holder: _ } => {
                 self.tracker.present(key, at, since, socket);
             }
             Observation::Counters { at, counters } => self.counters_read(at, *counters),

@@ -192,7 +192,6 @@ pub enum How {
 }
 
 /// One fact from outside, with the time at which it held.
-#[expect(clippy::large_enum_variant, reason = "the large ones are the frequent ones, and a box would cost them an allocation")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
     /// A socket entered CLOSE_WAIT.
@@ -378,6 +377,7 @@ pub enum Finding {
 }
 
 /// What the engine wants done.
+#[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Show this.

@@ -1,0 +1,229 @@
+use super::{
+    model::{Dwell, Endpoint, Scope, Since, Socket, SocketKey},
+    testing::{socket, socket_on_port},
+    *,
+};
+
+const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
+
+fn at(millis: u64) -> Boot {
+    Boot(millis * 1_000_000)
+}
+
+fn config(events: Events) -> Config {
+    Config {
+        stuck_after: Duration::from_secs(10),
+        events,
+        histogram_every: Duration::from_secs(60),
+        ephemeral_ports: 32_768..=60_999,
+    }
+}
+
+fn engine(events: Events) -> Engine {
+    Engine::new(config(events), at(0))
+}
+
+fn enter(millis: u64) -> Observation {
+    Observation::Enter { key: KEY, at: at(millis), socket: socket(), replaced: false }
+}
+
+fn leave(millis: u64, entered: Option<u64>) -> Observation {
+    leave_of(socket(), millis, entered)
+}
+
+fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> Observation {
+    let (how, fd_open) = (How::Closed, Some(false));
+    Observation::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
+}
+
+fn counters(millis: u64, counters: Counters) -> Observation {
+    Observation::Counters { at: at(millis), counters: Box::new(counters) }
+}
+
+/// Kernel counts with one dwell time of each of `millis`.
+fn dwelt(millis: &[u64]) -> Counters {
+    let mut dwell = vec![0; closewait_common::histogram::BUCKETS];
+    for millis in millis {
+        dwell[closewait_common::histogram::index(millis * 1_000_000)] += 1;
+    }
+    let left = millis.len() as u64;
+    Counters { entered: left, left, dwell, ..Counters::default() }
+}
+
+/// All outputs, each by a word.
+fn words(engine: &mut Engine) -> Vec<String> {
+    outputs(engine)
+        .iter()
+        .map(|output| match output {
+            Output::ReadCounters => "read counters".to_owned(),
+            Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
+            Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
+            Output::Finding(Finding::Leave { dwell, how, .. }) => {
+                format!("leave {:?} {how:?}", dwell.map(Dwell::at_least))
+            }
+            Output::Finding(Finding::Histogram { scope, finished, unfinished, .. }) => {
+                format!("histogram {scope:?} {} {}", finished.count, unfinished.count)
+            }
+            Output::Finding(Finding::Health { .. }) => "health".to_owned(),
+            Output::Finding(Finding::Stop { .. }) => "stop".to_owned(),
+        })
+        .collect()
+}
+
+fn outputs(engine: &mut Engine) -> Vec<Output> {
+    std::iter::from_fn(|| engine.poll_output()).collect()
+}
+
+#[test]
+fn a_healthy_socket_makes_no_line() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle(leave(500, Some(0)));
+    assert_eq!(words(&mut engine), Vec::<String>::new());
+}
+
+#[test]
+fn every_event_is_shown_if_asked_for() {
+    let mut engine = engine(Events::All);
+    engine.handle(enter(0));
+    engine.handle(leave(500, Some(0)));
+    assert_eq!(words(&mut engine), ["enter", "leave Some(500ms) Closed"]);
+}
+
+#[test]
+fn a_stuck_socket_is_reported_and_so_is_its_leaving() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    assert_eq!(engine.poll_timeout(), Some(at(1000)));
+    engine.handle_timeout(at(10_000));
+    engine.handle_timeout(at(20_000));
+    engine.handle(leave(25_000, Some(0)));
+    let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word != "read counters").collect();
+    assert_eq!(words, ["stuck 10s", "stuck 20s", "leave Some(25s) Closed"]);
+}
+
+#[test]
+fn a_socket_that_was_stuck_but_never_reported_still_gets_its_leaving() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(leave(25_000, Some(0)));
+    assert_eq!(words(&mut engine), ["leave Some(25s) Closed"]);
+}
+
+#[test]
+fn a_leaving_that_was_missed_is_told_when_the_socket_enters_again() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle_timeout(at(10_000));
+    engine.handle(enter(50_000));
+    let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word != "read counters").collect();
+    assert_eq!(words, ["stuck 10s", "leave None Unknown"]);
+}
+
+#[test]
+fn a_window_ends_with_histograms_overall_and_for_each_port() {
+    let mut engine = engine(Events::Stuck);
+    for port in [80, 443] {
+        engine.handle(leave_of(socket_on_port(port), 500, Some(0)));
+    }
+    let client = Socket { role: None, local: Endpoint { port: 40_000, ..socket().local }, ..socket() };
+    engine.handle(leave_of(client, 600, Some(0)));
+    engine.handle(enter(1000));
+    engine.handle_timeout(at(60_000));
+    engine.handle(counters(60_000, dwelt(&[500, 500, 600])));
+    let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word.starts_with("histogram")).collect();
+    let expected = [
+        "histogram All 3 1",
+        "histogram LocalPort(80) 1 0",
+        "histogram LocalPort(443) 1 0",
+        "histogram LocalPort(8080) 0 1",
+        "histogram Other 1 0",
+    ];
+    assert_eq!(words, expected);
+    assert_eq!(engine.poll_timeout().map(|due| due > at(60_000)), Some(true));
+}
+
+#[test]
+fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle_timeout(at(60_000));
+    engine.handle(counters(60_000, dwelt(&[100, 200])));
+    engine.handle_timeout(at(120_000));
+    engine.handle(counters(120_000, dwelt(&[100, 200, 7000])));
+    let summaries: Vec<_> = outputs(&mut engine)
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
+                Some((finished.count, finished.max))
+            }
+            Output::Finding(_) | Output::ReadCounters => None,
+        })
+        .collect();
+    assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
+    let max = summaries[1].1.expect("one left");
+    assert!(max >= Duration::from_secs(7) && max < Duration::from_millis(7250), "{max:?}");
+}
+
+#[test]
+fn ports_beyond_the_limit_share_a_histogram() {
+    let mut engine = engine(Events::Stuck);
+    for port in 1..=1000 {
+        engine.handle(leave_of(socket_on_port(port), 500, Some(0)));
+    }
+    engine.handle_timeout(at(60_000));
+    engine.handle(counters(60_000, Counters::default()));
+    let words = words(&mut engine);
+    let histograms = words.iter().filter(|word| word.starts_with("histogram LocalPort")).count();
+    assert_eq!(histograms, 64);
+    assert!(words.contains(&"histogram Other 936 0".to_owned()), "{words:?}");
+}
+
+#[test]
+fn a_loss_is_told_once_and_within_a_second() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle_timeout(at(1000));
+    let lost = Counters { ring_full: 3, ..Counters::default() };
+    engine.handle(counters(1000, lost.clone()));
+    engine.handle(leave(1500, Some(0)));
+    engine.handle_timeout(at(2500));
+    engine.handle(counters(2500, lost));
+    assert_eq!(words(&mut engine), ["read counters", "health", "read counters"]);
+    assert_eq!(engine.totals().lost_ring_full, 3);
+}
+
+#[test]
+fn records_that_make_no_sense_and_lines_nobody_read_are_losses() {
+    let mut engine = engine(Events::Stuck);
+    engine.undecodable(at(0));
+    engine.unwritten(at(0), 5);
+    engine.handle(counters(1000, Counters::default()));
+    assert_eq!(words(&mut engine), ["health"]);
+    assert_eq!((engine.totals().undecodable, engine.totals().unwritten), (1, 5));
+}
+
+#[test]
+fn it_stops_with_a_last_histogram_and_totals() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.stop();
+    engine.handle(counters(900, Counters { entered: 1, ..Counters::default() }));
+    let words = words(&mut engine);
+    assert_eq!(words, ["read counters", "histogram All 0 1", "histogram LocalPort(8080) 0 1", "stop"]);
+    let totals = engine.totals();
+    assert_eq!((totals.entered, totals.tracked), (1, 1));
+}
+
+#[test]
+fn an_idle_engine_wants_to_be_woken_for_its_window_only() {
+    assert_eq!(engine(Events::All).poll_timeout(), Some(at(60_000)));
+}
+
+#[test]
+fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
+    let mut engine = engine(Events::Stuck);
+    let since = Since::Between { earliest: Some(at(0)), latest: at(100_000) };
+    engine.handle(Observation::Present { key: KEY, at: at(200_000), since, socket: socket() });
+    engine.handle_timeout(at(200_000));
+    let stuck: Vec<_> = words(&mut engine).into_iter().filter(|word| word.starts_with("stuck")).collect();
+    assert_eq!(stuck, ["stuck 100s"]);
+}

@@ -61,7 +61,8 @@ impl Windows {
         let mut scopes: Vec<_> = finished.keys().chain(unfinished.keys()).copied().collect();
         scopes.sort_unstable();
         scopes.dedup();
-        let summary = |of: &BTreeMap<Scope, Histogram>, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
+        let summary =
+            |of: &BTreeMap<Scope, Histogram>, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
         let finding = |scope| {
             let (finished, unfinished) = (summary(&finished, scope), summary(&unfinished, scope));
             Finding::Histogram { at, scope, window, finished, unfinished }

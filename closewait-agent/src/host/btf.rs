@@ -23,7 +23,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read.
-    #[error("reading {} failed: {source}; closewait falls back to the classic tracepoint without it", path.display())]
+    #[error("reading {} failed: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y has it", path.display())]
     Read {
         /// The file.
         path: PathBuf,

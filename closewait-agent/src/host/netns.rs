@@ -42,7 +42,7 @@ pub enum NetnsError {
         source: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE to see the network namespaces of all processes", path.display())]
+    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", path.display())]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,

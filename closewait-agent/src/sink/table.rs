@@ -108,7 +108,7 @@ AGE    RECV-Q  LOCAL          REMOTE          OWNER                   NETNS
 
     #[test]
     fn a_hostile_name_stays_in_its_cell() {
-        let text = table(&[b"\x1b[2J\n\rx\0\0\0\0\0\0\0\0"], true, true);
+        let text = table(&[b"\x1b[2J\n\rx\0\0\0\0\0\0\0\0\0"], true, true);
         assert_eq!(text.lines().count(), 2);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }

@@ -46,7 +46,12 @@ impl Sink for Text {
         let kernel = start.kernel.as_deref().unwrap_or("of an unknown release");
         let word = self.paint(sgr::DIM, "start");
         let stuck_after = duration(*stuck_after);
-        push(to, anchor, start.at, &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"));
+        push(
+            to,
+            anchor,
+            start.at,
+            &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"),
+        );
         Ok(())
     }
 
@@ -80,7 +85,10 @@ impl Sink for Text {
             Finding::Stop { at, totals } => {
                 let word = self.paint(sgr::DIM, "stop");
                 let Totals { entered, left, tracked, .. } = totals;
-                let line = format!("{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}", losses(*totals));
+                let line = format!(
+                    "{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}",
+                    losses(*totals)
+                );
                 push(to, anchor, *at, &line);
             }
         }
@@ -88,13 +96,14 @@ impl Sink for Text {
     }
 }
 
-/// A histogram as one line for the log; `None` for those that a person need not see.
-pub fn histogram_line(finding: &Finding) -> Option<String> {
+/// A histogram as one line for the log, and how much it matters there; `None` if it is none. A line a minute for each port
+/// would drown the rest.
+pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     let Finding::Histogram { scope, window, finished, unfinished, .. } = finding else { return None };
-    let scope = match scope {
-        Scope::All => "all sockets".to_owned(),
-        Scope::LocalPort(port) => format!("port {port}"),
-        Scope::Other => "other sockets".to_owned(),
+    let (level, scope) = match scope {
+        Scope::All => (log::Level::Info, "all sockets".to_owned()),
+        Scope::LocalPort(port) => (log::Level::Debug, format!("port {port}")),
+        Scope::Other => (log::Level::Debug, "other sockets".to_owned()),
     };
     let summary = |summary: &Summary| match (summary.p50, summary.p90, summary.p99, summary.max) {
         (Some(p50), Some(p90), Some(p99), Some(max)) => {
@@ -104,7 +113,8 @@ pub fn histogram_line(finding: &Finding) -> Option<String> {
         _ => "0".to_owned(),
     };
     let window = duration(*window);
-    Some(format!("dwell time in {window}, {scope}: {} left, {} still there", summary(finished), summary(unfinished)))
+    let (finished, unfinished) = (summary(finished), summary(unfinished));
+    Some((level, format!("dwell time in {window}, {scope}: {finished} left, {unfinished} still there")))
 }
 
 /// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
@@ -122,7 +132,9 @@ pub fn ends(socket: &Socket) -> String {
 pub fn dwell(dwell: Dwell) -> String {
     match dwell {
         Dwell::Exact(dwell) => duration(dwell),
-        Dwell::Between { at_least, at_most: Some(at_most) } => format!("{} to {}", duration(at_least), duration(at_most)),
+        Dwell::Between { at_least, at_most: Some(at_most) } => {
+            format!("{} to {}", duration(at_least), duration(at_most))
+        }
         Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
     }
 }

@@ -90,7 +90,10 @@ impl Writer {
         let Self { queue, done, shared, limit: _ } = self;
         drop(queue);
         if done.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the reader of standard output did not take the last lines"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the reader of standard output did not take the last lines",
+            ));
         }
         let error = shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         match error {
@@ -108,7 +111,9 @@ fn write_all(mut to: impl Write + AsFd, lines: &Receiver<Vec<u8>>, shared: &Shar
                 to.flush()?;
                 shared.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
             }
-            Err(RecvTimeoutError::Timeout) if reader_is_gone(to.as_fd()) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(RecvTimeoutError::Timeout) if reader_is_gone(to.as_fd()) => {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }

@@ -1,0 +1,214 @@
+use closewait_common::tcp::RCV_SHUTDOWN;
+use proptest::prelude::*;
+
+use super::*;
+
+const DECODER: Decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
+
+/// A record of an accepted IPv4 socket that entered.
+fn record() -> Record {
+    let v4 = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
+    Record {
+        format: FORMAT,
+        kind: kind::ENTER,
+        old_state: state::ESTABLISHED,
+        new_state: state::CLOSE_WAIT,
+        shutdown: RCV_SHUTDOWN,
+        family: AF_INET,
+        protocol: IPPROTO_TCP,
+        local_port: 8080,
+        remote_port: 51_234,
+        _pad: 0,
+        flags: flag::SOCK | flag::TCP | flag::ACCEPTED | flag::BACKLOG,
+        sk_err: 0,
+        time_ns: 5_000_000_000,
+        entered_ns: 5_000_000_000,
+        sk: 0xffff_8880_0000_1000,
+        cookie: 77,
+        netns_cookie: 1,
+        inode: 99,
+        cgroup: 1,
+        received_bytes: 6,
+        sent_bytes: 0,
+        netns: 4_026_531_840,
+        unread_bytes: 6,
+        last_ack_ticks: 0,
+        last_data_ticks: 0,
+        pid: 0,
+        fd: -1,
+        local_address: v4(5),
+        remote_address: v4(9),
+        comm: [0; 16],
+    }
+}
+
+/// The bytes of a record, as the kernel program writes them.
+fn bytes(record: &Record) -> Vec<u8> {
+    // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), SIZE) }.to_vec()
+}
+
+fn decode(record: &Record) -> Result<Observation, DecodeError> {
+    DECODER.decode(&bytes(record))
+}
+
+fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option<bool>) {
+    let flags = flag::SOCK | flags;
+    let left =
+        Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
+    let Ok(Observation::Leave { how, fd_open, .. }) = decode(&left) else { panic!("{left:?} is a leaving") };
+    (how, fd_open)
+}
+
+#[test]
+fn an_entry_is_read_field_by_field() {
+    let Ok(Observation::Enter { key, at, socket, replaced }) = decode(&record()) else { panic!("an entry") };
+    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), Boot(5_000_000_000), false));
+    let expected = Socket {
+        cookie: Some(77),
+        netns: Some(4_026_531_840),
+        netns_cookie: None,
+        protocol: Protocol::Tcp,
+        local: Endpoint { address: [10, 0, 0, 5].into(), port: 8080 },
+        remote: Endpoint { address: [10, 0, 0, 9].into(), port: 51_234 },
+        role: Some(Role::Server),
+        inode: Some(99),
+        cgroup: None,
+        accepted: Some(true),
+        unread_bytes: Some(6),
+        received_bytes: Some(6),
+        sent_bytes: Some(0),
+        keepalive: Some(false),
+    };
+    assert_eq!(socket, expected);
+}
+
+#[test]
+fn the_decoder_reads_the_fields_where_the_struct_has_them() {
+    let all =
+        Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
+    assert_eq!(read(&bytes(&all)), Ok(all));
+}
+
+#[test]
+fn what_has_no_flag_is_unknown() {
+    let bare = Record { flags: 0, cookie: 0, netns: 0, inode: 0, ..record() };
+    let Ok(Observation::Enter { socket, .. }) = decode(&bare) else { panic!("an entry") };
+    let Socket { cookie, netns, netns_cookie, role, inode, cgroup, accepted, unread_bytes, keepalive, .. } = socket;
+    assert_eq!((cookie, netns, netns_cookie, role, inode), (None, None, None, None, None));
+    assert_eq!((cgroup, accepted, unread_bytes, keepalive), (None, None, None, None));
+}
+
+#[test]
+fn an_ipv6_address_stays_and_a_mapped_one_becomes_ipv4() {
+    let mut six = record();
+    six.family = AF_INET6;
+    six.local_address = Ipv6Addr::LOCALHOST.octets();
+    let Ok(Observation::Enter { socket, .. }) = decode(&six) else { panic!("an entry") };
+    assert_eq!(socket.local.address, IpAddr::V6(Ipv6Addr::LOCALHOST));
+    assert_eq!(socket.remote.address, IpAddr::from([10, 0, 0, 9]));
+}
+
+#[test]
+fn every_way_of_leaving_is_told() {
+    const FILE: u32 = flag::ACCEPTED | flag::FILE;
+    const GONE: u32 = FILE | flag::FILE_GONE;
+    let rows = [
+        (leaving(9, 0, 3, GONE), (How::Closed, Some(false))),
+        (leaving(9, 0, 3, FILE), (How::Shutdown, Some(true))),
+        (leaving(9, 0, 3, flag::ACCEPTED), (How::Closed, None)),
+        (leaving(7, 0, 3, GONE), (How::Aborted, Some(false))),
+        (leaving(7, 0, 1, FILE), (How::Aborted, Some(true))),
+        (leaving(7, 32, 1, FILE), (How::Reset, Some(true))),
+        (leaving(7, 110, 1, FILE), (How::Timeout, Some(true))),
+        (leaving(7, 113, 1, FILE), (How::Timeout, Some(true))),
+        (leaving(7, 103, 1, FILE), (How::Destroyed, Some(true))),
+        (leaving(7, 103, 1, 0), (How::Destroyed, Some(false))),
+        (leaving(7, 0, 1, 0), (How::ListenerClosed, Some(false))),
+        (leaving(7, 1, 1, FILE), (How::Unknown, Some(true))),
+    ];
+    for (got, expected) in rows {
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn without_offsets_only_the_states_tell_how_it_left() {
+    let left = |new_state| Record { kind: kind::LEAVE, old_state: 8, new_state, flags: 0, ..record() };
+    for (new_state, expected) in [(9, How::Closed), (7, How::Unknown)] {
+        let Ok(Observation::Leave { how, fd_open, closer, .. }) = decode(&left(new_state)) else { panic!("a leaving") };
+        assert_eq!((how, fd_open, closer), (expected, None, None));
+    }
+}
+
+#[test]
+fn the_age_of_an_older_socket_is_an_interval() {
+    let found = Record {
+        kind: kind::PRESENT,
+        entered_ns: 0,
+        flags: flag::SOCK | flag::AGES,
+        last_ack_ticks: 250,
+        last_data_ticks: 450,
+        ..record()
+    };
+    let decoder = Decoder { suspended: Duration::from_secs(1), ..DECODER };
+    let Ok(Observation::Present { at, since, .. }) = decoder.decode(&bytes(&found)) else { panic!("a socket found") };
+    let millis = Duration::from_millis;
+    assert_eq!(since, Since::Between { earliest: Some(at - millis(1804 + 1000)), latest: at - millis(996) });
+    let unknown = Record { flags: flag::SOCK, ..found };
+    let Ok(Observation::Present { since, .. }) = decode(&unknown) else { panic!("a socket found") };
+    assert_eq!(since, Since::Between { earliest: None, latest: at });
+}
+
+#[test]
+fn a_holder_is_read() {
+    let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
+    let held = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, pid: 42, fd: 7, comm, ..record() };
+    let Ok(Observation::Held { holder, .. }) = decode(&held) else { panic!("a descriptor") };
+    assert_eq!((holder.task.pid, holder.fd, holder.task.comm.as_str()), (42, 7, "worker"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let refused = |record: Record| decode(&record).expect_err("it makes no sense");
+    assert_eq!(refused(Record { format: 2, ..record() }), DecodeError::Format(2));
+    assert_eq!(refused(Record { kind: 9, ..record() }), DecodeError::Kind(9));
+    assert_eq!(refused(Record { kind: 0, ..record() }), DecodeError::Kind(0));
+    assert_eq!(refused(Record { family: 1, ..record() }), DecodeError::Family(1));
+    assert_eq!(refused(Record { protocol: 132, ..record() }), DecodeError::Protocol(132));
+    assert_eq!(refused(Record { new_state: 7, ..record() }), DecodeError::States { kind: 1, old: 1, new: 7 });
+    assert_eq!(refused(Record { kind: kind::LEAVE, ..record() }), DecodeError::States { kind: 2, old: 1, new: 8 });
+    let early = Record { kind: kind::LEAVE, old_state: 8, new_state: 9, time_ns: 1, entered_ns: 2, ..record() };
+    assert!(matches!(refused(early), DecodeError::Contradiction(_)));
+    let nobody = Record { kind: kind::HELD, fd: 3, ..record() };
+    assert!(matches!(refused(nobody), DecodeError::Contradiction(_)));
+    let negative = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, fd: -1, ..record() };
+    assert!(matches!(refused(negative), DecodeError::Contradiction(_)));
+}
+
+#[test]
+fn truncated_and_oversized_records_are_refused() {
+    let whole = bytes(&record());
+    for length in 0..SIZE {
+        assert_eq!(DECODER.decode(&whole[..length]), Err(DecodeError::Length(length)));
+    }
+    let mut longer = whole;
+    longer.push(0);
+    assert_eq!(DECODER.decode(&longer), Err(DecodeError::Length(SIZE + 1)));
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2 * SIZE)) {
+        let _any_result = DECODER.decode(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_record_never_makes_it_panic(damage in prop::collection::vec((0..SIZE, any::<u8>()), 1..8), kind in 1_u8..=4) {
+        let mut bytes = bytes(&Record { kind, old_state: 8, ..record() });
+        for (at, with) in damage {
+            bytes[at] = with;
+        }
+        let _any_result = DECODER.decode(&bytes);
+    }
+}

@@ -1,0 +1,257 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{super::testing::socket, *};
+
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// A key as the kernel gives it.
+const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
+
+fn at(seconds: u64) -> Boot {
+    Boot(seconds * 1_000_000_000)
+}
+
+fn exact(seconds: u64) -> Option<Dwell> {
+    Some(Dwell::Exact(Duration::from_secs(seconds)))
+}
+
+fn older(earliest: u64, latest: u64) -> Since {
+    Since::Between { earliest: Some(at(earliest)), latest: at(latest) }
+}
+
+fn tracker() -> Tracker {
+    Tracker::new(STUCK_AFTER)
+}
+
+/// Moments at which something is reported up to `until`, in seconds.
+fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
+    let mut reports = Vec::new();
+    while let Some(due) = tracker.next_due().filter(|due| *due <= at(until)) {
+        assert!(tracker.pop_due(due).is_some());
+        reports.push(due.0 / 1_000_000_000);
+    }
+    reports
+}
+
+#[test]
+fn a_socket_is_reported_at_the_threshold_and_at_every_doubling() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    assert_eq!(reports(&mut tracker, 300), [110, 120, 140, 180, 260]);
+}
+
+#[test]
+fn a_report_that_comes_late_is_not_made_up_for() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    let (_, dwell) = tracker.pop_due(at(145)).expect("it is due");
+    assert_eq!(Some(dwell), exact(45));
+    assert!(tracker.pop_due(at(145)).is_none());
+    assert_eq!(reports(&mut tracker, 300), [180, 260]);
+}
+
+#[test]
+fn nothing_is_reported_before_the_threshold() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    assert!(tracker.pop_due(Boot(at(110).0 - 1)).is_none());
+    assert!(tracker.pop_due(at(110)).is_some());
+}
+
+#[test]
+fn what_left_is_forgotten() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    let (dwell, tracked) = tracker.leave(KEY, at(103), Some(at(100)), &socket());
+    assert_eq!((dwell, tracked.is_some()), (exact(3), true));
+    assert!(tracker.is_empty() && tracker.next_due().is_none());
+}
+
+#[test]
+fn an_entry_that_the_kernel_forgot_is_remembered_here() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    assert_eq!(tracker.leave(KEY, at(103), None, &socket()).0, exact(3));
+}
+
+#[test]
+fn leaving_of_a_stranger_tells_what_the_kernel_knows() {
+    let mut tracker = tracker();
+    assert_eq!(tracker.leave(KEY, at(103), Some(at(101)), &socket()), (exact(2), None));
+    assert_eq!(tracker.leave(KEY, at(103), None, &socket()), (None, None));
+}
+
+#[test]
+fn an_older_socket_leaves_with_an_interval() {
+    let mut tracker = tracker();
+    assert!(tracker.present(KEY, at(100), older(50, 90), socket()));
+    let (dwell, tracked) = tracker.leave(KEY, at(100), None, &socket());
+    let (at_least, at_most) = (Duration::from_secs(10), Some(Duration::from_secs(50)));
+    assert_eq!((dwell, tracked.is_some()), (Some(Dwell::Between { at_least, at_most }), true));
+}
+
+#[test]
+fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
+    let mut tracker = tracker();
+    // The record of its entry lay in the ring while the snapshot was taken.
+    tracker.present(KEY, at(100), older(50, 98), socket());
+    assert_eq!(tracker.enter(KEY, at(97), socket()), None);
+    assert_eq!(tracker.len(), 1);
+    assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).0, exact(4));
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
+    let mut tracker = tracker();
+    tracker.present(KEY, at(100), Since::Exact(at(99)), socket());
+    assert_eq!(tracker.enter(KEY, at(90), socket()), None);
+    assert_eq!(tracker.leave(KEY, at(95), Some(at(90)), &socket()).0, exact(5));
+    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
+    assert_eq!(tracker.len(), 1);
+    assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).0, exact(11));
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
+    let mut tracker = tracker();
+    // The walk saw it a moment after the tracepoint had run, before the state had changed.
+    tracker.present(KEY, at(100), older(50, 90), socket());
+    assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).1.is_some());
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn an_entry_over_an_entry_tells_of_a_leaving_that_was_missed() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    let missed = tracker.enter(KEY, at(200), socket()).expect("the first one is gone");
+    assert_eq!(missed.since, Since::Exact(at(100)));
+    assert_eq!((tracker.len(), tracker.next_due()), (1, Some(at(210))));
+}
+
+#[test]
+fn a_snapshot_says_nothing_twice() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    assert!(!tracker.present(KEY, at(105), older(80, 100), socket()));
+    assert_eq!(reports(&mut tracker, 130), [110, 120]);
+}
+
+#[test]
+fn a_socket_known_by_its_ends_is_found_by_its_records() {
+    let ends = SocketKey::of_ends(socket().local, socket().remote);
+    let mut tracker = tracker();
+    tracker.present(ends, at(100), older(50, 98), socket());
+    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
+    assert_eq!(tracker.len(), 1);
+    assert!(tracker.leave(KEY, at(104), Some(at(99)), &socket()).1.is_some());
+
+    tracker.present(ends, at(200), older(50, 98), socket());
+    assert!(tracker.leave(KEY, at(201), None, &socket()).1.is_some());
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn facts_that_one_witness_lacks_come_from_the_other() {
+    let mut tracker = tracker();
+    let bare = Socket { unread_bytes: None, cookie: None, ..socket() };
+    tracker.enter(KEY, at(100), bare);
+    tracker.present(KEY, at(101), older(50, 100), Socket { netns: None, ..socket() });
+    let (_, tracked) = tracker.iter().next().expect("one is there");
+    assert_eq!((tracked.socket.unread_bytes, tracked.socket.cookie), (Some(1), Some(7)));
+    assert_eq!(tracked.socket.netns, socket().netns);
+    assert_eq!(tracked.since, Since::Exact(at(100)));
+}
+
+#[test]
+fn doublings_do_not_overflow() {
+    let last = Boot(u64::MAX);
+    assert_eq!(next_doubling(Boot(0), Duration::from_nanos(1), last), last);
+    assert_eq!(next_doubling(last, Duration::MAX, last), last);
+}
+
+/// What happens to one of a few sockets, in the order of time.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Enter(u64),
+    Leave(u64),
+    /// A snapshot of everything; the records of the last `usize` steps are read only after it.
+    Snapshot(usize),
+    Report,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..6_u64).prop_map(Step::Enter),
+        4 => (0..6_u64).prop_map(Step::Leave),
+        1 => (0..5_usize).prop_map(Step::Snapshot),
+        2 => Just(Step::Report),
+    ]
+}
+
+/// A record as the kernel writes it.
+#[derive(Clone, Copy)]
+enum Written {
+    Enter(SocketKey, Boot),
+    Leave(SocketKey, Boot, Option<Boot>),
+}
+
+proptest! {
+    /// The simple model: what is in CLOSE_WAIT, and since when. Sockets 0 and 1 are older than the first record.
+    #[test]
+    fn tracked_is_what_is_there_with_the_right_age(steps in prop::collection::vec(step(), 1..80)) {
+        let key = |n: u64| SocketKey(KEY.0 + n);
+        let mut tracker = tracker();
+        let mut truth = BTreeMap::from([(key(0), None), (key(1), None)]);
+        for older_one in [key(0), key(1)] {
+            tracker.present(older_one, at(100), older(10, 50), socket());
+        }
+        let mut unread = Vec::<Written>::new();
+        let read = |tracker: &mut Tracker, written: Written, told: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
+            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no leaving is missed"),
+            Written::Leave(key, at, entered) => told.push((key, tracker.leave(key, at, entered, &socket()).0)),
+        };
+        let mut now = 100;
+        for step in steps {
+            now += 1;
+            let mut told = Vec::new();
+            match step {
+                Step::Enter(n) if !truth.contains_key(&key(n)) => {
+                    truth.insert(key(n), Some(at(now)));
+                    unread.push(Written::Enter(key(n), at(now)));
+                }
+                Step::Leave(n) => if let Some(entered) = truth.remove(&key(n)) {
+                    unread.push(Written::Leave(key(n), at(now), entered));
+                },
+                Step::Enter(_) => {}
+                Step::Snapshot(behind) => {
+                    let later = unread.split_off(unread.len().saturating_sub(behind));
+                    for written in std::mem::replace(&mut unread, later) {
+                        read(&mut tracker, written, &mut told);
+                    }
+                    for (key, entered) in &truth {
+                        tracker.present(*key, at(now), entered.map_or(older(10, 50), Since::Exact), socket());
+                    }
+                }
+                Step::Report => while tracker.pop_due(at(now)).is_some() {},
+            }
+            if matches!(step, Step::Report | Step::Snapshot(_)) || unread.len() > 5 {
+                for written in std::mem::take(&mut unread) {
+                    read(&mut tracker, written, &mut told);
+                }
+                // A snapshot that finds a second stay before the first one's end is read takes the first one's age with it.
+                let second_stay = matches!(step, Step::Snapshot(behind) if behind > 1);
+                for (key, dwell) in told {
+                    prop_assert!(dwell.is_some() || second_stay, "{key:?} left after an unknown time");
+                }
+                let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
+                let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
+                prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
+                prop_assert_eq!(tracker.due.len(), tracker.len());
+            }
+        }
+    }
+}

@@ -1,12 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::engine::{
-    histogram::Histogram,
-    model::Task,
-    testing::socket,
-    text::Comm,
-};
+use crate::engine::{histogram::Histogram, model::Task, testing::socket, text::Comm};
 
 fn lines(colour: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
@@ -33,7 +28,11 @@ fn a_leaving_reads_as_a_sentence() {
 
 #[test]
 fn a_hostile_name_cannot_reach_the_terminal() {
-    for name in [b"\x1b]0;owned\x07\x1b[2J\0", b"a\nstuck  forged\0\0", "\u{202e}gnp.exe\0\0\0\0\0\0".as_bytes().try_into().unwrap()] {
+    for name in [
+        b"\x1b]0;owned\x07\x1b[2J\0\0",
+        b"a\nstuck  forged\0",
+        "\u{202e}gnp.exe\0\0\0\0\0\0".as_bytes().try_into().unwrap(),
+    ] {
         let text = lines(false, &left_by(name));
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(text.trim_end().chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
@@ -88,6 +87,6 @@ fn a_histogram_is_one_line_of_the_log() {
     let window = Duration::from_secs(60);
     let finding = Finding::Histogram { at: Boot(0), scope: Scope::LocalPort(80), window, finished, unfinished };
     let line = "dwell time in 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) left, 0 still there";
-    assert_eq!(histogram_line(&finding).as_deref(), Some(line));
+    assert_eq!(histogram_line(&finding), Some((log::Level::Debug, line.to_owned())));
     assert_eq!(histogram_line(&left_by(&[0; 16])), None);
 }

@@ -1,0 +1,412 @@
+//! `closewait doctor`: what this kernel and these privileges allow, and what is missing for the rest.
+
+use std::io::Write;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::host::{
+    caps::Capability,
+    diag::{self, DiagError},
+    facts::Facts,
+    plan::{GRANT, HookChoice, Plan, Refusal, plan},
+};
+
+/// How the report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// A table for people.
+    Text,
+    /// One JSON object a line: the checks, then a summary.
+    Json,
+}
+
+/// Looks at this host and writes the report. The result is the exit code: 0 if `closewait run` can work, else the one
+/// it would end with.
+///
+/// # Errors
+///
+/// If `out` cannot be written to.
+pub(super) fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
+    let report = report(&Facts::gather(), diag::probe());
+    match output {
+        Output::Text => write_text(&report, out),
+        Output::Json => write_json(&report, out),
+    }
+    .context("writing the report failed")?;
+    Ok(report.exit_code())
+}
+
+/// Whether a check came out well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// It is there.
+    Ok,
+    /// It is not there; what needs it is done in another way, or less well.
+    Degraded,
+    /// It is not there, and what needs it does not work.
+    Missing,
+    /// It could not be found out.
+    Unknown,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it came out.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What it is good for.
+    pub needed_for: &'static str,
+    /// What a person can do, unless all is well.
+    pub fix: Option<String>,
+}
+
+/// Everything that was looked at, and what follows for `closewait run`.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// The single checks.
+    pub checks: Vec<Check>,
+    /// What `run` would do, or why it would not.
+    pub outcome: Result<Plan, Refusal>,
+}
+
+impl Report {
+    /// 0, or the exit code of the refusal.
+    pub(super) fn exit_code(&self) -> u8 {
+        self.outcome.as_ref().map_or_else(Refusal::exit_code, |_plan| 0)
+    }
+}
+
+/// Judges the facts, and the answer to a question over netlink. Pure.
+pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report {
+    let mut checks = vec![kernel(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
+    checks.extend(functions(facts));
+    checks.push(sock_diag_check(sock_diag));
+    checks.extend(Capability::ALL.map(|capability| capability_check(facts, capability)));
+    checks.push(user_namespace(facts));
+    checks.push(pid_namespace(facts));
+    Report { checks, outcome: plan(facts, HookChoice::Auto) }
+}
+
+fn kernel(facts: &Facts) -> Check {
+    let release = facts.release.as_deref().unwrap_or("unknown");
+    let state = match facts.version {
+        Some(version) if version >= (5, 10) => State::Ok,
+        Some(version) if version >= (5, 8) => State::Degraded,
+        Some(_) => State::Missing,
+        None => State::Unknown,
+    };
+    Check::new("kernel", state, release, "everything; 5.10 is the oldest that is tested", "use Linux 5.10 or newer")
+}
+
+const BTF_KERNEL: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF=y";
+
+fn types(facts: &Facts) -> Check {
+    let (state, found) = match &facts.types {
+        Ok(_) => (State::Ok, "kernel types are readable".to_owned()),
+        Err(error) => (State::Degraded, error.to_string()),
+    };
+    Check::new("btf", state, found, "reading sockets in the kernel: queues, cgroups, errors", BTF_KERNEL)
+}
+
+fn hook_btf(facts: &Facts) -> Check {
+    // Asked without its privileges: those are checks of their own.
+    let (state, found) = match &facts.types {
+        Ok(types) if types.tracepoint => (State::Ok, "inet_sock_set_state"),
+        Ok(_) => (State::Degraded, "the kernel's types do not name the tracepoint"),
+        Err(_) => (State::Degraded, "not without btf"),
+    };
+    Check::new("hook tp_btf", state, found, "seeing changes of state; needs no tracefs", BTF_KERNEL)
+}
+
+fn hook_classic(facts: &Facts) -> Check {
+    let (state, found) = match &facts.tracefs {
+        Ok(tracefs) if tracefs.mounted => (State::Ok, "tracefs is mounted".to_owned()),
+        Ok(_) => (State::Ok, "tracefs is not mounted, but can be, for the agent alone".to_owned()),
+        Err(error) => (State::Degraded, error.to_string()),
+    };
+    let fix = "not needed where tp_btf works; else mount tracefs, or run as root";
+    Check::new("hook tracepoint", state, found, "seeing changes of state where tp_btf does not work", fix)
+}
+
+fn ring_buffer(facts: &Facts) -> Check {
+    let (state, found) = yes_or(facts.ring_buffer, State::Missing);
+    Check::new("ring buffer", state, found, "getting records out of the kernel", "use Linux 5.10 or newer")
+}
+
+/// What programs may call and what kinds there are.
+fn functions(facts: &Facts) -> [Check; 3] {
+    let types = facts.types.as_ref().ok();
+    let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), State::Degraded);
+    let tcp = yes_or(types.map(|types| types.iter_tcp), State::Degraded);
+    let files = yes_or(types.map(|types| types.iter_files), State::Degraded);
+    [
+        Check::new("socket cookie", cookie.0, cookie.1, "a lasting number for each socket", "use Linux 5.12 or newer"),
+        Check::new(
+            "iter/tcp",
+            tcp.0,
+            tcp.1,
+            "sockets that are older than the agent",
+            "use Linux 5.10 or newer, with BTF",
+        ),
+        Check::new(
+            "iter/task_file",
+            files.0,
+            files.1,
+            "owners of sockets, fast and across namespaces; else /proc is read",
+            "use Linux 5.11 or newer, with BTF",
+        ),
+    ]
+}
+
+fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
+    let (state, found) = match answer {
+        Ok(()) => (State::Ok, "answers".to_owned()),
+        Err(error) => (State::Degraded, error.to_string()),
+    };
+    Check::new("sock_diag", state, found, "bounds of the age of old sockets, and `kill`", "run `modprobe tcp_diag`")
+}
+
+fn capability_check(facts: &Facts, capability: Capability) -> Check {
+    let (needed_for, without, fix) = match capability {
+        Capability::Bpf => ("loading programs into the kernel", State::Missing, GRANT),
+        Capability::Perfmon => ("looking at sockets from programs", State::Missing, GRANT),
+        Capability::SysPtrace => ("owners that are processes of other users", State::Degraded, GRANT),
+        Capability::DacReadSearch => ("/proc/PID/fd of other users, and tracefs", State::Degraded, GRANT),
+        Capability::SysAdmin => (
+            "entering other network namespaces, mounting tracefs",
+            State::Degraded,
+            "add cap_sys_admin to what is granted",
+        ),
+        Capability::NetAdmin => ("`kill` alone", State::Degraded, "add cap_net_admin to what is granted"),
+        Capability::SysResource => (
+            "room for maps before Linux 5.11",
+            State::Degraded,
+            "not needed from Linux 5.11 on; else add cap_sys_resource",
+        ),
+    };
+    let (state, found) = match facts.capabilities.map(|capabilities| capabilities.has(capability)) {
+        Some(true) => (State::Ok, "granted"),
+        // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
+        Some(false) if capability == Capability::SysResource && facts.version >= Some((5, 11)) => {
+            (State::Ok, "not granted, and not needed on this kernel")
+        }
+        Some(false) => (without, "not granted"),
+        None => (State::Unknown, "not known"),
+    };
+    Check::new(capability.name(), state, found, needed_for, fix)
+}
+
+fn user_namespace(facts: &Facts) -> Check {
+    let (state, found) = match facts.initial_user_namespace {
+        Some(true) => (State::Ok, "that of the host"),
+        Some(false) => (State::Missing, "not that of the host"),
+        None => (State::Unknown, "not known"),
+    };
+    Check::new(
+        "user namespace",
+        state,
+        found,
+        "capabilities that count for BPF",
+        "run it outside of rootless containers",
+    )
+}
+
+fn pid_namespace(facts: &Facts) -> Check {
+    let (state, found) = match facts.initial_pid_namespace {
+        Some(true) => (State::Ok, "that of the host"),
+        Some(false) => (State::Degraded, "not that of the host"),
+        None => (State::Unknown, "not known"),
+    };
+    Check::new("pid namespace", state, found, "numbers and names of all owners", "use --pid=host, or hostPID: true")
+}
+
+fn yes_or(known: Option<bool>, otherwise: State) -> (State, &'static str) {
+    match known {
+        Some(true) => (State::Ok, "yes"),
+        Some(false) => (otherwise, "no"),
+        None => (State::Unknown, "not known"),
+    }
+}
+
+impl Check {
+    fn new(check: &'static str, state: State, found: impl Into<String>, needed_for: &'static str, fix: &str) -> Self {
+        let fix = (state != State::Ok).then(|| fix.to_owned());
+        Self { check, state, found: found.into(), needed_for, fix }
+    }
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Missing => "missing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The checks in columns, each that is not well followed by what to do; then what `run` would do.
+fn write_text(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{:<20} {:<9} NEEDED FOR", "CHECK", "STATE")?;
+    for check in &report.checks {
+        writeln!(out, "{:<20} {:<9} {}", check.check, check.state.as_str(), check.needed_for)?;
+        writeln!(out, "{:20} {:9} found: {}", "", "", check.found)?;
+        if let Some(fix) = &check.fix {
+            writeln!(out, "{:20} {:9} to do: {fix}", "", "")?;
+        }
+    }
+    writeln!(out)?;
+    match &report.outcome {
+        Ok(plan) => {
+            writeln!(out, "`closewait run` works here, with {}.", plan.hook.as_str())?;
+            if !plan.degraded.is_empty() {
+                writeln!(out, "Less well than it could:")?;
+            }
+            for degraded in &plan.degraded {
+                writeln!(out, "  {}: {}", degraded.what, degraded.why)?;
+            }
+        }
+        Err(refusal) => writeln!(out, "`closewait run` does not work here: {refusal}")?,
+    }
+    out.flush()
+}
+
+/// One line of JSON for a check.
+#[derive(Serialize)]
+struct CheckLine<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    check: &'a Check,
+}
+
+/// The last line of JSON.
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    schema_version: u32,
+    /// `ok`, `degraded` or `refused`.
+    summary: &'static str,
+    exit_code: u8,
+    /// `null` if refused.
+    hook: Option<&'static str>,
+    /// Why `run` refuses, else `null`.
+    message: Option<String>,
+    degraded: Vec<DegradedLine<'a>>,
+}
+
+/// What the plan has to do without.
+#[derive(Serialize)]
+struct DegradedLine<'a> {
+    what: &'a str,
+    why: &'a str,
+    fix: Option<&'a str>,
+}
+
+fn write_json(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+    const SCHEMA_VERSION: u32 = 1;
+    for check in &report.checks {
+        serde_json::to_writer(&mut *out, &CheckLine { schema_version: SCHEMA_VERSION, check })?;
+        writeln!(out)?;
+    }
+    let plan = report.outcome.as_ref().ok();
+    let degraded: Vec<_> = plan
+        .into_iter()
+        .flat_map(|plan| &plan.degraded)
+        .map(|one| DegradedLine { what: one.what, why: &one.why, fix: one.fix.as_deref() })
+        .collect();
+    let summary = match plan {
+        Some(_) if degraded.is_empty() => "ok",
+        Some(_) => "degraded",
+        None => "refused",
+    };
+    let line = SummaryLine {
+        schema_version: SCHEMA_VERSION,
+        summary,
+        exit_code: report.exit_code(),
+        hook: plan.map(|plan| plan.hook.as_str()),
+        message: report.outcome.as_ref().err().map(ToString::to_string),
+        degraded,
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{
+        caps::Capabilities,
+        plan::tests::{capable_host, no_types},
+    };
+
+    fn text_of(report: &Report) -> String {
+        let mut out = Vec::new();
+        write_text(report, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn json_of(report: &Report) -> Vec<serde_json::Value> {
+        let mut out = Vec::new();
+        write_json(report, &mut out).unwrap();
+        str::from_utf8(&out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn state(report: &Report, check: &str) -> State {
+        report.checks.iter().find(|one| one.check == check).unwrap().state
+    }
+
+    #[test]
+    fn a_capable_host_is_ok_in_every_check() {
+        let report = report(&capable_host(), Ok(()));
+        assert!(report.checks.iter().all(|check| check.state == State::Ok && check.fix.is_none()), "{report:?}");
+        assert_eq!(report.exit_code(), 0);
+        assert!(text_of(&report).ends_with("`closewait run` works here, with tp_btf.\n"));
+    }
+
+    #[test]
+    fn a_missing_capability_is_said_with_its_fix_and_the_exit_code_of_run() {
+        let capabilities = Capabilities::from_bits(u64::MAX).without(Capability::Bpf);
+        let report = report(&Facts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
+        assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, State::Missing));
+        assert!(text_of(&report).contains("setcap cap_bpf"));
+    }
+
+    #[test]
+    fn without_types_what_needs_them_is_not_claimed() {
+        let report = report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(()));
+        assert_eq!(state(&report, "btf"), State::Degraded);
+        assert_eq!(state(&report, "iter/tcp"), State::Unknown);
+        assert!(text_of(&report).contains("with tracepoint."));
+    }
+
+    #[test]
+    fn a_silent_sock_diag_is_degraded() {
+        let report = report(&capable_host(), Err(DiagError::Answer));
+        assert_eq!((report.exit_code(), state(&report, "sock_diag")), (0, State::Degraded));
+    }
+
+    #[test]
+    fn every_line_of_json_carries_the_schema_version_and_the_last_is_the_summary() {
+        let lines = json_of(&report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(())));
+        assert!(lines.iter().all(|line| line["schema_version"] == 1));
+        let (summary, checks) = lines.split_last().unwrap();
+        assert!(checks.iter().all(|line| line["check"].is_string() && line["state"].is_string()));
+        assert_eq!((&summary["summary"], &summary["exit_code"]), (&"degraded".into(), &0.into()));
+        assert_eq!(summary["degraded"][0]["what"], "hook");
+    }
+
+    #[test]
+    fn a_refusal_is_the_message_of_the_summary() {
+        let lines = json_of(&report(&Facts { ring_buffer: Some(false), ..capable_host() }, Ok(())));
+        let summary = lines.last().unwrap();
+        assert_eq!((&summary["summary"], &summary["exit_code"]), (&"refused".into(), &69.into()));
+        assert!(summary["hook"].is_null() && summary["message"].as_str().unwrap().contains("ring buffer"));
+    }
+}

@@ -1,0 +1,140 @@
+//! A load of short TCP connections, each of which passes through CLOSE_WAIT once.
+//!
+//! The client closes first, so the server's socket enters CLOSE_WAIT, reads the end of the stream and closes.
+//! TIME_WAIT stays with the client, and with it a source port for each address and port connected to: every pair of
+//! threads has its own address and several listeners.
+
+use std::{
+    io::Read as _,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use serde_json::json;
+
+use crate::{exec, namespaces};
+
+/// Listeners of one pair.
+const LISTENERS: usize = 8;
+
+/// Connections of one pair that the server has not taken yet. Well under a listener's backlog, where one more would
+/// have its SYN dropped and sent again a second later.
+const AHEAD: usize = 32;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Pairs of a client and a server thread [default: one for each CPU]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pairs: Option<u8>,
+    /// How long to go on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+/// Makes the load and prints what it was as one JSON object.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    // Without root the load goes over the loopback that is there; it is 127.0.0.0/8 in either case.
+    let own_netns = namespaces::enter_new_network().is_ok();
+    let pairs = match options.pairs {
+        Some(pairs) => pairs,
+        None => thread::available_parallelism().map_or(1, |cpus| u8::try_from(cpus.get()).unwrap_or(64).min(64)),
+    };
+    let (connections, elapsed) = load(pairs, Duration::from_secs(options.seconds))?;
+    let seconds = elapsed.as_secs_f64();
+    let result = json!({
+        "connections": connections,
+        "seconds": seconds,
+        "connections_per_second": f64::from(u32::try_from(connections).context("more than 2^32 connections; use fewer --seconds")?) / seconds,
+        "pairs": pairs,
+        "own_netns": own_netns,
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// Runs all pairs for `time`. Returns the exact number of connections that both ends have closed.
+fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
+    // All listeners exist before the first connection, so that a pair is not measured while another still binds.
+    let listeners = (0..pairs).map(listeners).collect::<Result<Vec<_>>>()?;
+    let start = exec::now();
+    let deadline = start + time;
+    let counts = thread::scope(|scope| {
+        let running: Vec<_> = listeners.iter().map(|own| scope.spawn(move || pair(own, deadline))).collect();
+        let join = |handle: thread::ScopedJoinHandle<'_, Result<u64>>| {
+            handle.join().map_err(|_panic| anyhow!("a thread of the load panicked; its message is above"))?
+        };
+        running.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })?;
+    Ok((counts.iter().sum(), start.elapsed()))
+}
+
+fn listeners(pair: u8) -> Result<Vec<TcpListener>> {
+    // The standard library sets SO_REUSEADDR; port 0 lets the kernel choose.
+    let address = SocketAddr::from((Ipv4Addr::new(127, 77, 0, pair + 1), 0));
+    let bind = |_| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; is loopback up?"));
+    (0..LISTENERS).map(bind).collect()
+}
+
+/// One client, and one server in a thread of its own.
+fn pair(listeners: &[TcpListener], deadline: Instant) -> Result<u64> {
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.context("getsockname failed on a listener; this is a bug")?;
+    let (sender, receiver) = mpsc::sync_channel(AHEAD);
+    thread::scope(|scope| {
+        let server = scope.spawn(move || serve(listeners, &receiver));
+        let client = connect(&addresses, &sender, deadline);
+        // The server ends when it has taken everything and no more can come.
+        drop(sender);
+        let served = server.join().map_err(|_panic| anyhow!("a server thread panicked; its message is above"))?;
+        client.and(served)
+    })
+}
+
+fn connect(addresses: &[SocketAddr], sender: &mpsc::SyncSender<usize>, deadline: Instant) -> Result<()> {
+    for (index, address) in addresses.iter().enumerate().cycle() {
+        if exec::now() >= deadline {
+            break;
+        }
+        let stream = TcpStream::connect(address)
+            .with_context(|| format!("connect to {address} failed; wait a minute for TIME_WAIT to pass"))?;
+        drop(stream);
+        // A server that has failed says why itself.
+        if sender.send(index).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes one connection from the listener that each message names.
+fn serve(listeners: &[TcpListener], receiver: &mpsc::Receiver<usize>) -> Result<u64> {
+    let mut count = 0;
+    for index in receiver {
+        let (mut stream, _peer) =
+            listeners[index].accept().context("accept failed; is the limit of open files low?")?;
+        let read = stream.read(&mut [0; 1]).context("read failed although the peer closed in order")?;
+        anyhow::ensure!(
+            read == 0,
+            "read {read} bytes that nobody sent; is another program connecting to 127.77.0.0/16?"
+        );
+        drop(stream);
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_every_connection_of_every_pair() {
+        let (connections, elapsed) = load(2, Duration::from_millis(50)).unwrap();
+        assert!(connections > 0);
+        assert!(elapsed >= Duration::from_millis(50));
+    }
+}

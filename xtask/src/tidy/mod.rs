@@ -1,0 +1,85 @@
+//! `cargo xtask tidy`: rules of the house that the compiler cannot check.
+//!
+//! The rules are tables: [`layers::RULES`] for what may use what, [`manifests`] for Cargo.toml, [`files`] for every
+//! tracked text file. A rule that has to be broken is a rule to change here, with its reason.
+
+mod files;
+mod layers;
+mod manifests;
+mod paths;
+mod tokens;
+
+use std::{collections::BTreeMap, fmt, fs, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    docs,
+    exec::{self, Workspace},
+};
+
+/// A line that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    file: String,
+    /// 1 is the first.
+    line: usize,
+    /// What is forbidden there.
+    what: String,
+    why: &'static str,
+    /// What to do.
+    instead: &'static str,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: {}; {}", self.file, self.line, self.what, self.why, self.instead)
+    }
+}
+
+/// Text files of the repository by path, in order.
+type Files = BTreeMap<String, String>;
+
+/// Checks everything and reports all that is wrong at once.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let files = read_files(workspace)?;
+    let mut problems = layers::check(&files);
+    problems.extend(manifests::check(&files));
+    problems.extend(files::check(&files));
+    problems.sort();
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    let mut count = problems.len();
+    if let Err(error) = docs::check(&workspace.root) {
+        eprintln!("{error:#}");
+        count += 1;
+    }
+    if count > 0 {
+        bail!("tidy found {count} of these; every line above says what to do");
+    }
+    Ok(())
+}
+
+/// What git tracks or would: a new file counts before it is added.
+fn read_files(workspace: &Workspace) -> Result<Files> {
+    let list = exec::output(
+        Command::new("git")
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .current_dir(&workspace.root),
+    )
+    .context("tidy looks at the files that git knows; run it in a clone")?;
+    let mut files = Files::new();
+    for name in list.split_terminator('\0') {
+        let path = workspace.root.join(name);
+        // Git lists what is deleted but not committed yet, and links to folders.
+        if path.is_file() {
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}; is it yours?", path.display()))?;
+            // Recorded captures and the like are not text, and no rule is about them.
+            if let Ok(text) = String::from_utf8(bytes) {
+                files.insert(name.to_owned(), text);
+            }
+        }
+    }
+    Ok(files)
+}
