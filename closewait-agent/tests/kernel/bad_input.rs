@@ -72,15 +72,17 @@ fn a_stdout_that_takes_nothing_is_exit_code_1_and_names_the_reason() {
 
 #[test]
 fn an_agent_that_has_ended_leaves_nothing_in_the_kernel() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL] {
-        for hook in ["btf", "classic"] {
-            let agent = Agent::start(&["--hook", hook]);
-            // Or else there would be nothing to leave.
-            assert!(leftovers::programs_held_by(agent.pid()) > 0, "{hook}");
-            agent.signal(signal);
-            let ended = agent.join();
-            assert_eq!(ended.code, if signal == libc::SIGKILL { None } else { Some(0) });
-            leftovers::assert_none();
-        }
+    for (hook, signal, code) in [
+        ("btf", libc::SIGINT, Some(0)),
+        ("btf", libc::SIGKILL, None),
+        ("classic", libc::SIGTERM, Some(0)),
+        ("classic", libc::SIGKILL, None),
+    ] {
+        let agent = Agent::start(&["--hook", hook]);
+        // Or else there would be nothing to leave.
+        assert!(leftovers::programs_held_by(agent.pid()) > 0, "{hook}");
+        agent.signal(signal);
+        assert_eq!(agent.join().code, code);
+        leftovers::assert_none();
     }
 }

@@ -58,7 +58,7 @@ fn a_kernel_without_btf_gets_the_classic_hook_unasked() {
 
 #[test]
 fn a_kernel_with_btf_gets_the_hook_that_needs_it() {
-    for arguments in [&[][..], &["--hook", "auto"], &["--hook", "btf"]] {
+    for arguments in [&[][..], &["--hook", "btf"]] {
         check_hook(&Agent::start(arguments), "tp_btf");
     }
 }

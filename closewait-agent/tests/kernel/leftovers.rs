@@ -36,9 +36,14 @@ fn orphans() -> BTreeSet<Object> {
     // In this order: what is loaded in between is not among the first, so it cannot be taken for an orphan.
     let mut ours = loaded();
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    for process in processes.filter_map(|entry| entry.file_name().into_string().ok()) {
-        for object in held_by(&process) {
-            ours.remove(&object);
+    let processes = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    let held: BTreeSet<Object> = processes.flat_map(|process| held_by(&process)).collect();
+    ours.retain(|object| !held.contains(object));
+    // A program holds its maps.
+    let programs = aya::programs::loaded_programs().flatten();
+    for program in programs.filter(|program| held.contains(&Object::Program(program.id()))) {
+        for map in program.map_ids().ok().flatten().unwrap_or_default() {
+            ours.remove(&Object::Map(map));
         }
     }
     ours

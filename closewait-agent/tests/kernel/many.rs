@@ -80,7 +80,8 @@ fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
         (0..EACH).map(live).collect::<Vec<_>>()
     };
     let lives: BTreeMap<u64, (Window, Window)> = thread::scope(|scope| {
-        let threads = [V4, V6].map(|address| scope.spawn(move || ns.run(|| in_a_hurry(address))));
+        let (ns, work) = (&ns, &in_a_hurry);
+        let threads = [V4, V6].map(|address| scope.spawn(move || ns.run(|| work(address))));
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     wait_for_all(&mut agent, "leave", &ns, 2 * EACH);
@@ -124,7 +125,7 @@ fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize
     let (server, _address) = listener.accept().expect("accept");
     let id = ns.id(&server);
     let fin = socket::fin(&server, || drop(client));
-    let cookie = (bytes % 2 == 0).then(|| socket::cookie(&server));
+    let cookie = bytes.is_multiple_of(2).then(|| socket::cookie(&server));
     One { id, server, cookie, unread_bytes: bytes as u64 + 1, fin }
 }
 
