@@ -74,7 +74,8 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     let messages = exec::output(
         workspace
             .cargo("test")
-            .args(["--package", "closewait-agent", "--features", "kernel-tests", "--test", "kernel", "--no-run"])
+            // The same packages as for the other tests: with others, cargo may choose other features and build anew.
+            .args(["--workspace", "--exclude", "closewait-ebpf", "--test", "kernel", "--no-run"])
             // Compiler errors stay readable on stderr; stdout has the artifacts.
             .arg("--message-format=json-render-diagnostics"),
     )?;
