@@ -18,7 +18,7 @@ use closewait_common::{
 use crate::{
     globals::layout,
     maps::{self, CLOSEWAIT_SINCE},
-    sock::{self, EMPTY, Kernel},
+    sock::{self, EMPTY, Pointer, Probed, Typed},
     time,
 };
 
@@ -55,10 +55,10 @@ pub(crate) fn tcp(ctx: *mut c_void) {
         return;
     }
     let mut record = EMPTY;
-    let sk = Kernel::new(sk);
-    if fill(sk, &mut record).is_some() {
+    // By type it is a `struct sock_common`, which is only the beginning.
+    if fill(Probed::new(sk), &mut record).is_some() {
         record.kind = kind::PRESENT;
-        record.cookie = sock::cookie(sk);
+        record.cookie = sock::cookie(Typed::new(sk));
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
         write(meta, &record);
@@ -81,14 +81,14 @@ pub(crate) fn task_file(ctx: *mut c_void) {
     if socket.is_null() {
         return;
     }
-    let Some(sk) = Kernel::new(socket.cast()).follow(layout!(socket_sk)) else { return };
+    let Some(sk) = Probed::new(socket.cast()).follow(layout!(socket_sk)) else { return };
     let mut record = EMPTY;
     if fill(sk, &mut record).is_some() {
         record.kind = kind::HELD;
         record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
         record.fd = unsafe { (*ctx).fd } as i32;
-        let task = Kernel::new(task);
+        let task = Probed::new(task);
         if let Some(pid) = task.read(layout!(task_tgid)) {
             record.pid = pid;
             record.flags |= flag::TASK;
@@ -102,7 +102,7 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 
 /// Fills the record of a socket in CLOSE_WAIT; `None` for any other.
 #[inline(always)]
-fn fill(sk: Kernel, record: &mut Record) -> Option<()> {
+fn fill(sk: Probed, record: &mut Record) -> Option<()> {
     // Before the state is read: the socket was certainly still there at this time.
     record.time_ns = time::boot_ns();
     if sk.read::<u8>(layout!(sock_state))? != state::CLOSE_WAIT {

@@ -21,13 +21,14 @@ use closewait_common::{
 use crate::{
     globals::trace_layout,
     maps::{self, CLOSEWAIT_SINC2, CLOSEWAIT_SINCE},
-    sock::{self, Kernel},
+    sock::{self, Pointer, Probed, Typed},
     time,
 };
 
 /// A change of state that begins or ends CLOSE_WAIT.
 struct Change {
-    sk: Kernel,
+    /// Address of the socket.
+    sk: u64,
     old: u8,
     new: u8,
     protocol: u16,
@@ -36,7 +37,7 @@ struct Change {
 impl Change {
     /// `None` if neither state is CLOSE_WAIT.
     #[inline(always)]
-    fn new(sk: Kernel, old: i32, new: i32, protocol: impl FnOnce() -> Option<u16>) -> Option<Self> {
+    fn new(sk: impl Pointer, old: i32, new: i32, protocol: impl FnOnce() -> Option<u16>) -> Option<Self> {
         if old != i32::from(state::CLOSE_WAIT) && new != i32::from(state::CLOSE_WAIT) {
             return None;
         }
@@ -45,14 +46,14 @@ impl Change {
         if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
             return None;
         }
-        Some(Self { sk, old: old as u8, new: new as u8, protocol })
+        Some(Self { sk: sk.address(), old: old as u8, new: new as u8, protocol })
     }
 }
 
 /// The BTF-typed tracepoint: arguments are the socket and the two states.
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
-    let sk = Kernel::new(ctx.arg::<*const c_void>(0));
+    let sk = Typed::new(ctx.arg::<*const c_void>(0));
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
         sock::identify(sk, record);
@@ -74,7 +75,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
 /// The classic tracepoint: a record whose layout tracefs tells.
 #[inline(always)]
 pub(crate) fn classic(ctx: &TracePointContext) {
-    let fields = Kernel::new(ctx.as_ptr());
+    let fields = Probed::new(ctx.as_ptr());
     let Some(sk) = fields.follow(trace_layout!(skaddr)) else { return };
     let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
     let Some(new) = fields.read(trace_layout!(newstate)) else { return };
@@ -85,8 +86,8 @@ pub(crate) fn classic(ctx: &TracePointContext) {
         record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
         record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
         if record.family == AF_INET {
-            sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or([0; 4]));
-            sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or([0; 4]));
+            sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or(0));
+            sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or(0));
         } else {
             let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
             let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
@@ -101,7 +102,7 @@ pub(crate) fn classic(ctx: &TracePointContext) {
 #[inline(always)]
 fn record(ctx: &impl EbpfContext, change: &Change, since: &HashMap<u64, u64>, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();
-    let sk = change.sk.address();
+    let sk = change.sk;
     let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
         maps::count(Counter::Entered);
         (kind::ENTER, now_ns, maps::store_entry(since, sk, now_ns))

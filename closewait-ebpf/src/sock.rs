@@ -1,13 +1,18 @@
 //! The only reader of kernel structs.
 //!
-//! Every read goes to an address that the kernel gave us plus an offset from its own BTF, by `bpf_probe_read_kernel`,
-//! which fails instead of faulting.
+//! Every read goes to an address that the kernel gave us plus an offset from its own BTF. Two kinds of pointers do it:
+//!
+//! - [`Probed`]: any address. `bpf_probe_read_kernel` reads it, a call of some 20 ns that fails instead of faulting.
+//! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or out of another such pointer. A
+//!   read is one instruction, checked against the kernel's BTF when the program is loaded; on a bad address it gives 0.
+//!
+//! The tracepoint's program runs in the kernel's own way of every connection, so it reads by the second kind.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
+    generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
 };
 use closewait_common::{
     Record,
@@ -55,29 +60,39 @@ pub(crate) const EMPTY: Record = Record {
     comm: [0; 16],
 };
 
-/// A pointer into kernel memory, never dereferenced here.
-#[derive(Clone, Copy)]
-pub(crate) struct Kernel(*const c_void);
+/// A pointer into kernel memory.
+pub(crate) trait Pointer: Copy {
+    fn raw(self) -> *const c_void;
 
-impl Kernel {
+    /// The value at `offset` bytes; `None` if the offset is unknown or the read fails.
+    fn read<T: Copy>(self, offset: u32) -> Option<T>;
+
+    /// The pointer at `offset` bytes, if it is not null.
+    fn follow(self, offset: u32) -> Option<Self>;
+
+    /// The same socket as a `struct tcp_sock`, if it is one.
+    fn tcp(self, protocol: u16) -> Option<Self>;
+
+    fn address(self) -> u64 {
+        self.raw() as u64
+    }
+
+    /// The same address, for reads that the verifier cannot check.
+    fn probed(self) -> Probed {
+        Probed(self.raw())
+    }
+}
+
+/// Any address.
+#[derive(Clone, Copy)]
+pub(crate) struct Probed(*const c_void);
+
+impl Probed {
     pub(crate) const fn new(pointer: *const c_void) -> Self {
         Self(pointer)
     }
 
-    pub(crate) fn address(self) -> u64 {
-        self.0 as u64
-    }
-
-    /// The value at `offset` bytes; `None` if the offset is unknown or the read fails.
-    #[inline(always)]
-    pub(crate) fn read<T: Copy>(self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        self.read_into(offset, value.as_mut_ptr())?;
-        // SAFETY: the helper filled all of it, and every `T` used here is made of integers or is a raw pointer.
-        Some(unsafe { value.assume_init() })
-    }
-
-    /// As [`Kernel::read`], to where the value is wanted.
+    /// As [`Pointer::read`], to where the value is wanted.
     #[inline(always)]
     pub(crate) fn read_into<T: Copy>(self, offset: u32, to: *mut T) -> Option<()> {
         if offset == MISSING {
@@ -88,34 +103,96 @@ impl Kernel {
         let failed = unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, from) };
         (failed == 0).then_some(())
     }
+}
 
-    /// The pointer at `offset` bytes, if it is not null.
+impl Pointer for Probed {
     #[inline(always)]
-    pub(crate) fn follow(self, offset: u32) -> Option<Self> {
+    fn raw(self) -> *const c_void {
+        self.0
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        self.read_into(offset, value.as_mut_ptr())?;
+        // SAFETY: the helper filled all of it, and every `T` used here is made of integers or is a raw pointer.
+        Some(unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn follow(self, offset: u32) -> Option<Self> {
         let pointer = self.read::<*const c_void>(offset)?;
         (!pointer.is_null()).then_some(Self(pointer))
+    }
+
+    #[inline(always)]
+    fn tcp(self, protocol: u16) -> Option<Self> {
+        (protocol == IPPROTO_TCP).then_some(self)
+    }
+}
+
+/// A pointer whose type the verifier knows.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed(*const c_void);
+
+impl Typed {
+    /// `pointer` must be an argument of the program or read from its context, else the verifier refuses the program.
+    pub(crate) const fn new(pointer: *const c_void) -> Self {
+        Self(pointer)
+    }
+}
+
+impl Pointer for Typed {
+    #[inline(always)]
+    fn raw(self) -> *const c_void {
+        self.0
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> Option<T> {
+        if offset == MISSING {
+            return None;
+        }
+        let from = self.0.wrapping_byte_add(offset as usize).cast::<T>();
+        // SAFETY: the verifier has checked that a member of this size is there; the kernel makes a fault read as 0.
+        // Volatile, so that the compiler neither splits nor moves it past the check of `offset`.
+        Some(unsafe { from.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn follow(self, offset: u32) -> Option<Self> {
+        let pointer = self.read::<*const c_void>(offset)?;
+        (!pointer.is_null()).then_some(Self(pointer))
+    }
+
+    #[inline(always)]
+    fn tcp(self, _protocol: u16) -> Option<Self> {
+        // SAFETY: `self` is a socket by its type; the helper returns null for anything but TCP (Linux 5.9).
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
+        (!tcp.is_null()).then_some(Self(tcp.cast()))
     }
 }
 
 /// What a program holds of a Multipath TCP connection is no `struct tcp_sock`, nor is it SCTP's.
 #[inline(always)]
-pub(crate) fn protocol(sk: Kernel) -> Option<u16> {
+pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
     sk.read(layout!(sock_protocol))
 }
 
 /// Addresses, ports, namespace: what tells the socket from others.
 #[inline(always)]
-pub(crate) fn identify(sk: Kernel, record: &mut Record) {
+pub(crate) fn identify(sk: impl Pointer, record: &mut Record) {
     record.sk = sk.address();
     record.family = sk.read(layout!(sock_family)).unwrap_or(0);
-    record.local_port = u16::from_be(sk.read(layout!(inet_sport)).unwrap_or(0));
+    // Beyond `struct sock`, which is the type that the verifier knows.
+    record.local_port = u16::from_be(sk.probed().read(layout!(inet_sport)).unwrap_or(0));
     record.remote_port = u16::from_be(sk.read(layout!(sock_dport)).unwrap_or(0));
     if record.family == AF_INET {
-        map_v4(&mut record.local_address, sk.read(layout!(sock_rcv_saddr)).unwrap_or([0; 4]));
-        map_v4(&mut record.remote_address, sk.read(layout!(sock_daddr)).unwrap_or([0; 4]));
+        map_v4(&mut record.local_address, sk.read(layout!(sock_rcv_saddr)).unwrap_or(0));
+        map_v4(&mut record.remote_address, sk.read(layout!(sock_daddr)).unwrap_or(0));
     } else {
-        let _unread: Option<()> = sk.read_into(layout!(sock_v6_rcv_saddr), &raw mut record.local_address);
-        let _unread: Option<()> = sk.read_into(layout!(sock_v6_daddr), &raw mut record.remote_address);
+        let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_rcv_saddr), &raw mut record.local_address);
+        let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_daddr), &raw mut record.remote_address);
     }
     if let Some(net) = sk.follow(layout!(sock_net)) {
         record.netns = net.read(layout!(net_inum)).unwrap_or(0);
@@ -126,27 +203,25 @@ pub(crate) fn identify(sk: Kernel, record: &mut Record) {
     }
 }
 
-/// Writes an IPv4 address as an IPv4-mapped IPv6 address.
+/// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.
 #[inline(always)]
-pub(crate) fn map_v4(to: &mut [u8; 16], address: [u8; 4]) {
+pub(crate) fn map_v4(to: &mut [u8; 16], address: u32) {
     to[10] = 0xff;
     to[11] = 0xff;
-    to[12] = address[0];
-    to[13] = address[1];
-    to[14] = address[2];
-    to[15] = address[3];
+    [to[12], to[13], to[14], to[15]] = address.to_ne_bytes();
 }
 
 /// What the socket knows of itself: error, shutdown, inode, cgroup, options.
 #[inline(always)]
-pub(crate) fn describe(sk: Kernel, record: &mut Record) {
+pub(crate) fn describe(sk: impl Pointer, record: &mut Record) {
     let Some(shutdown) = sk.read::<u8>(layout!(sock_shutdown)) else { return };
     record.flags |= flag::SOCK;
     record.shutdown = shutdown & 3;
     record.sk_err = sk.read(layout!(sock_err)).unwrap_or(0);
     if let Some(socket) = sk.follow(layout!(sock_socket)) {
         record.flags |= flag::ACCEPTED;
-        record.inode = socket.read(layout!(socket_ino)).unwrap_or(0);
+        // The inode is allocated with the `struct socket`, beyond its end.
+        record.inode = socket.probed().read(layout!(socket_ino)).unwrap_or(0);
     }
     if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
         record.flags |= flag::BACKLOG;
@@ -173,14 +248,12 @@ fn is_set(flags: u64, bit: u32) -> bool {
 
 /// Counters and sequence numbers of `struct tcp_sock`.
 #[inline(always)]
-pub(crate) fn describe_tcp(sk: Kernel, record: &mut Record) {
-    if record.protocol != IPPROTO_TCP {
-        return;
-    }
-    let Some(next) = sk.read::<u32>(layout!(tcp_rcv_nxt)) else { return };
-    let Some(copied) = sk.read::<u32>(layout!(tcp_copied_seq)) else { return };
-    let Some(received) = sk.read(layout!(tcp_bytes_received)) else { return };
-    let Some(sent) = sk.read(layout!(tcp_bytes_sent)) else { return };
+pub(crate) fn describe_tcp(sk: impl Pointer, record: &mut Record) {
+    let Some(tcp) = sk.tcp(record.protocol) else { return };
+    let Some(next) = tcp.read::<u32>(layout!(tcp_rcv_nxt)) else { return };
+    let Some(copied) = tcp.read::<u32>(layout!(tcp_copied_seq)) else { return };
+    let Some(received) = tcp.read(layout!(tcp_bytes_received)) else { return };
+    let Some(sent) = tcp.read(layout!(tcp_bytes_sent)) else { return };
     record.unread_bytes = next.wrapping_sub(copied);
     record.received_bytes = received;
     record.sent_bytes = sent;
@@ -189,7 +262,8 @@ pub(crate) fn describe_tcp(sk: Kernel, record: &mut Record) {
 
 /// How long ago the last ACK and the last data came in: the FIN lies between.
 #[inline(always)]
-pub(crate) fn describe_ages(sk: Kernel, record: &mut Record) {
+pub(crate) fn describe_ages(sk: impl Pointer, record: &mut Record) {
+    let sk = sk.probed();
     if record.protocol != IPPROTO_TCP {
         return;
     }
@@ -204,7 +278,7 @@ pub(crate) fn describe_ages(sk: Kernel, record: &mut Record) {
 /// Whether the last descriptor of the socket is just being closed. `__fput` runs when the count of references to the
 /// file is gone (fs/file_table.c); in `shutdown(2)` the caller still holds one.
 #[inline(always)]
-pub(crate) fn describe_file(sk: Kernel, record: &mut Record) {
+pub(crate) fn describe_file(sk: impl Pointer, record: &mut Record) {
     /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: at or above, nobody holds the file.
     const RELEASED: u64 = 0xc000_0000_0000_0000;
     let file = sk.follow(layout!(sock_socket)).and_then(|socket| socket.follow(layout!(socket_file)));
@@ -233,11 +307,10 @@ pub(crate) fn describe_task(record: &mut Record) {
 }
 
 /// The socket's cookie. From Linux 5.12 one is given to it if it has none; before that only one that it has is read.
-/// `sk` must be a pointer whose type the verifier knows: an argument of the program, or read from its context.
 #[inline(always)]
-pub(crate) fn cookie(sk: Kernel) -> u64 {
+pub(crate) fn cookie(sk: Typed) -> u64 {
     if ability!(socket_cookie) == 1 {
-        // SAFETY: `sk` is a socket that the kernel passed to this program, by the rule above, which the verifier checks.
+        // SAFETY: `sk` is a socket by its type, which the verifier checks.
         return unsafe { bpf_get_socket_cookie(sk.0.cast_mut()) };
     }
     known_cookie(sk)
@@ -245,6 +318,6 @@ pub(crate) fn cookie(sk: Kernel) -> u64 {
 
 /// A cookie that the socket already has, 0 if none.
 #[inline(always)]
-pub(crate) fn known_cookie(sk: Kernel) -> u64 {
+pub(crate) fn known_cookie(sk: impl Pointer) -> u64 {
     sk.read(layout!(sock_cookie)).unwrap_or(0)
 }
