@@ -52,8 +52,7 @@ pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// Helpers that read kernel memory are for GPL-compatible programs; the crate is MIT OR Apache-2.0, combined here with
-/// the kernel under its licence.
+/// The helpers that read kernel memory are only for GPL-compatible programs. This crate is MIT OR GPL-2.0-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

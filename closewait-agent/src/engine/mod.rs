@@ -8,6 +8,7 @@
 //! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
 
 pub mod decode;
+pub mod diagnose;
 pub mod histogram;
 pub mod listing;
 pub mod model;
@@ -141,7 +142,8 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
         while let Some((tracked, dwell)) = self.tracker.pop_due(now) {
-            let finding = Finding::Stuck { at: now, socket: tracked.socket.clone(), dwell };
+            let (socket, verdict) = (tracked.socket.clone(), diagnose::verdict(&tracked.socket));
+            let finding = Finding::Stuck { at: now, socket, dwell, verdict };
             self.outputs.push_back(Output::Finding(finding));
         }
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {

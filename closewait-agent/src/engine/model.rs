@@ -191,6 +191,39 @@ pub enum How {
     Unknown,
 }
 
+/// The kind of cause that keeps a socket in CLOSE_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It waits in a listener's backlog.
+    NeverAccepted,
+    /// Nothing tells.
+    Unknown,
+}
+
+/// How sure a verdict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// The kernel says so.
+    Fact,
+    /// A guess.
+    Low,
+}
+
+/// Why a socket stays in CLOSE_WAIT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The kind of cause.
+    pub class: Class,
+    /// Name of the rule that says so; `none` if no rule does.
+    pub rule: &'static str,
+    /// How sure that is.
+    pub certainty: Certainty,
+    /// The evidence, in a sentence.
+    pub text: String,
+    /// What a person should do.
+    pub next: String,
+}
+
 /// One fact from outside, with the time at which it held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
@@ -331,6 +364,8 @@ pub enum Finding {
         socket: Socket,
         /// Its age.
         dwell: Dwell,
+        /// Why it stays.
+        verdict: Verdict,
     },
     /// A socket left CLOSE_WAIT.
     Leave {

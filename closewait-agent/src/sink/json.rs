@@ -9,6 +9,7 @@ use super::{
 use crate::{
     clock::TimeAnchor,
     engine::{
+        diagnose,
         model::{Dwell, Finding, Holder, Socket},
         time::Boot,
     },
@@ -45,12 +46,12 @@ impl Sink for Json {
         let time = |at: &Boot| schema::time(anchor.wall(*at));
         let event = match finding {
             Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: socket.into() },
-            Finding::Stuck { at, socket, dwell } => Event::Stuck {
+            Finding::Stuck { at, socket, dwell, verdict } => Event::Stuck {
                 time: time(at),
                 socket: socket.into(),
                 dwell: Some(*dwell).into(),
                 owners: None,
-                verdict: None,
+                verdict: verdict.into(),
             },
             Finding::Leave { at, socket, dwell, how, closer, fd_open } => Event::Leave {
                 time: time(at),
@@ -91,13 +92,14 @@ pub fn listed(
     owners: Option<&[Holder]>,
     to: &mut Vec<u8>,
 ) -> io::Result<()> {
+    let verdict = diagnose::verdict(socket);
     let listed = Listed {
         schema_version: SCHEMA_VERSION,
         time: schema::time(anchor.wall(at)),
         socket: socket.into(),
         dwell: Some(dwell).into(),
         owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
-        verdict: None,
+        verdict: (&verdict).into(),
     };
     write_line(&listed, to)
 }

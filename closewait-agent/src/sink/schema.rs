@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::engine::{
     histogram::Summary,
-    model::{Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals},
+    model::{Certainty, Class, Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals, Verdict},
 };
 
 /// Version of everything here.
@@ -120,9 +120,28 @@ impl<'a> From<&'a Holder> for HolderObject<'a> {
     }
 }
 
-/// Nothing gives a verdict yet: always `null`.
 #[derive(Serialize)]
-pub(super) struct VerdictObject {}
+pub(super) struct VerdictObject<'a> {
+    class: &'static str,
+    rule: &'static str,
+    certainty: &'static str,
+    text: &'a str,
+    next: &'a str,
+}
+
+impl<'a> From<&'a Verdict> for VerdictObject<'a> {
+    fn from(verdict: &'a Verdict) -> Self {
+        let class = match verdict.class {
+            Class::NeverAccepted => "never_accepted",
+            Class::Unknown => "unknown",
+        };
+        let certainty = match verdict.certainty {
+            Certainty::Fact => "fact",
+            Certainty::Low => "low",
+        };
+        Self { class, rule: verdict.rule, certainty, text: &verdict.text, next: &verdict.next }
+    }
+}
 
 #[derive(Serialize)]
 pub(super) struct LimitsObject {
@@ -214,7 +233,7 @@ pub(super) enum Event<'a> {
         #[serde(flatten)]
         dwell: DwellMembers,
         owners: Option<Vec<HolderObject<'a>>>,
-        verdict: Option<VerdictObject>,
+        verdict: VerdictObject<'a>,
     },
     Leave {
         time: String,
@@ -263,7 +282,7 @@ pub(super) struct Listed<'a> {
     #[serde(flatten)]
     pub(super) dwell: DwellMembers,
     pub(super) owners: Option<Vec<HolderObject<'a>>>,
-    pub(super) verdict: Option<VerdictObject>,
+    pub(super) verdict: VerdictObject<'a>,
 }
 
 pub(super) fn how(how: How) -> &'static str {

@@ -61,7 +61,7 @@ impl Sink for Text {
                 let word = self.paint(sgr::DIM, "enter");
                 push(to, anchor, *at, &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck } => {
+            Finding::Stuck { at, socket, dwell: stuck, verdict: _ } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
                 push(to, anchor, *at, &format!("{word} {} for {}{}", ends(socket), dwell(*stuck), facts(socket)));
             }

@@ -1,7 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::engine::{histogram::Histogram, model::Task, testing::socket, text::Comm};
+use crate::engine::{diagnose::verdict, histogram::Histogram, model::Task, testing::socket, text::Comm};
 
 fn lines(colour: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
@@ -41,7 +41,9 @@ fn a_hostile_name_cannot_reach_the_terminal() {
 
 #[test]
 fn colour_is_only_where_it_is_asked_for() {
-    let stuck = Finding::Stuck { at: Boot(0), socket: socket(), dwell: Dwell::Exact(Duration::from_secs(60)) };
+    let (socket, dwell) = (socket(), Dwell::Exact(Duration::from_secs(60)));
+    let verdict = verdict(&socket);
+    let stuck = Finding::Stuck { at: Boot(0), socket, dwell, verdict };
     assert!(!lines(false, &stuck).contains('\x1b'));
     assert!(lines(true, &stuck).contains("\x1b[1;31mstuck"));
 }

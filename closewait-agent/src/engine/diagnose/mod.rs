@@ -1,0 +1,69 @@
+//! Why a socket stays: rules as data, the first that speaks is the verdict.
+//!
+//! A new rule is a file here, with its condition, texts and tests, and its line in [`RULES`].
+
+mod never_accepted;
+
+use super::model::{Certainty, Class, Socket, Verdict};
+
+/// Tells one cause from others.
+pub trait Rule: Sync {
+    /// Its name, as a verdict carries it.
+    fn name(&self) -> &'static str;
+
+    /// What it says of a socket; `None` if it does not apply, or too little is known.
+    fn check(&self, socket: &Socket) -> Option<Judgement>;
+}
+
+/// What a rule says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The kind of cause.
+    pub class: Class,
+    /// How sure that is.
+    pub certainty: Certainty,
+    /// The evidence, in a sentence.
+    pub text: String,
+    /// What a person should do.
+    pub next: String,
+}
+
+/// All rules, in the order in which they are asked.
+pub const RULES: &[&dyn Rule] = &[&never_accepted::NeverAccepted];
+
+/// The verdict on a socket that stays in CLOSE_WAIT.
+pub fn verdict(socket: &Socket) -> Verdict {
+    let said = RULES.iter().find_map(|rule| Some((rule.name(), rule.check(socket)?)));
+    let (rule, judgement) = said.unwrap_or_else(|| ("none", unknown()));
+    let Judgement { class, certainty, text, next } = judgement;
+    Verdict { class, rule, certainty, text, next }
+}
+
+fn unknown() -> Judgement {
+    Judgement {
+        class: Class::Unknown,
+        certainty: Certainty::Low,
+        text: "the peer has closed, the program has not; nothing that is known of this socket tells why".to_owned(),
+        next: "see which process holds it (`closewait list`) and what that process waits for".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::socket, *};
+
+    #[test]
+    fn what_no_rule_explains_is_unknown() {
+        let verdict = verdict(&socket());
+        assert_eq!((verdict.class, verdict.rule, verdict.certainty), (Class::Unknown, "none", Certainty::Low));
+    }
+
+    #[test]
+    fn names_of_rules_are_their_own() {
+        let mut names: Vec<_> = RULES.iter().map(|rule| rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), RULES.len());
+        assert!(!names.contains(&"none"));
+    }
+}
