@@ -1,6 +1,11 @@
 //! The kernel's clocks, and the span in which something is known to have happened.
 
-use std::{thread, time::Duration};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 /// How long anything is waited for: far more than it takes, for the machine may be busy with something else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +37,42 @@ pub(crate) fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> boo
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What `work` saw on a machine that let it run. A pause of the whole machine is nobody's fault: then it has to try again.
+pub(crate) fn undisturbed<T>(work: impl Fn() -> T) -> T {
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        let (pause, seen) = with_longest_pause(&work);
+        if pause < 0.05 {
+            return seen;
+        }
+        pauses.push(pause);
+    }
+    panic!("the machine is too busy for this test: it stood still for {pauses:?} s");
+}
+
+/// Runs `work` and says for how many seconds at most a thread that wanted to run meanwhile was kept waiting.
+fn with_longest_pause<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    const STEP: Duration = Duration::from_millis(2);
+    let done = AtomicBool::new(false);
+    let watch = || {
+        let mut longest = 0.0_f64;
+        while !done.load(Ordering::Relaxed) {
+            let before = boot_seconds();
+            thread::sleep(STEP);
+            longest = longest.max(boot_seconds() - before - STEP.as_secs_f64());
+        }
+        longest
+    };
+    thread::scope(|scope| {
+        let watcher = scope.spawn(watch);
+        // Also when `work` fails, or else the watcher would be waited for in vain.
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        done.store(true, Ordering::Relaxed);
+        let longest = watcher.join().expect("the watcher");
+        (longest, result.unwrap_or_else(|cause| panic::resume_unwind(cause)))
+    })
 }
 
 /// Something happened at some time between `from` and `to`, in seconds of the boot clock.

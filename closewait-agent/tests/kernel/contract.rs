@@ -1,12 +1,12 @@
 //! What `run` promises to whoever reads its events. Their form is checked of every event of every test: see `schema`.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, net::TcpListener, thread, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    clock::{Window, wall_seconds},
+    clock::{Window, undisturbed, wall_seconds},
     net::{Namespace, Pair, V4},
     schema,
 };
@@ -46,13 +46,14 @@ fn events_are_told_at_the_time_when_they_happened() {
 
 #[test]
 fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
-    let mut agent = Agent::start(&["--stuck-after", "200ms", "--events", "all"]);
-    let ns = Namespace::new();
-    let pair = ns.waiting(V4).0;
-    agent.watch(Duration::from_secs(2));
-    let ended = agent.stop();
-    let ages: Vec<f64> =
-        ended.of_socket("stuck", &pair.id).iter().map(|stuck| stuck["dwell_seconds"].as_f64().unwrap()).collect();
+    let ages: Vec<f64> = undisturbed(|| {
+        let mut agent = Agent::start(&["--stuck-after", "200ms", "--events", "all"]);
+        let ns = Namespace::new();
+        let (pair, _fin) = ns.waiting(V4);
+        agent.watch(Duration::from_secs(2));
+        let ended = agent.stop();
+        ended.of_socket("stuck", &pair.id).iter().map(|stuck| stuck["dwell_seconds"].as_f64().unwrap()).collect()
+    });
     assert_eq!(ages.len(), 4, "{ages:?}");
     for (age, expected) in ages.iter().zip([0.2, 0.4, 0.8, 1.6]) {
         // Not before its time, and late by no more than a busy machine takes.
@@ -62,19 +63,22 @@ fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
 
 #[test]
 fn a_healthy_socket_is_told_only_to_those_who_asked_for_all_events() {
-    let mut agent = Agent::start(&["--stuck-after", "400ms"]);
-    let ns = Namespace::new();
-    let healthy = ns.waiting(V4).0;
-    let stays = ns.waiting(V4).0;
-    drop(healthy.server);
-    agent.wait_for_socket("stuck", &stays.id);
-    drop(stays.server);
-    let leave = agent.wait_for_socket("leave", &stays.id);
-    assert!(leave["dwell_seconds"].as_f64() >= Some(0.4), "{leave}");
-    let ended = agent.stop();
-    let kinds: Vec<_> = ended.events.iter().filter(|event| healthy.id.is_in(event)).collect();
-    assert!(kinds.is_empty(), "{kinds:?}");
-    assert!(ended.of_socket("enter", &stays.id).is_empty());
+    let (healthy, stuck) = undisturbed(|| {
+        let mut agent = Agent::start(&["--stuck-after", "400ms"]);
+        let ns = Namespace::new();
+        let (healthy, stays) = (ns.waiting(V4).0, ns.waiting(V4).0);
+        drop(healthy.server);
+        agent.wait_for_socket("stuck", &stays.id);
+        drop(stays.server);
+        agent.wait_for_socket("leave", &stays.id);
+        let mut events = agent.stop().events;
+        events.retain(|event| healthy.id.is_in(event) || stays.id.is_in(event));
+        events.into_iter().partition::<Vec<Value>, _>(|event| healthy.id.is_in(event))
+    });
+    assert_eq!(healthy, [] as [Value; 0]);
+    let kinds: Vec<&Value> = stuck.iter().map(|event| &event["event"]).collect();
+    assert_eq!(kinds, ["stuck", "leave"], "{stuck:?}");
+    assert!(stuck[1]["dwell_seconds"].as_f64() >= Some(0.4), "{stuck:?}");
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn the_histogram_counts_all_and_each_port() {
     let mut agent = Agent::start(&["--histogram-every", "500ms"]);
     let ns = Namespace::new();
     let (busy, idle) = (ns.listen(V4), ns.listen(V4));
-    let pairs = |listener: &std::net::TcpListener, count| -> Vec<Pair> {
+    let pairs = |listener: &TcpListener, count| -> Vec<Pair> {
         let address = listener.local_addr().unwrap();
         let pairs: Vec<Pair> = (0..count).map(|_| ns.pair_at(listener, address)).collect();
         for pair in &pairs {
@@ -90,10 +94,13 @@ fn the_histogram_counts_all_and_each_port() {
         }
         pairs
     };
-    let finished = [pairs(&busy, 7), pairs(&idle, 2)];
-    let unfinished = pairs(&busy, 3);
-    thread::sleep(Duration::from_millis(100));
-    drop(finished);
+    let (life, unfinished) = Window::around(|| {
+        let unfinished = pairs(&busy, 3);
+        let finished = [pairs(&busy, 7), pairs(&idle, 2)];
+        thread::sleep(Duration::from_millis(100));
+        drop(finished);
+        unfinished
+    });
     agent.watch(Duration::from_millis(1200));
     let ended = agent.stop();
     let of_scope = |scope: &str, port: Option<u16>| -> Vec<&Value> {
@@ -112,8 +119,7 @@ fn the_histogram_counts_all_and_each_port() {
     assert!(sum(&all) >= 9, "{all:?}");
     assert!(all.last().unwrap()["unfinished"]["count"].as_u64() >= Some(3), "{all:?}");
     for event in &all[..all.len() - 1] {
-        let window = event["window_seconds"].as_f64().unwrap();
-        assert!((0.4..1.0).contains(&window), "{event}");
+        assert!(event["window_seconds"].as_f64() >= Some(0.499), "{event}");
     }
 
     let of_busy = of_scope("local_port", Some(busy.local_addr().unwrap().port()));
@@ -121,10 +127,12 @@ fn the_histogram_counts_all_and_each_port() {
     let last = of_busy.last().unwrap();
     assert_eq!(last["unfinished"]["count"], 3, "{last}");
     assert!(last["unfinished"]["p50_seconds"].as_f64() >= Some(1.0), "{last}");
-    let dwells: Vec<&&Value> = of_busy.iter().filter(|event| event["finished"]["count"] != 0).collect();
-    for event in dwells {
+    // A bucket is up to 1/32 wider than what is in it.
+    let possible = 0.1..(life.to - life.from) * 33.0 / 32.0;
+    for event in of_busy.iter().filter(|event| event["finished"]["count"] != 0) {
         for quantile in ["p50_seconds", "p90_seconds", "p99_seconds", "max_seconds"] {
-            assert!((0.1..0.6).contains(&event["finished"][quantile].as_f64().unwrap()), "{event}");
+            let dwell = event["finished"][quantile].as_f64().unwrap();
+            assert!(possible.contains(&dwell), "{quantile} is not within {possible:?}: {event}");
         }
     }
     let of_idle = of_scope("local_port", Some(idle.local_addr().unwrap().port()));

@@ -1,7 +1,7 @@
 //! Sockets that are older than the agent, or come while it starts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Shutdown, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, run_command},
-    clock::{Window, boot_from_wall, boot_seconds},
+    clock::{Window, boot_from_wall, boot_seconds, undisturbed},
     leaving::check_dwell,
     listing::{check_bounds, list, of_namespace},
     net::{Id, Namespace, V4, V6},
@@ -85,19 +85,25 @@ fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
 
     let listed = of_namespace(&list(), &ns);
     assert_eq!(listed.len(), sockets.len());
-    // The youngest is known 2 s after its FIN, and the oldest speaks again when it is twice as old.
-    let youngest = sockets.last().unwrap().1;
-    agent.watch(Duration::from_secs_f64((youngest.to + 2.2 - boot_seconds()).max(0.0)));
+    let mut missing: BTreeSet<&Id> = sockets.iter().map(|(pair, _fin)| &pair.id).collect();
+    agent.wait_for("all of them", |event| {
+        if event["event"] == "stuck" {
+            missing.remove(&Id::of_event(event).unwrap());
+        }
+        missing.is_empty()
+    });
+    // For those that would be told a second time.
+    agent.watch(Duration::from_millis(200));
     let ended = agent.stop();
     let mut stuck: BTreeMap<Id, Vec<&Value>> = BTreeMap::new();
     for event in ended.events.iter().filter(|event| event["event"] == "stuck") {
         stuck.entry(Id::of_event(event).unwrap()).or_default().push(event);
     }
-    for (pair, fin) in sockets {
-        let events = stuck.get(&pair.id).unwrap_or_else(|| panic!("not known: {}, FIN within {fin:?}", pair.id));
+    for (pair, fin) in &sockets {
+        let events = &stuck[&pair.id];
         check_known_once(events, 2.0);
         assert!(ended.of_socket("leave", &pair.id).is_empty(), "said to have left: {}", pair.id);
-        check_age(events[0], fin);
+        check_age(events[0], *fin);
         if fin.from > watching_since {
             assert_ne!(events[0].get("exact"), Some(&false.into()), "{}", events[0]);
         }
@@ -106,17 +112,18 @@ fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
 
 #[test]
 fn sockets_that_come_and_go_while_the_agent_starts_are_not_kept() {
-    let ns = Namespace::new();
-    let (mut agent, _watching_since, _ids) = start_amid(&["--stuck-after", "300ms", "--events", "all"], |number| {
-        let (pair, _fin) = ns.waiting(if number % 2 == 0 { V4 } else { V6 });
-        // Long enough for some to be there whenever the agent looks.
-        thread::sleep(Duration::from_millis(if number % 4 == 0 { 5 } else { 0 }));
-        pair.id
+    let kept: Vec<Value> = undisturbed(|| {
+        let ns = Namespace::new();
+        let (mut agent, _watching_since, _rounds) = start_amid(&["--stuck-after", "300ms"], |number| {
+            let pair = ns.waiting(if number % 2 == 0 { V4 } else { V6 });
+            // Long enough for some to be there whenever the agent looks.
+            thread::sleep(Duration::from_millis(if number % 4 == 0 { 5 } else { 0 }));
+            drop(pair);
+        });
+        agent.watch(Duration::from_millis(700));
+        agent.events.iter().filter(|event| event["socket"]["netns"] == ns.inode).cloned().collect()
     });
-    agent.watch(Duration::from_millis(700));
-    for event in &agent.events {
-        assert!(event["event"] != "stuck" || event["socket"]["netns"] != ns.inode, "it has left long ago: {event}");
-    }
+    assert_eq!(kept, [] as [Value; 0]);
 }
 
 #[test]
