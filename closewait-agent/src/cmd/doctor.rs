@@ -158,7 +158,7 @@ fn functions(facts: &Facts) -> [Check; 3] {
             "iter/task_file",
             files.0,
             files.1,
-            "owners of sockets, fast and across namespaces; else /proc is read",
+            "who holds a socket, and sockets of namespaces that cannot be entered",
             "use Linux 5.11 or newer, with BTF",
         ),
     ]
@@ -169,21 +169,26 @@ fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
         Ok(()) => (State::Ok, "answers".to_owned()),
         Err(error) => (State::Degraded, error.to_string()),
     };
-    Check::new("sock_diag", state, found, "bounds of the age of old sockets, and `kill`", "run `modprobe tcp_diag`")
+    Check::new(
+        "sock_diag",
+        state,
+        found,
+        "sockets that are older than the agent, where there is no iter/tcp",
+        "run `modprobe tcp_diag`",
+    )
 }
 
 fn capability_check(facts: &Facts, capability: Capability) -> Check {
     let (needed_for, without, fix) = match capability {
         Capability::Bpf => ("loading programs into the kernel", State::Missing, GRANT),
         Capability::Perfmon => ("looking at sockets from programs", State::Missing, GRANT),
-        Capability::SysPtrace => ("owners that are processes of other users", State::Degraded, GRANT),
-        Capability::DacReadSearch => ("/proc/PID/fd of other users, and tracefs", State::Degraded, GRANT),
+        Capability::SysPtrace => ("finding the network namespaces of other users' processes", State::Degraded, GRANT),
+        Capability::DacReadSearch => ("reading tracefs, for hook tracepoint", State::Degraded, GRANT),
         Capability::SysAdmin => (
             "entering other network namespaces, mounting tracefs",
             State::Degraded,
             "add cap_sys_admin to what is granted",
         ),
-        Capability::NetAdmin => ("`kill` alone", State::Degraded, "add cap_net_admin to what is granted"),
         Capability::SysResource => (
             "room for maps before Linux 5.11",
             State::Degraded,
@@ -223,7 +228,13 @@ fn pid_namespace(facts: &Facts) -> Check {
         Some(false) => (State::Degraded, "not that of the host"),
         None => (State::Unknown, "not known"),
     };
-    Check::new("pid namespace", state, found, "numbers and names of all owners", "use --pid=host, or hostPID: true")
+    Check::new(
+        "pid namespace",
+        state,
+        found,
+        "numbers of the processes that hold or close a socket",
+        "use --pid=host, or hostPID: true",
+    )
 }
 
 fn yes_or(known: Option<bool>, otherwise: State) -> (State, &'static str) {

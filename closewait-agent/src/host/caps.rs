@@ -15,23 +15,14 @@ pub enum Capability {
     DacReadSearch,
     /// Enter network namespaces, mount tracefs.
     SysAdmin,
-    /// Destroy sockets.
-    NetAdmin,
     /// Raise the limit of locked memory, which maps count against before Linux 5.11.
     SysResource,
 }
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
-        Self::Bpf,
-        Self::Perfmon,
-        Self::SysPtrace,
-        Self::DacReadSearch,
-        Self::SysAdmin,
-        Self::NetAdmin,
-        Self::SysResource,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
     /// The name as manual pages and systemd units write it.
     pub const fn name(self) -> &'static str {
@@ -41,7 +32,6 @@ impl Capability {
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::SysAdmin => "CAP_SYS_ADMIN",
-            Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
         }
     }
@@ -49,7 +39,6 @@ impl Capability {
     const fn bit(self) -> u64 {
         1 << match self {
             Self::DacReadSearch => 2,
-            Self::NetAdmin => 12,
             Self::SysPtrace => 19,
             Self::SysAdmin => 21,
             Self::SysResource => 24,
@@ -102,7 +91,7 @@ const fn implied_by(capability: Capability) -> u64 {
     match capability {
         Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
         Capability::DacReadSearch => DAC_OVERRIDE,
-        Capability::SysPtrace | Capability::SysAdmin | Capability::NetAdmin | Capability::SysResource => 0,
+        Capability::SysPtrace | Capability::SysAdmin | Capability::SysResource => 0,
     }
 }
 

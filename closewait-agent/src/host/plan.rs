@@ -256,7 +256,7 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if types && !plan.iterate_files {
         add(
             "owners",
-            "the kernel cannot iterate over the sockets of all processes; they are looked up in /proc, which is slower",
+            "the kernel cannot iterate over the open files of all processes, so `list` does not show who holds a socket",
             Some("use Linux 5.11 or newer"),
         );
     }
@@ -268,11 +268,7 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
         );
     }
     if types && plan.layout.sock_cgroup == MISSING {
-        add(
-            "cgroups",
-            "a socket does not point to its cgroup; that of the owner is shown",
-            Some("use Linux 5.15 or newer"),
-        );
+        add("cgroups", "a socket does not point to its cgroup, so none is shown", Some("use Linux 5.15 or newer"));
     }
     list.extend(facts.capabilities.into_iter().flat_map(without_capability));
     if facts.initial_pid_namespace == Some(false) {
@@ -288,8 +284,13 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
 /// What suffers for want of capabilities that are not needed to load programs.
 fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
     [
-        (Capability::SysPtrace, "owners", "open files of other users' processes cannot be read", GRANT),
-        (Capability::DacReadSearch, "owners", "/proc/PID/fd of other users cannot be read", GRANT),
+        (
+            Capability::SysPtrace,
+            "network namespaces",
+            "those of other users' processes cannot be found, so sockets there that are older than the agent and that \
+             nobody has accepted are not seen",
+            GRANT,
+        ),
         (
             Capability::SysAdmin,
             "network namespaces",

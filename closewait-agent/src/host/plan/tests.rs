@@ -143,12 +143,15 @@ fn the_capabilities_to_load_programs_are_needed_and_named() {
 
 #[test]
 fn other_capabilities_can_be_done_without() {
-    for capability in [Capability::SysPtrace, Capability::DacReadSearch] {
+    for capability in [Capability::SysPtrace, Capability::SysAdmin] {
         let plan = plan(&lacks(capability), HookChoice::Auto).unwrap();
         assert_eq!(plan.degraded.len(), 1);
         assert!(plan.degraded[0].why.contains(capability.name()));
     }
-    assert_eq!(plan(&lacks(Capability::NetAdmin), HookChoice::Auto).unwrap().degraded, []);
+    let unused = [Capability::DacReadSearch, Capability::SysResource];
+    for capability in unused {
+        assert_eq!(plan(&lacks(capability), HookChoice::Auto).unwrap().degraded, []);
+    }
 }
 
 #[test]
