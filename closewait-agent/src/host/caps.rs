@@ -21,7 +21,7 @@ pub enum Capability {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] =
+    pub const ALL: [Self; 6] =
         [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
     /// The name as manual pages and systemd units write it.
