@@ -13,7 +13,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use closewait_common::{
     Record,
-    record::{flag, kind},
+    record::kind,
     stats::Counter,
     tcp::{AF_INET, IPPROTO_MPTCP, IPPROTO_TCP, state},
 };
@@ -62,10 +62,9 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         sock::describe_tcp(sk, record);
         if record.kind == kind::LEAVE {
             sock::describe_file(sk, record);
-            // In any other case the change is made by whatever a packet or a timer has interrupted.
-            let closed = change.new == state::LAST_ACK;
-            let aborted = record.has(flag::SOCK | flag::ACCEPTED) && record.sk_err == 0;
-            if closed || aborted {
+            // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
+            // change is made by whatever a packet or a timer has interrupted.
+            if record.sk_err == 0 {
                 sock::describe_task(record);
             }
         }

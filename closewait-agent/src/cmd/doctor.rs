@@ -125,7 +125,7 @@ fn hook_btf(facts: &Facts) -> Check {
 }
 
 fn hook_classic(facts: &Facts) -> Check {
-    let (state, found) = match &facts.tracefs {
+    let (state, found) = match facts.tracefs() {
         Ok(tracefs) if tracefs.mounted => (State::Ok, "tracefs is mounted".to_owned()),
         Ok(_) => (State::Ok, "tracefs is not mounted, but can be, for the agent alone".to_owned()),
         Err(error) => (State::Degraded, error.to_string()),

@@ -69,6 +69,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     for what in &degraded {
         log::warn!("{what}");
     }
+    programs.forget_types();
     give_back_memory();
 
     let start = Start {

@@ -1,6 +1,6 @@
 //! What this kernel and these privileges offer. Facts only; the rules are in [`super::plan`].
 
-use std::{fs, path::Path, time::Duration};
+use std::{cell::OnceCell, fs, path::Path, time::Duration};
 
 use aya::{maps::MapType, sys::is_map_supported};
 use closewait_common::{
@@ -25,8 +25,8 @@ pub struct Facts {
     pub types: Result<Types, BtfError>,
     /// Whether it has the ring buffer (Linux 5.8).
     pub ring_buffer: Option<bool>,
-    /// What tracefs says, or why it does not.
-    pub tracefs: Result<Tracefs, TracefsError>,
+    /// What [`Facts::tracefs`] has found, once it was asked.
+    pub tracefs: OnceCell<Result<Tracefs, TracefsError>>,
     /// The effective capabilities of this process.
     pub capabilities: Option<Capabilities>,
     /// Whether this is the user namespace of the host: in another, capabilities do not count for BPF.
@@ -76,16 +76,12 @@ impl Facts {
             Ok(types) => Some(types.ring_buffer),
             Err(_) => probe_ring_buffer().or_else(|| version.map(|version| version >= (5, 8))),
         };
-        let mounted = tracefs::mounted().is_some();
-        let tracefs = tracefs::with_tracefs(tracefs::trace_layout)
-            .and_then(|layout| layout)
-            .map(|layout| Tracefs { mounted, layout });
         Self {
             release,
             version,
             types,
             ring_buffer,
-            tracefs,
+            tracefs: OnceCell::new(),
             capabilities: Capabilities::read(),
             initial_user_namespace: is_namespace("user", USER_INIT_INO),
             initial_pid_namespace: is_namespace("pid", PID_INIT_INO),
@@ -94,6 +90,16 @@ impl Facts {
                 .ok()
                 .and_then(|text| parse_port_range(&text)),
         }
+    }
+
+    /// What tracefs says, or why it does not. Looked at only when asked for: where tp_btf works nobody needs it, and to
+    /// mount it takes a thread and some milliseconds.
+    pub fn tracefs(&self) -> &Result<Tracefs, TracefsError> {
+        self.tracefs.get_or_init(|| {
+            let mounted = tracefs::mounted().is_some();
+            let layout = tracefs::with_tracefs(tracefs::trace_layout).and_then(|layout| layout);
+            layout.map(|layout| Tracefs { mounted, layout })
+        })
     }
 }
 

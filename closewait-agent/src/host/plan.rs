@@ -120,10 +120,12 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
     }
     load_privilege(facts)?;
     let hook = match choice {
-        HookChoice::Auto => match (btf_hook(facts), classic_hook(facts)) {
-            (Ok(()), _) => Hook::Btf,
-            (Err(_), Ok(())) => Hook::Classic,
-            (Err(no_btf), Err(no_classic)) => return Err(both(facts, &no_btf, no_classic)),
+        HookChoice::Auto => match btf_hook(facts) {
+            Ok(()) => Hook::Btf,
+            Err(no_btf) => {
+                classic_hook(facts).map_err(|no_classic| both(facts, &no_btf, no_classic))?;
+                Hook::Classic
+            }
         },
         HookChoice::Btf => btf_hook(facts).map(|()| Hook::Btf).map_err(|why| kernel(facts, why, TRY_CLASSIC))?,
         HookChoice::Classic => classic_hook(facts).map(|()| Hook::Classic)?,
@@ -184,7 +186,7 @@ fn btf_hook(facts: &Facts) -> Result<(), String> {
 
 /// Whether the hook that needs tracefs works.
 fn classic_hook(facts: &Facts) -> Result<(), Refusal> {
-    let Err(error) = &facts.tracefs else { return Ok(()) };
+    let Err(error) = facts.tracefs() else { return Ok(()) };
     let privilege = |capability: Capability, fix: &str| Refusal::Privilege {
         capability: capability.name(),
         why: format!("the classic tracepoint needs tracefs ({error})"),

@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, TracePoint, links::LinkError},
+    programs::{BtfTracePoint, Iter, ProgramError, ProgramInfo, TracePoint, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
@@ -28,6 +28,12 @@ use crate::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
+
+/// How much work the kernel had to check a program: where its start-up time goes.
+fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
+    let count = info.ok().and_then(|info| info.verified_instruction_count());
+    log::debug!("{name}: the verifier walked {} instructions", count.map_or("?".to_owned(), |count| count.to_string()));
+}
 
 /// Bytes of a ring buffer that nothing is written to.
 const UNUSED_RING: u32 = 4096;
@@ -143,6 +149,7 @@ impl Programs {
                 let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
                 let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
                 program.load(names::TRACEPOINT, btf).map_err(refused)?;
+                log_verified(name, program.info());
                 program.attach().map_err(refused)?;
             }
             Hook::Classic => {
@@ -181,13 +188,19 @@ impl Programs {
     /// An iterator program, loaded and ready to be attached.
     pub(super) fn iterator(&mut self, name: &'static str, kind: &str) -> Result<&mut Iter, ProgramsError> {
         let refused = |source| ProgramsError::Program { name, source };
-        let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         let iter: &mut Iter = program.try_into().map_err(refused)?;
         if iter.fd().is_err() {
+            let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
             iter.load(kind, btf).map_err(refused)?;
+            log_verified(name, iter.info());
         }
         Ok(iter)
+    }
+
+    /// Lets go of the kernel's types, some ten megabytes. No iterator can be loaded after this, loaded ones go on.
+    pub fn forget_types(&mut self) {
+        self.btf = None;
     }
 
     /// What the kernel programs are used for.

@@ -1,6 +1,6 @@
 //! Each test takes one thing away from a host that has everything.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{cell::OnceCell, io, path::PathBuf, time::Duration};
 
 use closewait_common::config::TraceLayout;
 
@@ -24,7 +24,7 @@ pub(crate) fn capable_host() -> Facts {
             ring_buffer: true,
         }),
         ring_buffer: Some(true),
-        tracefs: Ok(Tracefs { mounted: true, layout: TraceLayout::NONE }),
+        tracefs: OnceCell::from(Ok(Tracefs { mounted: true, layout: TraceLayout::NONE })),
         capabilities: Some(Capabilities::from_bits(u64::MAX)),
         initial_user_namespace: Some(true),
         initial_pid_namespace: Some(true),
@@ -92,7 +92,7 @@ fn a_struct_sock_without_a_needed_member_is_not_read_by_the_btf_hook() {
 
 #[test]
 fn without_types_and_tracefs_the_kernel_is_refused() {
-    let facts = Facts { types: Err(no_types()), tracefs: Err(no_tracefs()), ..capable_host() };
+    let facts = Facts { types: Err(no_types()), tracefs: Err(no_tracefs()).into(), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 69);
     let text = refusal.to_string();
@@ -101,7 +101,7 @@ fn without_types_and_tracefs_the_kernel_is_refused() {
 
 #[test]
 fn without_types_a_tracefs_that_could_be_mounted_with_more_privilege_is_a_matter_of_privilege() {
-    let facts = Facts { types: Err(no_types()), tracefs: Err(denied(libc::EPERM)), ..capable_host() };
+    let facts = Facts { types: Err(no_types()), tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 77);
     assert!(refusal.to_string().contains("CAP_SYS_ADMIN"), "{refusal}");
@@ -109,7 +109,7 @@ fn without_types_a_tracefs_that_could_be_mounted_with_more_privilege_is_a_matter
 
 #[test]
 fn without_tracefs_the_btf_hook_still_works() {
-    let facts = Facts { tracefs: Err(denied(libc::EPERM)), ..capable_host() };
+    let facts = Facts { tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
     assert_eq!(plan(&facts, HookChoice::Auto).unwrap().degraded, []);
     assert_eq!(plan(&facts, HookChoice::Btf).unwrap().hook, Hook::Btf);
     assert_eq!(plan(&facts, HookChoice::Classic).unwrap_err().exit_code(), 77);
