@@ -17,6 +17,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(10);
 /// Records read before due findings get their turn.
 const BATCH: usize = 16_384;
+/// Sockets looked at before the ring is read.
+const LOOKS: usize = 1024;
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 /// How long the last lines may take.
@@ -135,6 +137,14 @@ impl Runtime {
                     if piece.bytes.len() >= PIECE {
                         self.hand_over(&mut piece);
                     }
+                }
+                Output::Look(keys) => {
+                    // In pieces, so that the ring buffer has room for what the kernel program finds.
+                    for keys in keys.chunks(LOOKS) {
+                        self.programs.look(keys);
+                        while !self.drain(BATCH) {}
+                    }
+                    self.engine.handle(Observation::LookedAtAll);
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);

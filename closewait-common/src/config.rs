@@ -61,12 +61,8 @@ offsets! {
         sock_cgroup,
         /// `struct sock`: `sk_max_ack_backlog`.
         sock_max_ack_backlog,
-        /// `struct sock`: `sk_lingertime`, in ticks.
-        sock_lingertime,
         /// `struct net`: `ns.inum`.
         net_inum,
-        /// `struct net`: `net_cookie`.
-        net_cookie,
         /// `struct cgroup`: `kn`.
         cgroup_kn,
         /// `struct kernfs_node`: `id`.
@@ -136,18 +132,16 @@ pub struct Abilities {
     pub socket_cookie: u32,
     /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if not known.
     pub keepopen_bit: u32,
-    /// Bit number of `SOCK_LINGER` in `enum sock_flags`; [`MISSING`] if not known.
-    pub linger_bit: u32,
 }
 
 impl Abilities {
     /// Nothing is known of this kernel.
-    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING, linger_bit: MISSING };
+    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING };
 }
 
-const _: () = assert!(size_of::<Layout>() == 35 * 4);
+const _: () = assert!(size_of::<Layout>() == 33 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 3 * 4);
+const _: () = assert!(size_of::<Abilities>() == 2 * 4);
 
 // SAFETY: `repr(C)` structs of `u32` alone: no padding, every bit pattern is valid.
 #[cfg(feature = "user")]

@@ -8,6 +8,8 @@ pub const PROGRAM_CLASSIC: &str = "closewait_trace";
 pub const ITER_TCP: &str = "closewait_socks";
 /// Iterator over every open file of every process.
 pub const ITER_FILES: &str = "closewait_files";
+/// Program that the agent runs for a fresh look at one socket.
+pub const LOOK: &str = "closewait_look";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "CLOSEWAIT_RING";

@@ -16,38 +16,36 @@ pub mod kind {
     pub const PRESENT: u8 = 3;
     /// An iterator came upon an open file that is a socket in CLOSE_WAIT.
     pub const HELD: u8 = 4;
+    /// The agent asked for a fresh look at a socket, which is still in CLOSE_WAIT.
+    pub const LOOKED: u8 = 5;
 }
 
 /// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
 pub mod flag {
-    /// `sk_err`, `shutdown`, `inode`, `netns` and the bits [`ACCEPTED`] to [`LINGER_ZERO`] were read from the socket.
+    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`], [`BACKLOG`] and [`KEEPALIVE`] were read from the socket.
     pub const SOCK: u32 = 1;
     /// The fields of `struct tcp_sock` were read: `unread_bytes`, `received_bytes`, `sent_bytes`.
     pub const TCP: u32 = 1 << 1;
-    /// `pid` and `comm` are those of the task in whose context the change was made.
+    /// `pid` and `comm` are set: of the task in whose context the change was made, or of the holder.
     pub const TASK: u32 = 1 << 2;
     /// `last_ack_ticks` and `last_data_ticks` are set.
     pub const AGES: u32 = 1 << 3;
     /// `cgroup` is set.
     pub const CGROUP: u32 = 1 << 4;
-    /// `netns_cookie` is set.
-    pub const NETNS_COOKIE: u32 = 1 << 5;
     /// `sk_socket` is set: a program has, or had, a descriptor for it.
-    pub const ACCEPTED: u32 = 1 << 6;
+    pub const ACCEPTED: u32 = 1 << 5;
     /// `sk_max_ack_backlog` is not 0: inherited from the listener, so this is the accepting side.
-    pub const BACKLOG: u32 = 1 << 7;
+    pub const BACKLOG: u32 = 1 << 6;
     /// `SO_KEEPALIVE` is on.
-    pub const KEEPALIVE: u32 = 1 << 8;
-    /// `SO_LINGER` is on with a time of 0.
-    pub const LINGER_ZERO: u32 = 1 << 9;
+    pub const KEEPALIVE: u32 = 1 << 7;
     /// [`FILE_GONE`] could be read.
-    pub const FILE: u32 = 1 << 10;
+    pub const FILE: u32 = 1 << 8;
     /// No descriptor refers to the socket's file any more: the change was made by the last close.
-    pub const FILE_GONE: u32 = 1 << 11;
+    pub const FILE_GONE: u32 = 1 << 9;
     /// The kernel's map of entry times was full or out of memory.
-    pub const NOT_STORED: u32 = 1 << 12;
+    pub const NOT_STORED: u32 = 1 << 10;
     /// The map still had an entry for this socket: its leaving was never seen.
-    pub const REPLACED: u32 = 1 << 13;
+    pub const REPLACED: u32 = 1 << 11;
 }
 
 /// One event. Written by the kernel program, in the byte order of the machine.
@@ -86,8 +84,6 @@ pub struct Record {
     pub sk: u64,
     /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if none was given (before Linux 5.12).
     pub cookie: u64,
-    /// Cookie of the network namespace (`net_cookie`).
-    pub netns_cookie: u64,
     /// Inode of the socket as in `/proc/PID/fd`; 0 while nobody has accepted it.
     pub inode: u64,
     /// Id of the socket's cgroup v2.
@@ -123,10 +119,10 @@ impl Record {
     }
 }
 
-const _: () = assert!(size_of::<Record>() == 168);
+const _: () = assert!(size_of::<Record>() == 160);
 const _: () = assert!(align_of::<Record>() == 8);
 const _: () = assert!(core::mem::offset_of!(Record, flags) == 16);
 const _: () = assert!(core::mem::offset_of!(Record, time_ns) == 24);
-const _: () = assert!(core::mem::offset_of!(Record, netns) == 96);
-const _: () = assert!(core::mem::offset_of!(Record, local_address) == 120);
-const _: () = assert!(core::mem::offset_of!(Record, comm) == 152);
+const _: () = assert!(core::mem::offset_of!(Record, netns) == 88);
+const _: () = assert!(core::mem::offset_of!(Record, local_address) == 112);
+const _: () = assert!(core::mem::offset_of!(Record, comm) == 144);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`closewait_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
 //! | [`closewait_trace`] | the same tracepoint, classic | the same, where the kernel has no BTF |
+//! | [`closewait_look`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
 //! | [`closewait_socks`] | iterator `tcp` | one record for each socket that is in CLOSE_WAIT now, one namespace |
 //! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of such a socket, all namespaces |
 
@@ -21,8 +22,8 @@ mod time;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, tracepoint},
-    programs::{BtfTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, raw_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext, TracePointContext},
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
@@ -34,6 +35,12 @@ pub(crate) fn closewait_btf(ctx: BtfTracePointContext) -> i32 {
 #[tracepoint]
 pub(crate) fn closewait_trace(ctx: TracePointContext) -> u32 {
     set_state::classic(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+pub(crate) fn closewait_look(ctx: RawTracePointContext) -> i32 {
+    iter::look(&ctx);
     0
 }
 

@@ -44,7 +44,6 @@ pub(crate) const EMPTY: Record = Record {
     entered_ns: 0,
     sk: 0,
     cookie: 0,
-    netns_cookie: 0,
     inode: 0,
     cgroup: 0,
     received_bytes: 0,
@@ -194,10 +193,6 @@ pub(crate) fn identify(sk: impl Pointer, record: &mut Record) {
     }
     if let Some(net) = sk.follow(layout!(sock_net)) {
         record.netns = net.read(layout!(net_inum)).unwrap_or(0);
-        if let Some(cookie) = net.read(layout!(net_cookie)) {
-            record.netns_cookie = cookie;
-            record.flags |= flag::NETNS_COOKIE;
-        }
     }
 }
 
@@ -224,11 +219,9 @@ pub(crate) fn describe(sk: impl Pointer, record: &mut Record) {
         record.flags |= flag::BACKLOG;
     }
     if let Some(flags) = sk.read::<u64>(layout!(sock_flags)) {
-        if is_set(flags, ability!(keepopen_bit)) {
+        let bit = ability!(keepopen_bit);
+        if bit < 64 && flags & (1 << bit) != 0 {
             record.flags |= flag::KEEPALIVE;
-        }
-        if is_set(flags, ability!(linger_bit)) && sk.read::<u64>(layout!(sock_lingertime)) == Some(0) {
-            record.flags |= flag::LINGER_ZERO;
         }
     }
     let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
@@ -236,11 +229,6 @@ pub(crate) fn describe(sk: impl Pointer, record: &mut Record) {
         record.cgroup = id;
         record.flags |= flag::CGROUP;
     }
-}
-
-#[inline(always)]
-fn is_set(flags: u64, bit: u32) -> bool {
-    bit < 64 && flags & (1 << bit) != 0
 }
 
 /// Counters and sequence numbers of `struct tcp_sock`.

@@ -102,6 +102,10 @@ impl Decoder {
                 let task = task(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
                 Ok(Observation::Held { key, at, since: self.since(&record), socket, holder: Holder { task, fd } })
             }
+            kind::LOOKED => {
+                states(record.new_state == state::CLOSE_WAIT)?;
+                Ok(Observation::Looked { key, at, socket })
+            }
             unknown => Err(DecodeError::Kind(unknown)),
         }
     }
@@ -198,7 +202,6 @@ fn socket(record: &Record) -> Result<Socket, DecodeError> {
     Ok(Socket {
         cookie: (record.cookie != 0).then_some(record.cookie),
         netns: (record.netns != 0).then_some(record.netns),
-        netns_cookie: record.has(flag::NETNS_COOKIE).then_some(record.netns_cookie),
         protocol,
         local: endpoint(record.local_address, record.local_port),
         remote: endpoint(record.remote_address, record.remote_port),
@@ -241,7 +244,6 @@ fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
         entered_ns: buf.get_u64_ne(),
         sk: buf.get_u64_ne(),
         cookie: buf.get_u64_ne(),
-        netns_cookie: buf.get_u64_ne(),
         inode: buf.get_u64_ne(),
         cgroup: buf.get_u64_ne(),
         received_bytes: buf.get_u64_ne(),

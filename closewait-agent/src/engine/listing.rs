@@ -28,8 +28,7 @@ impl Listed {
 /// Puts together what the walks of a snapshot have found.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Ends alone are not the same socket in two namespaces.
-    sockets: BTreeMap<(SocketKey, Option<u32>), Listed>,
+    sockets: BTreeMap<SocketKey, Listed>,
 }
 
 impl Listing {
@@ -42,7 +41,11 @@ impl Listing {
             Observation::Held { key, at: _, since, socket, holder } => {
                 self.found(key, since, socket).holders.push(holder)
             }
-            Observation::Enter { .. } | Observation::Leave { .. } | Observation::Counters { .. } => {}
+            Observation::Enter { .. }
+            | Observation::Leave { .. }
+            | Observation::Looked { .. }
+            | Observation::LookedAtAll
+            | Observation::Counters { .. } => {}
         }
     }
 
@@ -65,11 +68,8 @@ impl Listing {
 
     fn found(&mut self, key: SocketKey, since: Since, socket: Socket) -> &mut Listed {
         // What a later walk says is fresher, but its bounds are as good as the first's.
-        let listed = self.sockets.entry((key, socket.netns)).or_insert_with(|| Listed {
-            socket: socket.clone(),
-            since,
-            holders: Vec::new(),
-        });
+        let listed =
+            self.sockets.entry(key).or_insert_with(|| Listed { socket: socket.clone(), since, holders: Vec::new() });
         listed.socket = socket;
         listed
     }

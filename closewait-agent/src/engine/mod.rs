@@ -67,6 +67,8 @@ pub struct Engine {
     window_ends: Boot,
     check_counters: Option<Boot>,
     reported: Losses,
+    /// Since when an answer to [`Output::Look`] is awaited.
+    looking: Option<Boot>,
     stopping: bool,
 }
 
@@ -86,6 +88,7 @@ impl Engine {
             window_ends: now + config.histogram_every,
             check_counters: None,
             reported: Losses::default(),
+            looking: None,
             stopping: false,
             config,
         }
@@ -123,6 +126,8 @@ impl Engine {
             | Observation::Held { key, at, since, socket, holder: _ } => {
                 self.tracker.present(key, at, since, socket);
             }
+            Observation::Looked { key, at, socket } => self.tracker.looked(key, at, &socket),
+            Observation::LookedAtAll => self.report_stuck(),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
@@ -141,10 +146,10 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
-        while let Some((tracked, dwell)) = self.tracker.pop_due(now) {
-            let (socket, verdict) = (tracked.socket.clone(), diagnose::verdict(&tracked.socket));
-            let finding = Finding::Stuck { at: now, socket, dwell, verdict };
-            self.outputs.push_back(Output::Finding(finding));
+        // What was true when a socket entered need not be true now: one that nobody had accepted may be in use.
+        if self.looking.is_none() && self.tracker.next_due().is_some_and(|due| due <= now) {
+            self.looking = Some(now);
+            self.outputs.push_back(Output::Look(self.tracker.due(now)));
         }
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
@@ -182,6 +187,16 @@ impl Engine {
             undecodable: self.undecodable,
             unwritten: self.unwritten,
             tracked: self.tracker.len() as u64,
+        }
+    }
+
+    /// Reports what was due when the look was asked for, and has not left since.
+    fn report_stuck(&mut self) {
+        let Some(asked) = self.looking.take() else { return };
+        while let Some((tracked, dwell)) = self.tracker.pop_due(asked) {
+            let (socket, verdict) = (tracked.socket.clone(), diagnose::verdict(&tracked.socket));
+            let finding = Finding::Stuck { at: asked, socket, dwell, verdict };
+            self.outputs.push_back(Output::Finding(finding));
         }
     }
 

@@ -15,9 +15,10 @@ use super::{histogram::Summary, text::Comm, time::Boot};
 pub struct SocketKey(pub u64);
 
 impl SocketKey {
-    /// A key for a socket of which only the ends are known. Kernel addresses have the highest bit set, these have not.
-    pub fn of_ends(local: Endpoint, remote: Endpoint) -> Self {
-        let hash = foldhash::fast::FixedState::with_seed(0).hash_one((local, remote));
+    /// A key for a socket of which only namespace and ends are known. Kernel addresses have the highest bit set, these
+    /// have not.
+    pub fn of_ends(netns: Option<u32>, local: Endpoint, remote: Endpoint) -> Self {
+        let hash = foldhash::fast::FixedState::with_seed(0).hash_one((netns, local, remote));
         Self(hash & (u64::MAX >> 1))
     }
 
@@ -68,8 +69,6 @@ pub struct Socket {
     pub cookie: Option<u64>,
     /// Inode of its network namespace, as `/proc/PID/ns/net` shows.
     pub netns: Option<u32>,
-    /// Cookie of its network namespace, unique since boot.
-    pub netns_cookie: Option<u64>,
     /// TCP or MPTCP.
     pub protocol: Protocol,
     /// This end.
@@ -92,6 +91,21 @@ pub struct Socket {
     pub sent_bytes: Option<u64>,
     /// `SO_KEEPALIVE`.
     pub keepalive: Option<bool>,
+}
+
+impl Socket {
+    /// The same without what changes while it stays, for when nobody could look again.
+    pub fn without_what_changes(self) -> Self {
+        Self {
+            // Once accepted it stays so, and keeps its inode.
+            accepted: self.accepted.filter(|accepted| *accepted),
+            unread_bytes: None,
+            received_bytes: None,
+            sent_bytes: None,
+            keepalive: None,
+            ..self
+        }
+    }
 }
 
 /// A task, as it named itself.
@@ -279,6 +293,17 @@ pub enum Observation {
         /// The descriptor.
         holder: Holder,
     },
+    /// A fresh look at one socket, part of the answer to [`Output::Look`].
+    Looked {
+        /// Which.
+        key: SocketKey,
+        /// When.
+        at: Boot,
+        /// What is known of it.
+        socket: Socket,
+    },
+    /// The end of the answer to [`Output::Look`]: what could be looked at has been.
+    LookedAtAll,
     /// The kernel's counters, the answer to [`Output::ReadCounters`].
     Counters {
         /// When they were read.
@@ -417,6 +442,9 @@ pub enum Finding {
 pub enum Output {
     /// Show this.
     Finding(Finding),
+    /// Look at these sockets anew and hand in what is found as [`Observation::Looked`], at the end
+    /// [`Observation::LookedAtAll`].
+    Look(Vec<SocketKey>),
     /// Read the kernel's counters and hand them in as [`Observation::Counters`].
     ReadCounters,
 }

@@ -14,7 +14,6 @@ pub(crate) fn socket_on_port(port: u16) -> Socket {
     Socket {
         cookie: Some(7),
         netns: Some(4_026_531_840),
-        netns_cookie: Some(1),
         protocol: Protocol::Tcp,
         local: Endpoint { address: Ipv4Addr::new(10, 0, 0, 5).into(), port },
         remote: Endpoint { address: Ipv4Addr::new(10, 0, 0, 9).into(), port: 51_234 },

@@ -1,5 +1,5 @@
 use super::{
-    model::{Dwell, Endpoint, Scope, Since, Socket, SocketKey},
+    model::{Class, Dwell, Endpoint, Scope, Since, Socket, SocketKey},
     testing::{socket, socket_on_port},
     *,
 };
@@ -56,6 +56,7 @@ fn words(engine: &mut Engine) -> Vec<String> {
         .iter()
         .map(|output| match output {
             Output::ReadCounters => "read counters".to_owned(),
+            Output::Look(keys) => format!("look at {}", keys.len()),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
             Output::Finding(Finding::Leave { dwell, how, .. }) => {
@@ -68,6 +69,17 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::Finding(Finding::Stop { .. }) => "stop".to_owned(),
         })
         .collect()
+}
+
+/// All findings, each by a word.
+fn findings(engine: &mut Engine) -> Vec<String> {
+    words(engine).into_iter().filter(|word| word != "read counters" && !word.starts_with("look")).collect()
+}
+
+/// Lets `millis` come, with nobody able to look at sockets anew.
+fn time_comes(engine: &mut Engine, millis: u64) {
+    engine.handle_timeout(at(millis));
+    engine.handle(Observation::LookedAtAll);
 }
 
 fn outputs(engine: &mut Engine) -> Vec<Output> {
@@ -95,10 +107,10 @@ fn a_stuck_socket_is_reported_and_so_is_its_leaving() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     assert_eq!(engine.poll_timeout(), Some(at(1000)));
-    engine.handle_timeout(at(10_000));
-    engine.handle_timeout(at(20_000));
+    time_comes(&mut engine, 10_000);
+    time_comes(&mut engine, 20_000);
     engine.handle(leave(25_000, Some(0)));
-    let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word != "read counters").collect();
+    let words = findings(&mut engine);
     assert_eq!(words, ["stuck 10s", "stuck 20s", "leave Some(25s) Closed"]);
 }
 
@@ -113,9 +125,9 @@ fn a_socket_that_was_stuck_but_never_reported_still_gets_its_leaving() {
 fn a_leaving_that_was_missed_is_told_when_the_socket_enters_again() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
-    engine.handle_timeout(at(10_000));
+    time_comes(&mut engine, 10_000);
     engine.handle(enter(50_000));
-    let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word != "read counters").collect();
+    let words = findings(&mut engine);
     assert_eq!(words, ["stuck 10s", "leave None Unknown"]);
 }
 
@@ -128,7 +140,7 @@ fn a_window_ends_with_histograms_overall_and_for_each_port() {
     let client = Socket { role: None, local: Endpoint { port: 40_000, ..socket().local }, ..socket() };
     engine.handle(leave_of(client, 600, Some(0)));
     engine.handle(enter(1000));
-    engine.handle_timeout(at(60_000));
+    time_comes(&mut engine, 60_000);
     engine.handle(counters(60_000, dwelt(&[500, 500, 600])));
     let words: Vec<_> = words(&mut engine).into_iter().filter(|word| word.starts_with("histogram")).collect();
     let expected = [
@@ -155,7 +167,7 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
             Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
                 Some((finished.count, finished.max))
             }
-            Output::Finding(_) | Output::ReadCounters => None,
+            Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
         })
         .collect();
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
@@ -223,7 +235,85 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
     let mut engine = engine(Events::Stuck);
     let since = Since::Between { earliest: Some(at(0)), latest: at(100_000) };
     engine.handle(Observation::Present { key: KEY, at: at(200_000), since, socket: socket() });
-    engine.handle_timeout(at(200_000));
+    time_comes(&mut engine, 200_000);
     let stuck: Vec<_> = words(&mut engine).into_iter().filter(|word| word.starts_with("stuck")).collect();
     assert_eq!(stuck, ["stuck 100s"]);
+}
+
+/// The sockets that are reported as stuck.
+fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
+    let stuck = outputs(engine).into_iter().filter_map(|output| match output {
+        Output::Finding(Finding::Stuck { socket, verdict, .. }) => Some((socket, verdict.class)),
+        Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
+    });
+    stuck.collect()
+}
+
+fn enter_unaccepted() -> Observation {
+    let socket = Socket { accepted: Some(false), inode: None, ..socket() };
+    Observation::Enter { key: KEY, at: at(0), socket, replaced: false }
+}
+
+#[test]
+fn nothing_is_reported_before_it_was_looked_at_anew() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle_timeout(at(10_000));
+    engine.handle_timeout(at(10_001));
+    assert_eq!(words(&mut engine)[0], "look at 1");
+    assert_eq!(findings(&mut engine), Vec::<String>::new());
+    engine.handle(Observation::LookedAtAll);
+    assert_eq!(findings(&mut engine), ["stuck 10s"]);
+}
+
+#[test]
+fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter_unaccepted());
+    engine.handle_timeout(at(10_000));
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::LookedAtAll);
+    assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
+}
+
+#[test]
+fn a_socket_still_in_the_backlog_is() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter_unaccepted());
+    engine.handle_timeout(at(10_000));
+    let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
+    engine.handle(Observation::Looked { key: KEY, at: at(10_001), socket });
+    engine.handle(Observation::LookedAtAll);
+    assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
+}
+
+#[test]
+fn what_nobody_could_look_at_anew_is_unknown() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter_unaccepted());
+    time_comes(&mut engine, 10_000);
+    let (socket, class) = stuck(&mut engine).remove(0);
+    assert_eq!((socket.accepted, socket.unread_bytes, class), (None, None, Class::Unknown));
+}
+
+#[test]
+fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter_unaccepted());
+    engine.handle_timeout(at(10_000));
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket_on_port(9) });
+    engine.handle(Observation::LookedAtAll);
+    let (socket, class) = stuck(&mut engine).remove(0);
+    assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
+}
+
+#[test]
+fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle_timeout(at(10_000));
+    engine.handle(leave(9_999, Some(0)));
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::LookedAtAll);
+    assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }

@@ -12,7 +12,7 @@ use std::{
 use foldhash::fast::FixedState;
 
 use super::{
-    model::{Dwell, Since, Socket, SocketKey},
+    model::{Dwell, Endpoint, Since, Socket, SocketKey},
     time::{Boot, nanos},
 };
 
@@ -29,6 +29,8 @@ pub struct Tracked {
     due: Boot,
     /// Whether it was reported as stuck.
     pub reported: bool,
+    /// When it was last looked at on purpose.
+    looked: Option<Boot>,
 }
 
 /// All sockets in CLOSE_WAIT.
@@ -38,8 +40,9 @@ pub struct Tracker {
     sockets: HashMap<SocketKey, Tracked, FixedState>,
     /// One entry for each socket.
     due: BTreeSet<(Boot, SocketKey)>,
-    /// How many sockets are known by their ends alone.
-    by_ends: usize,
+    /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
+    /// namespace, so the same ends can stand for several.
+    by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, FixedState>,
 }
 
 impl Tracker {
@@ -49,7 +52,7 @@ impl Tracker {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::with_hasher(FixedState::with_seed(0)),
             due: BTreeSet::new(),
-            by_ends: 0,
+            by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
         }
     }
 
@@ -128,7 +131,25 @@ impl Tracker {
         false
     }
 
-    /// The next socket that is due at `now`, with its age; it is due again when that has doubled.
+    /// The sockets that are due at `now`.
+    pub fn due(&self, now: Boot) -> Vec<SocketKey> {
+        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
+    }
+
+    /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
+    /// may be another's.
+    pub fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let ends = |socket: &Socket| (socket.local, socket.remote);
+        let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
+        if one_namespace && ends(&tracked.socket) == ends(socket) {
+            tracked.socket = newer(socket, tracked.socket.clone());
+            tracked.looked = Some(at);
+        }
+    }
+
+    /// The next socket that is due at `now`, with its age; it is due again when that has doubled. If nobody has looked at
+    /// it since `now`, what may have changed meanwhile is unknown.
     pub fn pop_due(&mut self, now: Boot) -> Option<(&Tracked, Dwell)> {
         let (due, key) = *self.due.first()?;
         if due > now {
@@ -137,6 +158,9 @@ impl Tracker {
         self.due.pop_first();
         let tracked = self.sockets.get_mut(&key)?;
         tracked.reported = true;
+        if tracked.looked.is_none_or(|looked| looked < now) {
+            tracked.socket = tracked.socket.clone().without_what_changes();
+        }
         tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
         self.due.insert((tracked.due, key));
         Some((tracked, tracked.since.dwell(now)))
@@ -147,28 +171,41 @@ impl Tracker {
         if self.sockets.contains_key(&key) {
             return Some(key);
         }
-        // Asked only where a snapshot without kernel programs was taken.
-        let of_ends = || SocketKey::of_ends(socket.local, socket.remote);
-        (self.by_ends > 0).then(of_ends).filter(|key| self.sockets.contains_key(key))
+        // Filled only where a snapshot without kernel programs was taken.
+        let named_alike = self.by_ends.get(&(socket.local, socket.remote))?;
+        let same = named_alike.iter().find(|key| {
+            let netns = self.sockets.get(key).and_then(|tracked| tracked.socket.netns);
+            socket.netns.is_none() || netns.is_none() || netns == socket.netns
+        });
+        same.copied()
     }
 
     fn insert(&mut self, key: SocketKey, tracked: Tracked) {
         self.due.insert((tracked.due, key));
-        self.by_ends += usize::from(key.is_of_ends());
+        if key.is_of_ends() {
+            self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
+        }
         self.sockets.insert(key, tracked);
     }
 
     fn remove(&mut self, key: SocketKey) -> Option<Tracked> {
         let tracked = self.sockets.remove(&key)?;
         self.due.remove(&(tracked.due, key));
-        self.by_ends -= usize::from(key.is_of_ends());
+        if key.is_of_ends() {
+            let ends = (tracked.socket.local, tracked.socket.remote);
+            let others = self.by_ends.remove(&ends).unwrap_or_default();
+            let others: Vec<_> = others.into_iter().filter(|other| *other != key).collect();
+            if !others.is_empty() {
+                self.by_ends.insert(ends, others);
+            }
+        }
         Some(tracked)
     }
 }
 
 impl Tracked {
     fn new(socket: Socket, since: Since, seen: Boot, stuck_after: Duration) -> Self {
-        Self { socket, since, seen, due: since.latest() + stuck_after, reported: false }
+        Self { socket, since, seen, due: since.latest() + stuck_after, reported: false, looked: None }
     }
 
     /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
@@ -197,7 +234,6 @@ fn newer(newer: &Socket, older: Socket) -> Socket {
     Socket {
         cookie: newer.cookie.or(older.cookie),
         netns: newer.netns.or(older.netns),
-        netns_cookie: newer.netns_cookie.or(older.netns_cookie),
         protocol: newer.protocol,
         local: newer.local,
         remote: newer.remote,

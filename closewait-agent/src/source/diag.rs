@@ -100,7 +100,6 @@ impl Found {
         let socket = Socket {
             cookie: (self.cookie != 0).then_some(self.cookie),
             netns: Some(netns),
-            netns_cookie: None,
             protocol: Protocol::Tcp,
             local: self.local,
             remote: self.remote,
@@ -113,7 +112,7 @@ impl Found {
             sent_bytes: self.info.and_then(|info| info.sent_bytes),
             keepalive: None,
         };
-        Observation::Present { key: SocketKey::of_ends(self.local, self.remote), at, since, socket }
+        Observation::Present { key: SocketKey::of_ends(Some(netns), self.local, self.remote), at, since, socket }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, ProgramInfo, TracePoint, links::LinkError},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramInfo, RawTracePoint, TracePoint, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
@@ -19,8 +19,9 @@ use closewait_common::{
 use log::Log;
 use thiserror::Error;
 
+use super::test_run;
 use crate::{
-    engine::model::Counters,
+    engine::model::{Counters, SocketKey},
     host::{
         plan::{Hook, Plan},
         tracefs::{self, TracefsError},
@@ -162,7 +163,30 @@ impl Programs {
                     .map_err(refused)?;
             }
         }
-        Ok(())
+        // Without the kernel's types it could read nothing.
+        if self.btf.is_some() { self.load_look() } else { Ok(()) }
+    }
+
+    /// Looks at sockets anew: for each that is still in CLOSE_WAIT, a record is in the ring buffer when this returns. Where
+    /// the kernel cannot do that, there is none.
+    pub fn look(&self, keys: &[SocketKey]) {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return };
+        let Ok(program) = program.fd() else { return };
+        for key in keys.iter().filter(|key| !key.is_of_ends()) {
+            if let Err(error) = test_run::raw_tracepoint(program.as_fd(), key.0) {
+                log::debug!("looking at a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
+                return;
+            }
+        }
+    }
+
+    /// Loads the program for [`Programs::look`]. It is not attached to anything.
+    fn load_look(&mut self) -> Result<(), ProgramsError> {
+        let name = names::LOOK;
+        let refused = |source| ProgramsError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
+        program.load().map_err(refused)
     }
 
     /// The ring buffer with the tracepoint's records. Can be taken once.

@@ -142,7 +142,7 @@ fn a_snapshot_says_nothing_twice() {
 
 #[test]
 fn a_socket_known_by_its_ends_is_found_by_its_records() {
-    let ends = SocketKey::of_ends(socket().local, socket().remote);
+    let ends = SocketKey::of_ends(socket().netns, socket().local, socket().remote);
     let mut tracker = tracker();
     tracker.present(ends, at(100), older(50, 98), socket());
     assert_eq!(tracker.enter(KEY, at(99), socket()), None);
@@ -152,6 +152,23 @@ fn a_socket_known_by_its_ends_is_found_by_its_records() {
     tracker.present(ends, at(200), older(50, 98), socket());
     assert!(tracker.leave(KEY, at(201), None, &socket()).1.is_some());
     assert!(tracker.is_empty());
+}
+
+#[test]
+fn the_same_ends_in_two_namespaces_are_two_sockets() {
+    let mut tracker = tracker();
+    for netns in [1, 2] {
+        let socket = Socket { netns: Some(netns), ..socket() };
+        let key = SocketKey::of_ends(socket.netns, socket.local, socket.remote);
+        assert!(tracker.present(key, at(100), older(50, 98), socket));
+    }
+    assert_eq!(tracker.len(), 2);
+    // Records without the kernel's types do not say which of them left.
+    let nowhere = Socket { netns: None, ..socket() };
+    for left in [1, 0] {
+        assert!(tracker.leave(KEY, at(101), None, &nowhere).1.is_some());
+        assert_eq!(tracker.len(), left);
+    }
 }
 
 #[test]

@@ -27,9 +27,7 @@ pub fn layout(btf: &Btf) -> Layout {
         sock_protocol: sock("sk_protocol"),
         sock_cgroup: sock("sk_cgrp_data.cgroup"),
         sock_max_ack_backlog: sock("sk_max_ack_backlog"),
-        sock_lingertime: sock("sk_lingertime"),
         net_inum: at("net", "ns.inum"),
-        net_cookie: at("net", "net_cookie"),
         cgroup_kn: at("cgroup", "kn"),
         kernfs_id: at("kernfs_node", "id"),
         socket_sk: at("socket", "sk"),
@@ -55,7 +53,6 @@ pub fn abilities(btf: &Btf) -> Abilities {
         // programs (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
         socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
         keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
-        linger_bit: btf.enum_value("sock_flags", "SOCK_LINGER").unwrap_or(MISSING),
     }
 }
 
