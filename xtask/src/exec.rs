@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -128,6 +128,12 @@ pub(crate) fn shown(command: &Command) -> String {
 #[expect(clippy::disallowed_methods, reason = "xtask measures how long real programs take")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The wall clock's time, to compare with the times in a program's output.
+#[expect(clippy::disallowed_methods, reason = "xtask measures how long real programs take")]
+pub(crate) fn wall_now() -> SystemTime {
+    SystemTime::now()
 }
 
 fn quoted(word: &OsStr) -> String {

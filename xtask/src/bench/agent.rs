@@ -9,13 +9,12 @@ use super::tracer::Tracer;
 /// What an idle agent used.
 pub(super) struct Idle {
     pub(super) time: Duration,
-    /// CPU time, in clock ticks.
-    pub(super) ticks: u64,
-    pub(super) ticks_per_second: u64,
+    /// CPU time of all its threads.
+    pub(super) cpu: Duration,
     pub(super) resident_kib: u64,
 }
 
-/// Times from the start of the process to its `start` event.
+/// Times from the start of the process until it was attached.
 pub(super) fn start_times(closewait: &Tracer, count: u32) -> Result<Vec<Duration>> {
     (0..count).map(|_| closewait.time_to_start()).collect()
 }
@@ -24,15 +23,14 @@ pub(super) fn start_times(closewait: &Tracer, count: u32) -> Result<Vec<Duration
 pub(super) fn idle(closewait: &Tracer, time: Duration) -> Result<Idle> {
     let running = closewait.attach()?;
     let pid = running.pid();
-    let before = cpu_ticks(&read(pid, "stat")?)?;
+    // What it does once after its start is not idleness.
+    thread::sleep(Duration::from_secs(2));
+    let before = cpu_time(pid)?;
     thread::sleep(time);
-    let ticks = cpu_ticks(&read(pid, "stat")?)? - before;
+    let cpu = cpu_time(pid)?.saturating_sub(before);
     let resident_kib = resident_kib(&read(pid, "status")?)?;
     running.stop()?;
-    // SAFETY: sysconf takes a number and touches no memory of ours.
-    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let ticks_per_second = u64::try_from(hertz).context("sysconf(_SC_CLK_TCK) failed; this is a bug")?;
-    Ok(Idle { time, ticks, ticks_per_second, resident_kib })
+    Ok(Idle { time, cpu, resident_kib })
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {
@@ -40,15 +38,24 @@ fn read(pid: u32, file: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {path}; has the agent ended?"))
 }
 
-/// utime and stime of /proc/PID/stat.
-fn cpu_ticks(stat: &str) -> Result<u64> {
-    // The command's name may have blanks and parentheses of its own; the last one ends it.
-    let (_name, rest) = stat.rsplit_once(')').context("/proc/PID/stat has no name; is /proc mounted?")?;
-    let fields: Vec<_> = rest.split_whitespace().collect();
-    // proc(5) counts from the pid: state is field 3, utime 14, stime 15.
-    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok());
-    let (user, system) = field(14).zip(field(15)).context("/proc/PID/stat has no CPU times; is /proc mounted?")?;
-    Ok(user + system)
+/// Time on a CPU of all threads. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut nanos = 0;
+    for task in fs::read_dir(&tasks).with_context(|| format!("cannot list {tasks}; has the agent ended?"))? {
+        let path = task.with_context(|| format!("cannot list {tasks}; has the agent ended?"))?.path().join("schedstat");
+        let text = fs::read_to_string(&path);
+        nanos += on_cpu(
+            &text.with_context(|| format!("cannot read {}; the kernel needs CONFIG_SCHED_INFO", path.display()))?,
+        )?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// The first number of /proc/PID/schedstat: nanoseconds on a CPU.
+fn on_cpu(schedstat: &str) -> Result<u64> {
+    let first = schedstat.split_whitespace().next().and_then(|text| text.parse().ok());
+    first.context("/proc/PID/schedstat begins with no number; is /proc mounted?")
 }
 
 fn resident_kib(status: &str) -> Result<u64> {
@@ -62,10 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_times_come_after_whatever_the_name_is() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 100 1 1 1\n";
-        assert_eq!(cpu_ticks(stat).unwrap(), 12);
-        assert!(cpu_ticks("42").is_err());
+    fn time_on_the_cpu_comes_first() {
+        assert_eq!(on_cpu("12345 678 9\n").unwrap(), 12_345);
+        assert!(on_cpu("").is_err());
     }
 
     #[test]
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let pid = std::process::id();
-        cpu_ticks(&read(pid, "stat").unwrap()).unwrap();
+        assert!(cpu_time(pid).unwrap() > Duration::ZERO);
         assert!(resident_kib(&read(pid, "status").unwrap()).unwrap() > 0);
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn starts(times: &[Duration]) -> String {
     let millis: Vec<_> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
     match (median(&millis), bounds(&millis)) {
         (Some(median), Some((_min, max))) => format!(
-            "\nFrom the start of the process to its `start` event: median {median:.0} ms, at most {max:.0} ms ({} starts).\n",
+            "\nFrom the start of the process until it was attached: median {median:.0} ms, at most {max:.0} ms ({} starts).\n",
             times.len()
         ),
         _ => String::new(),
@@ -66,10 +66,10 @@ pub(super) fn starts(times: &[Duration]) -> String {
 /// What closewait costs while nothing happens.
 pub(super) fn idle(idle: &Idle) -> String {
     format!(
-        "\nIdle for {} s: {} CPU ticks of 1/{} s, {} KiB resident.\n",
+        "\nIdle for {} s: {:.1} ms of CPU time ({:.3} % of one CPU), {} KiB resident.\n",
         idle.time.as_secs(),
-        idle.ticks,
-        idle.ticks_per_second,
+        idle.cpu.as_secs_f64() * 1000.0,
+        idle.cpu.as_secs_f64() / idle.time.as_secs_f64() * 100.0,
         idle.resident_kib
     )
 }

@@ -65,7 +65,7 @@ impl Tracer {
         Ok(running)
     }
 
-    /// How long from the start of the process to its `start` event; for closewait only.
+    /// How long from the start of the process until it was attached; for closewait only.
     pub(super) fn time_to_start(&self) -> Result<Duration> {
         let mut running = self.start()?;
         let at = running.wait_start_event()?;
@@ -184,7 +184,7 @@ fn read_events(stdout: ChildStdout) -> Events {
             let at = exec::now();
             match event_name(&line) {
                 // The other end may have given up waiting.
-                Some("start") => drop(sender.send(at)),
+                Some("start") => drop(sender.send(attached(&line).unwrap_or(at))),
                 Some("stop") => stop = serde_json::from_str(&line).ok(),
                 _ => {}
             }
@@ -192,6 +192,14 @@ fn read_events(stdout: ChildStdout) -> Events {
         stop
     });
     Events { start, stop }
+}
+
+/// When the agent was attached, by the event's own time: the line comes later, after the agent has listed the sockets that
+/// are older than itself.
+fn attached(start: &str) -> Option<Instant> {
+    let event: Value = serde_json::from_str(start).ok()?;
+    let attached = humantime::parse_rfc3339(event["time"].as_str()?).ok()?;
+    exec::now().checked_sub(exec::wall_now().duration_since(attached).ok()?)
 }
 
 /// The `event` of a line, found without parsing all of it: this runs beside the measured load.
