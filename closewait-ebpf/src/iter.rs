@@ -128,10 +128,11 @@ fn fill(sk: Probed, record: &mut Record) -> Option<()> {
     }
     record.old_state = state::CLOSE_WAIT;
     record.new_state = state::CLOSE_WAIT;
-    sock::identify(sk, record);
+    let tcp = sk.tcp(record.protocol);
+    sock::identify(sk, tcp, record);
     record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
-    sock::describe(sk, record);
-    sock::describe_tcp(sk, record);
+    sock::describe(sk, sock::socket(sk), record);
+    sock::describe_tcp(tcp, record);
     sock::describe_ages(sk, record);
     Some(())
 }

@@ -56,12 +56,17 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
-        sock::identify(sk, record);
-        record.cookie = sock::cookie(sk);
-        sock::describe(sk, record);
-        sock::describe_tcp(sk, record);
-        if record.kind == kind::LEAVE {
-            sock::describe_file(sk, record);
+        let tcp = sk.tcp(change.protocol);
+        let socket = sock::socket(sk);
+        sock::identify(sk, tcp, record);
+        sock::describe(sk, socket, record);
+        sock::describe_tcp(tcp, record);
+        if record.kind == kind::ENTER {
+            record.cookie = sock::cookie(sk);
+        } else {
+            // Given to it at its entry, or by the walk over what was there before.
+            record.cookie = sock::known_cookie(sk);
+            sock::describe_file(socket, record);
             // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
             // change is made by whatever a packet or a timer has interrupted.
             if record.sk_err == 0 {

@@ -78,14 +78,18 @@ pub(crate) trait Pointer: Copy {
         Probed(self.raw())
     }
 
-    /// The pointer at `offset` bytes, if it is not null. Never by a typed load: for each of those the verifier of 6.18
-    /// looks through all of the kernel's type names three times (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), which
-    /// made the load of the program take 30 ms instead of 5.
+    /// The pointer at `offset` bytes, if it is not null; of the same kind. For each typed one the verifier of 6.18 looks
+    /// through the names of all the kernel's types three times (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), which
+    /// takes some 4 ms at the start. So only what every record needs is followed that way.
     #[inline(always)]
-    fn follow(self, offset: u32) -> Option<Probed> {
-        let pointer = self.probed().read::<*const c_void>(offset)?;
-        (!pointer.is_null()).then_some(Probed(pointer))
+    fn follow(self, offset: u32) -> Option<Self> {
+        let pointer = self.read::<*const c_void>(offset)?;
+        (!pointer.is_null()).then_some(Self::new(pointer))
     }
+
+    /// A pointer of this kind. A typed one must be an argument of the program, read from its context, or out of another
+    /// typed one, else the verifier refuses the program.
+    fn new(pointer: *const c_void) -> Self;
 }
 
 /// Any address.
@@ -93,10 +97,6 @@ pub(crate) trait Pointer: Copy {
 pub(crate) struct Probed(*const c_void);
 
 impl Probed {
-    pub(crate) const fn new(pointer: *const c_void) -> Self {
-        Self(pointer)
-    }
-
     /// As [`Pointer::read`], to where the value is wanted.
     #[inline(always)]
     pub(crate) fn read_into<T: Copy>(self, offset: u32, to: *mut T) -> Option<()> {
@@ -111,6 +111,11 @@ impl Probed {
 }
 
 impl Pointer for Probed {
+    #[inline(always)]
+    fn new(pointer: *const c_void) -> Self {
+        Self(pointer)
+    }
+
     #[inline(always)]
     fn raw(self) -> *const c_void {
         self.0
@@ -134,14 +139,12 @@ impl Pointer for Probed {
 #[derive(Clone, Copy)]
 pub(crate) struct Typed(*const c_void);
 
-impl Typed {
-    /// `pointer` must be an argument of the program or read from its context, else the verifier refuses the program.
-    pub(crate) const fn new(pointer: *const c_void) -> Self {
+impl Pointer for Typed {
+    #[inline(always)]
+    fn new(pointer: *const c_void) -> Self {
         Self(pointer)
     }
-}
 
-impl Pointer for Typed {
     #[inline(always)]
     fn raw(self) -> *const c_void {
         self.0
@@ -174,11 +177,11 @@ pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
 
 /// Addresses, ports, namespace: what tells the socket from others.
 #[inline(always)]
-pub(crate) fn identify(sk: impl Pointer, record: &mut Record) {
+pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     record.sk = sk.address();
     record.family = sk.read(layout!(sock_family)).unwrap_or(0);
     // Beyond `struct sock`; for MPTCP there is no type that the verifier knows to have it.
-    let local_port = match sk.tcp(record.protocol) {
+    let local_port = match tcp {
         Some(tcp) => tcp.read(layout!(inet_sport)),
         None => sk.probed().read(layout!(inet_sport)),
     };
@@ -206,12 +209,12 @@ pub(crate) fn map_v4(to: &mut [u8; 16], address: u32) {
 
 /// What the socket knows of itself: error, shutdown, inode, cgroup, options.
 #[inline(always)]
-pub(crate) fn describe(sk: impl Pointer, record: &mut Record) {
+pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Record) {
     let Some(shutdown) = sk.read::<u8>(layout!(sock_shutdown)) else { return };
     record.flags |= flag::SOCK;
     record.shutdown = shutdown & 3;
     record.sk_err = sk.read(layout!(sock_err)).unwrap_or(0);
-    if let Some(socket) = sk.follow(layout!(sock_socket)) {
+    if let Some(socket) = socket {
         record.flags |= flag::ACCEPTED;
         record.inode = socket.read(layout!(socket_ino)).unwrap_or(0);
     }
@@ -231,10 +234,16 @@ pub(crate) fn describe(sk: impl Pointer, record: &mut Record) {
     }
 }
 
+/// The `struct socket`; none while nobody has accepted. The inode is allocated with it, beyond its end.
+#[inline(always)]
+pub(crate) fn socket(sk: impl Pointer) -> Option<Probed> {
+    sk.probed().follow(layout!(sock_socket))
+}
+
 /// Counters and sequence numbers of `struct tcp_sock`.
 #[inline(always)]
-pub(crate) fn describe_tcp(sk: impl Pointer, record: &mut Record) {
-    let Some(tcp) = sk.tcp(record.protocol) else { return };
+pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
+    let Some(tcp) = tcp else { return };
     let Some(next) = tcp.read::<u32>(layout!(tcp_rcv_nxt)) else { return };
     let Some(copied) = tcp.read::<u32>(layout!(tcp_copied_seq)) else { return };
     let Some(received) = tcp.read(layout!(tcp_bytes_received)) else { return };
@@ -263,11 +272,10 @@ pub(crate) fn describe_ages(sk: impl Pointer, record: &mut Record) {
 /// Whether the last descriptor of the socket is just being closed. `__fput` runs when the count of references to the
 /// file is gone (fs/file_table.c); in `shutdown(2)` the caller still holds one.
 #[inline(always)]
-pub(crate) fn describe_file(sk: impl Pointer, record: &mut Record) {
+pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
     /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: at or above, nobody holds the file.
     const RELEASED: u64 = 0xc000_0000_0000_0000;
-    let file = sk.follow(layout!(sock_socket)).and_then(|socket| socket.follow(layout!(socket_file)));
-    let Some(file) = file else { return };
+    let Some(file) = socket.and_then(|socket| socket.follow(layout!(socket_file))) else { return };
     let gone = if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
         reference >= RELEASED
     } else if let Some(count) = file.read::<u64>(layout!(file_count)) {
