@@ -11,8 +11,8 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_comm, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
 };
 use closewait_common::{
     Record,
@@ -294,9 +294,10 @@ pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
 pub(crate) fn describe_task(record: &mut Record) {
     record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     record.flags |= flag::TASK;
-    if let Ok(comm) = bpf_get_current_comm() {
-        record.comm = comm;
-    }
+    // Right into the record: aya's wrapper clears a buffer of its own first, byte by byte.
+    let comm = (&raw mut record.comm).cast();
+    // SAFETY: `comm` is valid for as many bytes as are given. It cannot fail for a buffer of this size.
+    let _never: i64 = unsafe { bpf_get_current_comm(comm, size_of_val(&record.comm) as u32) };
 }
 
 /// The socket's cookie. From Linux 5.12 one is given to it if it has none; before that only one that it has is read.

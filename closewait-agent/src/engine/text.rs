@@ -38,6 +38,11 @@ impl Serialize for Comm {
 /// UTF-8, control characters, line and paragraph separators, bidirectional and other invisible format characters are
 /// written as `\xNN` or `\u{N}`, and so is the backslash itself, so that nobody can forge an escape.
 pub fn harmless(bytes: &[u8]) -> String {
+    // Nearly every name is plain, and every socket that closes has one.
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if bytes.iter().all(plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
