@@ -131,7 +131,7 @@ impl Decoder {
     }
 }
 
-/// How a socket left, and whether a descriptor of it is still open (the table in docs/how-it-works.md).
+/// How a socket left, and whether a descriptor of it is still open (the table in docs/events.md).
 fn how_left(record: &Record) -> (How, Option<bool>) {
     /// Errnos of Linux, positive as in `sk_err`.
     mod errno {
