@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
-//! The rules are tables: [`layers::RULES`] for what may use what, [`manifests`] for Cargo.toml, [`files`] for every
+//! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`files`] for every
 //! tracked text file. A rule that has to be broken is a rule to change here, with its reason.
 
 mod files;
