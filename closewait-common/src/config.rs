@@ -132,18 +132,21 @@ pub struct Abilities {
     pub socket_cookie: u32,
     /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if not known.
     pub keepopen_bit: u32,
+    /// Sockets that stay shorter than this, nanoseconds, are healthy and shown to nobody: their records only say which
+    /// they are. 0: every record says all.
+    pub healthy_below_ns: u64,
 }
 
 impl Abilities {
     /// Nothing is known of this kernel.
-    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING };
+    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING, healthy_below_ns: 0 };
 }
 
 const _: () = assert!(size_of::<Layout>() == 33 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 2 * 4);
+const _: () = assert!(size_of::<Abilities>() == 2 * 4 + 8);
 
-// SAFETY: `repr(C)` structs of `u32` alone: no padding, every bit pattern is valid.
+// SAFETY: `repr(C)` structs of integers in an order that leaves no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Layout {}
 // SAFETY: as above.

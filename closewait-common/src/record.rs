@@ -22,7 +22,8 @@ pub mod kind {
 
 /// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
 pub mod flag {
-    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`], [`BACKLOG`] and [`KEEPALIVE`] were read from the socket.
+    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`] and [`KEEPALIVE`] were read from the socket. Not set in the
+    /// records of healthy sockets ([`crate::config::Abilities::healthy_below_ns`]), nor where the offsets are not known.
     pub const SOCK: u32 = 1;
     /// The fields of `struct tcp_sock` were read: `unread_bytes`, `received_bytes`, `sent_bytes`.
     pub const TCP: u32 = 1 << 1;

@@ -10,7 +10,7 @@ pub(crate) static TRACE_LAYOUT: Global<TraceLayout> = Global::new(TraceLayout::N
 #[unsafe(no_mangle)]
 pub(crate) static ABILITIES: Global<Abilities> = Global::new(Abilities::NONE);
 
-/// Reads one `u32` of a global. `Global::load` would copy the whole struct to the stack for each.
+/// Reads one number of a global. `Global::load` would copy the whole struct to the stack for each.
 macro_rules! global {
     ($global:ident: $type:ty, $field:ident) => {{
         let whole = (&raw const $crate::globals::$global).cast::<$type>();

@@ -19,7 +19,7 @@ use closewait_common::{
 };
 
 use crate::{
-    globals::trace_layout,
+    globals::{ability, trace_layout},
     maps::{self, CLOSEWAIT_SINC2, CLOSEWAIT_SINCE},
     sock::{self, Pointer, Probed, Typed},
     time,
@@ -57,15 +57,20 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
         let tcp = sk.tcp(change.protocol);
-        let socket = sock::socket(sk);
         sock::identify(sk, tcp, record);
-        sock::describe(sk, socket, record);
-        sock::describe_tcp(tcp, record);
         if record.kind == kind::ENTER {
             record.cookie = sock::cookie(sk);
         } else {
             // Given to it at its entry, or by the walk over what was there before.
             record.cookie = sock::known_cookie(sk);
+        }
+        if is_healthy(record) {
+            return;
+        }
+        let socket = sock::socket(sk);
+        sock::describe(sk, socket, record);
+        sock::describe_tcp(tcp, record);
+        if record.kind == kind::LEAVE {
             sock::describe_file(socket, record);
             // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
             // change is made by whatever a packet or a timer has interrupted.
@@ -74,6 +79,17 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             }
         }
     });
+}
+
+/// Whether nobody will see what the record says of its socket: it has not been stuck, or not yet. What is needed of one
+/// that gets stuck is read anew at that moment.
+#[inline(always)]
+fn is_healthy(record: &Record) -> bool {
+    let healthy_below_ns = ability!(healthy_below_ns);
+    match record.kind {
+        kind::ENTER => healthy_below_ns > 0,
+        _ => record.entered_ns != 0 && record.time_ns.saturating_sub(record.entered_ns) < healthy_below_ns,
+    }
 }
 
 /// The classic tracepoint: a record whose layout tracefs tells.

@@ -175,7 +175,7 @@ pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
     sk.read(layout!(sock_protocol))
 }
 
-/// Addresses, ports, namespace: what tells the socket from others.
+/// Addresses, ports, side, namespace: what tells the socket from others.
 #[inline(always)]
 pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     record.sk = sk.address();
@@ -193,6 +193,9 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     } else {
         let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_rcv_saddr), &raw mut record.local_address);
         let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_daddr), &raw mut record.remote_address);
+    }
+    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
+        record.flags |= flag::BACKLOG;
     }
     if let Some(net) = sk.follow(layout!(sock_net)) {
         record.netns = net.read(layout!(net_inum)).unwrap_or(0);
@@ -217,9 +220,6 @@ pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Re
     if let Some(socket) = socket {
         record.flags |= flag::ACCEPTED;
         record.inode = socket.read(layout!(socket_ino)).unwrap_or(0);
-    }
-    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
-        record.flags |= flag::BACKLOG;
     }
     if let Some(flags) = sk.read::<u64>(layout!(sock_flags)) {
         let bit = ability!(keepopen_bit);

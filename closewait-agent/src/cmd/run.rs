@@ -1,6 +1,6 @@
 //! `closewait run`.
 
-use std::{io, ops::RangeInclusive};
+use std::{io, ops::RangeInclusive, time::Duration};
 
 use anyhow::Context as _;
 
@@ -17,7 +17,7 @@ use crate::{
     sink::{Sink, Start, Writer, json::Json, text::Text},
     source::{
         diag,
-        program::{Programs, Sizes},
+        program::{Choices, Programs},
         ring::RingReader,
         snapshot::{self, Blind},
     },
@@ -43,8 +43,12 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     let facts = Facts::gather();
     let plan = plan(&facts, args.hook.into())?;
-    let sizes = Sizes { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer };
-    let mut programs = Programs::load(&plan, Some(sizes), args.kernel_log)?;
+    let healthy_below = match args.events {
+        cli::Events::Stuck => args.stuck_after,
+        cli::Events::All => Duration::ZERO,
+    };
+    let choices = Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below };
+    let mut programs = Programs::load(&plan, Some(choices), args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
     let kernel_log =

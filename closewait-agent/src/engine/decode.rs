@@ -206,7 +206,7 @@ fn socket(record: &Record) -> Result<Socket, DecodeError> {
         local: endpoint(record.local_address, record.local_port),
         remote: endpoint(record.remote_address, record.remote_port),
         // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
-        role: record.has(flag::SOCK | flag::BACKLOG).then_some(Role::Server),
+        role: record.has(flag::BACKLOG).then_some(Role::Server),
         inode: (record.inode != 0).then_some(record.inode),
         cgroup: record.has(flag::CGROUP).then_some(record.cgroup),
         accepted: known.then_some(record.has(flag::ACCEPTED)),

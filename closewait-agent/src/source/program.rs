@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
 };
 
 use aya::{
@@ -12,7 +13,7 @@ use aya::{
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
-    config::TraceLayout,
+    config::{Abilities, TraceLayout},
     names,
     stats::{Counter, Stats},
 };
@@ -21,7 +22,10 @@ use thiserror::Error;
 
 use super::test_run;
 use crate::{
-    engine::model::{Counters, SocketKey},
+    engine::{
+        model::{Counters, SocketKey},
+        time::nanos,
+    },
     host::{
         plan::{Hook, Plan},
         tracefs::{self, TracefsError},
@@ -88,11 +92,13 @@ pub enum ProgramsError {
 
 /// What the user may choose of the kernel side.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct Choices {
     /// Sockets whose time of entry the kernel keeps.
     pub max_sockets: u32,
     /// Bytes of the ring buffer, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Sockets that stay shorter than this are shown to nobody, so their records need say little of them.
+    pub healthy_below: Duration,
 }
 
 /// The kernel programs, loaded. Dropping it detaches them.
@@ -104,31 +110,33 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the object for `plan`. Nothing is attached. `sizes` are those of the ring and the map for the tracepoint;
+    /// Loads the object for `plan`. Nothing is attached. `choices` are those of the ring and the map for the tracepoint;
     /// without them there is just room for iterators.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the object.
-    pub fn load(plan: &Plan, sizes: Option<Sizes>, log_kernel: bool) -> Result<Self, ProgramsError> {
-        let trace_layout = match (plan.hook, sizes) {
+    pub fn load(plan: &Plan, choices: Option<Choices>, log_kernel: bool) -> Result<Self, ProgramsError> {
+        let trace_layout = match (plan.hook, choices) {
             (Hook::Classic, Some(_)) => tracefs::with_tracefs(tracefs::trace_layout)??,
             (Hook::Classic | Hook::Btf, _) => TraceLayout::NONE,
         };
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
         let btf = needs_btf.then(Btf::from_sys_fs).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
-        let sockets = |hook| sizes.filter(|_| plan.hook == hook).map_or(1, |sizes| sizes.max_sockets);
+        let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
+        let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
+        let abilities = Abilities { healthy_below_ns, ..plan.abilities };
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
             .override_global(names::LAYOUT, &plan.layout, true)
             .override_global(names::TRACE_LAYOUT, &trace_layout, true)
-            .override_global(names::ABILITIES, &plan.abilities, true)
+            .override_global(names::ABILITIES, &abilities, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::SINCE, sockets(Hook::Btf))
             .map_max_entries(names::SINCE_CLASSIC, sockets(Hook::Classic))
-            .map_max_entries(names::RING, sizes.map_or(UNUSED_RING, |sizes| sizes.ring_bytes));
+            .map_max_entries(names::RING, choices.map_or(UNUSED_RING, |choices| choices.ring_bytes));
         if !log_kernel {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }

@@ -53,6 +53,7 @@ pub fn abilities(btf: &Btf) -> Abilities {
         // programs (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
         socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
         keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
+        healthy_below_ns: 0,
     }
 }
 
