@@ -5,11 +5,13 @@ use std::io::Write;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::host::{
-    caps::Capability,
-    diag::{self, DiagError},
-    facts::Facts,
-    plan::{GRANT, HookChoice, Plan, Refusal, plan},
+use crate::{
+    host::{
+        caps::Capability,
+        facts::Facts,
+        plan::{GRANT, HookChoice, Plan, Refusal, plan},
+    },
+    source::diag::{self, DiagError},
 };
 
 /// How the report is written.
@@ -167,7 +169,7 @@ fn functions(facts: &Facts) -> [Check; 3] {
 fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
     let (state, found) = match answer {
         Ok(()) => (State::Ok, "answers".to_owned()),
-        Err(error) => (State::Degraded, error.to_string()),
+        Err(error) => (State::Degraded, format!("{:#}", anyhow::Error::from(error))),
     };
     Check::new(
         "sock_diag",
@@ -399,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_silent_sock_diag_is_degraded() {
-        let report = report(&capable_host(), Err(DiagError::Answer));
+        let report = report(&capable_host(), Err(DiagError::CutOff));
         assert_eq!((report.exit_code(), state(&report, "sock_diag")), (0, State::Degraded));
     }
 

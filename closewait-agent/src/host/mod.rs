@@ -4,7 +4,6 @@
 
 pub mod btf;
 pub mod caps;
-pub mod diag;
 pub mod facts;
 pub mod netns;
 pub mod plan;

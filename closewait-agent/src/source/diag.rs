@@ -31,17 +31,32 @@ pub struct Blind {
 
 /// Why `sock_diag` gave no answer.
 #[derive(Debug, Error)]
-enum DiagError {
+pub enum DiagError {
+    /// A system call failed.
     #[error("{call} on a sock_diag socket failed; load the module tcp_diag (`modprobe tcp_diag`)")]
     Call {
+        /// Its name.
         call: &'static str,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
+    /// The kernel answered with an error.
     #[error("the kernel refused to list its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
     Refused(#[source] io::Error),
+    /// The answer is shorter than it says.
     #[error("the kernel's answer is cut off; report this with the output of `closewait doctor`")]
     CutOff,
+}
+
+/// Asks for the IPv4 sockets in CLOSE_WAIT of this network namespace, to see whether there is an answer. May load the
+/// module `tcp_diag`, as `ss` does.
+///
+/// # Errors
+///
+/// If the question cannot be asked or is not answered.
+pub fn probe() -> Result<(), DiagError> {
+    dump(AF_INET).map(drop)
 }
 
 /// Hands every socket in CLOSE_WAIT, of every network namespace that can be entered, to `each`.
