@@ -19,7 +19,7 @@ use closewait_common::{
 use crate::{
     globals::layout,
     maps::{self, CLOSEWAIT_SINCE},
-    sock::{self, EMPTY, Pointer, Probed, Typed},
+    sock::{self, Pointer, Probed, Typed},
     time,
 };
 
@@ -55,14 +55,14 @@ pub(crate) fn tcp(ctx: *mut c_void) {
     if sk.is_null() {
         return;
     }
-    let mut record = EMPTY;
+    let Some(record) = maps::work() else { return };
     // By type it is a `struct sock_common`, which is only the beginning.
-    if fill(Probed::new(sk), &mut record).is_some() {
+    if fill(Probed::new(sk), record).is_some() {
         record.kind = kind::PRESENT;
         record.cookie = sock::cookie(Typed::new(sk));
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
-        write(meta, &record);
+        write(meta, record);
     }
 }
 
@@ -83,8 +83,8 @@ pub(crate) fn task_file(ctx: *mut c_void) {
         return;
     }
     let Some(sk) = Probed::new(socket.cast()).follow(layout!(socket_sk)) else { return };
-    let mut record = EMPTY;
-    if fill(sk, &mut record).is_some() {
+    let Some(record) = maps::work() else { return };
+    if fill(sk, record).is_some() {
         record.kind = kind::HELD;
         record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
@@ -97,7 +97,7 @@ pub(crate) fn task_file(ctx: *mut c_void) {
         }
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
-        write(meta, &record);
+        write(meta, record);
     }
 }
 
@@ -106,11 +106,11 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 #[inline(always)]
 pub(crate) fn look(ctx: &RawTracePointContext) {
     let sk = Probed::new(ctx.arg::<*const c_void>(0));
-    let mut found = EMPTY;
-    if fill(sk, &mut found).is_some() {
+    let Some(found) = maps::work() else { return };
+    if fill(sk, found).is_some() {
         found.kind = kind::LOOKED;
         found.cookie = sock::known_cookie(sk);
-        maps::emit(|record| *record = found);
+        maps::emit(|record| *record = *found);
     }
 }
 
