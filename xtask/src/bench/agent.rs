@@ -44,10 +44,15 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(&tasks).with_context(|| format!("cannot list {tasks}; has the agent ended?"))? {
         let path = task.with_context(|| format!("cannot list {tasks}; has the agent ended?"))?.path().join("schedstat");
-        let text = fs::read_to_string(&path);
-        nanos += on_cpu(
-            &text.with_context(|| format!("cannot read {}; the kernel needs CONFIG_SCHED_INFO", path.display()))?,
-        )?;
+        match fs::read_to_string(&path) {
+            Ok(text) => nanos += on_cpu(&text)?,
+            // The thread has ended since it was listed (ESRCH), or since its folder was (ENOENT).
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {}
+            Err(error) => {
+                let context = format!("cannot read {}; the kernel needs CONFIG_SCHED_INFO", path.display());
+                return Err(error).context(context);
+            }
+        }
     }
     Ok(Duration::from_nanos(nanos))
 }
