@@ -3,8 +3,8 @@
 //! Every read goes to an address that the kernel gave us plus an offset from its own BTF. Two kinds of pointers do it:
 //!
 //! - [`Probed`]: any address. `bpf_probe_read_kernel` reads it, a call of some 20 ns that fails instead of faulting.
-//! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A
-//!   read is one instruction, checked against the kernel's BTF when the program is loaded; on a bad address it gives 0.
+//! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A read is one
+//!   instruction, checked against the kernel's BTF when the program is loaded; on a bad address it gives 0.
 //!
 //! The tracepoint's program runs in the kernel's own way of every connection, so it reads by the second kind.
 

@@ -1,6 +1,6 @@
 //! What to attach on a host, decided from [`Facts`] alone. Pure.
 
-use closewait_common::config::{Abilities, Layout, MISSING};
+use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
 use super::{
     caps::{Capabilities, Capability},
@@ -46,6 +46,8 @@ pub struct Plan {
     pub hook: Hook,
     /// Global of the kernel program; [`Layout::NONE`] without type information.
     pub layout: Layout,
+    /// Global of the kernel program; [`TraceLayout::NONE`] unless the hook is the classic tracepoint.
+    pub trace_layout: TraceLayout,
     /// Global of the kernel program.
     pub abilities: Abilities,
     /// The iterator over the sockets of a network namespace can be loaded.
@@ -131,9 +133,11 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         HookChoice::Classic => classic_hook(facts).map(|()| Hook::Classic)?,
     };
     let types = facts.types.as_ref().ok();
+    let tracefs = if hook == Hook::Classic { facts.tracefs().as_ref().ok() } else { None };
     let mut plan = Plan {
         hook,
         layout: types.map_or(Layout::NONE, |types| types.layout),
+        trace_layout: tracefs.map_or(TraceLayout::NONE, |tracefs| tracefs.layout),
         abilities: types.map_or(Abilities::NONE, |types| types.abilities),
         iterate_tcp: types.is_some_and(|types| types.iter_tcp),
         iterate_files: types.is_some_and(|types| types.iter_files),

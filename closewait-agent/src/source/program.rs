@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
-    config::{Abilities, TraceLayout},
+    config::Abilities,
     names,
     stats::{Counter, Stats},
 };
@@ -117,10 +117,6 @@ impl Programs {
     ///
     /// If the kernel refuses the object.
     pub fn load(plan: &Plan, choices: Option<Choices>, log_kernel: bool) -> Result<Self, ProgramsError> {
-        let trace_layout = match (plan.hook, choices) {
-            (Hook::Classic, Some(_)) => tracefs::with_tracefs(tracefs::trace_layout)??,
-            (Hook::Classic | Hook::Btf, _) => TraceLayout::NONE,
-        };
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
         let btf = needs_btf.then(Btf::from_sys_fs).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
@@ -131,7 +127,7 @@ impl Programs {
         loader
             .btf(btf.as_ref())
             .override_global(names::LAYOUT, &plan.layout, true)
-            .override_global(names::TRACE_LAYOUT, &trace_layout, true)
+            .override_global(names::TRACE_LAYOUT, &plan.trace_layout, true)
             .override_global(names::ABILITIES, &abilities, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::SINCE, sockets(Hook::Btf))
