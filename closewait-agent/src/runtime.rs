@@ -146,6 +146,7 @@ impl Runtime {
                     }
                     self.engine.handle(Observation::LookedAtAll);
                 }
+                Output::FindHolders | Output::Inquire(_) => {}
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });

@@ -214,6 +214,13 @@ fn socket(record: &Record) -> Result<Socket, DecodeError> {
         received_bytes: tcp.then_some(record.received_bytes),
         sent_bytes: tcp.then_some(record.sent_bytes),
         keepalive: known.then_some(record.has(flag::KEEPALIVE)),
+        acked_bytes: None,
+        send_queue_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        timer: None,
+        opener: None,
     })
 }
 

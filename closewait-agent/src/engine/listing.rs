@@ -43,6 +43,15 @@ impl Listing {
             }
             Observation::Enter { .. }
             | Observation::Leave { .. }
+            | Observation::Lingering { .. }
+            | Observation::Listening { .. }
+            | Observation::Leg { .. }
+            | Observation::WalkEnded { .. }
+            | Observation::Process { .. }
+            | Observation::Cgroup { .. }
+            | Observation::Namespace { .. }
+            | Observation::Placed { .. }
+            | Observation::InquiredAll
             | Observation::Looked { .. }
             | Observation::LookedAtAll
             | Observation::Counters { .. } => {}

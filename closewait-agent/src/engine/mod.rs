@@ -12,12 +12,15 @@ pub mod diagnose;
 pub mod histogram;
 pub mod listing;
 pub mod model;
+pub mod process;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
 pub mod time;
 pub mod tracker;
+pub mod view;
 mod windows;
+pub mod workload;
 
 use std::{collections::VecDeque, ops::RangeInclusive, time::Duration};
 
@@ -107,7 +110,15 @@ impl Engine {
                 {
                     // It left at some time before this, nobody knows when or how.
                     let (socket, how) = (missed.socket, How::Unknown);
-                    self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None });
+                    self.find(Finding::Leave {
+                        at,
+                        socket,
+                        dwell: None,
+                        how,
+                        closer: None,
+                        fd_open: None,
+                        verdict: None,
+                    });
                 }
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
@@ -119,13 +130,22 @@ impl Engine {
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
-                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open });
+                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict: None });
                 }
             }
             Observation::Present { key, at, since, socket }
             | Observation::Held { key, at, since, socket, holder: _ } => {
                 self.tracker.present(key, at, since, socket);
             }
+            Observation::Lingering { .. }
+            | Observation::Listening { .. }
+            | Observation::Leg { .. }
+            | Observation::WalkEnded { .. }
+            | Observation::Process { .. }
+            | Observation::Cgroup { .. }
+            | Observation::Namespace { .. }
+            | Observation::Placed { .. }
+            | Observation::InquiredAll => {}
             Observation::Looked { key, at, socket } => self.tracker.looked(key, at, &socket),
             Observation::LookedAtAll => self.report_stuck(),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
@@ -194,8 +214,26 @@ impl Engine {
     fn report_stuck(&mut self) {
         let Some(asked) = self.looking.take() else { return };
         while let Some((tracked, dwell)) = self.tracker.pop_due(asked) {
-            let (socket, verdict) = (tracked.socket.clone(), diagnose::verdict(&tracked.socket));
-            let finding = Finding::Stuck { at: asked, socket, dwell, verdict };
+            let socket = tracked.socket.clone();
+            let (group, legs) = (diagnose::Group::default(), diagnose::Legs::default());
+            let case = diagnose::Case {
+                now: asked,
+                stuck_after: self.config.stuck_after,
+                socket: &socket,
+                dwell,
+                entered: asked,
+                gone: None,
+                holders: None,
+                place: None,
+                untouched: Duration::ZERO,
+                group: &group,
+                listener: None,
+                legs: &legs,
+                processes: &[],
+                conntrack: None,
+            };
+            let verdict = Box::new(diagnose::verdict(&case));
+            let finding = Finding::Stuck { at: asked, socket, dwell, owners: None, verdict };
             self.outputs.push_back(Output::Finding(finding));
         }
     }

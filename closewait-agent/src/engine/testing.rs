@@ -25,5 +25,12 @@ pub(crate) fn socket_on_port(port: u16) -> Socket {
         received_bytes: Some(1),
         sent_bytes: Some(0),
         keepalive: Some(false),
+        acked_bytes: None,
+        send_queue_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        timer: None,
+        opener: None,
     }
 }

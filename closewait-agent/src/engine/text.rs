@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a task: what the process itself set, so any bytes at all. Held as text in which every character is safe
 /// to print to a terminal and to a log.
@@ -31,6 +31,14 @@ impl fmt::Display for Comm {
 impl Serialize for Comm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Comm {
+    /// A recorded name is harmless already; one that somebody has changed is made so.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(if text.chars().any(is_harmful) { harmless(text.as_bytes()).into() } else { text.into() }))
     }
 }
 

@@ -245,6 +245,14 @@ fn newer(newer: &Socket, older: Socket) -> Socket {
         received_bytes: newer.received_bytes.or(older.received_bytes),
         sent_bytes: newer.sent_bytes.or(older.sent_bytes),
         keepalive: newer.keepalive.or(older.keepalive),
+        acked_bytes: newer.acked_bytes.or(older.acked_bytes),
+        send_queue_bytes: newer.send_queue_bytes.or(older.send_queue_bytes),
+        last_received: newer.last_received.or(older.last_received),
+        last_ack: newer.last_ack.or(older.last_ack),
+        last_sent: newer.last_sent.or(older.last_sent),
+        // One that does not run is no gap in what is known.
+        timer: newer.timer,
+        opener: newer.opener.clone().or(older.opener),
     }
 }
 

@@ -46,20 +46,21 @@ impl Sink for Json {
         let time = |at: &Boot| schema::time(anchor.wall(*at));
         let event = match finding {
             Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: socket.into() },
-            Finding::Stuck { at, socket, dwell, verdict } => Event::Stuck {
+            Finding::Stuck { at, socket, dwell, owners, verdict } => Event::Stuck {
                 time: time(at),
                 socket: socket.into(),
                 dwell: Some(*dwell).into(),
-                owners: None,
-                verdict: verdict.into(),
+                owners: owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
+                verdict: (&**verdict).into(),
             },
-            Finding::Leave { at, socket, dwell, how, closer, fd_open } => Event::Leave {
+            Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict } => Event::Leave {
                 time: time(at),
                 socket: socket.into(),
                 dwell: (*dwell).into(),
                 how: schema::how(*how),
                 closer: closer.as_ref().map(Into::into),
                 fd_open: *fd_open,
+                verdict: verdict.as_deref().map(Into::into),
             },
             Finding::Histogram { at, scope, window, finished, unfinished } => {
                 let (scope, local_port) = schema::scope(*scope);
@@ -92,7 +93,24 @@ pub fn listed(
     owners: Option<&[Holder]>,
     to: &mut Vec<u8>,
 ) -> io::Result<()> {
-    let verdict = diagnose::verdict(socket);
+    let (group, legs) = (diagnose::Group::default(), diagnose::Legs::default());
+    let case = diagnose::Case {
+        now: at,
+        stuck_after: std::time::Duration::from_secs(60),
+        socket,
+        dwell,
+        entered: at,
+        gone: None,
+        holders: owners,
+        place: None,
+        untouched: std::time::Duration::ZERO,
+        group: &group,
+        listener: None,
+        legs: &legs,
+        processes: &[],
+        conntrack: None,
+    };
+    let verdict = diagnose::verdict(&case);
     let listed = Listed {
         schema_version: SCHEMA_VERSION,
         time: schema::time(anchor.wall(at)),

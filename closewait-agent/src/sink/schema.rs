@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::engine::{
     histogram::Summary,
-    model::{Certainty, Class, Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals, Verdict},
 };
 
 /// Version of everything here.
@@ -131,15 +131,8 @@ pub(super) struct VerdictObject<'a> {
 
 impl<'a> From<&'a Verdict> for VerdictObject<'a> {
     fn from(verdict: &'a Verdict) -> Self {
-        let class = match verdict.class {
-            Class::NeverAccepted => "never_accepted",
-            Class::Unknown => "unknown",
-        };
-        let certainty = match verdict.certainty {
-            Certainty::Fact => "fact",
-            Certainty::Low => "low",
-        };
-        Self { class, rule: verdict.rule, certainty, text: &verdict.text, next: &verdict.next }
+        let Verdict { class, rule, certainty, text, next } = verdict;
+        Self { class: class.name(), rule, certainty: certainty.name(), text, next }
     }
 }
 
@@ -243,6 +236,8 @@ pub(super) enum Event<'a> {
         how: &'static str,
         closer: Option<TaskObject<'a>>,
         fd_open: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verdict: Option<VerdictObject<'a>>,
     },
     Histogram {
         time: String,

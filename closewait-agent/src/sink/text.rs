@@ -61,11 +61,11 @@ impl Sink for Text {
                 let word = self.paint(sgr::DIM, "enter");
                 push(to, anchor, *at, &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, verdict: _ } => {
+            Finding::Stuck { at, socket, dwell: stuck, owners: _, verdict: _ } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
                 push(to, anchor, *at, &format!("{word} {} for {}{}", ends(socket), dwell(*stuck), facts(socket)));
             }
-            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open } => {
+            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, verdict: _ } => {
                 let word = self.paint(sgr::GREEN, "left");
                 let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
                 let mut line = format!("{word} {} after {stayed}, {}", ends(socket), how_text(*left));

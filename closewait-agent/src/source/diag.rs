@@ -126,6 +126,13 @@ impl Found {
             received_bytes: self.info.and_then(|info| info.received_bytes),
             sent_bytes: self.info.and_then(|info| info.sent_bytes),
             keepalive: None,
+            acked_bytes: None,
+            send_queue_bytes: None,
+            last_received: None,
+            last_ack: None,
+            last_sent: None,
+            timer: None,
+            opener: None,
         };
         Observation::Present { key: SocketKey::of_ends(Some(netns), self.local, self.remote), at, since, socket }
     }

@@ -2,9 +2,11 @@
 //!
 //! A new rule is a file here, with its condition, texts and tests, and its line in [`RULES`].
 
+mod case;
 mod never_accepted;
 
-use super::model::{Certainty, Class, Socket, Verdict};
+pub use self::case::{Case, Flow, Group, Legs, Seen, Trend};
+use super::model::{Certainty, Class, Verdict};
 
 /// Tells one cause from others.
 pub trait Rule: Sync {
@@ -12,7 +14,7 @@ pub trait Rule: Sync {
     fn name(&self) -> &'static str;
 
     /// What it says of a socket; `None` if it does not apply, or too little is known.
-    fn check(&self, socket: &Socket) -> Option<Judgement>;
+    fn check(&self, case: &Case<'_>) -> Option<Judgement>;
 }
 
 /// What a rule says.
@@ -32,8 +34,8 @@ pub struct Judgement {
 pub const RULES: &[&dyn Rule] = &[&never_accepted::NeverAccepted];
 
 /// The verdict on a socket that stays in CLOSE_WAIT.
-pub fn verdict(socket: &Socket) -> Verdict {
-    let said = RULES.iter().find_map(|rule| Some((rule.name(), rule.check(socket)?)));
+pub fn verdict(case: &Case<'_>) -> Verdict {
+    let said = RULES.iter().find_map(|rule| Some((rule.name(), rule.check(case)?)));
     let (rule, judgement) = said.unwrap_or_else(|| ("none", unknown()));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }

@@ -1,7 +1,10 @@
 //! A socket that waits in its listener's backlog.
 
 use super::{Judgement, Rule};
-use crate::engine::model::{Certainty, Class, Socket};
+use crate::engine::{
+    diagnose::Case,
+    model::{Certainty, Class},
+};
 
 /// `sk_socket` is null in CLOSE_WAIT: `inet_accept` has not run (net/ipv4/af_inet.c at v5.10), so no program has it.
 pub(super) struct NeverAccepted;
@@ -11,11 +14,11 @@ impl Rule for NeverAccepted {
         "never_accepted"
     }
 
-    fn check(&self, socket: &Socket) -> Option<Judgement> {
-        if socket.accepted? {
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        if case.socket.accepted? {
             return None;
         }
-        let local = socket.local;
+        let local = case.socket.local;
         Some(Judgement {
             class: Class::NeverAccepted,
             certainty: Certainty::Fact,
