@@ -35,7 +35,7 @@ pub struct Case<'a> {
     pub listener: Option<&'a Seen<Listener>>,
     /// Other connections of its holders that are likely to be the other leg of a proxied one.
     pub legs: &'a Legs,
-    /// The processes that hold it; for one that was never accepted, those that hold its listener.
+    /// The processes that hold it, and those that hold its listener.
     pub processes: &'a [&'a Process],
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
@@ -184,6 +184,12 @@ impl Case<'_> {
 }
 
 impl Group {
+    /// Whether there are several, and all of them entered within a few seconds.
+    pub fn same_moment(&self) -> bool {
+        const FEW_SECONDS: Duration = Duration::from_secs(5);
+        self.count >= 3 && self.oldest.saturating_sub(self.youngest) <= FEW_SECONDS
+    }
+
     /// How many are in a read state.
     pub fn in_state(&self, state: ReadState) -> u32 {
         self.reads.iter().find(|(of, _)| *of == state).map_or(0, |(_, count)| *count)
