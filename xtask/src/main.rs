@@ -41,7 +41,7 @@ enum Task {
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
     Tidy,
-    /// Write the generated part of docs/events.md
+    /// Write what is generated in docs/
     Docs(docs::Options),
     /// Measure
     #[command(subcommand)]

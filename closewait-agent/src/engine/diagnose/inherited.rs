@@ -4,6 +4,7 @@ use super::{About, Judgement, Rule, words};
 use crate::engine::{
     diagnose::Case,
     model::{Certainty, Class, Task},
+    process::Process,
 };
 
 /// The FIN goes out when the last copy of a descriptor is closed (`__fput` calls `sock_close`; fs/file_table.c,
@@ -128,7 +129,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
     ))
 }
 
-fn process<'a>(case: &Case<'a>, pid: u32) -> Option<&'a crate::engine::process::Process> {
+fn process<'a>(case: &Case<'a>, pid: u32) -> Option<&'a Process> {
     case.processes.iter().copied().find(|process| process.pid == pid)
 }
 

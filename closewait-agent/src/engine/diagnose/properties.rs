@@ -139,6 +139,24 @@ fn readable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control) && !text.contains("  ")
 }
 
+/// Else the properties would be about less than they say.
+#[test]
+fn random_cases_reach_every_rule() {
+    // Numbers of a linear congruential generator: the same ones always.
+    let mut state = 1_u64;
+    let mut number = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    let mut reached = std::collections::BTreeSet::new();
+    for _ in 0..20_000 {
+        reached.insert(scene((0..96).map(|_| number()).collect()).verdict().rule);
+    }
+    let missed: Vec<_> = RULES.iter().map(|rule| rule.about().name).filter(|name| !reached.contains(name)).collect();
+    // A busy thread is what the process has to tell.
+    assert_eq!(missed, ["event_loop_blocked"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
