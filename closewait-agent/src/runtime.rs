@@ -7,9 +7,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     clock::{self, TimeAnchor},
-    engine::{Engine, decode::Decoder, model::Observation, model::Output, time::Boot},
+    engine::{
+        Engine,
+        decode::Decoder,
+        model::{Inquiry, Observation, Output, SocketKey},
+        time::Boot,
+    },
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
-    source::{program::Programs, ring::RingReader},
+    source::{
+        inquiry::Inquirer,
+        program::{LookFor, Programs},
+        ring::RingReader,
+        walk::{self, Found},
+    },
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
@@ -54,6 +64,10 @@ pub struct Runtime {
     pub decoder: Decoder,
     /// Thinks.
     pub engine: Engine,
+    /// Looks at owners.
+    pub inquirer: Inquirer,
+    /// How long the inspection that goes on has taken.
+    pub worked: Duration,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -138,15 +152,14 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
+                Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
-                    // In pieces, so that the ring buffer has room for what the kernel program finds.
-                    for keys in keys.chunks(LOOKS) {
-                        self.programs.look(keys);
-                        while !self.drain(BATCH) {}
-                    }
-                    self.engine.handle(Observation::LookedAtAll);
+                    self.decoder.suspended = clock::suspended();
+                    self.look(&keys, LookFor::Waiting);
+                    self.engine.handle(Observation::LookedAtAll { at: clock::now() });
                 }
-                Output::FindHolders | Output::Inquire(_) => {}
+                Output::FindHolders => self.find_holders()?,
+                Output::Inquire(inquiry) => self.inquire(&inquiry),
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });
@@ -157,11 +170,49 @@ impl Runtime {
         Ok(())
     }
 
+    /// In pieces, so that the ring buffer has room for what the kernel program finds.
+    fn look(&mut self, keys: &[SocketKey], kind: LookFor) {
+        let began = clock::now();
+        for keys in keys.chunks(LOOKS) {
+            self.programs.look(keys, kind);
+            while !self.drain(BATCH) {}
+        }
+        self.worked += clock::now().since(began);
+    }
+
+    fn find_holders(&mut self) -> anyhow::Result<()> {
+        let began = clock::now();
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let Self { programs, engine, decoder, .. } = self;
+        walk::holders(programs, clock::now, |found| take_in(*decoder, engine, found))
+            .context("looking for the holders of sockets failed")?;
+        self.worked += clock::now().since(began);
+        Ok(())
+    }
+
+    fn inquire(&mut self, inquiry: &Inquiry) {
+        let began = clock::now();
+        let Self { programs, engine, decoder, inquirer, .. } = self;
+        inquirer.begin(Some(programs), inquiry, |found| take_in(*decoder, engine, found));
+        let at = clock::now();
+        let worked = std::mem::take(&mut self.worked) + at.since(began);
+        self.engine.handle(Observation::InquiredAll { at, worked });
+    }
+
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
             self.engine.unwritten(clock::now(), lines);
         }
+    }
+}
+
+/// Hands to the engine what a walk has found.
+pub fn take_in(decoder: Decoder, engine: &mut Engine, found: Found<'_>) {
+    match found {
+        Found::Record(bytes) => observe(decoder, engine, bytes),
+        Found::Fact(observation) => engine.handle(observation),
     }
 }
 

@@ -41,6 +41,16 @@ pub fn verdict(case: &Case<'_>) -> Verdict {
     Verdict { class, rule, certainty, text, next }
 }
 
+/// What the leaving of a socket that had been stuck says of the cause.
+pub fn left(
+    _socket: &super::model::Socket,
+    _dwell: Option<super::model::Dwell>,
+    _how: super::model::How,
+    _fd_open: Option<bool>,
+) -> Option<Verdict> {
+    None
+}
+
 fn unknown() -> Judgement {
     Judgement {
         class: Class::Unknown,

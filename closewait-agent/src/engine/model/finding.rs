@@ -52,6 +52,10 @@ pub struct Totals {
     pub unwritten: u64,
     /// Sockets in CLOSE_WAIT now, as far as the agent knows.
     pub tracked: u64,
+    /// Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+    pub fd_open: u64,
+    /// Of those, the ones that nobody watches, because there are too many.
+    pub fd_open_unwatched: u64,
 }
 
 /// Which sockets a [`Finding::Histogram`] is about.
@@ -155,6 +159,9 @@ pub struct Inquiry {
 pub enum Output {
     /// Show this.
     Finding(Finding),
+    /// Look whether a program still has a descriptor of these sockets, whose connections are over, and hand in those of
+    /// which that is so as [`super::Observation::Lingering`]. An [`Output::Look`] follows.
+    LookAtGone(Vec<SocketKey>),
     /// Look at these sockets anew and hand in what is found as [`super::Observation::Looked`], at the end
     /// [`super::Observation::LookedAtAll`].
     Look(Vec<SocketKey>),
