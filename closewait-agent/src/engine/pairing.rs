@@ -101,7 +101,10 @@ fn late(at: crate::engine::time::Boot) -> crate::engine::time::Boot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::{socket, socket_on_port};
+    use crate::engine::{
+        testing::{socket, socket_on_port},
+        time::Boot,
+    };
 
     fn at(seconds: u64) -> Boot {
         Boot(seconds * 1_000_000_000)

@@ -59,23 +59,3 @@ fn unknown() -> Judgement {
         next: "see which process holds it (`closewait list`) and what that process waits for".to_owned(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::{super::testing::socket, *};
-
-    #[test]
-    fn what_no_rule_explains_is_unknown() {
-        let verdict = verdict(&socket());
-        assert_eq!((verdict.class, verdict.rule, verdict.certainty), (Class::Unknown, "none", Certainty::Low));
-    }
-
-    #[test]
-    fn names_of_rules_are_their_own() {
-        let mut names: Vec<_> = RULES.iter().map(|rule| rule.name()).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), RULES.len());
-        assert!(!names.contains(&"none"));
-    }
-}

@@ -33,24 +33,3 @@ impl Rule for NeverAccepted {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::{diagnose::verdict, testing::socket};
-
-    #[test]
-    fn a_socket_in_the_backlog_is_a_fact() {
-        let verdict = verdict(&Socket { accepted: Some(false), ..socket() });
-        assert_eq!((verdict.class, verdict.certainty), (Class::NeverAccepted, Certainty::Fact));
-        assert!(verdict.text.contains("10.0.0.5:8080"), "{}", verdict.text);
-        assert!(verdict.next.contains("sport = :8080"), "{}", verdict.next);
-    }
-
-    #[test]
-    fn it_says_nothing_of_one_that_was_accepted_or_of_which_that_is_unknown() {
-        for accepted in [Some(true), None] {
-            assert_eq!(NeverAccepted.check(&Socket { accepted, ..socket() }), None);
-        }
-    }
-}
