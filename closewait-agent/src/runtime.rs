@@ -8,17 +8,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     clock::{self, TimeAnchor},
     engine::{
-        Engine,
-        decode::Decoder,
         model::{Inquiry, Observation, Output, SocketKey},
         time::Boot,
     },
+    intake::Intake,
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
         inquiry::Inquirer,
         program::{LookFor, Programs},
         ring::RingReader,
-        walk::{self, Found},
+        walk,
     },
 };
 
@@ -60,10 +59,8 @@ pub struct Runtime {
     pub ring: RingReader,
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
-    /// Reads records.
-    pub decoder: Decoder,
-    /// Thinks.
-    pub engine: Engine,
+    /// The engine.
+    pub intake: Intake,
     /// Looks at owners.
     pub inquirer: Inquirer,
     /// How long the inspection that goes on has taken.
@@ -98,12 +95,12 @@ impl Runtime {
         let mut emptied = self.drain(BATCH);
         loop {
             let now = clock::now();
-            self.engine.handle_timeout(now);
+            self.intake.time(now);
             self.put_out()?;
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.poll_timeout(), end].into_iter().flatten().min();
+            let due = [self.intake.engine.poll_timeout(), end].into_iter().flatten().min();
             let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 biased;
@@ -124,22 +121,23 @@ impl Runtime {
         }
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
-        self.engine.stop();
+        self.intake.engine.stop();
         self.put_out()?;
+        self.intake.finish()?;
         self.writer.finish(PATIENCE).context("writing standard output failed")
     }
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { ring, decoder, engine, .. } = self;
-        ring.drain(limit, |bytes| observe(*decoder, engine, bytes))
+        let Self { ring, intake, .. } = self;
+        ring.drain(limit, |bytes| intake.record(bytes))
     }
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
-        while let Some(output) = self.engine.poll_output() {
+        while let Some(output) = self.intake.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
                     if let Some((level, line)) = histogram_line(&finding) {
@@ -154,15 +152,15 @@ impl Runtime {
                 }
                 Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
-                    self.decoder.suspended = clock::suspended();
+                    self.intake.decoder();
                     self.look(&keys, LookFor::Waiting);
-                    self.engine.handle(Observation::LookedAtAll { at: clock::now() });
+                    self.intake.fact(Observation::LookedAtAll { at: clock::now() });
                 }
                 Output::FindHolders => self.find_holders()?,
                 Output::Inquire(inquiry) => self.inquire(&inquiry),
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
-                    self.engine.handle(Observation::Counters { at: clock::now(), counters });
+                    self.intake.fact(Observation::Counters { at: clock::now(), counters });
                 }
             }
         }
@@ -184,8 +182,8 @@ impl Runtime {
         let began = clock::now();
         // Records of what has happened before go in before what is found.
         while !self.drain(BATCH) {}
-        let Self { programs, engine, decoder, .. } = self;
-        walk::holders(programs, clock::now, |found| take_in(*decoder, engine, found))
+        let Self { programs, intake, .. } = self;
+        walk::holders(programs, clock::now, |found| intake.found(found))
             .context("looking for the holders of sockets failed")?;
         self.worked += clock::now().since(began);
         Ok(())
@@ -193,36 +191,17 @@ impl Runtime {
 
     fn inquire(&mut self, inquiry: &Inquiry) {
         let began = clock::now();
-        let Self { programs, engine, decoder, inquirer, .. } = self;
-        inquirer.begin(Some(programs), inquiry, |found| take_in(*decoder, engine, found));
+        let Self { programs, intake, inquirer, .. } = self;
+        inquirer.begin(Some(programs), inquiry, |found| intake.found(found));
         let at = clock::now();
         let worked = std::mem::take(&mut self.worked) + at.since(began);
-        self.engine.handle(Observation::InquiredAll { at, worked });
+        self.intake.fact(Observation::InquiredAll { at, worked });
     }
 
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
-            self.engine.unwritten(clock::now(), lines);
-        }
-    }
-}
-
-/// Hands to the engine what a walk has found.
-pub fn take_in(decoder: Decoder, engine: &mut Engine, found: Found<'_>) {
-    match found {
-        Found::Record(bytes) => observe(decoder, engine, bytes),
-        Found::Fact(observation) => engine.handle(observation),
-    }
-}
-
-/// Decodes one record and hands it to the engine.
-pub fn observe(decoder: Decoder, engine: &mut Engine, bytes: &[u8]) {
-    match decoder.decode(bytes) {
-        Ok(observation) => engine.handle(observation),
-        Err(error) => {
-            log::debug!("a record was not understood: {error}");
-            engine.undecodable(clock::now());
+            self.intake.engine.unwritten(clock::now(), lines);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         facts::Facts,
         plan::{HookChoice, plan},
     },
-    runtime::take_in,
+    intake::Intake,
     sink::{json, table},
     source::{inquiry::Inquirer, program::Programs, walk},
 };
@@ -34,16 +34,16 @@ pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
         watching: false,
         ephemeral_ports: 0..=0,
     };
-    let mut engine = Engine::new(config, clock::now());
+    let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     let needs_programs = plan.iterate_tcp || plan.iterate_files;
     let mut programs = needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?;
-    let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| take_in(decoder, &mut engine, found))?;
+    let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
     for what in blind {
         log::warn!("{what}");
     }
-    let inquiry = engine.inquiry(clock::now());
-    Inquirer::default().begin(programs.as_mut(), &inquiry, |found| take_in(decoder, &mut engine, found));
-    let view = engine.view(clock::now());
+    let inquiry = intake.engine.inquiry(clock::now());
+    Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    let view = intake.engine.view(clock::now());
     let mut to = Vec::new();
     match args.shape.output {
         Output::Json => {

@@ -13,7 +13,9 @@ use crate::{
         facts::Facts,
         plan::{Degraded, HookChoice, plan},
     },
-    runtime::{Runtime, Signals, take_in},
+    intake::Intake,
+    recording::Recorder,
+    runtime::{Runtime, Signals},
     sink::{Sink, Start, Writer, json::Json, text::Text},
     source::{
         inquiry::Inquirer,
@@ -64,15 +66,15 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         ephemeral_ports: ephemeral_ports(&facts),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
-    let mut engine = Engine::new(config, clock::now());
+    let began = clock::now();
+    let recorder = args.record.as_deref().map(|path| Recorder::begin(path, &config, began)).transpose()?;
+    let mut intake = Intake::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;
     let at = clock::now();
     // What is there already goes in before the first record is read: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().map(sentence).collect();
-    degraded.extend(walk::everything(Some(&mut programs), decoder, clock::now, |found| {
-        take_in(decoder, &mut engine, found)
-    })?);
+    degraded.extend(walk::everything(Some(&mut programs), decoder, clock::now, |found| intake.found(found))?);
     programs.load_iterators()?;
     for what in &degraded {
         log::warn!("{what}");
@@ -98,9 +100,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    Runtime { programs, ring, kernel_log, decoder, engine, inquirer, worked, sink, writer }
-        .run(&start, signals, end)
-        .await
+    Runtime { programs, ring, kernel_log, intake, inquirer, worked, sink, writer }.run(&start, signals, end).await
 }
 
 fn sentence(degraded: &Degraded) -> String {

@@ -115,7 +115,10 @@ impl Decoder {
             }
             kind::LINGERING => {
                 states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
-                Ok(Observation::Lingering { key, at, socket, holder: holder(&record) })
+                let (how, _fd_open) = how_left(&record);
+                // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
+                let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
+                Ok(Observation::Lingering { key, at, socket, how, holder: holder(&record) })
             }
             kind::LEG => {
                 let state = Connection::from_state(record.new_state);
@@ -235,7 +238,7 @@ fn how_left(record: &Record) -> (How, Option<bool>) {
         if known && !accepted { Some(false) } else { record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE)) };
     let how = match (record.new_state, record.sk_err) {
         // The close and the shutdown of the sending side take the same way; only the file tells them apart.
-        (state::LAST_ACK, _) if fd_open == Some(true) => How::Shutdown,
+        (state::LAST_ACK, _) if fd_open == Some(true) || record.kind == kind::LINGERING => How::Shutdown,
         (state::LAST_ACK, _) => How::Closed,
         (state::CLOSE, _) if !known => How::Unknown,
         (state::CLOSE, 0) if accepted => How::Aborted,

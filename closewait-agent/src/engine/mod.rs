@@ -198,7 +198,9 @@ impl Engine {
                 self.tracker.held(key, &socket, holder);
             }
             Observation::HeldInode { inode, holder } => self.tracker.held_inode(inode, holder),
-            Observation::Lingering { key, at, socket, holder } => self.found_lingering(key, at, socket, holder),
+            Observation::Lingering { key, at, socket, how, holder } => {
+                self.found_lingering(key, at, socket, how, holder);
+            }
             Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
             Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
             Observation::Leg { .. }
@@ -304,13 +306,13 @@ impl Engine {
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, holder: Option<Holder>) {
+    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, how: How, holder: Option<Holder>) {
         if self.lingering.seen(key, at, &socket, holder.clone()) {
             return;
         }
-        // Nobody saw it leave: it is older than the agent.
-        if let Some(holder) = holder {
-            let gone = Gone { at, how: How::Unknown, closer: None, dwell: None };
+        // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
+        if let Some(holder) = holder.filter(|_| how != How::Unknown) {
+            let gone = Gone { at, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(holder));
         }

@@ -243,7 +243,8 @@ fn times_of_the_connection_and_its_timer_are_read() {
         timer_retries: 1,
         ..NO_DETAIL
     };
-    let Ok(Observation::Looked { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail })) else {
+    let Ok(Observation::Looked { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
+    else {
         panic!("a look")
     };
     let millis = Duration::from_millis;

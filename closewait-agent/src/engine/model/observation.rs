@@ -77,6 +77,8 @@ pub enum Observation {
         at: Boot,
         /// What is known of it.
         socket: Socket,
+        /// How its connection ended, as far as its error still tells.
+        how: How,
         /// The descriptor; `None` if it was the answer to a look.
         holder: Option<Holder>,
     },
