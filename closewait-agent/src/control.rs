@@ -8,6 +8,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,12 +17,16 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
 };
 
 /// Where the agent listens unless told otherwise.
 pub const PATH: &str = "/run/closewait/agent.sock";
 /// Longest question, bytes.
 const QUESTION: u64 = 64 * 1024;
+/// So many may ask at the same time; others wait.
+const WAITING: usize = 16;
 /// A question has to come, and an answer to be taken, within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -78,12 +83,13 @@ enum Answer {
 
 /// The socket of a running agent. Its file goes away with it.
 #[derive(Debug)]
-pub struct Control {
-    listener: UnixListener,
+pub struct Control<Q> {
+    questions: mpsc::Receiver<(Q, Asker)>,
+    listening: JoinHandle<()>,
     path: PathBuf,
 }
 
-impl Control {
+impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     /// Listens at `path`, in the running tokio runtime. A file that an agent has left behind there is replaced.
     ///
     /// # Errors
@@ -103,33 +109,47 @@ impl Control {
         }
         let listener = UnixListener::bind(path).map_err(failed("bind"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed("chmod"))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let (ask, questions) = mpsc::channel(WAITING);
+        let listening = tokio::spawn(accept(listener, ask));
+        Ok(Self { questions, listening, path: path.to_owned() })
     }
 
-    /// The next question that is asked. Whoever connects and asks none is left alone.
-    pub async fn question<Q: DeserializeOwned>(&self) -> (Q, Asker) {
-        loop {
-            let Ok((mut stream, _nameless)) = self.listener.accept().await else {
-                // Out of descriptors, perhaps: not the end of the agent.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let mut question = Vec::new();
-            let read = read_line(&mut stream, &mut question);
-            let Ok(Ok(())) = tokio::time::timeout(PATIENCE, read).await else { continue };
-            let asker = Asker { stream };
-            match serde_json::from_slice(&question) {
-                Ok(question) => return (question, asker),
-                Err(error) => asker.answer(Err(format!("the question was not understood: {error}"))),
-            }
-        }
+    /// The next question that is asked. Nothing is lost if this is dropped while it waits.
+    pub async fn question(&mut self) -> Option<(Q, Asker)> {
+        self.questions.recv().await
     }
 }
 
-impl Drop for Control {
+impl<Q> Drop for Control<Q> {
     fn drop(&mut self) {
+        self.listening.abort();
         // It may be gone already.
         let _gone: io::Result<()> = fs::remove_file(&self.path);
+    }
+}
+
+/// Hands every question on. Whoever connects and asks none is left alone.
+async fn accept<Q: DeserializeOwned + Send + 'static>(listener: UnixListener, ask: mpsc::Sender<(Q, Asker)>) {
+    let places = Arc::new(Semaphore::new(WAITING));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let Ok((stream, _nameless)) = listener.accept().await else {
+            // Out of descriptors, perhaps: not the end of the agent.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let ask = ask.clone();
+        tokio::spawn(async move {
+            let mut asker = Asker { stream };
+            let mut question = Vec::new();
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await {
+                match serde_json::from_slice(&question) {
+                    // The agent may be ending.
+                    Ok(question) => drop(ask.send((question, asker)).await),
+                    Err(error) => asker.answer(Err(format!("the question was not understood: {error}"))),
+                }
+            }
+            drop(place);
+        });
     }
 }
 
@@ -215,13 +235,13 @@ mod tests {
         let path = path(name);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let control = Control::listen(&path).unwrap();
+            let mut control = Control::<String>::listen(&path).unwrap();
             let asking = {
                 let path = path.clone();
                 thread::spawn(move || ask(&path))
             };
             for _ in 0..answers {
-                let (question, asker) = control.question::<String>().await;
+                let (question, asker) = control.question().await.unwrap();
                 asker.answer(if question == "no" { Err("never".to_owned()) } else { Ok(question.into_bytes()) });
             }
             while !asking.is_finished() {
@@ -266,8 +286,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             fs::write(&path, b"").unwrap();
-            let first = Control::listen(&path).unwrap();
-            let error = Control::listen(&path).unwrap_err().to_string();
+            let first = Control::<String>::listen(&path).unwrap();
+            let error = Control::<String>::listen(&path).unwrap_err().to_string();
             assert!(error.contains("another agent"), "{error}");
             drop(first);
             assert!(!path.exists());
