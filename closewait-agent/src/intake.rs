@@ -42,7 +42,7 @@ impl Intake {
     pub fn found(&mut self, found: Found<'_>) {
         match found {
             Found::Record(bytes) => self.record(bytes),
-            Found::Fact(observation) => self.fact(observation),
+            Found::Fact(observation) => self.fact(*observation),
         }
     }
 

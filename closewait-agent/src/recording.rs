@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::engine::{Config, Engine, Events, model::Observation, time::Boot};
 
@@ -29,7 +30,7 @@ struct Head {
 #[serde(rename_all = "snake_case")]
 enum Line {
     /// A fact went in.
-    Fact(Observation),
+    Fact(Box<Observation>),
     /// [`Engine::handle_timeout`] was called.
     Time(Boot),
 }
@@ -62,11 +63,9 @@ impl Recorder {
     /// If it cannot be written.
     pub fn fact(&mut self, observation: &Observation) -> anyhow::Result<()> {
         // As `Line::Fact`, without a copy of it.
-        #[derive(Serialize)]
-        struct Fact<'a> {
-            fact: &'a Observation,
-        }
-        self.line(&Fact { fact: observation })
+        let mut fact = serde_json::to_value(observation)?;
+        without_nulls(&mut fact);
+        self.line(&serde_json::json!({ "fact": fact }))
     }
 
     /// The time goes in.
@@ -93,6 +92,18 @@ impl Recorder {
     }
 }
 
+/// What is unknown needs no room: a member that is not there is read as unknown.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// Plays a recording: an engine of its own gets all that went in, and after each line `outputs` takes what comes out.
 ///
 /// # Errors
@@ -114,7 +125,7 @@ pub fn replay(from: impl io::Read, mut outputs: impl FnMut(&mut Engine)) -> anyh
     for (number, line) in (2..).zip(lines) {
         let line = line.with_context(|| format!("reading line {number} of the recording failed"))?;
         match serde_json::from_str(&line).with_context(|| format!("line {number} is not that of a recording"))? {
-            Line::Fact(observation) => engine.handle(observation),
+            Line::Fact(observation) => engine.handle(*observation),
             Line::Time(now) => engine.handle_timeout(now),
         }
         outputs(&mut engine);

@@ -50,11 +50,6 @@ impl LingeringSockets {
         self.sockets.len()
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
-    }
-
     /// How many are not watched for want of room.
     pub(super) fn unwatched(&self) -> u64 {
         self.unwatched
@@ -182,7 +177,7 @@ mod tests {
         let mut sockets = one();
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
         sockets.looked_at_all(at(11));
-        assert!(sockets.is_empty() && sockets.next_due().is_none());
+        assert!(sockets.len() == 0 && sockets.next_due().is_none());
     }
 
     #[test]

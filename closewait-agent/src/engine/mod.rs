@@ -358,7 +358,7 @@ impl Engine {
 
     fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
         let sees_all = blind.is_none() && saw_listeners;
-        self.world.walk_ended(began, blind);
+        self.world.walk_ended(blind);
         let world = &self.world;
         // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
         self.tracker.walk_ended(began, |socket| match world.listeners_of(socket).next() {

@@ -179,7 +179,12 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
             Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
                 Some((finished.count, finished.max))
             }
-            _ => None,
+            Output::Finding(_)
+            | Output::Look(_)
+            | Output::LookAtGone(_)
+            | Output::FindHolders
+            | Output::Inquire(_)
+            | Output::ReadCounters => None,
         })
         .collect();
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
@@ -256,7 +261,12 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
 fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
     let stuck = outputs(engine).into_iter().filter_map(|output| match output {
         Output::Finding(Finding::Stuck { socket, verdict, .. }) => Some((socket, verdict.class)),
-        _ => None,
+        Output::Finding(_)
+        | Output::Look(_)
+        | Output::LookAtGone(_)
+        | Output::FindHolders
+        | Output::Inquire(_)
+        | Output::ReadCounters => None,
     });
     stuck.collect()
 }

@@ -28,8 +28,6 @@ pub(super) struct World {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// What the walk that goes on has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
-    /// When the last walk over the open files of all processes began.
-    walked: Option<Boot>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     looked: BTreeMap<u32, Boot>,
@@ -49,19 +47,13 @@ impl World {
     }
 
     /// A walk over the open files of all processes is over.
-    pub(super) fn walk_ended(&mut self, began: Boot, blind: Option<String>) {
+    pub(super) fn walk_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);
         for seen in self.listeners.values_mut() {
             seen.holders.sort_by_key(|holder| (holder.task.pid, holder.fd));
         }
-        self.walked = Some(began);
         self.blind = blind;
         self.places.clear();
-    }
-
-    /// When the last walk began.
-    pub(super) fn walked(&self) -> Option<Boot> {
-        self.walked
     }
 
     /// Why the last walk could not see all processes, if so.

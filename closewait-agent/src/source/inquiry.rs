@@ -27,7 +27,7 @@ impl Inquirer {
                 }
             }
         }
-        conntrack(&inquiry.namespaces, |observation| each(Found::Fact(observation)));
+        conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
     }
 }
 

@@ -12,7 +12,7 @@ pub enum Found<'a> {
     /// Bytes of the kernel program.
     Record(&'a [u8]),
     /// What was learned elsewhere.
-    Fact(Observation),
+    Fact(Box<Observation>),
 }
 
 /// Hands everything that is there to `each`: sockets in CLOSE_WAIT and what holds them, listeners, and sockets of which
@@ -30,9 +30,10 @@ pub fn everything(
     let began = now();
     let Some(programs) = programs.filter(|programs| programs.plan().iterate_tcp || programs.plan().iterate_files)
     else {
-        let diag::Blind { reasons } = diag::take(decoder, &now, |observation| each(Found::Fact(observation)));
-        let blind = holders::walk(|inode, holder| each(Found::Fact(Observation::HeldInode { inode, holder })));
-        each(Found::Fact(Observation::WalkEnded { began, blind, saw_listeners: false }));
+        let diag::Blind { reasons } = diag::take(decoder, &now, |observation| each(Found::Fact(Box::new(observation))));
+        let blind =
+            holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))));
+        each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: false })));
         return Ok(reasons);
     };
     let mut unseen = Vec::new();
@@ -72,9 +73,9 @@ fn open_files(programs: &mut Programs, began: Boot, each: &mut impl FnMut(Found<
                 .to_owned()
         })
     } else {
-        holders::walk(|inode, holder| each(Found::Fact(Observation::HeldInode { inode, holder })))
+        holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))))
     };
-    each(Found::Fact(Observation::WalkEnded { began, blind, saw_listeners: iterate_files || iterate_tcp }));
+    each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: iterate_files || iterate_tcp })));
     Ok(())
 }
 

@@ -26,7 +26,29 @@ pub struct Counters {
     /// not count them (before Linux 5.12).
     pub skipped: Option<u64>,
     /// Count of dwell times for each bucket of [`closewait_common::histogram`], nanoseconds.
+    #[serde(with = "sparse")]
     pub dwell: Vec<u64>,
+}
+
+/// Counts of which nearly all are 0, kept as the others with their places.
+mod sparse {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(counts: &[u64], to: S) -> Result<S::Ok, S::Error> {
+        let counted: Vec<(usize, u64)> = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+        counted.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+        let mut counts = vec![0; closewait_common::histogram::BUCKETS];
+        for (place, count) in Vec::<(usize, u64)>::deserialize(from)? {
+            // Of a place that there is not, nothing can be counted.
+            if let Some(slot) = counts.get_mut(place) {
+                *slot = count;
+            }
+        }
+        Ok(counts)
+    }
 }
 
 /// Everything that was counted since the agent began.
