@@ -66,6 +66,9 @@ pub struct Run {
     /// How to attach to the kernel; auto: tp_btf where the kernel has BTF, else the classic tracepoint
     #[arg(long, value_enum, default_value_t = Hook::Auto, value_name = "HOOK")]
     pub hook: Hook,
+    /// Keep everything that goes into the engine in this file
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub record: Option<std::path::PathBuf>,
     /// Write the kernel program's own debug messages to the log
     #[arg(long)]
     pub kernel_log: bool,

@@ -7,9 +7,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     clock::{self, TimeAnchor},
-    engine::{Engine, decode::Decoder, model::Observation, model::Output, time::Boot},
+    engine::{
+        model::{Inquiry, Observation, Output, SocketKey},
+        time::Boot,
+    },
+    intake::Intake,
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
-    source::{program::Programs, ring::RingReader},
+    source::{
+        inquiry::Inquirer,
+        program::{LookFor, Programs},
+        ring::RingReader,
+        walk,
+    },
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
@@ -50,10 +59,12 @@ pub struct Runtime {
     pub ring: RingReader,
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
-    /// Reads records.
-    pub decoder: Decoder,
-    /// Thinks.
-    pub engine: Engine,
+    /// The engine.
+    pub intake: Intake,
+    /// Looks at owners.
+    pub inquirer: Inquirer,
+    /// How long the inspection that goes on has taken.
+    pub worked: Duration,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -84,12 +95,12 @@ impl Runtime {
         let mut emptied = self.drain(BATCH);
         loop {
             let now = clock::now();
-            self.engine.handle_timeout(now);
+            self.intake.time(now);
             self.put_out()?;
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.poll_timeout(), end].into_iter().flatten().min();
+            let due = [self.intake.engine.poll_timeout(), end].into_iter().flatten().min();
             let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 biased;
@@ -110,22 +121,23 @@ impl Runtime {
         }
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
-        self.engine.stop();
+        self.intake.engine.stop();
         self.put_out()?;
+        self.intake.finish()?;
         self.writer.finish(PATIENCE).context("writing standard output failed")
     }
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { ring, decoder, engine, .. } = self;
-        ring.drain(limit, |bytes| observe(*decoder, engine, bytes))
+        let Self { ring, intake, .. } = self;
+        ring.drain(limit, |bytes| intake.record(bytes))
     }
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
-        while let Some(output) = self.engine.poll_output() {
+        while let Some(output) = self.intake.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
                     if let Some((level, line)) = histogram_line(&finding) {
@@ -138,18 +150,17 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
+                Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
-                    // In pieces, so that the ring buffer has room for what the kernel program finds.
-                    for keys in keys.chunks(LOOKS) {
-                        self.programs.look(keys);
-                        while !self.drain(BATCH) {}
-                    }
-                    self.engine.handle(Observation::LookedAtAll);
+                    self.intake.decoder();
+                    self.look(&keys, LookFor::Waiting);
+                    self.intake.fact(Observation::LookedAtAll { at: clock::now() });
                 }
-                Output::FindHolders | Output::Inquire(_) => {}
+                Output::FindHolders => self.find_holders()?,
+                Output::Inquire(inquiry) => self.inquire(&inquiry),
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
-                    self.engine.handle(Observation::Counters { at: clock::now(), counters });
+                    self.intake.fact(Observation::Counters { at: clock::now(), counters });
                 }
             }
         }
@@ -157,21 +168,40 @@ impl Runtime {
         Ok(())
     }
 
+    /// In pieces, so that the ring buffer has room for what the kernel program finds.
+    fn look(&mut self, keys: &[SocketKey], kind: LookFor) {
+        let began = clock::now();
+        for keys in keys.chunks(LOOKS) {
+            self.programs.look(keys, kind);
+            while !self.drain(BATCH) {}
+        }
+        self.worked += clock::now().since(began);
+    }
+
+    fn find_holders(&mut self) -> anyhow::Result<()> {
+        let began = clock::now();
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let Self { programs, intake, .. } = self;
+        walk::holders(programs, clock::now, |found| intake.found(found))
+            .context("looking for the holders of sockets failed")?;
+        self.worked += clock::now().since(began);
+        Ok(())
+    }
+
+    fn inquire(&mut self, inquiry: &Inquiry) {
+        let began = clock::now();
+        let Self { programs, intake, inquirer, .. } = self;
+        inquirer.begin(Some(programs), inquiry, |found| intake.found(found));
+        let at = clock::now();
+        let worked = std::mem::take(&mut self.worked) + at.since(began);
+        self.intake.fact(Observation::InquiredAll { at, worked });
+    }
+
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
-            self.engine.unwritten(clock::now(), lines);
-        }
-    }
-}
-
-/// Decodes one record and hands it to the engine.
-pub fn observe(decoder: Decoder, engine: &mut Engine, bytes: &[u8]) {
-    match decoder.decode(bytes) {
-        Ok(observation) => engine.handle(observation),
-        Err(error) => {
-            log::debug!("a record was not understood: {error}");
-            engine.undecodable(clock::now());
+            self.intake.engine.unwritten(clock::now(), lines);
         }
     }
 }

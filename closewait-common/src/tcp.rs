@@ -4,6 +4,8 @@
 pub mod state {
     /// The connection is up.
     pub const ESTABLISHED: u8 = 1;
+    /// The program connects.
+    pub const SYN_SENT: u8 = 2;
     /// The program has closed its sending side; the peer has not acknowledged that.
     pub const FIN_WAIT1: u8 = 4;
     /// The peer has acknowledged that, and has not closed itself.

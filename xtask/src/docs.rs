@@ -90,8 +90,15 @@ fn regenerate(root: &Path) -> Result<(String, String)> {
     let page = fs::read_to_string(root.join(EVENTS)).with_context(|| {
         format!("cannot read {EVENTS}; create it with the lines `{BEGIN}` and `{END}`, then run `cargo xtask docs`")
     })?;
-    let fields = record_fields(&source).with_context(|| format!("cannot read the struct Record in {RECORD}"))?;
-    let new = replace_generated(&page, &table(&fields))?;
+    let fields = |name| {
+        let read = struct_fields(&source, name).map(|(fields, _size, _align)| fields);
+        read.with_context(|| format!("cannot read the struct {name} in {RECORD}"))
+    };
+    let (record, detail) = (table(&fields("Record")?), table(&fields("Detail")?));
+    let new = replace_generated(
+        &page,
+        &format!("{record}\nBehind it, in records that are not about a change of state:\n\n{detail}"),
+    )?;
     Ok((page, new))
 }
 
@@ -111,11 +118,6 @@ fn table(fields: &[Field]) -> String {
         let _infallible = writeln!(text, "| `{name}` | `{kind}` | {offset} | {doc} |");
     }
     text
-}
-
-fn record_fields(source: &str) -> Result<Vec<Field>> {
-    let (fields, _size, _align) = struct_fields(source, "Record")?;
-    Ok(fields)
 }
 
 /// The fields of a `repr(C)` struct with their offsets, and its size and alignment.
@@ -176,6 +178,10 @@ fn constant(source: &str, text: &str) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record_fields(source: &str) -> Result<Vec<Field>> {
+        struct_fields(source, "Record").map(|(fields, _size, _align)| fields)
+    }
 
     const SOURCE: &str = "pub const COMM: usize = 16;\n\n/// An address.\n#[repr(C)]\npub struct Addr {\n    pub port: u16,\n    \
         pub ip: [u8; 16],\n}\n\n/// One record.\n#[repr(C)]\n#[derive(Clone, Copy)]\npub struct Record {\n    /// Nanoseconds of [`at`].\n    ///\n    \

@@ -2,7 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::model::{Endpoint, Protocol, Role, Socket};
+use super::{
+    model::{Endpoint, Holder, Protocol, Role, Socket, Task},
+    text::Comm,
+};
 
 /// A plain one.
 pub(crate) fn socket() -> Socket {
@@ -33,4 +36,9 @@ pub(crate) fn socket_on_port(port: u16) -> Socket {
         timer: None,
         opener: None,
     }
+}
+
+/// A descriptor of a process.
+pub(crate) fn holder(pid: u32, fd: u32) -> Holder {
+    Holder { task: Task { pid, comm: Comm::from_kernel(b"worker\0\0\0\0\0\0\0\0\0\0") }, fd }
 }

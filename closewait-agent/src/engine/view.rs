@@ -1,13 +1,17 @@
 //! What is there at one moment, judged: for `closewait list`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
     diagnose::Seen,
-    model::{Dwell, Gone, Holder, Leg, Listener, Socket, Verdict},
+    lingering::LingeringSockets,
+    model::{Dwell, Gone, Holder, Leg, Listener, Since, Socket, Verdict},
     process::Process,
+    survey::Survey,
     time::Boot,
+    tracker::Tracker,
     workload::Workload,
+    world::World,
 };
 
 /// One socket.
@@ -44,4 +48,52 @@ pub struct View<'a> {
     pub rows: Vec<Row<'a>>,
     /// The processes that hold them, or their listeners, as far as they were looked at.
     pub processes: &'a BTreeMap<u32, Process>,
+}
+
+impl<'a> View<'a> {
+    /// Judges everything. `watched` is for how long an agent has watched, if one has.
+    pub(super) fn new(
+        now: Boot,
+        watched: Option<Duration>,
+        tracker: &'a Tracker,
+        lingering: &'a LingeringSockets,
+        world: &'a World,
+        survey: &Survey<'a>,
+    ) -> Self {
+        let mut tracked: Vec<_> = tracker.iter().collect();
+        // The wider interval first, then the ends, so that the order is the same every time.
+        tracked.sort_by_key(|(_, one)| {
+            let earliest = match one.since {
+                Since::Exact(since) => Some(since),
+                Since::Between { earliest, .. } => earliest,
+            };
+            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+        });
+        let rows = tracked.into_iter().map(|(key, one)| Row {
+            socket: &one.socket,
+            dwell: Some(one.since.dwell(now)),
+            gone: None,
+            holders: one.holders.as_deref(),
+            listener: survey.listener(&one.socket),
+            workload: world.workload(one.socket.cgroup),
+            conntrack: world.conntrack(one.socket.netns),
+            leg: survey.leg(key, one).cloned(),
+            verdict: survey.verdict(key, one),
+        });
+        let mut rows: Vec<_> = rows.collect();
+        let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
+        gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
+        rows.extend(gone.into_iter().map(|one| Row {
+            socket: &one.socket,
+            dwell: one.gone.dwell,
+            gone: Some(&one.gone),
+            holders: one.holders.as_deref(),
+            listener: survey.listener(&one.socket),
+            workload: world.workload(one.socket.cgroup),
+            conntrack: None,
+            leg: None,
+            verdict: survey.verdict_on_lingering(one),
+        }));
+        Self { now, watched, rows, processes: world.processes() }
+    }
 }

@@ -52,6 +52,8 @@ pub struct Types {
     pub iter_tcp: bool,
     /// `iter/task_file` (Linux 5.8) together with `bpf_sock_from_file` (Linux 5.11).
     pub iter_files: bool,
+    /// `bpf_sk_storage_get` may be called from tracing programs (Linux 5.11, `net/core/bpf_sk_storage.c`).
+    pub sk_storage: bool,
     /// The map type is in `enum bpf_map_type`.
     pub ring_buffer: bool,
 }
@@ -114,6 +116,7 @@ impl Types {
             // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
             iter_tcp: btf.has_function("bpf_iter_tcp"),
             iter_files: btf.has_function("bpf_iter_task_file") && btf.has_function("bpf_sock_from_file"),
+            sk_storage: btf.has_function("bpf_sk_storage_get_tracing"),
             ring_buffer: btf.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF").is_some(),
         }
     }

@@ -54,6 +54,10 @@ pub struct Plan {
     pub iterate_tcp: bool,
     /// The iterator over the open files of all processes can be loaded.
     pub iterate_files: bool,
+    /// This is the pid namespace of the host, as far as is known.
+    pub sees_all_processes: bool,
+    /// Programs can keep who connected a socket with the socket itself.
+    pub openers: bool,
     /// What will not be as good as it could be.
     pub degraded: Vec<Degraded>,
 }
@@ -141,6 +145,8 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         abilities: types.map_or(Abilities::NONE, |types| types.abilities),
         iterate_tcp: types.is_some_and(|types| types.iter_tcp),
         iterate_files: types.is_some_and(|types| types.iter_files),
+        sees_all_processes: facts.initial_pid_namespace != Some(false),
+        openers: types.is_some_and(|types| types.sk_storage),
         degraded: Vec::new(),
     };
     plan.degraded = degraded(facts, choice, &plan);

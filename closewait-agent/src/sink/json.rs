@@ -8,11 +8,7 @@ use super::{
 };
 use crate::{
     clock::TimeAnchor,
-    engine::{
-        diagnose,
-        model::{Dwell, Finding, Holder, Socket},
-        time::Boot,
-    },
+    engine::{model::Finding, time::Boot},
 };
 
 /// Writes the event stream.
@@ -80,44 +76,19 @@ impl Sink for Json {
     }
 }
 
-/// One line of `list`. `owners` is `None` where they cannot be known.
+/// One line of `list`.
 ///
 /// # Errors
 ///
 /// If a value cannot be written as JSON.
-pub fn listed(
-    at: Boot,
-    anchor: TimeAnchor,
-    socket: &Socket,
-    dwell: Dwell,
-    owners: Option<&[Holder]>,
-    to: &mut Vec<u8>,
-) -> io::Result<()> {
-    let (group, legs) = (diagnose::Group::default(), diagnose::Legs::default());
-    let case = diagnose::Case {
-        now: at,
-        stuck_after: std::time::Duration::from_secs(60),
-        socket,
-        dwell,
-        entered: at,
-        gone: None,
-        holders: owners,
-        place: None,
-        untouched: std::time::Duration::ZERO,
-        group: &group,
-        listener: None,
-        legs: &legs,
-        processes: &[],
-        conntrack: None,
-    };
-    let verdict = diagnose::verdict(&case);
+pub fn listed(at: Boot, anchor: TimeAnchor, row: &crate::engine::view::Row<'_>, to: &mut Vec<u8>) -> io::Result<()> {
     let listed = Listed {
         schema_version: SCHEMA_VERSION,
         time: schema::time(anchor.wall(at)),
-        socket: socket.into(),
-        dwell: Some(dwell).into(),
-        owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
-        verdict: (&verdict).into(),
+        socket: row.socket.into(),
+        dwell: row.dwell.into(),
+        owners: row.holders.map(|owners| owners.iter().map(Into::into).collect()),
+        verdict: (&row.verdict).into(),
     };
     write_line(&listed, to)
 }

@@ -20,7 +20,7 @@ use closewait_common::{
 use log::Log;
 use thiserror::Error;
 
-use super::test_run;
+use super::calls;
 use crate::{
     engine::{
         model::{Counters, SocketKey},
@@ -101,6 +101,15 @@ pub struct Choices {
     pub healthy_below: Duration,
 }
 
+/// What [`Programs::look`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookFor {
+    /// Sockets in CLOSE_WAIT.
+    Waiting = 0,
+    /// Sockets whose connection is over and that still have a descriptor.
+    Lingering = 1,
+}
+
 /// The kernel programs, loaded. Dropping it detaches them.
 pub struct Programs {
     ebpf: Ebpf,
@@ -122,7 +131,9 @@ impl Programs {
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
-        let abilities = Abilities { healthy_below_ns, ..plan.abilities };
+        // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
+        let openers = u32::from(choices.is_some() && plan.hook == Hook::Btf && plan.openers);
+        let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
@@ -171,13 +182,13 @@ impl Programs {
         if self.btf.is_some() { self.load_look() } else { Ok(()) }
     }
 
-    /// Looks at sockets anew: for each that is still in CLOSE_WAIT, a record is in the ring buffer when this returns. Where
+    /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
     /// the kernel cannot do that, there is none.
-    pub fn look(&self, keys: &[SocketKey]) {
+    pub fn look(&self, keys: &[SocketKey], kind: LookFor) {
         let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return };
         let Ok(program) = program.fd() else { return };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
-            if let Err(error) = test_run::raw_tracepoint(program.as_fd(), key.0) {
+            if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
                 log::debug!("looking at a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
                 return;
             }
@@ -211,6 +222,22 @@ impl Programs {
     /// If their ring buffer cannot be used.
     pub fn take_logger(&mut self) -> Result<EbpfLogger<&'static dyn Log>, aya_log::Error> {
         EbpfLogger::init(&mut self.ebpf)
+    }
+
+    /// Loads all iterators that the plan allows, so that they can be used when the kernel's types are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one.
+    pub fn load_iterators(&mut self) -> Result<(), ProgramsError> {
+        if self.plan.iterate_tcp {
+            self.iterator(names::ITER_TCP, "tcp")?;
+        }
+        if self.plan.iterate_files {
+            self.iterator(names::ITER_FILES, "task_file")?;
+            self.iterator(names::ITER_LEGS, "task_file")?;
+        }
+        Ok(())
     }
 
     /// An iterator program, loaded and ready to be attached.

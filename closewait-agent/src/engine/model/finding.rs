@@ -26,7 +26,29 @@ pub struct Counters {
     /// not count them (before Linux 5.12).
     pub skipped: Option<u64>,
     /// Count of dwell times for each bucket of [`closewait_common::histogram`], nanoseconds.
+    #[serde(with = "sparse")]
     pub dwell: Vec<u64>,
+}
+
+/// Counts of which nearly all are 0, kept as the others with their places.
+mod sparse {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(counts: &[u64], to: S) -> Result<S::Ok, S::Error> {
+        let counted: Vec<(usize, u64)> = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+        counted.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+        let mut counts = vec![0; closewait_common::histogram::BUCKETS];
+        for (place, count) in Vec::<(usize, u64)>::deserialize(from)? {
+            // Of a place that there is not, nothing can be counted.
+            if let Some(slot) = counts.get_mut(place) {
+                *slot = count;
+            }
+        }
+        Ok(counts)
+    }
 }
 
 /// Everything that was counted since the agent began.
@@ -52,6 +74,10 @@ pub struct Totals {
     pub unwritten: u64,
     /// Sockets in CLOSE_WAIT now, as far as the agent knows.
     pub tracked: u64,
+    /// Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+    pub fd_open: u64,
+    /// Of those, the ones that nobody watches, because there are too many.
+    pub fd_open_unwatched: u64,
 }
 
 /// Which sockets a [`Finding::Histogram`] is about.
@@ -155,6 +181,9 @@ pub struct Inquiry {
 pub enum Output {
     /// Show this.
     Finding(Finding),
+    /// Look whether a program still has a descriptor of these sockets, whose connections are over, and hand in those of
+    /// which that is so as [`super::Observation::Lingering`]. An [`Output::Look`] follows.
+    LookAtGone(Vec<SocketKey>),
     /// Look at these sockets anew and hand in what is found as [`super::Observation::Looked`], at the end
     /// [`super::Observation::LookedAtAll`].
     Look(Vec<SocketKey>),

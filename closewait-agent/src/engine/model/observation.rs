@@ -62,6 +62,13 @@ pub enum Observation {
         /// The descriptor.
         holder: Holder,
     },
+    /// A walk over open files that knows nothing else of a socket than its inode found a descriptor.
+    HeldInode {
+        /// Of which socket.
+        inode: u64,
+        /// The descriptor.
+        holder: Holder,
+    },
     /// A walk over open files found one of a socket whose connection is over: out of CLOSE_WAIT, or found so.
     Lingering {
         /// Which socket.
@@ -70,6 +77,8 @@ pub enum Observation {
         at: Boot,
         /// What is known of it.
         socket: Socket,
+        /// How its connection ended, as far as its error still tells.
+        how: How,
         /// The descriptor; `None` if it was the answer to a look.
         holder: Option<Holder>,
     },
@@ -101,6 +110,8 @@ pub enum Observation {
         began: Boot,
         /// Why not all processes could be looked at, if so.
         blind: Option<String>,
+        /// Whether it found listeners too.
+        saw_listeners: bool,
     },
     /// What a process is and does, part of the answer to [`super::Output::Inquire`].
     Process {
@@ -131,7 +142,12 @@ pub enum Observation {
         place: Place,
     },
     /// The end of the answer to [`super::Output::Inquire`].
-    InquiredAll,
+    InquiredAll {
+        /// When.
+        at: Boot,
+        /// How long the agent has worked for it since [`super::Output::Look`]: what it costs to inspect.
+        worked: Duration,
+    },
     /// A fresh look at one socket, part of the answer to [`super::Output::Look`].
     Looked {
         /// Which.
@@ -142,7 +158,10 @@ pub enum Observation {
         socket: Socket,
     },
     /// The end of the answer to [`super::Output::Look`]: what could be looked at has been.
-    LookedAtAll,
+    LookedAtAll {
+        /// When.
+        at: Boot,
+    },
     /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
         /// When they were read.
