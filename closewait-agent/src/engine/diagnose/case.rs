@@ -25,6 +25,8 @@ pub struct Case<'a> {
     pub gone: Option<&'a Gone>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
     pub holders: Option<&'a [Holder]>,
+    /// Whether some processes could not be looked at: then others may hold it, too.
+    pub blind: bool,
     /// Where it is, if no process has a descriptor and that was found out.
     pub place: Option<&'a Place>,
     /// For how long, at least, nothing was read from it and nobody accepted it, as far as it was watched.

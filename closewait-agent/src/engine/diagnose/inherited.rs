@@ -42,6 +42,7 @@ impl Rule for Inherited {
                  name goes on after the listener's (sshd, sshd-session)",
                 "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3",
                 "an old process that is replaced by a new one: the same program, or one that started after the entry",
+                "an owner that could not be looked at: unless all processes could be, nobody is said to have let go",
                 "workers of a server that share a connection: nothing is said",
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],
@@ -54,9 +55,7 @@ impl Rule for Inherited {
         if tasks.is_empty() || case.socket.accepted == Some(false) {
             return None;
         }
-        let (certainty, text) = opener_let_go(case, &tasks)
-            .or_else(|| shared(case, &tasks))
-            .or_else(|| listener_is_of_another(case, &tasks))?;
+        let (certainty, text) = let_go(case, &tasks).or_else(|| shared(case, &tasks))?;
         let who = words::owner(case);
         Some(Judgement {
             class: Class::Inherited,
@@ -68,6 +67,15 @@ impl Rule for Inherited {
             ),
         })
     }
+}
+
+/// The one that it belongs to has it no more.
+fn let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    // One that could not be looked at may be the very one that should have it.
+    if case.blind {
+        return None;
+    }
+    opener_let_go(case, tasks).or_else(|| listener_is_of_another(case, tasks))
 }
 
 fn opener_let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
@@ -211,6 +219,14 @@ mod tests {
         let said = child(9, "/usr/sbin/httpd", "/usr/bin/sleep").ask(&Inherited).unwrap();
         assert_eq!(said.certainty, Certainty::High);
         assert!(said.text.contains("parent[7] listens") && said.text.contains("child[42], another"), "{}", said.text);
+    }
+
+    #[test]
+    fn an_owner_that_could_not_be_looked_at_has_not_let_go() {
+        let scene = opened_by(Scene::client(), 7, "oracle");
+        assert_eq!(certainty(&Scene { blind: true, ..scene }), None);
+        let scene = child(9, "/usr/sbin/httpd", "/usr/bin/sleep");
+        assert_eq!(certainty(&Scene { blind: true, ..scene }), None);
     }
 
     #[test]

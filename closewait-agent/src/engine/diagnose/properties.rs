@@ -107,6 +107,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
         Some(Vec::new()),
         None,
     ]);
+    scene.blind = dice.below(5) == 0;
     scene.place = dice.one(&[None, Some(Place::IoUring(task(1, "a\x07b"))), Some(Place::InFlight(Vec::new()))]);
     scene.untouched = dice.seconds().min(age);
     scene.group.oldest = age + dice.seconds();
