@@ -51,6 +51,11 @@ impl Crowd {
         }
         Ok(crowd)
     }
+
+    /// How many processes it is.
+    pub(super) fn processes(&self) -> usize {
+        self.processes.len()
+    }
 }
 
 impl Drop for Crowd {

@@ -122,13 +122,13 @@ fn compare(closewait: &Closewait<'_>, rounds: u32) -> Result<String> {
     let (close_wait, other) = CROWD;
     // The agent first, so that it sees every socket enter.
     let agent = closewait.agent()?;
-    let _crowd = Crowd::gather(0, close_wait, other)?;
+    let crowd = Crowd::gather(0, close_wait, other)?;
     for lister in &listers {
         lister.check(close_wait)?;
     }
     let times = listers::rounds(&listers, rounds)?;
     stop(agent)?;
-    let mut text = report::list_header(close_wait, other, rounds)?;
+    let mut text = report::list_header((close_wait, other), crowd.processes(), rounds)?;
     text.push_str(&report::lists(&times));
     if !closewait.can.ask {
         text.push_str("\nThis closewait has no `list --socket`: a running agent was not asked.\n");

@@ -29,9 +29,9 @@ fn machine() -> Result<String> {
 }
 
 /// The machine, and what was listed.
-pub(super) fn list_header(close_wait: u32, other: u32, rounds: u32) -> Result<String> {
+pub(super) fn list_header((close_wait, other): (u32, u32), processes: usize, rounds: u32) -> Result<String> {
     Ok(format!(
-        "{}; {close_wait} sockets in CLOSE_WAIT among {} descriptors of 3 processes; whole processes, output to /dev/null, \
+        "{}; {close_wait} sockets in CLOSE_WAIT among {} descriptors of {processes} processes; whole processes, output to /dev/null, \
          {rounds} interleaved rounds.\n\n",
         machine()?,
         close_wait + other
