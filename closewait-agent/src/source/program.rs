@@ -253,7 +253,7 @@ impl Programs {
         Ok(iter)
     }
 
-    /// Lets go of the kernel's types, some ten megabytes. No iterator can be loaded after this, loaded ones go on.
+    /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
     pub fn forget_types(&mut self) {
         self.btf = None;
     }
