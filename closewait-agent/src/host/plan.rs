@@ -4,7 +4,7 @@ use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
 use super::{
     caps::{Capabilities, Capability},
-    facts::Facts,
+    facts::{Attachable, Facts},
     tracefs::TracefsError,
 };
 
@@ -58,6 +58,8 @@ pub struct Plan {
     pub sees_all_processes: bool,
     /// Programs can keep who connected a socket with the socket itself.
     pub openers: bool,
+    /// What programs attach to, by type.
+    pub attachable: Vec<Attachable>,
     /// What will not be as good as it could be.
     pub degraded: Vec<Degraded>,
 }
@@ -147,6 +149,7 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         iterate_files: types.is_some_and(|types| types.iter_files),
         sees_all_processes: facts.initial_pid_namespace != Some(false),
         openers: types.is_some_and(|types| types.sk_storage),
+        attachable: types.map_or_else(Vec::new, |types| types.attachable.clone()),
         degraded: Vec::new(),
     };
     plan.degraded = degraded(facts, choice, &plan);

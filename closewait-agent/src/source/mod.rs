@@ -7,6 +7,7 @@
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
 //! - `calls`: forms of a system call that aya does not offer.
+//! - `types`: the little that aya has to know of the kernel's types.
 //! - [`diag`]: the same asked of `sock_diag`, where the kernel has no iterators.
 
 mod calls;
@@ -16,4 +17,5 @@ pub mod inquiry;
 pub mod program;
 pub mod ring;
 pub mod snapshot;
+mod types;
 pub mod walk;

@@ -20,7 +20,7 @@ use closewait_common::{
 use log::Log;
 use thiserror::Error;
 
-use super::calls;
+use super::{calls, types};
 use crate::{
     engine::{
         model::{Counters, SocketKey},
@@ -127,13 +127,14 @@ impl Programs {
     /// If the kernel refuses the object.
     pub fn load(plan: &Plan, choices: Option<Choices>, log_kernel: bool) -> Result<Self, ProgramsError> {
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
-        let btf = needs_btf.then(Btf::from_sys_fs).transpose().map_err(ProgramsError::Btf)?;
+        let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
         let openers = u32::from(choices.is_some() && plan.hook == Hook::Btf && plan.openers);
         let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
+        // It reads and parses all of the types by itself, 10 ms that nobody asked for and nothing can turn off.
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())

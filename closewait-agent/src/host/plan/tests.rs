@@ -22,6 +22,7 @@ pub(crate) fn capable_host() -> Facts {
             iter_tcp: true,
             iter_files: true,
             sk_storage: true,
+            attachable: Vec::new(),
             ring_buffer: true,
         }),
         ring_buffer: Some(true),
