@@ -56,6 +56,8 @@ fn words(engine: &mut Engine) -> Vec<String> {
         .iter()
         .map(|output| match output {
             Output::ReadCounters => "read counters".to_owned(),
+            Output::FindHolders => "find holders".to_owned(),
+            Output::Inquire(_) => "inquire".to_owned(),
             Output::Look(keys) => format!("look at {}", keys.len()),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
@@ -167,7 +169,9 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
             Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
                 Some((finished.count, finished.max))
             }
-            Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
+            Output::Finding(_) | Output::Look(_) | Output::FindHolders | Output::Inquire(_) | Output::ReadCounters => {
+                None
+            }
         })
         .collect();
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
@@ -244,7 +248,7 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
 fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
     let stuck = outputs(engine).into_iter().filter_map(|output| match output {
         Output::Finding(Finding::Stuck { socket, verdict, .. }) => Some((socket, verdict.class)),
-        Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
+        Output::Finding(_) | Output::Look(_) | Output::FindHolders | Output::Inquire(_) | Output::ReadCounters => None,
     });
     stuck.collect()
 }

@@ -77,6 +77,7 @@ fn an_entry_is_read_field_by_field() {
         received_bytes: Some(6),
         sent_bytes: Some(0),
         keepalive: Some(false),
+        ..socket.clone()
     };
     assert_eq!(socket, expected);
 }
