@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod listing;
 pub mod model;
 pub mod process;
+pub mod query;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
