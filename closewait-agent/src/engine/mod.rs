@@ -9,6 +9,8 @@
 
 pub mod decode;
 pub mod diagnose;
+pub mod groups;
+pub mod hints;
 pub mod histogram;
 pub mod listing;
 pub mod model;
