@@ -63,6 +63,8 @@ pub enum Hint<'v> {
     Gone {
         /// The process that has the most.
         owner: Option<&'v Task>,
+        /// How many it has.
+        of_owner: u64,
         /// How many there are.
         count: u64,
     },
@@ -175,7 +177,7 @@ fn gone<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
     let piles = piles(gone.map(|row| (owners(row).next().map(|task| task.pid), row)));
     let count = piles.iter().map(|pile| pile.count).sum();
     let most = piles.into_iter().max_by_key(|pile| pile.count)?;
-    Some(Hint::Gone { owner: owners(most.first).next(), count })
+    Some(Hint::Gone { owner: owners(most.first).next(), of_owner: most.count, count })
 }
 
 fn forgotten<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
@@ -249,11 +251,12 @@ impl fmt::Display for Hint<'_> {
                 let (class, certainty) = (class.name(), certainty.name());
                 write!(f, "{}, {class} ({certainty}): {text}\n  next: {next}", Of(*count, *owner))
             }
-            Self::Gone { owner, count } => {
+            Self::Gone { owner, of_owner, count } => {
                 let (are, their) =
                     if *count == 1 { (" is", "its descriptor is") } else { ("s are", "their descriptors are") };
                 write!(f, "{count} connection{are} over but {their} open")?;
-                owner.map_or(Ok(()), |task| write!(f, ", most in {}[{}]", task.comm, task.pid))
+                let most = if of_owner == count { "" } else { "most " };
+                owner.map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
             }
             Self::Forgotten { after, count } => {
                 let after = after.as_secs();

@@ -131,7 +131,7 @@ pub fn push_number(to: &mut String, mut number: u64) {
             break;
         }
     }
-    to.extend(digits[first..].iter().map(|digit| char::from(*digit)));
+    to.push_str(str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
 #[cfg(test)]
