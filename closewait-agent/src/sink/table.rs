@@ -148,6 +148,7 @@ fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession])
         kept.map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
     };
     let find = |name: &str| columns.iter().position(|column| column.name == name);
+    let mut given = Vec::new();
     for concession in concessions {
         let excess = total(&widths).saturating_sub(screen);
         if excess == 0 {
@@ -160,21 +161,20 @@ fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession])
                 }
             }
             Concession::Shrink(name, floor) => {
-                if let Some(Some(width)) = find(name).and_then(|at| widths.get_mut(at)) {
-                    let floor = floor.max(name.len());
-                    *width = (*width).min((*width).saturating_sub(excess).max(floor));
+                let Some(at) = find(name) else { continue };
+                if let Some(Some(width)) = widths.get_mut(at) {
+                    let less = excess.min(width.saturating_sub(floor.max(name.len())));
+                    *width -= less;
+                    given.push((at, less));
                 }
             }
         }
     }
-    // Where a column was dropped for a little, others get back what they gave before.
-    for concession in concessions.iter().rev() {
+    // Where a column was dropped for a little, others get back what they gave, the last first.
+    for (at, less) in given.into_iter().rev() {
         let room = screen.saturating_sub(total(&widths));
-        if let Concession::Shrink(name, _) = concession
-            && let Some(at) = find(name)
-            && let Some(Some(width)) = widths.get_mut(at)
-        {
-            *width = columns.get(at).map_or(*width, |column| column.full.min(*width + room));
+        if let Some(Some(width)) = widths.get_mut(at) {
+            *width += less.min(room);
         }
     }
     widths

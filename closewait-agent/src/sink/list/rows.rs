@@ -27,18 +27,19 @@ pub(super) struct Style {
 }
 
 /// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
-const CONCESSIONS: [Concession; 15] = [
+const CONCESSIONS: [Concession; 16] = [
     Concession::Drop("NETNS"),
     Concession::Drop("SEND-Q"),
     Concession::Drop("TIMER"),
     Concession::Shrink("WHERE", 16),
     Concession::Shrink("OWNER", 24),
     Concession::Drop("WHERE"),
-    Concession::Drop("RECV-Q"),
     Concession::Shrink("OWNER", 18),
+    Concession::Drop("RECV-Q"),
     Concession::Shrink("LOCAL", 21),
     Concession::Shrink("REMOTE", 21),
     Concession::Shrink("VERDICT", 15),
+    Concession::Shrink("AGE", 9),
     Concession::Drop("LOCAL"),
     Concession::Shrink("AGE", 8),
     Concession::Shrink("OWNER", 8),
@@ -59,8 +60,8 @@ pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>
     let named = style.width.map_or(usize::MAX, |_| NAMED);
     for row in rows {
         let socket = row.socket;
-        push_age(age.text(), row, now);
-        age.end();
+        let rest = push_age(age.text(), row, now);
+        age.end_keeping(0, rest);
         push_known(unread.text(), socket.unread_bytes);
         unread.end();
         push_known(unsent.text(), socket.send_queue_bytes);
@@ -100,28 +101,32 @@ pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>
     table::write(&shown, style.width, &CONCESSIONS, to);
 }
 
-fn push_age(to: &mut String, row: &Row<'_>, now: Boot) {
+/// `1m30s`, or where only bounds are known `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
+fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
         to.push_str(how(gone.how));
+        let before = to.len();
         to.push(' ');
         push_duration(to, now.since(gone.at));
         to.push_str(" ago");
-        return;
+        return to.len() - before;
     }
     match row.dwell {
         None => to.push('?'),
         Some(Dwell::Exact(age)) => push_duration(to, age),
-        Some(Dwell::Between { at_least, at_most: Some(at_most) }) => {
+        Some(Dwell::Between { at_least, at_most }) => {
+            to.push('≥');
             push_duration(to, at_least);
-            to.push_str(" to ");
-            push_duration(to, at_most);
-        }
-        Some(Dwell::Between { at_least, at_most: None }) => {
-            to.push_str("at least ");
-            push_duration(to, at_least);
+            let before = to.len();
+            if let Some(at_most) = at_most {
+                to.push_str(" ≤");
+                push_duration(to, at_most);
+            }
+            return to.len() - before;
         }
     }
+    0
 }
 
 fn push_known(to: &mut String, number: Option<u32>) {
