@@ -7,12 +7,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     clock::{self, TimeAnchor},
+    control::{Asker, Control},
     engine::{
         model::{Inquiry, Observation, Output, SocketKey},
+        query::Query,
         time::Boot,
     },
     intake::Intake,
-    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
+    sink::{Backlog, Sink, Start, Writer, list::render, text::histogram_line},
     source::{
         inquiry::Inquirer,
         program::{LookFor, Programs},
@@ -65,6 +67,8 @@ pub struct Runtime {
     pub inquirer: Inquirer,
     /// How long the inspection that goes on has taken.
     pub worked: Duration,
+    /// Where `closewait list` asks, if anybody can.
+    pub control: Option<Control<Query>>,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -79,6 +83,16 @@ pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 struct Piece {
     bytes: Vec<u8>,
     lines: u64,
+}
+
+/// The next question; never, if nobody can ask.
+async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
+    if let Some(control) = control
+        && let Some(asked) = control.question().await
+    {
+        return asked;
+    }
+    std::future::pending().await
 }
 
 impl Runtime {
@@ -110,6 +124,10 @@ impl Runtime {
                 ready = self.ring.ready(), if emptied => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
                     tokio::time::sleep(GATHER).await;
+                }
+                asked = question(&mut self.control) => {
+                    let (query, asker) = asked;
+                    self.answer(&query, asker)?;
                 }
                 () = tokio::time::sleep(wait), if emptied => {}
                 () = std::future::ready(()), if !emptied => {}
@@ -165,6 +183,20 @@ impl Runtime {
             }
         }
         self.hand_over(&mut piece);
+        Ok(())
+    }
+
+    /// Answers whoever has asked, of what is true now.
+    fn answer(&mut self, query: &Query, asker: Asker) -> anyhow::Result<()> {
+        let now = clock::now();
+        while !self.drain(BATCH) {}
+        self.look(&self.intake.engine.not_looked_at(now), LookFor::Waiting);
+        if self.intake.engine.has_unknown_holders() {
+            self.find_holders()?;
+        }
+        let mut answer = Vec::new();
+        let rendered = render(&self.intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer);
+        asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()));
         Ok(())
     }
 

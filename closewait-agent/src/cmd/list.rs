@@ -1,22 +1,32 @@
 //! `closewait list`.
 
 use std::{
-    io::{self, Write as _},
+    env,
+    io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 
+use super::colour;
 use crate::{
     cli::{self, Output},
     clock::{self, TimeAnchor},
-    engine::{Config, Engine, Events, decode::Decoder},
+    control::{self, ControlError},
+    engine::{
+        Config, Engine, Events,
+        decode::Decoder,
+        query::{By, Filter, Form, Query},
+    },
     host::{
         facts::Facts,
         plan::{HookChoice, plan},
     },
     intake::Intake,
-    sink::{json, table},
+    sink::list::render,
     source::{inquiry::Inquirer, program::Programs, walk},
 };
+
+/// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// Shows the sockets that are in CLOSE_WAIT now.
 ///
@@ -24,13 +34,39 @@ use crate::{
 ///
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
+    let query = query(args);
+    let answer = match ask_agent(args, &query)? {
+        Some(answer) => answer,
+        None => look(&query)?,
+    };
+    io::stdout().write_all(&answer)?;
+    Ok(io::stdout().flush()?)
+}
+
+/// What a running agent says, if there is one: it knows exact ages, and what came and went.
+fn ask_agent(args: &cli::List, query: &Query) -> Result<Option<Vec<u8>>, ControlError> {
+    if args.alone {
+        return Ok(None);
+    }
+    match control::ask(&args.socket, query) {
+        // One that this user may not ask is no reason to say nothing.
+        Err(error @ ControlError::Ask { .. }) => {
+            log::warn!("{:#}; looking without it", anyhow::Error::from(error));
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// What a single look shows.
+fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let facts = Facts::gather();
     let plan = plan(&facts, HookChoice::Auto)?;
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
-        stuck_after: Duration::from_secs(60),
+        stuck_after: STUCK_AFTER,
         events: Events::Stuck,
-        histogram_every: Duration::from_secs(60),
+        histogram_every: STUCK_AFTER,
         watching: false,
         ephemeral_ports: 0..=0,
     };
@@ -38,22 +74,60 @@ pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
     let needs_programs = plan.iterate_tcp || plan.iterate_files;
     let mut programs = needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?;
     let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
-    for what in blind {
+    for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
     Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
-    let view = intake.engine.view(clock::now());
-    let mut to = Vec::new();
-    match args.shape.output {
-        Output::Json => {
-            let anchor = TimeAnchor::now();
-            for row in &view.rows {
-                json::listed(view.now, anchor, row, &mut to)?;
-            }
-        }
-        Output::Text => table::write(&view, &mut to),
+    let mut answer = Vec::new();
+    render(&intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer)?;
+    Ok(answer)
+}
+
+/// What the command line asks for.
+fn query(args: &cli::List) -> Query {
+    let cli::List { shape, pid, port, peer, cgroup, older_than, verdict, by, wide, socket: _, alone: _ } = args;
+    Query {
+        filter: Filter {
+            pids: pid.clone(),
+            ports: port.clone(),
+            peers: peer.clone(),
+            cgroups: cgroup.clone(),
+            older_than: *older_than,
+            verdicts: verdict.clone(),
+        },
+        by: by.map(Into::into),
+        form: match shape.output {
+            Output::Text => Form::Text,
+            Output::Json => Form::Json,
+        },
+        width: if *wide { None } else { width() },
+        wide: *wide,
+        colour: colour(*shape),
     }
-    io::stdout().write_all(&to)?;
-    Ok(io::stdout().flush()?)
+}
+
+/// How wide the screen is; `None` if standard output is none. `COLUMNS` has the last word, as `watch` sets it.
+fn width() -> Option<u16> {
+    let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
+    columns.or_else(|| {
+        if !io::stdout().is_terminal() {
+            return None;
+        }
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes a `winsize`, and `size` is one that lives until the call returns.
+        let failed = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+        (failed == 0 && size.ws_col > 0).then_some(size.ws_col)
+    })
+}
+
+impl From<cli::By> for By {
+    fn from(by: cli::By) -> Self {
+        match by {
+            cli::By::Process => Self::Process,
+            cli::By::Listener => Self::Listener,
+            cli::By::Peer => Self::Peer,
+            cli::By::Cgroup => Self::Cgroup,
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::colour;
 use crate::{
     cli::{self, Output},
     clock,
+    control::Control,
     engine::{self, Config, Engine, decode::Decoder},
     host::{
         facts::Facts,
@@ -82,6 +83,9 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     programs.forget_types();
     give_back_memory();
 
+    // An agent that cannot be asked watches all the same.
+    let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
+    let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION"),
@@ -100,7 +104,9 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    Runtime { programs, ring, kernel_log, intake, inquirer, worked, sink, writer }.run(&start, signals, end).await
+    Runtime { programs, ring, kernel_log, intake, inquirer, worked, control, sink, writer }
+        .run(&start, signals, end)
+        .await
 }
 
 fn sentence(degraded: &Degraded) -> String {

@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn holders_are_those_of_the_last_walk() {
         let mut sockets = one();
-        assert!(sockets.seen(KEY, at(12), &socket(), Some(holder(7, 3))));
+        assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
         sockets.walk_ended(at(12));
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
         sockets.walk_ended(at(13));

@@ -9,11 +9,14 @@
 
 pub mod decode;
 pub mod diagnose;
+pub mod groups;
+pub mod hints;
 pub mod histogram;
 mod lingering;
 pub mod model;
 mod pairing;
 pub mod process;
+pub mod query;
 mod services;
 mod survey;
 #[cfg(test)]
@@ -282,6 +285,16 @@ impl Engine {
         let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
         let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
         self.world.inquiry(now, tracked.chain(lingering))
+    }
+
+    /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
+    pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
+        self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
+    }
+
+    /// Whether there are sockets that no walk has looked for the holders of.
+    pub fn has_unknown_holders(&self) -> bool {
+        self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
     /// Why some descriptors cannot be seen, as of the last walk.

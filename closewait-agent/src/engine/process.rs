@@ -17,6 +17,10 @@ pub struct Process {
     pub parent: Option<u32>,
     /// Exe.
     pub exe: Option<String>,
+    /// Descriptors that are open.
+    pub fds_open: Option<u64>,
+    /// How many may be.
+    pub fds_limit: Option<u64>,
 }
 
 impl Process {

@@ -203,6 +203,12 @@ impl Tracker {
         later.map(|(_, key)| *key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
+    /// Those that were not looked at since `then`, and that the kernel has a name for.
+    pub fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
+        let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
+        old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+    }
+
     /// Whether any was reported as stuck.
     pub fn has_stuck(&self) -> bool {
         self.reported > 0

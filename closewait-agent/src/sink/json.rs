@@ -4,11 +4,17 @@ use std::io;
 
 use super::{
     Sink, Start,
-    schema::{self, Event, LimitsObject, Line, Listed, SCHEMA_VERSION},
+    schema::{self, Event, GroupObject, LimitsObject, Line, Listed, SCHEMA_VERSION, SocketObject},
 };
 use crate::{
     clock::TimeAnchor,
-    engine::{model::Finding, time::Boot},
+    engine::{
+        groups::groups,
+        model::Finding,
+        query::By,
+        time::Boot,
+        view::{Row, View},
+    },
 };
 
 /// Writes the event stream.
@@ -41,17 +47,19 @@ impl Sink for Json {
     fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
         let time = |at: &Boot| schema::time(anchor.wall(*at));
         let event = match finding {
-            Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: socket.into() },
+            Finding::Enter { at, socket } => {
+                Event::Enter { time: time(at), socket: SocketObject::new(socket, *at, None) }
+            }
             Finding::Stuck { at, socket, dwell, owners, verdict } => Event::Stuck {
                 time: time(at),
-                socket: socket.into(),
+                socket: SocketObject::new(socket, *at, None),
                 dwell: Some(*dwell).into(),
                 owners: owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
                 verdict: (&**verdict).into(),
             },
             Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict } => Event::Leave {
                 time: time(at),
-                socket: socket.into(),
+                socket: SocketObject::new(socket, *at, None),
                 dwell: (*dwell).into(),
                 how: schema::how(*how),
                 closer: closer.as_ref().map(Into::into),
@@ -76,21 +84,26 @@ impl Sink for Json {
     }
 }
 
-/// One line of `list`.
+/// The objects of `list`, one a socket, or with `by` one a group.
 ///
 /// # Errors
 ///
 /// If a value cannot be written as JSON.
-pub fn listed(at: Boot, anchor: TimeAnchor, row: &crate::engine::view::Row<'_>, to: &mut Vec<u8>) -> io::Result<()> {
-    let listed = Listed {
-        schema_version: SCHEMA_VERSION,
-        time: schema::time(anchor.wall(at)),
-        socket: row.socket.into(),
-        dwell: row.dwell.into(),
-        owners: row.holders.map(|owners| owners.iter().map(Into::into).collect()),
-        verdict: (&row.verdict).into(),
-    };
-    write_line(&listed, to)
+pub(super) fn list<'v>(
+    view: &'v View<'_>,
+    rows: &[&'v Row<'v>],
+    by: Option<By>,
+    anchor: TimeAnchor,
+    to: &mut Vec<u8>,
+) -> io::Result<()> {
+    let time = schema::time(anchor.wall(view.now));
+    match by {
+        None => rows.iter().try_for_each(|row| write_line(&Listed::new(row, view.now, &time), to)),
+        Some(by) => {
+            let groups = groups(view, rows, by);
+            groups.iter().try_for_each(|group| write_line(&GroupObject::new(group, by, &time), to))
+        }
+    }
 }
 
 fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Text for people.
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{fmt::Write as _, io};
 
 use super::{
     Sink, Start,
@@ -11,6 +11,7 @@ use crate::{
     engine::{
         histogram::Summary,
         model::{Dwell, Finding, How, Protocol, Role, Scope, Socket, Totals},
+        text::duration,
         time::Boot,
     },
 };
@@ -136,25 +137,6 @@ pub fn dwell(dwell: Dwell) -> String {
             format!("{} to {}", duration(at_least), duration(at_most))
         }
         Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
-    }
-}
-
-/// Two units at most: `12.3ms`, `4.250s`, `3m12s`, `4h07m`, `9d03h`.
-pub fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    if duration < Duration::from_millis(1) {
-        format!("{}us", duration.as_micros())
-    } else if seconds == 0 {
-        format!("{:.1}ms", duration.as_secs_f64() * 1e3)
-    } else if minutes == 0 {
-        format!("{:.3}s", duration.as_secs_f64())
-    } else if hours == 0 {
-        format!("{minutes}m{:02}s", seconds % 60)
-    } else if days == 0 {
-        format!("{hours}h{:02}m", minutes % 60)
-    } else {
-        format!("{days}d{:02}h", hours % 24)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Why a socket stays.
 
+use serde::{Deserialize, Serialize};
+
 /// The kind of cause that keeps a socket in CLOSE_WAIT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The program does not get on: nothing of its kind is closed any more.
     Hung,
