@@ -10,7 +10,7 @@ use crate::{
     clock::TimeAnchor,
     engine::{
         histogram::Summary,
-        model::{Dwell, Finding, How, Protocol, Role, Scope, Socket, Totals},
+        model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
         text::duration,
         time::Boot,
     },
@@ -62,9 +62,12 @@ impl Sink for Text {
                 let word = self.paint(sgr::DIM, "enter");
                 push(to, anchor, *at, &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, owners: _, verdict: _ } => {
+            Finding::Stuck { at, socket, dwell: stuck, owners, verdict } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
-                push(to, anchor, *at, &format!("{word} {} for {}{}", ends(socket), dwell(*stuck), facts(socket)));
+                let (owners, facts) = (holders(owners.as_deref()), facts(socket));
+                let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
+                let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
+                push(to, anchor, *at, &line);
             }
             Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, verdict: _ } => {
                 let word = self.paint(sgr::GREEN, "left");
@@ -138,6 +141,21 @@ pub fn dwell(dwell: Dwell) -> String {
         }
         Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
     }
+}
+
+/// Every descriptor; nothing where they could not be looked for, or where there is none.
+fn holders(owners: Option<&[Holder]>) -> String {
+    /// A socket that every worker has inherited would fill the screen.
+    const SHOWN: usize = 4;
+    let owners = owners.unwrap_or_default();
+    let mut text = String::new();
+    for Holder { task, fd } in owners.iter().take(SHOWN) {
+        let _infallible: std::fmt::Result = write!(text, "; {}[{}] fd {fd}", task.comm, task.pid);
+    }
+    if owners.len() > SHOWN {
+        let _infallible: std::fmt::Result = write!(text, " and {} more", owners.len() - SHOWN);
+    }
+    text
 }
 
 /// What the socket knows that tells a person where to look.
