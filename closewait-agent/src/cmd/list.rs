@@ -61,7 +61,6 @@ fn ask_agent(args: &cli::List, query: &Query) -> Result<Option<Vec<u8>>, Control
 /// What a single look shows.
 fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let facts = Facts::gather();
-    let plan = plan(&facts, HookChoice::Auto)?;
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
         stuck_after: STUCK_AFTER,
@@ -71,8 +70,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         ephemeral_ports: 0..=0,
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
-    let needs_programs = plan.iterate_tcp || plan.iterate_files;
-    let mut programs = needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?;
+    let mut programs = programs(&facts);
     let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
@@ -82,6 +80,22 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let mut answer = Vec::new();
     render(&intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer)?;
     Ok(answer)
+}
+
+/// The kernel programs for a single look. Without them, `sock_diag` and `/proc` tell what they can.
+fn programs(facts: &Facts) -> Option<Programs> {
+    let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
+    let loaded = plan.and_then(|plan| {
+        let needs_programs = plan.iterate_tcp || plan.iterate_files;
+        Ok(needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?)
+    });
+    loaded.unwrap_or_else(|error| {
+        log::warn!(
+            "{error:#}; so this shows what sock_diag and /proc tell: of other users' processes, of descriptors that were \
+             left behind and of other namespaces it may show nothing"
+        );
+        None
+    })
 }
 
 /// What the command line asks for.

@@ -200,7 +200,10 @@ impl Engine {
                 self.present(key, at, since, socket.clone());
                 self.tracker.held(key, &socket, holder);
             }
-            Observation::HeldInode { inode, holder } => self.tracker.held_inode(inode, holder),
+            Observation::HeldInode { inode, holder } => {
+                self.world.held_inode(inode, &holder);
+                self.tracker.held_inode(inode, holder);
+            }
             Observation::Lingering { key, at, socket, how, holder } => {
                 self.found_lingering(key, at, socket, how, holder);
             }

@@ -46,6 +46,13 @@ impl World {
         seen.holders.extend(holder);
     }
 
+    /// A walk that knows no more of a socket than its inode found a descriptor: perhaps a listener's.
+    pub(super) fn held_inode(&mut self, inode: u64, holder: &Holder) {
+        for seen in self.found.values_mut().filter(|seen| seen.what.inode == Some(inode)) {
+            seen.holders.push(holder.clone());
+        }
+    }
+
     /// A walk over the open files of all processes is over.
     pub(super) fn walk_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);

@@ -271,7 +271,15 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if types && !plan.iterate_files {
         add(
             "owners",
-            "the kernel cannot iterate over the open files of all processes, so `list` does not show who holds a socket",
+            "the kernel cannot iterate over the open files of all processes, so holders are searched for in /proc, which \
+             takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+            Some("use Linux 5.11 or newer"),
+        );
+    }
+    if types && !plan.openers {
+        add(
+            "openers",
+            "programs cannot keep data with a socket, so who connected one is not known",
             Some("use Linux 5.11 or newer"),
         );
     }
@@ -301,9 +309,10 @@ fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degrad
     [
         (
             Capability::SysPtrace,
-            "network namespaces",
-            "those of other users' processes cannot be found, so sockets there that are older than the agent and that \
-             nobody has accepted are not seen",
+            "owners",
+            "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the network \
+             namespaces that they are in, so sockets there that are older than the agent and that nobody has accepted \
+             are not seen",
             GRANT,
         ),
         (

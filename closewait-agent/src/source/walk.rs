@@ -33,7 +33,7 @@ pub fn everything(
         let diag::Blind { reasons } = diag::take(decoder, &now, |observation| each(Found::Fact(Box::new(observation))));
         let blind =
             holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))));
-        each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: false })));
+        each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: true })));
         return Ok(reasons);
     };
     let mut unseen = Vec::new();
