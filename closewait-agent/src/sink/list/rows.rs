@@ -101,7 +101,7 @@ pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>
     table::write(&shown, style.width, &CONCESSIONS, to);
 }
 
-/// `1m30s`, or where only bounds are known `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
+/// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
 fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
@@ -116,12 +116,20 @@ fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
         None => to.push('?'),
         Some(Dwell::Exact(age)) => push_duration(to, age),
         Some(Dwell::Between { at_least, at_most }) => {
+            let start = to.len();
             to.push('≥');
+            let low = to.len();
             push_duration(to, at_least);
             let before = to.len();
-            if let Some(at_most) = at_most {
-                to.push_str(" ≤");
-                push_duration(to, at_most);
+            let Some(at_most) = at_most else { return 0 };
+            to.push_str(" ≤");
+            let high = to.len();
+            push_duration(to, at_most);
+            // What lies between two that read the same reads as they do.
+            if to.get(low..before) == to.get(high..) {
+                to.replace_range(before.., "");
+                to.replace_range(start..low, "");
+                return 0;
             }
             return to.len() - before;
         }

@@ -199,6 +199,20 @@ fn no_owner_is_told_from_owners_that_nobody_looked_for() {
 }
 
 #[test]
+fn bounds_are_one_number_only_where_they_read_the_same() {
+    let (socket, processes) = (socket(), BTreeMap::new());
+    let age = |at_least, at_most: Option<u64>| {
+        let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
+        let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
+        let text = shown(&View { now: NOW, watched: None, rows, processes: &processes }, &Query::default());
+        text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
+    };
+    assert_eq!(age(720_001, Some(720_009)), "12m00s");
+    assert_eq!(age(720_999, Some(721_000)), "≥12m00s ≤12m01s");
+    assert_eq!(age(720_000, None), "≥12m00s");
+}
+
+#[test]
 fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
     let world = World::new();
     assert!(!world.shown(&at_width(120)).contains('\x1b'));
