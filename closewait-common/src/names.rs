@@ -25,6 +25,11 @@ pub const STATS: &str = "CLOSEWAIT_STATS";
 /// Who connected each socket, kept with the socket itself.
 pub const OPENERS: &str = "CLOSEWAIT_OPENERS";
 
+/// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
+pub const KNOWN: &str = "CLOSEWAIT_KNOWN";
+/// How many [`KNOWN`] has room for; of others the walk over open files tells all.
+pub const KNOWN_NAMESPACES: u32 = 1024;
+
 /// Global of type [`crate::config::Layout`].
 pub const LAYOUT: &str = "LAYOUT";
 /// Global of type [`crate::config::TraceLayout`].

@@ -28,6 +28,8 @@ pub mod kind {
     pub const LINGERING: u8 = 7;
     /// Another connection of a process that the agent asked about.
     pub const LEG: u8 = 8;
+    /// A descriptor of a socket in CLOSE_WAIT of which the agent knows all else: a [`super::Hold`].
+    pub const HOLDS: u8 = 9;
 }
 
 /// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
@@ -189,6 +191,38 @@ pub struct Detailed {
     /// The rest.
     pub detail: Detail,
 }
+
+/// A descriptor of a socket in CLOSE_WAIT, and no more of it than tells it from others.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Layout of this record: [`FORMAT`].
+    pub format: u16,
+    /// [`kind::HOLDS`].
+    pub kind: u8,
+    /// Always 0.
+    pub _pad: u8,
+    /// Number of the open file.
+    pub fd: i32,
+    /// Address of the `struct sock`.
+    pub sk: u64,
+    /// Inode of the socket.
+    pub inode: u64,
+    /// Process id (`tgid`) in the initial pid namespace.
+    pub pid: u32,
+    /// Always 0.
+    pub _more_pad: u32,
+    /// Name of the task, as set by the process itself.
+    pub comm: [u8; 16],
+}
+
+/// Bytes of a [`Hold`].
+pub const HOLD_SIZE: usize = size_of::<Hold>();
+
+const _: () = assert!(HOLD_SIZE == 48);
+const _: () = assert!(core::mem::offset_of!(Hold, sk) == 8);
+const _: () = assert!(core::mem::offset_of!(Hold, comm) == 32);
+const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!(Record, kind));
 
 /// Who connected a socket, kept with it by the kernel as long as it lives.
 #[repr(C)]

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use closewait_common::{
     Detailed,
-    record::{DETAILED_SIZE, flag, kind},
+    record::{FORMAT, Hold, flag, kind},
     tcp::{IPPROTO_MPTCP, IPPROTO_TCP, state},
 };
 
@@ -56,12 +56,13 @@ pub(crate) fn tcp(ctx: *mut c_void) {
         return;
     }
     // By type it is a `struct sock_common`, which is only the beginning.
-    let probed = Probed::new(sk);
-    let Some(kind) = probed.read(layout!(sock_state)).and_then(kind_in_state) else { return };
+    let sk = Typed::new(sk);
+    let Some(kind) = sk.read(layout!(sock_state)).and_then(kind_in_state) else { return };
+    let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
     let Some(found) = maps::work() else { return };
-    if fill(probed, kind, found).is_some() {
+    if fill(tcp, Some(tcp), kind, found).is_some() {
         if kind == kind::PRESENT {
-            found.record.cookie = sock::cookie(Typed::new(sk));
+            found.record.cookie = sock::cookie(sk);
         }
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
@@ -72,17 +73,24 @@ pub(crate) fn tcp(ctx: *mut c_void) {
 /// One open file of the walk over all processes.
 #[inline(always)]
 pub(crate) fn task_file(ctx: *mut c_void) {
-    of_file(ctx, |state| match state {
+    of_file(ctx, |sk, state| match state {
         state::CLOSE | state::LAST_ACK => Some(kind::LINGERING),
-        state => kind_in_state(state).map(|kind| if kind == kind::PRESENT { kind::HELD } else { kind }),
+        // The walk over TCP sockets does not show those of Multipath TCP.
+        state::CLOSE_WAIT if sock::protocol(sk) == Some(IPPROTO_TCP) && sock::netns(sk).is_some_and(maps::is_known) => {
+            Some(kind::HOLDS)
+        }
+        state::CLOSE_WAIT => Some(kind::HELD),
+        state => kind_in_state(state),
     });
 }
 
 /// One open file of the walk over one process.
 #[inline(always)]
 pub(crate) fn legs(ctx: *mut c_void) {
-    of_file(ctx, |state| {
-        matches!(state, state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2).then_some(kind::LEG)
+    of_file(ctx, |sk, state| match state {
+        state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::LEG),
+        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::LEG),
+        _ => None,
     });
 }
 
@@ -100,7 +108,7 @@ pub(crate) fn look(ctx: &RawTracePointContext) {
         _ => return,
     };
     let Some(found) = maps::work() else { return };
-    if fill(sk, kind, found).is_some() {
+    if fill_probed(sk, kind, found).is_some() {
         found.record.cookie = sock::known_cookie(sk);
         maps::emit_from(*found, |_record| {});
     }
@@ -117,7 +125,7 @@ fn kind_in_state(state: u8) -> Option<u8> {
 
 /// Writes a record of the file of this context, if it is a socket in a state that matters.
 #[inline(always)]
-fn of_file(ctx: *mut c_void, kind_of: impl Fn(u8) -> Option<u8>) {
+fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
     let task = unsafe { (*ctx).task };
@@ -132,9 +140,21 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(u8) -> Option<u8>) {
         return;
     }
     let Some(sk) = Probed::new(socket.cast()).follow(layout!(socket_sk)) else { return };
-    let Some(kind) = sk.read(layout!(sock_state)).and_then(kind_of) else { return };
+    let Some(kind) = sk.read(layout!(sock_state)).and_then(|state| kind_of(sk, state)) else { return };
+    if kind == kind::HOLDS {
+        // SAFETY: as above.
+        let meta = unsafe { (*ctx).meta };
+        // SAFETY: as above.
+        let fd = unsafe { (*ctx).fd } as i32;
+        let task = Probed::new(task);
+        let Some(pid) = task.read(layout!(task_tgid)) else { return };
+        let inode = sock::socket(sk).and_then(|socket| socket.read(layout!(socket_ino))).unwrap_or(0);
+        let comm = task.read(layout!(task_comm)).unwrap_or([0; 16]);
+        write(meta, &Hold { format: FORMAT, kind, _pad: 0, fd, sk: sk.address(), inode, pid, _more_pad: 0, comm });
+        return;
+    }
     let Some(found) = maps::work() else { return };
-    if fill(sk, kind, found).is_some() {
+    if fill_probed(sk, kind, found).is_some() {
         let record = &mut found.record;
         record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
@@ -151,9 +171,16 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(u8) -> Option<u8>) {
     }
 }
 
+/// As [`fill`], of a socket that may be any.
+#[inline(always)]
+fn fill_probed(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
+    let tcp = sk.tcp(sock::protocol(sk)?);
+    fill(sk, tcp, kind, found)
+}
+
 /// Fills the record of a socket; `None` if it is none of those that matter.
 #[inline(always)]
-fn fill(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
+fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Option<()> {
     let Detailed { record, detail } = found;
     // Before the state is read again: the socket was certainly still in it at this time.
     record.time_ns = time::boot_ns();
@@ -164,7 +191,6 @@ fn fill(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
     if record.protocol != IPPROTO_TCP && record.protocol != IPPROTO_MPTCP {
         return None;
     }
-    let tcp = sk.tcp(record.protocol);
     sock::identify(sk, tcp, record);
     let socket = sock::socket(sk);
     sock::describe(sk, socket, record);
@@ -181,7 +207,7 @@ fn fill(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
     }
     record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
     sock::describe_tcp(tcp, record);
-    sock::describe_ages(sk, record, detail);
+    sock::describe_ages(tcp, record, detail);
     sock::describe_sending(tcp, record, detail);
     sock::describe_timer(tcp, record, detail);
     Some(())
@@ -190,9 +216,9 @@ fn fill(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
 /// Hands the record to the reader of the iterator. If its buffer is full, the kernel calls the program again for the
 /// same object, so the result needs no look.
 #[inline(always)]
-fn write(meta: *const Meta, found: &Detailed) {
+fn write<T: Copy>(meta: *const Meta, found: &T) {
     // SAFETY: `meta` is the pointer of the context; the verifier checks the read.
     let seq = unsafe { (*meta).seq };
-    // SAFETY: `seq` is the file of this walk, and the record is `DETAILED_SIZE` bytes long.
-    let _full: i64 = unsafe { bpf_seq_write(seq, core::ptr::from_ref(found).cast(), DETAILED_SIZE as u32) };
+    // SAFETY: `seq` is the file of this walk, and the record is as long as its type.
+    let _full: i64 = unsafe { bpf_seq_write(seq, core::ptr::from_ref(found).cast(), size_of::<T>() as u32) };
 }

@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 use closewait_common::{
     Record, histogram,
+    names::KNOWN_NAMESPACES,
     record::{Detailed, Opener, flag},
     stats::{Counter, Stats},
 };
@@ -40,6 +41,16 @@ static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0)
 /// Who connected each socket. The kernel frees it with the socket, so nothing is left behind and nothing is ever full.
 #[btf_map]
 pub(crate) static CLOSEWAIT_OPENERS: SkStorage<Opener> = SkStorage::new();
+
+/// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
+#[map]
+static CLOSEWAIT_KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// Whether the agent knows the sockets of a network namespace.
+#[inline(always)]
+pub(crate) fn is_known(netns: u32) -> bool {
+    CLOSEWAIT_KNOWN.get_ptr(netns).is_some()
+}
 
 /// Where iterators put a record together. On the stack, Linux 6.1's verifier follows every combination of fields that are
 /// there and fields that are not: 189,000 instructions instead of some thousand.

@@ -219,9 +219,24 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
         record.flags |= flag::BACKLOG;
     }
-    if let Some(net) = sk.follow(layout!(sock_net)) {
-        record.netns = net.read(layout!(net_inum)).unwrap_or(0);
+    record.netns = netns(sk).unwrap_or(0);
+}
+
+/// Inode of the network namespace.
+#[inline(always)]
+pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
+    sk.follow(layout!(sock_net))?.read(layout!(net_inum))
+}
+
+/// Whether a program has connected it, has sent something and has got nothing since: as far as this can be told.
+#[inline(always)]
+pub(crate) fn awaits_answer(sk: impl Pointer) -> bool {
+    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
+        return false;
     }
+    let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return true };
+    let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return true };
+    sent.wrapping_sub(received) as i32 >= 0
 }
 
 /// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.
@@ -281,18 +296,15 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
 
 /// How long ago the last ACK and the last data came in: the FIN lies between.
 #[inline(always)]
-pub(crate) fn describe_ages(sk: impl Pointer, record: &mut Record, detail: &mut Detail) {
-    let sk = sk.probed();
-    if record.protocol != IPPROTO_TCP {
-        return;
-    }
+pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
+    let Some(tcp) = tcp else { return };
     let now = time::ticks();
-    let Some(ack) = sk.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
-    let Some(data) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return };
+    let Some(ack) = tcp.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
+    let Some(data) = tcp.read::<u32>(layout!(tcp_lrcvtime)) else { return };
     record.last_ack_ticks = now.wrapping_sub(ack);
     record.last_data_ticks = now.wrapping_sub(data);
     record.flags |= flag::AGES;
-    if let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) {
+    if let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) {
         detail.last_sent_ticks = now.wrapping_sub(sent);
         record.flags |= flag::SENT;
     }
@@ -334,14 +346,19 @@ pub(crate) fn describe_timer(tcp: Option<impl Pointer>, record: &mut Record, det
     };
     match running {
         pending::RETRANS | pending::LOSS_PROBE | pending::REO_TIMEOUT => {
-            by(timer::ON, left(tcp.read(layout!(tcp_timeout))), tcp.read(layout!(tcp_retransmits)), detail);
+            by(timer::ON, left(tcp.probed().read(layout!(tcp_timeout))), tcp.read(layout!(tcp_retransmits)), detail);
         }
         pending::PROBE0 => {
-            by(timer::PERSIST, left(tcp.read(layout!(tcp_timeout))), tcp.read(layout!(tcp_probes_out)), detail);
+            by(
+                timer::PERSIST,
+                left(tcp.probed().read(layout!(tcp_timeout))),
+                tcp.read(layout!(tcp_probes_out)),
+                detail,
+            );
         }
         _ => {
-            if tcp.read::<u64>(layout!(sock_timer_pprev)).unwrap_or(0) != 0 {
-                let expires = left(tcp.read(layout!(sock_timer_expires)));
+            if tcp.probed().read::<u64>(layout!(sock_timer_pprev)).unwrap_or(0) != 0 {
+                let expires = left(tcp.probed().read(layout!(sock_timer_expires)));
                 by(timer::KEEPALIVE, expires, tcp.read(layout!(tcp_probes_out)), detail);
             }
         }

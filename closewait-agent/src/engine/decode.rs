@@ -1,6 +1,7 @@
 //! From the kernel program's bytes to observations. Nothing in the bytes is trusted.
 
 use std::{
+    mem::offset_of,
     net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use bytes::Buf as _;
 use closewait_common::{
     Record,
-    record::{DETAILED_SIZE, Detail, FORMAT, SIZE, flag, kind, timer},
+    record::{DETAILED_SIZE, Detail, FORMAT, HOLD_SIZE, SIZE, flag, kind, timer},
     tcp::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, SEND_SHUTDOWN, state},
 };
 use thiserror::Error;
@@ -72,6 +73,9 @@ impl Decoder {
     ///
     /// If `bytes` are not exactly one record that makes sense.
     pub fn decode(&self, bytes: &[u8]) -> Result<Observation, DecodeError> {
+        if bytes.get(offset_of!(Record, kind)) == Some(&kind::HOLDS) {
+            return hold(bytes);
+        }
         let (record, detail) = read(bytes)?;
         let key = SocketKey(record.sk);
         let at = Boot(record.time_ns);
@@ -267,6 +271,26 @@ fn how_left(record: &Record) -> (How, Option<bool>) {
 
 fn task(record: &Record) -> Option<Task> {
     record.has(flag::TASK).then(|| Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) })
+}
+
+/// A descriptor of a socket that is known.
+fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
+    if bytes.len() != HOLD_SIZE {
+        return Err(DecodeError::Length(bytes.len()));
+    }
+    let mut buf = bytes;
+    let format = buf.get_u16_ne();
+    if format != FORMAT {
+        return Err(DecodeError::Format(format));
+    }
+    // The kind, and padding.
+    buf.advance(2);
+    let fd = u32::try_from(buf.get_i32_ne());
+    let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
+    let (key, inode, pid) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), buf.get_u32_ne());
+    buf.advance(4);
+    let comm = Comm::from_kernel(&array(&mut buf));
+    Ok(Observation::Holds { key, inode, holder: Holder { task: Task { pid, comm }, fd } })
 }
 
 fn holder(record: &Record) -> Option<Holder> {

@@ -29,7 +29,11 @@ mod windows;
 pub mod workload;
 mod world;
 
-use std::{collections::VecDeque, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use self::{
     lingering::LingeringSockets,
@@ -200,6 +204,7 @@ impl Engine {
                 self.present(key, at, since, socket.clone());
                 self.tracker.held(key, &socket, holder);
             }
+            Observation::Holds { key, inode, holder } => self.tracker.holds(key, inode, holder),
             Observation::HeldInode { inode, holder } => {
                 self.world.held_inode(inode, &holder);
                 self.tracker.held_inode(inode, holder);
@@ -298,6 +303,12 @@ impl Engine {
     /// Whether there are sockets that no walk has looked for the holders of.
     pub fn has_unknown_holders(&self) -> bool {
         self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
+    }
+
+    /// The network namespaces of the sockets that are tracked.
+    pub fn namespaces(&self) -> Vec<u32> {
+        let namespaces: BTreeSet<u32> = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.netns).collect();
+        namespaces.into_iter().collect()
     }
 
     /// Why some descriptors cannot be seen, as of the last walk.

@@ -169,6 +169,15 @@ impl Tracker {
         }
     }
 
+    /// The same, of a walk that tells no more of the socket than its address and inode.
+    pub fn holds(&mut self, key: SocketKey, inode: u64, holder: Holder) {
+        if let Some(tracked) = self.sockets.get_mut(&key).filter(|one| one.socket.inode.is_none_or(|own| own == inode))
+        {
+            tracked.socket.inode = Some(inode);
+            tracked.found.push(holder);
+        }
+    }
+
     /// The same, of a walk that knows no more of the socket than its inode.
     pub fn held_inode(&mut self, inode: u64, holder: Holder) {
         let by_inode = self.by_inode.get_or_insert_with(|| {

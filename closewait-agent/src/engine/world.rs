@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     diagnose::Seen,
-    model::{Holder, Inquiry, Leg, Listener, Observation, Place, Socket, SocketKey},
+    model::{Holder, Inquiry, Leg, Listener, Observation, Place, ReadState, Socket, SocketKey},
     process::Process,
     time::Boot,
     workload::Workload,
@@ -92,6 +92,7 @@ impl World {
             | Observation::Leave { .. }
             | Observation::Present { .. }
             | Observation::Held { .. }
+            | Observation::Holds { .. }
             | Observation::HeldInode { .. }
             | Observation::Lingering { .. }
             | Observation::Listening { .. }
@@ -110,10 +111,21 @@ impl World {
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
     ) -> Inquiry {
         let mut owners = BTreeMap::<u32, u64>::new();
+        // Those that have taken something in which they may have passed on.
+        let mut readers = BTreeSet::new();
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (socket, holders) in sockets {
+            let has_read = match socket.read_state() {
+                Some(ReadState::NeverRead | ReadState::Probe) => false,
+                Some(ReadState::IdleFin | ReadState::Goodbye | ReadState::Partial | ReadState::FinConsumed) | None => {
+                    true
+                }
+            };
             for holder in holders.unwrap_or_default() {
                 *owners.entry(holder.task.pid).or_default() += 1;
+                if has_read {
+                    readers.insert(holder.task.pid);
+                }
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
@@ -140,7 +152,7 @@ impl World {
         self.legs.retain(|pid, _| wanted.contains(pid));
         let stale = |pid: &u32| self.looked.get(pid).is_none_or(|looked| now.since(*looked) >= STALE);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
-        let legs_of: Vec<u32> = processes.iter().copied().take(LEGS_OF).collect();
+        let legs_of: Vec<u32> = processes.iter().copied().filter(|pid| readers.contains(pid)).take(LEGS_OF).collect();
         for pid in &legs_of {
             self.legs.remove(pid);
         }

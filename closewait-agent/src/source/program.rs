@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramInfo, RawTracePoint, TracePoint, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
@@ -237,6 +237,27 @@ impl Programs {
         if self.plan.iterate_files {
             self.iterator(names::ITER_FILES, "task_file")?;
             self.iterator(names::ITER_LEGS, "task_file")?;
+        }
+        Ok(())
+    }
+
+    /// Tells the walk over open files of which network namespaces all sockets are known.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be used.
+    pub(super) fn set_known(&mut self, namespaces: &[u32]) -> Result<(), ProgramsError> {
+        let name = names::KNOWN;
+        let failed = |source| ProgramsError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let mut known: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(failed)?;
+        let old: Vec<u32> = known.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for netns in old.iter().filter(|old| !namespaces.contains(old)) {
+            known.remove(netns).map_err(failed)?;
+        }
+        // Of those that find no room the walk tells all.
+        for netns in namespaces.iter().take(names::KNOWN_NAMESPACES as usize) {
+            known.insert(netns, 1, 0).map_err(failed)?;
         }
         Ok(())
     }

@@ -7,11 +7,12 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    mem::offset_of,
     os::fd::AsFd as _,
 };
 
 use bytes::{Buf as _, BytesMut};
-use closewait_common::{names, record};
+use closewait_common::{Record, names, record};
 
 use super::{
     calls,
@@ -22,11 +23,13 @@ use crate::host::netns::{self, Netns};
 /// Bytes asked of the kernel at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What a walk over sockets could not see.
+/// What a walk over sockets could see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blind {
+pub struct Seen {
+    /// Network namespaces whose sockets were listed.
+    pub namespaces: Vec<u32>,
     /// Network namespaces whose sockets without a descriptor could not be listed, with the first reason.
-    pub namespaces: Vec<(u32, String)>,
+    pub blind: Vec<(u32, String)>,
 }
 
 /// Hands the record of every TCP socket in CLOSE_WAIT or LISTEN, of every namespace that can be entered, to `each`.
@@ -34,23 +37,25 @@ pub struct Blind {
 /// # Errors
 ///
 /// If the iterator is refused or cannot be read.
-pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Blind, ProgramsError> {
-    let mut blind = Blind::default();
+pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
+    let mut seen = Seen::default();
     for namespace in netns::all() {
         match walk_namespace(programs, &namespace, &mut each)? {
-            Ok(()) => {}
-            Err(why) => blind.namespaces.push((namespace.inode, why)),
+            Ok(()) => seen.namespaces.push(namespace.inode),
+            Err(why) => seen.blind.push((namespace.inode, why)),
         }
     }
-    Ok(blind)
+    Ok(seen)
 }
 
-/// Hands a record for every open file of a socket that matters to `each`.
+/// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
+/// `known` it says no more than who holds them.
 ///
 /// # Errors
 ///
 /// If the iterator is refused or cannot be read.
-pub fn files(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<(), ProgramsError> {
+pub fn files(programs: &mut Programs, known: &[u32], mut each: impl FnMut(&[u8])) -> Result<(), ProgramsError> {
+    programs.set_known(known)?;
     let file = open(programs, names::ITER_FILES, "task_file")?;
     read_records(file, &mut each).map_err(ProgramsError::Read)
 }
@@ -100,9 +105,9 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
             Err(error) => return Err(error),
         };
         pending.extend_from_slice(&chunk[..read]);
-        while pending.len() >= record::DETAILED_SIZE {
-            each(&pending[..record::DETAILED_SIZE]);
-            pending.advance(record::DETAILED_SIZE);
+        while let Some(size) = size_of_next(&pending) {
+            each(&pending[..size]);
+            pending.advance(size);
         }
     }
     // The kernel writes whole records; what is left over goes to the decoder, which counts it.
@@ -110,4 +115,11 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
         each(&pending);
     }
     Ok(())
+}
+
+/// Length of the record that `bytes` begin with; `None` if not all of it is there.
+fn size_of_next(bytes: &[u8]) -> Option<usize> {
+    let kind = bytes.get(offset_of!(Record, kind))?;
+    let size = if *kind == record::kind::HOLDS { record::HOLD_SIZE } else { record::DETAILED_SIZE };
+    (bytes.len() >= size).then_some(size)
 }

@@ -36,22 +36,23 @@ pub fn everything(
         each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: true })));
         return Ok(reasons);
     };
-    let mut unseen = Vec::new();
+    let mut seen = snapshot::Seen::default();
     if programs.plan().iterate_tcp {
-        let blind = snapshot::sockets(programs, |bytes| each(Found::Record(bytes)))?;
-        unseen.extend(sentence(&blind));
+        seen = snapshot::sockets(programs, |bytes| each(Found::Record(bytes)))?;
     }
-    open_files(programs, began, &mut each)?;
-    Ok(unseen)
+    open_files(programs, &seen.namespaces, began, &mut each)?;
+    Ok(sentence(&seen).into_iter().collect())
 }
 
-/// Hands every descriptor of a socket that matters to `each`, and the end of the walk.
+/// Hands every descriptor of a socket that matters to `each`, and the end of the walk. All sockets in CLOSE_WAIT of the
+/// namespaces in `known` are known.
 ///
 /// # Errors
 ///
 /// If an iterator is refused or cannot be read.
 pub fn holders(
     programs: &mut Programs,
+    known: &[u32],
     now: impl Fn() -> Boot,
     mut each: impl FnMut(Found<'_>),
 ) -> Result<(), ProgramsError> {
@@ -60,13 +61,18 @@ pub fn holders(
         // Only for the listeners. What cannot be seen was said at the start.
         let _said = snapshot::sockets(programs, |bytes| each(Found::Record(bytes)))?;
     }
-    open_files(programs, began, &mut each)
+    open_files(programs, known, began, &mut each)
 }
 
-fn open_files(programs: &mut Programs, began: Boot, each: &mut impl FnMut(Found<'_>)) -> Result<(), ProgramsError> {
+fn open_files(
+    programs: &mut Programs,
+    known: &[u32],
+    began: Boot,
+    each: &mut impl FnMut(Found<'_>),
+) -> Result<(), ProgramsError> {
     let (iterate_tcp, iterate_files) = (programs.plan().iterate_tcp, programs.plan().iterate_files);
     let blind = if iterate_files {
-        snapshot::files(programs, |bytes| each(Found::Record(bytes)))?;
+        snapshot::files(programs, known, |bytes| each(Found::Record(bytes)))?;
         // The iterator walks the pid namespace of whoever opens it (`task_seq_get_next`, kernel/bpf/task_iter.c at v5.11).
         (!programs.plan().sees_all_processes).then(|| {
             "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)"
@@ -80,9 +86,9 @@ fn open_files(programs: &mut Programs, began: Boot, each: &mut impl FnMut(Found<
 }
 
 /// What a walk over sockets could not see, in words.
-fn sentence(blind: &snapshot::Blind) -> Option<String> {
-    let (first, why) = blind.namespaces.first()?;
-    let count = blind.namespaces.len();
+fn sentence(seen: &snapshot::Seen) -> Option<String> {
+    let (first, why) = seen.blind.first()?;
+    let count = seen.blind.len();
     Some(format!(
         "sockets that nobody has accepted yet cannot be listed in {count} network namespace(s), the first is {first}: {why}"
     ))

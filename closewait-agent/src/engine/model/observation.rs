@@ -62,6 +62,15 @@ pub enum Observation {
         /// The descriptor.
         holder: Holder,
     },
+    /// A walk over open files found a descriptor of a socket that is known.
+    Holds {
+        /// Which socket.
+        key: SocketKey,
+        /// Its inode.
+        inode: u64,
+        /// The descriptor.
+        holder: Holder,
+    },
     /// A walk over open files that knows nothing else of a socket than its inode found a descriptor.
     HeldInode {
         /// Of which socket.
