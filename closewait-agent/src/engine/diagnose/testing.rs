@@ -51,7 +51,21 @@ pub(super) fn holder(pid: u32, name: &str, fd: u32) -> Holder {
 }
 
 pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
-    Process { pid, comm: comm(name), started_ns: None, parent: None, exe: Some(exe.to_owned()) }
+    Process {
+        pid,
+        comm: comm(name),
+        started_ns: None,
+        parent: None,
+        exe: Some(exe.to_owned()),
+        runtime: None,
+        fds_open: None,
+        fds_limit: None,
+        threads: None,
+        threads_seen: 0,
+        groups: Vec::new(),
+        cpu_permille: None,
+        unseen: Vec::new(),
+    }
 }
 
 impl Scene {
