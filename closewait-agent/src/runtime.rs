@@ -192,7 +192,11 @@ impl Runtime {
     fn inquire(&mut self, inquiry: &Inquiry) {
         let began = clock::now();
         let Self { programs, intake, inquirer, .. } = self;
-        inquirer.begin(Some(programs), inquiry, |found| intake.found(found));
+        let sampling = inquirer.begin(Some(programs), inquiry, |found| intake.found(found));
+        let at = clock::now();
+        for process in sampling.finish(at) {
+            self.intake.fact(Observation::Process { at, process: Box::new(process) });
+        }
         let at = clock::now();
         let worked = std::mem::take(&mut self.worked) + at.since(began);
         self.intake.fact(Observation::InquiredAll { at, worked });

@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, Write as _},
+    thread,
     time::Duration,
 };
 
 use crate::{
     cli::{self, Output},
     clock::{self, TimeAnchor},
-    engine::{Config, Engine, Events, decode::Decoder},
+    engine::{Config, Engine, Events, decode::Decoder, model::Observation},
     host::{
         facts::Facts,
         plan::{HookChoice, plan},
@@ -17,6 +18,9 @@ use crate::{
     sink::{json, table},
     source::{inquiry::Inquirer, program::Programs, walk},
 };
+
+/// The time between two looks at what processes do.
+const WINDOW: Duration = Duration::from_millis(20);
 
 /// Shows the sockets that are in CLOSE_WAIT now.
 ///
@@ -42,7 +46,15 @@ pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
         log::warn!("{what}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
-    Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    let began = clock::now();
+    let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    if !inquiry.processes.is_empty() {
+        thread::sleep(WINDOW.saturating_sub(clock::now().since(began)));
+    }
+    let at = clock::now();
+    for process in sampling.finish(at) {
+        intake.fact(Observation::Process { at, process: Box::new(process) });
+    }
     let view = intake.engine.view(clock::now());
     let mut to = Vec::new();
     match args.shape.output {

@@ -6,6 +6,7 @@
 //! - [`walk`]: all of that, by whatever this host offers.
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
+//! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - [`diag`]: the same asked of `sock_diag`, where the kernel has no iterators.
 
@@ -13,6 +14,7 @@ mod calls;
 pub mod diag;
 pub mod holders;
 pub mod inquiry;
+pub mod processes;
 pub mod program;
 pub mod ring;
 pub mod snapshot;
