@@ -17,6 +17,7 @@ use crate::{
     sink::{Backlog, Sink, Start, Writer, list::render, text::histogram_line},
     source::{
         inquiry::Inquirer,
+        processes::Sampling,
         program::{LookFor, Programs},
         ring::RingReader,
         walk,
@@ -30,6 +31,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const BATCH: usize = 16_384;
 /// Sockets looked at before the ring is read.
 const LOOKS: usize = 1024;
+/// The time between two looks at what processes do: a thread's time on a CPU is told in ticks.
+const WINDOW: Duration = Duration::from_millis(100);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 /// How long the last lines may take.
@@ -65,6 +68,8 @@ pub struct Runtime {
     pub intake: Intake,
     /// Looks at owners.
     pub inquirer: Inquirer,
+    /// What processes do is looked at twice; this is the first look.
+    pub sampling: Option<Sampling>,
     /// How long the inspection that goes on has taken.
     pub worked: Duration,
     /// Where `closewait list` asks, if anybody can.
@@ -108,13 +113,16 @@ impl Runtime {
         self.hand_over(&mut piece);
         let mut emptied = self.drain(BATCH);
         loop {
+            if self.sampling_ends().is_some_and(|end| end <= clock::now()) {
+                self.finish_sampling();
+            }
             let now = clock::now();
             self.intake.time(now);
             self.put_out()?;
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.intake.engine.poll_timeout(), end].into_iter().flatten().min();
+            let due = [self.intake.engine.poll_timeout(), self.sampling_ends(), end].into_iter().flatten().min();
             let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 biased;
@@ -225,7 +233,23 @@ impl Runtime {
     fn inquire(&mut self, inquiry: &Inquiry) {
         let began = clock::now();
         let Self { programs, intake, inquirer, .. } = self;
-        inquirer.begin(Some(programs), inquiry, |found| intake.found(found));
+        self.sampling = Some(inquirer.begin(Some(programs), inquiry, |found| intake.found(found)));
+        self.worked += clock::now().since(began);
+    }
+
+    /// When the second look at what processes do is due.
+    fn sampling_ends(&self) -> Option<Boot> {
+        let sampling = self.sampling.as_ref()?;
+        Some(sampling.began() + if sampling.is_empty() { Duration::ZERO } else { WINDOW })
+    }
+
+    /// Takes the second look, and ends the inquiry.
+    fn finish_sampling(&mut self) {
+        let Some(sampling) = self.sampling.take() else { return };
+        let began = clock::now();
+        for process in sampling.finish(began) {
+            self.intake.fact(Observation::Process { at: began, process: Box::new(process) });
+        }
         let at = clock::now();
         let worked = std::mem::take(&mut self.worked) + at.since(began);
         self.intake.fact(Observation::InquiredAll { at, worked });

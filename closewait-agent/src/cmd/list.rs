@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal as _, Write as _},
+    thread,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use crate::{
     engine::{
         Config, Engine, Events,
         decode::Decoder,
+        model::Observation,
         query::{By, Filter, Form, Query},
     },
     host::{
@@ -27,6 +29,9 @@ use crate::{
 
 /// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// The time between two looks at what processes do.
+const WINDOW: Duration = Duration::from_millis(20);
 
 /// Shows the sockets that are in CLOSE_WAIT now.
 ///
@@ -76,7 +81,12 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         log::warn!("{what}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
-    Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
+    let at = clock::now();
+    for process in sampling.finish(at) {
+        intake.fact(Observation::Process { at, process: Box::new(process) });
+    }
     let mut answer = Vec::new();
     render(&intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer)?;
     Ok(answer)

@@ -104,7 +104,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    Runtime { programs, ring, kernel_log, intake, inquirer, worked, control, sink, writer }
+    let sampling = None;
+    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
         .run(&start, signals, end)
         .await
 }

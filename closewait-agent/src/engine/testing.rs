@@ -95,6 +95,12 @@ pub(crate) fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process 
         started_ns: None,
         parent: None,
         exe: None,
+        runtime: None,
+        threads: None,
+        threads_seen: 0,
+        groups: Vec::new(),
+        cpu_permille: None,
+        unseen: Vec::new(),
         fds_open: fds.map(|(open, _limit)| open),
         fds_limit: fds.map(|(_open, limit)| limit),
     }

@@ -2,8 +2,14 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use super::{program::Programs, snapshot, walk::Found};
+use super::{
+    processes::{self, Sampling},
+    program::Programs,
+    snapshot,
+    walk::Found,
+};
 use crate::{
+    clock,
     engine::model::{Inquiry, Observation},
     host::netns,
 };
@@ -16,8 +22,15 @@ pub struct Inquirer {
 }
 
 impl Inquirer {
-    /// Hands everything to `each` that can be had at once.
-    pub fn begin(&mut self, programs: Option<&mut Programs>, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) {
+    /// Hands everything to `each` that can be had at once. What the processes do takes a second look: finish it after a
+    /// while, and hand in what comes of it.
+    pub fn begin(
+        &mut self,
+        programs: Option<&mut Programs>,
+        inquiry: &Inquiry,
+        mut each: impl FnMut(Found<'_>),
+    ) -> Sampling {
+        let sampling = Sampling::begin(&inquiry.processes, clock::now());
         if let Some(programs) = programs.filter(|programs| programs.plan().iterate_files && !self.no_legs) {
             for pid in &inquiry.legs_of {
                 if let Err(error) = snapshot::legs(programs, *pid, |bytes| each(Found::Record(bytes))) {
@@ -27,7 +40,11 @@ impl Inquirer {
                 }
             }
         }
+        for (inode, place) in processes::places(&inquiry.unheld) {
+            each(Found::Fact(Box::new(Observation::Placed { inode, place })));
+        }
         conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
+        sampling
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`walk`]: all of that, by whatever this host offers.
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
+//! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the little that aya has to know of the kernel's types.
 //! - [`diag`]: the same asked of `sock_diag`, where the kernel has no iterators.
@@ -14,6 +15,7 @@ mod calls;
 pub mod diag;
 pub mod holders;
 pub mod inquiry;
+pub mod processes;
 pub mod program;
 pub mod ring;
 pub mod snapshot;

@@ -57,8 +57,14 @@ pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
         started_ns: None,
         parent: None,
         exe: Some(exe.to_owned()),
+        runtime: None,
         fds_open: None,
         fds_limit: None,
+        threads: None,
+        threads_seen: 0,
+        groups: Vec::new(),
+        cpu_permille: None,
+        unseen: Vec::new(),
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) fn dump(case: &Case<'_>) -> String {
     };
     let command = owners(case)
         .find(|process| process.pid == task.pid)
-        .and_then(Process::dump_command)
+        .and_then(|process| process.runtime?.dump_command(process.pid))
         // Names the function of the kernel in which each thread waits, 0 for one that runs.
         .unwrap_or_else(|| format!("grep . /proc/{}/task/*/wchan", task.pid));
     format!("see where the threads of {}[{}] are: `{command}`", task.comm, task.pid)
