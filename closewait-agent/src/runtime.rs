@@ -240,7 +240,7 @@ impl Runtime {
     /// When the second look at what processes do is due.
     fn sampling_ends(&self) -> Option<Boot> {
         let sampling = self.sampling.as_ref()?;
-        Some(sampling.began() + if sampling.is_empty() { Duration::ZERO } else { WINDOW })
+        Some(sampling.began() + if sampling.has_running() { WINDOW } else { Duration::ZERO })
     }
 
     /// Takes the second look, and ends the inquiry.

@@ -82,7 +82,9 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     }
     let inquiry = intake.engine.inquiry(clock::now());
     let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
-    thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
+    if sampling.has_running() {
+        thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
+    }
     let at = clock::now();
     for process in sampling.finish(at) {
         intake.fact(Observation::Process { at, process: Box::new(process) });

@@ -70,9 +70,10 @@ impl Sampling {
         self.begun
     }
 
-    /// Whether it is one at nobody.
-    pub fn is_empty(&self) -> bool {
-        self.looks.is_empty()
+    /// Whether any thread was seen running: of others a second look has little to tell.
+    pub fn has_running(&self) -> bool {
+        let mut threads = self.looks.iter().flat_map(|look| &look.threads);
+        threads.any(|(_, thread)| thread.state == ThreadState::Running)
     }
 
     /// Reads once more, at `at`, what CPU time the threads have used. A process that has ended meanwhile is left out.
