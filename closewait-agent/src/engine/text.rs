@@ -35,10 +35,54 @@ impl Serialize for Comm {
 }
 
 impl<'de> Deserialize<'de> for Comm {
-    /// A recorded name is harmless already; one that somebody has changed is made so.
+    /// From a recording, which anybody may have written: made harmless again where it is not.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(Self(if text.chars().any(is_harmful) { harmless(text.as_bytes()).into() } else { text.into() }))
+        harmless_field(deserializer).map(|text: String| Self(text.into()))
+    }
+}
+
+/// Text that should have been made harmless before: kept as it is if so, and made harmless if not.
+pub fn still_harmless(text: String) -> String {
+    if text.chars().any(is_harmful) { harmless(text.as_bytes()) } else { text }
+}
+
+/// Like [`harmless`], but a backslash in text that needs no other escape stays single: systemd writes them into the names
+/// of units and cgroups (`system-serial\x2dgetty.slice`), and a person pastes those names into commands. Different paths
+/// can look the same through this one.
+pub fn harmless_path(bytes: &[u8]) -> String {
+    match str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(is_harmful) => text.to_owned(),
+        Ok(_) | Err(_) => harmless(bytes),
+    }
+}
+
+/// For fields of recordings that hold harmless text: `#[serde(deserialize_with = "harmless_field")]`.
+pub(crate) fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer: D) -> Result<T, D::Error> {
+    T::Raw::deserialize(deserializer).map(T::from_raw)
+}
+
+/// What [`harmless_field`] can read.
+pub(crate) trait StillHarmless: Sized {
+    /// As it was written.
+    type Raw: for<'de> Deserialize<'de>;
+
+    /// Makes it harmless.
+    fn from_raw(raw: Self::Raw) -> Self;
+}
+
+impl StillHarmless for String {
+    type Raw = Self;
+
+    fn from_raw(raw: Self) -> Self {
+        still_harmless(raw)
+    }
+}
+
+impl<T: StillHarmless> StillHarmless for Option<T> {
+    type Raw = Option<T::Raw>;
+
+    fn from_raw(raw: Self::Raw) -> Self {
+        raw.map(T::from_raw)
     }
 }
 

@@ -1,32 +1,218 @@
-//! What runs in a cgroup.
+//! Which unit, container and pod a cgroup belongs to, read from its path alone.
+//!
+//! Paths are written by systemd and by container engines, each with a habit of its own and with a driver that either
+//! makes scopes of systemd (`docker-ID.scope`) or plain folders (`docker/ID`). One path can hold several of them: a
+//! container in a container, a systemd in a container. The innermost one counts.
+
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
-/// What runs in a cgroup.
+
+use super::text::{harmless_field, still_harmless};
+
+/// What a cgroup belongs to. Text in it is harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// Path.
+    /// The path that was read.
+    #[serde(deserialize_with = "harmless_field")]
     pub cgroup_path: String,
-    /// Unit of systemd.
+    /// The innermost unit of systemd (`*.service` or `*.scope`), of a user's too. Inside a container only one of the
+    /// systemd that runs in it: the scope of the container itself is no unit that a person knows.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub unit: Option<String>,
-    /// Container.
+    /// The innermost container.
     pub container: Option<Container>,
-    /// Pod.
+    /// The pod of Kubernetes.
     pub pod: Option<Pod>,
 }
+
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// Its id.
+    /// 64 hexadecimal digits, or the name where the engine knows only that (LXC, nspawn).
+    #[serde(deserialize_with = "harmless_field")]
     pub id: String,
+    /// What runs it; `None` where the path has only the id, as with the `cgroupfs` driver of Kubernetes.
+    pub runtime: Option<ContainerRuntime>,
 }
-/// A pod of Kubernetes.
+
+/// What runs containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerRuntime {
+    /// Docker, dockershim too.
+    Docker,
+    /// containerd, under Kubernetes or nerdctl.
+    Containerd,
+    /// CRI-O.
+    CriO,
+    /// Podman.
+    Podman,
+    /// LXC, LXD, Incus.
+    Lxc,
+    /// systemd-nspawn and others that register with systemd-machined.
+    Nspawn,
+}
+
+impl ContainerRuntime {
+    /// The name that people use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+            Self::CriO => "cri-o",
+            Self::Podman => "podman",
+            Self::Lxc => "lxc",
+            Self::Nspawn => "nspawn",
+        }
+    }
+}
+
+impl fmt::Display for ContainerRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A pod. A path holds only its uid; the names come from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Its uid.
+    /// With dashes, or 32 digits without for a static pod, as the API and the folders of its logs have it.
+    #[serde(deserialize_with = "harmless_field")]
     pub uid: String,
     /// Its name.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub name: Option<String>,
     /// Its namespace.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub namespace: Option<String>,
-    /// Which of its containers.
+    /// Name of the container in it.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub container_name: Option<String>,
 }
+
+/// What stands before an id: `docker-ID.scope`. Longest first where one begins another.
+const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
+    ("cri-containerd-", Some(ContainerRuntime::Containerd)),
+    ("containerd-", Some(ContainerRuntime::Containerd)),
+    ("nerdctl-", Some(ContainerRuntime::Containerd)),
+    ("docker-", Some(ContainerRuntime::Docker)),
+    ("crio-", Some(ContainerRuntime::CriO)),
+    ("libpod-", Some(ContainerRuntime::Podman)),
+    ("libpod-payload-", Some(ContainerRuntime::Podman)),
+    // `slice:prefix:ID`, when the engine takes systemd's notation for a path.
+    ("cri-containerd:", Some(ContainerRuntime::Containerd)),
+    ("docker:", Some(ContainerRuntime::Docker)),
+    ("crio:", Some(ContainerRuntime::CriO)),
+    ("libpod:", Some(ContainerRuntime::Podman)),
+    ("", None),
+];
+
+impl Workload {
+    /// From the path of a cgroup, relative to the root of its hierarchy. Nothing is recognised in a path that follows no
+    /// known habit; that is no error.
+    pub fn parse(path: &str) -> Self {
+        let mut found = Self { cgroup_path: still_harmless(path.to_owned()), ..Self::default() };
+        let path = found.cgroup_path.clone();
+        let mut parent = "";
+        for component in path.split('/').filter(|component| !component.is_empty() && *component != "..") {
+            found.component(parent, component);
+            parent = component;
+        }
+        found
+    }
+
+    /// Takes in the next folder on the way down.
+    fn component(&mut self, parent: &str, component: &str) {
+        if let Some(uid) = pod_uid(component) {
+            self.pod = Some(Pod { uid, name: None, namespace: None, container_name: None });
+            // What is further out, as the node's own container in kind, is not this pod's.
+            (self.container, self.unit) = (None, None);
+        }
+        if let Some(container) = container(parent, component) {
+            if self.pod.is_none() || !in_pod(container.runtime) {
+                self.pod = None;
+            }
+            (self.container, self.unit) = (Some(container), None);
+        } else if is_unit(component) {
+            self.unit = Some(component.to_owned());
+        }
+    }
+}
+
+/// Whether an engine runs containers of a pod; the others can only be around it or in it.
+fn in_pod(engine: Option<ContainerRuntime>) -> bool {
+    match engine {
+        Some(ContainerRuntime::Lxc | ContainerRuntime::Nspawn) => false,
+        Some(
+            ContainerRuntime::Docker | ContainerRuntime::Containerd | ContainerRuntime::CriO | ContainerRuntime::Podman,
+        )
+        | None => true,
+    }
+}
+
+fn is_unit(component: &str) -> bool {
+    [".service", ".scope"].iter().any(|suffix| component.strip_suffix(suffix).is_some_and(|name| !name.is_empty()))
+}
+
+/// The uid in `podUID`, `kubepods-burstable-podUID.slice`, with `_` for `-` under systemd, or in what stands before the
+/// first colon of `kubepods-podUID.slice:cri-containerd:ID`.
+fn pod_uid(component: &str) -> Option<String> {
+    let slice = component.split(':').next()?;
+    let uid = match slice.strip_suffix(".slice") {
+        Some(name) if name.contains("kubepods") => name.rsplit_once("-pod")?.1,
+        Some(_) => return None,
+        None => slice.strip_prefix("pod")?,
+    };
+    let uid = uid.replace('_', "-");
+    let dashes = |uid: &str| uid.bytes().enumerate().all(|(at, byte)| (byte == b'-') == [8, 13, 18, 23].contains(&at));
+    let is_hex = uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_uid = is_hex && ((uid.len() == 36 && dashes(&uid)) || (uid.len() == 32 && !uid.contains('-')));
+    is_uid.then_some(uid)
+}
+
+fn container(parent: &str, component: &str) -> Option<Container> {
+    let of = |id: &str, engine| Some(Container { id: id.to_owned(), runtime: engine });
+    // Machines first: their names are free text.
+    let machine = component.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope"));
+    if let Some(name) = machine.filter(|name| parent == "machine.slice" && !name.is_empty()) {
+        return of(name, Some(ContainerRuntime::Nspawn));
+    }
+    let nspawn = component.strip_prefix("systemd-nspawn@").and_then(|name| name.strip_suffix(".service"));
+    if let Some(name) = nspawn.filter(|name| !name.is_empty()) {
+        return of(name, Some(ContainerRuntime::Nspawn));
+    }
+    if let Some(name) = component.strip_prefix("lxc.payload.").filter(|name| !name.is_empty()) {
+        return of(name, Some(ContainerRuntime::Lxc));
+    }
+    if ["lxc", "lxc.payload"].contains(&parent) {
+        return of(component, Some(ContainerRuntime::Lxc));
+    }
+    let name = component.strip_suffix(".scope").unwrap_or(component);
+    // `slice:prefix:ID`
+    let name = name.split_once(':').map_or(name, |(_slice, rest)| rest);
+    let (id, engine) = PREFIXES.iter().find_map(|(prefix, engine)| {
+        let id = name.strip_prefix(prefix).filter(|id| is_container_id(id))?;
+        Some((id, *engine))
+    })?;
+    of(id, engine.or_else(|| engine_of_folder(parent)))
+}
+
+/// The engine that keeps its containers in a folder of this name.
+fn engine_of_folder(folder: &str) -> Option<ContainerRuntime> {
+    match folder {
+        "docker" => Some(ContainerRuntime::Docker),
+        "libpod_parent" | "libpod" => Some(ContainerRuntime::Podman),
+        // Namespaces of containerd for `ctr` and nerdctl.
+        "default" | "k8s.io" | "moby" => Some(ContainerRuntime::Containerd),
+        _ => None,
+    }
+}
+
+/// 64 hexadecimal digits. `conmon-…`, the monitor of a container and not in it, is none.
+fn is_container_id(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests;

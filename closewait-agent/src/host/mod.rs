@@ -4,10 +4,14 @@
 
 pub mod btf;
 pub mod caps;
+pub mod cgroups;
 pub mod facts;
 pub mod netns;
 pub mod plan;
+pub mod pods;
 pub mod proc;
+#[cfg(test)]
+mod testing;
 pub mod tracefs;
 
 use std::{io, panic, thread};

@@ -186,7 +186,7 @@ fn bound_namespace(line: &[u8]) -> Option<(u32, PathBuf)> {
 }
 
 /// Undoes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
-fn unescape(mangled: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(mangled: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(mangled.len());
     let mut rest = mangled;
     while let Some((&first, after)) = rest.split_first() {

@@ -1,6 +1,11 @@
 //! What the engine wants to know of owners, cgroups and namespaces: the I/O for [`Inquiry`].
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use super::{
     processes::{self, Sampling},
@@ -10,15 +15,32 @@ use super::{
 };
 use crate::{
     clock,
-    engine::model::{Inquiry, Observation},
-    host::netns,
+    engine::{
+        model::{Inquiry, Observation},
+        text::harmless_path,
+        time::Boot,
+        workload::Workload,
+    },
+    host::{
+        cgroups::{CgroupError, Cgroups},
+        netns,
+        pods::{self, Pods},
+    },
 };
+
+/// A cgroup whose folder cannot be found is looked for so often: it may have been removed, or be in no hierarchy that is
+/// seen here.
+const TRIES: u8 = 3;
 
 /// Answers inquiries. Remembers what does not change.
 #[derive(Debug, Default)]
 pub struct Inquirer {
     /// The kernel knows no iterator of one process.
     no_legs: bool,
+    /// `None` until it is asked for; then also why there is none.
+    cgroups: Option<Result<Cgroups, CgroupError>>,
+    /// How often each cgroup was looked for in vain.
+    tried: BTreeMap<u64, u8>,
 }
 
 impl Inquirer {
@@ -43,8 +65,54 @@ impl Inquirer {
         for (inode, place) in processes::places(&inquiry.unheld) {
             each(Found::Fact(Box::new(Observation::Placed { inode, place })));
         }
+        self.cgroups(&inquiry.cgroups, |observation| each(Found::Fact(Box::new(observation))));
         conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
         sampling
+    }
+
+    /// What runs in each of the cgroups that can be found.
+    fn cgroups(&mut self, wanted: &[u64], mut each: impl FnMut(Observation)) {
+        let wanted: Vec<u64> =
+            wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < TRIES)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let cgroups = match self.cgroups.get_or_insert_with(Cgroups::find) {
+            Ok(cgroups) => cgroups,
+            Err(error) => {
+                log::debug!("what runs in which cgroup is not known: {error}");
+                return;
+            }
+        };
+        // Read anew each time that there is a new cgroup: pods come and go with theirs.
+        let mut pods = None;
+        for id in wanted {
+            let now = clock::now().since(Boot(0));
+            let Some(path) = cgroups.path(id, now) else {
+                *self.tried.entry(id).or_default() += 1;
+                continue;
+            };
+            let mut workload = Workload::parse(&harmless_path(path));
+            if workload.pod.is_some() {
+                name(&mut workload, pods.get_or_insert_with(|| Pods::read(Path::new(pods::LOGS))));
+            }
+            each(Observation::Cgroup { id, workload: Box::new(workload) });
+        }
+    }
+}
+
+/// Adds the names that the logs of pods tell.
+fn name(workload: &mut Workload, pods: &Pods) {
+    let container = workload.container.as_ref().and_then(|container| pods.container(&container.id));
+    let Some(pod) = &mut workload.pod else { return };
+    if let Some(known) = pods.pod(&pod.uid) {
+        pod.name = Some(known.name.clone());
+        pod.namespace = Some(known.namespace.clone());
+    }
+    if let Some(container) = container {
+        pod.name = Some(container.pod.clone());
+        pod.namespace = Some(container.namespace.clone());
+        pod.container_name = Some(container.name.clone());
     }
 }
 
@@ -54,8 +122,7 @@ fn conntrack(wanted: &[u32], mut each: impl FnMut(Observation)) {
         return;
     }
     let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
-    let mut timeouts: std::collections::BTreeMap<u32, Option<Duration>> =
-        wanted.iter().map(|netns| (*netns, None)).collect();
+    let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted.iter().map(|netns| (*netns, None)).collect();
     for namespace in netns::all().into_iter().filter(|namespace| wanted.contains(&namespace.inode)) {
         // `/proc/sys/net` shows the namespace of the thread that opens it.
         let read =

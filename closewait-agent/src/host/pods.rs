@@ -1,0 +1,236 @@
+//! Names of pods and of their containers, from the folders in which the kubelet keeps their logs.
+//!
+//! `/var/log/pods/NAMESPACE_POD_UID/CONTAINER/` and `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`
+//! (`BuildPodLogsDirectory` in pkg/kubelet/kuberuntime/helpers.go and `legacyLogSymlink` in
+//! pkg/kubelet/kuberuntime/legacy.go of Kubernetes). No API is asked and no right in it is needed.
+//!
+//! Names that Kubernetes would refuse are left out, so what is here is harmless to print.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where the logs of a node are.
+pub const LOGS: &str = "/var/log";
+
+/// More entries are not read, over all folders.
+const MAX_ENTRIES: usize = 32_768;
+
+/// A folder could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("listing {path} failed: {source}; mount it read-only into the agent's container, or pods have no names", path = .path.display())]
+pub struct PodsError {
+    /// The folder.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Names of its containers, those of its beginning and those that are gone too.
+    pub containers: Vec<String>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ContainerName {
+    /// Namespace of its pod.
+    pub namespace: String,
+    /// Name of its pod.
+    pub pod: String,
+    /// Its name in the pod.
+    pub name: String,
+}
+
+/// What a node has.
+#[derive(Debug, Default)]
+pub struct Pods {
+    pods: BTreeMap<String, PodName>,
+    containers: BTreeMap<String, ContainerName>,
+    /// Why names are missing; a folder that does not exist is no reason, the machine is no node then.
+    pub unreadable: Option<PodsError>,
+    /// Whether every entry was read.
+    pub complete: bool,
+}
+
+impl Pods {
+    /// Reads the folders below `logs`, mostly [`LOGS`].
+    pub fn read(logs: &Path) -> Self {
+        let mut found = Self { complete: true, ..Self::default() };
+        let mut left = MAX_ENTRIES;
+        let folder = logs.join("pods");
+        for entry in found.names(&folder, &mut left) {
+            let Some((uid, mut pod)) = pod(&entry) else { continue };
+            pod.containers = found.names(&folder.join(&entry), &mut left);
+            pod.containers.retain(|name| is_label(name));
+            pod.containers.sort_unstable();
+            found.pods.insert(uid, pod);
+        }
+        for entry in found.names(&logs.join("containers"), &mut left) {
+            found.containers.extend(container(&entry));
+        }
+        found
+    }
+
+    /// The pod with this uid, written as in the name of its folder: with dashes, or 32 digits for a static pod.
+    pub fn pod(&self, uid: &str) -> Option<&PodName> {
+        self.pods.get(uid)
+    }
+
+    /// The container with this id, 64 digits.
+    pub fn container(&self, id: &str) -> Option<&ContainerName> {
+        self.containers.get(id)
+    }
+
+    /// Whether there are none: most likely the machine is no node of Kubernetes.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.containers.is_empty()
+    }
+
+    /// Names in a folder, at most as many as are `left`.
+    fn names(&mut self, folder: &Path, left: &mut usize) -> Vec<String> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(source) => {
+                if source.kind() != io::ErrorKind::NotFound && self.unreadable.is_none() {
+                    self.unreadable = Some(PodsError { path: folder.to_owned(), source });
+                }
+                return Vec::new();
+            }
+        };
+        let mut names = Vec::new();
+        for entry in entries.flatten() {
+            if *left == 0 {
+                self.complete = false;
+                break;
+            }
+            *left -= 1;
+            names.extend(entry.file_name().into_string());
+        }
+        names
+    }
+}
+
+/// `NAMESPACE_POD_UID`.
+fn pod(folder: &str) -> Option<(String, PodName)> {
+    let mut parts = folder.split('_');
+    let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_uid = (1..=64).contains(&uid.len()) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_pod = parts.next().is_none() && is_label(namespace) && is_subdomain(name) && is_uid;
+    let pod = PodName { namespace: namespace.to_owned(), name: name.to_owned(), containers: Vec::new() };
+    is_pod.then(|| (uid.to_owned(), pod))
+}
+
+/// `POD_NAMESPACE_CONTAINER-ID.log`.
+fn container(file: &str) -> Option<(String, ContainerName)> {
+    let mut parts = file.strip_suffix(".log")?.split('_');
+    let (pod, namespace, last) = (parts.next()?, parts.next()?, parts.next()?);
+    let (name, id) = last.rsplit_once('-')?;
+    let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_container = parts.next().is_none() && is_subdomain(pod) && is_label(namespace) && is_label(name) && is_id;
+    let of = |text: &str| text.to_owned();
+    is_container.then(|| (of(id), ContainerName { namespace: of(namespace), pod: of(pod), name: of(name) }))
+}
+
+/// RFC 1123, as Kubernetes wants namespaces and containers to be named.
+fn is_label(name: &str) -> bool {
+    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    letters && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// The same with dots, as pods may be named.
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(|label| is_label(label) || (label.len() > 63 && is_long_label(label)))
+}
+
+/// A part of a name between dots may be longer than a label.
+fn is_long_label(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::{super::testing::Fixture, *};
+
+    const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+    const STATIC_UID: &str = "00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn reads_names_of_pods_and_containers() {
+        let fixture = Fixture::new("pods");
+        let id = "0123456789abcdef".repeat(4);
+        fixture.file(&format!("pods/shop_web-7d9-x2.a_{UID}/app/0.log"), b"");
+        fixture.file(&format!("pods/shop_web-7d9-x2.a_{UID}/init/0.log"), b"");
+        fixture.file(&format!("pods/kube-system_etcd-node_{STATIC_UID}/etcd/0.log"), b"");
+        fs::create_dir(fixture.path().join("containers")).unwrap();
+        let link = fixture.path().join(format!("containers/web-7d9-x2.a_shop_my-app-{id}.log"));
+        symlink("/nonexistent", link).unwrap();
+        let pods = Pods::read(fixture.path());
+        let pod = pods.pod(UID).unwrap();
+        assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "web-7d9-x2.a"));
+        assert_eq!(pod.containers, ["app", "init"]);
+        assert_eq!(pods.pod(STATIC_UID).unwrap().name, "etcd-node");
+        let container = pods.container(&id).unwrap();
+        assert_eq!((container.pod.as_str(), container.name.as_str()), ("web-7d9-x2.a", "my-app"));
+        assert!(pods.complete && !pods.is_empty() && pods.unreadable.is_none());
+    }
+
+    #[test]
+    fn names_that_kubernetes_would_refuse_are_left_out() {
+        for name in [
+            "",
+            "shop_web",
+            "shop_web_xyz",
+            "Shop_web_00",
+            "shop_we\u{202e}b_00",
+            "shop_web_00_1",
+            "-a_web_00",
+            "shop_.web_00",
+        ] {
+            assert_eq!(pod(name), None, "{name}");
+        }
+        let id = "0".repeat(64);
+        for name in
+            [format!("a_b_{id}.log"), format!("a_b_c-{id}"), "a_b_c-00.log".to_owned(), format!("a_b_\n-{id}.log")]
+        {
+            assert_eq!(container(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_no_node_has_none() {
+        let fixture = Fixture::new("pods");
+        let pods = Pods::read(fixture.path());
+        assert!(pods.is_empty() && pods.complete && pods.unreadable.is_none());
+        let _on_this_machine = Pods::read(Path::new(LOGS));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_is_said() {
+        let fixture = Fixture::new("pods");
+        fixture.file("pods", b"");
+        assert!(Pods::read(fixture.path()).unreadable.unwrap().to_string().contains("pods"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_refused_or_harmless(name: String) {
+            drop(container(&name));
+            if let Some((uid, pod)) = pod(&name) {
+                prop_assert!([uid, pod.namespace, pod.name].concat().is_ascii());
+            }
+        }
+    }
+}
