@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, closewait, finish},
     check,
-    clock::{boot_seconds, poll_until},
+    clock::boot_seconds,
     net::Id,
-    proc::{self, Ends},
+    proc::{self, Ends, Holders},
     row::{self, Outcome},
     scenario::{Scenario, Until},
     schema,
@@ -45,8 +45,8 @@ pub(crate) struct Seen {
 /// What `list` said of a socket.
 pub(crate) struct Listed {
     pub(crate) object: Value,
-    /// Whether the holders are those of /proc. `None` if these changed meanwhile.
-    pub(crate) holders_agree: Option<bool>,
+    /// What /proc had before and after `list`.
+    pub(crate) holders: [Holders; 2],
 }
 
 /// Starts an agent outside, lets `act` bring programs and clients into a namespace, watches, and compares.
@@ -126,10 +126,10 @@ fn wait_until_left(agent: &mut Agent, stage: &Stage) {
 
 /// Runs `list` between two looks at /proc.
 fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
-    let waiting = || proc::close_wait(&stage.ns).into_iter().collect();
-    let before = waiting();
+    let look = || (proc::close_wait(&stage.ns).into_iter().collect(), proc::holders());
+    let (waiting_before, holders_before) = look();
     let output = finish(&mut closewait(LIST));
-    let after = waiting();
+    let (waiting_after, holders_after) = look();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     let mut listed = BTreeMap::new();
     for line in output.stdout.lines() {
@@ -137,23 +137,15 @@ fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
         schema::check_listed(&object);
         if object["socket"]["netns"] == stage.ns.inode {
             let id = Id::of_event(&object).expect("two ends");
-            let holders_agree = compare_holders(&object);
-            assert!(listed.insert(id, Listed { object, holders_agree }).is_none(), "a second time: {line}");
+            let of_socket = |holders: &BTreeMap<u64, Holders>| {
+                let inode = object["socket"]["inode"].as_u64();
+                inode.and_then(|inode| holders.get(&inode).cloned()).unwrap_or_default()
+            };
+            let holders = [&holders_before, &holders_after].map(of_socket);
+            assert!(listed.insert(id, Listed { object, holders }).is_none(), "a second time: {line}");
         }
     }
-    (listed, [before, after])
-}
-
-fn compare_holders(object: &Value) -> Option<bool> {
-    let Some(inode) = object["socket"]["inode"].as_u64() else {
-        return Some(proc::owners(object).is_empty());
-    };
-    let now = || proc::holders(inode);
-    let (first, mut second) = (now(), None);
-    let agree = first == proc::owners(object);
-    // A process that ends takes a moment to let go.
-    let steady = agree || !poll_until(Duration::from_millis(200), || *second.insert(now()) != first);
-    steady.then_some(agree)
+    (listed, [waiting_before, waiting_after])
 }
 
 /// Whether the event names the namespace anywhere.

@@ -1,7 +1,7 @@
 //! What /proc says, to compare the agent with.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
@@ -27,16 +27,22 @@ pub(crate) fn listens(ns: &Namespace, port: u16) -> bool {
     in_state(ns, LISTEN).any(|(local, _remote)| local.port() == port)
 }
 
-/// Every descriptor of the socket: process and number.
-pub(crate) fn holders(inode: u64) -> BTreeSet<(u64, u64)> {
-    let link = format!("socket:[{inode}]");
-    let mut found = BTreeSet::new();
+/// Process and number of descriptors.
+pub(crate) type Holders = BTreeSet<(u64, u64)>;
+
+/// Every descriptor of every socket, by the socket's inode.
+pub(crate) fn holders() -> BTreeMap<u64, Holders> {
+    let mut found: BTreeMap<u64, Holders> = BTreeMap::new();
     for pid in pids() {
+        // A process that ends has none any more.
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for descriptor in descriptors.flatten() {
-            let is_it = fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == link.as_str());
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let inode = target.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             let number = descriptor.file_name().to_str().and_then(|name| name.parse().ok());
-            found.extend(number.filter(|_number| is_it).map(|number| (u64::from(pid), number)));
+            if let (Some(inode), Some(number)) = (inode, number) {
+                found.entry(inode).or_default().insert((u64::from(pid), number));
+            }
         }
     }
     found
@@ -50,7 +56,7 @@ pub(crate) fn inhabitants(ns: &Namespace) -> Vec<u32> {
 }
 
 /// Holders as `list` prints them.
-pub(crate) fn owners(object: &Value) -> BTreeSet<(u64, u64)> {
+pub(crate) fn owners(object: &Value) -> Holders {
     let owners = object["owners"].as_array().map(Vec::as_slice).unwrap_or_default();
     let number = |owner: &Value, name: &str| owner[name].as_u64().unwrap_or_else(|| panic!("no {name} in {object}"));
     owners.iter().map(|owner| (number(owner, "pid"), number(owner, "fd"))).collect()
