@@ -26,7 +26,7 @@ fn a_server_streams_to_half_closed_clients() {
         stage.python("streams.py");
         stage.listens(8080);
         for _ in 0..10 {
-            stage.start("sh", &["-c", "printf 'all, please\\n' | nc -N 127.0.0.1 8080 >/dev/null"]);
+            stage.start("sh", &["-c", "printf 'all, please\\n' | nc.openbsd -N 127.0.0.1 8080 >/dev/null"]);
         }
         stage.has_waiting(10);
     });
