@@ -1,8 +1,13 @@
 //! The command line: types only.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::engine::{model::Class, query::Peer};
+
+/// Where the agent listens for those that ask it.
+const SOCKET: &str = "/run/closewait/agent.sock";
 
 /// Who holds sockets in CLOSE_WAIT, since when, and why.
 #[derive(Debug, Parser)]
@@ -69,15 +74,55 @@ pub struct Run {
     /// Write the kernel program's own debug messages to the log
     #[arg(long)]
     pub kernel_log: bool,
+    /// UNIX socket at which other commands reach the agent
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+    /// Write everything that is observed to a file
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub record: Option<PathBuf>,
 }
 
 /// `closewait list`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = FILTERS)]
 pub struct List {
     /// Format and colour.
     #[command(flatten)]
     pub shape: Shape,
+    /// Held by this process, or waiting at its listener
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// With this port at either end
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub port: Vec<u16>,
+    /// With this other end: an address, ADDRESS:PORT, or a network like 10.0.0.0/8
+    #[arg(long, value_name = "PEER", value_delimiter = ',')]
+    pub peer: Vec<Peer>,
+    /// In this cgroup: a path (with all below it), or part of one, of a unit's or a pod's name, or of a container's id
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub cgroup: Vec<String>,
+    /// In CLOSE_WAIT for this time at least
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub older_than: Option<Duration>,
+    /// Kept there by this cause: hung, leak, pool, never_accepted, half_close, inherited, proxy_wait, transient, unknown
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    pub verdict: Vec<Class>,
+    /// One line for all sockets of the same process, listener, peer or cgroup
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// Every column, and nothing shortened to fit the screen
+    #[arg(long)]
+    pub wide: bool,
+    /// UNIX socket of the agent that is asked, if one runs
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+    /// Ask no running agent
+    #[arg(long)]
+    pub alone: bool,
 }
+
+const FILTERS: &str = "\
+Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; different filters have to fit all.";
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]
@@ -105,6 +150,19 @@ pub enum Colour {
     Always,
     /// Never.
     Never,
+}
+
+/// `--by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Who holds them.
+    Process,
+    /// Where they were accepted.
+    Listener,
+    /// The other end.
+    Peer,
+    /// Where they belong.
+    Cgroup,
 }
 
 /// `--events`.
@@ -163,6 +221,29 @@ mod tests {
         }
         assert!(duration("soon").is_err());
         assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn filters_take_several_values_and_say_what_they_take() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["closewait", "list"], args].concat());
+        let Command::List(list) =
+            parse(&["--pid", "1,2", "--pid=3", "--peer", "10.0.0.0/8,[::1]:80", "--verdict", "hung,never_accepted"])
+                .unwrap()
+                .command
+        else {
+            unreachable!()
+        };
+        assert_eq!((list.pid, list.peer.len()), (vec![1, 2, 3], 2));
+        assert_eq!(list.verdict, [Class::Hung, Class::NeverAccepted]);
+        for (args, hint) in [
+            (["--verdict", "stuck"], "hung, leak, pool"),
+            (["--peer", "example.org"], "write it like 10.0.0.7"),
+            (["--by", "port"], "process, listener, peer, cgroup"),
+        ] {
+            let error = parse(&args).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(hint), "{error}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
+//! | [`intake`], [`recording`] | the one door into the engine, and what goes through it kept in a file | |
+//! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
@@ -24,8 +26,11 @@
 pub mod cli;
 pub mod clock;
 pub mod cmd;
+pub mod control;
 pub mod engine;
 pub mod host;
+pub mod intake;
+pub mod recording;
 pub mod runtime;
 pub mod sink;
 pub mod source;

@@ -7,9 +7,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     clock::{self, TimeAnchor},
-    engine::{Engine, decode::Decoder, model::Observation, model::Output, time::Boot},
-    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
-    source::{program::Programs, ring::RingReader},
+    control::{Asker, Control},
+    engine::{
+        model::{Inquiry, Observation, Output, SocketKey},
+        query::Query,
+        time::Boot,
+    },
+    intake::Intake,
+    sink::{Backlog, Sink, Start, Writer, list::render, text::histogram_line},
+    source::{
+        inquiry::Inquirer,
+        processes::Sampling,
+        program::{LookFor, Programs},
+        ring::RingReader,
+        walk,
+    },
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
@@ -19,6 +31,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const BATCH: usize = 16_384;
 /// Sockets looked at before the ring is read.
 const LOOKS: usize = 1024;
+/// The time between two looks at what processes do: a thread's time on a CPU is told in ticks.
+const WINDOW: Duration = Duration::from_millis(100);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 /// How long the last lines may take.
@@ -50,10 +64,16 @@ pub struct Runtime {
     pub ring: RingReader,
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
-    /// Reads records.
-    pub decoder: Decoder,
-    /// Thinks.
-    pub engine: Engine,
+    /// The engine.
+    pub intake: Intake,
+    /// Looks at owners.
+    pub inquirer: Inquirer,
+    /// What processes do is looked at twice; this is the first look.
+    pub sampling: Option<Sampling>,
+    /// How long the inspection that goes on has taken.
+    pub worked: Duration,
+    /// Where `closewait list` asks, if anybody can.
+    pub control: Option<Control<Query>>,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -70,6 +90,16 @@ struct Piece {
     lines: u64,
 }
 
+/// The next question; never, if nobody can ask.
+async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
+    if let Some(control) = control
+        && let Some(asked) = control.question().await
+    {
+        return asked;
+    }
+    std::future::pending().await
+}
+
 impl Runtime {
     /// Runs until a signal, until `end` if there is one, or until nobody reads standard output any more.
     ///
@@ -83,13 +113,16 @@ impl Runtime {
         self.hand_over(&mut piece);
         let mut emptied = self.drain(BATCH);
         loop {
+            if self.sampling_ends().is_some_and(|end| end <= clock::now()) {
+                self.finish_sampling();
+            }
             let now = clock::now();
-            self.engine.handle_timeout(now);
+            self.intake.time(now);
             self.put_out()?;
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.poll_timeout(), end].into_iter().flatten().min();
+            let due = [self.intake.engine.poll_timeout(), self.sampling_ends(), end].into_iter().flatten().min();
             let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
                 biased;
@@ -99,6 +132,10 @@ impl Runtime {
                 ready = self.ring.ready(), if emptied => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
                     tokio::time::sleep(GATHER).await;
+                }
+                asked = question(&mut self.control) => {
+                    let (query, asker) = asked;
+                    self.answer(&query, asker)?;
                 }
                 () = tokio::time::sleep(wait), if emptied => {}
                 () = std::future::ready(()), if !emptied => {}
@@ -110,22 +147,23 @@ impl Runtime {
         }
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
-        self.engine.stop();
+        self.intake.engine.stop();
         self.put_out()?;
+        self.intake.finish()?;
         self.writer.finish(PATIENCE).context("writing standard output failed")
     }
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { ring, decoder, engine, .. } = self;
-        ring.drain(limit, |bytes| observe(*decoder, engine, bytes))
+        let Self { ring, intake, .. } = self;
+        ring.drain(limit, |bytes| intake.record(bytes))
     }
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
-        while let Some(output) = self.engine.poll_output() {
+        while let Some(output) = self.intake.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
                     if let Some((level, line)) = histogram_line(&finding) {
@@ -138,17 +176,17 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
+                Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
-                    // In pieces, so that the ring buffer has room for what the kernel program finds.
-                    for keys in keys.chunks(LOOKS) {
-                        self.programs.look(keys);
-                        while !self.drain(BATCH) {}
-                    }
-                    self.engine.handle(Observation::LookedAtAll);
+                    self.intake.decoder();
+                    self.look(&keys, LookFor::Waiting);
+                    self.intake.fact(Observation::LookedAtAll { at: clock::now() });
                 }
+                Output::FindHolders => self.find_holders()?,
+                Output::Inquire(inquiry) => self.inquire(&inquiry),
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
-                    self.engine.handle(Observation::Counters { at: clock::now(), counters });
+                    self.intake.fact(Observation::Counters { at: clock::now(), counters });
                 }
             }
         }
@@ -156,21 +194,71 @@ impl Runtime {
         Ok(())
     }
 
+    /// Answers whoever has asked, of what is true now.
+    fn answer(&mut self, query: &Query, asker: Asker) -> anyhow::Result<()> {
+        let now = clock::now();
+        while !self.drain(BATCH) {}
+        self.look(&self.intake.engine.not_looked_at(now), LookFor::Waiting);
+        if self.intake.engine.has_unknown_holders() {
+            self.find_holders()?;
+        }
+        let mut answer = Vec::new();
+        let rendered = render(&self.intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer);
+        asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()));
+        Ok(())
+    }
+
+    /// In pieces, so that the ring buffer has room for what the kernel program finds.
+    fn look(&mut self, keys: &[SocketKey], kind: LookFor) {
+        let began = clock::now();
+        for keys in keys.chunks(LOOKS) {
+            self.programs.look(keys, kind);
+            while !self.drain(BATCH) {}
+        }
+        self.worked += clock::now().since(began);
+    }
+
+    fn find_holders(&mut self) -> anyhow::Result<()> {
+        let began = clock::now();
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let known = self.intake.engine.namespaces();
+        let Self { programs, intake, .. } = self;
+        walk::holders(programs, &known, clock::now, |found| intake.found(found))
+            .context("looking for the holders of sockets failed")?;
+        self.worked += clock::now().since(began);
+        Ok(())
+    }
+
+    fn inquire(&mut self, inquiry: &Inquiry) {
+        let began = clock::now();
+        let Self { programs, intake, inquirer, .. } = self;
+        self.sampling = Some(inquirer.begin(Some(programs), inquiry, |found| intake.found(found)));
+        self.worked += clock::now().since(began);
+    }
+
+    /// When the second look at what processes do is due.
+    fn sampling_ends(&self) -> Option<Boot> {
+        let sampling = self.sampling.as_ref()?;
+        Some(sampling.began() + if sampling.has_running() { WINDOW } else { Duration::ZERO })
+    }
+
+    /// Takes the second look, and ends the inquiry.
+    fn finish_sampling(&mut self) {
+        let Some(sampling) = self.sampling.take() else { return };
+        let began = clock::now();
+        for process in sampling.finish(began) {
+            self.intake.fact(Observation::Process { at: began, process: Box::new(process) });
+        }
+        let at = clock::now();
+        let worked = std::mem::take(&mut self.worked) + at.since(began);
+        self.intake.fact(Observation::InquiredAll { at, worked });
+    }
+
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
-            self.engine.unwritten(clock::now(), lines);
-        }
-    }
-}
-
-/// Decodes one record and hands it to the engine.
-pub fn observe(decoder: Decoder, engine: &mut Engine, bytes: &[u8]) {
-    match decoder.decode(bytes) {
-        Ok(observation) => engine.handle(observation),
-        Err(error) => {
-            log::debug!("a record was not understood: {error}");
-            engine.undecodable(clock::now());
+            self.intake.engine.unwritten(clock::now(), lines);
         }
     }
 }

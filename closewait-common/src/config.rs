@@ -89,6 +89,28 @@ offsets! {
         tcp_rcv_tstamp,
         /// `struct tcp_sock`: `inet_conn.icsk_ack.lrcvtime`, ticks.
         tcp_lrcvtime,
+        /// `struct sock`: `sk_ack_backlog`.
+        sock_ack_backlog,
+        /// `struct sock`: `sk_timer.expires`, ticks; from 6.19 the one of the keepalive timer.
+        sock_timer_expires,
+        /// `struct sock`: `sk_timer.entry.pprev`, null while the timer does not run; from 6.19 as above.
+        sock_timer_pprev,
+        /// `struct tcp_sock`: `write_seq`.
+        tcp_write_seq,
+        /// `struct tcp_sock`: `snd_una`.
+        tcp_snd_una,
+        /// `struct tcp_sock`: `bytes_acked`.
+        tcp_bytes_acked,
+        /// `struct tcp_sock`: `lsndtime`, ticks.
+        tcp_lsndtime,
+        /// `struct tcp_sock`: `inet_conn.icsk_pending`, which timer runs.
+        tcp_pending,
+        /// `struct tcp_sock`: `inet_conn.icsk_timeout`, ticks; from 6.19 `expires` of the retransmission timer.
+        tcp_timeout,
+        /// `struct tcp_sock`: `inet_conn.icsk_retransmits`.
+        tcp_retransmits,
+        /// `struct tcp_sock`: `inet_conn.icsk_probes_out`.
+        tcp_probes_out,
         /// `struct task_struct`: `tgid`.
         task_tgid,
         /// `struct task_struct`: `comm`.
@@ -132,6 +154,10 @@ pub struct Abilities {
     pub socket_cookie: u32,
     /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if not known.
     pub keepopen_bit: u32,
+    /// Bit number of `SOCK_DONE` in `enum sock_flags`; [`MISSING`] if not known.
+    pub done_bit: u32,
+    /// 1 where the program keeps who connected a socket (`bpf_sk_storage_get` in tracing programs, Linux 5.11).
+    pub openers: u32,
     /// Sockets that stay shorter than this, nanoseconds, are healthy and shown to nobody: their records only say which
     /// they are. 0: every record says all.
     pub healthy_below_ns: u64,
@@ -139,12 +165,13 @@ pub struct Abilities {
 
 impl Abilities {
     /// Nothing is known of this kernel.
-    pub const NONE: Self = Self { socket_cookie: 0, keepopen_bit: MISSING, healthy_below_ns: 0 };
+    pub const NONE: Self =
+        Self { socket_cookie: 0, keepopen_bit: MISSING, done_bit: MISSING, openers: 0, healthy_below_ns: 0 };
 }
 
-const _: () = assert!(size_of::<Layout>() == 33 * 4);
+const _: () = assert!(size_of::<Layout>() == 44 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 2 * 4 + 8);
+const _: () = assert!(size_of::<Abilities>() == 4 * 4 + 8);
 
 // SAFETY: `repr(C)` structs of integers in an order that leaves no padding: every bit pattern is valid.
 #[cfg(feature = "user")]

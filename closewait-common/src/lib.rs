@@ -17,4 +17,4 @@ pub mod record;
 pub mod stats;
 pub mod tcp;
 
-pub use record::Record;
+pub use record::{Detailed, Record};

@@ -8,6 +8,8 @@ pub const PROGRAM_CLASSIC: &str = "closewait_trace";
 pub const ITER_TCP: &str = "closewait_socks";
 /// Iterator over every open file of every process.
 pub const ITER_FILES: &str = "closewait_files";
+/// Iterator over the open files of one process: its other connections.
+pub const ITER_LEGS: &str = "closewait_legs";
 /// Program that the agent runs for a fresh look at one socket.
 pub const LOOK: &str = "closewait_look";
 
@@ -19,6 +21,14 @@ pub const SINCE: &str = "CLOSEWAIT_SINCE";
 pub const SINCE_CLASSIC: &str = "CLOSEWAIT_SINC2";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "CLOSEWAIT_STATS";
+
+/// Who connected each socket, kept with the socket itself.
+pub const OPENERS: &str = "CLOSEWAIT_OPENERS";
+
+/// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
+pub const KNOWN: &str = "CLOSEWAIT_KNOWN";
+/// How many [`KNOWN`] has room for; of others the walk over open files tells all.
+pub const KNOWN_NAMESPACES: u32 = 1024;
 
 /// Global of type [`crate::config::Layout`].
 pub const LAYOUT: &str = "LAYOUT";

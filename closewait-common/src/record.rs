@@ -1,10 +1,13 @@
 //! The record of one event, as the kernel program writes it and the agent's decoder reads it.
 
-/// Version of [`Record`]'s layout; a decoder refuses any other.
-pub const FORMAT: u16 = 1;
+/// Version of the layout of [`Record`] and [`Detailed`]; a decoder refuses any other.
+pub const FORMAT: u16 = 2;
 
 /// Bytes of a [`Record`].
 pub const SIZE: usize = size_of::<Record>();
+
+/// Bytes of a [`Detailed`] record.
+pub const DETAILED_SIZE: usize = size_of::<Detailed>();
 
 /// What a [`Record`] tells.
 pub mod kind {
@@ -18,11 +21,20 @@ pub mod kind {
     pub const HELD: u8 = 4;
     /// The agent asked for a fresh look at a socket, which is still in CLOSE_WAIT.
     pub const LOOKED: u8 = 5;
+    /// A socket that listens; with `fd` and `pid` if an iterator over open files came upon it.
+    pub const LISTENING: u8 = 6;
+    /// A socket whose connection is over while a program still has a descriptor for it: out of CLOSE_WAIT, or found so.
+    /// With `fd` and `pid` if an iterator over open files came upon it.
+    pub const LINGERING: u8 = 7;
+    /// Another connection of a process that the agent asked about.
+    pub const LEG: u8 = 8;
+    /// A descriptor of a socket in CLOSE_WAIT of which the agent knows all else: a [`super::Hold`].
+    pub const HOLDS: u8 = 9;
 }
 
 /// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
 pub mod flag {
-    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`] and [`KEEPALIVE`] were read from the socket. Not set in the
+    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`], [`KEEPALIVE`] and [`FIN_SEEN`] were read from the socket. Not set in the
     /// records of healthy sockets ([`crate::config::Abilities::healthy_below_ns`]), nor where the offsets are not known.
     pub const SOCK: u32 = 1;
     /// The fields of `struct tcp_sock` were read: `unread_bytes`, `received_bytes`, `sent_bytes`.
@@ -47,6 +59,19 @@ pub mod flag {
     pub const NOT_STORED: u32 = 1 << 10;
     /// The map still had an entry for this socket: its leaving was never seen.
     pub const REPLACED: u32 = 1 << 11;
+    /// `last_sent_ticks` is set.
+    pub const SENT: u32 = 1 << 12;
+    /// `acked_bytes` and `send_queue_bytes` are set.
+    pub const SEND_QUEUE: u32 = 1 << 13;
+    /// `timer` is set.
+    pub const TIMER: u32 = 1 << 14;
+    /// `backlog` and `backlog_max` are set.
+    pub const LISTENER: u32 = 1 << 15;
+    /// In a record of [`super::kind::ENTER`]: `pid` and `comm` are those of the task that connected the socket, at
+    /// `entered_ns`.
+    pub const OPENER: u32 = 1 << 16;
+    /// The FIN of the peer has been taken in (`SOCK_DONE`, which only `tcp_fin` sets: net/ipv4/tcp_input.c at v5.10).
+    pub const FIN_SEEN: u32 = 1 << 17;
 }
 
 /// One event. Written by the kernel program, in the byte order of the machine.
@@ -79,7 +104,8 @@ pub struct Record {
     pub sk_err: i32,
     /// When it happened, nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`, Linux 5.8).
     pub time_ns: u64,
-    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen.
+    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen. In a record of the
+    /// entry itself, when it was connected ([`flag::OPENER`]).
     pub entered_ns: u64,
     /// Address of the `struct sock`: tells sockets apart inside the agent, and is shown to nobody.
     pub sk: u64,
@@ -101,7 +127,7 @@ pub struct Record {
     pub last_ack_ticks: u32,
     /// Ticks since the last data came in (`icsk_ack.lrcvtime`); iterators only.
     pub last_data_ticks: u32,
-    /// Process id (`tgid`) in the initial pid namespace: who made the change, or who holds the file.
+    /// Process id (`tgid`) in the initial pid namespace: who made the change, who holds the file, or who connected it.
     pub pid: u32,
     /// Number of the open file; only where an iterator found one, else -1.
     pub fd: i32,
@@ -120,6 +146,103 @@ impl Record {
     }
 }
 
+/// Values of [`Detail::timer`], those of `idiag_timer` (`inet_sk_diag_fill`, net/ipv4/inet_diag.c at v5.10).
+pub mod timer {
+    /// None runs.
+    pub const OFF: u8 = 0;
+    /// Retransmission, loss probe or reordering.
+    pub const ON: u8 = 1;
+    /// `SO_KEEPALIVE`.
+    pub const KEEPALIVE: u8 = 2;
+    /// Zero window probe.
+    pub const PERSIST: u8 = 4;
+}
+
+/// What is said of a socket that somebody looks at, beside its [`Record`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// `tcp_sock.bytes_acked`, bytes.
+    pub acked_bytes: u64,
+    /// `write_seq - snd_una`, bytes written that the peer has not acknowledged.
+    pub send_queue_bytes: u32,
+    /// Ticks since data was last sent (`tcp_sock.lsndtime`).
+    pub last_sent_ticks: u32,
+    /// Ticks until the timer expires; below zero if it is late.
+    pub timer_ticks: i32,
+    /// `sk_ack_backlog` of a listener: connections that wait to be accepted.
+    pub backlog: u32,
+    /// `sk_max_ack_backlog` of a listener.
+    pub backlog_max: u32,
+    /// Which timer runs: one of [`timer`].
+    pub timer: u8,
+    /// Retransmissions or probes so far.
+    pub timer_retries: u8,
+    /// Always 0.
+    pub _pad: [u8; 2],
+}
+
+/// A record of a socket that somebody looks at: of every kind but [`kind::ENTER`] and [`kind::LEAVE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detailed {
+    /// What every record says.
+    pub record: Record,
+    /// The rest.
+    pub detail: Detail,
+}
+
+/// A descriptor of a socket in CLOSE_WAIT, and no more of it than tells it from others.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Layout of this record: [`FORMAT`].
+    pub format: u16,
+    /// [`kind::HOLDS`].
+    pub kind: u8,
+    /// Always 0.
+    pub _pad: u8,
+    /// Number of the open file.
+    pub fd: i32,
+    /// Address of the `struct sock`.
+    pub sk: u64,
+    /// Inode of the socket.
+    pub inode: u64,
+    /// Process id (`tgid`) in the initial pid namespace.
+    pub pid: u32,
+    /// Always 0.
+    pub _more_pad: u32,
+    /// Name of the task, as set by the process itself.
+    pub comm: [u8; 16],
+}
+
+/// Bytes of a [`Hold`].
+pub const HOLD_SIZE: usize = size_of::<Hold>();
+
+const _: () = assert!(HOLD_SIZE == 48);
+const _: () = assert!(core::mem::offset_of!(Hold, sk) == 8);
+const _: () = assert!(core::mem::offset_of!(Hold, comm) == 32);
+const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!(Record, kind));
+
+/// Who connected a socket, kept with it by the kernel as long as it lives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub opened_ns: u64,
+    /// Process id (`tgid`) in the initial pid namespace.
+    pub pid: u32,
+    /// Always 0.
+    pub _pad: u32,
+    /// Name of the task, as set by the process itself.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Opener>() == 32);
+const _: () = assert!(size_of::<Detailed>() == 192);
+const _: () = assert!(core::mem::offset_of!(Detailed, detail) == 160);
+const _: () = assert!(core::mem::offset_of!(Detail, send_queue_bytes) == 8);
+const _: () = assert!(core::mem::offset_of!(Detail, timer) == 28);
 const _: () = assert!(size_of::<Record>() == 160);
 const _: () = assert!(align_of::<Record>() == 8);
 const _: () = assert!(core::mem::offset_of!(Record, flags) == 16);

@@ -4,12 +4,20 @@
 pub mod state {
     /// The connection is up.
     pub const ESTABLISHED: u8 = 1;
+    /// The program connects.
+    pub const SYN_SENT: u8 = 2;
+    /// The program has closed its sending side; the peer has not acknowledged that.
+    pub const FIN_WAIT1: u8 = 4;
+    /// The peer has acknowledged that, and has not closed itself.
+    pub const FIN_WAIT2: u8 = 5;
     /// No connection: closed, reset, timed out or destroyed.
     pub const CLOSE: u8 = 7;
     /// The peer has sent its FIN, the program has not closed.
     pub const CLOSE_WAIT: u8 = 8;
     /// The program has closed too; its FIN is on the way.
     pub const LAST_ACK: u8 = 9;
+    /// It waits for connections.
+    pub const LISTEN: u8 = 10;
 }
 
 /// `IPPROTO_TCP`.

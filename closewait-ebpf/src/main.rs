@@ -7,6 +7,7 @@
 //! | [`closewait_look`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
 //! | [`closewait_socks`] | iterator `tcp` | one record for each socket that is in CLOSE_WAIT now, one namespace |
 //! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of such a socket, all namespaces |
+//! | [`closewait_legs`] | the same, of one process | one record for each of its other connections |
 
 #![no_std]
 #![no_main]
@@ -56,6 +57,13 @@ pub extern "C" fn closewait_socks(ctx: *mut c_void) -> i32 {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {
     iter::task_file(ctx);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn closewait_legs(ctx: *mut c_void) -> i32 {
+    iter::legs(ctx);
     0
 }
 

@@ -4,12 +4,14 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{HashMap, PerCpuArray, RingBuf},
 };
 use closewait_common::{
     Record, histogram,
-    record::flag,
+    names::KNOWN_NAMESPACES,
+    record::{Detailed, Opener, flag},
     stats::{Counter, Stats},
 };
 
@@ -36,20 +38,34 @@ pub(crate) static CLOSEWAIT_SINC2: HashMap<u64, u64> = HashMap::with_max_entries
 #[map]
 static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
+/// Who connected each socket. The kernel frees it with the socket, so nothing is left behind and nothing is ever full.
+#[btf_map]
+pub(crate) static CLOSEWAIT_OPENERS: SkStorage<Opener> = SkStorage::new();
+
+/// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
+#[map]
+static CLOSEWAIT_KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// Whether the agent knows the sockets of a network namespace.
+#[inline(always)]
+pub(crate) fn is_known(netns: u32) -> bool {
+    CLOSEWAIT_KNOWN.get_ptr(netns).is_some()
+}
+
 /// Where iterators put a record together. On the stack, Linux 6.1's verifier follows every combination of fields that are
 /// there and fields that are not: 189,000 instructions instead of some thousand.
 #[map]
-static CLOSEWAIT_WORK: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(1, 0);
 
 /// An empty record to work with. One at a time: the agent runs its iterators one after the other, and they stay on their
 /// CPU (`bpf_iter_run_prog`, kernel/bpf/bpf_iter.c at v5.10).
 #[inline(always)]
-pub(crate) fn work() -> Option<&'static mut Record> {
-    let record = CLOSEWAIT_WORK.get_ptr_mut(0)?;
+pub(crate) fn work() -> Option<&'static mut Detailed> {
+    let work = CLOSEWAIT_WORK.get_ptr_mut(0)?;
     // SAFETY: it points to a map value of that type, and by the rule above nobody else has it now.
-    let record = unsafe { &mut *record };
-    *record = crate::sock::EMPTY;
-    Some(record)
+    let work = unsafe { &mut *work };
+    *work = crate::sock::EMPTY_DETAILED;
+    Some(work)
 }
 
 /// Counts one more of `counter` on this CPU.
@@ -120,11 +136,17 @@ pub(crate) fn peek_entry(since: &HashMap<u64, u64>, sk: u64) -> Option<u64> {
 /// Puts one record into the ring buffer, or counts that there was no room.
 #[inline(always)]
 pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
-    let Some(mut entry) = CLOSEWAIT_RING.reserve::<Record>(0) else {
+    emit_from(crate::sock::EMPTY, fill);
+}
+
+/// The same, beginning with a record that has something in it.
+#[inline(always)]
+pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) {
+    let Some(mut entry) = CLOSEWAIT_RING.reserve::<T>(0) else {
         count(Counter::RingFull);
         return;
     };
-    fill(entry.write(crate::sock::EMPTY));
+    fill(entry.write(first));
     // No flags: the kernel wakes the reader only if it had caught up, so a reader that waits a little before it drains
     // is woken once for the whole batch.
     entry.submit(0);

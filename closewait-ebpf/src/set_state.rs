@@ -54,24 +54,39 @@ impl Change {
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
+    if ability!(openers) == 1
+        && ctx.arg::<i32>(1) == i32::from(state::CLOSE)
+        && ctx.arg::<i32>(2) == i32::from(state::SYN_SENT)
+    {
+        // `tcp_v4_connect` runs in the task that connects (net/ipv4/tcp_ipv4.c at v5.10).
+        if sock::protocol(sk) == Some(IPPROTO_TCP) {
+            sock::keep_opener(sk);
+        }
+        return;
+    }
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
         if record.kind == kind::ENTER {
             record.cookie = sock::cookie(sk);
+            if ability!(openers) == 1 {
+                sock::describe_opener(sk, record);
+            }
         } else {
             // Given to it at its entry, or by the walk over what was there before.
             record.cookie = sock::known_cookie(sk);
         }
+        let socket = sock::socket(sk);
+        if record.kind == kind::LEAVE {
+            sock::describe_file(socket, record);
+        }
         if is_healthy(record) {
             return;
         }
-        let socket = sock::socket(sk);
         sock::describe(sk, socket, record);
         sock::describe_tcp(tcp, record);
         if record.kind == kind::LEAVE {
-            sock::describe_file(socket, record);
             // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
             // change is made by whatever a packet or a timer has interrupted.
             if record.sk_err == 0 {
@@ -88,6 +103,8 @@ fn is_healthy(record: &Record) -> bool {
     let healthy_below_ns = ability!(healthy_below_ns);
     match record.kind {
         kind::ENTER => healthy_below_ns > 0,
+        // One that leaves another way than by close() or shutdown() can leave a descriptor behind.
+        _ if record.new_state != state::LAST_ACK => false,
         _ => record.entered_ns != 0 && record.time_ns.saturating_sub(record.entered_ns) < healthy_below_ns,
     }
 }

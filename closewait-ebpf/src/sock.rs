@@ -10,19 +10,25 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_comm, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{
+            bpf_get_current_comm, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+        },
+    },
 };
 use closewait_common::{
-    Record,
+    Detailed, Record,
     config::MISSING,
-    record::{FORMAT, flag},
+    record::{Detail, FORMAT, Opener, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
 };
 
 use crate::{
     globals::{ability, layout},
+    maps::CLOSEWAIT_OPENERS,
     time,
 };
 
@@ -57,6 +63,22 @@ pub(crate) const EMPTY: Record = Record {
     local_address: [0; 16],
     remote_address: [0; 16],
     comm: [0; 16],
+};
+
+/// The same with room for what is said of a socket that somebody looks at.
+pub(crate) const EMPTY_DETAILED: Detailed = Detailed {
+    record: EMPTY,
+    detail: Detail {
+        acked_bytes: 0,
+        send_queue_bytes: 0,
+        last_sent_ticks: 0,
+        timer_ticks: 0,
+        backlog: 0,
+        backlog_max: 0,
+        timer: timer::OFF,
+        timer_retries: 0,
+        _pad: [0; 2],
+    },
 };
 
 /// A pointer into kernel memory.
@@ -197,9 +219,24 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
         record.flags |= flag::BACKLOG;
     }
-    if let Some(net) = sk.follow(layout!(sock_net)) {
-        record.netns = net.read(layout!(net_inum)).unwrap_or(0);
+    record.netns = netns(sk).unwrap_or(0);
+}
+
+/// Inode of the network namespace.
+#[inline(always)]
+pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
+    sk.follow(layout!(sock_net))?.read(layout!(net_inum))
+}
+
+/// Whether a program has connected it, has sent something and has got nothing since: as far as this can be told.
+#[inline(always)]
+pub(crate) fn awaits_answer(sk: impl Pointer) -> bool {
+    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
+        return false;
     }
+    let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return true };
+    let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return true };
+    sent.wrapping_sub(received) as i32 >= 0
 }
 
 /// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.
@@ -222,9 +259,12 @@ pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Re
         record.inode = socket.read(layout!(socket_ino)).unwrap_or(0);
     }
     if let Some(flags) = sk.read::<u64>(layout!(sock_flags)) {
-        let bit = ability!(keepopen_bit);
-        if bit < 64 && flags & (1 << bit) != 0 {
+        let is_set = |bit: u32| bit < 64 && flags & (1 << bit) != 0;
+        if is_set(ability!(keepopen_bit)) {
             record.flags |= flag::KEEPALIVE;
+        }
+        if is_set(ability!(done_bit)) {
+            record.flags |= flag::FIN_SEEN;
         }
     }
     let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
@@ -256,17 +296,112 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
 
 /// How long ago the last ACK and the last data came in: the FIN lies between.
 #[inline(always)]
-pub(crate) fn describe_ages(sk: impl Pointer, record: &mut Record) {
-    let sk = sk.probed();
-    if record.protocol != IPPROTO_TCP {
-        return;
-    }
+pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
+    let Some(tcp) = tcp else { return };
     let now = time::ticks();
-    let Some(ack) = sk.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
-    let Some(data) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return };
+    let Some(ack) = tcp.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
+    let Some(data) = tcp.read::<u32>(layout!(tcp_lrcvtime)) else { return };
     record.last_ack_ticks = now.wrapping_sub(ack);
     record.last_data_ticks = now.wrapping_sub(data);
     record.flags |= flag::AGES;
+    if let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) {
+        detail.last_sent_ticks = now.wrapping_sub(sent);
+        record.flags |= flag::SENT;
+    }
+}
+
+/// What was written and what of it has arrived.
+#[inline(always)]
+pub(crate) fn describe_sending(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
+    let Some(tcp) = tcp else { return };
+    let Some(written) = tcp.read::<u32>(layout!(tcp_write_seq)) else { return };
+    let Some(unacked) = tcp.read::<u32>(layout!(tcp_snd_una)) else { return };
+    let Some(acked) = tcp.read(layout!(tcp_bytes_acked)) else { return };
+    detail.send_queue_bytes = written.wrapping_sub(unacked);
+    detail.acked_bytes = acked;
+    record.flags |= flag::SEND_QUEUE;
+}
+
+/// Which timer runs, as `inet_sk_diag_fill` tells `ss` (net/ipv4/inet_diag.c at v5.10).
+#[inline(always)]
+pub(crate) fn describe_timer(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
+    /// `icsk_pending` (include/net/inet_connection_sock.h at v5.10).
+    mod pending {
+        pub(super) const RETRANS: u8 = 1;
+        pub(super) const PROBE0: u8 = 3;
+        pub(super) const LOSS_PROBE: u8 = 5;
+        pub(super) const REO_TIMEOUT: u8 = 6;
+    }
+    let Some(tcp) = tcp else { return };
+    let Some(running) = tcp.read::<u8>(layout!(tcp_pending)) else { return };
+    let now = time::ticks();
+    // The low half of a time of the kernel is enough for a difference.
+    let left = |expires: Option<u32>| expires.map(|expires| expires.wrapping_sub(now) as i32);
+    let by = |timer, left: Option<i32>, retries: Option<u8>, detail: &mut Detail| {
+        if let Some(left) = left {
+            detail.timer = timer;
+            detail.timer_ticks = left;
+            detail.timer_retries = retries.unwrap_or(0);
+        }
+    };
+    match running {
+        pending::RETRANS | pending::LOSS_PROBE | pending::REO_TIMEOUT => {
+            by(timer::ON, left(tcp.probed().read(layout!(tcp_timeout))), tcp.read(layout!(tcp_retransmits)), detail);
+        }
+        pending::PROBE0 => {
+            by(
+                timer::PERSIST,
+                left(tcp.probed().read(layout!(tcp_timeout))),
+                tcp.read(layout!(tcp_probes_out)),
+                detail,
+            );
+        }
+        _ => {
+            if tcp.probed().read::<u64>(layout!(sock_timer_pprev)).unwrap_or(0) != 0 {
+                let expires = left(tcp.probed().read(layout!(sock_timer_expires)));
+                by(timer::KEEPALIVE, expires, tcp.read(layout!(tcp_probes_out)), detail);
+            }
+        }
+    }
+    record.flags |= flag::TIMER;
+}
+
+/// How many connections wait at a socket that listens.
+#[inline(always)]
+pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &mut Detail) {
+    let Some(backlog) = sk.read(layout!(sock_ack_backlog)) else { return };
+    let Some(max) = sk.read(layout!(sock_max_ack_backlog)) else { return };
+    detail.backlog = backlog;
+    detail.backlog_max = max;
+    record.flags |= flag::LISTENER;
+}
+
+/// Keeps with the socket who connects it: the task that runs now.
+#[inline(always)]
+pub(crate) fn keep_opener(sk: Typed) {
+    let mut opener = Opener { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
+    current_comm(&mut opener.comm);
+    let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
+    let value = (&raw mut opener).cast();
+    // SAFETY: `sk` is a socket by its type, which the verifier checks, and the value is of the map's type.
+    let _kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
+}
+
+/// Says in the record of an entry who connected the socket, if that was kept.
+#[inline(always)]
+pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
+    let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
+    // SAFETY: as above; without a value nothing is created.
+    let kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), core::ptr::null_mut(), 0) }.cast::<Opener>();
+    if kept.is_null() {
+        return;
+    }
+    // SAFETY: it points to a value of the map's type that lives as long as the socket, and is written once.
+    let opener = unsafe { &*kept };
+    record.pid = opener.pid;
+    record.comm = opener.comm;
+    record.entered_ns = opener.opened_ns;
+    record.flags |= flag::OPENER;
 }
 
 /// Whether the last descriptor of the socket is just being closed. `__fput` runs when the count of references to the
@@ -292,12 +427,22 @@ pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
 /// The task that runs now. Call it only where the change is known to be made by that task.
 #[inline(always)]
 pub(crate) fn describe_task(record: &mut Record) {
-    record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    record.pid = current_pid();
     record.flags |= flag::TASK;
-    // Right into the record: aya's wrapper clears a buffer of its own first, byte by byte.
-    let comm = (&raw mut record.comm).cast();
+    current_comm(&mut record.comm);
+}
+
+#[inline(always)]
+fn current_pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Right to where it is wanted: aya's wrapper clears a buffer of its own first, byte by byte.
+#[inline(always)]
+fn current_comm(to: &mut [u8; 16]) {
+    let comm = core::ptr::from_mut(to).cast();
     // SAFETY: `comm` is valid for as many bytes as are given. It cannot fail for a buffer of this size.
-    let _never: i64 = unsafe { bpf_get_current_comm(comm, size_of_val(&record.comm) as u32) };
+    let _never: i64 = unsafe { bpf_get_current_comm(comm, 16) };
 }
 
 /// The socket's cookie. From Linux 5.12 one is given to it if it has none; before that only one that it has is read.

@@ -1,20 +1,25 @@
-//! `cargo xtask docs`: the table of the kernel's record in docs/events.md, from the doc comments of the struct.
+//! `cargo xtask docs`: the table of the kernel's record in docs/events.md, from the doc comments of the struct, and
+//! docs/diagnoses.md, from what the rules say of themselves.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::exec::Workspace;
+use crate::{
+    exec::{self, Workspace},
+    setup,
+};
 
 const RECORD: &str = "closewait-common/src/record.rs";
 const EVENTS: &str = "docs/events.md";
+const DIAGNOSES_TEST: &str = "engine::diagnose::page::tests::the_page_says_what_the_rules_say";
 const BEGIN: &str = "<!-- generated: record -->";
 const END: &str = "<!-- end generated -->";
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Write nothing; fail if docs/events.md is not up to date
+    /// Write nothing; fail if a page in docs/ is not up to date
     #[arg(long)]
     check: bool,
 }
@@ -28,11 +33,38 @@ struct Field {
     doc: String,
 }
 
-/// Writes the generated part, or checks it.
+/// Writes what is generated, or checks it.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.check {
-        return check(&workspace.root);
+        check(&workspace.root)?;
+    } else {
+        write(workspace)?;
     }
+    diagnoses(workspace, options.check)
+}
+
+/// Only the agent knows its rules; one of its tests compares the page with them, and writes it if it is told to.
+fn diagnoses(workspace: &Workspace, check: bool) -> Result<()> {
+    setup::run(workspace)?;
+    let mut test = workspace.cargo("test");
+    // The same packages as for the other tests: with others, cargo may choose other features and build anew.
+    test.args(["--quiet", "--workspace", "--exclude", "closewait-ebpf", "--lib"]);
+    // So that what it says of a difference is on stderr.
+    test.args(["--", "--nocapture", "--exact", DIAGNOSES_TEST]);
+    if check {
+        test.env_remove("BLESS");
+    } else {
+        test.env("BLESS", "1");
+    }
+    let output = exec::output(&mut test)?;
+    if !output.contains("1 passed") {
+        bail!("there is no test {DIAGNOSES_TEST}, which is to write docs/diagnoses.md; name it in xtask/src/docs.rs");
+    }
+    Ok(())
+}
+
+/// Writes the generated part of docs/events.md.
+fn write(workspace: &Workspace) -> Result<()> {
     let (old, new) = regenerate(&workspace.root)?;
     if old != new {
         let path = workspace.root.join(EVENTS);
@@ -42,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Fails if the generated part differs from what the source says.
+/// Fails if the generated part of docs/events.md differs from what the source says.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let (old, new) = regenerate(root)?;
     if old != new {
@@ -58,8 +90,15 @@ fn regenerate(root: &Path) -> Result<(String, String)> {
     let page = fs::read_to_string(root.join(EVENTS)).with_context(|| {
         format!("cannot read {EVENTS}; create it with the lines `{BEGIN}` and `{END}`, then run `cargo xtask docs`")
     })?;
-    let fields = record_fields(&source).with_context(|| format!("cannot read the struct Record in {RECORD}"))?;
-    let new = replace_generated(&page, &table(&fields))?;
+    let fields = |name| {
+        let read = struct_fields(&source, name).map(|(fields, _size, _align)| fields);
+        read.with_context(|| format!("cannot read the struct {name} in {RECORD}"))
+    };
+    let (record, detail) = (table(&fields("Record")?), table(&fields("Detail")?));
+    let new = replace_generated(
+        &page,
+        &format!("{record}\nBehind it, in records that are not about a change of state:\n\n{detail}"),
+    )?;
     Ok((page, new))
 }
 
@@ -79,11 +118,6 @@ fn table(fields: &[Field]) -> String {
         let _infallible = writeln!(text, "| `{name}` | `{kind}` | {offset} | {doc} |");
     }
     text
-}
-
-fn record_fields(source: &str) -> Result<Vec<Field>> {
-    let (fields, _size, _align) = struct_fields(source, "Record")?;
-    Ok(fields)
 }
 
 /// The fields of a `repr(C)` struct with their offsets, and its size and alignment.
@@ -144,6 +178,10 @@ fn constant(source: &str, text: &str) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record_fields(source: &str) -> Result<Vec<Field>> {
+        struct_fields(source, "Record").map(|(fields, _size, _align)| fields)
+    }
 
     const SOURCE: &str = "pub const COMM: usize = 16;\n\n/// An address.\n#[repr(C)]\npub struct Addr {\n    pub port: u16,\n    \
         pub ip: [u8; 16],\n}\n\n/// One record.\n#[repr(C)]\n#[derive(Clone, Copy)]\npub struct Record {\n    /// Nanoseconds of [`at`].\n    ///\n    \

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod clippy;
+mod crowd;
 mod docs;
 mod exec;
 mod loadgen;
@@ -44,7 +45,7 @@ enum Task {
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
     Tidy,
-    /// Write the generated part of docs/events.md
+    /// Write what is generated in docs/
     Docs(docs::Options),
     /// Measure
     #[command(subcommand)]
@@ -52,6 +53,9 @@ enum Task {
     /// Open and close TCP connections on loopback in a network namespace of its own
     #[command(hide = true)]
     Loadgen(loadgen::Options),
+    /// Hold sockets in CLOSE_WAIT and other descriptors until standard input ends
+    #[command(hide = true)]
+    Crowd(crowd::Options),
 }
 
 fn main() -> ExitCode {
@@ -79,5 +83,6 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),
         Task::Bench(bench) => bench::run(&exec::Workspace::find()?, &bench),
         Task::Loadgen(options) => loadgen::run(&options),
+        Task::Crowd(options) => crowd::run(&options),
     }
 }

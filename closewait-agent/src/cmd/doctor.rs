@@ -142,12 +142,14 @@ fn ring_buffer(facts: &Facts) -> Check {
 }
 
 /// What programs may call and what kinds there are.
-fn functions(facts: &Facts) -> [Check; 3] {
+fn functions(facts: &Facts) -> [Check; 4] {
     let types = facts.types.as_ref().ok();
     let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), State::Degraded);
     let tcp = yes_or(types.map(|types| types.iter_tcp), State::Degraded);
     let files = yes_or(types.map(|types| types.iter_files), State::Degraded);
+    let storage = yes_or(types.map(|types| types.sk_storage), State::Degraded);
     [
+        Check::new("socket storage", storage.0, storage.1, "who connected a socket", "use Linux 5.11 or newer"),
         Check::new("socket cookie", cookie.0, cookie.1, "a lasting number for each socket", "use Linux 5.12 or newer"),
         Check::new(
             "iter/tcp",
@@ -160,7 +162,7 @@ fn functions(facts: &Facts) -> [Check; 3] {
             "iter/task_file",
             files.0,
             files.1,
-            "who holds a socket, and sockets of namespaces that cannot be entered",
+            "who holds a socket, without a walk over /proc; sockets of namespaces that cannot be entered",
             "use Linux 5.11 or newer, with BTF",
         ),
     ]
@@ -184,8 +186,14 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
     let (needed_for, without, fix) = match capability {
         Capability::Bpf => ("loading programs into the kernel", State::Missing, GRANT),
         Capability::Perfmon => ("looking at sockets from programs", State::Missing, GRANT),
-        Capability::SysPtrace => ("finding the network namespaces of other users' processes", State::Degraded, GRANT),
-        Capability::DacReadSearch => ("reading tracefs, for hook tracepoint", State::Degraded, GRANT),
+        Capability::SysPtrace => {
+            ("seeing what other users' processes do, and finding their network namespaces", State::Degraded, GRANT)
+        }
+        Capability::DacReadSearch => (
+            "reading the descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
+            State::Degraded,
+            GRANT,
+        ),
         Capability::SysAdmin => (
             "entering other network namespaces, mounting tracefs",
             State::Degraded,

@@ -1,23 +1,37 @@
 //! `closewait list`.
 
-use std::io::{self, Write as _};
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+    thread,
+    time::Duration,
+};
 
-use super::run::unseen;
+use super::colour;
 use crate::{
     cli::{self, Output},
     clock::{self, TimeAnchor},
+    control::{self, ControlError},
     engine::{
+        Config, Engine, Events,
         decode::Decoder,
-        listing::{Listed, Listing},
-        time::Boot,
+        model::Observation,
+        query::{By, Filter, Form, Query},
     },
     host::{
         facts::Facts,
         plan::{HookChoice, plan},
     },
-    sink::{json, table},
-    source::{diag, program::Programs, snapshot},
+    intake::Intake,
+    sink::list::render,
+    source::{inquiry::Inquirer, program::Programs, walk},
 };
+
+/// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// The time between two looks at what processes do.
+const WINDOW: Duration = Duration::from_millis(20);
 
 /// Shows the sockets that are in CLOSE_WAIT now.
 ///
@@ -25,42 +39,121 @@ use crate::{
 ///
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
-    let facts = Facts::gather();
-    let plan = plan(&facts, HookChoice::Auto)?;
-    let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
-    let mut listing = Listing::default();
-    let knows_owners = plan.iterate_files;
-    let blind = if plan.iterate_tcp || plan.iterate_files {
-        let mut programs = Programs::load(&plan, None, false)?;
-        unseen(&snapshot::take(&mut programs, |bytes| observe(decoder, &mut listing, bytes))?)
-    } else {
-        diag::take(decoder, clock::now, |observation| listing.handle(observation)).reasons
+    let query = query(args);
+    let answer = match ask_agent(args, &query)? {
+        Some(answer) => answer,
+        None => look(&query)?,
     };
-    for what in blind {
-        log::warn!("{what}");
-    }
-    let (now, listed) = (clock::now(), listing.oldest_first());
-    let mut to = Vec::new();
-    match args.shape.output {
-        Output::Json => objects(now, &listed, knows_owners, &mut to)?,
-        Output::Text => table::write(now, &listed, knows_owners, &mut to),
-    }
-    io::stdout().write_all(&to)?;
+    io::stdout().write_all(&answer)?;
     Ok(io::stdout().flush()?)
 }
 
-fn objects(now: Boot, listed: &[Listed], knows_owners: bool, to: &mut Vec<u8>) -> io::Result<()> {
-    let anchor = TimeAnchor::now();
-    for one in listed {
-        let owners = knows_owners.then_some(one.holders.as_slice());
-        json::listed(now, anchor, &one.socket, one.dwell(now), owners, to)?;
+/// What a running agent says, if there is one: it knows exact ages, and what came and went.
+fn ask_agent(args: &cli::List, query: &Query) -> Result<Option<Vec<u8>>, ControlError> {
+    if args.alone {
+        return Ok(None);
     }
-    Ok(())
+    match control::ask(&args.socket, query) {
+        // One that this user may not ask is no reason to say nothing.
+        Err(error @ ControlError::Ask { .. }) => {
+            log::warn!("{:#}; looking without it", anyhow::Error::from(error));
+            Ok(None)
+        }
+        other => other,
+    }
 }
 
-fn observe(decoder: Decoder, listing: &mut Listing, bytes: &[u8]) {
-    match decoder.decode(bytes) {
-        Ok(observation) => listing.handle(observation),
-        Err(error) => log::warn!("a record was not understood: {error}"),
+/// What a single look shows.
+fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+    let facts = Facts::gather();
+    let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
+    let config = Config {
+        stuck_after: STUCK_AFTER,
+        events: Events::Stuck,
+        histogram_every: STUCK_AFTER,
+        watching: false,
+        ephemeral_ports: 0..=0,
+    };
+    let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
+    let mut programs = programs(&facts);
+    let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
+    for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
+        log::warn!("{what}");
+    }
+    let inquiry = intake.engine.inquiry(clock::now());
+    let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    if sampling.has_running() {
+        thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
+    }
+    let at = clock::now();
+    for process in sampling.finish(at) {
+        intake.fact(Observation::Process { at, process: Box::new(process) });
+    }
+    let mut answer = Vec::new();
+    render(&intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer)?;
+    Ok(answer)
+}
+
+/// The kernel programs for a single look. Without them, `sock_diag` and `/proc` tell what they can.
+fn programs(facts: &Facts) -> Option<Programs> {
+    let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
+    let loaded = plan.and_then(|plan| {
+        let needs_programs = plan.iterate_tcp || plan.iterate_files;
+        Ok(needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?)
+    });
+    loaded.unwrap_or_else(|error| {
+        log::warn!(
+            "{error:#}; so this shows what sock_diag and /proc tell: of other users' processes, of descriptors that were \
+             left behind and of other namespaces it may show nothing"
+        );
+        None
+    })
+}
+
+/// What the command line asks for.
+fn query(args: &cli::List) -> Query {
+    let cli::List { shape, pid, port, peer, cgroup, older_than, verdict, by, wide, socket: _, alone: _ } = args;
+    Query {
+        filter: Filter {
+            pids: pid.clone(),
+            ports: port.clone(),
+            peers: peer.clone(),
+            cgroups: cgroup.clone(),
+            older_than: *older_than,
+            verdicts: verdict.clone(),
+        },
+        by: by.map(Into::into),
+        form: match shape.output {
+            Output::Text => Form::Text,
+            Output::Json => Form::Json,
+        },
+        width: if *wide { None } else { width() },
+        wide: *wide,
+        colour: colour(*shape),
+    }
+}
+
+/// How wide the screen is; `None` if standard output is none. `COLUMNS` has the last word, as `watch` sets it.
+fn width() -> Option<u16> {
+    let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
+    columns.or_else(|| {
+        if !io::stdout().is_terminal() {
+            return None;
+        }
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes a `winsize`, and `size` is one that lives until the call returns.
+        let failed = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+        (failed == 0 && size.ws_col > 0).then_some(size.ws_col)
+    })
+}
+
+impl From<cli::By> for By {
+    fn from(by: cli::By) -> Self {
+        match by {
+            cli::By::Process => Self::Process,
+            cli::By::Listener => Self::Listener,
+            cli::By::Peer => Self::Peer,
+            cli::By::Cgroup => Self::Cgroup,
+        }
     }
 }

@@ -8,18 +8,21 @@ use super::colour;
 use crate::{
     cli::{self, Output},
     clock,
+    control::Control,
     engine::{self, Config, Engine, decode::Decoder},
     host::{
         facts::Facts,
-        plan::{Degraded, HookChoice, Plan, plan},
+        plan::{Degraded, HookChoice, plan},
     },
-    runtime::{Runtime, Signals, observe},
+    intake::Intake,
+    recording::Recorder,
+    runtime::{Runtime, Signals},
     sink::{Sink, Start, Writer, json::Json, text::Text},
     source::{
-        diag,
+        inquiry::Inquirer,
         program::{Choices, Programs},
         ring::RingReader,
-        snapshot::{self, Blind},
+        walk,
     },
 };
 
@@ -60,22 +63,29 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
             cli::Events::All => engine::Events::All,
         },
         histogram_every: args.histogram_every,
+        watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
-    let mut engine = Engine::new(config, clock::now());
+    let began = clock::now();
+    let recorder = args.record.as_deref().map(|path| Recorder::begin(path, &config, began)).transpose()?;
+    let mut intake = Intake::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;
     let at = clock::now();
     // What is there already goes in before the first record is read: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().map(sentence).collect();
-    degraded.extend(older_sockets(&mut programs, &plan, decoder, &mut engine)?);
+    degraded.extend(walk::everything(Some(&mut programs), decoder, clock::now, |found| intake.found(found))?);
+    programs.load_iterators()?;
     for what in &degraded {
         log::warn!("{what}");
     }
     programs.forget_types();
     give_back_memory();
 
+    // An agent that cannot be asked watches all the same.
+    let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
+    let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION"),
@@ -93,22 +103,11 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    Runtime { programs, ring, kernel_log, decoder, engine, sink, writer }.run(&start, signals, end).await
-}
-
-/// Hands the sockets that are in CLOSE_WAIT already to the engine. Returns what could not be seen.
-fn older_sockets(
-    programs: &mut Programs,
-    plan: &Plan,
-    decoder: Decoder,
-    engine: &mut Engine,
-) -> anyhow::Result<Vec<String>> {
-    if !plan.iterate_tcp && !plan.iterate_files {
-        let diag::Blind { reasons } = diag::take(decoder, clock::now, |observation| engine.handle(observation));
-        return Ok(reasons);
-    }
-    let blind = snapshot::take(programs, |bytes| observe(decoder, engine, bytes))?;
-    Ok(unseen(&blind))
+    let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
+    let sampling = None;
+    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
+        .run(&start, signals, end)
+        .await
 }
 
 fn sentence(degraded: &Degraded) -> String {
@@ -121,15 +120,6 @@ fn sentence(degraded: &Degraded) -> String {
 fn ephemeral_ports(facts: &Facts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last
-}
-
-/// What a snapshot could not see, in words.
-pub(super) fn unseen(blind: &Blind) -> Vec<String> {
-    let Some((first, why)) = blind.namespaces.first() else { return Vec::new() };
-    let count = blind.namespaces.len();
-    vec![format!(
-        "sockets that nobody has accepted yet cannot be listed in {count} network namespace(s), the first is {first}: {why}"
-    )]
 }
 
 /// Reading the kernel's types takes some ten megabytes for a moment; the allocator keeps them unless told.

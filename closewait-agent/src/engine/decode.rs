@@ -1,6 +1,7 @@
 //! From the kernel program's bytes to observations. Nothing in the bytes is trusted.
 
 use std::{
+    mem::offset_of,
     net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
@@ -8,13 +9,16 @@ use std::{
 use bytes::Buf as _;
 use closewait_common::{
     Record,
-    record::{FORMAT, SIZE, flag, kind},
+    record::{DETAILED_SIZE, Detail, FORMAT, HOLD_SIZE, SIZE, flag, kind, timer},
     tcp::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, SEND_SHUTDOWN, state},
 };
 use thiserror::Error;
 
 use super::{
-    model::{Endpoint, Holder, How, Observation, Protocol, Role, Since, Socket, SocketKey, Task},
+    model::{
+        Connection, Endpoint, Holder, How, Leg, Listener, Observation, Opener, Protocol, Role, Since, Socket,
+        SocketKey, Task, Timer, TimerKind,
+    },
     text::Comm,
     time::Boot,
 };
@@ -23,7 +27,7 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// Cut off, or something follows.
-    #[error("a record has {SIZE} bytes, this has {0}")]
+    #[error("a record has {SIZE} bytes, or {DETAILED_SIZE} with details; this has {0}")]
     Length(usize),
     /// Written by a program of another version.
     #[error("the record has format {0}, this agent reads {FORMAT}")]
@@ -69,14 +73,17 @@ impl Decoder {
     ///
     /// If `bytes` are not exactly one record that makes sense.
     pub fn decode(&self, bytes: &[u8]) -> Result<Observation, DecodeError> {
-        let record = read(bytes)?;
+        if bytes.get(offset_of!(Record, kind)) == Some(&kind::HOLDS) {
+            return hold(bytes);
+        }
+        let (record, detail) = read(bytes)?;
         let key = SocketKey(record.sk);
         let at = Boot(record.time_ns);
         let states = |fits: bool| {
             let Record { kind, old_state: old, new_state: new, .. } = record;
             if fits { Ok(()) } else { Err(DecodeError::States { kind, old, new }) }
         };
-        let socket = socket(&record)?;
+        let socket = self.socket(&record, &detail)?;
         match record.kind {
             kind::ENTER => {
                 states(record.new_state == state::CLOSE_WAIT)?;
@@ -97,10 +104,32 @@ impl Decoder {
             }
             kind::HELD => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                let fd = u32::try_from(record.fd);
-                let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
-                let task = task(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
-                Ok(Observation::Held { key, at, since: self.since(&record), socket, holder: Holder { task, fd } })
+                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                Ok(Observation::Held { key, at, since: self.since(&record), socket, holder })
+            }
+            kind::LISTENING => {
+                states(record.new_state == state::LISTEN)?;
+                let Socket { netns, local, inode, .. } = socket;
+                let Detail { backlog, backlog_max, .. } = detail;
+                if !record.has(flag::LISTENER) {
+                    return Err(DecodeError::Contradiction("a listener without a backlog"));
+                }
+                let listener = Listener { netns, local, backlog, backlog_max, inode };
+                Ok(Observation::Listening { key, at, listener, holder: holder(&record) })
+            }
+            kind::LINGERING => {
+                states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
+                let (how, _fd_open) = how_left(&record);
+                // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
+                let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
+                Ok(Observation::Lingering { key, at, socket, how, holder: holder(&record) })
+            }
+            kind::LEG => {
+                let state = Connection::from_state(record.new_state);
+                states(state.is_some())?;
+                let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
+                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                Ok(Observation::Leg { key, at, leg: Leg { state, socket }, holder })
             }
             kind::LOOKED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
@@ -129,6 +158,71 @@ impl Decoder {
         let ages = (self.tick.saturating_mul(record.last_ack_ticks), self.tick.saturating_mul(record.last_data_ticks));
         self.between(Boot(record.time_ns), record.has(flag::AGES).then_some(ages))
     }
+
+    fn socket(&self, record: &Record, detail: &Detail) -> Result<Socket, DecodeError> {
+        let protocol = match record.protocol {
+            IPPROTO_TCP => Protocol::Tcp,
+            IPPROTO_MPTCP => Protocol::Mptcp,
+            other => return Err(DecodeError::Protocol(other)),
+        };
+        if record.family != AF_INET && record.family != AF_INET6 {
+            return Err(DecodeError::Family(record.family));
+        }
+        let endpoint = |address: [u8; 16], port| {
+            let address = Ipv6Addr::from(address);
+            Endpoint { address: address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port }
+        };
+        let (known, tcp, queue) = (record.has(flag::SOCK), record.has(flag::TCP), record.has(flag::SEND_QUEUE));
+        let at = Boot(record.time_ns);
+        let ago = |flag, ticks| record.has(flag).then(|| at - self.tick.saturating_mul(ticks));
+        let opener = record.has(flag::OPENER).then(|| Opener {
+            task: Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) },
+            at: Boot(record.entered_ns),
+        });
+        // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
+        let in_backlog = known && !record.has(flag::ACCEPTED) && record.new_state == state::CLOSE_WAIT;
+        let role = if record.has(flag::BACKLOG) || in_backlog {
+            Some(Role::Server)
+        } else {
+            opener.as_ref().map(|_| Role::Client)
+        };
+        Ok(Socket {
+            cookie: (record.cookie != 0).then_some(record.cookie),
+            netns: (record.netns != 0).then_some(record.netns),
+            protocol,
+            local: endpoint(record.local_address, record.local_port),
+            remote: endpoint(record.remote_address, record.remote_port),
+            role,
+            inode: (record.inode != 0).then_some(record.inode),
+            cgroup: record.has(flag::CGROUP).then_some(record.cgroup),
+            accepted: known.then_some(record.has(flag::ACCEPTED)),
+            unread_bytes: tcp.then_some(record.unread_bytes),
+            received_bytes: tcp.then_some(record.received_bytes),
+            sent_bytes: tcp.then_some(record.sent_bytes),
+            keepalive: known.then_some(record.has(flag::KEEPALIVE)),
+            acked_bytes: queue.then_some(detail.acked_bytes),
+            send_queue_bytes: queue.then_some(detail.send_queue_bytes),
+            last_received: ago(flag::AGES, record.last_data_ticks),
+            last_ack: ago(flag::AGES, record.last_ack_ticks),
+            last_sent: ago(flag::SENT, detail.last_sent_ticks),
+            timer: self.timer(record, detail),
+            opener,
+        })
+    }
+
+    fn timer(&self, record: &Record, detail: &Detail) -> Option<Timer> {
+        if !record.has(flag::TIMER) {
+            return None;
+        }
+        let kind = match detail.timer {
+            timer::ON => TimerKind::On,
+            timer::KEEPALIVE => TimerKind::Keepalive,
+            timer::PERSIST => TimerKind::Persist,
+            _ => return None,
+        };
+        let left = self.tick.saturating_mul(u32::try_from(detail.timer_ticks).unwrap_or(0));
+        Some(Timer { kind, expires: Boot(record.time_ns) + left, retries: detail.timer_retries })
+    }
 }
 
 /// How a socket left, and whether a descriptor of it is still open (the table in docs/events.md).
@@ -144,16 +238,11 @@ fn how_left(record: &Record) -> (How, Option<bool>) {
     }
     let known = record.has(flag::SOCK);
     let accepted = record.has(flag::ACCEPTED);
-    let fd_open = if !known {
-        None
-    } else if !accepted {
-        Some(false)
-    } else {
-        record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE))
-    };
+    let fd_open =
+        if known && !accepted { Some(false) } else { record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE)) };
     let how = match (record.new_state, record.sk_err) {
         // The close and the shutdown of the sending side take the same way; only the file tells them apart.
-        (state::LAST_ACK, _) if fd_open == Some(true) => How::Shutdown,
+        (state::LAST_ACK, _) if fd_open == Some(true) || record.kind == kind::LINGERING => How::Shutdown,
         (state::LAST_ACK, _) => How::Closed,
         (state::CLOSE, _) if !known => How::Unknown,
         (state::CLOSE, 0) if accepted => How::Aborted,
@@ -184,42 +273,9 @@ fn task(record: &Record) -> Option<Task> {
     record.has(flag::TASK).then(|| Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) })
 }
 
-fn socket(record: &Record) -> Result<Socket, DecodeError> {
-    let protocol = match record.protocol {
-        IPPROTO_TCP => Protocol::Tcp,
-        IPPROTO_MPTCP => Protocol::Mptcp,
-        other => return Err(DecodeError::Protocol(other)),
-    };
-    if record.family != AF_INET && record.family != AF_INET6 {
-        return Err(DecodeError::Family(record.family));
-    }
-    let endpoint = |address: [u8; 16], port| {
-        let address = Ipv6Addr::from(address);
-        Endpoint { address: address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port }
-    };
-    let known = record.has(flag::SOCK);
-    let tcp = record.has(flag::TCP);
-    Ok(Socket {
-        cookie: (record.cookie != 0).then_some(record.cookie),
-        netns: (record.netns != 0).then_some(record.netns),
-        protocol,
-        local: endpoint(record.local_address, record.local_port),
-        remote: endpoint(record.remote_address, record.remote_port),
-        // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
-        role: record.has(flag::BACKLOG).then_some(Role::Server),
-        inode: (record.inode != 0).then_some(record.inode),
-        cgroup: record.has(flag::CGROUP).then_some(record.cgroup),
-        accepted: known.then_some(record.has(flag::ACCEPTED)),
-        unread_bytes: tcp.then_some(record.unread_bytes),
-        received_bytes: tcp.then_some(record.received_bytes),
-        sent_bytes: tcp.then_some(record.sent_bytes),
-        keepalive: known.then_some(record.has(flag::KEEPALIVE)),
-    })
-}
-
-/// The fields in the order of [`Record`].
-fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
-    if bytes.len() != SIZE {
+/// A descriptor of a socket that is known.
+fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
+    if bytes.len() != HOLD_SIZE {
         return Err(DecodeError::Length(bytes.len()));
     }
     let mut buf = bytes;
@@ -227,7 +283,31 @@ fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
     if format != FORMAT {
         return Err(DecodeError::Format(format));
     }
-    Ok(Record {
+    // The kind, and padding.
+    buf.advance(2);
+    let fd = u32::try_from(buf.get_i32_ne());
+    let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
+    let (key, inode, pid) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), buf.get_u32_ne());
+    buf.advance(4);
+    let comm = Comm::from_kernel(&array(&mut buf));
+    Ok(Observation::Holds { key, inode, holder: Holder { task: Task { pid, comm }, fd } })
+}
+
+fn holder(record: &Record) -> Option<Holder> {
+    Some(Holder { task: task(record)?, fd: u32::try_from(record.fd).ok()? })
+}
+
+/// The fields in the order of [`Record`] and [`Detail`].
+fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
+    if bytes.len() != SIZE && bytes.len() != DETAILED_SIZE {
+        return Err(DecodeError::Length(bytes.len()));
+    }
+    let mut buf = bytes;
+    let format = buf.get_u16_ne();
+    if format != FORMAT {
+        return Err(DecodeError::Format(format));
+    }
+    let record = Record {
         format,
         kind: buf.get_u8(),
         old_state: buf.get_u8(),
@@ -257,7 +337,39 @@ fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
         local_address: array(&mut buf),
         remote_address: array(&mut buf),
         comm: array(&mut buf),
-    })
+    };
+    let is_change = record.kind == kind::ENTER || record.kind == kind::LEAVE;
+    if is_change == buf.has_remaining() {
+        return Err(DecodeError::Length(bytes.len()));
+    }
+    Ok((record, if is_change { NO_DETAIL } else { read_detail(&mut buf) }))
+}
+
+/// What records of changes have of it.
+const NO_DETAIL: Detail = Detail {
+    acked_bytes: 0,
+    send_queue_bytes: 0,
+    last_sent_ticks: 0,
+    timer_ticks: 0,
+    backlog: 0,
+    backlog_max: 0,
+    timer: timer::OFF,
+    timer_retries: 0,
+    _pad: [0; 2],
+};
+
+fn read_detail(buf: &mut &[u8]) -> Detail {
+    Detail {
+        acked_bytes: buf.get_u64_ne(),
+        send_queue_bytes: buf.get_u32_ne(),
+        last_sent_ticks: buf.get_u32_ne(),
+        timer_ticks: buf.get_i32_ne(),
+        backlog: buf.get_u32_ne(),
+        backlog_max: buf.get_u32_ne(),
+        timer: buf.get_u8(),
+        timer_retries: buf.get_u8(),
+        _pad: array(buf),
+    }
 }
 
 fn array<const N: usize>(buf: &mut &[u8]) -> [u8; N] {

@@ -9,27 +9,54 @@
 
 pub mod decode;
 pub mod diagnose;
+pub mod groups;
+pub mod hints;
 pub mod histogram;
-pub mod listing;
+mod lingering;
 pub mod model;
+mod pairing;
+pub mod process;
+pub mod query;
+mod services;
+mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
 pub mod time;
 pub mod tracker;
+pub mod view;
 mod windows;
+pub mod workload;
+mod world;
 
-use std::{collections::VecDeque, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use self::{
-    model::{Counters, Finding, How, Observation, Output, Totals},
+    lingering::LingeringSockets,
+    model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Role, Socket, SocketKey, Totals},
+    services::Services,
+    survey::Survey,
     time::Boot,
-    tracker::Tracker,
+    tracker::{Tracked, Tracker},
+    view::View,
     windows::Windows,
+    world::World,
 };
 
 /// How soon a loss is looked for after something has happened.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
+/// Sockets that stay are looked at again so often, and their owners with them.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Between two inspections there is at least so much time, so that sockets that get stuck one after the other share one.
+const LEAST_GAP: Duration = Duration::from_millis(100);
+/// And at least so many times as long as the last one took: it may use two hundredths of a CPU.
+const GAP_FACTOR: u32 = 50;
+/// But never more than this.
+const MOST_GAP: Duration = Duration::from_secs(10);
 
 /// Which sockets get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +76,8 @@ pub struct Config {
     pub events: Events,
     /// Length of a window of the histograms. Not zero.
     pub histogram_every: Duration,
+    /// Whether events come in. A single look has none, and knows nothing of what came and went.
+    pub watching: bool,
     /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,
 }
@@ -67,9 +96,29 @@ pub struct Engine {
     window_ends: Boot,
     check_counters: Option<Boot>,
     reported: Losses,
-    /// Since when an answer to [`Output::Look`] is awaited.
-    looking: Option<Boot>,
+    began: Boot,
+    services: Option<Services>,
+    world: World,
+    lingering: LingeringSockets,
+    inspection: Inspection,
+    /// No inspection begins before this.
+    next_inspection: Boot,
+    /// When what is known of sockets that stay gets old.
+    refresh: Boot,
     stopping: bool,
+}
+
+/// How far it has come to find out about sockets that are due. Each step waits for an answer; `asked` is when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inspection {
+    /// There is none.
+    Idle,
+    /// The sockets are looked at.
+    Looking { asked: Boot },
+    /// Holders are looked for.
+    Walking { asked: Boot },
+    /// Owners are looked at.
+    Inquiring { asked: Boot },
 }
 
 /// The counts that mean a loss.
@@ -88,7 +137,13 @@ impl Engine {
             window_ends: now + config.histogram_every,
             check_counters: None,
             reported: Losses::default(),
-            looking: None,
+            began: now,
+            services: config.watching.then(|| Services::new(now, config.stuck_after)),
+            world: World::default(),
+            lingering: LingeringSockets::default(),
+            inspection: Inspection::Idle,
+            next_inspection: now,
+            refresh: now + REFRESH_EVERY,
             stopping: false,
             config,
         }
@@ -102,12 +157,24 @@ impl Engine {
                 if self.config.events == Events::All {
                     self.find(Finding::Enter { at, socket: socket.clone() });
                 }
+                self.lingering.remove(key);
+                if let Some(services) = &mut self.services {
+                    services.entered(&socket, at);
+                }
                 if let Some(missed) = self.tracker.enter(key, at, socket)
                     && (missed.reported || self.config.events == Events::All)
                 {
                     // It left at some time before this, nobody knows when or how.
                     let (socket, how) = (missed.socket, How::Unknown);
-                    self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None });
+                    self.find(Finding::Leave {
+                        at,
+                        socket,
+                        dwell: None,
+                        how,
+                        closer: None,
+                        fd_open: None,
+                        verdict: None,
+                    });
                 }
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
@@ -116,18 +183,45 @@ impl Engine {
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);
                 }
+                if let Some(services) = &mut self.services {
+                    services.left(&socket, at, entered, dwell, how);
+                }
+                let socket = with_what_was_found_out(socket, tracked.as_ref());
+                if fd_open == Some(true) {
+                    let gone = Gone { at, how, closer: closer.clone(), dwell };
+                    let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
+                    self.lingering.add(key, socket.clone(), gone, holders);
+                }
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
-                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open });
+                    let verdict = if stuck { diagnose::left(&socket, dwell, how, fd_open).map(Box::new) } else { None };
+                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict });
                 }
             }
-            Observation::Present { key, at, since, socket }
-            | Observation::Held { key, at, since, socket, holder: _ } => {
-                self.tracker.present(key, at, since, socket);
+            Observation::Present { key, at, since, socket } => self.present(key, at, since, socket),
+            Observation::Held { key, at, since, socket, holder } => {
+                self.present(key, at, since, socket.clone());
+                self.tracker.held(key, &socket, holder);
             }
+            Observation::Holds { key, inode, holder } => self.tracker.holds(key, inode, holder),
+            Observation::HeldInode { inode, holder } => {
+                self.world.held_inode(inode, &holder);
+                self.tracker.held_inode(inode, holder);
+            }
+            Observation::Lingering { key, at, socket, how, holder } => {
+                self.found_lingering(key, at, socket, how, holder);
+            }
+            Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
+            Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
+            Observation::Leg { .. }
+            | Observation::Process { .. }
+            | Observation::Cgroup { .. }
+            | Observation::Namespace { .. }
+            | Observation::Placed { .. } => self.world.learn(observation),
+            Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
             Observation::Looked { key, at, socket } => self.tracker.looked(key, at, &socket),
-            Observation::LookedAtAll => self.report_stuck(),
+            Observation::LookedAtAll { at: _ } => self.looked_at_all(),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
@@ -146,10 +240,11 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
-        // What was true when a socket entered need not be true now: one that nobody had accepted may be in use.
-        if self.looking.is_none() && self.tracker.next_due().is_some_and(|due| due <= now) {
-            self.looking = Some(now);
-            self.outputs.push_back(Output::Look(self.tracker.due(now)));
+        if let Some(services) = &mut self.services {
+            services.handle_timeout(now);
+        }
+        if self.next_look().is_some_and(|next| next <= now) {
+            self.inspect(now);
         }
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
@@ -165,7 +260,8 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Boot> {
-        [self.tracker.next_due(), self.check_counters, Some(self.window_ends)].into_iter().flatten().min()
+        let services = self.services.as_ref().and_then(Services::poll_timeout);
+        [self.next_look(), services, self.check_counters, Some(self.window_ends)].into_iter().flatten().min()
     }
 
     /// The next thing to do, if there is one.
@@ -187,16 +283,156 @@ impl Engine {
             undecodable: self.undecodable,
             unwritten: self.unwritten,
             tracked: self.tracker.len() as u64,
+            fd_open: self.lingering.len() as u64,
+            fd_open_unwatched: self.lingering.unwatched(),
         }
     }
 
-    /// Reports what was due when the look was asked for, and has not left since.
-    fn report_stuck(&mut self) {
-        let Some(asked) = self.looking.take() else { return };
-        while let Some((tracked, dwell)) = self.tracker.pop_due(asked) {
-            let (socket, verdict) = (tracked.socket.clone(), diagnose::verdict(&tracked.socket));
-            let finding = Finding::Stuck { at: asked, socket, dwell, verdict };
-            self.outputs.push_back(Output::Finding(finding));
+    /// What is to be found out of the sockets that stay, at `now`: for a single look, which asks by itself.
+    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
+        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
+        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
+        self.world.inquiry(now, tracked.chain(lingering))
+    }
+
+    /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
+    pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
+        self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
+    }
+
+    /// Whether there are sockets that no walk has looked for the holders of.
+    pub fn has_unknown_holders(&self) -> bool {
+        self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
+    }
+
+    /// The network namespaces of the sockets that are tracked.
+    pub fn namespaces(&self) -> Vec<u32> {
+        let namespaces: BTreeSet<u32> = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.netns).collect();
+        namespaces.into_iter().collect()
+    }
+
+    /// Why some descriptors cannot be seen, as of the last walk.
+    pub fn blind(&self) -> Option<&str> {
+        self.world.blind()
+    }
+
+    /// Everything that is there at `now`, judged, oldest first.
+    pub fn view(&self, now: Boot) -> View<'_> {
+        let Self { tracker, world, services, lingering, config, began, .. } = self;
+        let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
+        let watched = config.watching.then(|| now.since(*began));
+        View::new(now, watched, tracker, lingering, world, &survey)
+    }
+
+    fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
+        let services = self.services.as_mut().map(|services| (services, socket.clone()));
+        if self.tracker.present(key, at, since, socket)
+            && let Some((services, socket)) = services
+        {
+            services.found(&socket, at);
+        }
+    }
+
+    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, how: How, holder: Option<Holder>) {
+        if self.lingering.seen(key, at, &socket, holder.clone()) {
+            return;
+        }
+        // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
+        if let Some(holder) = holder.filter(|_| how != How::Unknown) {
+            let gone = Gone { at, how, closer: None, dwell: None };
+            self.lingering.add(key, socket.clone(), gone, None);
+            self.lingering.seen(key, at, &socket, Some(holder));
+        }
+    }
+
+    /// When the next inspection is to begin; never while one goes on.
+    fn next_look(&self) -> Option<Boot> {
+        if self.inspection != Inspection::Idle {
+            return None;
+        }
+        let refresh = self.tracker.has_stuck().then_some(self.refresh);
+        let due = [self.tracker.next_due(), self.lingering.next_due(), refresh].into_iter().flatten().min();
+        due.map(|due| due.max(self.next_inspection))
+    }
+
+    /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
+    /// anything is said of sockets, they are looked at anew.
+    fn inspect(&mut self, now: Boot) {
+        let gone = self.lingering.due(now);
+        if !gone.is_empty() {
+            self.outputs.push_back(Output::LookAtGone(gone));
+        }
+        let mut keys = self.tracker.due(now);
+        if self.refresh <= now {
+            keys.extend(self.tracker.stuck(now));
+        }
+        self.outputs.push_back(Output::Look(keys));
+        self.inspection = Inspection::Looking { asked: now };
+    }
+
+    fn looked_at_all(&mut self) {
+        let Inspection::Looking { asked } = self.inspection else { return };
+        self.lingering.looked_at_all(asked);
+        let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
+        let is_old = self.refresh <= asked && self.tracker.has_stuck();
+        if is_due || is_old {
+            self.inspection = Inspection::Walking { asked };
+            self.outputs.push_back(Output::FindHolders);
+        } else {
+            self.inspected(asked, Duration::ZERO);
+        }
+    }
+
+    fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
+        let sees_all = blind.is_none() && saw_listeners;
+        self.world.walk_ended(blind);
+        let world = &self.world;
+        // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
+        self.tracker.walk_ended(began, |socket| match world.listeners_of(socket).next() {
+            Some(_) => Some(Role::Server),
+            None => sees_all.then_some(Role::Client),
+        });
+        self.lingering.walk_ended(began);
+        if let Inspection::Walking { asked } = self.inspection {
+            self.inspection = Inspection::Inquiring { asked };
+            let tracked = self.tracker.stuck_or_due(asked);
+            let inquiry = self.world.inquiry(asked, tracked);
+            self.outputs.push_back(Output::Inquire(inquiry));
+        }
+    }
+
+    fn inquired_all(&mut self, at: Boot, worked: Duration) {
+        let Inspection::Inquiring { asked } = self.inspection else { return };
+        self.report_stuck(asked);
+        self.inspected(at, worked);
+    }
+
+    fn inspected(&mut self, at: Boot, worked: Duration) {
+        self.inspection = Inspection::Idle;
+        let gap = worked.saturating_mul(GAP_FACTOR).clamp(LEAST_GAP, MOST_GAP);
+        self.next_inspection = at + gap;
+        if self.refresh <= at {
+            self.refresh = at + REFRESH_EVERY.max(gap);
+        }
+    }
+
+    /// Reports what was due when the inspection began, and has not left since.
+    fn report_stuck(&mut self, asked: Boot) {
+        if self.tracker.next_due().is_none_or(|due| due > asked) {
+            return;
+        }
+        self.tracker.forget_what_was_not_looked_at(asked);
+        let services = self.services.as_ref();
+        let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, services);
+        let due = self.tracker.due(asked);
+        let verdicts: Vec<_> = due
+            .iter()
+            .filter_map(|key| Some((*key, Box::new(survey.verdict(*key, self.tracker.get(*key)?)))))
+            .collect();
+        for (key, verdict) in verdicts {
+            let Some((tracked, dwell)) = self.tracker.report(key, asked) else { continue };
+            let (socket, owners) = (tracked.socket.clone(), tracked.holders.clone());
+            self.outputs.push_back(Output::Finding(Finding::Stuck { at: asked, socket, dwell, owners, verdict }));
         }
     }
 
@@ -233,6 +469,17 @@ impl Engine {
     fn losses(&self) -> Losses {
         let Counters { ring_full, map_full, replaced, skipped, .. } = self.counters;
         [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
+    }
+}
+
+/// What the last record says of a socket, with what was found out before and does not change.
+fn with_what_was_found_out(socket: Socket, tracked: Option<&Tracked>) -> Socket {
+    let Some(tracked) = tracked else { return socket };
+    Socket {
+        role: socket.role.or(tracked.socket.role),
+        cgroup: socket.cgroup.or(tracked.socket.cgroup),
+        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
+        ..socket
     }
 }
 

@@ -1,8 +1,14 @@
 //! Sockets for tests.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
-use super::model::{Endpoint, Protocol, Role, Socket};
+use super::{
+    model::{Certainty, Class, Dwell, Endpoint, Holder, Listener, Protocol, Role, Socket, Task, Verdict},
+    process::Process,
+    text::Comm,
+    view::Row,
+    workload::Workload,
+};
 
 /// A plain one.
 pub(crate) fn socket() -> Socket {
@@ -25,5 +31,77 @@ pub(crate) fn socket_on_port(port: u16) -> Socket {
         received_bytes: Some(1),
         sent_bytes: Some(0),
         keepalive: Some(false),
+        acked_bytes: None,
+        send_queue_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        timer: None,
+        opener: None,
+    }
+}
+
+/// A descriptor.
+pub(crate) fn holder(comm: &str, pid: u32, fd: u32) -> Holder {
+    let mut bytes = [0; 16];
+    bytes[..comm.len()].copy_from_slice(comm.as_bytes());
+    Holder { task: Task { pid, comm: Comm::from_kernel(&bytes) }, fd }
+}
+
+/// A listener on every address.
+pub(crate) fn listener(port: u16, backlog: u32, backlog_max: u32) -> Listener {
+    let local = Endpoint { address: Ipv4Addr::UNSPECIFIED.into(), port };
+    Listener { netns: Some(4_026_531_840), local, backlog, backlog_max, inode: Some(50) }
+}
+
+/// A verdict.
+pub(crate) fn verdict(class: Class, certainty: Certainty) -> Verdict {
+    let (text, next) = ("this is why".to_owned(), "do this".to_owned());
+    Verdict { class, rule: "a_rule", certainty, text, next }
+}
+
+/// A socket and nothing around it, 90 seconds in CLOSE_WAIT.
+pub(crate) fn row(socket: &Socket) -> Row<'_> {
+    Row {
+        socket,
+        dwell: Some(Dwell::Exact(Duration::from_secs(90))),
+        gone: None,
+        holders: None,
+        listener: None,
+        workload: None,
+        conntrack: None,
+        leg: None,
+        verdict: verdict(Class::Hung, Certainty::High),
+    }
+}
+
+/// A container of a pod.
+pub(crate) fn workload() -> Workload {
+    let id = "4f5e6d7c8b9a".repeat(6);
+    let json = serde_json::json!({
+        "cgroup_path": format!("/kubepods.slice/kubepods-pod1234.slice/cri-containerd-{}.scope", &id[..64]),
+        "unit": null,
+        "container": { "id": &id[..64], "runtime": "containerd" },
+        "pod": { "uid": "0b2c", "name": "shop-api-7d9f", "namespace": "shop", "container_name": "api" },
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+/// A process with some descriptors open.
+pub(crate) fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
+    Process {
+        pid,
+        comm: holder(comm, pid, 0).task.comm,
+        started_ns: None,
+        parent: None,
+        exe: None,
+        runtime: None,
+        threads: None,
+        threads_seen: 0,
+        groups: Vec::new(),
+        cpu_permille: None,
+        unseen: Vec::new(),
+        fds_open: fds.map(|(open, _limit)| open),
+        fds_limit: fds.map(|(_open, limit)| limit),
     }
 }

@@ -15,6 +15,7 @@ fn config(events: Events) -> Config {
         stuck_after: Duration::from_secs(10),
         events,
         histogram_every: Duration::from_secs(60),
+        watching: true,
         ephemeral_ports: 32_768..=60_999,
     }
 }
@@ -57,6 +58,9 @@ fn words(engine: &mut Engine) -> Vec<String> {
         .map(|output| match output {
             Output::ReadCounters => "read counters".to_owned(),
             Output::Look(keys) => format!("look at {}", keys.len()),
+            Output::LookAtGone(keys) => format!("look at {} gone", keys.len()),
+            Output::FindHolders => "look for holders".to_owned(),
+            Output::Inquire(_) => "look at owners".to_owned(),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
             Output::Finding(Finding::Leave { dwell, how, .. }) => {
@@ -79,7 +83,15 @@ fn findings(engine: &mut Engine) -> Vec<String> {
 /// Lets `millis` come, with nobody able to look at sockets anew.
 fn time_comes(engine: &mut Engine, millis: u64) {
     engine.handle_timeout(at(millis));
-    engine.handle(Observation::LookedAtAll);
+    answer(engine, millis);
+}
+
+/// Answers all that an inspection asks for, with nothing found.
+fn answer(engine: &mut Engine, millis: u64) {
+    let (at, worked) = (at(millis), Duration::ZERO);
+    engine.handle(Observation::LookedAtAll { at });
+    engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
+    engine.handle(Observation::InquiredAll { at, worked });
 }
 
 fn outputs(engine: &mut Engine) -> Vec<Output> {
@@ -167,7 +179,12 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
             Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
                 Some((finished.count, finished.max))
             }
-            Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
+            Output::Finding(_)
+            | Output::Look(_)
+            | Output::LookAtGone(_)
+            | Output::FindHolders
+            | Output::Inquire(_)
+            | Output::ReadCounters => None,
         })
         .collect();
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
@@ -244,7 +261,12 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
 fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
     let stuck = outputs(engine).into_iter().filter_map(|output| match output {
         Output::Finding(Finding::Stuck { socket, verdict, .. }) => Some((socket, verdict.class)),
-        Output::Finding(_) | Output::Look(_) | Output::ReadCounters => None,
+        Output::Finding(_)
+        | Output::Look(_)
+        | Output::LookAtGone(_)
+        | Output::FindHolders
+        | Output::Inquire(_)
+        | Output::ReadCounters => None,
     });
     stuck.collect()
 }
@@ -262,7 +284,7 @@ fn nothing_is_reported_before_it_was_looked_at_anew() {
     engine.handle_timeout(at(10_001));
     assert_eq!(words(&mut engine)[0], "look at 1");
     assert_eq!(findings(&mut engine), Vec::<String>::new());
-    engine.handle(Observation::LookedAtAll);
+    answer(&mut engine, 10_000);
     assert_eq!(findings(&mut engine), ["stuck 10s"]);
 }
 
@@ -272,7 +294,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
     engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
-    engine.handle(Observation::LookedAtAll);
+    answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
 }
 
@@ -283,7 +305,7 @@ fn a_socket_still_in_the_backlog_is() {
     engine.handle_timeout(at(10_000));
     let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
     engine.handle(Observation::Looked { key: KEY, at: at(10_001), socket });
-    engine.handle(Observation::LookedAtAll);
+    answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
 }
 
@@ -302,7 +324,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
     engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket_on_port(9) });
-    engine.handle(Observation::LookedAtAll);
+    answer(&mut engine, 10_000);
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
 }
@@ -314,6 +336,6 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     engine.handle_timeout(at(10_000));
     engine.handle(leave(9_999, Some(0)));
     engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
-    engine.handle(Observation::LookedAtAll);
+    answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }

@@ -1,8 +1,8 @@
 //! Text that others chose: made harmless once, where it enters the model.
 
-use std::fmt;
+use std::{fmt, fmt::Write as _, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a task: what the process itself set, so any bytes at all. Held as text in which every character is safe
 /// to print to a terminal and to a log.
@@ -31,6 +31,14 @@ impl fmt::Display for Comm {
 impl Serialize for Comm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Comm {
+    /// A recorded name is harmless already; one that somebody has changed is made so.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(if text.chars().any(is_harmful) { harmless(text.as_bytes()).into() } else { text.into() }))
     }
 }
 
@@ -71,6 +79,59 @@ fn is_harmful(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
             | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Two units at most: `12.3ms`, `4.250s`, `3m12s`, `4h07m`, `9d03h`.
+pub fn duration(duration: Duration) -> String {
+    let mut text = String::with_capacity(8);
+    push_duration(&mut text, duration);
+    text
+}
+
+/// The same, at the end of `to`.
+pub fn push_duration(to: &mut String, duration: Duration) {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    if minutes == 0 {
+        // Writing to a String cannot fail.
+        let _infallible: fmt::Result = if duration < Duration::from_millis(1) {
+            write!(to, "{}us", duration.as_micros())
+        } else if seconds == 0 {
+            write!(to, "{:.1}ms", duration.as_secs_f64() * 1e3)
+        } else {
+            write!(to, "{:.3}s", duration.as_secs_f64())
+        };
+        return;
+    }
+    let (large, unit, small, small_unit) = if hours == 0 {
+        (minutes, 'm', seconds % 60, 's')
+    } else if days == 0 {
+        (hours, 'h', minutes % 60, 'm')
+    } else {
+        (days, 'd', hours % 24, 'h')
+    };
+    push_number(to, large);
+    to.push(unit);
+    if small < 10 {
+        to.push('0');
+    }
+    push_number(to, small);
+    to.push(small_unit);
+}
+
+/// `number` in digits at the end of `to`: a table has many, and formatting is slow.
+pub fn push_number(to: &mut String, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    to.push_str(str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
 #[cfg(test)]

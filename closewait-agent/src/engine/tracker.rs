@@ -5,14 +5,14 @@
 //! it was taken, so a record can be older than what the snapshot has said already; times decide who is right.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use foldhash::fast::FixedState;
 
 use super::{
-    model::{Dwell, Endpoint, Since, Socket, SocketKey},
+    model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
     time::{Boot, nanos},
 };
 
@@ -31,6 +31,12 @@ pub struct Tracked {
     pub reported: bool,
     /// When it was last looked at on purpose.
     looked: Option<Boot>,
+    /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
+    pub holders: Option<Vec<Holder>>,
+    /// What the walk that goes on has found so far.
+    found: Vec<Holder>,
+    /// When it was last seen that something was read or that it was accepted; at first when it was found.
+    pub touched: Boot,
 }
 
 /// All sockets in CLOSE_WAIT.
@@ -43,6 +49,10 @@ pub struct Tracker {
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, FixedState>,
+    /// How many were reported as stuck.
+    reported: usize,
+    /// Keys by inode, while a walk needs them.
+    by_inode: Option<BTreeMap<u64, SocketKey>>,
 }
 
 impl Tracker {
@@ -53,6 +63,8 @@ impl Tracker {
             sockets: HashMap::with_hasher(FixedState::with_seed(0)),
             due: BTreeSet::new(),
             by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
+            reported: 0,
+            by_inode: None,
         }
     }
 
@@ -89,6 +101,7 @@ impl Tracker {
         }
         // A snapshot found this very stay already; the record only tells when it began.
         let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
+        (tracked.holders, tracked.found, tracked.touched) = (before.holders, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
@@ -120,7 +133,7 @@ impl Tracker {
             self.insert(key, Tracked::new(socket, since, at, self.stuck_after));
             return true;
         };
-        tracked.socket = newer(&socket, tracked.socket);
+        tracked.renew(&socket, at);
         tracked.seen = tracked.seen.max(at);
         if let (Since::Between { .. }, Since::Exact(_)) = (tracked.since, since) {
             tracked.since = since;
@@ -143,24 +156,100 @@ impl Tracker {
         let ends = |socket: &Socket| (socket.local, socket.remote);
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && ends(&tracked.socket) == ends(socket) {
-            tracked.socket = newer(socket, tracked.socket.clone());
+            tracked.renew(socket, at);
             tracked.looked = Some(at);
         }
     }
 
-    /// The next socket that is due at `now`, with its age; it is due again when that has doubled. If nobody has looked at
-    /// it since `now`, what may have changed meanwhile is unknown.
-    pub fn pop_due(&mut self, now: Boot) -> Option<(&Tracked, Dwell)> {
-        let (due, key) = *self.due.first()?;
-        if due > now {
-            return None;
+    /// A walk over open files found a descriptor of a socket that is tracked.
+    pub fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
+        let known_by = self.key_of(key, socket);
+        if let Some(tracked) = known_by.and_then(|key| self.sockets.get_mut(&key)) {
+            tracked.found.push(holder);
         }
-        self.due.pop_first();
+    }
+
+    /// The same, of a walk that tells no more of the socket than its address and inode.
+    pub fn holds(&mut self, key: SocketKey, inode: u64, holder: Holder) {
+        if let Some(tracked) = self.sockets.get_mut(&key).filter(|one| one.socket.inode.is_none_or(|own| own == inode))
+        {
+            tracked.socket.inode = Some(inode);
+            tracked.found.push(holder);
+        }
+    }
+
+    /// The same, of a walk that knows no more of the socket than its inode.
+    pub fn held_inode(&mut self, inode: u64, holder: Holder) {
+        let by_inode = self.by_inode.get_or_insert_with(|| {
+            let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key)));
+            named.collect()
+        });
+        if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
+            tracked.found.push(holder);
+        }
+    }
+
+    /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
+    /// younger.
+    pub fn walk_ended(&mut self, began: Boot, mut role: impl FnMut(&Socket) -> Option<Role>) {
+        self.by_inode = None;
+        for (_, key) in &self.due {
+            let Some(tracked) = self.sockets.get_mut(key) else { continue };
+            let mut found = std::mem::take(&mut tracked.found);
+            found.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            if !found.is_empty() || tracked.since.latest() < began {
+                tracked.holders = Some(found);
+            }
+            if tracked.socket.role.is_none() {
+                tracked.socket.role = role(&tracked.socket);
+            }
+        }
+    }
+
+    /// Those that were reported as stuck and are not due at `now`, next due first.
+    pub fn stuck(&self, now: Boot) -> Vec<SocketKey> {
+        let later = self.due.iter().filter(|(due, _)| *due > now);
+        later.map(|(_, key)| *key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
+    }
+
+    /// Those that were not looked at since `then`, and that the kernel has a name for.
+    pub fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
+        let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
+        old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+    }
+
+    /// Whether any was reported as stuck.
+    pub fn has_stuck(&self) -> bool {
+        self.reported > 0
+    }
+
+    /// Those that were reported as stuck or are due at `now`, with their holders.
+    pub fn stuck_or_due(&self, now: Boot) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
+        let wanted = self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now);
+        wanted.map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()))
+    }
+
+    /// One of them.
+    pub fn get(&self, key: SocketKey) -> Option<&Tracked> {
+        self.sockets.get(&key)
+    }
+
+    /// Of those that are due at `now` and that nobody has looked at since, what may have changed meanwhile is unknown.
+    pub fn forget_what_was_not_looked_at(&mut self, now: Boot) {
+        for key in self.due(now) {
+            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
+            if tracked.looked.is_none_or(|looked| looked < now) {
+                tracked.socket = tracked.socket.clone().without_what_changes();
+            }
+        }
+    }
+
+    /// Reports a socket at `now`: it is due again when its age has doubled.
+    pub fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
+        self.due.remove(&(tracked.due, key));
+        self.reported += usize::from(!tracked.reported);
         tracked.reported = true;
-        if tracked.looked.is_none_or(|looked| looked < now) {
-            tracked.socket = tracked.socket.clone().without_what_changes();
-        }
         tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
         self.due.insert((tracked.due, key));
         Some((tracked, tracked.since.dwell(now)))
@@ -182,6 +271,7 @@ impl Tracker {
 
     fn insert(&mut self, key: SocketKey, tracked: Tracked) {
         self.due.insert((tracked.due, key));
+        self.reported += usize::from(tracked.reported);
         if key.is_of_ends() {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
         }
@@ -191,6 +281,7 @@ impl Tracker {
     fn remove(&mut self, key: SocketKey) -> Option<Tracked> {
         let tracked = self.sockets.remove(&key)?;
         self.due.remove(&(tracked.due, key));
+        self.reported -= usize::from(tracked.reported);
         if key.is_of_ends() {
             let ends = (tracked.socket.local, tracked.socket.remote);
             let others = self.by_ends.remove(&ends).unwrap_or_default();
@@ -205,7 +296,29 @@ impl Tracker {
 
 impl Tracked {
     fn new(socket: Socket, since: Since, seen: Boot, stuck_after: Duration) -> Self {
-        Self { socket, since, seen, due: since.latest() + stuck_after, reported: false, looked: None }
+        let due = since.latest() + stuck_after;
+        Self {
+            socket,
+            since,
+            seen,
+            due,
+            reported: false,
+            looked: None,
+            holders: None,
+            found: Vec::new(),
+            touched: seen,
+        }
+    }
+
+    /// Takes in what a fresh look says.
+    fn renew(&mut self, fresh: &Socket, at: Boot) {
+        let before = (self.socket.unread_bytes, self.socket.accepted);
+        self.socket = newer(fresh, self.socket.clone());
+        let changed = before.0.is_some_and(|unread| fresh.unread_bytes.is_some_and(|now| now != unread))
+            || before.1.is_some_and(|accepted| fresh.accepted.is_some_and(|now| now != accepted));
+        if changed {
+            self.touched = at;
+        }
     }
 
     /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
@@ -245,6 +358,14 @@ fn newer(newer: &Socket, older: Socket) -> Socket {
         received_bytes: newer.received_bytes.or(older.received_bytes),
         sent_bytes: newer.sent_bytes.or(older.sent_bytes),
         keepalive: newer.keepalive.or(older.keepalive),
+        acked_bytes: newer.acked_bytes.or(older.acked_bytes),
+        send_queue_bytes: newer.send_queue_bytes.or(older.send_queue_bytes),
+        last_received: newer.last_received.or(older.last_received),
+        last_ack: newer.last_ack.or(older.last_ack),
+        last_sent: newer.last_sent.or(older.last_sent),
+        // One that does not run is no gap in what is known.
+        timer: newer.timer,
+        opener: newer.opener.clone().or(older.opener),
     }
 }
 

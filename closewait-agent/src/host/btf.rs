@@ -128,11 +128,25 @@ impl Btf {
         })
     }
 
-    /// Whether the kernel has a function of this name that is not inlined everywhere.
-    pub fn has_function(&self, name: &str) -> bool {
-        self.types.iter().any(|&at| {
+    /// The number of a function that is not inlined everywhere.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let found = |&at: &u32| {
             self.shape(at as usize)
                 .is_some_and(|shape| shape.kind == FUNC && self.string(shape.name) == Some(name.as_bytes()))
+        };
+        self.types.iter().position(found).and_then(|index| u32::try_from(index + 1).ok())
+    }
+
+    /// Whether the kernel has a function of this name that is not inlined everywhere.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.function(name).is_some()
+    }
+
+    /// The number of a typedef.
+    pub fn typedef(&self, name: &str) -> Option<u32> {
+        self.named(name).find(|&id| {
+            let at = (id as usize).checked_sub(1).and_then(|index| self.types.get(index));
+            at.and_then(|&at| self.shape(at as usize)).is_some_and(|shape| shape.kind == TYPEDEF)
         })
     }
 
@@ -270,11 +284,13 @@ const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const FWD: u32 = 7;
-const TYPEDEF: u32 = 8;
+/// Kind of a type, `BTF_KIND_TYPEDEF`.
+pub const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 const RESTRICT: u32 = 11;
-const FUNC: u32 = 12;
+/// Kind of a type, `BTF_KIND_FUNC`.
+pub const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
 const VAR: u32 = 14;
 const DATASEC: u32 = 15;

@@ -40,7 +40,7 @@ pub struct Facts {
 }
 
 /// What the kernel's type information says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Types {
     /// Where members are.
     pub layout: Layout,
@@ -52,8 +52,23 @@ pub struct Types {
     pub iter_tcp: bool,
     /// `iter/task_file` (Linux 5.8) together with `bpf_sock_from_file` (Linux 5.11).
     pub iter_files: bool,
+    /// `bpf_sk_storage_get` may be called from tracing programs (Linux 5.11, `net/core/bpf_sk_storage.c`).
+    pub sk_storage: bool,
     /// The map type is in `enum bpf_map_type`.
     pub ring_buffer: bool,
+    /// What programs attach to.
+    pub attachable: Vec<Attachable>,
+}
+
+/// A type that stands for a place where programs can be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachable {
+    /// Its name.
+    pub name: String,
+    /// Its kind, [`btf::FUNC`] or [`btf::TYPEDEF`].
+    pub kind: u32,
+    /// Its number in the kernel.
+    pub id: u32,
 }
 
 /// tracefs, and what it says of the tracepoint.
@@ -106,15 +121,22 @@ impl Facts {
 impl Types {
     /// Takes out of the types what matters.
     pub fn of(btf: &Btf) -> Self {
+        // The type that `BPF_PROG_LOAD` looks for (`bpf_check_attach_target` in kernel/bpf/verifier.c, v6.18).
+        let tracepoint = format!("btf_trace_{}", names::TRACEPOINT);
+        let tracepoint = btf.typedef(&tracepoint).map(|id| Attachable { name: tracepoint, kind: btf::TYPEDEF, id });
+        // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
+        let function =
+            |name: &str| btf.function(name).map(|id| Attachable { name: name.to_owned(), kind: btf::FUNC, id });
+        let (tcp, files) = (function("bpf_iter_tcp"), function("bpf_iter_task_file"));
         Self {
             layout: btf::layout(btf),
             abilities: btf::abilities(btf),
-            // The type that `BPF_PROG_LOAD` looks for (`bpf_check_attach_target` in kernel/bpf/verifier.c, v6.18).
-            tracepoint: btf.has_type(&format!("btf_trace_{}", names::TRACEPOINT)),
-            // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
-            iter_tcp: btf.has_function("bpf_iter_tcp"),
-            iter_files: btf.has_function("bpf_iter_task_file") && btf.has_function("bpf_sock_from_file"),
+            tracepoint: tracepoint.is_some(),
+            iter_tcp: tcp.is_some(),
+            iter_files: files.is_some() && btf.has_function("bpf_sock_from_file"),
+            sk_storage: btf.has_function("bpf_sk_storage_get_tracing"),
             ring_buffer: btf.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF").is_some(),
+            attachable: [tracepoint, tcp, files].into_iter().flatten().collect(),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod caps;
 pub mod facts;
 pub mod netns;
 pub mod plan;
+pub mod proc;
 pub mod tracefs;
 
 use std::{io, panic, thread};

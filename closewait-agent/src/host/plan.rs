@@ -4,7 +4,7 @@ use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
 use super::{
     caps::{Capabilities, Capability},
-    facts::Facts,
+    facts::{Attachable, Facts},
     tracefs::TracefsError,
 };
 
@@ -54,6 +54,12 @@ pub struct Plan {
     pub iterate_tcp: bool,
     /// The iterator over the open files of all processes can be loaded.
     pub iterate_files: bool,
+    /// This is the pid namespace of the host, as far as is known.
+    pub sees_all_processes: bool,
+    /// Programs can keep who connected a socket with the socket itself.
+    pub openers: bool,
+    /// What programs attach to, by type.
+    pub attachable: Vec<Attachable>,
     /// What will not be as good as it could be.
     pub degraded: Vec<Degraded>,
 }
@@ -141,6 +147,9 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         abilities: types.map_or(Abilities::NONE, |types| types.abilities),
         iterate_tcp: types.is_some_and(|types| types.iter_tcp),
         iterate_files: types.is_some_and(|types| types.iter_files),
+        sees_all_processes: facts.initial_pid_namespace != Some(false),
+        openers: types.is_some_and(|types| types.sk_storage),
+        attachable: types.map_or_else(Vec::new, |types| types.attachable.clone()),
         degraded: Vec::new(),
     };
     plan.degraded = degraded(facts, choice, &plan);
@@ -262,7 +271,15 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if types && !plan.iterate_files {
         add(
             "owners",
-            "the kernel cannot iterate over the open files of all processes, so `list` does not show who holds a socket",
+            "the kernel cannot iterate over the open files of all processes, so holders are searched for in /proc, which \
+             takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+            Some("use Linux 5.11 or newer"),
+        );
+    }
+    if types && !plan.openers {
+        add(
+            "openers",
+            "programs cannot keep data with a socket, so who connected one is not known",
             Some("use Linux 5.11 or newer"),
         );
     }
@@ -292,9 +309,10 @@ fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degrad
     [
         (
             Capability::SysPtrace,
-            "network namespaces",
-            "those of other users' processes cannot be found, so sockets there that are older than the agent and that \
-             nobody has accepted are not seen",
+            "owners",
+            "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the network \
+             namespaces that they are in, so sockets there that are older than the agent and that nobody has accepted \
+             are not seen",
             GRANT,
         ),
         (

@@ -4,14 +4,16 @@ use std::io;
 
 use super::{
     Sink, Start,
-    schema::{self, Event, LimitsObject, Line, Listed, SCHEMA_VERSION},
+    schema::{self, Event, GroupObject, LimitsObject, Line, Listed, SCHEMA_VERSION, SocketObject},
 };
 use crate::{
     clock::TimeAnchor,
     engine::{
-        diagnose,
-        model::{Dwell, Finding, Holder, Socket},
+        groups::groups,
+        model::Finding,
+        query::By,
         time::Boot,
+        view::{Row, View},
     },
 };
 
@@ -45,21 +47,24 @@ impl Sink for Json {
     fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
         let time = |at: &Boot| schema::time(anchor.wall(*at));
         let event = match finding {
-            Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: socket.into() },
-            Finding::Stuck { at, socket, dwell, verdict } => Event::Stuck {
+            Finding::Enter { at, socket } => {
+                Event::Enter { time: time(at), socket: SocketObject::new(socket, *at, None) }
+            }
+            Finding::Stuck { at, socket, dwell, owners, verdict } => Event::Stuck {
                 time: time(at),
-                socket: socket.into(),
+                socket: SocketObject::new(socket, *at, None),
                 dwell: Some(*dwell).into(),
-                owners: None,
-                verdict: verdict.into(),
+                owners: owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
+                verdict: (&**verdict).into(),
             },
-            Finding::Leave { at, socket, dwell, how, closer, fd_open } => Event::Leave {
+            Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict } => Event::Leave {
                 time: time(at),
-                socket: socket.into(),
+                socket: SocketObject::new(socket, *at, None),
                 dwell: (*dwell).into(),
                 how: schema::how(*how),
                 closer: closer.as_ref().map(Into::into),
                 fd_open: *fd_open,
+                verdict: verdict.as_deref().map(Into::into),
             },
             Finding::Histogram { at, scope, window, finished, unfinished } => {
                 let (scope, local_port) = schema::scope(*scope);
@@ -79,29 +84,26 @@ impl Sink for Json {
     }
 }
 
-/// One line of `list`. `owners` is `None` where they cannot be known.
+/// The objects of `list`, one a socket, or with `by` one a group.
 ///
 /// # Errors
 ///
 /// If a value cannot be written as JSON.
-pub fn listed(
-    at: Boot,
+pub(super) fn list<'v>(
+    view: &'v View<'_>,
+    rows: &[&'v Row<'v>],
+    by: Option<By>,
     anchor: TimeAnchor,
-    socket: &Socket,
-    dwell: Dwell,
-    owners: Option<&[Holder]>,
     to: &mut Vec<u8>,
 ) -> io::Result<()> {
-    let verdict = diagnose::verdict(socket);
-    let listed = Listed {
-        schema_version: SCHEMA_VERSION,
-        time: schema::time(anchor.wall(at)),
-        socket: socket.into(),
-        dwell: Some(dwell).into(),
-        owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
-        verdict: (&verdict).into(),
-    };
-    write_line(&listed, to)
+    let time = schema::time(anchor.wall(view.now));
+    match by {
+        None => rows.iter().try_for_each(|row| write_line(&Listed::new(row, view.now, &time), to)),
+        Some(by) => {
+            let groups = groups(view, rows, by);
+            groups.iter().try_for_each(|group| write_line(&GroupObject::new(group, by, &time), to))
+        }
+    }
 }
 
 fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {

@@ -1,8 +1,9 @@
 //! Where findings go.
 
 pub mod json;
+pub mod list;
 mod schema;
-pub mod table;
+mod table;
 pub mod text;
 mod writer;
 

@@ -1,12 +1,19 @@
 //! The JSON objects of schema version 1. Members are only ever added.
 
+mod listed;
+mod socket;
+
 use std::{net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
+pub(super) use self::{
+    listed::{GroupObject, Listed},
+    socket::{SocketObject, timer},
+};
 use crate::engine::{
     histogram::Summary,
-    model::{Certainty, Class, Dwell, Endpoint, Holder, How, Protocol, Role, Scope, Socket, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, Holder, How, Scope, Task, Totals, Verdict},
 };
 
 /// Version of everything here.
@@ -21,53 +28,6 @@ pub(super) struct EndpointObject {
 impl From<Endpoint> for EndpointObject {
     fn from(endpoint: Endpoint) -> Self {
         Self { address: endpoint.address, port: endpoint.port }
-    }
-}
-
-#[derive(Serialize)]
-pub(super) struct SocketObject {
-    cookie: Option<u64>,
-    netns: Option<u32>,
-    family: &'static str,
-    protocol: &'static str,
-    local: EndpointObject,
-    remote: EndpointObject,
-    role: Option<&'static str>,
-    inode: Option<u64>,
-    cgroup: Option<u64>,
-    container: Option<&'static str>,
-    accepted: Option<bool>,
-    unread_bytes: Option<u32>,
-    received_bytes: Option<u64>,
-    sent_bytes: Option<u64>,
-    keepalive: Option<bool>,
-}
-
-impl From<&Socket> for SocketObject {
-    fn from(socket: &Socket) -> Self {
-        Self {
-            cookie: socket.cookie,
-            netns: socket.netns,
-            family: if socket.local.address.is_ipv4() { "ipv4" } else { "ipv6" },
-            protocol: match socket.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Mptcp => "mptcp",
-            },
-            local: socket.local.into(),
-            remote: socket.remote.into(),
-            role: socket.role.map(|role| match role {
-                Role::Server => "server",
-                Role::Client => "client",
-            }),
-            inode: socket.inode,
-            cgroup: socket.cgroup,
-            container: None,
-            accepted: socket.accepted,
-            unread_bytes: socket.unread_bytes,
-            received_bytes: socket.received_bytes,
-            sent_bytes: socket.sent_bytes,
-            keepalive: socket.keepalive,
-        }
     }
 }
 
@@ -131,15 +91,8 @@ pub(super) struct VerdictObject<'a> {
 
 impl<'a> From<&'a Verdict> for VerdictObject<'a> {
     fn from(verdict: &'a Verdict) -> Self {
-        let class = match verdict.class {
-            Class::NeverAccepted => "never_accepted",
-            Class::Unknown => "unknown",
-        };
-        let certainty = match verdict.certainty {
-            Certainty::Fact => "fact",
-            Certainty::Low => "low",
-        };
-        Self { class, rule: verdict.rule, certainty, text: &verdict.text, next: &verdict.next }
+        let Verdict { class, rule, certainty, text, next } = verdict;
+        Self { class: class.name(), rule, certainty: certainty.name(), text, next }
     }
 }
 
@@ -225,11 +178,11 @@ pub(super) enum Event<'a> {
     },
     Enter {
         time: String,
-        socket: SocketObject,
+        socket: SocketObject<'a>,
     },
     Stuck {
         time: String,
-        socket: SocketObject,
+        socket: SocketObject<'a>,
         #[serde(flatten)]
         dwell: DwellMembers,
         owners: Option<Vec<HolderObject<'a>>>,
@@ -237,12 +190,14 @@ pub(super) enum Event<'a> {
     },
     Leave {
         time: String,
-        socket: SocketObject,
+        socket: SocketObject<'a>,
         #[serde(flatten)]
         dwell: DwellMembers,
         how: &'static str,
         closer: Option<TaskObject<'a>>,
         fd_open: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verdict: Option<VerdictObject<'a>>,
     },
     Histogram {
         time: String,
@@ -271,18 +226,6 @@ pub(super) struct Line<'a> {
     pub(super) seq: u64,
     #[serde(flatten)]
     pub(super) event: Event<'a>,
-}
-
-/// A line of `list`.
-#[derive(Serialize)]
-pub(super) struct Listed<'a> {
-    pub(super) schema_version: u32,
-    pub(super) time: String,
-    pub(super) socket: SocketObject,
-    #[serde(flatten)]
-    pub(super) dwell: DwellMembers,
-    pub(super) owners: Option<Vec<HolderObject<'a>>>,
-    pub(super) verdict: VerdictObject<'a>,
 }
 
 pub(super) fn how(how: How) -> &'static str {

@@ -1,6 +1,6 @@
 //! Text for people.
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{fmt::Write as _, io};
 
 use super::{
     Sink, Start,
@@ -10,7 +10,8 @@ use crate::{
     clock::TimeAnchor,
     engine::{
         histogram::Summary,
-        model::{Dwell, Finding, How, Protocol, Role, Scope, Socket, Totals},
+        model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
+        text::duration,
         time::Boot,
     },
 };
@@ -61,11 +62,14 @@ impl Sink for Text {
                 let word = self.paint(sgr::DIM, "enter");
                 push(to, anchor, *at, &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, verdict: _ } => {
+            Finding::Stuck { at, socket, dwell: stuck, owners, verdict } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
-                push(to, anchor, *at, &format!("{word} {} for {}{}", ends(socket), dwell(*stuck), facts(socket)));
+                let (owners, facts) = (holders(owners.as_deref()), facts(socket));
+                let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
+                let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
+                push(to, anchor, *at, &line);
             }
-            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open } => {
+            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, verdict: _ } => {
                 let word = self.paint(sgr::GREEN, "left");
                 let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
                 let mut line = format!("{word} {} after {stayed}, {}", ends(socket), how_text(*left));
@@ -139,23 +143,19 @@ pub fn dwell(dwell: Dwell) -> String {
     }
 }
 
-/// Two units at most: `12.3ms`, `4.250s`, `3m12s`, `4h07m`, `9d03h`.
-pub fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    if duration < Duration::from_millis(1) {
-        format!("{}us", duration.as_micros())
-    } else if seconds == 0 {
-        format!("{:.1}ms", duration.as_secs_f64() * 1e3)
-    } else if minutes == 0 {
-        format!("{:.3}s", duration.as_secs_f64())
-    } else if hours == 0 {
-        format!("{minutes}m{:02}s", seconds % 60)
-    } else if days == 0 {
-        format!("{hours}h{:02}m", minutes % 60)
-    } else {
-        format!("{days}d{:02}h", hours % 24)
+/// Every descriptor; nothing where they could not be looked for, or where there is none.
+fn holders(owners: Option<&[Holder]>) -> String {
+    /// A socket that every worker has inherited would fill the screen.
+    const SHOWN: usize = 4;
+    let owners = owners.unwrap_or_default();
+    let mut text = String::new();
+    for Holder { task, fd } in owners.iter().take(SHOWN) {
+        let _infallible: std::fmt::Result = write!(text, "; {}[{}] fd {fd}", task.comm, task.pid);
     }
+    if owners.len() > SHOWN {
+        let _infallible: std::fmt::Result = write!(text, " and {} more", owners.len() - SHOWN);
+    }
+    text
 }
 
 /// What the socket knows that tells a person where to look.

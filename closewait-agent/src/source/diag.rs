@@ -1,4 +1,4 @@
-//! The sockets that are in CLOSE_WAIT now, asked of `sock_diag` as `ss` does, where the kernel has no iterators.
+//! The sockets that are in CLOSE_WAIT now and those that listen, asked of `sock_diag` as `ss` does, where the kernel has no iterators.
 //!
 //! It knows everything of a socket but its address in the kernel, so these observations are named by their ends.
 
@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     engine::{
         decode::Decoder,
-        model::{Endpoint, Observation, Protocol, Socket, SocketKey},
+        model::{Endpoint, Listener, Observation, Protocol, Role, Socket, SocketKey},
         time::Boot,
     },
     host::netns,
@@ -59,7 +59,7 @@ pub fn probe() -> Result<(), DiagError> {
     dump(AF_INET).map(drop)
 }
 
-/// Hands every socket in CLOSE_WAIT, of every network namespace that can be entered, to `each`.
+/// Hands every socket in CLOSE_WAIT or LISTEN, of every network namespace that can be entered, to `each`.
 pub fn take(decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Observation)) -> Blind {
     let mut blind = Blind::default();
     for namespace in netns::all() {
@@ -91,11 +91,15 @@ impl Blind {
 /// One socket of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
+    state: u8,
     local: Endpoint,
     remote: Endpoint,
     cookie: u64,
     inode: u32,
-    unread_bytes: u32,
+    /// Bytes that were not read; of a listener, connections that wait.
+    receive_queue: u32,
+    /// Bytes that were not acknowledged; of a listener, how many connections may wait.
+    send_queue: u32,
     cgroup: Option<u64>,
     info: Option<Info>,
 }
@@ -111,6 +115,13 @@ struct Info {
 
 impl Found {
     fn observation(self, decoder: Decoder, at: Boot, netns: u32) -> Observation {
+        let key = SocketKey::of_ends(Some(netns), self.local, self.remote);
+        let inode = (self.inode != 0).then_some(self.inode.into());
+        if self.state == state::LISTEN {
+            let (local, backlog, backlog_max) = (self.local, self.receive_queue, self.send_queue);
+            let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
+            return Observation::Listening { key, at, listener, holder: None };
+        }
         let since = decoder.between(at, self.info.map(|info| (info.last_ack_recv, info.last_data_recv)));
         let socket = Socket {
             cookie: (self.cookie != 0).then_some(self.cookie),
@@ -118,16 +129,23 @@ impl Found {
             protocol: Protocol::Tcp,
             local: self.local,
             remote: self.remote,
-            role: None,
-            inode: (self.inode != 0).then_some(self.inode.into()),
+            role: (self.inode == 0).then_some(Role::Server),
+            inode,
             cgroup: self.cgroup,
             accepted: Some(self.inode != 0),
-            unread_bytes: Some(self.unread_bytes),
+            unread_bytes: Some(self.receive_queue),
             received_bytes: self.info.and_then(|info| info.received_bytes),
             sent_bytes: self.info.and_then(|info| info.sent_bytes),
             keepalive: None,
+            acked_bytes: None,
+            send_queue_bytes: Some(self.send_queue),
+            last_received: None,
+            last_ack: None,
+            last_sent: None,
+            timer: None,
+            opener: None,
         };
-        Observation::Present { key: SocketKey::of_ends(Some(netns), self.local, self.remote), at, since, socket }
+        Observation::Present { key, at, since, socket }
     }
 }
 
@@ -189,7 +207,7 @@ fn request(family: u16) -> [u8; 72] {
     request[16] = family as u8;
     request[17] = IPPROTO_TCP as u8;
     request[18] = 1 << (nl::ATTR_INFO - 1);
-    request[20..24].copy_from_slice(&(1_u32 << state::CLOSE_WAIT).to_ne_bytes());
+    request[20..24].copy_from_slice(&(1_u32 << state::CLOSE_WAIT | 1 << state::LISTEN).to_ne_bytes());
     request
 }
 
@@ -219,7 +237,8 @@ fn parse(mut part: &[u8], found: &mut Vec<Found>) -> Result<bool, DiagError> {
 fn parse_socket(message: &[u8]) -> Option<Found> {
     let (mut fixed, mut attributes) = message.split_at_checked(nl::MESSAGE)?;
     let family = u16::from(fixed.get_u8());
-    if fixed.get_u8() != state::CLOSE_WAIT || (family != AF_INET && family != AF_INET6) {
+    let state = fixed.get_u8();
+    if ![state::CLOSE_WAIT, state::LISTEN].contains(&state) || (family != AF_INET && family != AF_INET6) {
         return None;
     }
     fixed.advance(2);
@@ -236,16 +255,18 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     let cookie = u64::from(fixed.get_u32_ne()) | u64::from(fixed.get_u32_ne()) << 32;
     // Expiry of the timer.
     fixed.advance(4);
-    let unread_bytes = fixed.get_u32_ne();
-    // Write queue and user.
-    fixed.advance(8);
+    let (receive_queue, send_queue) = (fixed.get_u32_ne(), fixed.get_u32_ne());
+    // The user.
+    fixed.advance(4);
     let inode = fixed.get_u32_ne();
     let mut one = Found {
+        state,
         local: Endpoint { address: local, port: local_port },
         remote: Endpoint { address: remote, port: remote_port },
         cookie,
         inode,
-        unread_bytes,
+        receive_queue,
+        send_queue,
         cgroup: None,
         info: None,
     };
@@ -326,7 +347,7 @@ mod tests {
         assert!(parse(&answer, &mut found).unwrap());
         let one = found.remove(0);
         assert_eq!((one.local.to_string(), one.remote.to_string()), ("10.0.0.5:8080".into(), "10.0.0.9:51234".into()));
-        assert_eq!((one.cookie, one.inode, one.unread_bytes), (5 | 1 << 32, 99, 17));
+        assert_eq!((one.cookie, one.inode, one.receive_queue), (5 | 1 << 32, 99, 17));
         let info = one.info.unwrap();
         assert_eq!((info.last_ack_recv.as_millis(), info.last_data_recv.as_millis()), (1000, 1800));
         assert_eq!(info.received_bytes, Some(18));

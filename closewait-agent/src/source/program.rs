@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramInfo, RawTracePoint, TracePoint, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
@@ -20,7 +20,7 @@ use closewait_common::{
 use log::Log;
 use thiserror::Error;
 
-use super::test_run;
+use super::{calls, types};
 use crate::{
     engine::{
         model::{Counters, SocketKey},
@@ -101,6 +101,15 @@ pub struct Choices {
     pub healthy_below: Duration,
 }
 
+/// What [`Programs::look`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookFor {
+    /// Sockets in CLOSE_WAIT.
+    Waiting = 0,
+    /// Sockets whose connection is over and that still have a descriptor.
+    Lingering = 1,
+}
+
 /// The kernel programs, loaded. Dropping it detaches them.
 pub struct Programs {
     ebpf: Ebpf,
@@ -118,11 +127,14 @@ impl Programs {
     /// If the kernel refuses the object.
     pub fn load(plan: &Plan, choices: Option<Choices>, log_kernel: bool) -> Result<Self, ProgramsError> {
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
-        let btf = needs_btf.then(Btf::from_sys_fs).transpose().map_err(ProgramsError::Btf)?;
+        let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
-        let abilities = Abilities { healthy_below_ns, ..plan.abilities };
+        // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
+        let openers = u32::from(choices.is_some() && plan.hook == Hook::Btf && plan.openers);
+        let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
+        // It reads and parses all of the types by itself, 10 ms that nobody asked for and nothing can turn off.
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
@@ -171,13 +183,13 @@ impl Programs {
         if self.btf.is_some() { self.load_look() } else { Ok(()) }
     }
 
-    /// Looks at sockets anew: for each that is still in CLOSE_WAIT, a record is in the ring buffer when this returns. Where
+    /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
     /// the kernel cannot do that, there is none.
-    pub fn look(&self, keys: &[SocketKey]) {
+    pub fn look(&self, keys: &[SocketKey], kind: LookFor) {
         let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return };
         let Ok(program) = program.fd() else { return };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
-            if let Err(error) = test_run::raw_tracepoint(program.as_fd(), key.0) {
+            if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
                 log::debug!("looking at a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
                 return;
             }
@@ -213,6 +225,43 @@ impl Programs {
         EbpfLogger::init(&mut self.ebpf)
     }
 
+    /// Loads all iterators that the plan allows, so that they can be used when the kernel's types are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one.
+    pub fn load_iterators(&mut self) -> Result<(), ProgramsError> {
+        if self.plan.iterate_tcp {
+            self.iterator(names::ITER_TCP, "tcp")?;
+        }
+        if self.plan.iterate_files {
+            self.iterator(names::ITER_FILES, "task_file")?;
+            self.iterator(names::ITER_LEGS, "task_file")?;
+        }
+        Ok(())
+    }
+
+    /// Tells the walk over open files of which network namespaces all sockets are known.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be used.
+    pub(super) fn set_known(&mut self, namespaces: &[u32]) -> Result<(), ProgramsError> {
+        let name = names::KNOWN;
+        let failed = |source| ProgramsError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let mut known: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(failed)?;
+        let old: Vec<u32> = known.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for netns in old.iter().filter(|old| !namespaces.contains(old)) {
+            known.remove(netns).map_err(failed)?;
+        }
+        // Of those that find no room the walk tells all.
+        for netns in namespaces.iter().take(names::KNOWN_NAMESPACES as usize) {
+            known.insert(netns, 1, 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// An iterator program, loaded and ready to be attached.
     pub(super) fn iterator(&mut self, name: &'static str, kind: &str) -> Result<&mut Iter, ProgramsError> {
         let refused = |source| ProgramsError::Program { name, source };
@@ -226,7 +275,7 @@ impl Programs {
         Ok(iter)
     }
 
-    /// Lets go of the kernel's types, some ten megabytes. No iterator can be loaded after this, loaded ones go on.
+    /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
     pub fn forget_types(&mut self) {
         self.btf = None;
     }

@@ -1,54 +1,76 @@
-//! The sockets that are in CLOSE_WAIT now, from the kernel's iterators.
+//! The sockets that are there now, from the kernel's iterators.
 //!
-//! Two walks, because neither sees all: the one over TCP sockets (`iter/tcp`) shows one network namespace, and in it also
+//! Three walks, because none sees all: the one over TCP sockets (`iter/tcp`) shows one network namespace, and in it also
 //! what nobody has accepted yet; the one over open files (`iter/task_file`) shows every namespace and who holds what, but
-//! only sockets that have a descriptor.
+//! only sockets that have a descriptor; the one over the files of one process shows its other connections.
 
 use std::{
     fs::File,
     io::{self, Read as _},
+    mem::offset_of,
+    os::fd::AsFd as _,
 };
 
 use bytes::{Buf as _, BytesMut};
-use closewait_common::{names, record};
+use closewait_common::{Record, names, record};
 
-use super::program::{Programs, ProgramsError};
+use super::{
+    calls,
+    program::{Programs, ProgramsError},
+};
 use crate::host::netns::{self, Netns};
 
 /// Bytes asked of the kernel at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What a snapshot could not see.
+/// What a walk over sockets could see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blind {
+pub struct Seen {
+    /// Network namespaces whose sockets were listed.
+    pub namespaces: Vec<u32>,
     /// Network namespaces whose sockets without a descriptor could not be listed, with the first reason.
-    pub namespaces: Vec<(u32, String)>,
-    /// Whether there was no walk over open files.
-    pub no_files: bool,
+    pub blind: Vec<(u32, String)>,
 }
 
-/// Hands every record of a snapshot to `each`.
+/// Hands the record of every TCP socket in CLOSE_WAIT or LISTEN, of every namespace that can be entered, to `each`.
 ///
 /// # Errors
 ///
-/// If an iterator is refused or cannot be read.
-pub fn take(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Blind, ProgramsError> {
-    let mut blind = Blind::default();
-    if programs.plan().iterate_tcp {
-        for namespace in netns::all() {
-            match walk_namespace(programs, &namespace, &mut each)? {
-                Ok(()) => {}
-                Err(why) => blind.namespaces.push((namespace.inode, why)),
-            }
+/// If the iterator is refused or cannot be read.
+pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
+    let mut seen = Seen::default();
+    for namespace in netns::all() {
+        match walk_namespace(programs, &namespace, &mut each)? {
+            Ok(()) => seen.namespaces.push(namespace.inode),
+            Err(why) => seen.blind.push((namespace.inode, why)),
         }
     }
-    if programs.plan().iterate_files {
-        let file = open(programs, names::ITER_FILES, "task_file")?;
-        read_records(file, &mut each).map_err(ProgramsError::Read)?;
-    } else {
-        blind.no_files = true;
-    }
-    Ok(blind)
+    Ok(seen)
+}
+
+/// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
+/// `known` it says no more than who holds them.
+///
+/// # Errors
+///
+/// If the iterator is refused or cannot be read.
+pub fn files(programs: &mut Programs, known: &[u32], mut each: impl FnMut(&[u8])) -> Result<(), ProgramsError> {
+    programs.set_known(known)?;
+    let file = open(programs, names::ITER_FILES, "task_file")?;
+    read_records(file, &mut each).map_err(ProgramsError::Read)
+}
+
+/// Hands a record for every other connection of a process to `each`.
+///
+/// # Errors
+///
+/// If the iterator is refused, as it is before Linux 6.1, or cannot be read.
+pub fn legs(programs: &mut Programs, pid: u32, mut each: impl FnMut(&[u8])) -> Result<(), ProgramsError> {
+    let name = names::ITER_LEGS;
+    let program = programs.iterator(name, "task_file")?;
+    let program = program.fd().map_err(|source| ProgramsError::Program { name, source })?;
+    let file = calls::files_of(program.as_fd(), pid).map_err(ProgramsError::Read)?;
+    read_records(file, &mut each).map_err(ProgramsError::Read)
 }
 
 /// The TCP sockets of one namespace. The inner error is why that namespace cannot be entered.
@@ -73,7 +95,7 @@ fn open(programs: &mut Programs, name: &'static str, kind: &str) -> Result<File,
 }
 
 fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
-    let mut pending = BytesMut::with_capacity(CHUNK + record::SIZE);
+    let mut pending = BytesMut::with_capacity(CHUNK + record::DETAILED_SIZE);
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = match file.read(&mut chunk) {
@@ -83,9 +105,9 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
             Err(error) => return Err(error),
         };
         pending.extend_from_slice(&chunk[..read]);
-        while pending.len() >= record::SIZE {
-            each(&pending[..record::SIZE]);
-            pending.advance(record::SIZE);
+        while let Some(size) = size_of_next(&pending) {
+            each(&pending[..size]);
+            pending.advance(size);
         }
     }
     // The kernel writes whole records; what is left over goes to the decoder, which counts it.
@@ -93,4 +115,11 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
         each(&pending);
     }
     Ok(())
+}
+
+/// Length of the record that `bytes` begin with; `None` if not all of it is there.
+fn size_of_next(bytes: &[u8]) -> Option<usize> {
+    let kind = bytes.get(offset_of!(Record, kind))?;
+    let size = if *kind == record::kind::HOLDS { record::HOLD_SIZE } else { record::DETAILED_SIZE };
+    (bytes.len() >= size).then_some(size)
 }

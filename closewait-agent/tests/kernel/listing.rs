@@ -82,6 +82,26 @@ fn list_shows_the_oldest_first_and_nothing_that_has_left() {
     assert_eq!(order, expected);
 }
 
+#[test]
+fn filters_and_groups_agree_with_the_whole_list() {
+    let ns = Namespace::new();
+    let pairs: Vec<_> = (0..3).map(|_| ns.pair(V4)).collect();
+    for pair in &pairs {
+        pair.fin();
+    }
+    let (pid, port) = (std::process::id().to_string(), pairs[0].id.remote.port().to_string());
+    let filtered = list_by(&mut closewait(&["list", "--output", "json", "--pid", &pid, "--port", &port, "--alone"]));
+    let ours = of_namespace(&filtered, &ns);
+    assert_eq!(ours.keys().collect::<Vec<_>>(), [&pairs[0].id]);
+
+    let grouped = finish(&mut closewait(&["list", "--output", "json", "--by", "process", "--pid", &pid, "--alone"]));
+    assert_eq!(grouped.code, Some(0), "{}", grouped.stderr);
+    let groups: Vec<Value> = grouped.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    groups.iter().for_each(schema::check_grouped);
+    let own = groups.iter().find(|group| group["process"]["pid"] == std::process::id()).expect("a group of this test");
+    assert!(own["count"].as_u64().is_some_and(|count| count >= 3), "{own}");
+}
+
 /// The true age lies within the bounds.
 pub(crate) fn check_bounds(object: &Value, (youngest, oldest): (f64, f64)) {
     let low = object["dwell_seconds"].as_f64().expect("a lower bound");

@@ -20,4 +20,5 @@ mod leaving;
 mod listing;
 mod many;
 mod older;
+mod owners;
 mod privileges;

@@ -62,12 +62,24 @@ const SOCKET: &[(&str, Type)] = &[
     ("inode", Maybe(&Whole)),
     ("cgroup", Maybe(&Whole)),
     ("container", Maybe(&Text)),
+    ("unit", Maybe(&Text)),
+    ("pod", Maybe(&Object(POD))),
     ("accepted", Maybe(&Flag)),
     ("unread_bytes", Maybe(&Whole)),
     ("received_bytes", Maybe(&Whole)),
     ("sent_bytes", Maybe(&Whole)),
+    ("acked_bytes", Maybe(&Whole)),
+    ("send_queue_bytes", Maybe(&Whole)),
+    ("read_state", Maybe(&Text)),
+    ("replied", Maybe(&Flag)),
     ("keepalive", Maybe(&Flag)),
+    ("timer", Maybe(&Object(TIMER))),
+    ("opener", Maybe(&Object(OPENER))),
 ];
+const POD: &[(&str, Type)] =
+    &[("uid", Text), ("name", Maybe(&Text)), ("namespace", Maybe(&Text)), ("container", Maybe(&Text))];
+const TIMER: &[(&str, Type)] = &[("kind", Text), ("expires_seconds", Number), ("retries", Whole)];
+const OPENER: &[(&str, Type)] = &[("pid", Whole), ("comm", Text), ("seconds_ago", Number)];
 const END: &[(&str, Type)] = &[("address", Address), ("port", Whole)];
 const HISTOGRAM: &[(&str, Type)] = &[
     ("scope", Text),
@@ -90,8 +102,34 @@ const LISTED: &[(&str, Type)] = &[
     ("socket", Object(SOCKET)),
     ("dwell_seconds", Maybe(&Number)),
     ("exact", Flag),
+    ("owners", Maybe(&List)),
+    ("verdict", Object(VERDICT)),
+    ("listener", Maybe(&Object(LISTENER))),
+    ("waits_for", Maybe(&Object(END))),
+    ("conntrack_timeout_seconds", Maybe(&Number)),
+    ("fd_open", Maybe(&Flag)),
+    ("left", Maybe(&Object(LEFT))),
+];
+const VERDICT: &[(&str, Type)] =
+    &[("class", Text), ("rule", Text), ("certainty", Text), ("text", Text), ("next", Text)];
+const LISTENER: &[(&str, Type)] =
+    &[("address", Address), ("port", Whole), ("backlog", Whole), ("backlog_max", Whole), ("owners", List)];
+const LEFT: &[(&str, Type)] = &[("how", Text), ("seconds_ago", Number), ("closer", Maybe(&Object(CLOSER)))];
+const GROUPED: &[(&str, Type)] = &[
+    ("schema_version", Whole),
+    ("time", Text),
+    ("by", Text),
+    ("count", Whole),
+    ("oldest_seconds", Maybe(&Number)),
+    ("median_seconds", Maybe(&Number)),
+    ("verdicts", Object(&[])),
+    ("owners", List),
+    ("fds_open", Maybe(&Whole)),
+    ("fds_limit", Maybe(&Whole)),
+    ("zombies", Whole),
 ];
 
+const READ_STATES: &[&str] = &["never_read", "probe", "idle_fin", "goodbye", "partial", "fin_consumed"];
 const HOW: &[&str] = &["closed", "shutdown", "aborted", "reset", "timeout", "destroyed", "listener_closed", "unknown"];
 
 /// Fails the test if the event is not what the contract says.
@@ -135,6 +173,20 @@ pub(crate) fn check_listed(object: &Value) {
     wall_seconds(object);
     socket(object);
     dwell(object);
+    if !object["left"].is_null() {
+        one_of(&object["left"]["how"], HOW, object);
+        assert_eq!(object["fd_open"], true, "{object}");
+    }
+}
+
+/// The same for one that `list --by` prints.
+pub(crate) fn check_grouped(object: &Value) {
+    members(object, GROUPED, object);
+    assert_eq!(object["schema_version"], 1, "{object}");
+    wall_seconds(object);
+    one_of(&object["by"], &["process", "listener", "peer", "cgroup"], object);
+    let by = object["by"].as_str().expect("checked above");
+    assert!(object.get(by).is_some(), "no `{by}` in {object}");
 }
 
 /// The member `time`, in seconds since 1970.
@@ -152,6 +204,12 @@ fn socket(event: &Value) {
     one_of(&socket["protocol"], &["tcp", "mptcp"], event);
     if !socket["role"].is_null() {
         one_of(&socket["role"], &["server", "client"], event);
+    }
+    if !socket["read_state"].is_null() {
+        one_of(&socket["read_state"], READ_STATES, event);
+    }
+    if !socket["timer"].is_null() {
+        one_of(&socket["timer"]["kind"], &["on", "keepalive", "persist"], event);
     }
     for end in ["local", "remote"] {
         let is_v4 = socket[end]["address"].as_str().is_some_and(|address| !address.contains(':'));

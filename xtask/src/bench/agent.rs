@@ -39,7 +39,7 @@ fn read(pid: u32, file: &str) -> Result<String> {
 }
 
 /// Time on a CPU of all threads. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
-fn cpu_time(pid: u32) -> Result<Duration> {
+pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let tasks = format!("/proc/{pid}/task");
     let mut nanos = 0;
     for task in fs::read_dir(&tasks).with_context(|| format!("cannot list {tasks}; has the agent ended?"))? {

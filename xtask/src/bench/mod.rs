@@ -1,6 +1,10 @@
-//! `cargo xtask bench`: what watching costs.
+//! `cargo xtask bench`: what watching costs, and how long listing takes.
 
 mod agent;
+mod holders;
+mod list;
+mod listers;
+mod refresh;
 mod report;
 mod rounds;
 mod tracer;
@@ -27,6 +31,10 @@ use tracer::Tracer;
 pub(crate) enum Bench {
     /// Connections per second with closewait, with other tracers and with none, in short interleaved rounds
     Overhead(Overhead),
+    /// Time to list 12,000 sockets among 48,000 descriptors, beside ss and lsof, and how it grows with their number
+    List(list::Options),
+    /// CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
+    Refresh(refresh::Options),
 }
 
 #[derive(Args)]
@@ -48,48 +56,57 @@ pub(crate) struct Overhead {
     binary: Option<PathBuf>,
 }
 
-/// Runs one benchmark.
-pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
-    match bench {
-        Bench::Overhead(options) => overhead(workspace, options),
+impl Overhead {
+    /// The flags to start this program with again.
+    fn again(&self) -> Vec<String> {
+        let flags = [
+            ("--rounds", u64::from(self.rounds)),
+            ("--seconds", self.seconds),
+            ("--starts", u64::from(self.starts)),
+            ("--idle-seconds", self.idle_seconds),
+        ];
+        flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect()
     }
 }
 
-fn overhead(workspace: &Workspace, options: &Overhead) -> Result<()> {
-    let Some(binary) = &options.binary else {
-        build::release(workspace)?;
-        return become_root(workspace, options);
+/// Runs one benchmark.
+pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
+    let (name, binary, again) = match bench {
+        Bench::Overhead(options) => ("overhead", &options.binary, options.again()),
+        Bench::List(options) => ("list", &options.binary, options.again()),
+        Bench::Refresh(options) => ("refresh", &options.binary, options.again()),
     };
-    // The tracers to compare with need tracefs; without it they are reported as not attached, with their reason.
-    if let Err(error) = namespaces::mount_tracefs() {
-        eprintln!("bench: no tracefs for the other tracers: {error:#}");
-    }
+    let Some(binary) = binary else {
+        build::release(workspace)?;
+        return become_root(workspace, name, &again);
+    };
     let dir = std::env::temp_dir().join(format!("closewait-bench-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| format!("cannot create {}; is the folder writable?", dir.display()))?;
-    let result = measure(binary, options, &dir);
+    let result = match bench {
+        Bench::Overhead(options) => overhead(binary, options, &dir),
+        Bench::List(options) => list::run(binary, options, &dir),
+        Bench::Refresh(options) => refresh::run(binary, options, &dir),
+    };
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}; delete it", dir.display()))?;
     result
 }
 
 /// Starts this program again as root, after the building has been done as the calling user.
-fn become_root(workspace: &Workspace, options: &Overhead) -> Result<()> {
+fn become_root(workspace: &Workspace, name: &str, again: &[String]) -> Result<()> {
     let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
-    let mut args: Vec<OsString> = ["bench", "overhead", "--binary"].map(OsString::from).to_vec();
+    let mut args: Vec<OsString> = ["bench", name, "--binary"].map(OsString::from).to_vec();
     args.push(workspace.closewait().into());
-    for (name, value) in [
-        ("--rounds", u64::from(options.rounds)),
-        ("--seconds", options.seconds),
-        ("--starts", u64::from(options.starts)),
-        ("--idle-seconds", options.idle_seconds),
-    ] {
-        args.extend([name.into(), value.to_string().into()]);
-    }
+    args.extend(again.iter().map(OsString::from));
     let mut command = root::command(&this, &args, "attaching tracers to the kernel")?;
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
 }
 
-fn measure(binary: &Path, options: &Overhead, dir: &Path) -> Result<()> {
+fn overhead(binary: &Path, options: &Overhead, dir: &Path) -> Result<()> {
+    // The tracers to compare with need tracefs; without it they are reported as not attached, with their reason.
+    if let Err(error) = namespaces::mount_tracefs() {
+        eprintln!("bench: no tracefs for the other tracers: {error:#}");
+    }
     let rounds = rounds::run(&tracers(binary, dir), options.rounds, options.seconds)?;
     print!("{}", report::header(options.rounds, options.seconds)?);
     print!("{}", report::table(&rounds.variants));
@@ -97,7 +114,7 @@ fn measure(binary: &Path, options: &Overhead, dir: &Path) -> Result<()> {
         anyhow::bail!("closewait did not attach: {reason}; try `cargo xtask run -- doctor`");
     }
     print!("{}", report::losses(&rounds.totals));
-    let closewait = Tracer::closewait(binary, dir);
+    let closewait = Tracer::closewait(binary, dir, &[]);
     print!("{}", report::starts(&agent::start_times(&closewait, options.starts)?));
     print!("{}", report::idle(&agent::idle(&closewait, Duration::from_secs(options.idle_seconds))?));
     Ok(())
@@ -105,7 +122,7 @@ fn measure(binary: &Path, options: &Overhead, dir: &Path) -> Result<()> {
 
 /// The variants beside "none", closewait first.
 fn tracers(binary: &Path, dir: &Path) -> Vec<Tracer> {
-    let mut tracers = vec![Tracer::closewait(binary, dir)];
+    let mut tracers = vec![Tracer::closewait(binary, dir, &[])];
     for name in ["tcpstates", "tcplife"] {
         // bcc's package calls its own scripts by other names where both are installed.
         let program = exec::which(name).or_else(|| exec::which(&format!("{name}-libbpf")));

@@ -6,21 +6,86 @@ use anyhow::{Context as _, Result};
 
 use super::{
     agent::Idle,
+    listers::Times,
+    refresh::Cost,
     rounds::{Totals, Variant},
 };
 
 /// The machine, and how it was measured.
 pub(super) fn header(rounds: u32, seconds: u64) -> Result<String> {
+    Ok(format!(
+        "{}; {rounds} interleaved rounds of {seconds} s for each variant; short TCP connections over loopback, as many client \
+         and server threads as CPUs.\n\n",
+        machine()?
+    ))
+}
+
+fn machine() -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
         .context("cannot read the kernel's release; is /proc mounted?")?;
     let cpus = thread::available_parallelism().context("cannot count the CPUs; is /proc mounted?")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo; is /proc mounted?")?;
+    Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), cpu_model(&cpuinfo)))
+}
+
+/// The machine, and what was listed.
+pub(super) fn list_header((close_wait, other): (u32, u32), processes: usize, rounds: u32) -> Result<String> {
     Ok(format!(
-        "Linux {}, {cpus} CPUs ({}); {rounds} interleaved rounds of {seconds} s for each variant; short TCP connections over \
-         loopback, as many client and server threads as CPUs.\n\n",
-        kernel.trim(),
-        cpu_model(&cpuinfo)
+        "{}; {close_wait} sockets in CLOSE_WAIT among {} descriptors of {processes} processes; whole processes, output to /dev/null, \
+         {rounds} interleaved rounds.\n\n",
+        machine()?,
+        close_wait + other
     ))
+}
+
+/// One line for each program.
+pub(super) fn lists(all: &[Times]) -> String {
+    let mut text =
+        String::from("| Variant | Median ms | min..max | Ratio to ss | Target | Rounds |\n|---|---|---|---|---|---|\n");
+    for Times { name, millis, ratios, target } in all {
+        let (Some(median_ms), Some((min, max)), Some(ratio)) = (median(millis), bounds(millis), median(ratios)) else {
+            continue;
+        };
+        let target = target.map_or_else(|| "-".to_owned(), |target| format!("{target:.2}"));
+        let rounds = millis.len();
+        line(
+            &mut text,
+            format_args!("| {name} | {median_ms:.1} | {min:.1}..{max:.1} | {ratio:.3} | {target} | {rounds} |"),
+        );
+    }
+    text
+}
+
+/// How the time grows: one line for each size and program.
+pub(super) fn growth(sizes: &[(u32, u32, Vec<Times>)], rounds: u32) -> String {
+    let mut text = format!(
+        "\nMedians of {rounds} rounds:\n\n| In CLOSE_WAIT | Other descriptors | Variant | Median ms | ms per 1000 sockets |\n\
+         |---|---|---|---|---|\n"
+    );
+    for (close_wait, other, all) in sizes {
+        for Times { name, millis, .. } in all {
+            let Some(median) = median(millis) else { continue };
+            let of_thousand = median * 1000.0 / f64::from(*close_wait);
+            line(&mut text, format_args!("| {close_wait} | {other} | {name} | {median:.1} | {of_thousand:.2} |"));
+        }
+    }
+    text
+}
+
+/// What tracking stuck sockets costs an agent.
+pub(super) fn refresh(costs: &[Cost], time: Duration, stuck_after: &str) -> Result<String> {
+    let mut text = format!(
+        "{}; CPU time of `closewait run --stuck-after {stuck_after}` over {} s, its JSON read by another process.\n\n\
+         | Stuck sockets | Other descriptors on the host | CPU ms per second | CPU us per socket and second |\n|---|---|---|---|\n",
+        machine()?,
+        time.as_secs()
+    );
+    for Cost { tracked, extra, cpu } in costs {
+        let millis = cpu.as_secs_f64() * 1000.0 / time.as_secs_f64();
+        let of_socket = millis * 1000.0 / f64::from(*tracked);
+        line(&mut text, format_args!("| {tracked} | {extra} | {millis:.2} | {of_socket:.2} |"));
+    }
+    Ok(text)
 }
 
 /// One line for each variant.
@@ -128,6 +193,22 @@ mod tests {
         let totals = Totals { connections: 10, counters: vec![("entered", None), ("lost_ring_full", Some(0))] };
         let text = losses(&totals);
         assert!(text.contains("missed unknown") && text.contains("`lost_ring_full` 0"), "{text}");
+    }
+
+    #[test]
+    fn a_listing_has_a_ratio_and_grows_with_its_sockets() {
+        let times = || Times { name: "list", millis: vec![30.0, 10.0, 20.0], ratios: vec![0.25], target: Some(0.5) };
+        let table = lists(&[times(), Times { name: "none", millis: vec![], ratios: vec![], target: None }]);
+        assert!(table.ends_with("| list | 20.0 | 10.0..30.0 | 0.250 | 0.50 | 3 |\n"), "{table}");
+        let growth = growth(&[(10_000, 5, vec![times()])], 3);
+        assert!(growth.ends_with("| 10000 | 5 | list | 20.0 | 2.00 |\n"), "{growth}");
+    }
+
+    #[test]
+    fn cpu_time_is_told_per_second_and_socket() {
+        let costs = [Cost { tracked: 1000, extra: 0, cpu: Duration::from_millis(30) }];
+        let table = refresh(&costs, Duration::from_secs(10), "1s").unwrap();
+        assert!(table.ends_with("| 1000 | 0 | 3.00 | 3.00 |\n"), "{table}");
     }
 
     #[test]

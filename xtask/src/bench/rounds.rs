@@ -101,7 +101,7 @@ pub(super) fn run(tracers: &[Tracer], rounds: u32, seconds: u64) -> Result<Round
 }
 
 /// Each round begins with another variant, so that none always follows the same one's cooling-down.
-fn order(round: u32, count: usize) -> impl Iterator<Item = usize> {
+pub(super) fn order(round: u32, count: usize) -> impl Iterator<Item = usize> {
     let first = usize::try_from(round).unwrap_or(0) % count;
     (first..count).chain(0..first)
 }

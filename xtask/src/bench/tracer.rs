@@ -46,9 +46,9 @@ struct Events {
 }
 
 impl Tracer {
-    /// `closewait run --output json`. Its lines are few, one for a stuck socket; they are read, not kept.
-    pub(super) fn closewait(binary: &Path, dir: &Path) -> Self {
-        let args = ["run", "--output", "json"].map(str::to_owned).to_vec();
+    /// `closewait run --output json` and `more`. Its lines are few, one for a stuck socket; they are read, not kept.
+    pub(super) fn closewait(binary: &Path, dir: &Path, more: &[&str]) -> Self {
+        let args = ["run", "--output", "json"].iter().chain(more).map(|arg| (*arg).to_owned()).collect();
         Self { name: "closewait", program: binary.to_owned(), args, stderr: dir.join("closewait"), has_events: true }
     }
 

@@ -1,4 +1,4 @@
-use closewait_common::tcp::RCV_SHUTDOWN;
+use closewait_common::{Detailed, record::Hold, tcp::RCV_SHUTDOWN};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,10 +41,16 @@ fn record() -> Record {
     }
 }
 
-/// The bytes of a record, as the kernel program writes them.
+/// The bytes of a record, as the kernel program writes them: with details, unless it is about a change.
 fn bytes(record: &Record) -> Vec<u8> {
+    let detailed = detailed_bytes(&Detailed { record: *record, detail: NO_DETAIL });
+    let is_change = matches!(record.kind, kind::ENTER | kind::LEAVE);
+    detailed[..if is_change { SIZE } else { DETAILED_SIZE }].to_vec()
+}
+
+fn detailed_bytes(detailed: &Detailed) -> Vec<u8> {
     // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), SIZE) }.to_vec()
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(detailed).cast::<u8>(), DETAILED_SIZE) }.to_vec()
 }
 
 fn decode(record: &Record) -> Result<Observation, DecodeError> {
@@ -77,6 +83,13 @@ fn an_entry_is_read_field_by_field() {
         received_bytes: Some(6),
         sent_bytes: Some(0),
         keepalive: Some(false),
+        acked_bytes: None,
+        send_queue_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        timer: None,
+        opener: None,
     };
     assert_eq!(socket, expected);
 }
@@ -85,7 +98,20 @@ fn an_entry_is_read_field_by_field() {
 fn the_decoder_reads_the_fields_where_the_struct_has_them() {
     let all =
         Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
-    assert_eq!(read(&bytes(&all)), Ok(all));
+    assert_eq!(read(&bytes(&all)), Ok((all, NO_DETAIL)));
+    let record = Record { kind: kind::LOOKED, ..all };
+    let detail = Detail {
+        acked_bytes: 1,
+        send_queue_bytes: 2,
+        last_sent_ticks: 3,
+        timer_ticks: -4,
+        backlog: 5,
+        backlog_max: 6,
+        timer: 7,
+        timer_retries: 8,
+        _pad: [9, 10],
+    };
+    assert_eq!(read(&detailed_bytes(&Detailed { record, detail })), Ok((record, detail)));
 }
 
 #[test]
@@ -167,10 +193,27 @@ fn a_holder_is_read() {
 }
 
 #[test]
+fn a_hold_is_read_and_nothing_but_a_whole_one() {
+    let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
+    let hold =
+        Hold { format: FORMAT, kind: kind::HOLDS, _pad: 0, fd: 7, sk: 5, inode: 99, pid: 42, _more_pad: 0, comm };
+    let bytes = |hold: &Hold| {
+        // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(hold).cast::<u8>(), HOLD_SIZE) }.to_vec()
+    };
+    let Ok(Observation::Holds { key, inode, holder }) = DECODER.decode(&bytes(&hold)) else { panic!("a descriptor") };
+    assert_eq!((key, inode, holder.task.pid, holder.fd), (SocketKey(5), 99, 42, 7));
+    assert_eq!(holder.task.comm.as_str(), "worker");
+    assert_eq!(DECODER.decode(&bytes(&hold)[..40]), Err(DecodeError::Length(40)));
+    assert_eq!(DECODER.decode(&bytes(&Hold { format: 1, ..hold })), Err(DecodeError::Format(1)));
+    assert!(matches!(DECODER.decode(&bytes(&Hold { fd: -1, ..hold })), Err(DecodeError::Contradiction(_))));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let refused = |record: Record| decode(&record).expect_err("it makes no sense");
-    assert_eq!(refused(Record { format: 2, ..record() }), DecodeError::Format(2));
-    assert_eq!(refused(Record { kind: 9, ..record() }), DecodeError::Kind(9));
+    assert_eq!(refused(Record { format: 1, ..record() }), DecodeError::Format(1));
+    assert_eq!(refused(Record { kind: 10, ..record() }), DecodeError::Kind(10));
     assert_eq!(refused(Record { kind: 0, ..record() }), DecodeError::Kind(0));
     assert_eq!(refused(Record { family: 1, ..record() }), DecodeError::Family(1));
     assert_eq!(refused(Record { protocol: 132, ..record() }), DecodeError::Protocol(132));
@@ -195,14 +238,86 @@ fn truncated_and_oversized_records_are_refused() {
     assert_eq!(DECODER.decode(&longer), Err(DecodeError::Length(SIZE + 1)));
 }
 
+#[test]
+fn a_record_about_a_change_has_no_details_and_others_have_them() {
+    let refused = |kind| DECODER.decode(&bytes(&Record { kind, ..record() })[..SIZE]);
+    assert_eq!(refused(kind::LOOKED), Err(DecodeError::Length(SIZE)));
+    let long = detailed_bytes(&Detailed { record: record(), detail: NO_DETAIL });
+    assert_eq!(DECODER.decode(&long), Err(DecodeError::Length(DETAILED_SIZE)));
+}
+
+#[test]
+fn times_of_the_connection_and_its_timer_are_read() {
+    let flags = flag::SOCK | flag::TCP | flag::AGES | flag::SENT | flag::SEND_QUEUE | flag::TIMER;
+    let record =
+        Record { kind: kind::LOOKED, flags, last_ack_ticks: 10, last_data_ticks: 20, sent_bytes: 5, ..record() };
+    let detail = Detail {
+        last_sent_ticks: 15,
+        send_queue_bytes: 3,
+        acked_bytes: 2,
+        timer: timer::KEEPALIVE,
+        timer_ticks: 25,
+        timer_retries: 1,
+        ..NO_DETAIL
+    };
+    let Ok(Observation::Looked { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
+    else {
+        panic!("a look")
+    };
+    let millis = Duration::from_millis;
+    let (received, acked, sent) = (at - millis(80), at - millis(40), at - millis(60));
+    assert_eq!((socket.last_received, socket.last_ack, socket.last_sent), (Some(received), Some(acked), Some(sent)));
+    assert_eq!((socket.send_queue_bytes, socket.acked_bytes, socket.replied()), (Some(3), Some(2), Some(true)));
+    let timer = Timer { kind: TimerKind::Keepalive, expires: at + millis(100), retries: 1 };
+    assert_eq!(socket.timer, Some(timer));
+}
+
+#[test]
+fn who_connected_a_socket_makes_it_a_client() {
+    let entered = Record {
+        flags: flag::OPENER,
+        pid: 7,
+        comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+        entered_ns: 1_000_000_000,
+        ..record()
+    };
+    let Ok(Observation::Enter { socket, .. }) = decode(&entered) else { panic!("an entry") };
+    let opener = socket.opener.expect("its opener");
+    assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", Boot(1_000_000_000)));
+    assert_eq!(socket.role, Some(Role::Client));
+}
+
+#[test]
+fn listeners_legs_and_lingering_descriptors_are_told_apart() {
+    let of = |kind, new_state, flags| Record { kind, new_state, flags: flags | flag::SOCK, pid: 42, fd: 7, ..record() };
+    let listening = of(kind::LISTENING, 10, flag::LISTENER);
+    let detail = Detail { backlog: 3, backlog_max: 128, ..NO_DETAIL };
+    let bytes = detailed_bytes(&Detailed { record: listening, detail });
+    let Ok(Observation::Listening { listener, holder, .. }) = DECODER.decode(&bytes) else { panic!("a listener") };
+    assert_eq!((listener.backlog, listener.backlog_max, listener.local.port, holder), (3, 128, 8080, None));
+    let held = of(kind::LISTENING, 10, flag::LISTENER | flag::TASK);
+    assert!(matches!(decode(&held), Ok(Observation::Listening { holder: Some(_), .. })));
+    for state in [state::CLOSE, state::LAST_ACK] {
+        let lingering = of(kind::LINGERING, state, flag::TASK);
+        assert!(matches!(decode(&lingering), Ok(Observation::Lingering { holder: Some(_), .. })));
+    }
+    let leg = of(kind::LEG, state::FIN_WAIT2, flag::TASK);
+    let Ok(Observation::Leg { leg, .. }) = decode(&leg) else { panic!("a leg") };
+    assert_eq!(leg.state, Connection::FinWait2);
+    for (kind, state) in [(kind::LISTENING, 1), (kind::LINGERING, 1), (kind::LEG, 8)] {
+        let refused = decode(&of(kind, state, flag::TASK | flag::LISTENER));
+        assert_eq!(refused, Err(DecodeError::States { kind, old: 1, new: state }));
+    }
+}
+
 proptest! {
     #[test]
-    fn garbage_never_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2 * SIZE)) {
+    fn garbage_never_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2 * DETAILED_SIZE)) {
         let _any_result = DECODER.decode(&bytes);
     }
 
     #[test]
-    fn a_damaged_record_never_makes_it_panic(damage in prop::collection::vec((0..SIZE, any::<u8>()), 1..8), kind in 1_u8..=5) {
+    fn a_damaged_record_never_makes_it_panic(damage in prop::collection::vec((0..SIZE, any::<u8>()), 1..8), kind in 1_u8..=8) {
         let mut bytes = bytes(&Record { kind, old_state: 8, ..record() });
         for (at, with) in damage {
             bytes[at] = with;

@@ -2,17 +2,53 @@
 //!
 //! A new rule is a file here, with its condition, texts and tests, and its line in [`RULES`].
 
+mod abandoned_response;
+mod about;
+mod accept_stopped;
+mod case;
+mod close_missing;
+mod event_loop_blocked;
+mod gone;
+mod half_close;
+mod hung_since;
+mod inherited;
+mod left;
 mod never_accepted;
+mod never_read;
+mod pace;
+mod peer_event;
+mod pool;
+mod probe;
+mod proxy_wait;
+mod response_leaked;
+mod slow;
+mod transient;
+mod unanswered;
+mod unheld;
+mod words;
+mod young;
 
-use super::model::{Certainty, Class, Socket, Verdict};
+#[cfg(test)]
+mod page;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod testing;
+
+pub use self::{
+    about::About,
+    case::{Case, Flow, Group, Legs, Seen, Trend},
+    left::left,
+};
+use super::model::{Certainty, Class, Verdict};
 
 /// Tells one cause from others.
 pub trait Rule: Sync {
-    /// Its name, as a verdict carries it.
-    fn name(&self) -> &'static str;
+    /// What it is, for `docs/diagnoses.md`.
+    fn about(&self) -> &'static About;
 
     /// What it says of a socket; `None` if it does not apply, or too little is known.
-    fn check(&self, socket: &Socket) -> Option<Judgement>;
+    fn check(&self, case: &Case<'_>) -> Option<Judgement>;
 }
 
 /// What a rule says.
@@ -22,48 +58,85 @@ pub struct Judgement {
     pub class: Class,
     /// How sure that is.
     pub certainty: Certainty,
-    /// The evidence, in a sentence.
+    /// The evidence, in a sentence or two.
     pub text: String,
     /// What a person should do.
     pub next: String,
 }
 
-/// All rules, in the order in which they are asked.
-pub const RULES: &[&dyn Rule] = &[&never_accepted::NeverAccepted];
+/// All rules, in the order in which they are asked. The order is part of what they mean:
+///
+/// - What the kernel says of this very socket comes first: that it is gone, was never accepted, is held by nobody, that
+///   its peer still reads.
+/// - `transient` and `young` take what is younger than the age at which a socket counts as stuck, so that no rule below
+///   them accuses a program of what may be over in a moment.
+/// - Reasons outside of the program that could be blamed come before it: a descriptor that another process keeps, another
+///   connection that a proxy waits for.
+/// - `event_loop_blocked` comes before the other signs of a hang, as it names the reason and they only the fact.
+/// - `slow` comes before everything that calls a server hung or a leak.
+/// - `probe` comes after the signs of a hang: a health check that a hung server does not notice is not the cause.
+pub const RULES: &[&dyn Rule] = &[
+    &gone::Gone,
+    &accept_stopped::AcceptStopped,
+    &never_accepted::NeverAccepted,
+    &unheld::Unheld,
+    &half_close::HalfClose,
+    &transient::Transient,
+    &young::Young,
+    &inherited::Inherited,
+    &proxy_wait::ProxyWait,
+    &event_loop_blocked::EventLoopBlocked,
+    &slow::Slow,
+    &never_read::NeverRead,
+    &hung_since::HungSince,
+    &probe::Probe,
+    &unanswered::Unanswered,
+    &close_missing::CloseMissing,
+    &abandoned_response::AbandonedResponse,
+    &pool::GrowingPool,
+    &pool::Pool,
+    &response_leaked::ResponseLeaked,
+    &peer_event::PeerEvent,
+];
 
 /// The verdict on a socket that stays in CLOSE_WAIT.
-pub fn verdict(socket: &Socket) -> Verdict {
-    let said = RULES.iter().find_map(|rule| Some((rule.name(), rule.check(socket)?)));
-    let (rule, judgement) = said.unwrap_or_else(|| ("none", unknown()));
+pub fn verdict(case: &Case<'_>) -> Verdict {
+    let said = RULES.iter().find_map(|rule| Some((rule.about().name, rule.check(case)?)));
+    let (rule, judgement) = said.unwrap_or_else(|| ("none", unknown(case)));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }
 }
 
-fn unknown() -> Judgement {
+fn unknown(case: &Case<'_>) -> Judgement {
     Judgement {
         class: Class::Unknown,
         certainty: Certainty::Low,
-        text: "the peer has closed, the program has not; nothing that is known of this socket tells why".to_owned(),
-        next: "see which process holds it (`closewait list`) and what that process waits for".to_owned(),
+        text: format!(
+            "the peer has closed, {} has not; nothing that is known of this socket tells why",
+            words::owner(case)
+        ),
+        next: words::dump(case),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing::socket, *};
+    use super::{testing::Scene, *};
 
     #[test]
     fn what_no_rule_explains_is_unknown() {
-        let verdict = verdict(&socket());
+        let mut scene = Scene::server();
+        scene.socket.role = None;
+        let verdict = scene.verdict();
         assert_eq!((verdict.class, verdict.rule, verdict.certainty), (Class::Unknown, "none", Certainty::Low));
     }
 
     #[test]
     fn names_of_rules_are_their_own() {
-        let mut names: Vec<_> = RULES.iter().map(|rule| rule.name()).collect();
+        let mut names: Vec<_> = RULES.iter().map(|rule| rule.about().name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), RULES.len());
-        assert!(!names.contains(&"none"));
+        assert!(!names.contains(&"none") && !names.contains(&left::ABOUT.name));
     }
 }

@@ -41,6 +41,21 @@ pub fn layout(btf: &Btf) -> Layout {
         tcp_bytes_sent: tcp("bytes_sent"),
         tcp_rcv_tstamp: tcp("rcv_tstamp"),
         tcp_lrcvtime: tcp("inet_conn.icsk_ack.lrcvtime"),
+        sock_ack_backlog: sock("sk_ack_backlog"),
+        sock_timer_expires: first(&[tcp("inet_conn.icsk_keepalive_timer.expires"), sock("sk_timer.expires")]),
+        sock_timer_pprev: first(&[tcp("inet_conn.icsk_keepalive_timer.entry.pprev"), sock("sk_timer.entry.pprev")]),
+        tcp_write_seq: tcp("write_seq"),
+        tcp_snd_una: tcp("snd_una"),
+        tcp_bytes_acked: tcp("bytes_acked"),
+        tcp_lsndtime: tcp("lsndtime"),
+        tcp_pending: tcp("inet_conn.icsk_pending"),
+        tcp_timeout: first(&[
+            tcp("inet_conn.icsk_timeout"),
+            sock("tcp_retransmit_timer.expires"),
+            tcp("inet_conn.icsk_retransmit_timer.expires"),
+        ]),
+        tcp_retransmits: tcp("inet_conn.icsk_retransmits"),
+        tcp_probes_out: tcp("inet_conn.icsk_probes_out"),
         task_tgid: at("task_struct", "tgid"),
         task_comm: at("task_struct", "comm"),
     }
@@ -53,8 +68,15 @@ pub fn abilities(btf: &Btf) -> Abilities {
         // programs (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
         socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
         keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
+        done_bit: btf.enum_value("sock_flags", "SOCK_DONE").unwrap_or(MISSING),
+        openers: 0,
         healthy_below_ns: 0,
     }
+}
+
+/// The first that this kernel has.
+fn first(offsets: &[u32]) -> u32 {
+    offsets.iter().copied().find(|offset| *offset != MISSING).unwrap_or(MISSING)
 }
 
 /// From a `struct socket` to `i_ino` of the inode beside it (`SOCK_INODE` in include/net/sock.h, v6.18).

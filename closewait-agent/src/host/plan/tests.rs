@@ -17,10 +17,12 @@ pub(crate) fn capable_host() -> Facts {
         version: Some((6, 18)),
         types: Ok(Types {
             layout: some_layout(),
-            abilities: Abilities { socket_cookie: 1, keepopen_bit: 3, healthy_below_ns: 0 },
+            abilities: Abilities { socket_cookie: 1, keepopen_bit: 3, done_bit: 1, openers: 0, healthy_below_ns: 0 },
             tracepoint: true,
             iter_tcp: true,
             iter_files: true,
+            sk_storage: true,
+            attachable: Vec::new(),
             ring_buffer: true,
         }),
         ring_buffer: Some(true),

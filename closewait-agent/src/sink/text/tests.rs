@@ -1,7 +1,12 @@
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::engine::{diagnose::verdict, histogram::Histogram, model::Task, testing::socket, text::Comm};
+use crate::engine::{
+    histogram::Histogram,
+    model::{Certainty, Class, Task, Verdict},
+    testing::socket,
+    text::Comm,
+};
 
 fn lines(colour: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
@@ -17,6 +22,7 @@ fn left_by(comm: &[u8; 16]) -> Finding {
         how: How::Closed,
         closer: Some(Task { pid: 42, comm: Comm::from_kernel(comm) }),
         fd_open: Some(false),
+        verdict: None,
     }
 }
 
@@ -42,8 +48,14 @@ fn a_hostile_name_cannot_reach_the_terminal() {
 #[test]
 fn colour_is_only_where_it_is_asked_for() {
     let (socket, dwell) = (socket(), Dwell::Exact(Duration::from_secs(60)));
-    let verdict = verdict(&socket);
-    let stuck = Finding::Stuck { at: Boot(0), socket, dwell, verdict };
+    let verdict = Verdict {
+        class: Class::Unknown,
+        rule: "none",
+        certainty: Certainty::Low,
+        text: "why".to_owned(),
+        next: "what".to_owned(),
+    };
+    let stuck = Finding::Stuck { at: Boot(0), socket, dwell, owners: None, verdict: Box::new(verdict) };
     assert!(!lines(false, &stuck).contains('\x1b'));
     assert!(lines(true, &stuck).contains("\x1b[1;31mstuck"));
 }

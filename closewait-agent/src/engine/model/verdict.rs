@@ -1,0 +1,97 @@
+//! Why a socket stays.
+
+use serde::{Deserialize, Serialize};
+
+/// The kind of cause that keeps a socket in CLOSE_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// The program does not get on: nothing of its kind is closed any more.
+    Hung,
+    /// The program goes on, and forgets this one.
+    Leak,
+    /// It waits in a pool of idle connections until it is wanted again.
+    Pool,
+    /// It waits in a listener's backlog.
+    NeverAccepted,
+    /// The peer has closed one direction only, and the other is in use.
+    HalfClose,
+    /// A process has it that did not open it.
+    Inherited,
+    /// A proxy keeps it until its other connection ends.
+    ProxyWait,
+    /// It is about to go away by itself.
+    Transient,
+    /// Nothing tells.
+    Unknown,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Hung,
+        Self::Leak,
+        Self::Pool,
+        Self::NeverAccepted,
+        Self::HalfClose,
+        Self::Inherited,
+        Self::ProxyWait,
+        Self::Transient,
+        Self::Unknown,
+    ];
+
+    /// The word that events and filters use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hung => "hung",
+            Self::Leak => "leak",
+            Self::Pool => "pool",
+            Self::NeverAccepted => "never_accepted",
+            Self::HalfClose => "half_close",
+            Self::Inherited => "inherited",
+            Self::ProxyWait => "proxy_wait",
+            Self::Transient => "transient",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Certainty {
+    /// The word that events use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fact => "fact",
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// How sure a verdict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// The kernel says so.
+    Fact,
+    /// It would be a surprise if it were otherwise.
+    High,
+    /// More likely than not.
+    Medium,
+    /// A guess.
+    Low,
+}
+
+/// Why a socket stays in CLOSE_WAIT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The kind of cause.
+    pub class: Class,
+    /// Name of the rule that says so; `none` if no rule does.
+    pub rule: &'static str,
+    /// How sure that is.
+    pub certainty: Certainty,
+    /// The evidence, in a sentence.
+    pub text: String,
+    /// What a person should do.
+    pub next: String,
+}

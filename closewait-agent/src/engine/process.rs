@@ -1,0 +1,252 @@
+//! What a process is and does.
+
+mod runtime;
+mod thread;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    runtime::Runtime,
+    thread::{Syscall, Thread, ThreadGroup, ThreadState, group},
+};
+use super::text::Comm;
+
+/// A thread that uses so much of one CPU, in thousandths, has no time for anything else.
+const BUSY_PERMILLE: u32 = 900;
+/// Parts of the description of what a process does.
+const PARTS: usize = 2;
+
+/// A process, as it was looked at. What could not be seen is `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid, in the agent's pid namespace.
+    pub pid: u32,
+    /// Its name: that of its first thread.
+    pub comm: Comm,
+    /// When it began, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`,
+    /// fs/proc/array.c at v5.10).
+    pub started_ns: Option<u64>,
+    /// The pid of its parent; `None` also if that is in another pid namespace.
+    pub parent: Option<u32>,
+    /// The file that it runs, with ` (deleted)` behind it if it is there no more.
+    pub exe: Option<String>,
+    /// What runs its program, if that is one of those that are known.
+    pub runtime: Option<Runtime>,
+    /// Descriptors that it has open.
+    pub fds_open: Option<u64>,
+    /// The descriptor at which opening more fails: the soft limit `RLIMIT_NOFILE`.
+    pub fds_limit: Option<u64>,
+    /// All of its threads.
+    pub threads: Option<u32>,
+    /// Those of them that were looked at.
+    pub threads_seen: u32,
+    /// The threads that were looked at, those that do the same together, the largest group first.
+    pub groups: Vec<ThreadGroup>,
+    /// CPU time of the threads that were looked at, in thousandths of one CPU.
+    pub cpu_permille: Option<u32>,
+    /// What could not be seen and why, one sentence each.
+    pub unseen: Vec<String>,
+}
+
+impl Process {
+    /// What its threads do, in words: the most telling two statements. `None` if nothing tells.
+    pub fn activity(&self) -> Option<String> {
+        let parts: Vec<String> =
+            [self.stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
+                .into_iter()
+                .flatten()
+                .take(PARTS)
+                .collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The share of a CPU that its busiest thread uses, in thousandths, if that is nearly all of one. Where one thread
+    /// serves all connections, only that one counts.
+    pub fn busy_thread(&self) -> Option<u32> {
+        let share = |group: &ThreadGroup| {
+            if self.is_event_loop_runtime() { group.main_permille } else { group.busiest_permille }
+        };
+        self.groups.iter().filter_map(share).max().filter(|permille| *permille >= BUSY_PERMILLE)
+    }
+
+    /// Whether its first thread does all of the work on its sockets.
+    pub fn is_event_loop_runtime(&self) -> bool {
+        match self.runtime {
+            Some(Runtime::Node | Runtime::Nginx) => true,
+            // One loop for each thread.
+            Some(Runtime::HaProxy) => self.threads == Some(1),
+            Some(
+                Runtime::Jvm
+                | Runtime::Go
+                | Runtime::CPython
+                | Runtime::DotNet
+                | Runtime::Ruby
+                | Runtime::Php
+                | Runtime::Envoy
+                | Runtime::Postgres
+                | Runtime::Beam
+                | Runtime::Perl,
+            )
+            | None => false,
+        }
+    }
+
+    fn stopped(&self) -> Option<String> {
+        let group = self.groups.iter().find(|group| group.state == ThreadState::Stopped)?;
+        Some(if group.count == self.threads_seen {
+            "it is stopped, by a signal or a debugger".to_owned()
+        } else {
+            format!("{} stopped, by a signal or a debugger", self.threads_are(group.count, "is", "are"))
+        })
+    }
+
+    fn busy(&self) -> Option<String> {
+        let percent = self.busy_thread()?.min(1000) / 10;
+        let who = if self.is_event_loop_runtime() { "the thread of its event loop" } else { "a thread" };
+        Some(format!("{who} runs at {percent} % of a CPU"))
+    }
+
+    fn stuck_in_kernel(&self) -> Option<String> {
+        let group = self.groups.iter().find(|group| group.state == ThreadState::DiskSleep)?;
+        let threads = self.threads_are(group.count, "waits", "wait");
+        let place = group.place().map(|place| format!(" in {place}")).unwrap_or_default();
+        Some(format!("{threads} without a way to be interrupted{place}"))
+    }
+
+    fn event_loop(&self) -> Option<String> {
+        let group = self.groups.iter().find(|group| group.has_main && group.state == ThreadState::Sleeping)?;
+        let polls = group.syscall.is_some_and(Syscall::waits_for_many);
+        if self.is_event_loop_runtime() {
+            return Some(format!("its event loop waits in {}", group.place()?));
+        }
+        if polls && self.threads == Some(1) {
+            Some(format!("its only thread waits in {}", group.place()?))
+        } else {
+            None
+        }
+    }
+
+    /// What more than half of the threads do.
+    fn most_threads(&self) -> Option<String> {
+        let group = self.groups.first().filter(|group| group.count * 2 > self.threads_seen)?;
+        // Said already, or nothing that can be named.
+        let told = group.count == 1 && self.event_loop().is_some();
+        if told || group.state != ThreadState::Sleeping {
+            return None;
+        }
+        let same = match (group.count, group.same()) {
+            (2.., Some(what)) => format!(" on the same {what}"),
+            _ => String::new(),
+        };
+        Some(format!("{} in {}{same}", self.threads_are(group.count, "waits", "wait"), group.place()?))
+    }
+
+    /// `its only thread is`, `1 of 4 threads is`, `184 of 200 threads are`.
+    fn threads_are(&self, count: u32, one: &str, many: &str) -> String {
+        let verb = if count == 1 { one } else { many };
+        match self.threads {
+            Some(1) => format!("its only thread {verb}"),
+            Some(all) if all > self.threads_seen => {
+                format!("{count} of the {} threads that were looked at {verb}", self.threads_seen)
+            }
+            Some(_) | None => format!("{count} of {} threads {verb}", self.threads_seen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(syscall: i64, arg: u64) -> Thread {
+        Thread {
+            comm: Comm::from_kernel(b"worker\0\0\0\0\0\0\0\0\0\0"),
+            state: ThreadState::Sleeping,
+            syscall: Some(Syscall(syscall)),
+            arg: Some(arg),
+            wchan: None,
+            cpu_permille: Some(0),
+            main: false,
+        }
+    }
+
+    fn process(runtime: Option<Runtime>, threads: &[Thread]) -> Process {
+        let seen = u32::try_from(threads.len()).unwrap();
+        Process {
+            pid: 42,
+            comm: Comm::from_kernel(b"app\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+            started_ns: None,
+            parent: None,
+            exe: None,
+            runtime,
+            fds_open: None,
+            fds_limit: None,
+            threads: Some(seen),
+            threads_seen: seen,
+            groups: group(threads),
+            cpu_permille: None,
+            unseen: Vec::new(),
+        }
+    }
+
+    fn main(thread: Thread) -> Thread {
+        Thread { main: true, ..thread }
+    }
+
+    #[test]
+    fn a_pool_that_waits_on_one_lock_is_told_with_its_size() {
+        let mut threads = vec![thread(202, 0x1000); 184];
+        threads.extend((0..16).map(|n| thread(202, 0x2000 + n)));
+        let process = process(Some(Runtime::Jvm), &threads);
+        assert_eq!(process.activity().unwrap(), "184 of 200 threads wait in futex on the same address");
+    }
+
+    #[test]
+    fn a_busy_thread_comes_before_what_the_others_wait_for() {
+        let running = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(1004), ..thread(0, 0) };
+        let process = process(None, &[running, thread(0, 7), thread(0, 7)]);
+        assert_eq!(process.busy_thread(), Some(1004));
+        let told = process.activity().unwrap();
+        assert_eq!(told, "a thread runs at 100 % of a CPU; 2 of 3 threads wait in read on the same descriptor");
+    }
+
+    #[test]
+    fn an_event_loop_that_waits_is_told_and_its_pool_does_not_make_it_busy() {
+        let busy = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(990), ..thread(0, 0) };
+        let mut process = process(Some(Runtime::Node), &[main(thread(232, 5)), busy]);
+        assert_eq!(process.activity().unwrap(), "its event loop waits in epoll_wait");
+        assert_eq!(process.busy_thread(), None);
+        process.runtime = Some(Runtime::Jvm);
+        assert_eq!(process.busy_thread(), Some(990));
+    }
+
+    #[test]
+    fn one_thread_is_told_once() {
+        let told = |number| process(None, &[main(thread(number, 5))]).activity().unwrap();
+        assert_eq!(told(7), "its only thread waits in poll");
+        assert_eq!(told(45), "its only thread waits in recvfrom");
+        assert_eq!(told(9999), "its only thread waits in syscall 9999");
+    }
+
+    #[test]
+    fn a_stopped_process_is_said_to_be() {
+        let stopped = Thread { state: ThreadState::Stopped, ..thread(0, 3) };
+        let process = process(None, &[stopped.clone(), stopped]);
+        assert_eq!(process.activity().unwrap(), "it is stopped, by a signal or a debugger");
+    }
+
+    #[test]
+    fn threads_that_were_not_looked_at_are_not_counted() {
+        let mut process = process(None, &vec![thread(202, 1); 4]);
+        process.threads = Some(900);
+        let told = process.activity().unwrap();
+        assert_eq!(told, "4 of the 4 threads that were looked at wait in futex on the same address");
+    }
+
+    #[test]
+    fn nothing_seen_tells_nothing() {
+        assert_eq!(process(None, &[]).activity(), None);
+        let unknown = Thread { syscall: None, arg: None, ..thread(0, 0) };
+        assert_eq!(process(None, &[unknown]).activity(), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
+//! hangs from one that forgets.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    diagnose::{Flow, Trend},
+    model::{Dwell, Endpoint, How, Role, Socket},
+    time::{Boot, nanos},
+};
+
+/// So many have a flow of their own; further ones have none.
+const LIMIT: usize = 4096;
+/// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
+/// at which a socket counts as stuck.
+const COHORTS: usize = 128;
+/// So many windows make a trend.
+const WINDOWS: usize = 6;
+/// Fewer make none: three differences.
+const FEWEST: usize = 4;
+
+/// A local port that is listened on, or a remote end that is connected to, in one network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Service {
+    /// Accepting side.
+    Port(Option<u32>, u16),
+    /// Connecting side.
+    Remote(Option<u32>, Endpoint),
+}
+
+impl Service {
+    /// The one of a socket.
+    pub(super) fn of(socket: &Socket) -> Self {
+        match socket.role {
+            Some(Role::Server) => Self::Port(socket.netns, socket.local.port),
+            Some(Role::Client) | None => Self::Remote(socket.netns, socket.remote),
+        }
+    }
+}
+
+/// Those that entered at about the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cohort {
+    number: u64,
+    entered: u64,
+    left: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Counted {
+    entered: u64,
+    closed: u64,
+    lost: u64,
+    last_closed: Option<Boot>,
+    longest_closed: Option<Duration>,
+    cohorts: VecDeque<Cohort>,
+    present: u64,
+    /// `present` at the ends of the last windows.
+    counts: VecDeque<u64>,
+    /// When it last changed.
+    changed: Boot,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Services {
+    began: Boot,
+    stuck_after: Duration,
+    services: BTreeMap<Service, Counted>,
+    tick: Boot,
+}
+
+impl Services {
+    /// Begins at `now`.
+    pub(super) fn new(now: Boot, stuck_after: Duration) -> Self {
+        Self { began: now, stuck_after, services: BTreeMap::new(), tick: now + stuck_after }
+    }
+
+    /// A socket entered.
+    pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
+        let number = self.number(at);
+        let Some(counted) = self.counted(socket, at) else { return };
+        counted.entered += 1;
+        counted.present += 1;
+        match counted.cohorts.back_mut() {
+            Some(last) if last.number == number => last.entered += 1,
+            _ => counted.cohorts.push_back(Cohort { number, entered: 1, left: 0 }),
+        }
+        if counted.cohorts.len() > COHORTS {
+            counted.cohorts.pop_front();
+        }
+    }
+
+    /// One was found that is older than the agent, or whose entry was missed.
+    pub(super) fn found(&mut self, socket: &Socket, at: Boot) {
+        if let Some(counted) = self.counted(socket, at) {
+            counted.present += 1;
+        }
+    }
+
+    /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
+    pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
+        let number = entered.map(|entered| self.number(entered));
+        let Some(counted) = self.counted(socket, at) else { return };
+        counted.present = counted.present.saturating_sub(1);
+        if let Some(cohort) = number.and_then(|number| counted.cohorts.iter_mut().find(|one| one.number == number)) {
+            cohort.left += 1;
+        }
+        match how {
+            How::Closed | How::Shutdown | How::Aborted => {
+                counted.closed += 1;
+                counted.last_closed = counted.last_closed.max(Some(at));
+                counted.longest_closed = counted.longest_closed.max(dwell.map(Dwell::at_least));
+            }
+            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => counted.lost += 1,
+        }
+    }
+
+    /// When [`Services::handle_timeout`] has something to do; never while there is nothing to count.
+    pub(super) fn poll_timeout(&self) -> Option<Boot> {
+        (!self.services.is_empty()).then_some(self.tick)
+    }
+
+    /// Ends the windows that are over at `now`, and forgets what has been quiet for long.
+    pub(super) fn handle_timeout(&mut self, now: Boot) {
+        if self.tick > now {
+            return;
+        }
+        for counted in self.services.values_mut() {
+            counted.counts.push_back(counted.present);
+            if counted.counts.len() > WINDOWS {
+                counted.counts.pop_front();
+            }
+        }
+        let kept = self.stuck_after.saturating_mul(COHORTS as u32 / 2);
+        self.services.retain(|_, counted| counted.present > 0 || now.since(counted.changed) < kept);
+        self.tick = now + self.stuck_after;
+    }
+
+    /// What is known of a service at `now`; `onset` is when the oldest that is still there entered.
+    pub(super) fn flow(&self, service: Service, onset: Option<Boot>, now: Boot) -> Option<Flow> {
+        let counted = self.services.get(&service)?;
+        let young = self.number(now - self.stuck_after);
+        let first = onset.map(|onset| self.number(onset));
+        let mut flow = Flow {
+            watched: now.since(self.began),
+            entered: counted.entered,
+            closed: counted.closed,
+            lost: counted.lost,
+            last_closed: counted.last_closed,
+            longest_closed: counted.longest_closed,
+            onset,
+            trend: trend(&counted.counts),
+            ..Flow::default()
+        };
+        for cohort in counted.cohorts.iter().filter(|cohort| cohort.number < young) {
+            let present = cohort.entered.saturating_sub(cohort.left);
+            flow.old_entered += cohort.entered;
+            flow.old_present += present;
+            if first.is_some_and(|first| cohort.number >= first) {
+                flow.since_onset_entered += cohort.entered;
+                flow.since_onset_present += present;
+            }
+        }
+        Some(flow)
+    }
+
+    /// Which cohort a moment belongs to.
+    fn number(&self, at: Boot) -> u64 {
+        at.0 / (nanos(self.stuck_after) / 2).max(1)
+    }
+
+    fn counted(&mut self, socket: &Socket, at: Boot) -> Option<&mut Counted> {
+        let service = Service::of(socket);
+        if !self.services.contains_key(&service) && self.services.len() >= LIMIT {
+            return None;
+        }
+        let counted = self.services.entry(service).or_default();
+        counted.changed = counted.changed.max(at);
+        Some(counted)
+    }
+}
+
+/// How a count goes over the last windows.
+fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
+    if counts.len() < FEWEST {
+        return None;
+    }
+    let (first, last) = (*counts.front()?, *counts.back()?);
+    let (least, most) = (*counts.iter().min()?, *counts.iter().max()?);
+    let pairs = || counts.iter().zip(counts.iter().skip(1));
+    Some(if most - least <= (most / 10).max(1) {
+        Trend::Level
+    } else if pairs().all(|(before, after)| after >= before) && last > first {
+        Trend::Growing
+    } else if pairs().all(|(before, after)| after <= before) {
+        Trend::Falling
+    } else {
+        Trend::Uneven
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::socket;
+
+    const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Boot {
+        Boot(seconds * 1_000_000_000)
+    }
+
+    fn services() -> Services {
+        Services::new(at(0), STUCK_AFTER)
+    }
+
+    fn enter(services: &mut Services, seconds: u64) {
+        services.entered(&socket(), at(seconds));
+    }
+
+    fn close(services: &mut Services, entered: u64, left: u64) {
+        let dwell = Dwell::Exact(Duration::from_secs(left - entered));
+        services.left(&socket(), at(left), Some(at(entered)), Some(dwell), How::Closed);
+    }
+
+    #[test]
+    fn of_a_server_that_hangs_all_since_the_onset_are_still_there() {
+        let mut services = services();
+        for second in 0..100 {
+            enter(&mut services, second);
+            if second < 50 {
+                close(&mut services, second, second + 1);
+            }
+        }
+        let flow = services.flow(Service::of(&socket()), Some(at(50)), at(100)).unwrap();
+        assert_eq!((flow.entered, flow.closed, flow.last_closed), (100, 50, Some(at(50))));
+        assert_eq!(flow.longest_closed, Some(Duration::from_secs(1)));
+        assert_eq!(flow.stuck_permille_since_onset(), Some(1000));
+        let share = flow.stuck_permille().unwrap();
+        assert!((400..500).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn the_young_do_not_count_as_stuck() {
+        let mut services = services();
+        for second in 90..100 {
+            enter(&mut services, second);
+        }
+        let flow = services.flow(Service::of(&socket()), Some(at(90)), at(100)).unwrap();
+        assert_eq!((flow.old_entered, flow.stuck_permille()), (0, None));
+    }
+
+    #[test]
+    fn a_trend_needs_three_windows() {
+        let of = |counts: &[u64]| trend(&counts.iter().copied().collect());
+        assert_eq!(of(&[1, 5, 9]), None);
+        assert_eq!(of(&[1, 5, 9, 14]), Some(Trend::Growing));
+        assert_eq!(of(&[100, 104, 99, 101]), Some(Trend::Level));
+        assert_eq!(of(&[1, 1, 2, 2]), Some(Trend::Level));
+        assert_eq!(of(&[90, 50, 20, 3]), Some(Trend::Falling));
+        assert_eq!(of(&[3, 50, 20, 90]), Some(Trend::Uneven));
+    }
+
+    #[test]
+    fn windows_end_only_while_there_is_something_to_count() {
+        let mut services = services();
+        assert_eq!(services.poll_timeout(), None);
+        enter(&mut services, 1);
+        assert_eq!(services.poll_timeout(), Some(at(10)));
+        for window in 1..=4 {
+            services.handle_timeout(at(window * 10));
+        }
+        assert_eq!(services.flow(Service::of(&socket()), None, at(41)).unwrap().trend, Some(Trend::Level));
+    }
+
+    #[test]
+    fn what_is_quiet_is_forgotten_and_what_is_too_much_is_not_kept() {
+        let mut services = services();
+        enter(&mut services, 1);
+        close(&mut services, 1, 2);
+        services.handle_timeout(at(700));
+        assert_eq!(services.flow(Service::of(&socket()), None, at(700)), None);
+        for port in 0..LIMIT + 10 {
+            let remote = Endpoint { port: u16::try_from(port % 60_000).unwrap(), ..socket().remote };
+            services.entered(&Socket { role: None, remote, ..socket() }, at(701));
+        }
+        assert_eq!(services.services.len(), LIMIT);
+    }
+}

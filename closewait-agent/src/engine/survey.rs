@@ -1,0 +1,219 @@
+//! All sockets at one moment, put into groups, so that rules can judge each among those that are like it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use foldhash::fast::FixedState;
+
+use super::{
+    diagnose::{self, Case, Group, Legs, Seen},
+    lingering::Lingering,
+    model::{Holder, Leg, Listener, ReadState, Role, Socket, SocketKey, Verdict},
+    pairing,
+    process::Process,
+    services::{Service, Services},
+    time::Boot,
+    tracker::{Tracked, Tracker},
+    world::World,
+};
+
+/// Who has the sockets of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Owner {
+    /// Nobody yet: they wait to be accepted.
+    Backlog,
+    /// Nobody knows.
+    Unknown,
+    /// The first process, and how many processes.
+    Held(u32, u32),
+}
+
+/// What sockets have in common that are like each other.
+type GroupKey = (Owner, Service);
+
+/// The sockets of a group while it is put together.
+#[derive(Default)]
+struct Gathered<'a> {
+    members: Vec<(SocketKey, &'a Tracked)>,
+    ages: Vec<Duration>,
+    reads: BTreeMap<ReadState, u32>,
+    unanswered: u32,
+    remotes: BTreeSet<IpAddr>,
+}
+
+/// All groups at one moment.
+pub(super) struct Survey<'a> {
+    now: Boot,
+    stuck_after: Duration,
+    world: &'a World,
+    groups: HashMap<GroupKey, (Group, BTreeMap<SocketKey, &'a Leg>), FixedState>,
+    listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
+}
+
+impl<'a> Survey<'a> {
+    /// Puts everything that is tracked into groups. `services` is what was watched, if something was.
+    pub(super) fn new(
+        now: Boot,
+        stuck_after: Duration,
+        tracker: &'a Tracker,
+        world: &'a World,
+        services: Option<&Services>,
+    ) -> Self {
+        let mut gathered = HashMap::<GroupKey, Gathered<'a>, FixedState>::with_hasher(FixedState::with_seed(0));
+        let mut unaccepted = BTreeMap::<Service, u32>::new();
+        let mut onsets = BTreeMap::<Service, Boot>::new();
+        for (key, tracked) in tracker.iter() {
+            let (owner, service) = group_of(&tracked.socket, tracked.holders.as_deref());
+            if owner == Owner::Backlog {
+                *unaccepted.entry(service).or_default() += 1;
+            }
+            let entered = tracked.since.latest();
+            onsets.entry(service).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
+            let group = gathered.entry((owner, service)).or_default();
+            group.members.push((key, tracked));
+            group.ages.push(tracked.since.dwell(now).at_least());
+            if let Some(state) = tracked.socket.read_state() {
+                *group.reads.entry(state).or_default() += 1;
+            }
+            group.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
+            group.remotes.insert(tracked.socket.remote.address);
+        }
+        let groups = gathered.into_iter().map(|(key, mut gathered)| {
+            let (owner, service) = key;
+            gathered.ages.sort_unstable();
+            let ages = &gathered.ages;
+            let age = |index: usize| ages.get(index).copied().unwrap_or_default();
+            let flow = services.and_then(|services| services.flow(service, onsets.get(&service).copied(), now));
+            let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+            let group = Group {
+                count: number(ages.len()),
+                stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),
+                oldest: age(ages.len().saturating_sub(1)),
+                median: age(ages.len() / 2),
+                youngest: age(0),
+                reads: gathered.reads.into_iter().collect(),
+                unanswered: gathered.unanswered,
+                remotes: number(gathered.remotes.len()),
+                unaccepted: unaccepted.get(&service).copied().unwrap_or(0),
+                flow,
+            };
+            let pairs = match owner {
+                Owner::Held(pid, _) if !world.legs(pid).is_empty() => {
+                    let sockets: Vec<_> =
+                        gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since)).collect();
+                    pairing::pair(&sockets, world.legs(pid))
+                }
+                Owner::Held(..) | Owner::Backlog | Owner::Unknown => BTreeMap::new(),
+            };
+            (key, (group, pairs))
+        });
+        let groups = groups.collect();
+        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
+        for seen in world.listeners() {
+            listeners.entry(seen.what.local.port).or_default().push(seen);
+        }
+        Self { now, stuck_after, world, groups, listeners }
+    }
+
+    /// Judges a socket in CLOSE_WAIT.
+    pub(super) fn verdict(&self, key: SocketKey, tracked: &Tracked) -> Verdict {
+        let of = group_of(&tracked.socket, tracked.holders.as_deref());
+        let nothing = (Group::default(), BTreeMap::new());
+        let (group, pairs) = self.groups.get(&of).unwrap_or(&nothing);
+        let legs = if pairs.is_empty() { Legs::default() } else { pairing::legs_of(key, pairs) };
+        let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
+        let case = Case {
+            now: self.now,
+            stuck_after: self.stuck_after,
+            socket: &tracked.socket,
+            dwell: tracked.since.dwell(self.now),
+            entered: tracked.since.latest(),
+            gone: None,
+            holders: tracked.holders.as_deref(),
+            blind: self.world.blind().is_some(),
+            place: self.world.place(tracked.socket.inode),
+            untouched: self.now.since(tracked.touched),
+            group,
+            listener: self.listener(&tracked.socket),
+            legs: &legs,
+            processes: &processes,
+            conntrack: self.world.conntrack(tracked.socket.netns),
+        };
+        diagnose::verdict(&case)
+    }
+
+    /// Judges a socket of which only a descriptor is left.
+    pub(super) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
+        let Lingering { socket, gone, holders, .. } = lingering;
+        let (group, legs) = (Group::default(), Legs::default());
+        let processes = self.processes(socket, holders.as_deref());
+        let case = Case {
+            now: self.now,
+            stuck_after: self.stuck_after,
+            socket,
+            dwell: super::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
+            entered: gone.at,
+            gone: Some(gone),
+            holders: holders.as_deref(),
+            blind: self.world.blind().is_some(),
+            place: None,
+            untouched: self.now.since(gone.at),
+            group: &group,
+            listener: self.listener(socket),
+            legs: &legs,
+            processes: &processes,
+            conntrack: None,
+        };
+        diagnose::verdict(&case)
+    }
+
+    /// The connection that a socket waits for, if it is one leg of a proxied one.
+    pub(super) fn leg(&self, key: SocketKey, tracked: &Tracked) -> Option<&'a Leg> {
+        let of = group_of(&tracked.socket, tracked.holders.as_deref());
+        self.groups.get(&of)?.1.get(&key).copied()
+    }
+
+    /// The listener that a socket came out of or waits at; none if it can have been one of several.
+    pub(super) fn listener(&self, socket: &Socket) -> Option<&'a Seen<Listener>> {
+        if socket.role != Some(Role::Server) {
+            return None;
+        }
+        let serving = || {
+            let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
+            on_port.copied().filter(|seen| seen.what.serves(socket.netns, socket.local))
+        };
+        // The kernel prefers the one that is bound to the very address (`compute_score`, net/ipv4/inet_hashtables.c).
+        let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
+        match (exact.next(), exact.next()) {
+            (Some(one), None) => return Some(one),
+            (Some(_), Some(_)) => return None,
+            (None, _) => {}
+        }
+        let mut any = serving();
+        any.next().filter(|_| any.next().is_none())
+    }
+
+    fn processes(&self, socket: &Socket, holders: Option<&[Holder]>) -> Vec<&'a Process> {
+        let listening = self.listener(socket).map_or(&[][..], |listener| &listener.holders);
+        let mut pids: Vec<u32> =
+            holders.unwrap_or_default().iter().chain(listening).map(|holder| holder.task.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids.iter().filter_map(|pid| self.world.processes().get(pid)).collect()
+    }
+}
+
+fn group_of(socket: &Socket, holders: Option<&[Holder]>) -> GroupKey {
+    let owner = match holders {
+        _ if socket.accepted == Some(false) => Owner::Backlog,
+        None | Some([]) => Owner::Unknown,
+        Some(holders @ [first, ..]) => {
+            let others = holders.iter().zip(&holders[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
+            Owner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
+        }
+    };
+    (owner, Service::of(socket))
+}

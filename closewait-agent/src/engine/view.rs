@@ -1,0 +1,99 @@
+//! What is there at one moment, judged: for `closewait list`.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+use super::{
+    diagnose::Seen,
+    lingering::LingeringSockets,
+    model::{Dwell, Gone, Holder, Leg, Listener, Since, Socket, Verdict},
+    process::Process,
+    survey::Survey,
+    time::Boot,
+    tracker::Tracker,
+    workload::Workload,
+    world::World,
+};
+
+/// One socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// What is known of it.
+    pub socket: &'a Socket,
+    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    pub dwell: Option<Dwell>,
+    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    pub gone: Option<&'a Gone>,
+    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    pub holders: Option<&'a [Holder]>,
+    /// The listener that it waits at or came out of.
+    pub listener: Option<&'a Seen<Listener>>,
+    /// What its cgroup is.
+    pub workload: Option<&'a Workload>,
+    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    pub conntrack: Option<Duration>,
+    /// The connection that it waits for, if it is one leg of a proxied one.
+    pub leg: Option<Leg>,
+    /// Why it stays.
+    pub verdict: Verdict,
+}
+
+/// Everything that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// When.
+    pub now: Boot,
+    /// For how long an agent has watched; `None` for a single look.
+    pub watched: Option<Duration>,
+    /// The sockets, oldest first: by the age that is certain.
+    pub rows: Vec<Row<'a>>,
+    /// The processes that hold them, or their listeners, as far as they were looked at.
+    pub processes: &'a BTreeMap<u32, Process>,
+}
+
+impl<'a> View<'a> {
+    /// Judges everything. `watched` is for how long an agent has watched, if one has.
+    pub(super) fn new(
+        now: Boot,
+        watched: Option<Duration>,
+        tracker: &'a Tracker,
+        lingering: &'a LingeringSockets,
+        world: &'a World,
+        survey: &Survey<'a>,
+    ) -> Self {
+        let mut tracked: Vec<_> = tracker.iter().collect();
+        // The wider interval first, then the ends, so that the order is the same every time.
+        tracked.sort_by_key(|(_, one)| {
+            let earliest = match one.since {
+                Since::Exact(since) => Some(since),
+                Since::Between { earliest, .. } => earliest,
+            };
+            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+        });
+        let rows = tracked.into_iter().map(|(key, one)| Row {
+            socket: &one.socket,
+            dwell: Some(one.since.dwell(now)),
+            gone: None,
+            holders: one.holders.as_deref(),
+            listener: survey.listener(&one.socket),
+            workload: world.workload(one.socket.cgroup),
+            conntrack: world.conntrack(one.socket.netns),
+            leg: survey.leg(key, one).cloned(),
+            verdict: survey.verdict(key, one),
+        });
+        let mut rows: Vec<_> = rows.collect();
+        let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
+        gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
+        rows.extend(gone.into_iter().map(|one| Row {
+            socket: &one.socket,
+            dwell: one.gone.dwell,
+            gone: Some(&one.gone),
+            holders: one.holders.as_deref(),
+            listener: survey.listener(&one.socket),
+            workload: world.workload(one.socket.cgroup),
+            conntrack: None,
+            leg: None,
+            verdict: survey.verdict_on_lingering(one),
+        }));
+        Self { now, watched, rows, processes: world.processes() }
+    }
+}

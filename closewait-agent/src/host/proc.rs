@@ -1,0 +1,191 @@
+//! What `/proc` says of processes and their threads. Every read is bounded, nobody is traced or stopped.
+//!
+//! A folder that is asked for is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). Whatever is read may be
+//! chosen by the process itself.
+
+mod elf;
+pub mod fdinfo;
+mod parse;
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+pub use self::parse::{Call, Stat, Status};
+
+/// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
+const SMALL: u64 = 64 << 10;
+/// What is read of `maps`.
+const MAPS: u64 = 512 << 10;
+/// Descriptors that are counted one by one.
+const DESCRIPTORS: usize = 1 << 16;
+
+/// The folder of a process.
+pub fn folder(root: &Path, pid: u32) -> PathBuf {
+    root.join(pid.to_string())
+}
+
+/// The processes that are there.
+pub fn pids(root: &Path) -> impl Iterator<Item = u32> {
+    numbers(root)
+}
+
+/// The folders of a process's threads, `most` of them, the first thread first (`proc_task_readdir`, fs/proc/base.c at
+/// v5.10).
+pub fn threads(process: &Path, most: usize) -> Vec<(u32, PathBuf)> {
+    let folder = process.join("task");
+    numbers(&folder).take(most).map(|tid| (tid, folder.join(tid.to_string()))).collect()
+}
+
+/// The state, parent, start and CPU time of a process or thread. Of a process, CPU time is that of all of its threads.
+///
+/// # Errors
+///
+/// If it has ended, or the text is none that the kernel writes.
+pub fn stat(task: &Path) -> io::Result<Stat> {
+    Stat::parse(&read(&task.join("stat"), SMALL)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// How many threads a process has, and its pids in the namespaces that it is in.
+///
+/// # Errors
+///
+/// If it has ended.
+pub fn status(process: &Path) -> io::Result<Status> {
+    Ok(Status::parse(&read(&process.join("status"), SMALL)?))
+}
+
+/// The soft limit on open files; `None` if there is none.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn open_files_limit(process: &Path) -> io::Result<Option<u64>> {
+    Ok(parse::open_files_limit(&read(&process.join("limits"), SMALL)?))
+}
+
+/// CPU time of a thread in nanoseconds, as of its last tick or switch; `None` where the kernel does not keep it
+/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has it in ticks.
+pub fn run_ns(thread: &Path) -> Option<u64> {
+    parse::run_ns(&read(&thread.join("schedstat"), SMALL).ok()?)
+}
+
+/// The system call that a thread is in; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at v5.10).
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn syscall(thread: &Path) -> io::Result<Option<Call>> {
+    Ok(Call::parse(&read(&thread.join("syscall"), SMALL)?))
+}
+
+/// The function of the kernel in which a thread waits; `None` if it does not, or may not be read (`proc_pid_wchan`,
+/// fs/proc/base.c at v5.10).
+pub fn wchan(thread: &Path) -> Option<Vec<u8>> {
+    let name = read(&thread.join("wchan"), SMALL).ok()?;
+    (!name.is_empty() && name != b"0").then_some(name)
+}
+
+/// The path of the file that a process runs, with ` (deleted)` behind it if that is there no more.
+///
+/// # Errors
+///
+/// If it has ended, is a thread of the kernel, or may not be read.
+pub fn exe(process: &Path) -> io::Result<Vec<u8>> {
+    Ok(fs::read_link(process.join("exe"))?.into_os_string().as_bytes().to_owned())
+}
+
+/// How many descriptors a process has open; `None` if more than can be counted. The size of the folder is their number
+/// since Linux 6.2 (`proc_fd_getattr`, fs/proc/fd.c at v6.2), and 0 before.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
+    let folder = process.join("fd");
+    let size = fs::metadata(&folder)?.size();
+    if size > 0 {
+        return Ok(Some(size));
+    }
+    let count = fs::read_dir(folder)?.take(DESCRIPTORS + 1).count();
+    Ok((count <= DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
+}
+
+/// The first of `names` that is the beginning of the name of a file that a process has mapped. The kernel may wait for
+/// the lock of the process's memory: do not ask of one that waits without a way to be interrupted.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'static str>> {
+    Ok(parse::mapped(&read(&process.join("maps"), MAPS)?, names))
+}
+
+/// Whether a process runs a program that the Go linker made.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn is_go(process: &Path) -> io::Result<bool> {
+    Ok(elf::has_section(&File::open(process.join("exe"))?, &[b".go.buildinfo", b".note.go.buildid"]))
+}
+
+/// The path of a process's cgroup, in the unified hierarchy if there is one, else in systemd's.
+///
+/// # Errors
+///
+/// If it has ended.
+pub fn cgroup(process: &Path) -> io::Result<Option<Vec<u8>>> {
+    Ok(parse::cgroup(&read(&process.join("cgroup"), SMALL)?))
+}
+
+/// The first `most` bytes of a file.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The names in a folder that are numbers.
+fn numbers(folder: &Path) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    fn own() -> PathBuf {
+        folder(Path::new("/proc"), process::id())
+    }
+
+    #[test]
+    fn the_own_process_is_read() {
+        let own = own();
+        let stat = stat(&own).unwrap();
+        assert!(stat.started_ns > 0 && stat.parent > 0);
+        assert!(status(&own).unwrap().threads.unwrap() >= 2);
+        assert!(descriptors(&own).unwrap().unwrap() >= 3);
+        assert!(exe(&own).unwrap().starts_with(b"/"));
+        assert!(cgroup(&own).unwrap().unwrap().starts_with(b"/"));
+        assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
+        assert!(!is_go(&own).unwrap());
+        let threads = threads(&own, 8);
+        assert_eq!(threads[0].0, process::id());
+        assert!(run_ns(&threads[0].1).is_some());
+        assert_ne!(open_files_limit(&own).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn who_is_not_there_is_an_error() {
+        let nobody = folder(Path::new("/nowhere"), 1);
+        assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
+        assert!(threads(&nobody, 8).is_empty());
+    }
+}

@@ -1,0 +1,189 @@
+//! The texts of `/proc/PID`. Any bytes are survived.
+
+/// Ticks of `/proc` in a second: `USER_HZ`, 100 on every architecture but alpha and ia64
+/// (include/asm-generic/param.h at v5.10); programs get it as `AT_CLKTCK`.
+const USER_HZ: u64 = 100;
+/// Nanoseconds of a tick.
+const TICK_NS: u64 = 1_000_000_000 / USER_HZ;
+
+/// What `stat` says of a process or thread (`do_task_stat`, fs/proc/array.c at v5.10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its name: any bytes.
+    pub comm: Vec<u8>,
+    /// The letter of its state.
+    pub state: u8,
+    /// The pid of its parent; 0 if that is in another pid namespace.
+    pub parent: u32,
+    /// CPU time in user and kernel mode, nanoseconds, to the tick of 10 ms.
+    pub cpu_ns: u64,
+    /// When it began, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms.
+    pub started_ns: u64,
+}
+
+impl Stat {
+    /// `PID (NAME) S PPID …`, where the name may have parentheses and newlines in it.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let comm = text.get(open + 1..close)?.to_owned();
+        let mut fields = words(text.get(close + 1..)?);
+        let state = *fields.next()?.first()?;
+        let parent = number(fields.next()?)?;
+        // utime and stime are fields 14 and 15, starttime is 22; the parent is 4.
+        let (user, system) = (number::<u64>(fields.nth(9)?)?, number::<u64>(fields.next()?)?);
+        let started: u64 = number(fields.nth(6)?)?;
+        let cpu_ns = user.saturating_add(system).saturating_mul(TICK_NS);
+        Some(Self { comm, state, parent, cpu_ns, started_ns: started.saturating_mul(TICK_NS) })
+    }
+}
+
+/// What `status` says of a process (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in its name).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Its threads.
+    pub threads: Option<u32>,
+    /// Its pids, from the namespace of the reader's `/proc` to its own.
+    pub namespace_pids: Vec<u32>,
+}
+
+impl Status {
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let values = |key: &[u8]| lines(text).find_map(|line| Some(words(line.strip_prefix(key)?)));
+        Self {
+            threads: values(b"Threads:").and_then(|mut values| number(values.next()?)),
+            namespace_pids: values(b"NSpid:").into_iter().flatten().filter_map(number).collect(),
+        }
+    }
+}
+
+/// A system call that a thread is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its number, of this architecture.
+    pub number: i64,
+    /// Its first argument.
+    pub first: u64,
+}
+
+impl Call {
+    /// `running`, `-1 SP PC` outside of a system call, else `NUMBER ARG…`.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut fields = words(text);
+        let number = number(fields.next()?).filter(|number| *number >= 0)?;
+        let first = str::from_utf8(fields.next()?.strip_prefix(b"0x")?).ok()?;
+        Some(Self { number, first: u64::from_str_radix(first, 16).ok()? })
+    }
+}
+
+/// The soft limit of `Max open files`; `None` for `unlimited` (`proc_pid_limits`, fs/proc/base.c at v5.10).
+pub(super) fn open_files_limit(text: &[u8]) -> Option<u64> {
+    let line = lines(text).find_map(|line| line.strip_prefix(b"Max open files"))?;
+    number(words(line).next()?)
+}
+
+/// The first number of `schedstat`, nanoseconds. All are 0 where the kernel does not keep them.
+pub(super) fn run_ns(text: &[u8]) -> Option<u64> {
+    let mut fields = words(text);
+    let (run, waited, slices): (u64, u64, u64) =
+        (number(fields.next()?)?, number(fields.next()?)?, number(fields.next()?)?);
+    (run, waited, slices).ne(&(0, 0, 0)).then_some(run)
+}
+
+/// The path in the line `0::PATH`, else in `N:name=systemd:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
+pub(super) fn cgroup(text: &[u8]) -> Option<Vec<u8>> {
+    let unified = lines(text).find_map(|line| line.strip_prefix(b"0::"));
+    let systemd = || {
+        lines(text).find_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            line.get(colon..)?.strip_prefix(b":name=systemd:")
+        })
+    };
+    unified.or_else(systemd).map(<[u8]>::to_owned)
+}
+
+/// The first of `names` with which the name of a mapped file begins. The path is the sixth field of a line
+/// (`show_map_vma`, fs/proc/task_mmu.c at v5.10).
+pub(super) fn mapped(maps: &[u8], names: &[&'static str]) -> Option<&'static str> {
+    lines(maps).find_map(|line| {
+        let path = line.iter().position(|byte| *byte == b'/').and_then(|slash| line.get(slash..))?;
+        let file = path.rsplit(|byte| *byte == b'/').next()?;
+        names.iter().copied().find(|name| file.starts_with(name.as_bytes()))
+    })
+}
+
+/// Lines of a text.
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
+}
+
+/// A decimal number.
+pub(super) fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    str::from_utf8(word.trim_ascii()).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_newlines_forges_nothing() {
+        let text = b"42 (a) R 1\n(b) S 7 42 42 0 -1 4194560 1 0 0 0 3 2 0 0 20 0 5 0 123 1000 2 18446744073709551615\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(stat.comm, b"a) R 1\n(b");
+        assert_eq!((stat.state, stat.parent, stat.cpu_ns), (b'S', 7, 50_000_000));
+        assert_eq!(stat.started_ns, 1_230_000_000);
+    }
+
+    #[test]
+    fn a_thread_that_runs_is_in_no_system_call() {
+        assert_eq!(Call::parse(b"running\n"), None);
+        assert_eq!(Call::parse(b"-1 0x7ffc 0x7f00\n"), None);
+        let call = Call::parse(b"202 0x7f0011223344 0x80 0x2 0x0 0x0 0x0 0x7ffc 0x7f00\n").unwrap();
+        assert_eq!(call, Call { number: 202, first: 0x7f00_1122_3344 });
+    }
+
+    #[test]
+    fn limits_and_counts_are_found_in_their_lines() {
+        let limits = b"Limit   Soft Limit\nMax open files            1024                 524288      files     \n";
+        assert_eq!(open_files_limit(limits), Some(1024));
+        assert_eq!(open_files_limit(b"Max open files  unlimited unlimited files\n"), None);
+        let status = Status::parse(b"Name:\tThreads:\\n9\nNSpid:\t4711\t1\nThreads:\t200\n");
+        assert_eq!(status, Status { threads: Some(200), namespace_pids: vec![4711, 1] });
+        assert_eq!(run_ns(b"36195067 235678 29\n"), Some(36_195_067));
+        assert_eq!(run_ns(b"0 0 0\n"), None);
+    }
+
+    #[test]
+    fn the_unified_cgroup_comes_before_that_of_systemd() {
+        assert_eq!(cgroup(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
+        assert_eq!(cgroup(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
+        assert_eq!(cgroup(b"4:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn a_library_is_known_by_the_name_of_its_file() {
+        let maps = b"7f00-7f01 r-xp 00000000 fd:00 12 /opt/libjvm.so.d/x\n7f00-7f01 r-xp 00000000 fd:00 12   /a b/libjvm.so (deleted)";
+        assert_eq!(mapped(maps, &["libpython", "libjvm.so"]), Some("libjvm.so"));
+        assert_eq!(mapped(b"7f00-7f01 r-xp 00000000 fd:00 12 /opt/libjvm.so.d/x\n", &["libjvm.so"]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            drop((Stat::parse(&bytes), Status::parse(&bytes), Call::parse(&bytes), open_files_limit(&bytes)));
+            drop((run_ns(&bytes), cgroup(&bytes), mapped(&bytes, &["libjvm.so"])));
+        }
+
+        #[test]
+        fn nearly_right_text_is_survived(text in r"[0-9]{1,3} \([()\n a-z]{0,9}\)?( [A-Z0-9-]{1,22}){0,30}") {
+            drop((Stat::parse(text.as_bytes()), Call::parse(text.as_bytes())));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The answer to a [`Query`]: what `closewait list` prints, by itself or for an agent.
+
+mod grouped;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write as _};
+
+use super::json;
+use crate::{
+    clock::TimeAnchor,
+    engine::{
+        groups::groups,
+        hints::hints,
+        query::{Form, Query},
+        view::{Row, View},
+        workload::Workload,
+    },
+};
+
+/// Writes what `query` asks of `view`.
+///
+/// # Errors
+///
+/// If a value cannot be written as JSON.
+pub fn render(view: &View<'_>, query: &Query, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+    let rows: Vec<&Row<'_>> = view.rows.iter().filter(|row| query.filter.matches(row, view.now)).collect();
+    match query.form {
+        Form::Json => json::list(view, &rows, query.by, anchor, to),
+        Form::Text => {
+            text(view, &rows, query, to);
+            Ok(())
+        }
+    }
+}
+
+fn text<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
+    if rows.is_empty() {
+        // Writing to a Vec cannot fail.
+        let _infallible: io::Result<()> = match view.rows.len() {
+            0 => writeln!(to, "no socket is in CLOSE_WAIT"),
+            others => writeln!(to, "no socket matches; {others} without the filters"),
+        };
+        return;
+    }
+    let (width, colour) = (query.width.map(usize::from), query.colour);
+    match query.by {
+        None => rows::write(view.now, rows, rows::Style { width, wide: query.wide, colour }, to),
+        Some(by) => grouped::write(&groups(view, rows, by), by, width, to),
+    }
+    let mut gap = "\n";
+    for hint in hints(view, rows) {
+        let _infallible: io::Result<()> = writeln!(to, "{gap}{hint}");
+        gap = "";
+    }
+}
+
+/// The shortest name of a workload that tells it from others.
+fn push_workload(to: &mut String, workload: &Workload) {
+    /// What `docker ps` shows of an id.
+    const ID: usize = 12;
+    let Workload { cgroup_path, unit, container, pod, .. } = workload;
+    let parts = match (pod, container, unit) {
+        (Some(pod), _, _) => {
+            let name = pod.name.as_deref().unwrap_or(&pod.uid);
+            [pod.namespace.as_deref(), Some(name), pod.container_name.as_deref()]
+        }
+        (None, Some(container), _) => [container.id.get(..ID).or(Some(&container.id)), None, None],
+        (None, None, Some(unit)) => [Some(unit.as_str()), None, None],
+        (None, None, None) => [Some(cgroup_path.as_str()), None, None],
+    };
+    for (at, part) in parts.into_iter().flatten().enumerate() {
+        if at > 0 {
+            to.push('/');
+        }
+        to.push_str(part);
+    }
+}

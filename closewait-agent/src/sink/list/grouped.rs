@@ -1,0 +1,147 @@
+//! One line a group of sockets.
+
+use std::fmt::Write as _;
+
+use super::{
+    super::table::{self, Align, Column, Concession},
+    push_workload,
+    rows::{push_endpoint, push_peer},
+};
+use crate::engine::{
+    groups::{Group, Key},
+    model::Task,
+    query::By,
+    text::{push_duration, push_number},
+};
+
+/// What goes first on a narrow screen.
+const CONCESSIONS: [Concession; 5] = [
+    Concession::Drop("MEDIAN"),
+    Concession::Shrink("OWNERS", 16),
+    Concession::Drop("OWNERS"),
+    Concession::Drop("FDS"),
+    Concession::Drop("VERDICT"),
+];
+
+/// Owners that are named.
+const NAMED: usize = 2;
+
+/// Writes the table.
+pub(super) fn write(groups: &[Group<'_>], by: By, width: Option<usize>, to: &mut Vec<u8>) {
+    let column = |name| Column::new(name, Align::Left, groups.len());
+    let (mut count, mut oldest, mut median) =
+        (Column::new("COUNT", Align::Right, groups.len()), column("OLDEST"), column("MEDIAN"));
+    let (mut verdict, mut owners, mut fds) = (column("VERDICT"), column("OWNERS"), column("FDS"));
+    let mut key = column(match by {
+        By::Process => "OWNER",
+        By::Listener => "LISTENER",
+        By::Peer => "PEER",
+        By::Cgroup => "CGROUP",
+    });
+    for group in groups {
+        push_number(count.text(), group.count.into());
+        count.end();
+        for (column, age) in [(&mut oldest, group.oldest), (&mut median, group.median)] {
+            match age {
+                Some(age) => push_duration(column.text(), age),
+                None => column.text().push('-'),
+            }
+            column.end();
+        }
+        push_verdicts(verdict.text(), group);
+        verdict.end();
+        let tail = push_key(key.text(), group);
+        key.end_keeping(tail, 0);
+        push_owners(owners.text(), group);
+        owners.end();
+        push_fds(fds.text(), group);
+        fds.end();
+    }
+    let mut columns = vec![count, oldest, median, verdict, key];
+    if by != By::Process {
+        columns.push(owners);
+    }
+    if !fds.is_blank() {
+        columns.push(fds);
+    }
+    let name = columns.get(4).map_or("", Column::name);
+    let last = [Concession::Shrink(name, 16), Concession::Drop("OLDEST"), Concession::Shrink(name, 8)];
+    let concessions: Vec<_> = CONCESSIONS.into_iter().chain(last).collect();
+    table::write(&columns, width, &concessions, to);
+}
+
+/// The most frequent with its share: `hung 80%`, or `hung` if there is no other.
+fn push_verdicts(to: &mut String, group: &Group<'_>) {
+    let Some((class, count)) = group.verdicts.first() else { return };
+    to.push_str(class.name());
+    let all: u64 = group.verdicts.iter().map(|(_class, count)| u64::from(*count)).sum();
+    if group.verdicts.len() > 1 {
+        to.push(' ');
+        push_number(to, u64::from(*count) * 100 / all.max(1));
+        to.push('%');
+    }
+}
+
+/// Returns how many bytes at its end should stay when it is cut.
+fn push_key(to: &mut String, group: &Group<'_>) -> usize {
+    match group.key {
+        Key::Process(_) => return group.owners.first().map_or(0, |task| push_task(to, task)),
+        Key::NoProcess => to.push_str("no process"),
+        Key::AnyProcess => to.push('?'),
+        Key::Listener { local, .. } if local.address.is_unspecified() => {
+            to.push_str("*:");
+            push_number(to, local.port.into());
+        }
+        Key::Listener { local, .. } => return push_endpoint(to, local),
+        Key::NoListener => to.push_str("no listener"),
+        Key::Peer(address, port) => return push_peer(to, address, port),
+        Key::Cgroup(id) => match group.workload {
+            Some(workload) => push_workload(to, workload),
+            None => {
+                to.push_str("id ");
+                push_number(to, id);
+            }
+        },
+        Key::NoCgroup => to.push('?'),
+    }
+    0
+}
+
+/// `name[12]`; returns the length of `[12]`.
+fn push_task(to: &mut String, task: &Task) -> usize {
+    to.push_str(task.comm.as_str());
+    let before = to.len();
+    to.push('[');
+    push_number(to, task.pid.into());
+    to.push(']');
+    to.len() - before
+}
+
+fn push_owners(to: &mut String, group: &Group<'_>) {
+    for (at, task) in group.owners.iter().take(NAMED).enumerate() {
+        if at > 0 {
+            to.push_str(", ");
+        }
+        push_task(to, task);
+    }
+    let others = group.owners.len().saturating_sub(NAMED);
+    if others > 0 {
+        to.push_str(" and ");
+        push_number(to, others as u64);
+        to.push_str(" more");
+    }
+}
+
+/// `812 of 1024`, and how many of them are of connections that are over.
+fn push_fds(to: &mut String, group: &Group<'_>) {
+    // Writing to a String cannot fail.
+    let _infallible: std::fmt::Result = match group.fds {
+        (Some(open), Some(limit)) => write!(to, "{open} of {limit}"),
+        (Some(open), None) => write!(to, "{open}"),
+        (None, _) => Ok(()),
+    };
+    if group.gone > 0 {
+        let gap = if group.fds.0.is_some() { ", " } else { "" };
+        let _infallible: std::fmt::Result = write!(to, "{gap}{} gone", group.gone);
+    }
+}

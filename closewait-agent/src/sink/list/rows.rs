@@ -1,0 +1,284 @@
+//! One line a socket.
+
+use std::{fmt::Write as _, net::IpAddr, time::Duration};
+
+use super::{
+    super::{
+        schema::{how, timer},
+        table::{self, Align, Column, Concession},
+    },
+    push_workload,
+};
+use crate::engine::{
+    model::{Certainty, Class, Dwell, Endpoint, Holder, Protocol, Timer, Verdict},
+    text::{push_duration, push_number},
+    time::Boot,
+    view::Row,
+};
+
+/// How the table is to look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    /// Of the screen; `None`: nothing is shortened.
+    pub(super) width: Option<usize>,
+    /// Every column, also those that say nothing.
+    pub(super) wide: bool,
+    pub(super) colour: bool,
+}
+
+/// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
+const CONCESSIONS: [Concession; 16] = [
+    Concession::Drop("NETNS"),
+    Concession::Drop("SEND-Q"),
+    Concession::Drop("TIMER"),
+    Concession::Shrink("WHERE", 16),
+    Concession::Shrink("OWNER", 24),
+    Concession::Drop("WHERE"),
+    Concession::Shrink("OWNER", 18),
+    Concession::Drop("RECV-Q"),
+    Concession::Shrink("LOCAL", 21),
+    Concession::Shrink("REMOTE", 21),
+    Concession::Shrink("VERDICT", 15),
+    Concession::Shrink("AGE", 9),
+    Concession::Drop("LOCAL"),
+    Concession::Shrink("AGE", 8),
+    Concession::Shrink("OWNER", 8),
+    Concession::Shrink("VERDICT", 7),
+];
+
+/// Holders that are named on a screen.
+const NAMED: usize = 2;
+
+/// Writes the table.
+pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
+    let column = |name| Column::new(name, Align::Left, rows.len());
+    let number = |name| Column::new(name, Align::Right, rows.len());
+    let (mut age, mut unread, mut unsent, mut timer) =
+        (column("AGE"), number("RECV-Q"), number("SEND-Q"), column("TIMER"));
+    let (mut local, mut remote, mut owner) = (column("LOCAL"), column("REMOTE"), column("OWNER"));
+    let (mut place, mut verdict, mut netns) = (column("WHERE"), column("VERDICT"), column("NETNS"));
+    let named = style.width.map_or(usize::MAX, |_| NAMED);
+    for row in rows {
+        let socket = row.socket;
+        let rest = push_age(age.text(), row, now);
+        age.end_keeping(0, rest);
+        push_known(unread.text(), socket.unread_bytes);
+        unread.end();
+        push_known(unsent.text(), socket.send_queue_bytes);
+        unsent.end();
+        if let Some(running) = socket.timer {
+            push_timer(timer.text(), running, now);
+        }
+        timer.end();
+        let port = push_endpoint(local.text(), socket.local);
+        local.end_keeping(port, 0);
+        let mut port = push_endpoint(remote.text(), socket.remote);
+        if socket.protocol == Protocol::Mptcp {
+            remote.text().push_str(" (mptcp)");
+            port += " (mptcp)".len();
+        }
+        remote.end_keeping(port, 0);
+        let (tail, rest) = push_owner(owner.text(), row, named);
+        owner.end_keeping(tail, rest);
+        let tail = row.workload.map_or(0, |workload| {
+            let before = place.text().len();
+            push_workload(place.text(), workload);
+            (place.text().len() - before).min(10)
+        });
+        place.end_keeping(tail, 0);
+        push_verdict(verdict.text(), &row.verdict);
+        verdict.end_in(if style.colour { sgr(&row.verdict) } else { None });
+        push_known(netns.text(), socket.netns);
+        netns.end();
+    }
+    let all = [age, unread, unsent, timer, local, remote, owner, place, verdict, netns];
+    let says_something = |column: &Column| match column.name() {
+        "TIMER" | "WHERE" => !column.is_blank(),
+        "NETNS" => !column.is_monotonous(),
+        _ => true,
+    };
+    let shown: Vec<_> = all.into_iter().filter(|column| style.wide || says_something(column)).collect();
+    table::write(&shown, style.width, &CONCESSIONS, to);
+}
+
+/// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
+fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
+    if let Some(gone) = row.gone {
+        to.push_str("gone: ");
+        to.push_str(how(gone.how));
+        let before = to.len();
+        to.push(' ');
+        push_duration(to, now.since(gone.at));
+        to.push_str(" ago");
+        return to.len() - before;
+    }
+    match row.dwell {
+        None => to.push('?'),
+        Some(Dwell::Exact(age)) => push_duration(to, age),
+        Some(Dwell::Between { at_least, at_most }) => {
+            let start = to.len();
+            to.push('≥');
+            let low = to.len();
+            push_duration(to, at_least);
+            let before = to.len();
+            let Some(at_most) = at_most else { return 0 };
+            to.push_str(" ≤");
+            let high = to.len();
+            push_duration(to, at_most);
+            // What lies between two that read the same reads as they do.
+            if to.get(low..before) == to.get(high..) {
+                to.replace_range(before.., "");
+                to.replace_range(start..low, "");
+                return 0;
+            }
+            return to.len() - before;
+        }
+    }
+    0
+}
+
+fn push_known(to: &mut String, number: Option<u32>) {
+    match number {
+        Some(number) => push_number(to, number.into()),
+        None => to.push('?'),
+    }
+}
+
+/// As `ss -o` writes it, but for times below ten seconds: there it calls seconds with a fraction `ms`.
+fn push_timer(to: &mut String, running: Timer, now: Boot) {
+    to.push_str(timer(running.kind));
+    to.push(',');
+    let left = running.expires.since(now);
+    let (minutes, seconds, millis) = (left.as_secs() / 60, left.as_secs() % 60, left.subsec_millis());
+    let tenth = Duration::from_secs(10);
+    // Writing to a String cannot fail.
+    let _infallible: std::fmt::Result = match (minutes, seconds) {
+        (0, 0) => write!(to, "{millis}ms"),
+        (0, _) if left < tenth && millis > 0 => write!(to, "{seconds}.{millis:03}sec"),
+        (0, _) => write!(to, "{seconds}sec"),
+        (1..10, 1..) => write!(to, "{minutes}min{seconds}sec"),
+        _ => write!(to, "{minutes}min"),
+    };
+    to.push(',');
+    push_number(to, running.retries.into());
+}
+
+/// `address:port`; returns how many bytes at its end are the port.
+pub(super) fn push_endpoint(to: &mut String, endpoint: Endpoint) -> usize {
+    push_address(to, endpoint.address, true);
+    let before = to.len();
+    if endpoint.address.is_ipv6() {
+        to.push(']');
+    }
+    to.push(':');
+    push_number(to, endpoint.port.into());
+    to.len() - before
+}
+
+/// An IPv6 address that a port follows has a bracket.
+fn push_address(to: &mut String, address: IpAddr, port_follows: bool) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, byte) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    to.push('.');
+                }
+                push_number(to, byte.into());
+            }
+        }
+        IpAddr::V6(address) => {
+            // Writing to a String cannot fail.
+            let _infallible: std::fmt::Result = write!(to, "{}{address}", if port_follows { "[" } else { "" });
+        }
+    }
+}
+
+/// Who has it; returns how many bytes should stay when it is cut, and how many after them go first.
+fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
+    match (row.holders, row.socket.accepted) {
+        (Some([]) | None, Some(false)) => {
+            to.push_str("never accepted");
+            let before = to.len();
+            push_backlog(to, row);
+            return (0, to.len() - before);
+        }
+        (None, _) => to.push('?'),
+        (Some([]), _) => to.push_str("no process"),
+        (Some([first, others @ ..]), _) => {
+            to.push_str(first.task.comm.as_str());
+            let name_ends = to.len();
+            push_descriptor(to, first);
+            let first_ends = to.len();
+            let (named, counted) = others.split_at(others.len().min(named.saturating_sub(1)));
+            for holder in named {
+                to.push_str(", ");
+                to.push_str(holder.task.comm.as_str());
+                push_descriptor(to, holder);
+            }
+            if !counted.is_empty() {
+                to.push_str(" and ");
+                push_number(to, counted.len() as u64);
+                to.push_str(" more");
+            }
+            return (first_ends - name_ends, to.len() - first_ends);
+        }
+    }
+    (0, 0)
+}
+
+/// `[12] fd 3`.
+fn push_descriptor(to: &mut String, holder: &Holder) {
+    to.push('[');
+    push_number(to, holder.task.pid.into());
+    to.push_str("] fd ");
+    push_number(to, holder.fd.into());
+}
+
+fn push_backlog(to: &mut String, row: &Row<'_>) {
+    let Some(listener) = row.listener else { return };
+    to.push_str(" (backlog ");
+    push_number(to, listener.what.backlog.into());
+    to.push('/');
+    push_number(to, listener.what.backlog_max.into());
+    if let Some(holder) = listener.holders.first() {
+        to.push_str(" of ");
+        to.push_str(holder.task.comm.as_str());
+        to.push('[');
+        push_number(to, holder.task.pid.into());
+        to.push(']');
+    }
+    to.push(')');
+}
+
+fn push_verdict(to: &mut String, verdict: &Verdict) {
+    to.push_str(verdict.class.name());
+    if verdict.class != Class::Unknown {
+        to.push(' ');
+        to.push_str(verdict.certainty.name());
+    }
+}
+
+/// Red: somebody has to do something. Yellow: somebody may want to know. Bold: it is certain enough to act.
+fn sgr(verdict: &Verdict) -> Option<&'static str> {
+    let certain = match verdict.certainty {
+        Certainty::Fact | Certainty::High => true,
+        Certainty::Medium | Certainty::Low => false,
+    };
+    match verdict.class {
+        Class::Hung | Class::Leak | Class::NeverAccepted => Some(if certain { "1;31" } else { "31" }),
+        Class::Pool | Class::HalfClose | Class::Inherited | Class::ProxyWait => Some("33"),
+        Class::Transient => Some("2"),
+        Class::Unknown => None,
+    }
+}
+
+/// An address, or an address with its port.
+pub(super) fn push_peer(to: &mut String, address: IpAddr, port: Option<u16>) -> usize {
+    match port {
+        Some(port) => push_endpoint(to, Endpoint { address, port }),
+        None => {
+            push_address(to, address, false);
+            0
+        }
+    }
+}

@@ -1,0 +1,315 @@
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::engine::{
+    diagnose::Seen,
+    model::{
+        Certainty, Class, Connection, Dwell, Endpoint, Gone, Holder, How, Leg, Listener, Opener, Role, Socket, Timer,
+        TimerKind,
+    },
+    process::Process,
+    query::{By, Filter},
+    testing::{holder, listener, process, row, socket, verdict, workload},
+    time::Boot,
+};
+use std::time::Duration;
+
+const NOW: Boot = Boot(100_000_000_000_000);
+
+fn ago(seconds: u64) -> Boot {
+    NOW - Duration::from_secs(seconds)
+}
+
+fn end(text: &str) -> Endpoint {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint { address: address.ip(), port: address.port() }
+}
+
+/// Everything that a view borrows from.
+struct World {
+    sockets: Vec<Socket>,
+    holders: Vec<Vec<Holder>>,
+    listener: Seen<Listener>,
+    gone: Gone,
+    workload: Workload,
+    processes: BTreeMap<u32, Process>,
+}
+
+impl World {
+    fn new() -> Self {
+        let server = Socket {
+            send_queue_bytes: Some(0),
+            timer: Some(Timer { kind: TimerKind::Keepalive, expires: NOW + Duration::from_secs(72), retries: 0 }),
+            ..socket()
+        };
+        let client = Socket {
+            role: Some(Role::Client),
+            local: end("[2001:db8:1234:5678::a1]:41234"),
+            remote: end("[2001:db8:ffff:5678:9abc:def0:1234:5678]:5432"),
+            unread_bytes: Some(1_234_567),
+            timer: None,
+            ..server.clone()
+        };
+        let waits = Socket { accepted: Some(false), inode: None, unread_bytes: None, ..server.clone() };
+        let over = Socket { remote: end("10.0.0.9:40000"), timer: None, ..server.clone() };
+        Self {
+            sockets: vec![server, client, waits, over],
+            holders: vec![
+                vec![holder("shop-api-worker1", 1234567, 153), holder("java", 77, 3), holder("java", 78, 3)],
+                vec![holder("\x1b[2J\u{202e}x", 9, 12)],
+                vec![],
+                vec![holder("nginx", 812, 7)],
+            ],
+            listener: Seen { what: listener(8080, 65, 64), at: NOW, holders: vec![holder("nginx", 812, 6)] },
+            gone: Gone { at: ago(192), how: How::Reset, closer: None, dwell: None },
+            workload: workload(),
+            processes: BTreeMap::from([(812, process("nginx", 812, Some((812, 1024))))]),
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        let rows = self.sockets.iter().zip(&self.holders);
+        let mut rows: Vec<_> = rows.map(|(socket, holders)| Row { holders: Some(holders), ..row(socket) }).collect();
+        let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
+        server.workload = Some(&self.workload);
+        server.leg = Some(Leg { state: Connection::Established, socket: self.sockets[1].clone() });
+        server.conntrack = Some(Duration::from_secs(60));
+        let (at_least, at_most) = (Duration::from_secs(720), Some(Duration::from_secs(10_800)));
+        client.dwell = Some(Dwell::Between { at_least, at_most });
+        client.verdict = verdict(Class::Pool, Certainty::Medium);
+        waits.listener = Some(&self.listener);
+        waits.verdict = verdict(Class::NeverAccepted, Certainty::Fact);
+        over.gone = Some(&self.gone);
+        over.verdict = verdict(Class::Unknown, Certainty::Low);
+        View { now: NOW, watched: None, rows, processes: &self.processes }
+    }
+
+    fn shown(&self, query: &Query) -> String {
+        shown(&self.view(), query)
+    }
+
+    fn objects(&self, by: Option<By>) -> Vec<Value> {
+        let text = self.shown(&Query { by, form: Form::Json, ..Query::default() });
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn shown(view: &View<'_>, query: &Query) -> String {
+    let mut to = Vec::new();
+    render(view, query, TimeAnchor::booted_at(UNIX_EPOCH), &mut to).unwrap();
+    String::from_utf8(to).unwrap()
+}
+
+fn at_width(width: u16) -> Query {
+    Query { width: Some(width), ..Query::default() }
+}
+
+/// The table without the hints.
+fn table(text: &str) -> &str {
+    text.split("\n\n").next().unwrap()
+}
+
+#[test]
+fn a_pipe_gets_everything() {
+    let expected = r"AGE                     RECV-Q  SEND-Q  TIMER                  LOCAL                           REMOTE                                         OWNER                                                           WHERE                   VERDICT
+1m30s                        1       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 shop-api-worker1[1234567] fd 153, java[77] fd 3, java[78] fd 3  shop/shop-api-7d9f/api  hung high
+≥12m00s ≤3h00m         1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12                                                             pool medium
+1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted (backlog 65/64 of nginx[812])                                            never_accepted fact
+gone: reset 3m12s ago        1       0                         10.0.0.5:8080                   10.0.0.9:40000                                 nginx[812] fd 7                                                                         unknown";
+    assert_eq!(table(&World::new().shown(&Query::default())), expected);
+}
+
+#[test]
+fn a_screen_of_120_columns_loses_what_matters_least() {
+    let expected = r"AGE                    LOCAL                  REMOTE                             OWNER               VERDICT
+1m30s                  10.0.0.5:8080          10.0.0.9:51234                     s…[1234567] fd 153  hung high
+≥12m00s ≤3h00m         [2001:db8…::a1]:41234  [2001:db8:ffff:567…234:5678]:5432  \u{1b}…}x[9] fd 12  pool medium
+1m30s                  10.0.0.5:8080          10.0.0.9:51234                     never accepted…     never_accepted fact
+gone: reset 3m12s ago  10.0.0.5:8080          10.0.0.9:40000                     nginx[812] fd 7     unknown";
+    assert_eq!(table(&World::new().shown(&at_width(120))), expected);
+}
+
+#[test]
+fn a_screen_of_80_columns_shortens_names_and_addresses_but_no_port() {
+    let expected = r"AGE                   REMOTE                 OWNER               VERDICT
+1m30s                 10.0.0.9:51234         s…[1234567] fd 153  hung high
+≥12m00s ≤3h00m        [2001:db8:…5678]:5432  \u{1b}…}x[9] fd 12  pool medium
+1m30s                 10.0.0.9:51234         never accepted…     never_accepted…
+gone: reset…          10.0.0.9:40000         nginx[812] fd 7     unknown";
+    assert_eq!(table(&World::new().shown(&at_width(80))), expected);
+}
+
+#[test]
+fn no_line_of_a_table_is_longer_than_the_screen() {
+    let world = World::new();
+    for width in 50..=260 {
+        for by in [None, Some(By::Process), Some(By::Listener), Some(By::Peer), Some(By::Cgroup)] {
+            let text = world.shown(&Query { by, ..at_width(width) });
+            for line in table(&text).lines() {
+                assert!(super::super::table::width(line) <= width.into(), "{width}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hostile_name_stays_in_its_cell() {
+    for query in [Query::default(), at_width(80), Query { by: Some(By::Process), ..Query::default() }] {
+        let text = World::new().shown(&query);
+        assert_eq!(table(&text).lines().count(), if query.by.is_some() { 6 } else { 5 });
+        assert!(text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{text:?}");
+    }
+}
+
+#[test]
+fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
+    let socket = socket();
+    let processes = BTreeMap::new();
+    let view = View { now: NOW, watched: None, rows: vec![row(&socket)], processes: &processes };
+    let header = |query: &Query| shown(&view, query).lines().next().unwrap().to_owned();
+    let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
+    assert_eq!(words(header(&Query::default())), plain);
+    let wide = words(header(&Query { wide: true, ..Query::default() }));
+    assert!(["TIMER", "WHERE", "NETNS"].iter().all(|name| wide.iter().any(|word| word == name)), "{wide:?}");
+}
+
+#[test]
+fn several_namespaces_are_told_apart() {
+    let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
+    let processes = BTreeMap::new();
+    let view = View { now: NOW, watched: None, rows: sockets.iter().map(row).collect(), processes: &processes };
+    assert!(shown(&view, &Query::default()).contains("NETNS"));
+}
+
+#[test]
+fn no_owner_is_told_from_owners_that_nobody_looked_for() {
+    let (socket, processes) = (socket(), BTreeMap::new());
+    let owner = |holders, accepted| {
+        let socket = Socket { accepted, ..socket.clone() };
+        let view = View { now: NOW, watched: None, rows: vec![Row { holders, ..row(&socket) }], processes: &processes };
+        shown(&view, &Query::default())
+    };
+    assert!(owner(Some(&[]), Some(true)).contains("no process"));
+    assert!(owner(None, Some(true)).contains(" ? "));
+    assert!(owner(Some(&[]), Some(false)).contains("never accepted"));
+    assert!(owner(None, Some(false)).contains("never accepted"));
+}
+
+#[test]
+fn bounds_are_one_number_only_where_they_read_the_same() {
+    let (socket, processes) = (socket(), BTreeMap::new());
+    let age = |at_least, at_most: Option<u64>| {
+        let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
+        let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
+        let text = shown(&View { now: NOW, watched: None, rows, processes: &processes }, &Query::default());
+        text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
+    };
+    assert_eq!(age(720_001, Some(720_009)), "12m00s");
+    assert_eq!(age(720_999, Some(721_000)), "≥12m00s ≤12m01s");
+    assert_eq!(age(720_000, None), "≥12m00s");
+}
+
+#[test]
+fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
+    let world = World::new();
+    assert!(!world.shown(&at_width(120)).contains('\x1b'));
+    let coloured = world.shown(&Query { colour: true, ..at_width(120) });
+    assert!(coloured.contains("\x1b[1;31mhung high\x1b[0m") && coloured.contains("\x1b[33mpool medium\x1b[0m"));
+}
+
+#[test]
+fn an_empty_list_says_so_and_why() {
+    let processes = BTreeMap::new();
+    let view = View { now: NOW, watched: None, rows: Vec::new(), processes: &processes };
+    assert_eq!(shown(&view, &Query::default()), "no socket is in CLOSE_WAIT\n");
+    let query = Query { filter: Filter { pids: vec![5], ..Filter::default() }, ..Query::default() };
+    assert_eq!(World::new().shown(&query), "no socket matches; 4 without the filters\n");
+    assert_eq!(World::new().shown(&Query { form: Form::Json, ..query }), "");
+}
+
+#[test]
+fn groups_have_their_counts_shares_and_descriptors() {
+    let expected = r"COUNT  OLDEST  MEDIAN  VERDICT             OWNER                      FDS
+    1  12m00s  12m00s  pool                \u{1b}[2J\u{202e}x[9]
+    1  1m30s   1m30s   never_accepted 50%  nginx[812]                 812 of 1024, 1 gone
+    1  1m30s   1m30s   hung                java[77]
+    1  1m30s   1m30s   hung                java[78]
+    1  1m30s   1m30s   hung                shop-api-worker1[1234567]
+
+1 socket waits to be accepted by nginx[812] on *:8080 (backlog 65 of 64), oldest 1m30s
+1 socket of shop-api-worker1[1234567] waits for upstream [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432, oldest 1m30s
+1 socket of \u{1b}[2J\u{202e}x[9], pool (medium): this is why
+  next: do this
+1 connection is over but its descriptor is open, in nginx[812]
+past conntrack's 60 s: closing now may not reach the peer for 1 socket
+1 socket of nginx[812], never_accepted (fact): this is why
+  next: do this
+";
+    assert_eq!(World::new().shown(&Query { by: Some(By::Process), ..Query::default() }), expected);
+}
+
+#[test]
+fn listeners_peers_and_cgroups_are_groups_too() {
+    let world = World::new();
+    let by = |by| world.shown(&Query { by: Some(by), ..Query::default() });
+    let all = [By::Listener, By::Peer, By::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
+    let expected = r"COUNT  OLDEST  MEDIAN  VERDICT         LISTENER       OWNERS                         FDS
+    1  12m00s  12m00s  pool            no listener    \u{1b}[2J\u{202e}x[9]
+    1  1m30s   1m30s   hung 50%        10.0.0.5:8080  java[77], java[78] and 2 more  1 gone
+    1  1m30s   1m30s   never_accepted  *:8080         nginx[812]                     812 of 1024
+COUNT  OLDEST  MEDIAN  VERDICT   PEER                                           OWNERS                         FDS
+    2  1m30s   1m30s   hung 33%  10.0.0.9                                       java[77], java[78] and 2 more  1 gone
+    1  12m00s  12m00s  pool      [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9]
+COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                      FDS
+    3  12m00s  1m30s   hung 25%  ?       \u{1b}[2J\u{202e}x[9], java[77] and 3 more  1 gone";
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn an_object_tells_what_is_known_and_null_for_the_rest() {
+    let mut world = World::new();
+    world.sockets[0].opener = Some(Opener { task: holder("curl", 5, 0).task, at: ago(30) });
+    world.sockets[0].acked_bytes = Some(17);
+    let objects = world.objects(None);
+    let [server, client, waits, over] = &objects[..] else { panic!("{objects:?}") };
+    let socket = &server["socket"];
+    let id = &world.workload.container.as_ref().unwrap().id;
+    assert_eq!(socket["container"], json!(id));
+    let pod = json!({"uid": "0b2c", "name": "shop-api-7d9f", "namespace": "shop", "container": "api"});
+    assert_eq!((&socket["pod"], &socket["unit"]), (&pod, &Value::Null));
+    assert_eq!(socket["timer"], json!({"kind": "keepalive", "expires_seconds": 72.0, "retries": 0}));
+    assert_eq!(socket["opener"], json!({"pid": 5, "comm": "curl", "seconds_ago": 30.0}));
+    assert_eq!((&socket["acked_bytes"], &socket["send_queue_bytes"]), (&json!(17), &json!(0)));
+    assert_eq!((&socket["read_state"], &socket["replied"]), (&json!("probe"), &json!(false)));
+    assert_eq!(server["waits_for"], json!({"address": "2001:db8:ffff:5678:9abc:def0:1234:5678", "port": 5432}));
+    assert_eq!((&server["conntrack_timeout_seconds"], &server["fd_open"]), (&json!(60.0), &json!(true)));
+    assert_eq!((&server["left"], &server["listener"]), (&Value::Null, &Value::Null));
+    assert_eq!((&client["dwell_seconds"], &client["dwell_at_most_seconds"]), (&json!(720.0), &json!(10_800.0)));
+    let owners = json!([{"pid": 812, "fd": 6, "comm": "nginx"}]);
+    let listener = json!({"address": "0.0.0.0", "port": 8080, "backlog": 65, "backlog_max": 64, "owners": owners});
+    assert_eq!((&waits["listener"], &waits["fd_open"]), (&listener, &json!(false)));
+    assert_eq!(over["left"], json!({"how": "reset", "seconds_ago": 192.0, "closer": null}));
+    assert_eq!(over["fd_open"], json!(true));
+}
+
+#[test]
+fn an_object_of_a_group_has_its_key() {
+    let world = World::new();
+    let by = |by| world.objects(Some(by));
+    let processes = by(By::Process);
+    let nginx = processes.iter().find(|object| object["process"]["pid"] == 812).unwrap();
+    let expected = json!({
+        "schema_version": 1, "time": nginx["time"], "by": "process", "process": {"pid": 812, "comm": "nginx"},
+        "count": 1, "oldest_seconds": 90.0, "median_seconds": 90.0, "verdicts": {"never_accepted": 1, "unknown": 1},
+        "owners": [{"pid": 812, "comm": "nginx"}], "fds_open": 812, "fds_limit": 1024, "zombies": 1,
+    });
+    assert_eq!(nginx, &expected);
+    let any = |kind, name: &str, key: Value| by(kind).iter().any(|object| object[name] == key);
+    assert!(any(By::Listener, "listener", json!({"address": "0.0.0.0", "port": 8080})));
+    assert!(any(By::Listener, "listener", Value::Null));
+    assert!(any(By::Peer, "peer", json!({"address": "10.0.0.9", "port": null})));
+    assert_eq!(by(By::Cgroup)[0]["cgroup"], Value::Null);
+}

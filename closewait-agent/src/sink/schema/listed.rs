@@ -1,0 +1,161 @@
+//! What `list` prints.
+
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    DwellMembers, EndpointObject, HolderObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject, how, seconds,
+    socket::{PodObject, workload_members},
+};
+use crate::engine::{
+    diagnose::Seen,
+    groups::{Group, Key},
+    model::{Class, Gone, Listener},
+    query::By,
+    time::Boot,
+    view::Row,
+};
+
+/// One socket.
+#[derive(Serialize)]
+pub(in crate::sink) struct Listed<'a> {
+    schema_version: u32,
+    time: &'a str,
+    socket: SocketObject<'a>,
+    #[serde(flatten)]
+    dwell: DwellMembers,
+    owners: Option<Vec<HolderObject<'a>>>,
+    verdict: VerdictObject<'a>,
+    listener: Option<ListenerObject<'a>>,
+    waits_for: Option<EndpointObject>,
+    conntrack_timeout_seconds: Option<f64>,
+    fd_open: Option<bool>,
+    left: Option<LeftObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct ListenerObject<'a> {
+    #[serde(flatten)]
+    local: EndpointObject,
+    backlog: u32,
+    backlog_max: u32,
+    owners: Vec<HolderObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct LeftObject<'a> {
+    how: &'static str,
+    seconds_ago: f64,
+    closer: Option<TaskObject<'a>>,
+}
+
+impl<'a> Listed<'a> {
+    /// A row, as it is at `now`, which on the wall is `time`.
+    pub(in crate::sink) fn new(row: &'a Row<'a>, now: Boot, time: &'a str) -> Self {
+        let holders = row.holders;
+        Self {
+            schema_version: SCHEMA_VERSION,
+            time,
+            socket: SocketObject::new(row.socket, now, row.workload),
+            dwell: row.dwell.into(),
+            owners: holders.map(|holders| holders.iter().map(Into::into).collect()),
+            verdict: (&row.verdict).into(),
+            listener: row.listener.map(Into::into),
+            waits_for: row.leg.as_ref().map(|leg| leg.socket.remote.into()),
+            conntrack_timeout_seconds: row.conntrack.map(seconds),
+            fd_open: match (row.gone, holders, row.socket.accepted) {
+                (Some(_), _, _) | (None, Some([_, ..]), _) => Some(true),
+                (None, _, Some(false)) => Some(false),
+                // One may be on its way to another process.
+                (None, Some([]) | None, _) => None,
+            },
+            left: row.gone.map(|Gone { at, how: left, closer, dwell: _ }| LeftObject {
+                how: how(*left),
+                seconds_ago: seconds(now.since(*at)),
+                closer: closer.as_ref().map(Into::into),
+            }),
+        }
+    }
+}
+
+impl<'a> From<&'a Seen<Listener>> for ListenerObject<'a> {
+    fn from(seen: &'a Seen<Listener>) -> Self {
+        let Listener { local, backlog, backlog_max, .. } = seen.what;
+        Self { local: local.into(), backlog, backlog_max, owners: seen.holders.iter().map(Into::into).collect() }
+    }
+}
+
+/// A group of them.
+#[derive(Serialize)]
+pub(in crate::sink) struct GroupObject<'a> {
+    schema_version: u32,
+    time: &'a str,
+    by: &'static str,
+    #[serde(flatten)]
+    key: KeyMembers<'a>,
+    count: u32,
+    oldest_seconds: Option<f64>,
+    median_seconds: Option<f64>,
+    verdicts: Verdicts<'a>,
+    owners: Vec<TaskObject<'a>>,
+    fds_open: Option<u64>,
+    fds_limit: Option<u64>,
+    zombies: u32,
+}
+
+/// What the group has in common; `null` where there is no such thing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum KeyMembers<'a> {
+    Process { process: Option<TaskObject<'a>> },
+    Listener { netns: Option<u32>, listener: Option<EndpointObject> },
+    Peer { peer: PeerObject },
+    Cgroup { cgroup: Option<u64>, container: Option<&'a str>, unit: Option<&'a str>, pod: Option<PodObject<'a>> },
+}
+
+#[derive(Serialize)]
+struct PeerObject {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+struct Verdicts<'a>(&'a [(Class, u32)]);
+
+impl Serialize for Verdicts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(class, count)| (class.name(), count)))
+    }
+}
+
+impl<'a> GroupObject<'a> {
+    /// One line of `list --by`.
+    pub(in crate::sink) fn new(group: &'a Group<'a>, by: By, time: &'a str) -> Self {
+        let key = match group.key {
+            Key::Process(_) => KeyMembers::Process { process: group.owners.first().map(|task| (*task).into()) },
+            Key::NoProcess | Key::AnyProcess => KeyMembers::Process { process: None },
+            Key::Listener { netns, local } => KeyMembers::Listener { netns, listener: Some(local.into()) },
+            Key::NoListener => KeyMembers::Listener { netns: None, listener: None },
+            Key::Peer(address, port) => KeyMembers::Peer { peer: PeerObject { address, port } },
+            Key::Cgroup(_) | Key::NoCgroup => {
+                let (container, unit, pod) = workload_members(group.workload);
+                let id = if let Key::Cgroup(id) = group.key { Some(id) } else { None };
+                KeyMembers::Cgroup { cgroup: id, container, unit, pod }
+            }
+        };
+        Self {
+            schema_version: SCHEMA_VERSION,
+            time,
+            by: by.name(),
+            key,
+            count: group.count,
+            oldest_seconds: group.oldest.map(seconds),
+            median_seconds: group.median.map(seconds),
+            verdicts: Verdicts(&group.verdicts),
+            owners: group.owners.iter().map(|task| (*task).into()).collect(),
+            fds_open: group.fds.0,
+            fds_limit: group.fds.1,
+            zombies: group.gone,
+        }
+    }
+}

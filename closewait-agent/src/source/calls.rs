@@ -1,0 +1,116 @@
+//! Forms of the system call `bpf` that aya does not offer.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+/// The part of `union bpf_attr` that the command reads (include/uapi/linux/bpf.h at v5.10).
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+}
+
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+/// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
+const BPF_TRACE_ITER: u32 = 28;
+
+/// As above, for an iterator.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    _pad: u32,
+}
+
+/// As above.
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// The member `task` of `union bpf_iter_link_info` (include/uapi/linux/bpf.h at v6.1), filled up to the size of the union.
+#[repr(C)]
+struct TaskInfo {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+    _pad: u32,
+}
+
+/// The open files of one process, by an iterator over `task_file` that is loaded (`bpf_iter_attach_task`,
+/// kernel/bpf/task_iter.c at v6.1). `pid` is its number in the pid namespace of the caller.
+///
+/// # Errors
+///
+/// If the kernel refuses; `EINVAL` before Linux 6.1, which knows no iterator of one process.
+pub(super) fn files_of(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
+    let info = TaskInfo { tid: 0, pid, pid_fd: 0, _pad: 0 };
+    let link = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_fd: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        iter_info: (&raw const info) as u64,
+        iter_info_len: size_of::<TaskInfo>() as u32,
+        _pad: 0,
+    };
+    let link = new_fd(BPF_LINK_CREATE, &link)?;
+    let create = IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
+    Ok(File::from(new_fd(BPF_ITER_CREATE, &create)?))
+}
+
+/// Calls a command that gives a descriptor.
+fn new_fd<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    let attributes: *const T = attributes;
+    // SAFETY: the attributes are those of the command, of the size given, and what they point to outlives the call, which
+    // only reads it.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>() as libc::c_long) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs a raw tracepoint's program once, here and now, with `arguments` as the first of the tracepoint's arguments
+/// (`bpf_prog_test_run_raw_tp`, net/bpf/test_run.c at v5.10).
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub(super) fn raw_tracepoint(program: BorrowedFd<'_>, arguments: [u64; 2]) -> io::Result<()> {
+    let context = arguments;
+    let attributes = TestRun {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        ctx_size_in: size_of_val(&context) as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    // SAFETY: the attributes are those of the command, of the size given, and what they point to outlives the call, which
+    // only reads it.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw const attributes, size_of::<TestRun>() as libc::c_long)
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,118 @@
+use std::{
+    process,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use super::*;
+use crate::clock;
+
+fn sample(wait: Duration) -> Process {
+    let sampling = Sampling::begin(&[process::id()], clock::now());
+    thread::sleep(wait);
+    sampling.finish(clock::now()).pop().unwrap()
+}
+
+/// Whether it is seen on one of five attempts: a busy machine may give the CPU to somebody else.
+fn is_seen(mut look: impl FnMut() -> bool) -> bool {
+    (0..5).any(|_| look())
+}
+
+#[test]
+fn threads_that_wait_for_one_lock_are_one_group() {
+    let lock = Mutex::new(());
+    let held = lock.lock().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..5 {
+            thread::Builder::new().name("waiter".to_owned()).spawn_scoped(scope, || drop(lock.lock())).unwrap();
+        }
+        let waits = |process: &Process| {
+            process.groups.iter().any(|group| {
+                let futex = group.syscall.and_then(Syscall::name).is_some_and(|name| name.starts_with("futex"));
+                futex && group.count >= 5 && group.comms.contains(&comm(b"waiter"))
+            })
+        };
+        let seen = is_seen(|| waits(&sample(Duration::from_millis(20))));
+        drop(held);
+        assert!(seen);
+    });
+}
+
+#[test]
+fn a_thread_that_spins_uses_a_cpu() {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop()
+            }
+        });
+        let seen = is_seen(|| {
+            let process = sample(Duration::from_millis(200));
+            process.groups.iter().any(|group| group.busiest_permille >= Some(800)) && process.cpu_permille >= Some(800)
+        });
+        over.store(true, Ordering::Relaxed);
+        assert!(seen);
+    });
+}
+
+#[test]
+fn the_own_process_is_seen_whole() {
+    let process = sample(Duration::ZERO);
+    assert!(process.started_ns.is_some() && process.parent.is_some() && process.fds_open.is_some());
+    assert!(process.exe.is_some_and(|exe| exe.contains("closewait")));
+    assert_eq!((process.runtime, process.cpu_permille), (None, None), "the time is too short for a share");
+}
+
+#[test]
+fn who_is_not_there_is_left_out() {
+    assert!(Sampling::begin(&[u32::MAX], Boot(0)).finish(Boot(1)).is_empty());
+}
+
+#[test]
+fn two_threads_with_one_number_are_not_one() {
+    let first = Reading { tid: 7, started_ns: 1, cpu_ns: 100, exact: true };
+    let window = Duration::from_nanos(1000);
+    assert_eq!(permille(first, Reading { cpu_ns: 600, ..first }, window), Some(500));
+    assert_eq!(permille(first, Reading { cpu_ns: 9000, ..first }, window), Some(1000));
+    assert_eq!(permille(first, Reading { cpu_ns: 600, started_ns: 2, ..first }, window), None);
+    assert_eq!(permille(first, Reading { cpu_ns: 50, ..first }, window), None);
+}
+
+#[test]
+fn programs_are_known_with_and_without_a_version() {
+    for (name, runtime) in [("python3.12", Runtime::CPython), ("php-fpm8.2", Runtime::Php), ("beam.smp", Runtime::Beam)]
+    {
+        assert_eq!(by_name(name), Some(runtime));
+    }
+    assert_eq!(by_name("nodemon"), None);
+}
+
+#[test]
+fn a_socket_on_its_way_in_a_message_is_placed() {
+    use std::{
+        net::TcpListener,
+        os::{fd::AsRawFd as _, unix::net::UnixStream},
+    };
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (from, _to) = UnixStream::pair().unwrap();
+    let mut control = [0_u64; 4];
+    let (mut payload, fd) = (*b"x", socket.as_raw_fd());
+    let mut part = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: 1 };
+    // A header of 16 bytes, SOL_SOCKET and SCM_RIGHTS, then the descriptor (cmsg(3)).
+    control[0] = 20;
+    control[1] = u64::from(libc::SOL_SOCKET.cast_unsigned()) | u64::from(libc::SCM_RIGHTS.cast_unsigned()) << 32;
+    control[2] = u64::from(fd.cast_unsigned());
+    // SAFETY: `msghdr` is plain numbers and pointers, of which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), 24);
+    // SAFETY: everything that `message` points to lives on, and the lengths are those of what it points to.
+    assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
+    let places = places(&[u64::MAX]);
+    let Some((u64::MAX, Place::InFlight(tasks))) = places.first() else { panic!("{places:?}") };
+    assert!(tasks.iter().any(|task| task.pid == process::id()));
+}

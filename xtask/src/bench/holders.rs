@@ -1,0 +1,98 @@
+//! Processes that hold descriptors while something is measured.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{crowd, exec, namespaces};
+
+/// Processes of a crowd, if it is not too large for them.
+const PROCESSES: u32 = 3;
+
+/// Processes with descriptors. Dropping it ends them, and with them their sockets.
+pub(super) struct Crowd {
+    processes: Vec<Child>,
+}
+
+/// Moves this process into a network namespace for crowds. To be called before the first thread starts.
+pub(super) fn enter_network() -> Result<()> {
+    namespaces::enter_new_network()?;
+    // The clients' closed ends are not what is to be measured; the kernel shall forget them at once.
+    let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
+    fs::write(path, "1").with_context(|| format!("cannot write {path}; is /proc mounted read-only?"))
+}
+
+impl Crowd {
+    /// Makes `close_wait` sockets in CLOSE_WAIT and `other` descriptors; the first process has the number `first`.
+    pub(super) fn gather(first: u8, close_wait: u32, other: u32) -> Result<Self> {
+        let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
+        let mut crowd = Self { processes: Vec::new() };
+        let count = processes(close_wait + other, crowd::most_descriptors()?);
+        for (number, (close_wait, other)) in (first..).zip(shares(close_wait, count).zip(shares(other, count))) {
+            let mut command = Command::new(&this);
+            command.arg("crowd").args(["--number", &number.to_string()]);
+            command.args(["--close-wait", &close_wait.to_string(), "--other", &other.to_string()]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;
+            crowd.processes.push(child);
+        }
+        for process in &mut crowd.processes {
+            let mut line = String::new();
+            let stdout = process.stdout.take().context("a crowd has no standard output; this is a bug")?;
+            BufReader::new(stdout).read_line(&mut line).context("cannot read from a crowd; this is a bug")?;
+            if line != "ready\n" {
+                bail!("a crowd ended before it was ready; its own messages are above");
+            }
+        }
+        Ok(crowd)
+    }
+
+    /// How many processes it is.
+    pub(super) fn processes(&self) -> usize {
+        self.processes.len()
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // All begin to close before the first is waited for: that takes some seconds.
+        for process in &mut self.processes {
+            drop(process.stdin.take());
+        }
+        for process in &mut self.processes {
+            let _killed_if_late = exec::wait_at_most(process, Duration::from_secs(30));
+        }
+    }
+}
+
+/// How many processes `descriptors` need, when one can have `most`.
+fn processes(descriptors: u32, most: u32) -> u32 {
+    descriptors.div_ceil(most.saturating_sub(crowd::BESIDE).max(1)).max(PROCESSES)
+}
+
+/// `total` in equal parts, the first ones larger by one where it does not divide.
+fn shares(total: u32, count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(move |index| total / count + u32::from(index < total % count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        assert_eq!(shares(100, 3).collect::<Vec<_>>(), [34, 33, 33]);
+        assert_eq!(shares(2, 3).collect::<Vec<_>>(), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_large_crowd_has_more_processes() {
+        assert_eq!(processes(48_000, 1_048_576), 3);
+        assert_eq!(processes(200_000, 20_000), 11);
+    }
+}
