@@ -16,6 +16,7 @@ mod loadgen;
 mod namespaces;
 mod root;
 mod run;
+mod scenarios;
 mod setup;
 mod test;
 mod tidy;
@@ -38,6 +39,8 @@ enum Task {
     Run(run::Options),
     /// Run the tests that need no root, then the kernel tests as root
     Test(test::Options),
+    /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
+    Scenarios(scenarios::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -74,6 +77,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Build => build::run(&exec::Workspace::find()?),
         Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
         Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
+        Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),

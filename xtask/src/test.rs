@@ -25,10 +25,10 @@ pub(crate) struct Options {
 
 /// The numbers of one `test result:` line.
 #[derive(Debug, PartialEq, Eq)]
-struct Summary {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub(crate) struct Summary {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 /// Runs both kinds of tests, the second also when the first fails, and reports every failure.
@@ -54,14 +54,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 fn kernel(workspace: &Workspace, filter: &[OsString]) -> Result<()> {
-    let executable = build(workspace)?;
+    let executable = build(workspace, "kernel")?;
     // One at a time: they share the kernel's sockets and what is attached to it.
     let mut args = vec![OsString::from("--test-threads=1")];
     args.extend(filter.iter().cloned());
     let mut command = root::command(&executable, &args, "loading the test's programs into the kernel")?;
     // Where cargo would run it.
     command.current_dir(workspace.root.join("closewait-agent"));
-    let (summary, success) = run_libtest(&mut command)?;
+    let (summary, success) = run_libtest(&mut command, |line| println!("{line}"))?;
     let Some(summary) = summary else {
         bail!("{} ended without a `test result:` line; its output is above", exec::shown(&command));
     };
@@ -69,32 +69,33 @@ fn kernel(workspace: &Workspace, filter: &[OsString]) -> Result<()> {
     verdict(&summary, success, !filter.is_empty())
 }
 
-/// Builds the kernel tests as the calling user and returns their executable.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds one of the agent's test targets that need root, as the calling user, and returns its executable.
+pub(crate) fn build(workspace: &Workspace, test: &str) -> Result<PathBuf> {
     let messages = exec::output(
         workspace
             .cargo("test")
             // The same packages as for the other tests: with others, cargo may choose other features and build anew.
-            .args(["--workspace", "--exclude", "closewait-ebpf", "--test", "kernel", "--no-run"])
+            .args(["--workspace", "--exclude", "closewait-ebpf", "--test", test, "--no-run"])
             // Compiler errors stay readable on stderr; stdout has the artifacts.
             .arg("--message-format=json-render-diagnostics"),
     )?;
-    executable(&messages).context("cargo built no test named `kernel`; is closewait-agent/tests/kernel/main.rs there?")
+    executable(&messages, test)
+        .with_context(|| format!("cargo built no test named `{test}`; is closewait-agent/tests/{test}/main.rs there?"))
 }
 
-/// The executable of the test target `kernel` in cargo's messages.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The executable of the test target in cargo's messages.
+fn executable(messages: &str, test: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = &message["target"];
         let wanted = message["reason"] == "compiler-artifact"
-            && target["name"] == "kernel"
+            && target["name"] == test
             && target["kind"].as_array()?.iter().any(|kind| kind == "test");
         wanted.then(|| message["executable"].as_str())?.map(|path| Path::new(path).to_owned())
     })
 }
 
-/// Runs a test executable, shows what it prints as it comes and reads its summary.
-fn run_libtest(command: &mut Command) -> Result<(Option<Summary>, bool)> {
+/// Runs a test executable, hands on each line that it prints as it comes, and reads its summary.
+pub(crate) fn run_libtest(command: &mut Command, mut show: impl FnMut(&str)) -> Result<(Option<Summary>, bool)> {
     let shown = exec::shown(command);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {shown}"))?;
     let stdout = child.stdout.take().context("the child has no stdout although it was asked for")?;
@@ -102,7 +103,7 @@ fn run_libtest(command: &mut Command) -> Result<(Option<Summary>, bool)> {
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.with_context(|| format!("cannot read the output of {shown}"))?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        show(&line);
         // The last one counts: a test may print such a line of its own.
         summary = parse_summary(&line).or(summary);
     }
@@ -165,7 +166,8 @@ mod tests {
         let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"lib\"]},\"executable\":null}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"test\"]},\"executable\":\"/t/kernel-1\"}\n\
             {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executable(messages), Some(PathBuf::from("/t/kernel-1")));
-        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n"), None);
+        assert_eq!(executable(messages, "kernel"), Some(PathBuf::from("/t/kernel-1")));
+        assert_eq!(executable(messages, "scenarios"), None);
+        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n", "kernel"), None);
     }
 }

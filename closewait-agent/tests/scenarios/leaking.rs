@@ -1,0 +1,91 @@
+//! Programs that go on, and forget to close some of their connections.
+
+use crate::{
+    play::play,
+    scenario::{LIKELY, Owner, Part, Scenario, Until},
+    stage::{Stage, pause},
+};
+
+const GO_SERVER: Scenario = Scenario {
+    name: "go-server",
+    program: "Go server",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "a third of the connections is hijacked, answered and forgotten",
+        count: 14..=14,
+        expected: &["leak"],
+        certainties: LIKELY,
+        owner: Owner::One("go-server"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_go_server_forgets_hijacked_connections() {
+    play(&GO_SERVER, |stage| {
+        stage.go("go-server");
+        stage.listens(8080);
+        a_third_is_forgotten(stage);
+    });
+}
+
+const GO_CLIENT: Scenario = Scenario {
+    name: "go-client",
+    program: "Go client",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "bodies of responses are not closed",
+        count: 14..=14,
+        unread: 1000..=40000,
+        expected: &["leak"],
+        certainties: LIKELY,
+        owner: Owner::One("go-client"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_go_client_does_not_close_bodies() {
+    play(&GO_CLIENT, |stage| {
+        stage.go("go-server");
+        stage.listens(8080);
+        stage.go("go-client");
+        stage.has_waiting(14);
+    });
+}
+
+const PYTHON: Scenario = Scenario {
+    name: "forgets",
+    program: "Python server with threads",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "one path answers and does not close",
+        count: 14..=14,
+        expected: &["leak"],
+        certainties: LIKELY,
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_python_server_forgets_to_close_on_one_path() {
+    play(&PYTHON, |stage| {
+        stage.python("forgets.py");
+        stage.listens(8080);
+        a_third_is_forgotten(stage);
+    });
+}
+
+/// Seven seconds of requests, all answered.
+fn a_third_is_forgotten(stage: &Stage) {
+    for _ in 0..14 {
+        drop(stage.answered(8080, "/"));
+        drop(stage.answered(8080, "/forget"));
+        drop(stage.answered(8080, "/"));
+        pause(500);
+    }
+    stage.has_waiting(14);
+}

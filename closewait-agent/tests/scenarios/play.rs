@@ -1,0 +1,160 @@
+//! Plays a scenario while the agent watches.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, closewait, finish},
+    check,
+    clock::boot_seconds,
+    net::Id,
+    proc::{self, Ends, Holders},
+    row::{self, Outcome},
+    scenario::{Scenario, Until},
+    schema,
+    stage::Stage,
+};
+
+/// Arguments of `closewait run` beside the output's form.
+const RUN: &[&str] = &["--stuck-after", "2s"];
+/// The same time.
+const STUCK_AFTER: f64 = 2.0;
+/// `closewait list` on its own: no agent that happens to run is asked.
+const LIST: &[&str] = &["list", "--output", "json"];
+/// If this is set, all that the agent observes is recorded in files of this folder.
+const RECORD: &str = "CLOSEWAIT_RECORD";
+/// Longer than it takes for sockets to go that are expected to.
+const LEAVING: f64 = 25.0;
+
+/// All that the agent has said of a scenario's sockets.
+pub(crate) struct Seen {
+    /// In order; those of other namespaces are left out.
+    pub(crate) events: Vec<Value>,
+    pub(crate) listed: BTreeMap<Id, Listed>,
+    /// What /proc had in CLOSE_WAIT before and after `list`.
+    pub(crate) waiting: [Vec<Ends>; 2],
+}
+
+/// What `list` said of a socket.
+pub(crate) struct Listed {
+    pub(crate) object: Value,
+    /// What /proc had before and after `list`.
+    pub(crate) holders: [Holders; 2],
+}
+
+/// Starts an agent outside, lets `act` bring programs and clients into a namespace, watches, and compares.
+pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
+    let watched = panic::catch_unwind(AssertUnwindSafe(|| watch(scenario, act)));
+    let seen = watched.unwrap_or_else(|cause| {
+        let failed = || Outcome { run: "failed".to_owned(), problems: vec![String::new()], ..Outcome::default() };
+        scenario.parts.iter().for_each(|part| row::write(scenario, part, &failed()));
+        panic::resume_unwind(cause)
+    });
+    let whole = check::whole(scenario, &seen);
+    let mut problems = whole.clone();
+    for part in scenario.parts {
+        let mut outcome = check::part(scenario, part, &seen);
+        // A row is not right either if something is wrong with the whole.
+        let of_part =
+            outcome.problems.iter().map(|problem| format!("{}: {problem}", part.situation)).collect::<Vec<_>>();
+        outcome.problems.extend(whole.iter().cloned());
+        row::write(scenario, part, &outcome);
+        problems.extend(of_part);
+    }
+    let events: Vec<String> = seen.events.iter().rev().take(5).rev().map(Value::to_string).collect();
+    let (events, problems, count) = (events.join("\n"), problems.join("\n"), problems.len());
+    assert!(count == 0, "{}:\n{problems}\nthe last events:\n{events}", scenario.program);
+}
+
+fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
+    let mut arguments: Vec<String> = RUN.iter().map(|argument| (*argument).to_owned()).collect();
+    if let Some(folder) = env::var_os(RECORD) {
+        fs::create_dir_all(&folder).expect("a folder for recordings");
+        let file = Path::new(&folder).join(format!("{}.record", scenario.name));
+        arguments.extend(["--record".to_owned(), file.to_str().expect("a path in UTF-8").to_owned()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut stage = Stage::new(scenario.name);
+    let mut agent = Agent::start(&arguments);
+    // Clients that stay connected do so until all is over.
+    let _clients = act(&mut stage);
+    let (listed, waiting) = match scenario.until {
+        Until::Stuck(multiple) => {
+            wait_until_stuck(&mut agent, &stage, f64::from(multiple) * STUCK_AFTER);
+            list(&stage)
+        }
+        Until::Left => {
+            agent.watch(Duration::from_secs_f64(STUCK_AFTER * 1.1));
+            let found = list(&stage);
+            wait_until_left(&mut agent, &stage);
+            found
+        }
+    };
+    let events = agent.stop().events.into_iter().filter(|event| concerns(event, stage.ns.inode)).collect();
+    Seen { events, listed, waiting }
+}
+
+fn wait_until_stuck(agent: &mut Agent, stage: &Stage, age: f64) {
+    let mut missing = proc::close_wait(&stage.ns);
+    assert!(!missing.is_empty(), "no socket is in CLOSE_WAIT");
+    agent.wait_for(&format!("`stuck` of every socket at {age} s"), |event| {
+        let old = event["dwell_seconds"].as_f64().is_some_and(|dwell| dwell >= age);
+        if event["event"] == "leave" || (event["event"] == "stuck" && old) {
+            if let Some(id) = Id::of_event(event).filter(|id| id.netns == Some(stage.ns.inode)) {
+                missing.remove(&(id.local, id.remote));
+            }
+        }
+        missing.is_empty()
+    });
+}
+
+fn wait_until_left(agent: &mut Agent, stage: &Stage) {
+    let end = boot_seconds() + LEAVING;
+    while !proc::close_wait(&stage.ns).is_empty() {
+        assert!(boot_seconds() < end, "these do not leave: {:?}", proc::close_wait(&stage.ns));
+        agent.watch(Duration::from_millis(100));
+    }
+    agent.watch(Duration::from_millis(500));
+}
+
+/// Runs `list` between two looks at /proc.
+fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
+    let look = || (proc::close_wait(&stage.ns).into_iter().collect(), proc::holders());
+    let (waiting_before, holders_before) = look();
+    let output = finish(&mut closewait(LIST));
+    let (waiting_after, holders_after) = look();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let mut listed = BTreeMap::new();
+    for line in output.stdout.lines() {
+        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
+        schema::check_listed(&object);
+        if object["socket"]["netns"] == stage.ns.inode {
+            let id = Id::of_event(&object).expect("two ends");
+            let of_socket = |holders: &BTreeMap<u64, Holders>| {
+                let inode = object["socket"]["inode"].as_u64();
+                inode.and_then(|inode| holders.get(&inode).cloned()).unwrap_or_default()
+            };
+            let holders = [&holders_before, &holders_after].map(of_socket);
+            assert!(listed.insert(id, Listed { object, holders }).is_none(), "a second time: {line}");
+        }
+    }
+    (listed, [waiting_before, waiting_after])
+}
+
+/// Whether the event names the namespace anywhere.
+fn concerns(event: &Value, netns: u64) -> bool {
+    match event {
+        Value::Object(members) => {
+            members.iter().any(|(name, value)| (name == "netns" && *value == netns) || concerns(value, netns))
+        }
+        Value::Array(elements) => elements.iter().any(|element| concerns(element, netns)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}

@@ -1,0 +1,80 @@
+//! Clients whose idle connections the server has closed.
+
+use crate::{
+    play::play,
+    scenario::{LIKELY, Owner, Part, Scenario, Until},
+};
+
+const REQUESTS: Scenario = Scenario {
+    name: "requests",
+    program: "requests, one session",
+    healthy: true,
+    until: Until::Stuck(4),
+    parts: &[Part {
+        situation: "the server closes what was idle",
+        expected: &["pool"],
+        certainties: LIKELY,
+        owner: Owner::One("python3"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_pool_of_requests_is_idle() {
+    play(&REQUESTS, |stage| {
+        stage.python("idle_server.py");
+        stage.listens(8080);
+        stage.venv("python3", &["keepalive_pool.py"]);
+        stage.has_waiting(12);
+    });
+}
+
+const TLS: Scenario = Scenario {
+    name: "tls",
+    program: "urllib3 over TLS, one pool",
+    healthy: true,
+    until: Until::Stuck(4),
+    parts: &[Part {
+        situation: "the server says goodbye and closes what was idle",
+        unread: 25..=32,
+        expected: &["pool"],
+        certainties: LIKELY,
+        owner: Owner::One("python3"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_pool_of_tls_connections_is_idle() {
+    play(&TLS, |stage| {
+        stage.go("go-tls-server");
+        stage.listens(8443);
+        stage.venv("python3", &["tls_pool.py"]);
+        stage.has_waiting(12);
+    });
+}
+
+const GROWING: Scenario = Scenario {
+    name: "pool-per-request",
+    program: "urllib3, a pool for each request",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "the server closes what was idle; the number grows",
+        count: 14..=14,
+        expected: &["pool"],
+        certainties: LIKELY,
+        owner: Owner::One("python3"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_client_makes_a_pool_for_each_request() {
+    play(&GROWING, |stage| {
+        stage.python("idle_server.py");
+        stage.listens(8080);
+        stage.venv("python3", &["pool_per_request.py"]);
+        stage.has_waiting(14);
+    });
+}

@@ -1,0 +1,15 @@
+"""A server of one thread that needs 0.15 s for each client."""
+
+import socket
+import time
+
+listener = socket.create_server(("127.0.0.1", 8080), backlog=64)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(4096)
+    time.sleep(0.15)
+    try:
+        connection.sendall(b"ok\n")
+    except OSError:
+        pass
+    connection.close()

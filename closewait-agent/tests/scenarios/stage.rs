@@ -1,0 +1,144 @@
+//! Where a scenario plays: a network namespace, the programs in it, and their clients.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    agent::Running,
+    clock::{PATIENCE, poll_until},
+    net::Namespace,
+    proc,
+};
+
+/// Longer than any scenario: programs that outlive the test end by themselves.
+const LIMIT_SECONDS: &str = "150";
+
+const BEFORE_PATH: &str = "GET ";
+const AFTER_PATH: &str = " HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// What `cargo xtask scenarios` makes ready.
+pub(crate) fn ready() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("scenarios")
+}
+
+pub(crate) struct Stage {
+    pub(crate) ns: Namespace,
+    programs: Vec<Running>,
+    log: PathBuf,
+}
+
+impl Stage {
+    /// `name` is that of a scenario.
+    pub(crate) fn new(name: &str) -> Self {
+        let logs = ready().join("logs");
+        fs::create_dir_all(&logs).expect("a folder for logs");
+        let log = logs.join(format!("{name}.log"));
+        File::create(&log).expect("a log");
+        Self { ns: Namespace::new(), programs: Vec::new(), log }
+    }
+
+    /// Starts a program.
+    pub(crate) fn start(&mut self, program: impl AsRef<Path>, arguments: &[&str]) {
+        let log = File::options().append(true).open(&self.log).expect("the log");
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", LIMIT_SECONDS]).arg(program.as_ref()).args(arguments);
+        command.current_dir(programs()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the log")).stderr(log);
+        let child = self.ns.run(|| command.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        self.programs.push(Running(child));
+    }
+
+    /// Starts a program in Python that needs its standard library only.
+    pub(crate) fn python(&mut self, file: &str) {
+        self.start("python3", &[file]);
+    }
+
+    /// Starts a program of the virtual environment.
+    pub(crate) fn venv(&mut self, program: &str, arguments: &[&str]) {
+        self.start(ready().join("venv/bin").join(program), arguments);
+    }
+
+    /// Starts a program in Go.
+    pub(crate) fn go(&mut self, program: &str) {
+        self.start(ready().join("bin").join(program), &[]);
+    }
+
+    /// Waits until somebody listens at this port.
+    pub(crate) fn listens(&self, port: u16) {
+        assert!(poll_until(PATIENCE, || proc::listens(&self.ns, port)), "nobody listens at {port}{}", self.said());
+    }
+
+    /// Waits until a program has said this.
+    pub(crate) fn says(&self, text: &str) {
+        let said = || fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text));
+        assert!(poll_until(PATIENCE, said), "nobody says {text:?}{}", self.said());
+    }
+
+    /// Waits until that many sockets are in CLOSE_WAIT.
+    pub(crate) fn has_waiting(&self, count: usize) {
+        let there = || proc::close_wait(&self.ns).len() == count;
+        assert!(poll_until(PATIENCE, there), "{} are in CLOSE_WAIT{}", proc::close_wait(&self.ns).len(), self.said());
+    }
+
+    /// A client that sends this and waits for nothing.
+    pub(crate) fn visit(&self, port: u16, request: &str) -> TcpStream {
+        let mut client = self.ns.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        client.write_all(request.as_bytes()).expect("a request");
+        client
+    }
+
+    /// A client that asks for a path and waits for nothing.
+    pub(crate) fn ask(&self, port: u16, path: &str) -> TcpStream {
+        self.visit(port, &format!("{BEFORE_PATH}{path}{AFTER_PATH}"))
+    }
+
+    /// A client that has got its answer.
+    pub(crate) fn answered(&self, port: u16, path: &str) -> TcpStream {
+        let mut client = self.ask(port, path);
+        client.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok\n") {
+            let mut buffer = [0; 4096];
+            let size = client.read(&mut buffer).unwrap_or_else(|error| panic!("{error}{}", self.said()));
+            assert!(size > 0, "the answer ended too early: {:?}{}", String::from_utf8_lossy(&answer), self.said());
+            answer.extend_from_slice(&buffer[..size]);
+        }
+        client
+    }
+
+    /// What the programs have written, for the message of a failure.
+    fn said(&self) -> String {
+        format!("; {} has:\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Nobody but the programs and their children lives there: this process's threads have left.
+        for pid in proc::inhabitants(&self.ns) {
+            // SAFETY: takes numbers only.
+            unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+        }
+    }
+}
+
+/// `unread_bytes` of a socket that nobody has read this request from: the FIN counts as one.
+pub(crate) const fn unread(path: &str) -> u64 {
+    (BEFORE_PATH.len() + path.len() + AFTER_PATH.len()) as u64 + 1
+}
+
+/// The programs' sources.
+pub(crate) fn programs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/programs")
+}
+
+pub(crate) fn pause(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
+}

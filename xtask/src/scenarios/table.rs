@@ -1,0 +1,133 @@
+//! The table of what the agent said, from the lines that the tests print.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// What such a line has before its object.
+const MARK: &str = "scenario-row ";
+
+/// One line for all sockets of which the same is to be said.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    program: String,
+    situation: String,
+    expected: String,
+    run: String,
+    list: String,
+    certainty: String,
+    /// In how many rounds it was as expected.
+    good: u32,
+    rounds: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// Takes in a line of the tests' output, if it is one of ours. The last round that was not as expected is shown.
+    pub(super) fn add(&mut self, line: &str) -> Result<bool> {
+        let Some((_before, object)) = line.split_once(MARK) else { return Ok(false) };
+        let new = parse(object).with_context(|| format!("not a row of scenarios: {object:?}"))?;
+        match self.rows.iter_mut().find(|row| row.program == new.program && row.situation == new.situation) {
+            None => self.rows.push(new),
+            Some(old) => {
+                let (good, rounds) = (old.good + new.good, old.rounds + new.rounds);
+                if new.good == 0 || old.good == old.rounds {
+                    *old = new;
+                }
+                (old.good, old.rounds) = (good, rounds);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn markdown(&self) -> String {
+        let mut text = String::from(
+            "| program | situation | expected | `run` | `list --alone` | certainty | ok |\n|---|---|---|---|---|---|---|\n",
+        );
+        for Row { program, situation, expected, run, list, certainty, good, rounds } in &self.rows {
+            let ok = match (good, rounds) {
+                (1, 1) => "yes".to_owned(),
+                (0, 1) => "NO".to_owned(),
+                (good, rounds) => format!("{good}/{rounds}"),
+            };
+            // Writing to a String cannot fail.
+            let _infallible =
+                writeln!(text, "| {program} | {situation} | {expected} | {run} | {list} | {certainty} | {ok} |");
+        }
+        text
+    }
+
+    /// The whole of docs/scenarios.md.
+    pub(super) fn page(&self, kernel: &str) -> String {
+        format!(
+            "<!-- Written by `cargo xtask scenarios --bless`; change the scenarios in closewait-agent/tests/scenarios/. -->\n\n\
+             # Scenarios\n\n\
+             Real programs that leave sockets in CLOSE_WAIT, and what closewait says of them: the class of the verdict on most of\n\
+             a program's sockets, and the rules that gave it. `run` is the last word of `closewait run --stuck-after 2s`, which had\n\
+             watched from the beginning; `list --alone` is one look at a time when no agent is asked, and knows less.\n\n\
+             Of a healthy program no socket may ever be said to hang or to leak with certainty `high` or `fact`; this is checked\n\
+             of every event. The owners are compared with `/proc`. As of {kernel}:\n\n{}",
+            self.markdown()
+        )
+    }
+}
+
+fn parse(object: &str) -> Result<Row> {
+    let object: Value = serde_json::from_str(object).context("not JSON")?;
+    let text = |name: &str| {
+        let text = object[name].as_str().with_context(|| format!("`{name}` is not a text"))?;
+        // A bar would end the cell.
+        Ok::<_, anyhow::Error>(text.replace('|', "\\|"))
+    };
+    Ok(Row {
+        program: text("program")?,
+        situation: text("situation")?,
+        expected: text("expected")?,
+        run: text("run")?,
+        list: text("list")?,
+        certainty: text("certainty")?,
+        good: u32::from(object["ok"].as_bool().context("`ok` is not a flag")?),
+        rounds: 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(run: &str, ok: bool) -> String {
+        format!(
+            "test a::b ... {MARK}{{\"program\":\"p\",\"situation\":\"s\",\"expected\":\"hung\",\"run\":\"{run}\",\
+            \"list\":\"unknown\",\"certainty\":\"high\",\"ok\":{ok}}}"
+        )
+    }
+
+    #[test]
+    fn other_lines_are_left_alone() {
+        let mut table = Table::default();
+        assert!(!table.add("test a::b ... ok").unwrap());
+        assert!(table.add(&format!("{MARK}{{}}")).is_err());
+        assert_eq!(table.markdown().lines().count(), 2);
+    }
+
+    #[test]
+    fn one_round_is_a_yes_or_a_no() {
+        let mut table = Table::default();
+        assert!(table.add(&line("hung", true)).unwrap());
+        assert!(table.markdown().ends_with("| p | s | hung | hung | unknown | high | yes |\n"), "{}", table.markdown());
+    }
+
+    #[test]
+    fn a_round_that_went_wrong_is_the_one_to_be_shown() {
+        let mut table = Table::default();
+        for (run, ok) in [("hung", true), ("leak", false), ("hung", true)] {
+            table.add(&line(run, ok)).unwrap();
+        }
+        assert!(table.markdown().ends_with("| p | s | hung | leak | unknown | high | 2/3 |\n"), "{}", table.markdown());
+    }
+}
