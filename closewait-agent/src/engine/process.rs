@@ -136,7 +136,7 @@ impl Process {
         }
         let same = match (group.count, group.same()) {
             (2.., Some(what)) => format!(" on the same {what}"),
-            _ => String::new(),
+            _ => group.own().map(|what| format!(", each on its own {what}")).unwrap_or_default(),
         };
         Some(format!("{} in {}{same}", self.threads_are(group.count, "waits", "wait"), group.place()?))
     }

@@ -27,7 +27,7 @@ const RUN: &[&str] = &["--stuck-after", "2s"];
 /// The same time.
 const STUCK_AFTER: f64 = 2.0;
 /// `closewait list` on its own: no agent that happens to run is asked.
-const LIST: &[&str] = &["list", "--output", "json"];
+const LIST: &[&str] = &["list", "--alone", "--output", "json"];
 /// If this is set, all that the agent observes is recorded in files of this folder.
 const RECORD: &str = "CLOSEWAIT_RECORD";
 /// Longer than it takes for sockets to go that are expected to.

@@ -157,8 +157,10 @@ pub struct ThreadGroup {
     pub state: ThreadState,
     /// The system call that they are in; `None` also if they are in none.
     pub syscall: Option<Syscall>,
-    /// The futex's address or the descriptor that all of them wait for.
+    /// The futex's address or the descriptor that all of them wait for; `None` also if each waits for one of its own.
     pub arg: Option<u64>,
+    /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
+    pub own: bool,
     /// The function of the kernel in which the first of them waits.
     pub wchan: Option<String>,
     /// Some of their names, different ones.
@@ -180,6 +182,15 @@ impl ThreadGroup {
     /// What all of them wait for, in a word.
     pub(super) fn same(&self) -> Option<&'static str> {
         self.arg?;
+        self.waited_for()
+    }
+
+    /// What each of them waits for one of its own of, in a word.
+    pub(super) fn own(&self) -> Option<&'static str> {
+        self.waited_for().filter(|_| self.own)
+    }
+
+    fn waited_for(&self) -> Option<&'static str> {
         match self.syscall?.first() {
             First::Descriptor => Some("descriptor"),
             First::Address => Some("address"),
@@ -200,6 +211,7 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
             state: thread.state,
             syscall: thread.syscall,
             arg,
+            own: false,
             wchan: thread.wchan.clone(),
             comms: Vec::new(),
             busiest_permille: None,
@@ -215,8 +227,35 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
             group.comms.push(thread.comm.clone());
         }
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
+    let mut groups = with_those_alone_together(groups.into_values().collect());
     groups.sort_by_key(|group| u32::MAX - group.count);
+    groups
+}
+
+/// Puts those groups of one thread together that differ only in what they wait for: else a pool of threads that each wait
+/// for a futex of their own would be as many groups.
+fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
+    let (alone, mut groups): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|group| group.count == 1 && group.same().is_some());
+    let mut together = BTreeMap::<_, ThreadGroup>::new();
+    for one in alone {
+        let Some(group) = together.get_mut(&(one.state, one.syscall)) else {
+            together.insert((one.state, one.syscall), one);
+            continue;
+        };
+        group.count += 1;
+        (group.arg, group.own) = (None, true);
+        group.busiest_permille = group.busiest_permille.max(one.busiest_permille);
+        if one.has_main {
+            (group.has_main, group.main_permille) = (true, one.main_permille);
+        }
+        for comm in one.comms {
+            if group.comms.len() < NAMES && !group.comms.contains(&comm) {
+                group.comms.push(comm);
+            }
+        }
+    }
+    groups.extend(together.into_values());
     groups
 }
 
@@ -244,6 +283,16 @@ mod tests {
         assert_eq!((groups[0].arg, groups[0].same(), groups[0].has_main), (Some(2), Some("address"), true));
         let of_m = Some(u32::from(b'm'));
         assert_eq!((groups[0].busiest_permille, groups[0].main_permille), (of_m, of_m));
+    }
+
+    #[test]
+    fn threads_that_wait_for_a_futex_each_are_one_group() {
+        let threads = [thread(b'a', 202, 1), thread(b'b', 202, 2), thread(b'm', 202, 3), thread(b'd', 0, 2)];
+        let groups = group(&threads);
+        assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!((groups[0].arg, groups[0].same(), groups[0].own()), (None, None, Some("address")));
+        assert_eq!((groups[0].has_main, groups[0].comms.len()), (true, 3));
+        assert_eq!((groups[1].own(), groups[1].same()), (None, Some("descriptor")));
     }
 
     #[test]
