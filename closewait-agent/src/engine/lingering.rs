@@ -33,7 +33,8 @@ pub(super) struct Lingering {
     pub holders: Option<Vec<Holder>>,
     found: Vec<Holder>,
     due: Boot,
-    seen: Boot,
+    /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
+    seen: Option<Boot>,
 }
 
 /// All of them.
@@ -45,9 +46,9 @@ pub(super) struct LingeringSockets {
 }
 
 impl LingeringSockets {
-    /// How many are watched.
+    /// How many were found to be there still.
     pub(super) fn len(&self) -> usize {
-        self.sockets.len()
+        self.iter().count()
     }
 
     /// How many are not watched for want of room.
@@ -60,11 +61,12 @@ impl LingeringSockets {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// All of them, in the order of their keys.
+    /// Those that were found to be there still, in the order of their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Lingering)> {
         let mut keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         keys.sort_unstable();
-        keys.into_iter().filter_map(|key| Some((key, self.sockets.get(&key)?)))
+        let known = keys.into_iter().filter_map(|key| Some((key, self.sockets.get(&key)?)));
+        known.filter(|(_, lingering)| lingering.seen.is_some())
     }
 
     /// A socket left, or was found so.
@@ -74,9 +76,9 @@ impl LingeringSockets {
             self.unwatched += 1;
             return;
         }
-        let (due, seen) = (gone.at + FIRST_LOOK, gone.at);
+        let due = gone.at + FIRST_LOOK;
         self.due.insert((due, key));
-        self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen });
+        self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen: None });
     }
 
     /// The address of a socket was given to another one: the old one is gone.
@@ -89,7 +91,7 @@ impl LingeringSockets {
     /// A look or a walk found it at `at`. Returns whether it is known.
     pub(super) fn seen(&mut self, key: SocketKey, at: Boot, socket: &Socket, holder: Option<Holder>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
-        known.seen = known.seen.max(at);
+        known.seen = known.seen.max(Some(at));
         known.found.extend(holder);
         true
     }
@@ -104,7 +106,7 @@ impl LingeringSockets {
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             self.due.remove(&(known.due, key));
-            if known.seen < asked {
+            if known.seen.is_none_or(|seen| seen < asked) {
                 self.sockets.remove(&key);
                 continue;
             }
@@ -177,7 +179,7 @@ mod tests {
         let mut sockets = one();
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
         sockets.looked_at_all(at(11));
-        assert!(sockets.len() == 0 && sockets.next_due().is_none());
+        assert_eq!(sockets.next_due(), None);
     }
 
     #[test]
@@ -196,6 +198,7 @@ mod tests {
         for key in 0..LIMIT as u64 + 5 {
             sockets.add(SocketKey(key), socket(), gone(), None);
         }
-        assert_eq!((sockets.len(), sockets.unwatched()), (LIMIT, 5));
+        assert_eq!((sockets.sockets.len(), sockets.unwatched()), (LIMIT, 5));
+        assert_eq!(sockets.len(), 0, "nobody has found one of them yet");
     }
 }

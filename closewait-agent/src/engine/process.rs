@@ -9,7 +9,7 @@ pub use self::{
     runtime::Runtime,
     thread::{Syscall, Thread, ThreadGroup, ThreadState, group},
 };
-use super::text::Comm;
+use super::{text::Comm, workload::Workload};
 
 /// A thread that uses so much of one CPU, in thousandths, has no time for anything else.
 const BUSY_PERMILLE: u32 = 900;
@@ -38,6 +38,8 @@ pub struct Process {
     pub fds_limit: Option<u64>,
     /// All of its threads.
     pub threads: Option<u32>,
+    /// What its cgroup is.
+    pub workload: Option<Box<Workload>>,
     /// Those of them that were looked at.
     pub threads_seen: u32,
     /// The threads that were looked at, those that do the same together, the largest group first.
@@ -182,6 +184,7 @@ mod tests {
             fds_open: None,
             fds_limit: None,
             threads: Some(seen),
+            workload: None,
             threads_seen: seen,
             groups: group(threads),
             cpu_permille: None,

@@ -97,6 +97,7 @@ pub(crate) fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process 
         exe: None,
         runtime: None,
         threads: None,
+        workload: None,
         threads_seen: 0,
         groups: Vec::new(),
         cpu_permille: None,

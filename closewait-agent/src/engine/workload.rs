@@ -122,6 +122,11 @@ impl Workload {
         found
     }
 
+    /// Whether it is the root of all cgroups, which tells nothing.
+    pub fn is_root(&self) -> bool {
+        self.cgroup_path.trim_matches('/').is_empty()
+    }
+
     /// Takes in the next folder on the way down.
     fn component(&mut self, parent: &str, component: &str) {
         if let Some(uid) = pod_uid(component) {

@@ -186,9 +186,11 @@ impl World {
         self.legs.get(&pid).map_or(&[], Vec::as_slice)
     }
 
-    /// What a cgroup is.
-    pub(super) fn workload(&self, cgroup: Option<u64>) -> Option<&Workload> {
-        self.cgroups.get(&cgroup?)
+    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first holder.
+    pub(super) fn workload(&self, socket: &Socket, holders: Option<&[Holder]>) -> Option<&Workload> {
+        let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
+        let of_holder = || self.processes.get(&holders?.first()?.task.pid)?.workload.as_deref();
+        own.filter(|own| !own.is_root()).or_else(|| of_holder().filter(|of_holder| !of_holder.is_root()))
     }
 
     /// How long a namespace's connection tracking keeps a connection in CLOSE_WAIT.

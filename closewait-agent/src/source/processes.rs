@@ -7,8 +7,9 @@ use crate::{
     engine::{
         model::{Place, Task},
         process::{Process, Runtime, Syscall, Thread, ThreadState, group},
-        text::{Comm, harmless},
+        text::{Comm, harmless, harmless_path},
         time::{Boot, nanos},
+        workload::Workload,
     },
     host::proc::{self, fdinfo},
 };
@@ -98,6 +99,7 @@ impl Look {
             fds_open: seen("its descriptors", proc::descriptors(&folder), &mut unseen).flatten(),
             fds_limit: seen("its limits", proc::open_files_limit(&folder), &mut unseen).flatten(),
             threads: proc::status(&folder).ok().and_then(|status| status.threads),
+            workload: proc::cgroup(&folder).ok().flatten().map(|path| Box::new(Workload::parse(&harmless_path(&path)))),
             threads_seen: 0,
             groups: Vec::new(),
             cpu_permille: None,

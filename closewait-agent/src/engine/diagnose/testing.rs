@@ -61,6 +61,7 @@ pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
         fds_open: None,
         fds_limit: None,
         threads: None,
+        workload: None,
         threads_seen: 0,
         groups: Vec::new(),
         cpu_permille: None,
