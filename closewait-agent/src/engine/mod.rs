@@ -186,6 +186,8 @@ impl Engine {
                 if let Some(services) = &mut self.services {
                     services.left(&socket, at, entered, dwell, how);
                 }
+                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
+                let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 let socket = with_what_was_found_out(socket, tracked.as_ref());
                 if fd_open == Some(true) {
                     let gone = Gone { at, how, closer: closer.clone(), dwell };
@@ -195,7 +197,8 @@ impl Engine {
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
-                    let verdict = if stuck { diagnose::left(&socket, dwell, how, fd_open).map(Box::new) } else { None };
+                    let verdict =
+                        if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
                     self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict });
                 }
             }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     diagnose::Seen,
-    model::{Holder, Inquiry, Leg, Listener, Observation, Place, ReadState, Socket, SocketKey},
+    model::{Holder, Inquiry, Leg, Listener, Observation, Place, ReadState, Role, Socket, SocketKey},
     process::Process,
     time::Boot,
     workload::Workload,
@@ -111,6 +111,7 @@ impl World {
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
     ) -> Inquiry {
         let mut owners = BTreeMap::<u32, u64>::new();
+        let mut served = BTreeMap::<_, u64>::new();
         // Those that have taken something in which they may have passed on.
         let mut readers = BTreeSet::new();
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -133,13 +134,17 @@ impl World {
                 Some(inode) if holders.is_some_and(<[Holder]>::is_empty) && !self.places.contains_key(&inode) => {
                     unheld.insert(inode);
                 }
-                Some(_) => {}
-                None => {
-                    for listener in self.listeners_of(socket) {
-                        for holder in &listener.holders {
-                            *owners.entry(holder.task.pid).or_default() += 1;
-                        }
-                    }
+                Some(_) | None => {}
+            }
+            if socket.role == Some(Role::Server) {
+                *served.entry((socket.netns, socket.local)).or_default() += 1;
+            }
+        }
+        // Whoever listens may have handed a socket on, or have to accept it.
+        for ((netns, local), count) in served {
+            for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
+                for holder in &listener.holders {
+                    *owners.entry(holder.task.pid).or_default() += count;
                 }
             }
         }

@@ -11,8 +11,10 @@ use crate::engine::{
 /// The server has sent all that it had; the rest of it is in the socket of a client that does not read on.
 pub(super) struct AbandonedResponse;
 
-/// A reader that pauses for so long, and not less than the age at which a socket counts as stuck, has likely gone.
-const PAUSE: Duration = Duration::from_secs(60);
+/// A reader that pauses for so many times the age at which a socket counts as stuck has likely gone.
+const PAUSE: u32 = 2;
+/// And surely not before this.
+const LONG_PAUSE: Duration = Duration::from_secs(60);
 /// So many alike are no single slow reader.
 const MANY: u32 = 3;
 
@@ -25,9 +27,12 @@ impl Rule for AbandonedResponse {
             certainty: &[
                 (
                     Certainty::High,
-                    "nothing was read for 60 s and `--stuck-after`, 3 or more are alike, and their number grows",
+                    "nothing was read for twice `--stuck-after` and 60 s, 3 or more are alike, and their number grows",
                 ),
-                (Certainty::Medium, "nothing was read for as long, and 3 or more are alike or their number grows"),
+                (
+                    Certainty::Medium,
+                    "nothing was read for twice `--stuck-after`, and 3 or more are alike or their number grows",
+                ),
                 (
                     Certainty::Low,
                     "a single one, or one look without an agent, which cannot tell a slow reader; unknown if something \
@@ -56,7 +61,7 @@ impl Rule for AbandonedResponse {
         let bytes = words::count(unread - 1, "byte");
         let flow = case.group.flow.as_ref();
         let alike = case.group.in_state(ReadState::Partial) + case.group.in_state(ReadState::NeverRead);
-        if flow.is_some() && case.untouched < PAUSE.max(case.stuck_after) {
+        if flow.is_some() && case.untouched < case.stuck_after.saturating_mul(PAUSE) {
             return Some(Judgement {
                 class: Class::Unknown,
                 certainty: Certainty::Low,
@@ -72,8 +77,8 @@ impl Rule for AbandonedResponse {
             None => (Certainty::Low, "; whether it is read slowly or not at all, one look does not tell".to_owned()),
             Some(_) => {
                 let certainty = match (alike >= MANY, grows) {
-                    (true, true) => Certainty::High,
-                    (true, false) | (false, true) => Certainty::Medium,
+                    (true, true) if case.untouched >= LONG_PAUSE => Certainty::High,
+                    (true, _) | (false, true) => Certainty::Medium,
                     (false, false) => Certainty::Low,
                 };
                 let growth = if grows { ", and their number grows" } else { "" };

@@ -11,7 +11,7 @@ pub(super) const ABOUT: About = About {
     when: "a socket that had been stuck has left CLOSE_WAIT",
     class: &[Class::Transient, Class::Unknown],
     certainty: &[
-        (Certainty::High, "transient: its program ended it, late"),
+        (Certainty::High, "transient: its program ended it, or wrote an answer to a peer that was gone: late"),
         (
             Certainty::Medium,
             "unknown: it was reset, timed out or destroyed, or its listener was closed; no close() made the number fall",
@@ -24,8 +24,15 @@ pub(super) const ABOUT: About = About {
     seen: &["scotte.org, HttpURLConnection (2015)"],
 };
 
-/// The verdict on the leaving; `None` if nothing tells how it left.
-pub fn left(socket: &Socket, dwell: Option<Dwell>, how: How, fd_open: Option<bool>) -> Option<Verdict> {
+/// The verdict on the leaving; `None` if nothing tells how it left. `wrote` is how many bytes its program has written
+/// since the socket was last looked at, as far as that is known.
+pub fn left(
+    socket: &Socket,
+    dwell: Option<Dwell>,
+    how: How,
+    fd_open: Option<bool>,
+    wrote: Option<u64>,
+) -> Option<Verdict> {
     let after = dwell.map_or_else(String::new, |dwell| match dwell {
         Dwell::Exact(exact) => format!(" after {}", words::span(exact)),
         Dwell::Between { at_least, at_most: _ } if at_least == Duration::ZERO => String::new(),
@@ -39,6 +46,16 @@ pub fn left(socket: &Socket, dwell: Option<Dwell>, how: How, fd_open: Option<boo
         How::Closed => (true, format!("it was slow, not stuck for ever: closed{after}")),
         How::Shutdown => (true, format!("it was slow, not stuck for ever: its sending side was shut down{after}")),
         How::Aborted => (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}")),
+        // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
+        How::Reset if wrote.is_some_and(|bytes| bytes > 0) => {
+            let bytes = words::count(u32::try_from(wrote.unwrap_or(0)).unwrap_or(u32::MAX), "byte");
+            (
+                true,
+                format!(
+                    "it was slow, not stuck for ever: its program wrote {bytes}{after}, to which the peer, gone by then, answered with a reset"
+                ),
+            )
+        }
         How::Reset => (false, format!("the peer reset it{after}")),
         How::Timeout => (false, format!("keepalive or retransmission gave up{after}")),
         How::Destroyed => (false, format!("it was destroyed from outside{after}, as by `ss -K`")),
@@ -73,7 +90,7 @@ mod tests {
     #[test]
     fn one_that_its_program_ended_was_slow() {
         for how in [How::Closed, How::Shutdown, How::Aborted] {
-            let verdict = left(&socket(), DWELL, how, Some(false)).unwrap();
+            let verdict = left(&socket(), DWELL, how, Some(false), None).unwrap();
             assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
             assert!(verdict.text.starts_with("it was slow, not stuck for ever: "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12 s"), "{}", verdict.text);
@@ -81,9 +98,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_answered_too_late_was_slow() {
+        let verdict = left(&socket(), DWELL, How::Reset, Some(true), Some(38)).unwrap();
+        assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
+        assert!(verdict.text.contains("wrote 38 bytes after 12 s"), "{}", verdict.text);
+        let nothing = left(&socket(), DWELL, How::Reset, Some(true), Some(0)).unwrap();
+        assert_eq!(nothing.class, Class::Unknown);
+    }
+
+    #[test]
     fn one_that_was_taken_away_says_that_nothing_was_closed() {
         for how in [How::Reset, How::Timeout, How::Destroyed, How::ListenerClosed] {
-            let verdict = left(&socket(), DWELL, how, Some(true)).unwrap();
+            let verdict = left(&socket(), DWELL, how, Some(true), None).unwrap();
             assert_eq!(verdict.class, Class::Unknown);
             assert!(verdict.text.contains("without a close()"), "{}", verdict.text);
             assert!(verdict.text.contains("descriptor is still open"), "{}", verdict.text);
@@ -92,13 +118,13 @@ mod tests {
 
     #[test]
     fn nothing_is_said_if_nothing_tells() {
-        assert_eq!(left(&socket(), DWELL, How::Unknown, None), None);
+        assert_eq!(left(&socket(), DWELL, How::Unknown, None, None), None);
     }
 
     #[test]
     fn an_age_that_is_not_known_is_not_told() {
-        assert!(left(&socket(), None, How::Closed, None).unwrap().text.ends_with("closed"));
+        assert!(left(&socket(), None, How::Closed, None, None).unwrap().text.ends_with("closed"));
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
-        assert!(left(&socket(), bounds, How::Closed, None).unwrap().text.ends_with("after at least 12 s"));
+        assert!(left(&socket(), bounds, How::Closed, None, None).unwrap().text.ends_with("after at least 12 s"));
     }
 }

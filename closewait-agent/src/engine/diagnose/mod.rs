@@ -21,6 +21,7 @@ mod pool;
 mod probe;
 mod proxy_wait;
 mod response_leaked;
+mod shared;
 mod slow;
 mod transient;
 mod unanswered;
@@ -90,6 +91,7 @@ pub const RULES: &[&dyn Rule] = &[
     &never_read::NeverRead,
     &hung_since::HungSince,
     &probe::Probe,
+    &shared::Shared,
     &unanswered::Unanswered,
     &close_missing::CloseMissing,
     &abandoned_response::AbandonedResponse,
