@@ -27,7 +27,10 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     problems.extend(steady.filter(|ends| !listed.contains(ends)).map(|ends| format!("not listed: {ends:?}")));
     let known = |ends| before.contains(ends) || after.contains(ends);
     problems.extend(listed.iter().filter(|ends| !known(ends)).map(|ends| format!("listed, not in /proc: {ends:?}")));
-    let steady = seen.listed.values().filter(|listed| is_steady(scenario, listed));
+    let stuck: BTreeSet<_> =
+        seen.events.iter().filter(|event| event["event"] == "stuck").filter_map(Id::of_event).collect();
+    let old = seen.listed.iter().filter(|(id, _listed)| stuck.contains(id)).map(|(_id, listed)| listed);
+    let steady = old.filter(|listed| is_steady(scenario, listed));
     let wrong = steady.filter(|listed| listed.holders.iter().any(|holders| *holders != proc::owners(&listed.object)));
     problems.extend(wrong.map(|listed| format!("/proc has {:?}: {}", listed.holders, listed.object)));
     problems
