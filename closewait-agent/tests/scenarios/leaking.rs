@@ -2,7 +2,7 @@
 
 use crate::{
     play::play,
-    scenario::{LIKELY, Owner, Part, Scenario, Until},
+    scenario::{ANY, LIKELY, Owner, Part, Scenario, Until},
     stage::Stage,
 };
 
@@ -39,8 +39,9 @@ const GO_CLIENT: Scenario = Scenario {
         situation: "bodies of responses are not closed",
         count: 12..=40,
         unread: 1000..=40000,
-        expected: &["leak"],
-        certainties: LIKELY,
+        // For the first minute it may be a slow reader.
+        expected: &["leak", "unknown"],
+        certainties: ANY,
         owner: Owner::One("go-client"),
         ..Part::DEFAULT
     }],
