@@ -25,9 +25,14 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     let listed: BTreeSet<_> = seen.listed.keys().map(|id| (id.local, id.remote)).collect();
     let steady = before.iter().filter(|ends| after.contains(ends));
     problems.extend(steady.filter(|ends| !listed.contains(ends)).map(|ends| format!("not listed: {ends:?}")));
-    let known = |ends| before.contains(ends) || after.contains(ends);
-    problems.extend(listed.iter().filter(|ends| !known(ends)).map(|ends| format!("listed, not in /proc: {ends:?}")));
-    let steady = seen.listed.values().filter(|listed| is_steady(scenario, listed));
+    let known = |id: &Id| [before, after].iter().any(|waiting| waiting.contains(&(id.local, id.remote)));
+    // Of those that have left, `list` shows what a program still has a descriptor of.
+    let strange = seen.listed.iter().filter(|(id, listed)| !listed.object["left"].is_object() && !known(id));
+    problems.extend(strange.map(|(id, _listed)| format!("listed, not in /proc: {id}")));
+    let stuck: BTreeSet<_> =
+        seen.events.iter().filter(|event| event["event"] == "stuck").filter_map(Id::of_event).collect();
+    let old = seen.listed.iter().filter(|(id, _listed)| stuck.contains(id)).map(|(_id, listed)| listed);
+    let steady = old.filter(|listed| is_steady(scenario, listed));
     let wrong = steady.filter(|listed| listed.holders.iter().any(|holders| *holders != proc::owners(&listed.object)));
     problems.extend(wrong.map(|listed| format!("/proc has {:?}: {}", listed.holders, listed.object)));
     problems

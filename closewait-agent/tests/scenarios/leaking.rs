@@ -2,8 +2,8 @@
 
 use crate::{
     play::play,
-    scenario::{LIKELY, Owner, Part, Scenario, Until},
-    stage::{Stage, pause},
+    scenario::{ANY, LIKELY, Owner, Part, Scenario, Until},
+    stage::Stage,
 };
 
 const GO_SERVER: Scenario = Scenario {
@@ -13,7 +13,7 @@ const GO_SERVER: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "a third of the connections is hijacked, answered and forgotten",
-        count: 14..=14,
+        count: 12..=40,
         expected: &["leak"],
         certainties: LIKELY,
         owner: Owner::One("go-server"),
@@ -37,10 +37,11 @@ const GO_CLIENT: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "bodies of responses are not closed",
-        count: 14..=14,
+        count: 12..=40,
         unread: 1000..=40000,
-        expected: &["leak"],
-        certainties: LIKELY,
+        // For the first minute it may be a slow reader.
+        expected: &["leak", "unknown"],
+        certainties: ANY,
         owner: Owner::One("go-client"),
         ..Part::DEFAULT
     }],
@@ -52,7 +53,7 @@ fn a_go_client_does_not_close_bodies() {
         stage.go("go-server");
         stage.listens(8080);
         stage.go("go-client");
-        stage.has_waiting(14);
+        stage.has_waiting(12);
     });
 }
 
@@ -63,7 +64,7 @@ const PYTHON: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "one path answers and does not close",
-        count: 14..=14,
+        count: 12..=40,
         expected: &["leak"],
         certainties: LIKELY,
         ..Part::DEFAULT
@@ -79,13 +80,8 @@ fn a_python_server_forgets_to_close_on_one_path() {
     });
 }
 
-/// Seven seconds of requests, all answered.
-fn a_third_is_forgotten(stage: &Stage) {
-    for _ in 0..14 {
-        drop(stage.answered(8080, "/"));
-        drop(stage.answered(8080, "/forget"));
-        drop(stage.answered(8080, "/"));
-        pause(500);
-    }
-    stage.has_waiting(14);
+/// Requests that are all answered, and go on.
+fn a_third_is_forgotten(stage: &mut Stage) {
+    stage.python("visitor.py");
+    stage.has_waiting(12);
 }

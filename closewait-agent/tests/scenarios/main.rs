@@ -13,6 +13,7 @@ mod clock;
 #[expect(dead_code, reason = "the kernel tests need more of it")]
 mod net;
 #[path = "../kernel/schema.rs"]
+#[expect(dead_code, reason = "the kernel tests need more of it")]
 mod schema;
 #[path = "../kernel/socket.rs"]
 #[expect(dead_code, reason = "the kernel tests need more of it")]

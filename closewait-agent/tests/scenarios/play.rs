@@ -5,6 +5,7 @@ use std::{
     env, fs,
     panic::{self, AssertUnwindSafe},
     path::Path,
+    process,
     time::Duration,
 };
 
@@ -74,7 +75,10 @@ pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
 }
 
 fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
+    // Of its own, as other agents may run on the machine.
+    let socket = env::temp_dir().join(format!("closewait-scenarios-{}.sock", process::id()));
     let mut arguments: Vec<String> = RUN.iter().map(|argument| (*argument).to_owned()).collect();
+    arguments.extend(["--socket".to_owned(), socket.to_str().expect("a path in UTF-8").to_owned()]);
     if let Some(folder) = env::var_os(RECORD) {
         fs::create_dir_all(&folder).expect("a folder for recordings");
         let file = Path::new(&folder).join(format!("{}.record", scenario.name));

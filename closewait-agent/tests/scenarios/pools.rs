@@ -61,7 +61,7 @@ const GROWING: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "the server closes what was idle; the number grows",
-        count: 14..=14,
+        count: 12..=40,
         expected: &["pool"],
         certainties: LIKELY,
         owner: Owner::One("python3"),
@@ -75,6 +75,6 @@ fn a_client_makes_a_pool_for_each_request() {
         stage.python("idle_server.py");
         stage.listens(8080);
         stage.venv("python3", &["pool_per_request.py"]);
-        stage.has_waiting(14);
+        stage.has_waiting(12);
     });
 }

@@ -8,6 +8,8 @@ use serde_json::Value;
 pub(crate) const FIRM: &[&str] = &["fact", "high"];
 /// Certainties of a good guess.
 pub(crate) const LIKELY: &[&str] = &["high", "medium"];
+/// Certainties of a statement that has to be careful.
+pub(crate) const CAREFUL: &[&str] = &["medium", "low"];
 /// For what may be said as surely or as carefully as one likes.
 pub(crate) const ANY: &[&str] = &["fact", "high", "medium", "low"];
 

@@ -27,7 +27,7 @@ const ZOMBIES: Scenario = Scenario {
         Part {
             situation: "the client resets",
             of: |socket| has_port(socket, 8081),
-            owner: Owner::Changing,
+            owner: Owner::One("python3"),
             leave: Some(("reset", true)),
             ..Part::DEFAULT
         },

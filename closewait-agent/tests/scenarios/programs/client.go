@@ -1,4 +1,4 @@
-// A client that asks fourteen times, looks at the status only and never closes the body of a response.
+// A client that asks twice a second for half a minute, looks at the status only and never closes the body of a response.
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 
 func main() {
 	var responses []*http.Response
-	for range [14]int{} {
+	for range [60]int{} {
 		response, err := http.Get("http://127.0.0.1:8080/body")
 		if err != nil {
 			log.Fatal(err)
