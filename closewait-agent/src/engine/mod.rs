@@ -428,14 +428,21 @@ impl Engine {
         let services = self.services.as_ref();
         let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, services);
         let due = self.tracker.due(asked);
-        let verdicts: Vec<_> = due
+        let judged: Vec<_> = due
             .iter()
-            .filter_map(|key| Some((*key, Box::new(survey.verdict(*key, self.tracker.get(*key)?)))))
+            .filter_map(|key| {
+                let tracked = self.tracker.get(*key)?;
+                let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());
+                let workload = self.world.workload(socket, holders).cloned().map(Box::new);
+                let process = survey.process(socket, holders).cloned().map(Box::new);
+                Some((*key, Box::new(survey.verdict(*key, tracked)), workload, process))
+            })
             .collect();
-        for (key, verdict) in verdicts {
+        for (key, verdict, workload, process) in judged {
             let Some((tracked, dwell)) = self.tracker.report(key, asked) else { continue };
-            let (socket, owners) = (tracked.socket.clone(), tracked.holders.clone());
-            self.outputs.push_back(Output::Finding(Finding::Stuck { at: asked, socket, dwell, owners, verdict }));
+            let (at, socket, owners) = (asked, tracked.socket.clone(), tracked.holders.clone());
+            let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
+            self.outputs.push_back(Output::Finding(finding));
         }
     }
 

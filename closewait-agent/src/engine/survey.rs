@@ -196,6 +196,14 @@ impl<'a> Survey<'a> {
         any.next().filter(|_| any.next().is_none())
     }
 
+    /// The first process that holds a socket, or while nobody has accepted it, its listener.
+    pub(super) fn process(&self, socket: &Socket, holders: Option<&[Holder]>) -> Option<&'a Process> {
+        let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
+        let of_listener = || waits_at().map(|listener| listener.holders.as_slice());
+        let first = holders.filter(|holders| !holders.is_empty()).or_else(of_listener)?.first()?;
+        self.world.processes().get(&first.task.pid)
+    }
+
     fn processes(&self, socket: &Socket, holders: Option<&[Holder]>) -> Vec<&'a Process> {
         let listening = self.listener(socket).map_or(&[][..], |listener| &listener.holders);
         let mut pids: Vec<u32> =

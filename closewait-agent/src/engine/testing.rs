@@ -71,6 +71,7 @@ pub(crate) fn row(socket: &Socket) -> Row<'_> {
         workload: None,
         conntrack: None,
         leg: None,
+        process: None,
         verdict: verdict(Class::Hung, Certainty::High),
     }
 }

@@ -33,6 +33,8 @@ pub struct Row<'a> {
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
     pub leg: Option<Leg>,
+    /// Its first holder, or while nobody has accepted it that of its listener, as far as it was looked at.
+    pub process: Option<&'a Process>,
     /// Why it stays.
     pub verdict: Verdict,
 }
@@ -78,6 +80,7 @@ impl<'a> View<'a> {
             workload: world.workload(&one.socket, one.holders.as_deref()),
             conntrack: world.conntrack(one.socket.netns),
             leg: survey.leg(key, one).cloned(),
+            process: survey.process(&one.socket, one.holders.as_deref()),
             verdict: survey.verdict(key, one),
         });
         let mut rows: Vec<_> = rows.collect();
@@ -92,6 +95,7 @@ impl<'a> View<'a> {
             workload: world.workload(&one.socket, one.holders.as_deref()),
             conntrack: None,
             leg: None,
+            process: survey.process(&one.socket, one.holders.as_deref()),
             verdict: survey.verdict_on_lingering(one),
         }));
         Self { now, watched, rows, processes: world.processes() }

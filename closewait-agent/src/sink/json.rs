@@ -50,12 +50,13 @@ impl Sink for Json {
             Finding::Enter { at, socket } => {
                 Event::Enter { time: time(at), socket: SocketObject::new(socket, *at, None) }
             }
-            Finding::Stuck { at, socket, dwell, owners, verdict } => Event::Stuck {
+            Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => Event::Stuck {
                 time: time(at),
-                socket: SocketObject::new(socket, *at, None),
+                socket: SocketObject::new(socket, *at, workload.as_deref()),
                 dwell: Some(*dwell).into(),
                 owners: owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
                 verdict: (&**verdict).into(),
+                process: process.as_deref().map(Into::into),
             },
             Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict } => Event::Leave {
                 time: time(at),

@@ -14,6 +14,7 @@ pub(super) use self::{
 use crate::engine::{
     histogram::Summary,
     model::{Dwell, Endpoint, Holder, How, Scope, Task, Totals, Verdict},
+    process::{Process, Runtime},
 };
 
 /// Version of everything here.
@@ -93,6 +94,38 @@ impl<'a> From<&'a Verdict> for VerdictObject<'a> {
     fn from(verdict: &'a Verdict) -> Self {
         let Verdict { class, rule, certainty, text, next } = verdict;
         Self { class: class.name(), rule, certainty: certainty.name(), text, next }
+    }
+}
+
+/// What a process is and does.
+#[derive(Serialize)]
+pub(super) struct ProcessObject<'a> {
+    pid: u32,
+    comm: &'a str,
+    exe: Option<&'a str>,
+    runtime: Option<&'static str>,
+    activity: Option<String>,
+    threads: Option<u32>,
+    cpu_permille: Option<u32>,
+    fds_open: Option<u64>,
+    fds_limit: Option<u64>,
+    unseen: &'a [String],
+}
+
+impl<'a> From<&'a Process> for ProcessObject<'a> {
+    fn from(process: &'a Process) -> Self {
+        Self {
+            pid: process.pid,
+            comm: process.comm.as_str(),
+            exe: process.exe.as_deref(),
+            runtime: process.runtime.map(Runtime::name),
+            activity: process.activity(),
+            threads: process.threads,
+            cpu_permille: process.cpu_permille,
+            fds_open: process.fds_open,
+            fds_limit: process.fds_limit,
+            unseen: &process.unseen,
+        }
     }
 }
 
@@ -187,6 +220,7 @@ pub(super) enum Event<'a> {
         dwell: DwellMembers,
         owners: Option<Vec<HolderObject<'a>>>,
         verdict: VerdictObject<'a>,
+        process: Option<ProcessObject<'a>>,
     },
     Leave {
         time: String,

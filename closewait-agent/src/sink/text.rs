@@ -62,7 +62,7 @@ impl Sink for Text {
                 let word = self.paint(sgr::DIM, "enter");
                 push(to, anchor, *at, &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, owners, verdict } => {
+            Finding::Stuck { at, socket, dwell: stuck, owners, verdict, workload: _, process: _ } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
                 let (owners, facts) = (holders(owners.as_deref()), facts(socket));
                 let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());

@@ -41,7 +41,13 @@ const TOTALS: &[(&str, Type)] = &[
     ("tracked", Whole),
 ];
 const ENTER: &[(&str, Type)] = &[("socket", Object(SOCKET))];
-const STUCK: &[(&str, Type)] = &[("socket", Object(SOCKET)), ("dwell_seconds", Maybe(&Number))];
+const STUCK: &[(&str, Type)] = &[
+    ("socket", Object(SOCKET)),
+    ("dwell_seconds", Maybe(&Number)),
+    ("owners", Maybe(&List)),
+    ("verdict", Object(VERDICT)),
+    ("process", Maybe(&Object(PROCESS))),
+];
 const LEAVE: &[(&str, Type)] = &[
     ("socket", Object(SOCKET)),
     ("dwell_seconds", Maybe(&Number)),
@@ -109,6 +115,19 @@ const LISTED: &[(&str, Type)] = &[
     ("conntrack_timeout_seconds", Maybe(&Number)),
     ("fd_open", Maybe(&Flag)),
     ("left", Maybe(&Object(LEFT))),
+    ("process", Maybe(&Object(PROCESS))),
+];
+const PROCESS: &[(&str, Type)] = &[
+    ("pid", Whole),
+    ("comm", Text),
+    ("exe", Maybe(&Text)),
+    ("runtime", Maybe(&Text)),
+    ("activity", Maybe(&Text)),
+    ("threads", Maybe(&Whole)),
+    ("cpu_permille", Maybe(&Whole)),
+    ("fds_open", Maybe(&Whole)),
+    ("fds_limit", Maybe(&Whole)),
+    ("unseen", List),
 ];
 const VERDICT: &[(&str, Type)] =
     &[("class", Text), ("rule", Text), ("certainty", Text), ("text", Text), ("next", Text)];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Dwell, Holder, How, Socket, SocketKey, Task, Verdict};
-use crate::engine::{histogram::Summary, time::Boot};
+use crate::engine::{histogram::Summary, process::Process, time::Boot, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,10 @@ pub enum Finding {
         owners: Option<Vec<Holder>>,
         /// Why it stays.
         verdict: Box<Verdict>,
+        /// What its cgroup is.
+        workload: Option<Box<Workload>>,
+        /// Its first holder, or if nobody has accepted it that of its listener, as it was looked at.
+        process: Option<Box<Process>>,
     },
     /// A socket left CLOSE_WAIT.
     Leave {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::{
-    DwellMembers, EndpointObject, HolderObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject, how, seconds,
+    DwellMembers, EndpointObject, HolderObject, ProcessObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject,
+    how, seconds,
     socket::{PodObject, workload_members},
 };
 use crate::engine::{
@@ -32,6 +33,7 @@ pub(in crate::sink) struct Listed<'a> {
     conntrack_timeout_seconds: Option<f64>,
     fd_open: Option<bool>,
     left: Option<LeftObject<'a>>,
+    process: Option<ProcessObject<'a>>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +77,7 @@ impl<'a> Listed<'a> {
                 seconds_ago: seconds(now.since(*at)),
                 closer: closer.as_ref().map(Into::into),
             }),
+            process: row.process.map(Into::into),
         }
     }
 }

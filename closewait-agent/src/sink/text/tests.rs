@@ -55,7 +55,15 @@ fn colour_is_only_where_it_is_asked_for() {
         text: "why".to_owned(),
         next: "what".to_owned(),
     };
-    let stuck = Finding::Stuck { at: Boot(0), socket, dwell, owners: None, verdict: Box::new(verdict) };
+    let stuck = Finding::Stuck {
+        at: Boot(0),
+        socket,
+        dwell,
+        owners: None,
+        verdict: Box::new(verdict),
+        workload: None,
+        process: None,
+    };
     assert!(!lines(false, &stuck).contains('\x1b'));
     assert!(lines(true, &stuck).contains("\x1b[1;31mstuck"));
 }
