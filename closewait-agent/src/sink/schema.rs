@@ -148,6 +148,8 @@ pub(super) struct TotalsObject {
     undecodable: u64,
     unwritten: u64,
     tracked: u64,
+    fd_open: u64,
+    fd_open_unwatched: u64,
 }
 
 impl From<Totals> for TotalsObject {
@@ -163,6 +165,8 @@ impl From<Totals> for TotalsObject {
             undecodable: totals.undecodable,
             unwritten: totals.unwritten,
             tracked: totals.tracked,
+            fd_open: totals.fd_open,
+            fd_open_unwatched: totals.fd_open_unwatched,
         }
     }
 }
