@@ -116,6 +116,16 @@ fn name(workload: &mut Workload, pods: &Pods) {
     }
 }
 
+/// How long connection tracking keeps connections in CLOSE_WAIT in the namespace of this thread; `None` where no connection
+/// is tracked. The settings are there as soon as the module is, whether a rule uses it or not.
+fn tracked_for() -> Option<Duration> {
+    let number = |name: &str| -> Option<u64> {
+        fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name)).ok()?.trim().parse().ok()
+    };
+    number("nf_conntrack_count").filter(|count| *count > 0)?;
+    number("nf_conntrack_tcp_timeout_close_wait").map(Duration::from_secs)
+}
+
 /// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered.
 fn conntrack(wanted: &[u32], mut each: impl FnMut(Observation)) {
     if wanted.is_empty() {
@@ -125,10 +135,7 @@ fn conntrack(wanted: &[u32], mut each: impl FnMut(Observation)) {
     let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted.iter().map(|netns| (*netns, None)).collect();
     for namespace in netns::all().into_iter().filter(|namespace| wanted.contains(&namespace.inode)) {
         // `/proc/sys/net` shows the namespace of the thread that opens it.
-        let read =
-            namespace.enter_and(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait"));
-        let seconds = read.ok().and_then(Result::ok).and_then(|text| text.trim().parse().ok());
-        timeouts.insert(namespace.inode, seconds.map(Duration::from_secs));
+        timeouts.insert(namespace.inode, namespace.enter_and(tracked_for).ok().flatten());
     }
     for (netns, conntrack_close_wait) in timeouts {
         each(Observation::Namespace { netns, conntrack_close_wait });

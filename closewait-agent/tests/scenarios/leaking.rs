@@ -39,8 +39,7 @@ const GO_CLIENT: Scenario = Scenario {
         situation: "bodies of responses are not closed",
         count: 12..=40,
         unread: 1000..=40000,
-        // For the first minute it may be a slow reader.
-        expected: &["leak", "unknown"],
+        expected: &["leak"],
         certainties: ANY,
         owner: Owner::One("go-client"),
         ..Part::DEFAULT

@@ -35,8 +35,7 @@ const BOTH: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "parent and child both keep the sockets",
-        // Workers that share their connections and forget them look alike.
-        expected: &["inherited", "leak"],
+        expected: &["inherited"],
         certainties: CAREFUL,
         owner: Owner::Two("python3"),
         ..Part::DEFAULT
