@@ -387,11 +387,12 @@ impl Engine {
     }
 
     fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
-        let sees_all = blind.is_none() && saw_listeners;
+        let complete = blind.is_none();
+        let sees_all = complete && saw_listeners;
         self.world.walk_ended(blind);
         let world = &self.world;
         // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
-        self.tracker.walk_ended(began, |socket| match world.listeners_of(socket).next() {
+        self.tracker.walk_ended(began, complete, |socket| match world.listeners_of(socket).next() {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
         });

@@ -190,15 +190,17 @@ impl Tracker {
     }
 
     /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
-    /// younger.
-    pub fn walk_ended(&mut self, began: Boot, mut role: impl FnMut(&Socket) -> Option<Role>) {
+    /// younger or the walk could not look at all processes.
+    pub fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
         self.by_inode = None;
         for (_, key) in &self.due {
             let Some(tracked) = self.sockets.get_mut(key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
-            if !found.is_empty() || tracked.since.latest() < began {
+            if !found.is_empty() || (complete && tracked.since.latest() < began) {
                 tracked.holders = Some(found);
+            } else if !complete {
+                tracked.holders = None;
             }
             if tracked.socket.role.is_none() {
                 tracked.socket.role = role(&tracked.socket);

@@ -60,6 +60,32 @@ fn a_report_that_comes_late_is_not_made_up_for() {
 }
 
 #[test]
+fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
+    let holder = || crate::engine::testing::holder("worker", 7, 3);
+    let holders = |complete, found: bool| {
+        let mut tracker = tracker();
+        tracker.enter(KEY, at(100), socket());
+        if found {
+            tracker.holds(KEY, 99, holder());
+        }
+        tracker.walk_ended(at(110), complete, |_socket| None);
+        tracker.get(KEY).and_then(|tracked| tracked.holders.clone())
+    };
+    assert_eq!(holders(true, true), Some(vec![holder()]));
+    assert_eq!(holders(false, true), Some(vec![holder()]));
+    assert_eq!(holders(true, false), Some(vec![]));
+    assert_eq!(holders(false, false), None);
+}
+
+#[test]
+fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    tracker.walk_ended(at(99), true, |_socket| None);
+    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.holders.clone()), None);
+}
+
+#[test]
 fn nothing_is_reported_before_the_threshold() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
