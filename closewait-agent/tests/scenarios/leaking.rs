@@ -13,7 +13,7 @@ const GO_SERVER: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "a third of the connections is hijacked, answered and forgotten",
-        count: 12..=40,
+        count: 12..=60,
         expected: &["leak"],
         certainties: LIKELY,
         owner: Owner::One("go-server"),
@@ -37,7 +37,7 @@ const GO_CLIENT: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "bodies of responses are not closed",
-        count: 12..=40,
+        count: 12..=60,
         unread: 1000..=40000,
         expected: &["leak"],
         certainties: ANY,
@@ -63,7 +63,7 @@ const PYTHON: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "one path answers and does not close",
-        count: 12..=40,
+        count: 12..=60,
         expected: &["leak"],
         certainties: LIKELY,
         ..Part::DEFAULT

@@ -61,7 +61,7 @@ const GROWING: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "the server closes what was idle; the number grows",
-        count: 12..=40,
+        count: 12..=60,
         expected: &["pool"],
         certainties: LIKELY,
         owner: Owner::One("python3"),
