@@ -199,7 +199,7 @@ impl Runtime {
         let now = clock::now();
         while !self.drain(BATCH) {}
         self.look(&self.intake.engine.not_looked_at(now), LookFor::Waiting);
-        if self.intake.engine.has_unknown_holders() {
+        if self.intake.engine.wants_walk(now) {
             self.find_holders()?;
         }
         let mut answer = Vec::new();

@@ -49,8 +49,15 @@ use self::{
 
 /// How soon a loss is looked for after something has happened.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
-/// Sockets that stay are looked at again so often, and their owners with them.
+/// Sockets that stay are looked at again so often. That takes some microseconds for each of them.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Holders are searched for again so often if nothing else is a reason to: that takes longer the more files are open on the
+/// whole host.
+const WALK_EVERY: Duration = Duration::from_secs(60);
+/// Whoever asks does not get to know holders that are older than this.
+const HOLDERS_LAST: Duration = Duration::from_secs(10);
+/// It takes so long to judge one socket among all others, measured with 12,000.
+const JUDGING: Duration = Duration::from_micros(2);
 /// Between two inspections there is at least so much time, so that sockets that get stuck one after the other share one.
 const LEAST_GAP: Duration = Duration::from_millis(100);
 /// And at least so many times as long as the last one took: it may use two hundredths of a CPU.
@@ -105,6 +112,8 @@ pub struct Engine {
     next_inspection: Boot,
     /// When what is known of sockets that stay gets old.
     refresh: Boot,
+    /// When holders were last searched for.
+    walked: Option<Boot>,
     stopping: bool,
 }
 
@@ -144,6 +153,7 @@ impl Engine {
             inspection: Inspection::Idle,
             next_inspection: now,
             refresh: now + REFRESH_EVERY,
+            walked: None,
             stopping: false,
             config,
         }
@@ -303,9 +313,10 @@ impl Engine {
         self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
     }
 
-    /// Whether there are sockets that no walk has looked for the holders of.
-    pub fn has_unknown_holders(&self) -> bool {
-        self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
+    /// Whether holders are to be searched for before the question of somebody is answered at `now`.
+    pub fn wants_walk(&self, now: Boot) -> bool {
+        let is_old = self.walked.is_none_or(|walked| now.since(walked) >= HOLDERS_LAST);
+        is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
     /// The network namespaces of the sockets that are tracked.
@@ -377,8 +388,8 @@ impl Engine {
         let Inspection::Looking { asked } = self.inspection else { return };
         self.lingering.looked_at_all(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
-        let is_old = self.refresh <= asked && self.tracker.has_stuck();
-        if is_due || is_old {
+        let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
+        if is_due || (is_old && self.tracker.has_stuck()) {
             self.inspection = Inspection::Walking { asked };
             self.outputs.push_back(Output::FindHolders);
         } else {
@@ -387,6 +398,7 @@ impl Engine {
     }
 
     fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
+        self.walked = Some(began);
         let complete = blind.is_none();
         let sees_all = complete && saw_listeners;
         self.world.walk_ended(blind);
@@ -413,7 +425,8 @@ impl Engine {
 
     fn inspected(&mut self, at: Boot, worked: Duration) {
         self.inspection = Inspection::Idle;
-        let gap = worked.saturating_mul(GAP_FACTOR).clamp(LEAST_GAP, MOST_GAP);
+        let judged = JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX));
+        let gap = worked.saturating_add(judged).saturating_mul(GAP_FACTOR).clamp(LEAST_GAP, MOST_GAP);
         self.next_inspection = at + gap;
         if self.refresh <= at {
             self.refresh = at + REFRESH_EVERY.max(gap);

@@ -42,18 +42,14 @@ pub(super) fn pair<'a>(sockets: &[(SocketKey, &Socket, Since)], legs: &'a [Leg])
     pairs
 }
 
-/// What the pairs of a group say of one of its sockets.
-pub(super) fn legs_of(key: SocketKey, pairs: &BTreeMap<SocketKey, &Leg>) -> Legs {
+/// What the pairs of a group say of all of its sockets.
+pub(super) fn legs(pairs: &BTreeMap<SocketKey, &Leg>) -> Legs {
     let mut towards = BTreeMap::<_, u32>::new();
     for leg in pairs.values() {
         *towards.entry(leg.socket.remote).or_default() += 1;
     }
     let most = towards.into_iter().max_by_key(|(remote, count)| (*count, std::cmp::Reverse(*remote)));
-    Legs {
-        paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX),
-        own: pairs.get(&key).map(|leg| (*leg).clone()),
-        towards: most,
-    }
+    Legs { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
 }
 
 /// Whether it waits for somebody: for an answer to what it has sent last, or for the other side's FIN.
@@ -168,8 +164,7 @@ mod tests {
         let legs = [outbound(at(11), at(9)), outbound(at(11), at(9))];
         let (a, b) = (inbound(10), inbound(10));
         let sockets = [(SocketKey(1), &a, Since::Exact(at(20))), (SocketKey(2), &b, Since::Exact(at(20)))];
-        let legs = legs_of(SocketKey(1), &pair(&sockets, &legs));
+        let legs = super::legs(&pair(&sockets, &legs));
         assert_eq!((legs.paired, legs.towards.map(|(_, count)| count)), (2, Some(2)));
-        assert!(legs.own.is_some());
     }
 }

@@ -44,12 +44,21 @@ struct Gathered<'a> {
     remotes: BTreeSet<IpAddr>,
 }
 
+/// A group, and the other connections of its sockets.
+#[derive(Default)]
+struct Surveyed<'a> {
+    group: Group,
+    pairs: BTreeMap<SocketKey, &'a Leg>,
+    /// What is the same for all of them.
+    legs: Legs,
+}
+
 /// All groups at one moment.
 pub(super) struct Survey<'a> {
     now: Boot,
     stuck_after: Duration,
     world: &'a World,
-    groups: HashMap<GroupKey, (Group, BTreeMap<SocketKey, &'a Leg>), FixedState>,
+    groups: HashMap<GroupKey, Surveyed<'a>, FixedState>,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
 
@@ -108,7 +117,8 @@ impl<'a> Survey<'a> {
                 }
                 Owner::Held(..) | Owner::Backlog | Owner::Unknown => BTreeMap::new(),
             };
-            (key, (group, pairs))
+            let legs = pairing::legs(&pairs);
+            (key, Surveyed { group, pairs, legs })
         });
         let groups = groups.collect();
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
@@ -121,9 +131,9 @@ impl<'a> Survey<'a> {
     /// Judges a socket in CLOSE_WAIT.
     pub(super) fn verdict(&self, key: SocketKey, tracked: &Tracked) -> Verdict {
         let of = group_of(&tracked.socket, tracked.holders.as_deref());
-        let nothing = (Group::default(), BTreeMap::new());
-        let (group, pairs) = self.groups.get(&of).unwrap_or(&nothing);
-        let legs = if pairs.is_empty() { Legs::default() } else { pairing::legs_of(key, pairs) };
+        let nothing = Surveyed::default();
+        let Surveyed { group, pairs, legs } = self.groups.get(&of).unwrap_or(&nothing);
+        let legs = Legs { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
         let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
         let case = Case {
             now: self.now,
@@ -173,7 +183,7 @@ impl<'a> Survey<'a> {
     /// The connection that a socket waits for, if it is one leg of a proxied one.
     pub(super) fn leg(&self, key: SocketKey, tracked: &Tracked) -> Option<&'a Leg> {
         let of = group_of(&tracked.socket, tracked.holders.as_deref());
-        self.groups.get(&of)?.1.get(&key).copied()
+        self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
     /// The listener that a socket came out of or waits at; none if it can have been one of several.

@@ -1,11 +1,17 @@
 //! What the agent needs to be allowed, and what it says when it is not.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::{
+    os::unix::process::CommandExt as _,
+    process::{self, Command},
+};
+
+use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, finish, run_command},
+    agent::{Agent, closewait, finish, run_command},
     leftovers,
-    net::{Namespace, V4},
+    net::{Id, Namespace, V4},
+    schema,
     setup::{self, PublicBinary, capability},
 };
 
@@ -57,6 +63,48 @@ fn the_four_documented_capabilities_are_enough() {
     agent.wait_for_socket("stuck", &older.id);
     agent.stop().totals();
     leftovers::assert_none();
+}
+
+#[test]
+fn without_privileges_list_shows_the_sockets_and_says_what_it_cannot_see() {
+    let binary = PublicBinary::new();
+    let ns = Namespace::new();
+    let (pair, _fin) = ns.waiting(V4);
+    let mut command = Command::new(&binary.path);
+    command.args(["list", "--alone", "--output", "json"]).uid(65534).gid(65534);
+    let ended = ns.run(|| finish(&mut command));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("CAP_BPF") && ended.stderr.contains("CAP_SYS_PTRACE"), "{ended:?}");
+    let object = the_only(&ended.stdout, &pair.id);
+    assert_eq!(object["owners"], Value::Null, "nobody could look: {object}");
+    assert_eq!(object["socket"]["unread_bytes"], 1, "{object}");
+    leftovers::assert_none();
+}
+
+#[test]
+fn with_hidepid_owners_are_found_and_what_they_do_is_said_to_be_out_of_sight() {
+    let ns = Namespace::new();
+    let (pair, _fin) = ns.waiting(V4);
+    let mut command = closewait(&["list", "--alone", "--output", "json"]);
+    setup::hide_processes(&mut command);
+    // Root without it is like any other user to hidepid.
+    setup::keep_only(&mut command, &[capability::BPF, capability::PERFMON, capability::SYS_ADMIN]);
+    let ended = finish(&mut command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let object = the_only(&ended.stdout, &pair.id);
+    // The walk over open files does not go through /proc.
+    assert_eq!(object["owners"][0]["pid"], process::id(), "{object}");
+    assert!(object["process"].is_null() || object["process"]["unseen"] != json!([]), "{object}");
+    leftovers::assert_none();
+}
+
+/// The object of a socket, once in the output.
+fn the_only(output: &str, id: &Id) -> Value {
+    let objects = output.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let mut ours: Vec<Value> = objects.filter(|object| id.is_in(object)).collect();
+    assert_eq!(ours.len(), 1, "{output}");
+    schema::check_listed(&ours[0]);
+    ours.remove(0)
 }
 
 #[test]

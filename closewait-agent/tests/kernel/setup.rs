@@ -39,6 +39,21 @@ pub(crate) fn cover(command: &mut Command, folders: &'static [&'static CStr]) {
     unsafe { command.pre_exec(work) };
 }
 
+/// The command gets a `/proc` of its own in which others' processes are hidden.
+pub(crate) fn hide_processes(command: &mut Command) {
+    let work = move || {
+        // SAFETY: takes a number only.
+        succeed(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE)?;
+        // SAFETY: texts that end in a zero and outlive the call.
+        succeed(unsafe {
+            libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, c"hidepid=2".as_ptr().cast())
+        })
+    };
+    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(work) };
+}
+
 /// The command is root with no capability but these.
 pub(crate) fn keep_only(command: &mut Command, capabilities: &'static [u32]) {
     drop_where(command, |number| !capabilities.contains(&number));

@@ -22,6 +22,7 @@ mod socket;
 mod check;
 mod play;
 mod proc;
+mod recording;
 mod row;
 mod scenario;
 mod stage;

@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
     panic::{self, AssertUnwindSafe},
-    path::Path,
     process,
     time::Duration,
 };
@@ -17,6 +16,7 @@ use crate::{
     clock::boot_seconds,
     net::Id,
     proc::{self, Ends, Holders},
+    recording,
     row::{self, Outcome},
     scenario::{Scenario, Until},
     schema,
@@ -29,8 +29,6 @@ const RUN: &[&str] = &["--stuck-after", "2s"];
 const STUCK_AFTER: f64 = 2.0;
 /// `closewait list` on its own: no agent that happens to run is asked.
 const LIST: &[&str] = &["list", "--alone", "--output", "json"];
-/// If this is set, all that the agent observes is recorded in files of this folder.
-const RECORD: &str = "CLOSEWAIT_RECORD";
 /// Longer than it takes for sockets to go that are expected to.
 const LEAVING: f64 = 25.0;
 
@@ -79,9 +77,8 @@ fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
     let socket = env::temp_dir().join(format!("closewait-scenarios-{}.sock", process::id()));
     let mut arguments: Vec<String> = RUN.iter().map(|argument| (*argument).to_owned()).collect();
     arguments.extend(["--socket".to_owned(), socket.to_str().expect("a path in UTF-8").to_owned()]);
-    if let Some(folder) = env::var_os(RECORD) {
-        fs::create_dir_all(&folder).expect("a folder for recordings");
-        let file = Path::new(&folder).join(format!("{}.record", scenario.name));
+    let record = recording::file(scenario);
+    if let Some(file) = &record {
         arguments.extend(["--record".to_owned(), file.to_str().expect("a path in UTF-8").to_owned()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -101,7 +98,11 @@ fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
             found
         }
     };
-    let events = agent.stop().events.into_iter().filter(|event| concerns(event, stage.ns.inode)).collect();
+    let ended = agent.stop();
+    if let Some(file) = &record {
+        recording::keep_only(file, stage.ns.inode);
+    }
+    let events = ended.events.into_iter().filter(|event| concerns(event, stage.ns.inode)).collect();
     Seen { events, listed, waiting }
 }
 
@@ -110,10 +111,9 @@ fn wait_until_stuck(agent: &mut Agent, stage: &Stage, age: f64) {
     assert!(!missing.is_empty(), "no socket is in CLOSE_WAIT");
     agent.wait_for(&format!("`stuck` of every socket at {age} s"), |event| {
         let old = event["dwell_seconds"].as_f64().is_some_and(|dwell| dwell >= age);
-        if event["event"] == "leave" || (event["event"] == "stuck" && old) {
-            if let Some(id) = Id::of_event(event).filter(|id| id.netns == Some(stage.ns.inode)) {
-                missing.remove(&(id.local, id.remote));
-            }
+        let is_done = event["event"] == "leave" || (event["event"] == "stuck" && old);
+        if let Some(id) = Id::of_event(event).filter(|id| is_done && id.netns == Some(stage.ns.inode)) {
+            missing.remove(&(id.local, id.remote));
         }
         missing.is_empty()
     });
