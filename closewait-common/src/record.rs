@@ -182,6 +182,21 @@ pub struct Detail {
     pub _pad: [u8; 2],
 }
 
+impl Detail {
+    /// Nothing is known.
+    pub const EMPTY: Self = Self {
+        acked_bytes: 0,
+        send_queue_bytes: 0,
+        last_sent_ticks: 0,
+        timer_ticks: 0,
+        backlog: 0,
+        backlog_max: 0,
+        timer: timer::OFF,
+        timer_retries: 0,
+        _pad: [0; 2],
+    };
+}
+
 /// A record of a socket that somebody looks at: of every kind but [`kind::ENTER`] and [`kind::LEAVE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

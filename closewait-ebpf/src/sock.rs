@@ -66,20 +66,7 @@ pub(crate) const EMPTY: Record = Record {
 };
 
 /// The same with room for what is said of a socket that somebody looks at.
-pub(crate) const EMPTY_DETAILED: Detailed = Detailed {
-    record: EMPTY,
-    detail: Detail {
-        acked_bytes: 0,
-        send_queue_bytes: 0,
-        last_sent_ticks: 0,
-        timer_ticks: 0,
-        backlog: 0,
-        backlog_max: 0,
-        timer: timer::OFF,
-        timer_retries: 0,
-        _pad: [0; 2],
-    },
-};
+pub(crate) const EMPTY_DETAILED: Detailed = Detailed { record: EMPTY, detail: Detail::EMPTY };
 
 /// A pointer into kernel memory.
 pub(crate) trait Pointer: Copy {

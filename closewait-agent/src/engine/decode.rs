@@ -342,21 +342,8 @@ fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
     if is_change == buf.has_remaining() {
         return Err(DecodeError::Length(bytes.len()));
     }
-    Ok((record, if is_change { NO_DETAIL } else { read_detail(&mut buf) }))
+    Ok((record, if is_change { Detail::EMPTY } else { read_detail(&mut buf) }))
 }
-
-/// What records of changes have of it.
-const NO_DETAIL: Detail = Detail {
-    acked_bytes: 0,
-    send_queue_bytes: 0,
-    last_sent_ticks: 0,
-    timer_ticks: 0,
-    backlog: 0,
-    backlog_max: 0,
-    timer: timer::OFF,
-    timer_retries: 0,
-    _pad: [0; 2],
-};
 
 fn read_detail(buf: &mut &[u8]) -> Detail {
     Detail {

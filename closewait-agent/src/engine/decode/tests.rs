@@ -43,7 +43,7 @@ fn record() -> Record {
 
 /// The bytes of a record, as the kernel program writes them: with details, unless it is about a change.
 fn bytes(record: &Record) -> Vec<u8> {
-    let detailed = detailed_bytes(&Detailed { record: *record, detail: NO_DETAIL });
+    let detailed = detailed_bytes(&Detailed { record: *record, detail: Detail::EMPTY });
     let is_change = matches!(record.kind, kind::ENTER | kind::LEAVE);
     detailed[..if is_change { SIZE } else { DETAILED_SIZE }].to_vec()
 }
@@ -98,7 +98,7 @@ fn an_entry_is_read_field_by_field() {
 fn the_decoder_reads_the_fields_where_the_struct_has_them() {
     let all =
         Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
-    assert_eq!(read(&bytes(&all)), Ok((all, NO_DETAIL)));
+    assert_eq!(read(&bytes(&all)), Ok((all, Detail::EMPTY)));
     let record = Record { kind: kind::LOOKED, ..all };
     let detail = Detail {
         acked_bytes: 1,
@@ -242,7 +242,7 @@ fn truncated_and_oversized_records_are_refused() {
 fn a_record_about_a_change_has_no_details_and_others_have_them() {
     let refused = |kind| DECODER.decode(&bytes(&Record { kind, ..record() })[..SIZE]);
     assert_eq!(refused(kind::LOOKED), Err(DecodeError::Length(SIZE)));
-    let long = detailed_bytes(&Detailed { record: record(), detail: NO_DETAIL });
+    let long = detailed_bytes(&Detailed { record: record(), detail: Detail::EMPTY });
     assert_eq!(DECODER.decode(&long), Err(DecodeError::Length(DETAILED_SIZE)));
 }
 
@@ -258,7 +258,7 @@ fn times_of_the_connection_and_its_timer_are_read() {
         timer: timer::KEEPALIVE,
         timer_ticks: 25,
         timer_retries: 1,
-        ..NO_DETAIL
+        ..Detail::EMPTY
     };
     let Ok(Observation::Looked { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
     else {
@@ -291,7 +291,7 @@ fn who_connected_a_socket_makes_it_a_client() {
 fn listeners_legs_and_lingering_descriptors_are_told_apart() {
     let of = |kind, new_state, flags| Record { kind, new_state, flags: flags | flag::SOCK, pid: 42, fd: 7, ..record() };
     let listening = of(kind::LISTENING, 10, flag::LISTENER);
-    let detail = Detail { backlog: 3, backlog_max: 128, ..NO_DETAIL };
+    let detail = Detail { backlog: 3, backlog_max: 128, ..Detail::EMPTY };
     let bytes = detailed_bytes(&Detailed { record: listening, detail });
     let Ok(Observation::Listening { listener, holder, .. }) = DECODER.decode(&bytes) else { panic!("a listener") };
     assert_eq!((listener.backlog, listener.backlog_max, listener.local.port, holder), (3, 128, 8080, None));

@@ -6,7 +6,7 @@ use super::{Case, Flow, Group, Judgement, Legs, Rule, Seen, verdict};
 use crate::engine::{
     model::{Connection, Dwell, Endpoint, Gone, Holder, Leg, Listener, Place, ReadState, Role, Socket, Task, Verdict},
     process::Process,
-    testing::socket,
+    testing::{self, socket},
     text::Comm,
     time::Boot,
 };
@@ -51,22 +51,7 @@ pub(super) fn holder(pid: u32, name: &str, fd: u32) -> Holder {
 }
 
 pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
-    Process {
-        pid,
-        comm: comm(name),
-        started_ns: None,
-        parent: None,
-        exe: Some(exe.to_owned()),
-        runtime: None,
-        fds_open: None,
-        fds_limit: None,
-        threads: None,
-        workload: None,
-        threads_seen: 0,
-        groups: Vec::new(),
-        cpu_permille: None,
-        unseen: Vec::new(),
-    }
+    Process { exe: Some(exe.to_owned()), ..testing::process(name, pid, None) }
 }
 
 impl Scene {
