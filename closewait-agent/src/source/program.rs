@@ -236,7 +236,10 @@ impl Programs {
         }
         if self.plan.iterate_files {
             self.iterator(names::ITER_FILES, "task_file")?;
-            self.iterator(names::ITER_LEGS, "task_file")?;
+            // What it shows is good to have; an agent without it works.
+            if let Err(error) = self.iterator(names::ITER_LEGS, "task_file") {
+                log::warn!("the other connections of owners will not be seen: {error:#}");
+            }
         }
         Ok(())
     }
