@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_counted_beside_and_has_no_age() {
         let socket = socket();
-        let gone = Gone { at: Boot(0), how: How::Reset, closer: None, dwell: None };
+        let gone = Gone { at: Boot(0), seen: true, how: How::Reset, closer: None, dwell: None };
         let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
         let processes = BTreeMap::new();
         let view = View { now: Boot(0), watched: None, rows, processes: &processes };

@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_closed_connection_and_one_that_was_forgotten_are_told_of() {
         let socket = socket();
-        let gone = Gone { at: Boot(0), how: How::Reset, closer: None, dwell: None };
+        let gone = Gone { at: Boot(0), seen: true, how: How::Reset, closer: None, dwell: None };
         let over = Row { gone: Some(&gone), dwell: None, verdict: quiet(), ..row(&socket) };
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [

@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn gone() -> Gone {
-        Gone { at: at(10), how: How::Reset, closer: None, dwell: None }
+        Gone { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
     }
 
     fn one() -> LingeringSockets {

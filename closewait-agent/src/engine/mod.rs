@@ -200,7 +200,7 @@ impl Engine {
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 let socket = with_what_was_found_out(socket, tracked.as_ref());
                 if fd_open == Some(true) {
-                    let gone = Gone { at, how, closer: closer.clone(), dwell };
+                    let gone = Gone { at, seen: true, how, closer: closer.clone(), dwell };
                     let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
                     self.lingering.add(key, socket.clone(), gone, holders);
                 }
@@ -353,7 +353,7 @@ impl Engine {
         }
         // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
         if let Some(holder) = holder.filter(|_| how != How::Unknown) {
-            let gone = Gone { at, how, closer: None, dwell: None };
+            let gone = Gone { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(holder));
         }

@@ -133,7 +133,7 @@ const VERDICT: &[(&str, Type)] =
     &[("class", Text), ("rule", Text), ("certainty", Text), ("text", Text), ("next", Text)];
 const LISTENER: &[(&str, Type)] =
     &[("address", Address), ("port", Whole), ("backlog", Whole), ("backlog_max", Whole), ("owners", List)];
-const LEFT: &[(&str, Type)] = &[("how", Text), ("seconds_ago", Number), ("closer", Maybe(&Object(CLOSER)))];
+const LEFT: &[(&str, Type)] = &[("how", Text), ("seconds_ago", Maybe(&Number)), ("closer", Maybe(&Object(CLOSER)))];
 const GROUPED: &[(&str, Type)] = &[
     ("schema_version", Whole),
     ("time", Text),

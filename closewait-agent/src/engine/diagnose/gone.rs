@@ -48,12 +48,13 @@ impl Rule for Gone {
             How::ListenerClosed => "its listener was closed",
             How::Unknown => "it left CLOSE_WAIT in a way that nobody saw",
         };
-        let ago_text = words::span(ago);
+        // If nobody saw it leave, it is only known when it was found.
+        let when = if gone.seen { format!("{} ago", words::span(ago)) } else { "before anybody watched".to_owned() };
         if case.holders.is_some_and(<[_]>::is_empty) {
             return Some(Judgement {
                 class: Class::Unknown,
                 certainty: Certainty::Low,
-                text: format!("{how} {ago_text} ago, and no process was found that still has a descriptor of it"),
+                text: format!("{how} {when}, and no process was found that still has a descriptor of it"),
                 next: "nothing, unless the number of such sockets grows".to_owned(),
             });
         }
@@ -68,7 +69,7 @@ impl Rule for Gone {
             class,
             certainty,
             text: format!(
-                "{how} {ago_text} ago, but {owner} still has its descriptor: it counts against the limit of open files \
+                "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
                  and shows in no list of connections.{pool}"
             ),
             next: format!("find why {owner} does not close it: a read of it returns an error or the end at once"),
@@ -86,7 +87,7 @@ mod tests {
 
     fn gone(scene: Scene, ago: u64, how: How) -> Option<Judgement> {
         let at = scene.now - secs(ago);
-        Scene { gone: Some(model::Gone { at, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
+        Scene { gone: Some(model::Gone { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
     }
 
     #[test]

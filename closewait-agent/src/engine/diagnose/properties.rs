@@ -96,6 +96,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     socket.opener = dice.maybe(|dice| Opener { task: task(dice.one(&[42, 7]), "opener"), at: now - age });
     scene.gone = (dice.below(10) == 0).then(|| Gone {
         at: now - dice.seconds(),
+        seen: dice.one(&[true, false]),
         how: dice.one(&HOW),
         closer: None,
         dwell: None,

@@ -92,6 +92,8 @@ pub enum How {
 pub struct Gone {
     /// When it left; if nobody saw that, when it was found.
     pub at: Boot,
+    /// Whether its leaving was seen.
+    pub seen: bool,
     /// How.
     pub how: How,
     /// Who did it, where that is known.

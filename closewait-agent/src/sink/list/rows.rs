@@ -106,6 +106,9 @@ fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
         to.push_str(how(gone.how));
+        if !gone.seen {
+            return 0;
+        }
         let before = to.len();
         to.push(' ');
         push_duration(to, now.since(gone.at));

@@ -63,7 +63,7 @@ impl World {
                 vec![holder("nginx", 812, 7)],
             ],
             listener: Seen { what: listener(8080, 65, 64), at: NOW, holders: vec![holder("nginx", 812, 6)] },
-            gone: Gone { at: ago(192), how: How::Reset, closer: None, dwell: None },
+            gone: Gone { at: ago(192), seen: true, how: How::Reset, closer: None, dwell: None },
             workload: workload(),
             processes: BTreeMap::from([(812, process("nginx", 812, Some((812, 1024))))]),
         }

@@ -48,7 +48,7 @@ struct ListenerObject<'a> {
 #[derive(Serialize)]
 struct LeftObject<'a> {
     how: &'static str,
-    seconds_ago: f64,
+    seconds_ago: Option<f64>,
     closer: Option<TaskObject<'a>>,
 }
 
@@ -72,9 +72,9 @@ impl<'a> Listed<'a> {
                 // One may be on its way to another process.
                 (None, Some([]) | None, _) => None,
             },
-            left: row.gone.map(|Gone { at, how: left, closer, dwell: _ }| LeftObject {
+            left: row.gone.map(|Gone { at, seen, how: left, closer, dwell: _ }| LeftObject {
                 how: how(*left),
-                seconds_ago: seconds(now.since(*at)),
+                seconds_ago: seen.then(|| seconds(now.since(*at))),
                 closer: closer.as_ref().map(Into::into),
             }),
             process: row.process.map(Into::into),
