@@ -12,6 +12,7 @@ pub mod diagnose;
 pub mod groups;
 pub mod hints;
 pub mod histogram;
+mod inspection;
 mod lingering;
 pub mod model;
 mod pairing;
@@ -36,8 +37,9 @@ use std::{
 };
 
 use self::{
+    inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
-    model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Role, Socket, SocketKey, Totals},
+    model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
     services::Services,
     survey::Survey,
     time::Boot,
@@ -49,22 +51,6 @@ use self::{
 
 /// How soon a loss is looked for after something has happened.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
-/// Sockets that stay are looked at again so often. That takes some microseconds for each of them.
-const REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// Holders are searched for again so often if nothing else is a reason to: that takes longer the more files are open on the
-/// whole host.
-const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Whoever asks does not get to know holders that are older than this.
-const HOLDERS_LAST: Duration = Duration::from_secs(10);
-/// It takes so long to judge one socket among all others, measured with 12,000.
-const JUDGING: Duration = Duration::from_micros(2);
-/// Between two inspections there is at least so much time, so that sockets that get stuck one after the other share one.
-const LEAST_GAP: Duration = Duration::from_millis(100);
-/// And at least so many times as long as the last one took: it may use two hundredths of a CPU.
-const GAP_FACTOR: u32 = 50;
-/// But never more than this.
-const MOST_GAP: Duration = Duration::from_secs(10);
-
 /// Which sockets get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
@@ -115,19 +101,6 @@ pub struct Engine {
     /// When holders were last searched for.
     walked: Option<Boot>,
     stopping: bool,
-}
-
-/// How far it has come to find out about sockets that are due. Each step waits for an answer; `asked` is when it began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inspection {
-    /// There is none.
-    Idle,
-    /// The sockets are looked at.
-    Looking { asked: Boot },
-    /// Holders are looked for.
-    Walking { asked: Boot },
-    /// Owners are looked at.
-    Inquiring { asked: Boot },
 }
 
 /// The counts that mean a loss.
@@ -356,107 +329,6 @@ impl Engine {
             let gone = Gone { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(holder));
-        }
-    }
-
-    /// When the next inspection is to begin; never while one goes on.
-    fn next_look(&self) -> Option<Boot> {
-        if self.inspection != Inspection::Idle {
-            return None;
-        }
-        let refresh = self.tracker.has_stuck().then_some(self.refresh);
-        let due = [self.tracker.next_due(), self.lingering.next_due(), refresh].into_iter().flatten().min();
-        due.map(|due| due.max(self.next_inspection))
-    }
-
-    /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
-    /// anything is said of sockets, they are looked at anew.
-    fn inspect(&mut self, now: Boot) {
-        let gone = self.lingering.due(now);
-        if !gone.is_empty() {
-            self.outputs.push_back(Output::LookAtGone(gone));
-        }
-        let mut keys = self.tracker.due(now);
-        if self.refresh <= now {
-            keys.extend(self.tracker.stuck(now));
-        }
-        self.outputs.push_back(Output::Look(keys));
-        self.inspection = Inspection::Looking { asked: now };
-    }
-
-    fn looked_at_all(&mut self) {
-        let Inspection::Looking { asked } = self.inspection else { return };
-        self.lingering.looked_at_all(asked);
-        let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
-        let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
-        if is_due || (is_old && self.tracker.has_stuck()) {
-            self.inspection = Inspection::Walking { asked };
-            self.outputs.push_back(Output::FindHolders);
-        } else {
-            self.inspected(asked, Duration::ZERO);
-        }
-    }
-
-    fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
-        self.walked = Some(began);
-        let complete = blind.is_none();
-        let sees_all = complete && saw_listeners;
-        self.world.walk_ended(blind);
-        let world = &self.world;
-        // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
-        self.tracker.walk_ended(began, complete, |socket| match world.listeners_of(socket).next() {
-            Some(_) => Some(Role::Server),
-            None => sees_all.then_some(Role::Client),
-        });
-        self.lingering.walk_ended(began);
-        if let Inspection::Walking { asked } = self.inspection {
-            self.inspection = Inspection::Inquiring { asked };
-            let tracked = self.tracker.stuck_or_due(asked);
-            let inquiry = self.world.inquiry(asked, tracked);
-            self.outputs.push_back(Output::Inquire(inquiry));
-        }
-    }
-
-    fn inquired_all(&mut self, at: Boot, worked: Duration) {
-        let Inspection::Inquiring { asked } = self.inspection else { return };
-        self.report_stuck(asked);
-        self.inspected(at, worked);
-    }
-
-    fn inspected(&mut self, at: Boot, worked: Duration) {
-        self.inspection = Inspection::Idle;
-        let judged = JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX));
-        let gap = worked.saturating_add(judged).saturating_mul(GAP_FACTOR).clamp(LEAST_GAP, MOST_GAP);
-        self.next_inspection = at + gap;
-        if self.refresh <= at {
-            self.refresh = at + REFRESH_EVERY.max(gap);
-        }
-    }
-
-    /// Reports what was due when the inspection began, and has not left since.
-    fn report_stuck(&mut self, asked: Boot) {
-        if self.tracker.next_due().is_none_or(|due| due > asked) {
-            return;
-        }
-        self.tracker.forget_what_was_not_looked_at(asked);
-        let services = self.services.as_ref();
-        let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, services);
-        let due = self.tracker.due(asked);
-        let judged: Vec<_> = due
-            .iter()
-            .filter_map(|key| {
-                let tracked = self.tracker.get(*key)?;
-                let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());
-                let workload = self.world.workload(socket, holders).cloned().map(Box::new);
-                let process = survey.process(socket, holders).cloned().map(Box::new);
-                Some((*key, Box::new(survey.verdict(*key, tracked)), workload, process))
-            })
-            .collect();
-        for (key, verdict, workload, process) in judged {
-            let Some((tracked, dwell)) = self.tracker.report(key, asked) else { continue };
-            let (at, socket, owners) = (asked, tracked.socket.clone(), tracked.holders.clone());
-            let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
-            self.outputs.push_back(Output::Finding(finding));
         }
     }
 
