@@ -17,6 +17,8 @@ const LIMIT: usize = 4096;
 /// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
 /// at which a socket counts as stuck.
 const COHORTS: usize = 128;
+/// So many windows, each as long as that age, are a span of time that the longest stay is known for.
+const SPAN: usize = 64;
 /// So many windows make a trend.
 const WINDOWS: usize = 6;
 /// Fewer make none: three differences.
@@ -55,7 +57,9 @@ struct Counted {
     closed: u64,
     lost: u64,
     last_closed: Option<Boot>,
-    longest_closed: Option<Duration>,
+    /// The longest stay that the program ended, in this span of windows and in the one before: what was long once must
+    /// not count for ever.
+    longest_closed: [Option<Duration>; 2],
     cohorts: VecDeque<Cohort>,
     present: u64,
     /// `present` at the ends of the last windows.
@@ -71,12 +75,14 @@ pub(super) struct Services {
     stuck_after: Duration,
     services: BTreeMap<Service, Counted>,
     tick: Boot,
+    /// Windows that have ended in this span.
+    ended: usize,
 }
 
 impl Services {
     /// Begins at `now`.
     pub(super) fn new(now: Boot, stuck_after: Duration) -> Self {
-        Self { began: now, stuck_after, services: BTreeMap::new(), tick: now + stuck_after }
+        Self { began: now, stuck_after, services: BTreeMap::new(), tick: now + stuck_after, ended: 0 }
     }
 
     /// A socket entered.
@@ -113,7 +119,7 @@ impl Services {
             How::Closed | How::Shutdown | How::Aborted => {
                 counted.closed += 1;
                 counted.last_closed = counted.last_closed.max(Some(at));
-                counted.longest_closed = counted.longest_closed.max(dwell.map(Dwell::at_least));
+                counted.longest_closed[0] = counted.longest_closed[0].max(dwell.map(Dwell::at_least));
             }
             How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => counted.lost += 1,
         }
@@ -129,7 +135,11 @@ impl Services {
         if self.tick > now {
             return;
         }
+        self.ended = (self.ended + 1) % SPAN;
         for counted in self.services.values_mut() {
+            if self.ended == 0 {
+                counted.longest_closed = [None, counted.longest_closed[0]];
+            }
             counted.counts.push_back(counted.present);
             if counted.counts.len() > WINDOWS {
                 counted.counts.pop_front();
@@ -151,7 +161,7 @@ impl Services {
             closed: counted.closed,
             lost: counted.lost,
             last_closed: counted.last_closed,
-            longest_closed: counted.longest_closed,
+            longest_closed: counted.longest_closed.into_iter().max().flatten(),
             onset,
             trend: trend(&counted.counts),
             ..Flow::default()
@@ -252,6 +262,21 @@ mod tests {
         }
         let flow = services.flow(Service::of(&socket()), Some(at(90)), at(100)).unwrap();
         assert_eq!((flow.old_entered, flow.stuck_permille()), (0, None));
+    }
+
+    #[test]
+    fn a_long_stay_does_not_count_for_ever() {
+        let mut services = services();
+        enter(&mut services, 1);
+        close(&mut services, 1, 9);
+        let mut longest = Vec::new();
+        for window in 1..=2 * SPAN as u64 {
+            enter(&mut services, window * 10 - 1);
+            services.handle_timeout(at(window * 10));
+            longest.push(services.flow(Service::of(&socket()), None, at(window * 10)).unwrap().longest_closed);
+        }
+        assert!(longest[..2 * SPAN - 1].iter().all(|longest| *longest == Some(Duration::from_secs(8))));
+        assert_eq!(longest[2 * SPAN - 1], None);
     }
 
     #[test]

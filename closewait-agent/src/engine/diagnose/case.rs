@@ -94,7 +94,7 @@ pub struct Flow {
     pub lost: u64,
     /// When the program last ended one.
     pub last_closed: Option<Boot>,
-    /// The longest stay that the program ended itself.
+    /// The longest stay that the program ended itself, of late.
     pub longest_closed: Option<Duration>,
     /// Of those that entered longer ago than the age at which a socket counts as stuck, as far back as is kept.
     pub old_entered: u64,
