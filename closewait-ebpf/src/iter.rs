@@ -62,6 +62,7 @@ pub(crate) fn tcp(ctx: *mut c_void) {
     let Some(found) = maps::work() else { return };
     if fill(tcp, Some(tcp), kind, found).is_some() {
         if kind == kind::PRESENT {
+            found.record.entered_ns = entered_ns(sk);
             found.record.cookie = sock::cookie(sk);
         }
         // SAFETY: as above.
@@ -156,6 +157,9 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     let Some(found) = maps::work() else { return };
     if fill_probed(sk, kind, found).is_some() {
         let record = &mut found.record;
+        if kind == kind::HELD {
+            record.entered_ns = entered_ns(sk);
+        }
         record.cookie = sock::known_cookie(sk);
         // SAFETY: as above.
         record.fd = unsafe { (*ctx).fd } as i32;
@@ -205,12 +209,18 @@ fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Op
         }
         socket.and_then(|socket| socket.follow(layout!(socket_file)))?;
     }
-    record.entered_ns = maps::peek_entry(&CLOSEWAIT_SINCE, record.sk).unwrap_or(0);
     sock::describe_tcp(tcp, record);
     sock::describe_ages(tcp, record, detail);
     sock::describe_sending(tcp, record, detail);
     sock::describe_timer(tcp, record, detail);
     Some(())
+}
+
+/// When a socket has entered, 0 if that was not seen. Not for [`look`]: the map is not preallocated, and kernels before 6.1
+/// print a warning with a stack trace for a raw tracepoint that names such a map (see [`maps`]).
+#[inline(always)]
+fn entered_ns(sk: impl Pointer) -> u64 {
+    maps::peek_entry(&CLOSEWAIT_SINCE, sk.address()).unwrap_or(0)
 }
 
 /// Hands the record to the reader of the iterator. If its buffer is full, the kernel calls the program again for the

@@ -4,7 +4,7 @@
 //! to look again, ever more seldom.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -43,6 +43,8 @@ pub(super) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FixedState>,
     due: BTreeSet<(Boot, SocketKey)>,
     unwatched: u64,
+    /// Keys by inode, while a walk needs them.
+    by_inode: Option<BTreeMap<u64, SocketKey>>,
 }
 
 impl LingeringSockets {
@@ -96,6 +98,16 @@ impl LingeringSockets {
         true
     }
 
+    /// A walk that knows no more of a socket than its inode found a descriptor.
+    pub(super) fn held_inode(&mut self, inode: u64, holder: &Holder) {
+        let by_inode = self.by_inode.get_or_insert_with(|| {
+            self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
+        });
+        if let Some(known) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
+            known.found.push(holder.clone());
+        }
+    }
+
     /// Those that are to be looked at, at `now`.
     pub(super) fn due(&self, now: Boot) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
@@ -118,6 +130,7 @@ impl LingeringSockets {
 
     /// A walk over open files that began at `began` is over.
     pub(super) fn walk_ended(&mut self, began: Boot) {
+        self.by_inode = None;
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
@@ -190,6 +203,17 @@ mod tests {
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
         sockets.walk_ended(at(13));
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn holders_are_found_by_inode_where_a_walk_knows_no_more() {
+        let mut sockets = one();
+        let inode = socket().inode.unwrap();
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.held_inode(inode + 1, &holder("other", 8, 3));
+        sockets.held_inode(inode, &holder("worker", 7, 3));
+        sockets.walk_ended(at(12));
+        assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Engine {
             Observation::Holds { key, inode, holder } => self.tracker.holds(key, inode, holder),
             Observation::HeldInode { inode, holder } => {
                 self.world.held_inode(inode, &holder);
+                self.lingering.held_inode(inode, &holder);
                 self.tracker.held_inode(inode, holder);
             }
             Observation::Lingering { key, at, socket, how, holder } => {
