@@ -71,6 +71,9 @@ pub struct Run {
     /// How to attach to the kernel; auto: tp_btf where the kernel has BTF, else the classic tracepoint
     #[arg(long, value_enum, default_value_t = Hook::Auto, value_name = "HOOK")]
     pub hook: Hook,
+    /// Keep which task connects each socket; costs some per cent of the highest rate of connections
+    #[arg(long)]
+    pub openers: bool,
     /// Write the kernel program's own debug messages to the log
     #[arg(long)]
     pub kernel_log: bool,

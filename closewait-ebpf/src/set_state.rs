@@ -77,11 +77,15 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             // Given to it at its entry, or by the walk over what was there before.
             record.cookie = sock::known_cookie(sk);
         }
+        let healthy = is_healthy(record);
+        if healthy && record.kind == kind::ENTER {
+            return;
+        }
         let socket = sock::socket(sk);
         if record.kind == kind::LEAVE {
             sock::describe_file(socket, record);
         }
-        if is_healthy(record) {
+        if healthy {
             return;
         }
         sock::describe(sk, socket, record);

@@ -50,7 +50,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         cli::Events::Stuck => args.stuck_after,
         cli::Events::All => Duration::ZERO,
     };
-    let choices = Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below };
+    let choices =
+        Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below, openers: args.openers };
     let mut programs = Programs::load(&plan, Some(choices), args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;

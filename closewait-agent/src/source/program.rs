@@ -99,6 +99,8 @@ pub struct Choices {
     pub ring_bytes: u32,
     /// Sockets that stay shorter than this are shown to nobody, so their records need say little of them.
     pub healthy_below: Duration,
+    /// Keep who connects each socket, if the kernel can: an allocation for each connection.
+    pub openers: bool,
 }
 
 /// What [`Programs::look`] looks for.
@@ -132,8 +134,8 @@ impl Programs {
         let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
-        let openers = u32::from(choices.is_some() && plan.hook == Hook::Btf && plan.openers);
-        let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
+        let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Hook::Btf && plan.openers;
+        let abilities = Abilities { healthy_below_ns, openers: u32::from(openers), ..plan.abilities };
         // It reads and parses all of the types by itself, 10 ms that nobody asked for and nothing can turn off.
         let mut loader = EbpfLoader::new();
         loader

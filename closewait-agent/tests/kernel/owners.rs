@@ -108,7 +108,7 @@ fn an_owner_that_comes_later_is_found_at_the_next_report() {
 #[test]
 fn who_connected_a_client_is_known_where_the_kernel_can_keep_it() {
     let ns = Namespace::new();
-    let mut agent = Agent::start(&["--stuck-after", "100ms"]);
+    let mut agent = Agent::start(&["--stuck-after", "100ms", "--openers"]);
     let pair = ns.pair(V4);
     let id = ns.id_of_peer(&pair.server);
     socket::fin(&pair.client, || pair.server.shutdown(Shutdown::Write).expect("shutdown"));
