@@ -222,7 +222,7 @@ impl Runtime {
         let began = clock::now();
         // Records of what has happened before go in before what is found.
         while !self.drain(BATCH) {}
-        let known = self.intake.engine.namespaces();
+        let known = self.intake.engine.known_namespaces();
         let Self { programs, intake, .. } = self;
         walk::holders(programs, &known, clock::now, |found| intake.found(found))
             .context("looking for the holders of sockets failed")?;

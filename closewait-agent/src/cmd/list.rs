@@ -24,7 +24,11 @@ use crate::{
     },
     intake::Intake,
     sink::list::render,
-    source::{inquiry::Inquirer, program::Programs, walk},
+    source::{
+        inquiry::Inquirer,
+        program::{Loader, Programs},
+        walk,
+    },
 };
 
 /// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
@@ -65,6 +69,7 @@ fn ask_agent(args: &cli::List, query: &Query) -> Result<Option<Vec<u8>>, Control
 
 /// What a single look shows.
 fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+    let loader = Loader::begin();
     let facts = Facts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
@@ -75,7 +80,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         ephemeral_ports: 0..=0,
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
-    let mut programs = programs(&facts);
+    let mut programs = programs(loader, &facts);
     let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
@@ -95,11 +100,11 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The kernel programs for a single look. Without them, `sock_diag` and `/proc` tell what they can.
-fn programs(facts: &Facts) -> Option<Programs> {
+fn programs(loader: Loader, facts: &Facts) -> Option<Programs> {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         let needs_programs = plan.iterate_tcp || plan.iterate_files;
-        Ok(needs_programs.then(|| Programs::load(&plan, None, false)).transpose()?)
+        Ok(needs_programs.then(|| Programs::load(loader, &plan, None, false)).transpose()?)
     });
     loaded.unwrap_or_else(|error| {
         log::warn!(

@@ -20,7 +20,7 @@ use crate::{
     sink::{Sink, Start, Writer, json::Json, text::Text},
     source::{
         inquiry::Inquirer,
-        program::{Choices, Programs},
+        program::{Choices, Loader, Programs},
         ring::RingReader,
         walk,
     },
@@ -44,6 +44,7 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
 
 async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    let loader = Loader::begin();
     let facts = Facts::gather();
     let plan = plan(&facts, args.hook.into())?;
     let healthy_below = match args.events {
@@ -52,7 +53,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     };
     let choices =
         Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below, openers: args.openers };
-    let mut programs = Programs::load(&plan, Some(choices), args.kernel_log)?;
+    let mut programs = Programs::load(loader, &plan, Some(choices), args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
     let kernel_log =

@@ -100,6 +100,8 @@ pub struct Engine {
     refresh: Boot,
     /// When holders were last searched for.
     walked: Option<Boot>,
+    /// What had been lost then.
+    walked_after: Losses,
     stopping: bool,
 }
 
@@ -127,6 +129,7 @@ impl Engine {
             next_inspection: now,
             refresh: now + REFRESH_EVERY,
             walked: None,
+            walked_after: Losses::default(),
             stopping: false,
             config,
         }
@@ -293,8 +296,13 @@ impl Engine {
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
-    /// The network namespaces of the sockets that are tracked.
-    pub fn namespaces(&self) -> Vec<u32> {
+    /// The network namespaces of which a walk over open files need not tell all sockets: those of the sockets that are
+    /// tracked. None, if something was lost since the last walk: then it tells what was missed.
+    pub fn known_namespaces(&mut self) -> Vec<u32> {
+        let losses = self.losses();
+        if std::mem::replace(&mut self.walked_after, losses) != losses {
+            return Vec::new();
+        }
         let namespaces: BTreeSet<u32> = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.netns).collect();
         namespaces.into_iter().collect()
     }

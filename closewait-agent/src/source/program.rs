@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -112,6 +113,24 @@ pub enum LookFor {
     Lingering = 1,
 }
 
+/// aya's loader in the making, on a thread of its own: by itself it reads and parses all of the kernel's types, 10 ms that
+/// nobody asked for and nothing can turn off. The agent finds out about the host meanwhile.
+pub struct Loader {
+    making: io::Result<JoinHandle<EbpfLoader<'static>>>,
+}
+
+impl Loader {
+    /// Begins.
+    pub fn begin() -> Self {
+        Self { making: thread::Builder::new().name("closewait-types".to_owned()).spawn(EbpfLoader::new) }
+    }
+
+    fn ready<'a>(self) -> EbpfLoader<'a> {
+        // Without a thread, and after a panic of one, it is made here.
+        self.making.ok().and_then(|making| making.join().ok()).unwrap_or_default()
+    }
+}
+
 /// The kernel programs, loaded. Dropping it detaches them.
 pub struct Programs {
     ebpf: Ebpf,
@@ -127,7 +146,12 @@ impl Programs {
     /// # Errors
     ///
     /// If the kernel refuses the object.
-    pub fn load(plan: &Plan, choices: Option<Choices>, log_kernel: bool) -> Result<Self, ProgramsError> {
+    pub fn load(
+        loader: Loader,
+        plan: &Plan,
+        choices: Option<Choices>,
+        log_kernel: bool,
+    ) -> Result<Self, ProgramsError> {
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
@@ -136,8 +160,7 @@ impl Programs {
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
         let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Hook::Btf && plan.openers;
         let abilities = Abilities { healthy_below_ns, openers: u32::from(openers), ..plan.abilities };
-        // It reads and parses all of the types by itself, 10 ms that nobody asked for and nothing can turn off.
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader.ready();
         loader
             .btf(btf.as_ref())
             .override_global(names::LAYOUT, &plan.layout, true)
