@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     engine::{
         decode::Decoder,
-        model::{Endpoint, Listener, Observation, Protocol, Role, Socket, SocketKey},
+        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, SocketKey},
         time::Boot,
     },
     host::netns,
@@ -64,15 +64,15 @@ pub fn take(decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMu
     let mut blind = Blind::default();
     for namespace in netns::all() {
         let dumped = namespace.enter_and(|| {
-            let at = now();
+            let before = now();
             let mut found = dump(AF_INET)?;
             found.extend(dump(AF_INET6)?);
-            Ok::<_, DiagError>((at, found))
+            Ok::<_, DiagError>((before, now(), found))
         });
         match dumped {
-            Ok(Ok((at, found))) => {
+            Ok(Ok((before, after, found))) => {
                 for one in found {
-                    each(one.observation(decoder, at, namespace.inode));
+                    each(one.observation(decoder, (before, after), namespace.inode));
                 }
             }
             Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
@@ -114,7 +114,9 @@ struct Info {
 }
 
 impl Found {
-    fn observation(self, decoder: Decoder, at: Boot, netns: u32) -> Observation {
+    /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
+    fn observation(self, decoder: Decoder, asked: (Boot, Boot), netns: u32) -> Observation {
+        let (at, after) = asked;
         let key = SocketKey::of_ends(Some(netns), self.local, self.remote);
         let inode = (self.inode != 0).then_some(self.inode.into());
         if self.state == state::LISTEN {
@@ -122,7 +124,11 @@ impl Found {
             let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
             return Observation::Listening { key, at, listener, holder: None };
         }
-        let since = decoder.between(at, self.info.map(|info| (info.last_ack_recv, info.last_data_recv)));
+        let ages = self.info.map(|info| (info.last_ack_recv, info.last_data_recv));
+        let since = match (decoder.between(at, ages), decoder.between(after, ages)) {
+            (Since::Between { earliest, .. }, Since::Between { latest, .. }) => Since::Between { earliest, latest },
+            (exact, _) => exact,
+        };
         let socket = Socket {
             cookie: (self.cookie != 0).then_some(self.cookie),
             netns: Some(netns),
