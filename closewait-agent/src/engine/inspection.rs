@@ -89,7 +89,7 @@ impl Engine {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
         });
-        self.lingering.walk_ended(began);
+        self.lingering.walk_ended(began, complete);
         if let Inspection::Walking { asked } = self.inspection {
             self.inspection = Inspection::Inquiring { asked };
             let tracked = self.tracker.stuck_or_due(asked);

@@ -128,15 +128,15 @@ impl LingeringSockets {
         }
     }
 
-    /// A walk over open files that began at `began` is over.
-    pub(super) fn walk_ended(&mut self, began: Boot) {
+    /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
+    pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
         self.by_inode = None;
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut known.found);
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
-            if !found.is_empty() || known.gone.at < began {
+            if !found.is_empty() || (complete && known.gone.at < began) {
                 known.holders = Some(found);
             }
         }
@@ -199,9 +199,9 @@ mod tests {
     fn holders_are_those_of_the_last_walk() {
         let mut sockets = one();
         assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
-        sockets.walk_ended(at(12));
+        sockets.walk_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
-        sockets.walk_ended(at(13));
+        sockets.walk_ended(at(13), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
     }
 
@@ -212,7 +212,7 @@ mod tests {
         assert!(sockets.seen(KEY, at(11), &socket(), None));
         sockets.held_inode(inode + 1, &holder("other", 8, 3));
         sockets.held_inode(inode, &holder("worker", 7, 3));
-        sockets.walk_ended(at(12));
+        sockets.walk_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
     }
 
