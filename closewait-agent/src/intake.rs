@@ -21,10 +21,9 @@ impl Intake {
         Self { engine, decoder, recorder }
     }
 
-    /// What decoding knows of the host. It is brought up to date as to suspends, which make times of TCP late.
-    pub fn decoder(&mut self) -> Decoder {
+    /// Brings what decoding knows of suspends up to date: they make times of TCP late.
+    pub fn notice_suspends(&mut self) {
         self.decoder.suspended = clock::suspended();
-        self.decoder
     }
 
     /// Decodes one record and hands it on.

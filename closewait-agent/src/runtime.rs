@@ -178,7 +178,7 @@ impl Runtime {
                 }
                 Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
-                    self.intake.decoder();
+                    self.intake.notice_suspends();
                     self.look(&keys, LookFor::Waiting);
                     self.intake.fact(Observation::LookedAtAll { at: clock::now() });
                 }

@@ -22,9 +22,6 @@ pub const SINCE_CLASSIC: &str = "CLOSEWAIT_SINC2";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "CLOSEWAIT_STATS";
 
-/// Who connected each socket, kept with the socket itself.
-pub const OPENERS: &str = "CLOSEWAIT_OPENERS";
-
 /// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
 pub const KNOWN: &str = "CLOSEWAIT_KNOWN";
 /// How many [`KNOWN`] has room for; of others the walk over open files tells all.

@@ -50,7 +50,8 @@ pub(super) struct LingeringSockets {
 impl LingeringSockets {
     /// How many were found to be there still.
     pub(super) fn len(&self) -> usize {
-        self.iter().count()
+        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
+        known.filter(|lingering| lingering.seen.is_some()).count()
     }
 
     /// How many are not watched for want of room.

@@ -51,6 +51,7 @@ use self::{
 
 /// How soon a loss is looked for after something has happened.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
+
 /// Which sockets get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
@@ -321,11 +322,11 @@ impl Engine {
     }
 
     fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
-        let services = self.services.as_mut().map(|services| (services, socket.clone()));
-        if self.tracker.present(key, at, since, socket)
-            && let Some((services, socket)) = services
+        let is_new = self.tracker.present(key, at, since, socket);
+        if let Some(services) = self.services.as_mut().filter(|_| is_new)
+            && let Some(tracked) = self.tracker.get(key)
         {
-            services.found(&socket, at);
+            services.found(&tracked.socket, at);
         }
     }
 

@@ -88,12 +88,6 @@ fn passed_on(since: Since, leg: &Leg) -> bool {
     acked + TICKS >= earliest && acked <= since.latest() + FIN
 }
 
-/// A moment after which nothing is waited for any more, for tests of the bounds.
-#[cfg(test)]
-fn late(at: crate::engine::time::Boot) -> crate::engine::time::Boot {
-    at + REQUEST + TICKS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +98,11 @@ mod tests {
 
     fn at(seconds: u64) -> Boot {
         Boot(seconds * 1_000_000_000)
+    }
+
+    /// A moment after which nothing is waited for any more.
+    fn late(at: Boot) -> Boot {
+        at + REQUEST + TICKS
     }
 
     fn inbound(received: u64) -> Socket {

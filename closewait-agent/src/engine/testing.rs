@@ -43,9 +43,7 @@ pub(crate) fn socket_on_port(port: u16) -> Socket {
 
 /// A descriptor.
 pub(crate) fn holder(comm: &str, pid: u32, fd: u32) -> Holder {
-    let mut bytes = [0; 16];
-    bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-    Holder { task: Task { pid, comm: Comm::from_kernel(&bytes) }, fd }
+    Holder { task: Task { pid, comm: Comm::from_name(comm.as_bytes()) }, fd }
 }
 
 /// A listener on every address.

@@ -16,6 +16,15 @@ impl Comm {
         Self(harmless(&bytes[..end]).into())
     }
 
+    /// From a name that was read elsewhere, as from `/proc`; what is beyond the kernel's 16 bytes is not part of it.
+    pub fn from_name(name: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(name) {
+            *to = *from;
+        }
+        Self::from_kernel(&bytes)
+    }
+
     /// The harmless text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -130,11 +130,8 @@ impl World {
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
-            match socket.inode {
-                Some(inode) if holders.is_some_and(<[Holder]>::is_empty) && !self.places.contains_key(&inode) => {
-                    unheld.insert(inode);
-                }
-                Some(_) | None => {}
+            if holders.is_some_and(<[Holder]>::is_empty) {
+                unheld.extend(socket.inode.filter(|inode| !self.places.contains_key(inode)));
             }
             if socket.role == Some(Role::Server) {
                 *served.entry((socket.netns, socket.local)).or_default() += 1;

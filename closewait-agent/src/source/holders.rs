@@ -64,12 +64,7 @@ fn holders_of(process: &Path, pid: u32, each: &mut impl FnMut(u64, Holder)) -> i
 
 fn comm(process: &Path) -> io::Result<Comm> {
     let name = fs::read(process.join("comm"))?;
-    let name = name.strip_suffix(b"\n").unwrap_or(&name);
-    let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(name) {
-        *to = *from;
-    }
-    Ok(Comm::from_kernel(&bytes))
+    Ok(Comm::from_name(name.strip_suffix(b"\n").unwrap_or(&name)))
 }
 
 /// The number in `socket:[N]`.

@@ -91,7 +91,7 @@ impl Look {
         let mut unseen = Vec::new();
         let mut process = Process {
             pid,
-            comm: comm(&stat.comm),
+            comm: Comm::from_name(&stat.comm),
             started_ns: Some(stat.started_ns),
             parent: Some(stat.parent).filter(|parent| *parent > 0),
             exe: seen("its program", proc::exe(&folder), &mut unseen).map(|path| harmless(&path)),
@@ -169,7 +169,7 @@ fn look_at_thread(folder: &Path, tid: u32, main: bool, denied: &mut Option<io::E
     // The engine knows the numbers of one architecture.
     let call = call.filter(|_| cfg!(target_arch = "x86_64"));
     let thread = Thread {
-        comm: comm(&stat.comm),
+        comm: Comm::from_name(&stat.comm),
         state: ThreadState::from_letter(stat.state),
         syscall: call.map(|call| Syscall(call.number)),
         arg: call.map(|call| call.first),
@@ -240,14 +240,6 @@ fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>) -> Option<
     }
 }
 
-fn comm(name: &[u8]) -> Comm {
-    let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(name) {
-        *to = *from;
-    }
-    Comm::from_kernel(&bytes)
-}
-
 /// Where sockets are that no descriptor refers to, by their inodes; those of which that is not seen are left out. Takes
 /// a look at every descriptor of every process.
 pub fn places(inodes: &[u64]) -> Vec<(u64, Place)> {
@@ -256,7 +248,7 @@ pub fn places(inodes: &[u64]) -> Vec<(u64, Place)> {
     }
     let root = Path::new("/proc");
     let found = fdinfo::elsewhere(root, inodes);
-    let task = |pid: u32| Some(Task { pid, comm: comm(&proc::stat(&proc::folder(root, pid)).ok()?.comm) });
+    let task = |pid: u32| Some(Task { pid, comm: Comm::from_name(&proc::stat(&proc::folder(root, pid)).ok()?.comm) });
     let in_flight: Vec<Task> = found.in_flight.iter().copied().filter_map(task).collect();
     let mut places = BTreeMap::new();
     for inode in inodes {

@@ -31,8 +31,7 @@ pub fn everything(
     let Some(programs) = programs.filter(|programs| programs.plan().iterate_tcp || programs.plan().iterate_files)
     else {
         let diag::Blind { reasons } = diag::take(decoder, &now, |observation| each(Found::Fact(Box::new(observation))));
-        let blind =
-            holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))));
+        let blind = descriptors_in_proc(&mut each);
         each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: true })));
         return Ok(reasons);
     };
@@ -79,10 +78,15 @@ fn open_files(
                 .to_owned()
         })
     } else {
-        holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))))
+        descriptors_in_proc(each)
     };
     each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: iterate_files || iterate_tcp })));
     Ok(())
+}
+
+/// Every descriptor of a socket, from `/proc`. Returns why not all processes could be looked at, if so.
+fn descriptors_in_proc(each: &mut impl FnMut(Found<'_>)) -> Option<String> {
+    holders::walk(|inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder }))))
 }
 
 /// What a walk over sockets could not see, in words.

@@ -52,18 +52,15 @@ impl Rule for NeverRead {
             return None;
         }
         let spoke_first = case.socket.sent_bytes? > 0;
-        let (class, certainty) = match pace::of(case) {
+        let pace = pace::of(case);
+        let (class, certainty) = match pace {
             Pace::GoesOn | Pace::Slow { .. } => (Class::Leak, Certainty::Low),
             Pace::Unwatched | Pace::Stands { .. } if spoke_first => (Class::Hung, Certainty::Low),
             Pace::Stands { proven: true } if case.group.stuck >= MANY => (Class::Hung, Certainty::High),
             Pace::Unwatched | Pace::Stands { .. } => (Class::Hung, Certainty::Medium),
         };
         let (owner, port) = (words::owner(case), words::port(case));
-        let others = match pace::of(case) {
-            Pace::Unwatched => String::new(),
-            Pace::Stands { .. } => format!("; nothing of port {port} was closed since"),
-            Pace::Slow { .. } | Pace::GoesOn => format!("; others of port {port} were closed since"),
-        };
+        let others = pace.of_others(port);
         Some(Judgement {
             class,
             certainty,

@@ -29,6 +29,17 @@ const SLOW_TIMES: u32 = 2;
 /// To call a program hung it must have needed so many times longer than ever before.
 const HUNG_TIMES: u32 = 4;
 
+impl Pace {
+    /// What became of others of the port, as the end of a sentence; empty if that was not watched.
+    pub(super) fn of_others(self, port: u16) -> String {
+        match self {
+            Self::Unwatched => String::new(),
+            Self::Stands { .. } => format!("; nothing of port {port} was closed since"),
+            Self::Slow { .. } | Self::GoesOn => format!("; others of port {port} were closed since"),
+        }
+    }
+}
+
 /// Of the socket of a case.
 pub(super) fn of(case: &Case<'_>) -> Pace {
     since(case, case.entered)

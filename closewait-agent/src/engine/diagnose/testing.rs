@@ -37,9 +37,7 @@ pub(super) fn secs(seconds: u64) -> Duration {
 }
 
 pub(super) fn comm(name: &str) -> Comm {
-    let mut bytes = [0; 16];
-    bytes[..name.len()].copy_from_slice(name.as_bytes());
-    Comm::from_kernel(&bytes)
+    Comm::from_name(name.as_bytes())
 }
 
 pub(super) fn task(pid: u32, name: &str) -> Task {

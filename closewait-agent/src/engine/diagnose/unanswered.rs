@@ -68,11 +68,7 @@ impl Rule for Unanswered {
             Pace::Slow { .. } | Pace::GoesOn => (Class::Leak, Certainty::Low),
         };
         let port = words::port(case);
-        let others = match pace {
-            Pace::Unwatched => String::new(),
-            Pace::Stands { .. } => format!("; nothing of port {port} was closed since"),
-            Pace::Slow { .. } | Pace::GoesOn => format!("; others of port {port} were closed since"),
-        };
+        let others = pace.of_others(port);
         Some(Judgement {
             class,
             certainty,

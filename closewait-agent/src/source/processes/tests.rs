@@ -32,7 +32,7 @@ fn threads_that_wait_for_one_lock_are_one_group() {
         let waits = |process: &Process| {
             process.groups.iter().any(|group| {
                 let futex = group.syscall.and_then(Syscall::name).is_some_and(|name| name.starts_with("futex"));
-                futex && group.count >= 5 && group.comms.contains(&comm(b"waiter"))
+                futex && group.count >= 5 && group.comms.contains(&Comm::from_name(b"waiter"))
             })
         };
         let seen = is_seen(|| waits(&sample(Duration::from_millis(20))));
