@@ -18,7 +18,7 @@ use closewait_common::{
 
 use crate::{
     globals::layout,
-    maps::{self, CLOSEWAIT_SINCE},
+    maps::{self, CLOSEWAIT_SINCE, Worker},
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -59,7 +59,7 @@ pub(crate) fn tcp(ctx: *mut c_void) {
     let sk = Typed::new(sk);
     let Some(kind) = sk.read(layout!(sock_state)).and_then(kind_in_state) else { return };
     let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
-    let Some(found) = maps::work() else { return };
+    let Some(found) = maps::work(Worker::Sockets) else { return };
     if fill(tcp, Some(tcp), kind, found).is_some() {
         if kind == kind::PRESENT {
             found.record.entered_ns = entered_ns(sk);
@@ -108,7 +108,7 @@ pub(crate) fn look(ctx: &RawTracePointContext) {
         state::CLOSE | state::LAST_ACK if lingering => kind::LINGERING,
         _ => return,
     };
-    let Some(found) = maps::work() else { return };
+    let Some(found) = maps::work(Worker::Files) else { return };
     if fill_probed(sk, kind, found).is_some() {
         found.record.cookie = sock::known_cookie(sk);
         maps::emit_from(*found, |_record| {});
@@ -140,21 +140,21 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     if socket.is_null() {
         return;
     }
-    let Some(sk) = Probed::new(socket.cast()).follow(layout!(socket_sk)) else { return };
+    let socket = Probed::new(socket.cast());
+    let Some(sk) = socket.follow(layout!(socket_sk)) else { return };
     let Some(kind) = sk.read(layout!(sock_state)).and_then(|state| kind_of(sk, state)) else { return };
     if kind == kind::HOLDS {
         // SAFETY: as above.
         let meta = unsafe { (*ctx).meta };
         // SAFETY: as above.
         let fd = unsafe { (*ctx).fd } as i32;
-        let task = Probed::new(task);
-        let Some(pid) = task.read(layout!(task_tgid)) else { return };
-        let inode = sock::socket(sk).and_then(|socket| socket.read(layout!(socket_ino))).unwrap_or(0);
-        let comm = task.read(layout!(task_comm)).unwrap_or([0; 16]);
+        let Some(pid) = Typed::new(task).read(layout!(task_tgid)) else { return };
+        let inode = socket.read(layout!(socket_ino)).unwrap_or(0);
+        let comm = Probed::new(task).read(layout!(task_comm)).unwrap_or([0; 16]);
         write(meta, &Hold { format: FORMAT, kind, _pad: 0, fd, sk: sk.address(), inode, pid, _more_pad: 0, comm });
         return;
     }
-    let Some(found) = maps::work() else { return };
+    let Some(found) = maps::work(Worker::Files) else { return };
     if fill_probed(sk, kind, found).is_some() {
         let record = &mut found.record;
         if kind == kind::HELD {

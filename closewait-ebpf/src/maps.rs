@@ -55,13 +55,22 @@ pub(crate) fn is_known(netns: u32) -> bool {
 /// Where iterators put a record together. On the stack, Linux 6.1's verifier follows every combination of fields that are
 /// there and fields that are not: 189,000 instructions instead of some thousand.
 #[map]
-static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(1, 0);
+static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(2, 0);
 
-/// An empty record to work with. One at a time: the agent runs its iterators one after the other, and they stay on their
-/// CPU (`bpf_iter_run_prog`, kernel/bpf/bpf_iter.c at v5.10).
+/// Who puts a record together. The agent walks over TCP sockets and over open files at the same time, and one program can
+/// interrupt the other on its CPU where the kernel is preemptible; of the rest it runs one after the other.
+#[derive(Clone, Copy)]
+pub(crate) enum Worker {
+    Sockets = 0,
+    /// Open files, and the look at one socket.
+    Files = 1,
+}
+
+/// An empty record for `worker` to work with. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,
+/// kernel/bpf/bpf_iter.c at v5.10), and only one walk of each kind goes on.
 #[inline(always)]
-pub(crate) fn work() -> Option<&'static mut Detailed> {
-    let work = CLOSEWAIT_WORK.get_ptr_mut(0)?;
+pub(crate) fn work(worker: Worker) -> Option<&'static mut Detailed> {
+    let work = CLOSEWAIT_WORK.get_ptr_mut(worker as u32)?;
     // SAFETY: it points to a map value of that type, and by the rule above nobody else has it now.
     let work = unsafe { &mut *work };
     *work = crate::sock::EMPTY_DETAILED;

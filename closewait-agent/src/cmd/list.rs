@@ -82,6 +82,10 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     let mut programs = programs(loader, &facts);
     let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
+    if let Some(programs) = programs.as_mut().filter(|_| intake.engine.has_unheld()) {
+        let known = intake.engine.known_namespaces();
+        walk::holders(programs, &known, clock::now, |found| intake.found(found))?;
+    }
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
     }

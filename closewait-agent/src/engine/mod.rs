@@ -297,6 +297,11 @@ impl Engine {
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
+    /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
+    pub fn has_unheld(&self) -> bool {
+        self.tracker.has_unheld()
+    }
+
     /// The network namespaces of which a walk over open files need not tell all sockets: those of the sockets that are
     /// tracked. None, if something was lost since the last walk: then it tells what was missed.
     pub fn known_namespaces(&mut self) -> Vec<u32> {

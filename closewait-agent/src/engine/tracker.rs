@@ -43,7 +43,8 @@ pub struct Tracked {
 #[derive(Debug)]
 pub struct Tracker {
     stuck_after: Duration,
-    sockets: HashMap<SocketKey, Tracked, FixedState>,
+    /// Boxed: the table is half empty when it has grown, and growing moves everything.
+    sockets: HashMap<SocketKey, Box<Tracked>, FixedState>,
     /// One entry for each socket.
     due: BTreeSet<(Boot, SocketKey)>,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
@@ -68,6 +69,12 @@ impl Tracker {
         }
     }
 
+    /// Whether a walk found no holder of a socket that was accepted. It can have been accepted while the walk went on.
+    pub fn has_unheld(&self) -> bool {
+        let unheld = |one: &Tracked| one.socket.accepted == Some(true) && one.holders.as_deref() == Some(&[]);
+        self.iter().any(|(_, one)| unheld(one))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sockets.len()
@@ -85,7 +92,7 @@ impl Tracker {
 
     /// All of them, in the order in which they are due.
     pub fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
-        self.due.iter().filter_map(|(_, key)| Some((*key, self.sockets.get(key)?)))
+        self.due.iter().filter_map(|(_, key)| Some((*key, &**self.sockets.get(key)?)))
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
@@ -174,6 +181,8 @@ impl Tracker {
         if let Some(tracked) = self.sockets.get_mut(&key).filter(|one| one.socket.inode.is_none_or(|own| own == inode))
         {
             tracked.socket.inode = Some(inode);
+            // Perhaps only since the socket was seen.
+            tracked.socket.accepted = Some(true);
             tracked.found.push(holder);
         }
     }
@@ -233,7 +242,7 @@ impl Tracker {
 
     /// One of them.
     pub fn get(&self, key: SocketKey) -> Option<&Tracked> {
-        self.sockets.get(&key)
+        self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
     /// Of those that are due at `now` and that nobody has looked at since, what may have changed meanwhile is unknown.
@@ -277,11 +286,11 @@ impl Tracker {
         if key.is_of_ends() {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
         }
-        self.sockets.insert(key, tracked);
+        self.sockets.insert(key, Box::new(tracked));
     }
 
     fn remove(&mut self, key: SocketKey) -> Option<Tracked> {
-        let tracked = self.sockets.remove(&key)?;
+        let tracked = *self.sockets.remove(&key)?;
         self.due.remove(&(tracked.due, key));
         self.reported -= usize::from(tracked.reported);
         if key.is_of_ends() {

@@ -71,7 +71,8 @@ impl<'a> View<'a> {
             };
             (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
         });
-        let rows = tracked.into_iter().map(|(key, one)| Row {
+        let mut rows = Vec::with_capacity(tracked.len() + lingering.len());
+        rows.extend(tracked.into_iter().map(|(key, one)| Row {
             socket: &one.socket,
             dwell: Some(one.since.dwell(now)),
             gone: None,
@@ -82,8 +83,7 @@ impl<'a> View<'a> {
             leg: survey.leg(key, one).cloned(),
             process: survey.process(&one.socket, one.holders.as_deref()),
             verdict: survey.verdict(key, one),
-        });
-        let mut rows: Vec<_> = rows.collect();
+        }));
         let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         rows.extend(gone.into_iter().map(|one| Row {

@@ -9,6 +9,7 @@ use std::{
     io::{self, Read as _},
     mem::offset_of,
     os::fd::AsFd as _,
+    panic, thread,
 };
 
 use bytes::{Buf as _, BytesMut};
@@ -38,9 +39,49 @@ pub struct Seen {
 ///
 /// If the iterator is refused or cannot be read.
 pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
+    sockets_of(programs, &netns::all(), &mut each)
+}
+
+/// What [`sockets`] and then [`files`] do, in the time of the longer one: the kernel walks over open files on another CPU.
+///
+/// # Errors
+///
+/// If an iterator is refused or cannot be read.
+pub fn sockets_and_files(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
+    let namespaces = netns::all();
+    let known: Vec<u32> = namespaces.iter().map(|namespace| namespace.inode).collect();
+    programs.set_known(&known)?;
+    let file = open(programs, names::ITER_FILES, "task_file")?;
+    let (seen, records) = thread::scope(|scope| {
+        let reader = thread::Builder::new().name("open files".to_owned()).spawn_scoped(scope, || read_all(&file));
+        let seen = sockets_of(programs, &namespaces, &mut each);
+        let records = match reader {
+            Ok(reader) => reader.join().unwrap_or_else(|payload| panic::resume_unwind(payload)),
+            // No thread can be had: one after the other, then.
+            Err(_) => read_all(&file),
+        };
+        (seen, records)
+    });
+    let (seen, records) = (seen?, records.map_err(ProgramsError::Read)?);
+    if seen.blind.is_empty() {
+        let used = hand_over(&records, &mut each);
+        // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+        records.get(used..).filter(|rest| !rest.is_empty()).map(each);
+    } else {
+        // It said too little of sockets in namespaces that could not be entered.
+        files(programs, &seen.namespaces, &mut each)?;
+    }
+    Ok(seen)
+}
+
+fn sockets_of(
+    programs: &mut Programs,
+    namespaces: &[Netns],
+    each: &mut impl FnMut(&[u8]),
+) -> Result<Seen, ProgramsError> {
     let mut seen = Seen::default();
-    for namespace in netns::all() {
-        match walk_namespace(programs, &namespace, &mut each)? {
+    for namespace in namespaces {
+        match walk_namespace(programs, namespace, each)? {
             Ok(()) => seen.namespaces.push(namespace.inode),
             Err(why) => seen.blind.push((namespace.inode, why)),
         }
@@ -94,6 +135,23 @@ fn open(programs: &mut Programs, name: &'static str, kind: &str) -> Result<File,
     link.into_file().map_err(|source| ProgramsError::Link { name, source })
 }
 
+/// Every record of an iterator.
+fn read_all(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut records = Vec::with_capacity(CHUNK);
+    file.read_to_end(&mut records)?;
+    Ok(records)
+}
+
+/// Hands every whole record in `bytes` to `each`. Returns how many bytes they are.
+fn hand_over(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
+    let mut used = 0;
+    while let Some(record) = bytes.get(used..).and_then(first_record) {
+        each(record);
+        used += record.len();
+    }
+    used
+}
+
 fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut pending = BytesMut::with_capacity(CHUNK + record::DETAILED_SIZE);
     let mut chunk = vec![0; CHUNK];
@@ -105,10 +163,8 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
             Err(error) => return Err(error),
         };
         pending.extend_from_slice(&chunk[..read]);
-        while let Some(size) = size_of_next(&pending) {
-            each(&pending[..size]);
-            pending.advance(size);
-        }
+        let used = hand_over(&pending, each);
+        pending.advance(used);
     }
     // The kernel writes whole records; what is left over goes to the decoder, which counts it.
     if !pending.is_empty() {
@@ -117,9 +173,8 @@ fn read_records(mut file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> 
     Ok(())
 }
 
-/// Length of the record that `bytes` begin with; `None` if not all of it is there.
-fn size_of_next(bytes: &[u8]) -> Option<usize> {
+/// The record that `bytes` begin with; `None` if not all of it is there.
+fn first_record(bytes: &[u8]) -> Option<&[u8]> {
     let kind = bytes.get(offset_of!(Record, kind))?;
-    let size = if *kind == record::kind::HOLDS { record::HOLD_SIZE } else { record::DETAILED_SIZE };
-    (bytes.len() >= size).then_some(size)
+    bytes.get(..if *kind == record::kind::HOLDS { record::HOLD_SIZE } else { record::DETAILED_SIZE })
 }

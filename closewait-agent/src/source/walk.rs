@@ -35,11 +35,16 @@ pub fn everything(
         each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: true })));
         return Ok(reasons);
     };
-    let mut seen = snapshot::Seen::default();
-    if programs.plan().iterate_tcp {
-        seen = snapshot::sockets(programs, |bytes| each(Found::Record(bytes)))?;
-    }
-    open_files(programs, &seen.namespaces, began, &mut each)?;
+    let mut record = |bytes: &[u8]| each(Found::Record(bytes));
+    let seen = match (programs.plan().iterate_tcp, programs.plan().iterate_files) {
+        (true, true) => snapshot::sockets_and_files(programs, &mut record)?,
+        (true, false) => snapshot::sockets(programs, &mut record)?,
+        (false, _) => {
+            snapshot::files(programs, &[], &mut record)?;
+            snapshot::Seen::default()
+        }
+    };
+    end(programs, began, &mut each);
     Ok(sentence(&seen).into_iter().collect())
 }
 
@@ -56,22 +61,21 @@ pub fn holders(
     mut each: impl FnMut(Found<'_>),
 ) -> Result<(), ProgramsError> {
     let began = now();
-    if !programs.plan().iterate_files && programs.plan().iterate_tcp {
+    let mut record = |bytes: &[u8]| each(Found::Record(bytes));
+    if programs.plan().iterate_files {
+        snapshot::files(programs, known, &mut record)?;
+    } else if programs.plan().iterate_tcp {
         // Only for the listeners. What cannot be seen was said at the start.
-        let _said = snapshot::sockets(programs, |bytes| each(Found::Record(bytes)))?;
+        let _said = snapshot::sockets(programs, &mut record)?;
     }
-    open_files(programs, known, began, &mut each)
+    end(programs, began, &mut each);
+    Ok(())
 }
 
-fn open_files(
-    programs: &mut Programs,
-    known: &[u32],
-    began: Boot,
-    each: &mut impl FnMut(Found<'_>),
-) -> Result<(), ProgramsError> {
+/// Ends a walk that began at `began`: with the descriptors in `/proc`, if the kernel has not shown them.
+fn end(programs: &Programs, began: Boot, each: &mut impl FnMut(Found<'_>)) {
     let (iterate_tcp, iterate_files) = (programs.plan().iterate_tcp, programs.plan().iterate_files);
     let blind = if iterate_files {
-        snapshot::files(programs, known, |bytes| each(Found::Record(bytes)))?;
         // The iterator walks the pid namespace of whoever opens it (`task_seq_get_next`, kernel/bpf/task_iter.c at v5.11).
         (!programs.plan().sees_all_processes).then(|| {
             "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)"
@@ -81,7 +85,6 @@ fn open_files(
         descriptors_in_proc(each)
     };
     each(Found::Fact(Box::new(Observation::WalkEnded { began, blind, saw_listeners: iterate_files || iterate_tcp })));
-    Ok(())
 }
 
 /// Every descriptor of a socket, from `/proc`. Returns why not all processes could be looked at, if so.

@@ -2,7 +2,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{super::testing::socket, *};
+use super::{
+    super::testing::{holder, socket},
+    *,
+};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// A key as the kernel gives it.
@@ -50,6 +53,29 @@ fn a_socket_is_reported_at_the_threshold_and_at_every_doubling() {
 }
 
 #[test]
+fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that_it_was_accepted() {
+    let mut tracker = tracker();
+    let waits = Socket { accepted: Some(false), inode: None, ..socket() };
+    tracker.present(KEY, at(101), older(50, 101), waits);
+    tracker.holds(KEY, 99, holder("x", 1, 3));
+    tracker.walk_ended(at(100), true, |_socket| None);
+    let tracked = tracker.get(KEY).unwrap();
+    assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
+    assert!(!tracker.has_unheld());
+}
+
+#[test]
+fn only_a_socket_that_was_accepted_is_one_that_lacks_a_holder() {
+    for (accepted, lacks) in [(Some(true), true), (Some(false), false), (None, false)] {
+        let mut tracker = tracker();
+        tracker.present(KEY, at(90), older(50, 90), Socket { accepted, ..socket() });
+        assert!(!tracker.has_unheld(), "nobody has looked for one");
+        tracker.walk_ended(at(100), true, |_socket| None);
+        assert_eq!(tracker.has_unheld(), lacks, "{accepted:?}");
+    }
+}
+
+#[test]
 fn a_report_that_comes_late_is_not_made_up_for() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
@@ -61,18 +87,18 @@ fn a_report_that_comes_late_is_not_made_up_for() {
 
 #[test]
 fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
-    let holder = || crate::engine::testing::holder("worker", 7, 3);
+    let found_holder = || holder("worker", 7, 3);
     let holders = |complete, found: bool| {
         let mut tracker = tracker();
         tracker.enter(KEY, at(100), socket());
         if found {
-            tracker.holds(KEY, 99, holder());
+            tracker.holds(KEY, 99, found_holder());
         }
         tracker.walk_ended(at(110), complete, |_socket| None);
         tracker.get(KEY).and_then(|tracked| tracked.holders.clone())
     };
-    assert_eq!(holders(true, true), Some(vec![holder()]));
-    assert_eq!(holders(false, true), Some(vec![holder()]));
+    assert_eq!(holders(true, true), Some(vec![found_holder()]));
+    assert_eq!(holders(false, true), Some(vec![found_holder()]));
     assert_eq!(holders(true, false), Some(vec![]));
     assert_eq!(holders(false, false), None);
 }
