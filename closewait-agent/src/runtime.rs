@@ -179,6 +179,8 @@ impl Runtime {
                 Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
                 Output::Look(keys) => {
                     self.intake.notice_suspends();
+                    // An inspection begins; what was done for whoever asked is none of its cost.
+                    self.worked = Duration::ZERO;
                     self.look(&keys, LookFor::Waiting);
                     self.intake.fact(Observation::LookedAtAll { at: clock::now() });
                 }

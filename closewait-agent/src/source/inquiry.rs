@@ -89,16 +89,30 @@ impl Inquirer {
         for id in wanted {
             let now = clock::now().since(Boot(0));
             let Some(path) = cgroups.path(id, now) else {
+                if !cgroups.is_complete() {
+                    log::debug!("cgroup {id} was not found, but not all could be read");
+                }
                 *self.tried.entry(id).or_default() += 1;
                 continue;
             };
             let mut workload = Workload::parse(&harmless_path(path));
             if workload.pod.is_some() {
-                name(&mut workload, pods.get_or_insert_with(|| Pods::read(Path::new(pods::LOGS))));
+                name(&mut workload, pods.get_or_insert_with(read_pods));
             }
             each(Observation::Cgroup { id, workload: Box::new(workload) });
         }
     }
+}
+
+fn read_pods() -> Pods {
+    let pods = Pods::read(Path::new(pods::LOGS));
+    if let Some(error) = &pods.unreadable {
+        log::debug!("the names of pods are not known: {error}");
+    }
+    if !pods.complete {
+        log::debug!("{} has more entries than are read; the names of some pods are not known", pods::LOGS);
+    }
+    pods
 }
 
 /// Adds the names that the logs of pods tell.

@@ -43,17 +43,12 @@ impl Stat {
 pub struct Status {
     /// Its threads.
     pub threads: Option<u32>,
-    /// Its pids, from the namespace of the reader's `/proc` to its own.
-    pub namespace_pids: Vec<u32>,
 }
 
 impl Status {
     pub(super) fn parse(text: &[u8]) -> Self {
-        let values = |key: &[u8]| lines(text).find_map(|line| Some(words(line.strip_prefix(key)?)));
-        Self {
-            threads: values(b"Threads:").and_then(|mut values| number(values.next()?)),
-            namespace_pids: values(b"NSpid:").into_iter().flatten().filter_map(number).collect(),
-        }
+        let threads = lines(text).find_map(|line| line.strip_prefix(b"Threads:"));
+        Self { threads: threads.and_then(|threads| number(words(threads).next()?)) }
     }
 }
 
@@ -154,8 +149,8 @@ mod tests {
         let limits = b"Limit   Soft Limit\nMax open files            1024                 524288      files     \n";
         assert_eq!(open_files_limit(limits), Some(1024));
         assert_eq!(open_files_limit(b"Max open files  unlimited unlimited files\n"), None);
-        let status = Status::parse(b"Name:\tThreads:\\n9\nNSpid:\t4711\t1\nThreads:\t200\n");
-        assert_eq!(status, Status { threads: Some(200), namespace_pids: vec![4711, 1] });
+        let status = Status::parse(b"Name:\tThreads:\\n9\nThreads:\t200\n");
+        assert_eq!(status, Status { threads: Some(200) });
         assert_eq!(run_ns(b"36195067 235678 29\n"), Some(36_195_067));
         assert_eq!(run_ns(b"0 0 0\n"), None);
     }
