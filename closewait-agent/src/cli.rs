@@ -80,6 +80,12 @@ pub struct Run {
     /// UNIX socket at which other commands reach the agent
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// Keep programs and maps in a directory below /sys/fs/bpf, so that the next agent goes on without a gap
+    #[arg(long, value_name = "DIR")]
+    pub pin: Option<PathBuf>,
+    /// Remove what an agent has kept with --pin, by default in /sys/fs/bpf/closewait, and end
+    #[arg(long)]
+    pub unpin: bool,
     /// Write everything that is observed to a file
     #[arg(long, value_name = "FILE", hide = true)]
     pub record: Option<PathBuf>,

@@ -9,7 +9,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
     engine::{
-        model::{Inquiry, Observation, Output, SocketKey},
+        model::{Finding, Inquiry, Observation, Output, Scope, SocketKey},
         query::Query,
         time::Boot,
     },
@@ -168,6 +168,9 @@ impl Runtime {
                 Output::Finding(finding) => {
                     if let Some((level, line)) = histogram_line(&finding) {
                         log::log!(level, "{line}");
+                    }
+                    if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
+                        self.programs.keep_reported(*at, self.intake.engine.counters())?;
                     }
                     let before = piece.bytes.len();
                     self.sink.finding(&finding, anchor, &mut piece.bytes).context("writing a finding failed")?;

@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod histogram;
+pub mod kept;
 pub mod names;
 pub mod record;
 pub mod stats;

@@ -21,6 +21,10 @@ pub const SINCE: &str = "CLOSEWAIT_SINCE";
 pub const SINCE_CLASSIC: &str = "CLOSEWAIT_SINC2";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "CLOSEWAIT_STATS";
+/// One [`crate::kept::Kept`], for the agent that adopts pinned maps.
+pub const KEPT: &str = "CLOSEWAIT_KEPT";
+/// Who connected each socket.
+pub const OPENERS: &str = "CLOSEWAIT_OPENERS";
 
 /// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
 pub const KNOWN: &str = "CLOSEWAIT_KNOWN";

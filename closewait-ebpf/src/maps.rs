@@ -6,10 +6,11 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use closewait_common::{
     Record, histogram,
+    kept::Kept,
     names::KNOWN_NAMESPACES,
     record::{Detailed, Opener, flag},
     stats::{Counter, Stats},
@@ -34,6 +35,10 @@ pub(crate) static CLOSEWAIT_SINCE: HashMap<u64, u64> = HashMap::with_max_entries
 /// set to stop the machine. The agent shrinks it to one entry when it does not use it.
 #[map]
 pub(crate) static CLOSEWAIT_SINC2: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
+
+/// The agent's own notes beside maps that outlive it; no program looks at them.
+#[map]
+static CLOSEWAIT_KEPT: Array<Kept> = Array::with_max_entries(1, 0);
 
 #[map]
 static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);

@@ -108,7 +108,7 @@ fn programs(loader: Loader, facts: &Facts) -> Option<Programs> {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         let needs_programs = plan.iterate_tcp || plan.iterate_files;
-        Ok(needs_programs.then(|| Programs::load(loader, &plan, None, false)).transpose()?)
+        Ok(needs_programs.then(|| Programs::load(loader, &plan, None, None, false)).transpose()?)
     });
     loaded.unwrap_or_else(|error| {
         log::warn!(

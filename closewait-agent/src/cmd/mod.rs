@@ -13,12 +13,15 @@ use std::{
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
     host::plan::Refusal,
+    source::pins::PinsError,
 };
 
 /// Exit codes, as in `sysexits.h`.
 mod exit {
     /// Failed while running.
     pub(super) const FAILED: u8 = 1;
+    /// What was configured cannot be.
+    pub(super) const CONFIG: u8 = 78;
 }
 
 /// Does what the command line says. Prints errors.
@@ -52,6 +55,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
     for cause in error.chain() {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Some(refusal.exit_code());
+        }
+        if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
+            return Some(exit::CONFIG);
         }
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return None;

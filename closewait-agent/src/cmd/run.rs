@@ -1,6 +1,6 @@
 //! `closewait run`.
 
-use std::{io, ops::RangeInclusive, time::Duration};
+use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 
 use anyhow::Context as _;
 
@@ -9,7 +9,7 @@ use crate::{
     cli::{self, Output},
     clock,
     control::Control,
-    engine::{self, Config, Engine, decode::Decoder},
+    engine::{self, Config, Engine, decode::Decoder, model::Observation, time::Boot},
     host::{
         facts::Facts,
         plan::{Degraded, HookChoice, plan},
@@ -20,6 +20,7 @@ use crate::{
     sink::{Sink, Start, Writer, json::Json, text::Text},
     source::{
         inquiry::Inquirer,
+        pins::{self, Adoption, Pinned, Pins},
         program::{Choices, Loader, Programs},
         ring::RingReader,
         walk,
@@ -35,6 +36,9 @@ const BACKLOG: usize = 16 << 20;
 ///
 /// If this kernel or these privileges do not allow it, or something failed meanwhile.
 pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
+    if args.unpin {
+        return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,8 +46,20 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
     runtime.block_on(watch(args))
 }
 
+/// Removes what an agent has pinned: the program ends.
+fn unpin(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() {
+        log::info!("nothing is pinned in {}", dir.display());
+        return Ok(());
+    }
+    Pins::open(dir)?.remove()?;
+    log::info!("what was pinned in {} is removed", dir.display());
+    Ok(())
+}
+
 async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = Facts::gather();
     let plan = plan(&facts, args.hook.into())?;
@@ -53,7 +69,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     };
     let choices =
         Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below, openers: args.openers };
-    let mut programs = Programs::load(loader, &plan, Some(choices), args.kernel_log)?;
+    let mut programs = Programs::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
     let kernel_log =
@@ -75,8 +91,16 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
 
     programs.attach()?;
     let at = clock::now();
+    if let Some(Pinned { kept, adoption: Adoption::All | Adoption::Maps, .. }) = programs.pinned() {
+        intake.fact(Observation::Resumed { reported: Boot(kept.reported_ns), dwell: kept.reported.to_vec() });
+    }
     // What is there already goes in before the first record is read: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().map(sentence).collect();
+    let (mut max_sockets, mut ring_buffer_bytes) = (args.max_sockets, args.ring_buffer);
+    if let Some(pinned) = programs.pinned() {
+        degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
+        (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
+    }
     degraded.extend(walk::everything(Some(&mut programs), decoder, clock::now, |found| intake.found(found))?);
     programs.load_iterators()?;
     for what in &degraded {
@@ -93,8 +117,9 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         kernel: facts.release.clone(),
         hook: plan.hook.as_str(),
-        max_sockets: args.max_sockets,
-        ring_buffer_bytes: args.ring_buffer,
+        max_sockets,
+        ring_buffer_bytes,
+        pinned: programs.pinned().map(|pinned| pinned.adoption.word()),
         stuck_after: args.stuck_after,
         degraded,
     };

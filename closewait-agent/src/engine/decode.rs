@@ -152,11 +152,19 @@ impl Decoder {
     }
 
     fn since(&self, record: &Record) -> Since {
-        if record.entered_ns != 0 && record.entered_ns <= record.time_ns {
-            return Since::Exact(Boot(record.entered_ns));
-        }
         let ages = (self.tick.saturating_mul(record.last_ack_ticks), self.tick.saturating_mul(record.last_data_ticks));
-        self.between(Boot(record.time_ns), record.has(flag::AGES).then_some(ages))
+        let between = self.between(Boot(record.time_ns), record.has(flag::AGES).then_some(ages));
+        let entered = Boot(record.entered_ns);
+        let is_of_this_stay = match between {
+            // Data that came later: the kernel kept the time of one that had this address before, and whose leaving was
+            // missed. Another tick for the rounding of both.
+            Since::Between { earliest: Some(earliest), .. } => entered >= earliest - self.tick,
+            Since::Between { earliest: None, .. } | Since::Exact(_) => true,
+        };
+        if entered != Boot(0) && entered <= Boot(record.time_ns) && is_of_this_stay {
+            return Since::Exact(entered);
+        }
+        between
     }
 
     fn socket(&self, record: &Record, detail: &Detail) -> Result<Socket, DecodeError> {

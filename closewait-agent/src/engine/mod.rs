@@ -213,6 +213,10 @@ impl Engine {
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
             Observation::Looked { key, at, socket } => self.tracker.looked(key, at, &socket),
             Observation::LookedAtAll { at: _ } => self.looked_at_all(),
+            Observation::Resumed { reported, dwell } => {
+                self.windows.resume(reported);
+                self.counters.dwell = dwell;
+            }
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
@@ -258,6 +262,11 @@ impl Engine {
     /// The next thing to do, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// The kernel's counters as of the last time they were read.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Everything counted so far.

@@ -28,6 +28,13 @@ impl Windows {
         Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: BTreeMap::new() }
     }
 
+    /// The first window began at `began` with an agent before this one, if that ended one.
+    pub(super) fn resume(&mut self, began: Boot) {
+        if began != Boot(0) {
+            self.began = began.min(self.began);
+        }
+    }
+
     /// A socket left after `dwell`. Only exact ones count: a bound is no duration.
     pub(super) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
         let Dwell::Exact(dwell) = dwell else { return };

@@ -100,6 +100,7 @@ impl World {
             | Observation::InquiredAll { .. }
             | Observation::Looked { .. }
             | Observation::LookedAtAll { .. }
+            | Observation::Resumed { .. }
             | Observation::Counters { .. } => {}
         }
     }

@@ -39,9 +39,9 @@ impl Sink for Json {
             stuck_after_seconds: schema::seconds(start.stuck_after),
         };
         let time = schema::time(anchor.wall(start.at));
-        let Start { version, hook, degraded, .. } = start;
+        let Start { version, hook, pinned, degraded, .. } = start;
         let kernel = start.kernel.as_deref();
-        self.line(Event::Start { time, version, kernel, hook, limits, degraded }, to)
+        self.line(Event::Start { time, version, kernel, hook, pinned: *pinned, limits, degraded }, to)
     }
 
     fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {

@@ -30,6 +30,8 @@ pub struct Start {
     pub max_sockets: u32,
     /// Size of the ring buffer, bytes.
     pub ring_buffer_bytes: u32,
+    /// What became of what an agent before had pinned; `None` if nothing is pinned.
+    pub pinned: Option<&'static str>,
     /// Age at which a socket counts as stuck.
     pub stuck_after: std::time::Duration,
     /// What this host cannot do, one sentence each.

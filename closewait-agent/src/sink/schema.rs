@@ -210,6 +210,7 @@ pub(super) enum Event<'a> {
         version: &'a str,
         kernel: Option<&'a str>,
         hook: &'a str,
+        pinned: Option<&'static str>,
         limits: LimitsObject,
         degraded: &'a [String],
     },

@@ -1,6 +1,7 @@
 //! Where observations come from.
 //!
 //! - [`program`]: the object with the kernel programs, loaded as the plan says.
+//! - [`pins`]: programs and maps that outlive the agent.
 //! - [`ring`]: records of the tracepoint, as they come.
 //! - [`snapshot`]: the sockets that are in CLOSE_WAIT now.
 //! - [`walk`]: all of that, by whatever this host offers.
@@ -15,6 +16,7 @@ mod calls;
 pub mod diag;
 pub mod holders;
 pub mod inquiry;
+pub mod pins;
 pub mod processes;
 pub mod program;
 pub mod ring;

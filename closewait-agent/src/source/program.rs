@@ -1,8 +1,10 @@
 //! The object with the kernel programs.
 
+mod attach;
+
 use std::{
-    fs, io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    io,
+    os::fd::AsFd as _,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -10,18 +12,23 @@ use std::{
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramInfo, RawTracePoint, TracePoint, links::LinkError},
+    programs::{Iter, Program, ProgramError, ProgramInfo, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
     config::Abilities,
+    kept::Kept,
     names,
     stats::{Counter, Stats},
 };
 use log::Log;
 use thiserror::Error;
 
-use super::{calls, types};
+use super::{
+    calls,
+    pins::{Pinned, Pins, PinsError},
+    types,
+};
 use crate::{
     engine::{
         model::{Counters, SocketKey},
@@ -29,7 +36,7 @@ use crate::{
     },
     host::{
         plan::{Hook, Plan},
-        tracefs::{self, TracefsError},
+        tracefs::TracefsError,
     },
 };
 
@@ -83,6 +90,14 @@ pub enum ProgramsError {
     /// The object does not have what it was built with.
     #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
     Missing(&'static str),
+    /// What is pinned stands in the way.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// A program or its link could not be pinned.
+    #[error(
+        "pinning the program failed (bpf(BPF_OBJ_PIN)); the classic tracepoint needs Linux 5.15 for it. Run without --pin"
+    )]
+    Pin(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The classic tracepoint needs tracefs.
     #[error(transparent)]
     Tracefs(#[from] TracefsError),
@@ -131,17 +146,19 @@ impl Loader {
     }
 }
 
-/// The kernel programs, loaded. Dropping it detaches them.
+/// The kernel programs, loaded. Dropping it detaches them, unless they are pinned.
 pub struct Programs {
     ebpf: Ebpf,
     /// Needed to load iterators later; `None` where the kernel has no BTF.
     btf: Option<Btf>,
     plan: Plan,
+    pinned: Option<Pinned>,
 }
 
 impl Programs {
     /// Loads the object for `plan`. Nothing is attached. `choices` are those of the ring and the map for the tracepoint;
-    /// without them there is just room for iterators.
+    /// without them there is just room for iterators. With `pins`, maps and program are those of an agent before if they
+    /// fit, and outlive this one.
     ///
     /// # Errors
     ///
@@ -150,16 +167,27 @@ impl Programs {
         loader: Loader,
         plan: &Plan,
         choices: Option<Choices>,
+        pins: Option<Pins>,
         log_kernel: bool,
     ) -> Result<Self, ProgramsError> {
         let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
-        let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
-        let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
         let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Hook::Btf && plan.openers;
+        let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         let abilities = Abilities { healthy_below_ns, openers: u32::from(openers), ..plan.abilities };
+        let pinned = match (pins, choices) {
+            (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
+            _ => None,
+        };
+        let choices = match (&pinned, choices) {
+            (Some(Pinned { kept: Kept { max_sockets, ring_bytes, .. }, .. }), Some(choices)) => {
+                Some(Choices { max_sockets: *max_sockets, ring_bytes: *ring_bytes, ..choices })
+            }
+            (_, choices) => choices,
+        };
+        let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let mut loader = loader.ready();
         loader
             .btf(btf.as_ref())
@@ -173,39 +201,13 @@ impl Programs {
         if !log_kernel {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }
-        let ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
-        Ok(Self { ebpf, btf, plan: plan.clone() })
-    }
-
-    /// Attaches the tracepoint: from here on every change is recorded.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the program, or tracefs is needed and cannot be had.
-    pub fn attach(&mut self) -> Result<(), ProgramsError> {
-        match self.plan.hook {
-            Hook::Btf => {
-                let name = names::PROGRAM_BTF;
-                let refused = |source| ProgramsError::Program { name, source };
-                let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
-                let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-                let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
-                program.load(names::TRACEPOINT, btf).map_err(refused)?;
-                log_verified(name, program.info());
-                program.attach().map_err(refused)?;
-            }
-            Hook::Classic => {
-                let name = names::PROGRAM_CLASSIC;
-                let refused = |source| ProgramsError::Program { name, source };
-                let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-                let program: &mut TracePoint = program.try_into().map_err(refused)?;
-                program.load().map_err(refused)?;
-                tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
-                    .map_err(refused)?;
+        if let Some(pinned) = &pinned {
+            for name in [names::KEPT, names::RING, names::STATS, names::OPENERS, attach::since_of(plan.hook)] {
+                loader.map_pin_path(name, pinned.pins().map(name));
             }
         }
-        // Without the kernel's types it could read nothing.
-        if self.btf.is_some() { self.load_look() } else { Ok(()) }
+        let ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned })
     }
 
     /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
@@ -219,15 +221,6 @@ impl Programs {
                 return;
             }
         }
-    }
-
-    /// Loads the program for [`Programs::look`]. It is not attached to anything.
-    fn load_look(&mut self) -> Result<(), ProgramsError> {
-        let name = names::LOOK;
-        let refused = |source| ProgramsError::Program { name, source };
-        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-        let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
-        program.load().map_err(refused)
     }
 
     /// The ring buffer with the tracepoint's records. Can be taken once.
@@ -336,17 +329,5 @@ impl Programs {
             skipped: self.skipped(),
             dwell: dwell.collect(),
         })
-    }
-
-    /// Runs that the kernel skipped because a program was running on that CPU already: `recursion_misses` of
-    /// `bpf_prog_show_fdinfo` (kernel/bpf/syscall.c at v5.12). `None` where the kernel does not tell.
-    fn skipped(&self) -> Option<u64> {
-        let name = match self.plan.hook {
-            Hook::Btf => names::PROGRAM_BTF,
-            Hook::Classic => names::PROGRAM_CLASSIC,
-        };
-        let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-        info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
     }
 }

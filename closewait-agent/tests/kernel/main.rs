@@ -21,4 +21,5 @@ mod listing;
 mod many;
 mod older;
 mod owners;
+mod pinned;
 mod privileges;

@@ -24,8 +24,14 @@ enum Type {
 }
 
 const EVENT: &[(&str, Type)] = &[("schema_version", Whole), ("seq", Whole), ("event", Text), ("time", Text)];
-const START: &[(&str, Type)] =
-    &[("version", Text), ("kernel", Text), ("hook", Text), ("limits", Object(LIMITS)), ("degraded", List)];
+const START: &[(&str, Type)] = &[
+    ("version", Text),
+    ("kernel", Text),
+    ("hook", Text),
+    ("pinned", Maybe(&Text)),
+    ("limits", Object(LIMITS)),
+    ("degraded", List),
+];
 const LIMITS: &[(&str, Type)] =
     &[("max_sockets", Whole), ("ring_buffer_bytes", Whole), ("stuck_after_seconds", Number)];
 const STOP: &[(&str, Type)] = &[("totals", Object(TOTALS))];

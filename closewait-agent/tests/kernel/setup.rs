@@ -1,10 +1,10 @@
 //! Hosts that lack something: what a child process is cut off from before it becomes the agent.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     fs, io,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::PathBuf,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{self, Command},
     ptr,
 };
@@ -52,6 +52,19 @@ pub(crate) fn hide_processes(command: &mut Command) {
     };
     // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
+}
+
+/// Puts a BPF file system there, for everybody to see.
+pub(crate) fn mount_bpf(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
+    mount(c"bpf", &path, c"bpf", 0).expect("mount -t bpf");
+}
+
+/// Takes away what is mounted there, at the latest when nobody uses it any more.
+pub(crate) fn unmount(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
+    // SAFETY: a text that ends in a zero and outlives the call.
+    succeed(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).expect("umount");
 }
 
 /// The command is root with no capability but these.

@@ -171,6 +171,13 @@ pub enum Observation {
         /// When.
         at: Boot,
     },
+    /// The agent goes on where one before it has stopped.
+    Resumed {
+        /// When the last window of the histograms ended.
+        reported: Boot,
+        /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
+        dwell: Vec<u64>,
+    },
     /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
         /// When they were read.

@@ -1,0 +1,299 @@
+//! Kernel programs and maps that outlive the agent: files of a BPF file system.
+//!
+//! The program goes on while no agent runs, keeps times of entry and counts, and fills the ring buffer. The next agent
+//! adopts all of it if the program would be the same. If only the program would differ, it adopts the maps and attaches
+//! its own program. Maps of another layout are never read: they are removed.
+
+use std::{
+    fs::{self, File},
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Array, Map, MapData};
+use closewait_common::{
+    kept::{Kept, LAYOUT},
+    names,
+};
+use thiserror::Error;
+
+/// Where `--pin` puts its files if it is not told.
+pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
+
+/// The link that keeps the program attached.
+const LINK: &str = "link";
+/// The program, for its own counters.
+const PROGRAM: &str = "program";
+/// Every file that an agent makes. The link comes first: what is removed first ends the program.
+const FILES: [&str; 8] =
+    [LINK, PROGRAM, names::KEPT, names::RING, names::SINCE, names::SINCE_CLASSIC, names::STATS, names::OPENERS];
+
+/// What became of the maps and the program of an agent before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// There was nothing.
+    Fresh,
+    /// Both go on.
+    All,
+    /// The maps go on, with a program of this agent.
+    Maps,
+    /// They could not be used, and were removed.
+    Replaced {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Adoption {
+    /// The word that events use.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::All => "adopted",
+            Self::Maps => "maps_adopted",
+            Self::Replaced { .. } => "replaced",
+        }
+    }
+}
+
+/// Pinned files, and what this agent makes of them.
+pub struct Pinned {
+    pins: Pins,
+    /// What became of what was there.
+    pub adoption: Adoption,
+    /// The notes for the next agent.
+    pub kept: Kept,
+    /// The program of an agent before, if it goes on.
+    pub(super) program: Option<OwnedFd>,
+}
+
+/// Why nothing can be pinned.
+#[derive(Debug, Error)]
+pub enum PinsError {
+    /// The directory cannot be made or opened.
+    #[error(
+        "{call} of {} failed; is a BPF file system there (mount -t bpf bpf /sys/fs/bpf), and are you root?",
+        dir.display()
+    )]
+    Directory {
+        /// What failed.
+        call: &'static str,
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Files elsewhere pin nothing.
+    #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
+    Elsewhere(PathBuf),
+    /// Two agents would read one ring buffer.
+    #[error("another agent uses {}; stop it, or give this one another directory with --pin", .0.display())]
+    Taken(PathBuf),
+    /// A file of an older agent stands in the way.
+    #[error("unlink of {} failed; remove it by hand", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A directory of pinned files that this process alone uses.
+#[derive(Debug)]
+pub struct Pins {
+    dir: PathBuf,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+impl Pins {
+    /// Opens `dir`, made if it is not there, for this process alone.
+    ///
+    /// # Errors
+    ///
+    /// If it is not on a BPF file system, another process has it, or the system refuses.
+    pub fn open(dir: &Path) -> Result<Self, PinsError> {
+        let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
+        let parent = dir.parent().unwrap_or(dir);
+        // Before anything is made, so that a typing error leaves nothing behind.
+        if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
+            return Err(PinsError::Elsewhere(dir.to_owned()));
+        }
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let lock = File::open(dir).map_err(failed("open"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(PinsError::Taken(dir.to_owned())),
+            Err(fs::TryLockError::Error(error)) => Err(failed("flock")(error)),
+        }
+    }
+
+    /// Which directory it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a map is or will be.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where the link is or will be.
+    pub(super) fn link(&self) -> PathBuf {
+        self.dir.join(LINK)
+    }
+
+    /// Where the program is or will be.
+    pub(super) fn program(&self) -> PathBuf {
+        self.dir.join(PROGRAM)
+    }
+
+    /// Decides what to adopt, for an agent whose notes would be `wanted`. What cannot be used is removed.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be removed.
+    pub(super) fn adopt(self, wanted: Kept) -> Result<Pinned, PinsError> {
+        let (adoption, kept) = match self.kept() {
+            Ok(None) => (Adoption::Fresh, wanted),
+            Ok(Some(kept)) if kept.hook == wanted.hook => {
+                let goes_on = kept.program == wanted.program && self.link().exists() && self.program().exists();
+                (if goes_on { Adoption::All } else { Adoption::Maps }, Kept { program: wanted.program, ..kept })
+            }
+            Ok(Some(_)) => (Adoption::Replaced { why: "it is for another hook".to_owned() }, wanted),
+            Err(why) => (Adoption::Replaced { why }, wanted),
+        };
+        if let Adoption::Replaced { .. } = adoption {
+            self.clear()?;
+        }
+        Ok(Pinned { pins: self, adoption, kept, program: None })
+    }
+
+    /// What the agent before has left, if all of its maps are there and mean what they mean to this one. The error says
+    /// why it cannot be used; `Ok(None)` if there is nothing.
+    fn kept(&self) -> Result<Option<Kept>, String> {
+        let path = self.map(names::KEPT);
+        if !path.exists() {
+            // Left by one that was interrupted before it had written its notes.
+            let rest = FILES.iter().any(|name| self.map(name).exists());
+            return if rest { Err("it is not complete".to_owned()) } else { Ok(None) };
+        }
+        let notes = MapData::from_pin(&path).map(Map::Array).and_then(Array::<_, Kept>::try_from);
+        let notes = notes.map_err(|error| format!("its notes cannot be read: {error}"))?;
+        let kept = notes.get(&0, 0).map_err(|error| format!("its notes cannot be read: {error}"))?;
+        match kept.layout {
+            LAYOUT => Ok(Some(kept)),
+            0 => Err("it is not complete".to_owned()),
+            other => Err(format!("its layout has version {other}, this agent knows {LAYOUT}")),
+        }
+    }
+
+    /// Removes every file that an agent made. The program ends, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be removed.
+    pub fn clear(&self) -> Result<(), PinsError> {
+        FILES.iter().try_for_each(|name| remove(&self.dir.join(name)))
+    }
+
+    /// Removes the link and the program: the program ends, what it has kept stays.
+    pub(super) fn detach(&self) -> Result<(), PinsError> {
+        remove(&self.link())?;
+        remove(&self.program())
+    }
+
+    /// Removes everything, the directory too.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be removed, or the directory has others.
+    pub fn remove(self) -> Result<(), PinsError> {
+        self.clear()?;
+        fs::remove_dir(&self.dir).map_err(|source| PinsError::Directory {
+            call: "rmdir",
+            dir: self.dir.clone(),
+            source,
+        })
+    }
+}
+
+impl Pinned {
+    /// Where everything is.
+    pub(super) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// What a person has to know of it, of an agent that asked for so many sockets and such a ring buffer.
+    pub fn sentences(&self, max_sockets: u32, ring_bytes: u32) -> Vec<String> {
+        let dir = self.pins.dir.display();
+        let mut said = Vec::new();
+        if let Adoption::Replaced { why } = &self.adoption {
+            said.push(format!(
+                "what an earlier agent had pinned in {dir} was removed, {why}: sockets that were there have an age \
+                 between two bounds"
+            ));
+        }
+        for (what, asked, kept) in
+            [("--max-sockets", max_sockets, self.kept.max_sockets), ("--ring-buffer", ring_bytes, self.kept.ring_bytes)]
+        {
+            if asked != kept {
+                said.push(format!(
+                    "{what} stays {kept} and not {asked}, as pinned in {dir}; to change it, end the agent and remove \
+                     what is pinned: closewait run --unpin"
+                ));
+            }
+        }
+        said
+    }
+}
+
+fn remove(path: &Path) -> Result<(), PinsError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinsError::Remove { path: path.to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a path is on a BPF file system.
+fn is_bpf(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let mut about = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `about` has room for a `statfs`, and the descriptor is open until the call has returned.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it has written all of it.
+    let about = unsafe { about.assume_init() };
+    Ok(about.f_type == libc::BPF_FS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_elsewhere_is_refused_and_not_made() {
+        let here = std::env::temp_dir();
+        let dir = here.join("closewait-not-pinned");
+        let error = Pins::open(&dir).unwrap_err();
+        assert!(matches!(error, PinsError::Elsewhere(_)), "{error}");
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_directory_without_a_parent_is_said() {
+        let error = Pins::open(Path::new("/nowhere/at/all")).unwrap_err();
+        assert!(error.to_string().starts_with("statfs of /nowhere/at/all failed"), "{error}");
+    }
+}

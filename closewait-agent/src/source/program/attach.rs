@@ -1,0 +1,205 @@
+//! The tracepoint's program: attached for as long as the agent runs, or pinned.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    maps::Array,
+    programs::{BtfTracePoint, ProgramError, RawTracePoint, TracePoint, links::FdLink},
+};
+use closewait_common::{
+    config::Abilities,
+    kept::{self, Kept},
+    names,
+};
+
+use super::{
+    super::pins::{Adoption, Pinned, Pins},
+    Choices, OBJECT, Programs, ProgramsError, log_verified,
+};
+use crate::{
+    engine::{model::Counters, time::Boot},
+    host::{
+        plan::{Hook, Plan},
+        tracefs,
+    },
+};
+
+/// The notes of an agent that begins from nothing.
+pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: Choices) -> Kept {
+    let Choices { max_sockets, ring_bytes, .. } = choices;
+    let mut program = DefaultHasher::new();
+    OBJECT.hash(&mut program);
+    // Read-only globals: to the kernel they are part of the program.
+    format!("{:?} {:?} {abilities:?} {log_level}", plan.layout, plan.trace_layout).hash(&mut program);
+    Kept {
+        layout: kept::LAYOUT,
+        hook: match plan.hook {
+            Hook::Btf => kept::hook::BTF,
+            Hook::Classic => kept::hook::CLASSIC,
+        },
+        // 0 means that there is none.
+        program: program.finish().max(1),
+        max_sockets,
+        ring_bytes,
+        reported_ns: 0,
+        reported: [0; closewait_common::histogram::BUCKETS],
+    }
+}
+
+/// The map with the times of entry.
+pub(super) const fn since_of(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Btf => names::SINCE,
+        Hook::Classic => names::SINCE_CLASSIC,
+    }
+}
+
+const fn program_of(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Btf => names::PROGRAM_BTF,
+        Hook::Classic => names::PROGRAM_CLASSIC,
+    }
+}
+
+fn not_pinned(error: impl std::error::Error + Send + Sync + 'static) -> ProgramsError {
+    ProgramsError::Pin(Box::new(error))
+}
+
+impl Programs {
+    /// Attaches the tracepoint: from here on every change is recorded. A pinned program that does the same goes on instead.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program, or tracefs is needed and cannot be had.
+    pub fn attach(&mut self) -> Result<(), ProgramsError> {
+        if let Some(mut pinned) = self.pinned.take() {
+            if pinned.adoption == Adoption::All {
+                pinned.program = Some(self.pinned_program(pinned.pins())?);
+            } else {
+                self.replace(&pinned)?;
+            }
+            self.pinned = Some(pinned);
+        } else {
+            self.attach_own(None)?;
+        }
+        // Without the kernel's types it could read nothing.
+        if self.btf.is_some() { self.load_look() } else { Ok(()) }
+    }
+
+    /// Ends the program of an agent before, and pins one of this agent. What changes between the two is not seen by either.
+    fn replace(&mut self, pinned: &Pinned) -> Result<(), ProgramsError> {
+        // Should this be interrupted: maps that were in use can be used, those of nobody are not complete yet.
+        let layout = if pinned.adoption == Adoption::Maps { kept::LAYOUT } else { 0 };
+        self.write_notes(&Kept { layout, program: 0, ..pinned.kept })?;
+        pinned.pins().detach()?;
+        if let Err(error) = self.attach_own(Some(pinned.pins())) {
+            // Maps that no program keeps up to date are worse than none.
+            pinned.pins().clear()?;
+            return Err(error);
+        }
+        self.write_notes(&pinned.kept)
+    }
+
+    fn attach_own(&mut self, pins: Option<&Pins>) -> Result<(), ProgramsError> {
+        let name = program_of(self.plan.hook);
+        let refused = |source| ProgramsError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        match self.plan.hook {
+            Hook::Btf => {
+                let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+                let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
+                program.load(names::TRACEPOINT, btf).map_err(refused)?;
+                log_verified(name, program.info());
+                let link = program.attach().map_err(refused)?;
+                if let Some(pins) = pins {
+                    let link = FdLink::from(program.take_link(link).map_err(refused)?);
+                    link.pin(pins.link()).map_err(not_pinned)?;
+                    program.pin(pins.program()).map_err(not_pinned)?;
+                }
+            }
+            Hook::Classic => {
+                let program: &mut TracePoint = program.try_into().map_err(refused)?;
+                program.load().map_err(refused)?;
+                let link = tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
+                    .map_err(refused)?;
+                if let Some(pins) = pins {
+                    let link = FdLink::try_from(program.take_link(link).map_err(refused)?).map_err(not_pinned)?;
+                    link.pin(pins.link()).map_err(not_pinned)?;
+                    program.pin(pins.program()).map_err(not_pinned)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The program of an agent before.
+    fn pinned_program(&self, pins: &Pins) -> Result<OwnedFd, ProgramsError> {
+        let name = program_of(self.plan.hook);
+        let refused = |source| ProgramsError::Program { name, source };
+        let duplicate =
+            |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| refused(ProgramError::IOError(error)));
+        match self.plan.hook {
+            Hook::Btf => {
+                let program = BtfTracePoint::from_pin(pins.program()).map_err(refused)?;
+                duplicate(program.fd().map_err(refused)?.as_fd())
+            }
+            Hook::Classic => {
+                let program = TracePoint::from_pin(pins.program()).map_err(refused)?;
+                duplicate(program.fd().map_err(refused)?.as_fd())
+            }
+        }
+    }
+
+    /// Loads the program for [`Programs::look`]. It is not attached to anything.
+    fn load_look(&mut self) -> Result<(), ProgramsError> {
+        let name = names::LOOK;
+        let refused = |source| ProgramsError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
+        program.load().map_err(refused)
+    }
+
+    /// What is pinned, if anything is.
+    pub fn pinned(&self) -> Option<&Pinned> {
+        self.pinned.as_ref()
+    }
+
+    /// Notes for the next agent that a window of the histograms ended at `at`, with these counters.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn keep_reported(&mut self, at: Boot, counters: &Counters) -> Result<(), ProgramsError> {
+        let Some(pinned) = &mut self.pinned else { return Ok(()) };
+        pinned.kept.reported_ns = at.0;
+        for (kept, count) in pinned.kept.reported.iter_mut().zip(&counters.dwell) {
+            *kept = *count;
+        }
+        let kept = pinned.kept;
+        self.write_notes(&kept)
+    }
+
+    fn write_notes(&mut self, kept: &Kept) -> Result<(), ProgramsError> {
+        let name = names::KEPT;
+        let failed = |source| ProgramsError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let mut notes: Array<_, Kept> = Array::try_from(map).map_err(failed)?;
+        notes.set(0, kept, 0).map_err(failed)
+    }
+
+    /// Runs that the kernel skipped because a program was running on that CPU already: `recursion_misses` of
+    /// `bpf_prog_show_fdinfo` (kernel/bpf/syscall.c at v5.12). `None` where the kernel does not tell.
+    pub(super) fn skipped(&self) -> Option<u64> {
+        let adopted = self.pinned.as_ref().and_then(|pinned| pinned.program.as_ref());
+        let fd = match adopted {
+            Some(program) => program.as_raw_fd(),
+            None => self.ebpf.program(program_of(self.plan.hook))?.fd().ok()?.as_fd().as_raw_fd(),
+        };
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+    }
+}

@@ -1,0 +1,227 @@
+//! Agents that follow each other over pinned maps.
+
+use std::{
+    fs,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process, thread,
+    time::Duration,
+};
+
+use aya::maps::{Array, Map, MapData};
+use closewait_common::{kept::Kept, names};
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Ended, closewait, finish},
+    clock::Window,
+    leaving::check_dwell,
+    net::{Id, Namespace, V4},
+    setup,
+};
+
+/// A BPF file system of the test's own. When it is dropped, everything pinned in it is gone.
+struct Pins {
+    mount: PathBuf,
+    dir: String,
+}
+
+impl Pins {
+    fn new(test: &str) -> Self {
+        let mount = std::env::temp_dir().join(format!("closewait-bpf-{}-{test}", process::id()));
+        fs::create_dir(&mount).expect("a folder");
+        setup::mount_bpf(&mount);
+        let dir = mount.join("closewait").to_str().expect("a path in UTF-8").to_owned();
+        Self { mount, dir }
+    }
+
+    fn start(&self, arguments: &[&str]) -> Agent {
+        Agent::start(&[&["--pin", &self.dir, "--events", "all", "--socket", "/nowhere/s"], arguments].concat())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(&self.dir).join(name)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        setup::unmount(&self.mount);
+        // A folder that stays does no harm.
+        let _result = fs::remove_dir(&self.mount);
+    }
+}
+
+/// Kills the agent as an OOM killer does, and gives what it had said.
+fn kill(agent: Agent) -> Vec<Value> {
+    agent.signal(libc::SIGKILL);
+    let ended = agent.join();
+    assert_eq!(ended.code, None, "{}", ended.stderr);
+    ended.events
+}
+
+fn pinned(agent: &Agent) -> &Value {
+    &agent.events[0]["pinned"]
+}
+
+/// How many stays the histograms of these events have counted as finished, over all sockets.
+fn finished(events: &[Value]) -> u64 {
+    let all = events.iter().filter(|event| event["event"] == "histogram" && event["scope"] == "all");
+    all.map(|event| event["finished"]["count"].as_u64().expect("a count")).sum()
+}
+
+/// Closes a socket and says when.
+fn close(server: TcpStream) -> Window {
+    Window::around(|| drop(server)).0
+}
+
+fn leave_of<'a>(ended: &'a Ended, id: &Id) -> &'a Value {
+    let of = ended.of_socket("leave", id);
+    assert_eq!(of.len(), 1, "{id}: {of:?}");
+    of[0]
+}
+
+#[test]
+fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
+    let pins = Pins::new("kill");
+    let ns = Namespace::new();
+    let first = pins.start(&["--stuck-after", "500ms", "--histogram-every", "200ms"]);
+    assert_eq!(pinned(&first), "fresh");
+    let mut seen = first;
+    let stays = ns.waiting(V4);
+    let leaves_between = ns.waiting(V4);
+    let leaves_before = ns.waiting(V4);
+    seen.wait_for_socket("stuck", &leaves_before.0.id);
+    let closed_before = close(leaves_before.0.server);
+    let leave = seen.wait_for_socket("leave", &leaves_before.0.id);
+    check_dwell(&leave, leaves_before.1, closed_before);
+    seen.watch(Duration::from_millis(500));
+    let before = kill(seen);
+
+    // Nobody reads the ring buffer now.
+    let closed_between = close(leaves_between.0.server);
+    let came_between = ns.waiting(V4);
+    let short = ns.waiting(V4);
+    let closed_short = close(short.0.server);
+    thread::sleep(Duration::from_millis(100));
+
+    let mut second = pins.start(&["--stuck-after", "500ms", "--histogram-every", "200ms"]);
+    assert_eq!(pinned(&second), "adopted");
+    second.wait_for_socket("stuck", &came_between.0.id);
+    let closed = [(stays, "stays"), (came_between, "came between")].map(|((pair, fin), what)| {
+        second.wait_for_socket("stuck", &pair.id);
+        (pair.id, fin, close(pair.server), what)
+    });
+    for (id, ..) in &closed {
+        second.wait_for_socket("leave", id);
+    }
+    second.watch(Duration::from_millis(500));
+    let ended = second.stop();
+    check_dwell(leave_of(&ended, &leaves_between.0.id), leaves_between.1, closed_between);
+    check_dwell(leave_of(&ended, &short.0.id), short.1, closed_short);
+    for (id, fin, closing, what) in closed {
+        let leave = leave_of(&ended, &id);
+        assert_eq!(leave["exact"], true, "{what}: {leave}");
+        check_dwell(leave, fin, closing);
+    }
+    assert!(ended.of_socket("leave", &leaves_before.0.id).is_empty(), "told by both");
+
+    // The kernel's counts go on, and each stay is in one window of one of the two.
+    let totals = ended.totals();
+    let count = |name: &str| totals[name].as_u64().expect("a count");
+    assert!(count("entered") >= 5 && count("left") >= 5, "{totals}");
+    assert_eq!((count("left_unseen"), count("lost_ring_full"), count("replaced")), (0, 0, 0), "{totals}");
+    let (before, after) = (finished(&before), finished(&ended.events));
+    assert!(before >= 1 && after >= 4, "{before} and {after}");
+    assert_eq!(before + after, count("left"), "{totals}");
+}
+
+#[test]
+fn an_agent_with_another_program_keeps_the_ages() {
+    let pins = Pins::new("upgrade");
+    let ns = Namespace::new();
+    let first = pins.start(&["--stuck-after", "60s"]);
+    let (pair, fin) = ns.waiting(V4);
+    kill(first);
+    // The kernel program knows the threshold with `--events stuck`, so it is another one.
+    let mut command = crate::agent::run_command(&["--pin", &pins.dir, "--stuck-after", "300ms"]);
+    let mut second = Agent::spawn(&mut command);
+    assert_eq!(pinned(&second), "maps_adopted");
+    second.wait_for_socket("stuck", &pair.id);
+    let closing = close(pair.server);
+    let leave = second.wait_for_socket("leave", &pair.id);
+    assert_eq!(leave["exact"], true, "{leave}");
+    check_dwell(&leave, fin, closing);
+}
+
+#[test]
+fn a_second_agent_is_told_and_the_first_goes_on() {
+    let pins = Pins::new("second");
+    let ns = Namespace::new();
+    let mut first = pins.start(&["--stuck-after", "300ms"]);
+    for arguments in [&["run", "--pin", &pins.dir][..], &["run", "--unpin", "--pin", &pins.dir]] {
+        let second = finish(&mut closewait(arguments));
+        assert_eq!(second.code, Some(1), "{second:?}");
+        assert!(second.stderr.contains("another agent uses"), "{second:?}");
+    }
+    let (pair, _fin) = ns.waiting(V4);
+    first.wait_for_socket("stuck", &pair.id);
+    // Without the pins, it runs beside.
+    let mut beside = Agent::start(&["--stuck-after", "300ms", "--socket", "/nowhere/s"]);
+    beside.wait_for_socket("stuck", &pair.id);
+    drop(pair.server);
+    for mut agent in [first, beside] {
+        agent.wait_for_socket("leave", &pair.id);
+    }
+}
+
+#[test]
+fn what_has_another_layout_is_replaced_and_never_read() {
+    let pins = Pins::new("layout");
+    let ns = Namespace::new();
+    let (pair, _fin) = ns.waiting(V4);
+    kill(pins.start(&[]));
+    let notes = MapData::from_pin(pins.file(names::KEPT)).map(Map::Array).expect("the notes");
+    let mut notes: Array<_, Kept> = notes.try_into().expect("an array of notes");
+    let kept = notes.get(&0, 0).expect("the notes");
+    notes.set(0, Kept { layout: kept.layout + 1, ..kept }, 0).expect("changed notes");
+    drop(notes);
+    let mut second = pins.start(&["--stuck-after", "300ms"]);
+    assert_eq!(pinned(&second), "replaced");
+    let degraded = second.events[0]["degraded"].to_string();
+    assert!(degraded.contains("was removed, its layout has version"), "{degraded}");
+    // It is older than the program now.
+    let stuck = second.wait_for_socket("stuck", &pair.id);
+    assert_eq!(stuck["exact"], false, "{stuck}");
+    kill(second);
+    // One that was interrupted before it was complete.
+    fs::remove_file(pins.file(names::KEPT)).expect("no notes");
+    let third = pins.start(&[]);
+    assert_eq!(pinned(&third), "replaced");
+    assert!(third.events[0]["degraded"].to_string().contains("not complete"));
+}
+
+#[test]
+fn other_sizes_are_refused_in_words_and_unpin_makes_room_for_them() {
+    let pins = Pins::new("sizes");
+    let first = pins.start(&["--max-sockets", "1000"]);
+    assert_eq!(first.stop().code, Some(0));
+    assert!(pins.file("link").exists(), "it ends with the agent");
+    let second = pins.start(&["--max-sockets", "2000"]);
+    assert_eq!(second.events[0]["limits"]["max_sockets"], 1000, "{}", second.events[0]);
+    let degraded = second.events[0]["degraded"].to_string();
+    assert!(degraded.contains("--max-sockets stays 1000 and not 2000"), "{degraded}");
+    second.stop();
+    let unpinned = finish(&mut closewait(&["run", "--unpin", "--pin", &pins.dir]));
+    assert_eq!((unpinned.code, Path::new(&pins.dir).exists()), (Some(0), false), "{unpinned:?}");
+    let third = pins.start(&["--max-sockets", "2000"]);
+    assert_eq!((pinned(&third), &third.events[0]["limits"]["max_sockets"]), (&"fresh".into(), &2000.into()));
+}
+
+#[test]
+fn a_folder_elsewhere_is_refused() {
+    let dir = std::env::temp_dir().join(format!("closewait-elsewhere-{}", process::id()));
+    let refused = finish(&mut closewait(&["run", "--pin", dir.to_str().expect("UTF-8")]));
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("not on a BPF file system") && !dir.exists(), "{refused:?}");
+}
