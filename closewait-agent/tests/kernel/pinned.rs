@@ -94,7 +94,7 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     seen.wait_for_socket("stuck", &leaves_before.0.id);
     let closed_before = close(leaves_before.0.server);
     let leave = seen.wait_for_socket("leave", &leaves_before.0.id);
-    check_dwell(&leave, leaves_before.1, closed_before);
+    check_dwell(&leave, leaves_before.1.until(closed_before));
     seen.watch(Duration::from_millis(500));
     let before = kill(seen);
 
@@ -117,12 +117,12 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     }
     second.watch(Duration::from_millis(500));
     let ended = second.stop();
-    check_dwell(leave_of(&ended, &leaves_between.0.id), leaves_between.1, closed_between);
-    check_dwell(leave_of(&ended, &short.0.id), short.1, closed_short);
+    check_dwell(leave_of(&ended, &leaves_between.0.id), leaves_between.1.until(closed_between));
+    check_dwell(leave_of(&ended, &short.0.id), short.1.until(closed_short));
     for (id, fin, closing, what) in closed {
         let leave = leave_of(&ended, &id);
         assert_eq!(leave["exact"], true, "{what}: {leave}");
-        check_dwell(leave, fin, closing);
+        check_dwell(leave, fin.until(closing));
     }
     assert!(ended.of_socket("leave", &leaves_before.0.id).is_empty(), "told by both");
 
@@ -151,7 +151,7 @@ fn an_agent_with_another_program_keeps_the_ages() {
     let closing = close(pair.server);
     let leave = second.wait_for_socket("leave", &pair.id);
     assert_eq!(leave["exact"], true, "{leave}");
-    check_dwell(&leave, fin, closing);
+    check_dwell(&leave, fin.until(closing));
 }
 
 #[test]
