@@ -26,6 +26,11 @@ impl Intake {
         self.decoder.suspended = clock::suspended();
     }
 
+    /// How records are decoded.
+    pub fn decoder(&self) -> Decoder {
+        self.decoder
+    }
+
     /// Decodes one record and hands it on.
     pub fn record(&mut self, bytes: &[u8]) {
         match self.decoder.decode(bytes) {

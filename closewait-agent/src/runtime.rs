@@ -189,6 +189,14 @@ impl Runtime {
                 }
                 Output::FindHolders => self.find_holders()?,
                 Output::Inquire(inquiry) => self.inquire(&inquiry),
+                Output::Audit { sweep } => self.audit(sweep)?,
+                Output::LookAtSuspects(keys) => {
+                    self.look(&keys, LookFor::Waiting);
+                    self.intake.fact(Observation::LookedAtSuspects { at: clock::now() });
+                }
+                Output::Forget(entries) => {
+                    self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
+                }
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
                     self.intake.fact(Observation::Counters { at: clock::now(), counters });
@@ -232,6 +240,27 @@ impl Runtime {
         walk::holders(programs, &known, clock::now, |found| intake.found(found))
             .context("looking for the holders of sockets failed")?;
         self.worked += clock::now().since(began);
+        Ok(())
+    }
+
+    /// Hands in everything that is there.
+    fn audit(&mut self, sweep: bool) -> anyhow::Result<()> {
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let began = clock::now();
+        let Self { programs, intake, .. } = self;
+        let decoder = intake.decoder();
+        let unseen = walk::everything(Some(programs), decoder, clock::now, |found| intake.found(found))
+            .context("comparing with the kernel's sockets failed")?;
+        for what in unseen {
+            log::debug!("{what}");
+        }
+        if sweep {
+            for (key, entered) in programs.entries().context("reading the kernel's times of entry failed")? {
+                intake.fact(Observation::Stored { key, entered });
+            }
+        }
+        intake.fact(Observation::Audited { began, at: clock::now() });
         Ok(())
     }
 

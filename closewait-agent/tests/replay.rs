@@ -42,6 +42,9 @@ fn findings(recording: &Path) -> String {
                 | Output::LookAtGone(_)
                 | Output::FindHolders
                 | Output::Inquire(_)
+                | Output::Audit { .. }
+                | Output::LookAtSuspects(_)
+                | Output::Forget(_)
                 | Output::ReadCounters => {}
             }
         }

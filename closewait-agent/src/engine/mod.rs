@@ -7,6 +7,7 @@
 //! 2. calls [`Engine::handle_timeout`] with the time once that is after [`Engine::poll_timeout`],
 //! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
 
+mod audit;
 pub mod decode;
 pub mod diagnose;
 pub mod groups;
@@ -37,6 +38,7 @@ use std::{
 };
 
 use self::{
+    audit::Audit,
     inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
@@ -95,6 +97,7 @@ pub struct Engine {
     world: World,
     lingering: LingeringSockets,
     inspection: Inspection,
+    audit: Audit,
     /// No inspection begins before this.
     next_inspection: Boot,
     /// When what is known of sockets that stay gets old.
@@ -127,6 +130,7 @@ impl Engine {
             world: World::default(),
             lingering: LingeringSockets::default(),
             inspection: Inspection::Idle,
+            audit: Audit::new(now),
             next_inspection: now,
             refresh: now + REFRESH_EVERY,
             walked: None,
@@ -169,6 +173,9 @@ impl Engine {
                 let (dwell, tracked) = self.tracker.leave(key, at, entered, &socket);
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);
+                    if entered.is_none() {
+                        self.windows.finished_uncounted(dwell);
+                    }
                 }
                 if let Some(services) = &mut self.services {
                     services.left(&socket, at, entered, dwell, how);
@@ -211,12 +218,19 @@ impl Engine {
             | Observation::Namespace { .. }
             | Observation::Placed { .. } => self.world.learn(observation),
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, socket } => self.tracker.looked(key, at, &socket),
+            Observation::Looked { key, at, socket } => {
+                self.looked_at_stored(key, at, &socket);
+                self.tracker.looked(key, at, &socket);
+            }
             Observation::LookedAtAll { at: _ } => self.looked_at_all(),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
+                self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
             }
+            Observation::Stored { key, entered } => self.stored(key, entered),
+            Observation::Audited { began, at } => self.walked_for_audit(began, at),
+            Observation::LookedAtSuspects { at } => self.looked_at_suspects(at),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
@@ -241,6 +255,7 @@ impl Engine {
         if self.next_look().is_some_and(|next| next <= now) {
             self.inspect(now);
         }
+        self.audit(now);
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
             self.outputs.push_back(Output::ReadCounters);
@@ -256,7 +271,10 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Boot> {
         let services = self.services.as_ref().and_then(Services::poll_timeout);
-        [self.next_look(), services, self.check_counters, Some(self.window_ends)].into_iter().flatten().min()
+        [self.next_look(), services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do, if there is one.
@@ -282,6 +300,8 @@ impl Engine {
             skipped_by_kernel: skipped,
             undecodable: self.undecodable,
             unwritten: self.unwritten,
+            repaired: self.audit.repaired,
+            phantom: self.audit.phantom,
             tracked: self.tracker.len() as u64,
             fd_open: self.lingering.len() as u64,
             fd_open_unwatched: self.lingering.unwatched(),
@@ -337,6 +357,9 @@ impl Engine {
 
     fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
         let is_new = self.tracker.present(key, at, since, socket);
+        if is_new {
+            self.found_new(since);
+        }
         if let Some(services) = self.services.as_mut().filter(|_| is_new)
             && let Some(tracked) = self.tracker.get(key)
         {
@@ -375,6 +398,7 @@ impl Engine {
             self.window_ends = at + self.config.histogram_every;
         }
         let losses = self.losses();
+        self.audit_after(at, losses);
         if losses != self.reported {
             self.reported = losses;
             let totals = self.totals();

@@ -107,6 +107,13 @@ impl Services {
         }
     }
 
+    /// One has left at some time before `at`, and nobody knows how.
+    pub(super) fn missed(&mut self, socket: &Socket, at: Boot) {
+        if let Some(counted) = self.counted(socket, at) {
+            counted.present = counted.present.saturating_sub(1);
+        }
+    }
+
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
     pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
         let number = entered.map(|entered| self.number(entered));

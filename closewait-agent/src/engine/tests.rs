@@ -60,6 +60,9 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::Look(keys) => format!("look at {}", keys.len()),
             Output::LookAtGone(keys) => format!("look at {} gone", keys.len()),
             Output::FindHolders => "look for holders".to_owned(),
+            Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
+            Output::LookAtSuspects(keys) => format!("look at {} suspects", keys.len()),
+            Output::Forget(entries) => format!("forget {}", entries.len()),
             Output::Inquire(_) => "look at owners".to_owned(),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
@@ -184,6 +187,9 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
             | Output::LookAtGone(_)
             | Output::FindHolders
             | Output::Inquire(_)
+            | Output::Audit { .. }
+            | Output::LookAtSuspects(_)
+            | Output::Forget(_)
             | Output::ReadCounters => None,
         })
         .collect();
@@ -216,7 +222,7 @@ fn a_loss_is_told_once_and_within_a_second() {
     engine.handle(leave(1500, Some(0)));
     engine.handle_timeout(at(2500));
     engine.handle(counters(2500, lost));
-    assert_eq!(words(&mut engine), ["read counters", "health", "read counters"]);
+    assert_eq!(words(&mut engine), ["read counters", "health", "look at everything, stored too", "read counters"]);
     assert_eq!(engine.totals().lost_ring_full, 3);
 }
 
@@ -266,6 +272,9 @@ fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
         | Output::LookAtGone(_)
         | Output::FindHolders
         | Output::Inquire(_)
+        | Output::Audit { .. }
+        | Output::LookAtSuspects(_)
+        | Output::Forget(_)
         | Output::ReadCounters => None,
     });
     stuck.collect()

@@ -165,6 +165,7 @@ impl Tracker {
         if one_namespace && ends(&tracked.socket) == ends(socket) {
             tracked.renew(socket, at);
             tracked.looked = Some(at);
+            tracked.seen = tracked.seen.max(at);
         }
     }
 
@@ -227,6 +228,18 @@ impl Tracker {
     pub fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
         let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+    }
+
+    /// Those that nothing has shown since `began` and that entered before.
+    pub fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
+        let unseen = self.iter().filter(|(_, one)| one.seen < began && one.since.latest() < began);
+        unseen.map(|(key, _)| key).collect()
+    }
+
+    /// Takes one out, if nothing has shown it since `then`.
+    pub fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Tracked> {
+        self.sockets.get(&key).filter(|one| one.seen < then)?;
+        self.remove(key)
     }
 
     /// Whether any was reported as stuck.

@@ -43,6 +43,13 @@ impl Windows {
         self.finished.entry(scope).or_default().record(dwell);
     }
 
+    /// The kernel had no room for when a socket entered that left after `dwell`, so it has not counted it.
+    pub(super) fn finished_uncounted(&mut self, dwell: Dwell) {
+        if let Dwell::Exact(dwell) = dwell {
+            self.kernel.get_or_insert_default().record(dwell);
+        }
+    }
+
     /// What the kernel has counted of late.
     pub(super) fn kernel_counted(&mut self, before: &[u64], now: &[u64]) {
         let new = Histogram::difference(now, before);

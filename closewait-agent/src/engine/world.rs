@@ -101,6 +101,9 @@ impl World {
             | Observation::Looked { .. }
             | Observation::LookedAtAll { .. }
             | Observation::Resumed { .. }
+            | Observation::Stored { .. }
+            | Observation::Audited { .. }
+            | Observation::LookedAtSuspects { .. }
             | Observation::Counters { .. } => {}
         }
     }

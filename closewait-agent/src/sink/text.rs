@@ -198,6 +198,8 @@ fn losses(totals: Totals) -> String {
         (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
         (totals.undecodable, "records not understood"),
         (totals.unwritten, "lines dropped, standard output was not read"),
+        (totals.repaired, "sockets missed and found again"),
+        (totals.phantom, "sockets whose leaving was missed"),
     ];
     let lost: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") }

@@ -29,6 +29,7 @@ struct TestRun {
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
 const BPF_TRACE_ITER: u32 = 28;
 
@@ -80,6 +81,63 @@ pub(super) fn files_of(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
     let link = new_fd(BPF_LINK_CREATE, &link)?;
     let create = IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
     Ok(File::from(new_fd(BPF_ITER_CREATE, &create)?))
+}
+
+/// The member `batch` of `union bpf_attr` (include/uapi/linux/bpf.h at v5.10).
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Everything in a hash map with keys and values of 8 bytes. Each bucket is read at one moment
+/// (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c at v5.10), so what stays in the map meanwhile is found:
+/// going from key to key begins anew whenever the last one was removed.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub(super) fn entries(map: BorrowedFd<'_>) -> io::Result<Vec<(u64, u64)>> {
+    /// More than any bucket holds.
+    const AT_ONCE: usize = 4096;
+    let (mut keys, mut values) = (vec![0_u64; AT_ONCE], vec![0_u64; AT_ONCE]);
+    let (mut bucket, mut next) = (0_u32, 0_u32);
+    let mut first = true;
+    let mut all = Vec::new();
+    loop {
+        let mut batch = Batch {
+            in_batch: if first { 0 } else { (&raw const bucket) as u64 },
+            out_batch: (&raw mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attributes are those of the command, of the size given. What they point to outlives the call: a
+        // `u32` each for the bucket, and room for `count` keys and values of 8 bytes, which is what the map has.
+        let failed = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>() as libc::c_long)
+        };
+        let ended = match (failed, io::Error::last_os_error()) {
+            (0, _) => false,
+            // That was the last bucket.
+            (_, error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            (_, error) => return Err(error),
+        };
+        all.extend(keys.iter().copied().zip(values.iter().copied()).take(batch.count as usize));
+        if ended {
+            return Ok(all);
+        }
+        (bucket, first) = (next, false);
+    }
 }
 
 /// Calls a command that gives a descriptor.

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapError, PerCpuArray, RingBuf},
     programs::{Iter, Program, ProgramError, ProgramInfo, links::LinkError},
 };
 use aya_log::{EbpfLogger, Level};
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     engine::{
         model::{Counters, SocketKey},
-        time::nanos,
+        time::{Boot, nanos},
     },
     host::{
         plan::{Hook, Plan},
@@ -87,6 +87,11 @@ pub enum ProgramsError {
         #[source]
         source: MapError,
     },
+    /// The times of entry could not be read.
+    #[error(
+        "reading the times of entry failed (bpf(BPF_MAP_LOOKUP_BATCH)); this is a fault of closewait, please report it"
+    )]
+    Entries(#[source] io::Error),
     /// The object does not have what it was built with.
     #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
     Missing(&'static str),
@@ -299,6 +304,41 @@ impl Programs {
     /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
     pub fn forget_types(&mut self) {
         self.btf = None;
+    }
+
+    /// Every socket whose time of entry the kernel keeps, by the address that it had.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn entries(&self) -> Result<Vec<(SocketKey, Boot)>, ProgramsError> {
+        let name = attach::since_of(self.plan.hook);
+        let Some(Map::HashMap(map)) = self.ebpf.map(name) else { return Err(ProgramsError::Missing(name)) };
+        let entries = calls::entries(map.fd().as_fd()).map_err(ProgramsError::Entries)?;
+        Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), Boot(at))).collect())
+    }
+
+    /// Has the kernel forget times of entry, each unless another socket has entered at the address since.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn forget(&mut self, entries: &[(SocketKey, Boot)]) -> Result<(), ProgramsError> {
+        let name = attach::since_of(self.plan.hook);
+        let failed = |source| ProgramsError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let mut since: HashMap<_, u64, u64> = HashMap::try_from(map).map_err(failed)?;
+        for (key, entered) in entries {
+            match since.get(&key.0, 0) {
+                Ok(kept) if kept == entered.0 => match since.remove(&key.0) {
+                    Err(MapError::KeyNotFound) | Ok(()) => {}
+                    Err(source) => return Err(failed(source)),
+                },
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        Ok(())
     }
 
     /// What the kernel programs are used for.

@@ -116,6 +116,11 @@ pub(crate) fn list() -> Vec<Value> {
     list_by(&mut list_command())
 }
 
+/// The same, asked of the agent at this socket.
+pub(crate) fn list_at(socket: &str) -> Vec<Value> {
+    list_by(list_command().args(["--socket", socket]))
+}
+
 fn list_command() -> Command {
     closewait(&["list", "--output", "json"])
 }

@@ -12,6 +12,7 @@ mod setup;
 mod socket;
 
 mod accepting;
+mod audit;
 mod bad_input;
 mod classic;
 mod contract;

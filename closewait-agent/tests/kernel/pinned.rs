@@ -36,7 +36,10 @@ impl Pins {
     }
 
     fn start(&self, arguments: &[&str]) -> Agent {
-        Agent::start(&[&["--pin", &self.dir, "--events", "all", "--socket", "/nowhere/s"], arguments].concat())
+        // Several at a time would be in each other's way.
+        let socket = self.mount.with_extension("socket");
+        let socket = socket.to_str().expect("a path in UTF-8");
+        Agent::start(&[&["--pin", &self.dir, "--events", "all", "--socket", socket], arguments].concat())
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -49,6 +52,7 @@ impl Drop for Pins {
         setup::unmount(&self.mount);
         // A folder that stays does no harm.
         let _result = fs::remove_dir(&self.mount);
+        let _result = fs::remove_file(self.mount.with_extension("socket"));
     }
 }
 
@@ -167,7 +171,7 @@ fn a_second_agent_is_told_and_the_first_goes_on() {
     let (pair, _fin) = ns.waiting(V4);
     first.wait_for_socket("stuck", &pair.id);
     // Without the pins, it runs beside.
-    let mut beside = Agent::start(&["--stuck-after", "300ms", "--socket", "/nowhere/s"]);
+    let mut beside = Agent::start(&["--stuck-after", "300ms"]);
     beside.wait_for_socket("stuck", &pair.id);
     drop(pair.server);
     for mut agent in [first, beside] {

@@ -72,6 +72,10 @@ pub struct Totals {
     pub undecodable: u64,
     /// Lines that were dropped because standard output was not read fast enough.
     pub unwritten: u64,
+    /// Sockets that were missed, and found when what is tracked was compared with the kernel's sockets.
+    pub repaired: u64,
+    /// Sockets that were tracked though they had left, found in the same way.
+    pub phantom: u64,
     /// Sockets in CLOSE_WAIT now, as far as the agent knows.
     pub tracked: u64,
     /// Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
@@ -196,6 +200,16 @@ pub enum Output {
     FindHolders,
     /// Look at the owners, at the end [`super::Observation::InquiredAll`].
     Inquire(Inquiry),
+    /// Hand in everything that is there as [`super::Observation::Present`] and the like, with `sweep` also every time of
+    /// entry that the kernel keeps as [`super::Observation::Stored`], at the end [`super::Observation::Audited`].
+    Audit {
+        /// Whether the kernel's map is to be read.
+        sweep: bool,
+    },
+    /// Look at these sockets as with [`Output::Look`], at the end [`super::Observation::LookedAtSuspects`].
+    LookAtSuspects(Vec<SocketKey>),
+    /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
+    Forget(Vec<(SocketKey, Boot)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
     ReadCounters,
 }

@@ -178,6 +178,25 @@ pub enum Observation {
         /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
         dwell: Vec<u64>,
     },
+    /// A time of entry that the kernel keeps, part of the answer to [`super::Output::Audit`].
+    Stored {
+        /// Of which socket.
+        key: SocketKey,
+        /// When it entered.
+        entered: Boot,
+    },
+    /// The end of the answer to [`super::Output::Audit`].
+    Audited {
+        /// When the walk began.
+        began: Boot,
+        /// When it ended.
+        at: Boot,
+    },
+    /// The end of the answer to [`super::Output::LookAtSuspects`].
+    LookedAtSuspects {
+        /// When.
+        at: Boot,
+    },
     /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
         /// When they were read.

@@ -92,6 +92,8 @@ fn every_loss_is_named() {
         skipped_by_kernel: Some(4),
         undecodable: 5,
         unwritten: 6,
+        repaired: 9,
+        phantom: 10,
         ..Totals::default()
     };
     let text = losses(totals);

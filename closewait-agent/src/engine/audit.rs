@@ -1,0 +1,190 @@
+//! Comparing what is tracked with what the kernel has: periodically, and after any sign of loss.
+//!
+//! 1. [`Output::Audit`]: everything that is there is handed in. What was not tracked has been missed, and is tracked now.
+//! 2. What is tracked and was not among it may be a socket whose leaving was missed, or one that the walk could not see.
+//!    So may be what the kernel keeps a time of entry for: [`Output::LookAtSuspects`] asks for each by its address.
+//! 3. Those that are not in CLOSE_WAIT then are phantoms: nothing more is said of them, and the kernel forgets them too.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Engine, Events, Losses,
+    model::{Finding, How, Output, Since, Socket, SocketKey},
+    time::Boot,
+};
+
+/// So often without any sign of loss.
+const EVERY: Duration = Duration::from_secs(300);
+/// After a sign of loss the last audit is so long ago at least.
+const LEAST_GAP: Duration = Duration::from_secs(10);
+/// And so many times as long as it took: it may use two hundredths of a CPU.
+const GAP_FACTOR: u32 = 50;
+/// A record is in the ring buffer, and read, so long after what it tells at the latest.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Idle,
+    /// Everything that is there is handed in, asked for at this time.
+    Walking {
+        asked: Boot,
+    },
+    /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
+    Looking {
+        asked: Boot,
+        tracked: Vec<SocketKey>,
+        stored: BTreeMap<SocketKey, Boot>,
+    },
+}
+
+/// How far the comparison has come.
+#[derive(Debug)]
+pub(super) struct Audit {
+    step: Step,
+    next: Boot,
+    least_gap: Duration,
+    last: Option<Boot>,
+    /// What had been lost when the last one began.
+    after: Losses,
+    /// Whether the kernel's times of entry are to be compared too.
+    sweep: bool,
+    stored: BTreeMap<SocketKey, Boot>,
+    /// Sockets that were missed, and found.
+    pub(super) repaired: u64,
+    /// Sockets that were tracked, or that the kernel kept a time of, and were not there.
+    pub(super) phantom: u64,
+    /// Both as of the last time that this was said.
+    said: (u64, u64),
+}
+
+impl Audit {
+    pub(super) fn new(now: Boot) -> Self {
+        Self {
+            step: Step::Idle,
+            next: now + EVERY,
+            least_gap: LEAST_GAP,
+            last: None,
+            after: Losses::default(),
+            sweep: false,
+            stored: BTreeMap::new(),
+            repaired: 0,
+            phantom: 0,
+            said: (0, 0),
+        }
+    }
+
+    /// There may be things that nobody has seen: so the next one comes soon, and compares all.
+    pub(super) fn hurry(&mut self, at: Boot) {
+        self.sweep = true;
+        let earliest = self.last.map_or(at, |last| at.max(last + self.least_gap));
+        self.next = self.next.min(earliest);
+    }
+
+    /// When the next one is to begin; never while one goes on.
+    pub(super) fn poll_timeout(&self) -> Option<Boot> {
+        (self.step == Step::Idle).then_some(self.next)
+    }
+}
+
+impl Engine {
+    /// Something was lost, up to `losses`.
+    pub(super) fn audit_after(&mut self, at: Boot, losses: Losses) {
+        if losses != self.audit.after {
+            self.audit.hurry(at);
+        }
+    }
+
+    /// Begins an audit, if one is due at `now`.
+    pub(super) fn audit(&mut self, now: Boot) {
+        if self.audit.poll_timeout().is_none_or(|next| next > now) {
+            return;
+        }
+        let sweep = std::mem::take(&mut self.audit.sweep);
+        self.audit.after = self.losses();
+        self.audit.step = Step::Walking { asked: now };
+        self.outputs.push_back(Output::Audit { sweep });
+    }
+
+    /// A walk found a socket that was not tracked: of an audit, one that was missed, unless its record is still under way.
+    pub(super) fn found_new(&mut self, since: Since) {
+        if let Step::Walking { asked } = self.audit.step
+            && since.latest() + UNDER_WAY < asked
+        {
+            self.audit.repaired += 1;
+        }
+    }
+
+    /// The kernel keeps a time of entry for this address.
+    pub(super) fn stored(&mut self, key: SocketKey, entered: Boot) {
+        if self.tracker.get(key).is_none() {
+            self.audit.stored.insert(key, entered);
+        }
+    }
+
+    /// Everything that is there was handed in; the walk began at `began` and ended at `at`.
+    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot) {
+        let Step::Walking { asked } = self.audit.step else { return };
+        let took = at.since(asked);
+        self.audit.least_gap = LEAST_GAP.max(took.saturating_mul(GAP_FACTOR));
+        self.audit.last = Some(at);
+        self.audit.next = at + EVERY;
+        let tracked = self.tracker.not_seen_since(began);
+        let mut stored = std::mem::take(&mut self.audit.stored);
+        // Of one that entered later there is a record to come.
+        stored.retain(|key, entered| *entered + UNDER_WAY < asked && self.tracker.get(*key).is_none());
+        let suspects = tracked.iter().copied().filter(|key| !key.is_of_ends()).chain(stored.keys().copied()).collect();
+        self.audit.step = Step::Looking { asked: at, tracked, stored };
+        self.outputs.push_back(Output::LookAtSuspects(suspects));
+    }
+
+    /// A look at an address that the kernel keeps a time of entry for found a socket in CLOSE_WAIT.
+    pub(super) fn looked_at_stored(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+        let Step::Looking { stored, .. } = &mut self.audit.step else { return };
+        if let Some(entered) = stored.remove(&key) {
+            self.audit.repaired += 1;
+            self.present(key, at, Since::Exact(entered), socket.clone());
+        }
+    }
+
+    /// All suspects that could be looked at have been.
+    pub(super) fn looked_at_suspects(&mut self, at: Boot) {
+        let Step::Looking { asked, tracked, stored } = std::mem::replace(&mut self.audit.step, Step::Idle) else {
+            return;
+        };
+        let mut forget: Vec<(SocketKey, Boot)> = stored.into_iter().collect();
+        self.audit.phantom += forget.len() as u64;
+        for key in tracked {
+            // A record may have told meanwhile that it left, or that another entered at its address.
+            let Some(phantom) = self.tracker.take_if_not_seen_since(key, asked) else { continue };
+            self.audit.phantom += 1;
+            if let Since::Exact(entered) = phantom.since {
+                forget.push((key, entered));
+            }
+            if let Some(services) = &mut self.services {
+                services.missed(&phantom.socket, at);
+            }
+            if phantom.reported || self.config.events == Events::All {
+                self.find(Finding::Leave {
+                    at,
+                    socket: phantom.socket,
+                    dwell: None,
+                    how: How::Unknown,
+                    closer: None,
+                    fd_open: None,
+                    verdict: None,
+                });
+            }
+        }
+        if !forget.is_empty() {
+            self.outputs.push_back(Output::Forget(forget));
+        }
+        let now = (self.audit.repaired, self.audit.phantom);
+        if std::mem::replace(&mut self.audit.said, now) != now {
+            let totals = self.totals();
+            self.find(Finding::Health { at, totals });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

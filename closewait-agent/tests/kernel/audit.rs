@@ -1,0 +1,144 @@
+//! Each loss brought about, and what the agent tracks afterwards compared with the kernel's sockets.
+
+use std::{collections::BTreeSet, process, thread, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Ended},
+    clock::{PATIENCE, Window, poll_until},
+    leaving::check_dwell,
+    listing::{list_at, of_namespace},
+    many::{One, flood},
+    net::{Id, Namespace},
+};
+
+/// Of each family.
+const HALF: usize = 300;
+/// A ring buffer of one page has room for so many records at most.
+const ROOM: u64 = 32;
+
+struct Watched {
+    agent: Agent,
+    socket: String,
+    ns: Namespace,
+}
+
+impl Watched {
+    fn start(test: &str, arguments: &[&str]) -> Self {
+        let socket = std::env::temp_dir().join(format!("closewait-{test}-{}.socket", process::id()));
+        let socket = socket.to_str().expect("a path in UTF-8").to_owned();
+        let agent = Agent::start(&[&["--events", "all", "--socket", &socket], arguments].concat());
+        Self { agent, socket, ns: Namespace::new() }
+    }
+
+    /// Stops the agent as a debugger does while `work` is done.
+    fn stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.agent.signal(libc::SIGSTOP);
+        let done = work();
+        self.agent.signal(libc::SIGCONT);
+        done
+    }
+
+    /// Waits for an audit that found so many missed and phantoms at least.
+    fn wait_for_audit(&mut self, repaired: u64, phantom: u64) -> Value {
+        self.agent.wait_for(&format!("{repaired} repaired, {phantom} phantoms"), |event| {
+            let count = |name: &str| event[name].as_u64();
+            event["event"] == "health" && count("repaired") >= Some(repaired) && count("phantom") >= Some(phantom)
+        })
+    }
+
+    /// What the agent tracks of the namespace.
+    fn tracked(&self) -> BTreeSet<Id> {
+        of_namespace(&list_at(&self.socket), &self.ns).into_keys().collect()
+    }
+
+    fn check_tracked(&self, sockets: &[One]) {
+        let there: BTreeSet<Id> = sockets.iter().map(|one| one.id.clone()).collect();
+        assert!(self.tracked() == there, "the agent does not track what is there");
+    }
+
+    fn close_all(mut self, sockets: Vec<One>) -> (Ended, Vec<(Id, Window, Window)>) {
+        let closed: Vec<_> =
+            sockets.into_iter().map(|one| (one.id, one.fin, Window::around(|| drop(one.server)).0)).collect();
+        poll_until(PATIENCE, || self.tracked().is_empty());
+        self.agent.watch(Duration::from_millis(200));
+        (self.agent.stop(), closed)
+    }
+}
+
+#[test]
+fn entries_that_found_no_room_in_the_ring_are_found_with_their_exact_age() {
+    let mut watched = Watched::start("entries", &["--ring-buffer", "4096"]);
+    let sockets = watched.stopped(|| {
+        let sockets = flood(&watched.ns, HALF);
+        thread::sleep(Duration::from_secs(3));
+        sockets
+    });
+    let missed = 2 * HALF as u64 - ROOM;
+    let health = watched.wait_for_audit(missed, 0);
+    assert!(health["lost_ring_full"].as_u64() >= Some(missed), "{health}");
+    watched.check_tracked(&sockets);
+    let listed = list_at(&watched.socket);
+    for (id, object) in of_namespace(&listed, &watched.ns) {
+        assert_eq!(object["exact"], true, "{id}: {object}");
+    }
+    // One after the other, so that their leaving is seen.
+    let (ended, closed) = {
+        let slowly = sockets.into_iter().inspect(|_| thread::sleep(Duration::from_millis(2))).collect();
+        watched.close_all(slowly)
+    };
+    assert_eq!(ended.totals()["phantom"].as_u64().map(|phantom| phantom > 2 * HALF as u64), Some(false));
+    for (id, fin, closing) in closed {
+        for leave in ended.of_socket("leave", &id).into_iter().filter(|leave| !leave["dwell_seconds"].is_null()) {
+            check_dwell(leave, fin.until(closing));
+        }
+    }
+}
+
+#[test]
+fn leavings_that_found_no_room_in_the_ring_leave_no_phantoms() {
+    let mut watched = Watched::start("leavings", &["--ring-buffer", "4096", "--stuck-after", "200ms"]);
+    let sockets: Vec<One> = (0..10)
+        .flat_map(|_| flood(&watched.ns, HALF / 10).into_iter().inspect(|_| thread::sleep(Duration::from_millis(1))))
+        .collect();
+    let count = sockets.len() as u64;
+    poll_until(PATIENCE, || watched.tracked().len() as u64 == count);
+    let kept = flood(&watched.ns, 5);
+    watched.stopped(|| {
+        drop(sockets);
+        thread::sleep(Duration::from_secs(3));
+    });
+    let health = watched.wait_for_audit(0, count - ROOM - 1);
+    assert!(health["lost_ring_full"].as_u64() >= Some(count - ROOM), "{health}");
+    watched.check_tracked(&kept);
+    let netns = watched.ns.inode;
+    let (ended, _closed) = watched.close_all(kept);
+    let totals = ended.totals();
+    assert_eq!(totals["tracked"].as_u64().map(|tracked| tracked < 10), Some(true), "{totals}");
+    // Each is told to have left once, by its record or by the audit.
+    let mut told = BTreeSet::new();
+    for event in ended.events.iter().filter(|event| event["event"] == "leave") {
+        let Some(id) = Id::of_event(event).filter(|id| id.netns == Some(netns)) else { continue };
+        assert!(told.insert(id), "a second time: {event}");
+    }
+    assert_eq!(told.len() as u64, count + 10);
+}
+
+#[test]
+fn a_map_of_64_entries_loses_none_of_1000_sockets() {
+    let mut watched = Watched::start("map", &["--max-sockets", "64"]);
+    let sockets = flood(&watched.ns, 500);
+    let health = watched
+        .agent
+        .wait_for("a full map", |event| event["event"] == "health" && event["lost_map_full"].as_u64() >= Some(900));
+    assert_eq!(health["lost_ring_full"], 0, "{health}");
+    watched.check_tracked(&sockets);
+    let (ended, closed) = watched.close_all(sockets);
+    assert_eq!(ended.totals()["phantom"], 0, "{}", ended.totals());
+    for (id, fin, closing) in closed {
+        let leaves = ended.of_socket("leave", &id);
+        assert_eq!(leaves.len(), 1, "{id}");
+        check_dwell(leaves[0], fin.until(closing));
+    }
+}
