@@ -11,6 +11,7 @@ mod build;
 mod clippy;
 mod crowd;
 mod docs;
+mod endurance;
 mod exec;
 mod loadgen;
 mod namespaces;
@@ -41,6 +42,10 @@ enum Task {
     Test(test::Options),
     /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
     Scenarios(scenarios::Options),
+    /// Kill an agent with pinned maps and start it again, under load, and compare every dwell time
+    Restarts(endurance::Restarts),
+    /// Load and faults at random for long, and what the agent tracks compared with what is there
+    Soak(endurance::Soak),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -77,6 +82,8 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Build => build::run(&exec::Workspace::find()?),
         Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
         Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
+        Task::Restarts(options) => endurance::restarts(&exec::Workspace::find()?, &options),
+        Task::Soak(options) => endurance::soak(&exec::Workspace::find()?, &options),
         Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),

@@ -3,7 +3,10 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -34,6 +37,27 @@ pub(crate) fn mount_tracefs() -> Result<()> {
     mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE)?;
     let target = CString::new(TRACEFS).context("the path of tracefs has a zero byte; this is a bug")?;
     mount(c"tracefs", &target, c"tracefs", 0)
+}
+
+/// Moves this process into a mount namespace of its own with a BPF file system at `path`. To be called before the first
+/// thread starts.
+pub(crate) fn mount_bpf(path: &Path) -> Result<()> {
+    // SAFETY: unshare takes a number and touches no memory of ours.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    check(result).context("unshare(CLONE_NEWNS) failed; run as root")?;
+    mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE)?;
+    mount(c"bpf", &c_path(path)?, c"bpf", 0)
+}
+
+/// Takes away what is mounted at `path`.
+pub(crate) fn unmount(path: &Path) -> Result<()> {
+    // SAFETY: the string ends in zero and outlives the call.
+    let result = unsafe { libc::umount2(c_path(path)?.as_ptr(), libc::MNT_DETACH) };
+    check(result).with_context(|| format!("umount of {} failed", path.display()))
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).context("a path has a zero byte; this is a bug")
 }
 
 fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> Result<()> {

@@ -1,0 +1,311 @@
+//! Load and faults at random; after each, what the agent tracks is to be what is there.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    Chance, Load,
+    population::{Ends, Population, Stay},
+    watcher::{Agents, Watcher},
+};
+use crate::{exec, namespaces};
+
+/// Small, so that it overflows whenever the agent does not read.
+const RING_BYTES: u32 = 256 << 10;
+/// Between two faults.
+const CALM: Duration = Duration::from_secs(8);
+/// What was lost is found by then: an audit comes within ten seconds, or fifty times as long as the last one took.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(45);
+/// The population stays between these.
+const LEAST: u64 = 100;
+const MOST: u64 = 3000;
+/// So much an age may be off, seconds.
+const TOLERANCE: f64 = 0.005;
+
+#[derive(Args)]
+pub(crate) struct Soak {
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    minutes: u64,
+    /// The same seed makes the same faults
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The built closewait; nothing is built then
+    #[arg(long, hide = true)]
+    pub(super) binary: Option<PathBuf>,
+}
+
+impl Soak {
+    /// The flags to start this program with again.
+    pub(super) fn again(&self) -> Vec<String> {
+        ["--minutes".to_owned(), self.minutes.to_string(), "--seed".to_owned(), self.seed.to_string()].into()
+    }
+}
+
+/// What is done to the agent, or around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    KillAndChange,
+    StandStill,
+    LoadComesOrGoes,
+    NamespaceGoes,
+    Burst,
+}
+
+impl Fault {
+    const ALL: [Self; 6] =
+        [Self::Kill, Self::KillAndChange, Self::StandStill, Self::LoadComesOrGoes, Self::NamespaceGoes, Self::Burst];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "SIGKILL, and another agent",
+            Self::KillAndChange => "SIGKILL, and another agent with another program",
+            Self::StandStill => "SIGSTOP for 2 to 10 s while 200 sockets leave and 200 enter",
+            Self::LoadComesOrGoes => "load at full speed begins or ends",
+            Self::NamespaceGoes => "a network namespace ends with 50 sockets in it",
+            Self::Burst => "500 sockets enter and leave at once",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Default)]
+struct Account {
+    /// How often, and the longest time until what was tracked was right again.
+    faults: BTreeMap<Fault, (u32, Duration)>,
+    checks: u64,
+    sizes: Vec<(u64, usize)>,
+    /// Summed over all agents.
+    repaired: u64,
+    phantom: u64,
+}
+
+struct Soaking<'a> {
+    agents: Agents<'a>,
+    watcher: Option<Watcher>,
+    population: Population,
+    load: Option<Load>,
+    chance: Chance,
+    account: Account,
+    changed: bool,
+}
+
+/// Runs and prints the summary.
+pub(super) fn run(binary: &Path, options: &Soak, dir: &Path) -> Result<()> {
+    let agents = Agents { binary, dir, ring_bytes: RING_BYTES };
+    let watcher = Some(agents.start("1s")?);
+    let (population, chance, account) = (Population::new()?, Chance::new(options.seed), Account::default());
+    let mut soaking = Soaking { agents, watcher, population, load: None, chance, account, changed: false };
+    soaking.population.add(LEAST)?;
+    let began = exec::now();
+    let end = began + Duration::from_secs(options.minutes * 60);
+    let mut minute = 0;
+    while exec::now() < end {
+        soaking.live(CALM)?;
+        soaking.check_within(REPAIRED_WITHIN).context("without any fault")?;
+        let fault = Fault::ALL[usize::try_from(soaking.chance.below(Fault::ALL.len() as u64))?];
+        soaking.bring_about(fault)?;
+        let took = soaking.check_within(REPAIRED_WITHIN).with_context(|| format!("after: {}", fault.name()))?;
+        let (count, longest) = soaking.account.faults.entry(fault).or_default();
+        (*count, *longest) = (*count + 1, took.max(*longest));
+        if began.elapsed().as_secs() / 60 > minute {
+            minute = began.elapsed().as_secs() / 60;
+            soaking.account.sizes.extend(soaking.watcher.as_ref().map(Watcher::size).transpose()?);
+            eprintln!("soak: minute {minute} of {}, {} checks", options.minutes, soaking.account.checks);
+        }
+    }
+    let (totals, account) = soaking.end()?;
+    print(&account, &totals, began);
+    Ok(())
+}
+
+impl Soaking<'_> {
+    fn watcher(&mut self) -> Result<&mut Watcher> {
+        self.watcher.as_mut().context("no agent runs; this is a bug")
+    }
+
+    /// Sockets come and go.
+    fn live(&mut self, time: Duration) -> Result<()> {
+        let end = exec::now() + time;
+        while exec::now() < end {
+            let len = self.population.len() as u64;
+            if len < MOST {
+                let count = self.chance.below(8);
+                self.population.add(count)?;
+            }
+            if len > LEAST {
+                let count = self.chance.below(9);
+                self.leave(count)?;
+            }
+            self.watcher()?.watch(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            let index = self.chance.below(u64::MAX);
+            self.population.close(index)?;
+        }
+        Ok(())
+    }
+
+    fn bring_about(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Kill => self.replace()?,
+            Fault::KillAndChange => {
+                self.changed = !self.changed;
+                self.replace()?;
+            }
+            Fault::StandStill => {
+                self.watcher()?.signal(libc::SIGSTOP)?;
+                self.leave(200)?;
+                self.population.add(200)?;
+                thread::sleep(Duration::from_millis(2000 + self.chance.below(8000)));
+                self.watcher()?.signal(libc::SIGCONT)?;
+            }
+            Fault::LoadComesOrGoes => {
+                self.load = if self.load.is_some() { None } else { Some(Load::start()?) };
+            }
+            Fault::NamespaceGoes => {
+                let inside = thread::spawn(|| -> Result<()> {
+                    namespaces::enter_new_network()?;
+                    let mut population = Population::new()?;
+                    population.add(50)?;
+                    thread::sleep(Duration::from_secs(1));
+                    Ok(())
+                });
+                match inside.join() {
+                    Ok(done) => done?,
+                    Err(_panic) => bail!("a thread in a namespace panicked; its message is above"),
+                }
+            }
+            Fault::Burst => {
+                self.population.add(500)?;
+                self.leave(500)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the agent, lets something happen, and starts another.
+    fn replace(&mut self) -> Result<()> {
+        let watcher = self.watcher.take().context("no agent runs; this is a bug")?;
+        self.count(&watcher.totals);
+        watcher.kill()?;
+        let (leave, enter, wait) = (self.chance.below(50), self.chance.below(50), self.chance.below(1000));
+        self.leave(leave)?;
+        self.population.add(enter)?;
+        thread::sleep(Duration::from_millis(wait));
+        self.watcher = Some(self.agents.start(if self.changed { "2s" } else { "1s" })?);
+        Ok(())
+    }
+
+    fn count(&mut self, totals: &Value) {
+        self.account.repaired += totals["repaired"].as_u64().unwrap_or(0);
+        self.account.phantom += totals["phantom"].as_u64().unwrap_or(0);
+    }
+
+    /// Waits until the agent tracks what is there, and tells how long that took.
+    fn check_within(&mut self, limit: Duration) -> Result<Duration> {
+        let began = exec::now();
+        loop {
+            let before = self.population.ages()?;
+            let listed = self.watcher()?.list()?;
+            let after = self.population.ages()?;
+            self.account.checks += 1;
+            match difference(&before, &after, &listed) {
+                None => return Ok(began.elapsed()),
+                Some(difference) if began.elapsed() > limit => {
+                    bail!(
+                        "the agent tracks something else than what is there, {} s later: {difference}",
+                        limit.as_secs()
+                    )
+                }
+                Some(_) => self.watcher()?.watch(Duration::from_millis(500)),
+            }
+        }
+    }
+
+    /// Everything is closed; the last agent gives its counts.
+    fn end(mut self) -> Result<(Value, Account)> {
+        self.load = None;
+        let all = self.population.len() as u64;
+        self.leave(all)?;
+        self.check_within(REPAIRED_WITHIN).context("after all were closed")?;
+        let watcher = self.watcher.take().context("no agent runs; this is a bug")?;
+        self.account.sizes.push(watcher.size()?);
+        let (_left, totals) = watcher.stop()?;
+        self.count(&totals);
+        Ok((totals, self.account))
+    }
+}
+
+/// The first difference between the population, its ages before and after a listing, and the listing.
+fn difference(
+    before: &BTreeMap<Ends, Stay>,
+    after: &BTreeMap<Ends, Stay>,
+    listed: &BTreeMap<Ends, (f64, f64)>,
+) -> Option<String> {
+    let missing: Vec<_> = before.keys().filter(|ends| !listed.contains_key(ends)).collect();
+    let phantoms: Vec<_> = listed.keys().filter(|ends| !before.contains_key(ends)).collect();
+    if let (Some(first), count) = (missing.first(), missing.len()) {
+        return Some(format!("{count} of {} are missing, {first:?} is the first", before.len()));
+    }
+    if let (Some(first), count) = (phantoms.first(), phantoms.len()) {
+        return Some(format!("{count} are not there, {first:?} is the first"));
+    }
+    before.iter().zip(after.values()).find_map(|((ends, before), after)| {
+        let (low, high) = listed[ends];
+        let possible = low <= after.longest + TOLERANCE && high >= before.shortest - TOLERANCE;
+        (!possible).then(|| format!("{ends:?} is {}..{} s old, and not {low}..{high}", before.shortest, after.longest))
+    })
+}
+
+fn print(account: &Account, totals: &Value, began: Instant) {
+    println!("{} minutes, {} comparisons of all sockets\n", began.elapsed().as_secs() / 60, account.checks);
+    println!("| fault | times | longest until all was right again |\n|---|---|---|");
+    for (fault, (count, longest)) in &account.faults {
+        println!("| {} | {count} | {:.1} s |", fault.name(), longest.as_secs_f64());
+    }
+    println!("\n| counted | |\n|---|---|");
+    for name in ["entered", "left", "left_unseen", "replaced", "lost_ring_full", "lost_map_full", "skipped_by_kernel"] {
+        println!("| {name} | {} |", totals[name]);
+    }
+    println!("| repaired, phantom (all agents) | {}, {} |", account.repaired, account.phantom);
+    println!("| tracked at the end, after all had been closed | {} |", totals["tracked"]);
+    let size = |size: Option<&(u64, usize)>| size.map_or("?".to_owned(), |(rss, fds)| format!("{rss} KiB, {fds}"));
+    println!("| resident memory and descriptors, first minute | {} |", size(account.sizes.first()));
+    println!("| the same, at the end | {} |", size(account.sizes.last()));
+    let most = account.sizes.iter().map(|(rss, _)| rss).max();
+    println!("| most memory at any minute | {} KiB |", most.copied().unwrap_or(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_difference_is_said() {
+        let ends = |port: u16| -> Ends { (([127, 79, 0, 1], 80).into(), ([127, 0, 0, 1], port).into()) };
+        let age = |shortest, longest| Stay { shortest, longest };
+        let before = BTreeMap::from([(ends(1), age(1.0, 1.001))]);
+        let after = BTreeMap::from([(ends(1), age(1.1, 1.101))]);
+        let said = |listed: &[(Ends, (f64, f64))]| difference(&before, &after, &listed.iter().copied().collect());
+        assert_eq!(said(&[(ends(1), (1.05, 1.05))]), None);
+        assert_eq!(said(&[(ends(1), (0.2, 9.0))]), None);
+        assert!(said(&[]).unwrap().contains("missing"));
+        assert!(said(&[(ends(1), (1.05, 1.05)), (ends(2), (1.0, 1.0))]).unwrap().contains("not there"));
+        assert!(said(&[(ends(1), (1.2, 1.2))]).unwrap().contains("old, and not"));
+        assert!(said(&[(ends(1), (0.5, 0.9))]).unwrap().contains("old, and not"));
+    }
+}
