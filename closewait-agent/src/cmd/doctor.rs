@@ -90,6 +90,7 @@ pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report 
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));
     checks.extend(Capability::ALL.map(|capability| capability_check(facts, capability)));
+    checks.push(seccomp(facts));
     checks.push(user_namespace(facts));
     checks.push(pid_namespace(facts));
     Report { checks, outcome: plan(facts, HookChoice::Auto) }
@@ -190,12 +191,12 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
             ("seeing what other users' processes do, and finding their network namespaces", State::Degraded, GRANT)
         }
         Capability::DacReadSearch => (
-            "reading the descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
+            "reading system calls and descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
             State::Degraded,
             GRANT,
         ),
         Capability::SysAdmin => (
-            "entering other network namespaces, mounting tracefs",
+            "entering other network namespaces, mounting tracefs; given up after the start, unless --enter-namespaces is given",
             State::Degraded,
             "add cap_sys_admin to what is granted",
         ),
@@ -215,6 +216,12 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
         None => (State::Unknown, "not known"),
     };
     Check::new(capability.name(), state, found, needed_for, fix)
+}
+
+fn seccomp(facts: &Facts) -> Check {
+    let (state, found) = yes_or(facts.seccomp, State::Degraded);
+    let needed_for = "refusing to the agent itself what it never does after its start";
+    Check::new("seccomp", state, found, needed_for, "use a kernel with CONFIG_SECCOMP_FILTER=y")
 }
 
 fn user_namespace(facts: &Facts) -> Check {

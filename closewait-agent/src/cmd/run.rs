@@ -11,6 +11,7 @@ use crate::{
     control::Control,
     engine::{self, Config, Engine, decode::Decoder},
     host::{
+        confine::{Confined, Keep, confine},
         facts::Facts,
         plan::{Degraded, HookChoice, plan},
     },
@@ -88,6 +89,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
     let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
+    // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
+    degraded.extend(give_up(Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp }));
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION"),
@@ -110,6 +113,21 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
         .run(&start, signals, end)
         .await
+}
+
+/// Gives up what only the start needed. Returns what could not be, one sentence each.
+fn give_up(keep: Keep) -> Vec<String> {
+    let Confined { kept, degraded } = confine(keep);
+    let kept = kept.map_or_else(
+        || "not known".to_owned(),
+        |kept| if kept.is_empty() { "none".to_owned() } else { kept.join(", ") },
+    );
+    log::info!("capabilities from here on: {kept}");
+    let degraded: Vec<_> = degraded.iter().map(sentence).collect();
+    for what in &degraded {
+        log::warn!("{what}");
+    }
+    degraded
 }
 
 fn sentence(degraded: &Degraded) -> String {
