@@ -333,8 +333,8 @@ fn without_capability(version: Option<(u32, u32)>, capabilities: Capabilities) -
         (
             Capability::DacReadSearch,
             "system calls",
-            "in which system calls threads of other users' processes wait cannot be read, nor their lists of descriptors: \
-             what their processes do, and where a socket is that no process holds, is not known",
+            "in which system calls threads of other users' processes wait cannot be read (the kernel's function that they \
+             sleep in is shown in its place), nor where a socket is that no process holds",
             GRANT,
         ),
         (

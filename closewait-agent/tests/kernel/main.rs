@@ -14,6 +14,7 @@ mod socket;
 mod accepting;
 mod bad_input;
 mod classic;
+mod confinement;
 mod contract;
 mod families;
 mod leaving;

@@ -188,7 +188,7 @@ mod tests {
                 seccompiler::apply_filter(&filter).unwrap();
             }
             assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
-            let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+            let flags = c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
             // SAFETY: the filter refuses it before any process is made.
             let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
             assert_eq!((result, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EPERM)));
