@@ -89,6 +89,10 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
     let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
+    let mut inquirer = Inquirer::default();
+    if !args.enter_namespaces {
+        inquirer.open_ahead();
+    }
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     degraded.extend(give_up(Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp }));
     let start = Start {
@@ -108,8 +112,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    let sampling = None;
+    let (sampling, worked) = (None, Duration::ZERO);
     Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
         .run(&start, signals, end)
         .await
@@ -122,7 +125,12 @@ fn give_up(keep: Keep) -> Vec<String> {
         || "not known".to_owned(),
         |kept| if kept.is_empty() { "none".to_owned() } else { kept.join(", ") },
     );
-    log::info!("capabilities from here on: {kept}");
+    let entered = if keep.enter_namespaces {
+        ""
+    } else {
+        "; network namespaces that come later are not entered (--enter-namespaces)"
+    };
+    log::info!("capabilities from here on: {kept}{entered}");
     let degraded: Vec<_> = degraded.iter().map(sentence).collect();
     for what in &degraded {
         log::warn!("{what}");

@@ -13,7 +13,7 @@ pub mod plan;
 pub mod pods;
 pub mod proc;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tracefs;
 
 use std::{io, panic, thread};
