@@ -11,6 +11,7 @@ use crate::{
     control::Control,
     engine::{self, Config, Engine, decode::Decoder},
     host::{
+        caps::Capability,
         confine::{Confined, Keep, confine},
         facts::Facts,
         plan::{Degraded, HookChoice, plan},
@@ -94,7 +95,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         inquirer.open_ahead();
     }
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
-    degraded.extend(give_up(Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp }));
+    let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
+    degraded.extend(give_up(keep, &facts));
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION"),
@@ -119,18 +121,17 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
 }
 
 /// Gives up what only the start needed. Returns what could not be, one sentence each.
-fn give_up(keep: Keep) -> Vec<String> {
+fn give_up(keep: Keep, facts: &Facts) -> Vec<String> {
     let Confined { kept, degraded } = confine(keep);
-    let kept = kept.map_or_else(
-        || "not known".to_owned(),
-        |kept| if kept.is_empty() { "none".to_owned() } else { kept.join(", ") },
-    );
-    let entered = if keep.enter_namespaces {
-        ""
-    } else {
-        "; network namespaces that come later are not entered (--enter-namespaces)"
+    let kept = match kept.as_deref() {
+        None => "not known".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(kept) => kept.join(", "),
     };
-    log::info!("capabilities from here on: {kept}{entered}");
+    let could_enter = facts.capabilities.is_some_and(|capabilities| capabilities.has(Capability::SysAdmin));
+    let not_entered = "; network namespaces that come later are not entered (--enter-namespaces)";
+    let not_entered = if could_enter && !keep.enter_namespaces { not_entered } else { "" };
+    log::info!("capabilities from here on: {kept}{not_entered}");
     let degraded: Vec<_> = degraded.iter().map(sentence).collect();
     for what in &degraded {
         log::warn!("{what}");

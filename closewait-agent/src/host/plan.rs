@@ -341,7 +341,7 @@ fn without_capability(version: Option<(u32, u32)>, capabilities: Capabilities) -
             Capability::SysAdmin,
             "network namespaces",
             "others than the own cannot be entered, so sockets there that are older than the agent and that nobody has \
-             accepted are not seen",
+             accepted are not seen, nor how long connection tracking keeps the others",
             "run as root, or add cap_sys_admin to what is granted",
         ),
         (
