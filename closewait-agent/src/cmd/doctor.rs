@@ -407,6 +407,18 @@ mod tests {
     }
 
     #[test]
+    fn each_capability_taken_away_is_told_with_what_grants_it() {
+        for capability in Capability::ALL {
+            let capabilities = Some(Capabilities::from_bits(u64::MAX).without(capability));
+            // Where all of them matter.
+            let report = report(&Facts { capabilities, version: Some((5, 10)), ..capable_host() }, Ok(()));
+            let check = report.checks.iter().find(|check| check.check == capability.name()).unwrap();
+            assert!(check.state != State::Ok && check.fix.is_some(), "{check:?}");
+            assert!(text_of(&report).contains(&format!("missing {}: ", capability.name())), "{report:?}");
+        }
+    }
+
+    #[test]
     fn without_types_what_needs_them_is_not_claimed() {
         let report = report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(()));
         assert_eq!(state(&report, "btf"), State::Degraded);
