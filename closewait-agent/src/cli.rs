@@ -74,6 +74,9 @@ pub struct Run {
     /// Keep which task connects each socket; costs some per cent of the highest rate of connections
     #[arg(long)]
     pub openers: bool,
+    /// Keep CAP_SYS_ADMIN after the start, to look into network namespaces that come later
+    #[arg(long)]
+    pub enter_namespaces: bool,
     /// Write the kernel program's own debug messages to the log
     #[arg(long)]
     pub kernel_log: bool,

@@ -14,7 +14,7 @@
 //! | [`engine`] | everything that thinks: decoding, tracking, histograms, findings | clocks, files, sockets, threads, tokio, aya |
 //! | [`source`] | where observations come from: the ring buffer, snapshots | what they mean |
 //! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
-//! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it | the engine |
+//! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
 //! | [`intake`], [`recording`] | the one door into the engine, and what goes through it kept in a file | |
 //! | [`control`] | the socket on which a running agent is asked | what is asked and answered |

@@ -90,6 +90,7 @@ pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report 
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));
     checks.extend(Capability::ALL.map(|capability| capability_check(facts, capability)));
+    checks.push(seccomp(facts));
     checks.push(user_namespace(facts));
     checks.push(pid_namespace(facts));
     Report { checks, outcome: plan(facts, HookChoice::Auto) }
@@ -190,12 +191,12 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
             ("seeing what other users' processes do, and finding their network namespaces", State::Degraded, GRANT)
         }
         Capability::DacReadSearch => (
-            "reading the descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
+            "reading system calls and descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
             State::Degraded,
             GRANT,
         ),
         Capability::SysAdmin => (
-            "entering other network namespaces, mounting tracefs",
+            "entering other network namespaces, mounting tracefs; given up after the start, unless --enter-namespaces is given",
             State::Degraded,
             "add cap_sys_admin to what is granted",
         ),
@@ -215,6 +216,12 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
         None => (State::Unknown, "not known"),
     };
     Check::new(capability.name(), state, found, needed_for, fix)
+}
+
+fn seccomp(facts: &Facts) -> Check {
+    let (state, found) = yes_or(facts.seccomp, State::Degraded);
+    let needed_for = "refusing to the agent itself what it never does after its start";
+    Check::new("seccomp", state, found, needed_for, "use a kernel with CONFIG_SECCOMP_FILTER=y")
 }
 
 fn user_namespace(facts: &Facts) -> Check {
@@ -397,6 +404,18 @@ mod tests {
         let report = report(&Facts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
         assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, State::Missing));
         assert!(text_of(&report).contains("setcap cap_bpf"));
+    }
+
+    #[test]
+    fn each_capability_taken_away_is_told_with_what_grants_it() {
+        for capability in Capability::ALL {
+            let capabilities = Some(Capabilities::from_bits(u64::MAX).without(capability));
+            // Where all of them matter.
+            let report = report(&Facts { capabilities, version: Some((5, 10)), ..capable_host() }, Ok(()));
+            let check = report.checks.iter().find(|check| check.check == capability.name()).unwrap();
+            assert!(check.state != State::Ok && check.fix.is_some(), "{check:?}");
+            assert!(text_of(&report).contains(&format!("missing {}: ", capability.name())), "{report:?}");
+        }
     }
 
     #[test]

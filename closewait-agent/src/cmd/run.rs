@@ -11,6 +11,8 @@ use crate::{
     control::Control,
     engine::{self, Config, Engine, decode::Decoder, model::Observation, time::Boot},
     host::{
+        caps::Capability,
+        confine::{Confined, Keep, confine},
         facts::Facts,
         plan::{Degraded, HookChoice, plan},
     },
@@ -112,6 +114,13 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
     let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
+    let mut inquirer = Inquirer::default();
+    if !args.enter_namespaces {
+        inquirer.open_ahead();
+    }
+    // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
+    let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
+    degraded.extend(give_up(keep, &facts));
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION"),
@@ -130,11 +139,29 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    let sampling = None;
+    let (sampling, worked) = (None, Duration::ZERO);
     Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
         .run(&start, signals, end)
         .await
+}
+
+/// Gives up what only the start needed. Returns what could not be, one sentence each.
+fn give_up(keep: Keep, facts: &Facts) -> Vec<String> {
+    let Confined { kept, degraded } = confine(keep);
+    let kept = match kept.as_deref() {
+        None => "not known".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(kept) => kept.join(", "),
+    };
+    let could_enter = facts.capabilities.is_some_and(|capabilities| capabilities.has(Capability::SysAdmin));
+    let not_entered = "; network namespaces that come later are not entered (--enter-namespaces)";
+    let not_entered = if could_enter && !keep.enter_namespaces { not_entered } else { "" };
+    log::info!("capabilities from here on: {kept}{not_entered}");
+    let degraded: Vec<_> = degraded.iter().map(sentence).collect();
+    for what in &degraded {
+        log::warn!("{what}");
+    }
+    degraded
 }
 
 fn sentence(degraded: &Degraded) -> String {

@@ -24,6 +24,9 @@ impl Capability {
     pub const ALL: [Self; 6] =
         [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
+    /// Those that the agent goes on with after its start.
+    pub const LASTING: [Self; 4] = [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch];
+
     /// The name as manual pages and systemd units write it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -36,7 +39,7 @@ impl Capability {
         }
     }
 
-    const fn bit(self) -> u64 {
+    pub(super) const fn bit(self) -> u64 {
         1 << match self {
             Self::DacReadSearch => 2,
             Self::SysPtrace => 19,
@@ -86,8 +89,8 @@ impl Capabilities {
 /// `CAP_DAC_OVERRIDE`, which also reads and searches (`generic_permission` in fs/namei.c, v6.18).
 const DAC_OVERRIDE: u64 = 1 << 1;
 
-/// The bits of capabilities that grant the same (`bpf_capable`, `perfmon_capable` in include/linux/capability.h, v6.18).
-const fn implied_by(capability: Capability) -> u64 {
+/// The bits of other capabilities that grant the same (`bpf_capable`, `perfmon_capable` in include/linux/capability.h, v6.18).
+pub(super) const fn implied_by(capability: Capability) -> u64 {
     match capability {
         Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
         Capability::DacReadSearch => DAC_OVERRIDE,

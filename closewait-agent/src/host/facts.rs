@@ -29,6 +29,8 @@ pub struct Facts {
     pub tracefs: OnceCell<Result<Tracefs, TracefsError>>,
     /// The effective capabilities of this process.
     pub capabilities: Option<Capabilities>,
+    /// Whether system calls can be refused by a filter (`CONFIG_SECCOMP_FILTER`).
+    pub seccomp: Option<bool>,
     /// Whether this is the user namespace of the host: in another, capabilities do not count for BPF.
     pub initial_user_namespace: Option<bool>,
     /// Whether this is the pid namespace of the host: in another, most processes have no number.
@@ -98,6 +100,7 @@ impl Facts {
             ring_buffer,
             tracefs: OnceCell::new(),
             capabilities: Capabilities::read(),
+            seccomp: has_seccomp(),
             initial_user_namespace: is_namespace("user", USER_INIT_INO),
             initial_pid_namespace: is_namespace("pid", PID_INIT_INO),
             tick: tick().unwrap_or(LONGEST_TICK),
@@ -156,6 +159,13 @@ fn probe_ring_buffer() -> Option<bool> {
 fn is_namespace(kind: &str, inode: u32) -> Option<bool> {
     let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
     Some(link.to_str()? == format!("{kind}:[{inode}]"))
+}
+
+/// The kernel lists what filters may answer in a folder that is there only if it has filters (`seccomp_sysctl_init` in
+/// kernel/seccomp.c, v6.18; since 4.14).
+fn has_seccomp() -> Option<bool> {
+    let sysctl = Path::new("/proc/sys/kernel");
+    sysctl.try_exists().ok()?.then(|| sysctl.join("seccomp/actions_avail").exists())
 }
 
 /// The resolution of the coarse clock is one tick (`posix_get_coarse_res` in kernel/time/posix-timers.c, v6.18).

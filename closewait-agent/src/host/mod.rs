@@ -1,17 +1,19 @@
-//! What this host offers: [`facts`] gathers it, [`plan`] decides from it what to attach.
+//! What this host offers: [`facts`] gathers it, [`plan`] decides from it what to attach. [`confine`] gives up what only the
+//! start of an agent needed.
 //!
 //! Nothing here knows of the engine, of sinks or of commands.
 
 pub mod btf;
 pub mod caps;
 pub mod cgroups;
+pub mod confine;
 pub mod facts;
 pub mod netns;
 pub mod plan;
 pub mod pods;
 pub mod proc;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tracefs;
 
 use std::{io, panic, thread};

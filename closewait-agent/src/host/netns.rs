@@ -25,7 +25,7 @@ use super::on_fresh_thread;
 pub enum NetnsError {
     /// `setns` needs a capability that this process has not.
     #[error(
-        "setns into network namespace {inode} was refused: {source}; grant CAP_SYS_ADMIN, or its sockets stay out of sight"
+        "setns into network namespace {inode} was refused: {source}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets stay out of sight"
     )]
     EnterDenied {
         /// The namespace.

@@ -58,6 +58,8 @@ pub struct Plan {
     pub sees_all_processes: bool,
     /// Programs can keep who connected a socket with the socket itself.
     pub openers: bool,
+    /// The kernel can refuse system calls to the agent, as far as is known.
+    pub seccomp: bool,
     /// What programs attach to, by type.
     pub attachable: Vec<Attachable>,
     /// What will not be as good as it could be.
@@ -149,6 +151,7 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         iterate_files: types.is_some_and(|types| types.iter_files),
         sees_all_processes: facts.initial_pid_namespace != Some(false),
         openers: types.is_some_and(|types| types.sk_storage),
+        seccomp: facts.seccomp != Some(false),
         attachable: types.map_or_else(Vec::new, |types| types.attachable.clone()),
         degraded: Vec::new(),
     };
@@ -293,7 +296,17 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if types && plan.layout.sock_cgroup == MISSING {
         add("cgroups", "a socket does not point to its cgroup, so none is shown", Some("use Linux 5.15 or newer"));
     }
-    list.extend(facts.capabilities.into_iter().flat_map(without_capability));
+    if !plan.seccomp {
+        add(
+            "system call filter",
+            "the kernel has no seccomp filters, so what the agent never does (running programs, tracing, mounting) is refused \
+             by its lack of capabilities alone",
+            Some("use a kernel with CONFIG_SECCOMP_FILTER=y"),
+        );
+    }
+    list.extend(
+        facts.capabilities.into_iter().flat_map(|capabilities| without_capability(facts.version, capabilities)),
+    );
     if facts.initial_pid_namespace == Some(false) {
         list.push(Degraded {
             what: "owners",
@@ -304,26 +317,43 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     list
 }
 
-/// What suffers for want of capabilities that are not needed to load programs.
-fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
+/// What suffers for want of capabilities that are not needed to load programs: one feature each.
+fn without_capability(version: Option<(u32, u32)>, capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
+    // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
+    let counts_locked = version.is_some_and(|version| version < (5, 11));
     [
         (
             Capability::SysPtrace,
-            "owners",
+            "processes",
             "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the network \
              namespaces that they are in, so sockets there that are older than the agent and that nobody has accepted \
              are not seen",
             GRANT,
         ),
         (
+            Capability::DacReadSearch,
+            "system calls",
+            "in which system calls threads of other users' processes wait cannot be read (the kernel's function that they \
+             sleep in is shown in its place), nor where a socket is that no process holds",
+            GRANT,
+        ),
+        (
             Capability::SysAdmin,
             "network namespaces",
             "others than the own cannot be entered, so sockets there that are older than the agent and that nobody has \
-             accepted are not seen",
+             accepted are not seen, nor how long connection tracking keeps the others",
             "run as root, or add cap_sys_admin to what is granted",
+        ),
+        (
+            Capability::SysResource,
+            "locked memory",
+            "the limit on locked memory cannot be raised, and maps count against it before Linux 5.11: the kernel may \
+             refuse them",
+            "raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity in a systemd unit), or add cap_sys_resource to what is granted",
         ),
     ]
     .into_iter()
+    .filter(move |&(capability, ..)| capability != Capability::SysResource || counts_locked)
     .filter(move |&(capability, ..)| !capabilities.has(capability))
     .map(|(capability, what, why, fix)| Degraded {
         what,

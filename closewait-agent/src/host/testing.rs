@@ -8,10 +8,10 @@ use std::{
 };
 
 /// A folder that goes away with it.
-pub(super) struct Fixture(PathBuf);
+pub(crate) struct Fixture(PathBuf);
 
 impl Fixture {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("closewait-{name}-{}-{number}", process::id()));
@@ -19,11 +19,11 @@ impl Fixture {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(super) fn file(&self, name: &str, text: &[u8]) {
+    pub(crate) fn file(&self, name: &str, text: &[u8]) {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();

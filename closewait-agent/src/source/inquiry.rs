@@ -1,11 +1,6 @@
 //! What the engine wants to know of owners, cgroups and namespaces: the I/O for [`Inquiry`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, time::Duration};
 
 use super::{
     processes::{self, Sampling},
@@ -31,6 +26,8 @@ use crate::{
 /// A cgroup whose folder cannot be found is looked for so often: it may have been removed, or be in no hierarchy that is
 /// seen here.
 const TRIES: u8 = 3;
+/// Namespaces whose settings are kept open, with two descriptors each: a service has 1024 of them unless it asks for more.
+const KEPT_OPEN: usize = 128;
 
 /// Answers inquiries. Remembers what does not change.
 #[derive(Debug, Default)]
@@ -41,9 +38,28 @@ pub struct Inquirer {
     cgroups: Option<Result<Cgroups, CgroupError>>,
     /// How often each cgroup was looked for in vain.
     tried: BTreeMap<u64, u8>,
+    /// What was opened while namespaces could be entered, by their inodes.
+    tracking: BTreeMap<u32, Tracking>,
 }
 
 impl Inquirer {
+    /// Opens what can be read later, but not opened: namespaces are not entered any more.
+    pub fn open_ahead(&mut self) {
+        // Each namespace has the settings, or none has.
+        if Tracking::open().is_none() {
+            return;
+        }
+        for namespace in netns::all() {
+            if self.tracking.len() >= KEPT_OPEN {
+                log::debug!("of some network namespaces it will not be known how long connections are tracked");
+                return;
+            }
+            if let Ok(Some(tracking)) = namespace.enter_and(Tracking::open) {
+                self.tracking.insert(namespace.inode, tracking);
+            }
+        }
+    }
+
     /// Hands everything to `each` that can be had at once. What the processes do takes a second look: finish it after a
     /// while, and hand in what comes of it.
     pub fn begin(
@@ -66,7 +82,7 @@ impl Inquirer {
             each(Found::Fact(Box::new(Observation::Placed { inode, place })));
         }
         self.cgroups(&inquiry.cgroups, |observation| each(Found::Fact(Box::new(observation))));
-        conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
+        self.conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
         sampling
     }
 
@@ -102,6 +118,28 @@ impl Inquirer {
             each(Observation::Cgroup { id, workload: Box::new(workload) });
         }
     }
+
+    /// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered or were
+    /// looked into ahead.
+    fn conntrack(&self, wanted: &[u32], mut each: impl FnMut(Observation)) {
+        if wanted.is_empty() {
+            return;
+        }
+        let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted
+            .iter()
+            .map(|netns| (*netns, self.tracking.get(netns).and_then(Tracking::close_wait_timeout)))
+            .collect();
+        for namespace in netns::all() {
+            let timeout = timeouts.get_mut(&namespace.inode).filter(|timeout| timeout.is_none());
+            if let Some(timeout) = timeout {
+                let opened = namespace.enter_and(Tracking::open).ok().flatten();
+                *timeout = opened.and_then(|tracking| tracking.close_wait_timeout());
+            }
+        }
+        for (netns, conntrack_close_wait) in timeouts {
+            each(Observation::Namespace { netns, conntrack_close_wait });
+        }
+    }
 }
 
 fn read_pods() -> Pods {
@@ -130,28 +168,53 @@ fn name(workload: &mut Workload, pods: &Pods) {
     }
 }
 
-/// How long connection tracking keeps connections in CLOSE_WAIT in the namespace of this thread; `None` where no connection
-/// is tracked. The settings are there as soon as the module is, whether a rule uses it or not.
-fn tracked_for() -> Option<Duration> {
-    let number = |name: &str| -> Option<u64> {
-        fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name)).ok()?.trim().parse().ok()
-    };
-    number("nf_conntrack_count").filter(|count| *count > 0)?;
-    number("nf_conntrack_tcp_timeout_close_wait").map(Duration::from_secs)
+/// The settings of connection tracking of one network namespace. Open, they are read from anywhere, and no more when the
+/// namespace has gone.
+#[derive(Debug)]
+struct Tracking {
+    count: File,
+    close_wait: File,
 }
 
-/// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered.
-fn conntrack(wanted: &[u32], mut each: impl FnMut(Observation)) {
-    if wanted.is_empty() {
-        return;
+impl Tracking {
+    /// Those of the namespace of this thread, which `/proc/sys/net` shows (`net_ctl_header_lookup` in net/sysctl_net.c,
+    /// v6.18). They are there as soon as the module is, whether a rule uses it or not.
+    fn open() -> Option<Self> {
+        let open = |name: &str| File::open(Path::new("/proc/sys/net/netfilter").join(name)).ok();
+        Some(Self { count: open("nf_conntrack_count")?, close_wait: open("nf_conntrack_tcp_timeout_close_wait")? })
     }
-    let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
-    let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted.iter().map(|netns| (*netns, None)).collect();
-    for namespace in netns::all().into_iter().filter(|namespace| wanted.contains(&namespace.inode)) {
-        // `/proc/sys/net` shows the namespace of the thread that opens it.
-        timeouts.insert(namespace.inode, namespace.enter_and(tracked_for).ok().flatten());
+
+    /// How long connections in CLOSE_WAIT are kept; `None` where no connection is tracked.
+    fn close_wait_timeout(&self) -> Option<Duration> {
+        number(&self.count).filter(|count| *count > 0)?;
+        number(&self.close_wait).map(Duration::from_secs)
     }
-    for (netns, conntrack_close_wait) in timeouts {
-        each(Observation::Namespace { netns, conntrack_close_wait });
+}
+
+/// What a file with one number says now.
+fn number(file: &File) -> Option<u64> {
+    let mut text = [0; 24];
+    let length = file.read_at(&mut text, 0).ok()?;
+    str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::Fixture;
+
+    #[test]
+    fn settings_are_read_anew_each_time() {
+        let fixture = Fixture::new("conntrack");
+        let file = |name: &str, text: &str| {
+            std::fs::write(fixture.path().join(name), text).unwrap();
+            File::open(fixture.path().join(name)).unwrap()
+        };
+        let tracking = Tracking { count: file("count", "0\n"), close_wait: file("timeout", "60\n") };
+        assert_eq!(tracking.close_wait_timeout(), None, "nothing is tracked");
+        drop(file("count", "7\n"));
+        assert_eq!(tracking.close_wait_timeout(), Some(Duration::from_secs(60)));
+        drop(file("timeout", "none"));
+        assert_eq!(tracking.close_wait_timeout(), None);
     }
 }

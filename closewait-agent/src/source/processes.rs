@@ -233,7 +233,11 @@ fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>) -> Option<
     match read {
         Ok(read) => Some(read),
         Err(error) => {
-            let cure = if error.kind() == io::ErrorKind::PermissionDenied { "; grant CAP_SYS_PTRACE" } else { "" };
+            let cure = if error.kind() == io::ErrorKind::PermissionDenied {
+                "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            } else {
+                ""
+            };
             unseen.push(format!("{what} cannot be read: {error}{cure}"));
             None
         }

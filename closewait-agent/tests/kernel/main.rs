@@ -15,6 +15,7 @@ mod accepting;
 mod audit;
 mod bad_input;
 mod classic;
+mod confinement;
 mod contract;
 mod families;
 mod leaving;

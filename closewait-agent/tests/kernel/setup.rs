@@ -9,6 +9,11 @@ use std::{
     ptr,
 };
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// The user and the group without rights.
+pub(crate) const NOBODY: libc::uid_t = 65534;
+
 /// Numbers of `include/uapi/linux/capability.h`.
 pub(crate) mod capability {
     pub(crate) const DAC_READ_SEARCH: u32 = 2;
@@ -75,6 +80,51 @@ pub(crate) fn keep_only(command: &mut Command, capabilities: &'static [u32]) {
 /// The command is root without this capability.
 pub(crate) fn drop_only(command: &mut Command, capability: u32) {
     drop_where(command, move |number| number == capability);
+}
+
+/// The command is nobody, in no group, and has these capabilities alone: as a service has them by `DynamicUser=`,
+/// `AmbientCapabilities=` and `CapabilityBoundingSet=`.
+pub(crate) fn become_nobody(command: &mut Command, capabilities: &'static [u32]) {
+    drop_where(command, |number| !capabilities.contains(&number));
+    let (mut low, mut high) = (0, 0);
+    for number in capabilities {
+        *if *number < 32 { &mut low } else { &mut high } |= 1 << (number % 32);
+    }
+    let work = move || {
+        // SAFETY: takes numbers only; so do the next four.
+        succeed(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
+        // SAFETY: as above; with a length of 0 no list is read.
+        succeed(unsafe { libc::setgroups(0, ptr::null()) })?;
+        // SAFETY: as above.
+        succeed(unsafe { libc::setresgid(NOBODY, NOBODY, NOBODY) })?;
+        // SAFETY: as above.
+        succeed(unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) })?;
+        // `struct __user_cap_header_struct` and two of `__user_cap_data_struct` (include/uapi/linux/capability.h, v6.18).
+        let (header, sets) = ([0x2008_0522_u32, 0], [low, low, low, high, high, high]);
+        // SAFETY: both are of the size that this version of the call reads, and outlive it.
+        let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+        succeed(if result < 0 { -1 } else { 0 })?;
+        for number in capabilities {
+            let (raise, number) = (libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(*number));
+            // SAFETY: takes numbers only.
+            succeed(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, number, 0, 0) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(work) };
+}
+
+/// The command may install no filter for system calls, as in a container whose own filter forbids it.
+pub(crate) fn forbid_filters(command: &mut Command) {
+    let rules = [(libc::SYS_seccomp, vec![])].into();
+    let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()));
+    let machine = std::env::consts::ARCH.try_into().expect("a machine that has filters");
+    let filter = SeccompFilter::new(rules, allow, refuse, machine).expect("rules");
+    let filter: BpfProgram = filter.try_into().expect("a filter");
+    let work = move || seccompiler::apply_filter(&filter).map_err(|_refused| io::ErrorKind::PermissionDenied.into());
+    // SAFETY: between fork and exec, `work` makes two system calls only: an error is made without allocating.
+    unsafe { command.pre_exec(work) };
 }
 
 /// A copy of the binary that everybody may run, wherever the original lies.

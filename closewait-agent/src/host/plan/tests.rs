@@ -28,6 +28,7 @@ pub(crate) fn capable_host() -> Facts {
         ring_buffer: Some(true),
         tracefs: OnceCell::from(Ok(Tracefs { mounted: true, layout: TraceLayout::NONE })),
         capabilities: Some(Capabilities::from_bits(u64::MAX)),
+        seccomp: Some(true),
         initial_user_namespace: Some(true),
         initial_pid_namespace: Some(true),
         tick: Duration::from_millis(4),
@@ -145,15 +146,46 @@ fn the_capabilities_to_load_programs_are_needed_and_named() {
 
 #[test]
 fn other_capabilities_can_be_done_without() {
-    for capability in [Capability::SysPtrace, Capability::SysAdmin] {
+    for (capability, what) in [
+        (Capability::SysPtrace, "processes"),
+        (Capability::DacReadSearch, "system calls"),
+        (Capability::SysAdmin, "network namespaces"),
+    ] {
         let plan = plan(&lacks(capability), HookChoice::Auto).unwrap();
-        assert_eq!(plan.degraded.len(), 1);
-        assert!(plan.degraded[0].why.contains(capability.name()));
+        assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), [what]);
+        assert!(plan.degraded[0].why.contains(capability.name()) && plan.degraded[0].fix.is_some());
     }
-    let unused = [Capability::DacReadSearch, Capability::SysResource];
-    for capability in unused {
-        assert_eq!(plan(&lacks(capability), HookChoice::Auto).unwrap().degraded, []);
+}
+
+#[test]
+fn the_limit_of_locked_memory_matters_before_5_11_only() {
+    let lacks = lacks(Capability::SysResource);
+    assert_eq!(plan(&lacks, HookChoice::Auto).unwrap().degraded, []);
+    let plan = plan(&Facts { version: Some((5, 10)), ..lacks }, HookChoice::Auto).unwrap();
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["locked memory"]);
+}
+
+#[test]
+fn every_capability_taken_away_is_refused_or_said_once() {
+    for capability in Capability::ALL {
+        match plan(&Facts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
+            Ok(plan) => {
+                let said = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
+                assert_eq!(said, 1, "{capability:?}: {:?}", plan.degraded);
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.exit_code(), 77);
+                assert!(refusal.to_string().contains(capability.name()), "{refusal}");
+            }
+        }
     }
+}
+
+#[test]
+fn a_kernel_that_filters_no_system_calls_is_said() {
+    let plan = plan(&Facts { seccomp: Some(false), ..capable_host() }, HookChoice::Auto).unwrap();
+    assert!(!plan.seccomp);
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["system call filter"]);
 }
 
 #[test]
@@ -191,6 +223,7 @@ fn what_is_not_known_is_no_reason_to_refuse() {
         version: None,
         ring_buffer: None,
         capabilities: None,
+        seccomp: None,
         initial_user_namespace: None,
         initial_pid_namespace: None,
         ..capable_host()

@@ -1,0 +1,212 @@
+//! Gives up what only the start of an agent needs, for good.
+//!
+//! Capabilities belong to a thread and go on to those that it starts: this has to be done before the first thread that
+//! outlives the start.
+
+mod filter;
+
+use std::io;
+
+use ::caps::{CapSet, CapsHashSet};
+
+use super::{
+    caps::{Capability, implied_by},
+    plan::Degraded,
+};
+
+/// What stays after [`confine`].
+#[derive(Debug)]
+pub struct Confined {
+    /// The capabilities that are left, by name; `None` if that cannot be read.
+    pub kept: Option<Vec<String>>,
+    /// What could not be given up, or had to be kept.
+    pub degraded: Vec<Degraded>,
+}
+
+/// What the agent is to go on with.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// `CAP_SYS_ADMIN`, to enter network namespaces.
+    pub enter_namespaces: bool,
+    /// The kernel has filters for system calls.
+    pub seccomp: bool,
+}
+
+/// Gives up all capabilities but those of [`Capability::LASTING`] that this thread has, in every set; what `execve` could
+/// gain; and the system calls that the agent never makes after its start. What is refused is said, and no reason to end.
+pub fn confine(keep: Keep) -> Confined {
+    let report = "report this with the output of `closewait doctor`";
+    let mut degraded = Vec::new();
+    let permitted = ::caps::read(None, CapSet::Permitted).map_err(|error| format!("capget failed: {error}"));
+    match permitted.and_then(|permitted| {
+        let kept = lasting(bits(&permitted), keep.enter_namespaces);
+        give_up(kept).map(|()| stand_ins(kept, keep.enter_namespaces))
+    }) {
+        Ok(stand_ins) => degraded.extend(stand_ins),
+        Err(why) => degraded.push(refused("capabilities", &why, report)),
+    }
+    if let Err(error) = no_new_privileges() {
+        degraded.push(refused("no_new_privs", &format!("prctl(PR_SET_NO_NEW_PRIVS) failed: {error}"), report));
+    }
+    if keep.seccomp
+        && let Err(error) = filter::install(keep.enter_namespaces)
+    {
+        let fix = "allow seccomp(2) where a container's or a service's own filter forbids it";
+        degraded.push(refused("system call filter", &error.to_string(), fix));
+    }
+    let kept = ::caps::read(None, CapSet::Permitted).ok().map(|kept| names(&kept));
+    Confined { kept, degraded }
+}
+
+/// The capabilities to go on with, of those that are permitted. Where one is missing, another that grants the same stays in
+/// its place: what has worked at the start has to go on working.
+fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {
+    let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
+    let each = Capability::LASTING.map(|one| if permitted & one.bit() == 0 { implied_by(one) } else { one.bit() });
+    permitted & each.into_iter().fold(asked, |all, one| all | one)
+}
+
+/// Says of capabilities that stay for want of weaker ones.
+fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
+    let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
+    let stronger = |one: Capability| implied_by(one) & kept & !asked;
+    let missing: Vec<_> =
+        Capability::LASTING.into_iter().filter(|one| kept & one.bit() == 0 && stronger(*one) != 0).collect();
+    let stronger = names(&set(missing.iter().fold(0, |all, one| all | stronger(*one)))).join(", ");
+    let missing = missing.into_iter().map(Capability::name).collect::<Vec<_>>().join(", ");
+    (!missing.is_empty()).then(|| Degraded {
+        what: "capabilities",
+        why: format!("more than needed is kept after the start: {stronger}, in the place of {missing}"),
+        fix: Some(format!("grant {missing} too")),
+    })
+}
+
+/// Takes all but `kept` out of every set of this thread.
+fn give_up(kept: u64) -> Result<(), String> {
+    // Before the others: it takes CAP_SETPCAP, which goes with them.
+    bound(kept);
+    let failed = |call: &'static str| move |error| format!("{call} failed: {error}");
+    ::caps::clear(None, CapSet::Ambient).map_err(failed("prctl(PR_CAP_AMBIENT_CLEAR_ALL)"))?;
+    // Nothing is to be handed on by execve.
+    ::caps::clear(None, CapSet::Inheritable).map_err(failed("capset"))?;
+    // In this order: what is effective has to be permitted (`cap_capset` in security/commoncap.c, v6.18).
+    let kept = set(kept);
+    ::caps::set(None, CapSet::Effective, &kept).map_err(failed("capset"))?;
+    ::caps::set(None, CapSet::Permitted, &kept).map_err(failed("capset"))
+}
+
+/// Takes all but `kept` out of the bounding set, as far as that is allowed. It bounds what `execve` gains from files
+/// (`pP' = (X & fP) | (pI & fI)`, `bprm_caps_from_vfs_caps` in security/commoncap.c, v6.18), which is nothing with
+/// `no_new_privs`: an ordinary user's agent, which may not do this, loses nothing by it.
+fn bound(kept: u64) {
+    for one in ::caps::all() {
+        // An older kernel does not know all of them.
+        let bounded = ::caps::has_cap(None, CapSet::Bounding, one).unwrap_or(false);
+        if bounded
+            && one.bitmask() & kept == 0
+            && let Err(error) = ::caps::drop(None, CapSet::Bounding, one)
+        {
+            log::debug!("the bounding set stays as it is: prctl(PR_CAPBSET_DROP): {error}");
+            return;
+        }
+    }
+}
+
+/// From here on `execve` grants nothing, whatever the file says (Documentation/userspace-api/no_new_privs.rst, v6.18).
+fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: takes numbers only; it takes away what a later execve could gain, and changes no memory.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn refused(what: &'static str, why: &str, fix: &str) -> Degraded {
+    Degraded { what, why: format!("more than needed is kept after the start: {why}"), fix: Some(fix.to_owned()) }
+}
+
+fn bits(set: &CapsHashSet) -> u64 {
+    ::caps::all().into_iter().filter(|one| set.contains(one)).fold(0, |all, one| all | one.bitmask())
+}
+
+fn set(bits: u64) -> CapsHashSet {
+    ::caps::all().into_iter().filter(|one| one.bitmask() & bits != 0).collect()
+}
+
+/// In the order of their numbers.
+fn names(set: &CapsHashSet) -> Vec<String> {
+    let mut all: Vec<_> = ::caps::all().into_iter().filter(|one| set.contains(one)).collect();
+    all.sort_unstable_by_key(::caps::Capability::index);
+    all.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::*;
+
+    const ROOT: u64 = u64::MAX;
+    const DAC_OVERRIDE: u64 = 1 << 1;
+
+    fn of(capabilities: &[Capability]) -> u64 {
+        capabilities.iter().fold(0, |all, one| all | one.bit())
+    }
+
+    #[test]
+    fn root_goes_on_with_the_four() {
+        assert_eq!(lasting(ROOT, false), of(&Capability::LASTING));
+        assert_eq!(lasting(ROOT, false), 0xc0_0008_0004);
+        assert_eq!(stand_ins(lasting(ROOT, false), false), None);
+    }
+
+    #[test]
+    fn the_right_to_enter_namespaces_stays_if_it_is_asked_for_and_there() {
+        assert_eq!(lasting(ROOT, true), of(&Capability::LASTING) | Capability::SysAdmin.bit());
+        assert_eq!(lasting(of(&Capability::LASTING), true), of(&Capability::LASTING));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_taken() {
+        for missing in Capability::LASTING {
+            let granted = of(&Capability::LASTING) & !missing.bit();
+            assert_eq!(lasting(granted, false), granted, "{missing:?}");
+            assert_eq!(stand_ins(granted, false), None, "{missing:?}");
+        }
+        assert_eq!(lasting(0, true), 0);
+    }
+
+    #[test]
+    fn what_grants_the_same_stays_and_is_named() {
+        let old = lasting(Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE, false);
+        assert_eq!(old, Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE);
+        let said = stand_ins(old, false).unwrap();
+        assert!(
+            said.why.ends_with(
+                "CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, in the place of CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH"
+            )
+        );
+        // Asked for, it needs no excuse.
+        assert_eq!(stand_ins(Capability::SysAdmin.bit() | Capability::DacReadSearch.bit(), true), None);
+    }
+
+    #[test]
+    fn a_thread_is_confined_and_what_it_starts_is_too() {
+        // The filter would hold for all tests of this process.
+        let keep = Keep { enter_namespaces: false, seccomp: false };
+        let (confined, status) = thread::spawn(move || {
+            let confined = confine(keep);
+            let status = thread::spawn(|| fs::read_to_string("/proc/thread-self/status").unwrap()).join().unwrap();
+            (confined, status)
+        })
+        .join()
+        .unwrap();
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        assert_eq!(line("NoNewPrivs:"), "1", "{status}");
+        assert_eq!(u64::from_str_radix(line("CapInh:"), 16), Ok(0));
+        assert_eq!(u64::from_str_radix(line("CapAmb:"), 16), Ok(0));
+        let left = u64::from_str_radix(line("CapPrm:"), 16).unwrap();
+        assert_eq!(left & !of(&Capability::LASTING), 0, "{status}");
+        assert_eq!(confined.kept.unwrap(), names(&set(left)));
+    }
+}

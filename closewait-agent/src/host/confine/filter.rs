@@ -1,0 +1,206 @@
+//! The system calls that an agent never makes after its start, refused by the kernel.
+//!
+//! A list of what is refused: what is not on it is allowed, so that no C library and no kernel breaks the agent. A strict
+//! list of what is allowed belongs to the unit file (`SystemCallFilter=`).
+
+use std::{collections::BTreeMap, env::consts::ARCH, ffi::c_long};
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// Why there is no filter.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FilterError {
+    /// It cannot be made for this machine.
+    #[error("making the filter failed: {0}")]
+    Make(#[from] BackendError),
+    /// The kernel does not take it.
+    #[error("seccomp(SECCOMP_SET_MODE_FILTER) failed: {0}")]
+    Install(#[from] seccompiler::Error),
+}
+
+/// Answered with `EPERM`.
+const REFUSED: [c_long; 51] = [
+    // Other programs.
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    // Other processes: CAP_SYS_PTRACE is for reading `/proc`.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // Mounts and roots.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    // New namespaces: a user namespace has all capabilities.
+    libc::SYS_unshare,
+    // The kernel itself.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    // Other users.
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setgroups,
+    // Large and of no use here.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_userfaultfd,
+    // Its requests pass by this filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// A bit of the numbers of x32, of which the kernel says that they are of the same architecture (`__X32_SYSCALL_BIT` in
+/// arch/x86/include/uapi/asm/unistd.h, v6.18).
+const X32: c_long = 0x4000_0000;
+/// Calls that x32 has under numbers of its own: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev, execveat
+/// (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
+const X32_ONLY: [c_long; 6] = [520, 521, 528, 539, 540, 545];
+
+/// All that make a namespace. `CLONE_NEWTIME` is none that `clone` takes.
+const NEW_NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Installs the filters for all threads of this process, for good.
+pub(super) fn install(enter_namespaces: bool) -> Result<(), FilterError> {
+    // All are made before the first holds.
+    let filters = [refused(enter_namespaces)?, unknown()?];
+    filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::from)
+}
+
+/// What is not allowed.
+fn refused(enter_namespaces: bool) -> Result<BpfProgram, BackendError> {
+    let setns = (!enter_namespaces).then_some(libc::SYS_setns);
+    let mut rules: BTreeMap<_, _> =
+        REFUSED.into_iter().chain(setns).flat_map(both).map(|call| (call, vec![])).collect();
+    rules.extend(X32_ONLY.map(|call| (call | X32, vec![])));
+    let of_new_namespaces = NEW_NAMESPACES.map(|flag| {
+        let flag = u64::from(flag.unsigned_abs());
+        SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
+    });
+    let of_new_namespaces = of_new_namespaces.into_iter().collect::<Result<Vec<_>, _>>()?;
+    rules.extend(both(libc::SYS_clone).map(|call| (call, of_new_namespaces.clone())));
+    program(rules, libc::EPERM)
+}
+
+/// What is said not to be there: a filter cannot see the flags of `clone3`, and C libraries fall back to `clone`.
+fn unknown() -> Result<BpfProgram, BackendError> {
+    program(both(libc::SYS_clone3).map(|call| (call, vec![])).into(), libc::ENOSYS)
+}
+
+/// The number of a call, and that of x32.
+fn both(call: c_long) -> [c_long; 2] {
+    [call, call | X32]
+}
+
+fn program(rules: BTreeMap<c_long, Vec<SeccompRule>>, answer: libc::c_int) -> Result<BpfProgram, BackendError> {
+    let answer = SeccompAction::Errno(answer.unsigned_abs());
+    SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::try_from(ARCH)?)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, thread};
+
+    use super::*;
+
+    /// What a call with zeros as arguments ends with on a thread that has the filters.
+    fn filtered(enter_namespaces: bool, call: c_long) -> Option<i32> {
+        thread::spawn(move || {
+            for filter in [refused(enter_namespaces).unwrap(), unknown().unwrap()] {
+                // Of this thread alone: other tests go on.
+                seccompiler::apply_filter(&filter).unwrap();
+            }
+            // SAFETY: all pointers among the arguments are null, which each of these calls refuses.
+            let result = unsafe { libc::syscall(call, 0, 0, 0, 0, 0, 0) };
+            (result < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn what_the_agent_never_does_is_refused() {
+        for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_init_module, libc::SYS_setuid] {
+            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_x32_are_no_way_round() {
+        for call in [libc::SYS_mount | X32, X32_ONLY[0] | X32] {
+            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call:#x}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_entered_only_if_that_is_asked_for() {
+        assert_eq!(filtered(false, libc::SYS_setns), Some(libc::EPERM));
+        // Standard input is no namespace.
+        assert_ne!(filtered(true, libc::SYS_setns), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn threads_can_be_started_and_namespaces_not_made() {
+        thread::spawn(|| {
+            for filter in [refused(false).unwrap(), unknown().unwrap()] {
+                seccompiler::apply_filter(&filter).unwrap();
+            }
+            assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
+            let flags = c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+            // SAFETY: the filter refuses it before any process is made.
+            let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+            assert_eq!((result, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EPERM)));
+        })
+        .join()
+        .unwrap();
+        assert_eq!(filtered(false, libc::SYS_clone3), Some(libc::ENOSYS));
+    }
+
+    #[test]
+    fn no_call_is_listed_twice() {
+        let once: std::collections::BTreeSet<_> = REFUSED.into_iter().collect();
+        assert_eq!(once.len(), REFUSED.len());
+    }
+}
