@@ -12,6 +12,7 @@ mod clippy;
 mod crowd;
 mod docs;
 mod exec;
+mod fuzz;
 mod loadgen;
 mod namespaces;
 mod root;
@@ -41,6 +42,8 @@ enum Task {
     Test(test::Options),
     /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
     Scenarios(scenarios::Options),
+    /// Give everything that reads what closewait did not write bytes that nobody has thought of
+    Fuzz(fuzz::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -78,6 +81,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
         Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
         Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
+        Task::Fuzz(options) => fuzz::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),
