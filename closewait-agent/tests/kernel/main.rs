@@ -16,6 +16,7 @@ mod bad_input;
 mod classic;
 mod contract;
 mod families;
+mod hostile;
 mod leaving;
 mod listing;
 mod many;
