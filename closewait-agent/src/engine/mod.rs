@@ -154,6 +154,9 @@ impl Engine {
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
+                if let Some(missed) = self.tracker.take_before(key, at, &socket) {
+                    self.missed_leaving(at, missed);
+                }
                 let (dwell, tracked) = self.tracker.leave(key, at, entered, &socket);
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);

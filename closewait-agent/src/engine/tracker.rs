@@ -132,7 +132,8 @@ impl Tracker {
     ) -> (Option<Dwell>, Option<Tracked>) {
         let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
         let known_by = self.key_of(key, socket);
-        let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| tracked.ends(at, entered)));
+        let ends = |tracked: &Tracked| tracked.ends(at, entered) && !differ(&tracked.socket, socket);
+        let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| ends(tracked)));
         let tracked = known_by.and_then(|known_by| self.remove(known_by));
         (exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at))), tracked)
     }
@@ -143,6 +144,14 @@ impl Tracker {
         let known_by = self.key_of(key, socket)?;
         let is_another = self.sockets.get(&known_by).is_some_and(|tracked| tracked.is_another(since, socket));
         if is_another { self.remove(known_by) } else { None }
+    }
+
+    /// A socket left at `at`. Takes out what was tracked at its address before that, if it is another one: its leaving
+    /// was missed, and the entering of this one too.
+    pub fn take_before(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> Option<Tracked> {
+        let known_by = self.key_of(key, socket)?;
+        let is_before = |tracked: &Tracked| tracked.seen < at && differ(&tracked.socket, socket);
+        if self.sockets.get(&known_by).is_some_and(|tracked| is_before(tracked)) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.

@@ -84,6 +84,8 @@ struct Kernel {
     since: BTreeMap<SocketKey, Boot>,
     ring: VecDeque<Observation>,
     counters: Counters,
+    /// When each socket entered, and when it left, by its cookie. Not those of which the map had the time of another.
+    lives: BTreeMap<u64, (Boot, Option<Boot>)>,
     /// Addresses of which a leaving was lost since the agent began, or could have been taken for that of another.
     lost_leavings: BTreeSet<SocketKey>,
 }
@@ -97,6 +99,7 @@ impl Kernel {
             since: BTreeMap::new(),
             ring: VecDeque::new(),
             counters: Counters { skipped: Some(0), ..Counters::default() },
+            lives: BTreeMap::new(),
             lost_leavings: BTreeSet::new(),
         }
     }
@@ -125,6 +128,7 @@ impl Kernel {
         let replaced = known.is_some() && fate != Fate::Skipped;
         self.counters.replaced += u64::from(replaced);
         let stale = fate == Fate::Skipped && known.is_some();
+        self.lives.extend(cookie.filter(|_| !stale).map(|cookie| (cookie, (at, None))));
         self.sockets.insert(key, Real { socket: socket.clone(), entered: at, stale });
         self.write(fate, Observation::Enter { key, at, socket, replaced });
     }
@@ -136,6 +140,9 @@ impl Kernel {
             self.lost_leavings.insert(key);
         }
         let (at, how) = (self.now(), How::Closed);
+        if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
+            *left = Some(at);
+        }
         self.write(fate, Observation::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
     }
 
@@ -243,6 +250,18 @@ impl World {
                     let counters = Box::new(self.kernel.counters.clone());
                     self.engine.handle(Observation::Counters { at: now, counters });
                 }
+                Output::Finding(Finding::Leave { socket, dwell: Some(dwell), .. }) => {
+                    let life = socket.cookie.and_then(|cookie| self.kernel.lives.get(&cookie));
+                    if let Some((entered, Some(left))) = life {
+                        assert_possible(dwell, left.since(*entered), &socket);
+                    }
+                }
+                Output::Finding(Finding::Stuck { at, socket, dwell, .. }) => {
+                    let life = socket.cookie.and_then(|cookie| self.kernel.lives.get(&cookie));
+                    if let Some((entered, _)) = life {
+                        assert_possible(dwell, at.since(*entered), &socket);
+                    }
+                }
                 Output::LookAtGone(_) | Output::Finding(_) => {}
             }
         }
@@ -258,13 +277,7 @@ impl World {
             if real.stale {
                 continue;
             }
-            let age = now.since(real.entered);
-            match tracked.since.dwell(now) {
-                Dwell::Exact(dwell) => assert_eq!(dwell, age, "{key:?}"),
-                Dwell::Between { at_least, at_most } => {
-                    assert!(at_least <= age && at_most.is_none_or(|most| age <= most), "{key:?} {age:?} {tracked:?}");
-                }
-            }
+            assert_possible(tracked.since.dwell(now), now.since(real.entered), &tracked.socket);
         }
         for (key, tracked) in self.engine.tracker.iter() {
             let flagged = !WALKS_REMOVE && self.kernel.lost_leavings.contains(&key);
@@ -284,6 +297,19 @@ impl World {
         let totals = self.engine.totals();
         let counted = totals.lost_ring_full + totals.skipped_by_kernel.unwrap_or(0);
         assert!(self.kernel.lost_leavings.is_empty() || counted > 0, "lost and not counted: {totals:?}");
+    }
+}
+
+/// `told` is what is true.
+fn assert_possible(told: Dwell, real: Duration, socket: &Socket) {
+    match told {
+        Dwell::Exact(dwell) => assert_eq!(dwell, real, "{socket:?}"),
+        Dwell::Between { at_least, at_most } => {
+            assert!(
+                at_least <= real && at_most.is_none_or(|most| real <= most),
+                "{real:?} is not {told:?}: {socket:?}"
+            );
+        }
     }
 }
 
