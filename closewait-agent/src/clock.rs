@@ -1,17 +1,28 @@
 //! The only reader of clocks.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fs,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::engine::time::Boot;
 
 /// The time on the kernel program's clock.
 pub fn now() -> Boot {
-    Boot(crate::engine::time::nanos(read(libc::CLOCK_BOOTTIME)))
+    Boot(crate::engine::time::nanos(since_boot()))
+}
+
+/// The same for a time in nanoseconds that `/proc` tells, which shows times as this process is to see them
+/// (`do_task_stat`, fs/proc/array.c at v5.10).
+pub fn of_proc(boottime_ns: u64) -> Boot {
+    let shifted = offsets().boottime.remove_from(Duration::from_nanos(boottime_ns));
+    Boot(crate::engine::time::nanos(shifted))
 }
 
 /// How long the machine has been suspended since boot.
 pub fn suspended() -> Duration {
-    read(libc::CLOCK_BOOTTIME).saturating_sub(read(libc::CLOCK_MONOTONIC))
+    since_boot().saturating_sub(offsets().monotonic.remove_from(read(libc::CLOCK_MONOTONIC)))
 }
 
 /// Ties the kernel program's clock to the wall's.
@@ -25,7 +36,7 @@ impl TimeAnchor {
     /// As both clocks stand now. A later step of the wall clock needs a new anchor.
     pub fn now() -> Self {
         let wall = UNIX_EPOCH + read(libc::CLOCK_REALTIME);
-        Self { booted: wall.checked_sub(read(libc::CLOCK_BOOTTIME)).unwrap_or(UNIX_EPOCH) }
+        Self { booted: wall.checked_sub(since_boot()).unwrap_or(UNIX_EPOCH) }
     }
 
     /// With boot at a given time, for tests and recordings.
@@ -39,10 +50,99 @@ impl TimeAnchor {
     }
 }
 
+/// `CLOCK_BOOTTIME` as the kernel and its programs have it (`bpf_ktime_get_boot_ns`, kernel/bpf/helpers.c at v5.10).
+fn since_boot() -> Duration {
+    offsets().boottime.remove_from(read(libc::CLOCK_BOOTTIME))
+}
+
+/// What the time namespace of this process adds to its clocks (Linux 5.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Offsets {
+    monotonic: Offset,
+    boottime: Offset,
+}
+
+/// Nanoseconds; below zero where the clock is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Offset(i128);
+
+/// A process stays in the time namespace that it began in.
+fn offsets() -> Offsets {
+    static OFFSETS: OnceLock<Offsets> = OnceLock::new();
+    // Where there is no such file, there are no such namespaces.
+    *OFFSETS.get_or_init(|| fs::read("/proc/self/timens_offsets").map(|text| Offsets::parse(&text)).unwrap_or_default())
+}
+
+impl Offsets {
+    /// Lines of a clock, seconds and nanoseconds (`proc_timens_show_offsets`, kernel/time/namespace.c at v5.10).
+    fn parse(text: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text);
+        let offset = |clock: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(clock)).unwrap_or_default();
+            let mut numbers = line.split_ascii_whitespace().map(str::parse::<i64>);
+            match (numbers.next(), numbers.next()) {
+                (Some(Ok(seconds)), Some(Ok(nanos))) => Offset(i128::from(seconds) * 1_000_000_000 + i128::from(nanos)),
+                _ => Offset::default(),
+            }
+        };
+        Self { monotonic: offset("monotonic "), boottime: offset("boottime ") }
+    }
+}
+
+impl Offset {
+    fn remove_from(self, time: Duration) -> Duration {
+        let nanos = i128::try_from(time.as_nanos()).unwrap_or(i128::MAX).saturating_sub(self.0);
+        Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
+}
+
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for a write, and the three clocks named above exist since Linux 2.6.39, so it cannot fail.
     let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
     debug_assert_eq!(failed, 0, "clock_gettime({clock})");
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_time_namespace_shifts_each_clock_by_itself() {
+        let offsets = Offsets::parse(b"monotonic        2000         0\nboottime      -86400 500000000\n");
+        assert_eq!(offsets.monotonic.remove_from(Duration::from_secs(2005)), Duration::from_secs(5));
+        assert_eq!(offsets.boottime.remove_from(Duration::from_secs(1)), Duration::from_millis(86_400_500));
+        assert_eq!(offsets.monotonic.remove_from(Duration::from_secs(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn without_one_clocks_are_as_they_are() {
+        for text in [&b"monotonic           0         0\nboottime            0         0\n"[..], b"", b"boottime x 1\n"]
+        {
+            assert_eq!(Offsets::parse(text), Offsets::default());
+        }
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_needs_a_new_anchor_and_moves_no_other_time() {
+        let hour = Duration::from_secs(3600);
+        let (before, after) = (TimeAnchor::booted_at(UNIX_EPOCH + hour), TimeAnchor::booted_at(UNIX_EPOCH));
+        let (first, second) = (Boot(1_000_000_000), Boot(3_000_000_000));
+        assert_eq!(before.wall(second).duration_since(after.wall(second)).unwrap(), hour);
+        for anchor in [before, after] {
+            let between = anchor.wall(second).duration_since(anchor.wall(first)).unwrap();
+            assert_eq!(between, Duration::from_secs(2));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_of_offsets_is_survived(text in "(monotonic |boottime |-?[0-9]{1,22}|[ \n]){0,9}", seconds: u64) {
+            let offsets = Offsets::parse(text.as_bytes());
+            let _shifted = offsets.boottime.remove_from(Duration::from_secs(seconds));
+        }
+    }
 }

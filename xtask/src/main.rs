@@ -13,6 +13,7 @@ mod crowd;
 mod docs;
 mod endurance;
 mod exec;
+mod fuzz;
 mod loadgen;
 mod namespaces;
 mod root;
@@ -46,6 +47,8 @@ enum Task {
     Restarts(endurance::Restarts),
     /// Load and faults at random for long, and what the agent tracks compared with what is there
     Soak(endurance::Soak),
+    /// Give everything that reads what closewait did not write bytes that nobody has thought of
+    Fuzz(fuzz::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -85,6 +88,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Restarts(options) => endurance::restarts(&exec::Workspace::find()?, &options),
         Task::Soak(options) => endurance::soak(&exec::Workspace::find()?, &options),
         Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
+        Task::Fuzz(options) => fuzz::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),

@@ -152,24 +152,15 @@ impl Engine {
                 if let Some(services) = &mut self.services {
                     services.entered(&socket, at);
                 }
-                if let Some(missed) = self.tracker.enter(key, at, socket)
-                    && (missed.reported || self.config.events == Events::All)
-                {
-                    // It left at some time before this, nobody knows when or how.
-                    let (socket, how) = (missed.socket, How::Unknown);
-                    self.find(Finding::Leave {
-                        at,
-                        socket,
-                        dwell: None,
-                        how,
-                        closer: None,
-                        fd_open: None,
-                        verdict: None,
-                    });
+                if let Some(missed) = self.tracker.enter(key, at, socket) {
+                    self.missed_leaving(at, missed);
                 }
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
+                if let Some(missed) = self.tracker.take_before(key, at, &socket) {
+                    self.missed_leaving(at, missed);
+                }
                 let (dwell, tracked) = self.tracker.leave(key, at, entered, &socket);
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);
@@ -355,7 +346,18 @@ impl Engine {
         View::new(now, watched, tracker, lingering, world, &survey)
     }
 
+    /// A socket has left at some time before `at`, nobody knows when or how.
+    fn missed_leaving(&mut self, at: Boot, missed: Tracked) {
+        if missed.reported || self.config.events == Events::All {
+            let (socket, how) = (missed.socket, How::Unknown);
+            self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None, verdict: None });
+        }
+    }
+
     fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
+        if let Some(missed) = self.tracker.take_another(key, since, &socket) {
+            self.missed_leaving(at, missed);
+        }
         let is_new = self.tracker.present(key, at, since, socket);
         if is_new {
             self.found_new(since);

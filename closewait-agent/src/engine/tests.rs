@@ -1,3 +1,6 @@
+mod any_times;
+mod lossy;
+
 use super::{
     model::{Class, Dwell, Endpoint, Scope, Since, Socket, SocketKey},
     testing::{socket, socket_on_port},
@@ -196,6 +199,17 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
     let max = summaries[1].1.expect("one left");
     assert!(max >= Duration::from_secs(7) && max < Duration::from_millis(7250), "{max:?}");
+}
+
+#[test]
+fn a_leaving_that_only_a_walk_noticed_is_told() {
+    let mut engine = engine(Events::All);
+    engine.handle(enter(0));
+    let found = Socket { cookie: Some(8), ..socket() };
+    let since = Since::Exact(at(4_000));
+    engine.handle(Observation::Present { key: KEY, at: at(5_000), since, socket: found });
+    assert_eq!(words(&mut engine), ["enter", "leave None Unknown"]);
+    assert_eq!(engine.totals().tracked, 1);
 }
 
 #[test]

@@ -97,14 +97,18 @@ impl Tracker {
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
     pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Tracked> {
-        let before = self.key_of(key, &socket).and_then(|known_by| self.remove(known_by));
-        let Some(before) = before else {
+        let before = self.key_of(key, &socket).and_then(|known_by| Some((known_by, self.remove(known_by)?)));
+        let Some((known_by, before)) = before else {
             self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
             return None;
         };
         if at > before.seen {
             self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
             return Some(before);
+        }
+        if before.is_later_than(at, &socket) {
+            self.insert(known_by, before);
+            return None;
         }
         // A snapshot found this very stay already; the record only tells when it began.
         let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
@@ -128,9 +132,26 @@ impl Tracker {
     ) -> (Option<Dwell>, Option<Tracked>) {
         let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
         let known_by = self.key_of(key, socket);
-        let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| tracked.ends(at, entered)));
+        let ends = |tracked: &Tracked| tracked.ends(at, entered) && !differ(&tracked.socket, socket);
+        let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| ends(tracked)));
         let tracked = known_by.and_then(|known_by| self.remove(known_by));
         (exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at))), tracked)
+    }
+
+    /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
+    /// missed, and the entering of this one too.
+    pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Tracked> {
+        let known_by = self.key_of(key, socket)?;
+        let is_another = self.sockets.get(&known_by).is_some_and(|tracked| tracked.is_another(since, socket));
+        if is_another { self.remove(known_by) } else { None }
+    }
+
+    /// A socket left at `at`. Takes out what was tracked at its address before that, if it is another one: its leaving
+    /// was missed, and the entering of this one too.
+    pub fn take_before(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> Option<Tracked> {
+        let known_by = self.key_of(key, socket)?;
+        let is_before = |tracked: &Tracked| tracked.seen < at && differ(&tracked.socket, socket);
+        if self.sockets.get(&known_by).is_some_and(|tracked| is_before(tracked)) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
@@ -142,8 +163,13 @@ impl Tracker {
         };
         tracked.renew(&socket, at);
         tracked.seen = tracked.seen.max(at);
-        if let (Since::Between { .. }, Since::Exact(_)) = (tracked.since, since) {
+        if let (Since::Between { .. }, Since::Exact(entered)) = (tracked.since, since) {
             tracked.since = since;
+            tracked.due = if tracked.reported {
+                next_doubling(entered, self.stuck_after, at)
+            } else {
+                entered + self.stuck_after
+            };
         }
         // Of two names for the same socket, the kernel's own stays.
         let key = known_by.filter(|known_by| !known_by.is_of_ends()).unwrap_or(key);
@@ -160,9 +186,8 @@ impl Tracker {
     /// may be another's.
     pub fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let ends = |socket: &Socket| (socket.local, socket.remote);
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
-        if one_namespace && ends(&tracked.socket) == ends(socket) {
+        if one_namespace && !differ(&tracked.socket, socket) {
             tracked.renew(socket, at);
             tracked.looked = Some(at);
             tracked.seen = tracked.seen.max(at);
@@ -345,6 +370,21 @@ impl Tracked {
         }
     }
 
+    /// Whether what was found is another socket, or another stay of this one.
+    fn is_another(&self, since: Since, found: &Socket) -> bool {
+        // The time is the kernel's own, and this one was there before.
+        matches!(since, Since::Exact(entered) if entered > self.since.latest()) || differ(&self.socket, found)
+    }
+
+    /// Whether the record of an entering at `at` tells of a stay before this one.
+    fn is_later_than(&self, at: Boot, socket: &Socket) -> bool {
+        let earliest = match self.since {
+            Since::Exact(entered) => Some(entered),
+            Since::Between { earliest, .. } => earliest,
+        };
+        earliest.is_some_and(|earliest| at < earliest) || differ(&self.socket, socket)
+    }
+
     /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
     /// of one before it.
     fn ends(&self, at: Boot, entered: Option<Boot>) -> bool {
@@ -355,6 +395,17 @@ impl Tracked {
             (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen,
         }
     }
+}
+
+/// Whether two descriptions cannot be of the same socket.
+fn differ(one: &Socket, other: &Socket) -> bool {
+    fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| one != other)
+    }
+    differ(one.cookie, other.cookie)
+        || differ(one.netns, other.netns)
+        || differ(one.inode, other.inode)
+        || (one.local, one.remote) != (other.local, other.remote)
 }
 
 /// The first moment after `now` at which the age is `stuck_after` times a power of two.

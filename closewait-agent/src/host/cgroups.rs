@@ -142,6 +142,11 @@ fn mount(text: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(unescape(path))))
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    drop(mount(text));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

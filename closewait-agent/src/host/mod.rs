@@ -18,6 +18,14 @@ pub mod tracefs;
 
 use std::{io, panic, thread};
 
+/// Everything here that reads the text of a file of `/proc` or the name of one, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &[u8]) {
+    proc::fuzz(text);
+    cgroups::fuzz(text);
+    pods::fuzz(text);
+}
+
 /// Runs `f` on a thread of its own, so that whatever it does to its namespaces ends with it.
 fn on_fresh_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {

@@ -156,6 +156,17 @@ fn is_long_label(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(name: &[u8]) {
+    let name = String::from_utf8_lossy(name);
+    if let Some((uid, PodName { namespace, name, .. })) = pod(&name) {
+        assert!([uid, namespace, name].concat().bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+    if let Some((id, ContainerName { namespace, pod, name })) = container(&name) {
+        assert!([id, namespace, pod, name].concat().bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -155,6 +155,13 @@ fn numbers(folder: &Path) -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    parse::fuzz(text);
+    fdinfo::fuzz(text);
+    elf::fuzz(text);
+}
+
 #[cfg(test)]
 mod tests {
     use std::process;

@@ -307,6 +307,20 @@ fn aligned(length: usize) -> usize {
     length.max(1).next_multiple_of(4)
 }
 
+/// What the agent does with one part of an answer, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz(part: &[u8], decoder: Decoder, asked: (Boot, Boot)) {
+    let mut found = Vec::new();
+    let _last = parse(part, &mut found);
+    for one in found {
+        if let Observation::Present { since: Since::Between { earliest, latest }, .. } =
+            one.observation(decoder, asked, 1)
+        {
+            assert!(earliest.is_none_or(|earliest| earliest <= latest), "{earliest:?} {latest:?}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

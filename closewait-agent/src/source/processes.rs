@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
 use crate::{
+    clock,
     engine::{
         model::{Place, Task},
         process::{Process, Runtime, Syscall, Thread, ThreadState, group},
@@ -92,7 +93,7 @@ impl Look {
         let mut process = Process {
             pid,
             comm: Comm::from_name(&stat.comm),
-            started_ns: Some(stat.started_ns),
+            started_ns: Some(clock::of_proc(stat.started_ns).0),
             parent: Some(stat.parent).filter(|parent| *parent > 0),
             exe: seen("its program", proc::exe(&folder), &mut unseen).map(|path| harmless(&path)),
             runtime: None,
@@ -131,7 +132,8 @@ impl Look {
         let Self { mut process, mut threads } = self;
         let folder = proc::folder(Path::new("/proc"), process.pid);
         // Its pid may be another's by now.
-        if Some(proc::stat(&folder).ok()?.started_ns) != process.started_ns {
+        let started = proc::stat(&folder).ok()?.started_ns;
+        if Some(clock::of_proc(started).0) != process.started_ns {
             return None;
         }
         if window >= WINDOW {

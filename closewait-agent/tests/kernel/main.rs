@@ -18,6 +18,7 @@ mod classic;
 mod confinement;
 mod contract;
 mod families;
+mod hostile;
 mod leaving;
 mod listing;
 mod many;

@@ -130,7 +130,7 @@ fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize
 }
 
 /// Waits until there are `count` events `kind` from the namespace.
-fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace, count: usize) {
+pub(crate) fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace, count: usize) {
     let mut seen = 0;
     agent.wait_for(&format!("{count} events `{kind}`"), |event| {
         if event["event"] == kind && event["socket"]["netns"] == ns.inode {

@@ -111,6 +111,11 @@ impl Namespace {
         self.run(|| set_loopback(false));
     }
 
+    /// Takes it up again.
+    pub(crate) fn mend(&self) {
+        self.run(|| set_loopback(true));
+    }
+
     /// Whose events to look for.
     pub(crate) fn id(&self, stream: &TcpStream) -> Id {
         Id {

@@ -36,6 +36,13 @@ pub(crate) fn listen(socket: &impl AsRawFd) {
     check(result, "listen");
 }
 
+/// Lets no more than so many connections wait, and one.
+pub(crate) fn limit_backlog(listener: &impl AsRawFd, backlog: usize) {
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), backlog as c_int) };
+    check(result, "listen");
+}
+
 /// Connects the socket and waits until it is.
 pub(crate) fn connect(socket: &impl AsRawFd, address: SocketAddr) {
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.

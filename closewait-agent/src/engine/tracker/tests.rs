@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::testing::{holder, socket},
+    super::testing::{holder, socket, socket_on_port},
     *,
 };
 
@@ -43,6 +43,31 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
         reports.push(due.0 / 1_000_000_000);
     }
     reports
+}
+
+impl Tracker {
+    /// Panics unless all that is kept twice says the same.
+    #[expect(clippy::disallowed_methods, reason = "a count has no order")]
+    pub(in crate::engine) fn check(&self) {
+        assert_eq!(self.due.len(), self.sockets.len(), "one entry in `due` for each socket");
+        let mut reported = 0;
+        for (due, key) in &self.due {
+            let tracked = self.sockets.get(key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
+            assert_eq!(tracked.due, *due, "{key:?}");
+            assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
+            if let Since::Between { earliest: Some(earliest), latest } = tracked.since {
+                assert!(earliest <= latest, "{key:?} entered between {earliest} and {latest}");
+            }
+            reported += usize::from(tracked.reported);
+            if key.is_of_ends() {
+                let named = self.by_ends.get(&(tracked.socket.local, tracked.socket.remote));
+                assert!(named.is_some_and(|named| named.contains(key)), "{key:?} is not found by its ends");
+            }
+        }
+        assert_eq!(self.reported, reported, "the count of those that were reported");
+        let named: usize = self.by_ends.values().map(Vec::len).sum();
+        assert_eq!(named, self.due.iter().filter(|(_, key)| key.is_of_ends()).count(), "those found by their ends");
+    }
 }
 
 #[test]
@@ -181,6 +206,77 @@ fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     tracker.present(KEY, at(100), older(50, 90), socket());
     assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).1.is_some());
     assert!(tracker.is_empty());
+}
+
+#[test]
+fn a_walk_that_learns_the_time_of_entry_makes_the_socket_due_by_it() {
+    let mut tracker = tracker();
+    tracker.present(KEY, at(100), older(50, 98), socket());
+    tracker.present(KEY, at(101), Since::Exact(at(97)), socket());
+    assert_eq!(tracker.next_due(), Some(at(107)));
+    assert_eq!(reports(&mut tracker, 120), [107, 117]);
+}
+
+#[test]
+fn another_socket_at_the_address_of_one_whose_leaving_was_lost_is_not_taken_for_it() {
+    let entered = Since::Exact(at(100));
+    for (since, found, is_another) in [
+        (entered, socket(), false),
+        (older(90, 105), socket(), false),
+        (older(90, 105), Socket { cookie: None, inode: None, netns: None, ..socket() }, false),
+        (Since::Exact(at(104)), socket(), true),
+        (older(90, 105), Socket { cookie: Some(8), ..socket() }, true),
+        (older(90, 105), Socket { inode: Some(1), ..socket() }, true),
+        (older(90, 105), Socket { netns: Some(1), ..socket() }, true),
+        (older(90, 105), socket_on_port(9), true),
+    ] {
+        let mut tracker = tracker();
+        tracker.enter(KEY, at(100), socket());
+        let taken = tracker.take_another(KEY, since, &found);
+        assert_eq!(taken.map(|before| before.since), is_another.then_some(entered), "{since:?} {found:?}");
+        tracker.present(KEY, at(105), since, found);
+        let expected = if is_another { since } else { entered };
+        assert_eq!(tracker.get(KEY).map(|tracked| tracked.since), Some(expected), "{since:?}");
+    }
+}
+
+#[test]
+fn the_leaving_of_another_socket_at_its_address_is_not_its_own() {
+    let other = Socket { cookie: Some(8), ..socket() };
+    // Read after a walk has found the next one there.
+    let mut tracker = tracker();
+    tracker.present(KEY, at(100), older(90, 99), socket());
+    assert!(tracker.take_before(KEY, at(98), &other).is_none());
+    assert_eq!(tracker.leave(KEY, at(98), None, &other), (None, None));
+    assert_eq!(tracker.len(), 1);
+    // Of one whose entering was missed, as was the leaving of the one that is tracked.
+    assert_eq!(tracker.take_before(KEY, at(110), &other).map(|before| before.since), Some(older(90, 99)));
+    assert_eq!(tracker.leave(KEY, at(110), None, &other), (None, None));
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn the_record_of_an_entry_before_the_one_that_a_walk_found_changes_nothing() {
+    let before = Socket { inode: Some(1), ..socket() };
+    for (entered, since, socket_before) in
+        [(at(95), older(90, 99), before), (at(80), older(90, 99), socket()), (at(95), Since::Exact(at(99)), socket())]
+    {
+        let mut tracker = tracker();
+        tracker.present(KEY, at(100), since, socket());
+        assert_eq!(tracker.enter(KEY, entered, socket_before), None);
+        let tracked = tracker.get(KEY).unwrap();
+        assert_eq!((tracked.since, tracked.socket.inode), (since, Some(99)), "{entered}");
+        tracker.check();
+    }
+}
+
+#[test]
+fn a_look_at_another_socket_with_the_same_ends_changes_nothing() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    tracker.looked(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
+    let tracked = tracker.get(KEY).unwrap();
+    assert_eq!((tracked.socket.inode, tracked.socket.unread_bytes, tracked.looked), (Some(99), Some(1), None));
 }
 
 #[test]

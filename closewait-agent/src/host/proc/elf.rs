@@ -48,6 +48,17 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(file: &[u8]) {
+    let read = |to: &mut [u8], offset: u64| {
+        let from = file.get(usize::try_from(offset).ok()?..).filter(|from| !from.is_empty())?;
+        let length = from.len().min(to.len());
+        to[..length].copy_from_slice(&from[..length]);
+        Some(())
+    };
+    let _found = find(&[b".go.buildinfo"], read);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -118,6 +118,11 @@ fn waiting(text: &[u8]) -> Option<u64> {
     lines(text).find_map(|line| number(line.strip_prefix(b"scm_fds:")?))
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    drop((files(text), unix_sockets(text), waiting(text), inode(text)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

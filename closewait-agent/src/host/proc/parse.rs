@@ -121,6 +121,17 @@ pub(super) fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     str::from_utf8(word.trim_ascii()).ok()?.parse().ok()
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    if let Some(stat) = Stat::parse(text) {
+        assert!(stat.comm.len() < text.len(), "more of a name than there is text");
+    }
+    let call = Call::parse(text);
+    assert!(call.is_none_or(|call| call.number >= 0));
+    drop((Status::parse(text), open_files_limit(text), run_ns(text), cgroup(text)));
+    let _library = mapped(text, &["libjvm.so", "libpython"]);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

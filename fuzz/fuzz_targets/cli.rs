@@ -1,0 +1,37 @@
+//! What people type, and what another process asks of the agent: a word a line, or a question in JSON.
+#![no_main]
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+use clap::Parser as _;
+use closewait::{
+    cli::{Cli, Command},
+    engine::query::{Peer, Query},
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let words = bytes.split(|byte| *byte == b'\n').map(OsStr::from_bytes);
+    match Cli::try_parse_from([OsStr::new("closewait")].into_iter().chain(words)) {
+        Ok(Cli { command: Command::List(list) }) => list.peer.iter().for_each(again),
+        Ok(Cli { command: Command::Run(run) }) => {
+            assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
+            assert!(run.ring_buffer.is_power_of_two() && run.max_sockets > 0);
+        }
+        Ok(Cli { command: Command::Doctor(_) }) => {}
+        Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
+    }
+    if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
+        again(&peer);
+    }
+    if let Ok(query) = serde_json::from_slice::<Query>(bytes) {
+        let line = serde_json::to_string(&query).expect("a question can be asked");
+        assert!(!line.contains('\n'), "a question is one line");
+        assert_eq!(serde_json::from_str::<Query>(&line).expect("and understood"), query);
+    }
+});
+
+/// A peer is understood as it is shown.
+fn again(peer: &Peer) {
+    assert_eq!(peer.to_string().parse::<Peer>().as_ref(), Ok(peer));
+}

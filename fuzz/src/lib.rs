@@ -1,0 +1,82 @@
+//! An engine as the agent drives it, with both sinks behind it: what the fuzz targets of records and recordings share.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use closewait::{
+    clock::TimeAnchor,
+    engine::{
+        Config, Engine, Events,
+        model::{Observation, Output},
+        query::{By, Form, Query},
+        time::Boot,
+    },
+    sink::{Sink as _, json::Json, list, text::Text},
+};
+
+/// An engine and what it has said so far.
+pub struct Play {
+    /// It.
+    pub engine: Engine,
+    json: Json,
+    text: Text,
+    /// The lines of both sinks.
+    pub lines: Vec<u8>,
+}
+
+impl Play {
+    /// Begins at `began`.
+    pub fn new(stuck_after: Duration, began: Boot) -> Self {
+        let config = Config {
+            stuck_after,
+            events: Events::All,
+            histogram_every: Duration::from_secs(60),
+            watching: true,
+            ephemeral_ports: 32_768..=60_999,
+        };
+        Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }
+    }
+
+    /// Answers as an agent does that has found out nothing.
+    pub fn answer(&mut self, at: Boot) {
+        self.engine.handle(Observation::LookedAtAll { at });
+        self.engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
+        self.engine.handle(Observation::InquiredAll { at, worked: Duration::from_millis(1) });
+    }
+
+    /// Takes all that the engine wants said and done, and looks at every line.
+    pub fn drain(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            let Output::Finding(finding) = output else { continue };
+            let mut line = Vec::new();
+            self.json.finding(&finding, anchor(), &mut line).expect("a finding is written as JSON");
+            let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
+            self.text.finding(&finding, anchor(), &mut line).expect("a finding is written as text");
+            harmless(&line);
+            self.lines.extend(line);
+        }
+    }
+
+    /// Asks for everything that is there, in every form.
+    pub fn list(&mut self, now: Boot) {
+        let view = self.engine.view(now);
+        for by in [None, Some(By::Process), Some(By::Listener), Some(By::Peer), Some(By::Cgroup)] {
+            for (form, width) in [(Form::Json, None), (Form::Text, Some(80)), (Form::Text, None)] {
+                let query = Query { by, form, width, wide: width.is_none(), ..Query::default() };
+                let mut lines = Vec::new();
+                list::render(&view, &query, anchor(), &mut lines).expect("a list is written");
+                harmless(&lines);
+                self.lines.extend(lines);
+            }
+        }
+    }
+}
+
+/// Names that others chose must not act on a terminal.
+fn harmless(lines: &[u8]) {
+    let text = str::from_utf8(lines).expect("lines are UTF-8");
+    assert!(!text.chars().any(|shown| shown.is_control() && shown != '\n'), "{text:?}");
+}
+
+fn anchor() -> TimeAnchor {
+    TimeAnchor::booted_at(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+}
