@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod apt;
 mod bench;
 mod build;
 mod clippy;
@@ -14,6 +15,7 @@ mod docs;
 mod exec;
 mod loadgen;
 mod namespaces;
+mod packages;
 mod root;
 mod run;
 mod scenarios;
