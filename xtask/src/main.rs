@@ -22,6 +22,7 @@ mod scenarios;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 /// Sets up, builds, tests, checks and measures closewait.
 #[derive(Parser)]
@@ -43,6 +44,8 @@ enum Task {
     Test(test::Options),
     /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
     Scenarios(scenarios::Options),
+    /// Run the kernel tests on Debian's kernels in virtual machines, and compare what each can do
+    Vm(vm::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -80,6 +83,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
         Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
         Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
+        Task::Vm(options) => vm::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),
