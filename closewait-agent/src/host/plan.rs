@@ -158,6 +158,9 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
 
 const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
+/// Maps of the default sizes take half of it.
+const ROOM_FOR_MAPS: u64 = 16 << 20;
+
 /// Whether programs can be loaded at all.
 fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
     if facts.initial_user_namespace == Some(false) {
@@ -174,7 +177,27 @@ fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
         if missing { Err(refusal()) } else { Ok(()) }
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
-    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")
+    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")?;
+    room_for_maps(facts)
+}
+
+/// Before Linux 5.11 maps count against the limit of locked memory (`bpf_charge_memlock` in kernel/bpf/syscall.c, v5.10).
+fn room_for_maps(facts: &Facts) -> Result<(), Refusal> {
+    let counted = facts.version.is_some_and(|version| version < (5, 11));
+    let may_raise = facts.capabilities.is_none_or(|capabilities| capabilities.has(Capability::SysResource));
+    match facts.locked_memory {
+        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(Refusal::Privilege {
+            capability: Capability::SysResource.name(),
+            why: format!(
+                "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
+                bytes >> 10
+            ),
+            fix: "run as root, add cap_sys_resource to what is granted, or set the limit to infinity (`ulimit -Hl \
+                  unlimited`, LimitMEMLOCK= of the systemd unit)"
+                .to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether the hook that needs type information works, or why not.
@@ -275,6 +298,11 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
              takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
             Some("use Linux 5.11 or newer"),
         );
+        add(
+            "existing sockets",
+            "those that are older than the agent, in a network namespace in which no process lives, are not seen",
+            Some("use Linux 5.11 or newer"),
+        );
     }
     if types && !plan.openers {
         add(
@@ -293,7 +321,8 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if types && plan.layout.sock_cgroup == MISSING {
         add("cgroups", "a socket does not point to its cgroup, so none is shown", Some("use Linux 5.15 or newer"));
     }
-    list.extend(facts.capabilities.into_iter().flat_map(without_capability));
+    let listed = plan.iterate_files;
+    list.extend(facts.capabilities.into_iter().flat_map(|capabilities| without_capability(capabilities, listed)));
     if facts.initial_pid_namespace == Some(false) {
         list.push(Degraded {
             what: "owners",
@@ -304,22 +333,28 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     list
 }
 
-/// What suffers for want of capabilities that are not needed to load programs.
-fn without_capability(capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
+/// What suffers for want of capabilities that are not needed to load programs. `listed`: the kernel lists open files, so
+/// that of sockets in other namespaces only those without a descriptor are out of sight.
+fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
+    let out_of_sight = if listed { " and that nobody has accepted" } else { "" };
     [
         (
             Capability::SysPtrace,
             "owners",
-            "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the network \
-             namespaces that they are in, so sockets there that are older than the agent and that nobody has accepted \
-             are not seen",
+            format!(
+                "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the \
+                 network namespaces that they are in, so sockets there that are older than the agent{out_of_sight} are not \
+                 seen"
+            ),
             GRANT,
         ),
         (
             Capability::SysAdmin,
             "network namespaces",
-            "others than the own cannot be entered, so sockets there that are older than the agent and that nobody has \
-             accepted are not seen",
+            format!(
+                "others than the own cannot be entered, so sockets there that are older than the agent{out_of_sight} are \
+                 not seen"
+            ),
             "run as root, or add cap_sys_admin to what is granted",
         ),
     ]
