@@ -198,7 +198,7 @@ fn check_age(event: &Value, fin: Window) {
 }
 
 /// All events are of one socket, and each tells of a greater age: `threshold`, or twice as much as before.
-fn check_known_once(stuck: &[&Value], threshold: f64) {
+pub(crate) fn check_known_once(stuck: &[&Value], threshold: f64) {
     assert!(!stuck.is_empty());
     for pair in stuck.windows(2) {
         assert_eq!(pair[0]["socket"]["cookie"], pair[1]["socket"]["cookie"], "{} {}", pair[0], pair[1]);

@@ -152,7 +152,13 @@ fn a_descriptor_that_is_left_behind_is_listed_until_it_is_closed() {
     socket::linger_zero(&pair.client);
     drop(pair.client);
     thread::sleep(Duration::from_millis(50));
-    let cold = of_namespace(&list(), &ns).remove(&pair.id).expect("it is listed");
+    let cold = of_namespace(&list(), &ns).remove(&pair.id);
+    // The socket is in no list of sockets any more, only among open files.
+    if !can(Ability::Files) {
+        assert_eq!(cold, None);
+        return;
+    }
+    let cold = cold.expect("it is listed");
     assert_eq!((&cold["fd_open"], &cold["left"]["how"]), (&Value::from(true), &Value::from("reset")), "{cold}");
 }
 

@@ -32,9 +32,6 @@ const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
 /// what only BTF gives: namespace, cookie and inode.
 const WITHOUT_BTF: [&str; 6] = ["ability::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
-/// And these of them compare with BTF.
-const WITH_BTF: [&str; 2] = ["without_btf_the_same_owners_come_from_proc", "list_agrees_with_ss_where_there_is_no_btf"];
-
 #[derive(Args)]
 pub(crate) struct Options {
     /// Kernels, as in `5.10 7.3`; all of the matrix if there are none
@@ -196,6 +193,5 @@ fn arguments(case: Case, filter: Option<&str>) -> Vec<String> {
     if !case.hidden_btf {
         return Vec::new();
     }
-    let skipped = WITH_BTF.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]);
-    WITHOUT_BTF.iter().map(|part| (*part).to_owned()).chain(skipped).collect()
+    WITHOUT_BTF.iter().map(|part| (*part).to_owned()).collect()
 }

@@ -169,6 +169,7 @@ impl Table {
              run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n",
             self.markdown()
         );
+        page.push_str("`?`: not tried.\n\n");
         for (name, meaning) in COLUMNS {
             // Writing to a String cannot fail.
             let _infallible = writeln!(page, "- **{name}**: {meaning}.");
