@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod apt;
 mod bench;
 mod build;
 mod clippy;
@@ -16,12 +17,14 @@ mod exec;
 mod fuzz;
 mod loadgen;
 mod namespaces;
+mod packages;
 mod root;
 mod run;
 mod scenarios;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 /// Sets up, builds, tests, checks and measures closewait.
 #[derive(Parser)]
@@ -49,6 +52,8 @@ enum Task {
     Soak(endurance::Soak),
     /// Give everything that reads what closewait did not write bytes that nobody has thought of
     Fuzz(fuzz::Options),
+    /// Run the kernel tests on Debian's kernels in virtual machines, and compare what each can do
+    Vm(vm::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
     /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
@@ -89,6 +94,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Soak(options) => endurance::soak(&exec::Workspace::find()?, &options),
         Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
         Task::Fuzz(options) => fuzz::run(&exec::Workspace::find()?, &options),
+        Task::Vm(options) => vm::run(&exec::Workspace::find()?, &options),
         Task::Clippy => clippy::run(&exec::Workspace::find()?),
         Task::Tidy => tidy::run(&exec::Workspace::find()?),
         Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),

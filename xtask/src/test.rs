@@ -79,17 +79,17 @@ pub(crate) fn build(workspace: &Workspace, test: &str) -> Result<PathBuf> {
             // Compiler errors stay readable on stderr; stdout has the artifacts.
             .arg("--message-format=json-render-diagnostics"),
     )?;
-    executable(&messages, test)
+    executable(&messages, test, "test")
         .with_context(|| format!("cargo built no test named `{test}`; is closewait-agent/tests/{test}/main.rs there?"))
 }
 
-/// The executable of the test target in cargo's messages.
-fn executable(messages: &str, test: &str) -> Option<PathBuf> {
+/// The executable of a target in cargo's messages; `kind` as in `test` or `bin`.
+pub(crate) fn executable(messages: &str, name: &str, kind: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = &message["target"];
         let wanted = message["reason"] == "compiler-artifact"
-            && target["name"] == test
-            && target["kind"].as_array()?.iter().any(|kind| kind == "test");
+            && target["name"] == name
+            && target["kind"].as_array()?.iter().any(|one| one == kind);
         wanted.then(|| message["executable"].as_str())?.map(|path| Path::new(path).to_owned())
     })
 }
@@ -112,7 +112,7 @@ pub(crate) fn run_libtest(command: &mut Command, mut show: impl FnMut(&str)) -> 
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
-fn parse_summary(line: &str) -> Option<Summary> {
+pub(crate) fn parse_summary(line: &str) -> Option<Summary> {
     let (_verdict, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |what: &str| counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse().ok());
     Some(Summary { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
@@ -166,8 +166,8 @@ mod tests {
         let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"lib\"]},\"executable\":null}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"test\"]},\"executable\":\"/t/kernel-1\"}\n\
             {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executable(messages, "kernel"), Some(PathBuf::from("/t/kernel-1")));
-        assert_eq!(executable(messages, "scenarios"), None);
-        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n", "kernel"), None);
+        assert_eq!(executable(messages, "kernel", "test"), Some(PathBuf::from("/t/kernel-1")));
+        assert_eq!(executable(messages, "scenarios", "test"), None);
+        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n", "kernel", "test"), None);
     }
 }

@@ -31,6 +31,9 @@ pub struct Facts {
     pub capabilities: Option<Capabilities>,
     /// Whether system calls can be refused by a filter (`CONFIG_SECCOMP_FILTER`).
     pub seccomp: Option<bool>,
+    /// Bytes of memory that this process may lock, `u64::MAX` if it may set them as high as it likes. Maps count against
+    /// them before Linux 5.11.
+    pub locked_memory: Option<u64>,
     /// Whether this is the user namespace of the host: in another, capabilities do not count for BPF.
     pub initial_user_namespace: Option<bool>,
     /// Whether this is the pid namespace of the host: in another, most processes have no number.
@@ -101,6 +104,7 @@ impl Facts {
             tracefs: OnceCell::new(),
             capabilities: Capabilities::read(),
             seccomp: has_seccomp(),
+            locked_memory: locked_memory(),
             initial_user_namespace: is_namespace("user", USER_INIT_INO),
             initial_pid_namespace: is_namespace("pid", PID_INIT_INO),
             tick: tick().unwrap_or(LONGEST_TICK),
@@ -166,6 +170,16 @@ fn is_namespace(kind: &str, inode: u32) -> Option<bool> {
 fn has_seccomp() -> Option<bool> {
     let sysctl = Path::new("/proc/sys/kernel");
     sysctl.try_exists().ok()?.then(|| sysctl.join("seccomp/actions_avail").exists())
+}
+
+/// The limit as it is: aya tries to take it away, which every process may that has a hard limit of infinity.
+fn locked_memory() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live struct of the type that the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+        return None;
+    }
+    Some(if limit.rlim_max == libc::RLIM_INFINITY { u64::MAX } else { limit.rlim_cur })
 }
 
 /// The resolution of the coarse clock is one tick (`posix_get_coarse_res` in kernel/time/posix-timers.c, v6.18).

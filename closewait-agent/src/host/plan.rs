@@ -161,6 +161,9 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
 
 const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
+/// Maps of the default sizes take half of it.
+const ROOM_FOR_MAPS: u64 = 16 << 20;
+
 /// Whether programs can be loaded at all.
 fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
     if facts.initial_user_namespace == Some(false) {
@@ -177,7 +180,27 @@ fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
         if missing { Err(refusal()) } else { Ok(()) }
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
-    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")
+    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")?;
+    room_for_maps(facts)
+}
+
+/// Before Linux 5.11 maps count against the limit of locked memory (`bpf_charge_memlock` in kernel/bpf/syscall.c, v5.10).
+fn room_for_maps(facts: &Facts) -> Result<(), Refusal> {
+    let counted = facts.version.is_some_and(|version| version < (5, 11));
+    let may_raise = facts.capabilities.is_none_or(|capabilities| capabilities.has(Capability::SysResource));
+    match facts.locked_memory {
+        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(Refusal::Privilege {
+            capability: Capability::SysResource.name(),
+            why: format!(
+                "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
+                bytes >> 10
+            ),
+            fix: "run as root, add cap_sys_resource to what is granted, or set the limit to infinity (`ulimit -Hl \
+                  unlimited`, LimitMEMLOCK= of the systemd unit)"
+                .to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether the hook that needs type information works, or why not.
@@ -278,6 +301,11 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
              takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
             Some("use Linux 5.11 or newer"),
         );
+        add(
+            "existing sockets",
+            "those that are older than the agent, in a network namespace in which no process lives, are not seen",
+            Some("use Linux 5.11 or newer"),
+        );
     }
     if types && !plan.openers {
         add(
@@ -304,8 +332,9 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
             Some("use a kernel with CONFIG_SECCOMP_FILTER=y"),
         );
     }
+    let listed = plan.iterate_files;
     list.extend(
-        facts.capabilities.into_iter().flat_map(|capabilities| without_capability(facts.version, capabilities)),
+        facts.capabilities.into_iter().flat_map(|capabilities| without_capability(facts.version, capabilities, listed)),
     );
     if facts.initial_pid_namespace == Some(false) {
         list.push(Degraded {
@@ -317,38 +346,48 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     list
 }
 
-/// What suffers for want of capabilities that are not needed to load programs: one feature each.
-fn without_capability(version: Option<(u32, u32)>, capabilities: Capabilities) -> impl Iterator<Item = Degraded> {
+/// What suffers for want of capabilities that are not needed to load programs: one feature each. `listed`: the kernel
+/// lists open files, so that of sockets in other namespaces only those without a descriptor are out of sight.
+fn without_capability(
+    version: Option<(u32, u32)>,
+    capabilities: Capabilities,
+    listed: bool,
+) -> impl Iterator<Item = Degraded> {
     // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
     let counts_locked = version.is_some_and(|version| version < (5, 11));
+    let out_of_sight = if listed { " and that nobody has accepted" } else { "" };
     [
         (
             Capability::SysPtrace,
             "processes",
-            "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the network \
-             namespaces that they are in, so sockets there that are older than the agent and that nobody has accepted \
-             are not seen",
+            format!(
+                "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the \
+                 network namespaces that they are in, so sockets there that are older than the agent{out_of_sight} are not \
+                 seen"
+            ),
             GRANT,
         ),
         (
             Capability::DacReadSearch,
             "system calls",
             "in which system calls threads of other users' processes wait cannot be read (the kernel's function that they \
-             sleep in is shown in its place), nor where a socket is that no process holds",
+             sleep in is shown in its place), nor where a socket is that no process holds".to_owned(),
             GRANT,
         ),
         (
             Capability::SysAdmin,
             "network namespaces",
-            "others than the own cannot be entered, so sockets there that are older than the agent and that nobody has \
-             accepted are not seen, nor how long connection tracking keeps the others",
+            format!(
+                "others than the own cannot be entered, so sockets there that are older than the agent{out_of_sight} are \
+                 not seen, nor how long connection tracking keeps the others"
+            ),
             "run as root, or add cap_sys_admin to what is granted",
         ),
         (
             Capability::SysResource,
             "locked memory",
             "the limit on locked memory cannot be raised, and maps count against it before Linux 5.11: the kernel may \
-             refuse them",
+             refuse them".to_owned(),
             "raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity in a systemd unit), or add cap_sys_resource to what is granted",
         ),
     ]

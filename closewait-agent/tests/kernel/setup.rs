@@ -19,6 +19,7 @@ pub(crate) mod capability {
     pub(crate) const DAC_READ_SEARCH: u32 = 2;
     pub(crate) const SYS_PTRACE: u32 = 19;
     pub(crate) const SYS_ADMIN: u32 = 21;
+    pub(crate) const SYS_RESOURCE: u32 = 24;
     pub(crate) const PERFMON: u32 = 38;
     pub(crate) const BPF: u32 = 39;
     /// More than any kernel has.
@@ -124,6 +125,17 @@ pub(crate) fn forbid_filters(command: &mut Command) {
     let filter: BpfProgram = filter.try_into().expect("a filter");
     let work = move || seccompiler::apply_filter(&filter).map_err(|_refused| io::ErrorKind::PermissionDenied.into());
     // SAFETY: between fork and exec, `work` makes two system calls only: an error is made without allocating.
+    unsafe { command.pre_exec(work) };
+}
+
+/// The command may lock as much memory as an ordinary process.
+pub(crate) fn lock_little_memory(command: &mut Command) {
+    let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
+    let work = move || {
+        // SAFETY: the pointer is to a whole rlimit that outlives the call.
+        succeed(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) })
+    };
+    // SAFETY: between fork and exec, `work` makes one system call only.
     unsafe { command.pre_exec(work) };
 }
 

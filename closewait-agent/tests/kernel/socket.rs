@@ -2,7 +2,7 @@
 
 use std::{
     ffi::c_int,
-    io,
+    io::{self, Read, Write},
     mem::size_of,
     net::SocketAddr,
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
@@ -89,6 +89,14 @@ pub(crate) fn inode(socket: &impl AsRawFd) -> u64 {
     let name = link.to_string_lossy();
     let number = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).expect("a socket's link");
     number.parse().expect("an inode number")
+}
+
+/// Sends bytes from one end of a connection and takes them in at the other.
+pub(crate) fn exchange(from: &mut impl Write, to: &mut impl Read, bytes: &[u8]) {
+    from.write_all(bytes).expect("write");
+    let mut read = vec![0; bytes.len()];
+    to.read_exact(&mut read).expect("read");
+    assert_eq!(read, bytes);
 }
 
 /// Waits until the socket has the peer's FIN.

@@ -1,17 +1,16 @@
 //! The programs that scenarios need: Debian's packages, Python's in an environment of their own, and what is compiled.
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     exec::{self, Workspace},
-    root,
+    packages,
 };
 
 /// Programs, and the packages of Debian that have them.
@@ -40,7 +39,7 @@ pub(super) fn bring(workspace: &Workspace) -> Result<()> {
     let sources = workspace.root.join("closewait-agent/tests/scenarios/programs");
     fs::create_dir_all(&dir)
         .with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))?;
-    install(&missing())?;
+    packages::install(&missing(), "installing the scenarios' programs")?;
     venv(&dir.join("venv"))?;
     for (program, source) in GO {
         go(&dir, program, &sources.join(source))?;
@@ -56,28 +55,6 @@ fn missing() -> Vec<&'static str> {
         packages.push(package);
     }
     packages
-}
-
-fn install(packages: &[&str]) -> Result<()> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let Some(env) = exec::which("env").filter(|_env| exec::which("apt-get").is_some()) else {
-        bail!("apt-get is not installed; install what has these packages of Debian: {}", packages.join(" "));
-    };
-    let apt = |args: &[&str]| {
-        let args = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"].iter().chain(args);
-        let args: Vec<OsString> = args.map(OsString::from).collect();
-        exec::run(&mut root::command(&env, &args, "installing the scenarios' programs")?)
-    };
-    let install = [&["install", "--no-install-recommends"], packages].concat();
-    eprintln!("xtask: installing {}", packages.join(" "));
-    // The lists may be old, or not there at all.
-    if apt(&install).is_err() {
-        apt(&["update"])?;
-        apt(&install)?;
-    }
-    Ok(())
 }
 
 fn venv(dir: &Path) -> Result<()> {

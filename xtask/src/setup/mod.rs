@@ -3,8 +3,8 @@
 //! Two things, both under `<target>/setup`: the standard library's source, which cargo wants to find inside the
 //! toolchain, and a bpf-linker that uses the compiler's own LLVM.
 
-mod apt;
 mod bpf_linker;
+mod package;
 mod std_source;
 mod toolchain;
 

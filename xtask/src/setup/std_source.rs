@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{apt, step, toolchain::Toolchain};
+use super::{package, step, toolchain::Toolchain};
 use crate::exec;
 
 /// A component of a few megabytes; a network that takes longer is one that answers nothing.
@@ -35,7 +35,7 @@ pub(super) fn bring(setup_dir: &Path, toolchain: &Toolchain) -> Result<()> {
             return Ok(());
         }
         step(&format!("unpack Debian's rust-src {} for the standard library's source", toolchain.release), || {
-            apt::unpack(setup_dir, "rust-src", &toolchain.release, &unpacked)
+            package::unpack(setup_dir, "rust-src", &toolchain.release, &unpacked)
         })
         .with_context(|| {
             format!(

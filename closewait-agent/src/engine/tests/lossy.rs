@@ -12,10 +12,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::testing::holder;
 
-/// Whether a walk also removes what it has not found. Without that, a socket whose leaving was lost stays, and the loss is
-/// counted.
-const WALKS_REMOVE: bool = false;
-
 /// What became of the record of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -218,6 +214,22 @@ impl World {
         }
     }
 
+    fn audit(&mut self, sweep: bool) {
+        self.read(usize::MAX);
+        let began = self.kernel.now();
+        for (key, real) in &self.kernel.sockets {
+            self.engine.handle(self.kernel.present(*key, real));
+        }
+        self.engine.handle(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+        if sweep {
+            for (key, entered) in &self.kernel.since {
+                self.engine.handle(Observation::Stored { key: *key, entered: *entered });
+            }
+        }
+        self.kernel.millis += 1;
+        self.engine.handle(Observation::Audited { began, at: self.kernel.now() });
+    }
+
     /// Does what the engine asks for, as the runtime does, and looks at what it says.
     fn put_out(&mut self) {
         while let Some(output) = self.engine.poll_output() {
@@ -262,6 +274,23 @@ impl World {
                         assert_possible(dwell, at.since(*entered), &socket);
                     }
                 }
+                Output::Audit { sweep } => self.audit(sweep),
+                Output::LookAtSuspects(keys) => {
+                    for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
+                        self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
+                    }
+                    self.engine.handle(Observation::LookedAtSuspects { at: now });
+                    // Whoever was lost is no longer there for the agent either.
+                    self.kernel.lost_leavings.clear();
+                    self.check_against_the_truth();
+                }
+                Output::Forget(entries) => {
+                    for (key, entered) in entries {
+                        if self.kernel.since.get(&key) == Some(&entered) {
+                            self.kernel.since.remove(&key);
+                        }
+                    }
+                }
                 Output::LookAtGone(_) | Output::Finding(_) => {}
             }
         }
@@ -280,7 +309,8 @@ impl World {
             assert_possible(tracked.since.dwell(now), now.since(real.entered), &tracked.socket);
         }
         for (key, tracked) in self.engine.tracker.iter() {
-            let flagged = !WALKS_REMOVE && self.kernel.lost_leavings.contains(&key);
+            // Until the next audit.
+            let flagged = self.kernel.lost_leavings.contains(&key);
             assert!(self.kernel.sockets.contains_key(&key) || flagged, "{key:?} is gone: {tracked:?}");
         }
     }
@@ -291,12 +321,22 @@ impl World {
         self.read(usize::MAX);
         self.put_out();
         self.walk();
+        let lost = !self.kernel.lost_leavings.is_empty();
         self.engine.stop();
         self.put_out();
         self.engine.tracker.check();
         let totals = self.engine.totals();
         let counted = totals.lost_ring_full + totals.skipped_by_kernel.unwrap_or(0);
-        assert!(self.kernel.lost_leavings.is_empty() || counted > 0, "lost and not counted: {totals:?}");
+        assert!(!lost || counted > 0, "lost and not counted: {totals:?}");
+        // Nothing is under way any more.
+        self.kernel.millis += 1000;
+        self.engine.audit.hurry(self.kernel.now());
+        self.kernel.millis += 20_000;
+        self.engine.handle_timeout(self.kernel.now());
+        self.put_out();
+        let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|(key, _)| key).collect();
+        assert!(tracked.iter().eq(self.kernel.sockets.keys()), "{tracked:?} after an audit");
+        assert!(self.kernel.since.keys().all(|key| self.kernel.sockets.contains_key(key)), "the map was not swept");
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn capable_host() -> Facts {
         tracefs: OnceCell::from(Ok(Tracefs { mounted: true, layout: TraceLayout::NONE })),
         capabilities: Some(Capabilities::from_bits(u64::MAX)),
         seccomp: Some(true),
+        locked_memory: Some(64 << 10),
         initial_user_namespace: Some(true),
         initial_pid_namespace: Some(true),
         tick: Duration::from_millis(4),
@@ -205,7 +206,10 @@ fn a_kernel_of_5_10_lacks_what_came_later() {
     types.layout.sock_cgroup = MISSING;
     let plan = plan(&facts, HookChoice::Auto).unwrap();
     assert!(!plan.iterate_files);
-    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["owners", "cookies", "cgroups"]);
+    assert_eq!(
+        plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(),
+        ["owners", "existing sockets", "cookies", "cgroups"]
+    );
     assert!(plan.degraded.iter().all(|one| one.fix.is_some()));
 }
 
@@ -229,4 +233,34 @@ fn what_is_not_known_is_no_reason_to_refuse() {
         ..capable_host()
     };
     assert_eq!(plan(&facts, HookChoice::Auto).unwrap().degraded, []);
+}
+
+#[test]
+fn before_5_11_the_limit_of_locked_memory_has_to_have_room_or_to_be_raised() {
+    let before = |facts: Facts| Facts { version: Some((5, 10)), ..facts };
+    let lacking = || lacks(Capability::SysResource);
+    let refusal = plan(&before(lacking()), HookChoice::Auto).unwrap_err();
+    assert_eq!(refusal.exit_code(), 77);
+    let text = refusal.to_string();
+    assert!(text.contains("CAP_SYS_RESOURCE") && text.contains("64 KiB") && text.contains("LimitMEMLOCK"), "{text}");
+    for enough in [
+        before(capable_host()),
+        before(Facts { locked_memory: Some(u64::MAX), ..lacking() }),
+        before(Facts { locked_memory: None, ..lacking() }),
+        Facts { version: Some((5, 11)), ..lacking() },
+    ] {
+        assert!(plan(&enough, HookChoice::Auto).is_ok());
+    }
+}
+
+#[test]
+fn without_a_list_of_open_files_more_is_out_of_sight() {
+    let why = |iter_files: bool| {
+        let mut facts = lacks(Capability::SysAdmin);
+        facts.types.as_mut().unwrap().iter_files = iter_files;
+        let degraded = plan(&facts, HookChoice::Auto).unwrap().degraded;
+        degraded.into_iter().find(|one| one.what == "network namespaces").unwrap().why
+    };
+    assert!(why(true).contains("nobody has accepted"));
+    assert!(!why(false).contains("accepted"));
 }

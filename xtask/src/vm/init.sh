@@ -1,0 +1,45 @@
+#!/bin/busybox sh
+# The first process of a guest: makes it look like a host, runs the kernel tests, and powers it off. What it prints after
+# `closewait-vm:` is read by xtask/src/vm/report.rs.
+
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp /bin /sbin
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/usr/sbin:/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+# Some kernels mount it by themselves.
+mount -t devtmpfs dev /dev 2>/dev/null
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+mkdir -p /sys/fs/cgroup
+mount -t cgroup2 cgroup /sys/fs/cgroup
+ip link set lo up
+# The tests have ten thousand sockets at once, and their other ends.
+ulimit -n 65536
+# What the kernel says goes into its log, not between the lines of the tests.
+dmesg -n 1
+
+echo "closewait-vm: release $(uname -r)"
+grep -q closewait.probe /proc/cmdline && poweroff -f
+
+# MODULES, BTF, ARGUMENTS, and the variables that the tests read.
+. /settings
+for module in $MODULES; do
+    case "$module" in
+        *.xz) xzcat "/modules/$module" >/tmp/module.ko ;;
+        *) cat "/modules/$module" >/tmp/module.ko ;;
+    esac
+    insmod /tmp/module.ko || echo "closewait-vm: trouble the module $module cannot be loaded"
+done
+rm -f /tmp/module.ko
+[ "$BTF" = hidden ] && mount -t tmpfs none /sys/kernel/btf
+
+cd /tests || echo "closewait-vm: trouble there is no folder /tests"
+# shellcheck disable=SC2086 # Several words.
+/tests/kernel --test-threads=1 $ARGUMENTS
+echo "closewait-vm: ended $?"
+# What no program may bring a kernel to say.
+dmesg -r | grep -E 'WARNING: |BUG: |Oops|general protection' | while read -r line; do
+    echo "closewait-vm: trouble the kernel says: $line"
+done
+poweroff -f

@@ -1,0 +1,182 @@
+//! Booting a kernel in QEMU, and reading what it prints.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::exec;
+
+/// What QEMU computes the guest with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// The processor itself.
+    Kvm,
+    /// A translator: ten to thirty times slower.
+    Tcg,
+}
+
+impl Accelerator {
+    /// KVM if a guest can be booted with it. That the device is there, or opens, says too little: inside of another
+    /// virtual machine it may fail at some instruction.
+    pub(super) fn probe(qemu: &Path, kernel: &Path, initramfs: &Path, console: &Path) -> Result<Self> {
+        /// A boot takes a second or two.
+        const LIMIT: Duration = Duration::from_secs(20);
+        if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+            return Ok(Self::Tcg);
+        }
+        let guest = Guest { qemu, kernel, initramfs, console, append: "closewait.probe", limit: LIMIT };
+        let mut up = false;
+        // It waits for ever after an error, so whoever reads of one need not.
+        let boot = guest.boot(Self::Kvm, |line| {
+            up |= line.contains("closewait-vm: release");
+            !line.contains("KVM internal error")
+        })?;
+        Ok(if up && boot.end == End::Off { Self::Kvm } else { Self::Tcg })
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG",
+        }
+    }
+
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg", "-cpu", "max"],
+        }
+    }
+}
+
+/// One virtual machine, without disks and without a network.
+pub(super) struct Guest<'a> {
+    pub(super) qemu: &'a Path,
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    /// The file that gets all that it prints.
+    pub(super) console: &'a Path,
+    /// Words on the kernel's command line.
+    pub(super) append: &'a str,
+    /// It is cut off after this.
+    pub(super) limit: Duration,
+}
+
+/// How a boot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has switched itself off, or QEMU has given up.
+    Off,
+    /// It was cut off by the limit.
+    Late,
+    /// It was cut off because of what it printed.
+    Stopped,
+}
+
+pub(super) struct Boot {
+    pub(super) end: End,
+    pub(super) took: Duration,
+    /// All that it printed.
+    pub(super) lines: Vec<String>,
+}
+
+impl Guest<'_> {
+    /// Boots it and waits for its end. Each line is handed to `go_on` as it comes; `false` cuts the machine off.
+    pub(super) fn boot(&self, accelerator: Accelerator, mut go_on: impl FnMut(&str) -> bool) -> Result<Boot> {
+        let mut command = Command::new(self.qemu);
+        command
+            .args(accelerator.arguments())
+            .args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
+        let shown = exec::shown(&command);
+        let console = |path: &Path| format!("cannot write {}; is it yours?", path.display());
+        let mut file = File::create(self.console).with_context(|| console(self.console))?;
+        let start = exec::now();
+        let deadline = start + self.limit;
+        let (reader, writer) = std::io::pipe().context("pipe() failed")?;
+        let stderr = writer.try_clone().context("dup() of a pipe failed")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("cannot start {shown}; install qemu-system-x86"))?;
+        // It keeps copies of the pipe's end, and the reading would never end.
+        drop(command);
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(reader).split(b'\n').map_while(Result::ok);
+            lines.map(|line| harmless(&line)).try_for_each(|line| sender.send(line))
+        });
+        let mut lines = Vec::new();
+        let end = loop {
+            match receiver.recv_timeout(deadline.saturating_duration_since(exec::now())) {
+                Ok(line) => {
+                    writeln!(file, "{line}").with_context(|| console(self.console))?;
+                    let go_on = go_on(&line);
+                    lines.push(line);
+                    if !go_on {
+                        break End::Stopped;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => break End::Late,
+                Err(RecvTimeoutError::Disconnected) => break End::Off,
+            }
+        };
+        // Fails only for one that has ended.
+        let _ended = child.kill();
+        child.wait().with_context(|| format!("waiting for {shown} failed"))?;
+        Ok(Boot { end, took: start.elapsed(), lines })
+    }
+}
+
+/// A line of the console without what moves cursors and changes colours.
+fn harmless(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+/// QEMU and busybox of this machine.
+pub(super) struct Tools {
+    pub(super) qemu: PathBuf,
+    pub(super) busybox: PathBuf,
+    pub(super) ss: PathBuf,
+}
+
+impl Tools {
+    /// Finds them, installs what is missing.
+    pub(super) fn bring() -> Result<Self> {
+        const TOOLS: [(&str, &str); 3] =
+            [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("ss", "iproute2")];
+        let missing = TOOLS.iter().filter(|(program, _package)| exec::which(program).is_none());
+        let missing: Vec<_> = missing.map(|(_program, package)| *package).collect();
+        crate::packages::install(&missing, "installing what boots kernels")?;
+        let find = |program: &str, package: &str| {
+            exec::which(program).with_context(|| format!("there is no program {program}; install {package}"))
+        };
+        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| find(program, package));
+        let tools = Self { qemu: qemu?, busybox: busybox?, ss: ss? };
+        // The guest has no libraries for it.
+        if exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>")) {
+            anyhow::bail!("{} is not linked statically; install busybox-static", tools.busybox.display());
+        }
+        Ok(tools)
+    }
+}
+
+/// Makes a folder below the target folder.
+pub(super) fn make_dir(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))
+}

@@ -1,0 +1,197 @@
+//! `cargo xtask vm`: the kernel tests on Debian's kernels, each in a virtual machine of its own.
+
+mod initramfs;
+mod kernels;
+mod machine;
+mod report;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    exec::{self, Workspace},
+    setup, test,
+};
+use initramfs::Tree;
+use kernels::{Kernel, MODULES};
+use machine::{Accelerator, End, Guest, Tools, make_dir};
+use report::{Row, Table};
+
+/// The page that `--bless` writes.
+const PAGE: &str = "docs/kernels.md";
+/// Debian's kernels of the matrix are for it.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// A guest that takes longer hangs: on a translating QEMU and a busy machine it has taken four minutes.
+const LIMIT: Duration = Duration::from_secs(900);
+/// The tests are told how much slower than a machine the guest is.
+const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
+/// Of a console, when the guest did not come to its end.
+const LAST_LINES: usize = 40;
+/// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
+/// what only BTF gives: namespace, cookie and inode.
+const WITHOUT_BTF: [&str; 6] = ["ability::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Kernels, as in `5.10 7.3`; all of the matrix if there are none
+    versions: Vec<String>,
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
+    test: Option<String>,
+    /// Write the table to docs/kernels.md
+    #[arg(long, conflicts_with = "versions")]
+    bless: bool,
+}
+
+/// One boot of the matrix.
+#[derive(Clone, Copy)]
+struct Case {
+    kernel: &'static Kernel,
+    /// The kernel's types are hidden from the agent, as on a kernel that was built without them.
+    hidden_btf: bool,
+}
+
+/// What goes into every guest.
+struct Parts<'a> {
+    tools: &'a Tools,
+    agent: PathBuf,
+    tests: PathBuf,
+    dir: PathBuf,
+}
+
+/// Boots them one after the other, prints the table and fails if anything was not as it should be.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let kernels = Kernel::choose(&options.versions)?;
+    let dir = workspace.target.join("vm");
+    make_dir(&dir)?;
+    let tools = Tools::bring()?;
+    kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
+    let (agent, tests) = build(workspace)?;
+    let parts = Parts { tools: &tools, agent, tests, dir };
+    let accelerator = parts.probe(&kernels)?;
+    println!("vm: {} kernels with {}, one after the other", kernels.len(), accelerator.name());
+    let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
+    // The oldest is the one that can do least besides.
+    cases.extend(kernels.first().map(|kernel| Case { kernel, hidden_btf: true }));
+    let mut table = Table::default();
+    for case in cases {
+        let row = parts.play(case, accelerator, options.test.as_deref())?;
+        println!("vm: {}", row.line());
+        table.add(row);
+    }
+    println!("\n{}", table.markdown());
+    println!("{}", table.summary());
+    if options.bless {
+        let path = workspace.root.join(PAGE);
+        fs::write(&path, table.page()).with_context(|| format!("cannot write {}; is it yours?", path.display()))?;
+        println!("wrote {PAGE}");
+    }
+    table.verdict()
+}
+
+/// The agent and its kernel tests as static files, built as for a release: a guest has no libraries, and a translating QEMU
+/// has no time for code that is not optimised.
+fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
+    setup::run(workspace)?;
+    let messages = exec::output(
+        workspace
+            .cargo("test")
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            // For another target than the compiler's own, the flags are not those of build scripts.
+            .args(["--release", "--target", TARGET, "--package", "closewait-agent", "--test", "kernel", "--no-run"])
+            .arg("--message-format=json-render-diagnostics"),
+    )
+    .with_context(|| {
+        format!("cannot link statically for {TARGET}; `rustup target add {TARGET}`, and install libc6-dev")
+    })?;
+    let find = |name: &str, kind: &str| {
+        test::executable(&messages, name, kind).with_context(|| format!("cargo has built no {kind} named {name}"))
+    };
+    Ok((find("closewait", "bin")?, find("kernel", "test")?))
+}
+
+impl Parts<'_> {
+    fn kernels(&self) -> PathBuf {
+        self.dir.join("kernels")
+    }
+
+    fn probe(&self, kernels: &[&Kernel]) -> Result<Accelerator> {
+        let Some(kernel) = kernels.last() else { bail!("no kernel is wanted; name one of the matrix") };
+        let tree = Tree::new(&self.dir.join("tree"))?;
+        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+        let initramfs = self.dir.join("probe.cpio");
+        tree.pack(&self.tools.busybox, &initramfs)?;
+        let console = self.dir.join("console-probe.txt");
+        Accelerator::probe(&self.tools.qemu, &kernel.image(&self.kernels())?, &initramfs, &console)
+    }
+
+    /// Boots one and reads what its tests say.
+    fn play(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Row> {
+        let name = if case.hidden_btf { format!("{}-no-btf", case.kernel.version) } else { case.kernel.version.into() };
+        let initramfs = self.dir.join(format!("{name}.cpio"));
+        self.tree(case, accelerator, filter)?.pack(&self.tools.busybox, &initramfs)?;
+        let console = self.dir.join(format!("console-{name}.txt"));
+        let guest = Guest {
+            qemu: &self.tools.qemu,
+            kernel: &case.kernel.image(&self.kernels())?,
+            initramfs: &initramfs,
+            console: &console,
+            append: "",
+            limit: LIMIT,
+        };
+        let boot = guest.boot(accelerator, |_line| true)?;
+        let mut row = Row::read(case.kernel.version, case.hidden_btf, &boot.lines, boot.took);
+        if boot.end == End::Late {
+            row.trouble.push(format!("it was cut off after {} s", LIMIT.as_secs()));
+        }
+        for line in row.to_show(&boot.lines, LAST_LINES) {
+            println!("{name} | {line}");
+        }
+        if row.failed() {
+            println!("vm: all that {name} printed is in {}", console.display());
+        }
+        Ok(row)
+    }
+
+    /// What the guest is booted from.
+    fn tree(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Tree> {
+        let tree = Tree::new(&self.dir.join("tree"))?;
+        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+        tree.copy_program(&self.tools.ss)?;
+        tree.copy(&self.tests, "/tests/kernel")?;
+        // The tests have the agent's path built in.
+        tree.copy(&self.agent, self.agent.to_str().context("the target folder's path is not UTF-8")?)?;
+        let mut modules = Vec::new();
+        for module in MODULES {
+            let Some(file) = case.kernel.module(&self.kernels(), module)? else { continue };
+            let name = file.file_name().and_then(|name| name.to_str()).context("a module's name is not UTF-8")?;
+            tree.copy(&file, &format!("/modules/{name}"))?;
+            modules.push(name.to_owned());
+        }
+        let slowness = match accelerator {
+            Accelerator::Kvm => 2,
+            Accelerator::Tcg => 10,
+        };
+        let settings = format!(
+            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {}=1\n",
+            modules.join(" "),
+            if case.hidden_btf { "hidden" } else { "there" },
+            arguments(case, filter).join(" "),
+            report::TELL,
+        );
+        tree.write("/settings", &settings, 0o644)?;
+        Ok(tree)
+    }
+}
+
+/// Which tests are run.
+fn arguments(case: Case, filter: Option<&str>) -> Vec<String> {
+    if let Some(filter) = filter {
+        return vec![filter.to_owned()];
+    }
+    if !case.hidden_btf {
+        return Vec::new();
+    }
+    WITHOUT_BTF.iter().map(|part| (*part).to_owned()).collect()
+}

@@ -1,0 +1,236 @@
+//! What the guests have printed, as one table.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::test::{self, Summary};
+
+/// With this variable the tests print what they have found the kernel to be able to.
+pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";
+/// Before such a finding: name and value.
+const CAN: &str = "closewait-can: ";
+/// Before what the first process of a guest has to say.
+const INIT: &str = "closewait-vm: ";
+
+/// What is told of each kernel: its name in the tests, and what it means.
+const COLUMNS: [(&str, &str); 11] = [
+    ("hook", "what the agent attaches to"),
+    ("ring buffer", "records come out of the kernel through it"),
+    ("iter/tcp", "the kernel lists the sockets of a network namespace, those included that nobody has accepted"),
+    ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
+    ("owners from", "where holders are looked for"),
+    ("openers", "who connected a socket (`run --openers`)"),
+    ("cookie", "every socket has a lasting number; else only those that something else has asked for"),
+    ("look", "one socket is read anew before it is called stuck"),
+    ("legs", "the other connection of a proxied one"),
+    ("backlog", "the listener that a socket waits at, and how full its backlog is"),
+    ("MPTCP", "the kernel has Multipath TCP, and its sockets are seen"),
+];
+
+/// One boot.
+#[derive(Debug)]
+pub(super) struct Row {
+    version: &'static str,
+    hidden_btf: bool,
+    release: Option<String>,
+    can: BTreeMap<String, String>,
+    summary: Option<Summary>,
+    /// Whether the guest came to its end.
+    ended: bool,
+    took: Duration,
+    /// What went wrong besides tests.
+    pub(super) trouble: Vec<String>,
+}
+
+impl Row {
+    /// Reads the console.
+    pub(super) fn read(version: &'static str, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
+        let mut row = Self {
+            version,
+            hidden_btf,
+            release: None,
+            can: BTreeMap::new(),
+            summary: None,
+            ended: false,
+            took,
+            trouble: Vec::new(),
+        };
+        for line in lines {
+            // A test's own line may have begun before.
+            if let Some((_before, said)) = line.split_once(INIT) {
+                match said.split_once(' ') {
+                    Some(("release", release)) => row.release = Some(release.to_owned()),
+                    Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
+                    Some(("ended", _status)) => row.ended = true,
+                    Some(_) | None => {}
+                }
+            } else if let Some((_before, said)) = line.split_once(CAN) {
+                if let Some((name, value)) = said.split_once(": ") {
+                    row.can.insert(name.to_owned(), value.trim().to_owned());
+                }
+            } else {
+                row.summary = test::parse_summary(line).or(row.summary.take());
+            }
+        }
+        if !row.ended {
+            row.trouble.push("it did not come to its end".to_owned());
+        }
+        row
+    }
+
+    /// What is worth to be shown of the console: why tests have failed, or how far it has come.
+    pub(super) fn to_show<'a>(&self, lines: &'a [String], last: usize) -> &'a [String] {
+        if !self.ended {
+            return &lines[lines.len().saturating_sub(last)..];
+        }
+        if !self.failed() {
+            return &[];
+        }
+        let from = lines.iter().position(|line| line == "failures:").unwrap_or(lines.len());
+        &lines[from..]
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        let Some(Summary { passed, failed, ignored }) = &self.summary else { return true };
+        *failed > 0 || *ignored > 0 || *passed == 0 || !self.trouble.is_empty()
+    }
+
+    /// What came of it, in a line.
+    pub(super) fn line(&self) -> String {
+        let trouble: String = self.trouble.iter().map(|trouble| format!("; {trouble}")).collect();
+        format!("{}: tests {} ({:.0} s){trouble}", self.name(), self.tests(), self.took.as_secs_f64())
+    }
+
+    fn name(&self) -> String {
+        let release = self.release.as_deref().unwrap_or(self.version);
+        if self.hidden_btf { format!("{release}, BTF hidden") } else { release.to_owned() }
+    }
+
+    fn tests(&self) -> String {
+        match &self.summary {
+            Some(Summary { passed, failed, ignored: 0 }) => format!("{} run, {failed} failed", passed + failed),
+            Some(Summary { passed, failed, ignored }) => {
+                format!("{} run, {failed} failed, {ignored} ignored", passed + failed)
+            }
+            None => "NOT FINISHED".to_owned(),
+        }
+    }
+}
+
+/// All boots.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    pub(super) fn add(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    pub(super) fn markdown(&self) -> String {
+        let names: Vec<&str> = COLUMNS.iter().map(|(name, _meaning)| *name).collect();
+        let mut text = format!("| kernel | {} | tests |\n|{}\n", names.join(" | "), "---|".repeat(names.len() + 2));
+        for row in &self.rows {
+            let can = names.iter().map(|name| row.can.get(*name).map_or("?", String::as_str));
+            let can: Vec<&str> = can.collect();
+            let trouble: String =
+                row.trouble.iter().map(|trouble| format!("; {}", trouble.replace('|', "\\|"))).collect();
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, "| {} | {} | {}{trouble} |", row.name(), can.join(" | "), row.tests());
+        }
+        text
+    }
+
+    /// The last line of the output.
+    pub(super) fn summary(&self) -> String {
+        let failed = self.rows.iter().filter(|row| row.failed()).count();
+        let took: Duration = self.rows.iter().map(|row| row.took).sum();
+        format!("vm: {} kernels booted, {failed} with failures ({:.0} s)", self.rows.len(), took.as_secs_f64())
+    }
+
+    pub(super) fn verdict(&self) -> Result<()> {
+        let failed: Vec<String> = self.rows.iter().filter(|row| row.failed()).map(Row::line).collect();
+        if !failed.is_empty() {
+            bail!("not as it should be; what the guests printed is above:\n{}", failed.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// The whole of docs/kernels.md.
+    pub(super) fn page(&self) -> String {
+        let mut page = format!(
+            "<!-- Written by `cargo xtask vm --bless`; the kernels are in xtask/src/vm/kernels.rs. -->\n\n\
+             # Kernels\n\n\
+             What the agent can do on each kernel, as its kernel tests have found it: the same static binary and the same tests,\n\
+             on Debian's kernels in QEMU, each with a boot of its own. What a kernel lacks is asserted to be absent there. With\n\
+             BTF hidden, the agent finds no types of the kernel, as on one that was built without them; of the tests those are\n\
+             run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n",
+            self.markdown()
+        );
+        page.push_str("`?`: not tried.\n\n");
+        for (name, meaning) in COLUMNS {
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(page, "- **{name}**: {meaning}.");
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [&str; 5] = [
+        "closewait-vm: release 5.10.0-46",
+        "test ability::a ... closewait-can: hook: tp_btf",
+        "ok",
+        "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.20s",
+        "closewait-vm: ended 0",
+    ];
+
+    fn row(lines: &[&str]) -> Row {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        Row::read("5.10", false, &lines, Duration::from_secs(3))
+    }
+
+    #[test]
+    fn reads_what_the_guest_and_its_tests_say() {
+        let row = row(&GOOD);
+        assert!(!row.failed(), "{row:?}");
+        assert_eq!(row.line(), "5.10.0-46: tests 12 run, 0 failed (3 s)");
+        let mut table = Table::default();
+        table.add(row);
+        assert!(table.markdown().contains("| 5.10.0-46 | tp_btf | ? |"), "{}", table.markdown());
+        assert!(table.verdict().is_ok());
+    }
+
+    #[test]
+    fn a_guest_that_does_not_come_to_its_end_has_failed_and_its_last_lines_are_shown() {
+        let lines: Vec<String> = GOOD[..3].iter().map(|line| (*line).to_owned()).collect();
+        let row = row(&GOOD[..3]);
+        assert!(row.failed());
+        assert_eq!(row.to_show(&lines, 2), &lines[1..]);
+        let mut table = Table::default();
+        table.add(row);
+        assert!(table.markdown().contains("NOT FINISHED"));
+        assert!(table.verdict().unwrap_err().to_string().contains("5.10.0-46"));
+    }
+
+    #[test]
+    fn a_warning_of_the_kernel_is_a_failure_although_all_tests_pass() {
+        let mut lines = GOOD.to_vec();
+        lines.push("closewait-vm: trouble the kernel says: WARNING: CPU");
+        assert!(row(&lines).failed());
+    }
+
+    #[test]
+    fn of_failed_tests_the_reasons_are_shown() {
+        let failed =
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s";
+        let lines = ["test a ... FAILED", "failures:", "why", failed, GOOD[4]];
+        let owned: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        assert_eq!(row(&lines).to_show(&owned, 2), &owned[1..]);
+    }
+}
