@@ -333,9 +333,7 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
         );
     }
     let listed = plan.iterate_files;
-    list.extend(
-        facts.capabilities.into_iter().flat_map(|capabilities| without_capability(facts.version, capabilities, listed)),
-    );
+    list.extend(facts.capabilities.into_iter().flat_map(|capabilities| without_capability(capabilities, listed)));
     if facts.initial_pid_namespace == Some(false) {
         list.push(Degraded {
             what: "owners",
@@ -346,15 +344,10 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     list
 }
 
-/// What suffers for want of capabilities that are not needed to load programs: one feature each. `listed`: the kernel
+/// What suffers for want of capabilities that are not needed to load programs: one feature each. Without room for locked
+/// memory nothing is loaded. `listed`: the kernel
 /// lists open files, so that of sockets in other namespaces only those without a descriptor are out of sight.
-fn without_capability(
-    version: Option<(u32, u32)>,
-    capabilities: Capabilities,
-    listed: bool,
-) -> impl Iterator<Item = Degraded> {
-    // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
-    let counts_locked = version.is_some_and(|version| version < (5, 11));
+fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
     let out_of_sight = if listed { " and that nobody has accepted" } else { "" };
     [
         (
@@ -383,16 +376,8 @@ fn without_capability(
             ),
             "run as root, or add cap_sys_admin to what is granted",
         ),
-        (
-            Capability::SysResource,
-            "locked memory",
-            "the limit on locked memory cannot be raised, and maps count against it before Linux 5.11: the kernel may \
-             refuse them".to_owned(),
-            "raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity in a systemd unit), or add cap_sys_resource to what is granted",
-        ),
     ]
     .into_iter()
-    .filter(move |&(capability, ..)| capability != Capability::SysResource || counts_locked)
     .filter(move |&(capability, ..)| !capabilities.has(capability))
     .map(|(capability, what, why, fix)| Degraded {
         what,

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::mpsc::{self, Receiver},
     thread,
     time::Duration,
 };
@@ -28,14 +28,16 @@ pub(super) struct Agents<'a> {
     pub(super) ring_bytes: u32,
 }
 
+/// What left of a population, each with its dwell time if that was exact.
+pub(super) type Left = Vec<(Ends, Option<f64>)>;
+
 /// One that runs. Dropping it kills it.
 pub(super) struct Watcher {
     child: Child,
     events: Receiver<Value>,
     /// What became of the maps of the one before.
     pub(super) pinned: String,
-    /// What left of the population, with its dwell time if it was exact.
-    pub(super) left: Vec<(Ends, Option<f64>)>,
+    left: Left,
     /// The last counts that it gave.
     pub(super) totals: Value,
     socket: PathBuf,
@@ -87,11 +89,8 @@ impl Watcher {
     /// Takes in what comes for some time, or until it has ended.
     pub(super) fn watch(&mut self, time: Duration) {
         let end = exec::now() + time;
-        loop {
-            match self.events.recv_timeout(end.saturating_duration_since(exec::now())) {
-                Ok(event) => self.take(&event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
+        while let Ok(event) = self.events.recv_timeout(end.saturating_duration_since(exec::now())) {
+            self.take(&event);
         }
     }
 
@@ -109,7 +108,7 @@ impl Watcher {
     }
 
     /// Kills it as the kernel does when memory runs out, and takes in what it had written.
-    pub(super) fn kill(mut self) -> Result<Vec<(Ends, Option<f64>)>> {
+    pub(super) fn kill(mut self) -> Result<Left> {
         self.signal(libc::SIGKILL)?;
         self.child.wait().context("waiting for an agent failed")?;
         self.watch(PATIENCE);
@@ -117,7 +116,7 @@ impl Watcher {
     }
 
     /// Ends it as Ctrl-C does.
-    pub(super) fn stop(mut self) -> Result<(Vec<(Ends, Option<f64>)>, Value)> {
+    pub(super) fn stop(mut self) -> Result<(Left, Value)> {
         self.signal(libc::SIGINT)?;
         let status = exec::wait_at_most(&mut self.child, PATIENCE)?.context("an agent did not end by SIGINT")?;
         anyhow::ensure!(status.success(), "an agent ended with {status}");

@@ -159,14 +159,6 @@ fn other_capabilities_can_be_done_without() {
 }
 
 #[test]
-fn the_limit_of_locked_memory_matters_before_5_11_only() {
-    let lacks = lacks(Capability::SysResource);
-    assert_eq!(plan(&lacks, HookChoice::Auto).unwrap().degraded, []);
-    let plan = plan(&Facts { version: Some((5, 10)), ..lacks }, HookChoice::Auto).unwrap();
-    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["locked memory"]);
-}
-
-#[test]
 fn every_capability_taken_away_is_refused_or_said_once() {
     for capability in Capability::ALL {
         match plan(&Facts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
