@@ -60,7 +60,9 @@ impl Play {
     pub fn list(&mut self, now: Boot) {
         let view = self.engine.view(now);
         for by in [None, Some(By::Process), Some(By::Listener), Some(By::Peer), Some(By::Cgroup)] {
-            for (form, width) in [(Form::Json, None), (Form::Text, Some(80)), (Form::Text, None)] {
+            // Groups have no columns that could be left out.
+            let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
+            for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
                 let query = Query { by, form, width, wide: width.is_none(), ..Query::default() };
                 let mut lines = Vec::new();
                 list::render(&view, &query, anchor(), &mut lines).expect("a list is written");
