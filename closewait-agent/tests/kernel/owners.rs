@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Running, closewait, finish},
+    clock::{poll_until, slowness},
     listing::{list, of_namespace},
     net::{Namespace, V4, V6},
     schema, setup, socket,
@@ -139,14 +140,18 @@ fn a_descriptor_that_is_left_behind_is_listed_until_it_is_closed() {
     drop(pair.client);
     let left = agent.wait_for_socket("leave", &id);
     assert_eq!((&left["how"], &left["fd_open"]), (&Value::from("reset"), &Value::from(true)), "{left}");
-    thread::sleep(Duration::from_millis(1200));
-    let by_agent = || ask(path, &ns);
-    let listed = by_agent().into_iter().find(|object| id.is_in(object)).expect("it is listed");
+    let by_agent = || ask(path, &ns).into_iter().find(|object| id.is_in(object));
+    let mut listed = None;
+    poll_until(Duration::from_millis(1200) * slowness(), || {
+        listed = by_agent();
+        listed.is_some()
+    });
+    let listed = listed.expect("it is listed");
     assert_eq!(listed["fd_open"], true, "{listed}");
     assert_eq!(listed["left"]["how"], "reset", "{listed}");
     drop(server);
-    thread::sleep(Duration::from_millis(2500));
-    assert!(by_agent().iter().all(|object| !id.is_in(object)), "its descriptor is closed");
+    let gone = poll_until(Duration::from_millis(2500) * slowness(), || by_agent().is_none());
+    assert!(gone, "its descriptor is closed");
     // What no agent has seen is found by its error.
     let (pair, _fin) = ns.waiting(V4);
     socket::linger_zero(&pair.client);
