@@ -15,6 +15,7 @@ use crate::{
         plan::{Degraded, HookChoice, plan},
     },
     intake::Intake,
+    memory,
     recording::Recorder,
     runtime::{Runtime, Signals},
     sink::{Sink, Start, Writer, json::Json, text::Text},
@@ -83,7 +84,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         log::warn!("{what}");
     }
     programs.forget_types();
-    give_back_memory();
+    // Reading the kernel's types takes some ten megabytes for a moment.
+    memory::give_back();
 
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
@@ -122,12 +124,6 @@ fn sentence(degraded: &Degraded) -> String {
 fn ephemeral_ports(facts: &Facts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last
-}
-
-/// Reading the kernel's types takes some ten megabytes for a moment; the allocator keeps them unless told.
-fn give_back_memory() {
-    // SAFETY: `malloc_trim` takes any number and only gives unused pages back.
-    let _anything_released = unsafe { libc::malloc_trim(0) };
 }
 
 impl From<cli::Hook> for HookChoice {
