@@ -1,8 +1,8 @@
 //! How much memory the engine takes: plays a recording of many sockets, which is made while it is read, and prints the
 //! resident memory of the process at some moments as one line of JSON.
 //!
-//! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. ROUNDS sockets of
-//! each port come and go before that. `cargo xtask bench memory` runs it.
+//! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. Before that ROUNDS
+//! sockets of each port come and go, the next one before the last one leaves. `cargo xtask bench memory` runs it.
 
 use std::{
     env, fs,
@@ -79,16 +79,36 @@ impl Plan {
         self.settled() + STUCK_AFTER
     }
 
-    /// Sockets that come and go.
+    /// Sockets that come and go; those of the last round are still there.
     fn rounds(self) -> impl Iterator<Item = Value> {
         (0..self.rounds).flat_map(move |round| {
-            let at = Boot(1_000_000_000) + ROUND.saturating_mul(round);
-            let one = move |number| {
-                let leave = at + Duration::from_millis(1);
-                [fact(enter(self, number, at)), fact(self::leave(self, number, at, leave))]
+            let at = self.round(round);
+            let one = move |port| {
+                let before = round.checked_sub(1).map(|last| self.leave_of_round(last, port, at));
+                [Some(fact(enter(self, self.number(round, port), at))), before].into_iter().flatten()
             };
-            (0..self.ports).flat_map(one).chain([json!({ "time": at + Duration::from_millis(2) })])
+            (0..self.ports).flat_map(one).chain([json!({ "time": at + Duration::from_millis(1) })])
         })
+    }
+
+    /// Those of the last round leave too.
+    fn end_rounds(self) -> impl Iterator<Item = Value> {
+        let last = self.rounds.checked_sub(1);
+        let leave = move |last| (0..self.ports).map(move |port| self.leave_of_round(last, port, self.settled()));
+        last.into_iter().flat_map(leave)
+    }
+
+    fn round(self, round: u32) -> Boot {
+        Boot(1_000_000_000) + ROUND.saturating_mul(round)
+    }
+
+    /// Of the socket of a port in a round.
+    fn number(self, round: u32, port: u32) -> u32 {
+        port + self.ports * (round % 2)
+    }
+
+    fn leave_of_round(self, round: u32, port: u32, at: Boot) -> Value {
+        fact(leave(self, self.number(round, port), self.round(round), at))
     }
 
     fn enter(self) -> impl Iterator<Item = Value> {
@@ -98,11 +118,9 @@ impl Plan {
     /// All are due: they are looked at, each has one holder, and all are reported.
     fn report(self) -> impl Iterator<Item = Value> {
         let at = self.due();
-        let looked =
-            move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
-        let holds = move |number| {
-            fact(Observation::Holds { key: key(number), inode: inode(number), holder: holder(number) })
-        };
+        let looked = move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
+        let holds =
+            move |number| fact(Observation::Holds { key: key(number), inode: inode(number), holder: holder(number) });
         let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
         let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
         [json!({ "time": at })]
@@ -122,9 +140,10 @@ impl Plan {
 fn main() -> anyhow::Result<()> {
     let plan = Plan::from_args()?;
     let head = json!({ "format": 1, "began": Boot(0), "stuck_after": STUCK_AFTER, "all_events": false });
-    let lines = [head].into_iter().chain(plan.rounds()).chain(plan.enter()).chain(plan.report()).chain(plan.leave());
+    let before = [head].into_iter().chain(plan.rounds()).chain(plan.end_rounds());
+    let lines = before.chain(plan.enter()).chain(plan.report()).chain(plan.leave());
     let settled = plan.rounds().count();
-    let entered = settled + plan.sockets as usize;
+    let entered = settled + plan.end_rounds().count() + plan.sockets as usize;
     let reported = entered + 2 * plan.sockets as usize + 4;
     let before = status("VmRSS")?;
     let (mut line, mut stuck) = (0, 0_u64);

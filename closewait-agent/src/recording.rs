@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::engine::{Config, Engine, Events, model::Observation, time::Boot};
+use crate::engine::{Config, Engine, Events, MAX_TRACKED, model::Observation, time::Boot};
 
 /// Layout of the lines.
 const FORMAT: u32 = 1;
@@ -117,6 +117,7 @@ pub fn replay(from: impl io::Read, mut outputs: impl FnMut(&mut Engine)) -> anyh
     let config = Config {
         stuck_after: head.stuck_after,
         events: if head.all_events { Events::All } else { Events::Stuck },
+        max_tracked: MAX_TRACKED as usize,
         histogram_every: Duration::from_secs(3600),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
@@ -149,6 +150,7 @@ mod tests {
         Config {
             stuck_after: STUCK_AFTER,
             events: Events::Stuck,
+            max_tracked: 10,
             histogram_every: Duration::from_secs(60),
             watching: true,
             ephemeral_ports: 32_768..=60_999,

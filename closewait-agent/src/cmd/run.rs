@@ -15,7 +15,7 @@ use crate::{
         plan::{Degraded, HookChoice, plan},
     },
     intake::Intake,
-    memory,
+    memory::{self, Peak},
     recording::Recorder,
     runtime::{Runtime, Signals},
     sink::{Sink, Start, Writer, json::Json, text::Text},
@@ -65,6 +65,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
             cli::Events::Stuck => engine::Events::Stuck,
             cli::Events::All => engine::Events::All,
         },
+        max_tracked: args.max_tracked as usize,
         histogram_every: args.histogram_every,
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
@@ -96,6 +97,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         kernel: facts.release.clone(),
         hook: plan.hook.as_str(),
         max_sockets: args.max_sockets,
+        max_tracked: args.max_tracked,
         ring_buffer_bytes: args.ring_buffer,
         stuck_after: args.stuck_after,
         degraded,
@@ -108,8 +110,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (inquirer, worked) = (Inquirer::default(), Duration::ZERO);
-    let sampling = None;
-    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
+    let (sampling, peak) = (None, Peak::default());
+    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, peak, sink, writer }
         .run(&start, signals, end)
         .await
 }

@@ -13,6 +13,7 @@ mod socket;
 
 mod accepting;
 mod bad_input;
+mod bounds;
 mod classic;
 mod contract;
 mod families;
