@@ -18,6 +18,11 @@ impl Peak {
     }
 }
 
+/// Whether what was made for so many sockets is worth giving back.
+pub fn is_much(count: u64) -> bool {
+    count >= SMALL
+}
+
 /// Gives back what is free.
 pub fn give_back() {
     // SAFETY: `malloc_trim` takes any number and only gives unused pages back.

@@ -170,9 +170,11 @@ impl Runtime {
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
+        let mut findings = 0;
         while let Some(output) = self.intake.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
+                    findings += 1;
                     if let Some((level, line)) = histogram_line(&finding) {
                         log::log!(level, "{line}");
                     }
@@ -203,6 +205,9 @@ impl Runtime {
             }
         }
         self.hand_over(&mut piece);
+        if memory::is_much(findings) {
+            memory::give_back();
+        }
         Ok(())
     }
 

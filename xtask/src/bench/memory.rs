@@ -32,6 +32,8 @@ const COUNTED_PORTS: u32 = 4096;
 const ROUNDS: u32 = 130;
 /// All are reported soon.
 const STUCK_AFTER: &str = "1s";
+/// Room for the records of all of them: when a process ends with its sockets, they all leave in one moment.
+const RING_BYTES: &str = "67108864";
 /// The agent has settled when its memory has been the same for this long.
 const SETTLED: Duration = Duration::from_secs(4);
 /// And it is not waited for longer than this.
@@ -121,7 +123,8 @@ fn grown(told: &Value, sockets: u32) -> Result<Growth> {
 
 fn track(binary: &Path, dir: &Path, sockets: u32) -> Result<Growth> {
     let socket = dir.join("agent.sock").display().to_string();
-    let running = Tracer::closewait(binary, dir, &["--stuck-after", STUCK_AFTER, "--socket", &socket]).attach()?;
+    let args = ["--stuck-after", STUCK_AFTER, "--ring-buffer", RING_BYTES, "--socket", &socket];
+    let running = Tracer::closewait(binary, dir, &args).attach()?;
     let pid = running.pid();
     let (before, _) = settled(pid)?;
     let maps_before = agent::map_bytes(pid)?;
