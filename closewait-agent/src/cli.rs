@@ -65,7 +65,7 @@ pub struct Run {
     /// Sockets in CLOSE_WAIT whose time of entry the kernel keeps
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_sockets: u32,
-    /// Sockets in CLOSE_WAIT that the agent tracks, some 700 bytes each; those that enter beyond are counted only
+    /// Sockets in CLOSE_WAIT that the agent tracks, some 500 bytes each; those that enter beyond are counted only
     #[arg(long, value_name = "N", default_value_t = MAX_TRACKED, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_tracked: u32,
     /// Size of the ring buffer between kernel and agent, in bytes: a power of two, 4096 at least

@@ -118,7 +118,7 @@ type Losses = [u64; 6];
 /// The counts that mean that a limit was reached.
 type Full = [u64; 4];
 
-/// Sockets that are tracked where nobody says how many: some 700 MB.
+/// Sockets that are tracked where nobody says how many: some 500 MB.
 pub const MAX_TRACKED: u32 = 1_000_000;
 
 impl Engine {

@@ -265,3 +265,27 @@ fn group_of(socket: &Socket, holders: Option<&[Holder]>) -> GroupKey {
     };
     (owner, Service::of(socket))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{model::Endpoint, testing::socket};
+
+    #[test]
+    fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
+        let (entered, now) = (Boot(1_000_000_000), Boot(100_000_000_000));
+        let key = |number| SocketKey((1 << 63) + number);
+        let last = GROUPS as u64 + 1;
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX);
+        for number in 0..=last {
+            let address = std::net::Ipv4Addr::from_bits(number as u32).into();
+            let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
+            tracker.enter(key(number), entered, socket);
+        }
+        let world = World::default();
+        let survey = Survey::new(now, Duration::from_secs(60), &tracker, &world, None);
+        assert_eq!(survey.groups.len(), GROUPS);
+        let verdict = |number| survey.verdict(key(number), tracker.get(key(number)).unwrap());
+        assert_eq!(verdict(last), verdict(0), "each is the only one of its kind");
+    }
+}
