@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::engine::{model::Class, query::Peer};
+use crate::engine::{MAX_TRACKED, model::Class, query::Peer};
 
 /// Where the agent listens for those that ask it.
 const SOCKET: &str = "/run/closewait/agent.sock";
@@ -65,6 +65,9 @@ pub struct Run {
     /// Sockets in CLOSE_WAIT whose time of entry the kernel keeps
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_sockets: u32,
+    /// Sockets in CLOSE_WAIT that the agent tracks, some 500 bytes each; those that enter beyond are counted only
+    #[arg(long, value_name = "N", default_value_t = MAX_TRACKED, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_tracked: u32,
     /// Size of the ring buffer between kernel and agent, in bytes: a power of two, 4096 at least
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = ring_bytes)]
     pub ring_buffer: u32,

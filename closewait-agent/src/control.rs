@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
@@ -25,7 +25,7 @@ use tokio::{
 pub const PATH: &str = "/run/closewait/agent.sock";
 /// Longest question, bytes.
 const QUESTION: u64 = 64 * 1024;
-/// So many may ask at the same time; others wait.
+/// So many may ask, and be about to take their answers, at the same time; others wait.
 const WAITING: usize = 16;
 /// A question has to come, and an answer to be taken, within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,6 +77,13 @@ pub enum ControlError {
 enum Answer {
     /// So many bytes follow.
     Bytes(usize),
+    /// So many bytes follow, and they are not all.
+    Part {
+        /// Of the text.
+        bytes: usize,
+        /// What is missing.
+        missing: String,
+    },
     /// There is none, and this is why.
     Refused(String),
 }
@@ -139,16 +146,15 @@ async fn accept<Q: DeserializeOwned + Send + 'static>(listener: UnixListener, as
         };
         let ask = ask.clone();
         tokio::spawn(async move {
-            let mut asker = Asker { stream };
+            let mut asker = Asker { stream, _place: place };
             let mut question = Vec::new();
             if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await {
                 match serde_json::from_slice(&question) {
                     // The agent may be ending.
                     Ok(question) => drop(ask.send((question, asker)).await),
-                    Err(error) => asker.answer(Err(format!("the question was not understood: {error}"))),
+                    Err(error) => asker.answer(Err(format!("the question was not understood: {error}")), None),
                 }
             }
-            drop(place);
         });
     }
 }
@@ -157,15 +163,18 @@ async fn accept<Q: DeserializeOwned + Send + 'static>(listener: UnixListener, as
 #[derive(Debug)]
 pub struct Asker {
     stream: UnixStream,
+    /// Until the answer is taken: answers can be large.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Asker {
-    /// Answers in the background: one who does not take the answer holds up nobody.
-    pub fn answer(mut self, answer: Result<Vec<u8>, String>) {
+    /// Answers in the background: one who does not take the answer holds up nobody. `missing` says what is not in it.
+    pub fn answer(mut self, answer: Result<Vec<u8>, String>, missing: Option<String>) {
         tokio::spawn(async move {
-            let (line, bytes) = match answer {
-                Ok(bytes) => (Answer::Bytes(bytes.len()), bytes),
-                Err(why) => (Answer::Refused(why), Vec::new()),
+            let (line, bytes) = match (answer, missing) {
+                (Ok(bytes), None) => (Answer::Bytes(bytes.len()), bytes),
+                (Ok(text), Some(missing)) => (Answer::Part { bytes: text.len(), missing }, text),
+                (Err(why), _) => (Answer::Refused(why), Vec::new()),
             };
             let Ok(mut line) = serde_json::to_vec(&line) else { return };
             line.push(b'\n');
@@ -212,12 +221,19 @@ pub fn ask(path: &Path, question: &impl Serialize) -> Result<Option<Vec<u8>>, Co
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(failed("read"))?;
     let end = answer.iter().position(|byte| *byte == b'\n').ok_or_else(|| refused("it hung up".to_owned()))?;
-    match serde_json::from_slice(&answer[..end]) {
-        Ok(Answer::Bytes(length)) if answer.len() - end - 1 == length => Ok(Some(answer.split_off(end + 1))),
-        Ok(Answer::Bytes(_)) => Err(refused("its answer is cut off".to_owned())),
-        Ok(Answer::Refused(why)) => Err(refused(why)),
-        Err(error) => Err(refused(error.to_string())),
+    let (length, missing) = match serde_json::from_slice(&answer[..end]) {
+        Ok(Answer::Bytes(length)) => (length, None),
+        Ok(Answer::Part { bytes, missing }) => (bytes, Some(missing)),
+        Ok(Answer::Refused(why)) => return Err(refused(why)),
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    if answer.len() - end - 1 != length {
+        return Err(refused("its answer is cut off".to_owned()));
     }
+    if let Some(missing) = missing {
+        log::warn!("{missing}");
+    }
+    Ok(Some(answer.split_off(end + 1)))
 }
 
 #[cfg(test)]
@@ -242,7 +258,11 @@ mod tests {
             };
             for _ in 0..answers {
                 let (question, asker) = control.question().await.unwrap();
-                asker.answer(if question == "no" { Err("never".to_owned()) } else { Ok(question.into_bytes()) });
+                let missing = (question == "much").then(|| "the rest".to_owned());
+                asker.answer(
+                    if question == "no" { Err("never".to_owned()) } else { Ok(question.into_bytes()) },
+                    missing,
+                );
             }
             while !asking.is_finished() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -255,6 +275,12 @@ mod tests {
     fn a_question_gets_its_answer() {
         let answer = with_agent("answer", 1, |path| ask(path, &"two\nlines").unwrap());
         assert_eq!(answer.as_deref(), Some(&b"two\nlines"[..]));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_all_is_an_answer() {
+        let answer = with_agent("part", 1, |path| ask(path, &"much").unwrap());
+        assert_eq!(answer.as_deref(), Some(&b"much"[..]));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | [`intake`], [`recording`] | the one door into the engine, and what goes through it kept in a file | |
 //! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
 //! | [`clock`] | the only reader of clocks | |
+//! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
 //! `cargo xtask tidy` fails when an arrow is turned round.
@@ -30,6 +31,7 @@ pub mod control;
 pub mod engine;
 pub mod host;
 pub mod intake;
+pub mod memory;
 pub mod recording;
 pub mod runtime;
 pub mod sink;

@@ -23,6 +23,13 @@ struct Head {
     began: Boot,
     stuck_after: Duration,
     all_events: bool,
+    /// Recordings made before there was a limit have none.
+    #[serde(default = "no_limit")]
+    max_tracked: usize,
+}
+
+fn no_limit() -> usize {
+    usize::MAX
 }
 
 /// Every other line.
@@ -52,7 +59,13 @@ impl Recorder {
             File::create(path).with_context(|| format!("creating {} failed; is its folder there?", path.display()))?;
         let mut recorder = Self { to: BufWriter::new(file) };
         let all_events = config.events == Events::All;
-        recorder.line(&Head { format: FORMAT, began, stuck_after: config.stuck_after, all_events })?;
+        recorder.line(&Head {
+            format: FORMAT,
+            began,
+            stuck_after: config.stuck_after,
+            all_events,
+            max_tracked: config.max_tracked,
+        })?;
         Ok(recorder)
     }
 
@@ -117,6 +130,7 @@ pub fn replay(from: impl io::Read, mut outputs: impl FnMut(&mut Engine)) -> anyh
     let config = Config {
         stuck_after: head.stuck_after,
         events: if head.all_events { Events::All } else { Events::Stuck },
+        max_tracked: head.max_tracked,
         histogram_every: Duration::from_secs(3600),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
@@ -149,6 +163,7 @@ mod tests {
         Config {
             stuck_after: STUCK_AFTER,
             events: Events::Stuck,
+            max_tracked: 10,
             histogram_every: Duration::from_secs(60),
             watching: true,
             ephemeral_ports: 32_768..=60_999,
@@ -181,8 +196,13 @@ mod tests {
     fn what_is_no_recording_is_refused_with_the_line() {
         assert!(replay(&b""[..], |_engine| {}).is_err());
         assert!(replay(&b"{\"format\":99}\n"[..], |_engine| {}).is_err());
-        let head =
-            serde_json::to_string(&Head { format: FORMAT, began: Boot(0), stuck_after: STUCK_AFTER, all_events: true });
+        let head = serde_json::to_string(&Head {
+            format: FORMAT,
+            began: Boot(0),
+            stuck_after: STUCK_AFTER,
+            all_events: true,
+            max_tracked: 1,
+        });
         let error = replay(format!("{}\nx\n", head.unwrap()).as_bytes(), |_engine| {}).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
     }

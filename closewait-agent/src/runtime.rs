@@ -10,11 +10,16 @@ use crate::{
     control::{Asker, Control},
     engine::{
         model::{Finding, Inquiry, Observation, Output, Scope, SocketKey},
-        query::Query,
+        query::{Form, Query},
         time::Boot,
     },
     intake::Intake,
-    sink::{Backlog, Sink, Start, Writer, list::render, text::histogram_line},
+    memory::{self, Peak},
+    sink::{
+        Backlog, Sink, Start, Writer,
+        list::{render, untracked},
+        text::histogram_line,
+    },
     source::{
         inquiry::Inquirer,
         processes::Sampling,
@@ -74,6 +79,8 @@ pub struct Runtime {
     pub worked: Duration,
     /// Where `closewait list` asks, if anybody can.
     pub control: Option<Control<Query>>,
+    /// When memory is to be given back.
+    pub peak: Peak,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -163,9 +170,11 @@ impl Runtime {
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
+        let mut findings = 0;
         while let Some(output) = self.intake.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
+                    findings += 1;
                     if let Some((level, line)) = histogram_line(&finding) {
                         log::log!(level, "{line}");
                     }
@@ -200,10 +209,16 @@ impl Runtime {
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
                     self.intake.fact(Observation::Counters { at: clock::now(), counters });
+                    if self.peak.is_over(self.intake.engine.totals().tracked) {
+                        memory::give_back();
+                    }
                 }
             }
         }
         self.hand_over(&mut piece);
+        if memory::is_much(findings) {
+            memory::give_back();
+        }
         Ok(())
     }
 
@@ -216,8 +231,11 @@ impl Runtime {
             self.find_holders()?;
         }
         let mut answer = Vec::new();
-        let rendered = render(&self.intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer);
-        asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()));
+        let view = self.intake.engine.view(clock::now());
+        let rendered = render(&view, query, TimeAnchor::now(), &mut answer);
+        // Objects have no place for it.
+        let missing = untracked(&view).filter(|_| query.form == Form::Json);
+        asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()), missing);
         Ok(())
     }
 

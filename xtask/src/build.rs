@@ -28,3 +28,8 @@ pub(crate) fn release(workspace: &Workspace) -> Result<()> {
     }
     Ok(())
 }
+
+/// Builds one of the agent's examples as a release, beside the binary in the folder `examples`.
+pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<()> {
+    exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent", "--example", name]))
+}

@@ -13,7 +13,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{self, ControlError},
     engine::{
-        Config, Engine, Events,
+        Config, Engine, Events, MAX_TRACKED,
         decode::Decoder,
         model::Observation,
         query::{By, Filter, Form, Query},
@@ -23,7 +23,7 @@ use crate::{
         plan::{HookChoice, plan},
     },
     intake::Intake,
-    sink::list::render,
+    sink::list::{render, untracked},
     source::{
         inquiry::Inquirer,
         program::{Loader, Programs},
@@ -75,6 +75,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let config = Config {
         stuck_after: STUCK_AFTER,
         events: Events::Stuck,
+        max_tracked: MAX_TRACKED as usize,
         histogram_every: STUCK_AFTER,
         watching: false,
         ephemeral_ports: 0..=0,
@@ -99,7 +100,11 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         intake.fact(Observation::Process { at, process: Box::new(process) });
     }
     let mut answer = Vec::new();
-    render(&intake.engine.view(clock::now()), query, TimeAnchor::now(), &mut answer)?;
+    let view = intake.engine.view(clock::now());
+    render(&view, query, TimeAnchor::now(), &mut answer)?;
+    if let Some(missing) = untracked(&view).filter(|_| query.form == Form::Json) {
+        log::warn!("{missing}");
+    }
     Ok(answer)
 }
 

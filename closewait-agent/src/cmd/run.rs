@@ -17,6 +17,7 @@ use crate::{
         plan::{Degraded, HookChoice, plan},
     },
     intake::Intake,
+    memory::{self, Peak},
     recording::Recorder,
     runtime::{Runtime, Signals},
     sink::{Sink, Start, Writer, json::Json, text::Text},
@@ -82,6 +83,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
             cli::Events::Stuck => engine::Events::Stuck,
             cli::Events::All => engine::Events::All,
         },
+        max_tracked: args.max_tracked as usize,
         histogram_every: args.histogram_every,
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
@@ -109,7 +111,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         log::warn!("{what}");
     }
     programs.forget_types();
-    give_back_memory();
+    // Reading the kernel's types takes some ten megabytes for a moment.
+    memory::give_back();
 
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
@@ -127,6 +130,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         kernel: facts.release.clone(),
         hook: plan.hook.as_str(),
         max_sockets,
+        max_tracked: args.max_tracked,
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word()),
         stuck_after: args.stuck_after,
@@ -139,8 +143,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let (sampling, worked) = (None, Duration::ZERO);
-    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, sink, writer }
+    let (sampling, worked, peak) = (None, Duration::ZERO, Peak::default());
+    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, peak, sink, writer }
         .run(&start, signals, end)
         .await
 }
@@ -174,12 +178,6 @@ fn sentence(degraded: &Degraded) -> String {
 fn ephemeral_ports(facts: &Facts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last
-}
-
-/// Reading the kernel's types takes some ten megabytes for a moment; the allocator keeps them unless told.
-fn give_back_memory() {
-    // SAFETY: `malloc_trim` takes any number and only gives unused pages back.
-    let _anything_released = unsafe { libc::malloc_trim(0) };
 }
 
 impl From<cli::Hook> for HookChoice {

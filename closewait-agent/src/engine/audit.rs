@@ -5,7 +5,10 @@
 //!    So may be what the kernel keeps a time of entry for: [`Output::LookAtSuspects`] asks for each by its address.
 //! 3. Those that are not in CLOSE_WAIT then are phantoms: nothing more is said of them, and the kernel forgets them too.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Engine, Events, Losses,
@@ -32,7 +35,7 @@ enum Step {
     /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
     Looking {
         asked: Boot,
-        tracked: Vec<SocketKey>,
+        tracked: BTreeSet<SocketKey>,
         stored: BTreeMap<SocketKey, Boot>,
     },
 }
@@ -116,7 +119,7 @@ impl Engine {
 
     /// The kernel keeps a time of entry for this address.
     pub(super) fn stored(&mut self, key: SocketKey, entered: Boot) {
-        if self.tracker.get(key).is_none() {
+        if self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
             self.audit.stored.insert(key, entered);
         }
     }
@@ -128,21 +131,30 @@ impl Engine {
         self.audit.least_gap = LEAST_GAP.max(took.saturating_mul(GAP_FACTOR));
         self.audit.last = Some(at);
         self.audit.next = at + EVERY;
-        let tracked = self.tracker.not_seen_since(began);
+        let tracked: BTreeSet<SocketKey> = self.tracker.not_seen_since(began).into_iter().collect();
         let mut stored = std::mem::take(&mut self.audit.stored);
-        // Of one that entered later there is a record to come.
-        stored.retain(|key, entered| *entered + UNDER_WAY < asked && self.tracker.get(*key).is_none());
-        let suspects = tracked.iter().copied().filter(|key| !key.is_of_ends()).chain(stored.keys().copied()).collect();
+        stored.retain(|key, entered| {
+            let is_there = self.tracker.get(*key).filter(|_| !tracked.contains(key));
+            // Of one that entered later there is a record to come; that of one that is there is its own, unless it cannot be.
+            *entered + UNDER_WAY < asked && is_there.is_none_or(|one| one.since.excludes(*entered))
+        });
+        let mut suspects = tracked.clone();
+        suspects.extend(stored.keys());
+        let suspects = suspects.into_iter().filter(|key| !key.is_of_ends()).collect();
         self.audit.step = Step::Looking { asked: at, tracked, stored };
         self.outputs.push_back(Output::LookAtSuspects(suspects));
     }
 
     /// A look at an address that the kernel keeps a time of entry for found a socket in CLOSE_WAIT.
     pub(super) fn looked_at_stored(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+        if self.tracker.get(key).is_some() {
+            return;
+        }
         let Step::Looking { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
-            self.audit.repaired += 1;
             self.present(key, at, Since::Exact(entered), socket.clone());
+            // Not one that is known and found no room.
+            self.audit.repaired += u64::from(self.tracker.get(key).is_some());
         }
     }
 
@@ -151,8 +163,8 @@ impl Engine {
         let Step::Looking { asked, tracked, stored } = std::mem::replace(&mut self.audit.step, Step::Idle) else {
             return;
         };
+        self.audit.phantom += stored.keys().filter(|key| !tracked.contains(key)).count() as u64;
         let mut forget: Vec<(SocketKey, Boot)> = stored.into_iter().collect();
-        self.audit.phantom += forget.len() as u64;
         for key in tracked {
             // A record may have told meanwhile that it left, or that another entered at its address.
             let Some(phantom) = self.tracker.take_if_not_seen_since(key, asked) else { continue };

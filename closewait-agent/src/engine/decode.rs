@@ -183,9 +183,9 @@ impl Decoder {
         let (known, tcp, queue) = (record.has(flag::SOCK), record.has(flag::TCP), record.has(flag::SEND_QUEUE));
         let at = Boot(record.time_ns);
         let ago = |flag, ticks| record.has(flag).then(|| at - self.tick.saturating_mul(ticks));
-        let opener = record.has(flag::OPENER).then(|| Opener {
-            task: Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) },
-            at: Boot(record.entered_ns),
+        let opener = record.has(flag::OPENER).then(|| {
+            let task = Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) };
+            Box::new(Opener { task, at: Boot(record.entered_ns) })
         });
         // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
         let in_backlog = known && !record.has(flag::ACCEPTED) && record.new_state == state::CLOSE_WAIT;

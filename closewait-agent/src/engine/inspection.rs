@@ -21,6 +21,10 @@ pub(super) const HOLDERS_LAST: Duration = Duration::from_secs(10);
 const JUDGING: Duration = Duration::from_micros(2);
 /// Between two inspections there is at least so much time, so that sockets that get stuck one after the other share one.
 const LEAST_GAP: Duration = Duration::from_millis(100);
+/// Sockets that are reported at a time: what is said of a million at once would take a gigabyte.
+const REPORTED: usize = 16_384;
+/// Or this part of all, if that is more: for each time all of them are put into groups anew.
+const REPORTED_PART: usize = 8;
 /// And at least so many times as long as the last one took: it may use two hundredths of a CPU.
 const GAP_FACTOR: u32 = 50;
 /// But never more than this.
@@ -37,6 +41,8 @@ pub(super) enum Inspection {
     Walking { asked: Boot },
     /// Owners are looked at.
     Inquiring { asked: Boot },
+    /// What was found out is told, some sockets at a time; all was known at `at`.
+    Reporting { asked: Boot, at: Boot, worked: Duration },
 }
 
 impl Engine {
@@ -90,18 +96,35 @@ impl Engine {
             None => sees_all.then_some(Role::Client),
         });
         self.lingering.walk_ended(began, complete);
+        self.notice_unkept();
         if let Inspection::Walking { asked } = self.inspection {
             self.inspection = Inspection::Inquiring { asked };
             let tracked = self.tracker.stuck_or_due(asked);
             let inquiry = self.world.inquiry(asked, tracked);
             self.outputs.push_back(Output::Inquire(inquiry));
+            self.notice_unkept();
         }
+    }
+
+    /// What found no room of one look is not added to that of another: it may be the same.
+    fn notice_unkept(&mut self) {
+        let unkept = self.world.unkept() + self.tracker.unkept_holders() + self.lingering.unkept_holders();
+        self.unkept = self.unkept.max(unkept);
     }
 
     pub(super) fn inquired_all(&mut self, at: Boot, worked: Duration) {
         let Inspection::Inquiring { asked } = self.inspection else { return };
+        self.inspection = Inspection::Reporting { asked, at, worked };
+        self.report_more();
+    }
+
+    /// Goes on with the report, if there is one.
+    pub(super) fn report_more(&mut self) {
+        let Inspection::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked);
-        self.inspected(at, worked);
+        if self.tracker.next_due().is_none_or(|due| due > asked) {
+            self.inspected(at, worked);
+        }
     }
 
     pub(super) fn inspected(&mut self, at: Boot, worked: Duration) {
@@ -125,6 +148,7 @@ impl Engine {
         let due = self.tracker.due(asked);
         let judged: Vec<_> = due
             .iter()
+            .take(REPORTED.max(self.tracker.len() / REPORTED_PART))
             .filter_map(|key| {
                 let tracked = self.tracker.get(*key)?;
                 let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());

@@ -12,11 +12,14 @@ use foldhash::fast::FixedState;
 
 use super::{
     model::{Gone, Holder, Socket, SocketKey},
+    room::{Room, keep_holder, shrink},
     time::Boot,
 };
 
 /// So many are watched; further ones are counted. Each takes some 400 bytes.
 const LIMIT: usize = 65_536;
+/// Every one keeps one holder; so many more are kept of all together.
+const MORE_HOLDERS: usize = 65_536;
 /// The first look comes so soon after the leaving.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Looks are never further apart.
@@ -38,13 +41,29 @@ pub(super) struct Lingering {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FixedState>,
     due: BTreeSet<(Boot, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
+    more_holders: Room,
+    /// Descriptors that found no room in the last walk.
+    unkept: u64,
+}
+
+impl Default for LingeringSockets {
+    fn default() -> Self {
+        Self {
+            sockets: HashMap::with_hasher(FixedState::default()),
+            due: BTreeSet::new(),
+            unwatched: 0,
+            by_inode: None,
+            more_holders: Room::new(MORE_HOLDERS),
+            unkept: 0,
+        }
+    }
 }
 
 impl LingeringSockets {
@@ -57,6 +76,11 @@ impl LingeringSockets {
     /// How many are not watched for want of room.
     pub(super) fn unwatched(&self) -> u64 {
         self.unwatched
+    }
+
+    /// How many descriptors the last walk found for which there was no room.
+    pub(super) fn unkept_holders(&self) -> u64 {
+        self.unkept
     }
 
     /// When the next look is due.
@@ -88,6 +112,7 @@ impl LingeringSockets {
     pub(super) fn remove(&mut self, key: SocketKey) {
         if let Some(known) = self.sockets.remove(&key) {
             self.due.remove(&(known.due, key));
+            shrink(&mut self.sockets);
         }
     }
 
@@ -95,7 +120,9 @@ impl LingeringSockets {
     pub(super) fn seen(&mut self, key: SocketKey, at: Boot, socket: &Socket, holder: Option<Holder>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
-        known.found.extend(holder);
+        if let Some(holder) = holder {
+            keep_holder(&mut known.found, holder, &mut self.more_holders);
+        }
         true
     }
 
@@ -105,7 +132,7 @@ impl LingeringSockets {
             self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
         });
         if let Some(known) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
-            known.found.push(holder.clone());
+            keep_holder(&mut known.found, holder.clone(), &mut self.more_holders);
         }
     }
 
@@ -127,11 +154,13 @@ impl LingeringSockets {
             known.due = asked + gap;
             self.due.insert((known.due, key));
         }
+        shrink(&mut self.sockets);
     }
 
     /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
     pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
         self.by_inode = None;
+        self.unkept = self.more_holders.renew(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };

@@ -19,6 +19,7 @@ pub mod model;
 mod pairing;
 pub mod process;
 pub mod query;
+mod room;
 mod services;
 mod survey;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub(crate) mod testing;
 pub mod text;
 pub mod time;
 pub mod tracker;
+mod untracked;
 pub mod view;
 mod windows;
 pub mod workload;
@@ -42,7 +44,7 @@ use self::{
     inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
-    services::Services,
+    services::{Service, Services},
     survey::Survey,
     time::Boot,
     tracker::{Tracked, Tracker},
@@ -70,6 +72,8 @@ pub struct Config {
     pub stuck_after: Duration,
     /// Which sockets get findings for their entering and leaving.
     pub events: Events,
+    /// So many sockets are tracked at a time; further ones are counted.
+    pub max_tracked: usize,
     /// Length of a window of the histograms. Not zero.
     pub histogram_every: Duration,
     /// Whether events come in. A single look has none, and knows nothing of what came and went.
@@ -91,7 +95,7 @@ pub struct Engine {
     /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
     window_ends: Boot,
     check_counters: Option<Boot>,
-    reported: Losses,
+    reported: (Losses, Full),
     began: Boot,
     services: Option<Services>,
     world: World,
@@ -106,17 +110,25 @@ pub struct Engine {
     walked: Option<Boot>,
     /// What had been lost then.
     walked_after: Losses,
+    /// The most facts around the sockets that found no room at one look.
+    unkept: u64,
     stopping: bool,
 }
 
 /// The counts that mean a loss.
 type Losses = [u64; 6];
 
+/// The counts that mean that a limit was reached.
+type Full = [u64; 4];
+
+/// Sockets that are tracked where nobody says how many: some 500 MB.
+pub const MAX_TRACKED: u32 = 1_000_000;
+
 impl Engine {
     /// Begins at `now`.
     pub fn new(config: Config, now: Boot) -> Self {
         Self {
-            tracker: Tracker::new(config.stuck_after),
+            tracker: Tracker::new(config.stuck_after, config.max_tracked),
             windows: Windows::new(now, config.ephemeral_ports.clone()),
             counters: Counters::default(),
             undecodable: 0,
@@ -124,7 +136,7 @@ impl Engine {
             outputs: VecDeque::new(),
             window_ends: now + config.histogram_every,
             check_counters: None,
-            reported: Losses::default(),
+            reported: Default::default(),
             began: now,
             services: config.watching.then(|| Services::new(now, config.stuck_after)),
             world: World::default(),
@@ -135,6 +147,7 @@ impl Engine {
             refresh: now + REFRESH_EVERY,
             walked: None,
             walked_after: Losses::default(),
+            unkept: 0,
             stopping: false,
             config,
         }
@@ -270,7 +283,12 @@ impl Engine {
 
     /// The next thing to do, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if self.outputs.is_empty() {
+            self.report_more();
+        }
+        let output = self.outputs.pop_front();
+        room::shrink_queue(&mut self.outputs);
+        output
     }
 
     /// The kernel's counters as of the last time they were read.
@@ -296,6 +314,9 @@ impl Engine {
             tracked: self.tracker.len() as u64,
             fd_open: self.lingering.len() as u64,
             fd_open_unwatched: self.lingering.unwatched(),
+            untracked: self.tracker.untracked_total(),
+            ungrouped: self.services.as_ref().map_or(0, Services::ungrouped),
+            unkept: self.unkept,
         }
     }
 
@@ -323,10 +344,11 @@ impl Engine {
     }
 
     /// The network namespaces of which a walk over open files need not tell all sockets: those of the sockets that are
-    /// tracked. None, if something was lost since the last walk: then it tells what was missed.
+    /// tracked. None, if something was lost since the last walk, or if sockets that found no room would find it now: then it
+    /// tells what was missed.
     pub fn known_namespaces(&mut self) -> Vec<u32> {
         let losses = self.losses();
-        if std::mem::replace(&mut self.walked_after, losses) != losses {
+        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
             return Vec::new();
         }
         let namespaces: BTreeSet<u32> = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.netns).collect();
@@ -358,14 +380,13 @@ impl Engine {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_leaving(at, missed);
         }
+        let service = Service::of(&socket);
         let is_new = self.tracker.present(key, at, since, socket);
         if is_new {
             self.found_new(since);
         }
-        if let Some(services) = self.services.as_mut().filter(|_| is_new)
-            && let Some(tracked) = self.tracker.get(key)
-        {
-            services.found(&tracked.socket, at);
+        if let Some(services) = self.services.as_mut().filter(|_| is_new) {
+            services.found(service, at);
         }
     }
 
@@ -401,6 +422,7 @@ impl Engine {
         }
         let losses = self.losses();
         self.audit_after(at, losses);
+        let losses = (losses, self.full());
         if losses != self.reported {
             self.reported = losses;
             let totals = self.totals();
@@ -415,6 +437,12 @@ impl Engine {
     fn losses(&self) -> Losses {
         let Counters { ring_full, map_full, replaced, skipped, .. } = self.counters;
         [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
+    }
+
+    /// Of what goes on and on while a limit is reached, only that it has begun.
+    fn full(&self) -> Full {
+        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, .. } = self.totals();
+        [untracked, u64::from(ungrouped > 0), unkept, u64::from(fd_open_unwatched > 0)]
     }
 }
 

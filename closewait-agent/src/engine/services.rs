@@ -12,8 +12,12 @@ use super::{
     time::{Boot, nanos},
 };
 
-/// So many have a flow of their own; further ones have none.
+/// So many have a flow of their own, at some 2.5 KB; further ones have none, and what enters there is counted.
 const LIMIT: usize = 4096;
+/// Remote ends, of which there may be any number, leave the rest to local ports.
+const REMOTES: usize = LIMIT / 4 * 3;
+/// At the end of each window the quiet ones give way, the longest quiet first, until so many are left.
+const KEPT: usize = LIMIT / 2;
 /// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
 /// at which a socket counts as stuck.
 const COHORTS: usize = 128;
@@ -41,14 +45,18 @@ impl Service {
             Some(Role::Client) | None => Self::Remote(socket.netns, socket.remote),
         }
     }
+
+    fn is_remote(self) -> bool {
+        matches!(self, Self::Remote(..))
+    }
 }
 
 /// Those that entered at about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cohort {
     number: u64,
-    entered: u64,
-    left: u64,
+    entered: u32,
+    left: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,39 +85,61 @@ pub(super) struct Services {
     tick: Boot,
     /// Windows that have ended in this span.
     ended: usize,
+    /// Of `services`.
+    remotes: usize,
+    ungrouped: u64,
 }
 
 impl Services {
     /// Begins at `now`.
     pub(super) fn new(now: Boot, stuck_after: Duration) -> Self {
-        Self { began: now, stuck_after, services: BTreeMap::new(), tick: now + stuck_after, ended: 0 }
+        Self {
+            began: now,
+            stuck_after,
+            services: BTreeMap::new(),
+            tick: now + stuck_after,
+            ended: 0,
+            remotes: 0,
+            ungrouped: 0,
+        }
     }
 
     /// A socket entered.
     pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
         let number = self.number(at);
-        let Some(counted) = self.counted(socket, at) else { return };
+        let Some(counted) = self.counted(Service::of(socket), at) else {
+            self.ungrouped += 1;
+            return;
+        };
         counted.entered += 1;
         counted.present += 1;
         match counted.cohorts.back_mut() {
-            Some(last) if last.number == number => last.entered += 1,
-            _ => counted.cohorts.push_back(Cohort { number, entered: 1, left: 0 }),
-        }
-        if counted.cohorts.len() > COHORTS {
-            counted.cohorts.pop_front();
+            Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
+            _ => {
+                // First, so that the queue never asks for more places than that.
+                if counted.cohorts.len() >= COHORTS {
+                    counted.cohorts.pop_front();
+                }
+                counted.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
+            }
         }
     }
 
+    /// How many sockets entered where there was no room to count them.
+    pub(super) fn ungrouped(&self) -> u64 {
+        self.ungrouped
+    }
+
     /// One was found that is older than the agent, or whose entry was missed.
-    pub(super) fn found(&mut self, socket: &Socket, at: Boot) {
-        if let Some(counted) = self.counted(socket, at) {
+    pub(super) fn found(&mut self, service: Service, at: Boot) {
+        if let Some(counted) = self.counted(service, at) {
             counted.present += 1;
         }
     }
 
     /// One has left at some time before `at`, and nobody knows how.
     pub(super) fn missed(&mut self, socket: &Socket, at: Boot) {
-        if let Some(counted) = self.counted(socket, at) {
+        if let Some(counted) = self.counted(Service::of(socket), at) {
             counted.present = counted.present.saturating_sub(1);
         }
     }
@@ -117,10 +147,10 @@ impl Services {
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
     pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
         let number = entered.map(|entered| self.number(entered));
-        let Some(counted) = self.counted(socket, at) else { return };
+        let Some(counted) = self.counted(Service::of(socket), at) else { return };
         counted.present = counted.present.saturating_sub(1);
         if let Some(cohort) = number.and_then(|number| counted.cohorts.iter_mut().find(|one| one.number == number)) {
-            cohort.left += 1;
+            cohort.left = cohort.left.saturating_add(1);
         }
         match how {
             How::Closed | How::Shutdown | How::Aborted => {
@@ -154,6 +184,8 @@ impl Services {
         }
         let kept = self.stuck_after.saturating_mul(COHORTS as u32 / 2);
         self.services.retain(|_, counted| counted.present > 0 || now.since(counted.changed) < kept);
+        self.make_room();
+        self.remotes = self.services.keys().filter(|service| service.is_remote()).count();
         self.tick = now + self.stuck_after;
     }
 
@@ -174,15 +206,27 @@ impl Services {
             ..Flow::default()
         };
         for cohort in counted.cohorts.iter().filter(|cohort| cohort.number < young) {
-            let present = cohort.entered.saturating_sub(cohort.left);
-            flow.old_entered += cohort.entered;
+            let entered = u64::from(cohort.entered);
+            let present = entered.saturating_sub(cohort.left.into());
+            flow.old_entered += entered;
             flow.old_present += present;
             if first.is_some_and(|first| cohort.number >= first) {
-                flow.since_onset_entered += cohort.entered;
+                flow.since_onset_entered += entered;
                 flow.since_onset_present += present;
             }
         }
         Some(flow)
+    }
+
+    /// So that a crowd of remote ends that is gone again does not keep others out.
+    fn make_room(&mut self) {
+        let surplus = self.services.len().saturating_sub(KEPT);
+        let quiet = self.services.iter().filter(|(_, counted)| counted.present == 0);
+        let mut quiet: Vec<_> = quiet.map(|(service, counted)| (counted.changed, *service)).collect();
+        quiet.sort_unstable();
+        for (_, service) in quiet.iter().take(surplus) {
+            self.services.remove(service);
+        }
     }
 
     /// Which cohort a moment belongs to.
@@ -190,10 +234,13 @@ impl Services {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
-    fn counted(&mut self, socket: &Socket, at: Boot) -> Option<&mut Counted> {
-        let service = Service::of(socket);
-        if !self.services.contains_key(&service) && self.services.len() >= LIMIT {
-            return None;
+    fn counted(&mut self, service: Service, at: Boot) -> Option<&mut Counted> {
+        if !self.services.contains_key(&service) {
+            let full = service.is_remote() && self.remotes >= REMOTES;
+            if full || self.services.len() >= LIMIT {
+                return None;
+            }
+            self.remotes += usize::from(service.is_remote());
         }
         let counted = self.services.entry(service).or_default();
         counted.changed = counted.changed.max(at);
@@ -223,7 +270,7 @@ fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::socket;
+    use crate::engine::testing::{socket, socket_on_port};
 
     const STUCK_AFTER: Duration = Duration::from_secs(10);
 
@@ -233,6 +280,12 @@ mod tests {
 
     fn services() -> Services {
         Services::new(at(0), STUCK_AFTER)
+    }
+
+    /// A connected one.
+    fn towards(port: usize) -> Socket {
+        let remote = Endpoint { port: u16::try_from(port).unwrap(), ..socket().remote };
+        Socket { role: None, remote, ..socket() }
     }
 
     fn enter(services: &mut Services, seconds: u64) {
@@ -317,9 +370,44 @@ mod tests {
         services.handle_timeout(at(700));
         assert_eq!(services.flow(Service::of(&socket()), None, at(700)), None);
         for port in 0..LIMIT + 10 {
-            let remote = Endpoint { port: u16::try_from(port % 60_000).unwrap(), ..socket().remote };
-            services.entered(&Socket { role: None, remote, ..socket() }, at(701));
+            services.entered(&towards(port), at(701));
         }
-        assert_eq!(services.services.len(), LIMIT);
+        assert_eq!((services.services.len(), services.ungrouped()), (REMOTES, (LIMIT - REMOTES + 10) as u64));
+        for port in 0..LIMIT {
+            services.entered(&socket_on_port(u16::try_from(port + 1000).unwrap()), at(702));
+        }
+        assert_eq!((services.services.len(), services.ungrouped()), (LIMIT, LIMIT as u64 + 10));
+    }
+
+    #[test]
+    fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_sockets_stay() {
+        let mut services = services();
+        let ends = |count: usize| (0..count).map(towards);
+        for (number, socket) in ends(REMOTES).enumerate() {
+            let entered = at(1 + number as u64 % 8);
+            services.entered(&socket, entered);
+            // The first one stays.
+            if number > 0 {
+                services.left(&socket, entered, Some(entered), None, How::Closed);
+            }
+        }
+        services.handle_timeout(at(10));
+        assert_eq!(services.services.len(), KEPT);
+        assert!(services.services.contains_key(&Service::of(&towards(0))), "it has a socket");
+        assert!(!services.services.contains_key(&Service::of(&towards(8))), "quiet since second 1");
+        assert!(services.services.contains_key(&Service::of(&towards(7))), "quiet since second 8");
+        services.entered(&towards(9999), at(11));
+        assert_eq!((services.services.len(), services.ungrouped()), (KEPT + 1, 0));
+    }
+
+    #[test]
+    fn a_service_never_has_more_than_its_cohorts() {
+        let mut services = services();
+        for second in 0..2000 {
+            enter(&mut services, second);
+        }
+        let counted = services.services.values().next().unwrap();
+        assert_eq!((counted.cohorts.len(), counted.cohorts.capacity()), (COHORTS, COHORTS));
+        assert_eq!(size_of::<Cohort>(), 16);
     }
 }

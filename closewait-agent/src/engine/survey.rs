@@ -20,6 +20,9 @@ use super::{
     world::World,
 };
 
+/// So many groups are made, at some 600 bytes; the sockets of further ones, which entered later, are judged each by itself.
+const GROUPS: usize = 65_536;
+
 /// Who has the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Owner {
@@ -42,6 +45,38 @@ struct Gathered<'a> {
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
     remotes: BTreeSet<IpAddr>,
+}
+
+impl<'a> Gathered<'a> {
+    fn add(&mut self, key: SocketKey, tracked: &'a Tracked, now: Boot) {
+        self.members.push((key, tracked));
+        self.ages.push(tracked.since.dwell(now).at_least());
+        if let Some(state) = tracked.socket.read_state() {
+            *self.reads.entry(state).or_default() += 1;
+        }
+        self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
+        self.remotes.insert(tracked.socket.remote.address);
+    }
+
+    /// What they have in common, but for what is known of their service.
+    fn group(&mut self, stuck_after: Duration) -> Group {
+        self.ages.sort_unstable();
+        let ages = &self.ages;
+        let age = |index: usize| ages.get(index).copied().unwrap_or_default();
+        let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+        Group {
+            count: number(ages.len()),
+            stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),
+            oldest: age(ages.len().saturating_sub(1)),
+            median: age(ages.len() / 2),
+            youngest: age(0),
+            reads: std::mem::take(&mut self.reads).into_iter().collect(),
+            unanswered: self.unanswered,
+            remotes: number(self.remotes.len()),
+            unaccepted: 0,
+            flow: None,
+        }
+    }
 }
 
 /// A group, and the other connections of its sockets.
@@ -81,34 +116,15 @@ impl<'a> Survey<'a> {
             }
             let entered = tracked.since.latest();
             onsets.entry(service).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
-            let group = gathered.entry((owner, service)).or_default();
-            group.members.push((key, tracked));
-            group.ages.push(tracked.since.dwell(now).at_least());
-            if let Some(state) = tracked.socket.read_state() {
-                *group.reads.entry(state).or_default() += 1;
+            if gathered.len() < GROUPS || gathered.contains_key(&(owner, service)) {
+                gathered.entry((owner, service)).or_default().add(key, tracked, now);
             }
-            group.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
-            group.remotes.insert(tracked.socket.remote.address);
         }
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, service) = key;
-            gathered.ages.sort_unstable();
-            let ages = &gathered.ages;
-            let age = |index: usize| ages.get(index).copied().unwrap_or_default();
             let flow = services.and_then(|services| services.flow(service, onsets.get(&service).copied(), now));
-            let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-            let group = Group {
-                count: number(ages.len()),
-                stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),
-                oldest: age(ages.len().saturating_sub(1)),
-                median: age(ages.len() / 2),
-                youngest: age(0),
-                reads: gathered.reads.into_iter().collect(),
-                unanswered: gathered.unanswered,
-                remotes: number(gathered.remotes.len()),
-                unaccepted: unaccepted.get(&service).copied().unwrap_or(0),
-                flow,
-            };
+            let unaccepted = unaccepted.get(&service).copied().unwrap_or(0);
+            let group = Group { unaccepted, flow, ..gathered.group(stuck_after) };
             let pairs = match owner {
                 Owner::Held(pid, _) if !world.legs(pid).is_empty() => {
                     let sockets: Vec<_> =
@@ -131,8 +147,14 @@ impl<'a> Survey<'a> {
     /// Judges a socket in CLOSE_WAIT.
     pub(super) fn verdict(&self, key: SocketKey, tracked: &Tracked) -> Verdict {
         let of = group_of(&tracked.socket, tracked.holders.as_deref());
-        let nothing = Surveyed::default();
-        let Surveyed { group, pairs, legs } = self.groups.get(&of).unwrap_or(&nothing);
+        let alone;
+        let Surveyed { group, pairs, legs } = match self.groups.get(&of) {
+            Some(surveyed) => surveyed,
+            None => {
+                alone = self.alone(key, tracked);
+                &alone
+            }
+        };
         let legs = Legs { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
         let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
         let case = Case {
@@ -153,6 +175,14 @@ impl<'a> Survey<'a> {
             conntrack: self.world.conntrack(tracked.socket.netns),
         };
         diagnose::verdict(&case)
+    }
+
+    /// A group of one.
+    fn alone(&self, key: SocketKey, tracked: &Tracked) -> Surveyed<'a> {
+        let mut gathered = Gathered::default();
+        gathered.add(key, tracked, self.now);
+        let unaccepted = u32::from(tracked.socket.accepted == Some(false));
+        Surveyed { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..Surveyed::default() }
     }
 
     /// Judges a socket of which only a descriptor is left.
@@ -234,4 +264,28 @@ fn group_of(socket: &Socket, holders: Option<&[Holder]>) -> GroupKey {
         }
     };
     (owner, Service::of(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{model::Endpoint, testing::socket};
+
+    #[test]
+    fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
+        let (entered, now) = (Boot(1_000_000_000), Boot(100_000_000_000));
+        let key = |number| SocketKey((1 << 63) + number);
+        let last = GROUPS as u64 + 1;
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX);
+        for number in 0..=last {
+            let address = std::net::Ipv4Addr::from_bits(number as u32).into();
+            let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
+            tracker.enter(key(number), entered, socket);
+        }
+        let world = World::default();
+        let survey = Survey::new(now, Duration::from_secs(60), &tracker, &world, None);
+        assert_eq!(survey.groups.len(), GROUPS);
+        let verdict = |number| survey.verdict(key(number), tracker.get(key(number)).unwrap());
+        assert_eq!(verdict(last), verdict(0), "each is the only one of its kind");
+    }
 }

@@ -17,6 +17,7 @@ fn config(events: Events) -> Config {
     Config {
         stuck_after: Duration::from_secs(10),
         events,
+        max_tracked: 1000,
         histogram_every: Duration::from_secs(60),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
@@ -248,6 +249,87 @@ fn records_that_make_no_sense_and_lines_nobody_read_are_losses() {
     engine.handle(counters(1000, Counters::default()));
     assert_eq!(words(&mut engine), ["health"]);
     assert_eq!((engine.totals().undecodable, engine.totals().unwritten), (1, 5));
+}
+
+#[test]
+fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_times_count() {
+    let config = Config { max_tracked: 2, ..config(Events::Stuck) };
+    let mut engine = Engine::new(config, at(0));
+    let key = |number| SocketKey(KEY.0 + number);
+    for number in 0..5 {
+        engine.handle(Observation::Enter { key: key(number), at: at(number), socket: socket(), replaced: false });
+    }
+    engine.handle(counters(1000, Counters::default()));
+    assert_eq!(words(&mut engine), ["health"]);
+    let totals = engine.totals();
+    assert_eq!((totals.tracked, totals.untracked, engine.view(at(1000)).untracked), (2, 3, 3));
+    assert_eq!(engine.tracker.due(at(100_000)), [key(0), key(1)], "the first ones are tracked");
+
+    // One that is not tracked leaves, and one that is.
+    for number in [4, 0] {
+        let Observation::Leave { at, entered, socket, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
+            unreachable!()
+        };
+        engine.handle(Observation::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
+    }
+    assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
+    engine.handle_timeout(at(60_000));
+    engine.handle(counters(60_000, dwelt(&[1996, 2000])));
+    let histograms = words(&mut engine).into_iter().filter(|word| word.starts_with("histogram"));
+    assert_eq!(histograms.collect::<Vec<_>>(), ["histogram All 2 1", "histogram LocalPort(8080) 2 1"]);
+}
+
+#[test]
+fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
+    let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
+    let other = SocketKey(KEY.0 + 1);
+    let present =
+        || Observation::Present { key: other, at: at(2), since: Since::Exact(at(1)), socket: socket_on_port(9090) };
+    engine.handle(enter(0));
+    engine.handle(present());
+    engine.handle(present());
+    assert_eq!((engine.totals().tracked, engine.totals().untracked), (1, 1), "found twice, counted once");
+    assert_eq!(engine.known_namespaces().len(), 1, "a walk need not tell what would find no room");
+    engine.handle(leave(1500, Some(0)));
+    assert!(engine.known_namespaces().is_empty(), "the walk is to tell all");
+    engine.handle(present());
+    assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
+    let flow = engine.services.as_ref().unwrap().flow(Service::of(&socket_on_port(9090)), None, at(3));
+    assert_eq!(flow.unwrap().entered, 0, "found, and that once");
+}
+
+#[test]
+fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
+    const MANY: u64 = 40_000;
+    let config = Config { max_tracked: MANY as usize, ..config(Events::Stuck) };
+    let mut engine = Engine::new(config, at(0));
+    for number in 0..MANY {
+        let key = SocketKey(KEY.0 + number);
+        engine.handle(Observation::Enter { key, at: at(0), socket: socket(), replaced: false });
+    }
+    engine.handle_timeout(at(10_000));
+    engine.handle(Observation::LookedAtAll { at: at(10_000) });
+    engine.handle(Observation::WalkEnded { began: at(10_000), blind: None, saw_listeners: true });
+    assert!(words(&mut engine).iter().all(|word| !word.starts_with("stuck")));
+    engine.handle(Observation::InquiredAll { at: at(10_001), worked: Duration::ZERO });
+    let (mut told, mut most) = (0, 0);
+    while let Some(output) = engine.poll_output() {
+        told += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
+        most = most.max(engine.outputs.len());
+    }
+    assert_eq!(told, MANY);
+    assert!(most <= 16_384, "{most}");
+    assert_eq!(engine.outputs.capacity(), 0, "the peak is over");
+    assert!(engine.next_look().is_some_and(|next| next > at(10_001)), "the inspection is over");
+}
+
+#[test]
+fn descriptors_beyond_the_limit_are_told_once() {
+    let mut engine = engine(Events::Stuck);
+    engine.unkept = 5;
+    engine.handle(counters(1000, Counters::default()));
+    engine.handle(counters(2000, Counters::default()));
+    assert_eq!((words(&mut engine), engine.totals().unkept), (vec!["health".to_owned()], 5));
 }
 
 #[test]

@@ -1,19 +1,71 @@
 //! Text that others chose: made harmless once, where it enters the model.
 
-use std::{fmt, fmt::Write as _, time::Duration};
+use std::{cmp::Ordering, fmt, fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a task: what the process itself set, so any bytes at all. Held as text in which every character is safe
 /// to print to a terminal and to a log.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Comm(Box<str>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Comm(Name);
+
+/// Without a place of its own in memory if it is short, as all are that need no escapes: every holder of a socket has one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    /// What is beyond the length is zero.
+    Short(u8, [u8; Name::SHORT]),
+    Long(Box<str>),
+}
+
+impl Name {
+    /// As long as makes it no larger than a `Box<str>` and what tells the two apart.
+    const SHORT: usize = 22;
+
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; Self::SHORT];
+        match (u8::try_from(text.len()), bytes.get_mut(..text.len())) {
+            (Ok(length), Some(to)) => {
+                to.copy_from_slice(text.as_bytes());
+                Self::Short(length, bytes)
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            // It was text when it came in, so there is no other case.
+            Self::Short(length, bytes) => {
+                bytes.get(..usize::from(*length)).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
+            }
+            Self::Long(text) => text,
+        }
+    }
+}
+
+impl PartialOrd for Comm {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Comm {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Comm").field(&self.as_str()).finish()
+    }
+}
 
 impl Comm {
     /// From the kernel's 16 bytes, up to the first zero if there is one.
     pub fn from_kernel(bytes: &[u8; 16]) -> Self {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        Self(harmless(&bytes[..end]).into())
+        Self(Name::new(&harmless(&bytes[..end])))
     }
 
     /// From a name that was read elsewhere, as from `/proc`; what is beyond the kernel's 16 bytes is not part of it.
@@ -27,26 +79,26 @@ impl Comm {
 
     /// The harmless text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
 impl Serialize for Comm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 
 impl<'de> Deserialize<'de> for Comm {
     /// From a recording, which anybody may have written: made harmless again where it is not.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        harmless_field(deserializer).map(|text: String| Self(text.into()))
+        harmless_field(deserializer).map(|text: String| Self(Name::new(&text)))
     }
 }
 
@@ -200,6 +252,16 @@ mod tests {
     #[test]
     fn a_name_without_an_end_is_taken_whole() {
         assert_eq!(Comm::from_kernel(b"abcdefghijklmnop").as_str(), "abcdefghijklmnop");
+    }
+
+    #[test]
+    fn a_name_that_grows_by_its_escapes_is_the_same_as_any_other() {
+        let long = Comm::from_kernel(&[1; 16]);
+        assert_eq!(long.as_str(), "\\u{1}".repeat(16));
+        let short = Comm::from_name("日本語日本".as_bytes());
+        assert_eq!((short.as_str(), short == short.clone()), ("日本語日本", true));
+        assert!(Comm::from_name(b"b") > Comm::from_name(b"a-longer-name-x") && long < short);
+        assert_eq!(size_of::<Comm>(), 24);
     }
 
     #[test]

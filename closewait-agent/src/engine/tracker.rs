@@ -13,8 +13,17 @@ use foldhash::fast::FixedState;
 
 use super::{
     model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
+    room::{Room, keep_holder, shrink},
     time::{Boot, nanos},
+    untracked::Untracked,
 };
+
+/// Every socket keeps one holder; so many more are kept of all together, at some 100 bytes. Workers that inherit ten thousand
+/// sockets each would take gigabytes.
+const MORE_HOLDERS: usize = 1 << 20;
+
+/// The end of the clock: what saturates there is not due.
+const NEVER: Boot = Boot(u64::MAX);
 
 /// One socket in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,11 +63,17 @@ pub struct Tracker {
     reported: usize,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
+    /// So many are tracked: the first ones, for those are the oldest.
+    most: usize,
+    untracked: Untracked,
+    more_holders: Room,
+    /// Descriptors that found no room in the last walk.
+    unkept: u64,
 }
 
 impl Tracker {
-    /// `stuck_after` is the age at which a socket is first due; it must not be zero.
-    pub fn new(stuck_after: Duration) -> Self {
+    /// `stuck_after` is the age at which a socket is first due; it must not be zero. At most `most` are tracked.
+    pub fn new(stuck_after: Duration, most: usize) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::with_hasher(FixedState::with_seed(0)),
@@ -66,6 +81,10 @@ impl Tracker {
             by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
             reported: 0,
             by_inode: None,
+            most,
+            untracked: Untracked::default(),
+            more_holders: Room::new(MORE_HOLDERS),
+            unkept: 0,
         }
     }
 
@@ -85,9 +104,29 @@ impl Tracker {
         self.sockets.is_empty()
     }
 
+    /// How many are in CLOSE_WAIT and found no room.
+    pub fn untracked(&self) -> u64 {
+        self.untracked.count()
+    }
+
+    /// How many ever found none.
+    pub fn untracked_total(&self) -> u64 {
+        self.untracked.total()
+    }
+
+    /// Whether some that found no room would find it now.
+    pub fn has_room_again(&self) -> bool {
+        self.untracked.count() > 0 && self.sockets.len() < self.most
+    }
+
+    /// How many descriptors the last walk found for which there was no room.
+    pub fn unkept_holders(&self) -> u64 {
+        self.unkept
+    }
+
     /// When the next one is due.
     pub fn next_due(&self) -> Option<Boot> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first().map(|(due, _)| *due).filter(|due| *due != NEVER)
     }
 
     /// All of them, in the order in which they are due.
@@ -99,7 +138,12 @@ impl Tracker {
     pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Tracked> {
         let before = self.key_of(key, &socket).and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
-            self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
+            self.untracked.remove(key);
+            if self.sockets.len() < self.most {
+                self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
+            } else {
+                self.untracked.entered(key);
+            }
             return None;
         };
         if at > before.seen {
@@ -135,6 +179,11 @@ impl Tracker {
         let ends = |tracked: &Tracked| tracked.ends(at, entered) && !differ(&tracked.socket, socket);
         let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| ends(tracked)));
         let tracked = known_by.and_then(|known_by| self.remove(known_by));
+        if tracked.is_none() {
+            self.untracked.left(key, socket);
+        }
+        shrink(&mut self.sockets);
+        shrink(&mut self.by_ends);
         (exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at))), tracked)
     }
 
@@ -158,8 +207,11 @@ impl Tracker {
     pub fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
         let known_by = self.key_of(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
+            if self.sockets.len() >= self.most {
+                return self.untracked.found(key);
+            }
             self.insert(key, Tracked::new(socket, since, at, self.stuck_after));
-            return true;
+            return !self.untracked.remove(key);
         };
         tracked.renew(&socket, at);
         tracked.seen = tracked.seen.max(at);
@@ -179,7 +231,7 @@ impl Tracker {
 
     /// The sockets that are due at `now`.
     pub fn due(&self, now: Boot) -> Vec<SocketKey> {
-        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
+        self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| *key).collect()
     }
 
     /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
@@ -198,7 +250,7 @@ impl Tracker {
     pub fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
         let known_by = self.key_of(key, socket);
         if let Some(tracked) = known_by.and_then(|key| self.sockets.get_mut(&key)) {
-            tracked.found.push(holder);
+            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
         }
     }
 
@@ -209,7 +261,7 @@ impl Tracker {
             tracked.socket.inode = Some(inode);
             // Perhaps only since the socket was seen.
             tracked.socket.accepted = Some(true);
-            tracked.found.push(holder);
+            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
         }
     }
 
@@ -220,7 +272,7 @@ impl Tracker {
             named.collect()
         });
         if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
-            tracked.found.push(holder);
+            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
         }
     }
 
@@ -228,10 +280,12 @@ impl Tracker {
     /// younger or the walk could not look at all processes.
     pub fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
         self.by_inode = None;
+        self.unkept = self.more_holders.renew(0);
         for (_, key) in &self.due {
             let Some(tracked) = self.sockets.get_mut(key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            found.shrink_to_fit();
             if !found.is_empty() || (complete && tracked.since.latest() < began) {
                 tracked.holders = Some(found);
             } else if !complete {

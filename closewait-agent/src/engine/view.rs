@@ -48,6 +48,8 @@ pub struct View<'a> {
     pub watched: Option<Duration>,
     /// The sockets, oldest first: by the age that is certain.
     pub rows: Vec<Row<'a>>,
+    /// Further sockets that are there, of which nothing else is known for want of room.
+    pub untracked: u64,
     /// The processes that hold them, or their listeners, as far as they were looked at.
     pub processes: &'a BTreeMap<u32, Process>,
 }
@@ -98,6 +100,6 @@ impl<'a> View<'a> {
             process: survey.process(&one.socket, one.holders.as_deref()),
             verdict: survey.verdict_on_lingering(one),
         }));
-        Self { now, watched, rows, processes: world.processes() }
+        Self { now, watched, rows, untracked: tracker.untracked(), processes: world.processes() }
     }
 }

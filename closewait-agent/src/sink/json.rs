@@ -35,6 +35,7 @@ impl Sink for Json {
     fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
         let limits = LimitsObject {
             max_sockets: start.max_sockets,
+            max_tracked: start.max_tracked,
             ring_buffer_bytes: start.ring_buffer_bytes,
             stuck_after_seconds: schema::seconds(start.stuck_after),
         };

@@ -36,6 +36,22 @@ pub fn render(view: &View<'_>, query: &Query, anchor: TimeAnchor, to: &mut Vec<u
 }
 
 fn text<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
+    table(view, rows, query, to);
+    if let Some(untracked) = untracked(view) {
+        let _infallible: io::Result<()> = writeln!(to, "\n{untracked}");
+    }
+}
+
+/// In words: how many sockets are there that cannot be shown, if any.
+pub fn untracked(view: &View<'_>) -> Option<String> {
+    (view.untracked > 0).then(|| {
+        let sockets = if view.untracked == 1 { "socket is" } else { "sockets are" };
+        let count = view.untracked;
+        format!("{count} more {sockets} in CLOSE_WAIT and not shown: no more are tracked; raise --max-tracked of closewait run")
+    })
+}
+
+fn table<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
     if rows.is_empty() {
         // Writing to a Vec cannot fail.
         let _infallible: io::Result<()> = match view.rows.len() {

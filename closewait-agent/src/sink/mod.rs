@@ -28,6 +28,8 @@ pub struct Start {
     pub hook: &'static str,
     /// Sockets whose time of entry the kernel keeps.
     pub max_sockets: u32,
+    /// Sockets that are tracked at a time.
+    pub max_tracked: u32,
     /// Size of the ring buffer, bytes.
     pub ring_buffer_bytes: u32,
     /// What became of what an agent before had pinned; `None` if nothing is pinned.

@@ -132,6 +132,7 @@ impl<'a> From<&'a Process> for ProcessObject<'a> {
 #[derive(Serialize)]
 pub(super) struct LimitsObject {
     pub(super) max_sockets: u32,
+    pub(super) max_tracked: u32,
     pub(super) ring_buffer_bytes: u32,
     pub(super) stuck_after_seconds: f64,
 }
@@ -152,6 +153,9 @@ pub(super) struct TotalsObject {
     tracked: u64,
     fd_open: u64,
     fd_open_unwatched: u64,
+    untracked: u64,
+    ungrouped: u64,
+    unkept: u64,
 }
 
 impl From<Totals> for TotalsObject {
@@ -171,6 +175,9 @@ impl From<Totals> for TotalsObject {
             tracked: totals.tracked,
             fd_open: totals.fd_open,
             fd_open_unwatched: totals.fd_open_unwatched,
+            untracked: totals.untracked,
+            ungrouped: totals.ungrouped,
+            unkept: totals.unkept,
         }
     }
 }

@@ -200,6 +200,10 @@ fn losses(totals: Totals) -> String {
         (totals.unwritten, "lines dropped, standard output was not read"),
         (totals.repaired, "sockets missed and found again"),
         (totals.phantom, "sockets whose leaving was missed"),
+        (totals.untracked, "sockets not tracked, there were too many (--max-tracked)"),
+        (totals.ungrouped, "sockets on ports or towards ends that are too many to count each by itself"),
+        (totals.unkept, "descriptors, listeners or other connections not kept, there were too many"),
+        (totals.fd_open_unwatched, "open descriptors of ended connections not watched, there were too many"),
     ];
     let lost: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") }

@@ -29,6 +29,9 @@ const TRIES: u8 = 3;
 /// Namespaces whose settings are kept open, with two descriptors each: a service has 1024 of them unless it asks for more.
 const KEPT_OPEN: usize = 128;
 
+/// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
+const NOT_FOUND: usize = 4096;
+
 /// Answers inquiries. Remembers what does not change.
 #[derive(Debug, Default)]
 pub struct Inquirer {
@@ -109,6 +112,9 @@ impl Inquirer {
                     log::debug!("cgroup {id} was not found, but not all could be read");
                 }
                 *self.tried.entry(id).or_default() += 1;
+                if self.tried.len() > NOT_FOUND {
+                    self.tried.pop_first();
+                }
                 continue;
             };
             let mut workload = Workload::parse(&harmless_path(path));

@@ -15,6 +15,7 @@ mod socket;
 mod accepting;
 mod audit;
 mod bad_input;
+mod bounds;
 mod classic;
 mod confinement;
 mod contract;

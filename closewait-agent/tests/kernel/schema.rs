@@ -33,7 +33,7 @@ const START: &[(&str, Type)] = &[
     ("degraded", List),
 ];
 const LIMITS: &[(&str, Type)] =
-    &[("max_sockets", Whole), ("ring_buffer_bytes", Whole), ("stuck_after_seconds", Number)];
+    &[("max_sockets", Whole), ("max_tracked", Whole), ("ring_buffer_bytes", Whole), ("stuck_after_seconds", Number)];
 const STOP: &[(&str, Type)] = &[("totals", Object(TOTALS))];
 const TOTALS: &[(&str, Type)] = &[
     ("entered", Whole),
@@ -44,7 +44,13 @@ const TOTALS: &[(&str, Type)] = &[
     ("replaced", Whole),
     ("skipped_by_kernel", Maybe(&Whole)),
     ("undecodable", Whole),
+    ("unwritten", Whole),
     ("tracked", Whole),
+    ("fd_open", Whole),
+    ("fd_open_unwatched", Whole),
+    ("untracked", Whole),
+    ("ungrouped", Whole),
+    ("unkept", Whole),
 ];
 const ENTER: &[(&str, Type)] = &[("socket", Object(SOCKET))];
 const STUCK: &[(&str, Type)] = &[

@@ -1,6 +1,6 @@
 //! closewait by itself: how fast it starts, and what it costs while nothing happens.
 
-use std::{fs, thread, time::Duration};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -63,10 +63,42 @@ fn on_cpu(schedstat: &str) -> Result<u64> {
     first.context("/proc/PID/schedstat begins with no number; is /proc mounted?")
 }
 
+/// Memory of the process that no file backs: what it has asked for itself.
+pub(super) fn anonymous_kib(pid: u32) -> Result<u64> {
+    kib(&read(pid, "status")?, "RssAnon")
+}
+
+/// Memory of the BPF maps that the process has descriptors of, each map once, as the kernel accounts for it: with the entries
+/// of maps that grow since Linux 6.4 (`htab_map_mem_usage`, kernel/bpf/hashtab.c at v6.4).
+pub(super) fn map_bytes(pid: u32) -> Result<u64> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let mut maps = BTreeMap::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}; has the agent ended?"))?.flatten()
+    {
+        // A descriptor may be closed meanwhile.
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        maps.extend(map(&text));
+    }
+    Ok(maps.values().sum())
+}
+
+/// Id and bytes of the map that a descriptor is of.
+fn map(fdinfo: &str) -> Option<(u64, u64)> {
+    let number = |name: &str| {
+        let line = fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().parse().ok()
+    };
+    Some((number("map_id")?, number("memlock")?))
+}
+
 fn resident_kib(status: &str) -> Result<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    kib(status, "VmRSS")
+}
+
+fn kib(status: &str, name: &str) -> Result<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
-    number.context("/proc/PID/status has no VmRSS; has the agent ended?")
+    number.with_context(|| format!("/proc/PID/status has no {name}; has the agent ended?"))
 }
 
 #[cfg(test)]
@@ -83,6 +115,12 @@ mod tests {
     fn resident_memory_is_in_kib() {
         assert_eq!(resident_kib("Name:\tx\nVmRSS:\t    5120 kB\n").unwrap(), 5120);
         assert!(resident_kib("Name:\tx\n").is_err());
+    }
+
+    #[test]
+    fn a_map_has_an_id_and_bytes_and_a_program_is_none() {
+        assert_eq!(map("pos:\t0\nmap_type:\t1\nmemlock:\t4096\nmap_id:\t17\n"), Some((17, 4096)));
+        assert_eq!(map("pos:\t0\nprog_type:\t1\nmemlock:\t4096\nprog_id:\t17\n"), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! `cargo xtask bench`: what watching costs, and how long listing takes.
+//! `cargo xtask bench`: what watching costs in time and memory, and how long listing takes.
 
 mod agent;
 mod holders;
 mod list;
 mod listers;
+mod memory;
 mod refresh;
 mod report;
 mod rounds;
@@ -35,6 +36,8 @@ pub(crate) enum Bench {
     List(list::Options),
     /// CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
     Refresh(refresh::Options),
+    /// Memory for each socket that is tracked, in the kernel and in the agent: real sockets, and a recording of a million
+    Memory(memory::Options),
 }
 
 #[derive(Args)]
@@ -75,9 +78,13 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Overhead(options) => ("overhead", &options.binary, options.again()),
         Bench::List(options) => ("list", &options.binary, options.again()),
         Bench::Refresh(options) => ("refresh", &options.binary, options.again()),
+        Bench::Memory(options) => ("memory", &options.binary, options.again()),
     };
     let Some(binary) = binary else {
         build::release(workspace)?;
+        if matches!(bench, Bench::Memory(_)) {
+            build::example(workspace, memory::EXAMPLE)?;
+        }
         return become_root(workspace, name, &again);
     };
     let dir = std::env::temp_dir().join(format!("closewait-bench-{}", std::process::id()));
@@ -86,6 +93,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Overhead(options) => overhead(binary, options, &dir),
         Bench::List(options) => list::run(binary, options, &dir),
         Bench::Refresh(options) => refresh::run(binary, options, &dir),
+        Bench::Memory(options) => memory::run(binary, options, &dir),
     };
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}; delete it", dir.display()))?;
     result

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     agent::Idle,
     listers::Times,
+    memory::Growth,
     refresh::Cost,
     rounds::{Totals, Variant},
 };
@@ -84,6 +85,30 @@ pub(super) fn refresh(costs: &[Cost], time: Duration, stuck_after: &str) -> Resu
         let millis = cpu.as_secs_f64() * 1000.0 / time.as_secs_f64();
         let of_socket = millis * 1000.0 / f64::from(*tracked);
         line(&mut text, format_args!("| {tracked} | {extra} | {millis:.2} | {of_socket:.2} |"));
+    }
+    Ok(text)
+}
+
+/// Memory for each socket: of real ones in kernel and agent, of replayed ones in the engine alone.
+pub(super) fn memory(real: &[Growth], replayed: &[Growth], port: Option<f64>) -> Result<String> {
+    let mut text = format!(
+        "{}; sockets in CLOSE_WAIT that all have been reported, one holder each. Kernel: growth of the agent's BPF maps. Agent: \
+         growth of its anonymous resident memory, and the most that was seen while they were reported.\n\n\
+         | Sockets | Kernel, bytes for each | Agent, bytes for each | Agent's growth, KiB | at the peak, KiB | when all had left, KiB |\n\
+         |---|---|---|---|---|---|\n",
+        machine()?
+    );
+    for (growths, what) in [(real, ""), (replayed, " (replayed)")] {
+        for Growth { sockets, kernel, agent_kib, peak_kib, left_kib } in growths {
+            let each = |bytes: f64| bytes / f64::from(*sockets);
+            let kernel = kernel.map_or_else(|| "-".to_owned(), |bytes| format!("{:.0}", each(bytes)));
+            let agent = each(agent_kib * 1024.0);
+            let numbers = format_args!("{kernel} | {agent:.0} | {agent_kib:.0} | {peak_kib:.0} | {left_kib:.0}");
+            line(&mut text, format_args!("| {sockets}{what} | {numbers} |"));
+        }
+    }
+    if let Some(port) = port {
+        line(&mut text, format_args!("\nA port or remote end whose comings and goings are counted: {port:.0} bytes."));
     }
     Ok(text)
 }
@@ -209,6 +234,14 @@ mod tests {
         let costs = [Cost { tracked: 1000, extra: 0, cpu: Duration::from_millis(30) }];
         let table = refresh(&costs, Duration::from_secs(10), "1s").unwrap();
         assert!(table.ends_with("| 1000 | 0 | 3.00 | 3.00 |\n"), "{table}");
+    }
+
+    #[test]
+    fn memory_is_told_for_each_socket_and_what_was_not_measured_is_no_number() {
+        let growth = |kernel| Growth { sockets: 1000, kernel, agent_kib: 500.0, peak_kib: 600.0, left_kib: -3.0 };
+        let table = memory(&[growth(Some(72_000.0))], &[growth(None)], Some(2100.4)).unwrap();
+        assert!(table.contains("| 1000 | 72 | 512 | 500 | 600 | -3 |\n| 1000 (replayed) | - | 512 |"), "{table}");
+        assert!(table.ends_with("counted: 2100 bytes.\n"), "{table}");
     }
 
     #[test]

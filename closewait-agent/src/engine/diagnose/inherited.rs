@@ -164,7 +164,7 @@ mod tests {
     };
 
     fn opened_by(mut scene: Scene, pid: u32, name: &str) -> Scene {
-        scene.socket.opener = Some(Opener { task: task(pid, name), at: scene.entered - secs(5) });
+        scene.socket.opener = Some(Box::new(Opener { task: task(pid, name), at: scene.entered - secs(5) }));
         scene
     }
 

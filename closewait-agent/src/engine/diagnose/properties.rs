@@ -93,7 +93,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     socket.last_sent = dice.one(&[socket.last_sent, Some(now - age), Some(now), None]);
     socket.last_ack = dice.one(&[socket.last_ack, Some(now), None]);
     socket.send_queue_bytes = dice.one(&[Some(0), Some(9), None]);
-    socket.opener = dice.maybe(|dice| Opener { task: task(dice.one(&[42, 7]), "opener"), at: now - age });
+    socket.opener = dice.maybe(|dice| Box::new(Opener { task: task(dice.one(&[42, 7]), "opener"), at: now - age }));
     scene.gone = (dice.below(10) == 0).then(|| Gone {
         at: now - dice.seconds(),
         seen: dice.one(&[true, false]),

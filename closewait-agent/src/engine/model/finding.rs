@@ -82,6 +82,13 @@ pub struct Totals {
     pub fd_open: u64,
     /// Of those, the ones that nobody watches, because there are too many.
     pub fd_open_unwatched: u64,
+    /// Sockets in CLOSE_WAIT that were not tracked for want of room; one that enters anew counts again.
+    pub untracked: u64,
+    /// Sockets that entered on a port, or towards a remote end, whose comings and goings are not counted for want of room.
+    pub ungrouped: u64,
+    /// Facts around the sockets that found no room, the most at one look: descriptors beyond a socket's first, listeners,
+    /// other connections of owners, sockets without a holder that were not searched for elsewhere.
+    pub unkept: u64,
 }
 
 /// Which sockets a [`Finding::Histogram`] is about.

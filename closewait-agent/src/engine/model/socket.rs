@@ -106,7 +106,7 @@ pub struct Socket {
     /// The timer that runs, if one does.
     pub timer: Option<Timer>,
     /// The task that made the connection, as far as it was seen.
-    pub opener: Option<Opener>,
+    pub opener: Option<Box<Opener>>,
 }
 
 impl Socket {

@@ -56,6 +56,14 @@ impl Since {
         }
     }
 
+    /// Whether it cannot have entered at `moment`.
+    pub fn excludes(self, moment: Boot) -> bool {
+        match self {
+            Self::Exact(entered) => moment != entered,
+            Self::Between { earliest, latest } => moment > latest || earliest.is_some_and(|earliest| moment < earliest),
+        }
+    }
+
     /// The moment from which on it certainly was in CLOSE_WAIT.
     pub fn latest(self) -> Boot {
         match self {

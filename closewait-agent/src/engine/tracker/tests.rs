@@ -24,7 +24,7 @@ fn older(earliest: u64, latest: u64) -> Since {
 }
 
 fn tracker() -> Tracker {
-    Tracker::new(STUCK_AFTER)
+    Tracker::new(STUCK_AFTER, usize::MAX)
 }
 
 /// Reports the next socket that is due at `now`, as the engine does.
@@ -100,6 +100,46 @@ fn only_a_socket_that_was_accepted_is_one_that_lacks_a_holder() {
         tracker.walk_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(), lacks, "{accepted:?}");
     }
+}
+
+#[test]
+fn memory_goes_when_the_sockets_do() {
+    let mut tracker = tracker();
+    let key = |number| SocketKey(KEY.0 + number);
+    for number in 0..100_000 {
+        tracker.enter(key(number), at(100), socket());
+    }
+    for number in 0..100_000 {
+        tracker.leave(key(number), at(101), Some(at(100)), &socket());
+    }
+    assert_eq!((tracker.len(), tracker.next_due()), (0, None));
+    assert!(tracker.sockets.capacity() < 4096 * 8, "{}", tracker.sockets.capacity());
+}
+
+#[test]
+fn a_stay_whose_place_is_taken_again_needs_no_room() {
+    let mut tracker = Tracker::new(STUCK_AFTER, 1);
+    tracker.enter(KEY, at(100), socket());
+    assert!(tracker.enter(KEY, at(200), socket()).is_some());
+    tracker.present(KEY, at(201), older(50, 201), socket());
+    assert_eq!((tracker.len(), tracker.untracked_total()), (1, 0));
+}
+
+#[test]
+fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_out_and_counted() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), socket());
+    for fd in 0..MORE_HOLDERS as u32 + 3 {
+        tracker.held(KEY, &socket(), holder("x", 1, fd));
+    }
+    let other = SocketKey(KEY.0 + 1);
+    tracker.enter(other, at(100), socket());
+    tracker.held(other, &socket(), holder("y", 2, 3));
+    tracker.walk_ended(at(101), true, |_socket| None);
+    let count = |key| tracker.get(key).unwrap().holders.as_ref().unwrap().len();
+    assert_eq!((count(KEY), count(other), tracker.unkept_holders()), (MORE_HOLDERS + 1, 1, 2));
+    tracker.walk_ended(at(102), true, |_socket| None);
+    assert_eq!(tracker.unkept_holders(), 0);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl World {
         waits.verdict = verdict(Class::NeverAccepted, Certainty::Fact);
         over.gone = Some(&self.gone);
         over.verdict = verdict(Class::Unknown, Certainty::Low);
-        View { now: NOW, watched: None, rows, processes: &self.processes }
+        View { now: NOW, watched: None, untracked: 0, rows, processes: &self.processes }
     }
 
     fn shown(&self, query: &Query) -> String {
@@ -167,7 +167,7 @@ fn a_hostile_name_stays_in_its_cell() {
 fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, rows: vec![row(&socket)], processes: &processes };
+    let view = View { now: NOW, watched: None, untracked: 0, rows: vec![row(&socket)], processes: &processes };
     let header = |query: &Query| shown(&view, query).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
@@ -180,7 +180,8 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
 fn several_namespaces_are_told_apart() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, rows: sockets.iter().map(row).collect(), processes: &processes };
+    let view =
+        View { now: NOW, watched: None, untracked: 0, rows: sockets.iter().map(row).collect(), processes: &processes };
     assert!(shown(&view, &Query::default()).contains("NETNS"));
 }
 
@@ -189,7 +190,13 @@ fn no_owner_is_told_from_owners_that_nobody_looked_for() {
     let (socket, processes) = (socket(), BTreeMap::new());
     let owner = |holders, accepted| {
         let socket = Socket { accepted, ..socket.clone() };
-        let view = View { now: NOW, watched: None, rows: vec![Row { holders, ..row(&socket) }], processes: &processes };
+        let view = View {
+            now: NOW,
+            watched: None,
+            untracked: 0,
+            rows: vec![Row { holders, ..row(&socket) }],
+            processes: &processes,
+        };
         shown(&view, &Query::default())
     };
     assert!(owner(Some(&[]), Some(true)).contains("no process"));
@@ -204,7 +211,8 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
     let age = |at_least, at_most: Option<u64>| {
         let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
-        let text = shown(&View { now: NOW, watched: None, rows, processes: &processes }, &Query::default());
+        let text =
+            shown(&View { now: NOW, watched: None, untracked: 0, rows, processes: &processes }, &Query::default());
         text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m00s");
@@ -223,11 +231,26 @@ fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
 #[test]
 fn an_empty_list_says_so_and_why() {
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, rows: Vec::new(), processes: &processes };
+    let view = View { now: NOW, watched: None, untracked: 0, rows: Vec::new(), processes: &processes };
     assert_eq!(shown(&view, &Query::default()), "no socket is in CLOSE_WAIT\n");
     let query = Query { filter: Filter { pids: vec![5], ..Filter::default() }, ..Query::default() };
     assert_eq!(World::new().shown(&query), "no socket matches; 4 without the filters\n");
     assert_eq!(World::new().shown(&Query { form: Form::Json, ..query }), "");
+}
+
+#[test]
+fn what_is_not_tracked_is_said_in_words() {
+    let world = World::new();
+    let view = View { untracked: 1234, ..world.view() };
+    let text = shown(&view, &Query::default());
+    assert!(text.ends_with(
+        "\n\n1234 more sockets are in CLOSE_WAIT and not shown: no more are tracked; raise --max-tracked of closewait run\n"
+    ));
+    // Where every line is an object, whoever prints them says it.
+    let objects = shown(&view, &Query { form: Form::Json, ..Query::default() });
+    assert_eq!(objects.lines().count(), world.sockets.len());
+    assert!(untracked(&view).is_some_and(|words| text.contains(&words)));
+    assert_eq!(untracked(&world.view()), None);
 }
 
 #[test]
@@ -271,7 +294,7 @@ COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                 
 #[test]
 fn an_object_tells_what_is_known_and_null_for_the_rest() {
     let mut world = World::new();
-    world.sockets[0].opener = Some(Opener { task: holder("curl", 5, 0).task, at: ago(30) });
+    world.sockets[0].opener = Some(Box::new(Opener { task: holder("curl", 5, 0).task, at: ago(30) }));
     world.sockets[0].acked_bytes = Some(17);
     let objects = world.objects(None);
     let [server, client, waits, over] = &objects[..] else { panic!("{objects:?}") };

@@ -95,7 +95,7 @@ impl<'a> SocketObject<'a> {
                 expires_seconds: seconds(expires.since(at)),
                 retries,
             }),
-            opener: socket.opener.as_ref().map(|Opener { task, at: opened }| OpenerObject {
+            opener: socket.opener.as_deref().map(|Opener { task, at: opened }| OpenerObject {
                 pid: task.pid,
                 comm: task.comm.as_str(),
                 seconds_ago: seconds(at.since(*opened)),

@@ -92,12 +92,16 @@ fn every_loss_is_named() {
         skipped_by_kernel: Some(4),
         undecodable: 5,
         unwritten: 6,
-        repaired: 9,
-        phantom: 10,
+        repaired: 11,
+        phantom: 12,
+        untracked: 7,
+        ungrouped: 8,
+        unkept: 9,
+        fd_open_unwatched: 10,
         ..Totals::default()
     };
     let text = losses(totals);
-    for count in 1..=6 {
+    for count in 1..=10 {
         assert!(text.contains(&format!("{count} ")), "{text}");
     }
     assert_eq!(losses(Totals::default()), "nothing lost");

@@ -1,0 +1,255 @@
+//! How much memory the engine takes: plays a recording of many sockets, which is made while it is read, and prints the
+//! resident memory of the process at some moments as one line of JSON.
+//!
+//! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. Before that ROUNDS
+//! sockets of each port come and go, the next one before the last one leaves. `cargo xtask bench memory` runs it.
+
+use std::{
+    env, fs,
+    io::{self, Read},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use closewait::{
+    engine::{
+        Engine,
+        model::{Endpoint, Finding, Holder, How, Observation, Output, Protocol, Role, Socket, SocketKey, Task},
+        text::Comm,
+        time::Boot,
+    },
+    memory, recording,
+};
+use serde_json::{Value, json};
+
+/// Age at which a socket is reported.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Between two rounds: as long as sockets are counted together.
+const ROUND: Duration = Duration::from_secs(30);
+/// Keys as the kernel gives them.
+const FIRST_KEY: u64 = 0xffff_8880_0000_0000;
+const FIRST_PORT: u32 = 1000;
+
+/// What is played.
+#[derive(Clone, Copy)]
+struct Plan {
+    sockets: u32,
+    ports: u32,
+    rounds: u32,
+}
+
+/// A recording, line by line.
+struct Lines<I> {
+    lines: I,
+    rest: Vec<u8>,
+    read: usize,
+}
+
+impl<I: Iterator<Item = Value>> Read for Lines<I> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.rest.len() {
+            self.rest.clear();
+            self.read = 0;
+            if let Some(line) = self.lines.next() {
+                serde_json::to_writer(&mut self.rest, &line)?;
+                self.rest.push(b'\n');
+            }
+        }
+        let length = self.rest[self.read..].as_ref().read(to)?;
+        self.read += length;
+        Ok(length)
+    }
+}
+
+impl Plan {
+    fn from_args() -> anyhow::Result<Self> {
+        let numbers: Vec<u32> = env::args().skip(1).map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+        let [sockets, ports, rounds] = numbers[..] else { anyhow::bail!("usage: memory SOCKETS PORTS ROUNDS") };
+        anyhow::ensure!((1..=60_000).contains(&ports), "from 1 to 60000 ports");
+        Ok(Self { sockets, ports, rounds })
+    }
+
+    /// When the last round is over.
+    fn settled(self) -> Boot {
+        Boot(1_000_000_000) + ROUND.saturating_mul(self.rounds)
+    }
+
+    fn due(self) -> Boot {
+        self.settled() + STUCK_AFTER
+    }
+
+    /// Sockets that come and go; those of the last round are still there.
+    fn rounds(self) -> impl Iterator<Item = Value> {
+        (0..self.rounds).flat_map(move |round| {
+            let at = self.round(round);
+            let one = move |port| {
+                let before = round.checked_sub(1).map(|last| self.leave_of_round(last, port, at));
+                [Some(fact(enter(self, self.number(round, port), at))), before].into_iter().flatten()
+            };
+            (0..self.ports).flat_map(one).chain([json!({ "time": at + Duration::from_millis(1) })])
+        })
+    }
+
+    /// Those of the last round leave too.
+    fn end_rounds(self) -> impl Iterator<Item = Value> {
+        let last = self.rounds.checked_sub(1);
+        let leave = move |last| (0..self.ports).map(move |port| self.leave_of_round(last, port, self.settled()));
+        last.into_iter().flat_map(leave)
+    }
+
+    fn round(self, round: u32) -> Boot {
+        Boot(1_000_000_000) + ROUND.saturating_mul(round)
+    }
+
+    /// Of the socket of a port in a round.
+    fn number(self, round: u32, port: u32) -> u32 {
+        port + self.ports * (round % 2)
+    }
+
+    fn leave_of_round(self, round: u32, port: u32, at: Boot) -> Value {
+        fact(leave(self, self.number(round, port), self.round(round), at))
+    }
+
+    fn enter(self) -> impl Iterator<Item = Value> {
+        (0..self.sockets).map(move |number| fact(enter(self, number, self.settled())))
+    }
+
+    /// All are due: they are looked at, each has one holder, and all are reported.
+    fn report(self) -> impl Iterator<Item = Value> {
+        let at = self.due();
+        let looked = move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
+        let holds =
+            move |number| fact(Observation::Holds { key: key(number), inode: inode(number), holder: holder(number) });
+        let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
+        let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
+        [json!({ "time": at })]
+            .into_iter()
+            .chain((0..self.sockets).map(looked))
+            .chain([fact(Observation::LookedAtAll { at })])
+            .chain((0..self.sockets).map(holds))
+            .chain([walk_ended, inquired])
+    }
+
+    fn leave(self) -> impl Iterator<Item = Value> {
+        let at = self.due() + Duration::from_secs(1);
+        (0..self.sockets).map(move |number| fact(leave(self, number, self.settled(), at)))
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let plan = Plan::from_args()?;
+    let head = json!({ "format": 1, "began": Boot(0), "stuck_after": STUCK_AFTER, "all_events": false });
+    let before = [head].into_iter().chain(plan.rounds()).chain(plan.end_rounds());
+    let lines = before.chain(plan.enter()).chain(plan.report()).chain(plan.leave());
+    let settled = plan.rounds().count();
+    let entered = settled + plan.end_rounds().count() + plan.sockets as usize;
+    let reported = entered + 2 * plan.sockets as usize + 4;
+    let before = status("VmRSS")?;
+    let (mut line, mut stuck) = (0, 0_u64);
+    let (mut after_rounds, mut after_enter, mut after_report, mut peak) = (before, before, before, before);
+    let mut failed = None;
+    let engine = recording::replay(Lines { lines, rest: Vec::new(), read: 0 }, |engine| {
+        stuck += drain(engine);
+        line += 1;
+        let sample = match line {
+            _ if line == settled => status("VmRSS").map(|kib| after_rounds = kib),
+            _ if line == entered => status("VmRSS").map(|kib| after_enter = kib),
+            _ if line == reported => {
+                memory::give_back();
+                status("VmRSS").and_then(|kib| {
+                    after_report = kib;
+                    peak = status("VmHWM")?;
+                    Ok(())
+                })
+            }
+            _ => Ok(()),
+        };
+        failed = failed.take().or(sample.err());
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    memory::give_back();
+    let after_leave = status("VmRSS")?;
+    let report = json!({
+        "sockets": plan.sockets, "ports": plan.ports, "rounds": plan.rounds, "stuck": stuck,
+        "tracked_at_the_end": engine.totals().tracked,
+        "before_kib": before, "after_rounds_kib": after_rounds, "after_enter_kib": after_enter,
+        "after_report_kib": after_report, "peak_kib": peak, "after_leave_kib": after_leave,
+    });
+    io::Write::write_all(&mut io::stdout(), format!("{report}\n").as_bytes()).context("writing the result failed")
+}
+
+/// Takes everything that comes out; returns how many sockets were reported.
+fn drain(engine: &mut Engine) -> u64 {
+    let mut stuck = 0;
+    while let Some(output) = engine.poll_output() {
+        stuck += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
+    }
+    stuck
+}
+
+fn fact(observation: Observation) -> Value {
+    json!({ "fact": observation })
+}
+
+fn enter(plan: Plan, number: u32, at: Boot) -> Observation {
+    Observation::Enter { key: key(number), at, socket: socket(plan, number), replaced: false }
+}
+
+fn leave(plan: Plan, number: u32, entered: Boot, at: Boot) -> Observation {
+    let (entered, socket) = (Some(entered), socket(plan, number));
+    Observation::Leave { key: key(number), at, entered, socket, how: How::Closed, closer: None, fd_open: Some(false) }
+}
+
+fn key(number: u32) -> SocketKey {
+    // Sockets lie some 2 KiB apart.
+    SocketKey(FIRST_KEY + u64::from(number) * 2432)
+}
+
+fn inode(number: u32) -> u64 {
+    u64::from(number) + 10_000
+}
+
+fn holder(number: u32) -> Holder {
+    Holder { task: Task { pid: 4242, comm: Comm::from_name(b"shop-backend") }, fd: number + 3 }
+}
+
+/// As the kernel describes one that waits at the accepting side.
+fn socket(plan: Plan, number: u32) -> Socket {
+    let port = u16::try_from(FIRST_PORT + number % plan.ports).unwrap_or(u16::MAX);
+    let [_, second, third, fourth] = number.to_be_bytes();
+    let remote = Endpoint { address: Ipv4Addr::new(10, second, third, fourth).into(), port: 40_000 };
+    let seen = plan.settled();
+    Socket {
+        cookie: Some(u64::from(number) + 1),
+        netns: Some(4_026_531_840),
+        protocol: Protocol::Tcp,
+        local: Endpoint { address: Ipv4Addr::new(10, 0, 0, 5).into(), port },
+        remote,
+        role: Some(Role::Server),
+        inode: Some(inode(number)),
+        cgroup: Some(4321),
+        accepted: Some(true),
+        unread_bytes: Some(1),
+        received_bytes: Some(512),
+        sent_bytes: Some(1024),
+        keepalive: Some(false),
+        acked_bytes: Some(1024),
+        send_queue_bytes: Some(0),
+        last_received: Some(seen),
+        last_ack: Some(seen),
+        last_sent: Some(seen),
+        timer: None,
+        opener: None,
+    }
+}
+
+/// A line of `/proc/self/status`, KiB.
+fn status(name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/self/status").context("reading /proc/self/status failed; mount /proc")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.with_context(|| format!("/proc/self/status has no {name}; mount /proc"))
+}

@@ -1,0 +1,149 @@
+//! What is limited: how many sockets are tracked, and what a storm of connections leaves behind.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, closewait, finish},
+    clock::{PATIENCE, poll_until},
+    many::flood,
+    net::Namespace,
+    schema, socket,
+};
+
+/// Connections of one storm.
+const STORM: usize = 50_000;
+/// To one listener. The ends that close first stay in TIME_WAIT for a minute, and their ports with them.
+const TO_ONE_LISTENER: usize = 5_000;
+/// The second storm may find less memory free than the first has left, but no more than this is added, KiB: a twelfth of what
+/// 50,000 tracked sockets would take.
+const RESIDUE_KIB: u64 = 2048;
+
+#[test]
+fn a_storm_of_short_connections_leaves_nothing_behind() {
+    let path = control_socket("storm");
+    let agent = Agent::start(&["--stuck-after", "1s", "--histogram-every", "1s", "--socket", &path]);
+    let ns = Namespace::new();
+    let mut resident = Vec::new();
+    for _ in 0..2 {
+        storm(&ns);
+        // Other sockets of this machine are none of the test's business, but each of them has one entry.
+        let empty = || {
+            let listed = listed(&path);
+            let ours = listed.iter().filter(|object| object["socket"]["netns"] == ns.inode).count();
+            (ours, entries(agent.pid()).abs_diff(listed.len()))
+        };
+        let mut last = (0, 0);
+        let all_gone = poll_until(PATIENCE, || {
+            last = empty();
+            last == (0, 0)
+        });
+        assert!(
+            all_gone,
+            "sockets of the storm that are tracked, and entries of the map that belong to none: {last:?}"
+        );
+        resident.push(resident_kib(agent.pid()));
+    }
+    assert!(resident[1] <= resident[0] + RESIDUE_KIB, "KiB after each storm: {resident:?}");
+    let ended = agent.stop();
+    let totals = ended.totals();
+    assert!(totals["entered"].as_u64() >= Some(2 * STORM as u64), "{totals}");
+    for name in ["lost_map_full", "replaced", "untracked", "unkept"] {
+        assert_eq!(totals[name], 0, "{totals}");
+    }
+}
+
+#[test]
+fn sockets_beyond_the_limit_are_counted_and_said_and_their_dwell_times_are_known() {
+    const COUNT: usize = 40;
+    let path = control_socket("untracked");
+    let mut agent = Agent::start(&["--max-tracked", "1", "--stuck-after", "1s", "--socket", &path]);
+    assert_eq!(agent.events[0]["limits"]["max_tracked"], 1);
+    let ns = Namespace::new();
+    let sockets = flood(&ns, COUNT / 2);
+    let enough = |totals: &Value| totals["untracked"].as_u64() >= Some(COUNT as u64 - 1);
+    agent.wait_for("`health` with untracked sockets", |event| event["event"] == "health" && enough(event));
+    let text = finish(&mut closewait(&["list", "--socket", &path]));
+    assert!(text.stdout.contains(" more sockets are in CLOSE_WAIT and not shown"), "{}", text.stdout);
+    let objects = finish(&mut closewait(&["list", "--output", "json", "--socket", &path]));
+    assert!(objects.stderr.contains(" more sockets are in CLOSE_WAIT and not shown"), "{}", objects.stderr);
+    assert!(objects.stdout.lines().count() <= 1, "{}", objects.stdout);
+    drop(sockets);
+
+    let ended = agent.stop();
+    assert!(enough(ended.totals()), "{}", ended.totals());
+    let all = ended.events.iter().rfind(|event| event["event"] == "histogram" && event["scope"] == "all");
+    let counted = all.and_then(|all| all["finished"]["count"].as_u64());
+    assert!(counted >= Some(COUNT as u64), "the kernel counts all of them: {all:?}");
+}
+
+/// Where an agent listens that goes away with its file.
+fn control_socket(name: &str) -> String {
+    std::env::temp_dir().join(format!("closewait-bounds-{name}-{}.sock", std::process::id())).display().to_string()
+}
+
+/// Connections whose servers are in CLOSE_WAIT for a moment.
+fn storm(ns: &Namespace) {
+    let one_half = |half: u8| {
+        let listeners = STORM / 2 / TO_ONE_LISTENER;
+        for number in 0..u8::try_from(listeners).expect("few") {
+            let listener = TcpListener::bind((Ipv4Addr::new(127, 1, half, number + 1), 0)).expect("a listener");
+            let address: SocketAddr = listener.local_addr().expect("its address");
+            for _ in 0..TO_ONE_LISTENER {
+                drop(TcpStream::connect(address).expect("a connection"));
+                let (server, _peer) = listener.accept().expect("accept");
+                socket::wait_for_fin(&server);
+                drop(server);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for half in [1, 2] {
+            scope.spawn(move || ns.run(|| one_half(half)));
+        }
+    });
+}
+
+/// What the agent at `path` lists.
+fn listed(path: &str) -> Vec<Value> {
+    let listed = finish(&mut closewait(&["list", "--output", "json", "--socket", path]));
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    let objects: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    objects.iter().for_each(schema::check_listed);
+    objects.into_iter().filter(|object| object["left"].is_null()).collect()
+}
+
+/// How many times of entry the kernel keeps for an agent.
+fn entries(pid: u32) -> usize {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let ids: Vec<u32> = fs::read_dir(&folder)
+        .expect("the descriptors of the agent")
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok()))
+        .collect();
+    let of_entries = |id: &u32| {
+        let info = aya::maps::MapInfo::from_id(*id).ok()?;
+        if !info.name().starts_with(b"CLOSEWAIT_SINC") {
+            return None;
+        }
+        let map = Map::HashMap(MapData::from_id(*id).ok()?);
+        let since: HashMap<_, u64, u64> = HashMap::try_from(map).ok()?;
+        Some(since.keys().filter(Result::is_ok).count())
+    };
+    let counts: Vec<usize> = ids.iter().filter_map(of_entries).collect();
+    assert!(!counts.is_empty(), "the agent has no map of times of entry");
+    counts.iter().sum()
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of the agent");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
