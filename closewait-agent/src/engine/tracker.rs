@@ -90,8 +90,7 @@ impl Tracker {
 
     /// Whether a walk found no holder of a socket that was accepted. It can have been accepted while the walk went on.
     pub fn has_unheld(&self) -> bool {
-        let unheld = |one: &Tracked| one.socket.accepted == Some(true) && one.holders.as_deref() == Some(&[]);
-        self.iter().any(|(_, one)| unheld(one))
+        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.holders.as_deref() == Some(&[]))
     }
 
     /// How many there are.
@@ -311,8 +310,7 @@ impl Tracker {
 
     /// Those that nothing has shown since `began` and that entered before.
     pub fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
-        let unseen = self.iter().filter(|(_, one)| one.seen < began && one.since.latest() < began);
-        unseen.map(|(key, _)| key).collect()
+        self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
 
     /// Takes one out, if nothing has shown it since `then`.
