@@ -188,7 +188,9 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::LookAtGone(keys) => self.look(&keys, LookFor::Lingering),
+                Output::LookAtGone(keys) => {
+                    self.look(&keys, LookFor::Lingering);
+                }
                 Output::Look(keys) => {
                     self.intake.notice_suspends();
                     // An inspection begins; what was done for whoever asked is none of its cost.
@@ -200,8 +202,11 @@ impl Runtime {
                 Output::Inquire(inquiry) => self.inquire(&inquiry),
                 Output::Audit { sweep } => self.audit(sweep)?,
                 Output::LookAtSuspects(keys) => {
-                    self.look(&keys, LookFor::Waiting);
-                    self.intake.fact(Observation::LookedAtSuspects { at: clock::now() });
+                    let lost = self.programs.counters()?.ring_full;
+                    let looked = self.look(&keys, LookFor::Waiting);
+                    // An answer that found no room is none.
+                    let complete = looked && self.programs.counters()?.ring_full == lost;
+                    self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
                 }
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
@@ -239,14 +244,16 @@ impl Runtime {
         Ok(())
     }
 
-    /// In pieces, so that the ring buffer has room for what the kernel program finds.
-    fn look(&mut self, keys: &[SocketKey], kind: LookFor) {
+    /// In pieces, so that the ring buffer has room for what the kernel program finds. Returns whether all were looked at.
+    fn look(&mut self, keys: &[SocketKey], kind: LookFor) -> bool {
         let began = clock::now();
+        let mut complete = true;
         for keys in keys.chunks(LOOKS) {
-            self.programs.look(keys, kind);
+            complete &= self.programs.look(keys, kind);
             while !self.drain(BATCH) {}
         }
         self.worked += clock::now().since(began);
+        complete
     }
 
     fn find_holders(&mut self) -> anyhow::Result<()> {
@@ -270,7 +277,7 @@ impl Runtime {
         let decoder = intake.decoder();
         let unseen = walk::everything(Some(programs), decoder, clock::now, |found| intake.found(found))
             .context("comparing with the kernel's sockets failed")?;
-        for what in unseen {
+        for what in &unseen {
             log::debug!("{what}");
         }
         if sweep {
@@ -278,7 +285,7 @@ impl Runtime {
                 intake.fact(Observation::Stored { key, entered });
             }
         }
-        intake.fact(Observation::Audited { began, at: clock::now() });
+        intake.fact(Observation::Audited { began, at: clock::now(), complete: unseen.is_empty() });
         Ok(())
     }
 

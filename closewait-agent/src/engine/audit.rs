@@ -35,6 +35,8 @@ enum Step {
     /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
     Looking {
         asked: Boot,
+        /// Whether the walk looked into every network namespace.
+        complete: bool,
         tracked: BTreeSet<SocketKey>,
         stored: BTreeMap<SocketKey, Boot>,
     },
@@ -125,7 +127,7 @@ impl Engine {
     }
 
     /// Everything that is there was handed in; the walk began at `began` and ended at `at`.
-    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot) {
+    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool) {
         let Step::Walking { asked } = self.audit.step else { return };
         let took = at.since(asked);
         self.audit.least_gap = LEAST_GAP.max(took.saturating_mul(GAP_FACTOR));
@@ -141,7 +143,7 @@ impl Engine {
         let mut suspects = tracked.clone();
         suspects.extend(stored.keys());
         let suspects = suspects.into_iter().filter(|key| !key.is_of_ends()).collect();
-        self.audit.step = Step::Looking { asked: at, tracked, stored };
+        self.audit.step = Step::Looking { asked: at, complete, tracked, stored };
         self.outputs.push_back(Output::LookAtSuspects(suspects));
     }
 
@@ -158,11 +160,17 @@ impl Engine {
         }
     }
 
-    /// All suspects that could be looked at have been.
-    pub(super) fn looked_at_suspects(&mut self, at: Boot) {
-        let Step::Looking { asked, tracked, stored } = std::mem::replace(&mut self.audit.step, Step::Idle) else {
+    /// The suspects have been looked at; `looked` says whether all that have an address were. Without that, only a walk
+    /// through every namespace proves that a socket is not there.
+    pub(super) fn looked_at_suspects(&mut self, at: Boot, looked: bool) {
+        let Step::Looking { asked, complete, mut tracked, mut stored } =
+            std::mem::replace(&mut self.audit.step, Step::Idle)
+        else {
             return;
         };
+        let is_proven = |key: &SocketKey| complete || (looked && !key.is_of_ends());
+        tracked.retain(&is_proven);
+        stored.retain(|key, _| is_proven(key));
         self.audit.phantom += stored.keys().filter(|key| !tracked.contains(key)).count() as u64;
         let mut forget: Vec<(SocketKey, Boot)> = stored.into_iter().collect();
         for key in tracked {

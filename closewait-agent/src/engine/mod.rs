@@ -233,8 +233,8 @@ impl Engine {
                 self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
             }
             Observation::Stored { key, entered } => self.stored(key, entered),
-            Observation::Audited { began, at } => self.walked_for_audit(began, at),
-            Observation::LookedAtSuspects { at } => self.looked_at_suspects(at),
+            Observation::Audited { began, at, complete } => self.walked_for_audit(began, at, complete),
+            Observation::LookedAtSuspects { at, complete } => self.looked_at_suspects(at, complete),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }

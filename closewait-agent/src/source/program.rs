@@ -216,16 +216,17 @@ impl Programs {
     }
 
     /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
-    /// the kernel cannot do that, there is none.
-    pub fn look(&self, keys: &[SocketKey], kind: LookFor) {
-        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return };
-        let Ok(program) = program.fd() else { return };
+    /// the kernel cannot do that, there is none. Returns whether all were looked at.
+    pub fn look(&self, keys: &[SocketKey], kind: LookFor) -> bool {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return false };
+        let Ok(program) = program.fd() else { return false };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
             if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
                 log::debug!("looking at a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// The ring buffer with the tracepoint's records. Can be taken once.

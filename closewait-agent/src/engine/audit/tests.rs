@@ -67,9 +67,9 @@ fn audit(
     engine.handle_timeout(at(millis));
     assert_eq!(wanted(engine), [Output::Audit { sweep: true }]);
     walk.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10) });
+    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false });
     look.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::LookedAtSuspects { at: at(millis + 20) });
+    engine.handle(Observation::LookedAtSuspects { at: at(millis + 20), complete: true });
     said_and_wanted(engine)
 }
 
@@ -141,6 +141,19 @@ fn one_that_only_the_walk_could_not_see_stays() {
     let look = vec![Observation::Looked { key: KEY, at: at(9_015), socket: socket() }];
     let (said, _) = audit(&mut engine, 9_000, vec![], look);
     assert_eq!((health(&said), engine.totals().tracked), (None, 1));
+}
+
+#[test]
+fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
+    for (complete, removed) in [(true, 1), (false, 0)] {
+        let mut engine = engine();
+        engine.handle(enter(KEY, 1_000));
+        engine.audit.hurry(at(9_000));
+        engine.handle_timeout(at(9_000));
+        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete });
+        engine.handle(Observation::LookedAtSuspects { at: at(9_020), complete: false });
+        assert_eq!((engine.totals().phantom, engine.totals().tracked), (removed, 1 - removed), "{complete}");
+    }
 }
 
 #[test]

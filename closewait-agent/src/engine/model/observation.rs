@@ -191,11 +191,15 @@ pub enum Observation {
         began: Boot,
         /// When it ended.
         at: Boot,
+        /// Whether every network namespace could be looked into.
+        complete: bool,
     },
     /// The end of the answer to [`super::Output::LookAtSuspects`].
     LookedAtSuspects {
         /// When.
         at: Boot,
+        /// Whether all that can be looked at by their address have been.
+        complete: bool,
     },
     /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {

@@ -73,8 +73,9 @@ fn fact() -> impl Strategy<Value = Observation> {
         1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, socket }),
         1 => time().prop_map(|at| Observation::LookedAtAll { at }),
         1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
-        1 => (time(), time()).prop_map(|(began, at)| Observation::Audited { began, at }),
-        1 => time().prop_map(|at| Observation::LookedAtSuspects { at }),
+        1 => (time(), time(), any::<bool>())
+            .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete }),
+        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::LookedAtSuspects { at, complete }),
         1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
         1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
             Observation::WalkEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }

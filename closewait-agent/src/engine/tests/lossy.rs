@@ -227,7 +227,7 @@ impl World {
             }
         }
         self.kernel.millis += 1;
-        self.engine.handle(Observation::Audited { began, at: self.kernel.now() });
+        self.engine.handle(Observation::Audited { began, at: self.kernel.now(), complete: true });
     }
 
     /// Does what the engine asks for, as the runtime does, and looks at what it says.
@@ -279,7 +279,7 @@ impl World {
                     for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
                         self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
                     }
-                    self.engine.handle(Observation::LookedAtSuspects { at: now });
+                    self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
                     // Whoever was lost is no longer there for the agent either.
                     self.kernel.lost_leavings.clear();
                     self.check_against_the_truth();
