@@ -38,8 +38,9 @@ cd /tests || echo "closewait-vm: trouble there is no folder /tests"
 # shellcheck disable=SC2086 # Several words.
 /tests/kernel --test-threads=1 $ARGUMENTS
 echo "closewait-vm: ended $?"
-# What no program may bring a kernel to say.
-dmesg -r | grep -E 'WARNING: |BUG: |Oops|general protection' | while read -r line; do
+# What no program may bring a kernel to say; all of it stays on the console.
+dmesg | grep -E 'WARNING: |BUG: |Oops|general protection' | while read -r line; do
     echo "closewait-vm: trouble the kernel says: $line"
 done
+dmesg | grep -E -A 40 'WARNING: |BUG: |Oops|general protection'
 poweroff -f

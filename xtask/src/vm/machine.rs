@@ -52,7 +52,9 @@ impl Accelerator {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => &["-accel", "tcg", "-cpu", "max"],
+            // With a thread for each processor, a guest that patches its own code while the other processor runs it (as it
+            // does when a tracepoint gets its first program) now and then traps on an instruction that is no more there.
+            Self::Tcg => &["-accel", "tcg,thread=single", "-cpu", "max"],
         }
     }
 }

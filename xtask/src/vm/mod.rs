@@ -27,6 +27,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const LIMIT: Duration = Duration::from_secs(900);
 /// The tests are told how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
+/// A table of connections as on a host with 16 GiB. With that of a small guest, half of ten thousand clients that have closed
+/// are forgotten, their ports are used again, and a SYN ends the connection whose server is still in CLOSE_WAIT.
+const COMMAND_LINE: &str = "thash_entries=131072";
 /// Of a console, when the guest did not come to its end.
 const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
@@ -138,7 +141,7 @@ impl Parts<'_> {
             kernel: &case.kernel.image(&self.kernels())?,
             initramfs: &initramfs,
             console: &console,
-            append: "",
+            append: COMMAND_LINE,
             limit: LIMIT,
         };
         let boot = guest.boot(accelerator, |_line| true)?;
