@@ -134,10 +134,11 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     let totals = ended.totals();
     let count = |name: &str| totals[name].as_u64().expect("a count");
     assert!(count("entered") >= 5 && count("left") >= 5, "{totals}");
-    assert_eq!((count("left_unseen"), count("lost_ring_full"), count("replaced")), (0, 0, 0), "{totals}");
+    assert_eq!((count("lost_ring_full"), count("replaced")), (0, 0), "{totals}");
     let (before, after) = (finished(&before), finished(&ended.events));
     assert!(before >= 1 && after >= 4, "{before} and {after}");
-    assert_eq!(before + after, count("left"), "{totals}");
+    // The host may have sockets that are older than the program.
+    assert_eq!(before + after, count("left") - count("left_unseen"), "{totals}");
 }
 
 #[test]
