@@ -3,6 +3,7 @@
 //!
 //! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
 
+mod abilities;
 mod ability;
 mod agent;
 mod clock;

@@ -3,6 +3,9 @@
 //!
 //! Needs root and what `cargo xtask scenarios` brings, which also makes a table of the lines that [`row`] writes.
 
+#[path = "../kernel/ability.rs"]
+#[expect(dead_code, reason = "the kernel tests need more of it")]
+mod ability;
 #[path = "../kernel/agent.rs"]
 #[expect(dead_code, reason = "the kernel tests need more of it")]
 mod agent;
