@@ -34,7 +34,7 @@ const COMMAND_LINE: &str = "thash_entries=131072";
 const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
 /// what only BTF gives: namespace, cookie and inode.
-const WITHOUT_BTF: [&str; 6] = ["ability::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
+const WITHOUT_BTF: [&str; 6] = ["abilities::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
 
 #[derive(Args)]
 pub(crate) struct Options {
