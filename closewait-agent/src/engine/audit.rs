@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    Engine, Events, Losses,
-    model::{Finding, How, Output, Since, Socket, SocketKey},
+    Engine, Losses,
+    model::{Finding, Output, Since, Socket, SocketKey},
     time::Boot,
 };
 
@@ -183,17 +183,7 @@ impl Engine {
             if let Some(services) = &mut self.services {
                 services.missed(&phantom.socket, at);
             }
-            if phantom.reported || self.config.events == Events::All {
-                self.find(Finding::Leave {
-                    at,
-                    socket: phantom.socket,
-                    dwell: None,
-                    how: How::Unknown,
-                    closer: None,
-                    fd_open: None,
-                    verdict: None,
-                });
-            }
+            self.missed_leaving(at, phantom);
         }
         if !forget.is_empty() {
             self.outputs.push_back(Output::Forget(forget));
