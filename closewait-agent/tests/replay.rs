@@ -35,17 +35,9 @@ fn findings(recording: &Path) -> String {
     let (mut sink, mut lines) = (Json::default(), Vec::new());
     replay(File::open(recording).expect("a recording"), |engine| {
         while let Some(output) = engine.poll_output() {
-            match output {
-                Output::Finding(Finding::Histogram { .. }) => {}
-                Output::Finding(finding) => sink.finding(&finding, anchor, &mut lines).expect("a line"),
-                Output::Look(_)
-                | Output::LookAtGone(_)
-                | Output::FindHolders
-                | Output::Inquire(_)
-                | Output::Audit { .. }
-                | Output::LookAtSuspects(_)
-                | Output::Forget(_)
-                | Output::ReadCounters => {}
+            let Output::Finding(finding) = output else { continue };
+            if !matches!(finding, Finding::Histogram { .. }) {
+                sink.finding(&finding, anchor, &mut lines).expect("a line");
             }
         }
     })

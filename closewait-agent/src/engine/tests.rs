@@ -182,19 +182,9 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
     engine.handle(counters(120_000, dwelt(&[100, 200, 7000])));
     let summaries: Vec<_> = outputs(&mut engine)
         .into_iter()
-        .filter_map(|output| match output {
-            Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) => {
-                Some((finished.count, finished.max))
-            }
-            Output::Finding(_)
-            | Output::Look(_)
-            | Output::LookAtGone(_)
-            | Output::FindHolders
-            | Output::Inquire(_)
-            | Output::Audit { .. }
-            | Output::LookAtSuspects(_)
-            | Output::Forget(_)
-            | Output::ReadCounters => None,
+        .filter_map(|output| {
+            let Output::Finding(Finding::Histogram { scope: Scope::All, finished, .. }) = output else { return None };
+            Some((finished.count, finished.max))
         })
         .collect();
     assert_eq!((summaries[0].0, summaries[1].0), (2, 1));
@@ -361,17 +351,9 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
 
 /// The sockets that are reported as stuck.
 fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
-    let stuck = outputs(engine).into_iter().filter_map(|output| match output {
-        Output::Finding(Finding::Stuck { socket, verdict, .. }) => Some((socket, verdict.class)),
-        Output::Finding(_)
-        | Output::Look(_)
-        | Output::LookAtGone(_)
-        | Output::FindHolders
-        | Output::Inquire(_)
-        | Output::Audit { .. }
-        | Output::LookAtSuspects(_)
-        | Output::Forget(_)
-        | Output::ReadCounters => None,
+    let stuck = outputs(engine).into_iter().filter_map(|output| {
+        let Output::Finding(Finding::Stuck { socket, verdict, .. }) = output else { return None };
+        Some((socket, verdict.class))
     });
     stuck.collect()
 }

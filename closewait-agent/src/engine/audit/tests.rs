@@ -1,7 +1,7 @@
 use super::*;
 use crate::engine::{
-    Config,
-    model::{Counters, Observation},
+    Config, Events,
+    model::{Counters, How, Observation},
     testing::socket,
 };
 
@@ -40,16 +40,10 @@ fn wanted(engine: &mut Engine) -> Vec<Output> {
 fn said_and_wanted(engine: &mut Engine) -> (Vec<Finding>, Vec<Output>) {
     let (mut said, mut wanted) = (Vec::new(), Vec::new());
     while let Some(output) = engine.poll_output() {
-        match output {
-            Output::Finding(finding) => said.push(finding),
-            Output::ReadCounters => {}
-            other @ (Output::LookAtGone(_)
-            | Output::Look(_)
-            | Output::FindHolders
-            | Output::Inquire(_)
-            | Output::Audit { .. }
-            | Output::LookAtSuspects(_)
-            | Output::Forget(_)) => wanted.push(other),
+        if let Output::Finding(finding) = output {
+            said.push(finding);
+        } else if output != Output::ReadCounters {
+            wanted.push(output);
         }
     }
     (said, wanted)

@@ -125,19 +125,10 @@ proptest! {
             }
             engine.tracker.check();
             for output in outputs(&mut engine) {
-                let (dwell, at) = match output {
-                    Output::Finding(Finding::Leave { dwell: Some(dwell), at, .. } | Finding::Stuck { dwell, at, .. }) => {
-                        (dwell, at)
-                    }
-                    Output::Finding(_)
-                    | Output::Look(_)
-                    | Output::LookAtGone(_)
-                    | Output::FindHolders
-                    | Output::Inquire(_)
-                    | Output::Audit { .. }
-                    | Output::LookAtSuspects(_)
-                    | Output::Forget(_)
-                    | Output::ReadCounters => continue,
+                let Output::Finding(Finding::Leave { dwell: Some(dwell), at, .. } | Finding::Stuck { dwell, at, .. }) =
+                    output
+                else {
+                    continue;
                 };
                 // Nothing can have stayed for longer than the machine runs.
                 let longest = Duration::from_nanos(at.0);
