@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -92,6 +93,22 @@ pub(crate) fn quiet(command: &mut Command) -> Result<String> {
         bail!("{} failed ({}):\n{}{}", shown(command), output.status, stdout, stderr);
     }
     String::from_utf8(output.stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
+}
+
+/// The path of this program, to start it again for a task of its own.
+pub(crate) fn this() -> Result<PathBuf> {
+    env::current_exe().context("cannot tell the path of this program; is /proc mounted?")
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub(crate) fn signal(child: &Child, signal: libc::c_int) -> Result<()> {
+    let pid = libc::pid_t::try_from(child.id()).context("a process id is out of range")?;
+    // SAFETY: kill takes numbers; the process is our child and not waited for yet, so the id is still its own.
+    let result = unsafe { libc::kill(pid, signal) };
+    if result != 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("kill({signal}) failed; did sudo start it?"));
+    }
+    Ok(())
 }
 
 /// Waits at most `limit` for a child. `None`: it was still running and has been killed.

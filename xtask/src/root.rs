@@ -1,8 +1,8 @@
 //! Running one built binary as root, without building anything as root.
 
-use std::{ffi::OsString, path::Path, process::Command};
+use std::{ffi::OsString, os::unix::process::CommandExt as _, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::exec;
 
@@ -22,6 +22,13 @@ pub(crate) fn command(program: &Path, args: &[OsString], why: &str) -> Result<Co
     let mut command = Command::new(sudo);
     command.arg("--").arg(program).args(args);
     Ok(command)
+}
+
+/// Becomes `program`, run as root. Signals reach it, and its exit code is what the caller sees.
+pub(crate) fn become_program(program: &Path, args: &[OsString], why: &str) -> Result<()> {
+    let mut command = command(program, args, why)?;
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
 }
 
 fn is_root() -> bool {

@@ -1,11 +1,11 @@
 //! `cargo xtask run`.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _};
+use std::ffi::OsString;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::{build, exec, exec::Workspace, root};
+use crate::{build, exec::Workspace, root};
 
 /// First arguments that closewait itself understands; anything else is meant for `closewait run`.
 const OWN: [&str; 11] = ["run", "list", "top", "tail", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
@@ -21,10 +21,7 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::release(workspace)?;
     let args = closewait_args(&options.args);
-    let mut command = root::command(&workspace.closewait(), &args, "loading a program into the kernel")?;
-    // exec, so that signals reach the binary and its exit code is what the caller sees.
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
+    root::become_program(&workspace.closewait(), &args, "loading a program into the kernel")
 }
 
 fn closewait_args(args: &[OsString]) -> Vec<OsString> {

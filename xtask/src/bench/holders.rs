@@ -30,7 +30,7 @@ pub(super) fn enter_network() -> Result<()> {
 impl Crowd {
     /// Makes `close_wait` sockets in CLOSE_WAIT and `other` descriptors; the first process has the number `first`.
     pub(super) fn gather(first: u8, close_wait: u32, other: u32) -> Result<Self> {
-        let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
+        let this = exec::this()?;
         let mut crowd = Self { processes: Vec::new() };
         let count = processes(close_wait + other, crowd::most_descriptors()?);
         for (number, (close_wait, other)) in (first..).zip(shares(close_wait, count).zip(shares(other, count))) {

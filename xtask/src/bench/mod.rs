@@ -13,7 +13,6 @@ mod tracer;
 use std::{
     ffi::OsString,
     fs,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -101,13 +100,10 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
 
 /// Starts this program again as root, after the building has been done as the calling user.
 fn become_root(workspace: &Workspace, name: &str, again: &[String]) -> Result<()> {
-    let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
     let mut args: Vec<OsString> = ["bench", name, "--binary"].map(OsString::from).to_vec();
     args.push(workspace.closewait().into());
     args.extend(again.iter().map(OsString::from));
-    let mut command = root::command(&this, &args, "attaching tracers to the kernel")?;
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
+    root::become_program(&exec::this()?, &args, "attaching tracers to the kernel")
 }
 
 fn overhead(binary: &Path, options: &Overhead, dir: &Path) -> Result<()> {

@@ -109,8 +109,7 @@ pub(super) fn order(round: u32, count: usize) -> impl Iterator<Item = usize> {
 /// One run of the load generator: connections, and connections per second.
 fn load(seconds: u64) -> Result<(u64, f64)> {
     // Its own process, so that each round has a fresh network namespace and no TIME_WAIT from the one before.
-    let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
-    let mut command = Command::new(this);
+    let mut command = Command::new(exec::this()?);
     command.args(["loadgen", "--seconds", &seconds.to_string()]).stdin(Stdio::null());
     let output = exec::output(&mut command)?;
     let result: Value = serde_json::from_str(&output).context("the load generator printed no JSON; this is a bug")?;

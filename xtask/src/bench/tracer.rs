@@ -94,22 +94,12 @@ impl Running {
 
     /// Ends it with SIGINT. closewait's `stop` event comes back.
     pub(super) fn stop(mut self) -> Result<Option<Value>> {
-        self.interrupt()?;
+        exec::signal(&self.child, libc::SIGINT)?;
         let ended = exec::wait_at_most(&mut self.child, Duration::from_secs(20))?;
         ended.with_context(|| format!("SIGINT did not end process {} within 20 s", self.child.id()))?;
         let Some(events) = self.events.take() else { return Ok(None) };
         // A panic of the reading thread has been shown; what is missing here is the event.
         Ok(events.stop.join().ok().flatten())
-    }
-
-    fn interrupt(&self) -> Result<()> {
-        let pid = libc::pid_t::try_from(self.child.id()).context("a process id is out of range")?;
-        // SAFETY: kill takes numbers; the process is our child and not waited for yet, so the id is still its own.
-        let result = unsafe { libc::kill(pid, libc::SIGINT) };
-        if result != 0 {
-            return Err(std::io::Error::last_os_error()).context("kill(SIGINT) failed; did sudo start the tracer?");
-        }
-        Ok(())
     }
 
     fn wait_attached(&mut self) -> Result<()> {

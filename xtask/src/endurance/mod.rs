@@ -8,7 +8,6 @@ mod watcher;
 use std::{
     ffi::OsString,
     fs,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -41,13 +40,10 @@ pub(crate) fn soak(workspace: &Workspace, options: &Soak) -> Result<()> {
 /// Builds as the calling user, then starts this program again as root.
 fn again_as_root(workspace: &Workspace, name: &str, again: &[String]) -> Result<()> {
     build::release(workspace)?;
-    let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
     let mut args: Vec<OsString> = [name, "--binary"].map(OsString::from).to_vec();
     args.push(workspace.closewait().into());
     args.extend(again.iter().map(OsString::from));
-    let mut command = root::command(&this, &args, "attaching to the kernel")?;
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
+    root::become_program(&exec::this()?, &args, "attaching to the kernel")
 }
 
 /// A folder for files, with a BPF file system in `pins`, for `work`; network and mounts are the process's own.
@@ -74,8 +70,7 @@ struct Load(Child);
 impl Load {
     /// For at most ten minutes.
     fn start() -> Result<Self> {
-        let this = std::env::current_exe().context("cannot tell the path of this program; is /proc mounted?")?;
-        let mut command = Command::new(this);
+        let mut command = Command::new(exec::this()?);
         command.args(["loadgen", "--pairs", "1", "--seconds", "600"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;

@@ -125,11 +125,7 @@ impl Watcher {
     }
 
     pub(super) fn signal(&self, signal: libc::c_int) -> Result<()> {
-        let pid = libc::pid_t::try_from(self.child.id()).context("a process id is out of range")?;
-        // SAFETY: kill takes numbers; the process is our child and not waited for yet, so the id is still its own.
-        let result = unsafe { libc::kill(pid, signal) };
-        anyhow::ensure!(result == 0, "kill({signal}) failed: {}", std::io::Error::last_os_error());
-        Ok(())
+        exec::signal(&self.child, signal)
     }
 
     /// The sockets of the population that it tracks, with the bounds of their age.
