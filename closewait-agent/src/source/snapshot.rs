@@ -19,7 +19,7 @@ use super::{
     calls,
     program::{Programs, ProgramsError},
 };
-use crate::host::netns::{self, Netns};
+use crate::host::netns;
 
 /// Bytes asked of the kernel at a time.
 const CHUNK: usize = 64 * 1024;
@@ -39,7 +39,9 @@ pub struct Seen {
 ///
 /// If the iterator is refused or cannot be read.
 pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
-    sockets_of(programs, &netns::all(), &mut each)
+    let (seen, lists) = open_lists(programs)?;
+    lists.into_iter().try_for_each(|list| read_records(list, &mut each)).map_err(ProgramsError::Read)?;
+    Ok(seen)
 }
 
 /// What [`sockets`] and then [`files`] do, in the time of the longer one: the kernel walks over open files on another CPU.
@@ -48,45 +50,42 @@ pub fn sockets(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<S
 ///
 /// If an iterator is refused or cannot be read.
 pub fn sockets_and_files(programs: &mut Programs, mut each: impl FnMut(&[u8])) -> Result<Seen, ProgramsError> {
-    let namespaces = netns::all();
-    let known: Vec<u32> = namespaces.iter().map(|namespace| namespace.inode).collect();
-    programs.set_known(&known)?;
-    let file = open(programs, names::ITER_FILES, "task_file")?;
-    let (seen, records) = thread::scope(|scope| {
-        let reader = thread::Builder::new().name("open files".to_owned()).spawn_scoped(scope, || read_all(&file));
-        let seen = sockets_of(programs, &namespaces, &mut each);
+    let (seen, lists) = open_lists(programs)?;
+    programs.set_known(&seen.namespaces)?;
+    let files = open(programs, names::ITER_FILES, "task_file")?;
+    let (sockets, records) = thread::scope(|scope| {
+        let reader = thread::Builder::new().name("open files".to_owned()).spawn_scoped(scope, || read_all(&files));
+        let sockets = lists.into_iter().try_for_each(|list| read_records(list, &mut each));
         let records = match reader {
             Ok(reader) => reader.join().unwrap_or_else(|payload| panic::resume_unwind(payload)),
             // No thread can be had: one after the other, then.
-            Err(_) => read_all(&file),
+            Err(_) => read_all(&files),
         };
-        (seen, records)
+        (sockets, records)
     });
-    let (seen, records) = (seen?, records.map_err(ProgramsError::Read)?);
-    if seen.blind.is_empty() {
-        let used = hand_over(&records, &mut each);
-        // The kernel writes whole records; what is left over goes to the decoder, which counts it.
-        records.get(used..).filter(|rest| !rest.is_empty()).map(each);
-    } else {
-        // It said too little of sockets in namespaces that could not be entered.
-        files(programs, &seen.namespaces, &mut each)?;
-    }
+    sockets.map_err(ProgramsError::Read)?;
+    let records = records.map_err(ProgramsError::Read)?;
+    let used = hand_over(&records, &mut each);
+    // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+    records.get(used..).filter(|rest| !rest.is_empty()).map(each);
     Ok(seen)
 }
 
-fn sockets_of(
-    programs: &mut Programs,
-    namespaces: &[Netns],
-    each: &mut impl FnMut(&[u8]),
-) -> Result<Seen, ProgramsError> {
-    let mut seen = Seen::default();
-    for namespace in namespaces {
-        match walk_namespace(programs, namespace, each)? {
-            Ok(()) => seen.namespaces.push(namespace.inode),
-            Err(why) => seen.blind.push((namespace.inode, why)),
+/// The lists of TCP sockets of all namespaces that can be entered, not read yet.
+fn open_lists(programs: &mut Programs) -> Result<(Seen, Vec<File>), ProgramsError> {
+    let (mut seen, mut lists) = (Seen::default(), Vec::new());
+    for namespace in netns::all() {
+        // The kernel takes the namespace of whoever creates the iterator (`bpf_iter_init_seq_net`, kernel/bpf/bpf_iter.c
+        // at v5.10), reading it can be done from anywhere.
+        match namespace.enter_and(|| open(programs, names::ITER_TCP, "tcp")) {
+            Ok(list) => {
+                lists.push(list?);
+                seen.namespaces.push(namespace.inode);
+            }
+            Err(error) => seen.blind.push((namespace.inode, error.to_string())),
         }
     }
-    Ok(seen)
+    Ok((seen, lists))
 }
 
 /// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
@@ -112,20 +111,6 @@ pub fn legs(programs: &mut Programs, pid: u32, mut each: impl FnMut(&[u8])) -> R
     let program = program.fd().map_err(|source| ProgramsError::Program { name, source })?;
     let file = calls::files_of(program.as_fd(), pid).map_err(ProgramsError::Read)?;
     read_records(file, &mut each).map_err(ProgramsError::Read)
-}
-
-/// The TCP sockets of one namespace. The inner error is why that namespace cannot be entered.
-fn walk_namespace(
-    programs: &mut Programs,
-    namespace: &Netns,
-    each: &mut impl FnMut(&[u8]),
-) -> Result<Result<(), String>, ProgramsError> {
-    // The kernel takes the namespace of whoever creates the iterator (`bpf_iter_init_seq_net`, kernel/bpf/bpf_iter.c at
-    // v5.10), reading it can be done from anywhere.
-    match namespace.enter_and(|| open(programs, names::ITER_TCP, "tcp")) {
-        Ok(file) => read_records(file?, each).map(Ok).map_err(ProgramsError::Read),
-        Err(error) => Ok(Err(error.to_string())),
-    }
 }
 
 fn open(programs: &mut Programs, name: &'static str, kind: &str) -> Result<File, ProgramsError> {
