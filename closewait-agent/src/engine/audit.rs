@@ -180,9 +180,6 @@ impl Engine {
             if let Since::Exact(entered) = phantom.since {
                 forget.push((key, entered));
             }
-            if let Some(services) = &mut self.services {
-                services.missed(&phantom.socket, at);
-            }
             self.missed_leaving(at, phantom);
         }
         if !forget.is_empty() {

@@ -26,6 +26,7 @@ mod survey;
 pub(crate) mod testing;
 pub mod text;
 pub mod time;
+pub mod tracked;
 pub mod tracker;
 mod untracked;
 pub mod view;
@@ -47,7 +48,8 @@ use self::{
     services::{Service, Services},
     survey::Survey,
     time::Boot,
-    tracker::{Tracked, Tracker},
+    tracked::Tracked,
+    tracker::{Entered, Tracker},
     view::View,
     windows::Windows,
     world::World,
@@ -162,11 +164,12 @@ impl Engine {
                     self.find(Finding::Enter { at, socket: socket.clone() });
                 }
                 self.lingering.remove(key);
+                let entered = self.tracker.enter(key, at, socket.clone());
                 if let Some(services) = &mut self.services {
-                    services.entered(&socket, at);
+                    services.entered(&socket, at, entered == Entered::Known);
                 }
-                if let Some(missed) = self.tracker.enter(key, at, socket) {
-                    self.missed_leaving(at, missed);
+                if let Entered::Instead(missed) = entered {
+                    self.missed_leaving(at, *missed);
                 }
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
@@ -370,6 +373,9 @@ impl Engine {
 
     /// A socket has left at some time before `at`, nobody knows when or how.
     fn missed_leaving(&mut self, at: Boot, missed: Tracked) {
+        if let Some(services) = &mut self.services {
+            services.missed(&missed.socket, at);
+        }
         if missed.reported || self.config.events == Events::All {
             let (socket, how) = (missed.socket, How::Unknown);
             self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None, verdict: None });

@@ -104,15 +104,15 @@ impl Services {
         }
     }
 
-    /// A socket entered.
-    pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
+    /// A socket entered; `found` says whether it was found before its record came.
+    pub(super) fn entered(&mut self, socket: &Socket, at: Boot, found: bool) {
         let number = self.number(at);
         let Some(counted) = self.counted(Service::of(socket), at) else {
             self.ungrouped += 1;
             return;
         };
         counted.entered += 1;
-        counted.present += 1;
+        counted.present += u64::from(!found);
         match counted.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
             _ => {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn enter(services: &mut Services, seconds: u64) {
-        services.entered(&socket(), at(seconds));
+        services.entered(&socket(), at(seconds), false);
     }
 
     fn close(services: &mut Services, entered: u64, left: u64) {
@@ -370,11 +370,11 @@ mod tests {
         services.handle_timeout(at(700));
         assert_eq!(services.flow(Service::of(&socket()), None, at(700)), None);
         for port in 0..LIMIT + 10 {
-            services.entered(&towards(port), at(701));
+            services.entered(&towards(port), at(701), false);
         }
         assert_eq!((services.services.len(), services.ungrouped()), (REMOTES, (LIMIT - REMOTES + 10) as u64));
         for port in 0..LIMIT {
-            services.entered(&socket_on_port(u16::try_from(port + 1000).unwrap()), at(702));
+            services.entered(&socket_on_port(u16::try_from(port + 1000).unwrap()), at(702), false);
         }
         assert_eq!((services.services.len(), services.ungrouped()), (LIMIT, LIMIT as u64 + 10));
     }
@@ -385,7 +385,7 @@ mod tests {
         let ends = |count: usize| (0..count).map(towards);
         for (number, socket) in ends(REMOTES).enumerate() {
             let entered = at(1 + number as u64 % 8);
-            services.entered(&socket, entered);
+            services.entered(&socket, entered, false);
             // The first one stays.
             if number > 0 {
                 services.left(&socket, entered, Some(entered), None, How::Closed);
@@ -396,7 +396,7 @@ mod tests {
         assert!(services.services.contains_key(&Service::of(&towards(0))), "it has a socket");
         assert!(!services.services.contains_key(&Service::of(&towards(8))), "quiet since second 1");
         assert!(services.services.contains_key(&Service::of(&towards(7))), "quiet since second 8");
-        services.entered(&towards(9999), at(11));
+        services.entered(&towards(9999), at(11), false);
         assert_eq!((services.services.len(), services.ungrouped()), (KEPT + 1, 0));
     }
 

@@ -16,7 +16,8 @@ use super::{
     process::Process,
     services::{Service, Services},
     time::Boot,
-    tracker::{Tracked, Tracker},
+    tracked::Tracked,
+    tracker::Tracker,
     world::World,
 };
 

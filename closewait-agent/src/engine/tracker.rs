@@ -14,7 +14,8 @@ use foldhash::fast::FixedState;
 use super::{
     model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
-    time::{Boot, nanos},
+    time::Boot,
+    tracked::{Tracked, differ, newer, next_doubling},
     untracked::Untracked,
 };
 
@@ -25,27 +26,15 @@ const MORE_HOLDERS: usize = 1 << 20;
 /// The end of the clock: what saturates there is not due.
 const NEVER: Boot = Boot(u64::MAX);
 
-/// One socket in CLOSE_WAIT.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tracked {
-    /// What is known of it.
-    pub socket: Socket,
-    /// When it entered.
-    pub since: Since,
-    /// The latest moment at which it is known to have been there.
-    seen: Boot,
-    /// When it is due to be reported next.
-    due: Boot,
-    /// Whether it was reported as stuck.
-    pub reported: bool,
-    /// When it was last looked at on purpose.
-    looked: Option<Boot>,
-    /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
-    pub holders: Option<Vec<Holder>>,
-    /// What the walk that goes on has found so far.
-    found: Vec<Holder>,
-    /// When it was last seen that something was read or that it was accepted; at first when it was found.
-    pub touched: Boot,
+/// What a record of an entering says of what was tracked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// One more socket.
+    Anew,
+    /// One more, in place of this one, whose leaving was missed.
+    Instead(Box<Tracked>),
+    /// A snapshot had found this very stay already.
+    Known,
 }
 
 /// All sockets in CLOSE_WAIT.
@@ -133,8 +122,8 @@ impl Tracker {
         self.due.iter().filter_map(|(_, key)| Some((*key, &**self.sockets.get(key)?)))
     }
 
-    /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Tracked> {
+    /// A socket entered.
+    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Entered {
         let before = self.key_of(key, &socket).and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
             self.untracked.remove(key);
@@ -143,15 +132,16 @@ impl Tracker {
             } else {
                 self.untracked.entered(key);
             }
-            return None;
+            return Entered::Anew;
         };
         if at > before.seen {
             self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
-            return Some(before);
+            return Entered::Instead(Box::new(before));
         }
         if before.is_later_than(at, &socket) {
+            // Of a stay before; its leaving comes next.
             self.insert(known_by, before);
-            return None;
+            return Entered::Anew;
         }
         // A snapshot found this very stay already; the record only tells when it began.
         let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
@@ -161,7 +151,7 @@ impl Tracker {
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
         }
         self.insert(key, tracked);
-        None
+        Entered::Known
     }
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did. Returns how long it stayed, if anything
@@ -392,107 +382,6 @@ impl Tracker {
             }
         }
         Some(tracked)
-    }
-}
-
-impl Tracked {
-    fn new(socket: Socket, since: Since, seen: Boot, stuck_after: Duration) -> Self {
-        let due = since.latest() + stuck_after;
-        Self {
-            socket,
-            since,
-            seen,
-            due,
-            reported: false,
-            looked: None,
-            holders: None,
-            found: Vec::new(),
-            touched: seen,
-        }
-    }
-
-    /// Takes in what a fresh look says.
-    fn renew(&mut self, fresh: &Socket, at: Boot) {
-        let before = (self.socket.unread_bytes, self.socket.accepted);
-        self.socket = newer(fresh, self.socket.clone());
-        let changed = before.0.is_some_and(|unread| fresh.unread_bytes.is_some_and(|now| now != unread))
-            || before.1.is_some_and(|accepted| fresh.accepted.is_some_and(|now| now != accepted));
-        if changed {
-            self.touched = at;
-        }
-    }
-
-    /// Whether what was found is another socket, or another stay of this one.
-    fn is_another(&self, since: Since, found: &Socket) -> bool {
-        // The time is the kernel's own, and this one was there before.
-        matches!(since, Since::Exact(entered) if entered > self.since.latest()) || differ(&self.socket, found)
-    }
-
-    /// Whether the record of an entering at `at` tells of a stay before this one.
-    fn is_later_than(&self, at: Boot, socket: &Socket) -> bool {
-        let earliest = match self.since {
-            Since::Exact(entered) => Some(entered),
-            Since::Between { earliest, .. } => earliest,
-        };
-        earliest.is_some_and(|earliest| at < earliest) || differ(&self.socket, socket)
-    }
-
-    /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
-    /// of one before it.
-    fn ends(&self, at: Boot, entered: Option<Boot>) -> bool {
-        match (entered, self.since) {
-            (Some(entered), Since::Exact(since)) => entered >= since,
-            // Neither the snapshot nor the leaving found a time of entry in the kernel.
-            (None, Since::Between { .. }) => true,
-            (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen,
-        }
-    }
-}
-
-/// Whether two descriptions cannot be of the same socket.
-fn differ(one: &Socket, other: &Socket) -> bool {
-    fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
-        one.zip(other).is_some_and(|(one, other)| one != other)
-    }
-    differ(one.cookie, other.cookie)
-        || differ(one.netns, other.netns)
-        || differ(one.inode, other.inode)
-        || (one.local, one.remote) != (other.local, other.remote)
-}
-
-/// The first moment after `now` at which the age is `stuck_after` times a power of two.
-fn next_doubling(since: Boot, stuck_after: Duration, now: Boot) -> Boot {
-    let step = nanos(stuck_after).max(1);
-    let ages = nanos(now.since(since)) / step;
-    // `ages` steps have passed: the next power of two above that, at least 1.
-    let next = ages.checked_add(1).and_then(u64::checked_next_power_of_two);
-    Boot(since.0.saturating_add(next.and_then(|next| next.checked_mul(step)).unwrap_or(u64::MAX)))
-}
-
-/// `newer`, with what it does not know taken from `older`.
-fn newer(newer: &Socket, older: Socket) -> Socket {
-    Socket {
-        cookie: newer.cookie.or(older.cookie),
-        netns: newer.netns.or(older.netns),
-        protocol: newer.protocol,
-        local: newer.local,
-        remote: newer.remote,
-        role: newer.role.or(older.role),
-        inode: newer.inode.or(older.inode),
-        cgroup: newer.cgroup.or(older.cgroup),
-        accepted: newer.accepted.or(older.accepted),
-        unread_bytes: newer.unread_bytes.or(older.unread_bytes),
-        received_bytes: newer.received_bytes.or(older.received_bytes),
-        sent_bytes: newer.sent_bytes.or(older.sent_bytes),
-        keepalive: newer.keepalive.or(older.keepalive),
-        acked_bytes: newer.acked_bytes.or(older.acked_bytes),
-        send_queue_bytes: newer.send_queue_bytes.or(older.send_queue_bytes),
-        last_received: newer.last_received.or(older.last_received),
-        last_ack: newer.last_ack.or(older.last_ack),
-        last_sent: newer.last_sent.or(older.last_sent),
-        // One that does not run is no gap in what is known.
-        timer: newer.timer,
-        opener: newer.opener.clone().or(older.opener),
     }
 }
 

@@ -108,30 +108,28 @@ impl Programs {
         let name = program_of(self.plan.hook);
         let refused = |source| ProgramsError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-        match self.plan.hook {
+        // A link that is taken out of its program lives no longer than it is held.
+        let link = match self.plan.hook {
             Hook::Btf => {
                 let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
                 let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
                 program.load(names::TRACEPOINT, btf).map_err(refused)?;
                 log_verified(name, program.info());
                 let link = program.attach().map_err(refused)?;
-                if let Some(pins) = pins {
-                    let link = FdLink::from(program.take_link(link).map_err(refused)?);
-                    link.pin(pins.link()).map_err(not_pinned)?;
-                    program.pin(pins.program()).map_err(not_pinned)?;
-                }
+                pins.map(|_| program.take_link(link).map(FdLink::from)).transpose().map_err(refused)?
             }
             Hook::Classic => {
                 let program: &mut TracePoint = program.try_into().map_err(refused)?;
                 program.load().map_err(refused)?;
                 let link = tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
                     .map_err(refused)?;
-                if let Some(pins) = pins {
-                    let link = FdLink::try_from(program.take_link(link).map_err(refused)?).map_err(not_pinned)?;
-                    link.pin(pins.link()).map_err(not_pinned)?;
-                    program.pin(pins.program()).map_err(not_pinned)?;
-                }
+                let link = pins.map(|_| program.take_link(link)).transpose().map_err(refused)?;
+                link.map(FdLink::try_from).transpose().map_err(not_pinned)?
             }
+        };
+        if let Some((link, pins)) = link.zip(pins) {
+            link.pin(pins.link()).map_err(not_pinned)?;
+            self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?.pin(pins.program()).map_err(not_pinned)?;
         }
         Ok(())
     }

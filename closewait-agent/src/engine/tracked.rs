@@ -1,0 +1,132 @@
+//! What is known of one socket in CLOSE_WAIT.
+
+use std::time::Duration;
+
+use super::{
+    model::{Holder, Since, Socket},
+    time::{Boot, nanos},
+};
+
+/// One socket in CLOSE_WAIT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// What is known of it.
+    pub socket: Socket,
+    /// When it entered.
+    pub since: Since,
+    /// The latest moment at which it is known to have been there.
+    pub(super) seen: Boot,
+    /// When it is due to be reported next.
+    pub(super) due: Boot,
+    /// Whether it was reported as stuck.
+    pub reported: bool,
+    /// When it was last looked at on purpose.
+    pub(super) looked: Option<Boot>,
+    /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
+    pub holders: Option<Vec<Holder>>,
+    /// What the walk that goes on has found so far.
+    pub(super) found: Vec<Holder>,
+    /// When it was last seen that something was read or that it was accepted; at first when it was found.
+    pub touched: Boot,
+}
+
+impl Tracked {
+    pub(super) fn new(socket: Socket, since: Since, seen: Boot, stuck_after: Duration) -> Self {
+        let due = since.latest() + stuck_after;
+        Self {
+            socket,
+            since,
+            seen,
+            due,
+            reported: false,
+            looked: None,
+            holders: None,
+            found: Vec::new(),
+            touched: seen,
+        }
+    }
+
+    /// Takes in what a fresh look says.
+    pub(super) fn renew(&mut self, fresh: &Socket, at: Boot) {
+        let before = (self.socket.unread_bytes, self.socket.accepted);
+        self.socket = newer(fresh, self.socket.clone());
+        let changed = before.0.is_some_and(|unread| fresh.unread_bytes.is_some_and(|now| now != unread))
+            || before.1.is_some_and(|accepted| fresh.accepted.is_some_and(|now| now != accepted));
+        if changed {
+            self.touched = at;
+        }
+    }
+
+    /// Whether what was found is another socket, or another stay of this one.
+    pub(super) fn is_another(&self, since: Since, found: &Socket) -> bool {
+        // The time is the kernel's own, and this one was there before.
+        matches!(since, Since::Exact(entered) if entered > self.since.latest()) || differ(&self.socket, found)
+    }
+
+    /// Whether the record of an entering at `at` tells of a stay before this one.
+    pub(super) fn is_later_than(&self, at: Boot, socket: &Socket) -> bool {
+        let earliest = match self.since {
+            Since::Exact(entered) => Some(entered),
+            Since::Between { earliest, .. } => earliest,
+        };
+        earliest.is_some_and(|earliest| at < earliest) || differ(&self.socket, socket)
+    }
+
+    /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
+    /// of one before it.
+    pub(super) fn ends(&self, at: Boot, entered: Option<Boot>) -> bool {
+        match (entered, self.since) {
+            (Some(entered), Since::Exact(since)) => entered >= since,
+            // Neither the snapshot nor the leaving found a time of entry in the kernel.
+            (None, Since::Between { .. }) => true,
+            (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen,
+        }
+    }
+}
+
+/// Whether two descriptions cannot be of the same socket.
+pub(super) fn differ(one: &Socket, other: &Socket) -> bool {
+    fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| one != other)
+    }
+    differ(one.cookie, other.cookie)
+        || differ(one.netns, other.netns)
+        || differ(one.inode, other.inode)
+        || (one.local, one.remote) != (other.local, other.remote)
+}
+
+/// The first moment after `now` at which the age is `stuck_after` times a power of two.
+pub(super) fn next_doubling(since: Boot, stuck_after: Duration, now: Boot) -> Boot {
+    let step = nanos(stuck_after).max(1);
+    let ages = nanos(now.since(since)) / step;
+    // `ages` steps have passed: the next power of two above that, at least 1.
+    let next = ages.checked_add(1).and_then(u64::checked_next_power_of_two);
+    Boot(since.0.saturating_add(next.and_then(|next| next.checked_mul(step)).unwrap_or(u64::MAX)))
+}
+
+/// `newer`, with what it does not know taken from `older`.
+pub(super) fn newer(newer: &Socket, older: Socket) -> Socket {
+    Socket {
+        cookie: newer.cookie.or(older.cookie),
+        netns: newer.netns.or(older.netns),
+        protocol: newer.protocol,
+        local: newer.local,
+        remote: newer.remote,
+        role: newer.role.or(older.role),
+        inode: newer.inode.or(older.inode),
+        cgroup: newer.cgroup.or(older.cgroup),
+        accepted: newer.accepted.or(older.accepted),
+        unread_bytes: newer.unread_bytes.or(older.unread_bytes),
+        received_bytes: newer.received_bytes.or(older.received_bytes),
+        sent_bytes: newer.sent_bytes.or(older.sent_bytes),
+        keepalive: newer.keepalive.or(older.keepalive),
+        acked_bytes: newer.acked_bytes.or(older.acked_bytes),
+        send_queue_bytes: newer.send_queue_bytes.or(older.send_queue_bytes),
+        last_received: newer.last_received.or(older.last_received),
+        last_ack: newer.last_ack.or(older.last_ack),
+        last_sent: newer.last_sent.or(older.last_sent),
+        // One that does not run is no gap in what is known.
+        timer: newer.timer,
+        opener: newer.opener.clone().or(older.opener),
+    }
+}
