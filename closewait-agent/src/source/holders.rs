@@ -49,7 +49,13 @@ fn holders_of(process: &Path, pid: u32, each: &mut impl FnMut(u64, Holder)) -> i
     let mut task = None;
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        // To list them and to follow them are two rights (`proc_fd_permission` and `proc_fd_access_allowed`, v5.10).
+        let target = match fs::read_link(entry.path()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // It was closed.
+            Err(_) => continue,
+            Ok(target) => target,
+        };
         let Some(inode) = socket_inode(&target) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         if task.is_none() {

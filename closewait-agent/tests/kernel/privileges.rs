@@ -86,7 +86,8 @@ fn the_four_documented_capabilities_are_enough() {
 fn where_maps_count_as_locked_memory_the_capability_that_raises_the_limit_is_named() {
     let mut command = run_command(&["--for", "0s"]);
     setup::keep_only(&mut command, &DOCUMENTED);
-    setup::lock_little_memory(&mut command);
+    // As an ordinary process may.
+    setup::lock_memory(&mut command, 64 << 10);
     let ended = finish(&mut command);
     if can(Ability::Memcg) {
         assert_eq!(ended.code, Some(0), "{ended:?}");

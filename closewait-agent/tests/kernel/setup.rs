@@ -84,8 +84,9 @@ pub(crate) fn drop_only(command: &mut Command, capability: u32) {
 }
 
 /// The command is nobody, in no group, and has these capabilities alone: as a service has them by `DynamicUser=`,
-/// `AmbientCapabilities=` and `CapabilityBoundingSet=`.
+/// `AmbientCapabilities=`, `CapabilityBoundingSet=` and `LimitMEMLOCK=`.
 pub(crate) fn become_nobody(command: &mut Command, capabilities: &'static [u32]) {
+    lock_memory(command, libc::RLIM_INFINITY);
     drop_where(command, |number| !capabilities.contains(&number));
     let (mut low, mut high) = (0, 0);
     for number in capabilities {
@@ -128,9 +129,9 @@ pub(crate) fn forbid_filters(command: &mut Command) {
     unsafe { command.pre_exec(work) };
 }
 
-/// The command may lock as much memory as an ordinary process.
-pub(crate) fn lock_little_memory(command: &mut Command) {
-    let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
+/// The command may lock so many bytes of memory.
+pub(crate) fn lock_memory(command: &mut Command, bytes: libc::rlim_t) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     let work = move || {
         // SAFETY: the pointer is to a whole rlimit that outlives the call.
         succeed(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) })
