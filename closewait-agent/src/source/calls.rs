@@ -1,9 +1,14 @@
 //! Forms of the system call `bpf` that aya does not offer.
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 /// The part of `union bpf_attr` that the command reads (include/uapi/linux/bpf.h at v5.10).
@@ -26,6 +31,7 @@ struct TestRun {
     cpu: u32,
 }
 
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
@@ -81,6 +87,25 @@ pub(super) fn files_of(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
     let link = new_fd(BPF_LINK_CREATE, &link)?;
     let create = IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
     Ok(File::from(new_fd(BPF_ITER_CREATE, &create)?))
+}
+
+/// As above, for what is pinned.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// What is pinned at a path. aya's own way asks for the program's types too, which takes `CAP_SYS_ADMIN`
+/// (`bpf_btf_get_fd_by_id`, kernel/bpf/syscall.c at v5.10).
+///
+/// # Errors
+///
+/// If nothing is pinned there, or this process may not have it.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    new_fd(BPF_OBJ_GET, &ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })
 }
 
 /// The member `batch` of `union bpf_attr` (include/uapi/linux/bpf.h at v5.10).

@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// Those that a running agent has.
-const LASTING: [u32; 4] = [capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
+pub(crate) const LASTING: [u32; 4] =
+    [capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
 /// An ordinary user, other than the agent's.
 const SOMEBODY: libc::uid_t = 12345;
 
@@ -127,7 +128,7 @@ fn what_stands_in_for_a_missing_capability_stays_and_is_said() {
     let socket = Socket::new();
     let mut command = run_command(&["--stuck-after", "300ms", "--socket", socket.path()]);
     let granted = &[capability::SYS_ADMIN, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
-    setup::lock_memory(&mut command, libc::RLIM_INFINITY);
+    setup::lift_locked_memory(&mut command);
     setup::keep_only(&mut command, granted);
     let mut agent = Agent::spawn(&mut command);
     assert_confined(&agent, granted, granted, 0);

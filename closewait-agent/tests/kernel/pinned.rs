@@ -3,8 +3,10 @@
 use std::{
     fs,
     net::TcpStream,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    process, thread,
+    process::{self, Command},
+    thread,
     time::Duration,
 };
 
@@ -15,9 +17,10 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Ended, closewait, finish},
     clock::Window,
+    confinement::LASTING,
     leaving::check_dwell,
     net::{Id, Namespace, V4},
-    setup,
+    setup::{self, NOBODY, PublicBinary},
 };
 
 /// A BPF file system of the test's own. When it is dropped, everything pinned in it is gone.
@@ -139,6 +142,34 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     assert!(before >= 1 && after >= 4, "{before} and {after}");
     // The host may have sockets that are older than the program.
     assert_eq!(before + after, count("left") - count("left_unseen"), "{totals}");
+}
+
+#[test]
+fn agents_of_nobody_follow_each_other_in_a_folder_of_their_own() {
+    let (pins, binary) = (Pins::new("nobody"), PublicBinary::new());
+    // As systemd mounts it: nobody but root may even look inside.
+    fs::set_permissions(&pins.mount, fs::Permissions::from_mode(0o700)).expect("permissions of the file system");
+    fs::create_dir(&pins.dir).expect("a folder");
+    chown(&pins.dir, Some(NOBODY), Some(NOBODY)).expect("another owner");
+    let socket = pins.mount.with_extension("socket");
+    let start = || {
+        let mut command = Command::new(&binary.path);
+        command
+            .args(["run", "--output", "json", "--stuck-after", "300ms", "--pin", &pins.dir, "--socket"])
+            .arg(&socket);
+        setup::become_nobody(&mut command, &LASTING);
+        Agent::spawn(&mut command)
+    };
+    let ns = Namespace::new();
+    let first = start();
+    assert_eq!(pinned(&first), "fresh");
+    let (pair, fin) = ns.waiting(V4);
+    kill(first);
+    let mut second = start();
+    assert_eq!(pinned(&second), "adopted");
+    second.wait_for_socket("stuck", &pair.id);
+    let closing = close(pair.server);
+    check_dwell(&second.wait_for_socket("leave", &pair.id), fin.until(closing));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::{
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+use crate::ability::{Ability, can};
+
 /// The user and the group without rights.
 pub(crate) const NOBODY: libc::uid_t = 65534;
 
@@ -86,7 +88,7 @@ pub(crate) fn drop_only(command: &mut Command, capability: u32) {
 /// The command is nobody, in no group, and has these capabilities alone: as a service has them by `DynamicUser=`,
 /// `AmbientCapabilities=`, `CapabilityBoundingSet=` and `LimitMEMLOCK=`.
 pub(crate) fn become_nobody(command: &mut Command, capabilities: &'static [u32]) {
-    lock_memory(command, libc::RLIM_INFINITY);
+    lift_locked_memory(command);
     drop_where(command, |number| !capabilities.contains(&number));
     let (mut low, mut high) = (0, 0);
     for number in capabilities {
@@ -127,6 +129,13 @@ pub(crate) fn forbid_filters(command: &mut Command) {
     let work = move || seccompiler::apply_filter(&filter).map_err(|_refused| io::ErrorKind::PermissionDenied.into());
     // SAFETY: between fork and exec, `work` makes two system calls only: an error is made without allocating.
     unsafe { command.pre_exec(work) };
+}
+
+/// The command may lock any amount of memory, where that counts for the agent.
+pub(crate) fn lift_locked_memory(command: &mut Command) {
+    if !can(Ability::Memcg) {
+        lock_memory(command, libc::RLIM_INFINITY);
+    }
 }
 
 /// The command may lock so many bytes of memory.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use aya::{
@@ -17,7 +17,10 @@ use closewait_common::{
 };
 
 use super::{
-    super::pins::{Adoption, Pinned, Pins},
+    super::{
+        calls,
+        pins::{Adoption, Pinned, Pins},
+    },
     Choices, OBJECT, Programs, ProgramsError, log_verified,
 };
 use crate::{
@@ -78,7 +81,11 @@ impl Programs {
     pub fn attach(&mut self) -> Result<(), ProgramsError> {
         if let Some(mut pinned) = self.pinned.take() {
             if pinned.adoption == Adoption::All {
-                pinned.program = Some(self.pinned_program(pinned.pins())?);
+                let failed = |error| ProgramsError::Program {
+                    name: program_of(self.plan.hook),
+                    source: ProgramError::IOError(error),
+                };
+                pinned.program = Some(calls::pinned(&pinned.pins().program()).map_err(failed)?);
             } else {
                 self.replace(&pinned)?;
             }
@@ -132,24 +139,6 @@ impl Programs {
             self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?.pin(pins.program()).map_err(not_pinned)?;
         }
         Ok(())
-    }
-
-    /// The program of an agent before.
-    fn pinned_program(&self, pins: &Pins) -> Result<OwnedFd, ProgramsError> {
-        let name = program_of(self.plan.hook);
-        let refused = |source| ProgramsError::Program { name, source };
-        let duplicate =
-            |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| refused(ProgramError::IOError(error)));
-        match self.plan.hook {
-            Hook::Btf => {
-                let program = BtfTracePoint::from_pin(pins.program()).map_err(refused)?;
-                duplicate(program.fd().map_err(refused)?.as_fd())
-            }
-            Hook::Classic => {
-                let program = TracePoint::from_pin(pins.program()).map_err(refused)?;
-                duplicate(program.fd().map_err(refused)?.as_fd())
-            }
-        }
     }
 
     /// Loads the program for [`Programs::look`]. It is not attached to anything.
