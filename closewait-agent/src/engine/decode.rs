@@ -66,6 +66,10 @@ pub struct Decoder {
     pub suspended: Duration,
 }
 
+/// The kernel's ticks can be behind its clock by so much, where a CPU was kept from its timer: on a busy host, and more in
+/// a guest. What a tick says of the past is too late then.
+const TICKS_LATE: Duration = Duration::from_millis(100);
+
 impl Decoder {
     /// Decodes one record.
     ///
@@ -157,8 +161,8 @@ impl Decoder {
         let entered = Boot(record.entered_ns);
         let is_of_this_stay = match between {
             // Data that came later: the kernel kept the time of one that had this address before, and whose leaving was
-            // missed. Another tick for the rounding of both.
-            Since::Between { earliest: Some(earliest), .. } => entered >= earliest - self.tick,
+            // missed.
+            Since::Between { earliest: Some(earliest), .. } => entered >= earliest - TICKS_LATE,
             Since::Between { earliest: None, .. } | Since::Exact(_) => true,
         };
         if entered != Boot(0) && entered <= Boot(record.time_ns) && is_of_this_stay {

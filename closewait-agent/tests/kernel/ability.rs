@@ -22,6 +22,8 @@ pub(crate) enum Ability {
     Cookie,
     /// `iter/task_file` of one process.
     Legs,
+    /// The size of `/proc/PID/fd` is the number of its descriptors, which nobody has to list then.
+    FdCount,
     /// Maps are accounted to the memory of the cgroup, no more to the limit of locked memory.
     Memcg,
 }
@@ -33,9 +35,10 @@ pub(crate) fn can(ability: Ability) -> bool {
         Ability::Files | Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
         Ability::Legs => (6, 1),
+        Ability::FdCount => (6, 2),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    (has_types || ability == Ability::Memcg) && version() >= since
+    (has_types || matches!(ability, Ability::Memcg | Ability::FdCount)) && version() >= since
 }
 
 /// Says what was found, for the table of `cargo xtask vm`.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
@@ -24,6 +24,12 @@ const RING_BYTES: u32 = 256 << 10;
 const CALM: Duration = Duration::from_secs(8);
 /// What was lost is found by then: an audit comes within ten seconds, or fifty times as long as the last one took.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(45);
+/// An audit after what was lost last begins and ends in this time.
+const LAST_AUDIT: Duration = Duration::from_secs(25);
+/// Memory may grow by this from the first third of the minutes to the last.
+const GROWTH: f64 = 0.25;
+/// And by so many kilobytes, for what one burst at the wrong moment takes.
+const SLACK: u64 = 4096;
 /// The population stays between these.
 const LEAST: u64 = 100;
 const MOST: u64 = 3000;
@@ -59,11 +65,19 @@ enum Fault {
     LoadComesOrGoes,
     NamespaceGoes,
     Burst,
+    SlowReader,
 }
 
 impl Fault {
-    const ALL: [Self; 6] =
-        [Self::Kill, Self::KillAndChange, Self::StandStill, Self::LoadComesOrGoes, Self::NamespaceGoes, Self::Burst];
+    const ALL: [Self; 7] = [
+        Self::Kill,
+        Self::KillAndChange,
+        Self::StandStill,
+        Self::LoadComesOrGoes,
+        Self::NamespaceGoes,
+        Self::Burst,
+        Self::SlowReader,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -73,9 +87,13 @@ impl Fault {
             Self::LoadComesOrGoes => "load at full speed begins or ends",
             Self::NamespaceGoes => "a network namespace ends with 50 sockets in it",
             Self::Burst => "500 sockets enter and leave at once",
+            Self::SlowReader => "nobody reads the events for 2 to 10 s, while all sockets are reported",
         }
     }
 }
+
+/// Kilobytes of resident memory, and open descriptors.
+type Size = (u64, usize);
 
 /// What is measured.
 #[derive(Default)]
@@ -83,7 +101,8 @@ struct Account {
     /// How often, and the longest time until what was tracked was right again.
     faults: BTreeMap<Fault, (u32, Duration)>,
     checks: u64,
-    sizes: Vec<(u64, usize)>,
+    /// Of the agent that is never killed, at each minute.
+    sizes: Vec<Size>,
     /// Summed over all agents.
     repaired: u64,
     phantom: u64,
@@ -92,6 +111,8 @@ struct Account {
 struct Soaking<'a> {
     agents: Agents<'a>,
     watcher: Option<Watcher>,
+    /// Has maps of its own and is never killed: what grows, grows here.
+    beside: Watcher,
     population: Population,
     load: Option<Load>,
     chance: Chance,
@@ -102,9 +123,9 @@ struct Soaking<'a> {
 /// Runs and prints the summary.
 pub(super) fn run(binary: &Path, options: &Soak, dir: &Path) -> Result<()> {
     let agents = Agents { binary, dir, ring_bytes: RING_BYTES };
-    let watcher = Some(agents.start("1s")?);
+    let (watcher, beside) = (Some(agents.start("1s")?), agents.start_beside("1s")?);
     let (population, chance, account) = (Population::new()?, Chance::new(options.seed), Account::default());
-    let mut soaking = Soaking { agents, watcher, population, load: None, chance, account, changed: false };
+    let mut soaking = Soaking { agents, watcher, beside, population, load: None, chance, account, changed: false };
     soaking.population.add(LEAST)?;
     let began = exec::now();
     let end = began + Duration::from_secs(options.minutes * 60);
@@ -119,12 +140,49 @@ pub(super) fn run(binary: &Path, options: &Soak, dir: &Path) -> Result<()> {
         (*count, *longest) = (*count + 1, took.max(*longest));
         if began.elapsed().as_secs() / 60 > minute {
             minute = began.elapsed().as_secs() / 60;
-            soaking.account.sizes.extend(soaking.watcher.as_ref().map(Watcher::size).transpose()?);
+            soaking.account.sizes.push(soaking.beside.size()?);
             eprintln!("soak: minute {minute} of {}, {} checks", options.minutes, soaking.account.checks);
         }
     }
     let (totals, account) = soaking.end()?;
     print(&account, &totals, began);
+    check_counts(&totals.pinned, account.phantom).context("the agents on the pinned maps")?;
+    check_counts(&totals.beside, count(&totals.beside, "phantom")).context("the agent beside")?;
+    check_sizes(&account.sizes)
+}
+
+/// What the last agents gave at their ends.
+struct Totals {
+    pinned: Value,
+    beside: Value,
+}
+
+fn count(totals: &Value, name: &str) -> u64 {
+    totals[name].as_u64().unwrap_or(0)
+}
+
+/// Every socket that entered has left, is there, or is known to be lost: its time of entry found no room or was replaced by that
+/// of the next one at its address, or an audit found it to be gone. `phantom` is how many of the last kind there were at most.
+fn check_counts(totals: &Value, phantom: u64) -> Result<()> {
+    let [entered, left, unseen, replaced, map_full, tracked] =
+        ["entered", "left", "left_unseen", "replaced", "lost_map_full", "tracked"].map(|name| count(totals, name));
+    let accounted = (left - unseen) + replaced + map_full + tracked;
+    let lost = entered.checked_sub(accounted).context("more left than entered")?;
+    ensure!(lost <= phantom, "{entered} entered, {accounted} left or are there, and {phantom} are known to be lost");
+    Ok(())
+}
+
+/// Neither memory nor descriptors grow.
+fn check_sizes(sizes: &[Size]) -> Result<()> {
+    let third = sizes.len() / 3;
+    let most = |sizes: &[Size]| sizes.iter().copied().reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
+    let Some(((memory, fds), (memory_last, fds_last))) = most(&sizes[..third]).zip(most(&sizes[sizes.len() - third..]))
+    else {
+        return Ok(());
+    };
+    ensure!(fds_last <= fds, "{fds} descriptors became {fds_last}");
+    let allowed = (memory as f64 * (1.0 + GROWTH)) as u64 + SLACK;
+    ensure!(memory_last <= allowed, "{memory} KiB of resident memory became {memory_last} KiB");
     Ok(())
 }
 
@@ -193,6 +251,12 @@ impl Soaking<'_> {
                 self.population.add(500)?;
                 self.leave(500)?;
             }
+            Fault::SlowReader => {
+                let time = Duration::from_millis(2000 + self.chance.below(8000));
+                self.watcher()?.read(false);
+                self.live(time)?;
+                self.watcher()?.read(true);
+            }
         }
         Ok(())
     }
@@ -237,16 +301,19 @@ impl Soaking<'_> {
     }
 
     /// Everything is closed; the last agent gives its counts.
-    fn end(mut self) -> Result<(Value, Account)> {
+    fn end(mut self) -> Result<(Totals, Account)> {
         self.load = None;
         let all = self.population.len() as u64;
         self.leave(all)?;
         self.check_within(REPAIRED_WITHIN).context("after all were closed")?;
+        // The times of entry of those that left unseen go with the next audit.
+        thread::sleep(LAST_AUDIT);
         let watcher = self.watcher.take().context("no agent runs; this is a bug")?;
-        self.account.sizes.push(watcher.size()?);
-        let (_left, totals) = watcher.stop()?;
-        self.count(&totals);
-        Ok((totals, self.account))
+        let (_left, pinned) = watcher.stop()?;
+        self.count(&pinned);
+        self.account.sizes.push(self.beside.size()?);
+        let (_left, beside) = self.beside.stop()?;
+        Ok((Totals { pinned, beside }, self.account))
     }
 }
 
@@ -271,27 +338,38 @@ fn difference(
     })
 }
 
-fn print(account: &Account, totals: &Value, began: Instant) {
+fn print(account: &Account, totals: &Totals, began: Instant) {
     println!("{} minutes, {} comparisons of all sockets\n", began.elapsed().as_secs() / 60, account.checks);
     println!("| fault | times | longest until all was right again |\n|---|---|---|");
     for (fault, (count, longest)) in &account.faults {
         println!("| {} | {count} | {:.1} s |", fault.name(), longest.as_secs_f64());
     }
-    println!("\n| counted | |\n|---|---|");
+    println!("\n| counted | on the pinned maps, by all agents | by the agent beside, never killed |\n|---|---|---|");
     for name in ["entered", "left", "left_unseen", "replaced", "lost_ring_full", "lost_map_full", "skipped_by_kernel"] {
-        println!("| {name} | {} |", totals[name]);
+        println!("| {name} | {} | {} |", totals.pinned[name], totals.beside[name]);
     }
-    println!("| repaired, phantom (all agents) | {}, {} |", account.repaired, account.phantom);
-    println!("| tracked at the end, after all had been closed | {} |", totals["tracked"]);
-    let size = |size: Option<&(u64, usize)>| size.map_or("?".to_owned(), |(rss, fds)| format!("{rss} KiB, {fds}"));
-    println!("| resident memory and descriptors, first minute | {} |", size(account.sizes.first()));
-    println!("| the same, at the end | {} |", size(account.sizes.last()));
-    let most = account.sizes.iter().map(|(rss, _)| rss).max();
-    println!("| most memory at any minute | {} KiB |", most.copied().unwrap_or(0));
+    for (name, all) in [("repaired", account.repaired), ("phantom", account.phantom)] {
+        println!("| {name} | {all} | {} |", totals.beside[name]);
+    }
+    println!(
+        "| tracked at the end, after all had been closed | {} | {} |",
+        totals.pinned["tracked"], totals.beside["tracked"]
+    );
+    println!("\n| the agent beside | first minute | last | most |\n|---|---|---|---|");
+    let show = |size: Option<Size>| {
+        size.map_or(["?".to_owned(), "?".to_owned()], |(kib, fds)| [kib, fds as u64].map(|n| n.to_string()))
+    };
+    let most = account.sizes.iter().copied().reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
+    let [first, last, most] = [account.sizes.first().copied(), account.sizes.last().copied(), most].map(show);
+    for (index, what) in ["resident memory, KiB", "descriptors"].into_iter().enumerate() {
+        println!("| {what} | {} | {} | {} |", first[index], last[index], most[index]);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -307,5 +385,22 @@ mod tests {
         assert!(said(&[(ends(1), (1.05, 1.05)), (ends(2), (1.0, 1.0))]).unwrap().contains("not there"));
         assert!(said(&[(ends(1), (1.2, 1.2))]).unwrap().contains("old, and not"));
         assert!(said(&[(ends(1), (0.5, 0.9))]).unwrap().contains("old, and not"));
+    }
+
+    #[test]
+    fn what_entered_is_accounted_for() {
+        let totals = |entered: u64, left: u64| json!({ "entered": entered, "left": left, "left_unseen": 1, "replaced": 1, "lost_map_full": 1, "tracked": 2 });
+        check_counts(&totals(10, 7), 0).unwrap();
+        check_counts(&totals(11, 7), 1).unwrap();
+        check_counts(&totals(12, 7), 1).unwrap_err();
+        check_counts(&totals(9, 7), 1).unwrap_err();
+    }
+
+    #[test]
+    fn what_grows_is_said() {
+        check_sizes(&[]).unwrap();
+        check_sizes(&[(10_000, 20), (11_000, 19), (12_000, 20)]).unwrap();
+        check_sizes(&[(10_000, 20), (11_000, 20), (30_000, 20)]).unwrap_err();
+        check_sizes(&[(10_000, 20), (11_000, 20), (10_000, 21)]).unwrap_err();
     }
 }

@@ -2,12 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Duration,
 };
@@ -42,24 +47,40 @@ pub(super) struct Watcher {
     pub(super) totals: Value,
     socket: PathBuf,
     binary: PathBuf,
+    /// Nobody reads its standard output.
+    unread: Arc<AtomicBool>,
 }
 
 impl Agents<'_> {
-    /// Starts one and waits until it watches.
+    /// Starts one on the pinned maps and waits until it watches.
     pub(super) fn start(&self, stuck_after: &str) -> Result<Watcher> {
-        let stderr = self.dir.join("stderr");
-        let socket = self.dir.join("socket");
+        self.start_as("pinned", &["--pin".into(), super::pins(self.dir).join("closewait").into()], stuck_after)
+    }
+
+    /// Starts one with maps of its own, beside those.
+    pub(super) fn start_beside(&self, stuck_after: &str) -> Result<Watcher> {
+        self.start_as("beside", &[], stuck_after)
+    }
+
+    fn start_as(&self, name: &str, pin: &[OsString], stuck_after: &str) -> Result<Watcher> {
+        let stderr = self.dir.join(format!("{name}.stderr"));
+        let socket = self.dir.join(format!("{name}.socket"));
         let mut command = Command::new(self.binary);
         command.args(["run", "--output", "json", "--histogram-every", "5s", "--stuck-after", stuck_after]);
         command.args(["--ring-buffer", &self.ring_bytes.to_string()]);
-        command.arg("--pin").arg(super::pins(self.dir).join("closewait")).arg("--socket").arg(&socket);
+        command.args(pin).arg("--socket").arg(&socket);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(File::create(&stderr).with_context(|| format!("cannot create {}", stderr.display()))?);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;
         let stdout = child.stdout.take().context("an agent without standard output; this is a bug")?;
         let (sender, events) = mpsc::channel();
+        let unread = Arc::new(AtomicBool::new(false));
+        let reader = Arc::clone(&unread);
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                while reader.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 // Most lines are of sockets that only stay; the last one of a killed agent may be cut off.
                 let wanted =
                     ["\"event\":\"leave\"", "\"event\":\"start\"", "\"event\":\"stop\"", "\"event\":\"health\""];
@@ -75,7 +96,7 @@ impl Agents<'_> {
         });
         let binary = self.binary.to_owned();
         let (left, totals, pinned) = (Vec::new(), Value::Null, String::new());
-        let mut watcher = Watcher { child, events, pinned, left, totals, socket, binary };
+        let mut watcher = Watcher { child, events, pinned, left, totals, socket, binary, unread };
         let start = match watcher.events.recv_timeout(PATIENCE) {
             Ok(start) => start,
             Err(_) => bail!("an agent did not start: {}", fs::read_to_string(&stderr).unwrap_or_default()),
@@ -92,6 +113,11 @@ impl Watcher {
         while let Ok(event) = self.events.recv_timeout(end.saturating_duration_since(exec::now())) {
             self.take(&event);
         }
+    }
+
+    /// Whether anybody reads its standard output.
+    pub(super) fn read(&self, read: bool) {
+        self.unread.store(!read, Ordering::Relaxed);
     }
 
     fn take(&mut self, event: &Value) {
