@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{
     Engine,
-    model::{Finding, Output, Role},
+    model::{Finding, Output, Role, Socket},
+    services::{Service, Services},
     survey::Survey,
     time::Boot,
 };
@@ -52,7 +53,8 @@ impl Engine {
             return None;
         }
         let refresh = self.tracker.has_stuck().then_some(self.refresh);
-        let due = [self.tracker.next_due(), self.lingering.next_due(), refresh].into_iter().flatten().min();
+        let suspects = self.services.as_ref().is_some_and(Services::has_suspects).then_some(Boot::default());
+        let due = [self.tracker.next_due(), self.lingering.next_due(), refresh, suspects].into_iter().flatten().min();
         due.map(|due| due.max(self.next_inspection))
     }
 
@@ -67,6 +69,7 @@ impl Engine {
         if self.refresh <= now {
             keys.extend(self.tracker.stuck(now));
         }
+        keys.extend(self.oldest_of_suspects());
         self.outputs.push_back(Output::Look(keys));
         self.inspection = Inspection::Looking { asked: now };
     }
@@ -76,7 +79,8 @@ impl Engine {
         self.lingering.looked_at_all(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
-        if is_due || (is_old && self.tracker.has_stuck()) {
+        let suspects = self.services.as_ref().is_some_and(Services::has_suspects);
+        if is_due || suspects || (is_old && self.tracker.has_stuck()) {
             self.inspection = Inspection::Walking { asked };
             self.outputs.push_back(Output::FindHolders);
         } else {
@@ -99,7 +103,12 @@ impl Engine {
         self.notice_unkept();
         if let Inspection::Walking { asked } = self.inspection {
             self.inspection = Inspection::Inquiring { asked };
-            let tracked = self.tracker.stuck_or_due(asked);
+            let suspects = self.suspects();
+            let services = self.services.as_ref();
+            let is_suspect = |socket: &Socket| {
+                services.is_some_and(|services| suspects.contains(&services.known_as(Service::of(socket))))
+            };
+            let tracked = self.tracker.stuck_or_due(asked, is_suspect);
             let inquiry = self.world.inquiry(asked, tracked);
             self.outputs.push_back(Output::Inquire(inquiry));
             self.notice_unkept();
@@ -123,6 +132,7 @@ impl Engine {
         let Inspection::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
+            self.report_pileups(asked);
             self.inspected(at, worked);
         }
     }

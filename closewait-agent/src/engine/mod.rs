@@ -11,6 +11,7 @@ mod audit;
 pub mod decode;
 pub mod diagnose;
 pub mod groups;
+mod growth;
 pub mod hints;
 pub mod histogram;
 mod inspection;
@@ -49,7 +50,7 @@ use self::{
     survey::Survey,
     time::Boot,
     tracked::Tracked,
-    tracker::{Entered, Tracker},
+    tracker::Tracker,
     view::View,
     windows::Windows,
     world::World,
@@ -164,12 +165,11 @@ impl Engine {
                     self.find(Finding::Enter { at, socket: socket.clone() });
                 }
                 self.lingering.remove(key);
-                let entered = self.tracker.enter(key, at, socket.clone());
                 if let Some(services) = &mut self.services {
-                    services.entered(&socket, at, entered == Entered::Known);
+                    services.entered(&socket, at);
                 }
-                if let Entered::Instead(missed) = entered {
-                    self.missed_leaving(at, *missed);
+                if let Some(missed) = self.tracker.enter(key, at, socket) {
+                    self.missed_leaving(at, missed);
                 }
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
@@ -256,9 +256,7 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
-        if let Some(services) = &mut self.services {
-            services.handle_timeout(now);
-        }
+        self.count(now);
         if self.next_look().is_some_and(|next| next <= now) {
             self.inspect(now);
         }
@@ -373,9 +371,6 @@ impl Engine {
 
     /// A socket has left at some time before `at`, nobody knows when or how.
     fn missed_leaving(&mut self, at: Boot, missed: Tracked) {
-        if let Some(services) = &mut self.services {
-            services.missed(&missed.socket, at);
-        }
         if missed.reported || self.config.events == Events::All {
             let (socket, how) = (missed.socket, How::Unknown);
             self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None, verdict: None });

@@ -2,6 +2,7 @@
 
 mod finding;
 mod observation;
+mod pileup;
 mod socket;
 mod stay;
 mod verdict;
@@ -9,6 +10,9 @@ mod verdict;
 pub use self::{
     finding::{Counters, Finding, Inquiry, Output, Scope, Totals},
     observation::Observation,
+    pileup::{
+        Evidence, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery, Shape, Slope,
+    },
     socket::{
         Connection, Endpoint, Holder, Leg, Listener, Opener, Place, Protocol, ReadState, Role, Socket, SocketKey, Task,
         Timer, TimerKind,

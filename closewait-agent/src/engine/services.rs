@@ -2,13 +2,16 @@
 //! hangs from one that forgets.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
+use foldhash::fast::FixedState;
+
 use super::{
     diagnose::{Flow, Trend},
-    model::{Dwell, Endpoint, How, Role, Socket},
+    growth::{Aged, Ended, Growth, Habit, Point},
+    model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
     time::{Boot, nanos},
 };
 
@@ -27,6 +30,10 @@ const SPAN: usize = 64;
 const WINDOWS: usize = 6;
 /// Fewer make none: three differences.
 const FEWEST: usize = 4;
+/// What is there is counted again so often, or after the age at which a socket counts as stuck if that is less.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// But not before so much time has passed for each socket: it takes a hundredth of that.
+const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
 
 /// A local port that is listened on, or a remote end that is connected to, in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +42,8 @@ pub(super) enum Service {
     Port(Option<u32>, u16),
     /// Connecting side.
     Remote(Option<u32>, Endpoint),
+    /// All that find no room to be counted each by itself.
+    Rest,
 }
 
 impl Service {
@@ -49,6 +58,16 @@ impl Service {
     fn is_remote(self) -> bool {
         matches!(self, Self::Remote(..))
     }
+
+    /// As events describe it.
+    pub(super) fn group(self) -> PileupGroup {
+        let (role, netns, local_port, remote) = match self {
+            Self::Port(netns, port) => (Some(Role::Server), netns, Some(port), None),
+            Self::Remote(netns, remote) => (None, netns, None, Some(remote)),
+            Self::Rest => (None, None, None, None),
+        };
+        PileupGroup { role, netns, local_port, remote }
+    }
 }
 
 /// Those that entered at about the same time.
@@ -59,7 +78,7 @@ struct Cohort {
     left: u32,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Counted {
     entered: u64,
     closed: u64,
@@ -69,8 +88,18 @@ struct Counted {
     /// not count for ever.
     longest_closed: [Option<Duration>; 2],
     cohorts: VecDeque<Cohort>,
-    present: u64,
-    /// `present` at the ends of the last windows.
+    /// When what is there was last counted.
+    counted: Point,
+    /// And the time before.
+    before: Point,
+    /// How many had left when they were mature.
+    mature_left: u64,
+    /// And when they were stuck.
+    stuck_left: u64,
+    habit: Habit,
+    /// While there are mature ones.
+    growth: Option<Box<Growth>>,
+    /// How many were there at the ends of the last windows.
     counts: VecDeque<u64>,
     /// When it last changed.
     changed: Boot,
@@ -82,7 +111,11 @@ pub(super) struct Services {
     began: Boot,
     stuck_after: Duration,
     services: BTreeMap<Service, Counted>,
+    /// When what is there is counted next.
     tick: Boot,
+    window_ends: Boot,
+    /// Whether any group is to be reported as piling up.
+    suspects: bool,
     /// Windows that have ended in this span.
     ended: usize,
     /// Of `services`.
@@ -97,22 +130,22 @@ impl Services {
             began: now,
             stuck_after,
             services: BTreeMap::new(),
-            tick: now + stuck_after,
+            tick: now + stuck_after.min(COUNT_EVERY),
+            window_ends: now + stuck_after,
+            suspects: false,
             ended: 0,
             remotes: 0,
             ungrouped: 0,
         }
     }
 
-    /// A socket entered; `found` says whether it was found before its record came.
-    pub(super) fn entered(&mut self, socket: &Socket, at: Boot, found: bool) {
+    /// A socket entered.
+    pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
         let number = self.number(at);
-        let Some(counted) = self.counted(Service::of(socket), at) else {
-            self.ungrouped += 1;
-            return;
-        };
+        let service = self.counted_as(Service::of(socket));
+        self.ungrouped += u64::from(service == Service::Rest);
+        let counted = self.counted(service, at);
         counted.entered += 1;
-        counted.present += u64::from(!found);
         match counted.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
             _ => {
@@ -132,23 +165,20 @@ impl Services {
 
     /// One was found that is older than the agent, or whose entry was missed.
     pub(super) fn found(&mut self, service: Service, at: Boot) {
-        if let Some(counted) = self.counted(service, at) {
-            counted.present += 1;
-        }
-    }
-
-    /// One has left at some time before `at`, and nobody knows how.
-    pub(super) fn missed(&mut self, socket: &Socket, at: Boot) {
-        if let Some(counted) = self.counted(Service::of(socket), at) {
-            counted.present = counted.present.saturating_sub(1);
-        }
+        let service = self.counted_as(service);
+        self.counted(service, at);
     }
 
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
     pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
         let number = entered.map(|entered| self.number(entered));
-        let Some(counted) = self.counted(Service::of(socket), at) else { return };
-        counted.present = counted.present.saturating_sub(1);
+        let stuck_after = self.stuck_after;
+        let service = self.counted_as(Service::of(socket));
+        let counted = self.counted(service, at);
+        let stayed = dwell.map(Dwell::at_least);
+        let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
+        counted.mature_left += stayed_for(counted.mature_age(stuck_after));
+        counted.stuck_left += stayed_for(stuck_after);
         if let Some(cohort) = number.and_then(|number| counted.cohorts.iter_mut().find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
         }
@@ -156,7 +186,10 @@ impl Services {
             How::Closed | How::Shutdown | How::Aborted => {
                 counted.closed += 1;
                 counted.last_closed = counted.last_closed.max(Some(at));
-                counted.longest_closed[0] = counted.longest_closed[0].max(dwell.map(Dwell::at_least));
+                counted.longest_closed[0] = counted.longest_closed[0].max(stayed);
+                if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
+                    counted.habit.closed(stayed);
+                }
             }
             How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => counted.lost += 1,
         }
@@ -167,26 +200,128 @@ impl Services {
         (!self.services.is_empty()).then_some(self.tick)
     }
 
-    /// Ends the windows that are over at `now`, and forgets what has been quiet for long.
-    pub(super) fn handle_timeout(&mut self, now: Boot) {
+    /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
+    /// pile-ups that are over.
+    pub(super) fn handle_timeout<'a>(
+        &mut self,
+        now: Boot,
+        sockets: impl Iterator<Item = (&'a Socket, Since)>,
+    ) -> Vec<(Service, Ended)> {
         if self.tick > now {
-            return;
+            return Vec::new();
         }
+        let all = self.count(now, sockets);
+        let window = self.stuck_after.min(COUNT_EVERY).max(COUNT_EVERY_OF_EACH.saturating_mul(all));
+        let mut ended = Vec::new();
+        for (service, counted) in &mut self.services {
+            ended.extend(counted.grow(window, self.stuck_after).map(|end| (*service, end)));
+        }
+        self.suspects = self.any_suspect();
+        if self.window_ends <= now {
+            self.end_window(now);
+        }
+        self.tick = now + window;
+        ended
+    }
+
+    /// Counts what is there, and returns how many that are.
+    fn count<'a>(&mut self, now: Boot, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
+        /// As it is counted.
+        struct Count {
+            service: Service,
+            mature_age: Duration,
+            present: u64,
+            mature: u64,
+            stuck: u64,
+        }
+        let stuck_after = self.stuck_after;
+        let mut counts = HashMap::<Service, Count, FixedState>::with_hasher(FixedState::with_seed(0));
+        let mut all = 0_u32;
+        for (socket, since) in sockets {
+            all = all.saturating_add(1);
+            let service = Service::of(socket);
+            let count = counts.entry(service).or_insert_with(|| {
+                let service = self.counted_as(service);
+                let mature_age = self.counted(service, now).mature_age(stuck_after);
+                Count { service, mature_age, present: 0, mature: 0, stuck: 0 }
+            });
+            count.present += 1;
+            let age = since.dwell(now).at_least();
+            count.mature += u64::from(age >= count.mature_age);
+            count.stuck += u64::from(age >= stuck_after);
+        }
+        for counted in self.services.values_mut() {
+            counted.start(now);
+        }
+        for count in counts.into_values() {
+            let counted = self.counted(count.service, now);
+            counted.counted.present += count.present;
+            counted.counted.mature.present += count.mature;
+            counted.counted.stuck.present += count.stuck;
+        }
+        all
+    }
+
+    fn end_window(&mut self, now: Boot) {
         self.ended = (self.ended + 1) % SPAN;
         for counted in self.services.values_mut() {
             if self.ended == 0 {
                 counted.longest_closed = [None, counted.longest_closed[0]];
+                counted.habit.turn();
             }
-            counted.counts.push_back(counted.present);
+            counted.counts.push_back(counted.counted.present);
             if counted.counts.len() > WINDOWS {
                 counted.counts.pop_front();
             }
         }
         let kept = self.stuck_after.saturating_mul(COHORTS as u32 / 2);
-        self.services.retain(|_, counted| counted.present > 0 || now.since(counted.changed) < kept);
+        self.services.retain(|_, counted| !counted.is_quiet() || now.since(counted.changed) < kept);
         self.make_room();
         self.remotes = self.services.keys().filter(|service| service.is_remote()).count();
-        self.tick = now + self.stuck_after;
+        self.window_ends = now + self.stuck_after;
+    }
+
+    /// Whether any group is to be reported as piling up.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.suspects
+    }
+
+    /// Those that are to be reported as piling up, so many at most.
+    pub(super) fn suspects(&self, most: usize) -> BTreeSet<Service> {
+        let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
+        suspects.map(|(service, _)| service).take(most).collect()
+    }
+
+    /// The growth of a group.
+    pub(super) fn growth(&self, service: Service) -> Option<&Growth> {
+        self.services.get(&service)?.growth.as_deref()
+    }
+
+    /// A group is reported at `at` as piling up, with so many sockets; none if it was nothing after all. Says when it was
+    /// first, and whether that was before.
+    pub(super) fn said(&mut self, service: Service, at: Boot, count: u64) -> Option<(Boot, bool)> {
+        let said = self.services.get_mut(&service).and_then(|counted| counted.growth.as_mut()?.said(at, count));
+        self.suspects = self.any_suspect();
+        said
+    }
+
+    fn any_suspect(&self) -> bool {
+        self.growths().any(|(_, growth)| growth.is_suspected())
+    }
+
+    fn growths(&self) -> impl Iterator<Item = (Service, &Growth)> {
+        let growths = self.services.iter();
+        growths.filter_map(|(service, counted)| Some((*service, counted.growth.as_deref()?)))
+    }
+
+    /// The longest healthy stay of late, if there is a habit.
+    pub(super) fn longest_healthy(&self, service: Service) -> Option<Duration> {
+        self.services.get(&service)?.habit.longest()
+    }
+
+    /// Under which name a service is counted.
+    pub(super) fn known_as(&self, service: Service) -> Service {
+        if self.services.contains_key(&service) { service } else { Service::Rest }
     }
 
     /// What is known of a service at `now`; `onset` is when the oldest that is still there entered.
@@ -221,7 +356,7 @@ impl Services {
     /// So that a crowd of remote ends that is gone again does not keep others out.
     fn make_room(&mut self) {
         let surplus = self.services.len().saturating_sub(KEPT);
-        let quiet = self.services.iter().filter(|(_, counted)| counted.present == 0);
+        let quiet = self.services.iter().filter(|(_, counted)| counted.is_quiet());
         let mut quiet: Vec<_> = quiet.map(|(service, counted)| (counted.changed, *service)).collect();
         quiet.sort_unstable();
         for (_, service) in quiet.iter().take(surplus) {
@@ -234,17 +369,63 @@ impl Services {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
-    fn counted(&mut self, service: Service, at: Boot) -> Option<&mut Counted> {
+    /// Under which name a service is counted: its own, if it has room or gets it.
+    pub(super) fn counted_as(&mut self, service: Service) -> Service {
         if !self.services.contains_key(&service) {
             let full = service.is_remote() && self.remotes >= REMOTES;
             if full || self.services.len() >= LIMIT {
-                return None;
+                return Service::Rest;
             }
             self.remotes += usize::from(service.is_remote());
         }
+        service
+    }
+
+    fn counted(&mut self, service: Service, at: Boot) -> &mut Counted {
         let counted = self.services.entry(service).or_default();
         counted.changed = counted.changed.max(at);
-        Some(counted)
+        counted
+    }
+}
+
+impl Counted {
+    /// From which age on its sockets are mature.
+    fn mature_age(&self, stuck_after: Duration) -> Duration {
+        let settled = self.growth.as_ref().and_then(|growth| growth.settled_age());
+        settled.unwrap_or_else(|| self.habit.mature_age(stuck_after))
+    }
+
+    /// A count begins at `now`.
+    fn start(&mut self, now: Boot) {
+        let counted = Point {
+            at: now,
+            present: 0,
+            mature: Aged { present: 0, left: self.mature_left },
+            stuck: Aged { present: 0, left: self.stuck_left },
+            entered: self.entered,
+            left: self.closed + self.lost,
+        };
+        self.before = std::mem::replace(&mut self.counted, counted);
+    }
+
+    /// A count is over.
+    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<Ended> {
+        let age = self.mature_age(stuck_after);
+        if self.growth.is_none() && self.counted.mature.present > 0 {
+            // Of one that has not been counted before, nothing is known of what was before.
+            let before = Some(self.before).filter(|before| before.at != Boot::default());
+            self.growth = Some(Box::new(Growth::new(before, window)));
+        }
+        let growth = self.growth.as_mut()?;
+        let ended = growth.window(self.counted, window, age, stuck_after);
+        if growth.is_over() {
+            self.growth = None;
+        }
+        ended
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.counted.present == 0 && self.growth.is_none()
     }
 }
 
@@ -268,146 +449,4 @@ fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::testing::{socket, socket_on_port};
-
-    const STUCK_AFTER: Duration = Duration::from_secs(10);
-
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
-    }
-
-    fn services() -> Services {
-        Services::new(at(0), STUCK_AFTER)
-    }
-
-    /// A connected one.
-    fn towards(port: usize) -> Socket {
-        let remote = Endpoint { port: u16::try_from(port).unwrap(), ..socket().remote };
-        Socket { role: None, remote, ..socket() }
-    }
-
-    fn enter(services: &mut Services, seconds: u64) {
-        services.entered(&socket(), at(seconds), false);
-    }
-
-    fn close(services: &mut Services, entered: u64, left: u64) {
-        let dwell = Dwell::Exact(Duration::from_secs(left - entered));
-        services.left(&socket(), at(left), Some(at(entered)), Some(dwell), How::Closed);
-    }
-
-    #[test]
-    fn of_a_server_that_hangs_all_since_the_onset_are_still_there() {
-        let mut services = services();
-        for second in 0..100 {
-            enter(&mut services, second);
-            if second < 50 {
-                close(&mut services, second, second + 1);
-            }
-        }
-        let flow = services.flow(Service::of(&socket()), Some(at(50)), at(100)).unwrap();
-        assert_eq!((flow.entered, flow.closed, flow.last_closed), (100, 50, Some(at(50))));
-        assert_eq!(flow.longest_closed, Some(Duration::from_secs(1)));
-        assert_eq!(flow.stuck_permille_since_onset(), Some(1000));
-        let share = flow.stuck_permille().unwrap();
-        assert!((400..500).contains(&share), "{share}");
-    }
-
-    #[test]
-    fn the_young_do_not_count_as_stuck() {
-        let mut services = services();
-        for second in 90..100 {
-            enter(&mut services, second);
-        }
-        let flow = services.flow(Service::of(&socket()), Some(at(90)), at(100)).unwrap();
-        assert_eq!((flow.old_entered, flow.stuck_permille()), (0, None));
-    }
-
-    #[test]
-    fn a_long_stay_does_not_count_for_ever() {
-        let mut services = services();
-        enter(&mut services, 1);
-        close(&mut services, 1, 9);
-        let mut longest = Vec::new();
-        for window in 1..=2 * SPAN as u64 {
-            enter(&mut services, window * 10 - 1);
-            services.handle_timeout(at(window * 10));
-            longest.push(services.flow(Service::of(&socket()), None, at(window * 10)).unwrap().longest_closed);
-        }
-        assert!(longest[..2 * SPAN - 1].iter().all(|longest| *longest == Some(Duration::from_secs(8))));
-        assert_eq!(longest[2 * SPAN - 1], None);
-    }
-
-    #[test]
-    fn a_trend_needs_three_windows() {
-        let of = |counts: &[u64]| trend(&counts.iter().copied().collect());
-        assert_eq!(of(&[1, 5, 9]), None);
-        assert_eq!(of(&[1, 5, 9, 14]), Some(Trend::Growing));
-        assert_eq!(of(&[100, 104, 99, 101]), Some(Trend::Level));
-        assert_eq!(of(&[1, 1, 2, 2]), Some(Trend::Level));
-        assert_eq!(of(&[90, 50, 20, 3]), Some(Trend::Falling));
-        assert_eq!(of(&[3, 50, 20, 90]), Some(Trend::Uneven));
-    }
-
-    #[test]
-    fn windows_end_only_while_there_is_something_to_count() {
-        let mut services = services();
-        assert_eq!(services.poll_timeout(), None);
-        enter(&mut services, 1);
-        assert_eq!(services.poll_timeout(), Some(at(10)));
-        for window in 1..=4 {
-            services.handle_timeout(at(window * 10));
-        }
-        assert_eq!(services.flow(Service::of(&socket()), None, at(41)).unwrap().trend, Some(Trend::Level));
-    }
-
-    #[test]
-    fn what_is_quiet_is_forgotten_and_what_is_too_much_is_not_kept() {
-        let mut services = services();
-        enter(&mut services, 1);
-        close(&mut services, 1, 2);
-        services.handle_timeout(at(700));
-        assert_eq!(services.flow(Service::of(&socket()), None, at(700)), None);
-        for port in 0..LIMIT + 10 {
-            services.entered(&towards(port), at(701), false);
-        }
-        assert_eq!((services.services.len(), services.ungrouped()), (REMOTES, (LIMIT - REMOTES + 10) as u64));
-        for port in 0..LIMIT {
-            services.entered(&socket_on_port(u16::try_from(port + 1000).unwrap()), at(702), false);
-        }
-        assert_eq!((services.services.len(), services.ungrouped()), (LIMIT, LIMIT as u64 + 10));
-    }
-
-    #[test]
-    fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_sockets_stay() {
-        let mut services = services();
-        let ends = |count: usize| (0..count).map(towards);
-        for (number, socket) in ends(REMOTES).enumerate() {
-            let entered = at(1 + number as u64 % 8);
-            services.entered(&socket, entered, false);
-            // The first one stays.
-            if number > 0 {
-                services.left(&socket, entered, Some(entered), None, How::Closed);
-            }
-        }
-        services.handle_timeout(at(10));
-        assert_eq!(services.services.len(), KEPT);
-        assert!(services.services.contains_key(&Service::of(&towards(0))), "it has a socket");
-        assert!(!services.services.contains_key(&Service::of(&towards(8))), "quiet since second 1");
-        assert!(services.services.contains_key(&Service::of(&towards(7))), "quiet since second 8");
-        services.entered(&towards(9999), at(11), false);
-        assert_eq!((services.services.len(), services.ungrouped()), (KEPT + 1, 0));
-    }
-
-    #[test]
-    fn a_service_never_has_more_than_its_cohorts() {
-        let mut services = services();
-        for second in 0..2000 {
-            enter(&mut services, second);
-        }
-        let counted = services.services.values().next().unwrap();
-        assert_eq!((counted.cohorts.len(), counted.cohorts.capacity()), (COHORTS, COHORTS));
-        assert_eq!(size_of::<Cohort>(), 16);
-    }
-}
+mod tests;

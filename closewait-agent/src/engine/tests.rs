@@ -76,6 +76,8 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::Finding(Finding::Histogram { scope, finished, unfinished, .. }) => {
                 format!("histogram {scope:?} {} {}", finished.count, unfinished.count)
             }
+            Output::Finding(Finding::Pileup { pileup, .. }) => format!("pileup {}", pileup.count),
+            Output::Finding(Finding::PileupEnd { end, .. }) => format!("pileup ends {:?}", end.how),
             Output::Finding(Finding::Health { .. }) => "health".to_owned(),
             Output::Finding(Finding::Stop { .. }) => "stop".to_owned(),
         })

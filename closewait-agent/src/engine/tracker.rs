@@ -26,17 +26,6 @@ const MORE_HOLDERS: usize = 1 << 20;
 /// The end of the clock: what saturates there is not due.
 const NEVER: Boot = Boot(u64::MAX);
 
-/// What a record of an entering says of what was tracked.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// One more socket.
-    Anew,
-    /// One more, in place of this one, whose leaving was missed.
-    Instead(Box<Tracked>),
-    /// A snapshot had found this very stay already.
-    Known,
-}
-
 /// All sockets in CLOSE_WAIT.
 #[derive(Debug)]
 pub struct Tracker {
@@ -122,8 +111,8 @@ impl Tracker {
         self.due.iter().filter_map(|(_, key)| Some((*key, &**self.sockets.get(key)?)))
     }
 
-    /// A socket entered.
-    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Entered {
+    /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
+    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Tracked> {
         let before = self.key_of(key, &socket).and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
             self.untracked.remove(key);
@@ -132,16 +121,15 @@ impl Tracker {
             } else {
                 self.untracked.entered(key);
             }
-            return Entered::Anew;
+            return None;
         };
         if at > before.seen {
             self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
-            return Entered::Instead(Box::new(before));
+            return Some(before);
         }
         if before.is_later_than(at, &socket) {
-            // Of a stay before; its leaving comes next.
             self.insert(known_by, before);
-            return Entered::Anew;
+            return None;
         }
         // A snapshot found this very stay already; the record only tells when it began.
         let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
@@ -151,7 +139,7 @@ impl Tracker {
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
         }
         self.insert(key, tracked);
-        Entered::Known
+        None
     }
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did. Returns how long it stayed, if anything
@@ -314,9 +302,14 @@ impl Tracker {
         self.reported > 0
     }
 
-    /// Those that were reported as stuck or are due at `now`, with their holders.
-    pub fn stuck_or_due(&self, now: Boot) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
-        let wanted = self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now);
+    /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their holders.
+    pub fn stuck_or_due(
+        &self,
+        now: Boot,
+        wanted: impl Fn(&Socket) -> bool,
+    ) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
+        let wanted =
+            self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now || wanted(&tracked.socket));
         wanted.map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()))
     }
 

@@ -4,7 +4,10 @@ use std::io;
 
 use super::{
     Sink, Start,
-    schema::{self, Event, GroupObject, LimitsObject, Line, Listed, SCHEMA_VERSION, SocketObject},
+    schema::{
+        self, Event, GroupObject, LimitsObject, Line, Listed, PileupEndObject, PileupObject, SCHEMA_VERSION,
+        SocketObject,
+    },
 };
 use crate::{
     clock::TimeAnchor,
@@ -68,6 +71,12 @@ impl Sink for Json {
                 fd_open: *fd_open,
                 verdict: verdict.as_deref().map(Into::into),
             },
+            Finding::Pileup { at, pileup } => {
+                Event::Pileup { time: time(at), pileup: PileupObject::new(pileup, *at, &|at| time(&at)) }
+            }
+            Finding::PileupEnd { at, end } => {
+                Event::PileupEnd { time: time(at), end: PileupEndObject::new(end, *at, &|at| time(&at)) }
+            }
             Finding::Histogram { at, scope, window, finished, unfinished } => {
                 let (scope, local_port) = schema::scope(*scope);
                 Event::Histogram {

@@ -1,6 +1,7 @@
 //! The JSON objects of schema version 1. Members are only ever added.
 
 mod listed;
+mod pileup;
 mod socket;
 
 use std::{net::IpAddr, time::Duration};
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 pub(super) use self::{
     listed::{GroupObject, Listed},
+    pileup::{PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
 use crate::engine::{
@@ -248,6 +250,16 @@ pub(super) enum Event<'a> {
         fd_open: Option<bool>,
         #[serde(skip_serializing_if = "Option::is_none")]
         verdict: Option<VerdictObject<'a>>,
+    },
+    Pileup {
+        time: String,
+        #[serde(flatten)]
+        pileup: PileupObject<'a>,
+    },
+    PileupEnd {
+        time: String,
+        #[serde(flatten)]
+        end: PileupEndObject,
     },
     Histogram {
         time: String,

@@ -1,5 +1,7 @@
 //! Text for people.
 
+mod pileup;
+
 use std::{fmt::Write as _, io};
 
 use super::{
@@ -80,6 +82,17 @@ impl Sink for Text {
                     line.push_str("; its descriptor is still open");
                 }
                 push(to, anchor, *at, &line);
+            }
+            Finding::Pileup { at, pileup } => {
+                let word = self.paint(sgr::BOLD_RED, "PILEUP");
+                push(to, anchor, *at, &format!("{word} {}", pileup::line(pileup, *at)));
+                for line in pileup::evidence(pileup) {
+                    to.extend_from_slice(format!("    {line}\n").as_bytes());
+                }
+            }
+            Finding::PileupEnd { at, end } => {
+                let word = self.paint(sgr::GREEN, "PILEUP ends");
+                push(to, anchor, *at, &format!("{word} {}", pileup::end(end, *at)));
             }
             Finding::Histogram { .. } => {}
             Finding::Health { at, totals } => {

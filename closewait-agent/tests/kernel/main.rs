@@ -27,5 +27,6 @@ mod listing;
 mod many;
 mod older;
 mod owners;
+mod pileup;
 mod pinned;
 mod privileges;

@@ -68,6 +68,59 @@ const LEAVE: &[(&str, Type)] = &[
     ("closer", Maybe(&Object(CLOSER))),
     ("fd_open", Maybe(&Flag)),
 ];
+const PILEUP: &[(&str, Type)] = &[
+    ("group", Object(GROUP)),
+    ("began", Text),
+    ("again", Flag),
+    ("count", Whole),
+    ("owners", Maybe(&List)),
+    ("shape", Text),
+    ("slope_per_second", Maybe(&Number)),
+    ("slope_error_per_second", Maybe(&Number)),
+    ("entered_per_second", Number),
+    ("left_per_second", Number),
+    ("stuck_share", Maybe(&Number)),
+    ("onset", Object(&[("first_stuck", Text), ("last_closed", Maybe(&Text))])),
+    ("exhaustion_seconds", Maybe(&Number)),
+    ("exhaustion", Maybe(&Object(EXHAUSTION))),
+    ("verdict", Object(VERDICT)),
+    ("evidence", Object(EVIDENCE)),
+];
+const PILEUP_END: &[(&str, Type)] = &[
+    ("group", Object(GROUP)),
+    ("began", Text),
+    ("lasted_seconds", Number),
+    ("how", Text),
+    ("count", Whole),
+    ("most", Whole),
+];
+const GROUP: &[(&str, Type)] =
+    &[("role", Maybe(&Text)), ("netns", Maybe(&Whole)), ("local_port", Maybe(&Whole)), ("remote", Maybe(&Object(END)))];
+const EXHAUSTION: &[(&str, Type)] = &[
+    ("limit", Text),
+    ("used", Whole),
+    ("most", Whole),
+    ("at_least_seconds", Number),
+    ("at_most_seconds", Maybe(&Number)),
+];
+const EVIDENCE: &[(&str, Type)] = &[
+    ("oldest", List),
+    ("median_seconds", Number),
+    ("p90_seconds", Number),
+    ("read_states", List),
+    ("unaccepted", Whole),
+    ("remotes", Whole),
+    ("top_remotes", List),
+    ("process", Maybe(&Object(PROCESS))),
+    ("threads", Maybe(&List)),
+    ("container", Maybe(&Text)),
+    ("unit", Maybe(&Text)),
+    ("pod", Maybe(&Object(POD))),
+    ("backlog", Maybe(&Whole)),
+    ("backlog_max", Maybe(&Whole)),
+    ("waits_for", Maybe(&Object(END))),
+    ("history", List),
+];
 const CLOSER: &[(&str, Type)] = &[("pid", Whole), ("comm", Text)];
 const SOCKET: &[(&str, Type)] = &[
     ("cookie", Maybe(&Whole)),
@@ -188,6 +241,14 @@ pub(crate) fn check_event(event: &Value) {
             one_of(&event["how"], HOW, event);
             socket(event);
             dwell(event);
+        }
+        "pileup" => {
+            members(event, PILEUP, event);
+            one_of(&event["shape"], &["transient", "plateau", "linear", "accelerating", "recovering"], event);
+        }
+        "pileup_end" => {
+            members(event, PILEUP_END, event);
+            one_of(&event["how"], &["drained", "level"], event);
         }
         "histogram" => histogram(event),
         // The counters are those of `stop`, wherever they stand.

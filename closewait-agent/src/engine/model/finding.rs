@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, Holder, How, Socket, SocketKey, Task, Verdict};
+use super::{Dwell, Holder, How, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
 use crate::engine::{histogram::Summary, process::Process, time::Boot, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
@@ -103,7 +103,7 @@ pub enum Scope {
 }
 
 /// What the engine has found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
     /// A socket entered CLOSE_WAIT.
     Enter {
@@ -145,6 +145,20 @@ pub enum Finding {
         fd_open: Option<bool>,
         /// Of a socket that had been stuck: what its leaving says of the cause.
         verdict: Option<Box<Verdict>>,
+    },
+    /// A group grows without closing, or has doubled since that was last said.
+    Pileup {
+        /// When this was found.
+        at: Boot,
+        /// All of it.
+        pileup: Box<Pileup>,
+    },
+    /// It grows no longer.
+    PileupEnd {
+        /// When this was found.
+        at: Boot,
+        /// All of it.
+        end: Box<PileupEnd>,
     },
     /// Dwell times of one window.
     Histogram {
@@ -192,7 +206,7 @@ pub struct Inquiry {
 
 /// What the engine wants done.
 #[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Show this.
     Finding(Finding),

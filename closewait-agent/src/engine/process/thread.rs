@@ -175,7 +175,7 @@ pub struct ThreadGroup {
 
 impl ThreadGroup {
     /// Where they wait: a system call, else a function of the kernel.
-    pub(super) fn place(&self) -> Option<String> {
+    pub fn place(&self) -> Option<String> {
         self.syscall.map(|call| call.to_string()).or_else(|| self.wchan.clone())
     }
 

@@ -120,7 +120,7 @@ fn memory_goes_when_the_sockets_do() {
 fn a_stay_whose_place_is_taken_again_needs_no_room() {
     let mut tracker = Tracker::new(STUCK_AFTER, 1);
     tracker.enter(KEY, at(100), socket());
-    assert!(matches!(tracker.enter(KEY, at(200), socket()), Entered::Instead(_)));
+    assert!(tracker.enter(KEY, at(200), socket()).is_some());
     tracker.present(KEY, at(201), older(50, 201), socket());
     assert_eq!((tracker.len(), tracker.untracked_total()), (1, 0));
 }
@@ -223,7 +223,7 @@ fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
     let mut tracker = tracker();
     // The record of its entry lay in the ring while the snapshot was taken.
     tracker.present(KEY, at(100), older(50, 98), socket());
-    assert_eq!(tracker.enter(KEY, at(97), socket()), Entered::Known);
+    assert_eq!(tracker.enter(KEY, at(97), socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).0, exact(4));
     assert!(tracker.is_empty());
@@ -233,9 +233,9 @@ fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
 fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), Since::Exact(at(99)), socket());
-    assert_eq!(tracker.enter(KEY, at(90), socket()), Entered::Anew);
+    assert_eq!(tracker.enter(KEY, at(90), socket()), None);
     assert_eq!(tracker.leave(KEY, at(95), Some(at(90)), &socket()).0, exact(5));
-    assert_eq!(tracker.enter(KEY, at(99), socket()), Entered::Known);
+    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).0, exact(11));
     assert!(tracker.is_empty());
@@ -305,7 +305,7 @@ fn the_record_of_an_entry_before_the_one_that_a_walk_found_changes_nothing() {
     {
         let mut tracker = tracker();
         tracker.present(KEY, at(100), since, socket());
-        assert_eq!(tracker.enter(KEY, entered, socket_before), Entered::Anew);
+        assert_eq!(tracker.enter(KEY, entered, socket_before), None);
         let tracked = tracker.get(KEY).unwrap();
         assert_eq!((tracked.since, tracked.socket.inode), (since, Some(99)), "{entered}");
         tracker.check();
@@ -325,7 +325,7 @@ fn a_look_at_another_socket_with_the_same_ends_changes_nothing() {
 fn an_entry_over_an_entry_tells_of_a_leaving_that_was_missed() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    let Entered::Instead(missed) = tracker.enter(KEY, at(200), socket()) else { panic!("the first one is gone") };
+    let missed = tracker.enter(KEY, at(200), socket()).expect("the first one is gone");
     assert_eq!(missed.since, Since::Exact(at(100)));
     assert_eq!((tracker.len(), tracker.next_due()), (1, Some(at(210))));
 }
@@ -343,7 +343,7 @@ fn a_socket_known_by_its_ends_is_found_by_its_records() {
     let ends = SocketKey::of_ends(socket().netns, socket().local, socket().remote);
     let mut tracker = tracker();
     tracker.present(ends, at(100), older(50, 98), socket());
-    assert_eq!(tracker.enter(KEY, at(99), socket()), Entered::Known);
+    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
     assert_eq!(tracker.len(), 1);
     assert!(tracker.leave(KEY, at(104), Some(at(99)), &socket()).1.is_some());
 
@@ -426,10 +426,7 @@ proptest! {
         }
         let mut unread = Vec::<Written>::new();
         let read = |tracker: &mut Tracker, written: Written, told: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
-            Written::Enter(key, at) => {
-                let entered = tracker.enter(key, at, socket());
-                assert!(!matches!(entered, Entered::Instead(_)), "no leaving is missed");
-            }
+            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no leaving is missed"),
             Written::Leave(key, at, entered) => told.push((key, tracker.leave(key, at, entered, &socket()).0)),
         };
         let mut now = 100;

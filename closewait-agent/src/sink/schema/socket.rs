@@ -72,10 +72,7 @@ impl<'a> SocketObject<'a> {
             },
             local: socket.local.into(),
             remote: socket.remote.into(),
-            role: socket.role.map(|role| match role {
-                Role::Server => "server",
-                Role::Client => "client",
-            }),
+            role: socket.role.map(role),
             inode: socket.inode,
             cgroup: socket.cgroup,
             container,
@@ -116,7 +113,14 @@ pub(super) fn workload_members(workload: Option<&Workload>) -> (Option<&str>, Op
     (container.as_ref().map(|container| container.id.as_str()), unit.as_deref(), pod)
 }
 
-fn read_state(state: ReadState) -> &'static str {
+pub(super) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Server => "server",
+        Role::Client => "client",
+    }
+}
+
+pub(super) fn read_state(state: ReadState) -> &'static str {
     match state {
         ReadState::NeverRead => "never_read",
         ReadState::Probe => "probe",

@@ -1,0 +1,313 @@
+//! What is said of a group that piles up, and what a restart would destroy of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use super::Course;
+use crate::engine::{
+    Engine,
+    model::{
+        Certainty, Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
+        Shape, Slope, SocketKey, Task, Verdict,
+    },
+    services::Service,
+    survey::Survey,
+    text::duration,
+    time::Boot,
+    tracked::Tracked,
+};
+
+/// So many groups are reported at a time; the others wait for the next inspection.
+const AT_ONCE: usize = 32;
+/// Of each, so many sockets are shown.
+const OLDEST: usize = 5;
+/// And so many are looked at before.
+const LOOKED_AT: usize = 32;
+/// So many remote addresses are shown.
+const REMOTES: usize = 3;
+/// Processes, by how many sockets they hold.
+const OWNERS: usize = 8;
+/// Of a hang, that nearly all stay.
+const HANG_PERMILLE: u64 = 900;
+
+/// The sockets of a group, oldest first.
+type Members<'a> = Vec<(SocketKey, &'a Tracked)>;
+
+impl Engine {
+    /// Counts what is there at `now`, and says which pile-ups are over.
+    pub(in crate::engine) fn count(&mut self, now: Boot) {
+        let Some(services) = &mut self.services else { return };
+        let ended = services.handle_timeout(now, self.tracker.iter().map(|(_, one)| (&one.socket, one.since)));
+        for (service, ended) in ended {
+            let super::Ended { began, count, most, how } = ended;
+            let end = Box::new(PileupEnd { group: service.group(), began, count, most, how });
+            self.find(Finding::PileupEnd { at: now, end });
+        }
+    }
+
+    /// The groups that are to be reported.
+    pub(in crate::engine) fn suspects(&self) -> BTreeSet<Service> {
+        self.services.as_ref().map(|services| services.suspects(AT_ONCE)).unwrap_or_default()
+    }
+
+    /// Their oldest sockets, which are to be looked at before.
+    pub(in crate::engine) fn oldest_of_suspects(&self) -> Vec<SocketKey> {
+        let members = self.members(&self.suspects());
+        members.into_values().flat_map(|members| members.into_iter().take(LOOKED_AT).map(|(key, _)| key)).collect()
+    }
+
+    fn members(&self, suspects: &BTreeSet<Service>) -> BTreeMap<Service, Members<'_>> {
+        let mut members = BTreeMap::<Service, Members<'_>>::new();
+        let Some(services) = self.services.as_ref().filter(|_| !suspects.is_empty()) else { return members };
+        for (key, tracked) in self.tracker.iter() {
+            let service = services.known_as(Service::of(&tracked.socket));
+            if suspects.contains(&service) {
+                members.entry(service).or_default().push((key, tracked));
+            }
+        }
+        for members in members.values_mut() {
+            members.sort_by_key(|(_, one)| (one.since.latest(), one.socket.local, one.socket.remote));
+        }
+        members
+    }
+
+    /// Reports the groups that pile up, as of `asked`.
+    pub(in crate::engine) fn report_pileups(&mut self, asked: Boot) {
+        let suspects = self.suspects();
+        if suspects.is_empty() {
+            return;
+        }
+        let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
+        let members = self.members(&suspects);
+        let pileups: Vec<_> = suspects
+            .iter()
+            .map(|service| {
+                (*service, members.get(service).and_then(|members| self.pileup(*service, members, &survey, asked)))
+            })
+            .collect();
+        for (service, pileup) in pileups {
+            let Some(services) = &mut self.services else { return };
+            let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
+            let said = services.said(service, asked, count);
+            if let Some(((began, again), pileup)) = said.zip(pileup) {
+                let pileup = Box::new(Pileup { began, again, ..pileup });
+                self.find(Finding::Pileup { at: asked, pileup });
+            }
+        }
+    }
+
+    fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: Boot) -> Option<Pileup> {
+        let services = self.services.as_ref()?;
+        let growth = services.growth(service)?;
+        let flow = services.flow(service, None, now)?;
+        let last_closed = flow.last_closed;
+        let first = first_of_growth(members, last_closed, services.longest_healthy(service));
+        let (grown, onset) = (members.get(first..)?, members.get(first)?.1.since.latest());
+        let course = growth.course(onset);
+        let flow = services.flow(service, Some(onset), now)?;
+        let stuck_permille = flow.stuck_permille_since_onset().or_else(|| course.stuck_permille());
+        let owners = owners(grown);
+        let (key, oldest) = *grown.first()?;
+        let holders = oldest.holders.as_deref();
+        let process = match owners.as_deref() {
+            Some([(task, _), ..]) => self.world.processes().get(&task.pid),
+            Some([]) | None => survey.process(&oldest.socket, holders),
+        };
+        let unaccepted = members.iter().filter(|(_, one)| one.socket.accepted == Some(false)).count();
+        let listener = survey.listener(&oldest.socket);
+        let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
+        let ages = |permille: usize| {
+            // The oldest come first.
+            let at = (members.len() - 1) * (1000 - permille) / 1000;
+            members.get(at).map_or(Duration::ZERO, |(_, one)| one.since.dwell(now).at_least())
+        };
+        let (reads, remotes) = (reads(members), remotes(members));
+        let waits = unaccepted * 2 > members.len();
+        let forecast = course.forecast(|| {
+            let (limit, used, most, share) = match (waits, process) {
+                (true, _) => {
+                    // One more than that may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+                    backlog.map(|(used, most)| (Limit::Backlog, u64::from(used), u64::from(most) + 1, 1.0))?
+                }
+                (false, Some(process)) => {
+                    let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
+                    let share = f64::from(own) / grown.len() as f64;
+                    (Limit::Descriptors, process.fds_open?, process.fds_limit?, share)
+                }
+                (false, None) => return None,
+            };
+            Some((limit, used, most, share))
+        });
+        let judged = survey.verdict(key, oldest);
+        let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
+        let verdict = if says_nothing {
+            self.verdict_on_growth(service, &course, stuck_permille, onset, now, process.and_then(|one| one.activity()))
+        } else {
+            judged
+        };
+        let history = growth.history();
+        let moments = history.windows(2).map(|pair| Moment {
+            at: pair[1].at,
+            count: pair[1].present,
+            entered: pair[1].entered - pair[0].entered,
+            left: pair[1].left - pair[0].left,
+        });
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let evidence = Evidence {
+            oldest: grown.iter().take(OLDEST).map(|(_, one)| shown(one, now)).collect(),
+            median: ages(500),
+            p90: ages(900),
+            reads,
+            unaccepted: number(unaccepted),
+            remotes: number(remotes.len()),
+            top_remotes: remotes.into_iter().take(REMOTES).collect(),
+            process: process.cloned().map(Box::new),
+            workload: self.world.workload(&oldest.socket, holders).cloned().map(Box::new),
+            backlog,
+            leg: survey.leg(key, oldest).cloned(),
+            history: moments.collect(),
+        };
+        Some(Pileup {
+            group: service.group(),
+            began: now,
+            again: false,
+            count: members.len() as u64,
+            owners,
+            shape: course.shape,
+            slope: course.slope,
+            entered_per_second: course.entered_per_second,
+            left_per_second: course.left_per_second,
+            stuck_permille,
+            onset: Onset { first_stuck: onset, last_closed },
+            forecast,
+            verdict,
+            evidence,
+        })
+    }
+
+    /// Of a group whose oldest socket tells nothing by itself.
+    fn verdict_on_growth(
+        &self,
+        service: Service,
+        course: &Course,
+        stuck_permille: Option<u64>,
+        onset: Boot,
+        now: Boot,
+        activity: Option<String>,
+    ) -> Verdict {
+        let hangs = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
+        let (class, certainty) = match (course.shape, hangs) {
+            (Shape::Linear | Shape::Accelerating, true) => (Class::Hung, Certainty::Medium),
+            (Shape::Linear | Shape::Accelerating, false) => (Class::Leak, Certainty::Low),
+            (Shape::Transient | Shape::Plateau | Shape::Recovering, _) => (Class::Unknown, Certainty::Low),
+        };
+        let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
+        let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
+        let where_to = match service {
+            Service::Port(_, port) => format!("on port {port}"),
+            Service::Remote(_, remote) => format!("towards {remote}"),
+            Service::Rest => "of groups that are too many to count each by itself".to_owned(),
+        };
+        Verdict {
+            class,
+            rule: "growth",
+            certainty,
+            text: format!(
+                "since {since} ago sockets {where_to} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}",
+                since = duration(now.since(onset)),
+                entered = course.entered_per_second,
+            ),
+            next: format!(
+                "look at what the owner's threads wait for, and at what happened {} ago",
+                duration(now.since(onset))
+            ),
+        }
+    }
+}
+
+impl Course {
+    /// The part of those that enter that stays, in thousandths.
+    fn stuck_permille(&self) -> Option<u64> {
+        let share = 1.0 - self.left_per_second / self.entered_per_second;
+        (self.entered_per_second > 0.0).then(|| (share.clamp(0.0, 1.0) * 1000.0) as u64)
+    }
+
+    /// When a limit is hit, of which so much is used and the share of the growth that counts there is known; none unless
+    /// the count grows along a line.
+    fn forecast(&self, limit: impl FnOnce() -> Option<(Limit, u64, u64, f64)>) -> Option<Forecast> {
+        let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
+        let (limit, used, most, share) = limit().filter(|(.., share)| *share > 0.0)?;
+        let left = |per_second: f64| {
+            let rest = most.saturating_sub(used) as f64;
+            Duration::try_from_secs_f64(rest / (per_second * share)).ok()
+        };
+        let (left_at_most, left) = (Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left), left);
+        Some(Forecast {
+            limit,
+            used,
+            most,
+            left: left(per_second)?,
+            at_least: left(per_second + error)?,
+            at_most: left_at_most,
+        })
+    }
+}
+
+/// Where the growth begins among the sockets of a group: with those that the program would have ended with the last that it
+/// did; if those are few, it ends others, and all of them are part of it.
+fn first_of_growth(members: &Members<'_>, last_closed: Option<Boot>, longest: Option<Duration>) -> usize {
+    let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
+    let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
+    if (members.len() - since) * 2 >= members.len() { since } else { 0 }
+}
+
+/// The processes that hold them, that with the most first.
+fn owners(members: &[(SocketKey, &Tracked)]) -> Option<Vec<(Task, u32)>> {
+    let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
+    let mut looked_for = false;
+    for (_, one) in members {
+        looked_for |= one.holders.is_some();
+        let mut last = None;
+        for holder in one.holders.as_deref().unwrap_or_default() {
+            if last.replace(holder.task.pid) != Some(holder.task.pid) {
+                counts.entry(holder.task.pid).or_insert((&holder.task, 0)).1 += 1;
+            }
+        }
+    }
+    let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
+    owners.sort_by_key(|(task, count)| (std::cmp::Reverse(*count), task.pid));
+    owners.truncate(OWNERS);
+    looked_for.then_some(owners)
+}
+
+fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
+    let mut counts = BTreeMap::<ReadState, u32>::new();
+    for state in members.iter().filter_map(|(_, one)| one.socket.read_state()) {
+        *counts.entry(state).or_default() += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// All remote addresses, the most frequent first.
+fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
+    let mut counts = BTreeMap::<IpAddr, u32>::new();
+    for (_, one) in members {
+        *counts.entry(one.socket.remote.address).or_default() += 1;
+    }
+    let mut remotes: Vec<_> = counts.into_iter().collect();
+    remotes.sort_by_key(|(address, count)| (std::cmp::Reverse(*count), *address));
+    remotes
+}
+
+fn shown(one: &Tracked, now: Boot) -> Oldest {
+    Oldest {
+        remote: one.socket.remote,
+        cookie: one.socket.cookie,
+        dwell: one.since.dwell(now),
+        read: one.socket.read_state(),
+        owners: one.holders.clone(),
+    }
+}

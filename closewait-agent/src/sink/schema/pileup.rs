@@ -1,0 +1,258 @@
+//! Groups that grow without closing.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{DwellMembers, EndpointObject, HolderObject, ProcessObject, VerdictObject, seconds};
+use crate::{
+    engine::{
+        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Task},
+        process::ThreadGroup,
+        time::Boot,
+    },
+    sink::schema::socket::{PodObject, read_state, role, workload_members},
+};
+
+/// So many groups of threads are shown.
+const THREAD_GROUPS: usize = 5;
+
+#[derive(Serialize)]
+pub(in crate::sink) struct PileupObject<'a> {
+    group: GroupMembers,
+    /// When it was first found.
+    began: String,
+    /// Whether it was reported before, and has doubled since.
+    again: bool,
+    count: u64,
+    owners: Option<Vec<OwnerObject<'a>>>,
+    shape: &'static str,
+    slope_per_second: Option<f64>,
+    slope_error_per_second: Option<f64>,
+    entered_per_second: f64,
+    left_per_second: f64,
+    stuck_share: Option<f64>,
+    onset: OnsetObject,
+    exhaustion_seconds: Option<f64>,
+    exhaustion: Option<ForecastObject>,
+    verdict: VerdictObject<'a>,
+    evidence: EvidenceObject<'a>,
+}
+
+#[derive(Serialize)]
+pub(in crate::sink) struct PileupEndObject {
+    group: GroupMembers,
+    began: String,
+    lasted_seconds: f64,
+    how: &'static str,
+    count: u64,
+    most: u64,
+}
+
+#[derive(Serialize)]
+struct GroupMembers {
+    role: Option<&'static str>,
+    netns: Option<u32>,
+    local_port: Option<u16>,
+    remote: Option<EndpointObject>,
+}
+
+#[derive(Serialize)]
+struct OwnerObject<'a> {
+    pid: u32,
+    comm: &'a str,
+    count: u32,
+}
+
+#[derive(Serialize)]
+struct OnsetObject {
+    first_stuck: String,
+    last_closed: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ForecastObject {
+    limit: &'static str,
+    used: u64,
+    most: u64,
+    at_least_seconds: f64,
+    at_most_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct EvidenceObject<'a> {
+    oldest: Vec<OldestObject<'a>>,
+    median_seconds: f64,
+    p90_seconds: f64,
+    read_states: Vec<ReadObject>,
+    unaccepted: u32,
+    remotes: u32,
+    top_remotes: Vec<RemoteObject>,
+    process: Option<ProcessObject<'a>>,
+    threads: Option<Vec<ThreadsObject>>,
+    container: Option<&'a str>,
+    unit: Option<&'a str>,
+    pod: Option<PodObject<'a>>,
+    backlog: Option<u32>,
+    backlog_max: Option<u32>,
+    waits_for: Option<EndpointObject>,
+    history: Vec<MomentObject>,
+}
+
+#[derive(Serialize)]
+struct OldestObject<'a> {
+    remote: EndpointObject,
+    cookie: Option<u64>,
+    #[serde(flatten)]
+    dwell: DwellMembers,
+    read_state: Option<&'static str>,
+    owners: Option<Vec<HolderObject<'a>>>,
+}
+
+#[derive(Serialize)]
+struct ReadObject {
+    read_state: &'static str,
+    count: u32,
+}
+
+#[derive(Serialize)]
+struct RemoteObject {
+    address: IpAddr,
+    count: u32,
+}
+
+/// Threads that do the same.
+#[derive(Serialize)]
+struct ThreadsObject {
+    count: u32,
+    place: Option<String>,
+}
+
+#[derive(Serialize)]
+struct MomentObject {
+    seconds_ago: f64,
+    count: u64,
+    entered: u64,
+    left: u64,
+}
+
+impl<'a> PileupObject<'a> {
+    /// As of `at`; `time` writes other moments.
+    pub(in crate::sink) fn new(pileup: &'a Pileup, at: Boot, time: &impl Fn(Boot) -> String) -> Self {
+        let Pileup { group, began, again, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } =
+            pileup;
+        let owner =
+            |(task, count): &'a (Task, u32)| OwnerObject { pid: task.pid, comm: task.comm.as_str(), count: *count };
+        Self {
+            group: group.into(),
+            began: time(*began),
+            again: *again,
+            count: *count,
+            owners: owners.as_ref().map(|owners| owners.iter().map(owner).collect()),
+            shape: shape.name(),
+            slope_per_second: slope.map(|slope| slope.per_second),
+            slope_error_per_second: slope.map(|slope| slope.error),
+            entered_per_second: pileup.entered_per_second,
+            left_per_second: pileup.left_per_second,
+            stuck_share: pileup.stuck_permille.map(|share| share as f64 / 1000.0),
+            onset: OnsetObject { first_stuck: time(onset.first_stuck), last_closed: onset.last_closed.map(time) },
+            exhaustion_seconds: forecast.map(|forecast| seconds(forecast.left)),
+            exhaustion: forecast.map(Into::into),
+            verdict: verdict.into(),
+            evidence: EvidenceObject::new(evidence, at),
+        }
+    }
+}
+
+impl PileupEndObject {
+    /// As of `at`; `time` writes other moments.
+    pub(in crate::sink) fn new(end: &PileupEnd, at: Boot, time: &impl Fn(Boot) -> String) -> Self {
+        let PileupEnd { group, began, count, most, how } = end;
+        Self {
+            group: group.into(),
+            began: time(*began),
+            lasted_seconds: seconds(at.since(*began)),
+            how: how.name(),
+            count: *count,
+            most: *most,
+        }
+    }
+}
+
+impl From<&PileupGroup> for GroupMembers {
+    fn from(group: &PileupGroup) -> Self {
+        let PileupGroup { role: of, netns, local_port, remote } = group;
+        Self { role: of.map(role), netns: *netns, local_port: *local_port, remote: (*remote).map(Into::into) }
+    }
+}
+
+impl From<Forecast> for ForecastObject {
+    fn from(forecast: Forecast) -> Self {
+        let Forecast { limit, used, most, left: _, at_least, at_most } = forecast;
+        Self {
+            limit: limit.name(),
+            used,
+            most,
+            at_least_seconds: seconds(at_least),
+            at_most_seconds: at_most.map(seconds),
+        }
+    }
+}
+
+impl<'a> EvidenceObject<'a> {
+    fn new(evidence: &'a Evidence, at: Boot) -> Self {
+        let process = evidence.process.as_deref();
+        let threads = process.map(|process| {
+            let threads = |group: &ThreadGroup| ThreadsObject { count: group.count, place: group.place() };
+            process.groups.iter().take(THREAD_GROUPS).map(threads).collect()
+        });
+        let (container, unit, pod) = workload_members(evidence.workload.as_deref());
+        Self {
+            oldest: evidence.oldest.iter().map(Into::into).collect(),
+            median_seconds: seconds(evidence.median),
+            p90_seconds: seconds(evidence.p90),
+            read_states: evidence.reads.iter().map(|of| ReadObject::from(*of)).collect(),
+            unaccepted: evidence.unaccepted,
+            remotes: evidence.remotes,
+            top_remotes: evidence
+                .top_remotes
+                .iter()
+                .map(|(address, count)| RemoteObject { address: *address, count: *count })
+                .collect(),
+            process: process.map(Into::into),
+            threads,
+            container,
+            unit,
+            pod,
+            backlog: evidence.backlog.map(|(backlog, _)| backlog),
+            backlog_max: evidence.backlog.map(|(_, most)| most),
+            waits_for: evidence.leg.as_ref().map(|leg| leg.socket.remote.into()),
+            history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Oldest> for OldestObject<'a> {
+    fn from(oldest: &'a Oldest) -> Self {
+        Self {
+            remote: oldest.remote.into(),
+            cookie: oldest.cookie,
+            dwell: Some(oldest.dwell).into(),
+            read_state: oldest.read.map(read_state),
+            owners: oldest.owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
+        }
+    }
+}
+
+impl From<(ReadState, u32)> for ReadObject {
+    fn from((state, count): (ReadState, u32)) -> Self {
+        Self { read_state: read_state(state), count }
+    }
+}
+
+impl MomentObject {
+    fn new(moment: &Moment, now: Boot) -> Self {
+        let Moment { at, count, entered, left } = *moment;
+        Self { seconds_ago: seconds(now.since(at)), count, entered, left }
+    }
+}

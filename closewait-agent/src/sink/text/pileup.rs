@@ -1,0 +1,113 @@
+//! Groups that grow without closing, for people.
+
+use std::fmt::Write as _;
+
+use super::{dwell, holders};
+use crate::engine::{
+    model::{Forecast, Limit, Pileup, PileupEnd, PileupGroup, Role, Task},
+    text::duration,
+    time::Boot,
+};
+
+/// What it is, how it goes and where it ends.
+pub(super) fn line(pileup: &Pileup, at: Boot) -> String {
+    let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
+    let mut line = format!("{count} in CLOSE_WAIT {}", place(group));
+    if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
+        push(&mut line, format_args!(", {comm}[{pid}]"));
+        if !others.is_empty() {
+            push(&mut line, format_args!(" and {} more", others.len()));
+        }
+    }
+    if let Some(slope) = slope {
+        push(&mut line, format_args!("; {:+.1} a second (+-{:.1}), {}", slope.per_second, slope.error, shape.name()));
+    }
+    if let Some(share) = stuck_permille {
+        push(&mut line, format_args!("; {} % stay", share / 10));
+    }
+    push(&mut line, format_args!("; the oldest for {}", duration(at.since(onset.first_stuck))));
+    match onset.last_closed {
+        Some(closed) => push(&mut line, format_args!(", the last was closed {} ago", duration(at.since(closed)))),
+        None => line.push_str(", none was seen to be closed"),
+    }
+    if let Some(forecast) = forecast {
+        push(&mut line, format_args!("; {}", ending(forecast)));
+    }
+    push(&mut line, format_args!("; {}, {}", verdict.class.name(), verdict.certainty.name()));
+    line
+}
+
+fn ending(forecast: &Forecast) -> String {
+    let Forecast { limit, used, most, left, at_least, at_most } = forecast;
+    let what = match limit {
+        Limit::Descriptors => "descriptors run out",
+        Limit::Backlog => "the backlog is full",
+        Limit::Connections => "the limit of connections is reached",
+    };
+    let range = match at_most {
+        Some(at_most) => format!("{} to {}", duration(*at_least), duration(*at_most)),
+        None => format!("at least {}", duration(*at_least)),
+    };
+    format!("{what} in {} ({range}; {used} of {most} used)", duration(*left))
+}
+
+/// What tells why, a line each.
+pub(super) fn evidence(pileup: &Pileup) -> Vec<String> {
+    let Pileup { owners, verdict, evidence, .. } = pileup;
+    let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
+    if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
+        let each: Vec<_> = owners.iter().map(|(task, count)| format!("{}[{}] {count}", task.comm, task.pid)).collect();
+        lines.push(format!("owners: {}", each.join(", ")));
+    }
+    for oldest in &evidence.oldest {
+        lines.push(format!(
+            "oldest: {} for {}{}",
+            oldest.remote,
+            dwell(oldest.dwell),
+            holders(oldest.owners.as_deref())
+        ));
+    }
+    let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();
+    lines.push(format!(
+        "ages: half are over {}, one of ten over {}; {} remote addresses: {}",
+        duration(evidence.median),
+        duration(evidence.p90),
+        evidence.remotes,
+        remotes.join(", "),
+    ));
+    if let Some(process) = &evidence.process {
+        let (pid, comm) = (process.pid, &process.comm);
+        if let Some(activity) = process.activity() {
+            lines.push(format!("{comm}[{pid}]: {activity}"));
+        }
+        if let (Some(open), Some(limit)) = (process.fds_open, process.fds_limit) {
+            lines.push(format!("{comm}[{pid}]: {open} of {limit} descriptors are open"));
+        }
+    }
+    if let Some((backlog, most)) = evidence.backlog.filter(|(backlog, _)| *backlog > 0) {
+        lines.push(format!("backlog: {backlog} of {most} wait to be accepted"));
+    }
+    if let Some(leg) = &evidence.leg {
+        lines.push(format!("waits for: {}", leg.socket.remote));
+    }
+    lines
+}
+
+/// How it ended.
+pub(super) fn end(end: &PileupEnd, at: Boot) -> String {
+    let PileupEnd { group, began, count, most, how } = end;
+    format!("{}, {count} of {most} are left; it lasted {}, {}", place(group), duration(at.since(*began)), how.name())
+}
+
+fn place(group: &PileupGroup) -> String {
+    let PileupGroup { role, netns: _, local_port, remote } = group;
+    match (role, local_port, remote) {
+        (Some(Role::Server), Some(port), _) => format!("on port {port}"),
+        (_, _, Some(remote)) => format!("towards {remote}"),
+        _ => "of groups that are too many to count each by itself".to_owned(),
+    }
+}
+
+fn push(to: &mut String, what: std::fmt::Arguments<'_>) {
+    let _infallible: std::fmt::Result = to.write_fmt(what);
+}

@@ -1,0 +1,218 @@
+//! Groups that grow without closing: a server that hangs until its descriptors run out, a client that leaks, a burst.
+
+use std::{
+    collections::VecDeque,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, RawFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    ability::{Ability, can},
+    agent::{Agent, Ended},
+    clock::{boot_seconds, slowness, wall_seconds},
+    net::{Namespace, V4},
+    schema,
+    socket::check,
+};
+
+/// Between two requests.
+const EVERY: Duration = Duration::from_millis(50);
+/// A client that gets no answer gives up after this.
+const CLIENT_PATIENCE: Duration = Duration::from_millis(100);
+/// Descriptors of the server.
+const DESCRIPTORS: u64 = 600;
+/// The server works for so long.
+const WORKS: Duration = Duration::from_secs(5);
+
+/// A child that serves, and hangs from some moment on: it accepts, and does nothing more. It ends when it has no descriptor left.
+struct Server(libc::pid_t);
+
+impl Server {
+    fn start(ns: &Namespace, listener: &TcpListener, hangs_at: f64) -> Self {
+        let raw = listener.as_raw_fd();
+        // SAFETY: the child makes system calls only, on its own stack: it neither allocates nor takes a lock, and ends by _exit.
+        let pid = ns.run(|| unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                serve(raw, hangs_at);
+            }
+            pid
+        });
+        check(pid, "fork");
+        Self(pid)
+    }
+
+    /// Waits for its end, and says when that was.
+    fn ended(&self) -> f64 {
+        // SAFETY: takes numbers, and no place for the status.
+        let pid = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
+        assert_eq!(pid, self.0, "waitpid");
+        boot_seconds()
+    }
+}
+
+/// Never returns. Makes system calls only.
+///
+/// # Safety
+///
+/// To be called in a child of fork only: it closes every descriptor but one.
+unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
+    let limit = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
+    // SAFETY: takes the address of a whole rlimit, and numbers.
+    unsafe {
+        if libc::dup2(listener, 0) < 0 || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) < 0 {
+            libc::_exit(1);
+        }
+        for fd in 1..4096 {
+            libc::close(fd);
+        }
+    }
+    loop {
+        // SAFETY: no address is asked for.
+        let fd = unsafe { libc::accept(0, std::ptr::null_mut(), std::ptr::null_mut()) };
+        if fd < 0 {
+            // SAFETY: ends this process without running anything of its parent's.
+            unsafe { libc::_exit(0) };
+        }
+        if boot_seconds() < hangs_at {
+            let mut byte = 0_u8;
+            // SAFETY: one byte is read and written, and there is room for one.
+            unsafe {
+                libc::read(fd, (&raw mut byte).cast(), 1);
+                libc::write(fd, (&raw const byte).cast(), 1);
+                libc::read(fd, (&raw mut byte).cast(), 1);
+                libc::close(fd);
+            }
+        }
+    }
+}
+
+/// Asks at a steady rate until `done`. Returns when the first client gave up that the server had not answered.
+fn ask(address: SocketAddr, done: impl Fn() -> bool) -> f64 {
+    let mut first = None;
+    let mut waiting = VecDeque::<(Instant, TcpStream)>::new();
+    let began = Instant::now();
+    for number in 1_u32.. {
+        if done() {
+            break;
+        }
+        // A server without descriptors ends, and its listener with it.
+        let Ok(mut client) = TcpStream::connect(address) else { break };
+        client.write_all(b"?").expect("write");
+        client.set_nonblocking(true).expect("O_NONBLOCK");
+        waiting.push_back((Instant::now(), client));
+        while let Some((asked, client)) = waiting.front_mut() {
+            let answered = client.read(&mut [0]).is_ok();
+            if !answered && asked.elapsed() < CLIENT_PATIENCE {
+                break;
+            }
+            if !answered {
+                first.get_or_insert_with(boot_seconds);
+            }
+            waiting.pop_front();
+        }
+        thread::sleep((began + EVERY * number).saturating_duration_since(Instant::now()));
+    }
+    first.expect("no client gave up")
+}
+
+fn of_port(event: &Value, kind: &str, port: u16) -> bool {
+    event["event"] == kind && event["group"]["local_port"] == port
+}
+
+fn pileups(ended: &Ended) -> Vec<&Value> {
+    ended.events.iter().filter(|event| event["event"] == "pileup").collect()
+}
+
+#[test]
+fn a_server_that_hangs_is_told_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
+    let mut agent = Agent::start(&["--events", "all"]);
+    let ns = Namespace::new();
+    let listener = ns.listen(V4);
+    let address = listener.local_addr().expect("the listener's address");
+    let port = address.port();
+    let hangs_at = boot_seconds() + WORKS.as_secs_f64();
+    let server = Server::start(&ns, &listener, hangs_at);
+    drop(listener);
+    let (first, exhausted) = thread::scope(|scope| {
+        let server = &server;
+        let clients = scope.spawn(|| ns.run(|| ask(address, || false)));
+        let end = scope.spawn(|| server.ended());
+        // It serves, hangs, and has nothing left.
+        while !end.is_finished() {
+            agent.watch(Duration::from_millis(200));
+        }
+        (clients.join().expect("the clients"), end.join().expect("the server"))
+    });
+    let end = agent.wait_for("`pileup_end`", |event| of_port(event, "pileup_end", port));
+    assert_eq!(end["how"], "drained", "{end}");
+    let pileup = agent.wait_for("`pileup`", |event| of_port(event, "pileup", port));
+    let ended = agent.stop();
+    ended.totals();
+    let first_ones: Vec<_> = pileups(&ended).into_iter().filter(|event| event["again"] == false).collect();
+    assert_eq!(first_ones.len(), 1, "{first_ones:?}");
+
+    let to_boot = boot_seconds() - wall_seconds();
+    let told = schema::wall_seconds(&pileup) + to_boot;
+    assert!(told - first <= 15.0 * f64::from(slowness()), "{} s after the first", told - first);
+    let slope = pileup["slope_per_second"].as_f64().expect("a slope");
+    assert!((18.0..=22.0).contains(&slope), "{pileup}");
+    assert_eq!((&pileup["group"]["role"], &pileup["stuck_share"]), (&"server".into(), &1.0.into()), "{pileup}");
+    if can(Ability::Files) {
+        assert_eq!(pileup["owners"][0]["pid"], server.0, "{pileup}");
+    }
+    let exhaustion = &pileup["exhaustion"];
+    assert_eq!((&exhaustion["limit"], &exhaustion["most"]), (&"descriptors".into(), &DESCRIPTORS.into()), "{pileup}");
+    let (forecast, real) = (pileup["exhaustion_seconds"].as_f64().expect("a forecast"), exhausted - told);
+    assert!((forecast - real).abs() <= real * 0.2, "{forecast} s forecast, {real} s real: {pileup}");
+    assert_eq!(pileup["verdict"]["class"], "hung", "{pileup}");
+}
+
+#[test]
+fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
+    let mut agent = Agent::start(&["--stuck-after", "1s"]);
+    let ns = Namespace::new();
+    let listener = ns.listen(V4);
+    let address = listener.local_addr().expect("the listener's address");
+    let mut leaked = Vec::new();
+    let is_ours =
+        |event: &Value, kind: &str| event["event"] == kind && event["group"]["remote"]["port"] == address.port();
+    for _ in 0..200 {
+        leaked.push(ns.connect(address));
+        let (server, _address) = listener.accept().expect("accept");
+        drop(server);
+        agent.watch(Duration::from_millis(100));
+        if agent.events.iter().any(|event| is_ours(event, "pileup")) {
+            break;
+        }
+    }
+    let pileup = agent.wait_for("`pileup`", |event| is_ours(event, "pileup"));
+    let slope = pileup["slope_per_second"].as_f64().expect("a slope");
+    assert!((8.0..=11.0).contains(&slope), "{pileup}");
+    assert_eq!((&pileup["group"]["role"], &pileup["group"]["local_port"]), (&Value::Null, &Value::Null), "{pileup}");
+    drop(leaked);
+    agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
+}
+
+#[test]
+fn a_burst_that_drains_is_no_pileup() {
+    let mut agent = Agent::start(&["--stuck-after", "10s"]);
+    let ns = Namespace::new();
+    let listener = ns.listen(V4);
+    let address = listener.local_addr().expect("the listener's address");
+    let clients: Vec<_> = (0..100).map(|_| ns.connect(address)).collect();
+    drop(clients);
+    for _ in 0..100 {
+        drop(listener.accept().expect("accept"));
+        agent.watch(Duration::from_millis(80));
+    }
+    agent.watch(Duration::from_secs(3));
+    let ended = agent.stop();
+    assert_eq!(pileups(&ended), Vec::<&Value>::new());
+    assert!(ended.totals()["left"].as_u64() >= Some(100));
+}
