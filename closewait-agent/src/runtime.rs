@@ -18,6 +18,7 @@ use crate::{
     sink::{
         Backlog, Sink, Start, Writer,
         list::{render, untracked},
+        report,
         text::histogram_line,
     },
     source::{
@@ -236,6 +237,12 @@ impl Runtime {
             self.find_holders()?;
         }
         let mut answer = Vec::new();
+        if query.report {
+            let report = self.intake.engine.report(clock::now());
+            let rendered = report::render(&report, query.form, TimeAnchor::now(), &mut answer);
+            asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()), None);
+            return Ok(());
+        }
         let view = self.intake.engine.view(clock::now());
         let rendered = render(&view, query, TimeAnchor::now(), &mut answer);
         // Objects have no place for it.

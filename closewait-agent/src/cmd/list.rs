@@ -144,6 +144,7 @@ fn query(args: &cli::List) -> Query {
         width: if *wide { None } else { width() },
         wide: *wide,
         colour: colour(*shape),
+        report: false,
     }
 }
 

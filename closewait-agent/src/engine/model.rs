@@ -11,7 +11,8 @@ pub use self::{
     finding::{Counters, Finding, Inquiry, Output, Scope, Totals},
     observation::Observation,
     pileup::{
-        Evidence, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery, Shape, Slope,
+        Evidence, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery, Report, Reported,
+        Shape, Slope,
     },
     socket::{
         Connection, Endpoint, Holder, Leg, Listener, Opener, Place, Protocol, ReadState, Role, Socket, SocketKey, Task,

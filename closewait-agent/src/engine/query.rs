@@ -32,6 +32,9 @@ pub struct Query {
     /// Whether the reader's screen shows colour.
     #[serde(default)]
     pub colour: bool,
+    /// A report is asked for, and nothing of the above but the form matters.
+    #[serde(default)]
+    pub report: bool,
 }
 
 /// The form of an answer.
@@ -384,7 +387,8 @@ mod tests {
             verdicts: vec![Class::NeverAccepted],
         };
         let width = Some(80);
-        let query = Query { filter, by: Some(By::Peer), form: Form::Json, width, wide: true, colour: true };
+        let query =
+            Query { filter, by: Some(By::Peer), form: Form::Json, width, wide: true, colour: true, report: false };
         let line = serde_json::to_string(&query).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod list;
+pub mod report;
 mod schema;
 mod table;
 pub mod text;

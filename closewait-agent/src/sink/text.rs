@@ -1,6 +1,6 @@
 //! Text for people.
 
-mod pileup;
+pub(super) mod pileup;
 
 use std::{fmt::Write as _, io};
 

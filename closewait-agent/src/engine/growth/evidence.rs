@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::Course;
+use super::{Course, Growth};
 use crate::engine::{
     Engine,
     model::{
         Certainty, Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
-        Shape, Slope, SocketKey, Task, Verdict,
+        Report, Reported, Shape, Slope, SocketKey, Task, Verdict,
     },
     services::Service,
     survey::Survey,
@@ -22,6 +22,8 @@ use crate::engine::{
 
 /// So many groups are reported at a time; the others wait for the next inspection.
 const AT_ONCE: usize = 32;
+/// A report has so many at most.
+const REPORTED: usize = 64;
 /// Of each, so many sockets are shown.
 const OLDEST: usize = 5;
 /// And so many are looked at before.
@@ -55,16 +57,20 @@ impl Engine {
 
     /// Their oldest sockets, which are to be looked at before.
     pub(in crate::engine) fn oldest_of_suspects(&self) -> Vec<SocketKey> {
-        let members = self.members(&self.suspects());
+        let suspects = self.suspects();
+        if suspects.is_empty() {
+            return Vec::new();
+        }
+        let members = self.members(|service| suspects.contains(&service));
         members.into_values().flat_map(|members| members.into_iter().take(LOOKED_AT).map(|(key, _)| key)).collect()
     }
 
-    fn members(&self, suspects: &BTreeSet<Service>) -> BTreeMap<Service, Members<'_>> {
+    fn members(&self, wanted: impl Fn(Service) -> bool) -> BTreeMap<Service, Members<'_>> {
         let mut members = BTreeMap::<Service, Members<'_>>::new();
-        let Some(services) = self.services.as_ref().filter(|_| !suspects.is_empty()) else { return members };
         for (key, tracked) in self.tracker.iter() {
-            let service = services.known_as(Service::of(&tracked.socket));
-            if suspects.contains(&service) {
+            let service = Service::of(&tracked.socket);
+            let service = self.services.as_ref().map_or(service, |services| services.known_as(service));
+            if wanted(service) {
                 members.entry(service).or_default().push((key, tracked));
             }
         }
@@ -74,6 +80,29 @@ impl Engine {
         members
     }
 
+    /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
+    pub fn report(&self, now: Boot) -> Report {
+        let survey = Survey::new(now, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
+        let members = self.members(|_service| true);
+        let mut services: Vec<_> = members.iter().collect();
+        services.sort_by_key(|(service, members)| (members.first().map(|(_, one)| one.since.latest()), **service));
+        let more = services.len().saturating_sub(REPORTED) as u64;
+        services.truncate(REPORTED);
+        let growth = |service: &Service| self.services.as_ref()?.growth(*service);
+        let reported = |(service, members): (&Service, &Members<'_>)| {
+            let pileup = self.pileup(*service, members, &survey, now)?;
+            Some(Reported { piles_up_since: growth(service).and_then(Growth::active_since), pileup })
+        };
+        Report {
+            at: now,
+            watched: self.config.watching.then(|| now.since(self.began)),
+            stuck_after: self.config.stuck_after,
+            totals: self.totals(),
+            groups: services.into_iter().filter_map(reported).collect(),
+            more,
+        }
+    }
+
     /// Reports the groups that pile up, as of `asked`.
     pub(in crate::engine) fn report_pileups(&mut self, asked: Boot) {
         let suspects = self.suspects();
@@ -81,7 +110,7 @@ impl Engine {
             return;
         }
         let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
-        let members = self.members(&suspects);
+        let members = self.members(|service| suspects.contains(&service));
         let pileups: Vec<_> = suspects
             .iter()
             .map(|service| {
@@ -100,15 +129,16 @@ impl Engine {
     }
 
     fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: Boot) -> Option<Pileup> {
-        let services = self.services.as_ref()?;
-        let growth = services.growth(service)?;
-        let flow = services.flow(service, None, now)?;
-        let last_closed = flow.last_closed;
-        let first = first_of_growth(members, last_closed, services.longest_healthy(service));
+        let services = self.services.as_ref();
+        let growth = services.and_then(|services| services.growth(service));
+        let flow = |onset| services.and_then(|services| services.flow(service, onset, now));
+        let last_closed = flow(None).and_then(|flow| flow.last_closed);
+        let longest = services.and_then(|services| services.longest_healthy(service));
+        let first = first_of_growth(members, last_closed, longest);
         let (grown, onset) = (members.get(first..)?, members.get(first)?.1.since.latest());
-        let course = growth.course(onset);
-        let flow = services.flow(service, Some(onset), now)?;
-        let stuck_permille = flow.stuck_permille_since_onset().or_else(|| course.stuck_permille());
+        let course = growth.map(|growth| growth.course(onset));
+        let stuck_permille = flow(Some(onset)).and_then(|flow| flow.stuck_permille_since_onset());
+        let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
         let owners = owners(grown);
         let (key, oldest) = *grown.first()?;
         let holders = oldest.holders.as_deref();
@@ -126,29 +156,32 @@ impl Engine {
         };
         let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
-        let forecast = course.forecast(|| {
-            let (limit, used, most, share) = match (waits, process) {
-                (true, _) => {
-                    // One more than that may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
-                    backlog.map(|(used, most)| (Limit::Backlog, u64::from(used), u64::from(most) + 1, 1.0))?
-                }
-                (false, Some(process)) => {
-                    let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
-                    let share = f64::from(own) / grown.len() as f64;
-                    (Limit::Descriptors, process.fds_open?, process.fds_limit?, share)
-                }
-                (false, None) => return None,
-            };
-            Some((limit, used, most, share))
+        let forecast = course.and_then(|course| {
+            course.forecast(|| {
+                let (limit, used, most, share) = match (waits, process) {
+                    (true, _) => {
+                        // One more than that may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+                        backlog.map(|(used, most)| (Limit::Backlog, u64::from(used), u64::from(most) + 1, 1.0))?
+                    }
+                    (false, Some(process)) => {
+                        let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
+                        let share = f64::from(own) / grown.len() as f64;
+                        (Limit::Descriptors, process.fds_open?, process.fds_limit?, share)
+                    }
+                    (false, None) => return None,
+                };
+                Some((limit, used, most, share))
+            })
         });
         let judged = survey.verdict(key, oldest);
         let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
-        let verdict = if says_nothing {
-            self.verdict_on_growth(service, &course, stuck_permille, onset, now, process.and_then(|one| one.activity()))
-        } else {
-            judged
+        let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
+        let activity = || process.and_then(|one| one.activity());
+        let verdict = match grows {
+            Some(course) => verdict_on_growth(service, &course, stuck_permille, now.since(onset), activity()),
+            None => judged,
         };
-        let history = growth.history();
+        let history = growth.map(|growth| growth.history()).unwrap_or_default();
         let moments = history.windows(2).map(|pair| Moment {
             at: pair[1].at,
             count: pair[1].present,
@@ -176,10 +209,10 @@ impl Engine {
             again: false,
             count: members.len() as u64,
             owners,
-            shape: course.shape,
-            slope: course.slope,
-            entered_per_second: course.entered_per_second,
-            left_per_second: course.left_per_second,
+            shape: course.map(|course| course.shape),
+            slope: course.and_then(|course| course.slope),
+            entered_per_second: course.map(|course| course.entered_per_second),
+            left_per_second: course.map(|course| course.left_per_second),
             stuck_permille,
             onset: Onset { first_stuck: onset, last_closed },
             forecast,
@@ -187,44 +220,32 @@ impl Engine {
             evidence,
         })
     }
+}
 
-    /// Of a group whose oldest socket tells nothing by itself.
-    fn verdict_on_growth(
-        &self,
-        service: Service,
-        course: &Course,
-        stuck_permille: Option<u64>,
-        onset: Boot,
-        now: Boot,
-        activity: Option<String>,
-    ) -> Verdict {
-        let hangs = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
-        let (class, certainty) = match (course.shape, hangs) {
-            (Shape::Linear | Shape::Accelerating, true) => (Class::Hung, Certainty::Medium),
-            (Shape::Linear | Shape::Accelerating, false) => (Class::Leak, Certainty::Low),
-            (Shape::Transient | Shape::Plateau | Shape::Recovering, _) => (Class::Unknown, Certainty::Low),
-        };
-        let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
-        let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
-        let where_to = match service {
-            Service::Port(_, port) => format!("on port {port}"),
-            Service::Remote(_, remote) => format!("towards {remote}"),
-            Service::Rest => "of groups that are too many to count each by itself".to_owned(),
-        };
-        Verdict {
-            class,
-            rule: "growth",
-            certainty,
-            text: format!(
-                "since {since} ago sockets {where_to} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}",
-                since = duration(now.since(onset)),
-                entered = course.entered_per_second,
-            ),
-            next: format!(
-                "look at what the owner's threads wait for, and at what happened {} ago",
-                duration(now.since(onset))
-            ),
-        }
+/// Of a group that grows, and whose oldest socket tells nothing by itself.
+fn verdict_on_growth(
+    service: Service,
+    course: &Course,
+    stuck_permille: Option<u64>,
+    since: Duration,
+    activity: Option<String>,
+) -> Verdict {
+    let hangs = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
+    let (class, certainty) = if hangs { (Class::Hung, Certainty::Medium) } else { (Class::Leak, Certainty::Low) };
+    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
+    let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
+    let where_to = match service {
+        Service::Port(_, port) => format!("on port {port}"),
+        Service::Remote(_, remote) => format!("towards {remote}"),
+        Service::Rest => "of groups that are too many to count each by itself".to_owned(),
+    };
+    let (since, entered) = (duration(since), course.entered_per_second);
+    Verdict {
+        class,
+        rule: "growth",
+        certainty,
+        text: format!("since {since} ago sockets {where_to} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}"),
+        next: format!("look at what the owner's threads wait for, and at what happened {since} ago"),
     }
 }
 

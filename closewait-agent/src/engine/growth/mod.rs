@@ -185,6 +185,14 @@ impl Growth {
         None
     }
 
+    /// Since when it piles up, if it does.
+    pub(super) fn active_since(&self) -> Option<Boot> {
+        match self.state {
+            State::Active(active) | State::Suspected(Some(active)) => Some(active.began),
+            State::Quiet | State::Suspected(None) | State::Level(_) => None,
+        }
+    }
+
     /// What was counted, oldest first.
     pub(super) fn history(&self) -> Vec<Point> {
         self.series.history()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Dwell, Endpoint, Holder, Leg, ReadState, Role, Task, Verdict};
+use super::{Dwell, Endpoint, Holder, Leg, ReadState, Role, Task, Totals, Verdict};
 use crate::engine::{process::Process, time::Boot, workload::Workload};
 
 /// How a count goes, each second.
@@ -173,14 +173,14 @@ pub struct Pileup {
     pub count: u64,
     /// Who holds those that entered since the onset, and how many each; `None` if holders could not be looked for.
     pub owners: Option<Vec<(Task, u32)>>,
-    /// How the count goes.
-    pub shape: Shape,
+    /// How the count goes; `None` if it was not watched.
+    pub shape: Option<Shape>,
     /// The same in numbers; `None` before there are three windows.
     pub slope: Option<Slope>,
     /// How many enter each second.
-    pub entered_per_second: f64,
+    pub entered_per_second: Option<f64>,
     /// How many leave each second.
-    pub left_per_second: f64,
+    pub left_per_second: Option<f64>,
     /// Of those that entered since the onset, the part that is still there, in thousandths.
     pub stuck_permille: Option<u64>,
     /// Since when.
@@ -225,4 +225,30 @@ pub struct PileupEnd {
     pub most: u64,
     /// How it ended.
     pub how: Recovery,
+}
+
+/// Everything at one moment that a person needs to know of an incident.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// When.
+    pub at: Boot,
+    /// For how long an agent has watched; `None` for a single look.
+    pub watched: Option<Duration>,
+    /// The age at which a socket counts as stuck.
+    pub stuck_after: Duration,
+    /// Everything counted so far.
+    pub totals: Totals,
+    /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
+    pub groups: Vec<Reported>,
+    /// So many more, whose sockets are younger.
+    pub more: u64,
+}
+
+/// One group of a report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reported {
+    /// When it was found to pile up, if it does.
+    pub piles_up_since: Option<Boot>,
+    /// All of it.
+    pub pileup: Pileup,
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{DwellMembers, EndpointObject, HolderObject, ProcessObject, VerdictObject, seconds};
 use crate::{
     engine::{
-        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Task},
+        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Shape, Task},
         process::ThreadGroup,
         time::Boot,
     },
@@ -26,11 +26,11 @@ pub(in crate::sink) struct PileupObject<'a> {
     again: bool,
     count: u64,
     owners: Option<Vec<OwnerObject<'a>>>,
-    shape: &'static str,
+    shape: Option<&'static str>,
     slope_per_second: Option<f64>,
     slope_error_per_second: Option<f64>,
-    entered_per_second: f64,
-    left_per_second: f64,
+    entered_per_second: Option<f64>,
+    left_per_second: Option<f64>,
     stuck_share: Option<f64>,
     onset: OnsetObject,
     exhaustion_seconds: Option<f64>,
@@ -149,7 +149,7 @@ impl<'a> PileupObject<'a> {
             again: *again,
             count: *count,
             owners: owners.as_ref().map(|owners| owners.iter().map(owner).collect()),
-            shape: shape.name(),
+            shape: shape.map(Shape::name),
             slope_per_second: slope.map(|slope| slope.per_second),
             slope_error_per_second: slope.map(|slope| slope.error),
             entered_per_second: pileup.entered_per_second,

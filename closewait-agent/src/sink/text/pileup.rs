@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use super::{dwell, holders};
 use crate::engine::{
-    model::{Forecast, Limit, Pileup, PileupEnd, PileupGroup, Role, Task},
+    model::{Forecast, Limit, Moment, Pileup, PileupEnd, PileupGroup, Role, Task},
     text::duration,
     time::Boot,
 };
 
 /// What it is, how it goes and where it ends.
-pub(super) fn line(pileup: &Pileup, at: Boot) -> String {
+pub(in crate::sink) fn line(pileup: &Pileup, at: Boot) -> String {
     let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
     let mut line = format!("{count} in CLOSE_WAIT {}", place(group));
     if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
@@ -19,7 +19,7 @@ pub(super) fn line(pileup: &Pileup, at: Boot) -> String {
             push(&mut line, format_args!(" and {} more", others.len()));
         }
     }
-    if let Some(slope) = slope {
+    if let Some((slope, shape)) = slope.zip(*shape) {
         push(&mut line, format_args!("; {:+.1} a second (+-{:.1}), {}", slope.per_second, slope.error, shape.name()));
     }
     if let Some(share) = stuck_permille {
@@ -52,7 +52,7 @@ fn ending(forecast: &Forecast) -> String {
 }
 
 /// What tells why, a line each.
-pub(super) fn evidence(pileup: &Pileup) -> Vec<String> {
+pub(in crate::sink) fn evidence(pileup: &Pileup) -> Vec<String> {
     let Pileup { owners, verdict, evidence, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
@@ -93,8 +93,18 @@ pub(super) fn evidence(pileup: &Pileup) -> Vec<String> {
     lines
 }
 
+/// The counts before, the newest last: `seconds ago: there, +entered -left`.
+pub(in crate::sink) fn history(pileup: &Pileup, at: Boot) -> String {
+    /// More would fill a screen.
+    const SHOWN: usize = 12;
+    let history = &pileup.evidence.history;
+    let last = &history[history.len().saturating_sub(SHOWN)..];
+    let moment = |one: &Moment| format!("{}: {} +{} -{}", at.since(one.at).as_secs(), one.count, one.entered, one.left);
+    last.iter().map(moment).collect::<Vec<_>>().join(", ")
+}
+
 /// How it ended.
-pub(super) fn end(end: &PileupEnd, at: Boot) -> String {
+pub(in crate::sink) fn end(end: &PileupEnd, at: Boot) -> String {
     let PileupEnd { group, began, count, most, how } = end;
     format!("{}, {count} of {most} are left; it lasted {}, {}", place(group), duration(at.since(*began)), how.name())
 }

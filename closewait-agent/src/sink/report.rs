@@ -1,0 +1,119 @@
+//! An incident in one piece, to be put into a ticket: `closewait report`.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::{
+    schema::{self, PileupObject, SCHEMA_VERSION, TotalsObject},
+    text::pileup,
+};
+use crate::{
+    clock::TimeAnchor,
+    engine::{
+        model::{Report, Reported},
+        query::Form,
+        text::duration,
+        time::Boot,
+    },
+};
+
+/// The whole report, in one object.
+#[derive(Serialize)]
+struct ReportObject<'a> {
+    schema_version: u32,
+    time: String,
+    closewait: &'static str,
+    watched_seconds: Option<f64>,
+    stuck_after_seconds: f64,
+    totals: TotalsObject,
+    groups: Vec<ReportedObject<'a>>,
+    more_groups: u64,
+}
+
+#[derive(Serialize)]
+struct ReportedObject<'a> {
+    piles_up_since: Option<String>,
+    #[serde(flatten)]
+    pileup: PileupObject<'a>,
+}
+
+/// Writes a report.
+///
+/// # Errors
+///
+/// If it cannot be written as JSON.
+pub fn render(report: &Report, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+    let time = |at: Boot| schema::time(anchor.wall(at));
+    match form {
+        Form::Text => to.extend_from_slice(text(report, &time).as_bytes()),
+        Form::Json => {
+            let groups = report.groups.iter().map(|Reported { piles_up_since, pileup }| ReportedObject {
+                piles_up_since: piles_up_since.map(time),
+                pileup: PileupObject::new(pileup, report.at, &time),
+            });
+            let object = ReportObject {
+                schema_version: SCHEMA_VERSION,
+                time: time(report.at),
+                closewait: env!("CARGO_PKG_VERSION"),
+                watched_seconds: report.watched.map(schema::seconds),
+                stuck_after_seconds: schema::seconds(report.stuck_after),
+                totals: report.totals.into(),
+                groups: groups.collect(),
+                more_groups: report.more,
+            };
+            serde_json::to_writer(&mut *to, &object)?;
+            to.push(b'\n');
+        }
+    }
+    Ok(())
+}
+
+fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
+    let Report { at, watched, stuck_after, totals, groups, more } = report;
+    let mut text = String::new();
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(format!("closewait {} report of {}", env!("CARGO_PKG_VERSION"), short(time(*at))));
+    line(match watched {
+        Some(watched) => format!(
+            "watched for {}; {} entered CLOSE_WAIT, {} left, {} are there; stuck is what is older than {}",
+            duration(*watched),
+            totals.entered,
+            totals.left,
+            totals.tracked,
+            duration(*stuck_after)
+        ),
+        None => format!("a single look: {} are in CLOSE_WAIT; nothing is known of what came and went", totals.tracked),
+    });
+    if groups.is_empty() {
+        line("nothing is in CLOSE_WAIT".to_owned());
+    }
+    for (number, Reported { piles_up_since, pileup: group }) in (1..).zip(groups) {
+        line(String::new());
+        line(format!("{number}. {}", pileup::line(group, *at)));
+        if let Some(since) = piles_up_since {
+            line(format!("   PILES UP, found {} ago", duration(at.since(*since))));
+        }
+        line(format!("   since: {} at the latest", short(time(group.onset.first_stuck))));
+        for evidence in pileup::evidence(group) {
+            line(format!("   {evidence}"));
+        }
+        let history = pileup::history(group, *at);
+        if !history.is_empty() {
+            line(format!("   history (seconds ago: there, +entered -left): {history}"));
+        }
+    }
+    if *more > 0 {
+        line(String::new());
+        line(format!("and {more} more groups, whose sockets are younger"));
+    }
+    text
+}
+
+/// To the second.
+fn short(time: String) -> String {
+    format!("{}Z", time.get(..19).unwrap_or(&time))
+}
