@@ -144,6 +144,7 @@ impl Services {
         let number = self.number(at);
         let service = self.counted_as(Service::of(socket));
         self.ungrouped += u64::from(service == Service::Rest);
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
         let counted = self.counted(service, at);
         counted.entered += 1;
         match counted.cohorts.back_mut() {
@@ -165,6 +166,7 @@ impl Services {
 
     /// One was found that is older than the agent, or whose entry was missed.
     pub(super) fn found(&mut self, service: Service, at: Boot) {
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
         let service = self.counted_as(service);
         self.counted(service, at);
     }
@@ -220,7 +222,9 @@ impl Services {
         if self.window_ends <= now {
             self.end_window(now);
         }
-        self.tick = now + window;
+        // While there is nothing to count, nobody is woken for it.
+        let is_still = all == 0 && self.growths().next().is_none();
+        self.tick = if is_still { self.window_ends } else { now + window };
         ended
     }
 
