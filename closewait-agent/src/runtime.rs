@@ -10,17 +10,12 @@ use crate::{
     control::{Asker, Control},
     engine::{
         model::{Finding, Inquiry, Observation, Output, Scope, SocketKey},
-        query::{Form, Query},
+        query::Query,
         time::Boot,
     },
     intake::Intake,
     memory::{self, Peak},
-    sink::{
-        Backlog, Sink, Start, Writer,
-        list::{render, untracked},
-        report,
-        text::histogram_line,
-    },
+    sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
         inquiry::Inquirer,
         processes::Sampling,
@@ -237,17 +232,11 @@ impl Runtime {
             self.find_holders()?;
         }
         let mut answer = Vec::new();
-        if query.report {
-            let report = self.intake.engine.report(clock::now());
-            let rendered = report::render(&report, query.form, TimeAnchor::now(), &mut answer);
-            asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()), None);
-            return Ok(());
+        let engine = &self.intake.engine;
+        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut answer) {
+            Ok(missing) => asker.answer(Ok(answer), missing),
+            Err(error) => asker.answer(Err(error.to_string()), None),
         }
-        let view = self.intake.engine.view(clock::now());
-        let rendered = render(&view, query, TimeAnchor::now(), &mut answer);
-        // Objects have no place for it.
-        let missing = untracked(&view).filter(|_| query.form == Form::Json);
-        asker.answer(rendered.map(|()| answer).map_err(|error| error.to_string()), missing);
         Ok(())
     }
 

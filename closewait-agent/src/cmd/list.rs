@@ -23,7 +23,7 @@ use crate::{
         plan::{HookChoice, plan},
     },
     intake::Intake,
-    sink::list::{render, untracked},
+    sink::answer,
     source::{
         inquiry::Inquirer,
         program::{Loader, Programs},
@@ -100,9 +100,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         intake.fact(Observation::Process { at, process: Box::new(process) });
     }
     let mut answer = Vec::new();
-    let view = intake.engine.view(clock::now());
-    render(&view, query, TimeAnchor::now(), &mut answer)?;
-    if let Some(missing) = untracked(&view).filter(|_| query.form == Form::Json) {
+    if let Some(missing) = answer::answer(&intake.engine, query, clock::now(), TimeAnchor::now(), &mut answer)? {
         log::warn!("{missing}");
     }
     Ok(answer)

@@ -1,5 +1,6 @@
 //! Where findings go.
 
+pub mod answer;
 pub mod json;
 pub mod list;
 pub mod report;
