@@ -14,6 +14,7 @@ pub mod groups;
 pub mod hints;
 pub mod histogram;
 mod inspection;
+pub mod kill;
 mod lingering;
 pub mod model;
 mod pairing;
