@@ -1,6 +1,7 @@
 //! Where findings go.
 
 pub mod json;
+pub mod kill;
 pub mod list;
 mod schema;
 mod table;
