@@ -182,9 +182,11 @@ pub struct Kill {
 }
 
 const KILLING: &str = "\
-At least one filter has to be given. Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; different
-filters have to fit all. Try them with closewait list. The peer gets a RST, the program ECONNABORTED, and its descriptor stays
-open. Sockets that nobody has accepted and half-closed connections in use are refused. Needs CAP_NET_ADMIN.";
+At least one filter has to be given; they are those of closewait list. Several values of one filter (--pid 1,2 or --pid 1 \
+--pid 2) are alternatives; different filters have to fit all.
+
+The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. Sockets that nobody has accepted and half-closed \
+connections in use are refused. Needs CAP_NET_ADMIN.";
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]

@@ -116,12 +116,12 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
         open.entry((holder.task.pid, holder.task.comm.as_str())).or_default().push(holder.fd);
     }
     let count: usize = open.values().map(Vec::len).sum();
-    let are = if count == 1 { "descriptor is" } else { "descriptors are" };
-    if count > 0 || blind.is_none() {
-        line(
-            to,
-            &format!("{count} {are} still open{}", if count > 0 { ", and only the program can close it:" } else { "" }),
-        );
+    match count {
+        // Nor is any open elsewhere, unless some could not be looked at.
+        0 if blind.is_some() => {}
+        0 => line(to, "no descriptor of them is open"),
+        1 => line(to, "1 descriptor is still open; only its program can close it:"),
+        _ => line(to, &format!("{count} descriptors are still open; only their program can close them:")),
     }
     for ((pid, comm), mut fds) in open {
         fds.sort_unstable();
