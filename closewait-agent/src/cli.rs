@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::engine::{MAX_TRACKED, model::Class, query::Peer};
 
@@ -29,6 +29,8 @@ pub enum Command {
     Run(Run),
     /// Show the sockets that are in CLOSE_WAIT now, oldest first
     List(List),
+    /// Destroy sockets in CLOSE_WAIT that a filter selects: shows the plan, and does it with --yes only
+    Kill(Kill),
     /// Tell what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
 }
@@ -104,6 +106,23 @@ pub struct List {
     /// Format and colour.
     #[command(flatten)]
     pub shape: Shape,
+    /// Which sockets.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// One line for all sockets of the same process, listener, peer or cgroup
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// Every column, and nothing shortened to fit the screen
+    #[arg(long)]
+    pub wide: bool,
+    /// Who is asked.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Which sockets are meant.
+#[derive(Clone, Debug, Args)]
+pub struct Filters {
     /// Held by this process, or waiting at its listener
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
@@ -114,7 +133,7 @@ pub struct List {
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peer: Vec<Peer>,
     /// In this cgroup: a path (with all below it), or part of one, of a unit's or a pod's name, or of a container's id
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub cgroup: Vec<String>,
     /// In CLOSE_WAIT for this time at least
     #[arg(long, value_name = "DUR", value_parser = duration)]
@@ -122,12 +141,11 @@ pub struct List {
     /// Kept there by this cause: hung, leak, pool, never_accepted, half_close, inherited, proxy_wait, transient, unknown
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     pub verdict: Vec<Class>,
-    /// One line for all sockets of the same process, listener, peer or cgroup
-    #[arg(long, value_enum, value_name = "WHAT")]
-    pub by: Option<By>,
-    /// Every column, and nothing shortened to fit the screen
-    #[arg(long)]
-    pub wide: bool,
+}
+
+/// Who is asked for sockets.
+#[derive(Clone, Debug, Args)]
+pub struct Asked {
     /// UNIX socket of the agent that is asked, if one runs
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
@@ -138,6 +156,37 @@ pub struct List {
 
 const FILTERS: &str = "\
 Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; different filters have to fit all.";
+
+/// `closewait kill`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = KILLING)]
+pub struct Kill {
+    /// Format and colour.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// Which sockets.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// Do it; without, the plan is shown and nothing is touched
+    #[arg(long)]
+    pub yes: bool,
+    /// Do nothing if it would be more sockets than this
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max: u32,
+    /// Every column, and nothing shortened to fit the screen
+    #[arg(long)]
+    pub wide: bool,
+    /// Who is asked.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+const KILLING: &str = "\
+At least one filter has to be given; they are those of closewait list. Several values of one filter (--pid 1,2 or --pid 1 \
+--pid 2) are alternatives; different filters have to fit all.
+
+The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. Sockets that nobody has accepted and half-closed \
+connections in use are refused. Needs CAP_NET_ADMIN.";
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]
@@ -248,8 +297,8 @@ mod tests {
         else {
             unreachable!()
         };
-        assert_eq!((list.pid, list.peer.len()), (vec![1, 2, 3], 2));
-        assert_eq!(list.verdict, [Class::Hung, Class::NeverAccepted]);
+        assert_eq!((list.filters.pid, list.filters.peer.len()), (vec![1, 2, 3], 2));
+        assert_eq!(list.filters.verdict, [Class::Hung, Class::NeverAccepted]);
         for (args, hint) in [
             (["--verdict", "stuck"], "hung, leak, pool"),
             (["--peer", "example.org"], "write it like 10.0.0.7"),
@@ -258,6 +307,14 @@ mod tests {
             let error = parse(&args).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_name_is_no_filter_that_fits_everything() {
+        for name in ["", "a,"] {
+            let error = Cli::try_parse_from(["closewait", "kill", "--yes", "--cgroup", name]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "an unset variable of a shell: {error}");
         }
     }
 

@@ -48,6 +48,11 @@ impl TimeAnchor {
     pub fn wall(self, moment: Boot) -> SystemTime {
         self.booted.checked_add(Duration::from_nanos(moment.0)).unwrap_or(UNIX_EPOCH)
     }
+
+    /// The moment at which the wall has this time; boot for one before.
+    pub fn boot(self, wall: SystemTime) -> Boot {
+        Boot(crate::engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
+    }
 }
 
 /// `CLOCK_BOOTTIME` as the kernel and its programs have it (`bpf_ktime_get_boot_ns`, kernel/bpf/helpers.c at v5.10).
@@ -135,6 +140,7 @@ mod tests {
         for anchor in [before, after] {
             let between = anchor.wall(second).duration_since(anchor.wall(first)).unwrap();
             assert_eq!(between, Duration::from_secs(2));
+            assert_eq!(before.boot(before.wall(second)), second, "there and back");
         }
     }
 

@@ -13,7 +13,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let words = bytes.split(|byte| *byte == b'\n').map(OsStr::from_bytes);
     match Cli::try_parse_from([OsStr::new("closewait")].into_iter().chain(words)) {
-        Ok(Cli { command: Command::List(list) }) => list.peer.iter().for_each(again),
+        Ok(Cli { command: Command::List(list) }) => list.filters.peer.iter().for_each(again),
+        Ok(Cli { command: Command::Kill(kill) }) => {
+            assert!(kill.max > 0 && kill.filters.cgroup.iter().all(|name| !name.is_empty()));
+        }
         Ok(Cli { command: Command::Run(run) }) => {
             assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
             assert!(run.ring_buffer.is_power_of_two() && run.max_sockets > 0);

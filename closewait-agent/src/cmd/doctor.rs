@@ -11,7 +11,10 @@ use crate::{
         facts::Facts,
         plan::{GRANT, HookChoice, Plan, Refusal, plan},
     },
-    source::diag::{self, DiagError},
+    source::diag::{
+        self, DiagError,
+        exact::{DestroyError, probe_destroy},
+    },
 };
 
 /// How the report is written.
@@ -30,7 +33,9 @@ pub(super) enum Output {
 ///
 /// If `out` cannot be written to.
 pub(super) fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
-    let report = report(&Facts::gather(), diag::probe());
+    let facts = Facts::gather();
+    let mut report = report(&facts, diag::probe());
+    report.checks.extend(destroying(&facts, probe_destroy()));
     match output {
         Output::Text => write_text(&report, out),
         Output::Json => write_json(&report, out),
@@ -183,6 +188,17 @@ fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
     )
 }
 
+/// What `closewait kill` needs.
+fn destroying(facts: &Facts, probed: Result<(), DestroyError>) -> [Check; 2] {
+    let (state, found) = match probed {
+        Ok(()) => (State::Ok, "yes".to_owned()),
+        Err(error @ DestroyError::Unsupported(_)) => (State::Degraded, format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => (State::Unknown, format!("{:#}", anyhow::Error::from(error))),
+    };
+    let fix = "use a kernel with CONFIG_INET_DIAG_DESTROY=y";
+    [Check::new("SOCK_DESTROY", state, found, "closewait kill", fix), capability_check(facts, Capability::NetAdmin)]
+}
+
 fn capability_check(facts: &Facts, capability: Capability) -> Check {
     let (needed_for, without, fix) = match capability {
         Capability::Bpf => ("loading programs into the kernel", State::Missing, GRANT),
@@ -205,6 +221,9 @@ fn capability_check(facts: &Facts, capability: Capability) -> Check {
             State::Degraded,
             "not needed from Linux 5.11 on; else add cap_sys_resource",
         ),
+        Capability::NetAdmin => {
+            ("closewait kill", State::Degraded, "add cap_net_admin to what is granted to closewait kill")
+        }
     };
     let (state, found) = match facts.capabilities.map(|capabilities| capabilities.has(capability)) {
         Some(true) => (State::Ok, "granted"),
@@ -424,6 +443,18 @@ mod tests {
         assert_eq!(state(&report, "btf"), State::Degraded);
         assert_eq!(state(&report, "iter/tcp"), State::Unknown);
         assert!(text_of(&report).contains("with tracepoint."));
+    }
+
+    #[test]
+    fn what_kill_needs_is_told_and_changes_nothing_for_run() {
+        let capabilities = Some(Capabilities::from_bits(u64::MAX).without(Capability::NetAdmin));
+        let facts = Facts { capabilities, ..capable_host() };
+        let cause = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        let [kernel, capability] = destroying(&facts, Err(DestroyError::Unsupported(cause)));
+        assert!(kernel.found.contains("CONFIG_INET_DIAG_DESTROY") && kernel.state == State::Degraded, "{kernel:?}");
+        assert_eq!((capability.check, capability.state), ("CAP_NET_ADMIN", State::Degraded));
+        assert_eq!(report(&facts, Ok(())).exit_code(), 0);
+        assert!(destroying(&capable_host(), Ok(())).iter().all(|check| check.state == State::Ok));
     }
 
     #[test]

@@ -44,16 +44,24 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
     let query = query(args);
-    let answer = match ask_agent(args, &query)? {
-        Some(answer) => answer,
-        None => look(&query)?,
-    };
-    io::stdout().write_all(&answer)?;
+    io::stdout().write_all(&answer(&args.asked, &query)?)?;
     Ok(io::stdout().flush()?)
 }
 
+/// What an agent says, or what a single look shows.
+///
+/// # Errors
+///
+/// If an agent runs that gives no answer, or this kernel or these privileges do not allow a look.
+pub(super) fn answer(asked: &cli::Asked, query: &Query) -> anyhow::Result<Vec<u8>> {
+    match ask_agent(asked, query)? {
+        Some(answer) => Ok(answer),
+        None => look(query),
+    }
+}
+
 /// What a running agent says, if there is one: it knows exact ages, and what came and went.
-fn ask_agent(args: &cli::List, query: &Query) -> Result<Option<Vec<u8>>, ControlError> {
+fn ask_agent(args: &cli::Asked, query: &Query) -> Result<Option<Vec<u8>>, ControlError> {
     if args.alone {
         return Ok(None);
     }
@@ -124,16 +132,9 @@ fn programs(loader: Loader, facts: &Facts) -> Option<Programs> {
 
 /// What the command line asks for.
 fn query(args: &cli::List) -> Query {
-    let cli::List { shape, pid, port, peer, cgroup, older_than, verdict, by, wide, socket: _, alone: _ } = args;
+    let cli::List { shape, filters, by, wide, asked: _ } = args;
     Query {
-        filter: Filter {
-            pids: pid.clone(),
-            ports: port.clone(),
-            peers: peer.clone(),
-            cgroups: cgroup.clone(),
-            older_than: *older_than,
-            verdicts: verdict.clone(),
-        },
+        filter: filter(filters),
         by: by.map(Into::into),
         form: match shape.output {
             Output::Text => Form::Text,
@@ -146,8 +147,21 @@ fn query(args: &cli::List) -> Query {
     }
 }
 
+/// Which sockets are meant.
+pub(super) fn filter(filters: &cli::Filters) -> Filter {
+    let cli::Filters { pid, port, peer, cgroup, older_than, verdict } = filters;
+    Filter {
+        pids: pid.clone(),
+        ports: port.clone(),
+        peers: peer.clone(),
+        cgroups: cgroup.clone(),
+        older_than: *older_than,
+        verdicts: verdict.clone(),
+    }
+}
+
 /// How wide the screen is; `None` if standard output is none. `COLUMNS` has the last word, as `watch` sets it.
-fn width() -> Option<u16> {
+pub(super) fn width() -> Option<u16> {
     let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
     columns.or_else(|| {
         if !io::stdout().is_terminal() {

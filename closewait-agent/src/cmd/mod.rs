@@ -1,6 +1,7 @@
 //! One file a subcommand, and how any of them ends.
 
 mod doctor;
+mod kill;
 mod list;
 mod run;
 
@@ -10,6 +11,7 @@ use std::{
     process::ExitCode,
 };
 
+use self::kill::KillError;
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
     host::plan::Refusal,
@@ -20,6 +22,12 @@ use crate::{
 mod exit {
     /// Failed while running.
     pub(super) const FAILED: u8 = 1;
+    /// The command line does not say enough.
+    pub(super) const USAGE: u8 = 2;
+    /// This kernel cannot.
+    pub(super) const UNAVAILABLE: u8 = 69;
+    /// A privilege is missing.
+    pub(super) const DENIED: u8 = 77;
     /// What was configured cannot be.
     pub(super) const CONFIG: u8 = 78;
 }
@@ -29,6 +37,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Run(run) => run::run(run).map(|()| 0),
         Command::List(list) => list::list(list).map(|()| 0),
+        Command::Kill(kill) => kill::kill(kill).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {
                 Output::Text => doctor::Output::Text,
@@ -55,6 +64,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
     for cause in error.chain() {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Some(refusal.exit_code());
+        }
+        if let Some(error) = cause.downcast_ref::<KillError>() {
+            return Some(error.exit_code());
         }
         if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
             return Some(exit::CONFIG);

@@ -15,6 +15,7 @@ mod growth;
 pub mod hints;
 pub mod histogram;
 mod inspection;
+pub mod kill;
 mod lingering;
 pub mod model;
 mod pairing;

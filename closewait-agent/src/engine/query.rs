@@ -99,6 +99,12 @@ impl Filter {
         *self == Self::default()
     }
 
+    /// Whether it leaves nothing out, empty or not.
+    pub fn fits_everything(&self) -> bool {
+        let older_than = self.older_than.filter(|age| !age.is_zero());
+        Self { older_than, ..self.clone() }.is_empty()
+    }
+
     /// Whether `row` is one that is meant.
     ///
     /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
@@ -273,6 +279,8 @@ mod tests {
     fn an_empty_filter_fits_everything() {
         assert!(Filter::default().is_empty());
         assert!(fits(&Filter::default(), &row(&socket())));
+        let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
+        assert!(Filter::default().fits_everything() && older(0).fits_everything() && !older(1).fits_everything());
     }
 
     #[test]

@@ -17,10 +17,12 @@ pub enum Capability {
     SysAdmin,
     /// Raise the limit of locked memory, which maps count against before Linux 5.11.
     SysResource,
+    /// Destroy sockets.
+    NetAdmin,
 }
 
 impl Capability {
-    /// All of them, in the order in which they are shown.
+    /// All that `run` can use, in the order in which they are shown.
     pub const ALL: [Self; 6] =
         [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
@@ -36,12 +38,14 @@ impl Capability {
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
+            Self::NetAdmin => "CAP_NET_ADMIN",
         }
     }
 
     pub(super) const fn bit(self) -> u64 {
         1 << match self {
             Self::DacReadSearch => 2,
+            Self::NetAdmin => 12,
             Self::SysPtrace => 19,
             Self::SysAdmin => 21,
             Self::SysResource => 24,
@@ -94,7 +98,7 @@ pub(super) const fn implied_by(capability: Capability) -> u64 {
     match capability {
         Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
         Capability::DacReadSearch => DAC_OVERRIDE,
-        Capability::SysPtrace | Capability::SysAdmin | Capability::SysResource => 0,
+        Capability::SysPtrace | Capability::SysAdmin | Capability::SysResource | Capability::NetAdmin => 0,
     }
 }
 

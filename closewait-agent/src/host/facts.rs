@@ -106,7 +106,7 @@ impl Facts {
             seccomp: has_seccomp(),
             locked_memory: locked_memory(),
             initial_user_namespace: is_namespace("user", USER_INIT_INO),
-            initial_pid_namespace: is_namespace("pid", PID_INIT_INO),
+            initial_pid_namespace: initial_pid_namespace(),
             tick: tick().unwrap_or(LONGEST_TICK),
             port_range: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
                 .ok()
@@ -158,6 +158,11 @@ const LONGEST_TICK: Duration = Duration::from_millis(10);
 /// Creates such a map. `None` if the kernel does not say, for want of privilege.
 fn probe_ring_buffer() -> Option<bool> {
     is_map_supported(MapType::RingBuf).ok()
+}
+
+/// Whether this is the pid namespace of the host.
+pub fn initial_pid_namespace() -> Option<bool> {
+    is_namespace("pid", PID_INIT_INO)
 }
 
 fn is_namespace(kind: &str, inode: u32) -> Option<bool> {

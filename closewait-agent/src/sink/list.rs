@@ -1,7 +1,7 @@
 //! The answer to a [`Query`]: what `closewait list` prints, by itself or for an agent.
 
 mod grouped;
-mod rows;
+pub(super) mod rows;
 #[cfg(test)]
 mod tests;
 

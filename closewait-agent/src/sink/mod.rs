@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod json;
+pub mod kill;
 pub mod list;
 pub mod report;
 mod schema;

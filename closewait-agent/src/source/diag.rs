@@ -1,6 +1,9 @@
 //! The sockets that are in CLOSE_WAIT now and those that listen, asked of `sock_diag` as `ss` does, where the kernel has no iterators.
 //!
-//! It knows everything of a socket but its address in the kernel, so these observations are named by their ends.
+//! It knows everything of a socket but its address in the kernel, so these observations are named by their ends. [`exact`]
+//! asks for one socket, and has it destroyed.
+
+pub mod exact;
 
 use std::{
     io,
@@ -16,7 +19,8 @@ use thiserror::Error;
 use crate::{
     engine::{
         decode::Decoder,
-        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, SocketKey},
+        kill::{Facts, Sent},
+        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, SocketKey, TimerKind},
         time::Boot,
     },
     host::netns,
@@ -42,7 +46,7 @@ pub enum DiagError {
         source: io::Error,
     },
     /// The kernel answered with an error.
-    #[error("the kernel refused to list its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
+    #[error("the kernel refused to show its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
     Refused(#[source] io::Error),
     /// The answer is shorter than it says.
     #[error("the kernel's answer is cut off; report this with the output of `closewait doctor`")]
@@ -57,6 +61,18 @@ pub enum DiagError {
 /// If the question cannot be asked or is not answered.
 pub fn probe() -> Result<(), DiagError> {
     dump(AF_INET).map(drop)
+}
+
+/// Every socket in CLOSE_WAIT of the network namespace of this thread. Each has a cookie after that, also where none had asked
+/// for one before.
+///
+/// # Errors
+///
+/// If the question cannot be asked or is not answered.
+pub fn waiting() -> Result<Vec<Facts>, DiagError> {
+    let mut found = dump(AF_INET)?;
+    found.extend(dump(AF_INET6)?);
+    Ok(found.iter().filter(|one| one.state == state::CLOSE_WAIT).map(Found::facts).collect())
 }
 
 /// Hands every socket in CLOSE_WAIT or LISTEN, of every network namespace that can be entered, to `each`.
@@ -92,8 +108,11 @@ impl Blind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     state: u8,
+    timer: u8,
     local: Endpoint,
     remote: Endpoint,
+    /// Index of the interface that it is bound to; 0: none.
+    interface: u32,
     cookie: u64,
     inode: u32,
     /// Bytes that were not read; of a listener, connections that wait.
@@ -107,6 +126,7 @@ struct Found {
 /// What is used of `struct tcp_info` (include/uapi/linux/tcp.h at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Info {
+    last_data_sent: Duration,
     last_data_recv: Duration,
     last_ack_recv: Duration,
     received_bytes: Option<u64>,
@@ -153,10 +173,40 @@ impl Found {
         };
         Observation::Present { key, at, since, socket }
     }
+
+    fn facts(&self) -> Facts {
+        let sent = self.info.and_then(|info| {
+            Some(Sent { bytes: info.sent_bytes?, ago: info.last_data_sent, received_ago: info.last_data_recv })
+        });
+        Facts {
+            state: self.state,
+            local: self.local,
+            remote: self.remote,
+            cookie: self.cookie,
+            inode: self.inode,
+            interface: self.interface,
+            send_queue_bytes: self.send_queue,
+            // `inet_sk_diag_fill`, net/ipv4/inet_diag.c at v5.10.
+            timer: match self.timer {
+                1 => Some(TimerKind::On),
+                2 => Some(TimerKind::Keepalive),
+                4 => Some(TimerKind::Persist),
+                _ => None,
+            },
+            sent,
+        }
+    }
 }
 
 /// Asks the namespace of this thread for its sockets of one address family.
 fn dump(family: u16) -> Result<Vec<Found>, DiagError> {
+    let mut found = exchange(&request(family))?;
+    found.retain(|one| [state::CLOSE_WAIT, state::LISTEN].contains(&one.state));
+    Ok(found)
+}
+
+/// Asks the namespace of this thread, and takes in all that it answers.
+fn exchange(request: &[u8]) -> Result<Vec<Found>, DiagError> {
     let failed = |call| move || DiagError::Call { call, source: io::Error::last_os_error() };
     // SAFETY: three integers go in, a descriptor or -1 comes out.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
@@ -165,8 +215,7 @@ fn dump(family: u16) -> Result<Vec<Found>, DiagError> {
     }
     // SAFETY: the descriptor was opened just now, and nobody else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let request = request(family);
-    // SAFETY: pointer and length are of one live array; a netlink socket without a name sends to the kernel.
+    // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
     let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
     usize::try_from(sent).map_err(|_negative| failed("send")())?;
     let mut found = Vec::new();
@@ -191,10 +240,13 @@ fn dump(family: u16) -> Result<Vec<Found>, DiagError> {
 /// Numbers of netlink and `sock_diag` (include/uapi/linux/{netlink,sock_diag,inet_diag}.h).
 mod nl {
     pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    pub(super) const SOCK_DESTROY: u16 = 21;
     pub(super) const ERROR: u16 = 2;
     pub(super) const DONE: u16 = 3;
     /// `NLM_F_REQUEST | NLM_F_DUMP`.
     pub(super) const DUMP: u16 = 0x301;
+    /// `NLM_F_REQUEST | NLM_F_ACK`.
+    pub(super) const ONE: u16 = 5;
     pub(super) const ATTR_INFO: u16 = 2;
     pub(super) const ATTR_CGROUP: u16 = 21;
     /// `struct nlmsghdr`.
@@ -244,10 +296,12 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     let (mut fixed, mut attributes) = message.split_at_checked(nl::MESSAGE)?;
     let family = u16::from(fixed.get_u8());
     let state = fixed.get_u8();
-    if ![state::CLOSE_WAIT, state::LISTEN].contains(&state) || (family != AF_INET && family != AF_INET6) {
+    if family != AF_INET && family != AF_INET6 {
         return None;
     }
-    fixed.advance(2);
+    let timer = fixed.get_u8();
+    // How often it has gone off.
+    fixed.advance(1);
     let (local_port, remote_port) = (fixed.get_u16(), fixed.get_u16());
     let mut address = || {
         let mut bytes = [0; 16];
@@ -256,8 +310,7 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
         if family == AF_INET { IpAddr::from(v4) } else { Ipv6Addr::from(bytes).to_canonical() }
     };
     let (local, remote) = (address(), address());
-    // The interface.
-    fixed.advance(4);
+    let interface = fixed.get_u32_ne();
     let cookie = u64::from(fixed.get_u32_ne()) | u64::from(fixed.get_u32_ne()) << 32;
     // Expiry of the timer.
     fixed.advance(4);
@@ -267,8 +320,10 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     let inode = fixed.get_u32_ne();
     let mut one = Found {
         state,
+        timer,
         local: Endpoint { address: local, port: local_port },
         remote: Endpoint { address: remote, port: remote_port },
+        interface,
         cookie,
         inode,
         receive_queue,
@@ -295,6 +350,7 @@ fn parse_info(info: &[u8]) -> Option<Info> {
     let millis = |at: usize| Some(Duration::from_millis(info.get(at..at + 4)?.get_u32_ne().into()));
     let bytes = |at: usize| Some(info.get(at..at + 8)?.get_u64_ne());
     Some(Info {
+        last_data_sent: millis(44)?,
         last_data_recv: millis(52)?,
         last_ack_recv: millis(56)?,
         received_bytes: bytes(128),
@@ -336,23 +392,25 @@ mod tests {
     }
 
     fn socket_message() -> Vec<u8> {
-        let mut body = vec![2, state::CLOSE_WAIT, 0, 0];
+        let mut body = vec![2, state::CLOSE_WAIT, 4, 0];
         body.extend(8080_u16.to_be_bytes());
         body.extend(51_234_u16.to_be_bytes());
         for address in [[10, 0, 0, 5], [10, 0, 0, 9]] {
             body.extend(address);
             body.extend([0; 12]);
         }
-        body.extend([0; 4]);
+        body.extend(3_u32.to_ne_bytes());
         body.extend(5_u32.to_ne_bytes());
         body.extend(1_u32.to_ne_bytes());
         for number in [0_u32, 17, 0, 0, 99] {
             body.extend(number.to_ne_bytes());
         }
         let mut info = [0; 208];
+        info[44..48].copy_from_slice(&2000_u32.to_ne_bytes());
         info[52..56].copy_from_slice(&1800_u32.to_ne_bytes());
         info[56..60].copy_from_slice(&1000_u32.to_ne_bytes());
         info[128..136].copy_from_slice(&18_u64.to_ne_bytes());
+        info[200..208].copy_from_slice(&300_u64.to_ne_bytes());
         body.extend(212_u16.to_ne_bytes());
         body.extend(nl::ATTR_INFO.to_ne_bytes());
         body.extend(info);
@@ -371,6 +429,28 @@ mod tests {
         let info = one.info.unwrap();
         assert_eq!((info.last_ack_recv.as_millis(), info.last_data_recv.as_millis()), (1000, 1800));
         assert_eq!(info.received_bytes, Some(18));
+    }
+
+    #[test]
+    fn what_speaks_for_and_against_destroying_it_is_read() {
+        let mut found = Vec::new();
+        parse(&socket_message(), &mut found).unwrap();
+        let facts = found.remove(0).facts();
+        assert_eq!((facts.state, facts.cookie, facts.inode, facts.interface), (8, 5 | 1 << 32, 99, 3));
+        assert_eq!((facts.timer, facts.send_queue_bytes), (Some(TimerKind::Persist), 0));
+        let millis = Duration::from_millis;
+        assert_eq!(facts.sent, Some(Sent { bytes: 300, ago: millis(2000), received_ago: millis(1800) }));
+    }
+
+    #[test]
+    fn of_a_kernel_that_does_not_tell_nothing_is_made_up() {
+        let mut found = Vec::new();
+        // Without the attribute.
+        let mut answer = socket_message();
+        answer.truncate(nl::HEADER + nl::MESSAGE);
+        answer[..4].copy_from_slice(&88_u32.to_ne_bytes());
+        parse(&answer, &mut found).unwrap();
+        assert_eq!(found.remove(0).facts().sent, None);
     }
 
     #[test]

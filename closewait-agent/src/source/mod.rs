@@ -11,8 +11,10 @@
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the little that aya has to know of the kernel's types.
 //! - [`diag`]: the same asked of `sock_diag`, where the kernel has no iterators.
+//! - [`destroy`]: no source at all: sockets are destroyed.
 
 mod calls;
+pub mod destroy;
 pub mod diag;
 pub mod holders;
 pub mod inquiry;

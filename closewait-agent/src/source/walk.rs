@@ -7,6 +7,10 @@ use super::{
 };
 use crate::engine::{decode::Decoder, model::Observation, time::Boot};
 
+/// Why holders may be missing, where this is not the host's pid namespace.
+pub(super) const OUTSIDE: &str =
+    "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
+
 /// What a walk finds, one at a time.
 pub enum Found<'a> {
     /// Bytes of the kernel program.
@@ -77,10 +81,7 @@ fn end(programs: &Programs, began: Boot, each: &mut impl FnMut(Found<'_>)) {
     let (iterate_tcp, iterate_files) = (programs.plan().iterate_tcp, programs.plan().iterate_files);
     let blind = if iterate_files {
         // The iterator walks the pid namespace of whoever opens it (`task_seq_get_next`, kernel/bpf/task_iter.c at v5.11).
-        (!programs.plan().sees_all_processes).then(|| {
-            "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)"
-                .to_owned()
-        })
+        (!programs.plan().sees_all_processes).then(|| OUTSIDE.to_owned())
     } else {
         descriptors_in_proc(each)
     };

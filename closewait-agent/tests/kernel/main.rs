@@ -22,6 +22,7 @@ mod confinement;
 mod contract;
 mod families;
 mod hostile;
+mod kill;
 mod leaving;
 mod listing;
 mod many;

@@ -39,10 +39,13 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// One whose sockets can be found on any kernel.
     pub(crate) fn new() -> Self {
+        if can(Ability::Files) { Self::deserted() } else { Self::inhabited() }
+    }
+
+    /// One that can be found without a socket.
+    pub(crate) fn inhabited() -> Self {
         let mut ns = Self::deserted();
-        if !can(Ability::Files) {
-            ns.inhabitant = Some(ns.inhabit());
-        }
+        ns.inhabitant = Some(ns.inhabit());
         ns
     }
 

@@ -182,6 +182,9 @@ const LISTED: &[(&str, Type)] = &[
     ("left", Maybe(&Object(LEFT))),
     ("process", Maybe(&Object(PROCESS))),
 ];
+const KILLED: &[(&str, Type)] = &[("plan", Text), ("reason", Maybe(&Text))];
+const RESULT: &[(&str, Type)] =
+    &[("result", Maybe(&Text)), ("result_reason", Maybe(&Text)), ("fds_open", Maybe(&List))];
 const PROCESS: &[(&str, Type)] = &[
     ("pid", Whole),
     ("comm", Text),
@@ -268,6 +271,20 @@ pub(crate) fn check_listed(object: &Value) {
     if !object["left"].is_null() {
         one_of(&object["left"]["how"], HOW, object);
         assert_eq!(object["fd_open"], true, "{object}");
+    }
+}
+
+/// The same for one that `kill` prints.
+pub(crate) fn check_killed(object: &Value) {
+    check_listed(object);
+    members(object, KILLED, object);
+    one_of(&object["plan"], &["kill", "refuse"], object);
+    assert_eq!(object["reason"].is_null(), object["plan"] == "kill", "{object}");
+    if object.get("result").is_some() {
+        members(object, RESULT, object);
+        if !object["result"].is_null() {
+            one_of(&object["result"], &["destroyed", "gone_before", "replaced", "refused", "failed"], object);
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use crate::engine::{
     time::Boot,
 };
 
+/// Data that is sent so soon after the FIN may have met it on the way; and times of sending are only known within ticks.
+pub const AROUND_FIN: Duration = Duration::from_millis(20);
+
 /// One socket with its surroundings. What is not known is `None`, and a rule that needs it says nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -162,8 +165,7 @@ impl Case<'_> {
         let (sent, acked) = (self.socket.last_sent?, self.socket.last_ack?);
         match self.dwell {
             Dwell::Exact(_) => {
-                let margin = Duration::from_millis(20);
-                let sent_after = sent > self.entered + margin && self.socket.sent_bytes? > 0;
+                let sent_after = sent > self.entered + AROUND_FIN && self.socket.sent_bytes? > 0;
                 Some(sent_after && acked >= sent && self.socket.send_queue_bytes? == 0)
             }
             // An ACK of later data moves the bound of the entry with it.

@@ -12,7 +12,7 @@ use crate::engine::{
 pub(super) struct HalfClose;
 
 /// A stream that was silent for so long, or for so many times the age at which a socket counts as stuck, may be over.
-const SILENT: Duration = Duration::from_secs(300);
+pub const SILENT: Duration = Duration::from_secs(300);
 const SILENT_TIMES: u32 = 5;
 
 impl Rule for HalfClose {

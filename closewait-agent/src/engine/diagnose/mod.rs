@@ -38,7 +38,8 @@ mod testing;
 
 pub use self::{
     about::About,
-    case::{Case, Flow, Group, Legs, Seen, Trend},
+    case::{AROUND_FIN, Case, Flow, Group, Legs, Seen, Trend},
+    half_close::SILENT as STREAM_OVER,
     left::left,
 };
 use super::model::{Certainty, Class, Verdict};

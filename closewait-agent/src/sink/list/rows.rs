@@ -18,12 +18,12 @@ use crate::engine::{
 
 /// How the table is to look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Style {
+pub(in crate::sink) struct Style {
     /// Of the screen; `None`: nothing is shortened.
-    pub(super) width: Option<usize>,
+    pub(in crate::sink) width: Option<usize>,
     /// Every column, also those that say nothing.
-    pub(super) wide: bool,
-    pub(super) colour: bool,
+    pub(in crate::sink) wide: bool,
+    pub(in crate::sink) colour: bool,
 }
 
 /// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
@@ -51,6 +51,17 @@ const NAMED: usize = 2;
 
 /// Writes the table.
 pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
+    table::write(&columns(now, rows, style), style.width, &CONCESSIONS, to);
+}
+
+/// Writes the table with one more column, which does not give way.
+pub(in crate::sink) fn write_with(last: Column, now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
+    let mut columns = columns(now, rows, style);
+    columns.push(last);
+    table::write(&columns, style.width, &CONCESSIONS, to);
+}
+
+fn columns(now: Boot, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
     let column = |name| Column::new(name, Align::Left, rows.len());
     let number = |name| Column::new(name, Align::Right, rows.len());
     let (mut age, mut unread, mut unsent, mut timer) =
@@ -97,8 +108,7 @@ pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>
         "NETNS" => !column.is_monotonous(),
         _ => true,
     };
-    let shown: Vec<_> = all.into_iter().filter(|column| style.wide || says_something(column)).collect();
-    table::write(&shown, style.width, &CONCESSIONS, to);
+    all.into_iter().filter(|column| style.wide || says_something(column)).collect()
 }
 
 /// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.

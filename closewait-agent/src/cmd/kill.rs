@@ -1,0 +1,255 @@
+//! `closewait kill`.
+//!
+//! What is selected is what `list` shows with the same filters, of a running agent or of a single look: it is asked for the
+//! objects of `--output json`, and they are read again, so there is one selection for both. They say enough to find each
+//! socket. Whether it may be destroyed is judged from what the kernel says of it now, once for the plan and once more right
+//! before.
+
+use std::io::{self, Write as _};
+
+use thiserror::Error;
+
+use super::{
+    colour, exit,
+    list::{answer, filter, width},
+};
+use crate::{
+    cli::{self, Output},
+    clock::{self, TimeAnchor},
+    engine::{
+        kill::{Failure, Outcome, Refusal, Selected, Target},
+        query::{Form, Query},
+    },
+    host::caps::{Capabilities, Capability},
+    sink::kill::{self, Done, Look, Planned},
+    source::{
+        destroy,
+        diag::exact::{DestroyError, probe_destroy},
+    },
+};
+
+/// Why sockets were not destroyed.
+#[derive(Debug, Error)]
+pub(super) enum KillError {
+    /// No filter.
+    #[error(
+        "kill without a filter would mean every socket; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
+    )]
+    NoFilter,
+    /// More than the user expected.
+    #[error(
+        "{count} sockets are to be destroyed, more than --max {max}: nothing was touched; narrow the filters, or give --max {count}"
+    )]
+    TooMany {
+        /// How many.
+        count: usize,
+        /// How many may be.
+        max: u32,
+    },
+    /// This process may not.
+    #[error("{count} sockets were not destroyed for want of a capability: {why}")]
+    Denied {
+        /// How many.
+        count: usize,
+        /// What the first was refused for.
+        why: String,
+    },
+    /// The kernel cannot.
+    #[error("nothing was touched")]
+    Unsupported(#[source] DestroyError),
+    /// Something else.
+    #[error("{count} sockets were not destroyed: {why}; list again")]
+    Failed {
+        /// How many.
+        count: usize,
+        /// What happened to the first.
+        why: String,
+    },
+}
+
+impl KillError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoFilter => exit::USAGE,
+            Self::TooMany { .. } | Self::Failed { .. } => exit::FAILED,
+            Self::Denied { .. } => exit::DENIED,
+            Self::Unsupported(_) => exit::UNAVAILABLE,
+        }
+    }
+}
+
+/// Plans, shows the plan, and with `--yes` does it.
+///
+/// # Errors
+///
+/// If there is no filter, if this kernel or these privileges do not allow it, if there are more than `--max`, or if standard
+/// output cannot be written.
+pub(super) fn kill(args: &cli::Kill) -> anyhow::Result<()> {
+    let filter = filter(&args.filters);
+    if filter.fits_everything() {
+        return Err(KillError::NoFilter.into());
+    }
+    let listed = answer(&args.asked, &Query { filter, form: Form::Json, ..Query::default() })?;
+    let selected = kill::read(&listed, TimeAnchor::now())?;
+    let plans = destroy::plan(&selected, clock::now);
+    let targets: Vec<Target> = plans.iter().flatten().cloned().collect();
+    if args.yes { act(args, &selected, &plans, &targets) } else { only_plan(args, &selected, &plans, targets.len()) }
+}
+
+/// Shows what would be done, and touches nothing.
+fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
+    if count > 0 {
+        if Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin)) {
+            log::warn!("to do it needs CAP_NET_ADMIN; run as root, or add cap_net_admin to what is granted");
+        }
+        if let Err(error @ DestroyError::Unsupported(_)) = probe_destroy() {
+            log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
+        }
+    }
+    let refused = check_count(args, count).err().map(|too_many| format!("with --yes it would be refused: {too_many}"));
+    if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == Output::Json) {
+        log::warn!("{refused}");
+    }
+    show_plan(args, selected, plans, |text| {
+        if let Some(refused) = &refused {
+            text.push_str(&format!("\n{refused}\n"));
+        } else if count > 0 {
+            text.push_str("\nnothing was touched; give --yes to do it\n");
+        }
+    })
+}
+
+/// Does it, unless it is more than was expected.
+fn act(args: &cli::Kill, selected: &[Selected], plans: &[Planned], targets: &[Target]) -> anyhow::Result<()> {
+    let is_text = args.shape.output == Output::Text;
+    let too_many = check_count(args, targets.len());
+    // Nothing is done that was not shown. JSON has one object a socket, which has plan and result.
+    if is_text || too_many.is_err() {
+        show_plan(args, selected, plans, |_text| {})?;
+    }
+    too_many?;
+    if !targets.is_empty() {
+        // Anything else that is in the way is said of each socket.
+        if let Err(error @ DestroyError::Unsupported(_)) = probe_destroy() {
+            return Err(KillError::Unsupported(error).into());
+        }
+    }
+    let outcomes = destroy::act(targets, clock::now);
+    let destroyed = targets.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Destroyed);
+    let inodes: Vec<u32> = destroyed.map(|(target, _)| target.inode).collect();
+    let (mut open, blind) =
+        if inodes.is_empty() { Default::default() } else { destroy::descriptors(inodes.iter().copied()) };
+    let done: Vec<(&Target, Done)> = targets
+        .iter()
+        .zip(outcomes)
+        .map(|(target, outcome)| {
+            let open = if outcome == Outcome::Destroyed { open.remove(&target.inode) } else { None };
+            // None found is none only if all could be looked at.
+            let open = open.filter(|open| !open.is_empty() || blind.is_none());
+            (target, Done { outcome, open })
+        })
+        .collect();
+    let mut text = Vec::new();
+    if !is_text {
+        kill::json(selected, plans, Some(&done), &mut text)?;
+        if let Some(blind) = &blind {
+            log::warn!("there may be more descriptors: {blind}");
+        }
+    } else if !done.is_empty() {
+        kill::outcome(&done, blind.as_deref(), &mut text);
+    }
+    write(&text)?;
+    failures(plans, &done)
+}
+
+fn check_count(args: &cli::Kill, count: usize) -> Result<(), KillError> {
+    let max = args.max;
+    if u32::try_from(count).is_ok_and(|count| count <= max) { Ok(()) } else { Err(KillError::TooMany { count, max }) }
+}
+
+/// Shows the plan; `last` adds what comes below its text.
+fn show_plan(
+    args: &cli::Kill,
+    selected: &[Selected],
+    plans: &[Planned],
+    last: impl FnOnce(&mut String),
+) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    match args.shape.output {
+        Output::Json => kill::json(selected, plans, None, &mut text)?,
+        Output::Text => {
+            let look =
+                Look { width: if args.wide { None } else { width() }, wide: args.wide, colour: colour(args.shape) };
+            kill::plan(clock::now(), selected, plans, look, &mut text);
+            let mut below = String::new();
+            last(&mut below);
+            text.extend_from_slice(below.as_bytes());
+        }
+    }
+    write(&text)
+}
+
+fn write(text: &[u8]) -> anyhow::Result<()> {
+    io::stdout().write_all(text)?;
+    Ok(io::stdout().flush()?)
+}
+
+/// An error if anything was not done that should have been: the one that a person can do most about.
+fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
+    let mut denied: Vec<&str> = Vec::new();
+    let mut others: Vec<String> = Vec::new();
+    for plan in plans {
+        if let Err(Refusal::Denied(why)) = plan {
+            denied.push(why);
+        }
+    }
+    for (_, done) in done {
+        match &done.outcome {
+            Outcome::Failed(Failure::Denied(why)) | Outcome::Refused(Refusal::Denied(why)) => denied.push(why),
+            Outcome::Failed(failure) => others.push(failure.to_string()),
+            Outcome::Destroyed | Outcome::GoneBefore | Outcome::Replaced | Outcome::Refused(_) => {}
+        }
+    }
+    match (denied.first(), others.first()) {
+        (Some(why), _) => Err(KillError::Denied { count: denied.len(), why: (*why).to_owned() }.into()),
+        (None, Some(why)) => Err(KillError::Failed { count: others.len(), why: why.clone() }.into()),
+        (None, None) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::socket;
+
+    fn done(outcome: Outcome) -> anyhow::Result<()> {
+        let (local, remote) = (socket().local, socket().remote);
+        let target = Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None };
+        failures(&[], &[(&target, Done { outcome, open: None })])
+    }
+
+    fn code(result: anyhow::Result<()>) -> Option<u8> {
+        super::super::exit_code(&result.unwrap_err())
+    }
+
+    #[test]
+    fn what_changed_meanwhile_is_no_failure() {
+        for outcome in [Outcome::Destroyed, Outcome::GoneBefore, Outcome::Replaced, Outcome::Refused(Refusal::Sending)]
+        {
+            assert!(done(outcome.clone()).is_ok(), "{outcome:?}");
+        }
+        assert!(failures(&[Err(Refusal::NeverAccepted), Err(Refusal::Namespace(String::new()))], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_failure_ends_with_the_code_of_what_is_missing() {
+        let denied = || "CAP_NET_ADMIN".to_owned();
+        assert_eq!(code(done(Outcome::Failed(Failure::Denied(denied())))), Some(77));
+        assert_eq!(code(failures(&[Err(Refusal::Denied(denied()))], &[])), Some(77));
+        assert_eq!(code(done(Outcome::Failed(Failure::StillThere))), Some(1));
+        let unsupported = DestroyError::Unsupported(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        assert_eq!(code(Err(KillError::Unsupported(unsupported).into())), Some(69));
+        assert_eq!(code(Err(KillError::NoFilter.into())), Some(2));
+        assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 }.into())), Some(1));
+    }
+}

@@ -1,0 +1,330 @@
+//! Which sockets may be destroyed, for `closewait kill`: the rules, and what became of each.
+//!
+//! Destroying a socket (`SOCK_DESTROY`) cannot be taken back, so whatever is not known here speaks against it.
+
+use std::{fmt, time::Duration};
+
+use closewait_common::tcp::state;
+
+use super::{
+    diagnose::{AROUND_FIN, STREAM_OVER},
+    model::{Dwell, Endpoint, Gone, Holder, Protocol, Socket, TimerKind, Verdict},
+    text::duration,
+    time::Boot,
+    view::Row,
+};
+
+/// A socket that was selected, as `list` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// What `list` printed of it.
+    pub line: String,
+    /// When that was.
+    pub at: Boot,
+    /// What is known of it.
+    pub socket: Socket,
+    /// Its age then.
+    pub dwell: Option<Dwell>,
+    /// If it had left CLOSE_WAIT.
+    pub gone: Option<Gone>,
+    /// Every descriptor of it; `None` if they could not be looked for.
+    pub holders: Option<Vec<Holder>>,
+    /// Why it stays.
+    pub verdict: Verdict,
+}
+
+impl Selected {
+    /// The same as tables show it.
+    pub fn row(&self) -> Row<'_> {
+        Row {
+            socket: &self.socket,
+            dwell: self.dwell,
+            gone: self.gone.as_ref(),
+            holders: self.holders.as_deref(),
+            listener: None,
+            workload: None,
+            conntrack: None,
+            leg: None,
+            process: None,
+            verdict: self.verdict.clone(),
+        }
+    }
+
+    /// When the peer's FIN came, if that was seen.
+    fn entered(&self) -> Option<Boot> {
+        match self.dwell? {
+            Dwell::Exact(dwell) => Some(self.at - dwell),
+            Dwell::Between { .. } => None,
+        }
+    }
+}
+
+/// A socket as the kernel has it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Number of its state.
+    pub state: u8,
+    /// This end.
+    pub local: Endpoint,
+    /// The peer.
+    pub remote: Endpoint,
+    /// Its cookie.
+    pub cookie: u64,
+    /// Its inode; 0: no program has ever had it.
+    pub inode: u32,
+    /// Index of the interface that it is bound to; 0: none.
+    pub interface: u32,
+    /// Bytes that it has written and the peer has not acknowledged.
+    pub send_queue_bytes: u32,
+    /// The timer that runs, if one does.
+    pub timer: Option<TimerKind>,
+    /// What it has sent; `None` if the kernel does not say.
+    pub sent: Option<Sent>,
+}
+
+/// What a socket has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// How many bytes.
+    pub bytes: u64,
+    /// How long ago it last sent any.
+    pub ago: Duration,
+    /// How long ago data last came in.
+    pub received_ago: Duration,
+}
+
+/// A socket that may be destroyed, and what has to be true of it still at that moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its network namespace.
+    pub netns: u32,
+    /// This end.
+    pub local: Endpoint,
+    /// The peer.
+    pub remote: Endpoint,
+    /// Its cookie.
+    pub cookie: u64,
+    /// Its inode.
+    pub inode: u32,
+    /// Index of the interface that it is bound to; 0: none.
+    pub interface: u32,
+    /// When it entered CLOSE_WAIT, if that was seen.
+    pub entered: Option<Boot>,
+}
+
+/// Why a socket is not destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Only a descriptor is left of it.
+    Left,
+    /// It speaks MPTCP.
+    Mptcp,
+    /// It waits in a backlog.
+    NeverAccepted,
+    /// What was selected does not say enough to find it again.
+    Unidentified,
+    /// Its network namespace cannot be looked into, and why.
+    Namespace(String),
+    /// The same for want of a privilege.
+    Denied(String),
+    /// It left CLOSE_WAIT after it was selected.
+    Gone,
+    /// Another socket has its place.
+    Replaced,
+    /// So many bytes are on their way to the peer.
+    Unacknowledged(u32),
+    /// It sends something again, or asks whether it may.
+    Sending,
+    /// It sent data so long ago, after the peer's FIN.
+    InUse(Duration),
+    /// It sent data so long ago, and nobody saw whether that was after the peer's FIN.
+    PerhapsInUse(Duration),
+    /// The kernel does not say what it has sent.
+    SentUnknown,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left => {
+                write!(f, "it has left CLOSE_WAIT; only its descriptor is left, and that its program has to close")
+            }
+            Self::Mptcp => write!(f, "it speaks MPTCP, of which single subflows alone can be destroyed"),
+            Self::NeverAccepted => write!(
+                f,
+                "nobody has accepted it: destroyed it would be out of sight, and its place in the listener's backlog still taken"
+            ),
+            Self::Unidentified => {
+                write!(f, "it is not known well enough to find it again (namespace, and cookie or inode); try --alone")
+            }
+            Self::Namespace(why) | Self::Denied(why) => write!(f, "its network namespace cannot be looked into: {why}"),
+            Self::Gone => write!(f, "it left CLOSE_WAIT after it was listed"),
+            Self::Replaced => write!(f, "another socket has its place: same ends, another cookie or inode"),
+            Self::Unacknowledged(bytes) => write!(
+                f,
+                "{bytes} bytes that it has written are on their way: a half-closed connection in use, or one that ends by itself"
+            ),
+            Self::Sending => {
+                write!(f, "it is sending something again: a half-closed connection in use, or one that ends by itself")
+            }
+            Self::InUse(ago) => write!(
+                f,
+                "it sent data {} ago, after the peer's FIN, and the peer took it: a half-closed connection in use",
+                duration(*ago)
+            ),
+            Self::PerhapsInUse(ago) => write!(
+                f,
+                "it sent data {} ago, and nobody saw whether the peer's FIN came before: perhaps a half-closed connection in \
+                 use. An agent sees that; without one, wait until it has been silent for {}",
+                duration(*ago),
+                duration(STREAM_OVER)
+            ),
+            Self::SentUnknown => write!(f, "the kernel does not say when it last sent data"),
+        }
+    }
+}
+
+/// What became of a socket that was to be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is no more.
+    Destroyed,
+    /// It had gone before.
+    GoneBefore,
+    /// It had gone, and another socket had its place.
+    Replaced,
+    /// Something has changed that speaks against it.
+    Refused(Refusal),
+    /// The kernel would not.
+    Failed(Failure),
+}
+
+/// Why the kernel did not destroy a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A capability is missing.
+    Denied(String),
+    /// It cannot.
+    Unsupported,
+    /// It said yes, and the socket is still there.
+    StillThere,
+    /// Something else.
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(why) | Self::Other(why) => f.write_str(why),
+            Self::Unsupported => f.write_str("the kernel has no SOCK_DESTROY for TCP (CONFIG_INET_DIAG_DESTROY)"),
+            Self::StillThere => f.write_str("the kernel said that it was destroyed, and it is still there"),
+        }
+    }
+}
+
+impl Outcome {
+    /// The word that JSON uses.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Destroyed => "destroyed",
+            Self::GoneBefore => "gone_before",
+            Self::Replaced => "replaced",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Why it was not destroyed, if there is more to say than the name.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Destroyed | Self::GoneBefore | Self::Replaced => None,
+            Self::Refused(refusal) => Some(refusal.to_string()),
+            Self::Failed(failure) => Some(failure.to_string()),
+        }
+    }
+}
+
+/// Whether what was selected is enough to go and look for it.
+///
+/// # Errors
+///
+/// If it is not, or speaks against it already.
+pub fn preselect(selected: &Selected) -> Result<u32, Refusal> {
+    let Socket { netns, cookie, inode, protocol, accepted, .. } = selected.socket;
+    if selected.gone.is_some() {
+        return Err(Refusal::Left);
+    }
+    if protocol == Protocol::Mptcp {
+        return Err(Refusal::Mptcp);
+    }
+    if accepted == Some(false) {
+        return Err(Refusal::NeverAccepted);
+    }
+    netns.filter(|_| cookie.or(inode).is_some()).ok_or(Refusal::Unidentified)
+}
+
+/// The socket that was selected, among all that have its ends: there may be one for each interface. Whether it may be
+/// destroyed is for [`Target::check`].
+///
+/// # Errors
+///
+/// If it is not to be destroyed, or not there any more.
+pub fn identify(selected: &Selected, with_its_ends: &[Facts]) -> Result<Target, Refusal> {
+    let netns = preselect(selected)?;
+    let Socket { cookie, inode, local, remote, .. } = selected.socket;
+    let is_it = |facts: &&Facts| {
+        cookie.is_none_or(|cookie| cookie == facts.cookie)
+            && inode.is_none_or(|inode| inode == u64::from(facts.inode))
+            && (facts.local, facts.remote) == (local, remote)
+    };
+    let facts = with_its_ends.iter().find(is_it);
+    let facts = facts.ok_or(if with_its_ends.is_empty() { Refusal::Gone } else { Refusal::Replaced })?;
+    let Facts { cookie, inode, interface, .. } = *facts;
+    Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
+}
+
+impl Target {
+    /// Whether it may be destroyed at `now`, being as the kernel says.
+    ///
+    /// # Errors
+    ///
+    /// If it is another socket, or something speaks against it.
+    pub fn check(&self, facts: &Facts, now: Boot) -> Result<(), Refusal> {
+        let Self { netns: _, local, remote, cookie, inode, interface, entered } = *self;
+        if (facts.local, facts.remote, facts.cookie) != (local, remote, cookie) || facts.interface != interface {
+            return Err(Refusal::Replaced);
+        }
+        if facts.state != state::CLOSE_WAIT {
+            return Err(Refusal::Gone);
+        }
+        if facts.inode == 0 {
+            return Err(Refusal::NeverAccepted);
+        }
+        if facts.inode != inode {
+            return Err(Refusal::Replaced);
+        }
+        if facts.send_queue_bytes > 0 {
+            return Err(Refusal::Unacknowledged(facts.send_queue_bytes));
+        }
+        match facts.timer {
+            Some(TimerKind::On | TimerKind::Persist) => return Err(Refusal::Sending),
+            Some(TimerKind::Keepalive) | None => {}
+        }
+        check_sent(facts.sent.ok_or(Refusal::SentUnknown)?, entered.map(|entered| now.since(entered)))
+    }
+}
+
+/// All that was sent was acknowledged, and a peer that has closed answers data with a RST: so if any was sent after the FIN,
+/// the peer reads still. That may be long over.
+fn check_sent(sent: Sent, fin_ago: Option<Duration>) -> Result<(), Refusal> {
+    let Sent { bytes, ago, received_ago } = sent;
+    // The FIN comes after the last data.
+    let before_fin = ago >= received_ago || fin_ago.is_some_and(|fin_ago| ago + AROUND_FIN >= fin_ago);
+    if bytes == 0 || before_fin || ago >= STREAM_OVER {
+        return Ok(());
+    }
+    Err(if fin_ago.is_some() { Refusal::InUse(ago) } else { Refusal::PerhapsInUse(ago) })
+}
+
+#[cfg(test)]
+mod tests;

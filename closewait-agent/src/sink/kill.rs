@@ -1,0 +1,325 @@
+//! What `closewait kill` prints: the plan, and what became of it.
+
+mod selected;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, Write as _},
+    mem,
+};
+
+use serde::Serialize;
+
+pub use self::selected::{ReadError, read};
+use super::{
+    list::rows,
+    schema::HolderObject,
+    table::{Align, Column},
+};
+use crate::engine::{
+    kill::{Outcome, Refusal, Selected, Target},
+    model::{Holder, Socket},
+    time::Boot,
+};
+
+/// What is planned for a socket.
+pub type Planned = Result<Target, Refusal>;
+
+/// What became of a socket that was to be destroyed.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What.
+    pub outcome: Outcome,
+    /// Its descriptors afterwards; `None` if it was not destroyed, or they could not be looked for.
+    pub open: Option<Vec<Holder>>,
+}
+
+/// How text is to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Of the screen; `None`: nothing is shortened.
+    pub width: Option<u16>,
+    /// Every column, also those that say nothing.
+    pub wide: bool,
+    /// Whether it shows colour.
+    pub colour: bool,
+}
+
+/// Writes the plan: a line for each socket that was selected, then in words what will happen, and why not to the others.
+pub fn plan(now: Boot, selected: &[Selected], plans: &[Planned], look: Look, to: &mut Vec<u8>) {
+    if selected.is_empty() {
+        line(to, "no socket matches");
+        return;
+    }
+    let rows: Vec<_> = selected.iter().map(Selected::row).collect();
+    let mut column = Column::new("PLAN", Align::Left, rows.len());
+    for plan in plans {
+        column.text().push_str(word(plan));
+        column.end_in(if look.colour && plan.is_ok() { Some("1;31") } else { None });
+    }
+    let Look { width, wide, colour } = look;
+    let style = rows::Style { width: width.map(usize::from), wide, colour };
+    rows::write_with(column, now, &rows.iter().collect::<Vec<_>>(), style, to);
+    let count = plans.iter().filter(|plan| plan.is_ok()).count();
+    line(
+        to,
+        &format!("\n{} to destroy, of {} that {}", sockets(count), selected.len(), match_or_matches(selected.len())),
+    );
+    if count > 0 {
+        line(to, "  the peer gets a RST, which ends its half of the connection if that is still there");
+        line(to, "  the program gets ECONNABORTED, at its next write or by SO_ERROR; poll() wakes it up");
+        line(to, "  the descriptor is not freed: it counts as open until the program closes it");
+    }
+    refusals(selected, plans, to);
+}
+
+/// How many sockets are refused for which kind of reason, with the first of each kind.
+fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
+    let mut kinds: Vec<(&Refusal, &Socket, usize)> = Vec::new();
+    for (selected, plan) in selected.iter().zip(plans) {
+        let Err(refusal) = plan else { continue };
+        match kinds.iter_mut().find(|(first, ..)| mem::discriminant(*first) == mem::discriminant(refusal)) {
+            Some((.., count)) => *count += 1,
+            None => kinds.push((refusal, &selected.socket, 1)),
+        }
+    }
+    for (refusal, socket, count) in kinds {
+        let which = if count == 1 { ends(socket) } else { format!("the first is {}", ends(socket)) };
+        line(to, &format!("{} refused ({which}): {refusal}", sockets(count)));
+    }
+}
+
+/// Writes what became of the sockets that were to be destroyed. `blind` is why descriptors may be missing.
+pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
+    let destroyed = done.iter().filter(|(_, done)| done.outcome == Outcome::Destroyed).count();
+    line(to, &format!("\n{destroyed} of {} destroyed", sockets(done.len())));
+    for (target, done) in done {
+        let why = match &done.outcome {
+            Outcome::Destroyed => continue,
+            Outcome::GoneBefore => "it had left CLOSE_WAIT before it was touched".to_owned(),
+            Outcome::Replaced => "another socket had its place, and was left alone".to_owned(),
+            Outcome::Refused(refusal) => refusal.to_string(),
+            Outcome::Failed(failure) => failure.to_string(),
+        };
+        line(to, &format!("not destroyed: {} <- {}: {why}", target.local, target.remote));
+    }
+    if destroyed > 0 {
+        descriptors(done, blind, to);
+    }
+}
+
+/// Which descriptors are open still, by process.
+fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
+    let mut open: BTreeMap<(u32, &str), Vec<u32>> = BTreeMap::new();
+    for holder in done.iter().filter_map(|(_, done)| done.open.as_deref()).flatten() {
+        open.entry((holder.task.pid, holder.task.comm.as_str())).or_default().push(holder.fd);
+    }
+    let count: usize = open.values().map(Vec::len).sum();
+    match count {
+        // Nor is any open elsewhere, unless some could not be looked at.
+        0 if blind.is_some() => {}
+        0 => line(to, "no descriptor of them is open"),
+        1 => line(to, "1 descriptor is still open; only its program can close it:"),
+        _ => line(to, &format!("{count} descriptors are still open; only their program can close them:")),
+    }
+    for ((pid, comm), mut fds) in open {
+        fds.sort_unstable();
+        let mut text = format!("  {comm}[{pid}] fd ");
+        for (at, fd) in fds.iter().enumerate() {
+            // Writing to a String cannot fail.
+            let _infallible: std::fmt::Result = write!(text, "{}{fd}", if at > 0 { ", " } else { "" });
+        }
+        line(to, &text);
+    }
+    if let Some(blind) = blind {
+        line(to, &format!("there may be more descriptors: {blind}"));
+    }
+}
+
+/// The members behind those of `list`.
+#[derive(Serialize)]
+struct Added<'a> {
+    plan: &'static str,
+    reason: Option<String>,
+    #[serde(flatten)]
+    result: Option<ResultMembers<'a>>,
+}
+
+#[derive(Serialize)]
+struct ResultMembers<'a> {
+    result: Option<&'static str>,
+    result_reason: Option<String>,
+    fds_open: Option<Vec<HolderObject<'a>>>,
+}
+
+/// Writes the object that `list` has for each socket with the plan for it; with `done`, what became of those that were to be
+/// destroyed, in their order, comes with it.
+///
+/// # Errors
+///
+/// If a value cannot be written as JSON.
+pub fn json(
+    selected: &[Selected],
+    plans: &[Planned],
+    done: Option<&[(&Target, Done)]>,
+    to: &mut Vec<u8>,
+) -> io::Result<()> {
+    let mut outcomes = done.map(<[_]>::iter);
+    for (selected, plan) in selected.iter().zip(plans) {
+        let result = outcomes.as_mut().map(|outcomes| {
+            let done = plan.as_ref().ok().and_then(|_| outcomes.next()).map(|(_, done)| done);
+            ResultMembers {
+                result: done.map(|done| done.outcome.name()),
+                result_reason: done.and_then(|done| done.outcome.reason()),
+                fds_open: done.and_then(|done| Some(done.open.as_ref()?.iter().map(Into::into).collect())),
+            }
+        });
+        let added = Added { plan: word(plan), reason: plan.as_ref().err().map(ToString::to_string), result };
+        // Both are objects with members, and the list's stay as they are.
+        let (listed, added) = (selected.line.trim_end(), serde_json::to_string(&added)?);
+        let (listed, added) = (listed.strip_suffix('}').unwrap_or(listed), added.strip_prefix('{').unwrap_or(&added));
+        line(to, &format!("{listed},{added}"));
+    }
+    Ok(())
+}
+
+fn word(plan: &Planned) -> &'static str {
+    if plan.is_ok() { "kill" } else { "refuse" }
+}
+
+fn ends(socket: &Socket) -> String {
+    format!("{} <- {}", socket.local, socket.remote)
+}
+
+fn sockets(count: usize) -> String {
+    if count == 1 { "1 socket".to_owned() } else { format!("{count} sockets") }
+}
+
+fn match_or_matches(count: usize) -> &'static str {
+    if count == 1 { "matches" } else { "match" }
+}
+
+fn line(to: &mut Vec<u8>, text: &str) {
+    // Writing to a Vec cannot fail.
+    let _infallible: io::Result<()> = writeln!(to, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{
+        kill::Failure,
+        model::{Certainty, Class, Dwell},
+        testing::{holder, socket_on_port, verdict},
+    };
+
+    const NOW: Boot = Boot(3_600_000_000_000);
+    const PLAIN: Look = Look { width: None, wide: false, colour: false };
+
+    fn selected(port: u16) -> Selected {
+        Selected {
+            line: format!("{{\"schema_version\":1,\"socket\":{{\"port\":{port}}}}}"),
+            at: NOW,
+            socket: socket_on_port(port),
+            dwell: Some(Dwell::Exact(Duration::from_secs(90))),
+            gone: None,
+            holders: Some(vec![holder("app", 42, 5)]),
+            verdict: verdict(Class::Leak, Certainty::High),
+        }
+    }
+
+    fn target(selected: &Selected) -> Target {
+        let Socket { local, remote, .. } = selected.socket;
+        Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None }
+    }
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut to = Vec::new();
+        write(&mut to);
+        String::from_utf8(to).unwrap()
+    }
+
+    #[test]
+    fn a_plan_says_of_each_socket_what_happens_and_why_not() {
+        let selected = [selected(80), selected(81), selected(82)];
+        let plans = [
+            Ok(target(&selected[0])),
+            Err(Refusal::InUse(Duration::from_secs(3))),
+            Err(Refusal::InUse(Duration::from_secs(4))),
+        ];
+        let shown = text(|to| plan(NOW, &selected, &plans, PLAIN, to));
+        let rows: Vec<&str> = shown.lines().take(4).collect();
+        assert!(rows[0].ends_with("VERDICT    PLAN") && rows[0].starts_with("AGE"), "{shown}");
+        assert!(rows[1].contains("app[42] fd 5") && rows[1].ends_with("leak high  kill"), "{shown}");
+        assert!(rows[2].ends_with("refuse") && rows[3].ends_with("refuse"), "{shown}");
+        for words in ["1 socket to destroy, of 3 that match", "RST", "ECONNABORTED", "not freed"] {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
+        let refused = "2 sockets refused (the first is 10.0.0.5:81 <- 10.0.0.9:51234): it sent data 3.000s ago";
+        assert!(shown.contains(refused), "{shown}");
+        assert_eq!(text(|to| plan(NOW, &[], &[], PLAIN, to)), "no socket matches\n");
+    }
+
+    #[test]
+    fn what_will_happen_is_not_said_where_nothing_will() {
+        let selected = [selected(80)];
+        let shown = text(|to| plan(NOW, &selected, &[Err(Refusal::NeverAccepted)], PLAIN, to));
+        assert!(shown.contains("0 sockets to destroy, of 1 that matches") && !shown.contains("RST"), "{shown}");
+    }
+
+    fn done(outcome: Outcome, fds: &[u32]) -> Done {
+        let open = (outcome == Outcome::Destroyed).then(|| fds.iter().map(|fd| holder("app", 42, *fd)).collect());
+        Done { outcome, open }
+    }
+
+    #[test]
+    fn the_outcome_names_what_was_not_destroyed_and_what_stays_open() {
+        let selected = [selected(80), selected(81), selected(82), selected(83)];
+        let targets: Vec<Target> = selected.iter().map(target).collect();
+        let outcomes = [
+            done(Outcome::Destroyed, &[9, 5]),
+            done(Outcome::Destroyed, &[7]),
+            done(Outcome::Replaced, &[]),
+            done(Outcome::Failed(Failure::StillThere), &[]),
+        ];
+        let done: Vec<_> = targets.iter().zip(outcomes).collect();
+        let shown = text(|to| outcome(&done, None, to));
+        assert!(shown.contains("2 of 4 sockets destroyed"), "{shown}");
+        assert!(
+            shown.contains("not destroyed: 10.0.0.5:82 <- 10.0.0.9:51234: another socket had its place"),
+            "{shown}"
+        );
+        assert!(shown.contains("3 descriptors are still open") && shown.contains("  app[42] fd 5, 7, 9\n"), "{shown}");
+    }
+
+    #[test]
+    fn descriptors_that_could_not_be_looked_for_are_not_called_closed() {
+        let selected = [selected(80)];
+        let target = target(&selected[0]);
+        let done = [(&target, Done { outcome: Outcome::Destroyed, open: None })];
+        let shown = text(|to| outcome(&done, Some("no right"), to));
+        assert!(shown.contains("there may be more descriptors: no right") && !shown.contains("0 desc"), "{shown}");
+    }
+
+    #[test]
+    fn json_is_that_of_the_list_with_the_plan_and_the_result_behind_it() {
+        let selected = [selected(80), selected(81)];
+        let plans = [Err(Refusal::NeverAccepted), Ok(target(&selected[1]))];
+        let parse = |text: String| -> Vec<serde_json::Value> {
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let lines = parse(text(|to| json(&selected, &plans, None, to).unwrap()));
+        assert_eq!((&lines[0]["socket"]["port"], &lines[0]["plan"]), (&80.into(), &"refuse".into()));
+        assert!(lines[0]["reason"].as_str().unwrap().contains("accepted") && lines[0].get("result").is_none());
+        assert_eq!((&lines[1]["plan"], lines[1]["reason"].is_null()), (&"kill".into(), true));
+
+        let target = target(&selected[1]);
+        let done = [(&target, done(Outcome::Destroyed, &[5]))];
+        let lines = parse(text(|to| json(&selected, &plans, Some(&done), to).unwrap()));
+        assert!(lines[0]["result"].is_null() && lines[0]["fds_open"].is_null());
+        assert_eq!((&lines[1]["result"], &lines[1]["fds_open"][0]["fd"]), (&"destroyed".into(), &5.into()));
+    }
+}

@@ -1,0 +1,205 @@
+//! The one thing here that changes the host: sockets in CLOSE_WAIT are destroyed, each in its own network namespace, after
+//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`](crate::engine::kill).
+
+use std::collections::BTreeMap;
+
+use super::{
+    diag::{
+        self,
+        exact::{self, DestroyError},
+    },
+    holders, walk,
+};
+use crate::{
+    engine::{
+        kill::{self, Facts, Failure, Outcome, Refusal, Selected, Target},
+        model::{Endpoint, Holder},
+        time::Boot,
+    },
+    host::{
+        facts,
+        netns::{self, Netns, NetnsError},
+    },
+};
+
+/// What would be destroyed of what was selected, in the same order, and why the rest would not. Changes nothing.
+pub fn plan(selected: &[Selected], now: impl Fn() -> Boot + Sync) -> Vec<Result<Target, Refusal>> {
+    let wanted = selected.iter().map(kill::preselect);
+    in_each_namespace(
+        wanted,
+        |namespace, numbers| {
+            let all = || {
+                let waiting = diag::waiting();
+                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_full(error)));
+                let chosen = numbers.iter().filter_map(|number| selected.get(*number));
+                let one = |one: &Selected| {
+                    let by_ends = by_ends.as_ref().map_err(Refusal::clone)?;
+                    let there = by_ends.get(&(one.socket.local, one.socket.remote)).map_or(&[][..], Vec::as_slice);
+                    let target = kill::identify(one, there)?;
+                    // Asked for anew: a long list takes its time, and this has to be of one moment.
+                    match exact::get(&target) {
+                        Ok(Some(facts)) => target.check(&facts, now()).map(|()| target),
+                        Ok(None) => Err(Refusal::Gone),
+                        Err(error) => Err(Refusal::Namespace(in_full(error))),
+                    }
+                };
+                chosen.map(one).collect()
+            };
+            namespace.enter_and(all).unwrap_or_else(|error| {
+                let denied = matches!(error, NetnsError::EnterDenied { .. });
+                let why = error.to_string();
+                vec![Err(if denied { Refusal::Denied(why) } else { Refusal::Namespace(why) }); numbers.len()]
+            })
+        },
+        |missing| Err(missing.clone()),
+    )
+}
+
+/// Destroys `targets`, and tells what became of each, in the same order. Each is looked at right before, and looked for
+/// right after.
+///
+/// Between the look and the destruction lies one system call. In that time its program may write to it or close it; it
+/// cannot become another socket, for the kernel compares ends and cookie itself.
+pub fn act(targets: &[Target], now: impl Fn() -> Boot + Sync) -> Vec<Outcome> {
+    let wanted = targets.iter().map(|target| Ok(target.netns));
+    in_each_namespace(
+        wanted,
+        |namespace, numbers| {
+            let all =
+                || numbers.iter().filter_map(|number| targets.get(*number)).map(|one| act_on(one, &now)).collect();
+            namespace.enter_and(all).unwrap_or_else(|error| {
+                let denied = matches!(error, NetnsError::EnterDenied { .. });
+                let why = error.to_string();
+                let failure = if denied { Failure::Denied(why) } else { Failure::Other(why) };
+                vec![Outcome::Failed(failure); numbers.len()]
+            })
+        },
+        |missing| Outcome::Refused(missing.clone()),
+    )
+}
+
+/// Every descriptor of the sockets with these inodes, and why not all processes could be looked at, if so.
+pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Holder>>, Option<String>) {
+    let mut of: BTreeMap<u32, Vec<Holder>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
+    let blind = holders::walk(|inode, holder| {
+        if let Some(holders) = u32::try_from(inode).ok().and_then(|inode| of.get_mut(&inode)) {
+            holders.push(holder);
+        }
+    });
+    let blind = blind.or_else(|| (facts::initial_pid_namespace() == Some(false)).then(|| walk::OUTSIDE.to_owned()));
+    (of, blind)
+}
+
+/// Asks `inside` once for each network namespace that is `wanted`, with the numbers of those that want it, and `outside` for
+/// those that want none, or one that is not to be found. The answers are in the order of `wanted`.
+fn in_each_namespace<T>(
+    wanted: impl Iterator<Item = Result<u32, Refusal>>,
+    inside: impl Fn(&Netns, &[usize]) -> Vec<T>,
+    outside: impl Fn(&Refusal) -> T,
+) -> Vec<T> {
+    let mut answers: BTreeMap<usize, T> = BTreeMap::new();
+    let mut numbers: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (number, wanted) in wanted.enumerate() {
+        match wanted {
+            Ok(netns) => numbers.entry(netns).or_default().push(number),
+            Err(refusal) => drop(answers.insert(number, outside(&refusal))),
+        }
+    }
+    if numbers.is_empty() {
+        return answers.into_values().collect();
+    }
+    let found = netns::find();
+    for (netns, numbers) in numbers {
+        match found.namespaces.iter().find(|namespace| namespace.inode == netns) {
+            Some(namespace) => answers.extend(numbers.iter().copied().zip(inside(namespace, &numbers))),
+            None => {
+                let why = match &found.denied {
+                    Some(denied) => Refusal::Denied(denied.to_string()),
+                    None => Refusal::Namespace(format!(
+                        "no process is in network namespace {netns}, and nothing is mounted for it; run in a mount namespace \
+                         where `ip netns` shows it, or restart its program"
+                    )),
+                };
+                answers.extend(numbers.iter().map(|number| (*number, outside(&why))));
+            }
+        }
+    }
+    answers.into_values().collect()
+}
+
+fn by_ends(waiting: Vec<Facts>) -> BTreeMap<(Endpoint, Endpoint), Vec<Facts>> {
+    let mut by_ends: BTreeMap<_, Vec<Facts>> = BTreeMap::new();
+    for facts in waiting {
+        by_ends.entry((facts.local, facts.remote)).or_default().push(facts);
+    }
+    by_ends
+}
+
+/// In the network namespace of this thread.
+fn act_on(target: &Target, now: impl Fn() -> Boot) -> Outcome {
+    let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
+    let checked = match exact::get(target) {
+        Ok(Some(facts)) => target.check(&facts, now()),
+        Ok(None) => return without(target),
+        Err(error) => return other(error),
+    };
+    match checked {
+        Ok(()) => {}
+        Err(Refusal::Gone) => return Outcome::GoneBefore,
+        Err(Refusal::Replaced) => return Outcome::Replaced,
+        Err(refusal) => return Outcome::Refused(refusal),
+    }
+    match exact::destroy(target) {
+        Ok(()) => {}
+        Err(DestroyError::Gone) => return without(target),
+        Err(DestroyError::Other(error)) => return other(error),
+        Err(DestroyError::Unsupported(_)) => return Outcome::Failed(Failure::Unsupported),
+        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
+    }
+    match exact::get(target) {
+        // Where the program closed it in between, it goes its own way to the end.
+        Ok(Some(facts)) if facts.state == closewait_common::tcp::state::CLOSE_WAIT => {
+            Outcome::Failed(Failure::StillThere)
+        }
+        Ok(Some(_) | None) => Outcome::Destroyed,
+        Err(error) => other(error),
+    }
+}
+
+/// An error with its causes, in one line.
+fn in_full(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}
+
+/// Its cookie is not there any more: gone, or replaced.
+fn without(target: &Target) -> Outcome {
+    match exact::get_any(target) {
+        Ok(Some(_other)) => Outcome::Replaced,
+        // Only which of the two it is remains unknown.
+        Ok(None) | Err(_) => Outcome::GoneBefore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_keep_the_order_of_the_questions() {
+        let own = netns::all().remove(0).inode;
+        let wanted = [Ok(own), Err(Refusal::Left), Ok(own), Ok(1)];
+        let answers = in_each_namespace(
+            wanted.into_iter(),
+            |namespace, numbers| numbers.iter().map(|number| format!("{number} in {}", namespace.inode)).collect(),
+            ToString::to_string,
+        );
+        assert_eq!((&answers[0], &answers[2]), (&format!("0 in {own}"), &format!("2 in {own}")));
+        assert_eq!(answers[1], Refusal::Left.to_string());
+        assert!(answers[3].contains("network namespace 1,") || answers[3].contains("CAP_SYS_PTRACE"), "{}", answers[3]);
+    }
+
+    #[test]
+    fn nothing_selected_is_nothing_done() {
+        assert!(plan(&[], || Boot(0)).is_empty() && act(&[], || Boot(0)).is_empty());
+    }
+}
