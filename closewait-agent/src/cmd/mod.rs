@@ -1,6 +1,7 @@
 //! One file a subcommand, and how any of them ends.
 
 mod doctor;
+mod hooks;
 mod list;
 mod run;
 
@@ -12,6 +13,7 @@ use std::{
 
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
+    hooks::ProgramError,
     host::plan::Refusal,
     source::pins::PinsError,
 };
@@ -29,6 +31,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Run(run) => run::run(run).map(|()| 0),
         Command::List(list) => list::list(list).map(|()| 0),
+        Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {
                 Output::Text => doctor::Output::Text,
@@ -55,6 +58,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
     for cause in error.chain() {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Some(refusal.exit_code());
+        }
+        if cause.is::<ProgramError>() {
+            return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
             return Some(exit::CONFIG);
