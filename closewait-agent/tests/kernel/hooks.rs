@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Ended, Running, finish, run_command},
-    clock::{PATIENCE, poll_until},
+    clock::{PATIENCE, poll_until, slowness},
     confinement::{LASTING, assert_confined},
     net::{Namespace, Pair, V4},
     socket::check,
@@ -124,7 +124,7 @@ fn one_that_starts_a_daemon_is_not_waited_for() {
     fs::remove_file(hook.folder.join("pids")).unwrap();
     let (_other, _fin) = ns.waiting(V4);
     let others = hook.pids();
-    agent.watch(Duration::from_millis(300));
+    agent.watch(Duration::from_millis(300) * slowness());
     let ended = agent.stop();
     let daemons = [pids, others].concat();
     assert!(daemons.iter().all(|pid| lives(*pid)), "{daemons:?}");
@@ -308,7 +308,8 @@ impl Hook {
             if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
         };
         let mut command = Command::new(link);
-        command.arg("1000");
+        // Its name is that of the file; what it does may go by this one.
+        command.arg0("sleep").arg("1000");
         // SAFETY: between fork and exec, it makes one system call only.
         unsafe { command.pre_exec(keep_open) };
         Running::spawn(&mut command)
@@ -330,7 +331,7 @@ fn log_of(name: &str, script: &str) -> Ended {
     let (_pair, _fin) = ns.waiting(V4);
     hook.wait_for("done");
     // It takes that time at most from there to its end.
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(500) * slowness());
     let ended = agent.stop();
     ended.totals();
     ended
