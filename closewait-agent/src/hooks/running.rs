@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe::{Receiver, Sender},
@@ -56,11 +57,9 @@ pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duratio
     let began = clock::now();
     match run(program, occasion, timeout, stopping).await {
         Err(error) => {
-            let hint = match error.raw_os_error() {
-                Some(libc::ENOEXEC) => "; a script has to begin with `#!` and what runs it",
-                _ => "",
-            };
-            log::warn!("hook for {group}: running {name} failed: {error}{hint}");
+            let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+            let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
+            log::warn!("hook for {group}: running {name} failed: {error:#}{hint}");
         }
         Ok(Ended { status, cause, output }) => {
             for line in output.lines() {
@@ -96,12 +95,12 @@ async fn run(
     occasion: &Occasion,
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
-) -> io::Result<Ended> {
+) -> anyhow::Result<Ended> {
     // It may have been changed since the start.
-    let program = super::program::find(program).map_err(io::Error::other)?;
+    let program = super::program::find(program)?;
     // Before the program begins, so that its end cannot be missed.
-    let mut children = signal(SignalKind::child())?;
-    let (mut child, input, pipe) = spawn(&program, occasion)?;
+    let mut children = signal(SignalKind::child()).context("sigaction failed")?;
+    let (mut child, input, pipe) = spawn(&program, occasion).context("pipe2 or posix_spawn failed")?;
     log::debug!("hook for {}: runs as {}", occasion.group, child.id());
     let line = occasion.json.clone();
     // One that does not read it, or not all, need not.
@@ -110,7 +109,7 @@ async fn run(
     let mut piece = vec![0; 64 * 1024];
     let mut alarm = pin!(sleep(timeout));
     let (mut stage, mut cause) = (Stage::Runs, None);
-    while !has_ended(&child)? {
+    while !has_ended(&child).context("waitid failed")? {
         let due = tokio::select! {
             _ = children.recv() => continue,
             more = read(pipe.as_ref(), &mut piece) => {
@@ -138,12 +137,13 @@ async fn run(
     signal_group(&child, libc::SIGKILL);
     feeding.abort();
     // Not to the end: what has made itself independent may keep the pipe open.
-    if let Some(mut pipe) = pipe.map(Receiver::into_nonblocking_fd).transpose()?.map(File::from) {
+    if let Some(mut pipe) = pipe.map(Receiver::into_nonblocking_fd).transpose().context("fcntl failed")?.map(File::from)
+    {
         while let Ok(bytes @ 1..) = pipe.read(&mut piece)
             && output.take(&piece[..bytes])
         {}
     }
-    Ok(Ended { status: child.wait()?, cause, output })
+    Ok(Ended { status: child.wait().context("wait4 failed")?, cause, output })
 }
 
 /// In a group of processes of its own, without a shell and without arguments.
@@ -212,8 +212,12 @@ mod tests {
 
     /// Runs a script to its end; what it does is not to last longer than `timeout`.
     fn outcome(name: &str, script: &str, timeout: Duration) -> Ended {
+        run_file(name, &format!("#!/bin/sh\n{script}\n"), timeout).unwrap()
+    }
+
+    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<Ended> {
         let path: PathBuf = env::temp_dir().join(format!("closewait-running-{}-{name}", process::id()));
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         let mut facts = Facts::default();
         facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
@@ -224,12 +228,16 @@ mod tests {
         let ended = loop {
             match runtime.block_on(run(&path, &occasion, timeout, stopping.clone())) {
                 // What another test has just started may not have closed the script yet.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
-                ended => break ended.unwrap(),
+                Err(error) if is_busy(&error) => {}
+                ended => break ended,
             }
         };
         fs::remove_file(path).unwrap();
         ended
+    }
+
+    fn is_busy(error: &anyhow::Error) -> bool {
+        error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::ExecutableFileBusy)
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -247,6 +255,12 @@ mod tests {
     fn one_that_reads_nothing_and_fails_is_told() {
         let ended = outcome("fails", "echo no >&2; exit 3", LONG);
         assert_eq!((ended.status.code(), ended.output.lines()), (Some(3), vec!["no".to_owned()]));
+    }
+
+    #[test]
+    fn no_shell_stands_in_for_a_first_line_that_is_missing() {
+        let Err(error) = run_file("headless", "echo no\n", LONG) else { unreachable!() };
+        assert_eq!(error.downcast_ref().and_then(io::Error::raw_os_error), Some(libc::ENOEXEC), "{error:#}");
     }
 
     #[test]
