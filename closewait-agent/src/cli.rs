@@ -33,6 +33,9 @@ pub enum Command {
     Kill(Kill),
     /// Tell what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
+    /// Run programs for an agent, which starts this itself
+    #[command(hide = true)]
+    Hooks(Hooks),
 }
 
 /// Flags of every command.
@@ -94,9 +97,43 @@ pub struct Run {
     /// Remove what an agent has kept with --pin, by default in /sys/fs/bpf/closewait, and end
     #[arg(long)]
     pub unpin: bool,
+    /// Programs to run.
+    #[command(flatten)]
+    pub hooks: OnFindings,
     /// Write everything that is observed to a file
     #[arg(long, value_name = "FILE", hide = true)]
     pub record: Option<PathBuf>,
+}
+
+/// Flags of `run` for programs that are run when something is found: docs/hooks.md.
+#[derive(Clone, Debug, Args)]
+pub struct OnFindings {
+    /// Program to run when sockets get stuck, with the facts in its environment: a path, without arguments
+    #[arg(long, value_name = "CMD")]
+    pub on_stuck: Option<PathBuf>,
+    /// Program to run when sockets pile up
+    #[arg(long, value_name = "CMD")]
+    pub on_pileup: Option<PathBuf>,
+    /// How long such a program may run
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
+    pub hook_timeout: Duration,
+    /// How often such a program runs, at most, for one process and port
+    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = duration)]
+    pub hook_every: Duration,
+}
+
+/// `closewait hooks`.
+#[derive(Clone, Debug, Args)]
+pub struct Hooks {
+    /// For sockets that get stuck
+    #[arg(long, value_name = "CMD")]
+    pub on_stuck: Option<PathBuf>,
+    /// For sockets that pile up
+    #[arg(long, value_name = "CMD")]
+    pub on_pileup: Option<PathBuf>,
+    /// How long one may run
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
+    pub timeout: Duration,
 }
 
 /// `closewait list`.

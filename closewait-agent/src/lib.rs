@@ -17,6 +17,7 @@
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
 //! | [`intake`], [`recording`] | the one door into the engine, and what goes through it kept in a file | |
+//! | [`hooks`] | the programs that a user has run when something is found, and the helper that runs them | what they do |
 //! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`memory`] | gives memory back after a peak | |
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod cmd;
 pub mod control;
 pub mod engine;
+pub mod hooks;
 pub mod host;
 pub mod intake;
 pub mod memory;

@@ -13,6 +13,7 @@ use crate::{
         query::Query,
         time::Boot,
     },
+    hooks::Hooks,
     intake::Intake,
     memory::{self, Peak},
     sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
@@ -75,6 +76,8 @@ pub struct Runtime {
     pub worked: Duration,
     /// Where `closewait list` asks, if anybody can.
     pub control: Option<Control<Query>>,
+    /// Runs a user's programs, if there are any to run.
+    pub hooks: Option<Hooks>,
     /// When memory is to be given back.
     pub peak: Peak,
     /// Makes lines.
@@ -101,6 +104,14 @@ async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
         return asked;
     }
     std::future::pending().await
+}
+
+/// The end of what runs a user's programs; never, if there are none.
+async fn no_more_hooks(hooks: Option<&Hooks>) {
+    match hooks {
+        Some(hooks) => hooks.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Runtime {
@@ -140,6 +151,11 @@ impl Runtime {
                     let (query, asker) = asked;
                     self.answer(&query, asker)?;
                 }
+                () = no_more_hooks(self.hooks.as_ref()) => {
+                    if let Some(hooks) = self.hooks.take() {
+                        hooks.lost();
+                    }
+                }
                 () = tokio::time::sleep(wait), if emptied => {}
                 () = std::future::ready(()), if !emptied => {}
             }
@@ -153,7 +169,11 @@ impl Runtime {
         self.intake.engine.stop();
         self.put_out()?;
         self.intake.finish()?;
-        self.writer.finish(PATIENCE).context("writing standard output failed")
+        let written = self.writer.finish(PATIENCE).context("writing standard output failed");
+        if let Some(hooks) = self.hooks {
+            hooks.finish();
+        }
+        written
     }
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
@@ -176,6 +196,9 @@ impl Runtime {
                     }
                     if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
                         self.programs.keep_reported(*at, self.intake.engine.counters())?;
+                    }
+                    if let Some(hooks) = &mut self.hooks {
+                        hooks.finding(&finding, anchor, clock::now());
                     }
                     let before = piece.bytes.len();
                     self.sink.finding(&finding, anchor, &mut piece.bytes).context("writing a finding failed")?;

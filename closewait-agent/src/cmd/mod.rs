@@ -1,6 +1,7 @@
 //! One file a subcommand, and how any of them ends.
 
 mod doctor;
+mod hooks;
 mod kill;
 mod list;
 mod run;
@@ -14,6 +15,7 @@ use std::{
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
+    hooks::ProgramError,
     host::plan::Refusal,
     source::pins::PinsError,
 };
@@ -38,6 +40,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Run(run) => run::run(run).map(|()| 0),
         Command::List(list) => list::list(list).map(|()| 0),
         Command::Kill(kill) => kill::kill(kill).map(|()| 0),
+        Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {
                 Output::Text => doctor::Output::Text,
@@ -67,6 +70,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         }
         if let Some(error) = cause.downcast_ref::<KillError>() {
             return Some(error.exit_code());
+        }
+        if cause.is::<ProgramError>() {
+            return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
             return Some(exit::CONFIG);

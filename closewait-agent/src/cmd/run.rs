@@ -10,6 +10,7 @@ use crate::{
     clock,
     control::Control,
     engine::{self, Config, Engine, decode::Decoder, model::Observation, time::Boot},
+    hooks::{self, Helper},
     host::{
         caps::Capability,
         confine::{Confined, Keep, confine},
@@ -62,6 +63,7 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
 
 async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = Facts::gather();
@@ -121,6 +123,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     if !args.enter_namespaces {
         inquirer.open_ahead();
     }
+    // Nothing can be run later.
+    let helper = Helper::start(hooks)?;
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));
@@ -142,11 +146,19 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     };
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
+    let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (sampling, worked, peak) = (None, Duration::ZERO, Peak::default());
-    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, peak, sink, writer }
+    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, hooks, peak, sink, writer }
         .run(&start, signals, end)
         .await
+}
+
+/// What is run when something is found. A program that is not one to run is known before anything is loaded.
+fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::Config> {
+    let cli::OnFindings { on_stuck, on_pileup, hook_timeout: timeout, hook_every: every } = args;
+    let programs = hooks::Programs::find(on_stuck.as_deref(), on_pileup.as_deref());
+    Ok(hooks::Config { programs: programs.context("a hook cannot be used")?, timeout: *timeout, every: *every })
 }
 
 /// Gives up what only the start needed. Returns what could not be, one sentence each.

@@ -223,7 +223,7 @@ fn stuck_with_process(agent: &mut Agent, id: &Id) -> Value {
 }
 
 /// The lines of `status` of each thread of the agent say that it is confined.
-fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], user: libc::uid_t) {
+pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], user: libc::uid_t) {
     let mask = |of: &[u32]| format!("{:016x}", of.iter().fold(0_u64, |all, one| all | 1 << one));
     let user = user.to_string();
     let expected = BTreeMap::from([

@@ -26,7 +26,7 @@ enum What {
 const SRC: &str = "closewait-agent/src/";
 
 /// The table. A name without an extension stands for `name.rs` and everything in `name/`.
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule {
         scope: &["engine"],
         except: &[],
@@ -97,6 +97,14 @@ const RULES: [Rule; 8] = [
         tests_may: false,
         why: "the host's facts are gathered before anything that uses them exists",
         instead: "return a type of host's own and convert it where it is used",
+    },
+    Rule {
+        scope: &["hooks"],
+        except: &[],
+        what: What::OfCrateOnly(&["crate::hooks", "crate::engine", "crate::sink", "crate::clock"]),
+        tests_may: false,
+        why: "hooks are told what the engine found and sinks show, and decide nothing else",
+        instead: "let the runtime hand it over",
     },
     Rule {
         scope: &[],
@@ -191,6 +199,7 @@ mod tests {
         ("source/bpf.rs", "use crate::sink::Kind;", "use crate::{engine::decode, host::plan::Plan};\nuse aya::Ebpf;"),
         ("source/replay.rs", "use crate::engine::{tracker::Tracker};", "use crate::engine::model::Observation;"),
         ("host/plan.rs", "fn f(e: crate::engine::Engine) {}", "use super::facts::Facts;\nuse std::fs;"),
+        ("hooks/mod.rs", "use crate::source::bpf;", "use crate::{engine::model::Finding, sink::json::Json};"),
         ("runtime.rs", "use crate::cli::Run;", "use crate::{engine::Engine, sink::Sink, source::Source};"),
         (
             "runtime.rs",

@@ -1,0 +1,31 @@
+//! `closewait hooks`: the helper of an agent. Nobody calls it by hand.
+
+use std::{io, os::fd::AsFd as _};
+
+use anyhow::Context as _;
+use tokio::net::unix::pipe::Receiver;
+
+use crate::{
+    cli,
+    hooks::{Programs, serve},
+};
+
+/// Runs programs until the agent ends.
+///
+/// # Errors
+///
+/// If nobody asks through a pipe.
+pub(super) fn run(args: &cli::Hooks) -> anyhow::Result<()> {
+    let cli::Hooks { on_stuck, on_pileup, timeout } = args;
+    let programs = Programs { stuck: on_stuck.clone(), pileup: on_pileup.clone() };
+    let requests = io::stdin().as_fd().try_clone_to_owned().context("fcntl(F_DUPFD_CLOEXEC) failed")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the event loop failed (epoll_create); is a limit on open files reached?")?;
+    runtime.block_on(async {
+        let requests = Receiver::from_owned_fd(requests)
+            .context("standard input is not a pipe: `closewait run --on-stuck CMD` starts this command itself")?;
+        serve(requests, programs, *timeout).await
+    })
+}

@@ -1,0 +1,138 @@
+//! Who waits for a program to run, and for whom one runs. Pure: the time comes in.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{Group, Occasion};
+use crate::engine::time::Boot;
+
+/// Programs that run at the same time.
+const AT_ONCE: usize = 4;
+/// Requests that wait. The agent sends ten a minute at most, and each may be some megabytes long.
+const WAITING: usize = 16;
+
+/// Why a program is not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// One runs, or waits, for the same group.
+    Busy,
+    /// Too many wait.
+    Full,
+}
+
+impl Refused {
+    pub(super) const fn why(self) -> &'static str {
+        match self {
+            Self::Busy => "the one before has not ended",
+            Self::Full => "too many wait for others to end",
+        }
+    }
+}
+
+/// What became of one that waited.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is its turn.
+    Run(Occasion),
+    /// It has waited for so long that what it is about may be over.
+    Stale(Group),
+}
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    running: BTreeSet<Group>,
+    waiting: VecDeque<(Boot, Occasion)>,
+    patience: Duration,
+}
+
+impl Desk {
+    /// Nobody waits longer than `patience`.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
+    }
+
+    pub(super) fn offer(&mut self, occasion: Occasion, now: Boot) -> Result<(), Refused> {
+        let group = &occasion.group;
+        if self.running.contains(group) || self.waiting.iter().any(|(_, other)| other.group == *group) {
+            return Err(Refused::Busy);
+        }
+        if self.waiting.len() >= WAITING {
+            return Err(Refused::Full);
+        }
+        self.waiting.push_back((now, occasion));
+        Ok(())
+    }
+
+    /// The next one that is due, if one may run. It runs until it is said to be [finished](Self::finished).
+    pub(super) fn next(&mut self, now: Boot) -> Option<Next> {
+        if self.running.len() >= AT_ONCE {
+            return None;
+        }
+        let (since, occasion) = self.waiting.pop_front()?;
+        if now.since(since) > self.patience {
+            return Some(Next::Stale(occasion.group));
+        }
+        self.running.insert(occasion.group.clone());
+        Some(Next::Run(occasion))
+    }
+
+    pub(super) fn finished(&mut self, group: &Group) {
+        self.running.remove(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::{Facts, Kind};
+
+    fn occasion(who: usize) -> Occasion {
+        let group = Group { kind: Kind::Stuck, who: who.to_string() };
+        Occasion { group, facts: Facts::default(), json: String::new() }
+    }
+
+    fn desk() -> Desk {
+        Desk::new(Duration::from_secs(30))
+    }
+
+    #[test]
+    fn of_one_group_one_runs_or_waits() {
+        let mut desk = desk();
+        assert_eq!(desk.offer(occasion(1), Boot(0)), Ok(()));
+        assert_eq!(desk.offer(occasion(1), Boot(0)), Err(Refused::Busy));
+        assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(1))));
+        assert_eq!(desk.offer(occasion(1), Boot(0)), Err(Refused::Busy));
+        desk.finished(&occasion(1).group);
+        assert_eq!(desk.offer(occasion(1), Boot(0)), Ok(()));
+    }
+
+    #[test]
+    fn four_run_and_the_others_wait_in_order_up_to_a_bound() {
+        let mut desk = desk();
+        let mut taken = 0;
+        while desk.offer(occasion(taken), Boot(0)) == Ok(()) {
+            taken += 1;
+        }
+        assert_eq!((taken, desk.offer(occasion(99), Boot(0))), (WAITING, Err(Refused::Full)));
+        for n in 0..AT_ONCE {
+            assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(n))));
+        }
+        assert_eq!(desk.next(Boot(0)), None);
+        desk.finished(&occasion(2).group);
+        assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(AT_ONCE))));
+        assert_eq!(desk.next(Boot(0)), None);
+    }
+
+    #[test]
+    fn what_has_waited_too_long_is_not_run_any_more() {
+        let mut desk = desk();
+        let later = Boot(31_000_000_000);
+        desk.offer(occasion(1), Boot(0)).unwrap();
+        desk.offer(occasion(2), later).unwrap();
+        assert_eq!(desk.next(later), Some(Next::Stale(occasion(1).group)));
+        assert_eq!(desk.next(later), Some(Next::Run(occasion(2))));
+        assert_eq!(desk.offer(occasion(1), later), Ok(()), "it runs nowhere");
+    }
+}

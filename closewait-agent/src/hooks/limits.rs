@@ -1,0 +1,218 @@
+//! How often programs are run. Pure: the time comes in.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Group;
+use crate::engine::{text::duration, time::Boot};
+
+/// Starts at once, and in a minute.
+const BURST: u32 = 10;
+/// The time after which there is room for one more.
+const REFILL: Duration = Duration::from_secs(6);
+/// Groups whose last start is remembered: as many as can start in nearly seven hours. Of more, the one that started first
+/// is forgotten, and may run again sooner.
+const GROUPS: usize = 4096;
+/// The time between two words on what was not run.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a program is not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skip {
+    /// One has run for this group not long ago.
+    Recent,
+    /// Too many have run.
+    TooMany,
+}
+
+/// When what has started.
+#[derive(Debug)]
+pub(super) struct Limits {
+    every: Duration,
+    started: BTreeMap<Group, Boot>,
+    /// Time that is to be spent, [`REFILL`] for each start.
+    credit: Duration,
+    earned: Boot,
+}
+
+impl Limits {
+    /// With at most one start of a group in `every`.
+    pub(super) fn new(every: Duration, now: Boot) -> Self {
+        Self { every, started: BTreeMap::new(), credit: REFILL * BURST, earned: now }
+    }
+
+    /// Whether a program may start, and if so takes it for started.
+    pub(super) fn start(&mut self, group: &Group, now: Boot) -> Result<(), Skip> {
+        if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
+            return Err(Skip::Recent);
+        }
+        self.credit = (self.credit + now.since(self.earned)).min(REFILL * BURST);
+        self.earned = now;
+        self.credit = self.credit.checked_sub(REFILL).ok_or(Skip::TooMany)?;
+        self.started.retain(|_, at| now.since(*at) < self.every);
+        if self.started.len() >= GROUPS
+            && let Some(first) = self.started.iter().min_by_key(|(_, at)| **at).map(|(first, _)| first.clone())
+        {
+            self.started.remove(&first);
+        }
+        self.started.insert(group.clone(), now);
+        Ok(())
+    }
+}
+
+/// What was not run, until somebody is told.
+#[derive(Debug)]
+pub(super) struct Skipped {
+    recent: u64,
+    too_many: u64,
+    unsent: u64,
+    too_long: u64,
+    every: Duration,
+    told: Boot,
+}
+
+impl Skipped {
+    pub(super) fn new(every: Duration, now: Boot) -> Self {
+        Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, told: now }
+    }
+
+    pub(super) fn skip(&mut self, skip: Skip) {
+        match skip {
+            Skip::Recent => self.recent += 1,
+            Skip::TooMany => self.too_many += 1,
+        }
+    }
+
+    /// The helper does not take requests as fast as they come.
+    pub(super) fn unsent(&mut self) {
+        self.unsent += 1;
+    }
+
+    /// The event is longer than a request may be.
+    pub(super) fn too_long(&mut self) {
+        self.too_long += 1;
+    }
+
+    /// What is to be said, if it is time: one line, and then it is said.
+    pub(super) fn line(&mut self, now: Boot) -> Option<String> {
+        (now.since(self.told) >= TELL_EVERY).then(|| self.last_line(now)).flatten()
+    }
+
+    /// The same at the end.
+    pub(super) fn last_line(&mut self, now: Boot) -> Option<String> {
+        let parts = [
+            (self.recent, format!("one of the same group ran within {} (--hook-every)", duration(self.every))),
+            (self.too_many, format!("{BURST} ran in a minute")),
+            (self.unsent, "earlier ones were not done".to_owned()),
+            (self.too_long, "the event is too long".to_owned()),
+        ];
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, why)| format!("{count} because {why}"))
+            .collect();
+        if parts.is_empty() {
+            return None;
+        }
+        *self = Self::new(self.every, now);
+        Some(format!("hooks not run: {}", parts.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hooks::Kind;
+
+    const EVERY: Duration = Duration::from_secs(60);
+
+    fn group(who: &str) -> Group {
+        Group { kind: Kind::Stuck, who: who.to_owned() }
+    }
+
+    fn at(seconds: u64) -> Boot {
+        Boot(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_group_starts_once_in_its_time_whatever_is_reported_of_it() {
+        let mut limits = Limits::new(EVERY, at(0));
+        assert_eq!(limits.start(&group("a"), at(1)), Ok(()));
+        for second in 1..61 {
+            assert_eq!(limits.start(&group("a"), at(second)), Err(Skip::Recent));
+        }
+        assert_eq!(limits.start(&group("a"), at(61)), Ok(()));
+        assert_eq!(limits.start(&Group { kind: Kind::Pileup, who: "a".to_owned() }, at(61)), Ok(()));
+    }
+
+    #[test]
+    fn ten_start_at_once_and_then_one_in_six_seconds() {
+        let mut limits = Limits::new(EVERY, at(0));
+        let mut start = |n: u64, second| limits.start(&group(&n.to_string()), at(second)).is_ok();
+        assert_eq!((0..100).filter(|n| start(*n, 1)).count(), 10);
+        assert_eq!((100..200).filter(|n| start(*n, 6)).count(), 0);
+        assert_eq!((200..300).filter(|n| start(*n, 7)).count(), 1);
+        assert_eq!((300..400).filter(|n| start(*n, 1000)).count(), 10, "what was not used is not kept for ever");
+    }
+
+    #[test]
+    fn one_that_found_no_room_is_not_taken_for_started() {
+        let mut limits = Limits::new(EVERY, at(0));
+        for n in 0..10 {
+            assert_eq!(limits.start(&group(&n.to_string()), at(0)), Ok(()));
+        }
+        assert_eq!(limits.start(&group("late"), at(0)), Err(Skip::TooMany));
+        assert_eq!(limits.start(&group("late"), at(6)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound_and_the_first_goes() {
+        let mut limits = Limits::new(Duration::MAX, at(0));
+        for n in 0..=GROUPS as u64 {
+            assert_eq!(limits.start(&group(&n.to_string()), at(n * 6)), Ok(()));
+        }
+        assert_eq!(limits.started.len(), GROUPS);
+        let now = at((GROUPS as u64 + 1) * 6);
+        assert_eq!(limits.start(&group("1"), now), Err(Skip::Recent));
+        assert_eq!(limits.start(&group("0"), now), Ok(()));
+    }
+
+    #[test]
+    fn what_was_skipped_is_told_in_one_line_a_minute() {
+        let mut skipped = Skipped::new(EVERY, at(0));
+        assert_eq!(skipped.line(at(100)), None);
+        skipped.skip(Skip::Recent);
+        skipped.skip(Skip::Recent);
+        skipped.skip(Skip::TooMany);
+        assert_eq!(skipped.line(at(59)), None);
+        let line = skipped.line(at(160)).unwrap();
+        assert_eq!(
+            line,
+            "hooks not run: 2 because one of the same group ran within 1m00s (--hook-every), 1 because 10 ran in a minute"
+        );
+        skipped.unsent();
+        assert_eq!(skipped.line(at(161)), None);
+        assert_eq!(skipped.last_line(at(161)).as_deref(), Some("hooks not run: 1 because earlier ones were not done"));
+        assert_eq!(skipped.last_line(at(161)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_minute_has_more_than_twice_the_burst(steps in prop::collection::vec((0_u64..20, 0_u64..50), 1..400)) {
+            let mut limits = Limits::new(EVERY, at(0));
+            let (mut now, mut starts) = (0, Vec::new());
+            for (step, who) in steps {
+                now += step;
+                if limits.start(&group(&who.to_string()), at(now)).is_ok() {
+                    prop_assert!(starts.iter().all(|(other, then)| *other != who || now - then >= 60));
+                    starts.push((who, now));
+                }
+            }
+            for (_, first) in &starts {
+                let minute = starts.iter().filter(|(_, at)| (*first..first + 60).contains(at)).count();
+                prop_assert!(minute <= 20, "{minute}");
+            }
+        }
+    }
+}

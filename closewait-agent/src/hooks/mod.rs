@@ -1,0 +1,193 @@
+//! Runs a user's programs when something is found.
+//!
+//! A running agent has given up the right to run anything ([`crate::host::confine`]). So before that it starts a helper:
+//! this program again, `closewait hooks`, which keeps the rights that the agent was started with, and is asked through a
+//! pipe. It ends with the agent, however that ends.
+//!
+//! ```text
+//! runtime -> Hooks (what, how often) -> Writer's thread -> pipe -> helper (one at a time, how long) -> program
+//! ```
+//!
+//! Nothing here waits for a program: what finds no room on the way is dropped, counted and told.
+
+mod desk;
+mod helper;
+mod limits;
+mod occasion;
+mod output;
+mod program;
+mod running;
+
+use std::{
+    io,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use self::limits::{Limits, Skipped};
+pub use self::{
+    helper::serve,
+    occasion::{Facts, Group, Kind, Occasion},
+    program::{ProgramError, Programs},
+};
+use crate::{
+    clock::{self, TimeAnchor},
+    engine::{model::Finding, time::Boot},
+    sink::{Backlog, Sink as _, Writer, json::Json},
+};
+
+/// Bytes of requests that may wait for the helper.
+const BACKLOG: usize = 8 << 20;
+/// How long the last requests, and then the helper's end, may take: it gives programs two seconds to end.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What is run, and when.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which programs.
+    pub programs: Programs,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// At most one start of a group in this time.
+    pub every: Duration,
+}
+
+/// A helper that was started, and that nobody talks to yet.
+#[derive(Debug)]
+pub struct Helper {
+    child: Child,
+    requests: io::PipeWriter,
+    config: Config,
+}
+
+impl Helper {
+    /// Starts the helper; `None` if there is nothing to run. Its rights are those that this process has now.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start(config: Config) -> anyhow::Result<Option<Self>> {
+        let Programs { stuck, pileup } = &config.programs;
+        if stuck.is_none() && pileup.is_none() {
+            return Ok(None);
+        }
+        let (from, requests) = io::pipe().context("pipe2 failed; is a limit on open files reached?")?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("closewait").arg("hooks").arg("--timeout");
+        command.arg(humantime::format_duration(config.timeout).to_string());
+        for (flag, program) in [("--on-stuck", stuck), ("--on-pileup", pileup)] {
+            if let Some(program) = program {
+                command.arg(flag).arg(program);
+            }
+        }
+        // Standard output has the agent's results only.
+        let child = command.stdin(from).stdout(Stdio::null()).spawn().context(
+            "starting the helper that runs hooks failed (execve of /proc/self/exe); is /proc mounted, and a limit on \
+             processes reached?",
+        )?;
+        Ok(Some(Self { child, requests, config }))
+    }
+
+    /// Begins to talk to it, on a thread of its own: this has to wait until the agent is confined.
+    ///
+    /// # Errors
+    ///
+    /// If the thread cannot be started.
+    pub fn connect(self) -> io::Result<Hooks> {
+        let Self { child, requests, config } = self;
+        let now = clock::now();
+        let mut json = Json::default();
+        // The event `start`.
+        json.pass();
+        Ok(Hooks {
+            child,
+            writer: Writer::new(requests, BACKLOG)?,
+            limits: Limits::new(config.every, now),
+            skipped: Skipped::new(config.every, now),
+            programs: config.programs,
+            json,
+        })
+    }
+}
+
+/// The way to the helper.
+#[derive(Debug)]
+pub struct Hooks {
+    child: Child,
+    writer: Writer,
+    limits: Limits,
+    skipped: Skipped,
+    programs: Programs,
+    /// Counts along, so that a program gets the very line that the stream has.
+    json: Json,
+}
+
+impl Hooks {
+    /// Takes every finding, in order, and asks for a program where that is called for.
+    pub fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, now: Boot) {
+        let group = occasion::group(finding).filter(|group| self.programs.of(group.kind).is_some());
+        match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
+            None => self.json.pass(),
+            Some(Err(skip)) => {
+                self.json.pass();
+                self.skipped.skip(skip);
+            }
+            Some(Ok(group)) => {
+                if let Err(error) = self.ask(group, finding, anchor) {
+                    log::error!("a hook is not run, as its event cannot be written as JSON: {error}; report this");
+                }
+            }
+        }
+        if let Some(line) = self.skipped.line(now) {
+            log::info!("{line}");
+        }
+    }
+
+    fn ask(&mut self, group: Group, finding: &Finding, anchor: TimeAnchor) -> io::Result<()> {
+        let mut line = Vec::new();
+        self.json.finding(finding, anchor, &mut line)?;
+        let json = String::from_utf8(line).map_err(io::Error::other)?;
+        let occasion = Occasion { group, facts: occasion::facts(finding, anchor), json };
+        match occasion.frame()? {
+            None => self.skipped.too_long(),
+            Some(frame) => {
+                if self.writer.send(frame) == Backlog::Full {
+                    self.skipped.unsent();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the helper is gone.
+    pub async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
+    /// Says that it is gone.
+    pub fn lost(mut self) {
+        let how = match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("wait4 failed: {error}"),
+        };
+        log::error!("no hook runs from here on: their helper has ended ({how}); start the agent again");
+    }
+
+    /// Ends the helper and what it runs.
+    pub fn finish(mut self) {
+        if let Some(line) = self.skipped.last_line(clock::now()) {
+            log::info!("{line}");
+        }
+        let end = clock::now() + PATIENCE;
+        if let Err(error) = self.writer.finish(PATIENCE) {
+            log::debug!("the helper that runs hooks did not take the last requests: {error}");
+        }
+        // One that does not end in time notices by itself that it is alone.
+        while matches!(self.child.try_wait(), Ok(None)) && clock::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

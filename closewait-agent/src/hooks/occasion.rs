@@ -1,0 +1,305 @@
+//! What is worth running a program for, and what the program is told.
+
+use std::{borrow::Cow, fmt, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::TimeAnchor,
+    engine::{
+        model::{Dwell, Finding, Holder, Role, Socket, Task, Verdict},
+        process::Process,
+        workload::Workload,
+    },
+};
+
+/// Longest request on its way to the helper, bytes: the event of a socket that some ten thousand processes have.
+const LONGEST: usize = 4 << 20;
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A socket got stuck.
+    Stuck,
+    /// A group grows without closing.
+    Pileup,
+}
+
+impl Kind {
+    /// The word that events use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stuck => "stuck",
+            Self::Pileup => "pileup",
+        }
+    }
+}
+
+/// Of whom at most one program runs at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    /// What has happened.
+    pub kind: Kind,
+    /// To whom: what the log says too.
+    pub who: String,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.kind.name(), self.who)
+    }
+}
+
+/// Environment variables. What is unknown is not among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts(pub(super) Vec<(Cow<'static, str>, String)>);
+
+impl Facts {
+    /// Adds one, if it is known. An environment has no place for zero bytes; harmless text has none.
+    pub fn add(&mut self, name: &'static str, value: Option<impl ToString>) {
+        if let Some(value) = value.map(|value| value.to_string()).filter(|value| !value.contains('\0')) {
+            self.0.push((Cow::Borrowed(name), value));
+        }
+    }
+}
+
+/// A reason to run a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Occasion {
+    /// Of whom.
+    pub group: Group,
+    /// For the environment.
+    pub facts: Facts,
+    /// For standard input: the event, one line.
+    pub json: String,
+}
+
+impl Occasion {
+    /// As it goes to the helper: its length, and JSON. `None` if it is too long.
+    pub(super) fn frame(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut frame = vec![0; size_of::<u32>()];
+        serde_json::to_writer(&mut frame, self)?;
+        let (length, body) = frame.split_at_mut(size_of::<u32>());
+        match u32::try_from(body.len()) {
+            Ok(bytes) if body.len() <= LONGEST => {
+                length.copy_from_slice(&bytes.to_le_bytes());
+                Ok(Some(frame))
+            }
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// How many bytes follow these first ones.
+    pub(super) fn length(first: [u8; size_of::<u32>()]) -> io::Result<usize> {
+        let length = usize::try_from(u32::from_le_bytes(first)).ok().filter(|length| *length <= LONGEST);
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request is longer than any can be"))
+    }
+
+    /// From what follows.
+    pub(super) fn of_body(body: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(body)?)
+    }
+}
+
+/// Whom a finding is a reason for to run a program; `None` if it is none.
+pub(super) fn group(finding: &Finding) -> Option<Group> {
+    match finding {
+        Finding::Stuck { socket, owners, process, .. } => {
+            let owner = owner(owners.as_deref(), process.as_deref());
+            let who = match (owner, socket.netns) {
+                (Some((pid, _comm)), _) => format!("pid {pid}"),
+                (None, Some(netns)) => format!("netns {netns}"),
+                (None, None) => "nobody known".to_owned(),
+            };
+            let who = match socket.role {
+                Some(Role::Client) => format!("{who} to {}", socket.remote),
+                Some(Role::Server) | None => format!("{who} port {}", socket.local.port),
+            };
+            Some(Group { kind: Kind::Stuck, who })
+        }
+        Finding::Enter { .. }
+        | Finding::Leave { .. }
+        | Finding::Histogram { .. }
+        | Finding::Health { .. }
+        | Finding::Stop { .. } => None,
+    }
+}
+
+/// What the program is told in its environment. Nothing of a finding that is no reason to run one.
+pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> Facts {
+    let mut facts = Facts::default();
+    match finding {
+        Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => {
+            let process = process.as_deref();
+            facts.add("CLOSEWAIT_TIME", Some(humantime::format_rfc3339_nanos(anchor.wall(*at))));
+            facts.add("CLOSEWAIT_FD", owners.as_ref().and_then(|owners| owners.first()).map(|holder| holder.fd));
+            add_owner(&mut facts, owner(owners.as_deref(), process), process);
+            add_socket(&mut facts, socket);
+            add_workload(&mut facts, workload.as_deref().or_else(|| process?.workload.as_deref()));
+            let at_least = match dwell {
+                Dwell::Exact(dwell) => dwell,
+                Dwell::Between { at_least, .. } => at_least,
+            };
+            facts.add("CLOSEWAIT_DWELL_SECONDS", Some(at_least.as_secs_f64()));
+            add_verdict(&mut facts, verdict);
+        }
+        Finding::Enter { .. }
+        | Finding::Leave { .. }
+        | Finding::Histogram { .. }
+        | Finding::Health { .. }
+        | Finding::Stop { .. } => {}
+    }
+    facts
+}
+
+/// The first holder; of a socket that nobody has accepted, whose listener it is.
+fn owner<'a>(owners: Option<&'a [Holder]>, process: Option<&'a Process>) -> Option<(u32, &'a str)> {
+    let held = owners.and_then(|owners| owners.first()).map(|Holder { task: Task { pid, comm }, .. }| (*pid, comm));
+    let (pid, comm) = held.or_else(|| process.map(|process| (process.pid, &process.comm)))?;
+    Some((pid, comm.as_str()))
+}
+
+/// `process` may be another one.
+fn add_owner(facts: &mut Facts, owner: Option<(u32, &str)>, process: Option<&Process>) {
+    let Some((pid, comm)) = owner else { return };
+    facts.add("CLOSEWAIT_PID", Some(pid));
+    facts.add("CLOSEWAIT_COMM", Some(comm));
+    let process = process.filter(|process| process.pid == pid);
+    facts.add("CLOSEWAIT_EXE", process.and_then(|process| process.exe.as_deref()));
+    facts.add("CLOSEWAIT_RUNTIME", process.and_then(|process| process.runtime).map(|runtime| runtime.name()));
+}
+
+fn add_socket(facts: &mut Facts, socket: &Socket) {
+    let role = socket.role.map(|role| match role {
+        Role::Server => "server",
+        Role::Client => "client",
+    });
+    facts.add("CLOSEWAIT_LOCAL", Some(socket.local));
+    facts.add("CLOSEWAIT_LOCAL_PORT", Some(socket.local.port));
+    facts.add("CLOSEWAIT_REMOTE", Some(socket.remote));
+    facts.add("CLOSEWAIT_ROLE", role);
+    facts.add("CLOSEWAIT_NETNS", socket.netns);
+    facts.add("CLOSEWAIT_INODE", socket.inode);
+}
+
+fn add_workload(facts: &mut Facts, workload: Option<&Workload>) {
+    let Some(Workload { cgroup_path, unit, container, pod }) = workload else { return };
+    let pod = pod.as_ref();
+    facts.add("CLOSEWAIT_CGROUP", Some(cgroup_path));
+    facts.add("CLOSEWAIT_UNIT", unit.as_deref());
+    facts.add("CLOSEWAIT_CONTAINER", container.as_ref().map(|container| &container.id));
+    facts.add("CLOSEWAIT_POD", pod.and_then(|pod| pod.name.as_deref()));
+    facts.add("CLOSEWAIT_POD_NAMESPACE", pod.and_then(|pod| pod.namespace.as_deref()));
+}
+
+fn add_verdict(facts: &mut Facts, verdict: &Verdict) {
+    facts.add("CLOSEWAIT_VERDICT", Some(verdict.class.name()));
+    facts.add("CLOSEWAIT_RULE", Some(verdict.rule));
+    facts.add("CLOSEWAIT_CERTAINTY", Some(verdict.certainty.name()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::engine::{
+        model::{Certainty, Class},
+        testing::{holder, process, socket, verdict},
+        text::Comm,
+        time::Boot,
+    };
+
+    const ANCHOR: TimeAnchor = TimeAnchor::booted_at(UNIX_EPOCH);
+
+    fn stuck(owners: Option<Vec<Holder>>, process: Option<Process>) -> Finding {
+        Finding::Stuck {
+            at: Boot(0),
+            socket: socket(),
+            dwell: Dwell::Exact(Duration::from_millis(60_500)),
+            owners,
+            verdict: Box::new(verdict(Class::Hung, Certainty::High)),
+            workload: None,
+            process: process.map(Box::new),
+        }
+    }
+
+    fn value<'f>(facts: &'f Facts, name: &str) -> Option<&'f str> {
+        facts.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn the_first_holder_and_its_socket_are_told() {
+        let finding = stuck(Some(vec![holder("nginx", 812, 5)]), Some(process("nginx", 812, None)));
+        let facts = facts(&finding, ANCHOR);
+        for (name, expected) in [
+            ("CLOSEWAIT_TIME", "1970-01-01T00:00:00.000000000Z"),
+            ("CLOSEWAIT_PID", "812"),
+            ("CLOSEWAIT_FD", "5"),
+            ("CLOSEWAIT_COMM", "nginx"),
+            ("CLOSEWAIT_DWELL_SECONDS", "60.5"),
+            ("CLOSEWAIT_VERDICT", "hung"),
+            ("CLOSEWAIT_CERTAINTY", "high"),
+        ] {
+            assert_eq!(value(&facts, name), Some(expected), "{facts:?}");
+        }
+        assert_eq!(value(&facts, "CLOSEWAIT_REMOTE"), Some(socket().remote.to_string().as_str()));
+        assert!(group(&finding).unwrap().who.starts_with("pid 812 "));
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_there() {
+        let facts = facts(&stuck(None, None), ANCHOR);
+        for name in ["CLOSEWAIT_PID", "CLOSEWAIT_COMM", "CLOSEWAIT_EXE", "CLOSEWAIT_CGROUP", "CLOSEWAIT_COUNT"] {
+            assert_eq!(value(&facts, name), None, "{name}");
+        }
+        assert!(facts.0.iter().all(|(_, value)| !value.is_empty()), "{facts:?}");
+    }
+
+    #[test]
+    fn the_program_of_another_process_is_not_that_of_the_holder() {
+        let other = Process { exe: Some("/usr/bin/other".to_owned()), ..process("other", 7, None) };
+        let told = facts(&stuck(Some(vec![holder("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
+        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("812"), None));
+        // Nobody holds it: then it is who should accept it.
+        let told = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
+        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("7"), Some("/usr/bin/other")));
+    }
+
+    #[test]
+    fn a_name_full_of_harm_has_no_byte_that_an_environment_cannot_hold() {
+        let mut named = holder("x", 1, 3);
+        named.task.comm = Comm::from_kernel(b"$(id)\n\x1b;`w`\xff\0\0\0\0");
+        let facts = facts(&stuck(Some(vec![named]), None), ANCHOR);
+        assert_eq!(value(&facts, "CLOSEWAIT_COMM"), Some("$(id)\\u{a}\\u{1b};`w`\\xff"));
+        let mut zero = Facts::default();
+        zero.add("X", Some("a\0b"));
+        assert_eq!(zero, Facts::default());
+    }
+
+    #[test]
+    fn a_request_arrives_as_it_was_sent() {
+        let finding = stuck(Some(vec![holder("nginx", 812, 5)]), None);
+        let facts = facts(&finding, ANCHOR);
+        let sent = Occasion { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
+        let frame = sent.frame().unwrap().unwrap();
+        let (length, body) = frame.split_at(4);
+        assert_eq!(Occasion::length(length.try_into().unwrap()).unwrap(), body.len());
+        assert_eq!(Occasion::of_body(body).unwrap(), sent);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent_and_not_taken() {
+        let group = group(&stuck(None, None)).unwrap();
+        let long = Occasion { group, facts: Facts::default(), json: "x".repeat(LONGEST) };
+        assert_eq!(long.frame().unwrap(), None);
+        assert!(Occasion::length([0xff; 4]).is_err());
+    }
+
+    #[test]
+    fn only_what_calls_for_a_person_is_an_occasion() {
+        let enter = Finding::Enter { at: Boot(0), socket: socket() };
+        assert_eq!(group(&enter), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a program writes, as far as the log takes it.
+
+use crate::engine::text::harmless;
+
+/// Bytes of a program's output that the log takes.
+const KEPT: usize = 4096;
+/// Lines of them: each gets words in front.
+const LINES: usize = 64;
+/// Bytes that are read at all. A program that writes more finds its pipe closed, rather than keep a CPU busy.
+const READ: u64 = 16 << 20;
+
+/// The beginning of it, and how much there was.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    kept: Vec<u8>,
+    all: u64,
+}
+
+impl Output {
+    /// Takes the next piece. Returns whether more is to be read.
+    pub(super) fn take(&mut self, piece: &[u8]) -> bool {
+        self.all = self.all.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        let room = KEPT - self.kept.len();
+        self.kept.extend_from_slice(piece.get(..room).unwrap_or(piece));
+        self.all < READ
+    }
+
+    /// Lines for the log, harmless, without empty ones; the last one says what is left out.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let lines = self.kept.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty());
+        let mut shown: Vec<_> = lines.clone().take(LINES).map(harmless).collect();
+        let left_out = lines.count().saturating_sub(LINES);
+        let unread = if self.all >= READ { ", and its output was closed" } else { "" };
+        let beyond = self.all.saturating_sub(u64::try_from(self.kept.len()).unwrap_or(u64::MAX));
+        if beyond > 0 {
+            shown.push(format!("({beyond} bytes more are left out{unread})"));
+        } else if left_out > 0 {
+            shown.push(format!("({left_out} lines more are left out)"));
+        }
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(pieces: &[&[u8]]) -> Vec<String> {
+        let mut output = Output::default();
+        for piece in pieces {
+            output.take(piece);
+        }
+        output.lines()
+    }
+
+    #[test]
+    fn lines_come_as_they_were_written_and_harmless() {
+        assert_eq!(lines(&[b"one\ntw", b"o\r\n\n  \nno end"]), ["one", "two", "no end"]);
+        assert_eq!(lines(&[b"\x1b[2J\xff\n"]), ["\\u{1b}[2J\\xff"]);
+        assert_eq!(lines(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn of_much_only_the_beginning_is_kept_and_the_rest_counted() {
+        let much = vec![b'x'; 100_000];
+        let lines = lines(&[&much, &much]);
+        assert_eq!((lines.len(), lines[0].len()), (2, KEPT));
+        assert_eq!(lines[1], "(195904 bytes more are left out)");
+    }
+
+    #[test]
+    fn many_short_lines_are_few() {
+        let lines = lines(&[b"a\n".repeat(1000).as_slice()]);
+        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (LINES + 1, "(936 lines more are left out)"));
+    }
+
+    #[test]
+    fn nobody_is_read_for_ever() {
+        let (mut output, piece) = (Output::default(), vec![b'y'; 1 << 20]);
+        assert_eq!((0..100).take_while(|_| output.take(&piece)).count(), 15);
+        assert!(output.lines()[1].ends_with("bytes more are left out, and its output was closed)"));
+        assert_eq!(output.kept.len(), KEPT);
+    }
+}

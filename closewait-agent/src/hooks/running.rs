@@ -1,0 +1,296 @@
+//! One program, from its start to its end.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Read as _},
+    mem::zeroed,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::Path,
+    pin::pin,
+    process::{Child, Command, ExitStatus},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::unix::pipe::{Receiver, Sender},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
+
+use super::{Occasion, output::Output};
+use crate::{
+    clock,
+    engine::text::{duration, harmless_path},
+};
+
+/// The time between SIGTERM and SIGKILL.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+/// Variables of this name are facts, and none that somebody else has set.
+const PREFIX: &str = "CLOSEWAIT_";
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Runs,
+    /// It was asked to end.
+    Terminated,
+    /// It was killed.
+    Killed,
+}
+
+/// Why it had to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Timeout,
+    Stopping,
+}
+
+/// Runs the program to its end, or until `timeout` or `stopping`, and writes to the log how it went. With it ends what it
+/// has started, but for what has made itself independent (`setsid`).
+pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duration, stopping: watch::Receiver<bool>) {
+    let name = harmless_path(program.as_os_str().as_encoded_bytes());
+    let group = &occasion.group;
+    let began = clock::now();
+    match run(program, occasion, timeout, stopping).await {
+        Err(error) => {
+            let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+            let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
+            log::warn!("hook for {group}: running {name} failed: {error:#}{hint}");
+        }
+        Ok(Ended { status, cause, output }) => {
+            for line in output.lines() {
+                log::info!("hook for {group}: | {line}");
+            }
+            let took = duration(clock::now().since(began));
+            match cause {
+                Some(Cause::Timeout) => {
+                    let timeout = duration(timeout);
+                    log::warn!(
+                        "hook for {group}: {name} was ended after {took} ({status}), as it took longer than {timeout}: \
+                         --hook-timeout"
+                    );
+                }
+                Some(Cause::Stopping) => {
+                    log::warn!("hook for {group}: {name} was ended after {took} ({status}), as the agent has ended");
+                }
+                None if status.success() => log::info!("hook for {group}: {name} has ended after {took}"),
+                None => log::warn!("hook for {group}: {name} failed after {took}: {status}"),
+            }
+        }
+    }
+}
+
+struct Ended {
+    status: ExitStatus,
+    cause: Option<Cause>,
+    output: Output,
+}
+
+async fn run(
+    program: &Path,
+    occasion: &Occasion,
+    timeout: Duration,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Ended> {
+    // It may have been changed since the start.
+    let program = super::program::find(program)?;
+    // Before the program begins, so that its end cannot be missed.
+    let mut children = signal(SignalKind::child()).context("sigaction failed")?;
+    let (mut child, input, pipe) = spawn(&program, occasion).context("pipe2 or posix_spawn failed")?;
+    log::debug!("hook for {}: runs as {}", occasion.group, child.id());
+    let line = occasion.json.clone();
+    // One that does not read it, or not all, need not.
+    let feeding = tokio::spawn(feed(input, line.into_bytes()));
+    let (mut output, mut pipe) = (Output::default(), Some(pipe));
+    let mut piece = vec![0; 64 * 1024];
+    let mut alarm = pin!(sleep(timeout));
+    let (mut stage, mut cause) = (Stage::Runs, None);
+    while !has_ended(&child).context("waitid failed")? {
+        let due = tokio::select! {
+            _ = children.recv() => continue,
+            more = read(pipe.as_ref(), &mut piece) => {
+                // When nobody reads any more, the pipe is closed.
+                pipe = pipe.filter(|_| matches!(more, Ok(1..)) && more.is_ok_and(|bytes| output.take(&piece[..bytes])));
+                continue;
+            }
+            () = &mut alarm, if stage != Stage::Killed => Cause::Timeout,
+            _ = stopping.changed(), if stage == Stage::Runs => Cause::Stopping,
+        };
+        cause = cause.or(Some(due));
+        stage = match stage {
+            Stage::Runs => {
+                signal_group(&child, libc::SIGTERM);
+                alarm.set(sleep(GRACE));
+                Stage::Terminated
+            }
+            Stage::Terminated | Stage::Killed => {
+                signal_group(&child, libc::SIGKILL);
+                Stage::Killed
+            }
+        };
+    }
+    // What it has left behind. Until it is waited for, its number and that of its group are nobody else's.
+    signal_group(&child, libc::SIGKILL);
+    feeding.abort();
+    // Not to the end: what has made itself independent may keep the pipe open.
+    if let Some(mut pipe) = pipe.map(Receiver::into_nonblocking_fd).transpose().context("fcntl failed")?.map(File::from)
+    {
+        while let Ok(bytes @ 1..) = pipe.read(&mut piece)
+            && output.take(&piece[..bytes])
+        {}
+    }
+    Ok(Ended { status: child.wait().context("wait4 failed")?, cause, output })
+}
+
+/// In a group of processes of its own, without a shell and without arguments.
+fn spawn(program: &Path, occasion: &Occasion) -> io::Result<(Child, Sender, Receiver)> {
+    let ((input, feed), (read, output)) = (io::pipe()?, io::pipe()?);
+    let mut command = Command::new(program);
+    for (name, _value) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
+        command.env_remove(name);
+    }
+    command.env("CLOSEWAIT_EVENT", occasion.group.kind.name());
+    for (name, value) in &occasion.facts.0 {
+        command.env(&**name, value);
+    }
+    command.stdin(input).stdout(output.try_clone()?).stderr(output).current_dir("/").process_group(0);
+    let child = command.spawn()?;
+    Ok((child, Sender::from_owned_fd(OwnedFd::from(feed))?, Receiver::from_owned_fd(OwnedFd::from(read))?))
+}
+
+async fn feed(mut to: Sender, line: Vec<u8>) -> io::Result<()> {
+    to.write_all(&line).await
+}
+
+/// The next piece of it; never, if it is closed.
+async fn read(pipe: Option<&Receiver>, piece: &mut [u8]) -> io::Result<usize> {
+    let Some(pipe) = pipe else { return std::future::pending().await };
+    loop {
+        pipe.readable().await?;
+        match pipe.try_read(piece) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+/// Whether the child has ended. It is not waited for: it stays in its group.
+fn has_ended(child: &Child) -> io::Result<bool> {
+    // SAFETY: a `siginfo_t` is numbers and pointers that may be null, for all of which zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for a write and outlives the call.
+    if unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut info, options) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled in what it says of children, or left the zeros.
+    Ok(unsafe { info.si_pid() } != 0)
+}
+
+/// To the child and all of its group that has not made itself independent.
+fn signal_group(child: &Child, signal: libc::c_int) {
+    let Ok(group) = libc::pid_t::try_from(child.id()) else { return };
+    // SAFETY: takes numbers only; the child was not waited for, so the group is the one that it was started in.
+    let _gone: libc::c_int = unsafe { libc::kill(-group, signal) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt as _,
+        path::PathBuf,
+        process,
+    };
+
+    use super::*;
+    use crate::hooks::{Facts, Group, Kind};
+
+    /// Runs a script to its end; what it does is not to last longer than `timeout`.
+    fn outcome(name: &str, script: &str, timeout: Duration) -> Ended {
+        run_file(name, &format!("#!/bin/sh\n{script}\n"), timeout).unwrap()
+    }
+
+    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<Ended> {
+        let path: PathBuf = env::temp_dir().join(format!("closewait-running-{}-{name}", process::id()));
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        let mut facts = Facts::default();
+        facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
+        let group = Group { kind: Kind::Stuck, who: "pid 1 port 80".to_owned() };
+        let occasion = Occasion { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (_stop, stopping) = watch::channel(false);
+        let ended = loop {
+            match runtime.block_on(run(&path, &occasion, timeout, stopping.clone())) {
+                // What another test has just started may not have closed the script yet.
+                Err(error) if is_busy(&error) => {}
+                ended => break ended,
+            }
+        };
+        fs::remove_file(path).unwrap();
+        ended
+    }
+
+    fn is_busy(error: &anyhow::Error) -> bool {
+        error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::ExecutableFileBusy)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_program_gets_facts_as_they_are_and_the_event_as_one_line() {
+        let ended = outcome("facts", "echo \"$CLOSEWAIT_EVENT $CLOSEWAIT_COMM\"; wc -lc; pwd", LONG);
+        assert!(ended.status.success() && ended.cause.is_none());
+        assert_eq!(ended.output.lines()[0], "stuck $(touch x); `id` \\u{a}".replace('\\', "\\\\"));
+        assert_eq!(ended.output.lines()[1].split_whitespace().collect::<Vec<_>>(), ["1", "200009"]);
+        assert_eq!(ended.output.lines()[2], "/");
+    }
+
+    #[test]
+    fn one_that_reads_nothing_and_fails_is_told() {
+        let ended = outcome("fails", "echo no >&2; exit 3", LONG);
+        assert_eq!((ended.status.code(), ended.output.lines()), (Some(3), vec!["no".to_owned()]));
+    }
+
+    #[test]
+    fn no_shell_stands_in_for_a_first_line_that_is_missing() {
+        let Err(error) = run_file("headless", "echo no\n", LONG) else { unreachable!() };
+        assert_eq!(error.downcast_ref().and_then(io::Error::raw_os_error), Some(libc::ENOEXEC), "{error:#}");
+    }
+
+    #[test]
+    fn one_that_hangs_is_ended_with_what_it_has_started() {
+        let began = clock::now();
+        let ended = outcome("hangs", "sleep 1000 & wait", Duration::from_millis(200));
+        assert_eq!((ended.cause, ended.status.success()), (Some(Cause::Timeout), false));
+        assert!(clock::now().since(began) < GRACE + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn one_that_does_not_heed_is_killed() {
+        let ended = outcome("heedless", "trap '' TERM; while :; do sleep 1; done", Duration::from_millis(100));
+        assert_eq!(ended.cause, Some(Cause::Timeout));
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn one_that_leaves_a_holder_of_its_output_behind_is_over_at_once() {
+        let began = clock::now();
+        let ended = outcome("leaves", "setsid sleep 3 & sleep 1000 & echo done", LONG);
+        assert!(ended.status.success() && ended.cause.is_none());
+        assert_eq!(ended.output.lines(), ["done"]);
+        assert!(clock::now().since(began) < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn one_that_writes_without_end_ends() {
+        let ended = outcome("writes", "yes", LONG);
+        assert!(!ended.status.success() && ended.cause.is_none(), "by its closed pipe");
+        assert!(ended.output.lines().last().unwrap().ends_with("its output was closed)"));
+    }
+}

@@ -1,0 +1,364 @@
+//! Programs that are run when something is found: what they are told, and that whatever they do is no harm to the agent.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, fs::symlink, process::CommandExt as _},
+    },
+    path::PathBuf,
+    process::{self, Command},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Ended, Running, finish, run_command},
+    clock::{PATIENCE, poll_until, slowness},
+    confinement::{LASTING, assert_confined},
+    net::{Namespace, Pair, V4},
+    socket::check,
+};
+
+#[test]
+fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
+    let ns = Namespace::new();
+    let hook = Hook::new("facts", &ns, "env > $dir/env; cat > $dir/json; echo $CLOSEWAIT_REMOTE >> $dir/done");
+    let mut agent = hook.agent(&[]);
+    let listener = ns.listen(V4);
+    let pairs: Vec<Pair> = (0..3).map(|_| ns.pair_at(&listener, listener.local_addr().unwrap())).collect();
+    for pair in &pairs {
+        pair.fin();
+    }
+    hook.wait_for("done");
+    for pair in &pairs {
+        agent.wait_for_socket("stuck", &pair.id);
+    }
+    // Doublings too are no reason to run it again.
+    agent.watch(Duration::from_secs(1));
+    let runs = hook.read("done");
+    let pair = pairs.iter().find(|pair| pair.id.remote.to_string() == runs.trim()).expect("one run, for one of them");
+    let event = agent.wait_for_socket("stuck", &pair.id);
+    let json = hook.read("json");
+    assert_eq!((json.lines().count(), json.ends_with('\n')), (1, true), "{json}");
+    assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), event, "the very line of the stream");
+
+    let env = hook.environment();
+    let local = pair.id.local;
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    for (name, expected) in [
+        ("EVENT", "stuck".to_owned()),
+        ("TIME", text(&event["time"])),
+        ("PID", process::id().to_string()),
+        ("FD", event["owners"][0]["fd"].to_string()),
+        ("COMM", text(&event["owners"][0]["comm"])),
+        ("LOCAL", local.to_string()),
+        ("LOCAL_PORT", local.port().to_string()),
+        ("REMOTE", pair.id.remote.to_string()),
+        ("NETNS", ns.inode.to_string()),
+        ("INODE", event["socket"]["inode"].to_string()),
+        ("ROLE", "server".to_owned()),
+        ("DWELL_SECONDS", event["dwell_seconds"].to_string()),
+        ("VERDICT", text(&event["verdict"]["class"])),
+        ("RULE", text(&event["verdict"]["rule"])),
+        ("CERTAINTY", text(&event["verdict"]["certainty"])),
+    ] {
+        assert_eq!(env.get(&format!("CLOSEWAIT_{name}")), Some(&expected), "{name}: {env:?}");
+    }
+    assert!(!env.contains_key("CLOSEWAIT_COUNT"), "what is unknown is not there: {env:?}");
+    assert!(!env.contains_key("CLOSEWAIT_CONTAINER"), "nor what somebody else has set: {env:?}");
+    assert!(env.contains_key("PATH"), "the rest is the agent's: {env:?}");
+    let ended = agent.stop();
+    assert!(ended.stderr.contains("has ended after"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hooks not run: "), "what was left out is counted: {}", ended.stderr);
+}
+
+#[test]
+fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
+    let ns = Namespace::new();
+    let hook = Hook::new("hangs", &ns, "trap '' TERM; sleep 1000 & echo $$ $! > $dir/pids; wait; sleep 1000");
+    let mut agent = hook.agent(&["--hook-timeout", "1s"]);
+    let (_first, _fin) = ns.waiting(V4);
+    let pids = hook.pids();
+    // While it hangs.
+    let (second, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &second.id);
+    assert!(pids.iter().any(|pid| lives(*pid)), "it hangs still");
+    assert_gone(&pids);
+    let ended = agent.stop();
+    ended.totals();
+    assert!(ended.stderr.contains("took longer than 1.000s: --hook-timeout"), "{}", ended.stderr);
+}
+
+#[test]
+fn one_that_fails_is_told_with_what_it_has_written() {
+    let ended = log_of("fails", "printf 'no such\\033[31m thing\\n' >&2; touch $dir/done; exit 3");
+    assert!(ended.stderr.contains("failed after") && ended.stderr.contains("exit status: 3"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("| no such\\u{1b}[31m thing"), "{}", ended.stderr);
+}
+
+#[test]
+fn what_one_leaves_behind_ends_with_it() {
+    let ns = Namespace::new();
+    let hook = Hook::new("leaves", &ns, "sleep 1000 & echo $$ $! > $dir/pids");
+    let agent = hook.agent(&[]);
+    let (_pair, _fin) = ns.waiting(V4);
+    assert_gone(&hook.pids());
+    assert!(agent.stop().stderr.contains("has ended after"));
+}
+
+#[test]
+fn one_that_starts_a_daemon_is_not_waited_for() {
+    let ns = Namespace::new();
+    let script =
+        "echo before; setsid sh -c 'echo $$ > '$dir'/pids; exec sleep 1000' & while ! [ -s $dir/pids ]; do :; done";
+    let hook = Hook::new("daemon", &ns, script);
+    let mut agent = hook.agent(&[]);
+    let (_pair, _fin) = ns.waiting(V4);
+    let pids = hook.pids();
+    // Another group has its turn.
+    fs::remove_file(hook.folder.join("pids")).unwrap();
+    let (_other, _fin) = ns.waiting(V4);
+    let others = hook.pids();
+    agent.watch(Duration::from_millis(300) * slowness());
+    let ended = agent.stop();
+    let daemons = [pids, others].concat();
+    assert!(daemons.iter().all(|pid| lives(*pid)), "{daemons:?}");
+    for pid in daemons {
+        // SAFETY: takes numbers only; the number is that of a process of this test, which nobody has waited for: it lives.
+        check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }, "kill");
+    }
+    assert!(ended.stderr.matches("has ended after").count() >= 2, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("was ended"), "{}", ended.stderr);
+}
+
+#[test]
+fn of_one_that_writes_much_the_log_has_the_beginning() {
+    let ended = log_of("writes", "head -c 5000000 /dev/zero | tr '\\0' x; touch $dir/done");
+    assert!(ended.stderr.contains("bytes more are left out"), "{:.2000}", ended.stderr);
+    assert!(ended.stderr.len() < 20_000, "{}", ended.stderr.len());
+}
+
+#[test]
+fn the_name_of_a_process_does_no_harm() {
+    let ns = Namespace::new();
+    let hook = Hook::new("names", &ns, "env > $dir/env; sh -c 'echo $CLOSEWAIT_COMM' > $dir/unquoted; touch $dir/done");
+    let agent = hook.agent(&[]);
+    let name = b"$(id>x)\n\x1b`a`;'\"";
+    assert_eq!(name.len(), 15, "as long as a name can be");
+    let pair = ns.pair(V4);
+    let holder = hook.holder(name, &pair);
+    let (client, id) = (pair.client, pair.id);
+    drop(pair.server);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    hook.wait_for("done");
+    let env = hook.environment();
+    assert_eq!(env["CLOSEWAIT_COMM"], "$(id>x)\\u{a}\\u{1b}`a`;'\"", "{env:?}");
+    assert_eq!((&env["CLOSEWAIT_PID"], &env["CLOSEWAIT_REMOTE"]), (&holder.pid().to_string(), &id.remote.to_string()));
+    assert!(hook.read("unquoted").starts_with("$(id>x)"), "a shell does not run what is in a variable");
+    agent.stop().totals();
+}
+
+#[test]
+fn the_agent_is_confined_and_only_its_helper_has_the_rights_of_the_start() {
+    let ns = Namespace::new();
+    let hook = Hook::new("rights", &ns, "cat /proc/self/status > $dir/status; touch $dir/done");
+    let agent = hook.agent(&[]);
+    assert_confined(&agent, &LASTING, &LASTING, 0);
+    let (_pair, _fin) = ns.waiting(V4);
+    hook.wait_for("done");
+    assert_confined(&agent, &LASTING, &LASTING, 0);
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let lines = |status: &str| -> Vec<String> {
+        let wanted =
+            |line: &&str| ["CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"].iter().any(|name| line.starts_with(name));
+        status.lines().filter(wanted).map(str::to_owned).collect()
+    };
+    assert_eq!(lines(&hook.read("status")), lines(&own));
+    agent.stop().totals();
+}
+
+#[test]
+fn with_the_agent_its_helper_and_what_that_runs_end() {
+    for signal in [libc::SIGKILL, libc::SIGINT] {
+        let ns = Namespace::new();
+        let hook = Hook::new("end", &ns, "sleep 1000 & echo $$ $! > $dir/pids; wait");
+        let agent = hook.agent(&["--hook-timeout", "1h"]);
+        let (_pair, _fin) = ns.waiting(V4);
+        let pids = [hook.pids(), vec![helper_of(agent.pid())]].concat();
+        assert!(pids.iter().all(|pid| lives(*pid)));
+        agent.signal(signal);
+        let ended = agent.join();
+        if signal == libc::SIGINT {
+            assert_eq!(pids.iter().filter(|pid| lives(**pid)).count(), 0, "the agent has waited for them");
+            ended.totals();
+        }
+        assert!(ended.stderr.contains("as the agent has ended"), "{}", ended.stderr);
+        assert_gone(&pids);
+    }
+}
+
+#[test]
+fn an_agent_whose_helper_is_gone_says_so_and_goes_on() {
+    let ns = Namespace::new();
+    let hook = Hook::new("gone", &ns, "touch $dir/done");
+    let mut agent = hook.agent(&[]);
+    let helper = helper_of(agent.pid());
+    // SAFETY: takes numbers only; the agent, whose child it is, has not waited for it.
+    check(unsafe { libc::kill(helper as libc::pid_t, libc::SIGKILL) }, "kill");
+    assert!(poll_until(PATIENCE, || !PathBuf::from(format!("/proc/{helper}")).exists()), "the agent waits for it");
+    let (pair, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &pair.id);
+    let ended = agent.stop();
+    ended.totals();
+    assert!(ended.stderr.contains("no hook runs from here on"), "{}", ended.stderr);
+}
+
+#[test]
+fn what_is_no_program_or_others_could_change_is_refused_at_the_start() {
+    let ns = Namespace::new();
+    let hook = Hook::new("refused", &ns, "");
+    let program = hook.program();
+    let refused = |program: &str, why: &str| {
+        for flag in ["--on-stuck", "--on-pileup"] {
+            let ended = finish(&mut run_command(&[flag, program, "--for", "0s"]));
+            assert_eq!((ended.code, ended.stdout.as_str()), (Some(78), ""), "{ended:?}");
+            assert!(ended.stderr.contains(why), "{ended:?}");
+        }
+    };
+    refused("/no/such/program", "realpath of /no/such/program failed");
+    refused(&format!("{program} --now"), "without arguments");
+    fs::set_permissions(&program, Permissions::from_mode(0o600)).unwrap();
+    refused(&program, "chmod +x");
+    fs::set_permissions(&program, Permissions::from_mode(0o777)).unwrap();
+    refused(&program, "chmod o-w");
+}
+
+/// A folder with a script to run, which takes note of what it does there. Of other sockets than those of one namespace it
+/// takes no notice: the agent sees all of the host's.
+struct Hook {
+    folder: PathBuf,
+}
+
+impl Hook {
+    fn new(name: &str, ns: &Namespace, script: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("closewait-hooks-{}-{name}", process::id()));
+        let _earlier = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        let hook = Self { folder };
+        let text = format!(
+            "#!/bin/sh\n[ \"$CLOSEWAIT_NETNS\" = {} ] || exit 0\ndir={}\n{script}\n",
+            ns.inode,
+            hook.folder.display()
+        );
+        fs::write(hook.program(), text).unwrap();
+        fs::set_permissions(hook.program(), Permissions::from_mode(0o755)).unwrap();
+        hook
+    }
+
+    fn program(&self) -> String {
+        self.folder.join("hook").to_str().expect("UTF-8").to_owned()
+    }
+
+    /// An agent that runs the script.
+    fn agent(&self, arguments: &[&str]) -> Agent {
+        let program = self.program();
+        let mut command = run_command(&["--stuck-after", "300ms", "--on-stuck", &program]);
+        command.args(arguments).env("CLOSEWAIT_CONTAINER", "none");
+        let socket = self.folder.join("agent.sock");
+        command.arg("--socket").arg(socket);
+        Agent::spawn(&mut command)
+    }
+
+    fn wait_for(&self, file: &str) {
+        assert!(poll_until(PATIENCE, || self.folder.join(file).exists()), "the script has not made {file}");
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.join(file)).expect("what the script has written")
+    }
+
+    /// The numbers that it has written to `pids`.
+    fn pids(&self) -> Vec<u32> {
+        let path = self.folder.join("pids");
+        let whole = || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'));
+        assert!(poll_until(PATIENCE, whole), "the script has not run");
+        self.read("pids").split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+    }
+
+    /// What it has written to `env`.
+    fn environment(&self) -> BTreeMap<String, String> {
+        let lines = self.read("env");
+        lines.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+    }
+
+    /// A process of this name that has the server's end too.
+    fn holder(&self, name: &[u8], pair: &Pair) -> Running {
+        let link = self.folder.join(std::ffi::OsStr::from_bytes(name));
+        let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| PathBuf::from(path).exists());
+        symlink(sleep.expect("sleep"), &link).unwrap();
+        let raw = pair.server.as_raw_fd();
+        let keep_open = move || {
+            // SAFETY: takes numbers only; the descriptor is the child's copy.
+            if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        };
+        let mut command = Command::new(link);
+        // Its name is that of the file; what it does may go by this one.
+        command.arg0("sleep").arg("1000");
+        // SAFETY: between fork and exec, it makes one system call only.
+        unsafe { command.pre_exec(keep_open) };
+        Running::spawn(&mut command)
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // What stays in the folder for temporary files does no harm.
+        let _left = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The agent's log, when its script has come to `done` for a socket.
+fn log_of(name: &str, script: &str) -> Ended {
+    let ns = Namespace::new();
+    let hook = Hook::new(name, &ns, script);
+    let agent = hook.agent(&[]);
+    let (_pair, _fin) = ns.waiting(V4);
+    hook.wait_for("done");
+    // It takes that time at most from there to its end.
+    thread::sleep(Duration::from_millis(500) * slowness());
+    let ended = agent.stop();
+    ended.totals();
+    ended
+}
+
+/// The child of the agent that runs programs.
+fn helper_of(agent: u32) -> u32 {
+    let parent = format!("PPid:\t{agent}");
+    let is_child = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    };
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut children = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child);
+    let helper = children.next().expect("a helper");
+    assert_eq!(children.next(), None, "one helper");
+    let named = || fs::read_to_string(format!("/proc/{helper}/comm")).is_ok_and(|comm| comm == "closewait-hooks\n");
+    assert!(poll_until(PATIENCE, named), "it has a name of its own");
+    helper
+}
+
+/// Whether it does anything still: one that nobody has waited for does not.
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_name, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+fn assert_gone(pids: &[u32]) {
+    assert!(poll_until(PATIENCE, || pids.iter().all(|pid| !lives(*pid))), "still there: {pids:?}");
+}
