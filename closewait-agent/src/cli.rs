@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::engine::{MAX_TRACKED, model::Class, query::Peer};
+use crate::{
+    engine::{MAX_TRACKED, model::Class, query::Peer},
+    recording::LEAST_MAX,
+};
 
 /// Where the agent listens for those that ask it.
 const SOCKET: &str = "/run/closewait/agent.sock";
@@ -29,6 +32,8 @@ pub enum Command {
     Run(Run),
     /// Show the sockets that are in CLOSE_WAIT now, oldest first
     List(List),
+    /// Play what `run --record` has kept: the same events, byte for byte
+    Replay(Replay),
     /// Tell what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
 }
@@ -92,9 +97,12 @@ pub struct Run {
     /// Remove what an agent has kept with --pin, by default in /sys/fs/bpf/closewait, and end
     #[arg(long)]
     pub unpin: bool,
-    /// Write everything that is observed to a file
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Keep everything that is observed in a file, for `closewait replay`; what is there already is overwritten
+    #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Most bytes of that file: the recording ends there, the agent goes on
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(LEAST_MAX..))]
+    pub record_max: u64,
 }
 
 /// `closewait list`.
@@ -138,6 +146,29 @@ pub struct List {
 
 const FILTERS: &str = "\
 Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; different filters have to fit all.";
+
+/// `closewait replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Format and colour.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// What `closewait run --record` has written
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// So many times as fast as it happened; max: as fast as it goes
+    #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
+    pub speed: Speed,
+}
+
+/// `--speed`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// As fast as it goes.
+    Max,
+    /// So many times as fast as it happened. Above zero.
+    Times(f64),
+}
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]
@@ -209,6 +240,14 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     if duration < Duration::from_millis(1) { Err("it must be at least 1ms".to_owned()) } else { Ok(duration) }
 }
 
+fn speed(text: &str) -> Result<Speed, String> {
+    match text.parse() {
+        _ if text == "max" => Ok(Speed::Max),
+        Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed::Times(times)),
+        Ok(_) | Err(_) => Err("write a number above zero, like 1 for real time or 0.5, or max".to_owned()),
+    }
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
     if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
@@ -258,6 +297,14 @@ mod tests {
             let error = parse(&args).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_above_zero_or_the_most() {
+        assert_eq!((speed("max"), speed("0.5")), (Ok(Speed::Max), Ok(Speed::Times(0.5))));
+        for bad in ["0", "-1", "inf", "NaN", "fast", ""] {
+            assert!(speed(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod list;
+mod replay;
 mod run;
 
 use std::{
@@ -29,6 +30,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Run(run) => run::run(run).map(|()| 0),
         Command::List(list) => list::list(list).map(|()| 0),
+        Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {
                 Output::Text => doctor::Output::Text,
