@@ -29,3 +29,4 @@ mod older;
 mod owners;
 mod pinned;
 mod privileges;
+mod recording;
