@@ -4,24 +4,20 @@
 //! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. Before that ROUNDS
 //! sockets of each port come and go, the next one before the last one leaves. `cargo xtask bench memory` runs it.
 
-use std::{
-    env, fs,
-    io::{self, Read},
-    net::Ipv4Addr,
-    time::Duration,
-};
+use std::{borrow::Cow, env, fs, io, net::Ipv4Addr, time::Duration};
 
 use anyhow::Context as _;
 use closewait::{
     engine::{
-        Engine,
-        model::{Endpoint, Finding, Holder, How, Observation, Output, Protocol, Role, Socket, SocketKey, Task},
+        Config, Events,
+        model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
         text::Comm,
         time::Boot,
     },
-    memory, recording,
+    memory,
+    recording::{Item, Player, Shown},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Age at which a socket is reported.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -37,29 +33,6 @@ struct Plan {
     sockets: u32,
     ports: u32,
     rounds: u32,
-}
-
-/// A recording, line by line.
-struct Lines<I> {
-    lines: I,
-    rest: Vec<u8>,
-    read: usize,
-}
-
-impl<I: Iterator<Item = Value>> Read for Lines<I> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        if self.read == self.rest.len() {
-            self.rest.clear();
-            self.read = 0;
-            if let Some(line) = self.lines.next() {
-                serde_json::to_writer(&mut self.rest, &line)?;
-                self.rest.push(b'\n');
-            }
-        }
-        let length = self.rest[self.read..].as_ref().read(to)?;
-        self.read += length;
-        Ok(length)
-    }
 }
 
 impl Plan {
@@ -80,19 +53,19 @@ impl Plan {
     }
 
     /// Sockets that come and go; those of the last round are still there.
-    fn rounds(self) -> impl Iterator<Item = Value> {
+    fn rounds(self) -> impl Iterator<Item = Item<'static>> {
         (0..self.rounds).flat_map(move |round| {
             let at = self.round(round);
             let one = move |port| {
                 let before = round.checked_sub(1).map(|last| self.leave_of_round(last, port, at));
                 [Some(fact(enter(self, self.number(round, port), at))), before].into_iter().flatten()
             };
-            (0..self.ports).flat_map(one).chain([json!({ "time": at + Duration::from_millis(1) })])
+            (0..self.ports).flat_map(one).chain([Item::Time(at + Duration::from_millis(1))])
         })
     }
 
     /// Those of the last round leave too.
-    fn end_rounds(self) -> impl Iterator<Item = Value> {
+    fn end_rounds(self) -> impl Iterator<Item = Item<'static>> {
         let last = self.rounds.checked_sub(1);
         let leave = move |last| (0..self.ports).map(move |port| self.leave_of_round(last, port, self.settled()));
         last.into_iter().flat_map(leave)
@@ -107,23 +80,23 @@ impl Plan {
         port + self.ports * (round % 2)
     }
 
-    fn leave_of_round(self, round: u32, port: u32, at: Boot) -> Value {
+    fn leave_of_round(self, round: u32, port: u32, at: Boot) -> Item<'static> {
         fact(leave(self, self.number(round, port), self.round(round), at))
     }
 
-    fn enter(self) -> impl Iterator<Item = Value> {
+    fn enter(self) -> impl Iterator<Item = Item<'static>> {
         (0..self.sockets).map(move |number| fact(enter(self, number, self.settled())))
     }
 
     /// All are due: they are looked at, each has one holder, and all are reported.
-    fn report(self) -> impl Iterator<Item = Value> {
+    fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
         let looked = move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
         let holds =
             move |number| fact(Observation::Holds { key: key(number), inode: inode(number), holder: holder(number) });
         let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
         let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
-        [json!({ "time": at })]
+        [Item::Time(at)]
             .into_iter()
             .chain((0..self.sockets).map(looked))
             .chain([fact(Observation::LookedAtAll { at })])
@@ -131,7 +104,7 @@ impl Plan {
             .chain([walk_ended, inquired])
     }
 
-    fn leave(self) -> impl Iterator<Item = Value> {
+    fn leave(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due() + Duration::from_secs(1);
         (0..self.sockets).map(move |number| fact(leave(self, number, self.settled(), at)))
     }
@@ -139,59 +112,54 @@ impl Plan {
 
 fn main() -> anyhow::Result<()> {
     let plan = Plan::from_args()?;
-    let head = json!({ "format": 1, "began": Boot(0), "stuck_after": STUCK_AFTER, "all_events": false });
-    let before = [head].into_iter().chain(plan.rounds()).chain(plan.end_rounds());
-    let lines = before.chain(plan.enter()).chain(plan.report()).chain(plan.leave());
+    let config = Config {
+        stuck_after: STUCK_AFTER,
+        events: Events::Stuck,
+        max_tracked: usize::MAX,
+        histogram_every: Duration::from_secs(3600),
+        watching: true,
+        ephemeral_ports: 32_768..=60_999,
+    };
+    let began = Item::Began { config: Cow::Owned(config), at: Boot(0) };
+    let items = plan.rounds().chain(plan.end_rounds()).chain(plan.enter()).chain(plan.report()).chain(plan.leave());
     let settled = plan.rounds().count();
     let entered = settled + plan.end_rounds().count() + plan.sockets as usize;
     let reported = entered + 2 * plan.sockets as usize + 4;
     let before = status("VmRSS")?;
-    let (mut line, mut stuck) = (0, 0_u64);
+    let mut stuck = 0_u64;
     let (mut after_rounds, mut after_enter, mut after_report, mut peak) = (before, before, before, before);
-    let mut failed = None;
-    let engine = recording::replay(Lines { lines, rest: Vec::new(), read: 0 }, |engine| {
-        stuck += drain(engine);
-        line += 1;
-        let sample = match line {
-            _ if line == settled => status("VmRSS").map(|kib| after_rounds = kib),
-            _ if line == entered => status("VmRSS").map(|kib| after_enter = kib),
-            _ if line == reported => {
-                memory::give_back();
-                status("VmRSS").and_then(|kib| {
-                    after_report = kib;
-                    peak = status("VmHWM")?;
-                    Ok(())
-                })
-            }
-            _ => Ok(()),
-        };
-        failed = failed.take().or(sample.err());
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
+    let mut player = Player::default();
+    player.play(began, |_shown, _anchor| Ok(()))?;
+    for (played, item) in (1..).zip(items) {
+        for item in [item, Item::Drained] {
+            player.play(item, |shown, _anchor| {
+                stuck += u64::from(matches!(shown, Shown::Finding(Finding::Stuck { .. })));
+                Ok(())
+            })?;
+        }
+        if played == settled {
+            after_rounds = status("VmRSS")?;
+        } else if played == entered {
+            after_enter = status("VmRSS")?;
+        } else if played == reported {
+            memory::give_back();
+            after_report = status("VmRSS")?;
+            peak = status("VmHWM")?;
+        }
     }
     memory::give_back();
     let after_leave = status("VmRSS")?;
     let report = json!({
         "sockets": plan.sockets, "ports": plan.ports, "rounds": plan.rounds, "stuck": stuck,
-        "tracked_at_the_end": engine.totals().tracked,
+        "tracked_at_the_end": player.engine().map(|engine| engine.totals().tracked),
         "before_kib": before, "after_rounds_kib": after_rounds, "after_enter_kib": after_enter,
         "after_report_kib": after_report, "peak_kib": peak, "after_leave_kib": after_leave,
     });
     io::Write::write_all(&mut io::stdout(), format!("{report}\n").as_bytes()).context("writing the result failed")
 }
 
-/// Takes everything that comes out; returns how many sockets were reported.
-fn drain(engine: &mut Engine) -> u64 {
-    let mut stuck = 0;
-    while let Some(output) = engine.poll_output() {
-        stuck += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
-    }
-    stuck
-}
-
-fn fact(observation: Observation) -> Value {
-    json!({ "fact": observation })
+fn fact(observation: Observation) -> Item<'static> {
+    Item::Fact(Cow::Owned(observation))
 }
 
 fn enter(plan: Plan, number: u32, at: Boot) -> Observation {

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
-use crate::engine::{MAX_TRACKED, model::Class, query::Peer};
+use crate::{
+    engine::{MAX_TRACKED, model::Class, query::Peer},
+    recording::LEAST_MAX,
+};
 
 /// Where the agent listens for those that ask it.
 const SOCKET: &str = "/run/closewait/agent.sock";
@@ -31,6 +34,8 @@ pub enum Command {
     List(List),
     /// Destroy sockets in CLOSE_WAIT that a filter selects: shows the plan, and does it with --yes only
     Kill(Kill),
+    /// Play what `run --record` has kept: the same events, byte for byte
+    Replay(Replay),
     /// Tell what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run programs for an agent, which starts this itself
@@ -100,9 +105,12 @@ pub struct Run {
     /// Programs to run.
     #[command(flatten)]
     pub hooks: OnFindings,
-    /// Write everything that is observed to a file
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Keep everything that is observed in a file, for `closewait replay`; what is there already is overwritten
+    #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Most bytes of that file: the recording ends there, the agent goes on
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(LEAST_MAX..))]
+    pub record_max: u64,
 }
 
 /// Flags of `run` for programs that are run when something is found: docs/hooks.md.
@@ -224,6 +232,28 @@ At least one filter has to be given; they are those of closewait list. Several v
 
 The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. Sockets that nobody has accepted and half-closed \
 connections in use are refused. Needs CAP_NET_ADMIN.";
+/// `closewait replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Format and colour.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// What `closewait run --record` has written
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// So many times as fast as it happened; max: as fast as it goes
+    #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
+    pub speed: Speed,
+}
+
+/// `--speed`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// As fast as it goes.
+    Max,
+    /// So many times as fast as it happened. Above zero.
+    Times(f64),
+}
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]
@@ -295,6 +325,14 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     if duration < Duration::from_millis(1) { Err("it must be at least 1ms".to_owned()) } else { Ok(duration) }
 }
 
+fn speed(text: &str) -> Result<Speed, String> {
+    match text.parse() {
+        _ if text == "max" => Ok(Speed::Max),
+        Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed::Times(times)),
+        Ok(_) | Err(_) => Err("write a number above zero, like 1 for real time or 0.5, or max".to_owned()),
+    }
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
     if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
@@ -352,6 +390,14 @@ mod tests {
         for name in ["", "a,"] {
             let error = Cli::try_parse_from(["closewait", "kill", "--yes", "--cgroup", name]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "an unset variable of a shell: {error}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_above_zero_or_the_most() {
+        assert_eq!((speed("max"), speed("0.5")), (Ok(Speed::Max), Ok(Speed::Times(0.5))));
+        for bad in ["0", "-1", "inf", "NaN", "fast", ""] {
+            assert!(speed(bad).is_err(), "{bad}");
         }
     }
 

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::time::Boot;
 
 /// The time on the kernel program's clock.
@@ -26,7 +28,8 @@ pub fn suspended() -> Duration {
 }
 
 /// Ties the kernel program's clock to the wall's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
 pub struct TimeAnchor {
     /// The wall's time at boot, by today's reading of both clocks.
     booted: SystemTime,
@@ -52,6 +55,19 @@ impl TimeAnchor {
     /// The moment at which the wall has this time; boot for one before.
     pub fn boot(self, wall: SystemTime) -> Boot {
         Boot(crate::engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
+    }
+}
+
+/// In a recording, nanoseconds since 1970: whatever stands there, all times by it can be written.
+impl From<u64> for TimeAnchor {
+    fn from(booted_ns: u64) -> Self {
+        Self::booted_at(UNIX_EPOCH + Duration::from_nanos(booted_ns))
+    }
+}
+
+impl From<TimeAnchor> for u64 {
+    fn from(anchor: TimeAnchor) -> Self {
+        crate::engine::time::nanos(anchor.booted.duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 }
 

@@ -3,22 +3,21 @@
 use crate::{
     clock,
     engine::{Engine, decode::Decoder, model::Observation, time::Boot},
-    recording::Recorder,
+    recording::{Recorder, Taped},
     source::walk::Found,
 };
 
 /// The engine, and what stands before it.
 pub struct Intake {
     /// Thinks. Facts and time go in by the methods of this struct.
-    pub engine: Engine,
+    pub engine: Taped,
     decoder: Decoder,
-    recorder: Option<Recorder>,
 }
 
 impl Intake {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
-        Self { engine, decoder, recorder }
+        Self { engine: Taped::new(engine, recorder), decoder }
     }
 
     /// Brings what decoding knows of suspends up to date: they make times of TCP late.
@@ -52,28 +51,11 @@ impl Intake {
 
     /// Hands a fact on.
     pub fn fact(&mut self, observation: Observation) {
-        self.keep(|recorder| recorder.fact(&observation));
         self.engine.handle(observation);
     }
 
     /// Lets the engine do what is due.
     pub fn time(&mut self, now: Boot) {
-        self.keep(|recorder| recorder.time(now));
         self.engine.handle_timeout(now);
-    }
-
-    /// Ends the recording.
-    pub fn finish(&mut self) -> anyhow::Result<()> {
-        self.recorder.take().map_or(Ok(()), Recorder::finish)
-    }
-
-    /// A recording that cannot be written ends; the agent goes on.
-    fn keep(&mut self, write: impl FnOnce(&mut Recorder) -> anyhow::Result<()>) {
-        if let Some(recorder) = &mut self.recorder
-            && let Err(error) = write(recorder)
-        {
-            log::error!("the recording ends here: {error:#}");
-            self.recorder = None;
-        }
     }
 }

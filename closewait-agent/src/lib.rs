@@ -16,8 +16,9 @@
 //! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
-//! | [`intake`], [`recording`] | the one door into the engine, and what goes through it kept in a file | |
 //! | [`hooks`] | the programs that a user has run when something is found, and the helper that runs them | what they do |
+//! | [`intake`] | the one door into the engine | |
+//! | [`recording`] | what goes through that door kept in a file, and played again: the same events | what they mean |
 //! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`memory`] | gives memory back after a peak | |

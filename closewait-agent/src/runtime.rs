@@ -122,7 +122,10 @@ impl Runtime {
     /// If the kernel's counters cannot be read or standard output cannot be written.
     pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<Boot>) -> anyhow::Result<()> {
         let mut piece = Piece::default();
-        self.sink.start(start, TimeAnchor::now(), &mut piece.bytes).context("writing the start failed")?;
+        let anchor = TimeAnchor::now();
+        self.intake.engine.anchored(anchor);
+        self.intake.engine.started(start);
+        self.sink.start(start, anchor, &mut piece.bytes).context("writing the start failed")?;
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(BATCH);
@@ -142,7 +145,10 @@ impl Runtime {
                 biased;
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
-                () = self.writer.ended() => return self.writer.finish(PATIENCE).context("writing standard output failed"),
+                () = self.writer.ended() => {
+                    self.finish_recording();
+                    return self.writer.finish(PATIENCE).context("writing standard output failed");
+                }
                 ready = self.ring.ready(), if emptied => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
                     tokio::time::sleep(GATHER).await;
@@ -168,7 +174,7 @@ impl Runtime {
         while !self.drain(BATCH) {}
         self.intake.engine.stop();
         self.put_out()?;
-        self.intake.finish()?;
+        self.finish_recording();
         let written = self.writer.finish(PATIENCE).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
             hooks.finish();
@@ -186,6 +192,7 @@ impl Runtime {
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = Piece::default();
         let anchor = TimeAnchor::now();
+        self.intake.engine.anchored(anchor);
         let mut findings = 0;
         while let Some(output) = self.intake.engine.poll_output() {
             match output {
@@ -333,8 +340,16 @@ impl Runtime {
         self.intake.fact(Observation::InquiredAll { at, worked });
     }
 
+    /// What was seen was seen, whatever becomes of the recording.
+    fn finish_recording(&mut self) {
+        if let Err(error) = self.intake.engine.finish() {
+            log::error!("the recording has no end: {error:#}");
+        }
+    }
+
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
+        self.intake.engine.handing_out();
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);
         }

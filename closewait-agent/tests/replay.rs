@@ -1,6 +1,6 @@
 //! Recordings of real programs, played again without a kernel: the same findings, always.
 //!
-//! `tests/recordings/NAME.jsonl` was kept by `closewait run --record`, `NAME.expected` is what the engine says of it. With
+//! `tests/recordings/NAME.recording` was kept by `closewait run --record`, `NAME.expected` is what the engine says of it. With
 //! `BLESS=1` in the environment what it says is written there.
 
 use std::{
@@ -8,13 +8,12 @@ use std::{
     env,
     fs::{self, File},
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    process::{Command, Stdio},
 };
 
 use closewait::{
-    clock::TimeAnchor,
-    engine::model::{Finding, Output},
-    recording::replay,
+    engine::model::Finding,
+    recording::{End, Player, Reader, Shown},
     sink::{Sink as _, json::Json},
 };
 
@@ -23,7 +22,7 @@ fn recordings() -> Vec<PathBuf> {
     let mut found: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("a file").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "recording"))
         .collect();
     found.sort();
     found
@@ -31,17 +30,19 @@ fn recordings() -> Vec<PathBuf> {
 
 /// All lines but those of histograms, which depend on how long the recording went on.
 fn findings(recording: &Path) -> String {
-    let anchor = TimeAnchor::booted_at(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     let (mut sink, mut lines) = (Json::default(), Vec::new());
-    replay(File::open(recording).expect("a recording"), |engine| {
-        while let Some(output) = engine.poll_output() {
-            let Output::Finding(finding) = output else { continue };
-            if !matches!(finding, Finding::Histogram { .. }) {
-                sink.finding(&finding, anchor, &mut lines).expect("a line");
-            }
-        }
-    })
-    .unwrap_or_else(|error| panic!("{}: {error:#}", recording.display()));
+    let mut reader = Reader::new(File::open(recording).expect("a recording")).expect("a recording");
+    let mut player = Player::default();
+    for item in &mut reader {
+        let item = item.unwrap_or_else(|error| panic!("{}: {error}", recording.display()));
+        let played = player.play(item, |shown, anchor| match shown {
+            Shown::Finding(Finding::Histogram { .. }) => Ok(()),
+            Shown::Finding(finding) => sink.finding(finding, anchor, &mut lines),
+            Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
+        });
+        played.unwrap_or_else(|error| panic!("{}: {error:#}", recording.display()));
+    }
+    assert_eq!(reader.end(), Some(End::Stopped), "{}", recording.display());
     String::from_utf8(lines).expect("UTF-8")
 }
 
@@ -85,4 +86,75 @@ fn is_blame(line: &str) -> bool {
     let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
     let of = |member: &str| event["verdict"][member].as_str().unwrap_or_default().to_owned();
     ["hung", "leak"].contains(&of("class").as_str()) && ["high", "fact"].contains(&of("certainty").as_str())
+}
+
+/// What `closewait replay` with these arguments says: exit code, standard output, standard error.
+fn replay(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+    let output = command.arg("replay").arg(file).args(arguments).stdin(Stdio::null()).output().expect("closewait");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A file that is gone at the end of the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, bytes: &[u8]) -> Self {
+        let path = env::temp_dir().join(format!("closewait-replay-{}-{name}", std::process::id()));
+        fs::write(&path, bytes).expect("a file");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // One that stays in the folder for temporary files does no harm.
+        let _result = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn the_command_gives_the_findings_of_a_recording() {
+    let recording = recordings().into_iter().find(|path| path.ends_with("nginx.recording")).expect("that of nginx");
+    let (code, json, log) = replay(&recording, &["--output", "json"]);
+    assert_eq!((code, json), (Some(0), findings(&recording)), "{log}");
+    let (code, text, log) = replay(&recording, &["--color", "never"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(text.lines().any(|line| line.contains(" stuck ")), "{text}");
+    let (_code, fast, _log) = replay(&recording, &["--color", "never", "--speed", "1e6"]);
+    assert_eq!(fast, text, "the pace changes nothing else");
+}
+
+#[test]
+fn a_cut_tail_is_skipped_with_a_word_and_damage_before_it_is_an_error() {
+    let recording = recordings().into_iter().find(|path| path.ends_with("nginx.recording")).expect("that of nginx");
+    let (whole, bytes) = (findings(&recording), fs::read(&recording).expect("a recording"));
+    let cut = Scratch::new("cut", &bytes[..bytes.len() - 20]);
+    let (code, lines, log) = replay(&cut.0, &["--output", "json"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(whole.starts_with(&lines), "{lines}");
+    assert!(log.contains("is cut at byte ") && log.contains(" bytes from there on"), "{log}");
+
+    let mut damaged = bytes.clone();
+    damaged[40] ^= 1;
+    let damaged = Scratch::new("damaged", &damaged);
+    let (code, lines, log) = replay(&damaged.0, &["--output", "json"]);
+    assert_eq!((code, lines.as_str()), (Some(1), ""), "{log}");
+    assert!(log.contains("damaged at byte 22"), "{log}");
+}
+
+#[test]
+fn what_is_no_recording_of_this_version_is_refused_with_what_to_do() {
+    for (text, says) in [
+        ("closewait recording 2\n", "has format 2, and this closewait reads format 1; play it with the one that"),
+        ("{\"format\":1}\n", "this is no recording"),
+    ] {
+        let file = Scratch::new("other", text.as_bytes());
+        let (code, lines, log) = replay(&file.0, &[]);
+        assert_eq!((code, lines.as_str()), (Some(1), ""), "{log}");
+        assert!(log.contains(says), "{log}");
+    }
+    let (code, _lines, log) = replay(Path::new("/nowhere/at/all"), &[]);
+    assert!(code == Some(1) && log.contains("No such file"), "{log}");
 }

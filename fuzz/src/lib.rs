@@ -10,7 +10,7 @@ use closewait::{
         query::{By, Form, Query},
         time::Boot,
     },
-    sink::{Sink as _, json::Json, list, text::Text},
+    sink::{Sink as _, Start, json::Json, list, text::Text},
 };
 
 /// An engine and what it has said so far.
@@ -35,6 +35,16 @@ impl Play {
             max_tracked: 1_000_000,
         };
         Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }
+    }
+
+    /// Shows the event `start`, and looks at it.
+    pub fn start(&mut self, start: &Start) {
+        let mut line = Vec::new();
+        self.json.start(start, anchor(), &mut line).expect("a start is written as JSON");
+        let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
+        self.text.start(start, anchor(), &mut line).expect("a start is written as text");
+        harmless(&line);
+        self.lines.extend(line);
     }
 
     /// Answers as an agent does that has found out nothing.

@@ -4,6 +4,7 @@ mod doctor;
 mod hooks;
 mod kill;
 mod list;
+mod replay;
 mod run;
 
 use std::{
@@ -41,6 +42,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::List(list) => list::list(list).map(|()| 0),
         Command::Kill(kill) => kill::kill(kill).map(|()| 0),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
+        Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {
                 Output::Text => doctor::Output::Text,

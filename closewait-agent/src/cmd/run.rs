@@ -92,7 +92,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();
-    let recorder = args.record.as_deref().map(|path| Recorder::begin(path, &config, began)).transpose()?;
+    let recorder = args.record.as_deref();
+    let recorder = recorder.map(|path| Recorder::create(path, args.record_max, &config, began)).transpose()?;
     let mut intake = Intake::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;
@@ -130,13 +131,13 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     degraded.extend(give_up(keep, &facts));
     let start = Start {
         at,
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: facts.release.clone(),
-        hook: plan.hook.as_str(),
+        hook: plan.hook.as_str().to_owned(),
         max_sockets,
         max_tracked: args.max_tracked,
         ring_buffer_bytes,
-        pinned: programs.pinned().map(|pinned| pinned.adoption.word()),
+        pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
         degraded,
     };

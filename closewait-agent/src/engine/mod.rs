@@ -42,6 +42,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use self::{
     audit::Audit,
     inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
@@ -61,7 +63,7 @@ use self::{
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
 
 /// Which sockets get `enter` and `leave` findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Events {
     /// Those that had been stuck.
     Stuck,
@@ -69,8 +71,9 @@ pub enum Events {
     All,
 }
 
-/// What the user has chosen, and what the host has.
-#[derive(Clone, Debug)]
+/// What the user has chosen, and what the host has. It stands in every recording: what is added here gets a
+/// `#[serde(default)]` that does what was done before, so that those made before are still read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Age at which a socket counts as stuck. Not zero.
     pub stuck_after: Duration,
@@ -84,6 +87,13 @@ pub struct Config {
     pub watching: bool,
     /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,
+}
+
+impl Config {
+    /// Whether an engine can begin with it: one from a recording may say anything.
+    pub fn is_sound(&self) -> bool {
+        !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
+    }
 }
 
 /// The state of everything.
@@ -246,13 +256,13 @@ impl Engine {
     /// Some bytes at `at` were no record.
     pub fn undecodable(&mut self, at: Boot) {
         self.something_happened(at);
-        self.undecodable += 1;
+        self.undecodable = self.undecodable.saturating_add(1);
     }
 
     /// `lines` were dropped at `at` because nobody read them.
     pub fn unwritten(&mut self, at: Boot, lines: u64) {
         self.something_happened(at);
-        self.unwritten += lines;
+        self.unwritten = self.unwritten.saturating_add(lines);
     }
 
     /// Does what is due at `now`.

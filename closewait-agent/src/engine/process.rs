@@ -9,7 +9,10 @@ pub use self::{
     runtime::Runtime,
     thread::{Syscall, Thread, ThreadGroup, ThreadState, group},
 };
-use super::{text::Comm, workload::Workload};
+use super::{
+    text::{Comm, harmless_field},
+    workload::Workload,
+};
 
 /// A thread that uses so much of one CPU, in thousandths, has no time for anything else.
 const BUSY_PERMILLE: u32 = 900;
@@ -29,6 +32,7 @@ pub struct Process {
     /// The pid of its parent; `None` also if that is in another pid namespace.
     pub parent: Option<u32>,
     /// The file that it runs, with ` (deleted)` behind it if it is there no more.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub exe: Option<String>,
     /// What runs its program, if that is one of those that are known.
     pub runtime: Option<Runtime>,
@@ -47,6 +51,7 @@ pub struct Process {
     /// CPU time of the threads that were looked at, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
     /// What could not be seen and why, one sentence each.
+    #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
 }
 

@@ -147,6 +147,14 @@ impl<T: StillHarmless> StillHarmless for Option<T> {
     }
 }
 
+impl<T: StillHarmless> StillHarmless for Vec<T> {
+    type Raw = Vec<T::Raw>;
+
+    fn from_raw(raw: Self::Raw) -> Self {
+        raw.into_iter().map(T::from_raw).collect()
+    }
+}
+
 /// `bytes` as text without a character that could act on a terminal or reorder what is around it: bytes that are not
 /// UTF-8, control characters, line and paragraph separators, bidirectional and other invisible format characters are
 /// written as `\xNN` or `\u{N}`, and so is the backslash itself, so that nobody can forge an escape.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::TimeAnchor,
     engine::{
-        model::{Dwell, Finding, Holder, Role, Socket, Task, Verdict},
+        model::{Dwell, Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
         process::Process,
         workload::Workload,
     },
@@ -118,7 +118,18 @@ pub(super) fn group(finding: &Finding) -> Option<Group> {
             };
             Some(Group { kind: Kind::Stuck, who })
         }
-        Finding::Enter { .. }
+        Finding::Pileup { pileup, .. } => {
+            let PileupGroup { local_port, remote, netns, .. } = &pileup.group;
+            let who = match (local_port, remote, netns) {
+                (Some(port), _, Some(netns)) => format!("port {port} in netns {netns}"),
+                (Some(port), _, None) => format!("port {port}"),
+                (None, Some(remote), _) => format!("to {remote}"),
+                (None, None, _) => "others".to_owned(),
+            };
+            Some(Group { kind: Kind::Pileup, who })
+        }
+        Finding::PileupEnd { .. }
+        | Finding::Enter { .. }
         | Finding::Leave { .. }
         | Finding::Histogram { .. }
         | Finding::Health { .. }
@@ -144,7 +155,27 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> Facts {
             facts.add("CLOSEWAIT_DWELL_SECONDS", Some(at_least.as_secs_f64()));
             add_verdict(&mut facts, verdict);
         }
-        Finding::Enter { .. }
+        Finding::Pileup { at, pileup } => {
+            let process = pileup.evidence.process.as_deref();
+            let owner = pileup.owners.as_ref().and_then(|owners| owners.first());
+            let owner = owner.map(|(task, _)| task).map(|Task { pid, comm }| (*pid, comm.as_str()));
+            facts.add("CLOSEWAIT_TIME", Some(humantime::format_rfc3339_nanos(anchor.wall(*at))));
+            facts.add("CLOSEWAIT_COUNT", Some(pileup.count));
+            facts.add("CLOSEWAIT_SHAPE", pileup.shape.map(Shape::name));
+            facts.add("CLOSEWAIT_SLOPE_PER_SECOND", pileup.slope.map(|slope| slope.per_second));
+            let since = at.since(pileup.onset.first_stuck);
+            facts.add("CLOSEWAIT_DWELL_SECONDS", Some(since.as_secs_f64()));
+            let forecast = pileup.forecast;
+            facts.add("CLOSEWAIT_EXHAUSTION_SECONDS", forecast.map(|forecast| forecast.left.as_secs_f64()));
+            add_owner(&mut facts, owner.or_else(|| process.map(|one| (one.pid, one.comm.as_str()))), process);
+            facts.add("CLOSEWAIT_LOCAL_PORT", pileup.group.local_port);
+            facts.add("CLOSEWAIT_REMOTE", pileup.group.remote);
+            facts.add("CLOSEWAIT_NETNS", pileup.group.netns);
+            add_workload(&mut facts, pileup.evidence.workload.as_deref());
+            add_verdict(&mut facts, &pileup.verdict);
+        }
+        Finding::PileupEnd { .. }
+        | Finding::Enter { .. }
         | Finding::Leave { .. }
         | Finding::Histogram { .. }
         | Finding::Health { .. }

@@ -49,8 +49,8 @@ impl Sink for Json {
         };
         let time = schema::time(anchor.wall(start.at));
         let Start { version, hook, pinned, degraded, .. } = start;
-        let kernel = start.kernel.as_deref();
-        self.line(Event::Start { time, version, kernel, hook, pinned: *pinned, limits, degraded }, to)
+        let (kernel, pinned) = (start.kernel.as_deref(), pinned.as_deref());
+        self.line(Event::Start { time, version, kernel, hook, pinned, limits, degraded }, to)
     }
 
     fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {

@@ -12,23 +12,28 @@ mod writer;
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::writer::{Backlog, Writer};
 use crate::{
     clock::TimeAnchor,
-    engine::{model::Finding, time::Boot},
+    engine::{model::Finding, text::harmless_field, time::Boot},
 };
 
 /// What the agent began with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     /// When everything was attached.
     pub at: Boot,
     /// Of the agent.
-    pub version: &'static str,
+    #[serde(deserialize_with = "harmless_field")]
+    pub version: String,
     /// Release of the kernel.
+    #[serde(default, deserialize_with = "harmless_field")]
     pub kernel: Option<String>,
     /// Which hook is used.
-    pub hook: &'static str,
+    #[serde(deserialize_with = "harmless_field")]
+    pub hook: String,
     /// Sockets whose time of entry the kernel keeps.
     pub max_sockets: u32,
     /// Sockets that are tracked at a time.
@@ -36,10 +41,12 @@ pub struct Start {
     /// Size of the ring buffer, bytes.
     pub ring_buffer_bytes: u32,
     /// What became of what an agent before had pinned; `None` if nothing is pinned.
-    pub pinned: Option<&'static str>,
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub pinned: Option<String>,
     /// Age at which a socket counts as stuck.
     pub stuck_after: std::time::Duration,
     /// What this host cannot do, one sentence each.
+    #[serde(deserialize_with = "harmless_field")]
     pub degraded: Vec<String>,
 }
 

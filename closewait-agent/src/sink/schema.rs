@@ -223,7 +223,7 @@ pub(super) enum Event<'a> {
         version: &'a str,
         kernel: Option<&'a str>,
         hook: &'a str,
-        pinned: Option<&'static str>,
+        pinned: Option<&'a str>,
         limits: LimitsObject,
         degraded: &'a [String],
     },

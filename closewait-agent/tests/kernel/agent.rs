@@ -57,6 +57,8 @@ pub(crate) struct Agent {
     stderr: Option<JoinHandle<String>>,
     /// All that have come so far.
     pub(crate) events: Vec<Value>,
+    /// The same, as they came.
+    stdout: String,
 }
 
 /// What an agent that has ended left behind.
@@ -66,6 +68,8 @@ pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     /// All of them, from the first to the last.
     pub(crate) events: Vec<Value>,
+    /// The same, as they came.
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -90,7 +94,7 @@ impl Agent {
         let (sender, lines) = mpsc::channel();
         // Ends with the agent's stdout, or when the test has lost interest.
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, stderr: Some(stderr), events: Vec::new() }
+        Self { child, lines, stderr: Some(stderr), events: Vec::new(), stdout: String::new() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -151,7 +155,7 @@ impl Agent {
         }
         let status = self.child.wait();
         let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
-        Ended { code: status.code(), events: self.events, stderr }
+        Ended { code: status.code(), events: self.events, stdout: self.stdout, stderr }
     }
 
     /// Takes in one event, checked.
@@ -163,6 +167,8 @@ impl Agent {
                 schema::check_event(&event);
                 assert_eq!(event["seq"], self.events.len(), "a gap in seq: {line}");
                 self.events.push(event);
+                self.stdout.push_str(&line);
+                self.stdout.push('\n');
                 Received::Event
             }
             Err(RecvTimeoutError::Timeout) => Received::Nothing,

@@ -32,3 +32,4 @@ mod owners;
 mod pileup;
 mod pinned;
 mod privileges;
+mod recording;

@@ -1,11 +1,16 @@
 //! Recordings of what the agent observes, for tests that play them again without a kernel (`tests/replay.rs`).
 
 use std::{
-    env, fs,
+    borrow::Cow,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
+use closewait::{
+    engine::model::Observation,
+    recording::{Item, Reader, Recorder},
+};
 
 use crate::scenario::Scenario;
 
@@ -17,28 +22,61 @@ pub(crate) fn file(scenario: &Scenario) -> Option<PathBuf> {
     let folder = env::var_os(RECORD)?;
     fs::create_dir_all(&folder).expect("a folder for recordings");
     let kind = if scenario.healthy { "healthy-" } else { "" };
-    Some(Path::new(&folder).join(format!("{kind}{}.jsonl", scenario.name)))
+    Some(Path::new(&folder).join(format!("{kind}{}.recording", scenario.name)))
 }
 
 /// Takes out what is about sockets of other network namespaces than that of the scenario, and where on this machine the
 /// programs are.
-pub(crate) fn keep_only(file: &Path, netns: u64) {
-    let text = fs::read_to_string(file).expect("the recording");
-    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line of the recording"));
-    let kept = lines.filter(|line: &Value| {
-        let fact = line["fact"].as_object().and_then(|fact| fact.values().next()).unwrap_or(&Value::Null);
-        let of = [&fact["socket"], &fact["listener"], &fact["leg"]["socket"]];
-        of.iter().all(|part| part["netns"].is_null() || part["netns"] == netns)
-    });
-    let kept: String = kept.map(|line| format!("{}\n", without_folder(line))).collect();
-    fs::write(file, kept).expect("the recording");
+pub(crate) fn keep_only(path: &Path, netns: u64) {
+    let reader = Reader::new(File::open(path).expect("the recording")).expect("the recording");
+    let items: Vec<Item<'_>> = reader.map(|item| item.expect("an item of the recording")).collect();
+    let kept = File::create(path).expect("the recording");
+    let mut kept = Recorder::empty(kept, u64::MAX).expect("a recording");
+    for item in items {
+        let item = match item {
+            Item::Fact(fact) if namespace(&fact).is_some_and(|of| u64::from(of) != netns) => continue,
+            Item::Fact(fact) => Item::Fact(Cow::Owned(without_folder(fact.into_owned()))),
+            other => other,
+        };
+        kept.item(&item).expect("an item");
+    }
+    kept.finish().expect("the recording");
+}
+
+/// Of the socket that it is about.
+fn namespace(fact: &Observation) -> Option<u32> {
+    match fact {
+        Observation::Enter { socket, .. }
+        | Observation::Leave { socket, .. }
+        | Observation::Present { socket, .. }
+        | Observation::Held { socket, .. }
+        | Observation::Looked { socket, .. }
+        | Observation::Lingering { socket, .. } => socket.netns,
+        Observation::Listening { listener, .. } => listener.netns,
+        Observation::Leg { leg, .. } => leg.socket.netns,
+        Observation::Holds { .. }
+        | Observation::HeldInode { .. }
+        | Observation::WalkEnded { .. }
+        | Observation::Process { .. }
+        | Observation::Cgroup { .. }
+        | Observation::Namespace { .. }
+        | Observation::Placed { .. }
+        | Observation::InquiredAll { .. }
+        | Observation::LookedAtAll { .. }
+        | Observation::Resumed { .. }
+        | Observation::Stored { .. }
+        | Observation::Audited { .. }
+        | Observation::LookedAtSuspects { .. }
+        | Observation::Counters { .. } => None,
+    }
 }
 
 /// The program of a process, as if it were in the usual place.
-fn without_folder(mut line: Value) -> Value {
-    if let Some(Value::String(exe)) = line.pointer_mut("/fact/Process/process/exe") {
-        let name = exe.rsplit('/').next().unwrap_or_default();
-        *exe = format!("/usr/bin/{name}");
+fn without_folder(mut fact: Observation) -> Observation {
+    if let Observation::Process { process, .. } = &mut fact
+        && let Some(exe) = &mut process.exe
+    {
+        *exe = format!("/usr/bin/{}", exe.rsplit('/').next().unwrap_or_default());
     }
-    line
+    fact
 }

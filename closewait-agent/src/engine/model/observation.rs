@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Counters, Holder, How, Leg, Listener, Place, Since, Socket, SocketKey, Task};
-use crate::engine::{process::Process, time::Boot, workload::Workload};
+use crate::engine::{process::Process, text::harmless_field, time::Boot, workload::Workload};
 
 /// One fact from outside, with the time at which it held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,7 @@ pub enum Observation {
         /// When it began: a descriptor that was not found and is older than this is gone.
         began: Boot,
         /// Why not all processes could be looked at, if so.
+        #[serde(default, deserialize_with = "harmless_field")]
         blind: Option<String>,
         /// Whether it found listeners too.
         saw_listeners: bool,

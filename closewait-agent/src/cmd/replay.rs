@@ -1,0 +1,162 @@
+//! `closewait replay`.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Write},
+    path::Path,
+    thread,
+};
+
+use anyhow::Context as _;
+
+use super::colour;
+use crate::{
+    cli::{self, Output, Speed},
+    clock::{self, TimeAnchor},
+    engine::time::Boot,
+    recording::{End, Item, Player, Reader, Shown},
+    sink::{
+        Sink,
+        json::Json,
+        text::{Text, histogram_line},
+    },
+};
+
+/// Lines that wait to be written are at most about so many bytes, whatever a recording says.
+const MOST_WAITING: usize = 16 << 20;
+
+/// Plays a recording: what `run` has printed comes out again.
+///
+/// # Errors
+///
+/// If the recording cannot be read or standard output cannot be written.
+pub(super) fn replay(args: &cli::Replay) -> anyhow::Result<()> {
+    let shown = args.file.display();
+    let file =
+        File::open(&args.file).with_context(|| format!("opening {shown} failed; is it there, and may you read it?"))?;
+    let sink: Box<dyn Sink> = match args.shape.output {
+        Output::Text => Box::new(Text::new(colour(args.shape))),
+        Output::Json => Box::new(Json::default()),
+    };
+    let mut lines = Lines::new(sink, io::stdout().lock());
+    let reader = Reader::new(BufReader::new(file)).with_context(|| format!("playing {shown} failed"))?;
+    let played = play(reader, args.speed, &mut lines);
+    // What was played before it failed is shown too.
+    lines.end().context("writing standard output failed")?;
+    tell(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
+    Ok(())
+}
+
+/// Plays all that is there. Returns how it ends.
+fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl Write>) -> anyhow::Result<Option<End>> {
+    let (mut player, mut pace) = (Player::default(), Pace { speed, began: None });
+    for item in &mut reader {
+        let item = item?;
+        match &item {
+            Item::Began { at, .. } => pace.began = Some((*at, clock::now())),
+            Item::Time(now) => {
+                if let Some(due) = pace.due(*now) {
+                    lines.flush().context("writing standard output failed")?;
+                    thread::sleep(due.since(clock::now()));
+                }
+            }
+            Item::Started(_)
+            | Item::Fact(_)
+            | Item::Undecodable(_)
+            | Item::Unwritten { .. }
+            | Item::WalkBegan
+            | Item::Stopping
+            | Item::Polled(_)
+            | Item::Drained
+            | Item::Anchored(_)
+            | Item::HandedOut => {}
+        }
+        player.play(item, |shown, anchor| lines.show(shown, anchor))?;
+    }
+    Ok(reader.end())
+}
+
+/// What is to be known of the end.
+fn tell(end: Option<End>, file: &Path) {
+    let file = file.display();
+    match end {
+        None | Some(End::Stopped) => {}
+        Some(End::Full) => log::warn!("{file} was full here; the agent went on (run --record-max)"),
+        Some(End::Unfinished) => {
+            log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")
+        }
+        Some(End::Cut { at, skipped }) => {
+            log::warn!(
+                "{file} is cut at byte {at}: the {skipped} bytes from there on are no whole frame and are skipped"
+            );
+        }
+    }
+}
+
+/// When it is time for what comes next.
+struct Pace {
+    speed: Speed,
+    /// The engine that was recorded, and this one.
+    began: Option<(Boot, Boot)>,
+}
+
+impl Pace {
+    /// When what was at `moment` is due; `None` if that does not matter.
+    fn due(&self, moment: Boot) -> Option<Boot> {
+        let (Speed::Times(times), Some((recorded, here))) = (self.speed, self.began) else { return None };
+        let after = moment.since(recorded).as_secs_f64() / times;
+        // One that is further away than can be told is never due.
+        Some(std::time::Duration::try_from_secs_f64(after).map_or(Boot(u64::MAX), |after| here + after))
+    }
+}
+
+/// Lines on their way, as the agent that was recorded had them.
+struct Lines<W> {
+    sink: Box<dyn Sink>,
+    to: W,
+    /// Handed out last: written, unless they were dropped.
+    handed_out: Vec<u8>,
+    /// Not handed out yet.
+    waiting: Vec<u8>,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(sink: Box<dyn Sink>, to: W) -> Self {
+        Self { sink, to, handed_out: Vec::new(), waiting: Vec::new() }
+    }
+
+    fn show(&mut self, shown: Shown<'_>, anchor: TimeAnchor) -> io::Result<()> {
+        match shown {
+            Shown::Start(start) => self.sink.start(start, anchor, &mut self.waiting)?,
+            Shown::Finding(finding) => {
+                if let Some((level, line)) = histogram_line(finding) {
+                    log::log!(level, "{line}");
+                }
+                self.sink.finding(finding, anchor, &mut self.waiting)?;
+                if self.waiting.len() > MOST_WAITING {
+                    return self.end();
+                }
+            }
+            Shown::HandedOut => {
+                self.flush()?;
+                self.handed_out = std::mem::take(&mut self.waiting);
+            }
+            Shown::Unwritten => self.handed_out.clear(),
+        }
+        Ok(())
+    }
+
+    /// Nobody has dropped what was handed out last.
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.write_all(&self.handed_out)?;
+        self.handed_out.clear();
+        self.to.flush()
+    }
+
+    /// Nothing comes any more.
+    fn end(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.handed_out = std::mem::take(&mut self.waiting);
+        self.flush()
+    }
+}

@@ -1,0 +1,214 @@
+//! Reads a recording.
+
+use std::io::{self, BufReader, Read};
+
+use super::{
+    Item, VERSION,
+    frame::{HEAD, Head, Inflate, Kind, MOST_ITEMS, has_frame},
+};
+
+/// What the first line of any version begins with.
+const NAME: &[u8] = b"closewait recording ";
+/// Longer than the first line of any version.
+const LONGEST_LINE: usize = NAME.len() + 11;
+/// Behind damage at one place the next frame is not further away than this.
+const REACH: usize = 2 * MOST_ITEMS;
+
+/// How a recording ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The agent ended.
+    Stopped,
+    /// It was full, and the agent went on.
+    Full,
+    /// All that was written is whole, but the agent did not end it: it was killed, could not write, or still runs.
+    Unfinished,
+    /// The last frame is not whole.
+    Cut {
+        /// Where it begins, bytes from the start of the file.
+        at: u64,
+        /// Bytes from there to the end of the file.
+        skipped: u64,
+    },
+}
+
+/// Why a recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is something else.
+    #[error(
+        "this is no recording: the first line is not `closewait recording`; give a file that `closewait run --record` wrote"
+    )]
+    NoRecording,
+    /// It is of another version.
+    #[error(
+        "the recording has format {0}, and this closewait reads format {VERSION}; play it with the one that recorded it"
+    )]
+    Version(String),
+    /// Something in it is not as it was written, and more comes after it.
+    #[error(
+        "the recording is damaged at byte {at}, and goes on after that: what follows cannot be played; copy it anew"
+    )]
+    Damaged {
+        /// Where the frame begins, bytes from the start of the file.
+        at: u64,
+    },
+    /// A whole frame has something that is not known.
+    #[error(
+        "the recording has something at byte {at} that this closewait does not know; play it with the one that recorded it"
+    )]
+    Item {
+        /// Where the frame begins, bytes from the start of the file.
+        at: u64,
+        /// What it is.
+        #[source]
+        source: rmp_serde::decode::Error,
+    },
+    /// The file cannot be read.
+    #[error("read failed at byte {at}; may you read the file, and is it one?")]
+    Read {
+        /// How far it was read, bytes.
+        at: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Gives the items of a recording, one after the other.
+#[derive(Debug)]
+pub struct Reader<R> {
+    from: BufReader<R>,
+    /// Bytes read.
+    at: u64,
+    inflate: Inflate,
+    /// Where the frame of `items` begins.
+    frame: u64,
+    items: io::Cursor<Vec<u8>>,
+    end: Option<End>,
+    failed: bool,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the first line.
+    ///
+    /// # Errors
+    ///
+    /// If this is no recording, or one of another version.
+    pub fn new(from: R) -> Result<Self, ReadError> {
+        let (from, items) = (BufReader::new(from), io::Cursor::default());
+        let mut reader = Self { from, at: 0, inflate: Inflate::new(), frame: 0, items, end: None, failed: false };
+        let line = reader.first_line()?;
+        let Some((b'\n', line)) = line.split_last() else {
+            // A file that was cut this early is a recording too.
+            if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < LONGEST_LINE {
+                reader.end = Some(End::Cut { at: 0, skipped: reader.at });
+                return Ok(reader);
+            }
+            return Err(ReadError::NoRecording);
+        };
+        let version = line.strip_prefix(NAME).and_then(|version| str::from_utf8(version).ok());
+        match version.filter(|version| version.bytes().all(|byte| byte.is_ascii_digit())) {
+            None => Err(ReadError::NoRecording),
+            Some(version) if version.parse() == Ok(VERSION) => Ok(reader),
+            Some(version) => Err(ReadError::Version(version.to_owned())),
+        }
+    }
+
+    /// How it ends; `None` before all was read.
+    pub fn end(&self) -> Option<End> {
+        self.end.filter(|_| !self.has_items())
+    }
+
+    fn has_items(&self) -> bool {
+        self.items.position() < self.items.get_ref().len() as u64
+    }
+
+    fn first_line(&mut self) -> Result<Vec<u8>, ReadError> {
+        let mut line = Vec::new();
+        while line.len() < LONGEST_LINE && line.last() != Some(&b'\n') {
+            let byte = self.take(1)?;
+            if byte.is_empty() {
+                break;
+            }
+            line.extend(byte);
+        }
+        Ok(line)
+    }
+
+    /// Up to so many bytes; fewer only at the end of the file.
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = Vec::new();
+        let read = self.from.by_ref().take(length as u64).read_to_end(&mut bytes);
+        read.map_err(|source| ReadError::Read { at: self.at, source })?;
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The next frame, or the end.
+    fn frame(&mut self) -> Result<(), ReadError> {
+        let at = self.at;
+        let mut bytes = self.take(HEAD)?;
+        if bytes.is_empty() {
+            self.end = Some(End::Unfinished);
+            return Ok(());
+        }
+        let Some(head) = bytes.first_chunk().and_then(|head| Head::read(head, at)) else {
+            return self.damage(at, bytes);
+        };
+        let payload = self.take(head.length)?;
+        if !head.fits(&payload) {
+            bytes.extend(payload);
+            return self.damage(at, bytes);
+        }
+        let end = match head.kind {
+            Kind::Items => {
+                self.frame = at;
+                self.items = io::Cursor::new(self.inflate.items(&payload).ok_or(ReadError::Damaged { at })?);
+                return Ok(());
+            }
+            Kind::Stopped => End::Stopped,
+            Kind::Full => End::Full,
+        };
+        if !self.take(1)?.is_empty() {
+            return Err(ReadError::Damaged { at: self.at - 1 });
+        }
+        self.end = Some(end);
+        Ok(())
+    }
+
+    /// The frame at byte `at`, which has these `bytes`, is not whole: the end of the file, unless whole ones follow.
+    fn damage(&mut self, at: u64, mut bytes: Vec<u8>) -> Result<(), ReadError> {
+        bytes.extend(self.take(REACH)?);
+        let more = !self.take(1)?.is_empty();
+        if more || has_frame(bytes.get(1..).unwrap_or_default(), at + 1) {
+            return Err(ReadError::Damaged { at });
+        }
+        self.end = Some(End::Cut { at, skipped: self.at - at });
+        Ok(())
+    }
+}
+
+impl<R: Read> Iterator for Reader<R> {
+    type Item = Result<Item<'static>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.failed {
+                return None;
+            }
+            if self.has_items() {
+                let item = rmp_serde::from_read(&mut self.items);
+                self.failed = item.is_err();
+                return Some(item.map_err(|source| ReadError::Item { at: self.frame, source }));
+            }
+            if self.end.is_some() {
+                return None;
+            }
+            if let Err(error) = self.frame() {
+                self.failed = true;
+                return Some(Err(error));
+            }
+        }
+    }
+}

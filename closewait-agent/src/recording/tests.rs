@@ -1,0 +1,383 @@
+use std::{cell::RefCell, fs, io, process, rc::Rc, time::Duration};
+
+use super::*;
+use crate::{
+    engine::{
+        Engine, Events,
+        model::{Finding, Output, SocketKey},
+        testing::socket,
+    },
+    sink::{Sink as _, json::Json},
+};
+
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+const BEGAN: Boot = Boot(1_000_000_000);
+
+fn config() -> Config {
+    Config {
+        stuck_after: STUCK_AFTER,
+        events: Events::All,
+        max_tracked: 10,
+        histogram_every: Duration::from_secs(60),
+        watching: true,
+        ephemeral_ports: 32_768..=60_999,
+    }
+}
+
+fn start() -> Start {
+    Start {
+        at: BEGAN,
+        version: "0.1".to_owned(),
+        kernel: None,
+        hook: "tp_btf".to_owned(),
+        max_sockets: 1,
+        max_tracked: 10,
+        ring_buffer_bytes: 4096,
+        pinned: None,
+        stuck_after: STUCK_AFTER,
+        degraded: vec![],
+    }
+}
+
+/// A file that can be looked at while it is written, with room for so many bytes.
+#[derive(Clone)]
+struct Disk {
+    bytes: Rc<RefCell<Vec<u8>>>,
+    room: usize,
+}
+
+impl Disk {
+    fn new(room: usize) -> Self {
+        Self { bytes: Rc::default(), room }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.bytes.borrow().clone()
+    }
+}
+
+impl io::Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut all = self.bytes.borrow_mut();
+        let room = bytes.len().min(self.room - all.len());
+        if room == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        all.extend(&bytes[..room]);
+        Ok(room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An agent in small: takes from the engine what it wants done, and hands out lines.
+struct Agent {
+    engine: Taped,
+    sink: Json,
+    anchor: u64,
+    /// Lines that were read.
+    lines: Vec<u8>,
+    piece: Vec<u8>,
+}
+
+impl Agent {
+    fn new(recorder: Option<Recorder>) -> Self {
+        let engine = Taped::new(Engine::new(config(), BEGAN), recorder);
+        let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
+        let (start, anchor) = (start(), agent.anchor());
+        agent.engine.anchored(anchor);
+        agent.engine.started(&start);
+        agent.sink.start(&start, anchor, &mut agent.piece).unwrap();
+        agent.hand_out(true, BEGAN);
+        agent
+    }
+
+    /// Another one each time, as that of clocks.
+    fn anchor(&mut self) -> TimeAnchor {
+        self.anchor += 7;
+        TimeAnchor::from(1_700_000_000_000_000_000 + self.anchor)
+    }
+
+    fn hand_out(&mut self, read: bool, now: Boot) {
+        let piece = std::mem::take(&mut self.piece);
+        self.engine.handing_out();
+        if read {
+            self.lines.extend(&piece);
+        } else {
+            self.engine.unwritten(now, piece.split(|byte| *byte == b'\n').count() as u64 - 1);
+        }
+    }
+
+    /// A turn of the event loop.
+    fn turn(&mut self, now: Boot, read: bool) {
+        self.engine.handle_timeout(now);
+        let anchor = self.anchor();
+        self.engine.anchored(anchor);
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
+                Output::Look(_) => self.engine.handle(Observation::LookedAtAll { at: now }),
+                Output::FindHolders => {
+                    let _known = self.engine.known_namespaces();
+                    self.engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
+                }
+                Output::Inquire(_) => {
+                    self.engine.handle(Observation::InquiredAll { at: now, worked: Duration::from_millis(1) });
+                }
+                Output::ReadCounters => {
+                    self.engine.handle(Observation::Counters { at: now, counters: Box::default() });
+                }
+                Output::Audit { .. } => {
+                    self.engine.handle(Observation::Audited { began: now, at: now, complete: true });
+                }
+                Output::LookAtSuspects(_) => {
+                    self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
+                }
+                Output::LookAtGone(_) | Output::Forget(_) => {}
+            }
+        }
+        self.hand_out(read, now);
+    }
+
+    fn enter(&mut self, number: u64, at: Boot) {
+        let mut socket = socket();
+        socket.remote.port = 1000 + u16::try_from(number % 50_000).unwrap();
+        let key = SocketKey(1 << 63 | number);
+        self.engine.handle(Observation::Enter { key, at, socket, replaced: false });
+    }
+
+    /// Sockets that come and are stuck, lines that nobody reads unless `all` are read, and the end.
+    fn live(mut self, all: bool) -> Vec<u8> {
+        let second = |number| BEGAN + Duration::from_secs(number);
+        for number in 0..4 {
+            self.enter(number, second(number));
+            self.turn(second(number), true);
+        }
+        self.engine.undecodable(second(5));
+        self.turn(second(6), all);
+        for number in 7..12 {
+            self.turn(second(number), true);
+        }
+        self.engine.stop();
+        self.turn(second(12), true);
+        self.engine.finish().unwrap();
+        self.lines
+    }
+}
+
+/// The lines of a recording, and how it ends.
+fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<End>)> {
+    let (mut sink, mut player) = (Json::default(), Player::default());
+    let (mut lines, mut handed_out, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reader = Reader::new(bytes)?;
+    for item in &mut reader {
+        player.play(item?, |shown, anchor| match shown {
+            Shown::Start(start) => sink.start(start, anchor, &mut waiting),
+            Shown::Finding(finding) => sink.finding(finding, anchor, &mut waiting),
+            Shown::HandedOut => {
+                lines.append(&mut handed_out);
+                handed_out = std::mem::take(&mut waiting);
+                Ok(())
+            }
+            Shown::Unwritten => {
+                handed_out.clear();
+                Ok(())
+            }
+        })?;
+    }
+    lines.extend(handed_out);
+    lines.extend(waiting);
+    Ok((lines, reader.end()))
+}
+
+/// A recording, and the lines of the agent that made it.
+fn recorded(all: bool) -> (Vec<u8>, Vec<u8>) {
+    let disk = Disk::new(1 << 20);
+    let lines = Agent::new(Some(Recorder::begin(disk.clone(), 1 << 20, &config(), BEGAN).unwrap())).live(all);
+    (disk.bytes(), lines)
+}
+
+#[test]
+fn the_same_lines_come_out_byte_for_byte_without_those_that_nobody_read() {
+    let (recording, lines) = recorded(false);
+    let text = String::from_utf8(lines.clone()).unwrap();
+    for event in ["start", "enter", "stuck", "health", "stop"] {
+        assert!(text.contains(&format!("\"event\":\"{event}\"")), "{text}");
+    }
+    let seqs = text.lines().map(|line| line.split("\"seq\":").nth(1).unwrap().split(',').next().unwrap());
+    let seqs: Vec<u64> = seqs.map(|seq| seq.parse().unwrap()).collect();
+    assert!(seqs.windows(2).any(|pair| pair[1] > pair[0] + 1), "some were dropped: {seqs:?}");
+    let (again, end) = played(&recording).unwrap();
+    assert_eq!(String::from_utf8(again).unwrap(), text);
+    assert_eq!(end, Some(End::Stopped));
+    assert_eq!(Agent::new(None).live(false), lines, "recording changes nothing");
+}
+
+#[test]
+fn wherever_it_is_cut_what_is_whole_is_played() {
+    let (recording, lines) = recorded(true);
+    let (mut before, mut ends) = (0, 0);
+    for length in 0..recording.len() {
+        let (again, end) = played(&recording[..length]).unwrap();
+        assert!(lines.starts_with(&again) && again.len() >= before, "cut at {length}");
+        before = again.len();
+        match end {
+            Some(End::Cut { at, skipped }) => assert_eq!(at + skipped, length as u64),
+            Some(End::Unfinished) => ends += 1,
+            other => panic!("cut at {length}: {other:?}"),
+        }
+    }
+    assert_eq!(before, lines.len(), "only the end is missing");
+    assert!(ends > 10, "{ends} frames");
+}
+
+#[test]
+fn a_tail_of_zeros_as_after_a_power_failure_is_a_cut() {
+    let (mut recording, lines) = recorded(true);
+    let length = recording.len();
+    recording[length - 40..].fill(0);
+    recording.extend([0; 5000]);
+    let (again, end) = played(&recording).unwrap();
+    assert!(lines.starts_with(&again) && !again.is_empty());
+    assert!(matches!(end, Some(End::Cut { skipped, .. }) if skipped > 5000), "{end:?}");
+}
+
+#[test]
+fn a_byte_that_changed_is_an_error_that_says_where_or_the_end() {
+    let (recording, lines) = recorded(true);
+    let mut damaged = 0;
+    for place in 0..recording.len() {
+        let mut recording = recording.clone();
+        recording[place] ^= 0x10;
+        match played(&recording) {
+            Ok((again, Some(End::Cut { at, .. }))) => {
+                assert!(lines.starts_with(&again) && at <= place as u64, "{place}");
+            }
+            Ok(other) => panic!("{place}: {:?}", other.1),
+            Err(error) => match error.downcast_ref() {
+                Some(ReadError::Damaged { at }) => {
+                    assert!(*at <= place as u64 && error.to_string().contains(&format!("at byte {at}")), "{error}");
+                    damaged += 1;
+                }
+                Some(ReadError::NoRecording | ReadError::Version(_)) => assert!(place < 22, "{place}"),
+                Some(ReadError::Item { .. } | ReadError::Read { .. }) | None => panic!("{place}: {error}"),
+            },
+        }
+    }
+    assert!(damaged > recording.len() / 2);
+}
+
+#[test]
+fn frames_that_were_moved_or_put_behind_each_other_are_damage() {
+    let (recording, _lines) = recorded(true);
+    let twice = [recording.clone(), recording.clone()].concat();
+    assert!(matches!(played(&twice).unwrap_err().downcast_ref(), Some(ReadError::Damaged { .. })));
+    let shifted = [&recording[..22], &recording[23..]].concat();
+    assert!(played(&shifted).is_ok_and(|(lines, end)| lines.is_empty() && matches!(end, Some(End::Cut { .. }))));
+}
+
+#[test]
+fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
+    let disk = Disk::new(1 << 20);
+    let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), LEAST_MAX, &config(), BEGAN).unwrap()));
+    let mut number = 0_u64;
+    while played(&disk.bytes()).unwrap().1 != Some(End::Full) {
+        for _ in 0..200 {
+            number += 1;
+            // Something that deflate finds nothing in.
+            agent.enter(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), BEGAN + Duration::from_nanos(number * number));
+        }
+        agent.turn(BEGAN + Duration::from_millis(number), true);
+    }
+    let length = disk.bytes().len() as u64;
+    assert!(length <= LEAST_MAX && length > LEAST_MAX / 2, "{length}");
+    agent.turn(BEGAN + Duration::from_secs(50), true);
+    agent.engine.finish().unwrap();
+    assert_eq!(disk.bytes().len() as u64, length, "nothing is written any more");
+    let (again, _end) = played(&disk.bytes()).unwrap();
+    assert!(agent.lines.starts_with(&again) && agent.lines.len() > again.len());
+}
+
+#[test]
+fn a_disk_that_is_full_ends_the_recording_and_not_the_agent() {
+    let disk = Disk::new(700);
+    let lines = Agent::new(Some(Recorder::begin(disk.clone(), 1 << 20, &config(), BEGAN).unwrap())).live(true);
+    assert_eq!(lines, Agent::new(None).live(true));
+    assert_eq!(disk.bytes().len(), 700);
+    let (again, end) = played(&disk.bytes()).unwrap();
+    assert!(lines.starts_with(&again) && matches!(end, Some(End::Cut { .. })), "{end:?}");
+    assert!(Recorder::begin(Disk::new(100), 1 << 20, &config(), BEGAN).is_err());
+}
+
+#[test]
+fn what_is_no_recording_or_of_another_version_is_refused() {
+    let version = |bytes: &[u8]| Reader::new(bytes).map(|_| ()).unwrap_err().to_string();
+    assert!(version(b"{\"format\":1,\"began\":0}\n").contains("no recording"));
+    assert!(version(b"closewait recording x\n").contains("no recording"));
+    assert!(version(b"closewait recordings of old times").contains("no recording"));
+    assert!(version(b"closewait recording 12\n").contains("has format 12"));
+    assert!(version(b"closewait recording 99999999999999999999").contains("no recording"));
+}
+
+#[test]
+fn settings_that_no_agent_takes_are_refused() {
+    let changes: [fn(&mut Config); 2] =
+        [|config| config.stuck_after = Duration::ZERO, |config| config.histogram_every = Duration::ZERO];
+    for change in changes {
+        let (mut config, disk) = (config(), Disk::new(1 << 20));
+        change(&mut config);
+        Recorder::begin(disk.clone(), 1 << 20, &config, BEGAN).unwrap().finish().unwrap();
+        assert!(played(&disk.bytes()).unwrap_err().to_string().contains("no agent takes"));
+    }
+    let disk = Disk::new(1 << 20);
+    let mut recorder = Recorder::empty(disk.clone(), 1 << 20).unwrap();
+    recorder.item(&Item::Time(BEGAN)).unwrap();
+    recorder.finish().unwrap();
+    assert!(played(&disk.bytes()).unwrap_err().to_string().contains("does not begin"));
+}
+
+#[test]
+fn only_its_owner_may_read_it_and_only_one_agent_write_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = std::env::temp_dir().join(format!("closewait-recording-{}", process::id()));
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let recorder = Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let error = Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap_err();
+    assert!(format!("{error:#}").contains("--record"), "{error:#}");
+    recorder.finish().unwrap();
+    let (lines, end) = played(&fs::read(&path).unwrap()).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!((lines, end), (vec![], Some(End::Stopped)));
+}
+
+#[test]
+fn texts_of_a_recording_are_made_harmless() {
+    let bad = "\u{1b}[2J\u{202e}";
+    let start = Start {
+        version: bad.to_owned(),
+        kernel: Some(bad.to_owned()),
+        hook: bad.to_owned(),
+        pinned: Some(bad.to_owned()),
+        degraded: vec![bad.to_owned()],
+        ..start()
+    };
+    let mut bytes = Vec::new();
+    Item::Started(Cow::Owned(start)).encode(&mut bytes).unwrap();
+    let Item::Started(read) = Item::decode(&mut &bytes[..]).unwrap() else { unreachable!() };
+    assert!(!format!("{read:?}").contains(['\u{1b}', '\u{202e}']), "{read:?}");
+    assert!(read.degraded[0].contains("[2J"));
+}
+
+#[test]
+fn any_time_that_an_anchor_can_be_has_a_text() {
+    for booted in [0, 1, u64::MAX] {
+        let anchor = TimeAnchor::from(booted);
+        assert_eq!(u64::from(anchor), booted);
+        let finding = Finding::Stop { at: Boot(u64::MAX), totals: Default::default() };
+        Json::default().finding(&finding, anchor, &mut Vec::new()).unwrap();
+    }
+}
