@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use closewait_common::tcp::state;
+
 use super::{
     diag::{
         self,
@@ -157,11 +159,11 @@ fn act_on(target: &Target, now: impl Fn() -> Boot) -> Outcome {
         Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
     }
     match exact::get(target) {
-        // Where the program closed it in between, it goes its own way to the end.
-        Ok(Some(facts)) if facts.state == closewait_common::tcp::state::CLOSE_WAIT => {
-            Outcome::Failed(Failure::StillThere)
-        }
-        Ok(Some(_) | None) => Outcome::Destroyed,
+        Ok(None) => Outcome::Destroyed,
+        Ok(Some(facts)) if facts.state == state::CLOSE_WAIT => Outcome::Failed(Failure::StillThere),
+        // Its program closed it in between: the kernel does not destroy what has no descriptor (`tcp_abort`,
+        // net/ipv4/tcp.c at v5.10).
+        Ok(Some(_)) => Outcome::GoneBefore,
         Err(error) => other(error),
     }
 }
