@@ -1,5 +1,5 @@
 //! The one thing here that changes the host: sockets in CLOSE_WAIT are destroyed, each in its own network namespace, after
-//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`](crate::engine::kill).
+//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`].
 
 use std::collections::BTreeMap;
 
