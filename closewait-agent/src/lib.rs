@@ -12,7 +12,7 @@
 //! | room | what is in it | what is not |
 //! |---|---|---|
 //! | [`engine`] | everything that thinks: decoding, tracking, histograms, findings | clocks, files, sockets, threads, tokio, aya |
-//! | [`source`] | where observations come from: the ring buffer, snapshots | what they mean |
+//! | [`source`] | where observations come from: the ring buffer, snapshots; [`source::destroy`], which destroys sockets | what they mean |
 //! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |

@@ -1,12 +1,15 @@
-//! What people type, and what another process asks of the agent: a word a line, or a question in JSON.
+//! What people type, and what another process asks of the agent or answers in its place: a word a line, a question in JSON,
+//! or a list.
 #![no_main]
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, time::UNIX_EPOCH};
 
 use clap::Parser as _;
 use closewait::{
     cli::{Cli, Command},
+    clock::TimeAnchor,
     engine::query::{Peer, Query},
+    sink,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +29,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
         again(&peer);
+    }
+    if let Ok(selected) = sink::kill::read(bytes, TimeAnchor::booted_at(UNIX_EPOCH)) {
+        selected.iter().for_each(|one| assert!(!one.line.contains('\n'), "one object a line"));
     }
     if let Ok(query) = serde_json::from_slice::<Query>(bytes) {
         let line = serde_json::to_string(&query).expect("a question can be asked");

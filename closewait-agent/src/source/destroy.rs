@@ -1,7 +1,9 @@
 //! The one thing here that changes the host: sockets in CLOSE_WAIT are destroyed, each in its own network namespace, after
-//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`](crate::engine::kill).
+//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`].
 
 use std::collections::BTreeMap;
+
+use closewait_common::tcp::state;
 
 use super::{
     diag::{
@@ -157,11 +159,11 @@ fn act_on(target: &Target, now: impl Fn() -> Boot) -> Outcome {
         Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
     }
     match exact::get(target) {
-        // Where the program closed it in between, it goes its own way to the end.
-        Ok(Some(facts)) if facts.state == closewait_common::tcp::state::CLOSE_WAIT => {
-            Outcome::Failed(Failure::StillThere)
-        }
-        Ok(Some(_) | None) => Outcome::Destroyed,
+        Ok(None) => Outcome::Destroyed,
+        Ok(Some(facts)) if facts.state == state::CLOSE_WAIT => Outcome::Failed(Failure::StillThere),
+        // Its program closed it in between: the kernel does not destroy what has no descriptor (`tcp_abort`,
+        // net/ipv4/tcp.c at v5.10).
+        Ok(Some(_)) => Outcome::GoneBefore,
         Err(error) => other(error),
     }
 }
