@@ -119,6 +119,7 @@ fn main() -> anyhow::Result<()> {
         histogram_every: Duration::from_secs(3600),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
+        connection_limits: Vec::new(),
     };
     let began = Item::Began { config: Cow::Owned(config), at: Boot(0) };
     let items = plan.rounds().chain(plan.end_rounds()).chain(plan.enter()).chain(plan.report()).chain(plan.leave());

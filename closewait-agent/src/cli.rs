@@ -34,6 +34,8 @@ pub enum Command {
     List(List),
     /// Destroy sockets in CLOSE_WAIT that a filter selects: shows the plan, and does it with --yes only
     Kill(Kill),
+    /// Tell all that is known of an incident, to be put into a ticket: of a running agent, of a recording, or by one look
+    Report(Report),
     /// Play what `run --record` has kept: the same events, byte for byte
     Replay(Replay),
     /// Tell what this kernel and these privileges allow, and what is missing
@@ -102,6 +104,10 @@ pub struct Run {
     /// Remove what an agent has kept with --pin, by default in /sys/fs/bpf/closewait, and end
     #[arg(long)]
     pub unpin: bool,
+    /// How many connections a port may have, a server's own or that of the servers it connects to: when sockets pile up,
+    /// the time until that is reached is told
+    #[arg(long, value_name = "PORT=N", value_parser = connection_limit)]
+    pub connection_limit: Vec<(u16, u32)>,
     /// Programs to run.
     #[command(flatten)]
     pub hooks: OnFindings,
@@ -232,6 +238,20 @@ At least one filter has to be given; they are those of closewait list. Several v
 
 The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. Sockets that nobody has accepted and half-closed \
 connections in use are refused. Needs CAP_NET_ADMIN.";
+/// `closewait report`.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// Format and colour.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// What `closewait run --record` has written: as of its end
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Who is asked.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
 /// `closewait replay`.
 #[derive(Clone, Debug, Args)]
 pub struct Replay {
@@ -342,6 +362,12 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
+/// `PORT=N`.
+fn connection_limit(text: &str) -> Result<(u16, u32), String> {
+    let parsed = text.split_once('=').and_then(|(port, most)| Some((port.parse().ok()?, most.parse().ok()?)));
+    parsed.filter(|(port, most)| *port > 0 && *most > 0).ok_or_else(|| "write it like 8080=200".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -390,6 +416,14 @@ mod tests {
         for name in ["", "a,"] {
             let error = Cli::try_parse_from(["closewait", "kill", "--yes", "--cgroup", name]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "an unset variable of a shell: {error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_connections_has_a_port() {
+        assert_eq!(connection_limit("8080=200"), Ok((8080, 200)));
+        for bad in ["8080", "=200", "0=1", "8080=0", "8080=x", "70000=1"] {
+            assert!(connection_limit(bad).is_err(), "{bad}");
         }
     }
 

@@ -32,6 +32,7 @@ impl Play {
             histogram_every: Duration::from_secs(60),
             watching: true,
             ephemeral_ports: 32_768..=60_999,
+            connection_limits: Vec::new(),
             max_tracked: 1_000_000,
         };
         Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }

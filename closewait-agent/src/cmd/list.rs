@@ -87,6 +87,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         histogram_every: STUCK_AFTER,
         watching: false,
         ephemeral_ports: 0..=0,
+        connection_limits: Vec::new(),
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     let mut programs = programs(loader, &facts);

@@ -5,6 +5,7 @@ mod hooks;
 mod kill;
 mod list;
 mod replay;
+mod report;
 mod run;
 
 use std::{
@@ -42,6 +43,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::List(list) => list::list(list).map(|()| 0),
         Command::Kill(kill) => kill::kill(kill).map(|()| 0),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
+        Command::Report(report) => report::report(report).map(|()| 0),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Doctor(doctor) => doctor::run(
             match doctor.shape.output {

@@ -89,6 +89,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         histogram_every: args.histogram_every,
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
+        connection_limits: args.connection_limit.clone(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();

@@ -87,6 +87,9 @@ pub struct Config {
     pub watching: bool,
     /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,
+    /// How many connections a local port, or the remote ends at a port, may have, as the user says.
+    #[serde(default)]
+    pub connection_limits: Vec<(u16, u32)>,
 }
 
 impl Config {

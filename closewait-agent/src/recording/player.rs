@@ -44,6 +44,11 @@ impl Player {
         self.engine.as_ref()
     }
 
+    /// How to tell the times of what it has found last.
+    pub fn anchor(&self) -> TimeAnchor {
+        self.anchor
+    }
+
     /// Does what an item says; `show` takes what is to be shown, with how to tell its time.
     ///
     /// # Errors

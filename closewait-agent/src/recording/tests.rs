@@ -21,6 +21,7 @@ fn config() -> Config {
         histogram_every: Duration::from_secs(60),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
+        connection_limits: Vec::new(),
     }
 }
 

@@ -60,14 +60,21 @@ struct One {
 /// All of them.
 pub(super) struct Population {
     listener: TcpListener,
+    /// Which address it listens on.
+    number: u16,
     sockets: BTreeMap<Ends, One>,
 }
 
 impl Population {
     pub(super) fn new() -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::new(127, 79, 0, 1), 0));
-        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-        Ok(Self { listener, sockets: BTreeMap::new() })
+        Ok(Self { listener: listen(1)?, number: 1, sockets: BTreeMap::new() })
+    }
+
+    /// Later sockets have another local address, so that none has the ends of one that was closed.
+    pub(super) fn move_on(&mut self) -> Result<()> {
+        self.number = self.number.checked_add(1).context("there are no more addresses; use fewer rounds")?;
+        self.listener = listen(self.number)?;
+        Ok(())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,6 +115,12 @@ impl Population {
         let now = Span { from: now, to: now };
         Ok(self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect())
     }
+}
+
+fn listen(number: u16) -> Result<TcpListener> {
+    let [high, low] = number.to_be_bytes();
+    let address = SocketAddr::from((Ipv4Addr::new(127, 79, high, low), 0));
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 /// On loopback the FIN has come when the call returns, all but always.

@@ -44,6 +44,7 @@ pub(super) fn run(binary: &Path, options: &Restarts, dir: &Path) -> Result<()> {
         let mut watcher = agents.start(STUCK_AFTER)?;
         adopted += u32::from(watcher.pinned == "adopted");
         ensure!(round == 0 || watcher.pinned == "adopted", "round {round}: the maps were {}", watcher.pinned);
+        population.move_on()?;
         population.add(10)?;
         watcher.watch(Duration::from_millis(20 + chance.below(280)));
         close(&mut population, &mut closed_before, 3, &mut chance)?;

@@ -19,6 +19,7 @@ fn engine() -> Engine {
         histogram_every: Duration::from_secs(3600),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
+        connection_limits: Vec::new(),
         max_tracked: 1_000,
     };
     Engine::new(config, at(0))

@@ -128,6 +128,17 @@ impl Engine {
         }
     }
 
+    /// What the user says of its port.
+    fn connection_limit(&self, service: Service) -> Option<u64> {
+        let port = match service {
+            Service::Port(_, port) => port,
+            Service::Remote(_, remote) => remote.port,
+            Service::Rest => return None,
+        };
+        let limits = self.config.connection_limits.iter();
+        limits.filter(|(of, _)| *of == port).map(|(_, most)| u64::from(*most)).min()
+    }
+
     fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: Boot) -> Option<Pileup> {
         let services = self.services.as_ref();
         let growth = services.and_then(|services| services.growth(service));
@@ -156,23 +167,19 @@ impl Engine {
         };
         let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
-        let forecast = course.and_then(|course| {
-            course.forecast(|| {
-                let (limit, used, most, share) = match (waits, process) {
-                    (true, _) => {
-                        // One more than that may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
-                        backlog.map(|(used, most)| (Limit::Backlog, u64::from(used), u64::from(most) + 1, 1.0))?
-                    }
-                    (false, Some(process)) => {
-                        let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
-                        let share = f64::from(own) / grown.len() as f64;
-                        (Limit::Descriptors, process.fds_open?, process.fds_limit?, share)
-                    }
-                    (false, None) => return None,
-                };
-                Some((limit, used, most, share))
-            })
-        });
+        let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
+        let used = match process {
+            // One more than the limit may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+            _ if waits => backlog.map(|(used, most)| (Limit::Backlog, used.into(), u64::from(most) + 1, 1.0)),
+            Some(process) => process
+                .fds_open
+                .zip(process.fds_limit)
+                .map(|(used, most)| (Limit::Descriptors, used, most, f64::from(own) / grown.len() as f64)),
+            None => None,
+        };
+        let limits = self.connection_limit(service).map(|most| (Limit::Connections, members.len() as u64, most, 1.0));
+        let forecasts = used.into_iter().chain(limits).filter_map(|limit| course?.forecast(limit));
+        let forecast = forecasts.min_by_key(|forecast| forecast.left);
         let judged = survey.verdict(key, oldest);
         let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
         let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
@@ -256,23 +263,21 @@ impl Course {
         (self.entered_per_second > 0.0).then(|| (share.clamp(0.0, 1.0) * 1000.0) as u64)
     }
 
-    /// When a limit is hit, of which so much is used and the share of the growth that counts there is known; none unless
-    /// the count grows along a line.
-    fn forecast(&self, limit: impl FnOnce() -> Option<(Limit, u64, u64, f64)>) -> Option<Forecast> {
+    /// When a limit is hit, of which so much is used, and so much of the growth counts there; none unless the count grows
+    /// along a line.
+    fn forecast(&self, (limit, used, most, share): (Limit, u64, u64, f64)) -> Option<Forecast> {
         let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
-        let (limit, used, most, share) = limit().filter(|(.., share)| *share > 0.0)?;
         let left = |per_second: f64| {
             let rest = most.saturating_sub(used) as f64;
             Duration::try_from_secs_f64(rest / (per_second * share)).ok()
         };
-        let (left_at_most, left) = (Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left), left);
         Some(Forecast {
             limit,
             used,
             most,
             left: left(per_second)?,
             at_least: left(per_second + error)?,
-            at_most: left_at_most,
+            at_most: Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left),
         })
     }
 }

@@ -56,6 +56,7 @@ fn play(lives: &[Life], end: u64) -> Said {
         histogram_every: Duration::from_secs(3600),
         watching: true,
         ephemeral_ports: 32_768..=60_999,
+        connection_limits: vec![(443, 400)],
     };
     let mut engine = Engine::new(config, at(0));
     let mut records = BTreeMap::<(u64, u64, bool), Observation>::new();
@@ -259,6 +260,12 @@ fn two_causes_in_one_process_are_two_pileups() {
         .map(|(_, pileup)| (pileup.group.local_port, pileup.group.remote.map(|remote| remote.port)))
         .collect();
     assert_eq!(groups.into_iter().collect::<Vec<_>>(), [(None, Some(443)), (Some(80), None)]);
+    let leak = said.pileups.iter().find(|(_, pileup)| pileup.group.remote.is_some()).unwrap();
+    let (forecast, slope) = (leak.1.forecast.unwrap(), leak.1.slope.unwrap());
+    // Of 400 connections, which come before the descriptors do.
+    assert_eq!((forecast.limit, forecast.used, forecast.most), (Limit::Connections, leak.1.count, 400));
+    let expected = (400 - leak.1.count) as f64 / slope.per_second;
+    assert!((forecast.left.as_secs_f64() - expected).abs() < 1.0, "{forecast:?} {slope:?}");
 }
 
 #[test]
