@@ -260,11 +260,17 @@ fn two_causes_in_one_process_are_two_pileups() {
         .map(|(_, pileup)| (pileup.group.local_port, pileup.group.remote.map(|remote| remote.port)))
         .collect();
     assert_eq!(groups.into_iter().collect::<Vec<_>>(), [(None, Some(443)), (Some(80), None)]);
-    let leak = said.pileups.iter().find(|(_, pileup)| pileup.group.remote.is_some()).unwrap();
-    let (forecast, slope) = (leak.1.forecast.unwrap(), leak.1.slope.unwrap());
-    // Of 400 connections, which come before the descriptors do.
-    assert_eq!((forecast.limit, forecast.used, forecast.most), (Limit::Connections, leak.1.count, 400));
-    let expected = (400 - leak.1.count) as f64 / slope.per_second;
+}
+
+#[test]
+fn the_limit_that_is_hit_first_is_told() {
+    let leak: Vec<_> = (0..200_u64).map(|number| towards(9, number * 1000, NEVER)).collect();
+    let said = play(&leak, 200_000);
+    let (_, leak) = said.only();
+    let (forecast, slope) = (leak.forecast.unwrap(), leak.slope.unwrap());
+    // Of 400 connections, which come before 1,024 descriptors do.
+    assert_eq!((forecast.limit, forecast.used, forecast.most), (Limit::Connections, leak.count, 400));
+    let expected = (400 - leak.count) as f64 / slope.per_second;
     assert!((forecast.left.as_secs_f64() - expected).abs() < 1.0, "{forecast:?} {slope:?}");
 }
 
