@@ -4,13 +4,7 @@
 //! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. Before that ROUNDS
 //! sockets of each port come and go, the next one before the last one leaves. `cargo xtask bench memory` runs it.
 
-use std::{
-    borrow::Cow,
-    env, fs,
-    io,
-    net::Ipv4Addr,
-    time::Duration,
-};
+use std::{borrow::Cow, env, fs, io, net::Ipv4Addr, time::Duration};
 
 use anyhow::Context as _;
 use closewait::{
