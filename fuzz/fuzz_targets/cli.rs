@@ -6,7 +6,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, time::UNIX_EPOCH};
 
 use clap::Parser as _;
 use closewait::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Speed},
     clock::TimeAnchor,
     engine::query::{Peer, Query},
     sink,
@@ -23,6 +23,12 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Cli { command: Command::Run(run) }) => {
             assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
             assert!(run.ring_buffer.is_power_of_two() && run.max_sockets > 0);
+        }
+        Ok(Cli { command: Command::Replay(replay) }) => {
+            assert!(match replay.speed {
+                Speed::Max => true,
+                Speed::Times(times) => times.is_finite() && times > 0.0,
+            });
         }
         Ok(Cli { command: Command::Doctor(_) }) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),

@@ -1,12 +1,15 @@
 //! The bytes of the ring buffer: decoded, and what is decoded goes through the engine.
 #![no_main]
 
-use std::{mem::offset_of, time::Duration};
+use std::{borrow::Cow, mem::offset_of, time::Duration};
 
-use closewait::engine::{
-    decode::Decoder,
-    model::{Counters, Observation, Since},
-    time::Boot,
+use closewait::{
+    engine::{
+        decode::Decoder,
+        model::{Counters, Observation, Since},
+        time::Boot,
+    },
+    recording::Item,
 };
 use closewait_common::{
     Record,
@@ -78,7 +81,9 @@ fn decode(play: &mut Play, taken: &[u8], length: usize) {
         Observation::Leave { at, entered, .. } => assert!(entered.is_none_or(|entered| entered <= *at)),
         _ => {}
     }
-    let line = serde_json::to_string(&observation).expect("an observation can be recorded");
-    assert_eq!(serde_json::from_str::<Observation>(&line).expect("and read again"), observation);
+    let mut recorded = Vec::new();
+    Item::Fact(Cow::Borrowed(&observation)).encode(&mut recorded).expect("an observation can be recorded");
+    let again = Item::decode(&mut &recorded[..]).expect("and read again");
+    assert!(matches!(again, Item::Fact(again) if *again == observation), "an observation is the same after it was recorded");
     play.engine.handle(observation);
 }

@@ -160,3 +160,22 @@ impl<W: Write> Lines<W> {
         self.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_the_recording_or_a_multiple_of_it() {
+        let (began, here) = (Boot(5_000_000_000), Boot(90_000_000_000));
+        let due = |speed, after| Pace { speed, began: Some((began, here)) }.due(began + after);
+        let minute = Duration::from_secs(60);
+        assert_eq!(due(Speed::Times(1.0), minute), Some(here + minute));
+        assert_eq!(due(Speed::Times(0.5), minute), Some(here + 2 * minute));
+        assert_eq!(due(Speed::Times(60.0), minute), Some(here + Duration::from_secs(1)));
+        assert_eq!(due(Speed::Times(1e-300), minute), Some(Boot(u64::MAX)));
+        assert_eq!(due(Speed::Max, minute), None);
+    }
+}

@@ -164,7 +164,9 @@ impl Taped {
         match keep(tape) {
             Ok(()) if tape.recorder.is_full() => {
                 let max = tape.recorder.max();
-                log::warn!("the recording ends here, it has {max} bytes (--record-max); the agent goes on");
+                log::warn!(
+                    "the recording ends here, more would not fit into {max} bytes (--record-max); the agent goes on"
+                );
             }
             Ok(()) => return,
             Err(error) => log::error!("the recording ends here, the agent goes on: {error:#}"),
