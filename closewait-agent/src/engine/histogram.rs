@@ -33,7 +33,7 @@ impl Histogram {
     pub fn record(&mut self, dwell: Duration) {
         let nanos = super::time::nanos(dwell);
         if let Some(count) = self.counts.get_mut(index(nanos)) {
-            *count += 1;
+            *count = count.saturating_add(1);
         }
         self.longest = self.longest.max(Some(nanos));
     }
@@ -41,7 +41,7 @@ impl Histogram {
     /// Counts what `other` has counted too.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
+            *count = count.saturating_add(*more);
         }
         self.longest = self.longest.max(other.longest);
     }
@@ -54,7 +54,8 @@ impl Histogram {
 
     /// Counts and quantiles.
     pub fn summary(&self) -> Summary {
-        let count: u64 = self.counts.iter().sum();
+        // Counts of a recording may be anything.
+        let count = self.counts.iter().fold(0, |all: u64, count| all.saturating_add(*count));
         let buckets: Vec<_> = self
             .counts
             .iter()
@@ -66,11 +67,11 @@ impl Histogram {
         let top = self.counts.iter().rposition(|count| *count > 0);
         let longest = self.longest.filter(|longest| Some(index(*longest)) == top);
         let max = top.map(|top| Duration::from_nanos(longest.unwrap_or(upper_edge(top))));
-        let quantile = |per_cent: u64| {
-            let rank = (count * per_cent).div_ceil(100).max(1);
+        let quantile = |per_cent: u128| {
+            let rank = (u128::from(count) * per_cent).div_ceil(100).max(1);
             let mut seen = 0;
             let bucket = buckets.iter().find(|(_, count)| {
-                seen += count;
+                seen += u128::from(*count);
                 seen >= rank
             });
             bucket.map(|(edge, _)| max.map_or(*edge, |max| max.min(*edge)))
@@ -145,5 +146,15 @@ mod tests {
                 prop_assert!(got >= exact && got <= exact + exact / 31, "p{per_cent}: {got:?} for {exact:?}");
             }
         }
+    }
+
+    #[test]
+    fn counts_that_no_kernel_has_are_survived() {
+        let mut histogram = Histogram::difference(&[u64::MAX; BUCKETS], &[]);
+        histogram.record(Duration::from_millis(1));
+        histogram.add(&histogram.clone());
+        let summary = histogram.summary();
+        assert_eq!(summary.count, u64::MAX);
+        assert!(summary.p50.is_some() && summary.p50 <= summary.p99);
     }
 }
