@@ -229,6 +229,11 @@ impl World {
         self.listeners.values()
     }
 
+    /// When a process was looked at.
+    pub(super) fn looked_at(&self, pid: u32) -> Option<Boot> {
+        self.looked.get(&pid).copied()
+    }
+
     /// The processes that were looked at.
     pub(super) fn processes(&self) -> &BTreeMap<u32, Process> {
         &self.processes

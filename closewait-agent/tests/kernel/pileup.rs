@@ -2,10 +2,11 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, RawFd},
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     ability::{Ability, can},
-    agent::{Agent, Ended},
+    agent::{Agent, Ended, closewait, finish},
     clock::{boot_seconds, slowness, wall_seconds},
     net::{Namespace, V4},
     schema,
@@ -175,13 +176,16 @@ fn a_server_that_hangs_is_told_within_15_seconds_with_its_rate_and_when_its_desc
 
 #[test]
 fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
-    let mut agent = Agent::start(&["--stuck-after", "1s"]);
+    let files = ["socket", "recording"].map(|kind| {
+        std::env::temp_dir().join(format!("closewait-pileup-{}.{kind}", process::id())).display().to_string()
+    });
+    let [socket, recording] = files.each_ref().map(String::as_str);
+    let mut agent = Agent::start(&["--stuck-after", "1s", "--socket", socket, "--record", recording]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
     let address = listener.local_addr().expect("the listener's address");
     let mut leaked = Vec::new();
-    let is_ours =
-        |event: &Value, kind: &str| event["event"] == kind && event["group"]["remote"]["port"] == address.port();
+    let is_ours = |event: &Value, kind: &str| event["event"] == kind && is_group(event, address.port());
     for _ in 0..200 {
         leaked.push(ns.connect(address));
         let (server, _address) = listener.accept().expect("accept");
@@ -195,8 +199,33 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let slope = pileup["slope_per_second"].as_f64().expect("a slope");
     assert!((8.0..=11.0).contains(&slope), "{pileup}");
     assert_eq!((&pileup["group"]["role"], &pileup["group"]["local_port"]), (&Value::Null, &Value::Null), "{pileup}");
+
+    let report = lines(&["report", "--output", "json", "--socket", socket]);
+    let group = report[0]["groups"].as_array().expect("a list").iter().find(|group| is_group(group, address.port()));
+    let group = group.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!((&group["piles_up_since"], &group["verdict"]), (&pileup["time"], &pileup["verdict"]), "{group}");
+    assert!(group["count"].as_u64() >= pileup["count"].as_u64(), "{group}");
+
     drop(leaked);
     agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
+    agent.stop().totals();
+    // What is over is told of a recording too.
+    let report = lines(&["report", "--output", "json", recording]);
+    assert!(report.iter().any(|event| is_ours(event, "pileup") && event["began"] == pileup["began"]), "{report:?}");
+    assert!(report.iter().any(|event| is_ours(event, "pileup_end")), "{report:?}");
+    assert!(report.last().is_some_and(|report| report["groups"].is_array()), "{report:?}");
+    fs::remove_file(recording).expect("the recording");
+}
+
+/// What a command prints, as JSON.
+fn lines(arguments: &[&str]) -> Vec<Value> {
+    let finished = finish(&mut closewait(arguments));
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn is_group(group: &Value, port: u16) -> bool {
+    group["group"]["remote"]["port"] == port
 }
 
 #[test]

@@ -35,6 +35,17 @@ const OWNERS: usize = 8;
 /// Of a hang, that nearly all stay.
 const HANG_PERMILLE: u64 = 900;
 
+/// A limit, and how much of it was used when that was looked at.
+#[derive(Clone, Copy)]
+struct Used {
+    limit: Limit,
+    used: u64,
+    most: u64,
+    /// So much of the group's growth counts there.
+    share: f64,
+    at: Boot,
+}
+
 /// The sockets of a group, oldest first.
 type Members<'a> = Vec<(SocketKey, &'a Tracked)>;
 
@@ -168,17 +179,25 @@ impl Engine {
         let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
         let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
-        let used = match process {
+        let used = match (process, backlog) {
             // One more than the limit may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
-            _ if waits => backlog.map(|(used, most)| (Limit::Backlog, used.into(), u64::from(most) + 1, 1.0)),
-            Some(process) => process
-                .fds_open
-                .zip(process.fds_limit)
-                .map(|(used, most)| (Limit::Descriptors, used, most, f64::from(own) / grown.len() as f64)),
-            None => None,
+            (_, Some((used, most))) if waits => Some(Used {
+                limit: Limit::Backlog,
+                used: used.into(),
+                most: u64::from(most) + 1,
+                share: 1.0,
+                at: listener?.at,
+            }),
+            (Some(process), _) if !waits => process.fds_open.zip(process.fds_limit).map(|(used, most)| {
+                let at = self.world.looked_at(process.pid).unwrap_or(now);
+                Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
+            }),
+            _ => None,
         };
-        let limits = self.connection_limit(service).map(|most| (Limit::Connections, members.len() as u64, most, 1.0));
-        let forecasts = used.into_iter().chain(limits).filter_map(|limit| course?.forecast(limit));
+        let count = members.len() as u64;
+        let limits = self.connection_limit(service);
+        let limits = limits.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
+        let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
         let judged = survey.verdict(key, oldest);
         let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
@@ -263,13 +282,15 @@ impl Course {
         (self.entered_per_second > 0.0).then(|| (share.clamp(0.0, 1.0) * 1000.0) as u64)
     }
 
-    /// When a limit is hit, of which so much is used, and so much of the growth counts there; none unless the count grows
-    /// along a line.
-    fn forecast(&self, (limit, used, most, share): (Limit, u64, u64, f64)) -> Option<Forecast> {
+    /// When a limit is hit; none unless the count grows along a line.
+    fn forecast(&self, of: Used, now: Boot) -> Option<Forecast> {
         let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
+        let Used { limit, used, most, share, at } = of;
+        let rest = most.saturating_sub(used) as f64;
         let left = |per_second: f64| {
-            let rest = most.saturating_sub(used) as f64;
-            Duration::try_from_secs_f64(rest / (per_second * share)).ok()
+            // It has grown since it was looked at.
+            let seconds = rest / (per_second * share) - now.since(at).as_secs_f64();
+            Duration::try_from_secs_f64(seconds.max(0.0)).ok()
         };
         Some(Forecast {
             limit,

@@ -82,7 +82,7 @@ impl Limit {
 pub struct Forecast {
     /// Which.
     pub limit: Limit,
-    /// How much of it is used.
+    /// How much of it was used when that was last looked at.
     pub used: u64,
     /// How much there is.
     pub most: u64,
