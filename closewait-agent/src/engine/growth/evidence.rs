@@ -257,7 +257,12 @@ fn verdict_on_growth(
     activity: Option<String>,
 ) -> Verdict {
     let hangs = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
-    let (class, certainty) = if hangs { (Class::Hung, Certainty::Medium) } else { (Class::Leak, Certainty::Low) };
+    let (class, certainty) = match (hangs, service) {
+        (true, Service::Port(..)) => (Class::Hung, Certainty::Medium),
+        // Whoever connects and closes none of them forgets it, more likely.
+        (true, Service::Remote(..)) => (Class::Leak, Certainty::Medium),
+        (true, Service::Rest) | (false, _) => (Class::Leak, Certainty::Low),
+    };
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
     let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
     let where_to = match service {
