@@ -230,38 +230,35 @@ impl Services {
 
     /// Counts what is there, and returns how many that are.
     fn count<'a>(&mut self, now: Boot, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
-        /// As it is counted.
         struct Count {
-            service: Service,
             mature_age: Duration,
             present: u64,
             mature: u64,
             stuck: u64,
         }
         let stuck_after = self.stuck_after;
+        // By the names under which they are counted, of which there are few.
         let mut counts = HashMap::<Service, Count, FixedState>::with_hasher(FixedState::with_seed(0));
         let mut all = 0_u32;
         for (socket, since) in sockets {
             all = all.saturating_add(1);
-            let service = Service::of(socket);
+            let service = self.counted_as(Service::of(socket));
             let count = counts.entry(service).or_insert_with(|| {
-                let service = self.counted_as(service);
                 let mature_age = self.counted(service, now).mature_age(stuck_after);
-                Count { service, mature_age, present: 0, mature: 0, stuck: 0 }
+                Count { mature_age, present: 0, mature: 0, stuck: 0 }
             });
             count.present += 1;
             let age = since.dwell(now).at_least();
             count.mature += u64::from(age >= count.mature_age);
             count.stuck += u64::from(age >= stuck_after);
         }
-        for counted in self.services.values_mut() {
+        for (service, counted) in &mut self.services {
             counted.start(now);
-        }
-        for count in counts.into_values() {
-            let counted = self.counted(count.service, now);
-            counted.counted.present += count.present;
-            counted.counted.mature.present += count.mature;
-            counted.counted.stuck.present += count.stuck;
+            if let Some(Count { mature_age: _, present, mature, stuck }) = counts.get(service) {
+                counted.counted.present = *present;
+                counted.counted.mature.present = *mature;
+                counted.counted.stuck.present = *stuck;
+            }
         }
         all
     }
