@@ -23,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Cli { command: Command::Run(run) }) => {
             assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
             assert!(run.ring_buffer.is_power_of_two() && run.max_sockets > 0);
+            assert!(run.connection_limit.iter().all(|(port, most)| *port > 0 && *most > 0));
         }
         Ok(Cli { command: Command::Replay(replay) }) => {
             assert!(match replay.speed {
@@ -30,6 +31,8 @@ fuzz_target!(|bytes: &[u8]| {
                 Speed::Times(times) => times.is_finite() && times > 0.0,
             });
         }
+        Ok(Cli { command: Command::Report(report) }) => drop(report.file),
+        Ok(Cli { command: Command::Hooks(hooks) }) => assert!(!hooks.timeout.is_zero()),
         Ok(Cli { command: Command::Doctor(_) }) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
     }

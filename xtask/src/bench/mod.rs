@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what watching costs in time and memory, and how long listing takes.
 
 mod agent;
+mod engine;
 mod holders;
 mod list;
 mod listers;
@@ -37,6 +38,8 @@ pub(crate) enum Bench {
     Refresh(refresh::Options),
     /// Memory for each socket that is tracked, in the kernel and in the agent: real sockets, and a recording of a million
     Memory(memory::Options),
+    /// Records a second through decoding, tracking and the search for pile-ups, on one core
+    Engine(engine::Options),
 }
 
 #[derive(Args)]
@@ -78,6 +81,8 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::List(options) => ("list", &options.binary, options.again()),
         Bench::Refresh(options) => ("refresh", &options.binary, options.again()),
         Bench::Memory(options) => ("memory", &options.binary, options.again()),
+        // Needs no kernel, so no root.
+        Bench::Engine(options) => return engine::run(workspace, options),
     };
     let Some(binary) = binary else {
         build::release(workspace)?;
@@ -93,6 +98,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::List(options) => list::run(binary, options, &dir),
         Bench::Refresh(options) => refresh::run(binary, options, &dir),
         Bench::Memory(options) => memory::run(binary, options, &dir),
+        Bench::Engine(options) => engine::run(workspace, options),
     };
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}; delete it", dir.display()))?;
     result

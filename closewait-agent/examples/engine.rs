@@ -1,0 +1,156 @@
+//! How many records the engine takes in a second on one core: decoded, tracked, counted by their groups, and looked at for
+//! pile-ups. `engine SOCKETS GROUPS EVENTS`: so many sockets on so many local ports are in CLOSE_WAIT all along, while the oldest
+//! leaves and another enters at its address. Prints one line of JSON. `cargo xtask bench engine` runs it.
+
+use std::{env, io, time::Duration};
+
+use anyhow::Context as _;
+use closewait::{
+    clock,
+    engine::{
+        Config, Engine, Events,
+        decode::Decoder,
+        model::{Counters, Observation, Output},
+        time::Boot,
+    },
+};
+use closewait_common::{
+    histogram::BUCKETS,
+    record::{FORMAT, Record, SIZE, flag, kind},
+    tcp::state,
+};
+use serde_json::json;
+
+/// Between two records.
+const EVERY: Duration = Duration::from_nanos(200);
+/// The agent hands in so many records before it lets the engine do what is due.
+const BATCH: usize = 16_384;
+/// Addresses as the kernel gives them, some 2 KiB apart.
+const FIRST_KEY: u64 = 0xffff_8880_0000_0000;
+const FIRST_PORT: u32 = 1000;
+
+fn main() -> anyhow::Result<()> {
+    let numbers: Vec<u32> = env::args().skip(1).map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+    let [sockets, groups, events] = numbers[..] else { anyhow::bail!("usage: engine SOCKETS GROUPS EVENTS") };
+    anyhow::ensure!(sockets > 0 && (1..=4000).contains(&groups), "some sockets, and from 1 to 4000 groups");
+    let config = Config {
+        stuck_after: Duration::from_secs(60),
+        events: Events::Stuck,
+        max_tracked: usize::MAX,
+        histogram_every: Duration::from_secs(3600),
+        watching: true,
+        ephemeral_ports: 32_768..=60_999,
+        connection_limits: Vec::new(),
+    };
+    let mut now = Boot(1_000_000_000);
+    let mut engine = Engine::new(config, now);
+    let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
+    let mut records: Vec<Record> = (0..sockets).map(|number| record(number, groups)).collect();
+    for record in &mut records {
+        now = now + EVERY;
+        record.time_ns = now.0;
+        engine.handle(decoder.decode(bytes(record)).context("a record of this program was not understood")?);
+    }
+    let began = clock::now();
+    let (mut played, mut findings) = (0_u32, 0_u32);
+    'all: loop {
+        for record in &mut records {
+            now = now + EVERY;
+            let (kind, new_state) = (kind::LEAVE, state::LAST_ACK);
+            let leaving = Record {
+                kind,
+                old_state: state::CLOSE_WAIT,
+                new_state,
+                entered_ns: record.time_ns,
+                time_ns: now.0,
+                ..*record
+            };
+            engine.handle(decoder.decode(bytes(&leaving)).context("a record of this program was not understood")?);
+            now = now + EVERY;
+            (record.time_ns, record.cookie) = (now.0, record.cookie + u64::from(sockets));
+            engine.handle(decoder.decode(bytes(record)).context("a record of this program was not understood")?);
+            played += 2;
+            if (played as usize).is_multiple_of(BATCH) {
+                findings += due(&mut engine, now);
+            }
+            if played >= events {
+                break 'all;
+            }
+        }
+    }
+    let seconds = clock::now().since(began).as_secs_f64();
+    let result = json!({
+        "sockets": sockets, "groups": groups, "events": played, "seconds": seconds,
+        "events_per_second": f64::from(played) / seconds,
+        "tracked_at_the_end": engine.totals().tracked, "findings": findings,
+    });
+    io::Write::write_all(&mut io::stdout(), format!("{result}\n").as_bytes()).context("writing the result failed")
+}
+
+/// Does what is due, as the agent's loop does. Returns how many findings there were.
+fn due(engine: &mut Engine, now: Boot) -> u32 {
+    let mut findings = 0;
+    engine.handle_timeout(now);
+    while let Some(output) = engine.poll_output() {
+        match output {
+            Output::Finding(_) => findings += 1,
+            Output::ReadCounters => {
+                let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
+                engine.handle(Observation::Counters { at: now, counters });
+            }
+            Output::LookAtGone(_)
+            | Output::Look(_)
+            | Output::FindHolders
+            | Output::Inquire(_)
+            | Output::Audit { .. }
+            | Output::LookAtSuspects(_)
+            | Output::Forget(_) => {}
+        }
+    }
+    findings
+}
+
+/// A healthy socket enters, as the kernel program tells it.
+fn record(number: u32, groups: u32) -> Record {
+    let v4 = |last: u32| {
+        let [_, second, third, fourth] = last.to_be_bytes();
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, second, third, fourth]
+    };
+    Record {
+        format: FORMAT,
+        kind: kind::ENTER,
+        old_state: state::ESTABLISHED,
+        new_state: state::CLOSE_WAIT,
+        shutdown: 1,
+        family: 2,
+        protocol: 6,
+        local_port: u16::try_from(FIRST_PORT + number % groups).unwrap_or(u16::MAX),
+        remote_port: 40_000,
+        _pad: 0,
+        flags: flag::BACKLOG | flag::CGROUP,
+        sk_err: 0,
+        time_ns: 0,
+        entered_ns: 0,
+        sk: FIRST_KEY + u64::from(number) * 2432,
+        cookie: u64::from(number) + 1,
+        inode: 0,
+        cgroup: 4321,
+        received_bytes: 0,
+        sent_bytes: 0,
+        netns: 4_026_531_840,
+        unread_bytes: 0,
+        last_ack_ticks: 0,
+        last_data_ticks: 0,
+        pid: 0,
+        fd: -1,
+        local_address: v4(5),
+        remote_address: v4(number),
+        comm: [0; 16],
+    }
+}
+
+fn bytes(record: &Record) -> &[u8] {
+    // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set, and the slice lives no
+    // longer than it.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), SIZE) }
+}
