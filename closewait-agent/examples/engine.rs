@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use closewait::{
     clock,
     engine::{
-        Config, Engine, Events,
+        Config, Engine,
         decode::Decoder,
         model::{Counters, Observation, Output},
         time::Boot,
@@ -33,15 +33,7 @@ fn main() -> anyhow::Result<()> {
     let numbers: Vec<u32> = env::args().skip(1).map(|arg| arg.parse()).collect::<Result<_, _>>()?;
     let [sockets, groups, events] = numbers[..] else { anyhow::bail!("usage: engine SOCKETS GROUPS EVENTS") };
     anyhow::ensure!(sockets > 0 && (1..=4000).contains(&groups), "some sockets, and from 1 to 4000 groups");
-    let config = Config {
-        stuck_after: Duration::from_secs(60),
-        events: Events::Stuck,
-        max_tracked: usize::MAX,
-        histogram_every: Duration::from_secs(3600),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
-        connection_limits: Vec::new(),
-    };
+    let config = Config { max_tracked: usize::MAX, histogram_every: Duration::from_secs(3600), ..Config::default() };
     let mut now = Boot(1_000_000_000);
     let mut engine = Engine::new(config, now);
     let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };

@@ -9,7 +9,7 @@ use std::{borrow::Cow, env, fs, io, net::Ipv4Addr, time::Duration};
 use anyhow::Context as _;
 use closewait::{
     engine::{
-        Config, Events,
+        Config,
         model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
         text::Comm,
         time::Boot,
@@ -114,12 +114,9 @@ fn main() -> anyhow::Result<()> {
     let plan = Plan::from_args()?;
     let config = Config {
         stuck_after: STUCK_AFTER,
-        events: Events::Stuck,
         max_tracked: usize::MAX,
         histogram_every: Duration::from_secs(3600),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
-        connection_limits: Vec::new(),
+        ..Config::default()
     };
     let began = Item::Began { config: Cow::Owned(config), at: Boot(0) };
     let items = plan.rounds().chain(plan.end_rounds()).chain(plan.enter()).chain(plan.report()).chain(plan.leave());

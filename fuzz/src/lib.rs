@@ -29,11 +29,7 @@ impl Play {
         let config = Config {
             stuck_after,
             events: Events::All,
-            histogram_every: Duration::from_secs(60),
-            watching: true,
-            ephemeral_ports: 32_768..=60_999,
-            connection_limits: Vec::new(),
-            max_tracked: 1_000_000,
+            ..Config::default()
         };
         Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }
     }

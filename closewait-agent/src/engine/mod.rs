@@ -92,6 +92,21 @@ pub struct Config {
     pub connection_limits: Vec<(u16, u32)>,
 }
 
+impl Default for Config {
+    /// What an agent has that is told nothing, on a host with the kernel's own range of ports.
+    fn default() -> Self {
+        Self {
+            stuck_after: Duration::from_secs(60),
+            events: Events::Stuck,
+            max_tracked: MAX_TRACKED as usize,
+            histogram_every: Duration::from_secs(60),
+            watching: true,
+            ephemeral_ports: 32_768..=60_999,
+            connection_limits: Vec::new(),
+        }
+    }
+}
+
 impl Config {
     /// Whether an engine can begin with it: one from a recording may say anything.
     pub fn is_sound(&self) -> bool {

@@ -14,15 +14,7 @@ fn at(millis: u64) -> Boot {
 }
 
 fn config(events: Events) -> Config {
-    Config {
-        stuck_after: Duration::from_secs(10),
-        events,
-        max_tracked: 1000,
-        histogram_every: Duration::from_secs(60),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
-        connection_limits: Vec::new(),
-    }
+    Config { stuck_after: Duration::from_secs(10), events, max_tracked: 1000, ..Config::default() }
 }
 
 fn engine(events: Events) -> Engine {

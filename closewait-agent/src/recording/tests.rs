@@ -14,15 +14,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 const BEGAN: Boot = Boot(1_000_000_000);
 
 fn config() -> Config {
-    Config {
-        stuck_after: STUCK_AFTER,
-        events: Events::All,
-        max_tracked: 10,
-        histogram_every: Duration::from_secs(60),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
-        connection_limits: Vec::new(),
-    }
+    Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, ..Config::default() }
 }
 
 fn start() -> Start {

@@ -17,10 +17,8 @@ fn engine() -> Engine {
         stuck_after: Duration::from_secs(3600),
         events: Events::All,
         histogram_every: Duration::from_secs(3600),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
-        connection_limits: Vec::new(),
         max_tracked: 1_000,
+        ..Config::default()
     };
     Engine::new(config, at(0))
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{
-    Config, Engine, Events,
+    Config, Engine,
     model::{
         Class, Counters, Endpoint, Finding, How, Limit, Observation, Output, Pileup, PileupEnd, Role, Socket, SocketKey,
     },
@@ -51,12 +51,10 @@ fn play(lives: &[Life], end: u64) -> Said {
     let at = |millis: u64| Boot((began + millis) * MILLI);
     let config = Config {
         stuck_after: STUCK_AFTER,
-        events: Events::Stuck,
         max_tracked: usize::MAX,
         histogram_every: Duration::from_secs(3600),
-        watching: true,
-        ephemeral_ports: 32_768..=60_999,
         connection_limits: vec![(443, 400)],
+        ..Config::default()
     };
     let mut engine = Engine::new(config, at(0));
     let mut records = BTreeMap::<(u64, u64, bool), Observation>::new();
