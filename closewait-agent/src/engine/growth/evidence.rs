@@ -265,17 +265,12 @@ fn verdict_on_growth(
     };
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
     let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
-    let where_to = match service {
-        Service::Port(_, port) => format!("on port {port}"),
-        Service::Remote(_, remote) => format!("towards {remote}"),
-        Service::Rest => "of groups that are too many to count each by itself".to_owned(),
-    };
-    let (since, entered) = (duration(since), course.entered_per_second);
+    let (since, group, entered) = (duration(since), service.group(), course.entered_per_second);
     Verdict {
         class,
         rule: "growth",
         certainty,
-        text: format!("since {since} ago sockets {where_to} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}"),
+        text: format!("since {since} ago sockets {group} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}"),
         next: format!("look at what the owner's threads wait for, and at what happened {since} ago"),
     }
 }

@@ -1,6 +1,6 @@
 //! Groups that grow without closing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{Dwell, Endpoint, Holder, Leg, ReadState, Role, Task, Totals, Verdict};
 use crate::engine::{process::Process, time::Boot, workload::Workload};
@@ -53,6 +53,17 @@ pub struct PileupGroup {
     pub local_port: Option<u16>,
     /// The remote end, of connecting sides.
     pub remote: Option<Endpoint>,
+}
+
+impl fmt::Display for PileupGroup {
+    /// Where its sockets are: `on port 8080`, `towards 10.0.0.7:443`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.local_port, self.remote) {
+            (Some(port), _) => write!(f, "on port {port}"),
+            (None, Some(remote)) => write!(f, "towards {remote}"),
+            (None, None) => f.write_str("of groups that are too many to count each by itself"),
+        }
+    }
 }
 
 /// The first limit that is hit if all goes on as it does.

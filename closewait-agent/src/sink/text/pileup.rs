@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{dwell, holders};
 use crate::engine::{
-    model::{Forecast, Limit, Moment, Pileup, PileupEnd, PileupGroup, Role, Task},
+    model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
     text::duration,
     time::Boot,
 };
@@ -12,7 +12,7 @@ use crate::engine::{
 /// What it is, how it goes and where it ends.
 pub(in crate::sink) fn line(pileup: &Pileup, at: Boot) -> String {
     let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
-    let mut line = format!("{count} in CLOSE_WAIT {}", place(group));
+    let mut line = format!("{count} in CLOSE_WAIT {}", group);
     if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
         push(&mut line, format_args!(", {comm}[{pid}]"));
         if !others.is_empty() {
@@ -106,16 +106,7 @@ pub(in crate::sink) fn history(pileup: &Pileup, at: Boot) -> String {
 /// How it ended.
 pub(in crate::sink) fn end(end: &PileupEnd, at: Boot) -> String {
     let PileupEnd { group, began, count, most, how } = end;
-    format!("{}, {count} of {most} are left; it lasted {}, {}", place(group), duration(at.since(*began)), how.name())
-}
-
-fn place(group: &PileupGroup) -> String {
-    let PileupGroup { role, netns: _, local_port, remote } = group;
-    match (role, local_port, remote) {
-        (Some(Role::Server), Some(port), _) => format!("on port {port}"),
-        (_, _, Some(remote)) => format!("towards {remote}"),
-        _ => "of groups that are too many to count each by itself".to_owned(),
-    }
+    format!("{}, {count} of {most} are left; it lasted {}, {}", group, duration(at.since(*began)), how.name())
 }
 
 fn push(to: &mut String, what: std::fmt::Arguments<'_>) {
