@@ -5,13 +5,12 @@
 //! socket. Whether it may be destroyed is judged from what the kernel says of it now, once for the plan and once more right
 //! before.
 
-use std::io::{self, Write as _};
-
 use thiserror::Error;
 
 use super::{
     colour, exit,
     list::{answer, filter, width},
+    print,
 };
 use crate::{
     cli::{self, Output},
@@ -158,7 +157,7 @@ fn act(args: &cli::Kill, selected: &[Selected], plans: &[Planned], targets: &[Ta
     } else if !done.is_empty() {
         kill::outcome(&done, blind.as_deref(), &mut text);
     }
-    write(&text)?;
+    print(&text)?;
     failures(plans, &done)
 }
 
@@ -186,12 +185,7 @@ fn show_plan(
             text.extend_from_slice(below.as_bytes());
         }
     }
-    write(&text)
-}
-
-fn write(text: &[u8]) -> anyhow::Result<()> {
-    io::stdout().write_all(text)?;
-    Ok(io::stdout().flush()?)
+    print(&text)
 }
 
 /// An error if anything was not done that should have been: the one that a person can do most about.
@@ -219,6 +213,8 @@ fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
     use crate::engine::testing::socket;
 

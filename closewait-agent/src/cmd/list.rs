@@ -2,21 +2,21 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     thread,
     time::Duration,
 };
 
-use super::colour;
+use super::{colour, print};
 use crate::{
-    cli::{self, Output},
+    cli,
     clock::{self, TimeAnchor},
     control::{self, ControlError},
     engine::{
         Config, Engine, Events, MAX_TRACKED,
         decode::Decoder,
         model::Observation,
-        query::{By, Filter, Form, Query},
+        query::{By, Filter, Query},
     },
     host::{
         facts::Facts,
@@ -44,8 +44,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
     let query = query(args);
-    io::stdout().write_all(&answer(&args.asked, &query)?)?;
-    Ok(io::stdout().flush()?)
+    print(&answer(&args.asked, &query)?)
 }
 
 /// What an agent says, or what a single look shows.
@@ -137,10 +136,7 @@ fn query(args: &cli::List) -> Query {
     Query {
         filter: filter(filters),
         by: by.map(Into::into),
-        form: match shape.output {
-            Output::Text => Form::Text,
-            Output::Json => Form::Json,
-        },
+        form: shape.output.into(),
         width: if *wide { None } else { width() },
         wide: *wide,
         colour: colour(*shape),

@@ -10,15 +10,17 @@ mod run;
 
 use std::{
     env,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
+    engine::query::Form,
     hooks::ProgramError,
     host::plan::Refusal,
+    sink::{Sink, json::Json, text::Text},
     source::pins::PinsError,
 };
 
@@ -86,6 +88,29 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         }
     }
     Some(exit::FAILED)
+}
+
+/// Where findings go.
+fn sink(output: Output, colour: bool) -> Box<dyn Sink> {
+    match output {
+        Output::Text => Box::new(Text::new(colour)),
+        Output::Json => Box::new(Json::default()),
+    }
+}
+
+/// Writes all of an answer to standard output.
+fn print(answer: &[u8]) -> anyhow::Result<()> {
+    io::stdout().write_all(answer)?;
+    Ok(io::stdout().flush()?)
+}
+
+impl From<Output> for Form {
+    fn from(output: Output) -> Self {
+        match output {
+            Output::Text => Self::Text,
+            Output::Json => Self::Json,
+        }
+    }
 }
 
 /// Whether text is to be coloured.

@@ -9,17 +9,13 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::colour;
+use super::{colour, sink};
 use crate::{
-    cli::{self, Output, Speed},
+    cli::{self, Speed},
     clock::{self, TimeAnchor},
     engine::time::Boot,
     recording::{End, Item, Player, Reader, Shown},
-    sink::{
-        Sink,
-        json::Json,
-        text::{Text, histogram_line},
-    },
+    sink::{Sink, text::histogram_line},
 };
 
 /// Lines that wait to be written are at most about so many bytes, whatever a recording says.
@@ -32,19 +28,21 @@ const MOST_WAITING: usize = 16 << 20;
 /// If the recording cannot be read or standard output cannot be written.
 pub(super) fn replay(args: &cli::Replay) -> anyhow::Result<()> {
     let shown = args.file.display();
-    let file =
-        File::open(&args.file).with_context(|| format!("opening {shown} failed; is it there, and may you read it?"))?;
-    let sink: Box<dyn Sink> = match args.shape.output {
-        Output::Text => Box::new(Text::new(colour(args.shape))),
-        Output::Json => Box::new(Json::default()),
-    };
-    let mut lines = Lines::new(sink, io::stdout().lock());
-    let reader = Reader::new(BufReader::new(file)).with_context(|| format!("playing {shown} failed"))?;
+    let reader = open(&args.file)?;
+    let mut lines = Lines::new(sink(args.shape.output, colour(args.shape)), io::stdout().lock());
     let played = play(reader, args.speed, &mut lines);
     // What was played before it failed is shown too.
     lines.end().context("writing standard output failed")?;
     tell(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
     Ok(())
+}
+
+/// A recording.
+pub(super) fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
+    let shown = path.display();
+    let file =
+        File::open(path).with_context(|| format!("opening {shown} failed; is it there, and may you read it?"))?;
+    Reader::new(BufReader::new(file)).with_context(|| format!("playing {shown} failed"))
 }
 
 /// Plays all that is there. Returns how it ends.

@@ -1,23 +1,15 @@
 //! `closewait report`.
 
-use std::{
-    fs::File,
-    io::{self, BufReader, Write as _},
-    path::Path,
-};
+use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::list;
+use super::{list, print, replay::open, sink};
 use crate::{
     cli::{self, Output},
-    engine::{
-        model::Finding,
-        query::{Form, Query},
-        time::Boot,
-    },
-    recording::{Item, Player, Reader, Shown},
-    sink::{Sink, json::Json, report::render, text::Text},
+    engine::{model::Finding, query::Query, time::Boot},
+    recording::{Item, Player, Shown},
+    sink::report::render,
 };
 
 /// So many bytes of pile-ups that a recording tells of, or a little more.
@@ -29,29 +21,20 @@ const MOST_TOLD: usize = 4 << 20;
 ///
 /// If there is neither an agent nor a right to look, the recording cannot be read, or standard output cannot be written.
 pub(super) fn report(args: &cli::Report) -> anyhow::Result<()> {
-    let form = match args.shape.output {
-        Output::Text => Form::Text,
-        Output::Json => Form::Json,
-    };
+    let output = args.shape.output;
     let answer = match &args.file {
-        Some(file) => of_recording(file, form)?,
-        None => list::answer(&args.asked, &Query { form, report: true, ..Query::default() })?,
+        Some(file) => of_recording(file, output)?,
+        None => list::answer(&args.asked, &Query { form: output.into(), report: true, ..Query::default() })?,
     };
-    io::stdout().write_all(&answer)?;
-    Ok(io::stdout().flush()?)
+    print(&answer)
 }
 
 /// The pile-ups that a recording tells of, then all that there was at its end.
-fn of_recording(path: &Path, form: Form) -> anyhow::Result<Vec<u8>> {
+fn of_recording(path: &Path, output: Output) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
-    let file =
-        File::open(path).with_context(|| format!("opening {shown} failed; is it there, and may you read it?"))?;
-    let mut reader = Reader::new(BufReader::new(file)).with_context(|| format!("playing {shown} failed"))?;
+    let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), Boot::default());
-    let mut sink: Box<dyn Sink> = match form {
-        Form::Text => Box::new(Text::new(false)),
-        Form::Json => Box::new(Json::default()),
-    };
+    let mut sink = sink(output, false);
     // What piled up and is over is part of the incident too.
     let mut answer = Vec::new();
     for item in &mut reader {
@@ -71,9 +54,9 @@ fn of_recording(path: &Path, form: Form) -> anyhow::Result<Vec<u8>> {
     }
     let engine =
         player.engine().with_context(|| format!("{shown} has nothing in it; was the agent killed at its start?"))?;
-    if form == Form::Text && !answer.is_empty() {
+    if output == Output::Text && !answer.is_empty() {
         answer.push(b'\n');
     }
-    render(&engine.report(last), form, player.anchor(), &mut answer)?;
+    render(&engine.report(last), output.into(), player.anchor(), &mut answer)?;
     Ok(answer)
 }

@@ -4,10 +4,9 @@ use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 
 use anyhow::Context as _;
 
-use super::colour;
+use super::{colour, sink};
 use crate::{
-    cli::{self, Output},
-    clock,
+    cli, clock,
     control::Control,
     engine::{self, Config, Engine, decode::Decoder, model::Observation, time::Boot},
     hooks::{self, Helper},
@@ -21,7 +20,7 @@ use crate::{
     memory::{self, Peak},
     recording::Recorder,
     runtime::{Runtime, Signals},
-    sink::{Sink, Start, Writer, json::Json, text::Text},
+    sink::{Start, Writer},
     source::{
         inquiry::Inquirer,
         pins::{self, Adoption, Pinned, Pins},
@@ -142,10 +141,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         stuck_after: args.stuck_after,
         degraded,
     };
-    let sink: Box<dyn Sink> = match args.shape.output {
-        Output::Text => Box::new(Text::new(colour(args.shape))),
-        Output::Json => Box::new(Json::default()),
-    };
+    let sink = sink(args.shape.output, colour(args.shape));
     let writer =
         Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
