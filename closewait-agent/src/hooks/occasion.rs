@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::TimeAnchor,
     engine::{
-        model::{Dwell, Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
+        model::{Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
         process::Process,
         workload::Workload,
     },
@@ -148,11 +148,7 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> Facts {
             add_owner(&mut facts, owner(owners.as_deref(), process), process);
             add_socket(&mut facts, socket);
             add_workload(&mut facts, workload.as_deref().or_else(|| process?.workload.as_deref()));
-            let at_least = match dwell {
-                Dwell::Exact(dwell) => dwell,
-                Dwell::Between { at_least, .. } => at_least,
-            };
-            facts.add("CLOSEWAIT_DWELL_SECONDS", Some(at_least.as_secs_f64()));
+            facts.add("CLOSEWAIT_DWELL_SECONDS", Some(dwell.at_least().as_secs_f64()));
             add_verdict(&mut facts, verdict);
         }
         Finding::Pileup { at, pileup } => {
@@ -202,14 +198,10 @@ fn add_owner(facts: &mut Facts, owner: Option<(u32, &str)>, process: Option<&Pro
 }
 
 fn add_socket(facts: &mut Facts, socket: &Socket) {
-    let role = socket.role.map(|role| match role {
-        Role::Server => "server",
-        Role::Client => "client",
-    });
     facts.add("CLOSEWAIT_LOCAL", Some(socket.local));
     facts.add("CLOSEWAIT_LOCAL_PORT", Some(socket.local.port));
     facts.add("CLOSEWAIT_REMOTE", Some(socket.remote));
-    facts.add("CLOSEWAIT_ROLE", role);
+    facts.add("CLOSEWAIT_ROLE", socket.role.map(Role::name));
     facts.add("CLOSEWAIT_NETNS", socket.netns);
     facts.add("CLOSEWAIT_INODE", socket.inode);
 }
@@ -236,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        model::{Certainty, Class},
+        model::{Certainty, Class, Dwell},
         testing::{holder, process, socket, verdict},
         text::Comm,
         time::Boot,

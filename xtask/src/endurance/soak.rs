@@ -172,10 +172,14 @@ fn check_counts(totals: &Value, phantom: u64) -> Result<()> {
     Ok(())
 }
 
+/// The most memory, and the most descriptors.
+fn most(sizes: &[Size]) -> Option<Size> {
+    sizes.iter().copied().reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)))
+}
+
 /// Neither memory nor descriptors grow.
 fn check_sizes(sizes: &[Size]) -> Result<()> {
     let third = sizes.len() / 3;
-    let most = |sizes: &[Size]| sizes.iter().copied().reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
     let Some(((memory, fds), (memory_last, fds_last))) = most(&sizes[..third]).zip(most(&sizes[sizes.len() - third..]))
     else {
         return Ok(());
@@ -359,8 +363,8 @@ fn print(account: &Account, totals: &Totals, began: Instant) {
     let show = |size: Option<Size>| {
         size.map_or(["?".to_owned(), "?".to_owned()], |(kib, fds)| [kib, fds as u64].map(|n| n.to_string()))
     };
-    let most = account.sizes.iter().copied().reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
-    let [first, last, most] = [account.sizes.first().copied(), account.sizes.last().copied(), most].map(show);
+    let sizes = &account.sizes;
+    let [first, last, most] = [sizes.first().copied(), sizes.last().copied(), most(sizes)].map(show);
     for (index, what) in ["resident memory, KiB", "descriptors"].into_iter().enumerate() {
         println!("| {what} | {} | {} | {} |", first[index], last[index], most[index]);
     }

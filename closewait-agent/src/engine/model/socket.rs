@@ -64,6 +64,16 @@ pub enum Role {
     Client,
 }
 
+impl Role {
+    /// The word that events use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
 /// What is known of one socket. `None` is "unknown", never a stand-in for a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {

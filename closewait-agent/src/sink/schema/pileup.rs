@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::{DwellMembers, EndpointObject, HolderObject, ProcessObject, VerdictObject, seconds};
 use crate::{
     engine::{
-        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Shape, Task},
+        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
         process::ThreadGroup,
         time::Boot,
     },
-    sink::schema::socket::{PodObject, read_state, role, workload_members},
+    sink::schema::socket::{PodObject, read_state, workload_members},
 };
 
 /// So many groups of threads are shown.
@@ -182,7 +182,7 @@ impl PileupEndObject {
 impl From<&PileupGroup> for GroupMembers {
     fn from(group: &PileupGroup) -> Self {
         let PileupGroup { role: of, netns, local_port, remote } = group;
-        Self { role: of.map(role), netns: *netns, local_port: *local_port, remote: (*remote).map(Into::into) }
+        Self { role: of.map(Role::name), netns: *netns, local_port: *local_port, remote: (*remote).map(Into::into) }
     }
 }
 

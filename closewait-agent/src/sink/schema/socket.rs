@@ -72,7 +72,7 @@ impl<'a> SocketObject<'a> {
             },
             local: socket.local.into(),
             remote: socket.remote.into(),
-            role: socket.role.map(role),
+            role: socket.role.map(Role::name),
             inode: socket.inode,
             cgroup: socket.cgroup,
             container,
@@ -111,13 +111,6 @@ pub(super) fn workload_members(workload: Option<&Workload>) -> (Option<&str>, Op
         container: pod.container_name.as_deref(),
     });
     (container.as_ref().map(|container| container.id.as_str()), unit.as_deref(), pod)
-}
-
-pub(super) fn role(role: Role) -> &'static str {
-    match role {
-        Role::Server => "server",
-        Role::Client => "client",
-    }
 }
 
 pub(super) fn read_state(state: ReadState) -> &'static str {
