@@ -53,9 +53,14 @@ impl Engine {
             return None;
         }
         let refresh = self.tracker.has_stuck().then_some(self.refresh);
-        let suspects = self.services.as_ref().is_some_and(Services::has_suspects).then_some(Boot::default());
+        let suspects = self.has_suspects().then_some(Boot::default());
         let due = [self.tracker.next_due(), self.lingering.next_due(), refresh, suspects].into_iter().flatten().min();
         due.map(|due| due.max(self.next_inspection))
+    }
+
+    /// Whether a group is to be reported as piling up.
+    fn has_suspects(&self) -> bool {
+        self.services.as_ref().is_some_and(Services::has_suspects)
     }
 
     /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
@@ -79,8 +84,7 @@ impl Engine {
         self.lingering.looked_at_all(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
-        let suspects = self.services.as_ref().is_some_and(Services::has_suspects);
-        if is_due || suspects || (is_old && self.tracker.has_stuck()) {
+        if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
             self.inspection = Inspection::Walking { asked };
             self.outputs.push_back(Output::FindHolders);
         } else {
