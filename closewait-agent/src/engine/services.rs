@@ -2,11 +2,15 @@
 //! hangs from one that forgets.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
 use foldhash::fast::FixedState;
+use indexmap::{
+    IndexMap,
+    map::Entry::{Occupied, Vacant},
+};
 
 use super::{
     diagnose::{Flow, Trend},
@@ -110,7 +114,8 @@ struct Counted {
 pub(super) struct Services {
     began: Boot,
     stuck_after: Duration,
-    services: BTreeMap<Service, Counted>,
+    /// Looked up for every record.
+    services: IndexMap<Service, Counted, FixedState>,
     /// When what is there is counted next.
     tick: Boot,
     window_ends: Boot,
@@ -129,7 +134,7 @@ impl Services {
         Self {
             began: now,
             stuck_after,
-            services: BTreeMap::new(),
+            services: IndexMap::with_hasher(FixedState::with_seed(0)),
             tick: now + stuck_after.min(COUNT_EVERY),
             window_ends: now + stuck_after,
             suspects: false,
@@ -142,10 +147,8 @@ impl Services {
     /// A socket entered.
     pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
         let number = self.number(at);
-        let service = self.counted_as(Service::of(socket));
-        self.ungrouped += u64::from(service == Service::Rest);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
-        let counted = self.counted(service, at);
+        let (service, counted) = self.counted(Service::of(socket), at);
         counted.entered += 1;
         match counted.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
@@ -157,6 +160,7 @@ impl Services {
                 counted.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
             }
         }
+        self.ungrouped += u64::from(service == Service::Rest);
     }
 
     /// How many sockets entered where there was no room to count them.
@@ -167,7 +171,6 @@ impl Services {
     /// One was found that is older than the agent, or whose entry was missed.
     pub(super) fn found(&mut self, service: Service, at: Boot) {
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
-        let service = self.counted_as(service);
         self.counted(service, at);
     }
 
@@ -175,13 +178,14 @@ impl Services {
     pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
-        let service = self.counted_as(Service::of(socket));
-        let counted = self.counted(service, at);
+        let (_, counted) = self.counted(Service::of(socket), at);
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         counted.mature_left += stayed_for(counted.mature_age(stuck_after));
         counted.stuck_left += stayed_for(stuck_after);
-        if let Some(cohort) = number.and_then(|number| counted.cohorts.iter_mut().find(|one| one.number == number)) {
+        // Most have entered of late.
+        let mut cohorts = counted.cohorts.iter_mut().rev();
+        if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
         }
         match how {
@@ -218,6 +222,7 @@ impl Services {
         for (service, counted) in &mut self.services {
             ended.extend(counted.grow(window, self.stuck_after).map(|end| (*service, end)));
         }
+        ended.sort_unstable_by_key(|(service, _)| *service);
         self.suspects = self.any_suspect();
         if self.window_ends <= now {
             self.end_window(now);
@@ -230,35 +235,15 @@ impl Services {
 
     /// Counts what is there, and returns how many that are.
     fn count<'a>(&mut self, now: Boot, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
-        struct Count {
-            mature_age: Duration,
-            present: u64,
-            mature: u64,
-            stuck: u64,
+        for counted in self.services.values_mut() {
+            counted.start(now);
         }
         let stuck_after = self.stuck_after;
-        // By the names under which they are counted, of which there are few.
-        let mut counts = HashMap::<Service, Count, FixedState>::with_hasher(FixedState::with_seed(0));
         let mut all = 0_u32;
         for (socket, since) in sockets {
             all = all.saturating_add(1);
-            let service = self.counted_as(Service::of(socket));
-            let count = counts.entry(service).or_insert_with(|| {
-                let mature_age = self.counted(service, now).mature_age(stuck_after);
-                Count { mature_age, present: 0, mature: 0, stuck: 0 }
-            });
-            count.present += 1;
-            let age = since.dwell(now).at_least();
-            count.mature += u64::from(age >= count.mature_age);
-            count.stuck += u64::from(age >= stuck_after);
-        }
-        for (service, counted) in &mut self.services {
-            counted.start(now);
-            if let Some(Count { mature_age: _, present, mature, stuck }) = counts.get(service) {
-                counted.counted.present = *present;
-                counted.counted.mature.present = *mature;
-                counted.counted.stuck.present = *stuck;
-            }
+            let (_, counted) = self.counted(Service::of(socket), now);
+            counted.present(since.dwell(now).at_least(), now, stuck_after);
         }
         all
     }
@@ -290,7 +275,8 @@ impl Services {
     /// Those that are to be reported as piling up, so many at most.
     pub(super) fn suspects(&self, most: usize) -> BTreeSet<Service> {
         let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
-        suspects.map(|(service, _)| service).take(most).collect()
+        let suspects: BTreeSet<_> = suspects.map(|(service, _)| service).collect();
+        suspects.into_iter().take(most).collect()
     }
 
     /// The growth of a group.
@@ -361,7 +347,7 @@ impl Services {
         let mut quiet: Vec<_> = quiet.map(|(service, counted)| (counted.changed, *service)).collect();
         quiet.sort_unstable();
         for (_, service) in quiet.iter().take(surplus) {
-            self.services.remove(service);
+            self.services.swap_remove(service);
         }
     }
 
@@ -370,22 +356,19 @@ impl Services {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
-    /// Under which name a service is counted: its own, if it has room or gets it.
-    pub(super) fn counted_as(&mut self, service: Service) -> Service {
-        if !self.services.contains_key(&service) {
-            let full = service.is_remote() && self.remotes >= REMOTES;
-            if full || self.services.len() >= LIMIT {
-                return Service::Rest;
+    /// Where a service is counted, and under which name: its own, if it has room or gets it.
+    fn counted(&mut self, service: Service, at: Boot) -> (Service, &mut Counted) {
+        let full = self.services.len() >= LIMIT || (service.is_remote() && self.remotes >= REMOTES);
+        let service = if full { self.known_as(service) } else { service };
+        let counted = match self.services.entry(service) {
+            Occupied(known) => known.into_mut(),
+            Vacant(room) => {
+                self.remotes += usize::from(service.is_remote());
+                room.insert(Counted::default())
             }
-            self.remotes += usize::from(service.is_remote());
-        }
-        service
-    }
-
-    fn counted(&mut self, service: Service, at: Boot) -> &mut Counted {
-        let counted = self.services.entry(service).or_default();
+        };
         counted.changed = counted.changed.max(at);
-        counted
+        (service, counted)
     }
 }
 
@@ -407,6 +390,17 @@ impl Counted {
             left: self.closed + self.lost,
         };
         self.before = std::mem::replace(&mut self.counted, counted);
+    }
+
+    /// One of so much age is there at `now`.
+    fn present(&mut self, age: Duration, now: Boot, stuck_after: Duration) {
+        if self.counted.at != now {
+            // The first one of a service that had none.
+            self.start(now);
+        }
+        self.counted.present += 1;
+        self.counted.mature.present += u64::from(age >= self.mature_age(stuck_after));
+        self.counted.stuck.present += u64::from(age >= stuck_after);
     }
 
     /// A count is over.

@@ -1,6 +1,9 @@
 //! Dwell histograms of one window of time: overall from the kernel's own counts, for each port from the records.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
+
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
 
 use super::{
     histogram::Histogram,
@@ -11,6 +14,9 @@ use super::{
 /// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
 const PORTS: usize = 64;
 
+/// Looked up for every record.
+type Histograms = IndexMap<Scope, Histogram, FixedState>;
+
 /// The window that is open.
 #[derive(Debug)]
 pub(super) struct Windows {
@@ -19,13 +25,13 @@ pub(super) struct Windows {
     /// As the kernel counted; no ring buffer is between.
     kernel: Option<Histogram>,
     longest: Option<Duration>,
-    finished: BTreeMap<Scope, Histogram>,
+    finished: Histograms,
 }
 
 impl Windows {
     /// The first window begins at `now`.
     pub(super) fn new(now: Boot, ephemeral_ports: RangeInclusive<u16>) -> Self {
-        Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: BTreeMap::new() }
+        Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: Histograms::default() }
     }
 
     /// The first window began at `began` with an agent before this one, if that ended one.
@@ -39,8 +45,7 @@ impl Windows {
     pub(super) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
         let Dwell::Exact(dwell) = dwell else { return };
         self.longest = self.longest.max(Some(dwell));
-        let scope = self.scope(socket, &self.finished);
-        self.finished.entry(scope).or_default().record(dwell);
+        own(&mut self.finished, socket, &self.ephemeral_ports).record(dwell);
     }
 
     /// The kernel had no room for when a socket entered that left after `dwell`, so it has not counted it.
@@ -61,11 +66,10 @@ impl Windows {
 
     /// Ends the window at `at`. `ages` are the sockets that are still there.
     pub(super) fn end<'a>(&mut self, at: Boot, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
-        let mut unfinished = BTreeMap::<Scope, Histogram>::new();
+        let mut unfinished = Histograms::default();
         for (socket, dwell) in ages {
             unfinished.entry(Scope::All).or_default().record(dwell.at_least());
-            let scope = self.scope(socket, &unfinished);
-            unfinished.entry(scope).or_default().record(dwell.at_least());
+            own(&mut unfinished, socket, &self.ephemeral_ports).record(dwell.at_least());
         }
         let window = at.since(self.began);
         let mut finished = std::mem::take(&mut self.finished);
@@ -75,24 +79,28 @@ impl Windows {
         let mut scopes: Vec<_> = finished.keys().chain(unfinished.keys()).copied().collect();
         scopes.sort_unstable();
         scopes.dedup();
-        let summary =
-            |of: &BTreeMap<Scope, Histogram>, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
+        let summary = |of: &Histograms, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
         let finding = |scope| {
             let (finished, unfinished) = (summary(&finished, scope), summary(&unfinished, scope));
             Finding::Histogram { at, scope, window, finished, unfinished }
         };
         scopes.into_iter().map(finding).collect()
     }
+}
 
-    /// The histogram that counts `socket`: its local port's own if that is a port to listen on and there is room.
-    fn scope(&self, socket: &Socket, histograms: &BTreeMap<Scope, Histogram>) -> Scope {
-        let port = socket.local.port;
-        let listened_on = match socket.role {
-            Some(Role::Server) => true,
-            Some(Role::Client) => false,
-            None => !self.ephemeral_ports.contains(&port),
-        };
-        let own = Scope::LocalPort(port);
-        if listened_on && (histograms.contains_key(&own) || histograms.len() < PORTS) { own } else { Scope::Other }
-    }
+/// The histogram that counts `socket`: its local port's own if that is a port to listen on and there is room.
+fn own<'h>(
+    histograms: &'h mut Histograms,
+    socket: &Socket,
+    ephemeral_ports: &RangeInclusive<u16>,
+) -> &'h mut Histogram {
+    let port = socket.local.port;
+    let listened_on = match socket.role {
+        Some(Role::Server) => true,
+        Some(Role::Client) => false,
+        None => !ephemeral_ports.contains(&port),
+    };
+    let own = Scope::LocalPort(port);
+    let has_own = listened_on && (histograms.len() < PORTS || histograms.contains_key(&own));
+    histograms.entry(if has_own { own } else { Scope::Other }).or_default()
 }

@@ -92,7 +92,7 @@ pub struct Totals {
 }
 
 /// Which sockets a [`Finding::Histogram`] is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// All of the machine.
     All,
