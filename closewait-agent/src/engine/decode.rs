@@ -311,10 +311,13 @@ fn holder(record: &Record) -> Option<Holder> {
 
 /// The fields in the order of [`Record`] and [`Detail`].
 fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
-    if bytes.len() != SIZE && bytes.len() != DETAILED_SIZE {
-        return Err(DecodeError::Length(bytes.len()));
+    let wrong_length = DecodeError::Length(bytes.len());
+    // Of a length that the compiler knows: it need not ask before each field whether there is more.
+    let (record, mut detail) = bytes.split_first_chunk::<SIZE>().ok_or(wrong_length)?;
+    if !detail.is_empty() && bytes.len() != DETAILED_SIZE {
+        return Err(wrong_length);
     }
-    let mut buf = bytes;
+    let mut buf = record.as_slice();
     let format = buf.get_u16_ne();
     if format != FORMAT {
         return Err(DecodeError::Format(format));
@@ -351,10 +354,10 @@ fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
         comm: array(&mut buf),
     };
     let is_change = record.kind == kind::ENTER || record.kind == kind::LEAVE;
-    if is_change == buf.has_remaining() {
-        return Err(DecodeError::Length(bytes.len()));
+    if is_change != detail.is_empty() {
+        return Err(wrong_length);
     }
-    Ok((record, if is_change { Detail::EMPTY } else { read_detail(&mut buf) }))
+    Ok((record, if is_change { Detail::EMPTY } else { read_detail(&mut detail) }))
 }
 
 fn read_detail(buf: &mut &[u8]) -> Detail {
