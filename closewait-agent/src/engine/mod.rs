@@ -10,6 +10,7 @@
 mod audit;
 pub mod decode;
 pub mod diagnose;
+mod due;
 pub mod groups;
 mod growth;
 pub mod hints;
@@ -218,7 +219,7 @@ impl Engine {
                 }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
-                let socket = with_what_was_found_out(socket, tracked.as_ref());
+                let socket = with_what_was_found_out(socket, tracked.as_deref());
                 if fd_open == Some(true) {
                     let gone = Gone { at, seen: true, how, closer: closer.clone(), dwell };
                     let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
@@ -399,7 +400,7 @@ impl Engine {
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
-    fn missed_leaving(&mut self, at: Boot, missed: Tracked) {
+    fn missed_leaving(&mut self, at: Boot, missed: Box<Tracked>) {
         if missed.reported || self.config.events == Events::All {
             let (socket, how) = (missed.socket, How::Unknown);
             self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None, verdict: None });

@@ -5,13 +5,14 @@
 //! it was taken, so a record can be older than what the snapshot has said already; times decide who is right.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
 use foldhash::fast::FixedState;
 
 use super::{
+    due::Due,
     model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
@@ -33,7 +34,7 @@ pub struct Tracker {
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
     sockets: HashMap<SocketKey, Box<Tracked>, FixedState>,
     /// One entry for each socket.
-    due: BTreeSet<(Boot, SocketKey)>,
+    due: Due,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, FixedState>,
@@ -55,7 +56,7 @@ impl Tracker {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::with_hasher(FixedState::with_seed(0)),
-            due: BTreeSet::new(),
+            due: Due::default(),
             by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
             reported: 0,
             by_inode: None,
@@ -103,28 +104,29 @@ impl Tracker {
 
     /// When the next one is due.
     pub fn next_due(&self) -> Option<Boot> {
-        self.due.first().map(|(due, _)| *due).filter(|due| *due != NEVER)
+        self.due.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
     /// All of them, in the order in which they are due.
     pub fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
-        self.due.iter().filter_map(|(_, key)| Some((*key, &**self.sockets.get(key)?)))
+        self.due.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Tracked> {
-        let before = self.key_of(key, &socket).and_then(|known_by| Some((known_by, self.remove(known_by)?)));
+    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Box<Tracked>> {
+        let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
+        let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
             self.untracked.remove(key);
             if self.sockets.len() < self.most {
-                self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
+                self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
                 self.untracked.entered(key);
             }
             return None;
         };
         if at > before.seen {
-            self.insert(key, Tracked::new(socket, Since::Exact(at), at, self.stuck_after));
+            self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
         if before.is_later_than(at, &socket) {
@@ -138,7 +140,7 @@ impl Tracker {
             tracked.reported = true;
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
         }
-        self.insert(key, tracked);
+        self.insert(key, Box::new(tracked));
         None
     }
 
@@ -150,12 +152,12 @@ impl Tracker {
         at: Boot,
         entered: Option<Boot>,
         socket: &Socket,
-    ) -> (Option<Dwell>, Option<Tracked>) {
+    ) -> (Option<Dwell>, Option<Box<Tracked>>) {
         let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
-        let known_by = self.key_of(key, socket);
-        let ends = |tracked: &Tracked| tracked.ends(at, entered) && !differ(&tracked.socket, socket);
-        let known_by = known_by.filter(|key| self.sockets.get(key).is_some_and(|tracked| ends(tracked)));
-        let tracked = known_by.and_then(|known_by| self.remove(known_by));
+        let known = self.find(key, socket);
+        let ended = known.filter(|(_, tracked)| tracked.ends(at, entered) && !differ(&tracked.socket, socket));
+        let ended = ended.map(|(known_by, _)| known_by);
+        let tracked = ended.and_then(|known_by| self.remove(known_by));
         if tracked.is_none() {
             self.untracked.left(key, socket);
         }
@@ -166,28 +168,26 @@ impl Tracker {
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
     /// missed, and the entering of this one too.
-    pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Tracked> {
-        let known_by = self.key_of(key, socket)?;
-        let is_another = self.sockets.get(&known_by).is_some_and(|tracked| tracked.is_another(since, socket));
-        if is_another { self.remove(known_by) } else { None }
+    pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
+        let (known_by, tracked) = self.find(key, socket)?;
+        if tracked.is_another(since, socket) { self.remove(known_by) } else { None }
     }
 
     /// A socket left at `at`. Takes out what was tracked at its address before that, if it is another one: its leaving
     /// was missed, and the entering of this one too.
-    pub fn take_before(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> Option<Tracked> {
-        let known_by = self.key_of(key, socket)?;
-        let is_before = |tracked: &Tracked| tracked.seen < at && differ(&tracked.socket, socket);
-        if self.sockets.get(&known_by).is_some_and(|tracked| is_before(tracked)) { self.remove(known_by) } else { None }
+    pub fn take_before(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> Option<Box<Tracked>> {
+        let (known_by, tracked) = self.find(key, socket)?;
+        if tracked.seen < at && differ(&tracked.socket, socket) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
     pub fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
-        let known_by = self.key_of(key, &socket);
+        let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
                 return self.untracked.found(key);
             }
-            self.insert(key, Tracked::new(socket, since, at, self.stuck_after));
+            self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
             return !self.untracked.remove(key);
         };
         tracked.renew(&socket, at);
@@ -208,7 +208,7 @@ impl Tracker {
 
     /// The sockets that are due at `now`.
     pub fn due(&self, now: Boot) -> Vec<SocketKey> {
-        self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| *key).collect()
+        self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
     /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
@@ -225,8 +225,8 @@ impl Tracker {
 
     /// A walk over open files found a descriptor of a socket that is tracked.
     pub fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
-        let known_by = self.key_of(key, socket);
-        if let Some(tracked) = known_by.and_then(|key| self.sockets.get_mut(&key)) {
+        let known_by = self.find(key, socket).map(|(known_by, _)| known_by);
+        if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
             keep_holder(&mut tracked.found, holder, &mut self.more_holders);
         }
     }
@@ -245,7 +245,7 @@ impl Tracker {
     /// The same, of a walk that knows no more of the socket than its inode.
     pub fn held_inode(&mut self, inode: u64, holder: Holder) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
-            let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key)));
+            let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
         });
         if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
@@ -258,8 +258,8 @@ impl Tracker {
     pub fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
         self.by_inode = None;
         self.unkept = self.more_holders.renew(0);
-        for (_, key) in &self.due {
-            let Some(tracked) = self.sockets.get_mut(key) else { continue };
+        for (_, key) in self.due.iter() {
+            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
             found.shrink_to_fit();
@@ -277,7 +277,7 @@ impl Tracker {
     /// Those that were reported as stuck and are not due at `now`, next due first.
     pub fn stuck(&self, now: Boot) -> Vec<SocketKey> {
         let later = self.due.iter().filter(|(due, _)| *due > now);
-        later.map(|(_, key)| *key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
+        later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
     /// Those that were not looked at since `then`, and that the kernel has a name for.
@@ -292,7 +292,7 @@ impl Tracker {
     }
 
     /// Takes one out, if nothing has shown it since `then`.
-    pub fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Tracked> {
+    pub fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Box<Tracked>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
@@ -331,40 +331,45 @@ impl Tracker {
     /// Reports a socket at `now`: it is due again when its age has doubled.
     pub fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
-        self.due.remove(&(tracked.due, key));
+        self.due.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);
         tracked.reported = true;
         tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
-        self.due.insert((tracked.due, key));
+        self.due.insert_again(tracked.due, key);
         Some((tracked, tracked.since.dwell(now)))
     }
 
-    /// Under which key the socket is known, if at all.
-    fn key_of(&self, key: SocketKey, socket: &Socket) -> Option<SocketKey> {
-        if self.sockets.contains_key(&key) {
-            return Some(key);
+    /// What is known of the socket, if anything, and under which key.
+    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &Tracked)> {
+        if let Some(tracked) = self.sockets.get(&key) {
+            return Some((key, tracked));
         }
         // Filled only where a snapshot without kernel programs was taken.
         let named_alike = self.by_ends.get(&(socket.local, socket.remote))?;
-        let same = named_alike.iter().find(|key| {
-            let netns = self.sockets.get(key).and_then(|tracked| tracked.socket.netns);
+        let known = named_alike.iter().filter_map(|key| Some((*key, &**self.sockets.get(key)?)));
+        let mut same = known.filter(|(_, tracked)| {
+            let netns = tracked.socket.netns;
             socket.netns.is_none() || netns.is_none() || netns == socket.netns
         });
-        same.copied()
+        same.next()
     }
 
-    fn insert(&mut self, key: SocketKey, tracked: Tracked) {
-        self.due.insert((tracked.due, key));
-        self.reported += usize::from(tracked.reported);
+    fn insert(&mut self, key: SocketKey, tracked: Box<Tracked>) {
+        if tracked.reported {
+            self.reported += 1;
+            self.due.insert_again(tracked.due, key);
+        } else {
+            self.due.insert_first(tracked.due, key);
+        }
         if key.is_of_ends() {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
         }
-        self.sockets.insert(key, Box::new(tracked));
+        self.sockets.insert(key, tracked);
     }
 
-    fn remove(&mut self, key: SocketKey) -> Option<Tracked> {
-        let tracked = *self.sockets.remove(&key)?;
-        self.due.remove(&(tracked.due, key));
+    fn remove(&mut self, key: SocketKey) -> Option<Box<Tracked>> {
+        let tracked = self.sockets.remove(&key)?;
+        self.due.remove(tracked.due, key);
         self.reported -= usize::from(tracked.reported);
         if key.is_of_ends() {
             let ends = (tracked.socket.local, tracked.socket.remote);

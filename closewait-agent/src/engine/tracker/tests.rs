@@ -48,11 +48,11 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 impl Tracker {
     /// Panics unless all that is kept twice says the same.
     pub(in crate::engine) fn check(&self) {
-        assert_eq!(self.due.len(), self.sockets.len(), "one entry in `due` for each socket");
+        assert_eq!(self.due.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
         let (mut reported, mut ends) = (0, BTreeMap::new());
-        for (due, key) in &self.due {
-            let tracked = self.sockets.get(key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
-            assert_eq!(tracked.due, *due, "{key:?}");
+        for (due, key) in self.due.iter() {
+            let tracked = self.sockets.get(&key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
+            assert_eq!(tracked.due, due, "{key:?}");
             assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
             if let Since::Between { earliest: Some(earliest), latest } = tracked.since {
                 assert!(earliest <= latest, "{key:?} entered between {earliest} and {latest}");
@@ -465,7 +465,7 @@ proptest! {
                 let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
                 let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
                 prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
-                prop_assert_eq!(tracker.due.len(), tracker.len());
+                prop_assert_eq!(tracker.due.iter().count(), tracker.len());
             }
         }
     }
