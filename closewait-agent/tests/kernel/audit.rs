@@ -73,7 +73,10 @@ impl Watched {
 
     fn check_tracked(&self, sockets: &[One]) {
         let there: BTreeSet<Id> = sockets.iter().map(|one| one.id.clone()).collect();
-        assert!(self.tracked() == there, "the agent does not track what is there");
+        let tracked = self.tracked();
+        let missed: Vec<_> = there.difference(&tracked).collect();
+        let phantoms: Vec<_> = tracked.difference(&there).collect();
+        assert!(missed.is_empty() && phantoms.is_empty(), "not tracked: {missed:?}; not there: {phantoms:?}");
     }
 
     fn close_all(mut self, sockets: Vec<One>) -> (Ended, Vec<(Id, Window, Window)>) {
@@ -181,8 +184,8 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
     if can(Ability::Cookie) && slowness() == 1 {
         assert!(skipped.as_u64() > Some(0), "{skipped}");
     }
-    // An audit begins ten seconds after the one before at the earliest.
-    watched.agent.watch(Duration::from_secs(12));
+    // An audit begins ten seconds after the one before at the earliest, and later if that took long.
+    poll_until(PATIENCE * slowness(), || watched.tracked().len() == sockets.len());
     watched.check_tracked(&sockets);
     let (ended, _closed) = watched.close_all(sockets);
     let totals = ended.totals();
