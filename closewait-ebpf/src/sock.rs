@@ -184,7 +184,7 @@ pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
     sk.read(layout!(sock_protocol))
 }
 
-/// Addresses, ports, side, namespace: what tells the socket from others.
+/// Addresses, ports, side, namespace, and of the connecting side the cgroup: what tells the socket from others.
 #[inline(always)]
 pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     record.sk = sk.address();
@@ -205,6 +205,9 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     }
     if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
         record.flags |= flag::BACKLOG;
+    } else {
+        // A port has one listener; the programs that connect to the same remote end are told apart by their cgroups.
+        describe_cgroup(sk, record);
     }
     record.netns = netns(sk).unwrap_or(0);
 }
@@ -234,7 +237,7 @@ pub(crate) fn map_v4(to: &mut [u8; 16], address: u32) {
     [to[12], to[13], to[14], to[15]] = address.to_ne_bytes();
 }
 
-/// What the socket knows of itself: error, shutdown, inode, cgroup, options.
+/// What the socket knows of itself: error, shutdown, inode, options, and its cgroup if that is not known yet.
 #[inline(always)]
 pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Record) {
     let Some(shutdown) = sk.read::<u8>(layout!(sock_shutdown)) else { return };
@@ -254,6 +257,14 @@ pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Re
             record.flags |= flag::FIN_SEEN;
         }
     }
+    if record.flags & flag::CGROUP == 0 {
+        describe_cgroup(sk, record);
+    }
+}
+
+/// The cgroup v2 that its program was in when it made the socket, or its listener.
+#[inline(always)]
+fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
     let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
     if let Some(id) = node.and_then(|node| node.read(layout!(kernfs_id))) {
         record.cgroup = id;

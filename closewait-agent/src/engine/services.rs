@@ -39,13 +39,21 @@ const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// But not before so much time has passed for each socket: it takes a hundredth of that.
 const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
 
-/// A local port that is listened on, or a remote end that is connected to, in one network namespace.
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    netns: Option<u32>,
+    /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
+    cgroup: Option<u64>,
+}
+
+/// A local port that is listened on in one network namespace, or a remote end that is connected to from one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Service {
     /// Accepting side.
     Port(Option<u32>, u16),
     /// Connecting side.
-    Remote(Option<u32>, Endpoint),
+    Remote(Place, Endpoint),
     /// All that find no room to be counted each by itself.
     Rest,
 }
@@ -53,9 +61,10 @@ pub(super) enum Service {
 impl Service {
     /// The one of a socket.
     pub(super) fn of(socket: &Socket) -> Self {
+        let Socket { netns, cgroup, .. } = *socket;
         match socket.role {
-            Some(Role::Server) => Self::Port(socket.netns, socket.local.port),
-            Some(Role::Client) | None => Self::Remote(socket.netns, socket.remote),
+            Some(Role::Server) => Self::Port(netns, socket.local.port),
+            Some(Role::Client) | None => Self::Remote(Place { netns, cgroup }, socket.remote),
         }
     }
 
@@ -65,12 +74,14 @@ impl Service {
 
     /// As events describe it.
     pub(super) fn group(self) -> PileupGroup {
-        let (role, netns, local_port, remote) = match self {
-            Self::Port(netns, port) => (Some(Role::Server), netns, Some(port), None),
-            Self::Remote(netns, remote) => (None, netns, None, Some(remote)),
-            Self::Rest => (None, None, None, None),
-        };
-        PileupGroup { role, netns, local_port, remote }
+        let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
+        match self {
+            Self::Port(netns, port) => PileupGroup { role: Some(Role::Server), netns, local_port: Some(port), ..none },
+            Self::Remote(Place { netns, cgroup }, remote) => {
+                PileupGroup { netns, cgroup, remote: Some(remote), ..none }
+            }
+            Self::Rest => none,
+        }
     }
 }
 

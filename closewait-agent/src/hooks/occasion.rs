@@ -119,13 +119,14 @@ pub(super) fn group(finding: &Finding) -> Option<Group> {
             Some(Group { kind: Kind::Stuck, who })
         }
         Finding::Pileup { pileup, .. } => {
-            let PileupGroup { local_port, remote, netns, .. } = &pileup.group;
-            let who = match (local_port, remote, netns) {
-                (Some(port), _, Some(netns)) => format!("port {port} in netns {netns}"),
-                (Some(port), _, None) => format!("port {port}"),
-                (None, Some(remote), _) => format!("to {remote}"),
-                (None, None, _) => "others".to_owned(),
+            let PileupGroup { role: _, netns, cgroup, local_port, remote } = pileup.group;
+            let mut who = match (local_port, remote) {
+                (Some(port), _) => format!("port {port}"),
+                (None, Some(remote)) => format!("to {remote}"),
+                (None, None) => "others".to_owned(),
             };
+            who.extend(netns.map(|netns| format!(" in netns {netns}")));
+            who.extend(cgroup.map(|cgroup| format!(" in cgroup {cgroup}")));
             Some(Group { kind: Kind::Pileup, who })
         }
         Finding::PileupEnd { .. }

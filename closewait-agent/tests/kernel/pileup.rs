@@ -16,6 +16,7 @@ use crate::{
     ability::{Ability, can},
     agent::{Agent, Ended, closewait, finish},
     clock::{boot_seconds, slowness, wall_seconds},
+    listing::list_at,
     net::{Namespace, V4},
     schema,
     socket::check,
@@ -198,7 +199,13 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let pileup = agent.wait_for("`pileup`", |event| is_ours(event, "pileup"));
     let slope = pileup["slope_per_second"].as_f64().expect("a slope");
     assert!((8.0..=11.0).contains(&slope), "{pileup}");
-    assert_eq!((&pileup["group"]["role"], &pileup["group"]["local_port"]), (&Value::Null, &Value::Null), "{pileup}");
+    let group = &pileup["group"];
+    assert_eq!((&group["role"], &group["local_port"]), (&Value::Null, &Value::Null), "{pileup}");
+    // All that entered are counted in the cgroup that they are found in when they are looked at.
+    let entered = pileup["entered_per_second"].as_f64().expect("a rate");
+    assert!((8.0..=11.0).contains(&entered), "{pileup}");
+    let listed = list_at(socket).into_iter().find(|row| row["socket"]["remote"]["port"] == address.port());
+    assert_eq!(listed.map(|row| row["socket"]["cgroup"].clone()), Some(group["cgroup"].clone()), "{pileup}");
 
     let report = lines(&["report", "--output", "json", "--socket", socket]);
     let group = report[0]["groups"].as_array().expect("a list").iter().find(|group| is_group(group, address.port()));

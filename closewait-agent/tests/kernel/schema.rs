@@ -94,8 +94,13 @@ const PILEUP_END: &[(&str, Type)] = &[
     ("count", Whole),
     ("most", Whole),
 ];
-const GROUP: &[(&str, Type)] =
-    &[("role", Maybe(&Text)), ("netns", Maybe(&Whole)), ("local_port", Maybe(&Whole)), ("remote", Maybe(&Object(END)))];
+const GROUP: &[(&str, Type)] = &[
+    ("role", Maybe(&Text)),
+    ("netns", Maybe(&Whole)),
+    ("cgroup", Maybe(&Whole)),
+    ("local_port", Maybe(&Whole)),
+    ("remote", Maybe(&Object(END))),
+];
 const EXHAUSTION: &[(&str, Type)] = &[
     ("limit", Text),
     ("used", Whole),

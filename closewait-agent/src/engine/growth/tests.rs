@@ -261,6 +261,22 @@ fn two_causes_in_one_process_are_two_pileups() {
 }
 
 #[test]
+fn a_program_that_hangs_among_others_with_the_same_peer_is_told_by_its_cgroup() {
+    let of = |cgroup: u64, enters: u64, leaves: u64| {
+        let life = towards(9, enters, leaves);
+        Life { socket: Socket { cgroup: Some(cgroup), ..life.socket }, ..life }
+    };
+    let others = (0..4000_u64).map(|number| of(1 + number % 9, number * 20, number * 20 + 15));
+    let hangs = (0..160_u64).map(|number| of(10, number * 500, if number < 100 { number * 500 + 15 } else { NEVER }));
+    let said = play(&others.chain(hangs).collect::<Vec<_>>(), 80_000);
+    let (told, pileup) = said.only();
+    assert!((60.0..=70.0).contains(&told), "{told}");
+    assert_eq!((pileup.group.cgroup, pileup.stuck_permille), (Some(10), Some(1000)));
+    let slope = pileup.slope.unwrap();
+    assert!((1.9..=2.1).contains(&slope.per_second), "{slope:?}");
+}
+
+#[test]
 fn the_limit_that_is_hit_first_is_told() {
     let leak: Vec<_> = (0..200_u64).map(|number| towards(9, number * 1000, NEVER)).collect();
     let said = play(&leak, 200_000);

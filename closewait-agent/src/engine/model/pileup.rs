@@ -49,6 +49,8 @@ pub struct PileupGroup {
     pub role: Option<Role>,
     /// Their network namespace.
     pub netns: Option<u32>,
+    /// The id of their cgroup v2, of connecting sides.
+    pub cgroup: Option<u64>,
     /// The port that is listened on, of accepting sides.
     pub local_port: Option<u16>,
     /// The remote end, of connecting sides.

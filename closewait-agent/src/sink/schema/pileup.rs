@@ -53,6 +53,7 @@ pub(in crate::sink) struct PileupEndObject {
 struct GroupMembers {
     role: Option<&'static str>,
     netns: Option<u32>,
+    cgroup: Option<u64>,
     local_port: Option<u16>,
     remote: Option<EndpointObject>,
 }
@@ -181,8 +182,8 @@ impl PileupEndObject {
 
 impl From<&PileupGroup> for GroupMembers {
     fn from(group: &PileupGroup) -> Self {
-        let PileupGroup { role: of, netns, local_port, remote } = group;
-        Self { role: of.map(Role::name), netns: *netns, local_port: *local_port, remote: (*remote).map(Into::into) }
+        let PileupGroup { role: of, netns, cgroup, local_port, remote } = *group;
+        Self { role: of.map(Role::name), netns, cgroup, local_port, remote: remote.map(Into::into) }
     }
 }
 
