@@ -9,6 +9,7 @@ mod case;
 mod close_missing;
 mod event_loop_blocked;
 mod gone;
+mod growth;
 mod half_close;
 mod hung_since;
 mod inherited;
@@ -39,6 +40,7 @@ mod testing;
 pub use self::{
     about::About,
     case::{AROUND_FIN, Case, Flow, Group, Legs, Seen, Trend},
+    growth::{Growing, growth},
     half_close::SILENT as STREAM_OVER,
     left::left,
 };
@@ -140,6 +142,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), RULES.len());
-        assert!(!names.contains(&"none") && !names.contains(&left::ABOUT.name));
+        assert!(["none", left::ABOUT.name, growth::ABOUT.name].iter().all(|name| !names.contains(name)));
     }
 }

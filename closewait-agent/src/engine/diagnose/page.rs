@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{About, RULES, left};
+use super::{About, RULES, growth, left};
 use crate::engine::model::Class;
 
 const HEAD: &str = "\
@@ -89,9 +89,11 @@ fn page() -> String {
         let (classes, certainties) = (classes(about), certainties(about));
         put(format!("| {number} | [`{name}`](#{name}) | {classes} | {certainties} | {says} |\n"));
     }
-    put("\nOnce a socket that had been stuck has left, [`left`](#left) says what that means.\n".to_owned());
+    put("\nOnce a socket that had been stuck has left, [`left`](#left) says what that means; of a group that piles up, and whose oldest\n\
+         socket tells nothing, [`growth`](#growth).\n"
+        .to_owned());
     put(READS.to_owned());
-    for about in abouts().chain([&left::ABOUT]) {
+    for about in abouts().chain([&left::ABOUT, &growth::ABOUT]) {
         put(section(about));
     }
     page
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_rule_is_told_in_full() {
-        for about in abouts().chain([&left::ABOUT]) {
+        for about in abouts().chain([&left::ABOUT, &growth::ABOUT]) {
             let words = [about.when, about.says, about.next].into_iter().chain(about.not.iter().copied());
             for text in words.chain(about.certainty.iter().map(|(_, why)| *why)) {
                 assert!(!text.is_empty() && !text.ends_with('.') && !text.contains("  "), "{}: {text}", about.name);

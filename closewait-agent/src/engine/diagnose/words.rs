@@ -87,9 +87,12 @@ pub(super) fn owner(case: &Case<'_>) -> String {
 
 /// What the owner does, as a sentence with a blank before it; empty if that is not known.
 pub(super) fn doing(case: &Case<'_>) -> String {
-    owners(case)
-        .find_map(|process| Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity()?)))
-        .unwrap_or_default()
+    owners(case).find_map(doing_of).unwrap_or_default()
+}
+
+/// The same of one process.
+pub(super) fn doing_of(process: &Process) -> Option<String> {
+    Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity()?))
 }
 
 /// The owner that has a thread which uses nearly all of a CPU.
@@ -108,8 +111,13 @@ pub(super) fn dump(case: &Case<'_>) -> String {
     let Some(task) = tasks(case).first().copied() else {
         return format!("find the process that holds it: `closewait list --port {}`", port(case));
     };
-    let command = owners(case)
-        .find(|process| process.pid == task.pid)
+    let process = owners(case).find(|process| process.pid == task.pid);
+    dump_of(task, process)
+}
+
+/// How to see where one process is; `process` is what is known of it.
+pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> String {
+    let command = process
         .and_then(|process| process.runtime?.dump_command(process.pid))
         // Names the function of the kernel in which each thread waits, 0 for one that runs.
         .unwrap_or_else(|| format!("grep . /proc/{}/task/*/wchan", task.pid));

@@ -9,13 +9,13 @@ use std::{
 use super::{Course, Growth};
 use crate::engine::{
     Engine,
+    diagnose::{self, Growing},
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
-        Report, Reported, Shape, Slope, SocketKey, Task, Verdict,
+        Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState, Report,
+        Reported, Shape, Slope, SocketKey, Task,
     },
     services::Service,
     survey::Survey,
-    text::duration,
     time::Boot,
     tracked::Tracked,
 };
@@ -32,8 +32,6 @@ const LOOKED_AT: usize = 32;
 const REMOTES: usize = 3;
 /// Processes, by how many sockets they hold.
 const OWNERS: usize = 8;
-/// Of a hang, that nearly all stay.
-const HANG_PERMILLE: u64 = 900;
 
 /// A limit, and how much of it was used when that was looked at.
 #[derive(Clone, Copy)]
@@ -202,11 +200,17 @@ impl Engine {
         let judged = survey.verdict(key, oldest);
         let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
         let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
-        let activity = || process.and_then(|one| one.activity());
-        let verdict = match grows {
-            Some(course) => verdict_on_growth(service, &course, stuck_permille, now.since(onset), activity()),
-            None => judged,
-        };
+        let group = service.group();
+        let verdict = grows.map_or(judged, |course| {
+            diagnose::growth(&Growing {
+                group: &group,
+                entered_per_second: course.entered_per_second,
+                stuck_permille,
+                since: now.since(onset),
+                owner: owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task),
+                process,
+            })
+        });
         let history = growth.map(|growth| growth.history()).unwrap_or_default();
         let moments = history.windows(2).map(|pair| Moment {
             at: pair[1].at,
@@ -230,7 +234,7 @@ impl Engine {
             history: moments.collect(),
         };
         Some(Pileup {
-            group: service.group(),
+            group,
             began: now,
             again: false,
             count: members.len() as u64,
@@ -245,33 +249,6 @@ impl Engine {
             verdict,
             evidence,
         })
-    }
-}
-
-/// Of a group that grows, and whose oldest socket tells nothing by itself.
-fn verdict_on_growth(
-    service: Service,
-    course: &Course,
-    stuck_permille: Option<u64>,
-    since: Duration,
-    activity: Option<String>,
-) -> Verdict {
-    let hangs = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
-    let (class, certainty) = match (hangs, service) {
-        (true, Service::Port(..)) => (Class::Hung, Certainty::Medium),
-        // Whoever connects and closes none of them forgets it, more likely.
-        (true, Service::Remote(..)) => (Class::Leak, Certainty::Medium),
-        (true, Service::Rest) | (false, _) => (Class::Leak, Certainty::Low),
-    };
-    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
-    let doing = activity.map_or(String::new(), |activity| format!(" Of their owner: {activity}."));
-    let (since, group, entered) = (duration(since), service.group(), course.entered_per_second);
-    Verdict {
-        class,
-        rule: "growth",
-        certainty,
-        text: format!("since {since} ago sockets {group} enter CLOSE_WAIT at {entered:.1} a second{share}.{doing}"),
-        next: format!("look at what the owner's threads wait for, and at what happened {since} ago"),
     }
 }
 
