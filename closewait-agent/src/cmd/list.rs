@@ -84,6 +84,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         events: Events::Stuck,
         max_tracked: MAX_TRACKED as usize,
         histogram_every: STUCK_AFTER,
+        named: true,
         watching: false,
         ephemeral_ports: 0..=0,
         connection_limits: Vec::new(),

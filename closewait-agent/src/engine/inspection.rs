@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     Engine,
     model::{Finding, Output, Role, Socket},
-    services::{Service, Services},
+    services::Services,
     survey::Survey,
     time::Boot,
 };
@@ -109,9 +109,8 @@ impl Engine {
             self.inspection = Inspection::Inquiring { asked };
             let suspects = self.suspects();
             let services = self.services.as_ref();
-            let is_suspect = |socket: &Socket| {
-                services.is_some_and(|services| suspects.contains(&services.known_as(Service::of(socket))))
-            };
+            let is_suspect =
+                |socket: &Socket| services.is_some_and(|services| suspects.contains(&services.counts_as(socket)));
             let tracked = self.tracker.stuck_or_due(asked, is_suspect);
             let inquiry = self.world.inquiry(asked, tracked);
             self.outputs.push_back(Output::Inquire(inquiry));

@@ -8,6 +8,7 @@
 //! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
 
 mod audit;
+mod config;
 pub mod decode;
 pub mod diagnose;
 mod due;
@@ -39,18 +40,16 @@ mod world;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    ops::RangeInclusive,
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
+pub use self::config::{Config, Events, MAX_TRACKED};
 use self::{
     audit::Audit,
     inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
-    services::{Service, Services},
+    services::Services,
     survey::Survey,
     time::Boot,
     tracked::Tracked,
@@ -62,58 +61,6 @@ use self::{
 
 /// How soon a loss is looked for after something has happened.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
-
-/// Which sockets get `enter` and `leave` findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Events {
-    /// Those that had been stuck.
-    Stuck,
-    /// Every one.
-    All,
-}
-
-/// What the user has chosen, and what the host has. It stands in every recording: what is added here gets a
-/// `#[serde(default)]` that does what was done before, so that those made before are still read.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Config {
-    /// Age at which a socket counts as stuck. Not zero.
-    pub stuck_after: Duration,
-    /// Which sockets get findings for their entering and leaving.
-    pub events: Events,
-    /// So many sockets are tracked at a time; further ones are counted.
-    pub max_tracked: usize,
-    /// Length of a window of the histograms. Not zero.
-    pub histogram_every: Duration,
-    /// Whether events come in. A single look has none, and knows nothing of what came and went.
-    pub watching: bool,
-    /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
-    pub ephemeral_ports: RangeInclusive<u16>,
-    /// How many connections a local port, or the remote ends at a port, may have, as the user says.
-    #[serde(default)]
-    pub connection_limits: Vec<(u16, u32)>,
-}
-
-impl Default for Config {
-    /// What an agent has that is told nothing, on a host with the kernel's own range of ports.
-    fn default() -> Self {
-        Self {
-            stuck_after: Duration::from_secs(60),
-            events: Events::Stuck,
-            max_tracked: MAX_TRACKED as usize,
-            histogram_every: Duration::from_secs(60),
-            watching: true,
-            ephemeral_ports: 32_768..=60_999,
-            connection_limits: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Whether an engine can begin with it: one from a recording may say anything.
-    pub fn is_sound(&self) -> bool {
-        !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
-    }
-}
 
 /// The state of everything.
 #[derive(Debug)]
@@ -154,9 +101,6 @@ type Losses = [u64; 6];
 /// The counts that mean that a limit was reached.
 type Full = [u64; 4];
 
-/// Sockets that are tracked where nobody says how many: some 500 MB.
-pub const MAX_TRACKED: u32 = 1_000_000;
-
 impl Engine {
     /// Begins at `now`.
     pub fn new(config: Config, now: Boot) -> Self {
@@ -171,7 +115,10 @@ impl Engine {
             check_counters: None,
             reported: Default::default(),
             began: now,
-            services: config.watching.then(|| Services::new(now, config.stuck_after)),
+            services: config.watching.then(|| {
+                let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
+                Services::new(now, config.stuck_after, unnamed)
+            }),
             world: World::default(),
             lingering: LingeringSockets::default(),
             inspection: Inspection::Idle,
@@ -411,12 +358,12 @@ impl Engine {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_leaving(at, missed);
         }
-        let service = Service::of(&socket);
+        let service = self.services.as_ref().map(|services| services.of(&socket));
         let is_new = self.tracker.present(key, at, since, socket);
         if is_new {
             self.found_new(since);
         }
-        if let Some(services) = self.services.as_mut().filter(|_| is_new) {
+        if let Some((services, service)) = self.services.as_mut().zip(service).filter(|_| is_new) {
             services.found(service, at);
         }
     }

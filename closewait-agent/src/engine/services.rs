@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -125,6 +126,7 @@ struct Counted {
 pub(super) struct Services {
     began: Boot,
     stuck_after: Duration,
+    unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
     services: IndexMap<Service, Counted, FixedState>,
     /// When what is there is counted next.
@@ -140,11 +142,12 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// Begins at `now`.
-    pub(super) fn new(now: Boot, stuck_after: Duration) -> Self {
+    /// Begins at `now`. `unnamed` are the ports of connecting sockets, if that is all that tells which side a record is of.
+    pub(super) fn new(now: Boot, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
         Self {
             began: now,
             stuck_after,
+            unnamed,
             services: IndexMap::with_hasher(FixedState::with_seed(0)),
             tick: now + stuck_after.min(COUNT_EVERY),
             window_ends: now + stuck_after,
@@ -155,11 +158,23 @@ impl Services {
         }
     }
 
+    /// The service of a socket. What is found out about it later, and its records do not tell, changes nothing: else it would be
+    /// counted here when it enters, and there while it stays.
+    pub(super) fn of(&self, socket: &Socket) -> Service {
+        match &self.unnamed {
+            None => Service::of(socket),
+            Some(connecting) if connecting.contains(&socket.local.port) => {
+                Service::Remote(Place { netns: None, cgroup: None }, socket.remote)
+            }
+            Some(_) => Service::Port(None, socket.local.port),
+        }
+    }
+
     /// A socket entered.
     pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
         let number = self.number(at);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
-        let (service, counted) = self.counted(Service::of(socket), at);
+        let (service, counted) = self.counted(self.of(socket), at);
         counted.entered += 1;
         match counted.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
@@ -189,7 +204,7 @@ impl Services {
     pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
-        let (_, counted) = self.counted(Service::of(socket), at);
+        let (_, counted) = self.counted(self.of(socket), at);
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         counted.mature_left += stayed_for(counted.mature_age(stuck_after));
@@ -253,7 +268,7 @@ impl Services {
         let mut all = 0_u32;
         for (socket, since) in sockets {
             all = all.saturating_add(1);
-            let (_, counted) = self.counted(Service::of(socket), now);
+            let (_, counted) = self.counted(self.of(socket), now);
             counted.present(since.dwell(now).at_least(), now, stuck_after);
         }
         all
@@ -317,8 +332,13 @@ impl Services {
         self.services.get(&service)?.habit.longest()
     }
 
+    /// Under which name a socket is counted.
+    pub(super) fn counts_as(&self, socket: &Socket) -> Service {
+        self.known_as(self.of(socket))
+    }
+
     /// Under which name a service is counted.
-    pub(super) fn known_as(&self, service: Service) -> Service {
+    fn known_as(&self, service: Service) -> Service {
         if self.services.contains_key(&service) { service } else { Service::Rest }
     }
 

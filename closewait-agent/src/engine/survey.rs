@@ -94,6 +94,7 @@ pub(super) struct Survey<'a> {
     now: Boot,
     stuck_after: Duration,
     world: &'a World,
+    services: Option<&'a Services>,
     groups: HashMap<GroupKey, Surveyed<'a>, FixedState>,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
@@ -105,13 +106,13 @@ impl<'a> Survey<'a> {
         stuck_after: Duration,
         tracker: &'a Tracker,
         world: &'a World,
-        services: Option<&Services>,
+        services: Option<&'a Services>,
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, Gathered<'a>, FixedState>::with_hasher(FixedState::with_seed(0));
         let mut unaccepted = BTreeMap::<Service, u32>::new();
         let mut onsets = BTreeMap::<Service, Boot>::new();
         for (key, tracked) in tracker.iter() {
-            let (owner, service) = group_of(&tracked.socket, tracked.holders.as_deref());
+            let (owner, service) = group_of(services, tracked);
             if owner == Owner::Backlog {
                 *unaccepted.entry(service).or_default() += 1;
             }
@@ -142,12 +143,12 @@ impl<'a> Survey<'a> {
         for seen in world.listeners() {
             listeners.entry(seen.what.local.port).or_default().push(seen);
         }
-        Self { now, stuck_after, world, groups, listeners }
+        Self { now, stuck_after, world, services, groups, listeners }
     }
 
     /// Judges a socket in CLOSE_WAIT.
     pub(super) fn verdict(&self, key: SocketKey, tracked: &Tracked) -> Verdict {
-        let of = group_of(&tracked.socket, tracked.holders.as_deref());
+        let of = group_of(self.services, tracked);
         let alone;
         let Surveyed { group, pairs, legs } = match self.groups.get(&of) {
             Some(surveyed) => surveyed,
@@ -213,7 +214,7 @@ impl<'a> Survey<'a> {
 
     /// The connection that a socket waits for, if it is one leg of a proxied one.
     pub(super) fn leg(&self, key: SocketKey, tracked: &Tracked) -> Option<&'a Leg> {
-        let of = group_of(&tracked.socket, tracked.holders.as_deref());
+        let of = group_of(self.services, tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
@@ -255,8 +256,9 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn group_of(socket: &Socket, holders: Option<&[Holder]>) -> GroupKey {
-    let owner = match holders {
+fn group_of(services: Option<&Services>, tracked: &Tracked) -> GroupKey {
+    let socket = &tracked.socket;
+    let owner = match tracked.holders.as_deref() {
         _ if socket.accepted == Some(false) => Owner::Backlog,
         None | Some([]) => Owner::Unknown,
         Some(holders @ [first, ..]) => {
@@ -264,7 +266,7 @@ fn group_of(socket: &Socket, holders: Option<&[Holder]>) -> GroupKey {
             Owner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
         }
     };
-    (owner, Service::of(socket))
+    (owner, services.map_or_else(|| Service::of(socket), |services| services.of(socket)))
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! The classic tracepoint, which is there for kernels without BTF.
 
-use std::{fs, net::SocketAddr, thread, time::Duration};
+use std::{collections::VecDeque, fs, net::SocketAddr, thread, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
     ability::{Ability, can},
     agent::{Agent, finish, run_command},
-    clock::Window,
+    clock::{Window, boot_seconds},
     leaving::check_dwell,
     listing::check_bounds,
-    net::{Namespace, V4, V6},
+    net::{Namespace, Pair, V4, V6},
     setup,
 };
 
@@ -39,6 +39,36 @@ fn the_classic_hook_leaves_no_mount_behind_and_shows_none() {
     assert_eq!(mounts(), before, "while the agent runs");
     agent.stop().totals();
     assert_eq!(mounts(), before, "after the agent has ended");
+}
+
+/// Its records tell neither the namespace nor the side; what walks find of both must not part what stays from what left.
+#[test]
+fn a_slow_server_is_not_blamed_with_the_classic_hook() {
+    const STAYS: Duration = Duration::from_millis(1500);
+    let ns = Namespace::new();
+    let _inhabitant = ns.inhabit();
+    let listener = ns.listen(SocketAddr::new(V4.ip(), 8080));
+    let address = listener.local_addr().expect("the listener's address");
+    let mut agent = start(&["--hook", "classic", "--stuck-after", "1s"]);
+    let mut serving = VecDeque::new();
+    let mut first_closed = None;
+    for number in 0..60 {
+        let Pair { client, server, .. } = ns.pair_at(&listener, address);
+        drop(client);
+        serving.push_back((boot_seconds() + STAYS.as_secs_f64(), server));
+        agent.watch(Duration::from_millis(100));
+        while serving.front().is_some_and(|(until, _)| *until <= boot_seconds()) {
+            serving.pop_front();
+            first_closed.get_or_insert(number);
+        }
+    }
+    let first_closed = first_closed.expect("some were closed");
+    let ended = agent.stop();
+    let ours = ended.events.iter().filter(|event| event["event"] == "stuck" && event["socket"]["local"]["port"] == 8080);
+    let classes: Vec<_> = ours.map(|event| event["verdict"]["class"].clone()).collect();
+    assert!(classes.len() > 30, "{classes:?}");
+    // The first ones are judged before any was closed.
+    assert!(classes.iter().skip(first_closed).all(|class| class == "transient"), "{classes:?}");
 }
 
 #[test]

@@ -77,8 +77,8 @@ impl Engine {
     fn members(&self, wanted: impl Fn(Service) -> bool) -> BTreeMap<Service, Members<'_>> {
         let mut members = BTreeMap::<Service, Members<'_>>::new();
         for (key, tracked) in self.tracker.iter() {
-            let service = Service::of(&tracked.socket);
-            let service = self.services.as_ref().map_or(service, |services| services.known_as(service));
+            let socket = &tracked.socket;
+            let service = self.services.as_ref().map_or_else(|| Service::of(socket), |one| one.counts_as(socket));
             if wanted(service) {
                 members.entry(service).or_default().push((key, tracked));
             }

@@ -8,7 +8,7 @@ fn at(seconds: u64) -> Boot {
 }
 
 fn services() -> Services {
-    Services::new(at(0), STUCK_AFTER)
+    Services::new(at(0), STUCK_AFTER, None)
 }
 
 /// A connected one.
@@ -145,4 +145,27 @@ fn a_service_never_has_more_than_its_cohorts() {
     let counted = services.services.values().next().unwrap();
     assert_eq!((counted.cohorts.len(), counted.cohorts.capacity()), (COHORTS, COHORTS));
     assert_eq!(size_of::<Cohort>(), 16);
+}
+
+#[test]
+fn what_is_found_out_later_does_not_count_a_socket_twice() {
+    let mut services = Services::new(at(0), STUCK_AFTER, Some(32_768..=60_999));
+    // As the classic tracepoint tells of it, and as a walk does.
+    let named = Socket { role: Some(Role::Server), netns: Some(7), ..socket_on_port(8080) };
+    let told = Socket { role: None, netns: None, ..named.clone() };
+    for second in 0..20 {
+        services.entered(&told, at(second));
+        if second > 0 {
+            let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
+            services.left(&told, at(second), Some(at(second - 1)), dwell, How::Closed);
+        }
+    }
+    count(&mut services, 20, std::slice::from_ref(&named));
+    let service = services.of(&named);
+    assert_eq!((service, services.services.len()), (Service::Port(None, 8080), 1));
+    let flow = services.flow(service, None, at(20)).unwrap();
+    assert_eq!((flow.entered, flow.closed, services.services[&service].counted.present), (20, 19, 1));
+    // A connecting side is known by its port.
+    let client = Socket { local: Endpoint { port: 40_000, ..told.local }, ..told };
+    assert!(services.of(&client).is_remote());
 }

@@ -1,0 +1,69 @@
+//! What the engine is told at its beginning.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Sockets that are tracked where nobody says how many: some 500 MB.
+pub const MAX_TRACKED: u32 = 1_000_000;
+
+/// Which sockets get `enter` and `leave` findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Events {
+    /// Those that had been stuck.
+    Stuck,
+    /// Every one.
+    All,
+}
+
+/// What the user has chosen, and what the host has. It stands in every recording: what is added here gets a
+/// `#[serde(default)]` that does what was done before, so that those made before are still read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Age at which a socket counts as stuck. Not zero.
+    pub stuck_after: Duration,
+    /// Which sockets get findings for their entering and leaving.
+    pub events: Events,
+    /// So many sockets are tracked at a time; further ones are counted.
+    pub max_tracked: usize,
+    /// Length of a window of the histograms. Not zero.
+    pub histogram_every: Duration,
+    /// Whether records tell the namespace and the side of a socket: those of the classic tracepoint do not.
+    #[serde(default = "yes")]
+    pub named: bool,
+    /// Whether events come in. A single look has none, and knows nothing of what came and went.
+    pub watching: bool,
+    /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
+    pub ephemeral_ports: RangeInclusive<u16>,
+    /// How many connections a local port, or the remote ends at a port, may have, as the user says.
+    #[serde(default)]
+    pub connection_limits: Vec<(u16, u32)>,
+}
+
+/// Of recordings that do not say.
+fn yes() -> bool {
+    true
+}
+
+impl Default for Config {
+    /// What an agent has that is told nothing, on a host with the kernel's own range of ports.
+    fn default() -> Self {
+        Self {
+            stuck_after: Duration::from_secs(60),
+            events: Events::Stuck,
+            max_tracked: MAX_TRACKED as usize,
+            histogram_every: Duration::from_secs(60),
+            named: true,
+            watching: true,
+            ephemeral_ports: 32_768..=60_999,
+            connection_limits: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether an engine can begin with it: one from a recording may say anything.
+    pub fn is_sound(&self) -> bool {
+        !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
+    }
+}
