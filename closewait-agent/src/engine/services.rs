@@ -126,6 +126,7 @@ struct Counted {
 pub(super) struct Services {
     began: Boot,
     stuck_after: Duration,
+    /// Where records tell neither namespace nor side: the ports of connecting sockets.
     unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
     services: IndexMap<Service, Counted, FixedState>,
@@ -142,7 +143,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// Begins at `now`. `unnamed` are the ports of connecting sockets, if that is all that tells which side a record is of.
+    /// Begins at `now`. `unnamed` are the ports of connecting sockets, where records tell neither namespace nor side.
     pub(super) fn new(now: Boot, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
         Self {
             began: now,
