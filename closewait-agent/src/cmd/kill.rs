@@ -20,7 +20,10 @@ use crate::{
         query::{Form, Query},
     },
     host::caps::{Capabilities, Capability},
-    sink::kill::{self, Done, Look, Planned},
+    sink::{
+        kill::{self, Done, Planned},
+        list::Style,
+    },
     source::{
         destroy,
         diag::exact::{DestroyError, probe_destroy},
@@ -177,9 +180,9 @@ fn show_plan(
     match args.shape.output {
         Output::Json => kill::json(selected, plans, None, &mut text)?,
         Output::Text => {
-            let look =
-                Look { width: if args.wide { None } else { width() }, wide: args.wide, colour: colour(args.shape) };
-            kill::plan(clock::now(), selected, plans, look, &mut text);
+            let width = if args.wide { None } else { width() };
+            let style = Style { width, wide: args.wide, colour: colour(args.shape) };
+            kill::plan(clock::now(), selected, plans, style, &mut text);
             let mut below = String::new();
             last(&mut below);
             text.extend_from_slice(below.as_bytes());

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 pub use self::selected::{ReadError, read};
 use super::{
-    list::rows,
+    list::{Style, rows},
     schema::HolderObject,
     table::{Align, Column},
 };
@@ -35,19 +35,8 @@ pub struct Done {
     pub open: Option<Vec<Holder>>,
 }
 
-/// How text is to look.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// Of the screen; `None`: nothing is shortened.
-    pub width: Option<u16>,
-    /// Every column, also those that say nothing.
-    pub wide: bool,
-    /// Whether it shows colour.
-    pub colour: bool,
-}
-
 /// Writes the plan: a line for each socket that was selected, then in words what will happen, and why not to the others.
-pub fn plan(now: Boot, selected: &[Selected], plans: &[Planned], look: Look, to: &mut Vec<u8>) {
+pub fn plan(now: Boot, selected: &[Selected], plans: &[Planned], style: Style, to: &mut Vec<u8>) {
     if selected.is_empty() {
         line(to, "no socket matches");
         return;
@@ -56,10 +45,8 @@ pub fn plan(now: Boot, selected: &[Selected], plans: &[Planned], look: Look, to:
     let mut column = Column::new("PLAN", Align::Left, rows.len());
     for plan in plans {
         column.text().push_str(word(plan));
-        column.end_in(if look.colour && plan.is_ok() { Some("1;31") } else { None });
+        column.end_in(if style.colour && plan.is_ok() { Some("1;31") } else { None });
     }
-    let Look { width, wide, colour } = look;
-    let style = rows::Style { width: width.map(usize::from), wide, colour };
     rows::write_with(column, now, &rows.iter().collect::<Vec<_>>(), style, to);
     let count = plans.iter().filter(|plan| plan.is_ok()).count();
     line(
@@ -217,7 +204,7 @@ mod tests {
     };
 
     const NOW: Boot = Boot(3_600_000_000_000);
-    const PLAIN: Look = Look { width: None, wide: false, colour: false };
+    const PLAIN: Style = Style { width: None, wide: false, colour: false };
 
     fn selected(port: u16) -> Selected {
         Selected {

@@ -7,6 +7,7 @@ mod tests;
 
 use std::io::{self, Write as _};
 
+pub use self::rows::Style;
 use super::json;
 use crate::{
     clock::TimeAnchor,
@@ -60,10 +61,10 @@ fn table<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut V
         };
         return;
     }
-    let (width, colour) = (query.width.map(usize::from), query.colour);
+    let Query { width, wide, colour, .. } = *query;
     match query.by {
-        None => rows::write(view.now, rows, rows::Style { width, wide: query.wide, colour }, to),
-        Some(by) => grouped::write(&groups(view, rows, by), by, width, to),
+        None => rows::write(view.now, rows, Style { width, wide, colour }, to),
+        Some(by) => grouped::write(&groups(view, rows, by), by, width.map(usize::from), to),
     }
     let mut gap = "\n";
     for hint in hints(view, rows) {

@@ -64,7 +64,8 @@ fn a_slow_server_is_not_blamed_with_the_classic_hook() {
     }
     let first_closed = first_closed.expect("some were closed");
     let ended = agent.stop();
-    let ours = ended.events.iter().filter(|event| event["event"] == "stuck" && event["socket"]["local"]["port"] == 8080);
+    let ours =
+        ended.events.iter().filter(|event| event["event"] == "stuck" && event["socket"]["local"]["port"] == 8080);
     let classes: Vec<_> = ours.map(|event| event["verdict"]["class"].clone()).collect();
     assert!(classes.len() > 30, "{classes:?}");
     // The first ones are judged before any was closed.

@@ -18,12 +18,13 @@ use crate::engine::{
 
 /// How the table is to look.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::sink) struct Style {
+pub struct Style {
     /// Of the screen; `None`: nothing is shortened.
-    pub(in crate::sink) width: Option<usize>,
+    pub width: Option<u16>,
     /// Every column, also those that say nothing.
-    pub(in crate::sink) wide: bool,
-    pub(in crate::sink) colour: bool,
+    pub wide: bool,
+    /// Whether it shows colour.
+    pub colour: bool,
 }
 
 /// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
@@ -51,14 +52,14 @@ const NAMED: usize = 2;
 
 /// Writes the table.
 pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
-    table::write(&columns(now, rows, style), style.width, &CONCESSIONS, to);
+    table::write(&columns(now, rows, style), style.width.map(usize::from), &CONCESSIONS, to);
 }
 
 /// Writes the table with one more column, which does not give way.
 pub(in crate::sink) fn write_with(last: Column, now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
     let mut columns = columns(now, rows, style);
     columns.push(last);
-    table::write(&columns, style.width, &CONCESSIONS, to);
+    table::write(&columns, style.width.map(usize::from), &CONCESSIONS, to);
 }
 
 fn columns(now: Boot, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
