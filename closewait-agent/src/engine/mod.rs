@@ -53,7 +53,7 @@ use self::{
     survey::Survey,
     time::Boot,
     tracked::Tracked,
-    tracker::Tracker,
+    tracker::{Left, Tracker},
     view::View,
     windows::Windows,
     world::World,
@@ -151,10 +151,10 @@ impl Engine {
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
-                if let Some(missed) = self.tracker.take_before(key, at, &socket) {
+                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
+                if let Some(missed) = missed {
                     self.missed_leaving(at, missed);
                 }
-                let (dwell, tracked) = self.tracker.leave(key, at, entered, &socket);
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);
                     if entered.is_none() {

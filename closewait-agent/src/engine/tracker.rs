@@ -27,6 +27,17 @@ const MORE_HOLDERS: usize = 1 << 20;
 /// The end of the clock: what saturates there is not due.
 const NEVER: Boot = Boot(u64::MAX);
 
+/// What a leaving ends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Another socket that was tracked at its address: its leaving was missed, and the entering of this one too.
+    pub missed: Option<Box<Tracked>>,
+    /// What was tracked of it.
+    pub tracked: Option<Box<Tracked>>,
+    /// How long it stayed, if anything tells.
+    pub dwell: Option<Dwell>,
+}
+
 /// All sockets in CLOSE_WAIT.
 #[derive(Debug)]
 pub struct Tracker {
@@ -144,26 +155,28 @@ impl Tracker {
         None
     }
 
-    /// A socket left. `entered` is when the kernel saw it enter, if it did. Returns how long it stayed, if anything
-    /// tells, and what was tracked of it.
-    pub fn leave(
-        &mut self,
-        key: SocketKey,
-        at: Boot,
-        entered: Option<Boot>,
-        socket: &Socket,
-    ) -> (Option<Dwell>, Option<Box<Tracked>>) {
-        let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
-        let known = self.find(key, socket);
-        let ended = known.filter(|(_, tracked)| tracked.ends(at, entered) && !differ(&tracked.socket, socket));
-        let ended = ended.map(|(known_by, _)| known_by);
-        let tracked = ended.and_then(|known_by| self.remove(known_by));
+    /// A socket left. `entered` is when the kernel saw it enter, if it did.
+    pub fn leave(&mut self, key: SocketKey, at: Boot, entered: Option<Boot>, socket: &Socket) -> Left {
+        let judge = |(known_by, tracked): (SocketKey, &Tracked)| {
+            let is_another = differ(&tracked.socket, socket);
+            (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
+        };
+        let mut found = self.find(key, socket).map(judge);
+        let mut missed = None;
+        if let Some((known_by, true, _)) = found {
+            missed = self.remove(known_by);
+            // This one can be known by its ends.
+            found = self.find(key, socket).map(judge);
+        }
+        let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
         if tracked.is_none() {
             self.untracked.left(key, socket);
         }
         shrink(&mut self.sockets);
         shrink(&mut self.by_ends);
-        (exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at))), tracked)
+        let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
+        let dwell = exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at)));
+        Left { missed, tracked, dwell }
     }
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
@@ -171,13 +184,6 @@ impl Tracker {
     pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
         let (known_by, tracked) = self.find(key, socket)?;
         if tracked.is_another(since, socket) { self.remove(known_by) } else { None }
-    }
-
-    /// A socket left at `at`. Takes out what was tracked at its address before that, if it is another one: its leaving
-    /// was missed, and the entering of this one too.
-    pub fn take_before(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> Option<Box<Tracked>> {
-        let (known_by, tracked) = self.find(key, socket)?;
-        if tracked.seen < at && differ(&tracked.socket, socket) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.

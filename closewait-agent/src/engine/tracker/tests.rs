@@ -190,7 +190,7 @@ fn nothing_is_reported_before_the_threshold() {
 fn what_left_is_forgotten() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    let (dwell, tracked) = tracker.leave(KEY, at(103), Some(at(100)), &socket());
+    let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(103), Some(at(100)), &socket());
     assert_eq!((dwell, tracked.is_some()), (exact(3), true));
     assert!(tracker.is_empty() && tracker.next_due().is_none());
 }
@@ -199,21 +199,26 @@ fn what_left_is_forgotten() {
 fn an_entry_that_the_kernel_forgot_is_remembered_here() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    assert_eq!(tracker.leave(KEY, at(103), None, &socket()).0, exact(3));
+    assert_eq!(tracker.leave(KEY, at(103), None, &socket()).dwell, exact(3));
+}
+
+/// Nothing was tracked of it.
+fn of_nobody(dwell: Option<Dwell>) -> Left {
+    Left { missed: None, tracked: None, dwell }
 }
 
 #[test]
 fn leaving_of_a_stranger_tells_what_the_kernel_knows() {
     let mut tracker = tracker();
-    assert_eq!(tracker.leave(KEY, at(103), Some(at(101)), &socket()), (exact(2), None));
-    assert_eq!(tracker.leave(KEY, at(103), None, &socket()), (None, None));
+    assert_eq!(tracker.leave(KEY, at(103), Some(at(101)), &socket()), of_nobody(exact(2)));
+    assert_eq!(tracker.leave(KEY, at(103), None, &socket()), of_nobody(None));
 }
 
 #[test]
 fn an_older_socket_leaves_with_an_interval() {
     let mut tracker = tracker();
     assert!(tracker.present(KEY, at(100), older(50, 90), socket()));
-    let (dwell, tracked) = tracker.leave(KEY, at(100), None, &socket());
+    let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(100), None, &socket());
     let (at_least, at_most) = (Duration::from_secs(10), Some(Duration::from_secs(50)));
     assert_eq!((dwell, tracked.is_some()), (Some(Dwell::Between { at_least, at_most }), true));
 }
@@ -225,7 +230,7 @@ fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
     tracker.present(KEY, at(100), older(50, 98), socket());
     assert_eq!(tracker.enter(KEY, at(97), socket()), None);
     assert_eq!(tracker.len(), 1);
-    assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).0, exact(4));
+    assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).dwell, exact(4));
     assert!(tracker.is_empty());
 }
 
@@ -234,10 +239,10 @@ fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), Since::Exact(at(99)), socket());
     assert_eq!(tracker.enter(KEY, at(90), socket()), None);
-    assert_eq!(tracker.leave(KEY, at(95), Some(at(90)), &socket()).0, exact(5));
+    assert_eq!(tracker.leave(KEY, at(95), Some(at(90)), &socket()).dwell, exact(5));
     assert_eq!(tracker.enter(KEY, at(99), socket()), None);
     assert_eq!(tracker.len(), 1);
-    assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).0, exact(11));
+    assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).dwell, exact(11));
     assert!(tracker.is_empty());
 }
 
@@ -246,7 +251,7 @@ fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     let mut tracker = tracker();
     // The walk saw it a moment after the tracepoint had run, before the state had changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
-    assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).1.is_some());
+    assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).tracked.is_some());
     assert!(tracker.is_empty());
 }
 
@@ -288,12 +293,11 @@ fn the_leaving_of_another_socket_at_its_address_is_not_its_own() {
     // Read after a walk has found the next one there.
     let mut tracker = tracker();
     tracker.present(KEY, at(100), older(90, 99), socket());
-    assert!(tracker.take_before(KEY, at(98), &other).is_none());
-    assert_eq!(tracker.leave(KEY, at(98), None, &other), (None, None));
+    assert_eq!(tracker.leave(KEY, at(98), None, &other), of_nobody(None));
     assert_eq!(tracker.len(), 1);
     // Of one whose entering was missed, as was the leaving of the one that is tracked.
-    assert_eq!(tracker.take_before(KEY, at(110), &other).map(|before| before.since), Some(older(90, 99)));
-    assert_eq!(tracker.leave(KEY, at(110), None, &other), (None, None));
+    let Left { missed, tracked, dwell } = tracker.leave(KEY, at(110), None, &other);
+    assert_eq!((missed.map(|one| one.since), tracked, dwell), (Some(older(90, 99)), None, None));
     assert!(tracker.is_empty());
 }
 
@@ -345,10 +349,10 @@ fn a_socket_known_by_its_ends_is_found_by_its_records() {
     tracker.present(ends, at(100), older(50, 98), socket());
     assert_eq!(tracker.enter(KEY, at(99), socket()), None);
     assert_eq!(tracker.len(), 1);
-    assert!(tracker.leave(KEY, at(104), Some(at(99)), &socket()).1.is_some());
+    assert!(tracker.leave(KEY, at(104), Some(at(99)), &socket()).tracked.is_some());
 
     tracker.present(ends, at(200), older(50, 98), socket());
-    assert!(tracker.leave(KEY, at(201), None, &socket()).1.is_some());
+    assert!(tracker.leave(KEY, at(201), None, &socket()).tracked.is_some());
     assert!(tracker.is_empty());
 }
 
@@ -364,7 +368,7 @@ fn the_same_ends_in_two_namespaces_are_two_sockets() {
     // Records without the kernel's types do not say which of them left.
     let nowhere = Socket { netns: None, ..socket() };
     for left in [1, 0] {
-        assert!(tracker.leave(KEY, at(101), None, &nowhere).1.is_some());
+        assert!(tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some());
         assert_eq!(tracker.len(), left);
     }
 }
@@ -427,7 +431,7 @@ proptest! {
         let mut unread = Vec::<Written>::new();
         let read = |tracker: &mut Tracker, written: Written, told: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
             Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no leaving is missed"),
-            Written::Leave(key, at, entered) => told.push((key, tracker.leave(key, at, entered, &socket()).0)),
+            Written::Leave(key, at, entered) => told.push((key, tracker.leave(key, at, entered, &socket()).dwell)),
         };
         let mut now = 100;
         for step in steps {
