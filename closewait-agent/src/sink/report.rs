@@ -98,7 +98,7 @@ fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
             line(format!("   PILES UP, found {} ago", duration(at.since(*since))));
         }
         line(format!("   since: {} at the latest", short(time(group.onset.first_stuck))));
-        for evidence in pileup::evidence(group) {
+        for evidence in pileup::evidence(group, *at) {
             line(format!("   {evidence}"));
         }
         let history = pileup::history(group, *at);

@@ -86,7 +86,7 @@ impl Sink for Text {
             Finding::Pileup { at, pileup } => {
                 let word = self.paint(sgr::BOLD_RED, "PILEUP");
                 push(to, anchor, *at, &format!("{word} {}", pileup::line(pileup, *at)));
-                for line in pileup::evidence(pileup) {
+                for line in pileup::evidence(pileup, *at) {
                     to.extend_from_slice(format!("    {line}\n").as_bytes());
                 }
             }

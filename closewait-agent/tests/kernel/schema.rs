@@ -80,7 +80,7 @@ const PILEUP: &[(&str, Type)] = &[
     ("entered_per_second", Maybe(&Number)),
     ("left_per_second", Maybe(&Number)),
     ("stuck_share", Maybe(&Number)),
-    ("onset", Object(&[("first_stuck", Text), ("last_closed", Maybe(&Text))])),
+    ("onset", Object(ONSET)),
     ("exhaustion_seconds", Maybe(&Number)),
     ("exhaustion", Maybe(&Object(EXHAUSTION))),
     ("verdict", Object(VERDICT)),
@@ -101,6 +101,8 @@ const GROUP: &[(&str, Type)] = &[
     ("local_port", Maybe(&Whole)),
     ("remote", Maybe(&Object(END))),
 ];
+const ONSET: &[(&str, Type)] =
+    &[("first_stuck", Text), ("last_closed", Maybe(&Text)), ("unaccepted_since", Maybe(&Text))];
 const EXHAUSTION: &[(&str, Type)] = &[
     ("limit", Text),
     ("used", Whole),

@@ -166,7 +166,9 @@ impl Engine {
             Some([(task, _), ..]) => self.world.processes().get(&task.pid),
             Some([]) | None => survey.process(&oldest.socket, holders),
         };
-        let unaccepted = members.iter().filter(|(_, one)| one.socket.accepted == Some(false)).count();
+        let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
+        let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
+        let unaccepted = waiting.count();
         let listener = survey.listener(&oldest.socket);
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
         let ages = |permille: usize| {
@@ -244,7 +246,7 @@ impl Engine {
             entered_per_second: course.map(|course| course.entered_per_second),
             left_per_second: course.map(|course| course.left_per_second),
             stuck_permille,
-            onset: Onset { first_stuck: onset, last_closed },
+            onset: Onset { first_stuck: onset, last_closed, unaccepted_since },
             forecast,
             verdict,
             evidence,

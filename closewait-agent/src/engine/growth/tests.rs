@@ -91,7 +91,7 @@ fn play(lives: &[Life], end: u64) -> Said {
             match output {
                 Output::Look(_) => engine.handle(Observation::LookedAtAll { at }),
                 Output::FindHolders => {
-                    for (key, socket) in &there {
+                    for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
                         engine.handle(Observation::Holds { key, inode, holder: holder("server", 7, 9) });
                     }
@@ -157,6 +157,20 @@ fn a_hang_is_seen_within_seconds_with_its_rate_its_onset_and_its_end() {
     assert!((76.0..=84.0).contains(&ends) && forecast.limit == Limit::Descriptors, "{ends} {forecast:?}");
     assert!(forecast.at_least <= forecast.left && forecast.at_most.is_some_and(|most| most >= forecast.left));
     assert_eq!(pileup.evidence.oldest[0].remote.port, 40_000, "the first that stuck");
+}
+
+#[test]
+fn since_when_nothing_is_accepted_is_told() {
+    let mut lives = hang(45_000);
+    for life in &mut lives {
+        life.socket.accepted = Some(life.enters < 33_000);
+    }
+    let said = play(&lives, 45_000);
+    let (_told, pileup) = said.only();
+    let since = pileup.onset.unaccepted_since.map(|at| at.0 / MILLI - 1_000_000);
+    assert_eq!((since, pileup.onset.first_stuck.0 / MILLI - 1_000_000), (Some(33_000), 30_000));
+    assert!(pileup.evidence.unaccepted > 0 && pileup.count > pileup.evidence.unaccepted.into());
+    assert_eq!(play(&hang(45_000), 45_000).only().1.onset.unaccepted_since, None, "all of them were accepted");
 }
 
 #[test]

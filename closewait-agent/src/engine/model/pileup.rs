@@ -114,6 +114,10 @@ pub struct Onset {
     pub first_stuck: Boot,
     /// When the program last ended one by itself; `None` if it was not seen to.
     pub last_closed: Option<Boot>,
+    /// When the oldest that no program has accepted entered. A backlog is a queue (`reqsk_queue_remove`,
+    /// include/net/request_sock.h at v5.10): what came to its listener after that was not accepted either. When accept() was last
+    /// called, the kernel keeps nowhere.
+    pub unaccepted_since: Option<Boot>,
 }
 
 /// What a restart would destroy.

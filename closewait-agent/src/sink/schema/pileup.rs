@@ -69,6 +69,7 @@ struct OwnerObject<'a> {
 struct OnsetObject {
     first_stuck: String,
     last_closed: Option<String>,
+    unaccepted_since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -156,7 +157,11 @@ impl<'a> PileupObject<'a> {
             entered_per_second: pileup.entered_per_second,
             left_per_second: pileup.left_per_second,
             stuck_share: pileup.stuck_permille.map(|share| share as f64 / 1000.0),
-            onset: OnsetObject { first_stuck: time(onset.first_stuck), last_closed: onset.last_closed.map(time) },
+            onset: OnsetObject {
+                first_stuck: time(onset.first_stuck),
+                last_closed: onset.last_closed.map(time),
+                unaccepted_since: onset.unaccepted_since.map(time),
+            },
             exhaustion_seconds: forecast.map(|forecast| seconds(forecast.left)),
             exhaustion: forecast.map(Into::into),
             verdict: verdict.into(),

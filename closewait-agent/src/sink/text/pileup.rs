@@ -52,8 +52,8 @@ fn ending(forecast: &Forecast) -> String {
 }
 
 /// What tells why, a line each.
-pub(in crate::sink) fn evidence(pileup: &Pileup) -> Vec<String> {
-    let Pileup { owners, verdict, evidence, .. } = pileup;
+pub(in crate::sink) fn evidence(pileup: &Pileup, at: Boot) -> Vec<String> {
+    let Pileup { owners, verdict, evidence, onset, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
         let each: Vec<_> = owners.iter().map(|(task, count)| format!("{}[{}] {count}", task.comm, task.pid)).collect();
@@ -85,7 +85,8 @@ pub(in crate::sink) fn evidence(pileup: &Pileup) -> Vec<String> {
         }
     }
     if let Some((backlog, most)) = evidence.backlog.filter(|(backlog, _)| *backlog > 0) {
-        lines.push(format!("backlog: {backlog} of {most} wait to be accepted"));
+        let first = onset.unaccepted_since.map(|since| format!(", the first for {}", duration(at.since(since))));
+        lines.push(format!("backlog: {backlog} of {most} wait to be accepted{}", first.unwrap_or_default()));
     }
     if let Some(leg) = &evidence.leg {
         lines.push(format!("waits for: {}", leg.socket.remote));
