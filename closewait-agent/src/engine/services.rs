@@ -20,7 +20,7 @@ use super::{
     time::{Boot, nanos},
 };
 
-/// So many have a flow of their own, at some 2.5 KB; further ones have none, and what enters there is counted.
+/// So many have a flow of their own, at some 3 KB; further ones have none, and what enters there is counted.
 const LIMIT: usize = 4096;
 /// Remote ends, of which there may be any number, leave the rest to local ports.
 const REMOTES: usize = LIMIT / 4 * 3;
