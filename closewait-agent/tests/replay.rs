@@ -1,7 +1,7 @@
 //! Recordings of real programs, played again without a kernel: the same findings, always.
 //!
-//! `tests/recordings/NAME.recording` was kept by `closewait run --record`, `NAME.expected` is what `closewait replay` prints of it. With
-//! `BLESS=1` in the environment that is written there.
+//! `tests/recordings/NAME.recording` was kept by `closewait run --record`, `NAME.expected` is what `closewait replay` prints of
+//! it. With `BLESS=1` in the environment that is written there.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,9 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+/// How a warning begins.
+const WARNS: &str = "closewait: warn: ";
 
 fn recordings() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
@@ -25,7 +28,8 @@ fn recordings() -> Vec<PathBuf> {
 fn lines(recording: &Path) -> String {
     let (code, lines, log) = replay(recording, &["--output", "json"]);
     assert_eq!(code, Some(0), "{}: {log}", recording.display());
-    assert!(!log.contains("warning"), "{}: {log}", recording.display());
+    // What is not whole is warned of: it is cut, was full, or has no end.
+    assert!(!log.contains(WARNS), "{}: {log}", recording.display());
     lines
 }
 
@@ -116,6 +120,11 @@ fn a_cut_tail_is_skipped_with_a_word_and_damage_before_it_is_an_error() {
     assert_eq!(code, Some(0), "{log}");
     assert!(whole.starts_with(&lines), "{lines}");
     assert!(log.contains("is cut at byte ") && log.contains(" bytes from there on"), "{log}");
+    assert!(log.contains(WARNS), "{log}");
+    let cut = Scratch::new("cut-end", &bytes[..bytes.len() - 1]);
+    let (code, lines, log) = replay(&cut.0, &["--output", "json"]);
+    assert_eq!((code, lines.as_str()), (Some(0), whole.as_str()), "only what says that it ends is cut: {log}");
+    assert!(log.contains(WARNS), "{log}");
 
     let mut damaged = bytes.clone();
     damaged[40] ^= 1;
