@@ -13,7 +13,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{self, ControlError},
     engine::{
-        Config, Engine, Events, MAX_TRACKED,
+        Config, Engine,
         decode::Decoder,
         model::Observation,
         query::{By, Filter, Query},
@@ -81,13 +81,10 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
         stuck_after: STUCK_AFTER,
-        events: Events::Stuck,
-        max_tracked: MAX_TRACKED as usize,
         histogram_every: STUCK_AFTER,
-        named: true,
         watching: false,
         ephemeral_ports: 0..=0,
-        connection_limits: Vec::new(),
+        ..Config::default()
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     let mut programs = programs(loader, &facts);

@@ -239,7 +239,7 @@ impl Engine {
             group,
             began: now,
             again: false,
-            count: members.len() as u64,
+            count,
             owners,
             shape: course.map(|course| course.shape),
             slope: course.and_then(|course| course.slope),

@@ -12,7 +12,7 @@ use crate::engine::{
 /// What it is, how it goes and where it ends.
 pub(in crate::sink) fn line(pileup: &Pileup, at: Boot) -> String {
     let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
-    let mut line = format!("{count} in CLOSE_WAIT {}", group);
+    let mut line = format!("{count} in CLOSE_WAIT {group}");
     if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
         push(&mut line, format_args!(", {comm}[{pid}]"));
         if !others.is_empty() {
@@ -107,7 +107,7 @@ pub(in crate::sink) fn history(pileup: &Pileup, at: Boot) -> String {
 /// How it ended.
 pub(in crate::sink) fn end(end: &PileupEnd, at: Boot) -> String {
     let PileupEnd { group, began, count, most, how } = end;
-    format!("{}, {count} of {most} are left; it lasted {}, {}", group, duration(at.since(*began)), how.name())
+    format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.name())
 }
 
 fn push(to: &mut String, what: std::fmt::Arguments<'_>) {
