@@ -154,6 +154,7 @@ impl Engine {
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
+                self.audit.left(key, at);
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
                 if let Some(missed) = missed {
                     self.missed_leaving(at, missed);
@@ -212,8 +213,8 @@ impl Engine {
             | Observation::Namespace { .. }
             | Observation::Placed { .. } => self.world.learn(observation),
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, socket } => {
-                self.looked_at_stored(key, at, &socket);
+            Observation::Looked { key, at, since, socket } => {
+                self.looked_at_stored(key, at, since, &socket);
                 self.tracker.looked(key, at, &socket);
             }
             Observation::LookedAtAll { at } => self.looked_at_all(at),
