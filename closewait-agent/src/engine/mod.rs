@@ -86,6 +86,8 @@ pub struct Engine {
     budget: Budget,
     /// No inspection begins before this.
     next_inspection: Boot,
+    /// No socket is reported without an inspection before this.
+    next_late_report: Boot,
     /// When what is known of sockets that stay gets old.
     refresh: Boot,
     /// When holders were last searched for.
@@ -127,6 +129,7 @@ impl Engine {
             audit: Audit::new(now),
             budget: Budget::new(now),
             next_inspection: now,
+            next_late_report: now,
             refresh: now + REFRESH_EVERY,
             walked: None,
             walked_after: Losses::default(),

@@ -1,4 +1,5 @@
 mod any_times;
+mod late;
 mod lossy;
 
 use super::{
