@@ -20,7 +20,7 @@ use super::{
 const EVERY: Duration = Duration::from_secs(300);
 /// After a sign of loss the last audit is so long ago at least.
 const LEAST_GAP: Duration = Duration::from_secs(10);
-/// And so many times as long as it took: it may use two hundredths of a CPU.
+/// And so many times as long as its CPU time: it may use two hundredths of a CPU.
 const GAP_FACTOR: u32 = 50;
 /// A record is in the ring buffer, and read, so long after what it tells at the latest.
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -107,6 +107,7 @@ impl Engine {
         let sweep = std::mem::take(&mut self.audit.sweep);
         self.audit.after = self.losses();
         self.audit.step = Step::Walking { asked: now };
+        self.tracker.scan_began();
         self.outputs.push_back(Output::Audit { sweep });
     }
 
@@ -127,10 +128,10 @@ impl Engine {
     }
 
     /// Everything that is there was handed in; the walk began at `began` and ended at `at`.
-    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool) {
+    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool, cost: Option<Duration>) {
         let Step::Walking { asked } = self.audit.step else { return };
-        let took = at.since(asked);
-        self.audit.least_gap = LEAST_GAP.max(took.saturating_mul(GAP_FACTOR));
+        let cost = cost.unwrap_or_else(|| at.since(asked));
+        self.audit.least_gap = LEAST_GAP.max(cost.saturating_mul(GAP_FACTOR));
         self.audit.last = Some(at);
         self.audit.next = at + EVERY;
         let tracked: BTreeSet<SocketKey> = self.tracker.not_seen_since(began).into_iter().collect();

@@ -274,9 +274,9 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     engine.handle(present());
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked), (1, 1), "found twice, counted once");
-    assert_eq!(engine.known_namespaces().len(), 1, "a walk need not tell what would find no room");
+    assert_eq!(engine.scan_began().len(), 1, "a walk need not tell what would find no room");
     engine.handle(leave(1500, Some(0)));
-    assert!(engine.known_namespaces().is_empty(), "the walk is to tell all");
+    assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
     let flow = engine.services.as_ref().unwrap().flow(services::Service::of(&socket_on_port(9090)), None, at(3));
@@ -426,8 +426,8 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
 fn after_a_loss_one_walk_tells_all_sockets() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
-    assert_eq!(engine.known_namespaces(), [4_026_531_840]);
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
     engine.handle(counters(1000, Counters { ring_full: 3, ..Counters::default() }));
-    assert_eq!(engine.known_namespaces(), [0; 0]);
-    assert_eq!(engine.known_namespaces(), [4_026_531_840]);
+    assert_eq!(engine.scan_began(), [0; 0]);
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
 }

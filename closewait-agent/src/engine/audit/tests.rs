@@ -60,7 +60,7 @@ fn audit(
     engine.handle_timeout(at(millis));
     assert_eq!(wanted(engine), [Output::Audit { sweep: true }]);
     walk.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false });
+    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false, cost: None });
     look.into_iter().for_each(|found| engine.handle(found));
     engine.handle(Observation::LookedAtSuspects { at: at(millis + 20), complete: true });
     said_and_wanted(engine)
@@ -143,7 +143,7 @@ fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
         engine.handle(enter(KEY, 1_000));
         engine.audit.hurry(at(9_000));
         engine.handle_timeout(at(9_000));
-        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete });
+        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete, cost: None });
         engine.handle(Observation::LookedAtSuspects { at: at(9_020), complete: false });
         assert_eq!((engine.totals().phantom, engine.totals().tracked), (removed, 1 - removed), "{complete}");
     }
