@@ -31,6 +31,8 @@ use crate::{
 /// How long the load goes on, in seconds; in a slow guest longer, for a scan takes longer there.
 const SECONDS: f64 = 10.0;
 const SECONDS_IN_GUEST: f64 = 40.0;
+/// Least number of scans beside the load.
+const MIN_SCANS: u32 = 5;
 /// Number of listeners that get SYNs.
 const LISTENERS: usize = 4;
 /// Accepted sockets of each family, in each namespace.
@@ -60,7 +62,8 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
     let churn = SynChurn::start(&namespaces[0], LISTENERS);
     let end = boot_seconds() + if slowness() == 1 { SECONDS } else { SECONDS_IN_GUEST };
     let mut scans = 0;
-    while boot_seconds() < end {
+    // Of few scans little follows, on a busy machine too.
+    while boot_seconds() < end || scans < MIN_SCANS {
         warnings.print_again();
         compare_with_ss(&namespaces);
         list_at(path);
@@ -78,7 +81,6 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
     agent.stop().totals();
     assert_no_fault(&mut log, "the agent's end");
     // Of a load that was none nothing follows.
-    assert!(scans >= 5, "{scans} scans");
     assert!(syns > 10_000, "{syns} SYNs");
     tell("churn", &format!("{syns} SYNs, {scans} scans"));
     leftovers::assert_none();
