@@ -91,7 +91,8 @@ impl Plan {
     /// All are due: they are looked at, each has one holder, and all are reported.
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
-        let looked = move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
+        let looked =
+            move |number| fact(Observation::Looked { key: key(number), at, since: None, socket: socket(self, number) });
         let holds = move |number| {
             fact(Observation::Holds { key: key(number), at: None, inode: inode(number), holder: holder(number) })
         };

@@ -366,6 +366,8 @@ impl Runtime {
 
     /// Has a job done beside the event loop.
     fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
         let id = self.workers.ask(job, self.intake.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
         id

@@ -81,6 +81,9 @@ pub(crate) fn look(ctx: &RawTracePointContext) {
     };
     let Some(found) = maps::work(Worker::Look) else { return };
     if fill_probed(sk, kind, found).is_some() {
+        if kind == kind::LOOKED {
+            found.record.entered_ns = entered_ns(sk);
+        }
         found.record.cookie = sock::known_cookie(sk);
         maps::emit_from(*found, |_record| {});
     }

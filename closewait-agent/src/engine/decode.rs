@@ -137,7 +137,7 @@ impl Decoder {
             }
             kind::LOOKED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Looked { key, at, socket })
+                Ok(Observation::Looked { key, at, since: Some(self.since(&record)), socket })
             }
             unknown => Err(DecodeError::Kind(unknown)),
         }

@@ -92,14 +92,14 @@ impl Engine {
 
     /// When sockets that are due have to be reported with what is known of them.
     pub(super) fn report_deadline(&self) -> Option<Boot> {
-        let due = self.tracker.next_due()?;
+        let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
-            Inspection::Looking { asked, full: false } => Some((due + REPORT_GRACE).max(asked + REFRESH_GRACE)),
+            Inspection::Looking { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
             Inspection::Reporting { .. } => None,
             Inspection::Idle
             | Inspection::Looking { full: true, .. }
             | Inspection::Walking { .. }
-            | Inspection::Inquiring { .. } => Some(due + REPORT_GRACE),
+            | Inspection::Inquiring { .. } => Some(deadline),
         }
     }
 
@@ -108,6 +108,8 @@ impl Engine {
         if self.next_look().is_some_and(|next| next <= now) {
             self.inspect(now);
         } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
+            // Each report judges all sockets.
+            self.next_late_report = now + self.judging().saturating_mul(2).clamp(LEAST_GAP, REPORT_GRACE);
             match self.inspection {
                 // It takes microseconds, and tells what the verdict depends on most.
                 Inspection::Idle => {
@@ -224,12 +226,16 @@ impl Engine {
 
     pub(super) fn inspected(&mut self, at: Boot, worked: Duration) {
         self.inspection = Inspection::Idle;
-        let judged = JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX));
-        let gap = self.budget.spend(at, worked.saturating_add(judged));
+        let gap = self.budget.spend(at, worked.saturating_add(self.judging()));
         self.next_inspection = at + gap;
         if self.refresh <= at {
             self.refresh = at + REFRESH_EVERY.max(gap);
         }
+    }
+
+    /// CPU time that it takes to judge all sockets.
+    fn judging(&self) -> Duration {
+        JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
     }
 
     /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
@@ -259,5 +265,23 @@ impl Engine {
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
             self.outputs.push_back(Output::Finding(finding));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_after_a_quiet_time_and_debts_are_paid_at_a_fiftieth() {
+        let at = |millis: u64| Boot(millis * 1_000_000);
+        let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
+        let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
+        assert_eq!(gaps, [LEAST_GAP; 4], "200 ms are there");
+        assert_eq!(budget.spend(at(0), cost), Duration::from_millis(2500));
+        assert_eq!(budget.spend(at(2500), cost), Duration::from_millis(2500));
+        assert_eq!(budget.spend(at(10_000), cost), LEAST_GAP, "after 7.5 s it has 150 ms again, less what is owed");
+        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MOST_GAP, "a debt is never older");
+        assert_eq!(budget.spend(at(1_000_000), cost), LEAST_GAP);
     }
 }

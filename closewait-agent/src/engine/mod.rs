@@ -86,6 +86,8 @@ pub struct Engine {
     budget: Budget,
     /// No inspection begins before this.
     next_inspection: Boot,
+    /// No socket is reported without an inspection before this.
+    next_late_report: Boot,
     /// When what is known of sockets that stay gets old.
     refresh: Boot,
     /// When holders were last searched for.
@@ -127,6 +129,7 @@ impl Engine {
             audit: Audit::new(now),
             budget: Budget::new(now),
             next_inspection: now,
+            next_late_report: now,
             refresh: now + REFRESH_EVERY,
             walked: None,
             walked_after: Losses::default(),
@@ -154,6 +157,7 @@ impl Engine {
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
+                self.audit.left(key, at);
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
                 if let Some(missed) = missed {
                     self.missed_leaving(at, missed);
@@ -212,8 +216,8 @@ impl Engine {
             | Observation::Namespace { .. }
             | Observation::Placed { .. } => self.world.learn(observation),
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, socket } => {
-                self.looked_at_stored(key, at, &socket);
+            Observation::Looked { key, at, since, socket } => {
+                self.looked_at_stored(key, at, since, &socket);
                 self.tracker.looked(key, at, &socket);
             }
             Observation::LookedAtAll { at } => self.looked_at_all(at),

@@ -20,18 +20,20 @@ const MAX_EXITS: usize = 65_536;
 /// Network namespace, local end, remote end.
 type Ends = (Option<u32>, Endpoint, Endpoint);
 
-/// When a socket left, and its cookie.
+/// When sockets with the same ends left, at the latest.
 #[derive(Clone, Copy, Debug)]
-struct Exit {
-    at: Boot,
-    cookie: Option<u64>,
+struct Exits {
+    any: Boot,
+    /// Of those whose cookie is not known.
+    without_cookie: Option<Boot>,
 }
 
 /// State of the scans that are running. It is empty while none is.
 #[derive(Debug, Default)]
 pub(super) struct Scans {
     running: u32,
-    exits: HashMap<Ends, Exit, FixedState>,
+    exits: HashMap<Ends, Exits, FixedState>,
+    exits_by_cookie: HashMap<u64, Boot, FixedState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
     overflow: bool,
     /// Keys of tracked sockets by their ends, built when the first fact needs it.
@@ -57,19 +59,29 @@ impl Scans {
         if self.running == 0 || self.overflow {
             return;
         }
-        if self.exits.len() >= MAX_EXITS {
-            (self.overflow, self.exits) = (true, HashMap::default());
+        if self.exits.len().max(self.exits_by_cookie.len()) >= MAX_EXITS {
+            self.overflow = true;
+            (self.exits, self.exits_by_cookie) = Default::default();
             return;
         }
-        self.exits.insert(ends(socket), Exit { at, cookie: socket.cookie });
+        let exits = self.exits.entry(ends(socket)).or_insert(Exits { any: at, without_cookie: None });
+        exits.any = exits.any.max(at);
+        match socket.cookie {
+            Some(cookie) => drop(self.exits_by_cookie.insert(cookie, at)),
+            None => exits.without_cookie = Some(at),
+        }
     }
 
     /// Whether a socket that a scan found at `at`, and that is not tracked, has left since, as far as is known.
     pub(super) fn has_left(&self, socket: &Socket, at: Boot) -> bool {
-        let same = |exit: &Exit| exit.cookie.zip(socket.cookie).is_none_or(|(one, other)| one == other);
-        let of = |ends: Ends| self.exits.get(&ends).is_some_and(|exit| exit.at >= at && same(exit));
+        let by_cookie = socket.cookie.and_then(|cookie| self.exits_by_cookie.get(&cookie));
+        let of = |ends: Ends| {
+            let exits = self.exits.get(&ends)?;
+            if socket.cookie.is_some() { exits.without_cookie } else { Some(exits.any) }
+        };
         let (netns, local, remote) = ends(socket);
-        self.overflow || of((netns, local, remote)) || (netns.is_some() && of((None, local, remote)))
+        let exits = [by_cookie.copied(), of((netns, local, remote)), of((None, local, remote))];
+        self.overflow || exits.into_iter().flatten().any(|exit| exit >= at)
     }
 
     /// A socket is tracked from now on.

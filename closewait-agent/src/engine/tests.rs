@@ -1,4 +1,5 @@
 mod any_times;
+mod late;
 mod lossy;
 
 use super::{
@@ -375,7 +376,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
 }
@@ -386,7 +387,7 @@ fn a_socket_still_in_the_backlog_is() {
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
     let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
-    engine.handle(Observation::Looked { key: KEY, at: at(10_001), socket });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_001), since: None, socket });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
 }
@@ -405,7 +406,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket_on_port(9) });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
     answer(&mut engine, 10_000);
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
@@ -417,7 +418,7 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(leave(9_999, Some(0)));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }

@@ -131,7 +131,7 @@ fn a_phantom_is_removed_and_its_leaving_told() {
 fn one_that_only_the_walk_could_not_see_stays() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
-    let look = vec![Observation::Looked { key: KEY, at: at(9_015), socket: socket() }];
+    let look = vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }];
     let (said, _) = audit(&mut engine, 9_000, vec![], look);
     assert_eq!((health(&said), engine.totals().tracked), (None, 1));
 }
@@ -174,7 +174,11 @@ fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
     for there in [true, false] {
         let mut engine = engine();
         let walk = vec![Observation::Stored { key: KEY, entered: at(1_000) }];
-        let look = if there { vec![Observation::Looked { key: KEY, at: at(9_015), socket: socket() }] } else { vec![] };
+        let look = if there {
+            vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }]
+        } else {
+            vec![]
+        };
         let (said, wanted) = audit(&mut engine, 9_000, walk, look);
         if there {
             assert_eq!(engine.tracker.get(KEY).unwrap().since, Since::Exact(at(1_000)));

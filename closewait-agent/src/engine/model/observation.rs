@@ -175,6 +175,9 @@ pub enum Observation {
         key: SocketKey,
         /// When.
         at: Boot,
+        /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
+        #[serde(default)]
+        since: Option<Since>,
         /// What is known of it.
         socket: Socket,
     },

@@ -70,7 +70,7 @@ fn fact() -> impl Strategy<Value = Observation> {
             let listener = Listener { netns, local, backlog, backlog_max, inode };
             Observation::Listening { key, at, listener, holder: None }
         }),
-        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, socket }),
+        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, since: None, socket }),
         1 => time().prop_map(|at| Observation::LookedAtAll { at }),
         1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
         1 => (time(), time(), any::<bool>())

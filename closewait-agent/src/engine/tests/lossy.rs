@@ -229,6 +229,7 @@ impl World {
 
     /// Looks at everything now; what it finds is taken in later.
     fn audit(&mut self, sweep: bool) {
+        self.read(usize::MAX);
         let began = self.kernel.now();
         self.kernel.lost_since_scan = false;
         self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real)));
@@ -247,6 +248,7 @@ impl World {
 
     /// The same, for owners.
     fn scan(&mut self) {
+        self.read(usize::MAX);
         let began = self.kernel.now();
         let known = self.engine.scan_began();
         for (key, real) in &self.kernel.sockets {
@@ -277,15 +279,23 @@ impl World {
         }
     }
 
+    /// Refreshes sockets: what is found comes through the ring, behind all that was written before.
+    fn refresh(&mut self, keys: &[SocketKey]) {
+        self.read(usize::MAX);
+        for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
+            if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
+                self.engine.handle(Observation::Looked { key, at, since: Some(since), socket });
+            }
+        }
+    }
+
     /// Does what the engine asks for, as the runtime does, and looks at what it says.
     fn put_out(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             let now = self.kernel.now();
             match output {
                 Output::Look(keys) => {
-                    for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
-                        self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
-                    }
+                    self.refresh(&keys);
                     self.engine.handle(Observation::LookedAtAll { at: now });
                 }
                 Output::FindHolders => self.scan(),
@@ -310,11 +320,7 @@ impl World {
                 }
                 Output::Audit { sweep } => self.audit(sweep),
                 Output::LookAtSuspects(keys) => {
-                    // What is found comes through the ring, behind all that was written before.
-                    self.read(usize::MAX);
-                    for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
-                        self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
-                    }
+                    self.refresh(&keys);
                     self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
                     if !self.kernel.lost_since_scan {
                         // Whoever was lost is no longer there for the agent either.
