@@ -6,7 +6,10 @@
 mod abilities;
 mod ability;
 mod agent;
+mod amplifier;
+mod churn;
 mod clock;
+mod kmsg;
 mod leftovers;
 mod net;
 mod schema;
@@ -23,6 +26,7 @@ mod contract;
 mod families;
 mod hooks;
 mod hostile;
+mod kernel_log;
 mod kill;
 mod leaving;
 mod listing;
