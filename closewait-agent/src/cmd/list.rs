@@ -25,6 +25,7 @@ use crate::{
     intake::Intake,
     sink::answer,
     source::{
+        self,
         inquiry::Inquirer,
         program::{Loader, Programs},
         walk,
@@ -84,6 +85,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         histogram_every: STUCK_AFTER,
         watching: false,
         ephemeral_ports: 0..=0,
+        key_secret: source::key_secret(),
         ..Config::default()
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);

@@ -22,6 +22,7 @@ use crate::{
     runtime::{Runtime, Signals},
     sink::{Start, Writer},
     source::{
+        self,
         inquiry::Inquirer,
         pins::{self, Adoption, Pinned, Pins},
         program::{Choices, Loader, Programs},
@@ -90,6 +91,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
         connection_limits: args.connection_limit.clone(),
+        key_secret: source::key_secret(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();

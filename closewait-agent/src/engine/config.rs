@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::model::KeySecret;
+
 /// Sockets that are tracked where nobody says how many: some 500 MB.
 pub const MAX_TRACKED: u32 = 1_000_000;
 
@@ -38,6 +40,9 @@ pub struct Config {
     /// How many connections a local port, or the remote ends at a port, may have, as the user says.
     #[serde(default)]
     pub connection_limits: Vec<(u16, u32)>,
+    /// Secret of the keys that are made of the ends of connections.
+    #[serde(default)]
+    pub key_secret: KeySecret,
 }
 
 /// Of recordings that do not say.
@@ -57,6 +62,7 @@ impl Default for Config {
             watching: true,
             ephemeral_ports: 32_768..=60_999,
             connection_limits: Vec::new(),
+            key_secret: KeySecret::default(),
         }
     }
 }
@@ -65,5 +71,20 @@ impl Config {
     /// Whether an engine can begin with it: one from a recording may say anything.
     pub fn is_sound(&self) -> bool {
         !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_keys_is_recorded_and_need_not_be() {
+        let config = Config { key_secret: KeySecret([5, 1 << 63]), ..Config::default() };
+        let mut recorded = serde_json::to_value(&config).unwrap();
+        let read = |value: &serde_json::Value| serde_json::from_value::<Config>(value.clone()).unwrap().key_secret;
+        assert_eq!(read(&recorded), config.key_secret);
+        recorded.as_object_mut().unwrap().remove("key_secret");
+        assert_eq!(read(&recorded), KeySecret::default());
     }
 }

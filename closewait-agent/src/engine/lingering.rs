@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
-
 use super::{
+    hashing::SocketKeyState,
     model::{Gone, Holder, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
@@ -43,7 +42,7 @@ pub(super) struct Lingering {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct LingeringSockets {
-    sockets: HashMap<SocketKey, Lingering, FixedState>,
+    sockets: HashMap<SocketKey, Lingering, SocketKeyState>,
     due: BTreeSet<(Boot, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
@@ -56,7 +55,7 @@ pub(super) struct LingeringSockets {
 impl Default for LingeringSockets {
     fn default() -> Self {
         Self {
-            sockets: HashMap::with_hasher(FixedState::default()),
+            sockets: HashMap::default(),
             due: BTreeSet::new(),
             unwatched: 0,
             by_inode: None,

@@ -14,6 +14,7 @@ pub mod diagnose;
 mod due;
 pub mod groups;
 mod growth;
+mod hashing;
 pub mod hints;
 pub mod histogram;
 mod inspection;
@@ -105,7 +106,7 @@ impl Engine {
     /// Begins at `now`.
     pub fn new(config: Config, now: Boot) -> Self {
         Self {
-            tracker: Tracker::new(config.stuck_after, config.max_tracked),
+            tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
             windows: Windows::new(now, config.ephemeral_ports.clone()),
             counters: Counters::default(),
             undecodable: 0,

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
 use indexmap::{
     IndexMap,
     map::Entry::{Occupied, Vacant},
@@ -16,6 +15,7 @@ use indexmap::{
 use super::{
     diagnose::{Flow, Trend},
     growth::{Aged, Ended, Growth, Habit, Point},
+    hashing::KeyedState,
     model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
     time::{Boot, nanos},
 };
@@ -129,7 +129,7 @@ pub(super) struct Services {
     /// Where records tell neither namespace nor side: the ports of connecting sockets.
     unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
-    services: IndexMap<Service, Counted, FixedState>,
+    services: IndexMap<Service, Counted, KeyedState>,
     /// When what is there is counted next.
     tick: Boot,
     window_ends: Boot,
@@ -149,7 +149,7 @@ impl Services {
             began: now,
             stuck_after,
             unnamed,
-            services: IndexMap::with_hasher(FixedState::with_seed(0)),
+            services: IndexMap::default(),
             tick: now + stuck_after.min(COUNT_EVERY),
             window_ends: now + stuck_after,
             suspects: false,

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
-
 use super::{
     due::Due,
-    model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
+    hashing::{KeyedState, SocketKeyState},
+    model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
     tracked::{Tracked, differ, newer, next_doubling},
@@ -43,12 +42,12 @@ pub struct Left {
 pub struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
-    sockets: HashMap<SocketKey, Box<Tracked>, FixedState>,
+    sockets: HashMap<SocketKey, Box<Tracked>, SocketKeyState>,
     /// One entry for each socket.
     due: Due,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
-    by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, FixedState>,
+    by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
     /// How many were reported as stuck.
     reported: usize,
     /// Keys by inode, while a walk needs them.
@@ -63,16 +62,17 @@ pub struct Tracker {
 
 impl Tracker {
     /// `stuck_after` is the age at which a socket is first due; it must not be zero. At most `most` are tracked.
-    pub fn new(stuck_after: Duration, most: usize) -> Self {
+    /// `key_secret` is that of the keys that are made of ends.
+    pub fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
-            sockets: HashMap::with_hasher(FixedState::with_seed(0)),
+            sockets: HashMap::default(),
             due: Due::default(),
-            by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
+            by_ends: HashMap::default(),
             reported: 0,
             by_inode: None,
             most,
-            untracked: Untracked::default(),
+            untracked: Untracked::new(key_secret),
             more_holders: Room::new(MORE_HOLDERS),
             unkept: 0,
         }

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use foldhash::fast::FixedState;
-
-use super::model::{Socket, SocketKey};
+use super::{
+    hashing::SocketKeyState,
+    model::{KeySecret, Socket, SocketKey},
+};
 
 /// So many are told apart, by 10 MB of keys at most: as many as fill a table of 2^20 places. Of further ones only those that
 /// were seen to enter are counted, for a walk cannot tell which of them it has found before.
@@ -13,18 +14,18 @@ const NAMED: usize = (1 << 20) / 8 * 7;
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Untracked {
-    named: HashSet<SocketKey, FixedState>,
+    named: HashSet<SocketKey, SocketKeyState>,
     nameless: u64,
     total: u64,
-}
-
-impl Default for Untracked {
-    fn default() -> Self {
-        Self { named: HashSet::with_hasher(FixedState::with_seed(0)), nameless: 0, total: 0 }
-    }
+    key_secret: KeySecret,
 }
 
 impl Untracked {
+    /// Keys that are made of ends have this secret.
+    pub(super) fn new(key_secret: KeySecret) -> Self {
+        Self { named: HashSet::default(), nameless: 0, total: 0, key_secret }
+    }
+
     /// One entered.
     pub(super) fn entered(&mut self, key: SocketKey) {
         self.total += 1;
@@ -51,7 +52,7 @@ impl Untracked {
             return;
         }
         // A walk without the kernel's names called it so.
-        if !self.remove(SocketKey::of_ends(socket.netns, socket.local, socket.remote)) {
+        if !self.remove(self.key_secret.key(socket.netns, socket.local, socket.remote)) {
             self.nameless = self.nameless.saturating_sub(1);
         }
     }
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn one_that_is_found_again_and_again_counts_once_and_one_that_enters_again_twice() {
-        let mut untracked = Untracked::default();
+        let mut untracked = Untracked::new(KeySecret::default());
         assert!(untracked.found(KEY) && !untracked.found(KEY));
         untracked.entered(KEY);
         assert_eq!((untracked.count(), untracked.total()), (1, 2));
@@ -96,16 +97,17 @@ mod tests {
 
     #[test]
     fn one_that_a_walk_named_by_its_ends_is_known_by_the_kernel_s_name_too() {
-        let mut untracked = Untracked::default();
+        let secret = KeySecret([3, 4]);
+        let mut untracked = Untracked::new(secret);
         let socket = socket();
-        untracked.found(SocketKey::of_ends(socket.netns, socket.local, socket.remote));
+        untracked.found(secret.key(socket.netns, socket.local, socket.remote));
         untracked.left(KEY, &socket);
         assert_eq!(untracked.count(), 0);
     }
 
     #[test]
     fn beyond_the_names_there_is_a_number_and_no_key_takes_memory() {
-        let mut untracked = Untracked::default();
+        let mut untracked = Untracked::new(KeySecret::default());
         for number in 0..NAMED as u64 + 10 {
             untracked.entered(SocketKey(number));
         }

@@ -2,10 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
 use super::{
+    hashing::KeyedState,
     histogram::Histogram,
     model::{Dwell, Finding, Role, Scope, Socket},
     time::Boot,
@@ -15,7 +15,7 @@ use super::{
 const PORTS: usize = 64;
 
 /// Looked up for every record.
-type Histograms = IndexMap<Scope, Histogram, FixedState>;
+type Histograms = IndexMap<Scope, Histogram, KeyedState>;
 
 /// The window that is open.
 #[derive(Debug)]

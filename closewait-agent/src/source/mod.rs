@@ -25,3 +25,31 @@ pub mod ring;
 pub mod snapshot;
 mod types;
 pub mod walk;
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::OnceLock,
+};
+
+use crate::engine::model::KeySecret;
+
+/// Secret of the keys that this process makes of the ends of connections.
+pub fn key_secret() -> KeySecret {
+    static SECRET: OnceLock<KeySecret> = OnceLock::new();
+    // The standard library seeds each `RandomState` with random bytes of the operating system, and what it hashes to does not
+    // tell the seed.
+    *SECRET.get_or_init(|| KeySecret([0, 1].map(|part: u64| RandomState::new().hash_one(part))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_secret_that_is_not_the_one_of_tests() {
+        assert_eq!(key_secret(), key_secret());
+        assert_ne!(key_secret(), KeySecret::default());
+        let KeySecret([first, second]) = key_secret();
+        assert_ne!(first, second);
+    }
+}
