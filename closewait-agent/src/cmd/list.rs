@@ -16,11 +16,11 @@ use crate::{
         Config, Engine,
         decode::Decoder,
         model::Observation,
-        query::{By, Filter, Query},
+        query::{By, Filter, Form, Query},
     },
     host::{
         facts::Facts,
-        plan::{HookChoice, plan},
+        plan::{HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
     sink::answer,
@@ -85,6 +85,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         histogram_every: STUCK_AFTER,
         watching: false,
         ephemeral_ports: 0..=0,
+        unseen_sockets: unseen_sockets(&facts),
         key_secret: source::key_secret(),
         ..Config::default()
     };
@@ -97,6 +98,10 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     }
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
+    }
+    // Objects have no place for it, and it is said with the answer.
+    if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
+        log::warn!("{unseen}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
     let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));

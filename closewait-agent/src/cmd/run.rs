@@ -14,7 +14,7 @@ use crate::{
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::Facts,
-        plan::{Degraded, Hook, HookChoice, plan},
+        plan::{Degraded, Hook, HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
     memory::{self, Peak},
@@ -91,6 +91,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
         connection_limits: args.connection_limit.clone(),
+        unseen_sockets: unseen_sockets(&facts),
         key_secret: source::key_secret(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::model::KeySecret;
+use super::{model::KeySecret, text::harmless_field};
 
 /// Sockets that are tracked where nobody says how many: some 500 MB.
 pub const MAX_TRACKED: u32 = 1_000_000;
@@ -40,6 +40,9 @@ pub struct Config {
     /// How many connections a local port, or the remote ends at a port, may have, as the user says.
     #[serde(default)]
     pub connection_limits: Vec<(u16, u32)>,
+    /// Why there may be sockets that cannot be seen, in words, if so.
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub unseen_sockets: Option<String>,
     /// Secret of the keys that are made of the ends of connections.
     #[serde(default)]
     pub key_secret: KeySecret,
@@ -62,6 +65,7 @@ impl Default for Config {
             watching: true,
             ephemeral_ports: 32_768..=60_999,
             connection_limits: Vec::new(),
+            unseen_sockets: None,
             key_secret: KeySecret::default(),
         }
     }

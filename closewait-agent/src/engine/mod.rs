@@ -344,7 +344,8 @@ impl Engine {
         let Self { tracker, world, services, lingering, config, began, .. } = self;
         let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
         let watched = config.watching.then(|| now.since(*began));
-        View::new(now, watched, tracker, lingering, world, &survey)
+        let unseen = config.unseen_sockets.as_deref();
+        View { unseen, ..View::new(now, watched, tracker, lingering, world, &survey) }
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
