@@ -7,9 +7,9 @@
 /// know the key cannot find keys that collide, also by measuring how long the agent takes.
 pub(super) type KeyedState = std::hash::RandomState;
 
-/// Hasher for tables by [`super::model::SocketKey`]: the kernel chooses addresses, and a key made of ends is a keyed hash
-/// already. So a fast hash is enough, which does not claim to withstand chosen keys.
-pub(super) type SocketKeyState = foldhash::fast::RandomState;
+/// Hasher for tables by [`super::model::SocketKey`], and for small ones: the kernel chooses addresses, and a key made of ends
+/// is a keyed hash already. So a fast hash is enough, which does not claim to withstand chosen keys.
+pub(super) type FastState = foldhash::fast::RandomState;
 
 #[cfg(test)]
 mod tests {
@@ -22,7 +22,7 @@ mod tests {
     fn every_table_has_a_seed_of_its_own() {
         let ends = (socket().local, socket().remote);
         let keyed = [0; 8].map(|_| KeyedState::default().hash_one(ends));
-        let by_key = [0; 8].map(|_| SocketKeyState::default().hash_one(SocketKey(1)));
+        let by_key = [0; 8].map(|_| FastState::default().hash_one(SocketKey(1)));
         for hashes in [keyed, by_key] {
             let distinct: std::collections::BTreeSet<u64> = hashes.into_iter().collect();
             assert_eq!(distinct.len(), hashes.len(), "{hashes:?}");

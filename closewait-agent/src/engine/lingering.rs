@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    hashing::SocketKeyState,
+    hashing::FastState,
     model::{Gone, Holder, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
@@ -42,7 +42,7 @@ pub(super) struct Lingering {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct LingeringSockets {
-    sockets: HashMap<SocketKey, Lingering, SocketKeyState>,
+    sockets: HashMap<SocketKey, Lingering, FastState>,
     due: BTreeSet<(Boot, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     due::Due,
-    hashing::{KeyedState, SocketKeyState},
+    hashing::{FastState, KeyedState},
     model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
@@ -42,7 +42,7 @@ pub struct Left {
 pub struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
-    sockets: HashMap<SocketKey, Box<Tracked>, SocketKeyState>,
+    sockets: HashMap<SocketKey, Box<Tracked>, FastState>,
     /// One entry for each socket.
     due: Due,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the

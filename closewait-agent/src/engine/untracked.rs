@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    hashing::SocketKeyState,
+    hashing::FastState,
     model::{KeySecret, Socket, SocketKey},
 };
 
@@ -14,7 +14,7 @@ const NAMED: usize = (1 << 20) / 8 * 7;
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Untracked {
-    named: HashSet<SocketKey, SocketKeyState>,
+    named: HashSet<SocketKey, FastState>,
     nameless: u64,
     total: u64,
     key_secret: KeySecret,

@@ -163,10 +163,12 @@ const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_D
 
 /// Network namespaces are found by the processes that are in them (`netns::find`), and files by a walk over the processes of
 /// the own pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
-const UNSEEN: &str = "sockets of other network namespaces are not seen, as closewait runs in a pid namespace of its own";
+const UNSEEN: &str =
+    "sockets of other network namespaces are not seen, as closewait runs in a pid namespace of its own";
 
 /// Flags of Docker and fields of Kubernetes.
-const HOST_NAMESPACES: &str = "run the container in the host's namespaces (--pid=host --net=host; hostPID: true, hostNetwork: true)";
+const HOST_NAMESPACES: &str =
+    "run the container in the host's namespaces (--pid=host --net=host; hostPID: true, hostNetwork: true)";
 
 /// Returns why there may be sockets that are older than the agent and that it cannot see, with a hint, if so.
 pub fn unseen_sockets(facts: &Facts) -> Option<String> {

@@ -211,7 +211,9 @@ fn a_pid_namespace_of_a_container_hides_owners_and_sockets() {
     let facts = Facts { initial_pid_namespace: Some(false), ..capable_host() };
     let plan = plan(&facts, HookChoice::Auto).unwrap();
     let fixes = plan.degraded.iter().map(|one| one.fix.as_deref().unwrap());
-    assert!(fixes.clone().count() == 2 && fixes.clone().all(|fix| fix.contains("hostPID") && fix.contains("--net=host")));
+    assert!(
+        fixes.clone().count() == 2 && fixes.clone().all(|fix| fix.contains("hostPID") && fix.contains("--net=host"))
+    );
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["owners", "existing sockets"]);
     assert!(unseen_sockets(&facts).unwrap().contains("other network namespaces are not seen"));
 }

@@ -167,7 +167,8 @@ fn a_hostile_name_stays_in_its_cell() {
 fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
+    let view =
+        View { now: NOW, watched: None, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
     let header = |query: &Query| shown(&view, query).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
@@ -180,8 +181,14 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
 fn several_namespaces_are_told_apart() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
-    let view =
-        View { now: NOW, watched: None, untracked: 0, unseen: None, rows: sockets.iter().map(row).collect(), processes: &processes };
+    let view = View {
+        now: NOW,
+        watched: None,
+        untracked: 0,
+        unseen: None,
+        rows: sockets.iter().map(row).collect(),
+        processes: &processes,
+    };
     assert!(shown(&view, &Query::default()).contains("NETNS"));
 }
 
@@ -212,8 +219,10 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
     let age = |at_least, at_most: Option<u64>| {
         let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
-        let text =
-            shown(&View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &processes }, &Query::default());
+        let text = shown(
+            &View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &processes },
+            &Query::default(),
+        );
         text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m00s");
