@@ -14,6 +14,7 @@ use crate::{
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::Facts,
+        open_files::OpenFiles,
         plan::{Degraded, Hook, HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
@@ -39,7 +40,7 @@ const BACKLOG: usize = 16 << 20;
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or something failed meanwhile.
-pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
+pub(super) fn run(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
@@ -47,7 +48,7 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the event loop failed (epoll_create); is a limit on open files reached?")?;
-    runtime.block_on(watch(args))
+    runtime.block_on(watch(args, open_files))
 }
 
 /// Removes what an agent has pinned: the program ends.
@@ -61,7 +62,7 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: &cli::Run) -> anyhow::Result<()> {
+async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
@@ -129,7 +130,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         inquirer.open_ahead();
     }
     // Nothing can be run later.
-    let helper = Helper::start(hooks)?;
+    let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));

@@ -9,6 +9,7 @@ pub mod cgroups;
 pub mod confine;
 pub mod facts;
 pub mod netns;
+pub mod open_files;
 pub mod plan;
 pub mod pods;
 pub mod proc;

@@ -21,6 +21,7 @@ mod classic;
 mod confinement;
 mod contract;
 mod families;
+mod few_descriptors;
 mod hooks;
 mod hostile;
 mod kill;
