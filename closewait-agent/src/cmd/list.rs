@@ -20,6 +20,8 @@ use crate::{
     },
     host::{
         facts::Facts,
+        limits::of_single_look,
+        memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
@@ -84,6 +86,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         stuck_after: STUCK_AFTER,
         histogram_every: STUCK_AFTER,
         watching: false,
+        max_tracked: of_single_look(memory_limit::find().as_ref()) as usize,
         ephemeral_ports: 0..=0,
         unseen_sockets: unseen_sockets(&facts),
         key_secret: source::key_secret(),

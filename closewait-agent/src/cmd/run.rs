@@ -14,6 +14,8 @@ use crate::{
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::Facts,
+        limits::{Asked, limits},
+        memory_limit,
         open_files::OpenFiles,
         plan::{Degraded, Hook, HookChoice, plan, unseen_sockets},
     },
@@ -31,9 +33,6 @@ use crate::{
         walk,
     },
 };
-
-/// Bytes of lines that may wait for a slow reader.
-const BACKLOG: usize = 16 << 20;
 
 /// Watches until told to stop.
 ///
@@ -73,8 +72,14 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         cli::Events::Stuck => args.stuck_after,
         cli::Events::All => Duration::ZERO,
     };
-    let choices =
-        Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below, openers: args.openers };
+    let asked = Asked { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
+    let limits = limits(asked, memory_limit::find().as_ref());
+    let choices = Choices {
+        max_sockets: limits.max_sockets,
+        ring_bytes: limits.ring_buffer,
+        healthy_below,
+        openers: args.openers,
+    };
     let mut programs = Programs::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
@@ -86,7 +91,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
             cli::Events::Stuck => engine::Events::Stuck,
             cli::Events::All => engine::Events::All,
         },
-        max_tracked: args.max_tracked as usize,
+        max_tracked: limits.max_tracked as usize,
         histogram_every: args.histogram_every,
         named: plan.hook == Hook::Btf,
         watching: true,
@@ -107,8 +112,8 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         intake.fact(Observation::Resumed { reported: Boot(kept.reported_ns), dwell: kept.reported.to_vec() });
     }
     // What is there already goes in before the first record is read: see engine::tracker.
-    let mut degraded: Vec<_> = plan.degraded.iter().map(sentence).collect();
-    let (mut max_sockets, mut ring_buffer_bytes) = (args.max_sockets, args.ring_buffer);
+    let mut degraded: Vec<_> = plan.degraded.iter().chain(&limits.degraded).map(sentence).collect();
+    let (mut max_sockets, mut ring_buffer_bytes) = (limits.max_sockets, limits.ring_buffer);
     if let Some(pinned) = programs.pinned() {
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
@@ -140,7 +145,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         kernel: facts.release.clone(),
         hook: plan.hook.as_str().to_owned(),
         max_sockets,
-        max_tracked: args.max_tracked,
+        max_tracked: limits.max_tracked,
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
@@ -148,7 +153,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     };
     let sink = sink(args.shape.output, colour(args.shape));
     let writer =
-        Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
+        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (sampling, worked, peak) = (None, Duration::ZERO, Peak::default());

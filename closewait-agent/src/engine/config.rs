@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{model::KeySecret, text::harmless_field};
 
-/// Sockets that are tracked where nobody says how many: some 500 MB.
-pub const MAX_TRACKED: u32 = 1_000_000;
-
 /// Which sockets get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Events {
@@ -59,7 +56,7 @@ impl Default for Config {
         Self {
             stuck_after: Duration::from_secs(60),
             events: Events::Stuck,
-            max_tracked: MAX_TRACKED as usize,
+            max_tracked: 1_000_000,
             histogram_every: Duration::from_secs(60),
             named: true,
             watching: true,

@@ -44,7 +44,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::config::{Config, Events, MAX_TRACKED};
+pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
     inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},

@@ -8,6 +8,8 @@ pub mod caps;
 pub mod cgroups;
 pub mod confine;
 pub mod facts;
+pub mod limits;
+pub mod memory_limit;
 pub mod netns;
 pub mod open_files;
 pub mod plan;

@@ -50,7 +50,7 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
         let sockets = if untracked == 1 { "socket is" } else { "sockets are" };
         format!(
             "{untracked} more {sockets} in CLOSE_WAIT and not shown: the agent tracks no more\n\
-             hint: raise --max-tracked of closewait run"
+             hint: raise --max-tracked of closewait run, or the memory limit that lowers it"
         )
     });
     untracked.into_iter().chain(unseen.map(str::to_owned))

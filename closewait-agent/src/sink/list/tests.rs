@@ -262,7 +262,7 @@ fn what_is_not_tracked_is_said_in_words() {
     let text = shown(&view, &Query::default());
     assert!(text.ends_with(
         "\n\n1234 more sockets are in CLOSE_WAIT and not shown: the agent tracks no more\nhint: raise --max-tracked of \
-         closewait run\n"
+         closewait run, or the memory limit that lowers it\n"
     ));
     // Where every line is an object, whoever prints them says it.
     let objects = shown(&view, &Query { form: Form::Json, ..Query::default() });
