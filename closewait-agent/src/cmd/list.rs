@@ -79,6 +79,8 @@ fn ask_agent(args: &cli::Asked, query: &Query) -> Result<Option<Vec<u8>>, Contro
 
 /// What a single look shows.
 fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+    // Before this process uses much itself.
+    let max_tracked = of_single_look(memory_limit::find().as_ref());
     let loader = Loader::begin();
     let facts = Facts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
@@ -86,7 +88,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         stuck_after: STUCK_AFTER,
         histogram_every: STUCK_AFTER,
         watching: false,
-        max_tracked: of_single_look(memory_limit::find().as_ref()) as usize,
+        max_tracked: max_tracked as usize,
         ephemeral_ports: 0..=0,
         unseen_sockets: unseen_sockets(&facts),
         key_secret: source::key_secret(),

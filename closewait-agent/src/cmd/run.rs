@@ -62,6 +62,8 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
 }
 
 async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
+    // Before this process uses much itself.
+    let memory = memory_limit::find();
     let signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
@@ -73,7 +75,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         cli::Events::All => Duration::ZERO,
     };
     let asked = Asked { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
-    let limits = limits(asked, memory_limit::find().as_ref());
+    let limits = limits(asked, memory.as_ref());
     let choices = Choices {
         max_sockets: limits.max_sockets,
         ring_bytes: limits.ring_buffer,
