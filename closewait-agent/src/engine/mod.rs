@@ -361,7 +361,12 @@ impl Engine {
             self.missed_leaving(at, missed);
         }
         let service = self.services.as_ref().map(|services| services.of(&socket));
+        let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
+        if self.tracker.untracked_total() > untracked {
+            // `health` counts it.
+            self.something_happened(at);
+        }
         if is_new {
             self.found_new(since);
         }

@@ -28,6 +28,7 @@ mod kill;
 mod leaving;
 mod listing;
 mod many;
+mod memory;
 mod older;
 mod owners;
 mod pileup;
