@@ -91,9 +91,11 @@ impl Plan {
     /// All are due: they are looked at, each has one holder, and all are reported.
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
-        let looked = move |number| fact(Observation::Looked { key: key(number), at, socket: socket(self, number) });
-        let holds =
-            move |number| fact(Observation::Holds { key: key(number), inode: inode(number), holder: holder(number) });
+        let looked =
+            move |number| fact(Observation::Looked { key: key(number), at, since: None, socket: socket(self, number) });
+        let holds = move |number| {
+            fact(Observation::Holds { key: key(number), at: None, inode: inode(number), holder: holder(number) })
+        };
         let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
         let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
         [Item::Time(at)]

@@ -22,6 +22,11 @@ pub fn of_proc(boottime_ns: u64) -> Boot {
     Boot(crate::engine::time::nanos(shifted))
 }
 
+/// CPU time that this thread has used.
+pub fn thread_cpu() -> Duration {
+    read(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// How long the machine has been suspended since boot.
 pub fn suspended() -> Duration {
     since_boot().saturating_sub(offsets().monotonic.remove_from(read(libc::CLOCK_MONOTONIC)))
@@ -119,7 +124,7 @@ impl Offset {
 
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for a write, and the three clocks named above exist since Linux 2.6.39, so it cannot fail.
+    // SAFETY: `time` is valid for a write, and the clocks named above exist since Linux 2.6.39, so it cannot fail.
     let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
     debug_assert_eq!(failed, 0, "clock_gettime({clock})");
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))

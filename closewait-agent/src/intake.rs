@@ -4,7 +4,7 @@ use crate::{
     clock,
     engine::{Engine, decode::Decoder, model::Observation, time::Boot},
     recording::{Recorder, Taped},
-    source::walk::Found,
+    source::{files, scanner::Found, worker::Piece},
 };
 
 /// The engine, and what stands before it.
@@ -46,6 +46,19 @@ impl Intake {
         match found {
             Found::Record(bytes) => self.record(bytes),
             Found::Fact(observation) => self.fact(*observation),
+        }
+    }
+
+    /// Hands on a piece of what a scan or an inspection has found. The end of it means nothing here.
+    pub fn piece(&mut self, piece: Piece) {
+        match piece {
+            Piece::Records(bytes) => {
+                let used = files::hand_over(&bytes, &mut |record| self.record(record));
+                // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+                bytes.get(used..).filter(|rest| !rest.is_empty()).into_iter().for_each(|rest| self.record(rest));
+            }
+            Piece::Facts(facts) => facts.into_iter().for_each(|fact| self.fact(fact)),
+            Piece::Ended(_) => {}
         }
     }
 

@@ -1,6 +1,12 @@
 //! The one event loop of `closewait run`: sources and the clock in, engine, findings out.
+//!
+//! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
+//! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,11 +24,9 @@ use crate::{
     memory::{self, Peak},
     sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        inquiry::Inquirer,
-        processes::Sampling,
         program::{LookFor, Programs},
         ring::RingReader,
-        walk,
+        worker::{Answer, Job, JobId, Piece, Report, Workers},
     },
 };
 
@@ -31,12 +35,20 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(10);
 /// Records read before due findings get their turn.
 const BATCH: usize = 16_384;
-/// Sockets looked at before the ring is read.
+/// Sockets refreshed before the ring is read.
 const LOOKS: usize = 1024;
-/// The time between two looks at what processes do: a thread's time on a CPU is told in ticks.
-const WINDOW: Duration = Duration::from_millis(100);
+/// Pieces of scans and inspections that are taken in before the ring is read.
+const ANSWERS: usize = 8;
+/// Questions that are answered at a time; others wait in the control socket.
+const QUESTIONS: usize = 16;
+/// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
+/// A scan or inspection that fails is reported in the log no more often than this.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
+/// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
+const DETACHED: Duration = Duration::from_millis(50);
 /// How long the last lines may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,6 +68,14 @@ impl Signals {
         let catch = |kind| signal(kind).context("sigaction failed; report this with the output of `closewait doctor`");
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
+
+    /// Returns when one of them has come.
+    pub async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Everything that runs.
@@ -68,12 +88,10 @@ pub struct Runtime {
     pub kernel_log: Option<KernelLog>,
     /// The engine.
     pub intake: Intake,
-    /// Looks at owners.
-    pub inquirer: Inquirer,
-    /// What processes do is looked at twice; this is the first look.
-    pub sampling: Option<Sampling>,
-    /// How long the inspection that goes on has taken.
-    pub worked: Duration,
+    /// Threads that scan and inspect.
+    pub workers: Workers,
+    /// What goes on beside the event loop.
+    pub pending: Pending,
     /// Where `closewait list` asks, if anybody can.
     pub control: Option<Control<Query>>,
     /// Runs a user's programs, if there are any to run.
@@ -89,9 +107,61 @@ pub struct Runtime {
 /// aya-log's reader.
 pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
+/// Sockets to refresh, and what comes after.
+#[derive(Debug)]
+struct Looks {
+    keys: VecDeque<SocketKey>,
+    kind: LookFor,
+    then: Then,
+    /// All so far were refreshed.
+    complete: bool,
+}
+
+/// What the engine is told when all of some sockets were refreshed.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Nothing,
+    All,
+    /// With what the ring buffer had dropped before.
+    Suspects {
+        lost: u64,
+    },
+}
+
+/// What a job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Owners,
+    Audit,
+    Inquiry,
+    Question,
+}
+
+/// A question that waits for an answer.
+struct Question {
+    query: Query,
+    asker: Asker,
+    /// The job that it waits for.
+    waits_for: Option<JobId>,
+    /// Whether it has waited for the names of cgroups.
+    named: bool,
+    until: Boot,
+}
+
+/// What goes on beside the event loop.
+#[derive(Default)]
+pub struct Pending {
+    looks: VecDeque<Looks>,
+    jobs: BTreeMap<JobId, Purpose>,
+    questions: Vec<Question>,
+    /// CPU time that the inspection that goes on has taken.
+    worked: Duration,
+    complained: Option<Boot>,
+}
+
 /// Lines that wait to be handed to the writer.
 #[derive(Default)]
-struct Piece {
+struct Lines {
     bytes: Vec<u8>,
     lines: u64,
 }
@@ -121,7 +191,7 @@ impl Runtime {
     ///
     /// If the kernel's counters cannot be read or standard output cannot be written.
     pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<Boot>) -> anyhow::Result<()> {
-        let mut piece = Piece::default();
+        let mut piece = Lines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         self.intake.engine.started(start);
@@ -130,46 +200,56 @@ impl Runtime {
         self.hand_over(&mut piece);
         let mut emptied = self.drain(BATCH);
         loop {
-            if self.sampling_ends().is_some_and(|end| end <= clock::now()) {
-                self.finish_sampling();
-            }
             let now = clock::now();
+            self.workers.give_up(now);
             self.intake.time(now);
             self.put_out()?;
+            self.look_on()?;
+            self.answer_questions(now);
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.intake.engine.poll_timeout(), self.sampling_ends(), end].into_iter().flatten().min();
-            let wait = due.map_or(Duration::MAX, |due| due.since(clock::now()));
+            let questions = self.pending.questions.iter().map(|question| question.until).min();
+            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), questions, end];
+            let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
+            let idle = emptied && self.pending.looks.is_empty();
+            let may_ask = self.pending.questions.len() < QUESTIONS;
             tokio::select! {
                 biased;
-                _ = signals.interrupt.recv() => break,
-                _ = signals.terminate.recv() => break,
+                () = signals.any() => break,
                 () = self.writer.ended() => {
                     self.finish_recording();
                     return self.writer.finish(PATIENCE).context("writing standard output failed");
                 }
-                ready = self.ring.ready(), if emptied => {
+                ready = self.ring.ready(), if idle => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
                     tokio::time::sleep(GATHER).await;
                 }
-                asked = question(&mut self.control) => {
+                asked = question(&mut self.control), if may_ask => {
                     let (query, asker) = asked;
-                    self.answer(&query, asker)?;
+                    self.asked(query, asker);
                 }
+                answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
                     if let Some(hooks) = self.hooks.take() {
                         hooks.lost();
                     }
                 }
-                () = tokio::time::sleep(wait), if emptied => {}
-                () = std::future::ready(()), if !emptied => {}
+                () = tokio::time::sleep(wait), if idle => {}
+                () = std::future::ready(()), if !idle => {}
             }
             emptied = self.drain(BATCH);
+            for _ in 0..ANSWERS {
+                let Some(answer) = self.workers.try_answer() else { break };
+                self.take(answer);
+            }
             if let Some(kernel_log) = &mut self.kernel_log {
                 kernel_log.flush();
             }
         }
+        // First nothing is written to the ring buffer any more, then it goes away (docs/kernel-safety.md).
+        self.programs.detach();
+        tokio::time::sleep(DETACHED).await;
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
         self.intake.engine.stop();
@@ -190,7 +270,7 @@ impl Runtime {
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
-        let mut piece = Piece::default();
+        let mut piece = Lines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         let mut findings = 0;
@@ -214,25 +294,25 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::LookAtGone(keys) => {
-                    self.look(&keys, LookFor::Lingering);
-                }
+                Output::LookAtGone(keys) => self.look(keys, LookFor::Lingering, Then::Nothing),
                 Output::Look(keys) => {
                     self.intake.notice_suspends();
-                    // An inspection begins; what was done for whoever asked is none of its cost.
-                    self.worked = Duration::ZERO;
-                    self.look(&keys, LookFor::Waiting);
-                    self.intake.fact(Observation::LookedAtAll { at: clock::now() });
+                    // An inspection begins; what was done for questions is none of its cost.
+                    self.pending.worked = Duration::ZERO;
+                    self.look(keys, LookFor::Waiting, Then::All);
                 }
-                Output::FindHolders => self.find_holders()?,
-                Output::Inquire(inquiry) => self.inquire(&inquiry),
-                Output::Audit { sweep } => self.audit(sweep)?,
+                Output::FindHolders => {
+                    self.find_owners(Purpose::Owners);
+                }
+                Output::Inquire(inquiry) => {
+                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Inquiry);
+                }
+                Output::Audit { sweep } => {
+                    self.begin(Job::Everything { sweep }, Purpose::Audit);
+                }
                 Output::LookAtSuspects(keys) => {
                     let lost = self.programs.counters()?.ring_full;
-                    let looked = self.look(&keys, LookFor::Waiting);
-                    // An answer that found no room is none.
-                    let complete = looked && self.programs.counters()?.ring_full == lost;
-                    self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
+                    self.look(keys, LookFor::Waiting, Then::Suspects { lost });
                 }
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
@@ -253,91 +333,132 @@ impl Runtime {
         Ok(())
     }
 
-    /// Answers whoever has asked, of what is true now.
-    fn answer(&mut self, query: &Query, asker: Asker) -> anyhow::Result<()> {
-        let now = clock::now();
+    /// Has sockets refreshed, after those before them.
+    fn look(&mut self, keys: Vec<SocketKey>, kind: LookFor, then: Then) {
+        self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
+    }
+
+    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
+    fn look_on(&mut self) -> anyhow::Result<()> {
+        let Some(looks) = self.pending.looks.front_mut() else { return Ok(()) };
+        let before = clock::thread_cpu();
+        let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
+        looks.complete &= self.programs.look(&keys, looks.kind);
+        self.pending.worked += clock::thread_cpu().saturating_sub(before);
         while !self.drain(BATCH) {}
-        self.look(&self.intake.engine.not_looked_at(now), LookFor::Waiting);
-        if self.intake.engine.wants_walk(now) {
-            self.find_holders()?;
+        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
+        match looks.then {
+            Then::Nothing => {}
+            Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
+            Then::Suspects { lost } => {
+                // A record that the ring buffer dropped is no answer.
+                let complete = looks.complete && self.programs.counters()?.ring_full == lost;
+                self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
+            }
         }
+        Ok(())
+    }
+
+    fn find_owners(&mut self, purpose: Purpose) -> JobId {
+        let known = self.intake.engine.scan_began();
+        self.begin(Job::Owners { known }, purpose)
+    }
+
+    /// Has a job done beside the event loop.
+    fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let id = self.workers.ask(job, self.intake.decoder(), clock::now());
+        self.pending.jobs.insert(id, purpose);
+        id
+    }
+
+    /// Takes in what a job has found.
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
+            Answer::Piece(_, piece) => self.intake.piece(piece),
+            Answer::GivenUp(id, why) => {
+                let at = clock::now();
+                if self.pending.jobs.get(&id).is_some_and(|purpose| *purpose != Purpose::Inquiry) {
+                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
+                }
+                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
+            }
+        }
+    }
+
+    /// A job has ended.
+    fn ended(&mut self, id: JobId, report: Report) {
+        let Report { began, cpu, unseen } = report;
+        let at = clock::now();
+        let purpose = self.pending.jobs.remove(&id);
+        for what in &unseen {
+            let is_due = self.pending.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY);
+            if is_due && purpose != Some(Purpose::Audit) {
+                self.pending.complained = Some(at);
+                log::warn!("some owners are not known, the next scan tries again: {what}");
+            } else {
+                log::debug!("{what}");
+            }
+        }
+        match purpose {
+            Some(Purpose::Owners) => self.pending.worked += cpu,
+            Some(Purpose::Audit) => {
+                let (complete, cost) = (unseen.is_empty(), Some(cpu));
+                self.intake.fact(Observation::Audited { began, at, complete, cost });
+            }
+            Some(Purpose::Inquiry) => {
+                let worked = std::mem::take(&mut self.pending.worked) + cpu;
+                self.intake.fact(Observation::InquiredAll { at, worked });
+            }
+            Some(Purpose::Question) | None => {}
+        }
+        for question in &mut self.pending.questions {
+            question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
+        }
+    }
+
+    /// Somebody asks: what is missing is found out first.
+    fn asked(&mut self, query: Query, asker: Asker) {
+        let now = clock::now();
+        self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
+        let waits_for = self.intake.engine.wants_walk(now).then(|| {
+            let scans = self.pending.jobs.iter().rev();
+            let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
+            running.unwrap_or_else(|| self.find_owners(Purpose::Owners))
+        });
+        let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
+        self.pending.questions.push(question);
+    }
+
+    /// Answers those who wait for nothing any more, of what is true now.
+    fn answer_questions(&mut self, now: Boot) {
+        for mut question in std::mem::take(&mut self.pending.questions) {
+            let late = question.until <= now;
+            if !late && question.waits_for.is_none() && !question.named {
+                question.named = true;
+                let cgroups = self.intake.engine.unnamed_cgroups();
+                question.waits_for = (!cgroups.is_empty()).then(|| {
+                    let inquiry = Inquiry { cgroups, ..Inquiry::default() };
+                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Question)
+                });
+            }
+            if late || (question.waits_for.is_none() && self.pending.looks.is_empty()) {
+                self.answer(&question.query, question.asker);
+            } else {
+                self.pending.questions.push(question);
+            }
+        }
+    }
+
+    fn answer(&self, query: &Query, asker: Asker) {
         let mut answer = Vec::new();
         let engine = &self.intake.engine;
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut answer) {
             Ok(missing) => asker.answer(Ok(answer), missing),
             Err(error) => asker.answer(Err(error.to_string()), None),
         }
-        Ok(())
-    }
-
-    /// In pieces, so that the ring buffer has room for what the kernel program finds. Returns whether all were looked at.
-    fn look(&mut self, keys: &[SocketKey], kind: LookFor) -> bool {
-        let began = clock::now();
-        let mut complete = true;
-        for keys in keys.chunks(LOOKS) {
-            complete &= self.programs.look(keys, kind);
-            while !self.drain(BATCH) {}
-        }
-        self.worked += clock::now().since(began);
-        complete
-    }
-
-    fn find_holders(&mut self) -> anyhow::Result<()> {
-        let began = clock::now();
-        // Records of what has happened before go in before what is found.
-        while !self.drain(BATCH) {}
-        let known = self.intake.engine.known_namespaces();
-        let Self { programs, intake, .. } = self;
-        walk::holders(programs, &known, clock::now, |found| intake.found(found))
-            .context("looking for the holders of sockets failed")?;
-        self.worked += clock::now().since(began);
-        Ok(())
-    }
-
-    /// Hands in everything that is there.
-    fn audit(&mut self, sweep: bool) -> anyhow::Result<()> {
-        // Records of what has happened before go in before what is found.
-        while !self.drain(BATCH) {}
-        let began = clock::now();
-        let Self { programs, intake, .. } = self;
-        let decoder = intake.decoder();
-        let unseen = walk::everything(Some(programs), decoder, clock::now, |found| intake.found(found))
-            .context("comparing with the kernel's sockets failed")?;
-        for what in &unseen {
-            log::debug!("{what}");
-        }
-        if sweep {
-            for (key, entered) in programs.entries().context("reading the kernel's times of entry failed")? {
-                intake.fact(Observation::Stored { key, entered });
-            }
-        }
-        intake.fact(Observation::Audited { began, at: clock::now(), complete: unseen.is_empty() });
-        Ok(())
-    }
-
-    fn inquire(&mut self, inquiry: &Inquiry) {
-        let began = clock::now();
-        let Self { programs, intake, inquirer, .. } = self;
-        self.sampling = Some(inquirer.begin(Some(programs), inquiry, |found| intake.found(found)));
-        self.worked += clock::now().since(began);
-    }
-
-    /// When the second look at what processes do is due.
-    fn sampling_ends(&self) -> Option<Boot> {
-        let sampling = self.sampling.as_ref()?;
-        Some(sampling.began() + if sampling.has_running() { WINDOW } else { Duration::ZERO })
-    }
-
-    /// Takes the second look, and ends the inquiry.
-    fn finish_sampling(&mut self) {
-        let Some(sampling) = self.sampling.take() else { return };
-        let began = clock::now();
-        for process in sampling.finish(began) {
-            self.intake.fact(Observation::Process { at: began, process: Box::new(process) });
-        }
-        let at = clock::now();
-        let worked = std::mem::take(&mut self.worked) + at.since(began);
-        self.intake.fact(Observation::InquiredAll { at, worked });
     }
 
     /// What was seen was seen, whatever becomes of the recording.
@@ -347,8 +468,8 @@ impl Runtime {
         }
     }
 
-    fn hand_over(&mut self, piece: &mut Piece) {
-        let Piece { bytes, lines } = std::mem::take(piece);
+    fn hand_over(&mut self, piece: &mut Lines) {
+        let Lines { bytes, lines } = std::mem::take(piece);
         self.intake.engine.handing_out();
         if lines > 0 && self.writer.send(bytes) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);

@@ -77,6 +77,12 @@ offsets! {
         file_count,
         /// `struct file`: `f_ref`, a `file_ref_t` (from 6.13).
         file_ref,
+        /// `struct file`: `f_inode`.
+        file_inode,
+        /// `struct file`: `private_data`, of a socket's file its `struct socket`.
+        file_private_data,
+        /// `struct inode`: `i_mode`.
+        inode_mode,
         /// `struct tcp_sock`: `rcv_nxt`.
         tcp_rcv_nxt,
         /// `struct tcp_sock`: `copied_seq`.
@@ -156,8 +162,12 @@ pub struct Abilities {
     pub keepopen_bit: u32,
     /// Bit number of `SOCK_DONE` in `enum sock_flags`; [`MISSING`] if not known.
     pub done_bit: u32,
+    /// 1 where iterators may call `bpf_sock_from_file` (Linux 5.11).
+    pub socket_of_file: u32,
     /// 1 where the program keeps who connected a socket (`bpf_sk_storage_get` in tracing programs, Linux 5.11).
     pub openers: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Sockets that stay shorter than this, nanoseconds, are healthy and shown to nobody: their records only say which
     /// they are. 0: every record says all.
     pub healthy_below_ns: u64,
@@ -165,13 +175,20 @@ pub struct Abilities {
 
 impl Abilities {
     /// Nothing is known of this kernel.
-    pub const NONE: Self =
-        Self { socket_cookie: 0, keepopen_bit: MISSING, done_bit: MISSING, openers: 0, healthy_below_ns: 0 };
+    pub const NONE: Self = Self {
+        socket_cookie: 0,
+        keepopen_bit: MISSING,
+        done_bit: MISSING,
+        socket_of_file: 0,
+        openers: 0,
+        _pad: 0,
+        healthy_below_ns: 0,
+    };
 }
 
-const _: () = assert!(size_of::<Layout>() == 44 * 4);
+const _: () = assert!(size_of::<Layout>() == 47 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 4 * 4 + 8);
+const _: () = assert!(size_of::<Abilities>() == 6 * 4 + 8);
 
 // SAFETY: `repr(C)` structs of integers in an order that leaves no padding: every bit pattern is valid.
 #[cfg(feature = "user")]

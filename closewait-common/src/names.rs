@@ -4,8 +4,6 @@
 pub const PROGRAM_BTF: &str = "closewait_btf";
 /// Program on the classic tracepoint `sock/inet_sock_set_state`.
 pub const PROGRAM_CLASSIC: &str = "closewait_trace";
-/// Iterator over the TCP sockets of one network namespace.
-pub const ITER_TCP: &str = "closewait_socks";
 /// Iterator over every open file of every process.
 pub const ITER_FILES: &str = "closewait_files";
 /// Iterator over the open files of one process: its other connections.
@@ -15,10 +13,8 @@ pub const LOOK: &str = "closewait_look";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "CLOSEWAIT_RING";
-/// Hash from socket to the time it entered CLOSE_WAIT; memory only as it is used.
+/// Hash from socket to the time it entered CLOSE_WAIT. All of its memory is taken at the start.
 pub const SINCE: &str = "CLOSEWAIT_SINCE";
-/// The same for the classic tracepoint, all of its memory taken at the start.
-pub const SINCE_CLASSIC: &str = "CLOSEWAIT_SINC2";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "CLOSEWAIT_STATS";
 /// One [`crate::kept::Kept`], for the agent that adopts pinned maps.

@@ -1,7 +1,7 @@
 //! The record of one event, as the kernel program writes it and the agent's decoder reads it.
 
 /// Version of the layout of [`Record`] and [`Detailed`]; a decoder refuses any other.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 /// Bytes of a [`Record`].
 pub const SIZE: usize = size_of::<Record>();
@@ -223,6 +223,8 @@ pub struct Hold {
     pub sk: u64,
     /// Inode of the socket.
     pub inode: u64,
+    /// When it was found, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace.
     pub pid: u32,
     /// Always 0.
@@ -234,9 +236,9 @@ pub struct Hold {
 /// Bytes of a [`Hold`].
 pub const HOLD_SIZE: usize = size_of::<Hold>();
 
-const _: () = assert!(HOLD_SIZE == 48);
+const _: () = assert!(HOLD_SIZE == 56);
 const _: () = assert!(core::mem::offset_of!(Hold, sk) == 8);
-const _: () = assert!(core::mem::offset_of!(Hold, comm) == 32);
+const _: () = assert!(core::mem::offset_of!(Hold, comm) == 40);
 const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!(Record, kind));
 
 /// Who connected a socket, kept with it by the kernel as long as it lives.

@@ -1,7 +1,9 @@
-//! The sockets that are there now: iterators over all, and a look at one.
+//! The sockets that are there now: an iterator over open files, and a refresh of one socket.
 //!
-//! Contexts are `struct bpf_iter__tcp` (net/ipv4/tcp_ipv4.c) and `struct bpf_iter__task_file` (kernel/bpf/task_iter.c),
-//! the same from Linux 5.10 to 7.3. Pointers in them are read directly, so that the verifier keeps their types.
+//! There is no program for the iterator over TCP sockets: on many kernels it has a use-after-free (docs/kernel-safety.md).
+//!
+//! The context is `struct bpf_iter__task_file` (kernel/bpf/task_iter.c), the same from Linux 5.10 to 7.3. Pointers in it are
+//! read directly, so that the verifier keeps their types.
 
 use core::ffi::c_void;
 
@@ -17,8 +19,8 @@ use closewait_common::{
 };
 
 use crate::{
-    globals::layout,
-    maps::{self, CLOSEWAIT_SINCE, Worker},
+    globals::{ability, layout},
+    maps::{self, Worker},
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -27,13 +29,6 @@ use crate::{
 #[repr(C)]
 struct Meta {
     seq: *mut seq_file,
-}
-
-#[repr(C)]
-struct TcpContext {
-    meta: *const Meta,
-    /// Null at the end of the walk.
-    sk: *const c_void,
 }
 
 #[repr(C)]
@@ -46,49 +41,25 @@ struct TaskFileContext {
     file: *mut file,
 }
 
-/// One socket of the walk over the TCP sockets of a network namespace.
-#[inline(always)]
-pub(crate) fn tcp(ctx: *mut c_void) {
-    let ctx = ctx.cast::<TcpContext>();
-    // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
-    let sk = unsafe { (*ctx).sk };
-    if sk.is_null() {
-        return;
-    }
-    // By type it is a `struct sock_common`, which is only the beginning.
-    let sk = Typed::new(sk);
-    let Some(kind) = sk.read(layout!(sock_state)).and_then(kind_in_state) else { return };
-    let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
-    let Some(found) = maps::work(Worker::Sockets) else { return };
-    if fill(tcp, Some(tcp), kind, found).is_some() {
-        if kind == kind::PRESENT {
-            found.record.entered_ns = entered_ns(sk);
-            found.record.cookie = sock::cookie(sk);
-        }
-        // SAFETY: as above.
-        let meta = unsafe { (*ctx).meta };
-        write(meta, found);
-    }
-}
-
 /// One open file of the walk over all processes.
 #[inline(always)]
 pub(crate) fn task_file(ctx: *mut c_void) {
-    of_file(ctx, |sk, state| match state {
+    of_file(ctx, Worker::Files, |sk, state| match state {
         state::CLOSE | state::LAST_ACK => Some(kind::LINGERING),
-        // The walk over TCP sockets does not show those of Multipath TCP.
+        // sock_diag does not list Multipath TCP sockets together with those of TCP.
         state::CLOSE_WAIT if sock::protocol(sk) == Some(IPPROTO_TCP) && sock::netns(sk).is_some_and(maps::is_known) => {
             Some(kind::HOLDS)
         }
         state::CLOSE_WAIT => Some(kind::HELD),
-        state => kind_in_state(state),
+        state::LISTEN => Some(kind::LISTENING),
+        _ => None,
     });
 }
 
 /// One open file of the walk over one process.
 #[inline(always)]
 pub(crate) fn legs(ctx: *mut c_void) {
-    of_file(ctx, |sk, state| match state {
+    of_file(ctx, Worker::Legs, |sk, state| match state {
         state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::LEG),
         state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::LEG),
         _ => None,
@@ -108,25 +79,19 @@ pub(crate) fn look(ctx: &RawTracePointContext) {
         state::CLOSE | state::LAST_ACK if lingering => kind::LINGERING,
         _ => return,
     };
-    let Some(found) = maps::work(Worker::Files) else { return };
+    let Some(found) = maps::work(Worker::Look) else { return };
     if fill_probed(sk, kind, found).is_some() {
+        if kind == kind::LOOKED {
+            found.record.entered_ns = entered_ns(sk);
+        }
         found.record.cookie = sock::known_cookie(sk);
         maps::emit_from(*found, |_record| {});
     }
 }
 
-#[inline(always)]
-fn kind_in_state(state: u8) -> Option<u8> {
-    match state {
-        state::CLOSE_WAIT => Some(kind::PRESENT),
-        state::LISTEN => Some(kind::LISTENING),
-        _ => None,
-    }
-}
-
 /// Writes a record of the file of this context, if it is a socket in a state that matters.
 #[inline(always)]
-fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
+fn of_file(ctx: *mut c_void, worker: Worker, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
     let task = unsafe { (*ctx).task };
@@ -135,12 +100,7 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     if task.is_null() || file.is_null() {
         return;
     }
-    // SAFETY: `file` is the pointer of the context, not null.
-    let socket = unsafe { bpf_sock_from_file(file) };
-    if socket.is_null() {
-        return;
-    }
-    let socket = Probed::new(socket.cast());
+    let Some(socket) = socket_of(file) else { return };
     let Some(sk) = socket.follow(layout!(socket_sk)) else { return };
     let Some(kind) = sk.read(layout!(sock_state)).and_then(|state| kind_of(sk, state)) else { return };
     if kind == kind::HOLDS {
@@ -151,10 +111,11 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
         let Some(pid) = Typed::new(task).read(layout!(task_tgid)) else { return };
         let inode = socket.read(layout!(socket_ino)).unwrap_or(0);
         let comm = Probed::new(task).read(layout!(task_comm)).unwrap_or([0; 16]);
-        write(meta, &Hold { format: FORMAT, kind, _pad: 0, fd, sk: sk.address(), inode, pid, _more_pad: 0, comm });
+        let (sk, time_ns) = (sk.address(), time::boot_ns());
+        write(meta, &Hold { format: FORMAT, kind, _pad: 0, fd, sk, inode, time_ns, pid, _more_pad: 0, comm });
         return;
     }
-    let Some(found) = maps::work(Worker::Files) else { return };
+    let Some(found) = maps::work(worker) else { return };
     if fill_probed(sk, kind, found).is_some() {
         let record = &mut found.record;
         if kind == kind::HELD {
@@ -173,6 +134,25 @@ fn of_file(ctx: *mut c_void, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
         let meta = unsafe { (*ctx).meta };
         write(meta, found);
     }
+}
+
+/// The `struct socket` of an open file, if it is a socket's.
+#[inline(always)]
+fn socket_of(file: *mut file) -> Option<Probed> {
+    if ability!(socket_of_file) == 1 {
+        // SAFETY: `file` is the pointer of the context, not null.
+        let socket = unsafe { bpf_sock_from_file(file) };
+        return (!socket.is_null()).then_some(Probed::new(socket.cast()));
+    }
+    // Before Linux 5.11 there is no such helper. What it compares, `f_op`, has no address that a program knows. So: the
+    // file is a socket's by its inode, and what it points to points back to it (`sock_alloc_file`, net/socket.c at v5.10).
+    const FORMAT_BITS: u16 = 0o170_000;
+    const SOCKET: u16 = 0o140_000;
+    let of = Probed::new(file.cast());
+    let mode: u16 = of.follow(layout!(file_inode))?.read(layout!(inode_mode))?;
+    let socket = of.follow(layout!(file_private_data)).filter(|_| mode & FORMAT_BITS == SOCKET)?;
+    let back = socket.follow(layout!(socket_file))?;
+    (back.address() == of.address()).then_some(socket)
 }
 
 /// As [`fill`], of a socket that may be any.
@@ -216,11 +196,10 @@ fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Op
     Some(())
 }
 
-/// When a socket has entered, 0 if that was not seen. Not for [`look`]: the map is not preallocated, and kernels before 6.1
-/// print a warning with a stack trace for a raw tracepoint that names such a map (see [`maps`]).
+/// When a socket has entered, nanoseconds of `CLOCK_BOOTTIME`; 0 if that was not seen.
 #[inline(always)]
 fn entered_ns(sk: impl Pointer) -> u64 {
-    maps::peek_entry(&CLOSEWAIT_SINCE, sk.address()).unwrap_or(0)
+    maps::peek_entry(sk.address()).unwrap_or(0)
 }
 
 /// Hands the record to the reader of the iterator. If its buffer is full, the kernel calls the program again for the

@@ -5,8 +5,7 @@
 //! | [`closewait_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
 //! | [`closewait_trace`] | the same tracepoint, classic | the same, where the kernel has no BTF |
 //! | [`closewait_look`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
-//! | [`closewait_socks`] | iterator `tcp` | one record for each socket that is in CLOSE_WAIT now, one namespace |
-//! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of such a socket, all namespaces |
+//! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
 //! | [`closewait_legs`] | the same, of one process | one record for each of its other connections |
 
 #![no_std]
@@ -46,13 +45,6 @@ pub(crate) fn closewait_look(ctx: RawTracePointContext) -> i32 {
 }
 
 /// aya-ebpf has no macro for iterators; the section name is all that one would add.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/tcp")]
-pub extern "C" fn closewait_socks(ctx: *mut c_void) -> i32 {
-    iter::tcp(ctx);
-    0
-}
-
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {

@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_NOEXIST},
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -27,14 +27,11 @@ static CLOSEWAIT_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 /// Since when each socket is in CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of its `struct sock`. The
 /// address is there on every kernel, unlike the cookie, and is unique while the socket is in that state.
+///
+/// Preallocated: without that, the kernel's allocator is called from softirqs, where it has a use-after-free and a leak on
+/// many kernels (docs/kernel-safety.md), and it is slower.
 #[map]
-pub(crate) static CLOSEWAIT_SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, BPF_F_NO_PREALLOC);
-
-/// The same for the classic tracepoint. Preallocated: kernels before 6.1 print a warning with a stack trace for a program
-/// of that type that allocates (`check_map_prog_compatibility`, kernel/bpf/verifier.c at v5.10), and a warning can be
-/// set to stop the machine. The agent shrinks it to one entry when it does not use it.
-#[map]
-pub(crate) static CLOSEWAIT_SINC2: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
+static CLOSEWAIT_SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
 
 /// The agent's own notes beside maps that outlive it; no program looks at them.
 #[map]
@@ -49,7 +46,7 @@ pub(crate) static CLOSEWAIT_OPENERS: SkStorage<Opener> = SkStorage::new();
 
 /// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
 #[map]
-static CLOSEWAIT_KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, BPF_F_NO_PREALLOC);
+static CLOSEWAIT_KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, 0);
 
 /// Whether the agent knows the sockets of a network namespace.
 #[inline(always)]
@@ -57,18 +54,21 @@ pub(crate) fn is_known(netns: u32) -> bool {
     CLOSEWAIT_KNOWN.get_ptr(netns).is_some()
 }
 
-/// Where iterators put a record together. On the stack, Linux 6.1's verifier follows every combination of fields that are
+/// Where a record is put together. On the stack, Linux 6.1's verifier follows every combination of fields that are
 /// there and fields that are not: 189,000 instructions instead of some thousand.
 #[map]
-static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(2, 0);
+static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(3, 0);
 
-/// Who puts a record together. The agent walks over TCP sockets and over open files at the same time, and one program can
-/// interrupt the other on its CPU where the kernel is preemptible; of the rest it runs one after the other.
+/// The program that puts a record together. Where the kernel is preemptible, one program can interrupt another on its CPU,
+/// so each has a place of its own; the agent never runs one of them twice at the same time (`source/scanner.rs`).
 #[derive(Clone, Copy)]
 pub(crate) enum Worker {
-    Sockets = 0,
-    /// Open files, and the look at one socket.
-    Files = 1,
+    /// The iterator over all open files.
+    Files = 0,
+    /// The refresh of one socket.
+    Look = 1,
+    /// The iterator over the open files of one process.
+    Legs = 2,
 }
 
 /// An empty record for `worker` to work with. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,
@@ -115,13 +115,13 @@ fn add_one(slot: *mut u64) {
 
 /// Keeps the time of entry of a socket. Returns the [`flag`] that tells what went wrong, or 0.
 #[inline(always)]
-pub(crate) fn store_entry(since: &HashMap<u64, u64>, sk: u64, now_ns: u64) -> u32 {
-    if since.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
+pub(crate) fn store_entry(sk: u64, now_ns: u64) -> u32 {
+    if CLOSEWAIT_SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
         return 0;
     }
     // Either there is an entry of a socket whose leaving was missed, or there is no room.
-    let was_there = since.get_ptr(sk).is_some();
-    if was_there && since.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
+    let was_there = CLOSEWAIT_SINCE.get_ptr(sk).is_some();
+    if was_there && CLOSEWAIT_SINCE.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
         count(Counter::Replaced);
         return flag::REPLACED;
     }
@@ -131,17 +131,17 @@ pub(crate) fn store_entry(since: &HashMap<u64, u64>, sk: u64, now_ns: u64) -> u3
 
 /// The time of entry of a socket, and forgets it.
 #[inline(always)]
-pub(crate) fn take_entry(since: &HashMap<u64, u64>, sk: u64) -> Option<u64> {
-    let entered_ns = peek_entry(since, sk)?;
+pub(crate) fn take_entry(sk: u64) -> Option<u64> {
+    let entered_ns = peek_entry(sk)?;
     // It can only fail if another CPU has removed it meanwhile, which is what we want.
-    let _gone: Result<(), i32> = since.remove(sk);
+    let _gone: Result<(), i32> = CLOSEWAIT_SINCE.remove(sk);
     Some(entered_ns)
 }
 
 /// The time of entry of a socket, if it is kept.
 #[inline(always)]
-pub(crate) fn peek_entry(since: &HashMap<u64, u64>, sk: u64) -> Option<u64> {
-    let entered_ns = since.get_ptr(sk)?;
+pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
+    let entered_ns = CLOSEWAIT_SINCE.get_ptr(sk)?;
     // SAFETY: the pointer is to a live map value; a value that is reused under our hands is a torn read at worst, and 8
     // aligned bytes do not tear.
     Some(unsafe { entered_ns.read() })

@@ -7,7 +7,6 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    maps::HashMap,
     programs::{BtfTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -20,7 +19,7 @@ use closewait_common::{
 
 use crate::{
     globals::{ability, trace_layout},
-    maps::{self, CLOSEWAIT_SINC2, CLOSEWAIT_SINCE},
+    maps::{self},
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -65,7 +64,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         return;
     }
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
-    record(ctx, &change, &CLOSEWAIT_SINCE, |record| {
+    record(ctx, &change, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
         if record.kind == kind::ENTER {
@@ -121,7 +120,7 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
     let Some(new) = fields.read(trace_layout!(newstate)) else { return };
     let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
-    record(ctx, &change, &CLOSEWAIT_SINC2, |record| {
+    record(ctx, &change, |record| {
         record.sk = sk.address();
         record.family = fields.read(trace_layout!(family)).unwrap_or(0);
         record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
@@ -141,15 +140,15 @@ pub(crate) fn classic(ctx: &TracePointContext) {
 
 /// Keeps or takes the time of entry, counts, and writes the record.
 #[inline(always)]
-fn record(ctx: &impl EbpfContext, change: &Change, since: &HashMap<u64, u64>, fill: impl FnOnce(&mut Record)) {
+fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();
     let sk = change.sk;
     let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
         maps::count(Counter::Entered);
-        (kind::ENTER, now_ns, maps::store_entry(since, sk, now_ns))
+        (kind::ENTER, now_ns, maps::store_entry(sk, now_ns))
     } else {
         maps::count(Counter::Left);
-        match maps::take_entry(since, sk) {
+        match maps::take_entry(sk) {
             Some(entered_ns) => {
                 maps::count_dwell(now_ns.saturating_sub(entered_ns));
                 (kind::LEAVE, entered_ns, 0)

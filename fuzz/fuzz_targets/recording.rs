@@ -53,7 +53,7 @@ fn play(mut bytes: &[u8]) -> Vec<u8> {
             Item::Undecodable(at) => play.engine.undecodable(at),
             Item::Unwritten { at, lines } => play.engine.unwritten(at, lines),
             Item::Started(start) => play.start(&start),
-            Item::WalkBegan => drop(play.engine.known_namespaces()),
+            Item::WalkBegan => drop(play.engine.scan_began()),
             Item::Stopping => play.engine.stop(),
             Item::Began { .. } | Item::Polled(_) | Item::Drained | Item::Anchored(_) | Item::HandedOut => {}
         }

@@ -148,28 +148,20 @@ fn ring_buffer(facts: &Facts) -> Check {
 }
 
 /// What programs may call and what kinds there are.
-fn functions(facts: &Facts) -> [Check; 4] {
+fn functions(facts: &Facts) -> [Check; 3] {
     let types = facts.types.as_ref().ok();
     let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), State::Degraded);
-    let tcp = yes_or(types.map(|types| types.iter_tcp), State::Degraded);
     let files = yes_or(types.map(|types| types.iter_files), State::Degraded);
     let storage = yes_or(types.map(|types| types.sk_storage), State::Degraded);
     [
         Check::new("socket storage", storage.0, storage.1, "who connected a socket", "use Linux 5.11 or newer"),
         Check::new("socket cookie", cookie.0, cookie.1, "a lasting number for each socket", "use Linux 5.12 or newer"),
         Check::new(
-            "iter/tcp",
-            tcp.0,
-            tcp.1,
-            "sockets that are older than the agent",
-            "use Linux 5.10 or newer, with BTF",
-        ),
-        Check::new(
             "iter/task_file",
             files.0,
             files.1,
             "who holds a socket, without a walk over /proc; sockets of namespaces that cannot be entered",
-            "use Linux 5.11 or newer, with BTF",
+            "use Linux 5.10 or newer, with BTF",
         ),
     ]
 }
@@ -183,7 +175,7 @@ fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
         "sock_diag",
         state,
         found,
-        "sockets that are older than the agent, where there is no iter/tcp",
+        "sockets that are older than the agent and that no program has accepted yet",
         "run `modprobe tcp_diag`",
     )
 }
@@ -441,7 +433,7 @@ mod tests {
     fn without_types_what_needs_them_is_not_claimed() {
         let report = report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(()));
         assert_eq!(state(&report, "btf"), State::Degraded);
-        assert_eq!(state(&report, "iter/tcp"), State::Unknown);
+        assert_eq!(state(&report, "iter/task_file"), State::Unknown);
         assert!(text_of(&report).contains("with tracepoint."));
     }
 

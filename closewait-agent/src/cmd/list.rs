@@ -28,9 +28,9 @@ use crate::{
     sink::answer,
     source::{
         self,
-        inquiry::Inquirer,
+        inquiry::{Inquirer, Legs},
         program::{Loader, Programs},
-        walk,
+        scanner::Scanner,
     },
 };
 
@@ -95,11 +95,12 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         ..Config::default()
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
-    let mut programs = programs(loader, &facts);
-    let blind = walk::everything(programs.as_mut(), decoder, clock::now, |found| intake.found(found))?;
-    if let Some(programs) = programs.as_mut().filter(|_| intake.engine.has_unheld()) {
-        let known = intake.engine.known_namespaces();
-        walk::holders(programs, &known, clock::now, |found| intake.found(found))?;
+    // The programs are needed for as long as the scanner uses them.
+    let (_programs, mut scanner, legs) = scanner(loader, &facts);
+    let blind = scanner.everything(decoder, clock::now, |found| intake.found(found));
+    if intake.engine.has_unheld() {
+        let known = intake.engine.scan_began();
+        scanner.owners(&known, decoder, clock::now, |found| intake.found(found));
     }
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
@@ -109,7 +110,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         log::warn!("{unseen}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
-    let sampling = Inquirer::default().begin(programs.as_mut(), &inquiry, |found| intake.found(found));
+    let sampling = Inquirer::new(legs).begin(&inquiry, |found| intake.found(found));
     if sampling.has_running() {
         thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
     }
@@ -124,20 +125,25 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The kernel programs for a single look. Without them, `sock_diag` and `/proc` tell what they can.
-fn programs(loader: Loader, facts: &Facts) -> Option<Programs> {
+/// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
+fn scanner(loader: Loader, facts: &Facts) -> (Option<Programs>, Scanner, Legs) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
-        let needs_programs = plan.iterate_tcp || plan.iterate_files;
-        Ok(needs_programs.then(|| Programs::load(loader, &plan, None, None, false)).transpose()?)
+        if !plan.iterate_files {
+            return Ok(None);
+        }
+        let mut programs = Programs::load(loader, &plan, None, None, false)?;
+        let (scanner, legs) = programs.scanner()?;
+        Ok(Some((Some(programs), scanner, legs)))
     });
-    loaded.unwrap_or_else(|error| {
+    let loaded = loaded.unwrap_or_else(|error| {
         log::warn!(
             "{error:#}; so this shows what sock_diag and /proc tell: of other users' processes, of descriptors that were \
              left behind and of other namespaces it may show nothing"
         );
         None
-    })
+    });
+    loaded.unwrap_or_default()
 }
 
 /// What the command line asks for.

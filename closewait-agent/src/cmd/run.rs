@@ -22,7 +22,7 @@ use crate::{
     intake::Intake,
     memory::{self, Peak},
     recording::Recorder,
-    runtime::{Runtime, Signals},
+    runtime::{Pending, Runtime, Signals},
     sink::{Start, Writer},
     source::{
         self,
@@ -30,7 +30,8 @@ use crate::{
         pins::{self, Adoption, Pinned, Pins},
         program::{Choices, Loader, Programs},
         ring::RingReader,
-        walk,
+        scanner::Scanner,
+        worker::{FirstScan, Piece, Workers},
     },
 };
 
@@ -64,7 +65,7 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
 async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     // Before this process uses much itself.
     let memory = memory_limit::find();
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
@@ -120,8 +121,11 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
     }
-    degraded.extend(walk::everything(Some(&mut programs), decoder, clock::now, |found| intake.found(found))?);
-    programs.load_iterators()?;
+    let (scanner, legs) = programs.scanner()?;
+    let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut intake, &mut signals).await? else {
+        return Ok(());
+    };
+    degraded.extend(unseen);
     for what in &degraded {
         log::warn!("{what}");
     }
@@ -132,7 +136,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     // An agent that cannot be asked watches all the same.
     let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
     let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
-    let mut inquirer = Inquirer::default();
+    let mut inquirer = Inquirer::new(legs);
     if !args.enter_namespaces {
         inquirer.open_ahead();
     }
@@ -141,6 +145,9 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));
+    let workers = Workers::start(scanner, inquirer);
+    let workers =
+        workers.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -158,10 +165,33 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let (sampling, worked, peak) = (None, Duration::ZERO, Peak::default());
-    Runtime { programs, ring, kernel_log, intake, inquirer, sampling, worked, control, hooks, peak, sink, writer }
+    let (pending, peak) = (Pending::default(), Peak::default());
+    Runtime { programs, ring, kernel_log, intake, workers, pending, control, hooks, peak, sink, writer }
         .run(&start, signals, end)
         .await
+}
+
+/// Takes in everything that is there already, and what could not be seen. `None` if a signal has come meanwhile.
+async fn first_scan(
+    scanner: Scanner,
+    decoder: Decoder,
+    intake: &mut Intake,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<(Scanner, Vec<String>)>> {
+    let scan = FirstScan::begin(scanner, decoder);
+    let mut scan = scan.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
+    let mut unseen = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.any() => return Ok(None),
+            piece = scan.piece() => match piece {
+                Some(Piece::Ended(report)) => unseen = report.unseen,
+                Some(piece) => intake.piece(piece),
+                None => return Ok(Some((scan.finish(), unseen))),
+            }
+        }
+    }
 }
 
 /// What is run when something is found. A program that is not one to run is known before anything is loaded.

@@ -20,10 +20,13 @@ use super::{
 const EVERY: Duration = Duration::from_secs(300);
 /// After a sign of loss the last audit is so long ago at least.
 const LEAST_GAP: Duration = Duration::from_secs(10);
-/// And so many times as long as it took: it may use two hundredths of a CPU.
+/// And so many times as long as its CPU time: it may use two hundredths of a CPU.
 const GAP_FACTOR: u32 = 50;
 /// A record is in the ring buffer, and read, so long after what it tells at the latest.
 const UNDER_WAY: Duration = Duration::from_millis(100);
+
+/// Exits that are remembered while a scan for an audit is running.
+const MAX_EXITS: usize = 65_536;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -54,6 +57,8 @@ pub(super) struct Audit {
     /// Whether the kernel's times of entry are to be compared too.
     sweep: bool,
     stored: BTreeMap<SocketKey, Boot>,
+    /// When sockets have left since the one that goes on began, of which the kernel may have kept a time when that was read.
+    exits: BTreeMap<SocketKey, Boot>,
     /// Sockets that were missed, and found.
     pub(super) repaired: u64,
     /// Sockets that were tracked, or that the kernel kept a time of, and were not there.
@@ -72,6 +77,7 @@ impl Audit {
             after: Losses::default(),
             sweep: false,
             stored: BTreeMap::new(),
+            exits: BTreeMap::new(),
             repaired: 0,
             phantom: 0,
             said: (0, 0),
@@ -83,6 +89,22 @@ impl Audit {
         self.sweep = true;
         let earliest = self.last.map_or(at, |last| at.max(last + self.least_gap));
         self.next = self.next.min(earliest);
+    }
+
+    /// A socket left at `at`: what the kernel had kept of it says nothing any more.
+    pub(super) fn left(&mut self, key: SocketKey, at: Boot) {
+        match &mut self.step {
+            Step::Idle => {}
+            Step::Walking { .. } => {
+                self.stored.remove(&key);
+                if self.exits.len() < MAX_EXITS {
+                    self.exits.insert(key, at);
+                }
+            }
+            Step::Looking { stored, .. } => {
+                stored.remove(&key);
+            }
+        }
     }
 
     /// When the next one is to begin; never while one goes on.
@@ -107,6 +129,7 @@ impl Engine {
         let sweep = std::mem::take(&mut self.audit.sweep);
         self.audit.after = self.losses();
         self.audit.step = Step::Walking { asked: now };
+        self.tracker.scan_began();
         self.outputs.push_back(Output::Audit { sweep });
     }
 
@@ -121,20 +144,24 @@ impl Engine {
 
     /// The kernel keeps a time of entry for this address.
     pub(super) fn stored(&mut self, key: SocketKey, entered: Boot) {
-        if self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
+        // Beyond the limit of exits it is not known which ones have left: the next audit finds them.
+        let has_left =
+            self.audit.exits.len() >= MAX_EXITS || self.audit.exits.get(&key).is_some_and(|exit| *exit >= entered);
+        if !has_left && self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
             self.audit.stored.insert(key, entered);
         }
     }
 
     /// Everything that is there was handed in; the walk began at `began` and ended at `at`.
-    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool) {
+    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool, cost: Option<Duration>) {
         let Step::Walking { asked } = self.audit.step else { return };
-        let took = at.since(asked);
-        self.audit.least_gap = LEAST_GAP.max(took.saturating_mul(GAP_FACTOR));
+        let cost = cost.unwrap_or_else(|| at.since(asked));
+        self.audit.least_gap = LEAST_GAP.max(cost.saturating_mul(GAP_FACTOR));
         self.audit.last = Some(at);
         self.audit.next = at + EVERY;
         let tracked: BTreeSet<SocketKey> = self.tracker.not_seen_since(began).into_iter().collect();
         let mut stored = std::mem::take(&mut self.audit.stored);
+        self.audit.exits = BTreeMap::new();
         stored.retain(|key, entered| {
             let is_there = self.tracker.get(*key).filter(|_| !tracked.contains(key));
             // Of one that entered later there is a record to come; that of one that is there is its own, unless it cannot be.
@@ -148,13 +175,14 @@ impl Engine {
     }
 
     /// A look at an address that the kernel keeps a time of entry for found a socket in CLOSE_WAIT.
-    pub(super) fn looked_at_stored(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+    pub(super) fn looked_at_stored(&mut self, key: SocketKey, at: Boot, since: Option<Since>, socket: &Socket) {
         if self.tracker.get(key).is_some() {
             return;
         }
         let Step::Looking { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
-            self.present(key, at, Since::Exact(entered), socket.clone());
+            // The address can be that of another socket than the one whose time of entry the scan has read.
+            self.present(key, at, since.unwrap_or(Since::Exact(entered)), socket.clone());
             // Not one that is known and found no room.
             self.audit.repaired += u64::from(self.tracker.get(key).is_some());
         }

@@ -137,7 +137,7 @@ impl Decoder {
             }
             kind::LOOKED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Looked { key, at, socket })
+                Ok(Observation::Looked { key, at, since: Some(self.since(&record)), socket })
             }
             unknown => Err(DecodeError::Kind(unknown)),
         }
@@ -299,10 +299,11 @@ fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     buf.advance(2);
     let fd = u32::try_from(buf.get_i32_ne());
     let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
-    let (key, inode, pid) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), buf.get_u32_ne());
+    let (key, inode, at) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), Some(Boot(buf.get_u64_ne())));
+    let pid = buf.get_u32_ne();
     buf.advance(4);
     let comm = Comm::from_kernel(&array(&mut buf));
-    Ok(Observation::Holds { key, inode, holder: Holder { task: Task { pid, comm }, fd } })
+    Ok(Observation::Holds { key, at, inode, holder: Holder { task: Task { pid, comm }, fd } })
 }
 
 fn holder(record: &Record) -> Option<Holder> {

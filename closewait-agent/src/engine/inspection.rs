@@ -20,24 +20,56 @@ const WALK_EVERY: Duration = Duration::from_secs(60);
 pub(super) const HOLDERS_LAST: Duration = Duration::from_secs(10);
 /// It takes so long to judge one socket among all others, measured with 12,000.
 const JUDGING: Duration = Duration::from_micros(2);
-/// Between two inspections there is at least so much time, so that sockets that get stuck one after the other share one.
+/// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
 const LEAST_GAP: Duration = Duration::from_millis(100);
+/// Time after which a socket that is due is reported with what is known of it, however long an inspection takes.
+const REPORT_GRACE: Duration = Duration::from_secs(1);
+/// The same, after the sockets were asked to be refreshed for that report.
+const REFRESH_GRACE: Duration = Duration::from_millis(250);
 /// Sockets that are reported at a time: what is said of a million at once would take a gigabyte.
 const REPORTED: usize = 16_384;
 /// Or this part of all, if that is more: for each time all of them are put into groups anew.
 const REPORTED_PART: usize = 8;
-/// And at least so many times as long as the last one took: it may use two hundredths of a CPU.
-const GAP_FACTOR: u32 = 50;
-/// But never more than this.
+/// Inspections may use one part in so many of one CPU.
+const SHARE: u32 = 50;
+/// CPU time that inspections may use at once after a quiet time.
+const BURST: Duration = Duration::from_millis(200);
+/// Longest time between two inspections.
 const MOST_GAP: Duration = Duration::from_secs(10);
+
+/// CPU time that inspections may use: a bucket that fills with one part in [`SHARE`] of the time that passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// What may be used at once.
+    credit: Duration,
+    /// What was used beyond that; one of the two is zero.
+    debt: Duration,
+    at: Boot,
+}
+
+impl Budget {
+    pub(super) fn new(now: Boot) -> Self {
+        Self { credit: BURST, debt: Duration::ZERO, at: now }
+    }
+
+    /// Takes the cost of an inspection that ended at `at`. Returns after what time the next may begin.
+    fn spend(&mut self, at: Boot, cost: Duration) -> Duration {
+        let earned = at.since(self.at) / SHARE;
+        self.at = self.at.max(at);
+        let (have, owe) = (self.credit.saturating_add(earned), self.debt.saturating_add(cost));
+        self.credit = have.saturating_sub(owe).min(BURST);
+        self.debt = owe.saturating_sub(have).min(MOST_GAP / SHARE);
+        self.debt.saturating_mul(SHARE).max(LEAST_GAP)
+    }
+}
 
 /// How far it has come to find out about sockets that are due. Each step waits for an answer; `asked` is when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inspection {
     /// There is none.
     Idle,
-    /// The sockets are looked at.
-    Looking { asked: Boot },
+    /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
+    Looking { asked: Boot, full: bool },
     /// Holders are looked for.
     Walking { asked: Boot },
     /// Owners are looked at.
@@ -58,6 +90,40 @@ impl Engine {
         due.map(|due| due.max(self.next_inspection))
     }
 
+    /// When sockets that are due have to be reported with what is known of them.
+    pub(super) fn report_deadline(&self) -> Option<Boot> {
+        let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
+        match self.inspection {
+            Inspection::Looking { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
+            Inspection::Reporting { .. } => None,
+            Inspection::Idle
+            | Inspection::Looking { full: true, .. }
+            | Inspection::Walking { .. }
+            | Inspection::Inquiring { .. } => Some(deadline),
+        }
+    }
+
+    /// Begins an inspection if one is due at `now`, and reports sockets for which none was possible in time.
+    pub(super) fn inspect_or_report(&mut self, now: Boot) {
+        if self.next_look().is_some_and(|next| next <= now) {
+            self.inspect(now);
+        } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
+            // Each report judges all sockets.
+            self.next_late_report = now + self.judging().saturating_mul(2).clamp(LEAST_GAP, REPORT_GRACE);
+            match self.inspection {
+                // It takes microseconds, and tells what the verdict depends on most.
+                Inspection::Idle => {
+                    self.outputs.push_back(Output::Look(self.tracker.due(now)));
+                    self.inspection = Inspection::Looking { asked: now, full: false };
+                }
+                Inspection::Looking { asked, .. }
+                | Inspection::Walking { asked }
+                | Inspection::Inquiring { asked }
+                | Inspection::Reporting { asked, .. } => self.report_stuck(now - REPORT_GRACE, asked, now),
+            }
+        }
+    }
+
     /// Whether a group is to be reported as piling up.
     fn has_suspects(&self) -> bool {
         self.services.as_ref().is_some_and(Services::has_suspects)
@@ -76,11 +142,16 @@ impl Engine {
         }
         keys.extend(self.oldest_of_suspects());
         self.outputs.push_back(Output::Look(keys));
-        self.inspection = Inspection::Looking { asked: now };
+        self.inspection = Inspection::Looking { asked: now, full: true };
     }
 
-    pub(super) fn looked_at_all(&mut self) {
-        let Inspection::Looking { asked } = self.inspection else { return };
+    pub(super) fn looked_at_all(&mut self, at: Boot) {
+        let Inspection::Looking { asked, full } = self.inspection else { return };
+        if !full {
+            self.inspection = Inspection::Reporting { asked, at, worked: Duration::ZERO };
+            self.report_more();
+            return;
+        }
         self.lingering.looked_at_all(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
@@ -93,6 +164,7 @@ impl Engine {
     }
 
     pub(super) fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
+        self.tracker.scan_ended();
         self.walked = Some(began);
         let complete = blind.is_none();
         let sees_all = complete && saw_listeners;
@@ -105,6 +177,18 @@ impl Engine {
         });
         self.lingering.walk_ended(began, complete);
         self.notice_unkept();
+        self.inquire();
+    }
+
+    /// A scan was not possible: owners stay as they are known, and the next inspection tries again.
+    pub(super) fn scan_failed(&mut self, why: String) {
+        self.tracker.scan_failed();
+        self.world.scan_failed(why);
+        self.inquire();
+    }
+
+    /// Goes on with the owners, after the scan for them.
+    fn inquire(&mut self) {
         if let Inspection::Walking { asked } = self.inspection {
             self.inspection = Inspection::Inquiring { asked };
             let suspects = self.suspects();
@@ -133,7 +217,7 @@ impl Engine {
     /// Goes on with the report, if there is one.
     pub(super) fn report_more(&mut self) {
         let Inspection::Reporting { asked, at, worked } = self.inspection else { return };
-        self.report_stuck(asked);
+        self.report_stuck(asked, asked, asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
             self.report_pileups(asked);
             self.inspected(at, worked);
@@ -142,23 +226,28 @@ impl Engine {
 
     pub(super) fn inspected(&mut self, at: Boot, worked: Duration) {
         self.inspection = Inspection::Idle;
-        let judged = JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX));
-        let gap = worked.saturating_add(judged).saturating_mul(GAP_FACTOR).clamp(LEAST_GAP, MOST_GAP);
+        let gap = self.budget.spend(at, worked.saturating_add(self.judging()));
         self.next_inspection = at + gap;
         if self.refresh <= at {
             self.refresh = at + REFRESH_EVERY.max(gap);
         }
     }
 
-    /// Reports what was due when the inspection began, and has not left since.
-    pub(super) fn report_stuck(&mut self, asked: Boot) {
-        if self.tracker.next_due().is_none_or(|due| due > asked) {
+    /// CPU time that it takes to judge all sockets.
+    fn judging(&self) -> Duration {
+        JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
+    /// `refreshed`, what can have changed is not known.
+    fn report_stuck(&mut self, due_by: Boot, refreshed: Boot, at: Boot) {
+        if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
-        self.tracker.forget_what_was_not_looked_at(asked);
+        self.tracker.forget_what_was_not_looked_at(due_by, refreshed);
         let services = self.services.as_ref();
-        let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, services);
-        let due = self.tracker.due(asked);
+        let survey = Survey::new(at, self.config.stuck_after, &self.tracker, &self.world, services);
+        let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()
             .take(REPORTED.max(self.tracker.len() / REPORTED_PART))
@@ -171,10 +260,28 @@ impl Engine {
             })
             .collect();
         for (key, verdict, workload, process) in judged {
-            let Some((tracked, dwell)) = self.tracker.report(key, asked) else { continue };
-            let (at, socket, owners) = (asked, tracked.socket.clone(), tracked.holders.clone());
+            let Some((tracked, dwell)) = self.tracker.report(key, at) else { continue };
+            let (socket, owners) = (tracked.socket.clone(), tracked.holders.clone());
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
             self.outputs.push_back(Output::Finding(finding));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_after_a_quiet_time_and_debts_are_paid_at_a_fiftieth() {
+        let at = |millis: u64| Boot(millis * 1_000_000);
+        let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
+        let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
+        assert_eq!(gaps, [LEAST_GAP; 4], "200 ms are there");
+        assert_eq!(budget.spend(at(0), cost), Duration::from_millis(2500));
+        assert_eq!(budget.spend(at(2500), cost), Duration::from_millis(2500));
+        assert_eq!(budget.spend(at(10_000), cost), LEAST_GAP, "after 7.5 s it has 150 ms again, less what is owed");
+        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MOST_GAP, "a debt is never older");
+        assert_eq!(budget.spend(at(1_000_000), cost), LEAST_GAP);
     }
 }

@@ -25,6 +25,7 @@ mod pairing;
 pub mod process;
 pub mod query;
 mod room;
+mod scans;
 mod services;
 mod survey;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use std::{
 pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
-    inspection::{HOLDERS_LAST, Inspection, REFRESH_EVERY},
+    inspection::{Budget, HOLDERS_LAST, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
     services::Services,
@@ -83,8 +84,11 @@ pub struct Engine {
     lingering: LingeringSockets,
     inspection: Inspection,
     audit: Audit,
+    budget: Budget,
     /// No inspection begins before this.
     next_inspection: Boot,
+    /// No socket is reported without an inspection before this.
+    next_late_report: Boot,
     /// When what is known of sockets that stay gets old.
     refresh: Boot,
     /// When holders were last searched for.
@@ -124,7 +128,9 @@ impl Engine {
             lingering: LingeringSockets::default(),
             inspection: Inspection::Idle,
             audit: Audit::new(now),
+            budget: Budget::new(now),
             next_inspection: now,
+            next_late_report: now,
             refresh: now + REFRESH_EVERY,
             walked: None,
             walked_after: Losses::default(),
@@ -152,6 +158,7 @@ impl Engine {
             }
             Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
                 self.something_happened(at);
+                self.audit.left(key, at);
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
                 if let Some(missed) = missed {
                     self.missed_leaving(at, missed);
@@ -178,15 +185,21 @@ impl Engine {
                 if stuck || self.config.events == Events::All {
                     let verdict =
                         if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
-                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict });
+                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
                 }
             }
-            Observation::Present { key, at, since, socket } => self.present(key, at, since, socket),
-            Observation::Held { key, at, since, socket, holder } => {
-                self.present(key, at, since, socket.clone());
-                self.tracker.held(key, &socket, holder);
+            Observation::Present { key, at, since, socket } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket);
+                }
             }
-            Observation::Holds { key, inode, holder } => self.tracker.holds(key, inode, holder),
+            Observation::Held { key, at, since, socket, holder } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket.clone());
+                    self.tracker.held(key, &socket, holder);
+                }
+            }
+            Observation::Holds { key, at, inode, holder } => self.tracker.holds(key, at, inode, holder),
             Observation::HeldInode { inode, holder } => {
                 self.world.held_inode(inode, &holder);
                 self.lingering.held_inode(inode, &holder);
@@ -197,24 +210,25 @@ impl Engine {
             }
             Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
             Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
+            Observation::ScanFailed { at: _, why } => self.scan_failed(why),
             Observation::Leg { .. }
             | Observation::Process { .. }
             | Observation::Cgroup { .. }
             | Observation::Namespace { .. }
             | Observation::Placed { .. } => self.world.learn(observation),
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, socket } => {
-                self.looked_at_stored(key, at, &socket);
+            Observation::Looked { key, at, since, socket } => {
+                self.looked_at_stored(key, at, since, &socket);
                 self.tracker.looked(key, at, &socket);
             }
-            Observation::LookedAtAll { at: _ } => self.looked_at_all(),
+            Observation::LookedAtAll { at } => self.looked_at_all(at),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
                 self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
             }
             Observation::Stored { key, entered } => self.stored(key, entered),
-            Observation::Audited { began, at, complete } => self.walked_for_audit(began, at, complete),
+            Observation::Audited { began, at, complete, cost } => self.walked_for_audit(began, at, complete, cost),
             Observation::LookedAtSuspects { at, complete } => self.looked_at_suspects(at, complete),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
@@ -235,9 +249,7 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
         self.count(now);
-        if self.next_look().is_some_and(|next| next <= now) {
-            self.inspect(now);
-        }
+        self.inspect_or_report(now);
         self.audit(now);
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
@@ -254,10 +266,9 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Boot> {
         let services = self.services.as_ref().and_then(Services::poll_timeout);
-        [self.next_look(), services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)]
-            .into_iter()
-            .flatten()
-            .min()
+        let inspection = [self.next_look(), self.report_deadline()];
+        let others = [services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+        inspection.into_iter().chain(others).flatten().min()
     }
 
     /// The next thing to do, if there is one.
@@ -322,16 +333,27 @@ impl Engine {
         self.tracker.has_unheld()
     }
 
-    /// The network namespaces of which a walk over open files need not tell all sockets: those of the sockets that are
-    /// tracked. None, if something was lost since the last walk, or if sockets that found no room would find it now: then it
-    /// tells what was missed.
-    pub fn known_namespaces(&mut self) -> Vec<u32> {
+    /// A scan of open files begins. Returns the network namespaces of which it need not describe each socket: those whose
+    /// sockets are all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets
+    /// that were dropped could be tracked now: then the scan finds what was missed.
+    pub fn scan_began(&mut self) -> Vec<u32> {
+        self.tracker.scan_began();
         let losses = self.losses();
         if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
             return Vec::new();
         }
-        let namespaces: BTreeSet<u32> = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.netns).collect();
-        namespaces.into_iter().collect()
+        let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
+        for (key, tracked) in self.tracker.iter() {
+            let set = if key.is_of_ends() { &mut without_address } else { &mut known };
+            set.extend(tracked.socket.netns);
+        }
+        known.difference(&without_address).copied().collect()
+    }
+
+    /// Cgroups of tracked sockets whose workloads are not known yet, for the answer to a question.
+    pub fn unnamed_cgroups(&self) -> Vec<u64> {
+        let tracked = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
+        self.world.unnamed(tracked)
     }
 
     /// Why some descriptors cannot be seen, as of the last walk.
@@ -351,8 +373,9 @@ impl Engine {
     /// A socket has left at some time before `at`, nobody knows when or how.
     fn missed_leaving(&mut self, at: Boot, missed: Box<Tracked>) {
         if missed.reported || self.config.events == Events::All {
-            let (socket, how) = (missed.socket, How::Unknown);
-            self.find(Finding::Leave { at, socket, dwell: None, how, closer: None, fd_open: None, verdict: None });
+            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
+            let (dwell, closer, fd_open, verdict) = (None, None, None, None);
+            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
         }
     }
 

@@ -1,4 +1,5 @@
 mod any_times;
+mod late;
 mod lossy;
 
 use super::{
@@ -274,9 +275,9 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     engine.handle(present());
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked), (1, 1), "found twice, counted once");
-    assert_eq!(engine.known_namespaces().len(), 1, "a walk need not tell what would find no room");
+    assert_eq!(engine.scan_began().len(), 1, "a walk need not tell what would find no room");
     engine.handle(leave(1500, Some(0)));
-    assert!(engine.known_namespaces().is_empty(), "the walk is to tell all");
+    assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
     let flow = engine.services.as_ref().unwrap().flow(services::Service::of(&socket_on_port(9090)), None, at(3));
@@ -389,7 +390,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
 }
@@ -400,7 +401,7 @@ fn a_socket_still_in_the_backlog_is() {
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
     let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
-    engine.handle(Observation::Looked { key: KEY, at: at(10_001), socket });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_001), since: None, socket });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
 }
@@ -419,7 +420,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket_on_port(9) });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
     answer(&mut engine, 10_000);
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
@@ -431,7 +432,7 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(leave(9_999, Some(0)));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), socket: socket() });
+    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }
@@ -440,8 +441,8 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
 fn after_a_loss_one_walk_tells_all_sockets() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
-    assert_eq!(engine.known_namespaces(), [4_026_531_840]);
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
     engine.handle(counters(1000, Counters { ring_full: 3, ..Counters::default() }));
-    assert_eq!(engine.known_namespaces(), [0; 0]);
-    assert_eq!(engine.known_namespaces(), [4_026_531_840]);
+    assert_eq!(engine.scan_began(), [0; 0]);
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
 }

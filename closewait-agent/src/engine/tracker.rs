@@ -14,6 +14,7 @@ use super::{
     hashing::{FastState, KeyedState},
     model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
+    scans::Scans,
     time::Boot,
     tracked::{Tracked, differ, newer, next_doubling},
     untracked::Untracked,
@@ -52,6 +53,7 @@ pub struct Tracker {
     reported: usize,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
+    scans: Scans,
     /// So many are tracked: the first ones, for those are the oldest.
     most: usize,
     untracked: Untracked,
@@ -71,6 +73,7 @@ impl Tracker {
             by_ends: HashMap::default(),
             reported: 0,
             by_inode: None,
+            scans: Scans::default(),
             most,
             untracked: Untracked::new(key_secret),
             more_holders: Room::new(MORE_HOLDERS),
@@ -172,6 +175,7 @@ impl Tracker {
         if tracked.is_none() {
             self.untracked.left(key, socket);
         }
+        self.scans.left(socket, at);
         shrink(&mut self.sockets);
         shrink(&mut self.by_ends);
         let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
@@ -179,16 +183,34 @@ impl Tracker {
         Left { missed, tracked, dwell }
     }
 
+    /// A scan begins, whose facts are handed in while records come in too.
+    pub fn scan_began(&mut self) {
+        self.scans.begin();
+    }
+
+    /// That scan has ended.
+    pub fn scan_ended(&mut self) {
+        self.scans.end();
+    }
+
+    /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
+    /// address or its ends.
+    pub fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
+        let Some(known_by) = self.find_scanned(key, socket) else { return self.scans.has_left(socket, at) };
+        let since = self.sockets.get(&known_by).map(|tracked| tracked.since);
+        matches!(since, Some(Since::Exact(entered)) if entered > at)
+    }
+
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
     /// missed, and the entering of this one too.
     pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
-        let (known_by, tracked) = self.find(key, socket)?;
-        if tracked.is_another(since, socket) { self.remove(known_by) } else { None }
+        let known_by = self.find_scanned(key, socket)?;
+        if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
     pub fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
-        let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
+        let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
                 return self.untracked.found(key);
@@ -196,7 +218,10 @@ impl Tracker {
             self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
             return !self.untracked.remove(key);
         };
-        tracked.renew(&socket, at);
+        // Of a socket that was refreshed while the scan was running, the refresh is younger.
+        if tracked.looked.is_none_or(|looked| looked <= at) {
+            tracked.renew(&socket, at);
+        }
         tracked.seen = tracked.seen.max(at);
         if let (Since::Between { .. }, Since::Exact(entered)) = (tracked.since, since) {
             tracked.since = since;
@@ -231,16 +256,18 @@ impl Tracker {
 
     /// A walk over open files found a descriptor of a socket that is tracked.
     pub fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
-        let known_by = self.find(key, socket).map(|(known_by, _)| known_by);
+        let known_by = self.find_scanned(key, socket);
         if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
             keep_holder(&mut tracked.found, holder, &mut self.more_holders);
         }
     }
 
-    /// The same, of a walk that tells no more of the socket than its address and inode.
-    pub fn holds(&mut self, key: SocketKey, inode: u64, holder: Holder) {
-        if let Some(tracked) = self.sockets.get_mut(&key).filter(|one| one.socket.inode.is_none_or(|own| own == inode))
-        {
+    /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
+    pub fn holds(&mut self, key: SocketKey, at: Option<Boot>, inode: u64, holder: Holder) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        // Another socket can have entered at the address since.
+        let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
+        if !is_younger && tracked.socket.inode.is_none_or(|own| own == inode) {
             tracked.socket.inode = Some(inode);
             // Perhaps only since the socket was seen.
             tracked.socket.accepted = Some(true);
@@ -276,6 +303,18 @@ impl Tracker {
             }
             if tracked.socket.role.is_none() {
                 tracked.socket.role = role(&tracked.socket);
+            }
+        }
+    }
+
+    /// A scan gave up: what it has found so far is dropped.
+    pub fn scan_failed(&mut self) {
+        self.scans.end();
+        self.by_inode = None;
+        self.more_holders.renew(0);
+        for (_, key) in self.due.iter() {
+            if let Some(tracked) = self.sockets.get_mut(&key) {
+                tracked.found = Vec::new();
             }
         }
     }
@@ -324,11 +363,11 @@ impl Tracker {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
-    /// Of those that are due at `now` and that nobody has looked at since, what may have changed meanwhile is unknown.
-    pub fn forget_what_was_not_looked_at(&mut self, now: Boot) {
+    /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
+    pub fn forget_what_was_not_looked_at(&mut self, now: Boot, refreshed: Boot) {
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
-            if tracked.looked.is_none_or(|looked| looked < now) {
+            if tracked.looked.is_none_or(|looked| looked < refreshed) {
                 tracked.socket = tracked.socket.clone().without_what_changes();
             }
         }
@@ -360,7 +399,21 @@ impl Tracker {
         same.next()
     }
 
+    /// The key under which a socket that a scan found is tracked.
+    fn find_scanned(&mut self, key: SocketKey, socket: &Socket) -> Option<SocketKey> {
+        if let Some((known_by, _)) = self.find(key, socket) {
+            return Some(known_by);
+        }
+        // The kernel's own name for it is unknown to `sock_diag`.
+        let Self { sockets, scans, due, .. } = self;
+        let all = || due.iter().filter_map(|(_, key)| Some((key, &sockets.get(&key)?.socket)));
+        let found = key.is_of_ends().then(|| scans.find(socket, all())).flatten()?;
+        // The socket there may have left, and the address may be another's.
+        sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
+    }
+
     fn insert(&mut self, key: SocketKey, tracked: Box<Tracked>) {
+        self.scans.tracked(key, &tracked.socket);
         if tracked.reported {
             self.reported += 1;
             self.due.insert_again(tracked.due, key);

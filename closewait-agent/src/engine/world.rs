@@ -104,6 +104,13 @@ impl World {
         self.places.clear();
     }
 
+    /// A scan of open files gave up, for this reason: the listeners of the one before stay.
+    pub(super) fn scan_failed(&mut self, why: String) {
+        self.found.clear();
+        self.more_holders.renew(0);
+        self.blind = Some(why);
+    }
+
     /// Why the last walk could not see all processes, if so.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
@@ -137,6 +144,7 @@ impl World {
             | Observation::Lingering { .. }
             | Observation::Listening { .. }
             | Observation::WalkEnded { .. }
+            | Observation::ScanFailed { .. }
             | Observation::InquiredAll { .. }
             | Observation::Looked { .. }
             | Observation::LookedAtAll { .. }
@@ -211,6 +219,12 @@ impl World {
             unheld: unheld.into_iter().take(UNHELD).collect(),
             namespaces: namespaces.into_iter().take(NAMESPACES).collect(),
         }
+    }
+
+    /// Those of `cgroups` whose workloads are not known, each once and no more than are asked for at a time.
+    pub(super) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
+        let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
+        unnamed.into_iter().take(CGROUPS).collect()
     }
 
     /// How many facts found no room at the last look.

@@ -53,9 +53,7 @@ pub struct Types {
     pub abilities: Abilities,
     /// The tracepoint can be attached to by name.
     pub tracepoint: bool,
-    /// `iter/tcp` (Linux 5.9, `net/ipv4/tcp_ipv4.c`).
-    pub iter_tcp: bool,
-    /// `iter/task_file` (Linux 5.8) together with `bpf_sock_from_file` (Linux 5.11).
+    /// `iter/task_file` (Linux 5.8, `kernel/bpf/task_iter.c`).
     pub iter_files: bool,
     /// `bpf_sk_storage_get` may be called from tracing programs (Linux 5.11, `net/core/bpf_sk_storage.c`).
     pub sk_storage: bool,
@@ -134,16 +132,15 @@ impl Types {
         // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
         let function =
             |name: &str| btf.function(name).map(|id| Attachable { name: name.to_owned(), kind: btf::FUNC, id });
-        let (tcp, files) = (function("bpf_iter_tcp"), function("bpf_iter_task_file"));
+        let files = function("bpf_iter_task_file");
         Self {
             layout: btf::layout(btf),
             abilities: btf::abilities(btf),
             tracepoint: tracepoint.is_some(),
-            iter_tcp: tcp.is_some(),
-            iter_files: files.is_some() && btf.has_function("bpf_sock_from_file"),
+            iter_files: files.is_some(),
             sk_storage: btf.has_function("bpf_sk_storage_get_tracing"),
             ring_buffer: btf.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF").is_some(),
-            attachable: [tracepoint, tcp, files].into_iter().flatten().collect(),
+            attachable: [tracepoint, files].into_iter().flatten().collect(),
         }
     }
 }

@@ -50,8 +50,6 @@ pub struct Plan {
     pub trace_layout: TraceLayout,
     /// Global of the kernel program.
     pub abilities: Abilities,
-    /// The iterator over the sockets of a network namespace can be loaded.
-    pub iterate_tcp: bool,
     /// The iterator over the open files of all processes can be loaded.
     pub iterate_files: bool,
     /// This is the pid namespace of the host, as far as is known.
@@ -147,7 +145,6 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
         layout: types.map_or(Layout::NONE, |types| types.layout),
         trace_layout: tracefs.map_or(TraceLayout::NONE, |tracefs| tracefs.layout),
         abilities: types.map_or(Abilities::NONE, |types| types.abilities),
-        iterate_tcp: types.is_some_and(|types| types.iter_tcp),
         iterate_files: types.is_some_and(|types| types.iter_files),
         sees_all_processes: facts.initial_pid_namespace != Some(false),
         openers: types.is_some_and(|types| types.sk_storage),
@@ -175,8 +172,8 @@ pub fn unseen_sockets(facts: &Facts) -> Option<String> {
     (facts.initial_pid_namespace == Some(false)).then(|| format!("{UNSEEN}\nhint: {HOST_NAMESPACES}"))
 }
 
-/// Maps of the default sizes take half of it.
-const ROOM_FOR_MAPS: u64 = 16 << 20;
+/// Locked memory that suffices for maps of the default sizes, bytes: 20 MiB for times of entry, 4 MiB for the ring buffer.
+const ROOM_FOR_MAPS: u64 = 32 << 20;
 
 /// Whether programs can be loaded at all.
 fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
@@ -300,25 +297,22 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if !types {
         add(
             "sockets",
-            "without type information neither queues, cgroups nor errors of a socket can be read, and those older than \
-             the agent are not seen from the kernel",
+            "without type information neither queues, cgroups nor errors of a socket can be read, and the ages of those \
+             older than the agent are not known",
             Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         );
-    }
-    if types && !plan.iterate_tcp {
-        add("existing sockets", "the kernel has no iterator over TCP sockets", Some("use Linux 5.10 or newer"));
     }
     if types && !plan.iterate_files {
         add(
             "owners",
             "the kernel cannot iterate over the open files of all processes, so holders are searched for in /proc, which \
              takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
-            Some("use Linux 5.11 or newer"),
+            Some("use Linux 5.10 or newer"),
         );
         add(
             "existing sockets",
             "those that are older than the agent, in a network namespace in which no process lives, are not seen",
-            Some("use Linux 5.11 or newer"),
+            Some("use Linux 5.10 or newer"),
         );
     }
     if types && !plan.openers {

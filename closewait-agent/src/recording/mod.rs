@@ -74,7 +74,7 @@ pub enum Item<'a> {
         /// So many, in the form in which they were to be written.
         lines: u64,
     },
-    /// [`crate::engine::Engine::known_namespaces`] was called.
+    /// [`crate::engine::Engine::scan_began`] was called.
     WalkBegan,
     /// [`crate::engine::Engine::stop`] was called.
     Stopping,

@@ -78,7 +78,7 @@ impl Player {
                 show(Shown::Unwritten, self.anchor)?;
                 engine.unwritten(at, lines);
             }
-            Item::WalkBegan => drop(engine.known_namespaces()),
+            Item::WalkBegan => drop(engine.scan_began()),
             Item::Stopping => engine.stop(),
             Item::Polled(count) => {
                 for _ in 0..count {

@@ -87,10 +87,10 @@ impl Taped {
         self.engine.unwritten(at, lines);
     }
 
-    /// [`Engine::known_namespaces`].
-    pub fn known_namespaces(&mut self) -> Vec<u32> {
+    /// [`Engine::scan_began`].
+    pub fn scan_began(&mut self) -> Vec<u32> {
         self.keep(|tape| tape.item(&Item::WalkBegan));
-        self.engine.known_namespaces()
+        self.engine.scan_began()
     }
 
     /// [`Engine::stop`].

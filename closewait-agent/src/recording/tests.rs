@@ -113,7 +113,7 @@ impl Agent {
                 Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
                 Output::Look(_) => self.engine.handle(Observation::LookedAtAll { at: now }),
                 Output::FindHolders => {
-                    let _known = self.engine.known_namespaces();
+                    let _known = self.engine.scan_began();
                     self.engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
                 }
                 Output::Inquire(_) => {
@@ -123,7 +123,7 @@ impl Agent {
                     self.engine.handle(Observation::Counters { at: now, counters: Box::default() });
                 }
                 Output::Audit { .. } => {
-                    self.engine.handle(Observation::Audited { began: now, at: now, complete: true });
+                    self.engine.handle(Observation::Audited { began: now, at: now, complete: true, cost: None });
                 }
                 Output::LookAtSuspects(_) => {
                     self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });

@@ -67,13 +67,14 @@ impl Sink for Json {
                 verdict: (&**verdict).into(),
                 process: process.as_deref().map(Into::into),
             },
-            Finding::Leave { at, socket, dwell, how, closer, fd_open, verdict } => Event::Leave {
+            Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict } => Event::Leave {
                 time: time(at),
                 socket: SocketObject::new(socket, *at, None),
                 dwell: (*dwell).into(),
                 how: schema::how(*how),
                 closer: closer.as_ref().map(Into::into),
                 fd_open: *fd_open,
+                stuck: *stuck,
                 verdict: verdict.as_deref().map(Into::into),
             },
             Finding::Pileup { at, pileup } => {

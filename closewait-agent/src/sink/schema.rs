@@ -248,6 +248,7 @@ pub(super) enum Event<'a> {
         how: &'static str,
         closer: Option<TaskObject<'a>>,
         fd_open: Option<bool>,
+        stuck: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         verdict: Option<VerdictObject<'a>>,
     },

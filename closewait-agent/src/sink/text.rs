@@ -71,7 +71,7 @@ impl Sink for Text {
                 let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
                 push(to, anchor, *at, &line);
             }
-            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, verdict: _ } => {
+            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, stuck: _, verdict: _ } => {
                 let word = self.paint(sgr::GREEN, "left");
                 let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
                 let mut line = format!("{word} {} after {stayed}, {}", ends(socket), how_text(*left));

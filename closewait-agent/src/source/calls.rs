@@ -67,21 +67,26 @@ struct TaskInfo {
     _pad: u32,
 }
 
-/// The open files of one process, by an iterator over `task_file` that is loaded (`bpf_iter_attach_task`,
-/// kernel/bpf/task_iter.c at v6.1). `pid` is its number in the pid namespace of the caller.
+/// The open files of all processes, or of one, by an iterator over `task_file` that is loaded. `pid` is the number of the
+/// process in the pid namespace of the caller.
 ///
 /// # Errors
 ///
-/// If the kernel refuses; `EINVAL` before Linux 6.1, which knows no iterator of one process.
-pub(super) fn files_of(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
-    let info = TaskInfo { tid: 0, pid, pid_fd: 0, _pad: 0 };
+/// If the kernel refuses; of one process with `EINVAL` before Linux 6.1 (`bpf_iter_attach_task`, kernel/bpf/task_iter.c).
+pub(super) fn open_files(program: BorrowedFd<'_>, pid: Option<u32>) -> io::Result<File> {
+    let info = TaskInfo { tid: 0, pid: pid.unwrap_or(0), pid_fd: 0, _pad: 0 };
+    // Older kernels know no more than that there is none.
+    let (iter_info, iter_info_len) = match pid {
+        Some(_) => ((&raw const info) as u64, size_of::<TaskInfo>() as u32),
+        None => (0, 0),
+    };
     let link = LinkCreate {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         target_fd: 0,
         attach_type: BPF_TRACE_ITER,
         flags: 0,
-        iter_info: (&raw const info) as u64,
-        iter_info_len: size_of::<TaskInfo>() as u32,
+        iter_info,
+        iter_info_len,
         _pad: 0,
     };
     let link = new_fd(BPF_LINK_CREATE, &link)?;
@@ -124,6 +129,9 @@ struct Batch {
 /// Everything in a hash map with keys and values of 8 bytes. Each bucket is read at one moment
 /// (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c at v5.10), so what stays in the map meanwhile is found:
 /// going from key to key begins anew whenever the last one was removed.
+///
+/// It is read in pieces: one call goes on through empty buckets without letting others run, which takes some milliseconds
+/// with the largest map that `--max-sockets` allows.
 ///
 /// # Errors
 ///

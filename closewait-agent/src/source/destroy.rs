@@ -10,7 +10,7 @@ use super::{
         self,
         exact::{self, DestroyError},
     },
-    holders, walk,
+    holders, scanner,
 };
 use crate::{
     engine::{
@@ -88,7 +88,7 @@ pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<
             holders.push(holder);
         }
     });
-    let blind = blind.or_else(|| (facts::initial_pid_namespace() == Some(false)).then(|| walk::OUTSIDE.to_owned()));
+    let blind = blind.or_else(|| (facts::initial_pid_namespace() == Some(false)).then(|| scanner::OUTSIDE.to_owned()));
     (of, blind)
 }
 

@@ -1,7 +1,12 @@
-//! The sockets that are in CLOSE_WAIT now and those that listen, asked of `sock_diag` as `ss` does, where the kernel has no iterators.
+//! The sockets that are in CLOSE_WAIT now and those that listen, asked of `sock_diag` as `ss` does.
 //!
 //! It knows everything of a socket but its address in the kernel, so these observations are named by their ends. [`exact`]
 //! asks for one socket, and has it destroyed.
+//!
+//! A dump never asks for `INET_DIAG_INFO`: for that the kernel takes the lock of each socket (`tcp_get_info`,
+//! net/ipv4/tcp.c at v5.10), and waits for it without a way to be interrupted. A program can hold the lock for ever: while it
+//! sends from, or receives into, memory that is mapped from a file system that does not answer. Only of sockets that nobody
+//! has accepted, whose lock no program can hold, the ages are asked for one by one.
 
 pub mod exact;
 
@@ -20,7 +25,7 @@ use crate::{
     engine::{
         decode::Decoder,
         kill::{Facts, Sent},
-        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, TimerKind},
+        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
         time::Boot,
     },
     host::netns,
@@ -53,6 +58,28 @@ pub enum DiagError {
     CutOff,
 }
 
+/// What to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Sockets in CLOSE_WAIT.
+    Waiting,
+    /// Sockets that listen.
+    Listeners,
+    /// Both.
+    Both,
+}
+
+impl List {
+    /// A bit for each state, as in `idiag_states`.
+    fn states(self) -> u32 {
+        match self {
+            Self::Waiting => 1 << state::CLOSE_WAIT,
+            Self::Listeners => 1 << state::LISTEN,
+            Self::Both => 1 << state::CLOSE_WAIT | 1 << state::LISTEN,
+        }
+    }
+}
+
 /// Asks for the IPv4 sockets in CLOSE_WAIT of this network namespace, to see whether there is an answer. May load the
 /// module `tcp_diag`, as `ss` does.
 ///
@@ -60,42 +87,61 @@ pub enum DiagError {
 ///
 /// If the question cannot be asked or is not answered.
 pub fn probe() -> Result<(), DiagError> {
-    dump(AF_INET).map(drop)
+    Netlink::open()?.dump(AF_INET, List::Waiting).map(drop)
 }
 
 /// Every socket in CLOSE_WAIT of the network namespace of this thread. Each has a cookie after that, also where none had asked
-/// for one before.
+/// for one before. What was sent is not among the facts.
 ///
 /// # Errors
 ///
 /// If the question cannot be asked or is not answered.
 pub fn waiting() -> Result<Vec<Facts>, DiagError> {
-    let mut found = dump(AF_INET)?;
-    found.extend(dump(AF_INET6)?);
-    Ok(found.iter().filter(|one| one.state == state::CLOSE_WAIT).map(Found::facts).collect())
+    let netlink = Netlink::open()?;
+    let mut found = netlink.dump(AF_INET, List::Waiting)?;
+    found.extend(netlink.dump(AF_INET6, List::Waiting)?);
+    Ok(found.iter().map(Found::facts).collect())
 }
 
-/// Hands every socket in CLOSE_WAIT or LISTEN, of every network namespace that can be entered, to `each`.
-pub fn take(decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Observation)) -> Blind {
-    let mut blind = Blind::default();
+/// A socket that was listed.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its inode, `None` if nobody has accepted it.
+    pub inode: Option<u64>,
+    /// All of it.
+    pub observation: Observation,
+}
+
+/// Lists sockets of every network namespace that can be entered.
+pub fn take(list: List, decoder: Decoder, now: impl Fn() -> Boot + Sync) -> (Vec<Listed>, Blind) {
+    let (mut all, mut blind) = (Vec::new(), Blind::default());
     for namespace in netns::all() {
-        let dumped = namespace.enter_and(|| {
+        let listed = namespace.enter_and(|| {
+            let netlink = Netlink::open()?;
             let before = now();
-            let mut found = dump(AF_INET)?;
-            found.extend(dump(AF_INET6)?);
-            Ok::<_, DiagError>((before, now(), found))
-        });
-        match dumped {
-            Ok(Ok((before, after, found))) => {
-                for one in found {
-                    each(one.observation(decoder, (before, after), namespace.inode));
+            let mut found = netlink.dump(AF_INET, list)?;
+            found.extend(netlink.dump(AF_INET6, list)?);
+            let asked = (before, now());
+            let one = |mut one: Found| {
+                let mut asked = asked;
+                if one.inode == 0 && one.state == state::CLOSE_WAIT {
+                    let before = now();
+                    // It may have left meanwhile.
+                    one.info = exact::info(&netlink, &one).unwrap_or(None);
+                    asked = (before, now());
                 }
-            }
+                let inode = (one.inode != 0).then_some(one.inode.into());
+                Listed { inode, observation: one.observation(decoder, asked, namespace.inode) }
+            };
+            Ok::<Vec<Listed>, DiagError>(found.into_iter().map(one).collect())
+        });
+        match listed {
+            Ok(Ok(listed)) => all.extend(listed),
             Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
             Err(error) => blind.add(namespace.inode, &anyhow::Error::from(error)),
         }
     }
-    blind
+    (all, blind)
 }
 
 impl Blind {
@@ -109,6 +155,9 @@ impl Blind {
 struct Found {
     state: u8,
     timer: u8,
+    retries: u8,
+    /// Until the timer expires.
+    expires: Duration,
     local: Endpoint,
     remote: Endpoint,
     /// Index of the interface that it is bound to; 0: none.
@@ -129,6 +178,7 @@ struct Info {
     last_data_sent: Duration,
     last_data_recv: Duration,
     last_ack_recv: Duration,
+    acked_bytes: Option<u64>,
     received_bytes: Option<u64>,
     sent_bytes: Option<u64>,
 }
@@ -163,12 +213,12 @@ impl Found {
             received_bytes: self.info.and_then(|info| info.received_bytes),
             sent_bytes: self.info.and_then(|info| info.sent_bytes),
             keepalive: None,
-            acked_bytes: None,
+            acked_bytes: self.info.and_then(|info| info.acked_bytes),
             send_queue_bytes: Some(self.send_queue),
-            last_received: None,
-            last_ack: None,
-            last_sent: None,
-            timer: None,
+            last_received: self.info.map(|info| at - info.last_data_recv),
+            last_ack: self.info.map(|info| at - info.last_ack_recv),
+            last_sent: self.info.map(|info| at - info.last_data_sent),
+            timer: self.timer_kind().map(|kind| Timer { kind, expires: at + self.expires, retries: self.retries }),
             opener: None,
         };
         Observation::Present { key, at, since, socket }
@@ -186,53 +236,75 @@ impl Found {
             inode: self.inode,
             interface: self.interface,
             send_queue_bytes: self.send_queue,
-            // `inet_sk_diag_fill`, net/ipv4/inet_diag.c at v5.10.
-            timer: match self.timer {
-                1 => Some(TimerKind::On),
-                2 => Some(TimerKind::Keepalive),
-                4 => Some(TimerKind::Persist),
-                _ => None,
-            },
+            timer: self.timer_kind(),
             sent,
+        }
+    }
+
+    /// As `inet_sk_diag_fill` numbers them (net/ipv4/inet_diag.c at v5.10).
+    fn timer_kind(&self) -> Option<TimerKind> {
+        match self.timer {
+            1 => Some(TimerKind::On),
+            2 => Some(TimerKind::Keepalive),
+            4 => Some(TimerKind::Persist),
+            _ => None,
         }
     }
 }
 
-/// Asks the namespace of this thread for its sockets of one address family.
-fn dump(family: u16) -> Result<Vec<Found>, DiagError> {
-    let mut found = exchange(&request(family))?;
-    found.retain(|one| [state::CLOSE_WAIT, state::LISTEN].contains(&one.state));
-    Ok(found)
-}
+/// A socket to `sock_diag` of one network namespace.
+#[derive(Debug)]
+struct Netlink(OwnedFd);
 
-/// Asks the namespace of this thread, and takes in all that it answers.
-fn exchange(request: &[u8]) -> Result<Vec<Found>, DiagError> {
-    let failed = |call| move || DiagError::Call { call, source: io::Error::last_os_error() };
-    // SAFETY: three integers go in, a descriptor or -1 comes out.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
-    if fd < 0 {
-        return Err(failed("socket")());
+impl Netlink {
+    /// Opens one to the namespace of this thread.
+    fn open() -> Result<Self, DiagError> {
+        // SAFETY: three integers go in, a descriptor or -1 comes out.
+        let fd =
+            unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
+        if fd < 0 {
+            return Err(DiagError::Call { call: "socket", source: io::Error::last_os_error() });
+        }
+        // SAFETY: the descriptor was opened just now, and nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
-    // SAFETY: the descriptor was opened just now, and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-    usize::try_from(sent).map_err(|_negative| failed("send")())?;
-    let mut found = Vec::new();
-    // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
-    let mut answer = vec![0; 64 * 1024];
-    loop {
-        // SAFETY: pointer and length are of one live buffer.
-        let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-        let Ok(received) = usize::try_from(received) else {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
+
+    /// Asks for the sockets of one address family.
+    fn dump(&self, family: u16, list: List) -> Result<Vec<Found>, DiagError> {
+        let mut found = self.exchange(&request(family, list))?;
+        found.retain(|one| list.states() & 1_u32.checked_shl(one.state.into()).unwrap_or(0) != 0);
+        Ok(found)
+    }
+
+    /// Asks, and takes in all that is answered.
+    fn exchange(&self, request: &[u8]) -> Result<Vec<Found>, DiagError> {
+        let socket = &self.0;
+        // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
+        let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
+        if sent < 0 {
+            return Err(DiagError::Call { call: "send", source: io::Error::last_os_error() });
+        }
+        self.receive()
+    }
+
+    fn receive(&self) -> Result<Vec<Found>, DiagError> {
+        let socket = &self.0;
+        let mut found = Vec::new();
+        // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
+        let mut answer = vec![0; 64 * 1024];
+        loop {
+            // SAFETY: pointer and length are of one live buffer.
+            let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+            let Ok(received) = usize::try_from(received) else {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(DiagError::Call { call: "recv", source: error });
+            };
+            if parse(&answer[..received], &mut found)? {
+                return Ok(found);
             }
-            return Err(DiagError::Call { call: "recv", source: error });
-        };
-        if parse(&answer[..received], &mut found)? {
-            return Ok(found);
         }
     }
 }
@@ -256,7 +328,7 @@ mod nl {
 }
 
 /// A `struct nlmsghdr` and a `struct inet_diag_req_v2`.
-fn request(family: u16) -> [u8; 72] {
+fn request(family: u16, list: List) -> [u8; 72] {
     let mut request = [0; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
     request[4..6].copy_from_slice(&nl::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -264,8 +336,7 @@ fn request(family: u16) -> [u8; 72] {
     // Both fit into a byte: they are 2 or 10, and 6.
     request[16] = family as u8;
     request[17] = IPPROTO_TCP as u8;
-    request[18] = 1 << (nl::ATTR_INFO - 1);
-    request[20..24].copy_from_slice(&(1_u32 << state::CLOSE_WAIT | 1 << state::LISTEN).to_ne_bytes());
+    request[20..24].copy_from_slice(&list.states().to_ne_bytes());
     request
 }
 
@@ -299,9 +370,7 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     if family != AF_INET && family != AF_INET6 {
         return None;
     }
-    let timer = fixed.get_u8();
-    // How often it has gone off.
-    fixed.advance(1);
+    let (timer, retries) = (fixed.get_u8(), fixed.get_u8());
     let (local_port, remote_port) = (fixed.get_u16(), fixed.get_u16());
     let mut address = || {
         let mut bytes = [0; 16];
@@ -312,8 +381,7 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     let (local, remote) = (address(), address());
     let interface = fixed.get_u32_ne();
     let cookie = u64::from(fixed.get_u32_ne()) | u64::from(fixed.get_u32_ne()) << 32;
-    // Expiry of the timer.
-    fixed.advance(4);
+    let expires = Duration::from_millis(fixed.get_u32_ne().into());
     let (receive_queue, send_queue) = (fixed.get_u32_ne(), fixed.get_u32_ne());
     // The user.
     fixed.advance(4);
@@ -321,6 +389,8 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     let mut one = Found {
         state,
         timer,
+        retries,
+        expires,
         local: Endpoint { address: local, port: local_port },
         remote: Endpoint { address: remote, port: remote_port },
         interface,
@@ -353,6 +423,7 @@ fn parse_info(info: &[u8]) -> Option<Info> {
         last_data_sent: millis(44)?,
         last_data_recv: millis(52)?,
         last_ack_recv: millis(56)?,
+        acked_bytes: bytes(120),
         received_bytes: bytes(128),
         sent_bytes: bytes(200),
     })

@@ -1,12 +1,21 @@
 //! What the engine wants to know of owners, cgroups and namespaces: the I/O for [`Inquiry`].
 
-use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+    path::Path,
+    time::Duration,
+};
 
 use super::{
+    calls, files,
     processes::{self, Sampling},
-    program::Programs,
-    snapshot,
-    walk::Found,
+    scanner::Found,
 };
 use crate::{
     clock,
@@ -32,11 +41,23 @@ const KEPT_OPEN: usize = 128;
 /// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
 const NOT_FOUND: usize = 4096;
 
+/// The iterator over the open files of one process, which shows its other connections; `None` where the kernel has none (before
+/// Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
+#[derive(Debug, Default)]
+pub struct Legs(pub(super) Option<OwnedFd>);
+
+impl Legs {
+    /// Hands a record for every other connection of a process to `each`.
+    fn read(&self, pid: u32, each: impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(program) = &self.0 else { return Ok(()) };
+        files::read_records(calls::open_files(program.as_fd(), Some(pid))?, each)
+    }
+}
+
 /// Answers inquiries. Remembers what does not change.
 #[derive(Debug, Default)]
 pub struct Inquirer {
-    /// The kernel knows no iterator of one process.
-    no_legs: bool,
+    legs: Legs,
     /// `None` until it is asked for; then also why there is none.
     cgroups: Option<Result<Cgroups, CgroupError>>,
     /// How often each cgroup was looked for in vain.
@@ -46,6 +67,11 @@ pub struct Inquirer {
 }
 
 impl Inquirer {
+    /// Begins with the iterator over one process, if there is one.
+    pub fn new(legs: Legs) -> Self {
+        Self { legs, ..Self::default() }
+    }
+
     /// Opens what can be read later, but not opened: namespaces are not entered any more.
     pub fn open_ahead(&mut self) {
         // Each namespace has the settings, or none has.
@@ -65,18 +91,14 @@ impl Inquirer {
 
     /// Hands everything to `each` that can be had at once. What the processes do takes a second look: finish it after a
     /// while, and hand in what comes of it.
-    pub fn begin(
-        &mut self,
-        programs: Option<&mut Programs>,
-        inquiry: &Inquiry,
-        mut each: impl FnMut(Found<'_>),
-    ) -> Sampling {
+    pub fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) -> Sampling {
         let sampling = Sampling::begin(&inquiry.processes, clock::now());
-        if let Some(programs) = programs.filter(|programs| programs.plan().iterate_files && !self.no_legs) {
-            for pid in &inquiry.legs_of {
-                if let Err(error) = snapshot::legs(programs, *pid, |bytes| each(Found::Record(bytes))) {
-                    log::debug!("the other connections of process {pid} cannot be seen: {error:#}");
-                    self.no_legs = true;
+        for pid in &inquiry.legs_of {
+            if let Err(error) = self.legs.read(*pid, |bytes| each(Found::Record(bytes))) {
+                log::debug!("the other connections of process {pid} cannot be seen: {error}");
+                // The kernel knows no iterator of one process.
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    self.legs = Legs(None);
                     break;
                 }
             }

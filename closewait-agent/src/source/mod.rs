@@ -3,28 +3,30 @@
 //! - [`program`]: the object with the kernel programs, loaded as the plan says.
 //! - [`pins`]: programs and maps that outlive the agent.
 //! - [`ring`]: records of the tracepoint, as they come.
-//! - [`snapshot`]: the sockets that are in CLOSE_WAIT now.
-//! - [`walk`]: all of that, by whatever this host offers.
+//! - [`scanner`]: the sockets that are there now, and who holds them, by whatever this host offers.
+//! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
 //! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the little that aya has to know of the kernel's types.
-//! - [`diag`]: the same asked of `sock_diag`, where the kernel has no iterators.
+//! - `files`: records of the iterators over open files.
+//! - [`diag`]: sockets as `sock_diag` lists them.
 //! - [`destroy`]: no source at all: sockets are destroyed.
 
 mod calls;
 pub mod destroy;
 pub mod diag;
+pub mod files;
 pub mod holders;
 pub mod inquiry;
 pub mod pins;
 pub mod processes;
 pub mod program;
 pub mod ring;
-pub mod snapshot;
+pub mod scanner;
 mod types;
-pub mod walk;
+pub mod worker;
 
 use std::{
     hash::{BuildHasher as _, RandomState},

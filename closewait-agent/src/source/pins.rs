@@ -5,10 +5,13 @@
 //! its own program. Maps of another layout are never read: they are removed.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -22,13 +25,15 @@ use thiserror::Error;
 /// Where `--pin` puts its files if it is not told.
 pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
 
+/// Mode of the directory. Looking up a pin while it is removed can use memory that is freed (docs/kernel-safety.md), so nobody
+/// else gets there; and who opens the maps could change them.
+const MODE: u32 = 0o700;
 /// The link that keeps the program attached.
 const LINK: &str = "link";
 /// The program, for its own counters.
 const PROGRAM: &str = "program";
 /// Every file that an agent makes. The link comes first: what is removed first ends the program.
-const FILES: [&str; 8] =
-    [LINK, PROGRAM, names::KEPT, names::RING, names::SINCE, names::SINCE_CLASSIC, names::STATS, names::OPENERS];
+const FILES: [&str; 7] = [LINK, PROGRAM, names::KEPT, names::RING, names::SINCE, names::STATS, names::OPENERS];
 
 /// What became of the maps and the program of an agent before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,11 +129,13 @@ impl Pins {
         if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
             return Err(PinsError::Elsewhere(dir.to_owned()));
         }
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(MODE).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
             Ok(()) | Err(_) => {}
         }
         let lock = File::open(dir).map_err(failed("open"))?;
+        // Also of one that was there, or that was made with another umask.
+        lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(PinsError::Taken(dir.to_owned())),

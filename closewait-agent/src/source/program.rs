@@ -4,7 +4,7 @@ mod attach;
 
 use std::{
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, Map, MapError, PerCpuArray, RingBuf},
-    programs::{Iter, Program, ProgramError, ProgramInfo, links::LinkError},
+    programs::{Iter, Program, ProgramError, ProgramInfo},
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
@@ -26,7 +26,9 @@ use thiserror::Error;
 
 use super::{
     calls,
+    inquiry::Legs,
     pins::{Pinned, Pins, PinsError},
+    scanner::{ScanPrograms, Scanner},
     types,
 };
 use crate::{
@@ -69,15 +71,6 @@ pub enum ProgramsError {
         #[source]
         source: ProgramError,
     },
-    /// An iterator could not be opened.
-    #[error("opening the kernel's list of sockets {name} failed; `closewait doctor` tells what this kernel offers")]
-    Link {
-        /// Its name.
-        name: &'static str,
-        /// Why.
-        #[source]
-        source: LinkError,
-    },
     /// A map could not be used.
     #[error("using map {name} failed; this is a fault of closewait, please report it")]
     Map {
@@ -87,11 +80,11 @@ pub enum ProgramsError {
         #[source]
         source: MapError,
     },
-    /// The times of entry could not be read.
+    /// A descriptor could not be had.
     #[error(
-        "reading the times of entry failed (bpf(BPF_MAP_LOOKUP_BATCH)); this is a fault of closewait, please report it"
+        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (ulimit -n, LimitNOFILE= of the systemd unit)"
     )]
-    Entries(#[source] io::Error),
+    Descriptor(#[source] io::Error),
     /// The object does not have what it was built with.
     #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
     Missing(&'static str),
@@ -106,9 +99,6 @@ pub enum ProgramsError {
     /// The classic tracepoint needs tracefs.
     #[error(transparent)]
     Tracefs(#[from] TracefsError),
-    /// Reading an iterator failed.
-    #[error("reading the kernel's list of sockets failed (read of a BPF iterator)")]
-    Read(#[source] io::Error),
 }
 
 /// What the user may choose of the kernel side.
@@ -158,6 +148,7 @@ pub struct Programs {
     btf: Option<Btf>,
     plan: Plan,
     pinned: Option<Pinned>,
+    link: Option<attach::Link>,
 }
 
 impl Programs {
@@ -175,7 +166,7 @@ impl Programs {
         pins: Option<Pins>,
         log_kernel: bool,
     ) -> Result<Self, ProgramsError> {
-        let needs_btf = plan.hook == Hook::Btf || plan.iterate_tcp || plan.iterate_files;
+        let needs_btf = plan.hook == Hook::Btf || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
@@ -192,7 +183,6 @@ impl Programs {
             }
             (_, choices) => choices,
         };
-        let sockets = |hook| choices.filter(|_| plan.hook == hook).map_or(1, |choices| choices.max_sockets);
         let mut loader = loader.ready();
         loader
             .btf(btf.as_ref())
@@ -200,19 +190,18 @@ impl Programs {
             .override_global(names::TRACE_LAYOUT, &plan.trace_layout, true)
             .override_global(names::ABILITIES, &abilities, true)
             .override_global(aya_log::LEVEL, &level, true)
-            .map_max_entries(names::SINCE, sockets(Hook::Btf))
-            .map_max_entries(names::SINCE_CLASSIC, sockets(Hook::Classic))
+            .map_max_entries(names::SINCE, choices.map_or(1, |choices| choices.max_sockets))
             .map_max_entries(names::RING, choices.map_or(UNUSED_RING, |choices| choices.ring_bytes));
         if !log_kernel {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }
         if let Some(pinned) = &pinned {
-            for name in [names::KEPT, names::RING, names::STATS, names::OPENERS, attach::since_of(plan.hook)] {
+            for name in [names::KEPT, names::RING, names::STATS, names::OPENERS, names::SINCE] {
                 loader.map_pin_path(name, pinned.pins().map(name));
             }
         }
         let ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned })
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None })
     }
 
     /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
@@ -249,74 +238,51 @@ impl Programs {
         EbpfLogger::init(&mut self.ebpf)
     }
 
-    /// Loads all iterators that the plan allows, so that they can be used when the kernel's types are forgotten.
+    /// Loads the iterators that the plan allows, and hands out what scans need. Call it once, before the kernel's types are
+    /// forgotten.
     ///
     /// # Errors
     ///
     /// If the kernel refuses one.
-    pub fn load_iterators(&mut self) -> Result<(), ProgramsError> {
-        if self.plan.iterate_tcp {
-            self.iterator(names::ITER_TCP, "tcp")?;
-        }
+    pub fn scanner(&mut self) -> Result<(Scanner, Legs), ProgramsError> {
+        let (mut files, mut legs) = (None, None);
         if self.plan.iterate_files {
-            self.iterator(names::ITER_FILES, "task_file")?;
+            files = Some(self.iterator(names::ITER_FILES)?);
             // What it shows is good to have; an agent without it works.
-            if let Err(error) = self.iterator(names::ITER_LEGS, "task_file") {
-                log::warn!("the other connections of owners will not be seen: {error:#}");
-            }
+            legs = self
+                .iterator(names::ITER_LEGS)
+                .inspect_err(|error| {
+                    log::warn!(
+                        "the other connections of owners will not be seen: {:#}",
+                        anyhow::Error::msg(error.to_string())
+                    );
+                })
+                .ok();
         }
-        Ok(())
-    }
-
-    /// Tells the walk over open files of which network namespaces all sockets are known.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be used.
-    pub(super) fn set_known(&mut self, namespaces: &[u32]) -> Result<(), ProgramsError> {
         let name = names::KNOWN;
-        let failed = |source| ProgramsError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
-        let mut known: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(failed)?;
-        let old: Vec<u32> = known.keys().collect::<Result<_, _>>().map_err(failed)?;
-        for netns in old.iter().filter(|old| !namespaces.contains(old)) {
-            known.remove(netns).map_err(failed)?;
-        }
-        // Of those that find no room the walk tells all.
-        for netns in namespaces.iter().take(names::KNOWN_NAMESPACES as usize) {
-            known.insert(netns, 1, 0).map_err(failed)?;
-        }
-        Ok(())
+        let known = self.ebpf.take_map(name).ok_or(ProgramsError::Missing(name))?;
+        let known = HashMap::try_from(known).map_err(|source| ProgramsError::Map { name, source })?;
+        let name = names::SINCE;
+        let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(ProgramsError::Missing(name)) };
+        let entries = entries.fd().as_fd().try_clone_to_owned().map_err(ProgramsError::Descriptor)?;
+        let sees_all_processes = self.plan.sees_all_processes;
+        Ok((Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) }, Legs(legs)))
     }
 
-    /// An iterator program, loaded and ready to be attached.
-    pub(super) fn iterator(&mut self, name: &'static str, kind: &str) -> Result<&mut Iter, ProgramsError> {
+    /// A descriptor of an iterator over open files, loaded.
+    fn iterator(&mut self, name: &'static str) -> Result<OwnedFd, ProgramsError> {
         let refused = |source| ProgramsError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         let iter: &mut Iter = program.try_into().map_err(refused)?;
-        if iter.fd().is_err() {
-            let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
-            iter.load(kind, btf).map_err(refused)?;
-            log_verified(name, iter.info());
-        }
-        Ok(iter)
+        let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+        iter.load("task_file", btf).map_err(refused)?;
+        log_verified(name, iter.info());
+        iter.fd().map_err(refused)?.as_fd().try_clone_to_owned().map_err(ProgramsError::Descriptor)
     }
 
     /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
     pub fn forget_types(&mut self) {
         self.btf = None;
-    }
-
-    /// Every socket whose time of entry the kernel keeps, by the address that it had.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn entries(&self) -> Result<Vec<(SocketKey, Boot)>, ProgramsError> {
-        let name = attach::since_of(self.plan.hook);
-        let Some(Map::HashMap(map)) = self.ebpf.map(name) else { return Err(ProgramsError::Missing(name)) };
-        let entries = calls::entries(map.fd().as_fd()).map_err(ProgramsError::Entries)?;
-        Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), Boot(at))).collect())
     }
 
     /// Has the kernel forget times of entry, each unless another socket has entered at the address since.
@@ -325,7 +291,7 @@ impl Programs {
     ///
     /// If the map cannot be written.
     pub fn forget(&mut self, entries: &[(SocketKey, Boot)]) -> Result<(), ProgramsError> {
-        let name = attach::since_of(self.plan.hook);
+        let name = names::SINCE;
         let failed = |source| ProgramsError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
         let mut since: HashMap<_, u64, u64> = HashMap::try_from(map).map_err(failed)?;

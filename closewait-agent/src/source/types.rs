@@ -62,9 +62,9 @@ mod tests {
     #[test]
     fn aya_finds_each_wanted_type_at_its_number() {
         let one = |name: &str, kind, id| Attachable { name: name.to_owned(), kind, id };
-        let wanted = [one("bpf_iter_tcp", FUNC, 70_001), one("btf_trace_x", TYPEDEF, 3)];
+        let wanted = [one("bpf_iter_task_file", FUNC, 70_001), one("btf_trace_x", TYPEDEF, 3)];
         let own = crate::host::btf::Btf::parse(bytes(&wanted)).unwrap();
-        assert_eq!(own.function("bpf_iter_tcp"), Some(70_001));
+        assert_eq!(own.function("bpf_iter_task_file"), Some(70_001));
         assert_eq!(own.typedef("btf_trace_x"), Some(3));
         assert_eq!(own.function("btf_trace_x"), None);
         assert!(only(&wanted).is_ok() && only(&[]).is_ok());

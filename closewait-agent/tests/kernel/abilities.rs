@@ -26,7 +26,6 @@ fn doctor_finds_what_a_kernel_of_this_version_has() {
     assert!(found("ring buffer"));
     for (check, expected) in [
         ("btf", Ability::Types),
-        ("iter/tcp", Ability::Types),
         ("iter/task_file", Ability::Files),
         ("socket storage", Ability::Openers),
         ("socket cookie", Ability::Cookie),

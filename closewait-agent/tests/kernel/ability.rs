@@ -14,7 +14,7 @@ use std::{
 pub(crate) enum Ability {
     /// Its types are readable (`CONFIG_DEBUG_INFO_BTF`).
     Types,
-    /// `iter/task_file` and `bpf_sock_from_file`.
+    /// `iter/task_file`.
     Files,
     /// `bpf_sk_storage_get` in tracing programs.
     Openers,
@@ -31,8 +31,8 @@ pub(crate) enum Ability {
 /// Whether this kernel can.
 pub(crate) fn can(ability: Ability) -> bool {
     let since = match ability {
-        Ability::Types => (0, 0),
-        Ability::Files | Ability::Openers | Ability::Memcg => (5, 11),
+        Ability::Types | Ability::Files => (0, 0),
+        Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),

@@ -67,6 +67,7 @@ const LEAVE: &[(&str, Type)] = &[
     ("how", Text),
     ("closer", Maybe(&Object(CLOSER))),
     ("fd_open", Maybe(&Flag)),
+    ("stuck", Flag),
 ];
 const PILEUP: &[(&str, Type)] = &[
     ("group", Object(GROUP)),

@@ -17,7 +17,6 @@ const INIT: &str = "closewait-vm: ";
 const COLUMNS: [(&str, &str); 11] = [
     ("hook", "what the agent attaches to"),
     ("ring buffer", "records come out of the kernel through it"),
-    ("iter/tcp", "the kernel lists the sockets of a network namespace, those included that nobody has accepted"),
     ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
     ("owners from", "where holders are looked for"),
     ("openers", "who connected a socket (`run --openers`)"),

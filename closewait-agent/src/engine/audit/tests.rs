@@ -60,7 +60,7 @@ fn audit(
     engine.handle_timeout(at(millis));
     assert_eq!(wanted(engine), [Output::Audit { sweep: true }]);
     walk.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false });
+    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false, cost: None });
     look.into_iter().for_each(|found| engine.handle(found));
     engine.handle(Observation::LookedAtSuspects { at: at(millis + 20), complete: true });
     said_and_wanted(engine)
@@ -131,7 +131,7 @@ fn a_phantom_is_removed_and_its_leaving_told() {
 fn one_that_only_the_walk_could_not_see_stays() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
-    let look = vec![Observation::Looked { key: KEY, at: at(9_015), socket: socket() }];
+    let look = vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }];
     let (said, _) = audit(&mut engine, 9_000, vec![], look);
     assert_eq!((health(&said), engine.totals().tracked), (None, 1));
 }
@@ -143,7 +143,7 @@ fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
         engine.handle(enter(KEY, 1_000));
         engine.audit.hurry(at(9_000));
         engine.handle_timeout(at(9_000));
-        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete });
+        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete, cost: None });
         engine.handle(Observation::LookedAtSuspects { at: at(9_020), complete: false });
         assert_eq!((engine.totals().phantom, engine.totals().tracked), (removed, 1 - removed), "{complete}");
     }
@@ -174,7 +174,11 @@ fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
     for there in [true, false] {
         let mut engine = engine();
         let walk = vec![Observation::Stored { key: KEY, entered: at(1_000) }];
-        let look = if there { vec![Observation::Looked { key: KEY, at: at(9_015), socket: socket() }] } else { vec![] };
+        let look = if there {
+            vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }]
+        } else {
+            vec![]
+        };
         let (said, wanted) = audit(&mut engine, 9_000, walk, look);
         if there {
             assert_eq!(engine.tracker.get(KEY).unwrap().since, Since::Exact(at(1_000)));

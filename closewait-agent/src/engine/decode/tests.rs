@@ -195,14 +195,26 @@ fn a_holder_is_read() {
 #[test]
 fn a_hold_is_read_and_nothing_but_a_whole_one() {
     let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
-    let hold =
-        Hold { format: FORMAT, kind: kind::HOLDS, _pad: 0, fd: 7, sk: 5, inode: 99, pid: 42, _more_pad: 0, comm };
+    let hold = Hold {
+        format: FORMAT,
+        kind: kind::HOLDS,
+        _pad: 0,
+        fd: 7,
+        sk: 5,
+        inode: 99,
+        time_ns: 8,
+        pid: 42,
+        _more_pad: 0,
+        comm,
+    };
     let bytes = |hold: &Hold| {
         // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(hold).cast::<u8>(), HOLD_SIZE) }.to_vec()
     };
-    let Ok(Observation::Holds { key, inode, holder }) = DECODER.decode(&bytes(&hold)) else { panic!("a descriptor") };
-    assert_eq!((key, inode, holder.task.pid, holder.fd), (SocketKey(5), 99, 42, 7));
+    let Ok(Observation::Holds { key, at, inode, holder }) = DECODER.decode(&bytes(&hold)) else {
+        panic!("a descriptor")
+    };
+    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(Boot(8)), 99, 42, 7));
     assert_eq!(holder.task.comm.as_str(), "worker");
     assert_eq!(DECODER.decode(&bytes(&hold)[..40]), Err(DecodeError::Length(40)));
     assert_eq!(DECODER.decode(&bytes(&Hold { format: 1, ..hold })), Err(DecodeError::Format(1)));

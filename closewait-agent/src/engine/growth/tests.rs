@@ -93,7 +93,7 @@ fn play(lives: &[Life], end: u64) -> Said {
                 Output::FindHolders => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
-                        engine.handle(Observation::Holds { key, inode, holder: holder("server", 7, 9) });
+                        engine.handle(Observation::Holds { key, at: None, inode, holder: holder("server", 7, 9) });
                     }
                     engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
                 }
@@ -108,7 +108,9 @@ fn play(lives: &[Life], end: u64) -> Said {
                     let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                     engine.handle(Observation::Counters { at, counters });
                 }
-                Output::Audit { .. } => engine.handle(Observation::Audited { began: at, at, complete: false }),
+                Output::Audit { .. } => {
+                    engine.handle(Observation::Audited { began: at, at, complete: false, cost: None })
+                }
                 Output::LookAtSuspects(_) => engine.handle(Observation::LookedAtSuspects { at, complete: false }),
                 Output::Finding(_) | Output::LookAtGone(_) | Output::Forget(_) => {}
             }

@@ -143,6 +143,8 @@ pub enum Finding {
         closer: Option<Task>,
         /// Whether a program still has a descriptor for it.
         fd_open: Option<bool>,
+        /// Whether it had been stuck: it was reported, or its dwell time had reached the threshold.
+        stuck: bool,
         /// Of a socket that had been stuck: what its leaving says of the cause.
         verdict: Option<Box<Verdict>>,
     },

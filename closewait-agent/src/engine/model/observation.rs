@@ -66,6 +66,9 @@ pub enum Observation {
     Holds {
         /// Which socket.
         key: SocketKey,
+        /// When it was found; `None` in recordings of older versions.
+        #[serde(default)]
+        at: Option<Boot>,
         /// Its inode.
         inode: u64,
         /// The descriptor.
@@ -123,6 +126,14 @@ pub enum Observation {
         /// Whether it found listeners too.
         saw_listeners: bool,
     },
+    /// The scan of open files that [`super::Output::FindHolders`] asked for was not possible, or did not end in time.
+    ScanFailed {
+        /// When the agent gave it up.
+        at: Boot,
+        /// The cause.
+        #[serde(deserialize_with = "harmless_field")]
+        why: String,
+    },
     /// What a process is and does, part of the answer to [`super::Output::Inquire`].
     Process {
         /// When it was looked at.
@@ -164,6 +175,9 @@ pub enum Observation {
         key: SocketKey,
         /// When.
         at: Boot,
+        /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
+        #[serde(default)]
+        since: Option<Since>,
         /// What is known of it.
         socket: Socket,
     },
@@ -194,6 +208,9 @@ pub enum Observation {
         at: Boot,
         /// Whether every network namespace could be looked into.
         complete: bool,
+        /// CPU time that it took; `None` in recordings of older versions, which had waited for it.
+        #[serde(default)]
+        cost: Option<Duration>,
     },
     /// The end of the answer to [`super::Output::LookAtSuspects`].
     LookedAtSuspects {

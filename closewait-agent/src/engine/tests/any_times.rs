@@ -62,8 +62,8 @@ fn fact() -> impl Strategy<Value = Observation> {
         1 => (named(), time(), since()).prop_map(|((key, socket), at, since)| {
             Observation::Held { key, at, since, socket, holder: holder("x", 1, 3) }
         }),
-        1 => (named(), 0..3_u64)
-            .prop_map(|((key, _), inode)| Observation::Holds { key, inode, holder: holder("y", 2, 3) }),
+        1 => (named(), prop::option::of(time()), 0..3_u64)
+            .prop_map(|((key, _), at, inode)| Observation::Holds { key, at, inode, holder: holder("y", 2, 3) }),
         1 => (0..3_u64).prop_map(|inode| Observation::HeldInode { inode, holder: holder("z", 3, 3) }),
         1 => (named(), time(), how(), any::<bool>()).prop_map(|((key, socket), at, how, held)| {
             Observation::Lingering { key, at, socket, how, holder: held.then(|| holder("x", 1, 4)) }
@@ -73,11 +73,11 @@ fn fact() -> impl Strategy<Value = Observation> {
             let listener = Listener { netns, local, backlog, backlog_max, inode };
             Observation::Listening { key, at, listener, holder: None }
         }),
-        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, socket }),
+        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, since: None, socket }),
         1 => time().prop_map(|at| Observation::LookedAtAll { at }),
         1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
         1 => (time(), time(), any::<bool>())
-            .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete }),
+            .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete, cost: None }),
         1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::LookedAtSuspects { at, complete }),
         1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
         1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {

@@ -43,6 +43,8 @@ enum Step {
     Walk {
         behind: usize,
     },
+    /// So many facts of the scan that runs beside the agent are handed in.
+    Scanned(usize),
     /// The agent ends and another begins; the program, its map and the ring live on.
     Restart,
 }
@@ -59,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..6_usize).prop_map(Step::Read),
         2 => prop_oneof![0..3_u64, 500..30_000_u64].prop_map(Step::Time),
         2 => (0..4_usize).prop_map(|behind| Step::Walk { behind }),
+        3 => (0..4_usize).prop_map(Step::Scanned),
         1 => Just(Step::Restart),
     ]
 }
@@ -84,6 +87,8 @@ struct Kernel {
     lives: BTreeMap<u64, (Boot, Option<Boot>)>,
     /// Addresses of which a leaving was lost since the agent began, or could have been taken for that of another.
     lost_leavings: BTreeSet<SocketKey>,
+    /// Something was lost since the last scan looked.
+    lost_since_scan: bool,
 }
 
 impl Kernel {
@@ -97,6 +102,7 @@ impl Kernel {
             counters: Counters { skipped: Some(0), ..Counters::default() },
             lives: BTreeMap::new(),
             lost_leavings: BTreeSet::new(),
+            lost_since_scan: false,
         }
     }
 
@@ -105,6 +111,7 @@ impl Kernel {
     }
 
     fn write(&mut self, fate: Fate, record: Observation) {
+        self.lost_since_scan |= fate != Fate::Written;
         match fate {
             Fate::Written => self.ring.push_back(record),
             Fate::RingFull => self.counters.ring_full += 1,
@@ -156,13 +163,15 @@ impl Kernel {
 struct World {
     kernel: Kernel,
     engine: Engine,
+    /// What scans have found and the agent has not taken in yet.
+    scanned: VecDeque<Observation>,
 }
 
 impl World {
     fn new(cookies: bool) -> Self {
         let kernel = Kernel::new(cookies);
         let engine = Engine::new(config(Events::All), kernel.now());
-        Self { kernel, engine }
+        Self { kernel, engine, scanned: VecDeque::new() }
     }
 
     fn step(&mut self, step: Step) {
@@ -177,12 +186,16 @@ impl World {
                 self.engine.handle_timeout(self.kernel.now());
                 self.put_out();
             }
+            // An agent hands in a walk by itself only when it starts.
+            Step::Walk { .. } if !self.scanned.is_empty() => {}
+            Step::Scanned(facts) => self.take_in(facts),
             Step::Walk { behind } => {
                 self.read(self.kernel.ring.len().saturating_sub(behind));
                 self.walk();
             }
             Step::Restart => {
                 self.engine = Engine::new(config(Events::All), self.kernel.now());
+                self.scanned.clear();
                 // What the one before had missed is nothing to this one, unless it reads of the entering yet.
                 if self.kernel.ring.is_empty() {
                     self.kernel.lost_leavings.clear();
@@ -214,20 +227,66 @@ impl World {
         }
     }
 
+    /// Looks at everything now; what it finds is taken in later.
     fn audit(&mut self, sweep: bool) {
         self.read(usize::MAX);
         let began = self.kernel.now();
-        for (key, real) in &self.kernel.sockets {
-            self.engine.handle(self.kernel.present(*key, real));
-        }
-        self.engine.handle(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+        self.kernel.lost_since_scan = false;
+        self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real)));
+        self.scanned.push_back(Observation::WalkEnded { began, blind: None, saw_listeners: true });
         if sweep {
-            for (key, entered) in &self.kernel.since {
-                self.engine.handle(Observation::Stored { key: *key, entered: *entered });
+            let stored = |(key, entered): (&SocketKey, &Boot)| Observation::Stored { key: *key, entered: *entered };
+            self.scanned.extend(self.kernel.since.iter().map(stored));
+        }
+        self.scanned.push_back(Observation::Audited {
+            began,
+            at: began,
+            complete: true,
+            cost: Some(Duration::from_millis(1)),
+        });
+    }
+
+    /// The same, for owners.
+    fn scan(&mut self) {
+        self.read(usize::MAX);
+        let began = self.kernel.now();
+        let known = self.engine.scan_began();
+        for (key, real) in &self.kernel.sockets {
+            let (key, holder) = (*key, holder("worker", 7, 3));
+            if real.socket.netns.is_some_and(|netns| known.contains(&netns)) {
+                let inode = real.socket.inode.unwrap_or_default();
+                self.scanned.push_back(Observation::Holds { key, at: Some(began), inode, holder });
+            } else if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
+                self.scanned.push_back(Observation::Held { key, at, since, socket, holder });
             }
         }
-        self.kernel.millis += 1;
-        self.engine.handle(Observation::Audited { began, at: self.kernel.now(), complete: true });
+        self.scanned.push_back(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+    }
+
+    /// Takes in so many facts of scans.
+    fn take_in(&mut self, facts: usize) {
+        for _ in 0..facts {
+            let Some(fact) = self.scanned.pop_front() else { return };
+            self.engine.handle(match fact {
+                Observation::Audited { began, complete, cost, .. } => {
+                    self.kernel.millis += 1;
+                    Observation::Audited { began, at: self.kernel.now(), complete, cost }
+                }
+                fact => fact,
+            });
+            self.engine.tracker.check();
+            self.put_out();
+        }
+    }
+
+    /// Refreshes sockets: what is found comes through the ring, behind all that was written before.
+    fn refresh(&mut self, keys: &[SocketKey]) {
+        self.read(usize::MAX);
+        for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
+            if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
+                self.engine.handle(Observation::Looked { key, at, since: Some(since), socket });
+            }
+        }
     }
 
     /// Does what the engine asks for, as the runtime does, and looks at what it says.
@@ -236,25 +295,10 @@ impl World {
             let now = self.kernel.now();
             match output {
                 Output::Look(keys) => {
-                    for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
-                        self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
-                    }
+                    self.refresh(&keys);
                     self.engine.handle(Observation::LookedAtAll { at: now });
                 }
-                Output::FindHolders => {
-                    self.read(usize::MAX);
-                    let known = self.engine.known_namespaces();
-                    for (key, real) in &self.kernel.sockets {
-                        let (key, holder) = (*key, holder("worker", 7, 3));
-                        if real.socket.netns.is_some_and(|netns| known.contains(&netns)) {
-                            let inode = real.socket.inode.unwrap_or_default();
-                            self.engine.handle(Observation::Holds { key, inode, holder });
-                        } else if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
-                            self.engine.handle(Observation::Held { key, at, since, socket, holder });
-                        }
-                    }
-                    self.engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
-                }
+                Output::FindHolders => self.scan(),
                 Output::Inquire(_) => {
                     self.engine.handle(Observation::InquiredAll { at: now, worked: Duration::from_millis(1) });
                 }
@@ -276,13 +320,13 @@ impl World {
                 }
                 Output::Audit { sweep } => self.audit(sweep),
                 Output::LookAtSuspects(keys) => {
-                    for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
-                        self.engine.handle(Observation::Looked { key, at: now, socket: real.socket.clone() });
-                    }
+                    self.refresh(&keys);
                     self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
-                    // Whoever was lost is no longer there for the agent either.
-                    self.kernel.lost_leavings.clear();
-                    self.check_against_the_truth();
+                    if !self.kernel.lost_since_scan {
+                        // Whoever was lost is no longer there for the agent either.
+                        self.kernel.lost_leavings.clear();
+                        self.check_against_the_truth();
+                    }
                 }
                 Output::Forget(entries) => {
                     for (key, entered) in entries {
@@ -315,11 +359,19 @@ impl World {
         }
     }
 
+    fn take_in_all(&mut self) {
+        while !self.scanned.is_empty() {
+            self.take_in(usize::MAX);
+        }
+    }
+
     /// Reads everything, walks, and compares; then lets the loss be counted.
     fn settle(&mut self) {
         self.kernel.millis += 1;
+        self.take_in_all();
         self.read(usize::MAX);
         self.put_out();
+        self.take_in_all();
         self.walk();
         let lost = !self.kernel.lost_leavings.is_empty();
         self.engine.stop();
@@ -334,6 +386,7 @@ impl World {
         self.kernel.millis += 20_000;
         self.engine.handle_timeout(self.kernel.now());
         self.put_out();
+        self.take_in_all();
         let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|(key, _)| key).collect();
         assert!(tracked.iter().eq(self.kernel.sockets.keys()), "{tracked:?} after an audit");
         assert!(self.kernel.since.keys().all(|key| self.kernel.sockets.contains_key(key)), "the map was not swept");

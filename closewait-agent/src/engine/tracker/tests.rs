@@ -30,7 +30,7 @@ fn tracker() -> Tracker {
 /// Reports the next socket that is due at `now`, as the engine does.
 fn pop_due(tracker: &mut Tracker, now: Boot) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
-    tracker.forget_what_was_not_looked_at(now);
+    tracker.forget_what_was_not_looked_at(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
     Some((tracked.socket.clone(), dwell))
 }
@@ -84,7 +84,7 @@ fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that
     let mut tracker = tracker();
     let waits = Socket { accepted: Some(false), inode: None, ..socket() };
     tracker.present(KEY, at(101), older(50, 101), waits);
-    tracker.holds(KEY, 99, holder("x", 1, 3));
+    tracker.holds(KEY, None, 99, holder("x", 1, 3));
     tracker.walk_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
     assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
@@ -159,7 +159,7 @@ fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
         let mut tracker = tracker();
         tracker.enter(KEY, at(100), socket());
         if found {
-            tracker.holds(KEY, 99, found_holder());
+            tracker.holds(KEY, None, 99, found_holder());
         }
         tracker.walk_ended(at(110), complete, |_socket| None);
         tracker.get(KEY).and_then(|tracked| tracked.holders.clone())

@@ -35,6 +35,9 @@ pub fn layout(btf: &Btf) -> Layout {
         socket_ino: socket_ino(btf).unwrap_or(MISSING),
         file_count: at("file", "f_count"),
         file_ref: at("file", "f_ref.refcnt"),
+        file_inode: at("file", "f_inode"),
+        file_private_data: at("file", "private_data"),
+        inode_mode: at("inode", "i_mode"),
         tcp_rcv_nxt: tcp("rcv_nxt"),
         tcp_copied_seq: tcp("copied_seq"),
         tcp_bytes_received: tcp("bytes_received"),
@@ -69,7 +72,9 @@ pub fn abilities(btf: &Btf) -> Abilities {
         socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
         keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
         done_bit: btf.enum_value("sock_flags", "SOCK_DONE").unwrap_or(MISSING),
+        socket_of_file: u32::from(btf.has_function("bpf_sock_from_file")),
         openers: 0,
+        _pad: 0,
         healthy_below_ns: 0,
     }
 }

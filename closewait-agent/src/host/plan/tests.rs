@@ -17,9 +17,14 @@ pub(crate) fn capable_host() -> Facts {
         version: Some((6, 18)),
         types: Ok(Types {
             layout: some_layout(),
-            abilities: Abilities { socket_cookie: 1, keepopen_bit: 3, done_bit: 1, openers: 0, healthy_below_ns: 0 },
+            abilities: Abilities {
+                socket_cookie: 1,
+                keepopen_bit: 3,
+                done_bit: 1,
+                socket_of_file: 1,
+                ..Abilities::NONE
+            },
             tracepoint: true,
-            iter_tcp: true,
             iter_files: true,
             sk_storage: true,
             attachable: Vec::new(),
@@ -65,7 +70,7 @@ fn lacks(capability: Capability) -> Facts {
 fn a_capable_host_lacks_nothing() {
     let plan = plan(&capable_host(), HookChoice::Auto).unwrap();
     assert_eq!(plan.hook, Hook::Btf);
-    assert!(plan.iterate_tcp && plan.iterate_files);
+    assert!(plan.iterate_files);
     assert_eq!(plan.degraded, []);
     assert_eq!(unseen_sockets(&capable_host()), None);
 }
@@ -75,7 +80,7 @@ fn without_types_the_classic_hook_is_used() {
     let facts = Facts { types: Err(no_types()), ..capable_host() };
     let plan = plan(&facts, HookChoice::Auto).unwrap();
     assert_eq!((plan.hook, plan.layout), (Hook::Classic, Layout::NONE));
-    assert!(!plan.iterate_tcp && !plan.iterate_files);
+    assert!(!plan.iterate_files);
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["hook", "sockets"]);
 }
 
@@ -85,7 +90,7 @@ fn without_the_tracepoint_among_the_types_the_classic_hook_reads_sockets_still()
     facts.types.as_mut().unwrap().tracepoint = false;
     let plan = plan(&facts, HookChoice::Auto).unwrap();
     assert_eq!((plan.hook, plan.layout), (Hook::Classic, some_layout()));
-    assert!(plan.iterate_tcp);
+    assert!(plan.iterate_files);
 }
 
 #[test]
@@ -194,15 +199,11 @@ fn capabilities_in_a_user_namespace_do_not_count() {
 fn a_kernel_of_5_10_lacks_what_came_later() {
     let mut facts = Facts { version: Some((5, 10)), ..capable_host() };
     let types = facts.types.as_mut().unwrap();
-    types.iter_files = false;
     types.abilities.socket_cookie = 0;
     types.layout.sock_cgroup = MISSING;
     let plan = plan(&facts, HookChoice::Auto).unwrap();
-    assert!(!plan.iterate_files);
-    assert_eq!(
-        plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(),
-        ["owners", "existing sockets", "cookies", "cgroups"]
-    );
+    assert!(plan.iterate_files);
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["cookies", "cgroups"]);
     assert!(plan.degraded.iter().all(|one| one.fix.is_some()));
 }
 

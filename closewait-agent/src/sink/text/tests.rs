@@ -22,6 +22,7 @@ fn left_by(comm: &[u8; 16]) -> Finding {
         how: How::Closed,
         closer: Some(Task { pid: 42, comm: Comm::from_kernel(comm) }),
         fd_open: Some(false),
+        stuck: true,
         verdict: None,
     }
 }

@@ -5,8 +5,11 @@ use std::{io, net::IpAddr};
 use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP};
 use thiserror::Error;
 
-use super::{DiagError, Found, exchange, nl};
-use crate::engine::kill::{Facts, Target};
+use super::{DiagError, Found, Info, Netlink, nl};
+use crate::engine::{
+    kill::{Facts, Target},
+    model::Endpoint,
+};
 
 /// Why a socket was not destroyed.
 #[derive(Debug, Error)]
@@ -62,7 +65,10 @@ pub fn get_any(target: &Target) -> Result<Option<Facts>, DiagError> {
 ///
 /// If there is none, or the kernel refuses.
 pub fn destroy(target: &Target) -> Result<(), DestroyError> {
-    match exchange(&request(nl::SOCK_DESTROY, family(target), id(target, target.cookie))) {
+    let ask = |netlink: Netlink| {
+        netlink.exchange(&request(nl::SOCK_DESTROY, family(target.local), id(target, target.cookie)))
+    };
+    match Netlink::open().and_then(ask) {
         Ok(_acknowledged) => Ok(()),
         Err(error) => Err(destroy_error(error)),
     }
@@ -74,15 +80,28 @@ pub fn destroy(target: &Target) -> Result<(), DestroyError> {
 ///
 /// If it cannot, or may not be asked.
 pub fn probe_destroy() -> Result<(), DestroyError> {
-    match exchange(&request(nl::SOCK_DESTROY, AF_INET, NOBODY)).map_err(destroy_error) {
+    let ask = |netlink: Netlink| netlink.exchange(&request(nl::SOCK_DESTROY, AF_INET, NOBODY));
+    match Netlink::open().and_then(ask).map_err(destroy_error) {
         Ok(_) | Err(DestroyError::Gone) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 fn look(target: &Target, cookie: u64) -> Result<Option<Facts>, DiagError> {
-    match exchange(&request(nl::SOCK_DIAG_BY_FAMILY, family(target), id(target, cookie))) {
+    let request = request(nl::SOCK_DIAG_BY_FAMILY, family(target.local), id(target, cookie));
+    match Netlink::open().and_then(|netlink| netlink.exchange(&request)) {
         Ok(found) => Ok(found.first().map(Found::facts)),
+        Err(DiagError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The `struct tcp_info` of a socket that was listed and that nobody has accepted: to read it takes the socket's lock, which a
+/// program that has accepted it can hold for ever. `None` if it is gone.
+pub(super) fn info(netlink: &Netlink, found: &Found) -> Result<Option<Info>, DiagError> {
+    let id = id_of((found.local, found.remote), found.interface, found.cookie);
+    match netlink.exchange(&request(nl::SOCK_DIAG_BY_FAMILY, family(found.local), id)) {
+        Ok(same) => Ok(same.first().and_then(|same| same.info)),
         Err(DiagError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -101,12 +120,16 @@ fn destroy_error(error: DiagError) -> DestroyError {
 }
 
 /// An IPv6 socket with mapped addresses is found by its IPv4 addresses too, as its packets are.
-fn family(target: &Target) -> u16 {
-    if target.local.address.is_ipv4() { AF_INET } else { AF_INET6 }
+fn family(local: Endpoint) -> u16 {
+    if local.address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 /// A `struct inet_diag_sockid`.
 fn id(target: &Target, cookie: u64) -> [u8; 48] {
+    id_of((target.local, target.remote), target.interface, cookie)
+}
+
+fn id_of((local, remote): (Endpoint, Endpoint), interface: u32, cookie: u64) -> [u8; 48] {
     let mut id = NOBODY;
     let address = |address: IpAddr| {
         let mut bytes = [0; 16];
@@ -116,11 +139,11 @@ fn id(target: &Target, cookie: u64) -> [u8; 48] {
         }
         bytes
     };
-    id[..2].copy_from_slice(&target.local.port.to_be_bytes());
-    id[2..4].copy_from_slice(&target.remote.port.to_be_bytes());
-    id[4..20].copy_from_slice(&address(target.local.address));
-    id[20..36].copy_from_slice(&address(target.remote.address));
-    id[36..40].copy_from_slice(&target.interface.to_ne_bytes());
+    id[..2].copy_from_slice(&local.port.to_be_bytes());
+    id[2..4].copy_from_slice(&remote.port.to_be_bytes());
+    id[4..20].copy_from_slice(&address(local.address));
+    id[20..36].copy_from_slice(&address(remote.address));
+    id[36..40].copy_from_slice(&interface.to_ne_bytes());
     // The lower half comes first, on any machine.
     let (low, high) = (cookie as u32, (cookie >> 32) as u32);
     id[40..44].copy_from_slice(&low.to_ne_bytes());
@@ -145,7 +168,6 @@ fn request(kind: u16, family: u16, id: [u8; 48]) -> [u8; 72] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::model::Endpoint;
 
     fn target(local: &str, remote: &str) -> Target {
         let end = |text: &str| {
@@ -159,7 +181,7 @@ mod tests {
     #[test]
     fn a_request_has_the_ends_in_network_order_and_the_cookie_in_halves() {
         let target = target("10.0.0.5:8080", "10.0.0.9:51234");
-        let request = request(nl::SOCK_DESTROY, family(&target), id(&target, target.cookie));
+        let request = request(nl::SOCK_DESTROY, family(target.local), id(&target, target.cookie));
         assert_eq!(request[..4], 72_u32.to_ne_bytes());
         assert_eq!(request[4..6], 21_u16.to_ne_bytes(), "SOCK_DESTROY");
         assert_eq!(request[6..8], 5_u16.to_ne_bytes(), "a request that is acknowledged, and no dump");
@@ -175,7 +197,7 @@ mod tests {
     fn an_ipv6_address_takes_all_its_room() {
         let target = target("[2001:db8::1]:80", "[2001:db8::2]:81");
         let id = id(&target, ANY_COOKIE);
-        assert_eq!(family(&target), 10);
+        assert_eq!(family(target.local), 10);
         assert_eq!((id[4..8].to_vec(), id[19], id[35]), (vec![0x20, 0x01, 0x0d, 0xb8], 1, 2));
         assert_eq!(id[40..], [0xff; 8], "INET_DIAG_NOCOOKIE twice");
     }

@@ -8,7 +8,10 @@ use std::{
 
 use aya::{
     maps::Array,
-    programs::{BtfTracePoint, ProgramError, RawTracePoint, TracePoint, links::FdLink},
+    programs::{
+        BtfTracePoint, ProgramError, RawTracePoint, TracePoint, links::FdLink, tp_btf::BtfTracePointLinkId,
+        trace_point::TracePointLinkId,
+    },
 };
 use closewait_common::{
     config::Abilities,
@@ -31,6 +34,12 @@ use crate::{
     },
 };
 
+/// What keeps the tracepoint's program attached, if it is not pinned.
+pub(super) enum Link {
+    Btf(BtfTracePointLinkId),
+    Classic(TracePointLinkId),
+}
+
 /// The notes of an agent that begins from nothing.
 pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: Choices) -> Kept {
     let Choices { max_sockets, ring_bytes, .. } = choices;
@@ -50,14 +59,6 @@ pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: 
         ring_bytes,
         reported_ns: 0,
         reported: [0; closewait_common::histogram::BUCKETS],
-    }
-}
-
-/// The map with the times of entry.
-pub(super) const fn since_of(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Btf => names::SINCE,
-        Hook::Classic => names::SINCE_CLASSIC,
     }
 }
 
@@ -116,6 +117,7 @@ impl Programs {
         let refused = |source| ProgramsError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         // A link that is taken out of its program lives no longer than it is held.
+        let mut own = None;
         let link = match self.plan.hook {
             Hook::Btf => {
                 let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
@@ -123,22 +125,45 @@ impl Programs {
                 program.load(names::TRACEPOINT, btf).map_err(refused)?;
                 log_verified(name, program.info());
                 let link = program.attach().map_err(refused)?;
-                pins.map(|_| program.take_link(link).map(FdLink::from)).transpose().map_err(refused)?
+                if pins.is_none() {
+                    own = Some(Link::Btf(link));
+                    None
+                } else {
+                    Some(program.take_link(link).map(FdLink::from).map_err(refused)?)
+                }
             }
             Hook::Classic => {
                 let program: &mut TracePoint = program.try_into().map_err(refused)?;
                 program.load().map_err(refused)?;
                 let link = tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
                     .map_err(refused)?;
-                let link = pins.map(|_| program.take_link(link)).transpose().map_err(refused)?;
-                link.map(FdLink::try_from).transpose().map_err(not_pinned)?
+                if pins.is_none() {
+                    own = Some(Link::Classic(link));
+                    None
+                } else {
+                    let link = program.take_link(link).map_err(refused)?;
+                    Some(FdLink::try_from(link).map_err(not_pinned)?)
+                }
             }
         };
+        self.link = own;
         if let Some((link, pins)) = link.zip(pins) {
             link.pin(pins.link()).map_err(not_pinned)?;
             self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?.pin(pins.program()).map_err(not_pinned)?;
         }
         Ok(())
+    }
+
+    /// Detaches the tracepoint's program, unless it is pinned: it writes nothing more, and its counters can still be read.
+    pub fn detach(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        let detached = self.ebpf.program_mut(program_of(self.plan.hook)).map(|program| match link {
+            Link::Btf(link) => <&mut BtfTracePoint>::try_from(program).and_then(|program| program.detach(link)),
+            Link::Classic(link) => <&mut TracePoint>::try_from(program).and_then(|program| program.detach(link)),
+        });
+        if let Some(Err(error)) = detached {
+            log::debug!("the program ends with its descriptors: {error}");
+        }
     }
 
     /// Loads the program for [`Programs::look`]. It is not attached to anything.

@@ -1,0 +1,193 @@
+//! Scans: one pass over all sockets, or over all descriptors.
+//!
+//! | what | by | sees |
+//! |---|---|---|
+//! | open files | `iter/task_file` | every network namespace, and who holds what, but only sockets that have a descriptor |
+//! | sockets | `sock_diag` | also those that nobody has accepted, of each network namespace that can be entered |
+//! | open files, without BTF | `/proc/PID/fd` | inodes of sockets, and who holds them |
+//!
+//! The BPF iterator over TCP sockets would show more in one pass, and is not used: docs/kernel-safety.md.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    panic, thread,
+};
+
+use aya::maps::{HashMap, MapData};
+use closewait_common::names;
+
+use super::{
+    calls,
+    diag::{self, Blind, List, Listed},
+    files, holders,
+};
+use crate::engine::{
+    decode::Decoder,
+    model::{Observation, SocketKey},
+    time::Boot,
+};
+
+/// Why owners may be missing, where this is not the host's pid namespace.
+pub(super) const OUTSIDE: &str =
+    "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
+
+/// What a scan finds, one at a time.
+pub enum Found<'a> {
+    /// Bytes of the kernel program.
+    Record(&'a [u8]),
+    /// What was learned elsewhere.
+    Fact(Box<Observation>),
+}
+
+/// Scans this host, by whatever it offers. There must be one scan at a time: the kernel program for open files has one place
+/// a CPU to put records together.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    pub(super) programs: Option<ScanPrograms>,
+}
+
+/// What the kernel offers for scans.
+#[derive(Debug)]
+pub(super) struct ScanPrograms {
+    /// The iterator over open files.
+    pub(super) files: Option<OwnedFd>,
+    /// The network namespaces of which the iterator need not describe each socket.
+    pub(super) known: HashMap<MapData, u32, u32>,
+    /// The map with the times of entry.
+    pub(super) entries: OwnedFd,
+    /// This is the pid namespace of the host, as far as is known.
+    pub(super) sees_all_processes: bool,
+}
+
+impl Scanner {
+    /// The iterator over open files, if there is one.
+    fn files(&self) -> Option<&OwnedFd> {
+        self.programs.as_ref()?.files.as_ref()
+    }
+
+    /// Hands everything that is there to `each`: sockets in CLOSE_WAIT and their owners, listeners, sockets of which only a
+    /// descriptor is left, and the end of the scan. Returns what could not be seen, one sentence each.
+    pub fn everything(
+        &mut self,
+        decoder: Decoder,
+        now: impl Fn() -> Boot + Sync,
+        mut each: impl FnMut(Found<'_>),
+    ) -> Vec<String> {
+        let began = now();
+        if self.files().is_none() {
+            let (listed, Blind { reasons }) = diag::take(List::Both, decoder, &now);
+            listed.into_iter().for_each(|one| each(Found::Fact(Box::new(one.observation))));
+            self.end(began, Ok(()), &mut each);
+            return reasons;
+        }
+        let mut described = HashSet::new();
+        let ((listed, blind), files) = thread::scope(|scope| {
+            let list = || diag::take(List::Waiting, decoder, &now);
+            let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, list);
+            let files = self.read_files(&[], |record| {
+                described.extend(files::inode_of_held(record));
+                each(Found::Record(record));
+            });
+            let listed = match listing {
+                Ok(listing) => listing.join().unwrap_or_else(|payload| panic::resume_unwind(payload)),
+                // No thread can be had: one after the other, then.
+                Err(_) => list(),
+            };
+            (listed, files)
+        });
+        // The others are described already, with their kernel addresses.
+        let is_new = |one: &Listed| one.inode.is_none_or(|inode| !described.contains(&inode));
+        listed.into_iter().filter(is_new).for_each(|one| each(Found::Fact(Box::new(one.observation))));
+        let failed = files.as_ref().err().map(cannot_list);
+        self.end(began, files, &mut each);
+        blind.reasons.into_iter().chain(failed).collect()
+    }
+
+    /// Hands every descriptor of a socket that matters to `each`, and the end of the scan. Of the namespaces in `known` all
+    /// sockets in CLOSE_WAIT are tracked by their kernel addresses. Returns why the scan was not possible, if so.
+    pub fn owners(
+        &mut self,
+        known: &[u32],
+        decoder: Decoder,
+        now: impl Fn() -> Boot + Sync,
+        mut each: impl FnMut(Found<'_>),
+    ) -> Option<String> {
+        let began = now();
+        let files = if self.files().is_some() {
+            self.read_files(known, |record| each(Found::Record(record)))
+        } else {
+            // What cannot be seen was reported at the start.
+            let (listeners, _blind) = diag::take(List::Listeners, decoder, &now);
+            listeners.into_iter().for_each(|one| each(Found::Fact(Box::new(one.observation))));
+            Ok(())
+        };
+        let failed = files.as_ref().err().map(cannot_list);
+        self.end(began, files, &mut each);
+        failed
+    }
+
+    /// Every socket whose time of entry the kernel keeps, by the address that it had.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn entries(&self) -> io::Result<Vec<(SocketKey, Boot)>> {
+        let Some(programs) = &self.programs else { return Ok(Vec::new()) };
+        let entries = calls::entries(programs.entries.as_fd())?;
+        Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), Boot(at))).collect())
+    }
+
+    /// Ends a scan that began at `began`: with the descriptors in `/proc`, if the kernel does not list open files.
+    fn end(&self, began: Boot, files: io::Result<()>, each: &mut impl FnMut(Found<'_>)) {
+        let end = match (&self.programs, files) {
+            (_, Err(error)) => Observation::ScanFailed { at: began, why: cannot_list(&error) },
+            (Some(programs), Ok(())) if programs.files.is_some() => {
+                // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
+                // kernel/bpf/task_iter.c at v5.11).
+                let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
+                Observation::WalkEnded { began, blind, saw_listeners: true }
+            }
+            (_, Ok(())) => {
+                let held = |inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder })));
+                let blind = holders::walk(held);
+                Observation::WalkEnded { began, blind, saw_listeners: true }
+            }
+        };
+        each(Found::Fact(Box::new(end)));
+    }
+
+    /// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
+    /// `known` it has no more than who holds them.
+    fn read_files(&mut self, known: &[u32], each: impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(programs) = &mut self.programs else { return Ok(()) };
+        programs.set_known(known)?;
+        let Some(program) = &programs.files else { return Ok(()) };
+        files::read_records(calls::open_files(program.as_fd(), None)?, each)
+    }
+}
+
+impl ScanPrograms {
+    /// Tells the iterator of which network namespaces all sockets are known.
+    fn set_known(&mut self, namespaces: &[u32]) -> io::Result<()> {
+        let old: Vec<u32> = self.known.keys().collect::<Result<_, _>>().map_err(io::Error::other)?;
+        for netns in old.iter().filter(|old| !namespaces.contains(old)) {
+            self.known.remove(netns).map_err(io::Error::other)?;
+        }
+        // Of those beyond the limit the iterator describes all sockets.
+        for netns in namespaces.iter().take(names::KNOWN_NAMESPACES as usize) {
+            self.known.insert(netns, 1, 0).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+fn cannot_list(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the limit on open files (LimitNOFILE= of the systemd unit)",
+        Some(libc::ENFILE) => "; the host has reached fs.file-max",
+        _ => "",
+    };
+    format!("the kernel's list of open files cannot be read ({error}){hint}")
+}

@@ -1,0 +1,436 @@
+//! Threads that scan and inspect beside the event loop, which never waits for them.
+//!
+//! Scans and inspections have a thread each, which does one job after the other. What a job finds comes back in pieces. A job
+//! that gives nothing for some time is given up: the event loop goes on without it, what it still says is dropped, and until it
+//! ends there is no other job of its kind. No second thread takes its place: the kernel programs that jobs use must not run
+//! twice at the same time.
+
+use std::{
+    collections::VecDeque,
+    io, panic,
+    sync::mpsc::{self, Receiver, Sender},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::sync::mpsc as channel;
+
+use super::{
+    inquiry::Inquirer,
+    scanner::{Found, Scanner},
+};
+use crate::{
+    clock,
+    engine::{
+        decode::Decoder,
+        model::{Inquiry, Observation},
+        time::Boot,
+    },
+};
+
+/// Pieces that may wait for the event loop. A worker that is further ahead waits.
+const PIECES: usize = 16;
+/// Bytes of records in a piece.
+const RECORDS: usize = 64 * 1024;
+/// Facts in a piece.
+const FACTS: usize = 256;
+/// Jobs of a kind that may wait for the one before: an inspection's, an audit's, and some questions'.
+const WAITING: usize = 16;
+/// Time after which a job that gives nothing is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The event loop is never this late, unless the whole process was stopped.
+const STANDSTILL: Duration = Duration::from_secs(2);
+/// The time between two looks at what processes do: a thread's time on a CPU is counted in ticks.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// What a worker can be asked to do.
+#[derive(Debug)]
+pub enum Job {
+    /// Find the owners of sockets: [`Scanner::owners`].
+    Owners {
+        /// The network namespaces whose sockets are all tracked by their addresses.
+        known: Vec<u32>,
+    },
+    /// Find everything that is there: [`Scanner::everything`].
+    Everything {
+        /// Read the kernel's times of entry, too.
+        sweep: bool,
+    },
+    /// Inspect processes, cgroups and namespaces.
+    Inquiry(Box<Inquiry>),
+}
+
+impl Job {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Owners { .. } | Self::Everything { .. } => Kind::Scan,
+            Self::Inquiry(_) => Kind::Inspection,
+        }
+    }
+}
+
+/// Which thread does a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Scan,
+    Inspection,
+}
+
+/// Tells jobs apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobId(u64);
+
+/// What a job has found.
+#[derive(Debug)]
+pub enum Piece {
+    /// Whole records of the kernel program.
+    Records(Vec<u8>),
+    /// What was learned elsewhere.
+    Facts(Vec<Observation>),
+    /// There is no more.
+    Ended(Report),
+}
+
+/// How a job went.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// When it began.
+    pub began: Boot,
+    /// CPU time that it took.
+    pub cpu: Duration,
+    /// What could not be seen, one sentence each.
+    pub unseen: Vec<String>,
+}
+
+/// What the event loop gets.
+#[derive(Debug)]
+pub enum Answer {
+    /// A piece of what a job found.
+    Piece(JobId, Piece),
+    /// A job was given up, or could not be begun, for this reason.
+    GivenUp(JobId, String),
+}
+
+/// Both threads, seen from the event loop.
+#[derive(Debug)]
+pub struct Workers {
+    scans: Worker,
+    inspections: Worker,
+    pieces: channel::Receiver<(JobId, Piece)>,
+    given_up: VecDeque<(JobId, String)>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Worker {
+    jobs: Sender<(JobId, Job, Decoder)>,
+    waiting: VecDeque<(JobId, Job, Decoder)>,
+    running: Option<Running>,
+    what: &'static str,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: JobId,
+    /// When it gave something last.
+    heard: Boot,
+    given_up: bool,
+}
+
+impl Workers {
+    /// Starts both threads. They have the rights that this thread has now.
+    ///
+    /// # Errors
+    ///
+    /// If a thread cannot be started.
+    pub fn start(mut scanner: Scanner, mut inquirer: Inquirer) -> io::Result<Self> {
+        let (sender, pieces) = channel::channel(PIECES);
+        let scans = {
+            let sender = sender.clone();
+            Worker::start("closewait-scan", "a scan", move |id, job, decoder| {
+                let mut to = Outbox::new(id, &sender);
+                let report = match job {
+                    Job::Owners { known } => {
+                        let failed = scanner.owners(&known, decoder, clock::now, |found| to.put(found));
+                        failed.into_iter().collect()
+                    }
+                    Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, &mut to),
+                    Job::Inquiry(_) => Vec::new(),
+                };
+                to.end(report);
+            })?
+        };
+        let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
+            let mut to = Outbox::new(id, &sender);
+            if let Job::Inquiry(inquiry) = job {
+                inquire(&mut inquirer, &inquiry, &mut to);
+            }
+            to.end(Vec::new());
+        })?;
+        Ok(Self { scans, inspections, pieces, given_up: VecDeque::new(), last: 0 })
+    }
+
+    /// Has a job done after those before it. At `now`.
+    pub fn ask(&mut self, job: Job, decoder: Decoder, now: Boot) -> JobId {
+        self.last += 1;
+        let id = JobId(self.last);
+        let worker = match job.kind() {
+            Kind::Scan => &mut self.scans,
+            Kind::Inspection => &mut self.inspections,
+        };
+        if let Err(why) = worker.ask(id, job, decoder, now) {
+            self.given_up.push_back((id, why));
+        }
+        id
+    }
+
+    /// The next answer. Nothing is lost if this is dropped while it waits.
+    pub async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some((id, why)) = self.given_up.pop_front() {
+                return Answer::GivenUp(id, why);
+            }
+            match self.pieces.recv().await {
+                Some((id, piece)) => {
+                    if let Some(answer) = self.take(id, piece) {
+                        return answer;
+                    }
+                }
+                // Both threads have ended, which they do only by a panic: whatever waits is given up in time.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// An answer that is there already.
+    pub fn try_answer(&mut self) -> Option<Answer> {
+        if let Some((id, why)) = self.given_up.pop_front() {
+            return Some(Answer::GivenUp(id, why));
+        }
+        let (id, piece) = self.pieces.try_recv().ok()?;
+        self.take(id, piece)
+    }
+
+    /// When the next job is to be given up.
+    pub fn deadline(&self) -> Option<Boot> {
+        let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.given_up).map(Running::deadline);
+        [deadline(&self.scans), deadline(&self.inspections)].into_iter().flatten().min()
+    }
+
+    /// Gives up what has not answered for too long at `now`.
+    pub fn give_up(&mut self, now: Boot) {
+        for worker in [&mut self.scans, &mut self.inspections] {
+            self.given_up.extend(worker.give_up(now));
+        }
+    }
+
+    fn take(&mut self, id: JobId, piece: Piece) -> Option<Answer> {
+        let now = clock::now();
+        let Self { scans, inspections, .. } = self;
+        [scans, inspections].into_iter().find_map(|worker| worker.take(id, &piece, now))?;
+        Some(Answer::Piece(id, piece))
+    }
+}
+
+impl Worker {
+    fn start(
+        name: &str,
+        what: &'static str,
+        mut work: impl FnMut(JobId, Job, Decoder) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, taken): (_, Receiver<(JobId, Job, Decoder)>) = mpsc::channel();
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || taken.into_iter().for_each(|(id, job, decoder)| work(id, job, decoder)))?;
+        Ok(Self { jobs, waiting: VecDeque::new(), running: None, what })
+    }
+
+    fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: Boot) -> Result<(), String> {
+        match &self.running {
+            Some(running) if running.given_up => Err(self.stuck(running, now)),
+            Some(_) if self.waiting.len() >= WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
+            Some(_) => {
+                self.waiting.push_back((id, job, decoder));
+                Ok(())
+            }
+            None => {
+                self.begin(id, job, decoder, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: Boot) {
+        self.running = Some(Running { id, heard: now, given_up: false });
+        // A thread that has ended by a panic never answers.
+        let _given_up_in_time: Result<(), mpsc::SendError<_>> = self.jobs.send((id, job, decoder));
+    }
+
+    /// Takes notice of a piece. `None` if it is of another worker, or nobody waits for it.
+    fn take(&mut self, id: JobId, piece: &Piece, now: Boot) -> Option<()> {
+        let running = self.running.as_mut().filter(|running| running.id == id)?;
+        running.heard = now;
+        let wanted = (!running.given_up).then_some(());
+        if let Piece::Ended(_) = piece {
+            self.running = None;
+            if let Some((id, job, decoder)) = self.waiting.pop_front() {
+                self.begin(id, job, decoder, now);
+            }
+        }
+        wanted
+    }
+
+    /// Gives up the job that runs, and with it those that wait for it.
+    fn give_up(&mut self, now: Boot) -> Vec<(JobId, String)> {
+        let Some(running) = self.running.as_mut().filter(|running| !running.given_up && running.deadline() <= now)
+        else {
+            return Vec::new();
+        };
+        if now.since(running.deadline()) > STANDSTILL {
+            // The event loop was stopped, and perhaps the job with it.
+            running.heard = now;
+            return Vec::new();
+        }
+        running.given_up = true;
+        let id = running.id;
+        let why = self.running.as_ref().map(|running| self.stuck(running, now)).unwrap_or_default();
+        let mut all = vec![(id, why.clone())];
+        all.extend(self.waiting.drain(..).map(|(id, ..)| (id, why.clone())));
+        all
+    }
+
+    fn stuck(&self, running: &Running, now: Boot) -> String {
+        format!("{} has not gone on for {} s", self.what, now.since(running.heard).as_secs())
+    }
+}
+
+impl Running {
+    fn deadline(&self) -> Boot {
+        self.heard + PATIENCE
+    }
+}
+
+/// The scan of an agent that starts, on a thread of its own that ends with it: the event loop takes in what it finds, and can
+/// still be ended.
+#[derive(Debug)]
+pub struct FirstScan {
+    pieces: channel::Receiver<(JobId, Piece)>,
+    scanning: JoinHandle<Scanner>,
+}
+
+impl FirstScan {
+    /// Begins.
+    ///
+    /// # Errors
+    ///
+    /// If the thread cannot be started.
+    pub fn begin(mut scanner: Scanner, decoder: Decoder) -> io::Result<Self> {
+        let (sender, pieces) = channel::channel(PIECES);
+        let scanning = thread::Builder::new().name("closewait-first".to_owned()).spawn(move || {
+            let mut to = Outbox::new(JobId(0), &sender);
+            let unseen = everything(&mut scanner, false, decoder, &mut to);
+            to.end(unseen);
+            scanner
+        })?;
+        Ok(Self { pieces, scanning })
+    }
+
+    /// The next piece; `None` after the end.
+    pub async fn piece(&mut self) -> Option<Piece> {
+        self.pieces.recv().await.map(|(_id, piece)| piece)
+    }
+
+    /// Gives the scanner back, after the last piece.
+    pub fn finish(self) -> Scanner {
+        self.scanning.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+}
+
+/// What a job has found and not sent yet.
+struct Outbox<'a> {
+    id: JobId,
+    to: &'a channel::Sender<(JobId, Piece)>,
+    records: Vec<u8>,
+    facts: Vec<Observation>,
+    began: Boot,
+    cpu_before: Duration,
+}
+
+impl<'a> Outbox<'a> {
+    fn new(id: JobId, to: &'a channel::Sender<(JobId, Piece)>) -> Self {
+        let (began, cpu_before) = (clock::now(), clock::thread_cpu());
+        Self { id, to, records: Vec::new(), facts: Vec::new(), began, cpu_before }
+    }
+
+    fn put(&mut self, found: Found<'_>) {
+        match found {
+            Found::Record(bytes) => {
+                self.send_facts();
+                if self.records.len() + bytes.len() > RECORDS {
+                    self.send_records();
+                }
+                self.records.extend_from_slice(bytes);
+            }
+            Found::Fact(fact) => {
+                self.send_records();
+                self.facts.push(*fact);
+                if self.facts.len() >= FACTS {
+                    self.send_facts();
+                }
+            }
+        }
+    }
+
+    fn send_records(&mut self) {
+        let records = std::mem::take(&mut self.records);
+        if !records.is_empty() {
+            self.send(Piece::Records(records));
+        }
+    }
+
+    fn send_facts(&mut self) {
+        let facts = std::mem::take(&mut self.facts);
+        if !facts.is_empty() {
+            self.send(Piece::Facts(facts));
+        }
+    }
+
+    fn send(&self, piece: Piece) {
+        // The agent is ending.
+        let _ended: Result<(), channel::error::SendError<_>> = self.to.blocking_send((self.id, piece));
+    }
+
+    fn end(mut self, unseen: Vec<String>) {
+        self.send_records();
+        self.send_facts();
+        let cpu = clock::thread_cpu().saturating_sub(self.cpu_before);
+        self.send(Piece::Ended(Report { began: self.began, cpu, unseen }));
+    }
+}
+
+fn everything(scanner: &mut Scanner, sweep: bool, decoder: Decoder, to: &mut Outbox<'_>) -> Vec<String> {
+    let mut unseen = scanner.everything(decoder, clock::now, |found| to.put(found));
+    if sweep {
+        match scanner.entries() {
+            Ok(entries) => {
+                for (key, entered) in entries {
+                    to.put(Found::Fact(Box::new(Observation::Stored { key, entered })));
+                }
+            }
+            Err(error) => unseen.push(format!("the kernel's times of entry cannot be read: {error}")),
+        }
+    }
+    unseen
+}
+
+/// Inspects owners: what their threads do is looked at twice.
+fn inquire(inquirer: &mut Inquirer, inquiry: &Inquiry, to: &mut Outbox<'_>) {
+    let sampling = inquirer.begin(inquiry, |found| to.put(found));
+    if sampling.has_running() {
+        thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
+    }
+    let at = clock::now();
+    for process in sampling.finish(at) {
+        to.put(Found::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
+    }
+}
