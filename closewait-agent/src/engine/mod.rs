@@ -222,6 +222,7 @@ impl Engine {
                 self.tracker.looked(key, at, &socket);
             }
             Observation::LookedAtAll { at } => self.looked_at_all(at),
+            Observation::LookedAtGone { began } => self.lingering.looked_at_found(began),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
@@ -326,6 +327,26 @@ impl Engine {
     pub fn wants_walk(&self, now: Boot) -> bool {
         let is_old = self.walked.is_none_or(|walked| now.since(walked) >= HOLDERS_LAST);
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
+    }
+
+    /// Sockets out of CLOSE_WAIT that had a descriptor when they were last looked at. Nothing tells when that is closed, so they
+    /// are to be looked at before the question of somebody is answered.
+    pub fn descriptors_left(&self) -> Vec<SocketKey> {
+        self.lingering.iter().map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+    }
+
+    /// Processes that hold sockets as of the last scan, `most` at most.
+    pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
+        let tracked = self.tracker.iter().filter_map(|(_, one)| one.holders.as_deref());
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.holders.as_deref());
+        let mut pids = BTreeSet::new();
+        for holder in tracked.chain(lingering).flatten() {
+            if pids.len() >= most {
+                break;
+            }
+            pids.insert(holder.task.pid);
+        }
+        pids
     }
 
     /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.

@@ -131,11 +131,11 @@ impl Tracker {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
-            self.untracked.remove(key);
+            self.untracked.remove(&socket);
             if self.sockets.len() < self.most {
                 self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
-                self.untracked.entered(key);
+                self.untracked.entered(&socket);
             }
             return None;
         };
@@ -173,7 +173,7 @@ impl Tracker {
         }
         let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
         if tracked.is_none() {
-            self.untracked.left(key, socket);
+            self.untracked.left(socket);
         }
         self.scans.left(socket, at);
         shrink(&mut self.sockets);
@@ -213,10 +213,11 @@ impl Tracker {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
-                return self.untracked.found(key);
+                return self.untracked.found(&socket);
             }
+            let was_untracked = self.untracked.remove(&socket);
             self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
-            return !self.untracked.remove(key);
+            return !was_untracked;
         };
         // Of a socket that was refreshed while the scan was running, the refresh is younger.
         if tracked.looked.is_none_or(|looked| looked <= at) {

@@ -8,6 +8,7 @@
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
 //! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
+//! - [`ended`]: whether a process has ended.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the little that aya has to know of the kernel's types.
 //! - `files`: records of the iterators over open files.
@@ -17,6 +18,7 @@
 mod calls;
 pub mod destroy;
 pub mod diag;
+pub mod ended;
 pub mod files;
 pub mod holders;
 pub mod inquiry;

@@ -20,6 +20,7 @@ mod bounds;
 mod classic;
 mod confinement;
 mod contract;
+mod ended;
 mod families;
 mod few_descriptors;
 mod hooks;
