@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{
-    engine::{MAX_TRACKED, model::Class, query::Peer},
+    engine::{model::Class, query::Peer},
+    host::limits::MOST_MAX_SOCKETS,
     recording::LEAST_MAX,
 };
 
@@ -74,15 +75,18 @@ pub struct Run {
     /// Stop after this time
     #[arg(long = "for", value_name = "DUR", value_parser = duration)]
     pub run_for: Option<Duration>,
-    /// Sockets in CLOSE_WAIT whose time of entry the kernel keeps
-    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub max_sockets: u32,
-    /// Sockets in CLOSE_WAIT that the agent tracks, some 500 bytes each; those that enter beyond are counted only
-    #[arg(long, value_name = "N", default_value_t = MAX_TRACKED, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub max_tracked: u32,
-    /// Size of the ring buffer between kernel and agent, in bytes: a power of two, 4096 at least
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = ring_bytes)]
-    pub ring_buffer: u32,
+    /// Number of sockets in CLOSE_WAIT whose time of entry the kernel keeps, some 80 bytes each, 1048576 at most
+    /// [default: 262144, fewer under a memory limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MAX_SOCKETS)))]
+    pub max_sockets: Option<u32>,
+    /// Number of sockets in CLOSE_WAIT that the agent tracks, some 550 bytes each and up to 3400 while they are listed; further
+    /// ones are counted only [default: 1000000, fewer under a memory limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_tracked: Option<u32>,
+    /// Size of the ring buffer between kernel and agent in bytes, a power of two, 4096 at least [default: 4194304, smaller
+    /// under a memory limit]
+    #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
+    pub ring_buffer: Option<u32>,
     /// How to attach to the kernel; auto: tp_btf where the kernel has BTF, else the classic tracepoint
     #[arg(long, value_enum, default_value_t = Hook::Auto, value_name = "HOOK")]
     pub hook: Hook,

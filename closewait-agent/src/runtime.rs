@@ -24,6 +24,7 @@ use crate::{
     memory::{self, Peak},
     sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
+        ended,
         program::{LookFor, Programs},
         ring::RingReader,
         worker::{Answer, Job, JobId, Piece, Report, Workers},
@@ -41,6 +42,8 @@ const LOOKS: usize = 1024;
 const ANSWERS: usize = 8;
 /// Questions that are answered at a time; others wait in the control socket.
 const QUESTIONS: usize = 16;
+/// Owners of which a question finds out whether they have ended, at some microseconds each.
+const OWNERS_CHECKED: usize = 1024;
 /// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A scan or inspection that fails is reported in the log no more often than this.
@@ -122,6 +125,11 @@ struct Looks {
 enum Then {
     Nothing,
     All,
+    /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
+    Gone {
+        began: Boot,
+        lost: Option<u64>,
+    },
     /// With what the ring buffer had dropped before.
     Suspects {
         lost: u64,
@@ -350,6 +358,12 @@ impl Runtime {
         match looks.then {
             Then::Nothing => {}
             Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
+            Then::Gone { began, lost } => {
+                // A record that the ring buffer dropped is no answer.
+                if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
+                    self.intake.fact(Observation::LookedAtGone { began });
+                }
+            }
             Then::Suspects { lost } => {
                 // A record that the ring buffer dropped is no answer.
                 let complete = looks.complete && self.programs.counters()?.ring_full == lost;
@@ -357,6 +371,11 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
+    fn lost(&self) -> Option<u64> {
+        self.programs.counters().ok().map(|counters| counters.ring_full)
     }
 
     fn find_owners(&mut self, purpose: Purpose) -> JobId {
@@ -423,7 +442,11 @@ impl Runtime {
     fn asked(&mut self, query: Query, asker: Asker) {
         let now = clock::now();
         self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
-        let waits_for = self.intake.engine.wants_walk(now).then(|| {
+        let gone = Then::Gone { began: now, lost: self.lost() };
+        self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
+        let wants_scan = self.intake.engine.wants_walk(now)
+            || self.intake.engine.owner_pids(OWNERS_CHECKED).into_iter().any(ended::has_ended);
+        let waits_for = wants_scan.then(|| {
             let scans = self.pending.jobs.iter().rev();
             let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
             running.unwrap_or_else(|| self.find_owners(Purpose::Owners))

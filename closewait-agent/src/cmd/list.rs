@@ -16,15 +16,18 @@ use crate::{
         Config, Engine,
         decode::Decoder,
         model::Observation,
-        query::{By, Filter, Query},
+        query::{By, Filter, Form, Query},
     },
     host::{
         facts::Facts,
-        plan::{HookChoice, plan},
+        limits::of_single_look,
+        memory_limit,
+        plan::{HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
     sink::answer,
     source::{
+        self,
         inquiry::{Inquirer, Legs},
         program::{Loader, Programs},
         scanner::Scanner,
@@ -76,6 +79,8 @@ fn ask_agent(args: &cli::Asked, query: &Query) -> Result<Option<Vec<u8>>, Contro
 
 /// What a single look shows.
 fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+    // Before this process uses much itself.
+    let max_tracked = of_single_look(memory_limit::find().as_ref());
     let loader = Loader::begin();
     let facts = Facts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
@@ -83,7 +88,10 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
         stuck_after: STUCK_AFTER,
         histogram_every: STUCK_AFTER,
         watching: false,
+        max_tracked: max_tracked as usize,
         ephemeral_ports: 0..=0,
+        unseen_sockets: unseen_sockets(&facts),
+        key_secret: source::key_secret(),
         ..Config::default()
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
@@ -96,6 +104,10 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     }
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
+    }
+    // Objects have no place for it, and it is said with the answer.
+    if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
+        log::warn!("{unseen}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
     let sampling = Inquirer::new(legs).begin(&inquiry, |found| intake.found(found));

@@ -19,7 +19,7 @@ use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
     engine::query::Form,
     hooks::ProgramError,
-    host::plan::Refusal,
+    host::{open_files::OpenFiles, plan::Refusal},
     sink::{Sink, json::Json, text::Text},
     source::pins::PinsError,
 };
@@ -41,19 +41,21 @@ mod exit {
 /// Does what the command line says. Prints errors.
 pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
-        Command::Run(run) => run::run(run).map(|()| 0),
-        Command::List(list) => list::list(list).map(|()| 0),
-        Command::Kill(kill) => kill::kill(kill).map(|()| 0),
+        Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
+        Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
+        Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
-        Command::Report(report) => report::report(report).map(|()| 0),
+        Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
-        Command::Doctor(doctor) => doctor::run(
-            match doctor.shape.output {
-                Output::Text => doctor::Output::Text,
-                Output::Json => doctor::Output::Json,
-            },
-            &mut io::stdout().lock(),
-        ),
+        Command::Doctor(doctor) => with_open_files(|_| {
+            doctor::run(
+                match doctor.shape.output {
+                    Output::Text => doctor::Output::Text,
+                    Output::Json => doctor::Output::Json,
+                },
+                &mut io::stdout().lock(),
+            )
+        }),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -66,6 +68,11 @@ pub fn run(cli: &Cli) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Begins a command that opens many files. Without enough descriptors it would fail somewhere, or show less without a word.
+fn with_open_files(command: impl FnOnce(OpenFiles) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
+    command(OpenFiles::raise()?)
 }
 
 /// The exit code of an error; `None` for a reader of standard output that has gone, which is no error.

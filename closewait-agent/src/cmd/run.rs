@@ -14,7 +14,10 @@ use crate::{
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::Facts,
-        plan::{Degraded, Hook, HookChoice, plan},
+        limits::{Asked, limits},
+        memory_limit,
+        open_files::OpenFiles,
+        plan::{Degraded, Hook, HookChoice, plan, unseen_sockets},
     },
     intake::Intake,
     memory::{self, Peak},
@@ -22,6 +25,7 @@ use crate::{
     runtime::{Pending, Runtime, Signals},
     sink::{Start, Writer},
     source::{
+        self,
         inquiry::Inquirer,
         pins::{self, Adoption, Pinned, Pins},
         program::{Choices, Loader, Programs},
@@ -31,15 +35,12 @@ use crate::{
     },
 };
 
-/// Bytes of lines that may wait for a slow reader.
-const BACKLOG: usize = 16 << 20;
-
 /// Watches until told to stop.
 ///
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or something failed meanwhile.
-pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
+pub(super) fn run(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
@@ -47,7 +48,7 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the event loop failed (epoll_create); is a limit on open files reached?")?;
-    runtime.block_on(watch(args))
+    runtime.block_on(watch(args, open_files))
 }
 
 /// Removes what an agent has pinned: the program ends.
@@ -61,7 +62,9 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: &cli::Run) -> anyhow::Result<()> {
+async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
+    // Before this process uses much itself.
+    let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
@@ -72,8 +75,14 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         cli::Events::Stuck => args.stuck_after,
         cli::Events::All => Duration::ZERO,
     };
-    let choices =
-        Choices { max_sockets: args.max_sockets, ring_bytes: args.ring_buffer, healthy_below, openers: args.openers };
+    let asked = Asked { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
+    let limits = limits(asked, memory.as_ref());
+    let choices = Choices {
+        max_sockets: limits.max_sockets,
+        ring_bytes: limits.ring_buffer,
+        healthy_below,
+        openers: args.openers,
+    };
     let mut programs = Programs::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
@@ -85,12 +94,14 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
             cli::Events::Stuck => engine::Events::Stuck,
             cli::Events::All => engine::Events::All,
         },
-        max_tracked: args.max_tracked as usize,
+        max_tracked: limits.max_tracked as usize,
         histogram_every: args.histogram_every,
         named: plan.hook == Hook::Btf,
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
         connection_limits: args.connection_limit.clone(),
+        unseen_sockets: unseen_sockets(&facts),
+        key_secret: source::key_secret(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();
@@ -104,8 +115,8 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         intake.fact(Observation::Resumed { reported: Boot(kept.reported_ns), dwell: kept.reported.to_vec() });
     }
     // What is there already goes in before the first record is read: see engine::tracker.
-    let mut degraded: Vec<_> = plan.degraded.iter().map(sentence).collect();
-    let (mut max_sockets, mut ring_buffer_bytes) = (args.max_sockets, args.ring_buffer);
+    let mut degraded: Vec<_> = plan.degraded.iter().chain(&limits.degraded).map(sentence).collect();
+    let (mut max_sockets, mut ring_buffer_bytes) = (limits.max_sockets, limits.ring_buffer);
     if let Some(pinned) = programs.pinned() {
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
@@ -130,7 +141,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         inquirer.open_ahead();
     }
     // Nothing can be run later.
-    let helper = Helper::start(hooks)?;
+    let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));
@@ -143,7 +154,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
         kernel: facts.release.clone(),
         hook: plan.hook.as_str().to_owned(),
         max_sockets,
-        max_tracked: args.max_tracked,
+        max_tracked: limits.max_tracked,
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
@@ -151,7 +162,7 @@ async fn watch(args: &cli::Run) -> anyhow::Result<()> {
     };
     let sink = sink(args.shape.output, colour(args.shape));
     let writer =
-        Writer::new(io::stdout(), BACKLOG).context("starting the thread that writes standard output failed")?;
+        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let (pending, peak) = (Pending::default(), Peak::default());

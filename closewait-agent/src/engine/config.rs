@@ -4,8 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Sockets that are tracked where nobody says how many: some 500 MB.
-pub const MAX_TRACKED: u32 = 1_000_000;
+use super::{model::KeySecret, text::harmless_field};
 
 /// Which sockets get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +37,12 @@ pub struct Config {
     /// How many connections a local port, or the remote ends at a port, may have, as the user says.
     #[serde(default)]
     pub connection_limits: Vec<(u16, u32)>,
+    /// Why there may be sockets that cannot be seen, in words, if so.
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub unseen_sockets: Option<String>,
+    /// Secret of the keys that are made of the ends of connections.
+    #[serde(default)]
+    pub key_secret: KeySecret,
 }
 
 /// Of recordings that do not say.
@@ -51,12 +56,14 @@ impl Default for Config {
         Self {
             stuck_after: Duration::from_secs(60),
             events: Events::Stuck,
-            max_tracked: MAX_TRACKED as usize,
+            max_tracked: 1_000_000,
             histogram_every: Duration::from_secs(60),
             named: true,
             watching: true,
             ephemeral_ports: 32_768..=60_999,
             connection_limits: Vec::new(),
+            unseen_sockets: None,
+            key_secret: KeySecret::default(),
         }
     }
 }
@@ -65,5 +72,20 @@ impl Config {
     /// Whether an engine can begin with it: one from a recording may say anything.
     pub fn is_sound(&self) -> bool {
         !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_keys_is_recorded_and_need_not_be() {
+        let config = Config { key_secret: KeySecret([5, 1 << 63]), ..Config::default() };
+        let mut recorded = serde_json::to_value(&config).unwrap();
+        let read = |value: &serde_json::Value| serde_json::from_value::<Config>(value.clone()).unwrap().key_secret;
+        assert_eq!(read(&recorded), config.key_secret);
+        recorded.as_object_mut().unwrap().remove("key_secret");
+        assert_eq!(read(&recorded), KeySecret::default());
     }
 }

@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
-
 use super::{
+    hashing::FastState,
     model::{Gone, Holder, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     time::Boot,
@@ -43,7 +42,7 @@ pub(super) struct Lingering {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct LingeringSockets {
-    sockets: HashMap<SocketKey, Lingering, FixedState>,
+    sockets: HashMap<SocketKey, Lingering, FastState>,
     due: BTreeSet<(Boot, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
@@ -56,7 +55,7 @@ pub(super) struct LingeringSockets {
 impl Default for LingeringSockets {
     fn default() -> Self {
         Self {
-            sockets: HashMap::with_hasher(FixedState::default()),
+            sockets: HashMap::default(),
             due: BTreeSet::new(),
             unwatched: 0,
             by_inode: None,
@@ -157,6 +156,13 @@ impl LingeringSockets {
         shrink(&mut self.sockets);
     }
 
+    /// All that were found before were looked at since `asked`: those that were not found again are gone.
+    pub(super) fn looked_at_found(&mut self, asked: Boot) {
+        let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
+        let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.remove(key));
+    }
+
     /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
     pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
         self.by_inode = None;
@@ -223,6 +229,20 @@ mod tests {
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
         sockets.looked_at_all(at(11));
         assert_eq!(sockets.next_due(), None);
+    }
+
+    #[test]
+    fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
+        let mut sockets = one();
+        sockets.looked_at_found(at(11));
+        assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.looked_at_all(at(11));
+        assert!(sockets.seen(KEY, at(20), &socket(), None));
+        sockets.looked_at_found(at(20));
+        assert_eq!(sockets.len(), 1);
+        sockets.looked_at_found(at(21));
+        assert_eq!((sockets.len(), sockets.next_due()), (0, None));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod diagnose;
 mod due;
 pub mod groups;
 mod growth;
+mod hashing;
 pub mod hints;
 pub mod histogram;
 mod inspection;
@@ -44,7 +45,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::config::{Config, Events, MAX_TRACKED};
+pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
     inspection::{Budget, HOLDERS_LAST, Inspection, REFRESH_EVERY},
@@ -109,7 +110,7 @@ impl Engine {
     /// Begins at `now`.
     pub fn new(config: Config, now: Boot) -> Self {
         Self {
-            tracker: Tracker::new(config.stuck_after, config.max_tracked),
+            tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
             windows: Windows::new(now, config.ephemeral_ports.clone()),
             counters: Counters::default(),
             undecodable: 0,
@@ -221,6 +222,7 @@ impl Engine {
                 self.tracker.looked(key, at, &socket);
             }
             Observation::LookedAtAll { at } => self.looked_at_all(at),
+            Observation::LookedAtGone { began } => self.lingering.looked_at_found(began),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
@@ -327,6 +329,26 @@ impl Engine {
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
+    /// Sockets out of CLOSE_WAIT that had a descriptor when they were last looked at. Nothing tells when that is closed, so they
+    /// are to be looked at before the question of somebody is answered.
+    pub fn descriptors_left(&self) -> Vec<SocketKey> {
+        self.lingering.iter().map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+    }
+
+    /// Processes that hold sockets as of the last scan, `most` at most.
+    pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
+        let tracked = self.tracker.iter().filter_map(|(_, one)| one.holders.as_deref());
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.holders.as_deref());
+        let mut pids = BTreeSet::new();
+        for holder in tracked.chain(lingering).flatten() {
+            if pids.len() >= most {
+                break;
+            }
+            pids.insert(holder.task.pid);
+        }
+        pids
+    }
+
     /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
     pub fn has_unheld(&self) -> bool {
         self.tracker.has_unheld()
@@ -365,7 +387,8 @@ impl Engine {
         let Self { tracker, world, services, lingering, config, began, .. } = self;
         let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
         let watched = config.watching.then(|| now.since(*began));
-        View::new(now, watched, tracker, lingering, world, &survey)
+        let unseen = config.unseen_sockets.as_deref();
+        View { unseen, ..View::new(now, watched, tracker, lingering, world, &survey) }
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
@@ -382,7 +405,12 @@ impl Engine {
             self.missed_leaving(at, missed);
         }
         let service = self.services.as_ref().map(|services| services.of(&socket));
+        let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
+        if self.tracker.untracked_total() > untracked {
+            // `health` counts it.
+            self.something_happened(at);
+        }
         if is_new {
             self.found_new(since);
         }

@@ -15,8 +15,8 @@ pub use self::{
         Shape, Slope,
     },
     socket::{
-        Connection, Endpoint, Holder, Leg, Listener, Opener, Place, Protocol, ReadState, Role, Socket, SocketKey, Task,
-        Timer, TimerKind,
+        Connection, Endpoint, Holder, KeySecret, Leg, Listener, Opener, Place, Protocol, ReadState, Role, Socket,
+        SocketKey, Task, Timer, TimerKind,
     },
     stay::{Dwell, Gone, How, Since},
     verdict::{Certainty, Class, Verdict},

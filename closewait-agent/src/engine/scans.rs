@@ -6,9 +6,8 @@
 
 use std::collections::HashMap;
 
-use foldhash::fast::FixedState;
-
 use super::{
+    hashing::{FastState, KeyedState},
     model::{Endpoint, Socket, SocketKey},
     time::Boot,
 };
@@ -32,12 +31,12 @@ struct Exits {
 #[derive(Debug, Default)]
 pub(super) struct Scans {
     running: u32,
-    exits: HashMap<Ends, Exits, FixedState>,
-    exits_by_cookie: HashMap<u64, Boot, FixedState>,
+    exits: HashMap<Ends, Exits, KeyedState>,
+    exits_by_cookie: HashMap<u64, Boot, FastState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
     overflow: bool,
     /// Keys of tracked sockets by their ends, built when the first fact needs it.
-    by_ends: Option<HashMap<Ends, SocketKey, FixedState>>,
+    by_ends: Option<HashMap<Ends, SocketKey, KeyedState>>,
 }
 
 impl Scans {

@@ -3,11 +3,11 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    hash::{Hash, Hasher},
     ops::RangeInclusive,
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
 use indexmap::{
     IndexMap,
     map::Entry::{Occupied, Vacant},
@@ -16,6 +16,7 @@ use indexmap::{
 use super::{
     diagnose::{Flow, Trend},
     growth::{Aged, Ended, Growth, Habit, Point},
+    hashing::KeyedState,
     model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
     time::{Boot, nanos},
 };
@@ -49,7 +50,7 @@ pub(super) struct Place {
 }
 
 /// A local port that is listened on in one network namespace, or a remote end that is connected to from one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Service {
     /// Accepting side.
     Port(Option<u32>, u16),
@@ -57,6 +58,24 @@ pub(super) enum Service {
     Remote(Place, Endpoint),
     /// All that find no room to be counted each by itself.
     Rest,
+}
+
+/// In one word for a port: it is hashed for every record, and each piece of a derived hash costs as much as a word.
+impl Hash for Service {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            // Less than 2^51: no other kind begins like that.
+            Self::Port(netns, port) => {
+                let netns = netns.map_or(0, |netns| u64::from(netns) + 1);
+                state.write_u64(netns << 16 | u64::from(*port));
+            }
+            Self::Remote(place, remote) => {
+                state.write_u64(u64::MAX);
+                (place, remote).hash(state);
+            }
+            Self::Rest => state.write_u64(u64::MAX - 1),
+        }
+    }
 }
 
 impl Service {
@@ -129,7 +148,7 @@ pub(super) struct Services {
     /// Where records tell neither namespace nor side: the ports of connecting sockets.
     unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
-    services: IndexMap<Service, Counted, FixedState>,
+    services: IndexMap<Service, Counted, KeyedState>,
     /// When what is there is counted next.
     tick: Boot,
     window_ends: Boot,
@@ -149,7 +168,7 @@ impl Services {
             began: now,
             stuck_after,
             unnamed,
-            services: IndexMap::with_hasher(FixedState::with_seed(0)),
+            services: IndexMap::default(),
             tick: now + stuck_after.min(COUNT_EVERY),
             window_ends: now + stuck_after,
             suspects: false,

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
-
 use super::{
     diagnose::{self, Case, Group, Legs, Seen},
+    hashing::KeyedState,
     lingering::Lingering,
     model::{Holder, Leg, Listener, ReadState, Role, Socket, SocketKey, Verdict},
     pairing,
@@ -95,7 +94,7 @@ pub(super) struct Survey<'a> {
     stuck_after: Duration,
     world: &'a World,
     services: Option<&'a Services>,
-    groups: HashMap<GroupKey, Surveyed<'a>, FixedState>,
+    groups: HashMap<GroupKey, Surveyed<'a>, KeyedState>,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
 
@@ -108,7 +107,7 @@ impl<'a> Survey<'a> {
         world: &'a World,
         services: Option<&'a Services>,
     ) -> Self {
-        let mut gathered = HashMap::<GroupKey, Gathered<'a>, FixedState>::with_hasher(FixedState::with_seed(0));
+        let mut gathered = HashMap::<GroupKey, Gathered<'a>, KeyedState>::default();
         let mut unaccepted = BTreeMap::<Service, u32>::new();
         let mut onsets = BTreeMap::<Service, Boot>::new();
         for (key, tracked) in tracker.iter() {
@@ -272,14 +271,17 @@ fn group_of(services: Option<&Services>, tracked: &Tracked) -> GroupKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{model::Endpoint, testing::socket};
+    use crate::engine::{
+        model::{Endpoint, KeySecret},
+        testing::socket,
+    };
 
     #[test]
     fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
         let (entered, now) = (Boot(1_000_000_000), Boot(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
         let last = GROUPS as u64 + 1;
-        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX);
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
         for number in 0..=last {
             let address = std::net::Ipv4Addr::from_bits(number as u32).into();
             let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };

@@ -285,6 +285,20 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
 }
 
 #[test]
+fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() {
+    let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
+    for number in 0..3 {
+        let key = SocketKey(KEY.0 + number);
+        engine.handle(Observation::Present { key, at: at(2), since: Since::Exact(at(1)), socket: socket() });
+    }
+    assert!(engine.poll_timeout() <= Some(at(1002)), "{:?}", engine.poll_timeout());
+    engine.handle_timeout(at(1002));
+    assert!(outputs(&mut engine).contains(&Output::ReadCounters));
+    engine.handle(counters(1002, Counters::default()));
+    assert_eq!((words(&mut engine), engine.totals().untracked), (vec!["health".to_owned()], 2));
+}
+
+#[test]
 fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
     const MANY: u64 = 40_000;
     let config = Config { max_tracked: MANY as usize, ..config(Events::Stuck) };

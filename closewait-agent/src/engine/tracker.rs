@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use foldhash::fast::FixedState;
-
 use super::{
     due::Due,
-    model::{Dwell, Endpoint, Holder, Role, Since, Socket, SocketKey},
+    hashing::{FastState, KeyedState},
+    model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     scans::Scans,
     time::Boot,
@@ -44,12 +43,12 @@ pub struct Left {
 pub struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
-    sockets: HashMap<SocketKey, Box<Tracked>, FixedState>,
+    sockets: HashMap<SocketKey, Box<Tracked>, FastState>,
     /// One entry for each socket.
     due: Due,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
-    by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, FixedState>,
+    by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
     /// How many were reported as stuck.
     reported: usize,
     /// Keys by inode, while a walk needs them.
@@ -65,17 +64,18 @@ pub struct Tracker {
 
 impl Tracker {
     /// `stuck_after` is the age at which a socket is first due; it must not be zero. At most `most` are tracked.
-    pub fn new(stuck_after: Duration, most: usize) -> Self {
+    /// `key_secret` is that of the keys that are made of ends.
+    pub fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
-            sockets: HashMap::with_hasher(FixedState::with_seed(0)),
+            sockets: HashMap::default(),
             due: Due::default(),
-            by_ends: HashMap::with_hasher(FixedState::with_seed(0)),
+            by_ends: HashMap::default(),
             reported: 0,
             by_inode: None,
             scans: Scans::default(),
             most,
-            untracked: Untracked::default(),
+            untracked: Untracked::new(key_secret),
             more_holders: Room::new(MORE_HOLDERS),
             unkept: 0,
         }
@@ -131,11 +131,11 @@ impl Tracker {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
-            self.untracked.remove(key);
+            self.untracked.remove(&socket);
             if self.sockets.len() < self.most {
                 self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
-                self.untracked.entered(key);
+                self.untracked.entered(&socket);
             }
             return None;
         };
@@ -173,7 +173,7 @@ impl Tracker {
         }
         let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
         if tracked.is_none() {
-            self.untracked.left(key, socket);
+            self.untracked.left(socket);
         }
         self.scans.left(socket, at);
         shrink(&mut self.sockets);
@@ -213,10 +213,11 @@ impl Tracker {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
-                return self.untracked.found(key);
+                return self.untracked.found(&socket);
             }
+            let was_untracked = self.untracked.remove(&socket);
             self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
-            return !self.untracked.remove(key);
+            return !was_untracked;
         };
         // Of a socket that was refreshed while the scan was running, the refresh is younger.
         if tracked.looked.is_none_or(|looked| looked <= at) {

@@ -50,6 +50,8 @@ pub struct View<'a> {
     pub rows: Vec<Row<'a>>,
     /// Further sockets that are there, of which nothing else is known for want of room.
     pub untracked: u64,
+    /// Why there may be sockets that cannot be seen, if so.
+    pub unseen: Option<&'a str>,
     /// The processes that hold them, or their listeners, as far as they were looked at.
     pub processes: &'a BTreeMap<u32, Process>,
 }
@@ -100,6 +102,6 @@ impl<'a> View<'a> {
             process: survey.process(&one.socket, one.holders.as_deref()),
             verdict: survey.verdict_on_lingering(one),
         }));
-        Self { now, watched, rows, untracked: tracker.untracked(), processes: world.processes() }
+        Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: world.processes() }
     }
 }

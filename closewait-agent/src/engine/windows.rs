@@ -2,10 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
 use super::{
+    hashing::FastState,
     histogram::Histogram,
     model::{Dwell, Finding, Role, Scope, Socket},
     time::Boot,
@@ -14,8 +14,8 @@ use super::{
 /// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
 const PORTS: usize = 64;
 
-/// Looked up for every record.
-type Histograms = IndexMap<Scope, Histogram, FixedState>;
+/// Looked up for every record. Anybody may choose a port, but too few have a histogram for collisions to matter.
+type Histograms = IndexMap<Scope, Histogram, FastState>;
 
 /// The window that is open.
 #[derive(Debug)]

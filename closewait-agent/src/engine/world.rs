@@ -148,6 +148,7 @@ impl World {
             | Observation::InquiredAll { .. }
             | Observation::Looked { .. }
             | Observation::LookedAtAll { .. }
+            | Observation::LookedAtGone { .. }
             | Observation::Resumed { .. }
             | Observation::Stored { .. }
             | Observation::Audited { .. }

@@ -158,6 +158,20 @@ pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
 
 const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
+/// Network namespaces are found by the processes that are in them (`netns::find`), and files by a walk over the processes of
+/// the own pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
+const UNSEEN: &str =
+    "sockets of other network namespaces are not seen, as closewait runs in a pid namespace of its own";
+
+/// Flags of Docker and fields of Kubernetes.
+const HOST_NAMESPACES: &str =
+    "run the container in the host's namespaces (--pid=host --net=host; hostPID: true, hostNetwork: true)";
+
+/// Returns why there may be sockets that are older than the agent and that it cannot see, with a hint, if so.
+pub fn unseen_sockets(facts: &Facts) -> Option<String> {
+    (facts.initial_pid_namespace == Some(false)).then(|| format!("{UNSEEN}\nhint: {HOST_NAMESPACES}"))
+}
+
 /// Locked memory that suffices for maps of the default sizes, bytes: 20 MiB for times of entry, 4 MiB for the ring buffer.
 const ROOM_FOR_MAPS: u64 = 32 << 20;
 
@@ -332,7 +346,12 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
         list.push(Degraded {
             what: "owners",
             why: "this is not the pid namespace of the host: most processes have no number here".to_owned(),
-            fix: Some("run the container with the host's pid namespace (--pid=host, hostPID: true)".to_owned()),
+            fix: Some(HOST_NAMESPACES.to_owned()),
+        });
+        list.push(Degraded {
+            what: "existing sockets",
+            why: format!("those that are older than the agent are missing where it cannot look: {UNSEEN}"),
+            fix: Some(HOST_NAMESPACES.to_owned()),
         });
     }
     list

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    list::{render, untracked},
+    list::{missing, render},
     report,
 };
 use crate::{
@@ -34,5 +34,6 @@ pub fn answer(
     let view = engine.view(now);
     render(&view, query, anchor, to)?;
     // Objects have no place for it.
-    Ok(untracked(&view).filter(|_| query.form == Form::Json))
+    let missing: Vec<String> = missing(view.untracked, view.unseen).collect();
+    Ok((query.form == Form::Json && !missing.is_empty()).then(|| missing.join("\n")))
 }

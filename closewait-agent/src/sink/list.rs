@@ -38,25 +38,38 @@ pub fn render(view: &View<'_>, query: &Query, anchor: TimeAnchor, to: &mut Vec<u
 
 fn text<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
     table(view, rows, query, to);
-    if let Some(untracked) = untracked(view) {
-        let _infallible: io::Result<()> = writeln!(to, "\n{untracked}");
+    for missing in missing(view.untracked, view.unseen) {
+        let _infallible: io::Result<()> = writeln!(to, "\n{missing}");
     }
 }
 
-/// In words: how many sockets are there that cannot be shown, if any.
-pub fn untracked(view: &View<'_>) -> Option<String> {
-    (view.untracked > 0).then(|| {
-        let sockets = if view.untracked == 1 { "socket is" } else { "sockets are" };
-        let count = view.untracked;
-        format!("{count} more {sockets} in CLOSE_WAIT and not shown: no more are tracked; raise --max-tracked of closewait run")
-    })
+/// Text for each kind of socket that may be in CLOSE_WAIT and is not shown: those that are not tracked, and those that
+/// cannot be seen.
+pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = String> {
+    let untracked = (untracked > 0).then(|| {
+        let sockets = if untracked == 1 { "socket is" } else { "sockets are" };
+        format!(
+            "{untracked} more {sockets} in CLOSE_WAIT and not shown: the agent tracks no more\n\
+             hint: raise --max-tracked of closewait run, or the memory limit that lowers it"
+        )
+    });
+    untracked.into_iter().chain(unseen.map(str::to_owned))
+}
+
+/// Text for a list without sockets.
+pub(super) fn none(untracked: u64, unseen: Option<&str>) -> &'static str {
+    match (untracked, unseen) {
+        (0, None) => "no socket is in CLOSE_WAIT",
+        (_, None) => "no tracked socket is in CLOSE_WAIT",
+        (_, Some(_)) => "no socket that can be seen from here is in CLOSE_WAIT",
+    }
 }
 
 fn table<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
     if rows.is_empty() {
         // Writing to a Vec cannot fail.
         let _infallible: io::Result<()> = match view.rows.len() {
-            0 => writeln!(to, "no socket is in CLOSE_WAIT"),
+            0 => writeln!(to, "{}", none(view.untracked, view.unseen)),
             others => writeln!(to, "no socket matches; {others} without the filters"),
         };
         return;

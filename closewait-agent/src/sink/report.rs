@@ -5,6 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use super::{
+    list::{missing, none},
     schema::{self, PileupObject, SCHEMA_VERSION, TotalsObject},
     text::pileup,
 };
@@ -27,6 +28,8 @@ struct ReportObject<'a> {
     watched_seconds: Option<f64>,
     stuck_after_seconds: f64,
     totals: TotalsObject,
+    untracked: u64,
+    unseen: Option<&'a str>,
     groups: Vec<ReportedObject<'a>>,
     more_groups: u64,
 }
@@ -59,6 +62,8 @@ pub fn render(report: &Report, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>)
                 watched_seconds: report.watched.map(schema::seconds),
                 stuck_after_seconds: schema::seconds(report.stuck_after),
                 totals: report.totals.into(),
+                untracked: report.untracked,
+                unseen: report.unseen.as_deref(),
                 groups: groups.collect(),
                 more_groups: report.more,
             };
@@ -70,7 +75,7 @@ pub fn render(report: &Report, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>)
 }
 
 fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
-    let Report { at, watched, stuck_after, totals, groups, more } = report;
+    let Report { at, watched, stuck_after, totals, untracked, unseen, groups, more } = report;
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
@@ -89,7 +94,7 @@ fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
         None => format!("a single look: {} are in CLOSE_WAIT; nothing is known of what came and went", totals.tracked),
     });
     if groups.is_empty() {
-        line("nothing is in CLOSE_WAIT".to_owned());
+        line(none(*untracked, unseen.as_deref()).to_owned());
     }
     for (number, Reported { piles_up_since, pileup: group }) in (1..).zip(groups) {
         line(String::new());
@@ -109,6 +114,10 @@ fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
     if *more > 0 {
         line(String::new());
         line(format!("and {more} more groups, whose sockets are younger"));
+    }
+    for missing in missing(*untracked, unseen.as_deref()) {
+        line(String::new());
+        line(missing);
     }
     text
 }

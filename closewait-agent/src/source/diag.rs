@@ -25,7 +25,7 @@ use crate::{
     engine::{
         decode::Decoder,
         kill::{Facts, Sent},
-        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, SocketKey, Timer, TimerKind},
+        model::{Endpoint, Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
         time::Boot,
     },
     host::netns,
@@ -187,7 +187,7 @@ impl Found {
     /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
     fn observation(self, decoder: Decoder, asked: (Boot, Boot), netns: u32) -> Observation {
         let (at, after) = asked;
-        let key = SocketKey::of_ends(Some(netns), self.local, self.remote);
+        let key = super::key_secret().key(Some(netns), self.local, self.remote);
         let inode = (self.inode != 0).then_some(self.inode.into());
         if self.state == state::LISTEN {
             let (local, backlog, backlog_max) = (self.local, self.receive_queue, self.send_queue);

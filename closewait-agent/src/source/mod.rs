@@ -8,6 +8,7 @@
 //! - [`inquiry`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
 //! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
+//! - [`ended`]: whether a process has ended.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the little that aya has to know of the kernel's types.
 //! - `files`: records of the iterators over open files.
@@ -17,6 +18,7 @@
 mod calls;
 pub mod destroy;
 pub mod diag;
+pub mod ended;
 pub mod files;
 pub mod holders;
 pub mod inquiry;
@@ -27,3 +29,31 @@ pub mod ring;
 pub mod scanner;
 mod types;
 pub mod worker;
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::OnceLock,
+};
+
+use crate::engine::model::KeySecret;
+
+/// Secret of the keys that this process makes of the ends of connections.
+pub fn key_secret() -> KeySecret {
+    static SECRET: OnceLock<KeySecret> = OnceLock::new();
+    // The standard library seeds each `RandomState` with random bytes of the operating system, and what it hashes to does not
+    // tell the seed.
+    *SECRET.get_or_init(|| KeySecret([0, 1].map(|part: u64| RandomState::new().hash_one(part))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_secret_that_is_not_the_one_of_tests() {
+        assert_eq!(key_secret(), key_secret());
+        assert_ne!(key_secret(), KeySecret::default());
+        let KeySecret([first, second]) = key_secret();
+        assert_ne!(first, second);
+    }
+}

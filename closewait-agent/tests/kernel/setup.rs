@@ -201,7 +201,8 @@ fn drop_where(command: &mut Command, unwanted: impl Fn(u32) -> bool + Send + Syn
     unsafe { command.pre_exec(work) };
 }
 
-fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> io::Result<()> {
+/// Mounts a file system without options of its own.
+pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> io::Result<()> {
     // SAFETY: three texts that end in a zero and outlive the call; the kernel takes no data as no options.
     succeed(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, ptr::null()) })
 }

@@ -107,6 +107,8 @@ impl Engine {
             watched: self.config.watching.then(|| now.since(self.began)),
             stuck_after: self.config.stuck_after,
             totals: self.totals(),
+            untracked: self.tracker.untracked(),
+            unseen: self.config.unseen_sockets.clone(),
             groups: services.into_iter().filter_map(reported).collect(),
             more,
         }

@@ -186,6 +186,11 @@ pub enum Observation {
         /// When.
         at: Boot,
     },
+    /// All of [`crate::engine::Engine::descriptors_left`] were looked at, each answer an [`Observation::Lingering`].
+    LookedAtGone {
+        /// When that began.
+        began: Boot,
+    },
     /// The agent goes on where one before it has stopped.
     Resumed {
         /// When the last window of the histograms ended.

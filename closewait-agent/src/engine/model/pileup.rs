@@ -255,6 +255,10 @@ pub struct Report {
     pub stuck_after: Duration,
     /// Everything counted so far.
     pub totals: Totals,
+    /// Sockets in CLOSE_WAIT at this time that are not tracked, because too many are.
+    pub untracked: u64,
+    /// Why there may be sockets that cannot be seen, if so.
+    pub unseen: Option<String>,
     /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
     pub groups: Vec<Reported>,
     /// So many more, whose sockets are younger.

@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
-    hash::BuildHasher as _,
+    hash::Hasher as _,
     net::{IpAddr, SocketAddr},
 };
 
 use closewait_common::tcp::state;
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use crate::engine::{text::Comm, time::Boot};
 
@@ -17,16 +18,44 @@ use crate::engine::{text::Comm, time::Boot};
 pub struct SocketKey(pub u64);
 
 impl SocketKey {
-    /// A key for a socket of which only namespace and ends are known. Kernel addresses have the highest bit set, these
-    /// have not.
-    pub fn of_ends(netns: Option<u32>, local: Endpoint, remote: Endpoint) -> Self {
-        let hash = foldhash::fast::FixedState::with_seed(0).hash_one((netns, local, remote));
-        Self(hash & (u64::MAX >> 1))
-    }
-
-    /// Whether it was made by [`SocketKey::of_ends`].
+    /// Whether it was made by [`KeySecret::key`].
     pub fn is_of_ends(self) -> bool {
         self.0 >> 63 == 0
+    }
+}
+
+/// Secret of the keys that are made of the ends of connections. Two sockets with the same key would be taken for one, and
+/// without the secret nobody can choose connections whose keys are the same.
+///
+/// An agent makes one at its start ([`crate::source::key_secret`]). A recording has it, as it has the keys.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySecret(pub [u64; 2]);
+
+impl KeySecret {
+    /// The key of a socket of which only namespace and ends are known. Kernel addresses have the highest bit set, these
+    /// keys have not. Of a million sockets, two have the same key with a probability of 1 to 18 million.
+    pub fn key(self, netns: Option<u32>, local: Endpoint, remote: Endpoint) -> SocketKey {
+        let [first, second] = self.0;
+        let mut hasher = SipHasher13::new_with_keys(first, second);
+        // By bytes: `Hash` of these types is the same only for one compiler and one machine.
+        hasher.write(&[u8::from(netns.is_some())]);
+        hasher.write(&netns.unwrap_or_default().to_le_bytes());
+        for Endpoint { address, port } in [local, remote] {
+            let (is_v4, octets) = match address {
+                IpAddr::V4(v4) => (true, v4.to_ipv6_mapped().octets()),
+                IpAddr::V6(v6) => (false, v6.octets()),
+            };
+            hasher.write(&[u8::from(is_v4)]);
+            hasher.write(&octets);
+            hasher.write(&port.to_le_bytes());
+        }
+        SocketKey(hasher.finish() & (u64::MAX >> 1))
+    }
+}
+
+impl fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeySecret(..)")
     }
 }
 
@@ -295,4 +324,40 @@ pub enum Place {
     IoUring(Task),
     /// In a message (`SCM_RIGHTS`) that waits in a UNIX socket, perhaps of one of these processes.
     InFlight(Vec<Task>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(address: &str) -> Endpoint {
+        let address: SocketAddr = address.parse().unwrap();
+        Endpoint { address: address.ip(), port: address.port() }
+    }
+
+    #[test]
+    fn a_key_of_ends_depends_on_all_of_them_and_on_the_secret() {
+        let (one, other) = (end("10.0.0.5:80"), end("10.0.0.9:51234"));
+        let secret = KeySecret([1, 2]);
+        let keys = [
+            secret.key(Some(1), one, other),
+            secret.key(Some(1), other, one),
+            secret.key(Some(2), one, other),
+            secret.key(None, one, other),
+            secret.key(Some(0), one, other),
+            secret.key(Some(1), end("10.0.0.5:81"), other),
+            secret.key(Some(1), end("[::ffff:10.0.0.5]:80"), other),
+            KeySecret([1, 3]).key(Some(1), one, other),
+            KeySecret([2, 2]).key(Some(1), one, other),
+        ];
+        let distinct: std::collections::BTreeSet<SocketKey> = keys.into_iter().collect();
+        assert_eq!(distinct.len(), keys.len(), "{keys:?}");
+        assert!(keys.iter().all(|key| key.is_of_ends()));
+        assert_eq!(secret.key(Some(1), one, other), keys[0], "the same each time");
+    }
+
+    #[test]
+    fn the_secret_is_not_in_the_log() {
+        assert_eq!(format!("{:?}", KeySecret([12_345, 67_890])), "KeySecret(..)");
+    }
 }

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{model::Listener, testing::holder};
+use crate::engine::{
+    model::{KeySecret, Listener, Role},
+    testing::holder,
+};
 
 fn time() -> impl Strategy<Value = Boot> {
     let second = 1_000_000_000_u64;
@@ -32,7 +35,7 @@ fn named() -> impl Strategy<Value = (SocketKey, Socket)> {
     (0..4_u64, any::<bool>(), 1..3_u16, netns, prop::option::of(1..3_u64)).prop_map(
         |(n, by_ends, port, netns, cookie)| {
             let socket = Socket { netns, cookie, inode: Some(n % 2), ..socket_on_port(port) };
-            let ends = SocketKey::of_ends(netns, socket.local, socket.remote);
+            let ends = KeySecret::default().key(netns, socket.local, socket.remote);
             (if by_ends { ends } else { SocketKey(KEY.0 + n) }, socket)
         },
     )
@@ -141,5 +144,46 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// A key and a socket of many, and what happens to it.
+fn crowd() -> impl Strategy<Value = Vec<(u64, u16, bool, u64)>> {
+    prop::collection::vec((0..40_u64, 1..20_u16, any::<bool>(), 0..30_u64), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Each engine's tables have seeds of their own, so the same input is laid out in memory in two ways.
+    #[test]
+    fn findings_do_not_depend_on_the_seeds_of_tables(crowd in crowd()) {
+        let run = || {
+            let mut engine = Engine::new(Config { max_tracked: 20, ..config(Events::All) }, Boot(0));
+            let mut found = Vec::new();
+            for (number, port, enters, at) in &crowd {
+                let at = Boot(at * 1_000_000_000);
+                let mut socket = Socket { role: Some(Role::Client), netns: Some(1), ..socket_on_port(*port) };
+                socket.remote.port = 1000 + port;
+                let key = SocketKey(KEY.0 + number);
+                engine.handle(if *enters {
+                    Observation::Enter { key, at, socket, replaced: false }
+                } else {
+                    let (how, fd_open) = (How::Closed, Some(true));
+                    Observation::Leave { key, at, entered: None, socket, how, closer: None, fd_open }
+                });
+                engine.handle_timeout(at);
+                found.extend(outputs(&mut engine));
+            }
+            let now = Boot(500_000_000_000);
+            engine.handle_timeout(now);
+            engine.handle(Observation::LookedAtAll { at: now });
+            engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
+            engine.handle(Observation::InquiredAll { at: now, worked: Duration::ZERO });
+            engine.handle(Observation::Counters { at: now, counters: Box::default() });
+            found.extend(outputs(&mut engine));
+            (format!("{found:?} {:?}", engine.report(now)), engine.totals())
+        };
+        prop_assert_eq!(run(), run());
     }
 }

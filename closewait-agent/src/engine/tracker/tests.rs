@@ -24,7 +24,7 @@ fn older(earliest: u64, latest: u64) -> Since {
 }
 
 fn tracker() -> Tracker {
-    Tracker::new(STUCK_AFTER, usize::MAX)
+    Tracker::new(STUCK_AFTER, usize::MAX, KeySecret::default())
 }
 
 /// Reports the next socket that is due at `now`, as the engine does.
@@ -118,7 +118,7 @@ fn memory_goes_when_the_sockets_do() {
 
 #[test]
 fn a_stay_whose_place_is_taken_again_needs_no_room() {
-    let mut tracker = Tracker::new(STUCK_AFTER, 1);
+    let mut tracker = Tracker::new(STUCK_AFTER, 1, KeySecret::default());
     tracker.enter(KEY, at(100), socket());
     assert!(tracker.enter(KEY, at(200), socket()).is_some());
     tracker.present(KEY, at(201), older(50, 201), socket());
@@ -344,7 +344,7 @@ fn a_snapshot_says_nothing_twice() {
 
 #[test]
 fn a_socket_known_by_its_ends_is_found_by_its_records() {
-    let ends = SocketKey::of_ends(socket().netns, socket().local, socket().remote);
+    let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
     let mut tracker = tracker();
     tracker.present(ends, at(100), older(50, 98), socket());
     assert_eq!(tracker.enter(KEY, at(99), socket()), None);
@@ -361,7 +361,7 @@ fn the_same_ends_in_two_namespaces_are_two_sockets() {
     let mut tracker = tracker();
     for netns in [1, 2] {
         let socket = Socket { netns: Some(netns), ..socket() };
-        let key = SocketKey::of_ends(socket.netns, socket.local, socket.remote);
+        let key = KeySecret::default().key(socket.netns, socket.local, socket.remote);
         assert!(tracker.present(key, at(100), older(50, 98), socket));
     }
     assert_eq!(tracker.len(), 2);

@@ -72,6 +72,7 @@ fn a_capable_host_lacks_nothing() {
     assert_eq!(plan.hook, Hook::Btf);
     assert!(plan.iterate_files);
     assert_eq!(plan.degraded, []);
+    assert_eq!(unseen_sockets(&capable_host()), None);
 }
 
 #[test]
@@ -207,10 +208,15 @@ fn a_kernel_of_5_10_lacks_what_came_later() {
 }
 
 #[test]
-fn a_pid_namespace_of_a_container_hides_owners() {
+fn a_pid_namespace_of_a_container_hides_owners_and_sockets() {
     let facts = Facts { initial_pid_namespace: Some(false), ..capable_host() };
     let plan = plan(&facts, HookChoice::Auto).unwrap();
-    assert!(plan.degraded[0].fix.as_ref().unwrap().contains("hostPID"));
+    let fixes = plan.degraded.iter().map(|one| one.fix.as_deref().unwrap());
+    assert!(
+        fixes.clone().count() == 2 && fixes.clone().all(|fix| fix.contains("hostPID") && fix.contains("--net=host"))
+    );
+    assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["owners", "existing sockets"]);
+    assert!(unseen_sockets(&facts).unwrap().contains("other network namespaces are not seen"));
 }
 
 #[test]

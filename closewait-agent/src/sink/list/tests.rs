@@ -83,7 +83,7 @@ impl World {
         waits.verdict = verdict(Class::NeverAccepted, Certainty::Fact);
         over.gone = Some(&self.gone);
         over.verdict = verdict(Class::Unknown, Certainty::Low);
-        View { now: NOW, watched: None, untracked: 0, rows, processes: &self.processes }
+        View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &self.processes }
     }
 
     fn shown(&self, query: &Query) -> String {
@@ -167,7 +167,8 @@ fn a_hostile_name_stays_in_its_cell() {
 fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, untracked: 0, rows: vec![row(&socket)], processes: &processes };
+    let view =
+        View { now: NOW, watched: None, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
     let header = |query: &Query| shown(&view, query).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
@@ -180,8 +181,14 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
 fn several_namespaces_are_told_apart() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
-    let view =
-        View { now: NOW, watched: None, untracked: 0, rows: sockets.iter().map(row).collect(), processes: &processes };
+    let view = View {
+        now: NOW,
+        watched: None,
+        untracked: 0,
+        unseen: None,
+        rows: sockets.iter().map(row).collect(),
+        processes: &processes,
+    };
     assert!(shown(&view, &Query::default()).contains("NETNS"));
 }
 
@@ -194,6 +201,7 @@ fn no_owner_is_told_from_owners_that_nobody_looked_for() {
             now: NOW,
             watched: None,
             untracked: 0,
+            unseen: None,
             rows: vec![Row { holders, ..row(&socket) }],
             processes: &processes,
         };
@@ -211,8 +219,10 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
     let age = |at_least, at_most: Option<u64>| {
         let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
-        let text =
-            shown(&View { now: NOW, watched: None, untracked: 0, rows, processes: &processes }, &Query::default());
+        let text = shown(
+            &View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &processes },
+            &Query::default(),
+        );
         text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m00s");
@@ -231,8 +241,15 @@ fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
 #[test]
 fn an_empty_list_says_so_and_why() {
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, untracked: 0, rows: Vec::new(), processes: &processes };
+    let view = View { now: NOW, watched: None, untracked: 0, unseen: None, rows: Vec::new(), processes: &processes };
     assert_eq!(shown(&view, &Query::default()), "no socket is in CLOSE_WAIT\n");
+    let full = View { untracked: 3, ..view.clone() };
+    assert!(shown(&full, &Query::default()).starts_with("no tracked socket is in CLOSE_WAIT\n\n3 more sockets are"));
+    let contained = View { unseen: Some("others are not seen: why"), ..view };
+    assert_eq!(
+        shown(&contained, &Query::default()),
+        "no socket that can be seen from here is in CLOSE_WAIT\n\nothers are not seen: why\n"
+    );
     let query = Query { filter: Filter { pids: vec![5], ..Filter::default() }, ..Query::default() };
     assert_eq!(World::new().shown(&query), "no socket matches; 4 without the filters\n");
     assert_eq!(World::new().shown(&Query { form: Form::Json, ..query }), "");
@@ -244,13 +261,19 @@ fn what_is_not_tracked_is_said_in_words() {
     let view = View { untracked: 1234, ..world.view() };
     let text = shown(&view, &Query::default());
     assert!(text.ends_with(
-        "\n\n1234 more sockets are in CLOSE_WAIT and not shown: no more are tracked; raise --max-tracked of closewait run\n"
+        "\n\n1234 more sockets are in CLOSE_WAIT and not shown: the agent tracks no more\nhint: raise --max-tracked of \
+         closewait run, or the memory limit that lowers it\n"
     ));
     // Where every line is an object, whoever prints them says it.
     let objects = shown(&view, &Query { form: Form::Json, ..Query::default() });
     assert_eq!(objects.lines().count(), world.sockets.len());
-    assert!(untracked(&view).is_some_and(|words| text.contains(&words)));
-    assert_eq!(untracked(&world.view()), None);
+    assert!(missing(view.untracked, view.unseen).all(|words| text.contains(&words)));
+    assert_eq!(missing(0, None).count(), 0);
+    let by = Query { by: Some(By::Process), ..Query::default() };
+    assert!(shown(&view, &by).contains("1234 more sockets"));
+    // A filter is no reason to be silent: those that are not tracked may fit it.
+    let filter = Filter { pids: vec![5], ..Filter::default() };
+    assert!(shown(&view, &Query { filter, ..Query::default() }).contains("1234 more sockets"));
 }
 
 #[test]

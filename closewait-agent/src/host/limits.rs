@@ -1,0 +1,244 @@
+//! How much an agent keeps, decided from what the user says and from the memory that there is. Pure.
+
+use super::{memory_limit::MemoryLimit, plan::Degraded};
+
+/// Sockets whose time of entry the kernel keeps, unless the user or a memory limit says otherwise.
+pub const DEFAULT_MAX_SOCKETS: u32 = 262_144;
+/// Upper bound of that number: reading a larger map keeps a CPU of the kernel busy for too long (docs/kernel-safety.md).
+pub const MOST_MAX_SOCKETS: u32 = 1 << 20;
+/// Sockets that are tracked, unless the user or a memory limit says otherwise: some 530 MB.
+pub const DEFAULT_MAX_TRACKED: u32 = 1_000_000;
+/// Size of the ring buffer, unless the user or a memory limit says otherwise, bytes.
+pub const DEFAULT_RING_BUFFER: u32 = 4 << 20;
+/// Size of the queue of lines for a slow reader, bytes.
+const DEFAULT_LINES: u64 = 16 << 20;
+
+/// Memory of an agent that tracks nothing, bytes: 25 MB at its start, while it reads the kernel's types, and what the kernel
+/// charges it for programs, counters and threads.
+const FIXED: u64 = 32 << 20;
+/// Memory of an entry of the kernel's map, bytes: 64 of the entry, and a bucket for each.
+const OF_ENTRY: u64 = 80;
+/// Memory of a tracked socket, bytes, while all of them are answered as JSON: measured with 50,000, 3,130 above what an idle
+/// agent has. Between answers it is 550.
+const OF_TRACKED: u64 = 3_400;
+/// The least that limits are lowered to: below, an agent is of no use.
+const LEAST_TRACKED: u64 = 256;
+const LEAST_RING_BUFFER: u64 = 256 << 10;
+const LEAST_LINES: u64 = 256 << 10;
+
+/// What the user says; `None` where nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Sockets whose time of entry the kernel keeps.
+    pub max_sockets: Option<u32>,
+    /// Sockets that are tracked.
+    pub max_tracked: Option<u32>,
+    /// Size of the ring buffer, bytes.
+    pub ring_buffer: Option<u32>,
+}
+
+/// What an agent keeps at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sockets whose time of entry the kernel keeps.
+    pub max_sockets: u32,
+    /// Sockets that are tracked.
+    pub max_tracked: u32,
+    /// Size of the ring buffer, bytes.
+    pub ring_buffer: u32,
+    /// Lines that wait for a slow reader, bytes.
+    pub lines: usize,
+    /// What follows from too little memory, if there is.
+    pub degraded: Option<Degraded>,
+}
+
+/// Decides the limits of an agent under `memory`, the memory limit of its cgroup if there is one. What the user says stands.
+pub fn limits(asked: Asked, memory: Option<&MemoryLimit>) -> Limits {
+    let defaults = Limits {
+        max_sockets: asked.max_sockets.unwrap_or(DEFAULT_MAX_SOCKETS),
+        max_tracked: asked.max_tracked.unwrap_or(DEFAULT_MAX_TRACKED),
+        ring_buffer: asked.ring_buffer.unwrap_or(DEFAULT_RING_BUFFER),
+        lines: usize::try_from(DEFAULT_LINES).unwrap_or(usize::MAX),
+        degraded: None,
+    };
+    let Some(memory) = memory.filter(|memory| defaults.need() > memory.left) else { return defaults };
+    let left = memory.left;
+    let ring_buffer = asked.ring_buffer.map_or_else(
+        || previous_power_of_two((left / 64).clamp(LEAST_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
+        u64::from,
+    );
+    let lines = (left / 32).clamp(LEAST_LINES, DEFAULT_LINES);
+    let rest = left.saturating_sub(FIXED + ring_buffer + lines);
+    let (max_sockets, max_tracked) = match (asked.max_sockets.map(u64::from), asked.max_tracked.map(u64::from)) {
+        (Some(sockets), Some(tracked)) => (sockets, tracked),
+        (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED),
+        (None, Some(tracked)) => (rest.saturating_sub(tracked * OF_TRACKED) / OF_ENTRY, tracked),
+        // The kernel also keeps sockets that are closed before the agent has read of them.
+        (None, None) => {
+            let both = rest / (OF_TRACKED + 2 * OF_ENTRY);
+            let sockets = (2 * both).min(DEFAULT_MAX_SOCKETS.into());
+            (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED)
+        }
+    };
+    let lowered = |value: u64, asked: Option<u32>, default: u32| {
+        // For people: two digits and zeros.
+        let lowered = round_down(value).clamp(LEAST_TRACKED, default.into());
+        asked.unwrap_or_else(|| u32::try_from(lowered).unwrap_or(default))
+    };
+    let mut limits = Limits {
+        max_sockets: lowered(max_sockets, asked.max_sockets, DEFAULT_MAX_SOCKETS),
+        max_tracked: lowered(max_tracked, asked.max_tracked, DEFAULT_MAX_TRACKED),
+        ring_buffer: u32::try_from(ring_buffer).unwrap_or(DEFAULT_RING_BUFFER),
+        lines: usize::try_from(lines).unwrap_or(usize::MAX),
+        degraded: None,
+    };
+    limits.degraded = Some(limits.under(memory));
+    limits
+}
+
+/// Decides how many sockets a single look tracks under `memory`: it has neither a map nor a ring buffer.
+pub fn of_single_look(memory: Option<&MemoryLimit>) -> u32 {
+    let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
+    let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
+    u32::try_from(fits.max(LEAST_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
+}
+
+impl Limits {
+    /// Memory that an agent needs at its highest peak, bytes.
+    fn need(&self) -> u64 {
+        let (sockets, tracked) = (u64::from(self.max_sockets) * OF_ENTRY, u64::from(self.max_tracked) * OF_TRACKED);
+        FIXED + sockets + tracked + u64::from(self.ring_buffer) + u64::try_from(self.lines).unwrap_or(u64::MAX >> 1)
+    }
+
+    fn under(&self, memory: &MemoryLimit) -> Degraded {
+        let Limits { max_sockets, max_tracked, .. } = self;
+        let MemoryLimit { bytes, left, cgroup } = memory;
+        let limit = format!("the memory limit of {} MiB ({})", bytes >> 20, cgroup.display());
+        let used = if left < bytes { format!(", of which {} MiB are left,", left >> 20) } else { String::new() };
+        let need = self.need() >> 20;
+        let (why, fix) = if self.need() > *left {
+            (
+                format!(
+                    "{limit}{used} may be too low: to track {max_tracked} sockets and keep {max_sockets} times of entry takes \
+                     up to {need} MiB, and the kernel kills what uses more"
+                ),
+                "raise the memory limit, or lower --max-tracked, --max-sockets and --ring-buffer",
+            )
+        } else {
+            (
+                format!(
+                    "{limit}{used} is enough for {max_tracked} tracked sockets and {max_sockets} times of entry; further \
+                     sockets are counted only"
+                ),
+                "raise the memory limit (MemoryMax= of the systemd unit, that of the container), or set --max-tracked",
+            )
+        };
+        Degraded { what: "limits", why, fix: Some(fix.to_owned()) }
+    }
+}
+
+/// The first two digits.
+fn round_down(value: u64) -> u64 {
+    let unit = 10_u64.pow(value.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    value / unit * unit
+}
+
+fn previous_power_of_two(value: u64) -> u64 {
+    1 << value.max(1).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn memory(mib: u64) -> MemoryLimit {
+        MemoryLimit { bytes: mib * MIB, left: mib * MIB, cgroup: "/sys/fs/cgroup/x".into() }
+    }
+
+    #[test]
+    fn without_a_memory_limit_the_defaults_or_what_the_user_says_stand() {
+        let limits = |asked| limits(asked, None);
+        let all = limits(Asked::default());
+        assert_eq!((all.max_sockets, all.max_tracked, all.ring_buffer), (262_144, 1_000_000, 4 << 20));
+        let own = limits(Asked { max_sockets: Some(1), max_tracked: Some(2), ring_buffer: Some(4096) });
+        assert_eq!((own.max_sockets, own.max_tracked, own.ring_buffer, own.degraded), (1, 2, 4096, None));
+        assert_eq!(of_single_look(None), 1_000_000);
+    }
+
+    #[test]
+    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_said() {
+        let limits = limits(Asked::default(), Some(&memory(64)));
+        assert!((5000..10_000).contains(&limits.max_tracked), "{limits:?}");
+        assert!((10_000..20_000).contains(&limits.max_sockets) && limits.ring_buffer == 1 << 20, "{limits:?}");
+        let degraded = limits.degraded.unwrap();
+        assert!(degraded.why.contains("limit of 64 MiB (/sys/fs/cgroup/x) is enough for "), "{degraded:?}");
+        assert!(degraded.why.contains(&limits.max_tracked.to_string()), "{degraded:?}");
+        assert!(degraded.fix.unwrap().contains("MemoryMax="));
+    }
+
+    #[test]
+    fn what_the_user_says_stands_and_is_warned_of() {
+        let asked = Asked { max_tracked: Some(500_000), ..Asked::default() };
+        let limits = limits(asked, Some(&memory(64)));
+        assert_eq!(limits.max_tracked, 500_000);
+        let degraded = limits.degraded.unwrap();
+        assert!(degraded.why.contains("may be too low") && degraded.why.contains("500000"), "{degraded:?}");
+    }
+
+    #[test]
+    fn what_others_of_the_cgroup_use_is_said() {
+        let limits = limits(Asked::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
+        assert!(
+            limits.degraded.unwrap().why.contains("100 MiB (/sys/fs/cgroup/x), of which 80 MiB are left, is enough")
+        );
+    }
+
+    #[test]
+    fn in_much_too_little_memory_an_agent_starts_all_the_same() {
+        let limits = limits(Asked::default(), Some(&memory(8)));
+        assert_eq!((limits.max_sockets, limits.max_tracked, limits.ring_buffer), (256, 256, 256 << 10));
+        assert!(limits.degraded.unwrap().why.contains("may be too low"));
+        assert_eq!(of_single_look(Some(&memory(8))), 256);
+    }
+
+    #[test]
+    fn the_numbers_of_the_unit_fit_its_memory() {
+        let unit = include_str!("../../../contrib/systemd/closewait.service");
+        let memory_max = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M')?.parse().ok());
+        let tracked =
+            unit.lines().find_map(|line| line.split_once("--max-tracked ")?.1.split(' ').next()?.parse().ok());
+        let asked = Asked { max_tracked: tracked, ..Asked::default() };
+        assert!(asked.max_tracked.is_some());
+        assert_eq!(limits(asked, Some(&memory(memory_max.unwrap()))).degraded, None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_memory_there_is_what_is_decided_fits_or_is_said_not_to(
+            left in 0..8 * 1024 * MIB,
+            sockets in prop::option::of(1..=MOST_MAX_SOCKETS),
+            tracked in prop::option::of(1..16_777_216_u32),
+            ring in prop::option::of((12..=30_u32).prop_map(|bits| 1 << bits)),
+        ) {
+            let asked = Asked { max_sockets: sockets, max_tracked: tracked, ring_buffer: ring };
+            let memory = MemoryLimit { bytes: left, left, cgroup: "/x".into() };
+            let limits = limits(asked, Some(&memory));
+            prop_assert!(sockets.is_none_or(|asked| asked == limits.max_sockets));
+            prop_assert!(tracked.is_none_or(|asked| asked == limits.max_tracked));
+            prop_assert!(ring.is_none_or(|asked| asked == limits.ring_buffer));
+            prop_assert!(limits.max_sockets > 0 && limits.max_tracked > 0 && limits.ring_buffer.is_power_of_two());
+            let too_much = limits.need() > left;
+            prop_assert_eq!(too_much, limits.degraded.as_ref().is_some_and(|one| one.why.contains("may be too low")));
+        }
+
+        #[test]
+        fn more_memory_never_means_less(left in 0..8 * 1024 * MIB, more in 0..1024 * MIB) {
+            let of = |left| limits(Asked::default(), Some(&MemoryLimit { bytes: left, left, cgroup: "/x".into() }));
+            prop_assert!(of(left).max_tracked <= of(left + more).max_tracked.max(of(left).max_tracked / 100 * 99));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The memory that the cgroups of this process leave it. Facts only; what follows from them is in [`super::limits`].
+
+use std::{
+    fs,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::netns::unescape;
+
+/// Limit of a cgroup, and how much of it is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes that the processes of the cgroup may use.
+    pub bytes: u64,
+    /// Bytes that they do not use yet. Page cache does not count as used: the kernel gives it up first.
+    pub left: u64,
+    /// Folder of the cgroup.
+    pub cgroup: PathBuf,
+}
+
+/// Version of the cgroup hierarchy, which decides the names of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// Returns the limit that leaves least, of the cgroup of this process and those above it as far as they can be seen; `None`
+/// if none has a limit.
+pub fn find() -> Option<MemoryLimit> {
+    find_in(Path::new("/proc/self"), Path::new("/"))
+}
+
+/// `process` is the folder of a process, and mount points are below `root`.
+fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
+    let mounts = fs::read(process.join("mountinfo")).ok()?;
+    let cgroups = fs::read(process.join("cgroup")).ok()?;
+    let found = [Version::V2, Version::V1].into_iter().filter_map(|version| {
+        let own = own_cgroup(&cgroups, version)?;
+        // Others of the same hierarchy show a part of it only.
+        mounts.split(|byte| *byte == b'\n').filter_map(|line| mount(line, version)).find_map(|(shown, point)| {
+            let below = own.strip_prefix(&shown).ok()?;
+            let top = root.join(point.strip_prefix("/").unwrap_or(&point));
+            Some((version, top.join(below), top))
+        })
+    });
+    let limits = found.flat_map(|(version, own, top)| {
+        let levels: Vec<PathBuf> =
+            own.ancestors().take_while(|level| level.starts_with(&top)).map(Path::to_owned).collect();
+        levels.into_iter().filter_map(move |level| limit_of(level, version))
+    });
+    limits.min_by_key(|limit| limit.left)
+}
+
+/// Path of the process's cgroup that accounts memory (cgroups(7)).
+fn own_cgroup(text: &[u8], version: Version) -> Option<PathBuf> {
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut parts = line.splitn(3, |byte| *byte == b':');
+        let (_number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_it = match version {
+            Version::V1 => controllers.split(|byte| *byte == b',').any(|controller| controller == b"memory"),
+            Version::V2 => controllers.is_empty(),
+        };
+        is_it.then(|| path_of(path.to_owned()))
+    })
+}
+
+/// Which part of the hierarchy a line of `mountinfo` mounts, and where, if it is the one that accounts memory
+/// (proc_pid_mountinfo(5)).
+fn mount(line: &[u8], version: Version) -> Option<(PathBuf, PathBuf)> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let (shown, point) = (fields.nth(3)?, fields.next()?);
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
+    let is_it = match version {
+        Version::V1 => kind == b"cgroup" && options.split(|byte| *byte == b',').any(|option| option == b"memory"),
+        Version::V2 => kind == b"cgroup2",
+    };
+    is_it.then(|| (path_of(unescape(shown)), path_of(unescape(point))))
+}
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+/// `None` for a cgroup without a limit.
+fn limit_of(cgroup: PathBuf, version: Version) -> Option<MemoryLimit> {
+    let (limits, used) = match version {
+        // Above `high` processes are slowed down until the kernel has reclaimed memory, of which the agent has none to give.
+        Version::V2 => (&["memory.max", "memory.high"][..], &["anon", "slab_unreclaimable"][..]),
+        Version::V1 => (&["memory.limit_in_bytes"][..], &["total_rss"][..]),
+    };
+    let number = |name: &&str| -> Option<u64> { fs::read_to_string(cgroup.join(name)).ok()?.trim().parse().ok() };
+    // Version 1 has a number near 2^63 for none, version 2 a word.
+    let bytes = limits.iter().filter_map(number).filter(|bytes| *bytes < 1 << 60).min()?;
+    let stat = fs::read_to_string(cgroup.join("memory.stat")).unwrap_or_default();
+    let counts = stat.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| used.contains(name));
+    let used: u64 = counts.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).fold(0, u64::saturating_add);
+    Some(MemoryLimit { bytes, left: bytes.saturating_sub(used), cgroup })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::testing::Fixture;
+
+    const V2: &str = "31 23 0:28 / /cg rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+    const V1: &str =
+        "31 23 0:28 / /cg/memory rw - cgroup cgroup rw,memory\n30 23 0:29 / /cg/cpu rw - cgroup cgroup rw,cpu\n";
+
+    /// A process with this `mountinfo` and `cgroup`, and files of cgroups.
+    fn find(mounts: &str, cgroup: &str, files: &[(&str, &str)]) -> Option<(u64, u64, String)> {
+        let fixture = Fixture::new("memory-limit");
+        fixture.file("proc/mountinfo", mounts.as_bytes());
+        fixture.file("proc/cgroup", cgroup.as_bytes());
+        for (name, text) in files {
+            fixture.file(name, text.as_bytes());
+        }
+        let found = find_in(&fixture.path().join("proc"), fixture.path())?;
+        let cgroup = found.cgroup.strip_prefix(fixture.path()).unwrap().display().to_string();
+        Some((found.bytes, found.left, cgroup))
+    }
+
+    #[test]
+    fn the_lowest_limit_of_all_levels_counts() {
+        let files = [
+            ("cg/a.slice/b.service/memory.max", "67108864\n"),
+            ("cg/a.slice/memory.max", "max\n"),
+            ("cg/a.slice/memory.high", "50000000\n"),
+            ("cg/memory.max", "40000000"),
+        ];
+        let found = |files| find(V2, "0::/a.slice/b.service\n", files).unwrap();
+        assert_eq!(found(&files), (40_000_000, 40_000_000, "cg".to_owned()));
+        assert_eq!(found(&files[..3]), (50_000_000, 50_000_000, "cg/a.slice".to_owned()));
+        assert_eq!(found(&files[..2]), (67_108_864, 67_108_864, "cg/a.slice/b.service".to_owned()));
+        assert_eq!(find(V2, "0::/a.slice/b.service\n", &files[1..2]), None);
+    }
+
+    #[test]
+    fn what_others_of_the_cgroup_use_is_not_left() {
+        let stat = "anon 20000000\nfile 90000000\nslab_unreclaimable 1000000\n";
+        let files = [("cg/a/memory.max", "60000000\n"), ("cg/memory.max", "70000000\n"), ("cg/memory.stat", stat)];
+        assert_eq!(find(V2, "0::/a\n", &files), Some((70_000_000, 49_000_000, "cg".to_owned())));
+    }
+
+    #[test]
+    fn version_1_has_other_names() {
+        let cgroup = "5:cpu:/x\n4:memory,pids:/docker/1\n0::/\n";
+        let files = [
+            ("cg/memory/docker/1/memory.limit_in_bytes", "67108864\n"),
+            ("cg/memory/docker/1/memory.stat", "total_cache 5\ntotal_rss 108864\n"),
+            ("cg/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ];
+        assert_eq!(find(V1, cgroup, &files), Some((67_108_864, 67_000_000, "cg/memory/docker/1".to_owned())));
+        assert_eq!(find(V1, cgroup, &files[2..]), None);
+    }
+
+    #[test]
+    fn in_a_container_the_mount_shows_a_part_of_the_hierarchy() {
+        let mounts = "31 23 0:28 /docker/1 /cg/memory ro - cgroup cgroup rw,memory\n";
+        let files = [("cg/memory/memory.limit_in_bytes", "67108864\n")];
+        assert_eq!(
+            find(mounts, "4:memory:/docker/1\n", &files),
+            Some((67_108_864, 67_108_864, "cg/memory".to_owned()))
+        );
+        // With a namespace of its own it is the root of all that is seen.
+        assert!(find(V2, "0::/\n", &[("cg/memory.max", "67108864\n")]).is_some());
+        // A cgroup elsewhere cannot be looked at.
+        assert_eq!(find(mounts, "4:memory:/other\n", &files), None);
+        assert_eq!(find("", "0::/\n", &[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(line in "[ :,/\\\\a-z0-9-]{0,60}") {
+            for version in [Version::V1, Version::V2] {
+                drop(mount(line.as_bytes(), version));
+                drop(own_cgroup(line.as_bytes(), version));
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The limit on open files of this process (`RLIMIT_NOFILE`).
+
+use std::{fs::File, io};
+
+/// Descriptors that a command needs beside those that it has at its start. An agent has some 30 open, and a scan opens more
+/// for a moment.
+const NEEDED: u64 = 64;
+
+/// Why a command cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause))]
+pub struct TooFewError {
+    /// Number of descriptors that could be opened.
+    opened: u64,
+    /// What the system said. Not a `source`: it is part of the text above.
+    cause: io::Error,
+}
+
+fn hint(cause: &io::Error) -> &'static str {
+    if cause.raw_os_error() == Some(libc::ENFILE) {
+        "the host has no more: look for the process that leaks them, or raise the sysctl fs.file-max"
+    } else {
+        "raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
+    }
+}
+
+/// The limit as it was at the start, where this process has raised it.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFiles {
+    before: Option<libc::rlimit>,
+}
+
+impl OpenFiles {
+    /// Raises the soft limit of this process to the hard one, and checks that there are enough descriptors.
+    ///
+    /// # Errors
+    ///
+    /// If there are not.
+    pub fn raise() -> Result<Self, TooFewError> {
+        let before = read().filter(|limit| limit.rlim_cur < limit.rlim_max);
+        let raised = before.filter(|limit| write(libc::rlimit { rlim_cur: limit.rlim_max, ..*limit }));
+        check()?;
+        Ok(Self { before: raised })
+    }
+
+    /// Runs `f` with the soft limit that this process was started with, so that a child that `f` starts has that: programs
+    /// with `select` cannot use descriptors above 1023. No other thread may open files meanwhile.
+    pub fn as_before<T>(self, f: impl FnOnce() -> T) -> T {
+        let Some(before) = self.before else { return f() };
+        // Not fewer than to start a child takes.
+        let open = open().unwrap_or(0);
+        let soft = before.rlim_cur.max(open + NEEDED).min(before.rlim_max);
+        let lowered = write(libc::rlimit { rlim_cur: soft, ..before });
+        let done = f();
+        if lowered {
+            let _raised: bool = write(libc::rlimit { rlim_cur: before.rlim_max, ..before });
+        }
+        done
+    }
+}
+
+/// Opens as many as are needed, and closes them.
+fn check() -> Result<(), TooFewError> {
+    let failed = |opened| move |cause| TooFewError { opened, cause };
+    // Any file will do: what else can go wrong with this one is not a matter of descriptors.
+    let first = match File::open("/") {
+        Err(error) if !is_limit(&error) => return Ok(()),
+        first => first.map_err(failed(0))?,
+    };
+    let more = (1..NEEDED).map(|opened| first.try_clone().map_err(failed(opened)));
+    more.collect::<Result<Vec<File>, _>>().map(drop)
+}
+
+fn is_limit(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Number of open descriptors of this process.
+fn open() -> Option<u64> {
+    u64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()
+}
+
+fn read() -> Option<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live struct of the type that the call fills.
+    (unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0).then_some(limit)
+}
+
+/// Returns whether the limit is as given.
+fn write(limit: libc::rlimit) -> bool {
+    // SAFETY: the pointer is to a live struct of the type that the call reads.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_what_to_do() {
+        let text = |errno| TooFewError { opened: 3, cause: io::Error::from_raw_os_error(errno) }.to_string();
+        let own = text(libc::EMFILE);
+        assert!(own.starts_with("opening 64 file descriptors failed after 3: Too many open files"), "{own}");
+        assert!(own.contains("\nhint: raise the limit") && own.contains("LimitNOFILE="), "{own}");
+        assert!(text(libc::ENFILE).contains("fs.file-max"));
+        assert!(!is_limit(&io::Error::from_raw_os_error(libc::EACCES)));
+    }
+
+    #[test]
+    fn there_are_enough_here_and_all_are_given_back() {
+        let before = open();
+        check().unwrap();
+        assert!(before.is_some() && open() <= before.map(|before| before + 32), "tests beside this one open files");
+    }
+}
