@@ -37,8 +37,9 @@ const LOOKS: usize = 1024;
 const WINDOW: Duration = Duration::from_millis(100);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
-/// How long the last lines may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long everything that is written at the end may take together: the recording, the last lines and the end of hooks.
+/// With the log's part after it, SIGTERM ends the agent within five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Signals that end the agent.
 pub struct Signals {
@@ -146,8 +147,7 @@ impl Runtime {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
                 () = self.writer.ended() => {
-                    self.finish_recording();
-                    return self.writer.finish(PATIENCE).context("writing standard output failed");
+                    return self.finish();
                 }
                 ready = self.ring.ready(), if emptied => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
@@ -174,10 +174,20 @@ impl Runtime {
         while !self.drain(BATCH) {}
         self.intake.engine.stop();
         self.put_out()?;
-        self.finish_recording();
-        let written = self.writer.finish(PATIENCE).context("writing standard output failed");
+        self.finish()
+    }
+
+    /// Waits until everything is written and hooks have ended, at most for [`PATIENCE`].
+    fn finish(mut self) -> anyhow::Result<()> {
+        let end = clock::now() + PATIENCE;
+        // Everybody is told before anybody is waited for.
+        if let Some(hooks) = &mut self.hooks {
+            hooks.close();
+        }
+        self.finish_recording(end.since(clock::now()));
+        let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
-            hooks.finish();
+            hooks.finish(end.since(clock::now()));
         }
         written
     }
@@ -341,16 +351,16 @@ impl Runtime {
     }
 
     /// What was seen was seen, whatever becomes of the recording.
-    fn finish_recording(&mut self) {
-        if let Err(error) = self.intake.engine.finish() {
+    fn finish_recording(&mut self, patience: Duration) {
+        if let Err(error) = self.intake.engine.finish(patience) {
             log::error!("the recording has no end: {error:#}");
         }
     }
 
     fn hand_over(&mut self, piece: &mut Piece) {
         let Piece { bytes, lines } = std::mem::take(piece);
-        self.intake.engine.handing_out();
-        if lines > 0 && self.writer.send(bytes) == Backlog::Full {
+        let recorded = self.intake.engine.handing_out();
+        if lines > 0 && self.writer.send_after(bytes, recorded) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);
         }
     }

@@ -207,15 +207,24 @@ impl Writer {
     ///
     /// If writing failed, or took too long. A reader that has gone is no error: it has seen what it wanted.
     pub fn finish(self, patience: Duration) -> io::Result<()> {
+        self.write_out(patience).or_else(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })
+    }
+
+    /// Waits until everything is written, at most for `patience`.
+    ///
+    /// # Errors
+    ///
+    /// If writing failed, took too long, or the reader has gone.
+    pub fn write_out(self, patience: Duration) -> io::Result<()> {
         self.close();
         if !self.shared.wait(|state| state.ended, clock::now() + patience) {
             let waiting = self.waiting_bytes();
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("the last {waiting} bytes were not taken")));
         }
-        match self.shared.lock().error.take() {
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            Some(_) | None => Ok(()),
-        }
+        self.shared.lock().error.take().map_or(Ok(()), Err)
     }
 }
 
