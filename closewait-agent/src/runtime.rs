@@ -15,6 +15,7 @@ use crate::{
     },
     hooks::Hooks,
     intake::Intake,
+    logging,
     memory::{self, Peak},
     sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
@@ -172,6 +173,7 @@ impl Runtime {
         }
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
+        self.intake.engine.count_losses(clock::now(), logging::dropped());
         self.intake.engine.stop();
         self.put_out()?;
         self.finish()
@@ -249,6 +251,7 @@ impl Runtime {
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
+                    self.intake.engine.count_losses(clock::now(), logging::dropped());
                     self.intake.fact(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.intake.engine.totals().tracked) {
                         memory::give_back();

@@ -64,6 +64,7 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
             | Item::Fact(_)
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
+            | Item::LogDropped { .. }
             | Item::WalkBegan
             | Item::Stopping
             | Item::Polled(_)

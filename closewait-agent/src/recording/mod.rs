@@ -77,6 +77,13 @@ pub enum Item<'a> {
         /// So many, in the form in which they were to be written.
         lines: u64,
     },
+    /// [`crate::engine::Engine::log_lines_dropped`] was called.
+    LogDropped {
+        /// When.
+        at: Boot,
+        /// Number of lines.
+        lines: u64,
+    },
     /// [`crate::engine::Engine::known_namespaces`] was called.
     WalkBegan,
     /// [`crate::engine::Engine::stop`] was called.

@@ -21,6 +21,8 @@ pub struct Taped {
     tape: Option<Tape>,
     /// A recording that has ended before the agent, and is not written to its end.
     ended: Option<Recorder>,
+    /// The recording could not be written, and this is not counted yet.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ impl Taped {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, recorder: Option<Recorder>) -> Self {
         let tape = recorder.map(|recorder| Tape { recorder, polled: 0, anchor: None, shown: false });
-        Self { engine, tape, ended: None }
+        Self { engine, tape, ended: None, failed: false }
     }
 
     /// [`Engine::handle`].
@@ -87,6 +89,19 @@ impl Taped {
     pub fn unwritten(&mut self, at: Boot, lines: u64) {
         self.keep(|tape| tape.item(&Item::Unwritten { at, lines }));
         self.engine.unwritten(at, lines);
+    }
+
+    /// Counts what the log and the recording have lost: `log_lines` were dropped since the start.
+    pub fn count_losses(&mut self, at: Boot, log_lines: u64) {
+        let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
+        if lines > 0 {
+            self.keep(|tape| tape.item(&Item::LogDropped { at, lines }));
+            self.engine.log_lines_dropped(at, lines);
+        }
+        // The recording is over, so this is not in it.
+        if std::mem::take(&mut self.failed) {
+            self.engine.recording_failed(at);
+        }
     }
 
     /// [`Engine::known_namespaces`].
@@ -179,11 +194,15 @@ impl Taped {
                     "the recording ends here, more would not fit into {max} bytes (--record-max); the agent goes on"
                 );
             }
-            (Ok(()), Some(Ended::Behind { waiting })) => log::error!(
-                "the recording ends here, the agent goes on: {waiting} bytes wait to be written\n\
-                 hint: record to a local disk, or to a pipe whose reader keeps up"
-            ),
+            (Ok(()), Some(Ended::Behind { waiting })) => {
+                self.failed = true;
+                log::error!(
+                    "the recording ends here, the agent goes on: {waiting} bytes wait to be written\n\
+                     hint: record to a local disk, or to a pipe whose reader keeps up"
+                );
+            }
             (Err(error), _) => {
+                self.failed = true;
                 log::error!("the recording ends here, the agent goes on: {error:#}");
                 self.tape = None;
                 return;
