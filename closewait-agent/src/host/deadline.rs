@@ -359,7 +359,8 @@ impl<T: Send + 'static> Worker<T> {
         let watched = Arc::clone(&watch);
         let thread = thread::Builder::new().name("host reader".to_owned()).spawn(move || {
             let _ending = Ending(Arc::clone(&watched));
-            watched.doing().folder = fs::read_link("/proc/thread-self").ok().map(|link| PathBuf::from("/proc").join(link));
+            watched.doing().folder =
+                fs::read_link("/proc/thread-self").ok().map(|link| PathBuf::from("/proc").join(link));
             for (index, item) in items.iter().enumerate().skip(from) {
                 if watched.abandoned.load(Ordering::Acquire) {
                     return;
