@@ -290,11 +290,17 @@ impl Tracker {
     /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
     /// younger or the walk could not look at all processes.
     pub fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
-        self.by_inode = None;
+        let by_inode = self.by_inode.take().is_some();
         self.unkept = self.more_holders.renew(0);
         for (_, key) in self.due.iter() {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
+            // It cannot be refreshed by its address. But a socket that nobody has accepted has no descriptor, and nobody
+            // reads from it: nothing of it changes until a scan finds one. A scan by inodes would not know it.
+            let unaccepted = key.is_of_ends() && tracked.socket.accepted == Some(false);
+            if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
+                tracked.looked = tracked.looked.max(Some(began));
+            }
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
             found.shrink_to_fit();
             if !found.is_empty() || (complete && tracked.since.latest() < began) {

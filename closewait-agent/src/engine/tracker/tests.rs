@@ -474,3 +474,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
+    let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
+    let unaccepted = Socket { accepted: Some(false), inode: None, ..socket() };
+    let reported = |complete: bool, by_inode: bool| {
+        let mut tracker = tracker();
+        tracker.present(ends, at(100), older(50, 98), unaccepted.clone());
+        if by_inode {
+            tracker.held_inode(7, holder("x", 1, 3));
+        }
+        tracker.walk_ended(at(60_100), complete, |_socket| None);
+        tracker.forget_what_was_not_looked_at(at(60_100), at(60_099));
+        tracker.get(ends).unwrap().socket.accepted
+    };
+    assert_eq!(reported(true, false), Some(false));
+    assert_eq!(reported(false, false), None, "not all processes were seen");
+    assert_eq!(reported(true, true), None, "a scan by inodes does not know it");
+}
