@@ -20,6 +20,7 @@ mod bounds;
 mod classic;
 mod confinement;
 mod contract;
+mod control;
 mod families;
 mod hooks;
 mod hostile;
