@@ -76,12 +76,13 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> Boot + Syn
 /// cannot become another socket, for the kernel compares ends and cookie itself.
 pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> Boot + Sync) -> Vec<Outcome> {
     let held = Held::by(if targets.is_empty() { &[] } else { &filter.pids });
-    let wanted = targets.iter().map(|target| held.check(target).map(|()| target.netns));
+    let wanted = targets.iter().map(|target| Ok(target.netns));
     in_each_namespace(
         wanted,
         |namespace, numbers| {
-            let all =
-                || numbers.iter().filter_map(|number| targets.get(*number)).map(|one| act_on(one, &now)).collect();
+            let all = || {
+                numbers.iter().filter_map(|number| targets.get(*number)).map(|one| act_on(one, &held, &now)).collect()
+            };
             namespace.enter_and(all).unwrap_or_else(|error| {
                 let denied = matches!(error, NetnsError::EnterDenied { .. });
                 let why = error.to_string();
@@ -202,10 +203,10 @@ fn by_ends(waiting: Vec<Facts>) -> BTreeMap<(Endpoint, Endpoint), Vec<Facts>> {
 }
 
 /// In the network namespace of this thread.
-fn act_on(target: &Target, now: impl Fn() -> Boot) -> Outcome {
+fn act_on(target: &Target, held: &Held, now: impl Fn() -> Boot) -> Outcome {
     let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
     let checked = match exact::get(target) {
-        Ok(Some(facts)) => target.check(&facts, now()),
+        Ok(Some(facts)) => target.check(&facts, now()).and_then(|()| held.check(target)),
         Ok(None) => return without(target),
         Err(error) => return other(error),
     };

@@ -3,10 +3,11 @@
 //! Every command has `--pid` of this process among its filters, so that it cannot mean a socket of anybody else.
 
 use std::{
+    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
-    process::{self, Command},
+    process::{self, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -29,6 +30,7 @@ use crate::{
     ability::{Ability, can},
     agent::{Agent, Finished, closewait, finish},
     clock::{PATIENCE, poll_until},
+    control::{AWHILE, Folder, answer_of, answer_once, gone_reader, row_of},
     leftovers,
     net::{Id, Namespace, Pair, V4, V6},
     schema,
@@ -326,6 +328,96 @@ fn a_missing_capability_is_named_and_nothing_is_touched() {
         assert!(denied.stderr.contains("CAP_SYS_ADMIN"), "{denied:?}");
     }
     untouched(pair);
+}
+
+#[test]
+fn an_answer_does_not_select_what_is_destroyed() {
+    let folder = Folder::new("liar");
+    let ns = Namespace::inhabited();
+    let pair = ns.waiting(V4).0;
+    let port = pair.id.remote.port().to_string();
+    let other = ns.inhabit();
+    let row = row_of(&pair.id);
+    thread::sleep(AWHILE);
+    let with = |change: fn(&mut Value)| {
+        let mut row = row.clone();
+        change(&mut row);
+        row
+    };
+    let old = with(|row| {
+        (row["dwell_seconds"], row["exact"]) = (3600.into(), true.into());
+        row.as_object_mut().expect("an object").remove("dwell_at_most_seconds");
+    });
+    let mut of_other = row.clone();
+    of_other["owners"][0]["pid"] = other.pid().into();
+    let other = other.pid().to_string();
+    let asked = |row: &Value, filter: &[&str]| finish_as(&folder, row, filter);
+    // Others than those that were asked for: nothing of that answer is believed.
+    for filter in [
+        &["--port", "1"][..],
+        &["--pid", &other],
+        &["--peer", "10.0.0.0/8"],
+        &["--older-than", "1h"],
+        &["--verdict", "proxy_wait"],
+    ] {
+        let refused = asked(&row, filter);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{filter:?}: {refused:?}");
+        assert!(refused.stderr.contains("not to be trusted: nothing was touched"), "{refused:?}");
+    }
+    // Those that the answer says to be what they are not.
+    let (mine, kept) = (pid(), "younger than --older-than");
+    for (row, filter, why) in [
+        (&old, &["--port", &port, "--pid", &mine, "--older-than", "1h"][..], kept),
+        (&of_other, &["--port", &port, "--pid", &other], "no process of --pid has a descriptor"),
+    ] {
+        let refused = the_only(&asked(row, filter), &pair.id);
+        assert_eq!((&refused["plan"], &refused["result"]), (&"refuse".into(), &Value::Null), "{refused}");
+        assert!(refused["reason"].as_str().unwrap().contains(why), "{refused}");
+    }
+    let elsewhere = with(|row| row["socket"]["remote"]["port"] = 1.into());
+    let refused = asked(&elsewhere, &["--port", "1", "--pid", &mine]);
+    assert!(refused.stdout.contains("\"plan\":\"refuse\""), "its ends are those of no socket: {refused:?}");
+    untouched(pair);
+}
+
+fn finish_as(folder: &Folder, row: &Value, filter: &[&str]) -> Finished {
+    let answering = answer_once(&folder.socket(), answer_of(row));
+    let done = finish(closewait(&["kill", "--yes", "--output", "json", "--socket", &folder.socket()]).args(filter));
+    answering.join().expect("the answer");
+    done
+}
+
+#[test]
+fn what_cannot_be_written_is_never_a_success() {
+    let ns = Namespace::inhabited();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into();
+    let outputs: [(&str, &dyn Fn() -> Stdio); 2] = [("Broken pipe", &gone_reader), ("No space left", &full)];
+    for (why, output) in outputs {
+        // The plan is shown first, so nothing is done.
+        let pair = ns.waiting(V4).0;
+        let (code, said) = with_output(&mut kill(&pair.id, &["--yes"]), output());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(why) && said.contains("nothing was destroyed"), "{said}");
+        untouched(pair);
+
+        // Objects have plan and result, so it is done, and said.
+        let mut pair = ns.waiting(V4).0;
+        let (code, said) = with_output(&mut kill(&pair.id, &["--yes", "--output", "json"]), output());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(why) && said.contains("1 of 1 sockets were destroyed"), "{said}");
+        assert_eq!(pair.server.write(b"late").unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+    // What changes nothing ends quietly when its reader has gone.
+    let pair = ns.waiting(V4).0;
+    let (code, said) = with_output(&mut kill(&pair.id, &[]), gone_reader());
+    assert_eq!(code, Some(0), "{said}");
+    untouched(pair);
+}
+
+/// Runs the command with this as its standard output. Returns its exit code and what it said.
+fn with_output(command: &mut Command, output: Stdio) -> (Option<i32>, String) {
+    let done = command.stdout(output).stderr(Stdio::piped()).output().expect("the command");
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
 }
 
 /// `closewait kill` of the sockets of this process with the remote port of this one.

@@ -23,6 +23,7 @@ mod bounds;
 mod classic;
 mod confinement;
 mod contract;
+mod control;
 mod ended;
 mod families;
 mod few_descriptors;

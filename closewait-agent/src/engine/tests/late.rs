@@ -5,9 +5,9 @@ use crate::engine::testing::holder;
 
 /// The sockets that are reported as stuck, with their age in milliseconds and whether owners are known.
 fn reports(engine: &mut Engine) -> Vec<(u128, bool)> {
-    let of = |output| match output {
-        Output::Finding(Finding::Stuck { dwell, owners, .. }) => Some((dwell.at_least().as_millis(), owners.is_some())),
-        _ => None,
+    let of = |output| {
+        let Output::Finding(Finding::Stuck { dwell, owners, .. }) = output else { return None };
+        Some((dwell.at_least().as_millis(), owners.is_some()))
     };
     outputs(engine).into_iter().filter_map(of).collect()
 }
@@ -97,9 +97,9 @@ fn a_socket_that_left_when_it_was_due_had_been_stuck_and_one_that_left_before_ha
         let mut engine = engine(Events::Stuck);
         engine.handle(enter(0));
         engine.handle(leave(millis, Some(0)));
-        let left = outputs(&mut engine).into_iter().find_map(|output| match output {
-            Output::Finding(Finding::Leave { stuck, .. }) => Some(stuck),
-            _ => None,
+        let left = outputs(&mut engine).into_iter().find_map(|output| {
+            let Output::Finding(Finding::Leave { stuck, .. }) = output else { return None };
+            Some(stuck)
         });
         assert_eq!(left, expected, "{millis}");
     }

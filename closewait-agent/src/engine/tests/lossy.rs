@@ -267,13 +267,13 @@ impl World {
     fn take_in(&mut self, facts: usize) {
         for _ in 0..facts {
             let Some(fact) = self.scanned.pop_front() else { return };
-            self.engine.handle(match fact {
-                Observation::Audited { began, complete, cost, .. } => {
-                    self.kernel.millis += 1;
-                    Observation::Audited { began, at: self.kernel.now(), complete, cost }
-                }
-                fact => fact,
-            });
+            let fact = if let Observation::Audited { began, complete, cost, .. } = fact {
+                self.kernel.millis += 1;
+                Observation::Audited { began, at: self.kernel.now(), complete, cost }
+            } else {
+                fact
+            };
+            self.engine.handle(fact);
             self.engine.tracker.check();
             self.put_out();
         }

@@ -1,0 +1,374 @@
+//! The control socket: what `run --socket` may touch, who is answered and who is believed, and what clients that do not
+//! read cost.
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, Read as _, Write as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Finished, closewait, finish, run_command},
+    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    listing::list_at,
+    many::ten_thousand,
+    net::{Id, Namespace, V4},
+    setup::NOBODY,
+    socket,
+};
+
+/// A folder that is gone after the test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("closewait-control-test-{}-{name}", process::id()));
+        fs::create_dir(&folder).expect("a new folder");
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("its mode");
+        Self(folder)
+    }
+
+    pub(crate) fn socket(&self) -> String {
+        self.0.join("agent.sock").display().to_string()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.0).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().expect("UTF-8")).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the event `start` of an agent with this socket says of it.
+fn degraded(agent: &Agent) -> Vec<String> {
+    let said = agent.events[0]["degraded"].as_array().expect("a list");
+    let texts = said.iter().map(|one| one.as_str().expect("text").to_owned());
+    texts.filter(|text| text.contains("control socket")).collect()
+}
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::symlink_metadata(path).expect("a file").mode() & 0o7777
+}
+
+#[test]
+fn socket_and_folder_have_their_modes_whatever_the_umask() {
+    for umask in [0o000, 0o022, 0o077, 0o177] {
+        let folder = Folder::new("umask");
+        let path = folder.0.join("made/agent.sock");
+        let mut command = run_command(&["--socket", path.to_str().expect("UTF-8")]);
+        let work = move || {
+            // SAFETY: takes a number only, and cannot fail.
+            unsafe { libc::umask(umask) };
+            Ok(())
+        };
+        // SAFETY: between fork and exec, `work` makes one system call only.
+        unsafe { command.pre_exec(work) };
+        let agent = Agent::spawn(&mut command);
+        assert_eq!((mode(folder.0.join("made")), mode(&path)), (0o755, 0o600), "umask {umask:03o}");
+        assert_eq!(degraded(&agent), Vec::<String>::new());
+        agent.stop().totals();
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn what_is_no_socket_of_an_agent_stays_and_the_agent_watches_all_the_same() {
+    let folder = Folder::new("occupied");
+    let path = folder.socket();
+    fs::write(folder.0.join("precious"), "precious").expect("a file");
+    let make: [(&str, fn(&str)); 4] = [
+        ("a regular file", |path| fs::write(path, "precious").expect("a file")),
+        ("a symbolic link", |path| std::os::unix::fs::symlink("precious", path).expect("a link")),
+        ("a folder", |path| fs::create_dir(path).expect("a folder")),
+        ("a socket of user 65534", |path| {
+            drop(UnixListener::bind(path).expect("a socket"));
+            std::os::unix::fs::chown(path, Some(NOBODY), None).expect("chown");
+        }),
+    ];
+    for (what, make) in make {
+        make(&path);
+        let before = fs::symlink_metadata(&path).expect("what was made");
+        let agent = Agent::start(&["--socket", &path]);
+        let said = degraded(&agent);
+        assert!(said.len() == 1 && said[0].starts_with("control socket unavailable: "), "{said:?}");
+        assert!(said[0].contains(what) && said[0].contains("give a --socket of its own"), "{said:?}");
+        let ended = agent.stop();
+        ended.totals();
+        assert!(ended.stderr.contains("control socket unavailable"), "{}", ended.stderr);
+        let after = fs::symlink_metadata(&path).expect("what was made is still there");
+        assert_eq!((before.ino(), before.mode(), before.len()), (after.ino(), after.mode(), after.len()), "{what}");
+        if before.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.expect("the end of it");
+    }
+    assert_eq!(fs::read(folder.0.join("precious")).expect("the target of the link"), b"precious");
+    assert_eq!(folder.names(), ["precious"]);
+}
+
+#[test]
+fn a_socket_of_an_agent_that_was_killed_is_replaced() {
+    let folder = Folder::new("killed");
+    let path = folder.socket();
+    let killed = Agent::start(&["--socket", &path]);
+    killed.signal(libc::SIGKILL);
+    assert_eq!(killed.join().code, None);
+    assert_eq!(folder.names(), ["agent.sock"]);
+    let agent = Agent::start(&["--socket", &path]);
+    assert_eq!(degraded(&agent), Vec::<String>::new());
+    list_at(&path);
+    // And one that lives is not.
+    let second = Agent::start(&["--socket", &path]);
+    assert!(degraded(&second)[0].contains("another agent answers"), "{:?}", degraded(&second));
+    second.stop().totals();
+    list_at(&path);
+    agent.stop().totals();
+    assert_eq!(folder.names(), Vec::<String>::new());
+}
+
+#[test]
+fn an_agent_leaves_the_socket_of_the_next_one_alone() {
+    let folder = Folder::new("next");
+    let path = folder.socket();
+    let first = Agent::start(&["--socket", &path]);
+    fs::remove_file(&path).expect("the first one's socket");
+    let second = Agent::start(&["--socket", &path]);
+    first.stop().totals();
+    assert_eq!(folder.names(), ["agent.sock"]);
+    let asked = ask(&["list", "--socket", &path]);
+    assert!(asked.code == Some(0) && !asked.stderr.contains("without it"), "{asked:?}");
+    second.stop().totals();
+    assert_eq!(folder.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_folder_in_which_others_can_replace_the_socket_is_said() {
+    let folder = Folder::new("open");
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).expect("its mode");
+    std::os::unix::fs::chown(&folder.0, Some(NOBODY), None).expect("chown");
+    let agent = Agent::start(&["--socket", &folder.socket()]);
+    let said = degraded(&agent);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("belongs to user 65534") && said[1].contains("mode 0777"), "{said:?}");
+    list_at(&folder.socket());
+    agent.stop().totals();
+}
+
+#[test]
+fn a_path_that_is_too_long_is_said_and_the_agent_watches() {
+    let folder = Folder::new("long");
+    let path = folder.0.join("x".repeat(120)).display().to_string();
+    let agent = Agent::start(&["--socket", &path]);
+    let said = degraded(&agent);
+    assert!(said.len() == 1 && said[0].contains("too long") && said[0].contains("107"), "{said:?}");
+    agent.stop().totals();
+    let asked = ask(&["list", "--socket", &path]);
+    assert!(asked.code == Some(0) && asked.stderr.contains("too long"), "{asked:?}");
+}
+
+#[test]
+fn a_stranger_is_not_believed_by_any_command() {
+    let folder = Folder::new("stranger");
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).expect("its mode");
+    let path = folder.socket();
+    let (listener, path) = as_nobody(move || UnixListener::bind(&path).map(|listener| (listener, path)));
+    let answering = thread::spawn(move || {
+        for stream in listener.incoming().take(3) {
+            let mut stream = stream.expect("a client");
+            // The client hangs up without a word.
+            assert_eq!(stream.read(&mut [0; 8]).expect("the end"), 0, "a stranger is not even asked");
+            let _gone = stream.write_all(b"{\"bytes\":17}\nno socket matches");
+        }
+    });
+    for command in [&["list"][..], &["report"], &["kill", "--yes", "--port", "1"]] {
+        let refused = ask(&[command, &["--socket", &path]].concat());
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+        assert!(refused.stderr.contains("user 65534 answers at"), "{refused:?}");
+        assert!(refused.stderr.contains("\nhint: ") && refused.stderr.contains("--alone"), "{refused:?}");
+    }
+    answering.join().expect("the stranger");
+}
+
+#[test]
+fn a_stranger_gets_no_answer() {
+    let folder = Folder::new("asked");
+    let path = folder.socket();
+    let agent = Agent::start(&["--socket", &path]);
+    let denied = as_nobody(|| Ok(UnixStream::connect(folder.socket()).expect_err("mode 0600").kind()));
+    assert_eq!(denied, io::ErrorKind::PermissionDenied);
+    // Whatever somebody does to its mode.
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("its mode");
+    let mut told = String::new();
+    as_nobody(|| {
+        let mut stream = UnixStream::connect(folder.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"{\"form\":\"json\"}\n")?;
+        let mut byte = [0];
+        while stream.read(&mut byte)? == 1 && byte != *b"\n" {
+            told.push(char::from(byte[0]));
+        }
+        Ok(())
+    });
+    assert_eq!(told, "{\"refused\":\"user 65534 may not ask; only root and user 0 may\"}");
+    agent.stop().totals();
+}
+
+#[test]
+fn an_agent_that_is_stopped_holds_up_no_command() {
+    let folder = Folder::new("stopped");
+    let path = folder.socket();
+    let ns = Namespace::inhabited();
+    let (pair, _fin) = ns.waiting(V4);
+    let agent = Agent::start(&["--socket", &path]);
+    agent.signal(libc::SIGSTOP);
+    let began = boot_seconds();
+    let port = pair.id.remote.port().to_string();
+    let asked = ask(&["list", "--output", "json", "--port", &port, "--socket", &path]);
+    let took = boot_seconds() - began;
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    assert!(asked.stderr.contains("the agent did not answer within 5 s"), "{asked:?}");
+    let listed: Vec<Value> = asked.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(listed.iter().any(|object| pair.id.is_in(object)), "it looks without the agent: {asked:?}");
+    assert!(took >= 5.0 && took < 5.0 + 5.0 * f64::from(slowness()), "{took} s");
+    agent.signal(libc::SIGCONT);
+    list_at(&path);
+    agent.stop().totals();
+}
+
+#[test]
+fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
+    /// As they would be all together, in KiB: 16 answers with 10,000 objects of more than 900 bytes each.
+    const RAW: u64 = 16 * 9_000;
+    let folder = Folder::new("silent");
+    let path = folder.socket();
+    let ns = Namespace::new();
+    let _sockets = ten_thousand(&ns);
+    let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
+    let length: usize = list_at(&path).iter().map(|object| object.to_string().len()).sum();
+    assert!(length as u64 * 16 / 1024 > RAW, "{length}");
+    // From here on the most that it has is counted anew (proc_pid_clear_refs(5)).
+    fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").expect("clear_refs");
+    let before = resident(agent.pid(), "VmRSS:");
+    let silent: Vec<UnixStream> = (0..16)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).expect("the agent");
+            stream.write_all(b"{\"form\":\"json\"}\n").expect("a question");
+            stream
+        })
+        .collect();
+    let beside = ask(&["list", "--port", "1", "--socket", &path]);
+    assert!(beside.code == Some(0) && beside.stderr.is_empty(), "{beside:?}");
+    let most = resident(agent.pid(), "VmHWM:") - before;
+    assert!(most < RAW / 3, "{most} KiB for 16 answers of {} KiB each", length / 1024);
+    // Each is hung up on, with the answer cut off.
+    for mut stream in silent {
+        let mut taken = Vec::new();
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert!(poll_until(PATIENCE, || hung_up(&stream)));
+        stream.read_to_end(&mut taken).expect("the end");
+        assert!(taken.starts_with(b"{\"bytes\":") && taken.len() < length, "{}", taken.len());
+    }
+    list_at(&path);
+    agent.stop().totals();
+}
+
+#[test]
+fn control_characters_of_an_answer_reach_no_terminal() {
+    let folder = Folder::new("escape");
+    let said = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{1b}[0m\u{202e}\r\nno\n";
+    for (output, shown) in [
+        ("text", "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\u{1b}[31mred\u{1b}[0m\\u{202e}\\u{d}\nno\n"),
+        ("json", "\\u001b]0;owned\\u0007\\u001b[2J\\u001b[31mred\\u001b[0m\\u202e\\u000d\nno\n"),
+    ] {
+        let answering = answer_once(&folder.socket(), format!("{{\"bytes\":{}}}\n{said}", said.len()));
+        let asked = ask(&["list", "--output", output, "--socket", &folder.socket()]);
+        assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), shown));
+        answering.join().expect("the answer");
+    }
+}
+
+/// Whether the other end has closed the connection.
+fn hung_up(stream: &UnixStream) -> bool {
+    let mut poll = libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(stream), events: 0, revents: 0 };
+    // SAFETY: `poll` is one valid entry, and the call does not wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & libc::POLLHUP != 0
+}
+
+/// Takes one question as an agent of this user, and answers this.
+pub(crate) fn answer_once(path: &str, answer: String) -> JoinHandle<()> {
+    let _left = fs::remove_file(path);
+    let listener = UnixListener::bind(path).expect("a socket");
+    thread::spawn(move || {
+        let (mut stream, _address) = listener.accept().expect("a client");
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte).expect("a question");
+        }
+        // One that is not interested hangs up.
+        let _gone = stream.write_all(answer.as_bytes());
+    })
+}
+
+fn ask(arguments: &[&str]) -> Finished {
+    finish(&mut closewait(arguments))
+}
+
+/// KiB.
+fn resident(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+    line.trim().strip_suffix(" kB").expect("KiB").parse().expect("a number")
+}
+
+/// Does something on a thread of its own as the user without rights: the kernel has users for each thread.
+fn as_nobody<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> T {
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let none = libc::c_long::from(NOBODY);
+            // SAFETY: takes numbers only, and changes this thread alone, unlike the function of the C library.
+            let failed = unsafe { libc::syscall(libc::SYS_setresuid, none, none, none) };
+            socket::check(failed as libc::c_int, "setresuid");
+            work().expect("as nobody")
+        });
+        working.join().expect("the thread")
+    })
+}
+
+/// A reader of standard output that has gone.
+pub(crate) fn gone_reader() -> Stdio {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+/// A row of `list --alone` as an agent would answer it.
+pub(crate) fn row_of(id: &Id) -> Value {
+    let port = id.remote.port().to_string();
+    let listed = ask(&["list", "--alone", "--output", "json", "--pid", &process::id().to_string(), "--port", &port]);
+    let rows: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    rows.into_iter().find(|row| id.is_in(row)).expect("the socket is listed")
+}
+
+/// What an agent says that answers with this row.
+pub(crate) fn answer_of(row: &Value) -> String {
+    let line = format!("{row}\n");
+    format!("{{\"bytes\":{}}}\n{line}", line.len())
+}
+
+/// Long enough for an age to be told from none.
+pub(crate) const AWHILE: Duration = Duration::from_millis(300);
