@@ -14,7 +14,7 @@ const CAN: &str = "closewait-can: ";
 const INIT: &str = "closewait-vm: ";
 
 /// What is told of each kernel: its name in the tests, and what it means.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 10] = [
     ("hook", "what the agent attaches to"),
     ("ring buffer", "records come out of the kernel through it"),
     ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
