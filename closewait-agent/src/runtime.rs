@@ -473,11 +473,11 @@ impl Runtime {
     }
 
     fn answer(&self, query: &Query, asker: Asker) {
-        let mut answer = Vec::new();
+        let mut body = asker.body();
         let engine = &self.intake.engine;
-        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut answer) {
-            Ok(missing) => asker.answer(Ok(answer), missing),
-            Err(error) => asker.answer(Err(error.to_string()), None),
+        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
+            Ok(missing) => asker.answer(body, missing),
+            Err(error) => asker.refuse(error.to_string()),
         }
     }
 

@@ -14,7 +14,10 @@ mod crowd;
 mod docs;
 mod endurance;
 mod exec;
+mod faults;
 mod fuzz;
+#[path = "../../closewait-agent/tests/kernel/kmsg.rs"]
+mod kmsg;
 mod loadgen;
 mod namespaces;
 mod packages;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     exec::{self, Workspace},
-    root, setup,
+    faults, root, setup,
 };
 
 #[derive(Args)]
@@ -61,7 +61,7 @@ fn kernel(workspace: &Workspace, filter: &[OsString]) -> Result<()> {
     let mut command = root::command(&executable, &args, "loading the test's programs into the kernel")?;
     // Where cargo would run it.
     command.current_dir(workspace.root.join("closewait-agent"));
-    let (summary, success) = run_libtest(&mut command, |line| println!("{line}"))?;
+    let (summary, success) = faults::watched(|| run_libtest(&mut command, |line| println!("{line}")))?;
     let Some(summary) = summary else {
         bail!("{} ended without a `test result:` line; its output is above", exec::shown(&command));
     };

@@ -2,8 +2,10 @@
 //!
 //! What is selected is what `list` shows with the same filters, of a running agent or of a single look: it is asked for the
 //! objects of `--output json`, and they are read again, so there is one selection for both. They say enough to find each
-//! socket. Whether it may be destroyed is judged from what the kernel says of it now, once for the plan and once more right
-//! before.
+//! socket, and nothing that they say is enough to destroy it: the filters are applied to them again, and to what the kernel
+//! says of each socket now, once for the plan and once more right before.
+
+use std::io;
 
 use thiserror::Error;
 
@@ -17,7 +19,7 @@ use crate::{
     clock::{self, TimeAnchor},
     engine::{
         kill::{Failure, Outcome, Refusal, Selected, Target},
-        query::{Form, Query},
+        query::{Filter, Form, Query},
     },
     host::caps::{Capabilities, Capability},
     sink::{
@@ -59,6 +61,28 @@ pub(super) enum KillError {
     /// The kernel cannot.
     #[error("nothing was touched")]
     Unsupported(#[source] DestroyError),
+    /// Whoever was asked has named others than those that were meant.
+    #[error(
+        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing was touched\n\
+         hint: look without the agent: --alone"
+    )]
+    NotMeant {
+        /// How many.
+        count: usize,
+    },
+    /// Nobody has seen the plan.
+    #[error("the plan could not be written: {0}: nothing was destroyed")]
+    PlanUnwritten(io::Error),
+    /// Nobody has seen what was done.
+    #[error("{destroyed} of {count} sockets were destroyed, but the result could not be written: {error}")]
+    ResultUnwritten {
+        /// Sockets that were destroyed.
+        destroyed: usize,
+        /// Sockets that should have been.
+        count: usize,
+        /// Why it could not be written.
+        error: io::Error,
+    },
     /// Something else.
     #[error("{count} sockets were not destroyed: {why}; list again")]
     Failed {
@@ -73,7 +97,11 @@ impl KillError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::NoFilter => exit::USAGE,
-            Self::TooMany { .. } | Self::Failed { .. } => exit::FAILED,
+            Self::TooMany { .. }
+            | Self::NotMeant { .. }
+            | Self::PlanUnwritten(_)
+            | Self::ResultUnwritten { .. }
+            | Self::Failed { .. } => exit::FAILED,
             Self::Denied { .. } => exit::DENIED,
             Self::Unsupported(_) => exit::UNAVAILABLE,
         }
@@ -91,11 +119,23 @@ pub(super) fn kill(args: &cli::Kill) -> anyhow::Result<()> {
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
     }
-    let listed = answer(&args.asked, &Query { filter, form: Form::Json, ..Query::default() })?;
+    let listed = answer(&args.asked, &Query { filter: filter.clone(), form: Form::Json, ..Query::default() })?;
     let selected = kill::read(&listed, TimeAnchor::now())?;
-    let plans = destroy::plan(&selected, clock::now);
+    drop(listed);
+    check_meant(&selected, &filter)?;
+    let plans = destroy::plan(&selected, &filter, clock::now);
     let targets: Vec<Target> = plans.iter().flatten().cloned().collect();
-    if args.yes { act(args, &selected, &plans, &targets) } else { only_plan(args, &selected, &plans, targets.len()) }
+    if args.yes {
+        act(args, &filter, &selected, &plans, &targets)
+    } else {
+        only_plan(args, &selected, &plans, targets.len())
+    }
+}
+
+/// An error if anything was selected that the filter does not mean.
+fn check_meant(selected: &[Selected], filter: &Filter) -> Result<(), KillError> {
+    let count = selected.iter().filter(|selected| !selected.is_meant(filter)).count();
+    if count == 0 { Ok(()) } else { Err(KillError::NotMeant { count }) }
 }
 
 /// Shows what would be done, and touches nothing.
@@ -122,12 +162,19 @@ fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: 
 }
 
 /// Does it, unless it is more than was expected.
-fn act(args: &cli::Kill, selected: &[Selected], plans: &[Planned], targets: &[Target]) -> anyhow::Result<()> {
+fn act(
+    args: &cli::Kill,
+    filter: &Filter,
+    selected: &[Selected],
+    plans: &[Planned],
+    targets: &[Target],
+) -> anyhow::Result<()> {
     let is_text = args.shape.output == Output::Text;
     let too_many = check_count(args, targets.len());
     // Nothing is done that was not shown. JSON has one object a socket, which has plan and result.
     if is_text || too_many.is_err() {
-        show_plan(args, selected, plans, |_text| {})?;
+        // A reader that has gone is no reason to end quietly where something was to be done.
+        show_plan(args, selected, plans, |_text| {}).map_err(|error| KillError::PlanUnwritten(io_error(error)))?;
     }
     too_many?;
     if !targets.is_empty() {
@@ -136,9 +183,10 @@ fn act(args: &cli::Kill, selected: &[Selected], plans: &[Planned], targets: &[Ta
             return Err(KillError::Unsupported(error).into());
         }
     }
-    let outcomes = destroy::act(targets, clock::now);
+    let outcomes = destroy::act(targets, filter, clock::now);
     let destroyed = targets.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Destroyed);
     let inodes: Vec<u32> = destroyed.map(|(target, _)| target.inode).collect();
+    let destroyed = inodes.len();
     let (mut open, blind) =
         if inodes.is_empty() { Default::default() } else { destroy::descriptors(inodes.iter().copied()) };
     let done: Vec<(&Target, Done)> = targets
@@ -160,8 +208,19 @@ fn act(args: &cli::Kill, selected: &[Selected], plans: &[Planned], targets: &[Ta
     } else if !done.is_empty() {
         kill::outcome(&done, blind.as_deref(), &mut text);
     }
-    print(&text)?;
-    failures(plans, &done)
+    let failed = failures(plans, &done);
+    if let Err(error) = print(&text) {
+        if let Err(failed) = failed {
+            log::error!("{failed:#}");
+        }
+        return Err(KillError::ResultUnwritten { destroyed, count: targets.len(), error: io_error(error) }.into());
+    }
+    failed
+}
+
+/// The error of a write.
+fn io_error(error: anyhow::Error) -> io::Error {
+    error.downcast().unwrap_or_else(io::Error::other)
 }
 
 fn check_count(args: &cli::Kill, count: usize) -> Result<(), KillError> {
@@ -196,13 +255,14 @@ fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
     let mut denied: Vec<&str> = Vec::new();
     let mut others: Vec<String> = Vec::new();
     for plan in plans {
-        if let Err(Refusal::Denied(why)) = plan {
+        if let Err(Refusal::Denied(why) | Refusal::HoldersUnknown(why)) = plan {
             denied.push(why);
         }
     }
     for (_, done) in done {
         match &done.outcome {
-            Outcome::Failed(Failure::Denied(why)) | Outcome::Refused(Refusal::Denied(why)) => denied.push(why),
+            Outcome::Failed(Failure::Denied(why))
+            | Outcome::Refused(Refusal::Denied(why) | Refusal::HoldersUnknown(why)) => denied.push(why),
             Outcome::Failed(failure) => others.push(failure.to_string()),
             Outcome::Destroyed | Outcome::GoneBefore | Outcome::Replaced | Outcome::Refused(_) => {}
         }
@@ -250,5 +310,19 @@ mod tests {
         assert_eq!(code(Err(KillError::Unsupported(unsupported).into())), Some(69));
         assert_eq!(code(Err(KillError::NoFilter.into())), Some(2));
         assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 }.into())), Some(1));
+        assert_eq!(code(failures(&[Err(Refusal::HoldersUnknown(denied()))], &[])), Some(77));
+        assert_eq!(code(Err(KillError::NotMeant { count: 1 }.into())), Some(1));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_a_failure_also_if_the_reader_has_gone() {
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull] {
+            let error = || io_error(io::Error::from(kind).into());
+            assert_eq!(error().kind(), kind);
+            assert_eq!(code(Err(KillError::PlanUnwritten(error()).into())), Some(1), "{kind}");
+            let unwritten = KillError::ResultUnwritten { destroyed: 2, count: 3, error: error() };
+            assert_eq!(code(Err(unwritten.into())), Some(1), "{kind}");
+        }
+        assert_eq!(code(Err(io::Error::from(io::ErrorKind::BrokenPipe).into())), None, "of what changes nothing");
     }
 }

@@ -11,7 +11,7 @@ use super::{colour, print};
 use crate::{
     cli,
     clock::{self, TimeAnchor},
-    control::{self, ControlError},
+    control::{self, harmless_json, harmless_text},
     engine::{
         Config, Engine,
         decode::Decoder,
@@ -62,18 +62,22 @@ pub(super) fn answer(asked: &cli::Asked, query: &Query) -> anyhow::Result<Vec<u8
     }
 }
 
-/// What a running agent says, if there is one: it knows exact ages, and what came and went.
-fn ask_agent(args: &cli::Asked, query: &Query) -> Result<Option<Vec<u8>>, ControlError> {
+/// What a running agent says, if there is one: it knows exact ages, and what came and went. Nothing in it acts on a terminal.
+fn ask_agent(args: &cli::Asked, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
     if args.alone {
         return Ok(None);
     }
     match control::ask(&args.socket, query) {
-        // One that this user may not ask is no reason to say nothing.
-        Err(error @ ControlError::Ask { .. }) => {
-            log::warn!("{:#}; looking without it", anyhow::Error::from(error));
+        Ok(answer) => Ok(answer.map(match query.form {
+            Form::Text => harmless_text,
+            Form::Json => harmless_json,
+        })),
+        // An agent that this user may not ask, or that does not answer, is no reason to say nothing.
+        Err(error) if error.permits_look() => {
+            log::warn!("{}; looking without it", error.problem());
             Ok(None)
         }
-        other => other,
+        Err(error) => Err(error.into()),
     }
 }
 

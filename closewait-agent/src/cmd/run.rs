@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use super::{colour, sink};
 use crate::{
     cli, clock,
-    control::Control,
-    engine::{self, Config, Engine, decode::Decoder, model::Observation, time::Boot},
+    control::{self, Control},
+    engine::{self, Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot},
     hooks::{self, Helper},
     host::{
         caps::Capability,
@@ -134,8 +134,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     memory::give_back();
 
     // An agent that cannot be asked watches all the same.
-    let control = Control::listen(&args.socket).map_err(anyhow::Error::from);
-    let control = control.inspect_err(|error| log::warn!("nobody can ask this agent: {error:#}")).ok();
+    let control = control(&args.socket, &mut degraded);
     let mut inquirer = Inquirer::new(legs);
     if !args.enter_namespaces {
         inquirer.open_ahead();
@@ -192,6 +191,23 @@ async fn first_scan(
             }
         }
     }
+}
+
+/// The socket for `list`, `report` and `kill`. What is wrong with it is said, and no reason to watch nothing.
+fn control(path: &Path, degraded: &mut Vec<String>) -> Option<Control<Query>> {
+    let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT);
+    let (control, doubts) = match listening {
+        Ok(control) => {
+            let doubts = control.doubts().to_vec();
+            (Some(control), doubts)
+        }
+        Err(error) => (None, vec![format!("control socket unavailable: {}; {}", error.problem(), error.hint())]),
+    };
+    for what in &doubts {
+        log::warn!("{what}");
+    }
+    degraded.extend(doubts);
+    control
 }
 
 /// What is run when something is found. A program that is not one to run is known before anything is loaded.

@@ -7,12 +7,16 @@ use std::{fmt, time::Duration};
 use closewait_common::tcp::state;
 
 use super::{
-    diagnose::{AROUND_FIN, STREAM_OVER},
-    model::{Dwell, Endpoint, Gone, Holder, Protocol, Socket, TimerKind, Verdict},
+    diagnose::{AROUND_FIN, STREAM_OVER, Seen},
+    model::{Dwell, Endpoint, Gone, Holder, Listener, Protocol, Socket, TimerKind, Verdict},
+    query::Filter,
     text::duration,
     time::Boot,
     view::Row,
 };
+
+/// How far the kernel's ages of a socket, in ticks of its clock, may be behind the true ones.
+const TICKS: Duration = Duration::from_millis(100);
 
 /// A socket that was selected, as `list` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +33,20 @@ pub struct Selected {
     pub gone: Option<Gone>,
     /// Every descriptor of it; `None` if they could not be looked for.
     pub holders: Option<Vec<Holder>>,
+    /// Its listener with its owners, if that is known.
+    pub listener: Option<Seen<Listener>>,
     /// Why it stays.
     pub verdict: Verdict,
 }
 
 impl Selected {
+    /// Whether the filter means it, by what the list itself says of it. An agent that answers with any other socket is not to
+    /// be trusted. Cgroups are not compared: a list does not have their paths.
+    pub fn is_meant(&self, filter: &Filter) -> bool {
+        let filter = Filter { cgroups: Vec::new(), ..filter.clone() };
+        filter.matches(&Row { listener: self.listener.as_ref(), ..self.row() }, self.at)
+    }
+
     /// The same as tables show it.
     pub fn row(&self) -> Row<'_> {
         Row {
@@ -141,6 +154,12 @@ pub enum Refusal {
     PerhapsInUse(Duration),
     /// The kernel does not say what it has sent.
     SentUnknown,
+    /// None of the processes that the filter names has a descriptor of it.
+    NotHeld,
+    /// Whether one of them has cannot be checked, and why.
+    HoldersUnknown(String),
+    /// Data came in this long ago, which is less than the filter's age, and the FIN came after it.
+    TooYoung(Duration),
 }
 
 impl fmt::Display for Refusal {
@@ -180,6 +199,15 @@ impl fmt::Display for Refusal {
                 duration(STREAM_OVER)
             ),
             Self::SentUnknown => write!(f, "the kernel does not say when it last sent data"),
+            Self::NotHeld => write!(f, "no process of --pid has a descriptor of it now"),
+            Self::HoldersUnknown(why) => {
+                write!(f, "whether a process of --pid has a descriptor of it cannot be checked: {why}")
+            }
+            Self::TooYoung(ago) => write!(
+                f,
+                "it received data {} ago, so it entered CLOSE_WAIT after that, and is younger than --older-than",
+                duration(*ago)
+            ),
         }
     }
 }
@@ -281,6 +309,18 @@ pub fn identify(selected: &Selected, with_its_ends: &[Facts]) -> Result<Target, 
     let facts = facts.ok_or(if with_its_ends.is_empty() { Refusal::Gone } else { Refusal::Replaced })?;
     let Facts { cookie, inode, interface, .. } = *facts;
     Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
+}
+
+/// Whether the kernel's own ages leave it possible that a socket is as old as the filter asks: the FIN comes after the last
+/// data.
+///
+/// # Errors
+///
+/// If the socket is younger, or the kernel does not say.
+pub fn check_age(facts: &Facts, filter: &Filter) -> Result<(), Refusal> {
+    let Some(age) = filter.older_than else { return Ok(()) };
+    let Sent { received_ago, .. } = facts.sent.ok_or(Refusal::SentUnknown)?;
+    if received_ago + TICKS < age { Err(Refusal::TooYoung(received_ago)) } else { Ok(()) }
 }
 
 impl Target {

@@ -184,7 +184,7 @@ pub fn harmless(bytes: &[u8]) -> String {
 
 /// Control characters, separators of lines and paragraphs, and the format characters (general category Cf) that change
 /// how neighbours are shown, or are not shown at all.
-fn is_harmful(character: char) -> bool {
+pub(crate) fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

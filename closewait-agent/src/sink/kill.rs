@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::selected::{ReadError, read};
+pub use self::selected::{MAX_SELECTED, ReadError, read};
 use super::{
     list::{Style, rows},
     schema::HolderObject,
@@ -214,6 +214,7 @@ mod tests {
             dwell: Some(Dwell::Exact(Duration::from_secs(90))),
             gone: None,
             holders: Some(vec![holder("app", 42, 5)]),
+            listener: None,
             verdict: verdict(Class::Leak, Certainty::High),
         }
     }

@@ -1,7 +1,10 @@
 //! The one thing here that changes the host: sockets in CLOSE_WAIT are destroyed, each in its own network namespace, after
 //! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use closewait_common::tcp::state;
 
@@ -16,6 +19,7 @@ use crate::{
     engine::{
         kill::{self, Facts, Failure, Outcome, Refusal, Selected, Target},
         model::{Endpoint, Holder},
+        query::Filter,
         time::Boot,
     },
     host::{
@@ -25,8 +29,12 @@ use crate::{
 };
 
 /// What would be destroyed of what was selected, in the same order, and why the rest would not. Changes nothing.
-pub fn plan(selected: &[Selected], now: impl Fn() -> Boot + Sync) -> Vec<Result<Target, Refusal>> {
+///
+/// A list says what is to be destroyed, and is not believed: the kernel is asked for ends, state and age of each socket, and
+/// `/proc` for the processes of the filter.
+pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> Boot + Sync) -> Vec<Result<Target, Refusal>> {
     let wanted = selected.iter().map(kill::preselect);
+    let held = Held::by(&filter.pids);
     in_each_namespace(
         wanted,
         |namespace, numbers| {
@@ -40,7 +48,11 @@ pub fn plan(selected: &[Selected], now: impl Fn() -> Boot + Sync) -> Vec<Result<
                     let target = kill::identify(one, there)?;
                     // Asked for anew: a long list takes its time, and this has to be of one moment.
                     match exact::get(&target) {
-                        Ok(Some(facts)) => target.check(&facts, now()).map(|()| target),
+                        Ok(Some(facts)) => {
+                            target.check(&facts, now())?;
+                            kill::check_age(&facts, filter)?;
+                            held.check(&target).map(|()| target)
+                        }
                         Ok(None) => Err(Refusal::Gone),
                         Err(error) => Err(Refusal::Namespace(in_full(error))),
                     }
@@ -58,12 +70,13 @@ pub fn plan(selected: &[Selected], now: impl Fn() -> Boot + Sync) -> Vec<Result<
 }
 
 /// Destroys `targets`, and tells what became of each, in the same order. Each is looked at right before, and looked for
-/// right after.
+/// right after. The processes of the filter are looked at once more before the first.
 ///
 /// Between the look and the destruction lies one system call. In that time its program may write to it or close it; it
 /// cannot become another socket, for the kernel compares ends and cookie itself.
-pub fn act(targets: &[Target], now: impl Fn() -> Boot + Sync) -> Vec<Outcome> {
-    let wanted = targets.iter().map(|target| Ok(target.netns));
+pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> Boot + Sync) -> Vec<Outcome> {
+    let held = Held::by(if targets.is_empty() { &[] } else { &filter.pids });
+    let wanted = targets.iter().map(|target| held.check(target).map(|()| target.netns));
     in_each_namespace(
         wanted,
         |namespace, numbers| {
@@ -90,6 +103,57 @@ pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<
     });
     let blind = blind.or_else(|| (facts::initial_pid_namespace() == Some(false)).then(|| scanner::OUTSIDE.to_owned()));
     (of, blind)
+}
+
+/// The sockets that the processes of a filter have, where it names any.
+struct Held {
+    /// Inodes; `None` if the filter names no process.
+    inodes: Option<BTreeSet<u32>>,
+    /// Why there may be more.
+    blind: Option<String>,
+}
+
+impl Held {
+    fn by(pids: &[u32]) -> Self {
+        let (mut inodes, mut blind) = (BTreeSet::new(), None);
+        for pid in pids {
+            match sockets_of(*pid, &mut inodes) {
+                Ok(()) => {}
+                // It has ended, and has none.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let why = || {
+                        format!("reading /proc/{pid}/fd failed: {error}; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
+                    };
+                    blind = blind.or_else(|| Some(why()));
+                }
+            }
+        }
+        Self { inodes: (!pids.is_empty()).then_some(inodes), blind }
+    }
+
+    fn check(&self, target: &Target) -> Result<(), Refusal> {
+        match (&self.inodes, &self.blind) {
+            (None, _) => Ok(()),
+            (Some(inodes), _) if inodes.contains(&target.inode) => Ok(()),
+            (Some(_), Some(blind)) => Err(Refusal::HoldersUnknown(blind.clone())),
+            (Some(_), None) => Err(Refusal::NotHeld),
+        }
+    }
+}
+
+/// Adds the inodes of all sockets that a process has a descriptor of.
+fn sockets_of(pid: u32, to: &mut BTreeSet<u32>) -> io::Result<()> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let target = match fs::read_link(entry?.path()) {
+            // It was closed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let number = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
+        to.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    Ok(())
 }
 
 /// Asks `inside` once for each network namespace that is `wanted`, with the numbers of those that want it, and `outside` for
@@ -202,6 +266,26 @@ mod tests {
 
     #[test]
     fn nothing_selected_is_nothing_done() {
-        assert!(plan(&[], || Boot(0)).is_empty() && act(&[], || Boot(0)).is_empty());
+        let filter = Filter::default();
+        assert!(plan(&[], &filter, || Boot(0)).is_empty() && act(&[], &filter, || Boot(0)).is_empty());
+    }
+
+    #[test]
+    fn only_sockets_of_the_processes_that_are_named_are_held() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket))).unwrap();
+        let link = link.to_str().unwrap();
+        let inode = link.trim_matches(|byte: char| !byte.is_ascii_digit()).parse().unwrap();
+        let end = Endpoint { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 1 };
+        let target = Target { netns: 1, local: end, remote: end, cookie: 1, inode, interface: 0, entered: None };
+        let own = std::process::id();
+        assert_eq!(Held::by(&[]).check(&target), Ok(()), "no process is asked for");
+        // The highest number there can be (`PID_MAX_LIMIT`) is taken by no process here.
+        assert_eq!(Held::by(&[1 << 22, own]).check(&target), Ok(()));
+        assert_eq!(Held::by(&[1 << 22]).check(&target), Err(Refusal::NotHeld));
+        drop(socket);
+        assert_eq!(Held::by(&[own]).check(&target), Err(Refusal::NotHeld));
+        let blind = Held { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
+        assert_eq!(blind.check(&target), Err(Refusal::HoldersUnknown("no right".to_owned())));
     }
 }

@@ -13,7 +13,10 @@ use std::{
 
 use closewait::{
     clock::{self, TimeAnchor},
-    engine::kill::{Outcome, Refusal, Selected, Target},
+    engine::{
+        kill::{Outcome, Refusal, Selected, Target},
+        query::Filter,
+    },
     sink::kill::read,
     source::{
         destroy::{act, plan},
@@ -191,8 +194,8 @@ fn data_that_goes_out_after_the_plan_stops_it() {
     let targets = planned(&pair.id);
     ns.cut();
     pair.server.write_all(b"on its way").unwrap();
-    assert_eq!(act(&targets, clock::now), [Outcome::Refused(Refusal::Unacknowledged(10))]);
-    assert_eq!(plan(&selected(&pair.id), clock::now), [Err(Refusal::Unacknowledged(10))]);
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::Refused(Refusal::Unacknowledged(10))]);
+    assert_eq!(plan(&selected(&pair.id), &own(), clock::now), [Err(Refusal::Unacknowledged(10))]);
     ns.mend();
     let mut read = [0; 10];
     pair.client.read_exact(&mut read).unwrap();
@@ -213,10 +216,10 @@ fn a_socket_that_has_taken_the_place_of_a_planned_one_is_left_alone() {
         }
         let second = ns.pair_between(near, far);
         assert_eq!(second.id, first.id);
-        assert_eq!(act(&targets, clock::now), [Outcome::Replaced], "established");
+        assert_eq!(act(&targets, &own(), clock::now), [Outcome::Replaced], "established");
         second.fin();
         assert_ne!(socket::cookie(&second.server), targets[0].cookie);
-        assert_eq!(act(&targets, clock::now), [Outcome::Replaced], "in CLOSE_WAIT, as the one before");
+        assert_eq!(act(&targets, &own(), clock::now), [Outcome::Replaced], "in CLOSE_WAIT, as the one before");
         // And if it came in the very last moment, after it was looked at: the kernel takes no other.
         let destroyed = ns.run(|| exact::destroy(&targets[0]));
         assert!(matches!(destroyed, Err(DestroyError::Gone)), "{destroyed:?}");
@@ -230,12 +233,12 @@ fn one_that_has_gone_since_the_plan_is_said_to_have_gone() {
     let closed = ns.waiting(V6).0;
     let targets = planned(&closed.id);
     drop(closed);
-    assert_eq!(act(&targets, clock::now), [Outcome::GoneBefore]);
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::GoneBefore]);
 
     let shut = ns.waiting(V4).0;
     let targets = planned(&shut.id);
     shut.server.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(act(&targets, clock::now), [Outcome::GoneBefore], "it is out of CLOSE_WAIT");
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::GoneBefore], "it is out of CLOSE_WAIT");
 }
 
 #[test]
@@ -244,12 +247,12 @@ fn one_that_was_listed_without_a_cookie_is_found_by_its_inode() {
     let pair = ns.waiting(V4).0;
     let mut selected = selected(&pair.id);
     selected[0].socket.cookie = None;
-    let targets: Vec<Target> = plan(&selected, clock::now).into_iter().map(Result::unwrap).collect();
+    let targets: Vec<Target> = plan(&selected, &own(), clock::now).into_iter().map(Result::unwrap).collect();
     assert_eq!(targets[0].cookie, socket::cookie(&pair.server));
     selected[0].socket.inode = Some(socket::inode(&pair.client));
-    assert_eq!(plan(&selected, clock::now), [Err(Refusal::Replaced)]);
-    assert_eq!(act(&targets, clock::now), [Outcome::Destroyed]);
-    assert_eq!(act(&targets, clock::now), [Outcome::GoneBefore]);
+    assert_eq!(plan(&selected, &own(), clock::now), [Err(Refusal::Replaced)]);
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::Destroyed]);
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::GoneBefore]);
 }
 
 #[test]
@@ -262,7 +265,7 @@ fn sockets_with_the_same_ends_in_two_namespaces_are_not_mixed_up() {
     });
     let targets = planned(&first.1.id);
     assert_eq!(targets.len(), 1);
-    assert_eq!(act(&targets, clock::now), [Outcome::Destroyed]);
+    assert_eq!(act(&targets, &own(), clock::now), [Outcome::Destroyed]);
     untouched(second.1);
     drop(second.0);
 }
@@ -336,6 +339,11 @@ fn pid() -> String {
     process::id().to_string()
 }
 
+/// The filter of every command here.
+fn own() -> Filter {
+    Filter { pids: vec![process::id()], ..Filter::default() }
+}
+
 fn socket_path(name: &str) -> String {
     std::env::temp_dir().join(format!("closewait-kill-{}-{name}.sock", process::id())).display().to_string()
 }
@@ -363,7 +371,10 @@ fn selected(id: &Id) -> Vec<Selected> {
 
 /// As the command plans it.
 fn planned(id: &Id) -> Vec<Target> {
-    plan(&selected(id), clock::now).into_iter().map(|planned| planned.expect("nothing speaks against it")).collect()
+    plan(&selected(id), &own(), clock::now)
+        .into_iter()
+        .map(|planned| planned.expect("nothing speaks against it"))
+        .collect()
 }
 
 /// Fails the test if the connection does not work any more in the direction that is left.

@@ -125,7 +125,8 @@ fn list_command() -> Command {
     closewait(&["list", "--output", "json"])
 }
 
-fn list_by(command: &mut Command) -> Vec<Value> {
+/// The same by a command that the test has prepared itself.
+pub(crate) fn list_by(command: &mut Command) -> Vec<Value> {
     let listed = finish(command);
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let parse = |line: &str| {
@@ -147,8 +148,13 @@ pub(crate) fn of_namespace(listed: &[Value], ns: &Namespace) -> BTreeMap<Id, Val
 }
 
 /// Both ends and the receive queue of all that `ss` finds in the namespace.
-fn ss(ns: &Namespace) -> BTreeMap<(SocketAddr, SocketAddr), u64> {
-    let output = ns.run(|| Command::new("ss").args(["-tanH", "state", "close-wait"]).output()).expect("ss");
+pub(crate) fn ss(ns: &Namespace) -> BTreeMap<(SocketAddr, SocketAddr), u64> {
+    ns.run(ss_here)
+}
+
+/// Both ends and the receive queue of all that `ss` finds in the caller's namespace.
+pub(crate) fn ss_here() -> BTreeMap<(SocketAddr, SocketAddr), u64> {
+    let output = Command::new("ss").args(["-tanH", "state", "close-wait"]).output().expect("ss");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let parse = |line: &str| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();

@@ -6,7 +6,10 @@
 mod abilities;
 mod ability;
 mod agent;
+mod amplifier;
+mod churn;
 mod clock;
+mod kmsg;
 mod leftovers;
 mod net;
 mod schema;
@@ -25,6 +28,7 @@ mod families;
 mod few_descriptors;
 mod hooks;
 mod hostile;
+mod kernel_log;
 mod kill;
 mod leaving;
 mod listing;

@@ -63,6 +63,18 @@ pub(crate) fn hide_processes(command: &mut Command) {
     unsafe { command.pre_exec(work) };
 }
 
+/// Gives the calling thread a mount table of its own: what it mounts is mounted for nobody else.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: takes a number only, and moves no thread but this one.
+    succeed(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE)
+}
+
+/// Mounts debugfs at its usual place.
+pub(crate) fn mount_debugfs() -> io::Result<()> {
+    mount(c"debugfs", c"/sys/kernel/debug", c"debugfs", 0)
+}
+
 /// Puts a BPF file system there, for everybody to see.
 pub(crate) fn mount_bpf(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");

@@ -18,7 +18,7 @@ pub(crate) use self::{restarts::Restarts, soak::Soak};
 use crate::{
     build,
     exec::{self, Workspace},
-    namespaces, root,
+    faults, namespaces, root,
 };
 
 /// `cargo xtask restarts`.
@@ -53,7 +53,7 @@ fn in_own_namespaces(work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::create_dir_all(&pins).with_context(|| format!("cannot create {}; is the folder writable?", pins.display()))?;
     namespaces::mount_bpf(&pins)?;
     namespaces::enter_new_network()?;
-    let result = work(&dir);
+    let result = faults::watched(|| work(&dir));
     // The mount ends with the process, and what is pinned with it; the folders below it are in its way until then.
     namespaces::unmount(&pins)?;
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}; delete it", dir.display()))?;

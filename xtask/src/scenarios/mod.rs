@@ -16,7 +16,7 @@ use clap::Args;
 
 use crate::{
     exec::{self, Workspace},
-    root, setup,
+    faults, root, setup,
     test::{self, Summary},
 };
 use table::Table;
@@ -48,7 +48,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut failures = Vec::new();
     let (mut played, mut failed) = (0, 0);
     for round in 1..=options.times {
-        let (summary, success) = play(workspace, &executable, options.filter.as_ref(), &mut table)?;
+        let (summary, success) = faults::watched(|| play(workspace, &executable, options.filter.as_ref(), &mut table))?;
         played += summary.passed + summary.failed;
         failed += summary.failed;
         if let Some(failure) = failure(&summary, success) {

@@ -21,6 +21,7 @@ ulimit -n 65536
 dmesg -n 1
 
 echo "closewait-vm: release $(uname -r)"
+echo "closewait-vm: build $(uname -v)"
 grep -q closewait.probe /proc/cmdline && poweroff -f
 
 # MODULES, BTF, ARGUMENTS, and the variables that the tests read.
@@ -36,12 +37,14 @@ rm -f /tmp/module.ko
 [ "$BTF" = hidden ] && mount -t tmpfs none /sys/kernel/btf
 
 cd /tests || echo "closewait-vm: trouble there is no folder /tests"
+# Records before this one are the boot's.
+echo "closewait-vm: the tests begin" >/dev/kmsg
 # shellcheck disable=SC2086 # Several words.
 /tests/kernel --test-threads=1 $ARGUMENTS
 echo "closewait-vm: ended $?"
-# What no program may bring a kernel to say; all of it stays on the console.
-dmesg | grep -E 'WARNING: |BUG: |Oops|general protection' | while read -r line; do
-    echo "closewait-vm: trouble the kernel says: $line"
-done
-dmesg | grep -E -A 40 'WARNING: |BUG: |Oops|general protection'
+# The reading ends with the limit: at the last record it waits for the next one.
+echo "closewait-vm: log begins"
+timeout 5 cat /dev/kmsg
+echo
+echo "closewait-vm: log ends"
 poweroff -f

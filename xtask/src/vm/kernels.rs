@@ -22,26 +22,42 @@ pub(super) struct Kernel {
     suites: &'static [&'static str],
     /// Beginning and end of the names of its packages. Of each, the newest that matches is taken.
     packages: &'static [(&'static str, &'static str)],
+    /// A version that is taken instead of the newest as long as it can be had, for a bug that later ones do not have.
+    unfixed: Option<&'static str>,
 }
 
 /// Oldest first. Those for virtual machines in the cloud, which have all that a boot without disks needs built in.
 pub(super) const KERNELS: [Kernel; 5] = [
-    Kernel { version: "5.10", suites: &["bullseye-security"], packages: &[("linux-image-5.10.0-", "-cloud-amd64")] },
+    Kernel {
+        version: "5.10",
+        suites: &["bullseye-security"],
+        packages: &[("linux-image-5.10.0-", "-cloud-amd64")],
+        unfixed: None,
+    },
     Kernel {
         version: "6.1",
         suites: &["bookworm-security", "bookworm"],
         packages: &[("linux-image-6.1.0-", "-cloud-amd64-unsigned")],
+        unfixed: None,
     },
     Kernel {
         version: "6.12",
         suites: &["trixie-security", "trixie"],
         packages: &[("linux-image-6.12.", "-cloud-amd64-unsigned")],
+        unfixed: None,
     },
-    Kernel { version: "6.18", suites: &["trixie-backports"], packages: &[("linux-image-6.18.", "-cloud-amd64")] },
+    Kernel {
+        version: "6.18",
+        suites: &["trixie-backports"],
+        packages: &[("linux-image-6.18.", "-cloud-amd64")],
+        // CVE-2026-74714: docs/kernel-safety.md.
+        unfixed: Some("linux-image-6.18.15+"),
+    },
     Kernel {
         version: "7.3",
         suites: &["trixie-backports"],
         packages: &[("linux-binary-7.3.", "-cloud-amd64"), ("linux-modules-7.3.", "-cloud-amd64")],
+        unfixed: None,
     },
 ];
 
@@ -112,7 +128,7 @@ pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> 
         let folder = kernel.folder(dir);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}; is it yours?", folder.display()))?;
         for package in kernel.packages {
-            let name = newest(&apt, *package)?.with_context(|| {
+            let name = choose(&apt, *package, kernel.unfixed)?.with_context(|| {
                 format!(
                     "no package {}*{} in {}; see with apt-cache what it is called by now, and correct \
                      xtask/src/vm/kernels.rs",
@@ -143,17 +159,24 @@ fn stanzas(suites: &BTreeSet<&str>) -> Result<String> {
     })
 }
 
-/// The newest package whose name matches, of those that can be downloaded: apt also knows names that others depend on.
-fn newest(apt: &Apt, package: (&str, &str)) -> Result<Option<String>> {
+/// The newest package whose name matches, of those that can be downloaded: apt also knows names that others depend on. One
+/// with the beginning `preferred` is taken instead.
+fn choose(apt: &Apt, package: (&str, &str), preferred: Option<&str>) -> Result<Option<String>> {
     let names = apt.names(package.0)?;
-    let mut names: Vec<&str> = names.lines().filter(|name| matches(name, package)).collect();
-    names.sort_by_key(|name| numbers(name));
-    while let Some(name) = names.pop() {
+    for name in by_preference(names.lines().filter(|name| matches(name, package)), preferred) {
         if !apt.versions(name)?.trim().is_empty() {
             return Ok(Some(name.to_owned()));
         }
     }
     Ok(None)
+}
+
+/// Names with the beginning `preferred` first, then the newest.
+fn by_preference<'a>(names: impl Iterator<Item = &'a str>, preferred: Option<&str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_by_key(|name| (preferred.is_some_and(|beginning| name.starts_with(beginning)), numbers(name)));
+    names.reverse();
+    names
 }
 
 fn matches(name: &str, (beginning, end): (&str, &str)) -> bool {
@@ -188,9 +211,16 @@ mod tests {
 
     #[test]
     fn the_newest_is_the_one_with_the_highest_numbers() {
-        let mut names = ["l-5.10.0-46-cloud", "l-5.10.0-9-cloud", "l-5.10.0-100-cloud"];
-        names.sort_by_key(|name| numbers(name));
-        assert_eq!(names, ["l-5.10.0-9-cloud", "l-5.10.0-46-cloud", "l-5.10.0-100-cloud"]);
+        let names = ["l-5.10.0-46-cloud", "l-5.10.0-9-cloud", "l-5.10.0-100-cloud"];
+        let sorted = by_preference(names.into_iter(), None);
+        assert_eq!(sorted, ["l-5.10.0-100-cloud", "l-5.10.0-46-cloud", "l-5.10.0-9-cloud"]);
+    }
+
+    #[test]
+    fn an_unfixed_version_comes_before_newer_ones() {
+        let names = ["l-6.18.45+deb13", "l-6.18.15+deb13", "l-6.18.150+deb13"];
+        let sorted = by_preference(names.into_iter(), Some("l-6.18.15+"));
+        assert_eq!(sorted, ["l-6.18.15+deb13", "l-6.18.150+deb13", "l-6.18.45+deb13"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the kernel tests on Debian's kernels, each in a virtual machine of its own.
 
+mod history;
 mod initramfs;
 mod kernels;
 mod machine;
@@ -27,9 +28,12 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const LIMIT: Duration = Duration::from_secs(900);
 /// The tests are told how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
+/// The tests are told that the kernel is a guest's: they may then load a program that widens a race of the kernel's.
+const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// A table of connections as on a host with 16 GiB. With that of a small guest, half of ten thousand clients that have closed
 /// are forgotten, their ports are used again, and a SYN ends the connection whose server is still in CLOSE_WAIT.
-const COMMAND_LINE: &str = "thash_entries=131072";
+/// The kernel's log holds what all tests together bring it to print.
+const COMMAND_LINE: &str = "thash_entries=131072 log_buf_len=8M";
 /// Of a console, when the guest did not come to its end.
 const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
@@ -181,7 +185,7 @@ impl Parts<'_> {
             Accelerator::Tcg => 10,
         };
         let settings = format!(
-            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {}=1\n",
+            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1\n",
             modules.join(" "),
             if case.hidden_btf { "hidden" } else { "there" },
             arguments(case, filter).join(" "),

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::test::{self, Summary};
+use super::history;
+use crate::{
+    kmsg::{fault_in, reports_fault},
+    test::{self, Summary},
+};
 
 /// With this variable the tests print what they have found the kernel to be able to.
 pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";
@@ -12,6 +16,13 @@ pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";
 const CAN: &str = "closewait-can: ";
 /// Before what the first process of a guest has to say.
 const INIT: &str = "closewait-vm: ";
+/// What the first process writes into the kernel's log before the tests: earlier records are the boot's.
+const TESTS_BEGIN: &str = "closewait-vm: the tests begin";
+/// What it prints before and behind the kernel's log.
+const LOG_BEGINS: &str = "closewait-vm: log begins";
+const LOG_ENDS: &str = "closewait-vm: log ends";
+/// Number of the kernel's faults that are shown. The console has all.
+const SHOWN_FAULTS: usize = 10;
 
 /// What is told of each kernel: its name in the tests, and what it means.
 const COLUMNS: [(&str, &str); 10] = [
@@ -25,6 +36,7 @@ const COLUMNS: [(&str, &str); 10] = [
     ("legs", "the other connection of a proxied one"),
     ("backlog", "the listener that a socket waits at, and how full its backlog is"),
     ("MPTCP", "the kernel has Multipath TCP, and its sockets are seen"),
+    ("churn", "load of the test that reads the kernel's log: SYNs that were sent, and scans beside them"),
 ];
 
 /// One boot.
@@ -33,10 +45,16 @@ pub(super) struct Row {
     version: &'static str,
     hidden_btf: bool,
     release: Option<String>,
+    /// Whether the kernel has CVE-2026-74714. `None`: its version is not known.
+    broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
     summary: Option<Summary>,
     /// Whether the guest came to its end.
     ended: bool,
+    /// Whether the kernel's log was read to its end.
+    log_read: bool,
+    /// What the kernel has reported since the tests began.
+    faults: Vec<String>,
     took: Duration,
     /// What went wrong besides tests.
     pub(super) trouble: Vec<String>,
@@ -49,17 +67,32 @@ impl Row {
             version,
             hidden_btf,
             release: None,
+            broken_iterator: None,
             can: BTreeMap::new(),
             summary: None,
             ended: false,
+            log_read: false,
+            faults: Vec::new(),
             took,
             trouble: Vec::new(),
         };
+        let mut in_log = false;
         for line in lines {
+            if in_log {
+                row.read_record(line, &mut in_log);
+                continue;
+            }
+            // A kernel that dies writes no log, but it prints.
+            let printed = line.strip_prefix('[').and_then(|line| line.split_once("] "));
+            row.faults.extend(printed.filter(|(_time, text)| reports_fault(text)).map(|(_time, text)| text.to_owned()));
             // A test's own line may have begun before.
             if let Some((_before, said)) = line.split_once(INIT) {
                 match said.split_once(' ') {
                     Some(("release", release)) => row.release = Some(release.to_owned()),
+                    Some(("build", build)) => {
+                        row.broken_iterator = history::version(build).map(history::iterator_is_broken);
+                    }
+                    Some(("log", "begins")) => in_log = true,
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
                     Some(("ended", _status)) => row.ended = true,
                     Some(_) | None => {}
@@ -74,8 +107,23 @@ impl Row {
         }
         if !row.ended {
             row.trouble.push("it did not come to its end".to_owned());
+        } else if !row.log_read {
+            row.trouble.push("the kernel's log was not read to its end".to_owned());
         }
+        let shown = row.faults.iter().take(SHOWN_FAULTS).map(|fault| format!("the kernel reports: {fault}"));
+        row.trouble.extend(shown);
         row
+    }
+
+    /// Takes in one line of `/dev/kmsg`, or the line behind the last one.
+    fn read_record(&mut self, line: &str, in_log: &mut bool) {
+        if line.ends_with(TESTS_BEGIN) {
+            self.faults.clear();
+        } else if line == LOG_ENDS {
+            (*in_log, self.log_read) = (false, true);
+        } else {
+            self.faults.extend(fault_in(line).map(str::to_owned));
+        }
     }
 
     /// What is worth to be shown of the console: why tests have failed, or how far it has come.
@@ -86,8 +134,10 @@ impl Row {
         if !self.failed() {
             return &[];
         }
-        let from = lines.iter().position(|line| line == "failures:").unwrap_or(lines.len());
-        &lines[from..]
+        // The kernel's log, which comes last, is long.
+        let end = lines.iter().position(|line| line == LOG_BEGINS).unwrap_or(lines.len());
+        let from = lines.iter().position(|line| line == "failures:").unwrap_or(end);
+        &lines[from.min(end)..end]
     }
 
     pub(super) fn failed(&self) -> bool {
@@ -99,6 +149,15 @@ impl Row {
     pub(super) fn line(&self) -> String {
         let trouble: String = self.trouble.iter().map(|trouble| format!("; {trouble}")).collect();
         format!("{}: tests {} ({:.0} s){trouble}", self.name(), self.tests(), self.took.as_secs_f64())
+    }
+
+    /// What the kernel has reported, in a word.
+    fn log(&self) -> String {
+        match (self.faults.len(), self.log_read) {
+            (0, true) => "clean".to_owned(),
+            (0, false) => "?".to_owned(),
+            (faults, _) => format!("{faults} FAULTS"),
+        }
     }
 
     fn name(&self) -> String {
@@ -130,14 +189,26 @@ impl Table {
 
     pub(super) fn markdown(&self) -> String {
         let names: Vec<&str> = COLUMNS.iter().map(|(name, _meaning)| *name).collect();
-        let mut text = format!("| kernel | {} | tests |\n|{}\n", names.join(" | "), "---|".repeat(names.len() + 2));
+        let mut text = format!(
+            "| kernel | {} | CVE-2026-74714 | kernel log | tests |\n|{}\n",
+            names.join(" | "),
+            "---|".repeat(names.len() + 4)
+        );
         for row in &self.rows {
             let can = names.iter().map(|name| row.can.get(*name).map_or("?", String::as_str));
             let can: Vec<&str> = can.collect();
             let trouble: String =
                 row.trouble.iter().map(|trouble| format!("; {}", trouble.replace('|', "\\|"))).collect();
             // Writing to a String cannot fail.
-            let _infallible = writeln!(text, "| {} | {} | {}{trouble} |", row.name(), can.join(" | "), row.tests());
+            let _infallible = writeln!(
+                text,
+                "| {} | {} | {} | {} | {}{trouble} |",
+                row.name(),
+                can.join(" | "),
+                row.broken_iterator.map_or("?", |broken| if broken { "has it" } else { "no" }),
+                row.log(),
+                row.tests()
+            );
         }
         text
     }
@@ -169,7 +240,15 @@ impl Table {
             self.markdown()
         );
         page.push_str("`?`: not tried.\n\n");
-        for (name, meaning) in COLUMNS {
+        let more = [
+            ("CVE-2026-74714", "the kernel has the bug in `iter/tcp` (docs/kernel-safety.md), by its version"),
+            (
+                "kernel log",
+                "what the kernel has reported while the tests ran, SYNs from random sources beside scans and audits \
+                 included; clean: no warning, no fault",
+            ),
+        ];
+        for (name, meaning) in COLUMNS.into_iter().chain(more) {
             // Writing to a String cannot fail.
             let _infallible = writeln!(page, "- **{name}**: {meaning}.");
         }
@@ -181,27 +260,32 @@ impl Table {
 mod tests {
     use super::*;
 
-    const GOOD: [&str; 5] = [
-        "closewait-vm: release 5.10.0-46",
+    const GOOD: [&str; 10] = [
+        "closewait-vm: release 6.18.15-cloud",
         "test ability::a ... closewait-can: hook: tp_btf",
         "ok",
         "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.20s",
         "closewait-vm: ended 0",
+        "closewait-vm: log begins",
+        "4,1,1,-;WARNING: this is of the boot",
+        "12,2,2,-;closewait-vm: the tests begin",
+        "6,3,3,-;lo: link becomes ready",
+        "closewait-vm: log ends",
     ];
 
     fn row(lines: &[&str]) -> Row {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Row::read("5.10", false, &lines, Duration::from_secs(3))
+        Row::read("6.18", false, &lines, Duration::from_secs(3))
     }
 
     #[test]
     fn reads_what_the_guest_and_its_tests_say() {
         let row = row(&GOOD);
         assert!(!row.failed(), "{row:?}");
-        assert_eq!(row.line(), "5.10.0-46: tests 12 run, 0 failed (3 s)");
+        assert_eq!(row.line(), "6.18.15-cloud: tests 12 run, 0 failed (3 s)");
         let mut table = Table::default();
         table.add(row);
-        assert!(table.markdown().contains("| 5.10.0-46 | tp_btf | ? |"), "{}", table.markdown());
+        assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
     }
 
@@ -214,14 +298,30 @@ mod tests {
         let mut table = Table::default();
         table.add(row);
         assert!(table.markdown().contains("NOT FINISHED"));
-        assert!(table.verdict().unwrap_err().to_string().contains("5.10.0-46"));
+        assert!(table.verdict().unwrap_err().to_string().contains("6.18.15-cloud"));
     }
 
     #[test]
     fn a_warning_of_the_kernel_is_a_failure_although_all_tests_pass() {
+        assert_eq!(row(&GOOD).log(), "clean");
         let mut lines = GOOD.to_vec();
-        lines.push("closewait-vm: trouble the kernel says: WARNING: CPU");
-        assert!(row(&lines).failed());
+        lines[8] = "4,3,3,-;refcount_t: addition on 0; use-after-free.";
+        assert_eq!((row(&lines).failed(), row(&lines).log().as_str()), (true, "1 FAULTS"));
+        assert!(row(&lines).line().contains("addition on 0"));
+    }
+
+    #[test]
+    fn what_a_dying_kernel_prints_is_read_and_a_log_that_is_missing_is_a_failure() {
+        let lines = [GOOD[0], "[   12.5] Kernel panic - not syncing: Fatal exception in interrupt"];
+        assert_eq!(row(&lines).log(), "1 FAULTS");
+        assert!(row(&GOOD[..5]).failed());
+        assert_eq!(row(&GOOD[..5]).log(), "?");
+    }
+
+    #[test]
+    fn the_build_tells_whether_the_kernel_has_the_bug() {
+        let build = "closewait-vm: build #1 SMP PREEMPT_DYNAMIC Debian 6.18.15-1 (2026-03-01)";
+        assert_eq!((row(&[build]).broken_iterator, row(&GOOD).broken_iterator), (Some(true), None));
     }
 
     #[test]

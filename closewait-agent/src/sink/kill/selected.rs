@@ -8,13 +8,17 @@ use thiserror::Error;
 use crate::{
     clock::TimeAnchor,
     engine::{
+        diagnose::Seen,
         kill::Selected,
-        model::{Certainty, Class, Dwell, Endpoint, Gone, Holder, How, Protocol, Socket, Task, Verdict},
+        model::{Certainty, Class, Dwell, Endpoint, Gone, Holder, How, Listener, Protocol, Socket, Task, Verdict},
         text::{Comm, harmless_field},
         time::Boot,
     },
     sink::schema::{SCHEMA_VERSION, how},
 };
+
+/// Most sockets that are read: each takes a kilobyte or two.
+pub const MAX_SELECTED: usize = 100_000;
 
 /// Why a line was not understood.
 #[derive(Debug, Error)]
@@ -25,15 +29,21 @@ pub enum ReadError {
     /// It says so.
     #[error("the list has schema version {0}, and this is for version {SCHEMA_VERSION}; give --alone")]
     Version(u32),
+    /// There are too many lines.
+    #[error("more than {MAX_SELECTED} sockets match, and kill takes no more at once; narrow the filters")]
+    TooMany,
 }
 
 /// Reads objects of `list`, one a line.
 ///
 /// # Errors
 ///
-/// If one of them is something else.
+/// If one of them is something else, or there are more than [`MAX_SELECTED`].
 pub fn read(lines: &[u8], anchor: TimeAnchor) -> Result<Vec<Selected>, ReadError> {
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    if lines.clone().nth(MAX_SELECTED).is_some() {
+        return Err(ReadError::TooMany);
+    }
     lines.map(|line| read_line(line, anchor)).collect()
 }
 
@@ -54,6 +64,7 @@ struct Line {
     #[serde(default, deserialize_with = "seconds")]
     dwell_at_most_seconds: Option<Duration>,
     owners: Option<Vec<HolderMembers>>,
+    listener: Option<ListenerMembers>,
     verdict: VerdictMembers,
     left: Option<LeftMembers>,
 }
@@ -76,6 +87,15 @@ struct HolderMembers {
     pid: u32,
     fd: u32,
     comm: Comm,
+}
+
+#[derive(Deserialize)]
+struct ListenerMembers {
+    #[serde(flatten)]
+    local: Endpoint,
+    backlog: u32,
+    backlog_max: u32,
+    owners: Vec<HolderMembers>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +144,11 @@ fn read_line(bytes: &[u8], anchor: TimeAnchor) -> Result<Selected, ReadError> {
         dwell,
         gone: line.left.map(|left| gone(&left, at, dwell)),
         holders: line.owners.map(|owners| owners.into_iter().map(holder).collect()),
+        listener: line.listener.map(|ListenerMembers { local, backlog, backlog_max, owners }| Seen {
+            what: Listener { netns: None, local, backlog, backlog_max, inode: None },
+            at,
+            holders: owners.into_iter().map(holder).collect(),
+        }),
         verdict: Verdict {
             class: line.verdict.class,
             rule: "",

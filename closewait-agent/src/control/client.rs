@@ -1,0 +1,225 @@
+//! The side of `list`, `report` and `kill`: asks a running agent, and waits for it with patience that ends.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{SocketAddrUnix, connect},
+};
+use serde::Serialize;
+
+use super::{
+    Head, MAX_ANSWER, MAX_HEAD, MAX_QUESTION, PATIENCE,
+    error::{ControlError, MAX_PATH},
+    peer, place, transfer_time,
+};
+use crate::{
+    clock,
+    engine::{text::still_harmless, time::Boot},
+};
+
+/// Time between two tries to connect while the agent's queue is full.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Bytes that are read at once.
+const READ: usize = 256 * 1024;
+
+/// Asks the agent at `path`. `None` if there is none. Believes root, the own user, and the user to whom root has given the
+/// folder of the socket.
+///
+/// # Errors
+///
+/// If there is one that cannot be asked, that is not believed, or that gives no answer in time.
+pub fn ask(path: &Path, question: &impl Serialize) -> Result<Option<Vec<u8>>, ControlError> {
+    ask_within(path, question, PATIENCE)
+}
+
+pub(super) fn ask_within(
+    path: &Path,
+    question: &impl Serialize,
+    patience: Duration,
+) -> Result<Option<Vec<u8>>, ControlError> {
+    let refused = |why| ControlError::Answer { path: path.to_owned(), why };
+    let mut line = serde_json::to_vec(question).map_err(|error| refused(error.to_string()))?;
+    line.push(b'\n');
+    if line.len() > MAX_QUESTION {
+        return Err(refused(format!("the question has {} bytes, and {MAX_QUESTION} are possible", line.len())));
+    }
+    let began = clock::now();
+    let mut exchange = Exchange { path, patience, began, until: began + patience, last: began, received: 0 };
+    let Some(mut stream) = exchange.connect()? else { return Ok(None) };
+    let user = peer::user_of(&stream).map_err(|error| exchange.failed("getsockopt(SO_PEERCRED)", error))?;
+    if !peer::is_believed(user, path) {
+        return Err(ControlError::Stranger { path: path.to_owned(), user });
+    }
+    exchange.write(&mut stream, &line)?;
+    exchange.read_answer(&mut stream).map(Some)
+}
+
+/// One question and its answer, with the time for both.
+struct Exchange<'a> {
+    path: &'a Path,
+    began: Boot,
+    /// Time until the first byte, from the first byte to the last, and without a byte.
+    patience: Duration,
+    /// When the client gives up.
+    until: Boot,
+    /// When the last byte came, or the exchange began.
+    last: Boot,
+    /// Bytes of the answer.
+    received: u64,
+}
+
+impl Exchange<'_> {
+    fn failed(&self, call: &'static str, error: io::Error) -> ControlError {
+        ControlError::Ask { call, path: self.path.to_owned(), error }
+    }
+
+    fn unusable(&self, why: impl Into<String>) -> ControlError {
+        ControlError::Answer { path: self.path.to_owned(), why: why.into() }
+    }
+
+    fn slow(&self) -> ControlError {
+        let until = self.until.min(self.last + self.patience);
+        ControlError::Slow { path: self.path.to_owned(), waited: until.since(self.began), bytes: self.received }
+    }
+
+    /// A connection that waits for nothing. `None` if nobody listens.
+    fn connect(&self) -> Result<Option<UnixStream>, ControlError> {
+        let failed = |error: Errno| self.failed("connect", error.into());
+        if self.path.as_os_str().len() > MAX_PATH {
+            return Err(ControlError::TooLong { path: self.path.to_owned() });
+        }
+        let address = SocketAddrUnix::new(self.path).map_err(failed)?;
+        let socket = place::new_socket().map_err(|error| self.failed("socket", error))?;
+        loop {
+            match connect(&socket, &address) {
+                Ok(()) => return Ok(Some(socket.into())),
+                Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+                Err(Errno::INTR) => {}
+                // The agent's queue is full.
+                Err(Errno::AGAIN) if clock::now() < self.until => thread::sleep(RETRY_INTERVAL),
+                Err(Errno::AGAIN) => return Err(self.slow()),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    fn write(&self, stream: &mut UnixStream, mut bytes: &[u8]) -> Result<(), ControlError> {
+        while !bytes.is_empty() {
+            match stream.write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::OUT)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It may have said why, and hung up.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(self.failed("write", error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_answer(&mut self, stream: &mut UnixStream) -> Result<Vec<u8>, ControlError> {
+        let mut answer = Vec::new();
+        let end = loop {
+            if let Some(end) = answer.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            if answer.len() > MAX_HEAD {
+                return Err(self.unusable("its first line does not end"));
+            }
+            if self.read(stream, &mut answer)? == 0 {
+                return Err(self.unusable("it hung up"));
+            }
+        };
+        let head = answer.get(..end).unwrap_or_default();
+        let (length, missing) = match serde_json::from_slice(head) {
+            Ok(Head::Bytes(length)) => (length, None),
+            Ok(Head::Part { bytes, missing }) => (bytes, Some(missing)),
+            Ok(Head::Refused(why)) => return Err(self.unusable(still_harmless(why))),
+            Err(error) => return Err(self.unusable(format!("its first line was not understood: {error}"))),
+        };
+        if length > MAX_ANSWER {
+            return Err(self.unusable(format!(
+                "it would take {} MiB, and {} are possible; narrow the filters",
+                length >> 20,
+                MAX_ANSWER >> 20
+            )));
+        }
+        answer.drain(..=end);
+        let length = usize::try_from(length).map_err(|_too_long| self.unusable("it is too long"))?;
+        // All at once, so that nothing is copied; an error rather than an abort if there is no memory.
+        let more = length.saturating_sub(answer.len()).saturating_add(READ);
+        answer.try_reserve_exact(more).map_err(|error| self.unusable(error.to_string()))?;
+        while answer.len() <= length {
+            if self.read(stream, &mut answer)? == 0 {
+                break;
+            }
+        }
+        if answer.len() != length {
+            return Err(self.unusable(format!("{} bytes of {length} came", answer.len())));
+        }
+        if let Some(missing) = missing {
+            log::warn!("{}", still_harmless(missing));
+        }
+        Ok(answer)
+    }
+
+    /// Reads what is there, or waits until something is. Returns its length; 0 at the end.
+    fn read(&mut self, stream: &mut UnixStream, to: &mut Vec<u8>) -> Result<usize, ControlError> {
+        let before = to.len();
+        loop {
+            to.resize(before + READ, 0);
+            let read = stream.read(to.get_mut(before..).unwrap_or_default());
+            to.truncate(before + read.as_ref().copied().unwrap_or(0));
+            match read {
+                Ok(read) => {
+                    if read > 0 {
+                        self.progressed(read as u64);
+                    }
+                    if clock::now() >= self.until {
+                        return Err(self.slow());
+                    }
+                    return Ok(read);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::IN)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It hung up before it had read all of the question.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+                Err(error) => return Err(self.failed("read", error)),
+            }
+        }
+    }
+
+    /// The patience grows with what has come, so that one byte a second is not enough and any real answer is.
+    fn progressed(&mut self, bytes: u64) {
+        if self.received == 0 {
+            self.until = clock::now() + self.patience;
+        }
+        let before = transfer_time(self.received);
+        self.received += bytes;
+        self.until = self.until + (transfer_time(self.received) - before);
+        self.last = clock::now();
+    }
+
+    /// Waits until the stream is ready, or for as long as the patience lasts: in all, and without a byte.
+    fn wait(&self, stream: &UnixStream, wanted: PollFlags) -> Result<(), ControlError> {
+        let rest = self.until.min(self.last + self.patience).since(clock::now());
+        if rest.is_zero() {
+            return Err(self.slow());
+        }
+        let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
+        let mut events = [PollFd::new(stream, wanted)];
+        match poll(&mut events, Some(&rest)) {
+            Ok(0) => Err(self.slow()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(self.failed("poll", error.into())),
+        }
+    }
+}

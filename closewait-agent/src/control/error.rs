@@ -1,0 +1,141 @@
+//! Why an agent cannot listen, or cannot be asked.
+
+use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
+
+/// Why an agent cannot listen, or cannot be asked. Printed as the problem with its cause, and a line with a hint.
+#[derive(Debug)]
+pub enum ControlError {
+    /// Something that is no socket is there.
+    Occupied {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Kind of file, with its article.
+        what: &'static str,
+    },
+    /// A socket of another user is there.
+    Foreign {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Another agent answers there.
+    Taken {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+    /// The address of a Unix socket has no room for the path.
+    TooLong {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+    /// A system call failed while the socket was made.
+    Listen {
+        /// The system call.
+        call: &'static str,
+        /// Its argument.
+        path: PathBuf,
+        /// Its error.
+        error: io::Error,
+    },
+    /// Somebody answers there who is neither root nor the own user, nor owns the folder by root's decision.
+    Stranger {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The user that answers.
+        user: u32,
+    },
+    /// The agent took too long.
+    Slow {
+        /// Path of the socket.
+        path: PathBuf,
+        /// How long the client waited.
+        waited: Duration,
+        /// Bytes of the answer that came until then.
+        bytes: u64,
+    },
+    /// A system call failed while the agent was asked.
+    Ask {
+        /// The system call.
+        call: &'static str,
+        /// Path of the socket.
+        path: PathBuf,
+        /// Its error.
+        error: io::Error,
+    },
+    /// The agent refused to answer, or its answer cannot be used.
+    Answer {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl ControlError {
+    /// What failed and why, without the hint.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Occupied { path, what } => format!("{} is {what}, not a socket; it stays as it is", path.display()),
+            Self::Foreign { path, owner } => {
+                format!("{} is a socket of user {owner}; it stays as it is", path.display())
+            }
+            Self::Taken { path } => format!("another agent answers at {}", path.display()),
+            Self::TooLong { path } => format!(
+                "the path of the socket is too long: {} has {} bytes, and {MAX_PATH} are possible",
+                path.display(),
+                path.as_os_str().len()
+            ),
+            Self::Listen { call, path, error } => format!("{call} for {} failed: {error}", path.display()),
+            Self::Stranger { path, user } => format!(
+                "user {user} answers at {}, who is neither root nor you: the answer is not taken",
+                path.display()
+            ),
+            Self::Slow { path, waited, bytes: 0 } => {
+                format!("the agent did not answer within {} s ({})", waited.as_secs(), path.display())
+            }
+            Self::Slow { path, waited, bytes } => format!(
+                "the agent did not answer within {} s: only {bytes} bytes came ({})",
+                waited.as_secs(),
+                path.display()
+            ),
+            Self::Ask { call, path, error } => {
+                format!("asking the agent at {} failed ({call}): {error}", path.display())
+            }
+            Self::Answer { path, why } => format!("the agent at {} gave no answer: {why}", path.display()),
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Occupied { .. } | Self::Foreign { .. } => {
+                "give a --socket of its own to this agent, or move away what is there"
+            }
+            Self::Taken { .. } => "give a --socket of its own to this agent, or stop the other",
+            Self::TooLong { .. } => "give a shorter --socket",
+            Self::Listen { .. } => "give a --socket in a folder that this user may write to",
+            Self::Stranger { .. } => "look without an agent: --alone",
+            Self::Slow { .. } => "see whether the agent is stopped or busy, or look without it: --alone",
+            Self::Ask { .. } => "run as root or as the user that runs the agent, or look without it: --alone",
+            Self::Answer { .. } => "see whether the agent is of the same version, or look without it: --alone",
+        }
+    }
+
+    /// Whether a look without the agent is as good as can be: nothing speaks against whoever answers there.
+    pub fn permits_look(&self) -> bool {
+        matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. })
+    }
+}
+
+/// Bytes of a path that the address of a Unix socket has room for: `UNIX_PATH_MAX` (include/uapi/linux/un.h, v6.18) less the
+/// zero at its end.
+pub(super) const MAX_PATH: usize = 107;
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nhint: {}", self.problem(), self.hint())
+    }
+}
+
+impl Error for ControlError {}

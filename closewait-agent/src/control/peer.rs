@@ -1,0 +1,112 @@
+//! Who is at the other end of a Unix socket, and whether to believe it.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
+
+use rustix::process::geteuid;
+
+/// Group and others may write.
+pub(super) const OTHERS_WRITE: u32 = 0o022;
+
+/// Effective user of this process.
+pub(super) fn own_user() -> u32 {
+    geteuid().as_raw()
+}
+
+/// User at the other end: of a client that has connected, or of the server that has called listen(2) (`init_peercred` and
+/// `copy_peercred`, net/unix/af_unix.c, v6.18).
+pub(super) fn user_of(stream: impl AsFd) -> io::Result<u32> {
+    // Not by rustix, whose type has no place for the pid of a process outside of this pid namespace, which is 0.
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, to) = (stream.as_fd().as_raw_fd(), (&raw mut found).cast());
+    // SAFETY: `to` points to a `ucred`, `length` has its size, and both outlive the call.
+    let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut length) };
+    if failed == 0 { Ok(found.uid) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the agent answers a client of this user.
+pub(super) fn may_ask(user: u32) -> bool {
+    user == 0 || user == own_user()
+}
+
+/// Whether a client believes an agent of this user that listens at `path`: root, the client's own user, or the user to whom
+/// root has given the folder, as systemd's `RuntimeDirectory=` does.
+pub(super) fn is_believed(user: u32, path: &Path) -> bool {
+    user == 0 || user == own_user() || placed_by_root(path).is_ok_and(|owner| owner == Some(user))
+}
+
+/// Owner of the folder of `path`, if it alone can write there and all folders above are root's alone.
+fn placed_by_root(path: &Path) -> io::Result<Option<u32>> {
+    let folder = fs::canonicalize(folder_of(path))?;
+    let own = fs::metadata(&folder)?;
+    if own.mode() & OTHERS_WRITE != 0 {
+        return Ok(None);
+    }
+    for above in folder.ancestors().skip(1) {
+        let above = fs::metadata(above)?;
+        if above.uid() != 0 || above.mode() & OTHERS_WRITE != 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(own.uid()))
+}
+
+/// Folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn the_own_user_is_at_both_ends_of_a_pair_and_may_ask() {
+        let (one, other) = UnixStream::pair().unwrap();
+        for end in [one, other] {
+            let user = user_of(&end).unwrap();
+            assert_eq!(user, own_user());
+            assert!(may_ask(user) && is_believed(user, Path::new("/nowhere/agent.sock")));
+        }
+    }
+
+    #[test]
+    fn strangers_may_not_ask_and_are_not_believed() {
+        assert!(!may_ask(4711));
+        for path in ["/run/agent.sock", "/tmp/agent.sock", "/nowhere/agent.sock", "agent.sock"] {
+            assert!(!is_believed(4711, Path::new(path)), "{path}");
+        }
+        assert!(may_ask(0) && is_believed(0, Path::new("/tmp/agent.sock")));
+    }
+
+    #[test]
+    fn the_owner_of_a_folder_is_believed_only_where_root_has_placed_it() {
+        if own_user() != 0 {
+            return;
+        }
+        let name = format!("closewait-peer-{}", std::process::id());
+        // Anybody can make a folder below /tmp; only root below /run.
+        for (above, is) in [("/tmp", false), ("/run", true)] {
+            let folder = Path::new(above).join(&name);
+            fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(4711), None).unwrap();
+            let mut believed = Vec::new();
+            for mode in [0o700, 0o755, 0o775, 0o777] {
+                fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+                believed.push(is_believed(4711, &folder.join("agent.sock")));
+            }
+            assert!(!is_believed(4712, &folder.join("agent.sock")), "another user");
+            fs::remove_dir(&folder).unwrap();
+            assert_eq!(believed, [is, is, false, false], "{above}");
+        }
+    }
+}

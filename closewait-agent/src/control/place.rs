@@ -1,0 +1,413 @@
+//! The socket file: created with the right mode, never in the place of something else, removed only if it is the own one.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, RenameFlags, fchmod, open, renameat_with},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with},
+};
+
+use super::{
+    error::{ControlError, MAX_PATH},
+    peer::{OTHERS_WRITE, folder_of, own_user},
+};
+
+/// Mode of a folder that is created: everybody may see that no agent is there.
+const FOLDER_MODE: u32 = 0o755;
+/// Mode of the socket.
+const SOCKET_MODE: u32 = 0o600;
+/// In the mode of a folder: who may write may still not touch what belongs to others.
+const STICKY: u32 = 0o1000;
+/// Connections that wait for the agent in the kernel.
+const BACKLOG: i32 = 128;
+/// How often the file is looked at anew when others create and remove it meanwhile.
+const TRIES: usize = 5;
+
+/// The file of a socket that this process has bound.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    file: FileId,
+}
+
+/// What tells a file from all others of the host while it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    /// When the content last changed, of a socket when it was bound: the number of an inode can be used again.
+    modified: (i64, i64),
+}
+
+impl FileId {
+    fn of(found: &fs::Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino(), modified: (found.mtime(), found.mtime_nsec()) }
+    }
+}
+
+/// Listens at `path`. A socket that an agent of the own user or of root has left behind is replaced; anything else stays as
+/// it is. Returns, with the listener, what a person should know of the folder.
+pub(super) fn occupy(path: &Path) -> Result<(UnixListener, Place, Vec<String>), ControlError> {
+    let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(ControlError::TooLong { path: path.to_owned() });
+    }
+    create_folder(folder_of(path))?;
+    let socket = new_socket().map_err(failed("socket"))?;
+    // The file gets the mode of the socket's own inode (`unix_bind_bsd`, net/unix/af_unix.c, v6.18), so there is no moment
+    // with another one. The umask can only take away from it.
+    fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| failed("fchmod")(error.into()))?;
+    let address = SocketAddrUnix::new(path).map_err(|error| failed("bind")(error.into()))?;
+    for _ in 0..TRIES {
+        match fs::symlink_metadata(path) {
+            Ok(found) => clear(path, &found)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("lstat")(error)),
+        }
+        match bind(&socket, &address) {
+            Ok(()) => return finish(path, socket),
+            // Somebody else was faster; see who.
+            Err(Errno::ADDRINUSE) => {}
+            Err(error) => return Err(failed("bind")(error.into())),
+        }
+    }
+    Err(failed("bind")(Errno::ADDRINUSE.into()))
+}
+
+/// Gives the bound socket its mode, and only then lets anybody connect.
+fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, Place, Vec<String>), ControlError> {
+    let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
+    let found = file.metadata().map_err(failed("fstat"))?;
+    if found.mode() & 0o7777 != SOCKET_MODE {
+        // By the descriptor: another file may be at the path by now.
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(itself, Permissions::from_mode(SOCKET_MODE)).map_err(failed("chmod"))?;
+    }
+    listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
+    let place = Place { path: path.to_owned(), file: FileId::of(&found) };
+    // An agent that started at the same time may have taken the socket for one that was left behind, before `listen`.
+    if !place.is_there() {
+        return Err(ControlError::Taken { path: path.to_owned() });
+    }
+    Ok((UnixListener::from(socket), place, doubts(path)))
+}
+
+impl Place {
+    /// Whether the file is at its path.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)
+    }
+
+    /// Removes the file, unless another one is at its path.
+    pub(super) fn leave(&self) {
+        if let Err(error) = remove(&self.path, self.file) {
+            log::debug!("the socket {} stays: {error}", self.path.display());
+        }
+    }
+}
+
+/// A stream socket that waits for nothing.
+pub(super) fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// Removes the socket that was left behind at `path`, where `found` is.
+fn clear(path: &Path, found: &fs::Metadata) -> Result<(), ControlError> {
+    let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
+    if let Some(what) = other_than_socket(found.file_type()) {
+        return Err(ControlError::Occupied { path: path.to_owned(), what });
+    }
+    let owner = found.uid();
+    if owner != 0 && owner != own_user() {
+        return Err(ControlError::Foreign { path: path.to_owned(), owner });
+    }
+    let address = SocketAddrUnix::new(path).map_err(|error| failed("connect")(error.into()))?;
+    match new_socket().map(|socket| connect(&socket, &address)).map_err(failed("socket"))? {
+        // A full backlog is one of somebody who listens.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(ControlError::Taken { path: path.to_owned() }),
+        Err(Errno::CONNREFUSED) => {}
+        // It was removed meanwhile.
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(failed("connect")(error.into())),
+    }
+    remove(path, FileId::of(found)).map_err(failed("removing the socket that was left behind"))
+}
+
+/// The kind of a file with its article, if it is no socket.
+fn other_than_socket(kind: fs::FileType) -> Option<&'static str> {
+    if kind.is_socket() {
+        return None;
+    }
+    Some(if kind.is_file() {
+        "a regular file"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else {
+        "a device"
+    })
+}
+
+/// Removes the file at `path` if it is this one, and nothing else: what is at the path when it counts is first moved aside,
+/// looked at there, and moved back if it is another file. Neither move replaces anything.
+fn remove(path: &Path, file: FileId) -> io::Result<()> {
+    let is_it = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| FileId::of(&found) == file);
+    if !is_it(path) {
+        return Ok(());
+    }
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.left", std::process::id()));
+    let aside = folder_of(path).join(name);
+    renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE)?;
+    if is_it(&aside) {
+        return fs::remove_file(&aside);
+    }
+    renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE).map_err(|error| {
+        let why = format!("what was at {} is at {} now: {error}", path.display(), aside.display());
+        io::Error::other(why)
+    })
+}
+
+/// Creates the folder and those above it, with the right mode whatever the umask.
+fn create_folder(folder: &Path) -> Result<(), ControlError> {
+    let failed = |call| move |error| ControlError::Listen { call, path: folder.to_owned(), error };
+    match fs::metadata(folder) {
+        Ok(_there) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("stat")(error)),
+    }
+    create_folder(folder_of(folder))?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(failed("mkdir")(error)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let created = File::from(open(folder, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
+    created.set_permissions(Permissions::from_mode(FOLDER_MODE)).map_err(failed("fchmod"))
+}
+
+/// Who can put another socket in the place of this one, one sentence each.
+fn doubts(path: &Path) -> Vec<String> {
+    let folder = folder_of(path);
+    let Ok(found) = fs::metadata(folder) else { return Vec::new() };
+    let (owner, mode, shown) = (found.uid(), found.mode(), folder.display());
+    let mut doubts = Vec::new();
+    if owner != 0 && owner != own_user() {
+        doubts.push(format!(
+            "control socket: {shown} belongs to user {owner}, who can replace the socket; use a folder of its own"
+        ));
+    }
+    if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        doubts.push(format!(
+            "control socket: users other than its owner may write to {shown} (mode {:04o}) and can replace the socket; use a \
+             folder of its own",
+            mode & 0o7777
+        ));
+    }
+    doubts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{ffi::OsStrExt as _, net::UnixDatagram};
+
+    use super::*;
+
+    /// A folder that is gone after the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("closewait-place-{}-{name}", std::process::id()));
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+            Self(folder)
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("agent.sock")
+        }
+
+        fn names(&self) -> Vec<OsString> {
+            let mut names: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _left = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is_left() {
+        let folder = Folder::new("stale");
+        drop(UnixListener::bind(folder.socket()).unwrap());
+        let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
+        assert_eq!((mode(&folder.socket()), doubts), (0o600, vec![]));
+        assert_eq!(folder.names(), ["agent.sock"]);
+        place.leave();
+        assert!(folder.names().is_empty());
+    }
+
+    #[test]
+    fn whatever_is_no_stale_socket_stays_and_is_named() {
+        let folder = Folder::new("others");
+        let path = folder.socket();
+        let refused = || occupy(&path).unwrap_err().to_string();
+
+        fs::write(&path, "precious").unwrap();
+        let error = refused();
+        assert!(error.contains("is a regular file") && error.contains("hint: "), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+
+        // Also one that leads to a stale socket, or to nothing.
+        drop(UnixListener::bind(folder.0.join("other.sock")).unwrap());
+        for target in ["other.sock", "nothing"] {
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            assert!(refused().contains("is a symbolic link"));
+            assert_eq!(fs::read_link(&path).unwrap(), Path::new(target));
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(folder.names(), ["other.sock"], "a dangling link is not followed by bind either");
+
+        fs::create_dir(&path).unwrap();
+        assert!(refused().contains("is a folder"));
+        fs::remove_dir(&path).unwrap();
+
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(refused().contains("is a FIFO"));
+        fs::remove_file(&path).unwrap();
+
+        let _other_kind = UnixDatagram::bind(&path).unwrap();
+        assert!(refused().contains("another agent"), "somebody has it open");
+        assert_eq!(folder.names(), ["agent.sock", "other.sock"]);
+    }
+
+    #[test]
+    fn a_socket_of_another_user_stays() {
+        let folder = Folder::new("foreign");
+        drop(UnixListener::bind(folder.socket()).unwrap());
+        if std::os::unix::fs::chown(folder.socket(), Some(4711), None).is_err() {
+            return;
+        }
+        let error = occupy(&folder.socket()).unwrap_err();
+        assert!(matches!(error, ControlError::Foreign { owner: 4711, .. }), "{error}");
+        assert_eq!(folder.names(), ["agent.sock"]);
+    }
+
+    #[test]
+    fn a_full_backlog_is_somebody_who_listens() {
+        let folder = Folder::new("full");
+        let socket = new_socket().unwrap();
+        let address = SocketAddrUnix::new(folder.socket()).unwrap();
+        bind(&socket, &address).unwrap();
+        listen(&socket, 0).unwrap();
+        let waiting = new_socket().unwrap();
+        connect(&waiting, &address).unwrap();
+        assert!(matches!(occupy(&folder.socket()), Err(ControlError::Taken { .. })));
+    }
+
+    #[test]
+    fn only_the_own_file_is_removed_at_the_end() {
+        let folder = Folder::new("next");
+        let (_first_listener, first, _) = occupy(&folder.socket()).unwrap();
+        fs::remove_file(folder.socket()).unwrap();
+        let (_second_listener, second, _) = occupy(&folder.socket()).unwrap();
+        first.leave();
+        assert!(second.is_there());
+        second.leave();
+        assert!(folder.names().is_empty());
+        // Nor whatever else has come there.
+        let (_listener, third, _) = occupy(&folder.socket()).unwrap();
+        fs::remove_file(folder.socket()).unwrap();
+        fs::write(folder.socket(), "precious").unwrap();
+        third.leave();
+        assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_file_that_comes_between_look_and_removal_is_moved_back() {
+        let folder = Folder::new("between");
+        drop(UnixListener::bind(folder.socket()).unwrap());
+        let stale = FileId::of(&fs::symlink_metadata(folder.socket()).unwrap());
+        fs::remove_file(folder.socket()).unwrap();
+        fs::write(folder.socket(), "precious").unwrap();
+        remove(&folder.socket(), stale).unwrap();
+        assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
+        assert_eq!(folder.names(), ["agent.sock"]);
+    }
+
+    #[test]
+    fn folders_are_created_closed_to_writers() {
+        let folder = Folder::new("deep");
+        let path = folder.0.join("a/b/agent.sock");
+        let (_listener, place, doubts) = occupy(&path).unwrap();
+        assert_eq!((mode(&folder.0.join("a")), mode(&folder.0.join("a/b")), mode(&path)), (0o755, 0o755, 0o600));
+        assert!(doubts.is_empty());
+        place.leave();
+        assert!(folder.0.join("a/b").exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_change_is_named() {
+        let folder = Folder::new("open");
+        let with = |mode| {
+            fs::set_permissions(&folder.0, Permissions::from_mode(mode)).unwrap();
+            let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
+            place.leave();
+            doubts
+        };
+        let doubts = with(0o777);
+        assert!(doubts.len() == 1 && doubts[0].contains("mode 0777"), "{doubts:?}");
+        assert_eq!(with(0o1777), Vec::<String>::new(), "in a sticky folder files of others cannot be replaced");
+        assert!(with(0o775)[0].contains("mode 0775"));
+        if std::os::unix::fs::chown(&folder.0, Some(4711), None).is_ok() {
+            let doubts = with(0o755);
+            assert!(doubts.len() == 1 && doubts[0].contains("belongs to user 4711"), "{doubts:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_fits_no_address_is_refused_and_the_longest_that_fits_is_not() {
+        let folder = Folder::new("long");
+        let of_length = |length: usize| {
+            let path = folder.0.as_os_str().as_bytes().len() + 1;
+            folder.0.join("x".repeat(length - path))
+        };
+        let (_listener, place, _) = occupy(&of_length(MAX_PATH)).unwrap();
+        place.leave();
+        let error = occupy(&of_length(MAX_PATH + 1)).unwrap_err();
+        assert!(matches!(&error, ControlError::TooLong { .. }), "{error}");
+        assert!(error.to_string().contains("108 bytes") && error.to_string().contains("shorter"), "{error}");
+        assert!(folder.names().is_empty());
+    }
+}

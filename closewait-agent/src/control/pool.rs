@@ -1,0 +1,106 @@
+//! The bytes of all answers in flight, with one limit for all.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::Notify;
+
+/// The limit, and how much of it is used.
+#[derive(Debug)]
+pub(super) struct Pool {
+    limit: usize,
+    used: AtomicUsize,
+    /// Told whenever bytes come back.
+    released: Notify,
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0), released: Notify::new() })
+    }
+
+    /// Limit in bytes.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes that answers may take uncompressed, as long as no more is in use.
+    pub(super) fn plain_limit(&self) -> usize {
+        self.limit / 4
+    }
+
+    /// Waits until an eighth of the limit is free: room for some 80,000 sockets in compressed JSON at the default limit.
+    pub(super) async fn has_room(&self) {
+        while self.used.load(Ordering::Relaxed) > self.limit - self.limit / 8 {
+            self.released.notified().await;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// The part of the limit that one answer uses. It comes back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: Arc<Pool>,
+    bytes: usize,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, bytes: 0 }
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Takes `bytes` more, if all answers together then have `limit` bytes at most. Returns whether it did.
+    pub(super) fn take(&mut self, bytes: usize, limit: usize) -> bool {
+        let add = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        let taken = self.pool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
+    }
+
+    /// Gives `bytes` back.
+    pub(super) fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.pool.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.pool.released.notify_one();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.release(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_stays_below_the_limit_and_comes_back() {
+        let pool = Pool::new(100);
+        let mut first = Lease::new(Arc::clone(&pool));
+        let mut second = Lease::new(Arc::clone(&pool));
+        assert!(first.take(60, 100) && !second.take(41, 100) && second.take(40, 100));
+        first.release(10);
+        assert_eq!(pool.used(), 90);
+        assert!(!first.take(usize::MAX, usize::MAX), "no overflow");
+        drop(first);
+        assert_eq!(pool.used(), 40);
+        second.release(1000);
+        assert_eq!(pool.used(), 0, "never more than was taken");
+    }
+}

@@ -1,0 +1,235 @@
+//! The agent's side: takes questions, hands them to the event loop one by one, and sends the answers.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    Head, MAX_CLIENTS, MAX_QUESTION, PATIENCE, QUEUE_PATIENCE,
+    body::{Body, BodyWriter},
+    error::ControlError,
+    peer,
+    place::{self, Place},
+    pool::Pool,
+    transfer_time,
+};
+use crate::memory;
+
+/// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
+const LARGE: u64 = 4 << 20;
+
+/// The socket of a running agent. Its file goes away with it.
+#[derive(Debug)]
+pub struct Control<Q> {
+    questions: mpsc::Receiver<(Q, Asker)>,
+    /// The question that waits for room in the pool.
+    next: Option<(Q, Asker)>,
+    pool: Arc<Pool>,
+    listening: JoinHandle<()>,
+    place: Place,
+    doubts: Vec<String>,
+}
+
+impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
+    /// Listens at `path`, in the running tokio runtime. All answers in flight take `max_bytes` at most. A socket that an
+    /// agent has left behind is replaced; anything else stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// If something else is there, or the socket cannot be made.
+    pub fn listen(path: &Path, max_bytes: usize) -> Result<Self, ControlError> {
+        let (listener, place, doubts) = place::occupy(path)?;
+        // It waits for nothing already. Should this fail, the file goes away with the place.
+        let listener = UnixListener::from_std(listener).map_err(|error| {
+            place.leave();
+            ControlError::Listen { call: "epoll_ctl", path: path.to_owned(), error }
+        })?;
+        let (ask, questions) = mpsc::channel(MAX_CLIENTS);
+        let pool = Pool::new(max_bytes);
+        let listening = tokio::spawn(accept(listener, ask, Arc::clone(&pool)));
+        Ok(Self { questions, next: None, pool, listening, place, doubts })
+    }
+
+    /// What a person should know of the socket's folder, one sentence each.
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
+    }
+
+    /// Bytes of all answers in flight.
+    #[cfg(test)]
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// The next question, once there is room for its answer. One that waits too long for that is refused. Nothing is lost
+    /// if this is dropped while it waits.
+    pub async fn question(&mut self) -> Option<(Q, Asker)> {
+        loop {
+            if self.next.is_none() {
+                self.next = Some(self.questions.recv().await?);
+            }
+            let deadline = self.next.as_ref().map(|(_, asker)| asker.since + QUEUE_PATIENCE)?;
+            let has_room = timeout_at(deadline, self.pool.has_room()).await.is_ok();
+            let (question, asker) = self.next.take()?;
+            // After a stall there may be a queue of clients that have given up.
+            if asker.has_gone() {
+                continue;
+            }
+            if has_room {
+                return Some((question, asker));
+            }
+            let limit = self.pool.limit() >> 20;
+            asker.refuse(format!(
+                "it is busy: other clients have not taken their answers, which fill the {limit} MiB for that; ask again later"
+            ));
+        }
+    }
+}
+
+impl<Q> Drop for Control<Q> {
+    fn drop(&mut self) {
+        // While the socket still listens: an agent that starts now waits for its turn.
+        self.place.leave();
+        self.listening.abort();
+    }
+}
+
+/// Hands every question on. Whoever connects and asks none is left alone.
+async fn accept<Q: DeserializeOwned + Send + 'static>(
+    listener: UnixListener,
+    ask: mpsc::Sender<(Q, Asker)>,
+    pool: Arc<Pool>,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let Ok((stream, _nameless)) = listener.accept().await else {
+            // Out of descriptors, perhaps: not the end of the agent.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let asker = Asker { stream, since: Instant::now(), pool: Arc::clone(&pool), _place: place };
+        tokio::spawn(serve(asker, ask.clone()));
+    }
+}
+
+/// Takes one question.
+async fn serve<Q: DeserializeOwned>(mut asker: Asker, ask: mpsc::Sender<(Q, Asker)>) {
+    match peer::user_of(&asker.stream) {
+        Ok(user) if peer::may_ask(user) => {}
+        Ok(user) => {
+            log::warn!("user {user} has asked at the control socket and was refused");
+            return asker.refuse(format!("user {user} may not ask; only root and user {} may", peer::own_user()));
+        }
+        Err(error) => return asker.refuse(format!("getsockopt(SO_PEERCRED) failed: {error}")),
+    }
+    let mut question = Vec::new();
+    let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await else { return };
+    match serde_json::from_slice(&question) {
+        // The agent may be ending.
+        Ok(question) => drop(ask.send((question, asker)).await),
+        Err(error) => asker.refuse(format!("the question was not understood: {error}")),
+    }
+}
+
+/// A client that has asked.
+#[derive(Debug)]
+pub struct Asker {
+    stream: UnixStream,
+    /// When it connected.
+    since: Instant,
+    pool: Arc<Pool>,
+    /// Until the answer is taken.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Asker {
+    /// What the answer is written to.
+    pub fn body(&self) -> BodyWriter {
+        BodyWriter::new(Arc::clone(&self.pool))
+    }
+
+    /// Answers in the background: a client that does not take the answer holds up nobody. `missing` says what is not in it.
+    pub fn answer(self, body: BodyWriter, missing: Option<String>) {
+        match body.finish() {
+            Ok(body) => {
+                let bytes = body.length();
+                let head = match missing {
+                    None => Head::Bytes(bytes),
+                    Some(missing) => Head::Part { bytes, missing },
+                };
+                self.send(&head, Some(body));
+            }
+            Err(error) => self.refuse(error.to_string()),
+        }
+    }
+
+    /// Says in the background that there is no answer, and why.
+    pub fn refuse(self, why: String) {
+        self.send(&Head::Refused(why), None);
+    }
+
+    fn send(mut self, head: &Head, body: Option<Body>) {
+        let Ok(mut line) = serde_json::to_vec(head) else { return };
+        line.push(b'\n');
+        tokio::spawn(async move {
+            let is_large = body.as_ref().is_some_and(|body| body.length() >= LARGE);
+            // One who is gone or too slow has lost interest.
+            if let Err(error) = write(&mut self.stream, line, body).await {
+                log::debug!("a client has not taken its answer: {error}");
+            }
+            if is_large {
+                memory::give_back();
+            }
+        });
+    }
+
+    /// Whether the client has closed the connection in both directions.
+    fn has_gone(&self) -> bool {
+        let mut events = [PollFd::new(&self.stream, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut events, Some(&at_once)).is_ok_and(|ready| ready > 0)
+            && events.iter().any(|event| event.revents().intersects(PollFlags::HUP | PollFlags::ERR))
+    }
+}
+
+/// Sends an answer piece by piece, as long as the client makes progress.
+async fn write(stream: &mut UnixStream, line: Vec<u8>, body: Option<Body>) -> io::Result<()> {
+    let (began, mut sent) = (Instant::now(), 0);
+    let mut body = body;
+    let mut next = Some(line);
+    while let Some(piece) = next {
+        let mut rest = piece.as_slice();
+        while !rest.is_empty() {
+            let limit = (began + PATIENCE + transfer_time(sent)).min(Instant::now() + PATIENCE);
+            let written = timeout_at(limit, stream.write(rest)).await??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            sent += written as u64;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        next = match &mut body {
+            Some(body) => body.next()?,
+            None => None,
+        };
+    }
+    stream.shutdown().await
+}
+
+async fn read_line(stream: &mut UnixStream, to: &mut Vec<u8>) -> io::Result<()> {
+    let mut limited = stream.take(MAX_QUESTION as u64);
+    while to.last() != Some(&b'\n') {
+        if limited.read_buf(to).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}

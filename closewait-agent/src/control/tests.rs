@@ -1,0 +1,365 @@
+//! Agent and client together.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process, thread,
+    time::Duration,
+};
+
+use super::{client::ask_within, *};
+use crate::clock;
+
+const SHORT: Duration = Duration::from_millis(400);
+
+fn path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("closewait-control-{}-{name}", process::id()))
+}
+
+/// Runs `asks` beside an agent that answers every question: `no` is refused, a number with that many bytes, others with
+/// themselves.
+fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce(&Path) -> T + Send + 'static) -> T {
+    let path = path(name);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut control = Control::<String>::listen(&path, max_bytes).unwrap();
+        let asking = {
+            let path = path.clone();
+            thread::spawn(move || asks(&path))
+        };
+        while !asking.is_finished() {
+            tokio::select! {
+                asked = control.question() => {
+                    let (question, asker) = asked.unwrap();
+                    answer(&question, asker);
+                }
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        asking.join().unwrap()
+    })
+}
+
+fn answer(question: &str, asker: Asker) {
+    let mut body = asker.body();
+    let written = match question.parse() {
+        Ok(bytes) => body.write_all(&text(bytes)),
+        Err(_) => body.write_all(question.as_bytes()),
+    };
+    match (question, written) {
+        ("no", _) => asker.refuse("never".to_owned()),
+        ("much", Ok(())) => asker.answer(body, Some("the rest".to_owned())),
+        (_, Ok(())) => asker.answer(body, None),
+        (_, Err(error)) => asker.refuse(error.to_string()),
+    }
+}
+
+/// Of this length, as alike as the objects of `list`.
+fn text(bytes: usize) -> Vec<u8> {
+    let lines: Vec<u8> =
+        (0_u32..500).flat_map(|number| format!("{{\"port\":8080,\"inode\":{number}}}\n").into_bytes()).collect();
+    let mut text = lines.repeat(bytes / lines.len() + 1);
+    text.truncate(bytes);
+    text
+}
+
+/// An agent of another kind: takes one connection, and does this with it.
+fn with_other<T>(name: &str, does: impl FnOnce(UnixStream) + Send + 'static, asks: impl FnOnce(&Path) -> T) -> T {
+    let path = path(name);
+    let listener = UnixListener::bind(&path).unwrap();
+    let other = thread::spawn(move || does(listener.accept().unwrap().0));
+    let result = asks(&path);
+    other.join().unwrap();
+    fs::remove_file(&path).unwrap();
+    result
+}
+
+fn read_question(stream: &mut UnixStream) {
+    let mut byte = [0];
+    while byte != *b"\n" {
+        stream.read_exact(&mut byte).unwrap();
+    }
+}
+
+#[test]
+fn a_question_gets_its_answer() {
+    let answer = with_agent("answer", 1 << 20, |path| ask(path, &"two\nlines").unwrap());
+    assert_eq!(answer.as_deref(), Some(&b"two\nlines"[..]));
+}
+
+#[test]
+fn an_answer_that_is_not_all_is_an_answer() {
+    let answer = with_agent("part", 1 << 20, |path| ask(path, &"much").unwrap());
+    assert_eq!(answer.as_deref(), Some(&b"much"[..]));
+}
+
+#[test]
+fn an_answer_that_is_larger_than_the_limit_for_all_passes() {
+    const LENGTH: usize = 24 << 20;
+    let answer = with_agent("large", 4 << 20, |path| ask(path, &LENGTH.to_string()).unwrap().unwrap());
+    assert!(answer == text(LENGTH));
+}
+
+#[test]
+fn a_refusal_says_why_and_what_to_do() {
+    let error = with_agent("refusal", 1 << 20, |path| ask(path, &"no").unwrap_err().to_string());
+    assert!(error.contains("never") && error.contains("\nhint: ") && error.contains("--alone"), "{error}");
+}
+
+#[test]
+fn nonsense_and_silence_hold_up_nobody() {
+    let answer = with_agent("nonsense", 1 << 20, |path| {
+        let silent = UnixStream::connect(path).unwrap();
+        let mut rude = UnixStream::connect(path).unwrap();
+        rude.write_all(b"{]\n").unwrap();
+        let answer = ask(path, &"hello").unwrap();
+        let mut told = String::new();
+        rude.read_to_string(&mut told).unwrap();
+        assert!(told.contains("not understood"), "{told}");
+        drop(silent);
+        answer
+    });
+    assert_eq!(answer.as_deref(), Some(&b"hello"[..]));
+}
+
+#[test]
+fn a_question_without_an_end_is_cut_off() {
+    with_agent("endless", 1 << 20, |path| {
+        let mut rude = UnixStream::connect(path).unwrap();
+        rude.set_read_timeout(Some(PATIENCE)).unwrap();
+        // More than may be; how much of it is taken in does not matter.
+        let _cut_off = rude.write_all(&vec![b'x'; 2 * MAX_QUESTION]);
+        let mut told = Vec::new();
+        let _reset = rude.read_to_end(&mut told);
+        assert_eq!(told, b"");
+        assert!(ask(path, &"hello").unwrap().is_some());
+    });
+}
+
+#[test]
+fn nobody_there_is_no_error() {
+    assert!(ask(&path("nobody"), &"hello").unwrap().is_none());
+    let left = path("left");
+    drop(UnixListener::bind(&left).unwrap());
+    assert!(ask(&left, &"hello").unwrap().is_none());
+    fs::remove_file(left).unwrap();
+}
+
+#[test]
+fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
+    const LIMIT: usize = 2 << 20;
+    const LENGTH: usize = 3 << 19;
+    let path = path("silent");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut control = Control::<String>::listen(&path, LIMIT).unwrap();
+        let silent: Vec<UnixStream> = (0..16)
+            .map(|_| {
+                let mut stream = UnixStream::connect(&path).unwrap();
+                stream.write_all(format!("\"{LENGTH}\"\n").as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        let beside = {
+            let path = path.clone();
+            thread::spawn(move || ask_within(&path, &"hello", 10 * PATIENCE))
+        };
+        let mut most = 0;
+        while !beside.is_finished() {
+            tokio::select! {
+                asked = control.question() => {
+                    let (question, asker) = asked.unwrap();
+                    answer(&question, asker);
+                    most = most.max(control.bytes_in_flight());
+                }
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        assert_eq!(beside.join().unwrap().unwrap().as_deref(), Some(&b"hello"[..]));
+        assert!(most > 0 && most <= LIMIT, "{most} bytes for 16 answers of {LENGTH}");
+        // And they are not waited for.
+        let began = clock::now();
+        while control.bytes_in_flight() > 0 && clock::now().since(began) < 4 * PATIENCE {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(control.bytes_in_flight(), 0);
+        drop(silent);
+    });
+}
+
+#[test]
+fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
+    let path = path("room");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut control = Control::<String>::listen(&path, 4 << 20).unwrap();
+        let (mut held, asked) = {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(b"\"held\"\n").unwrap();
+            (stream, control.question().await.unwrap())
+        };
+        let mut full = asked.1.body();
+        // Does not compress, and leaves less than an eighth, whatever the kernel takes of it.
+        let noise: Vec<u8> = (0_u64..)
+            .scan(1_u64, |state, _| {
+                *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                Some((*state >> 56) as u8)
+            })
+            .take(4_120_000)
+            .collect();
+        full.write_all(&noise).unwrap();
+        asked.1.answer(full, None);
+        let ask_there = || {
+            let path = path.clone();
+            thread::spawn(move || ask(&path, &"hello"))
+        };
+        let refused = ask_there();
+        let until_refused = async {
+            while !refused.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = control.question() => panic!("there was no room"),
+            () = until_refused => {}
+        }
+        let error = refused.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("busy") && error.contains("--alone"), "{error}");
+        // The answer is taken at last, and there is room.
+        let served = ask_there();
+        let reading = thread::spawn(move || {
+            let mut all = Vec::new();
+            held.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        let (question, asker) = control.question().await.unwrap();
+        answer(&question, asker);
+        while !served.is_finished() || !reading.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(served.join().unwrap().unwrap().is_some());
+        assert!(reading.join().unwrap() > 4_120_000);
+    });
+}
+
+#[test]
+fn a_client_that_has_given_up_is_not_answered() {
+    let path = path("gone");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut control = Control::<String>::listen(&path, 1 << 20).unwrap();
+        let mut gone = UnixStream::connect(&path).unwrap();
+        gone.write_all(b"\"gone\"\n").unwrap();
+        drop(gone);
+        // One that has only ended its own direction waits for its answer.
+        let mut half = UnixStream::connect(&path).unwrap();
+        half.write_all(b"\"half\"\n").unwrap();
+        half.shutdown(std::net::Shutdown::Write).unwrap();
+        let (question, _asker) = control.question().await.unwrap();
+        assert_eq!(question, "half");
+    });
+}
+
+#[test]
+fn a_second_agent_is_told_and_the_file_goes_with_the_first() {
+    let path = path("second");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let first = Control::<String>::listen(&path, 1 << 20).unwrap();
+        let error = Control::<String>::listen(&path, 1 << 20).unwrap_err().to_string();
+        assert!(error.contains("another agent") && error.contains("\nhint: "), "{error}");
+        drop(first);
+        assert!(!path.exists());
+    });
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_given_up() {
+    let error = with_other(
+        "mute",
+        |mut stream| {
+            read_question(&mut stream);
+            let _given_up = stream.read(&mut [0]);
+        },
+        |path| ask_within(path, &"hello", Duration::from_secs(1)).unwrap_err(),
+    );
+    assert!(error.to_string().starts_with("the agent did not answer within 1 s"), "{error}");
+    assert!(error.permits_look());
+}
+
+#[test]
+fn an_agent_that_trickles_is_given_up() {
+    let began = clock::now();
+    let error = with_other(
+        "trickle",
+        |mut stream| {
+            read_question(&mut stream);
+            for _ in 0..100 {
+                if stream.write_all(b"{").is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        },
+        |path| ask_within(path, &"hello", SHORT).unwrap_err(),
+    );
+    assert!(matches!(error, ControlError::Slow { bytes: 1.., .. }), "{error}");
+    assert!(clock::now().since(began) < Duration::from_secs(3));
+}
+
+#[test]
+fn an_agent_that_cannot_even_accept_is_given_up() {
+    let path = path("full");
+    let socket = place::new_socket().unwrap();
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    // The only place in its queue.
+    let _waiting = UnixStream::connect(&path).unwrap();
+    let error = ask_within(&path, &"hello", SHORT).unwrap_err();
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(error, ControlError::Slow { bytes: 0, .. }), "{error}");
+}
+
+#[test]
+fn what_is_no_answer_is_refused() {
+    for (name, said, words) in [
+        ("empty", &b""[..], "hung up"),
+        ("other", b"hello\n", "not understood"),
+        ("short", b"{\"bytes\":5}\nfour", "4 bytes of 5 came"),
+        ("long", b"{\"bytes\":3}\nfour", "bytes of 3 came"),
+        ("huge", b"{\"bytes\":99999999999}\n", "narrow the filters"),
+        ("escape", b"{\"refused\":\"\\u001b[2J\"}\n", "\\u{1b}[2J"),
+    ] {
+        let error = with_other(
+            name,
+            |mut stream| {
+                read_question(&mut stream);
+                stream.write_all(said).unwrap();
+            },
+            |path| ask(path, &"hello").unwrap_err(),
+        );
+        assert!(error.to_string().contains(words) && !error.permits_look(), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_first_line_without_an_end_is_not_read_for_ever() {
+    let error = with_other(
+        "line",
+        |mut stream| {
+            read_question(&mut stream);
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        },
+        |path| ask(path, &"hello").unwrap_err(),
+    );
+    assert!(error.to_string().contains("does not end"), "{error}");
+}
+
+#[test]
+fn a_path_that_is_too_long_is_said() {
+    let long = PathBuf::from(format!("/{}", "x".repeat(200)));
+    assert!(matches!(ask(&long, &"hello"), Err(ControlError::TooLong { .. })));
+}
