@@ -21,6 +21,8 @@
 //! | [`recording`] | what goes through that door kept in a file, and played again: the same events | what they mean |
 //! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
 //! | [`clock`] | the only reader of clocks | |
+//! | [`logging`] | the log on standard error, which nobody waits for | |
+//! | [`limits`] | limits of the environment that would end the process | |
 //! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
@@ -34,6 +36,8 @@ pub mod engine;
 pub mod hooks;
 pub mod host;
 pub mod intake;
+pub mod limits;
+pub mod logging;
 pub mod memory;
 pub mod recording;
 pub mod runtime;

@@ -1,27 +1,37 @@
 //! The `closewait` command: parse, run, exit code.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::Parser as _;
-use closewait::{cli::Cli, cmd};
+use closewait::{
+    cli::{Cli, Command},
+    cmd, limits, logging,
+};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("CLOSEWAIT_LOG", "info"))
-        .format(|to, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(to, "closewait: {level}: {}", record.args())
-        })
-        .init();
-    match Cli::try_parse() {
-        Ok(cli) => cmd::run(&cli),
-        Err(error) => {
-            // Help and version are asked for; they go to standard output, and a reader that has gone is no failure.
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            let _gone: io::Result<()> = error.print();
-            ExitCode::from(code)
+    limits::survive_file_size_limit();
+    let misread = logging::init();
+    let code = match Cli::try_parse() {
+        Ok(cli) => {
+            // An agent never waits for a reader of its log. Its hook helper has the same environment: told once is enough.
+            if matches!(cli.command, Command::Run(_) | Command::Hooks(_)) {
+                logging::wait_for_nobody();
+            }
+            if let Some(misread) = misread.filter(|_| !matches!(cli.command, Command::Hooks(_))) {
+                log::warn!("{misread}");
+            }
+            cmd::run(&cli)
         }
-    }
+        Err(error) => {
+            if error.use_stderr() {
+                logging::print(&error.render().to_string());
+            } else {
+                // Help and version are asked for; they go to standard output, and a reader that has gone is no failure.
+                let _gone: io::Result<()> = error.print();
+            }
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    };
+    logging::flush();
+    code
 }

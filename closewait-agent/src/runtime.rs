@@ -21,6 +21,7 @@ use crate::{
     },
     hooks::Hooks,
     intake::Intake,
+    logging,
     memory::{self, Peak},
     sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
@@ -52,8 +53,9 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 const PIECE: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
 const DETACHED: Duration = Duration::from_millis(50);
-/// How long the last lines may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long everything that is written at the end may take together: the recording, the last lines and the end of hooks.
+/// With the log's part after it, SIGTERM ends the agent within five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Signals that end the agent.
 pub struct Signals {
@@ -223,8 +225,7 @@ impl Runtime {
                 biased;
                 () = signals.any() => break,
                 () = self.writer.ended() => {
-                    self.finish_recording();
-                    return self.writer.finish(PATIENCE).context("writing standard output failed");
+                    return self.finish();
                 }
                 ready = self.ring.ready(), if idle => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
@@ -257,12 +258,23 @@ impl Runtime {
         tokio::time::sleep(DETACHED).await;
         // Whatever the kernel has written so far belongs to the totals.
         while !self.drain(BATCH) {}
+        self.intake.engine.count_losses(clock::now(), logging::dropped());
         self.intake.engine.stop();
         self.put_out()?;
-        self.finish_recording();
-        let written = self.writer.finish(PATIENCE).context("writing standard output failed");
+        self.finish()
+    }
+
+    /// Waits until everything is written and hooks have ended, at most for [`PATIENCE`].
+    fn finish(mut self) -> anyhow::Result<()> {
+        let end = clock::now() + PATIENCE;
+        // Everybody is told before anybody is waited for.
+        if let Some(hooks) = &mut self.hooks {
+            hooks.close();
+        }
+        self.finish_recording(end.since(clock::now()));
+        let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
-            hooks.finish();
+            hooks.finish(end.since(clock::now()));
         }
         written
     }
@@ -324,6 +336,7 @@ impl Runtime {
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
+                    self.intake.engine.count_losses(clock::now(), logging::dropped());
                     self.intake.fact(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.intake.engine.totals().tracked) {
                         memory::give_back();
@@ -482,16 +495,16 @@ impl Runtime {
     }
 
     /// What was seen was seen, whatever becomes of the recording.
-    fn finish_recording(&mut self) {
-        if let Err(error) = self.intake.engine.finish() {
+    fn finish_recording(&mut self, patience: Duration) {
+        if let Err(error) = self.intake.engine.finish(patience) {
             log::error!("the recording has no end: {error:#}");
         }
     }
 
     fn hand_over(&mut self, piece: &mut Lines) {
         let Lines { bytes, lines } = std::mem::take(piece);
-        self.intake.engine.handing_out();
-        if lines > 0 && self.writer.send(bytes) == Backlog::Full {
+        let recorded = self.intake.engine.handing_out();
+        if lines > 0 && self.writer.send_after(bytes, recorded) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);
         }
     }

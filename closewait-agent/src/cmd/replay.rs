@@ -1,8 +1,7 @@
 //! `closewait replay`.
 
 use std::{
-    fs::File,
-    io::{self, BufReader, Write},
+    io::{self, Write},
     path::Path,
     thread,
 };
@@ -14,7 +13,7 @@ use crate::{
     cli::{self, Speed},
     clock::{self, TimeAnchor},
     engine::time::Boot,
-    recording::{End, Item, Player, Reader, Shown},
+    recording::{self, End, Item, Player, Reader, Shown},
     sink::{Sink, text::histogram_line},
 };
 
@@ -38,12 +37,15 @@ pub(super) fn replay(args: &cli::Replay) -> anyhow::Result<()> {
 }
 
 /// A recording.
-pub(super) fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
+pub(super) fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn io::Read>>> {
     let shown = path.display();
-    let file =
-        File::open(path).with_context(|| format!("opening {shown} failed; is it there, and may you read it?"))?;
-    Reader::new(BufReader::new(file)).with_context(|| format!("playing {shown} failed"))
+    let from = recording::open(path).with_context(|| format!("opening {shown} failed"))?;
+    Reader::new(from).with_context(|| format!("playing {shown} failed"))
 }
+
+/// Why a recording in which no engine began tells nothing.
+pub(super) const NOTHING: &str =
+    "nothing that can be played is in it\nhint: was the agent killed at its start, or the file cut?";
 
 /// Plays all that is there. Returns how it ends.
 fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl Write>) -> anyhow::Result<Option<End>> {
@@ -62,6 +64,7 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
             | Item::Fact(_)
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
+            | Item::LogDropped { .. }
             | Item::WalkBegan
             | Item::Stopping
             | Item::Polled(_)
@@ -71,7 +74,11 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
         }
         player.play(item, |shown, anchor| lines.show(shown, anchor))?;
     }
-    Ok(reader.end())
+    let end = reader.end();
+    // One that was cut in its first frame is told of as any other that was cut.
+    let cut = matches!(end, Some(End::Cut { at: 1.., .. }));
+    anyhow::ensure!(player.engine().is_some() || cut, NOTHING);
+    Ok(end)
 }
 
 /// What is to be known of the end.
@@ -80,6 +87,9 @@ fn tell(end: Option<End>, file: &Path) {
     match end {
         None | Some(End::Stopped) => {}
         Some(End::Full) => log::warn!("{file} was full here; the agent went on (run --record-max)"),
+        Some(End::Unwritten) => log::warn!(
+            "{file} ends here, more could not be written: a disk was full, or took too long; the agent went on"
+        ),
         Some(End::Unfinished) => {
             log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")
         }

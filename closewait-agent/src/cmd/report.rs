@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::{list, print, replay::open, sink};
+use super::{
+    list, print,
+    replay::{NOTHING, open},
+    sink,
+};
 use crate::{
     cli::{self, Output},
     engine::{model::Finding, query::Query, time::Boot},
@@ -52,8 +56,7 @@ fn of_recording(path: &Path, output: Output) -> anyhow::Result<Vec<u8>> {
         };
         player.play(item, show).with_context(|| format!("playing {shown} failed"))?;
     }
-    let engine =
-        player.engine().with_context(|| format!("{shown} has nothing in it; was the agent killed at its start?"))?;
+    let engine = player.engine().context(NOTHING).with_context(|| format!("playing {shown} failed"))?;
     if output == Output::Text && !answer.is_empty() {
         answer.push(b'\n');
     }

@@ -73,6 +73,8 @@ pub struct Engine {
     counters: Counters,
     undecodable: u64,
     unwritten: u64,
+    log_lines_dropped: u64,
+    recordings_failed: u64,
     outputs: VecDeque<Output>,
     /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
     window_ends: Boot,
@@ -104,7 +106,7 @@ pub struct Engine {
 type Losses = [u64; 6];
 
 /// The counts that mean that a limit was reached.
-type Full = [u64; 4];
+type Full = [u64; 6];
 
 impl Engine {
     /// Begins at `now`.
@@ -115,6 +117,8 @@ impl Engine {
             counters: Counters::default(),
             undecodable: 0,
             unwritten: 0,
+            log_lines_dropped: 0,
+            recordings_failed: 0,
             outputs: VecDeque::new(),
             window_ends: now + config.histogram_every,
             check_counters: None,
@@ -247,6 +251,18 @@ impl Engine {
         self.unwritten = self.unwritten.saturating_add(lines);
     }
 
+    /// Counts `lines` of the log that were dropped until `at`.
+    pub fn log_lines_dropped(&mut self, at: Boot, lines: u64) {
+        self.something_happened(at);
+        self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
+    }
+
+    /// Counts a recording that ended until `at`, before the agent.
+    pub fn recording_failed(&mut self, at: Boot) {
+        self.something_happened(at);
+        self.recordings_failed = self.recordings_failed.saturating_add(1);
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
         self.count(now);
@@ -300,6 +316,8 @@ impl Engine {
             skipped_by_kernel: skipped,
             undecodable: self.undecodable,
             unwritten: self.unwritten,
+            log_lines_dropped: self.log_lines_dropped,
+            recordings_failed: self.recordings_failed,
             repaired: self.audit.repaired,
             phantom: self.audit.phantom,
             tracked: self.tracker.len() as u64,
@@ -470,8 +488,11 @@ impl Engine {
 
     /// Of what goes on and on while a limit is reached, only that it has begun.
     fn full(&self) -> Full {
-        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, .. } = self.totals();
-        [untracked, u64::from(ungrouped > 0), unkept, u64::from(fd_open_unwatched > 0)]
+        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, log_lines_dropped, recordings_failed, .. } =
+            self.totals();
+        let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
+        // These are no sign that anything of the kernel was missed.
+        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, recordings_failed]
     }
 }
 

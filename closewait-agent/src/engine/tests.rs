@@ -243,6 +243,20 @@ fn in_namespace(number: u64) -> Socket {
 }
 
 #[test]
+fn what_the_log_and_the_recording_lost_is_told_and_no_reason_for_an_audit() {
+    let mut engine = engine(Events::Stuck);
+    engine.log_lines_dropped(at(0), 3);
+    engine.handle(counters(1000, Counters::default()));
+    engine.log_lines_dropped(at(1500), 4);
+    engine.recording_failed(at(1500));
+    engine.handle(counters(2000, Counters::default()));
+    assert_eq!(words(&mut engine), ["health", "health"]);
+    assert_eq!((engine.totals().log_lines_dropped, engine.totals().recordings_failed), (7, 1));
+    engine.handle_timeout(at(15_000));
+    assert_eq!(words(&mut engine), ["read counters"]);
+}
+
+#[test]
 fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_times_count() {
     let config = Config { max_tracked: 2, ..config(Events::Stuck) };
     let mut engine = Engine::new(config, at(0));

@@ -41,8 +41,6 @@ use crate::{
 
 /// Bytes of requests that may wait for the helper.
 const BACKLOG: usize = 8 << 20;
-/// How long the last requests, and then the helper's end, may take: it gives programs two seconds to end.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What is run, and when.
 #[derive(Clone, Debug)]
@@ -176,13 +174,19 @@ impl Hooks {
         log::error!("no hook runs from here on: their helper has ended ({how}); start the agent again");
     }
 
-    /// Ends the helper and what it runs.
-    pub fn finish(mut self) {
+    /// Asks for nothing more: the helper ends, and gives the programs that it runs two seconds to end.
+    pub fn close(&mut self) {
         if let Some(line) = self.skipped.last_line(clock::now()) {
             log::info!("{line}");
         }
-        let end = clock::now() + PATIENCE;
-        if let Err(error) = self.writer.finish(PATIENCE) {
+        self.writer.close();
+    }
+
+    /// Waits until the helper and what it runs have ended, at most for `patience`.
+    pub fn finish(mut self, patience: Duration) {
+        self.close();
+        let end = clock::now() + patience;
+        if let Err(error) = self.writer.finish(patience) {
             log::debug!("the helper that runs hooks did not take the last requests: {error}");
         }
         // One that does not end in time notices by itself that it is alone.

@@ -1,35 +1,37 @@
 //! The path of a cgroup, from its id.
 //!
-//! The id that the kernel gives to programs is the inode of the cgroup's folder (`cgroup_id` in include/linux/cgroup.h
-//! and `kernfs_ino` in include/linux/kernfs.h, v6.18; Linux 5.5 on 64-bit machines), so one walk over the folders knows
-//! them all.
+//! The id that the kernel gives to programs is that of the kernfs node of the cgroup's folder, which is also its inode
+//! (`cgroup_id` in include/linux/cgroup.h and `kernfs_ino` in include/linux/kernfs.h, v5.10; on 64-bit machines). A file
+//! handle of cgroup2 is that id and nothing else (`__kernfs_fh_to_dentry` in fs/kernfs/mount.c, v5.10), so the folder is
+//! opened by it, however many others there are. That takes CAP_DAC_READ_SEARCH (`do_handle_open` in fs/fhandle.c, v5.10);
+//! without it the folders are walked, a little at a time.
+
+mod handle;
+mod walk;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs, io,
-    os::unix::{
-        ffi::OsStringExt as _,
-        fs::{DirEntryExt as _, MetadataExt as _},
-    },
+    fs::{self, File},
+    io,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, TryLockError},
     time::Duration,
 };
 
-use super::netns::unescape;
+use self::{handle::Opened, walk::Walk};
+use super::{
+    deadline::{self, Patience, Subject, Told},
+    netns::unescape,
+};
 
 /// Where the kernel lists the mounts of this process.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-
-/// More folders are not walked.
-const MAX_FOLDERS: usize = 65_536;
-
-/// Deeper folders are not walked.
-const MAX_DEPTH: usize = 32;
-
-/// An unknown id lets the folders be walked anew, but not more often than this: an id of a cgroup that is gone, or of
-/// another machine in a recording, stays unknown.
-const WALK_EVERY: Duration = Duration::from_secs(5);
+/// Paths that are remembered, also of cgroups that are gone; of more, those with the highest ids, which are the newest.
+const MAX_PATHS: usize = 65_536;
+/// Time that one call spends on walking.
+const WALK_BUDGET: Duration = Duration::from_millis(20);
 
 /// Why no path of a cgroup can be told.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +47,36 @@ pub enum CgroupError {
     /// It names no cgroup v2.
     #[error("no cgroup2 is mounted: sockets cannot be told apart by cgroup; mount one, as at /sys/fs/cgroup/unified")]
     NotMounted,
+    /// The folder of the mount cannot be opened.
+    #[error("opening {path} failed: {source}; sockets cannot be told apart by cgroup", path = .path.display())]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Result of looking a cgroup up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its path from the root of the mount, as bytes that anybody may have chosen.
+    Path(Vec<u8>),
+    /// There is no such cgroup (any more), or it is outside of what is mounted. Ids are not used again.
+    Gone,
+    /// It was not found, and not everything was looked through; the reason.
+    Unknown(String),
 }
 
 /// Paths of the cgroups of one mount of cgroup v2.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cgroups {
-    mount: PathBuf,
-    /// Also those that are gone since an earlier walk: sockets outlive their cgroup.
+    path: PathBuf,
+    mount: Arc<File>,
+    /// Also those that are gone since: sockets outlive their cgroup.
     paths: BTreeMap<u64, Vec<u8>>,
-    walked: Option<Duration>,
-    complete: bool,
+    /// `None` as long as folders can be opened by their ids.
+    walk: Option<Arc<Mutex<Walk>>>,
 }
 
 impl Cgroups {
@@ -66,65 +88,128 @@ impl Cgroups {
     pub fn find() -> Result<Self, CgroupError> {
         let path = Path::new(MOUNTINFO);
         let text = fs::read(path).map_err(|source| CgroupError::Mountinfo { path: path.to_owned(), source })?;
-        mount(&text).map(Self::at).ok_or(CgroupError::NotMounted)
+        Self::at(mount(&text).ok_or(CgroupError::NotMounted)?)
     }
 
     /// Those of the mount at this folder.
-    pub fn at(mount: impl Into<PathBuf>) -> Self {
-        Self { mount: mount.into(), paths: BTreeMap::new(), walked: None, complete: true }
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub fn at(mount: impl Into<PathBuf>) -> Result<Self, CgroupError> {
+        let path = mount.into();
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, mount: Arc::new(file), paths: BTreeMap::new(), walk: None }),
+            Err(source) => Err(CgroupError::Open { path, source }),
+        }
     }
 
     /// The folder of the mount.
     pub fn mount(&self) -> &Path {
-        &self.mount
+        &self.path
     }
 
-    /// Whether the last walk saw every folder.
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// The path of the cgroup with this id, from the root of the mount, as bytes that anybody may have chosen. Walks the
-    /// folders if it is unknown and they have not been walked in the last five seconds; `now` is on any clock that does
-    /// not go back.
-    pub fn path(&mut self, id: u64, now: Duration) -> Option<&[u8]> {
-        let may_walk = self.walked.is_none_or(|walked| now.saturating_sub(walked) >= WALK_EVERY);
-        if may_walk && !self.paths.contains_key(&id) {
-            self.walked = Some(now);
-            self.walk(MAX_FOLDERS);
-        }
-        self.paths.get(&id).map(Vec::as_slice)
-    }
-
-    fn walk(&mut self, max_folders: usize) {
-        let mut found = BTreeMap::new();
-        self.complete = true;
-        match fs::metadata(&self.mount) {
-            Ok(root) => drop(found.insert(root.ino(), b"/".to_vec())),
-            Err(_unmounted) => self.complete = false,
-        }
-        let mut folders = vec![(self.mount.clone(), Vec::new(), 0)];
-        while let Some((folder, path, depth)) = folders.pop() {
-            // A cgroup can be removed meanwhile.
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                if found.len() >= max_folders || depth >= MAX_DEPTH {
-                    self.complete = false;
-                    break;
-                }
-                let mut path: Vec<u8> = path.clone();
-                path.push(b'/');
-                path.extend(entry.file_name().as_encoded_bytes());
-                found.insert(entry.ino(), path.clone());
-                folders.push((entry.path(), path, depth + 1));
+    /// Looks these cgroups up, and hands each to `each`. Takes no longer than `patience` allows.
+    pub fn look_up(&mut self, ids: &[u64], patience: &mut Patience, mut each: impl FnMut(u64, Lookup)) {
+        let mut asked = Vec::new();
+        for id in ids {
+            match self.paths.get(id) {
+                Some(path) => each(*id, Lookup::Path(path.clone())),
+                None => asked.push(*id),
             }
         }
-        if self.paths.len().saturating_add(found.len()) > 2 * max_folders {
-            self.paths.clear();
+        if asked.is_empty() {
+            return;
         }
-        self.paths.extend(found);
+        let (mut left, mut refused) = (Vec::new(), false);
+        if self.walk.is_none() {
+            for (id, opened) in self.open(asked, patience) {
+                match opened {
+                    Ok(Opened::Path(path)) => {
+                        self.remember(id, path.clone());
+                        each(id, Lookup::Path(path));
+                    }
+                    Ok(Opened::Gone) => each(id, Lookup::Gone),
+                    Ok(Opened::NotAllowed) => {
+                        refused = true;
+                        left.push(id);
+                    }
+                    Ok(Opened::Failed(error)) => each(id, Lookup::Unknown(format!("opening it failed: {error}"))),
+                    Err(why) => each(id, Lookup::Unknown(why)),
+                }
+            }
+        } else {
+            left = asked;
+        }
+        if refused && self.walk.is_none() {
+            self.walk = Some(Arc::new(Mutex::new(Walk::of(self.path.clone()))));
+        }
+        if left.is_empty() {
+            return;
+        }
+        let walked = self.go_on_walking(patience);
+        for id in left {
+            match (&walked, self.paths.get(&id)) {
+                (_, Some(path)) => each(id, Lookup::Path(path.clone())),
+                (Ok(true), None) => each(id, Lookup::Gone),
+                (Ok(false), None) => each(
+                    id,
+                    Lookup::Unknown("not all folders have been walked yet; grant CAP_DAC_READ_SEARCH".to_owned()),
+                ),
+                (Err(why), None) => each(id, Lookup::Unknown(why.clone())),
+            }
+        }
+    }
+
+    /// Opens these by their ids.
+    fn open(&self, ids: Vec<u64>, patience: &mut Patience) -> Vec<(u64, Result<Opened, String>)> {
+        let mut all = Vec::new();
+        let mount = Arc::clone(&self.mount);
+        let subject = Subject::Path(self.path.clone());
+        let work = move |id: &u64, job: &deadline::Job<Opened>| {
+            job.about(subject.clone());
+            job.step("its folder");
+            if job.may_wait().is_ok() {
+                job.put(handle::open(&mount, *id));
+            }
+        };
+        let mut answered = BTreeMap::new();
+        deadline::each(ids.clone(), patience, work, |id, told| match told {
+            Told::Value(opened) => drop(answered.insert(*id, Ok(opened))),
+            Told::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
+        });
+        let waits = || Err("an earlier read of its folder has not been answered".to_owned());
+        all.extend(ids.into_iter().map(|id| (id, answered.remove(&id).unwrap_or_else(waits))));
+        all
+    }
+
+    /// Walks for some more milliseconds. Returns whether everything was seen since a walk began after all of the folders
+    /// were there that this call is about.
+    fn go_on_walking(&mut self, patience: &mut Patience) -> Result<bool, String> {
+        let Some(walk) = self.walk.clone() else { return Ok(false) };
+        let work = move || match walk.try_lock() {
+            Ok(mut walk) => Some(walk.go_on(WALK_BUDGET)),
+            // A thread that was left behind still has it.
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
+        };
+        match deadline::run(Subject::Path(self.path.clone()), "walking the folders of cgroups", patience, work) {
+            Ok(Some(walked)) => {
+                for (id, path) in walked.found {
+                    self.remember(id, path);
+                }
+                Ok(walked.whole)
+            }
+            Ok(None) => Err("an earlier walk over the folders of cgroups has not come to an end".to_owned()),
+            Err(why) => Err(why.to_string()),
+        }
+    }
+
+    fn remember(&mut self, id: u64, path: Vec<u8>) {
+        self.paths.insert(id, path);
+        // Ids grow, so the first is the oldest.
+        if self.paths.len() > MAX_PATHS {
+            self.paths.pop_first();
+        }
     }
 }
 
@@ -148,109 +233,4 @@ pub(super) fn fuzz(text: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::{super::testing::Fixture, *};
-
-    const LATER: Duration = Duration::from_secs(100);
-
-    fn inode(path: &Path) -> u64 {
-        fs::metadata(path).unwrap().ino()
-    }
-
-    fn folder(fixture: &Fixture, path: &str) -> u64 {
-        let path = fixture.path().join(path);
-        fs::create_dir_all(&path).unwrap();
-        inode(&path)
-    }
-
-    #[test]
-    fn finds_the_mount_in_both_kinds_of_hosts() {
-        let unified = b"31 23 0:28 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(mount(unified), Some("/sys/fs/cgroup".into()));
-        let hybrid = b"31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
-                       32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                       41 31 0:38 / /sys/fs/cgroup/a\\040b rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(mount(hybrid), Some("/sys/fs/cgroup/a b".into()));
-        let part = b"1 2 0:3 /pod /part rw - cgroup2 c rw\n4 5 0:3 / /whole rw - cgroup2 c rw\n";
-        assert_eq!(mount(part), Some("/whole".into()));
-        assert_eq!(mount(b"1 2 0:3 / /x rw - tmpfs cgroup2 rw\n"), None);
-    }
-
-    #[test]
-    fn an_id_is_the_inode_of_a_folder() {
-        let fixture = Fixture::new("cgroups");
-        let id = folder(&fixture, "system.slice/a.service");
-        fixture.file("system.slice/cgroup.procs", b"");
-        let mut cgroups = Cgroups::at(fixture.path());
-        assert_eq!(cgroups.path(id, LATER), Some(&b"/system.slice/a.service"[..]));
-        assert_eq!(cgroups.path(inode(fixture.path()), LATER), Some(&b"/"[..]));
-        assert!(cgroups.is_complete());
-        assert_eq!(cgroups.paths.len(), 3);
-    }
-
-    #[test]
-    fn a_new_folder_is_found_at_the_next_walk_and_one_that_is_gone_stays_known() {
-        let fixture = Fixture::new("cgroups");
-        let gone = folder(&fixture, "gone");
-        let mut cgroups = Cgroups::at(fixture.path());
-        assert!(cgroups.path(gone, LATER).is_some());
-        let new = folder(&fixture, "new");
-        fs::remove_dir(fixture.path().join("gone")).unwrap();
-        assert_eq!(cgroups.path(new, LATER + WALK_EVERY / 2), None);
-        assert_eq!(cgroups.path(new, LATER + WALK_EVERY), Some(&b"/new"[..]));
-        assert_eq!(cgroups.path(gone, LATER + WALK_EVERY * 9), Some(&b"/gone"[..]));
-    }
-
-    #[test]
-    fn a_walk_ends_where_there_are_too_many_and_says_so() {
-        let fixture = Fixture::new("cgroups");
-        for name in 0..20 {
-            folder(&fixture, &format!("many/{name}"));
-        }
-        let mut cgroups = Cgroups::at(fixture.path());
-        cgroups.walk(5);
-        assert_eq!((cgroups.paths.len(), cgroups.is_complete()), (5, false));
-        let mut deep = fixture.path().to_owned();
-        deep.extend(vec!["d"; MAX_DEPTH + 2]);
-        fs::create_dir_all(&deep).unwrap();
-        cgroups.walk(MAX_FOLDERS);
-        assert!(!cgroups.is_complete());
-    }
-
-    #[test]
-    fn a_folder_that_is_no_mount_is_survived() {
-        let mut cgroups = Cgroups::at("/nonexistent");
-        assert_eq!(cgroups.path(1, LATER), None);
-        assert!(!cgroups.is_complete());
-    }
-
-    #[test]
-    fn the_root_of_this_machine_has_its_inode_as_its_id() {
-        match Cgroups::find() {
-            Ok(mut cgroups) => {
-                let root = inode(cgroups.mount());
-                assert_eq!(cgroups.path(root, LATER), Some(&b"/"[..]));
-                for entry in fs::read_dir(cgroups.mount()).unwrap().flatten() {
-                    if entry.file_type().unwrap().is_dir() {
-                        let path = cgroups.path(inode(&entry.path()), LATER).map(<[u8]>::to_vec);
-                        let name = entry.file_name();
-                        // Others may make one right now.
-                        assert!(path.is_none_or(|path| path[1..] == *name.as_encoded_bytes()));
-                    }
-                }
-            }
-            // Where there is no cgroup v2, that is what is said.
-            Err(error) => assert!(matches!(error, CgroupError::NotMounted), "{error}"),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_list_of_mounts_is_survived(text: Vec<u8>) {
-            drop(mount(&text));
-            drop(mount(&[b"1 2 0:3 / ", text.as_slice(), b" - cgroup2 c rw"].concat()));
-        }
-    }
-}
+mod tests;

@@ -58,6 +58,17 @@ pub fn confine(keep: Keep) -> Confined {
     Confined { kept, degraded }
 }
 
+/// Gives up every capability of this thread, for one that only writes to what is open already. Such a thread may begin
+/// before [`confine`], which could not reach it any more; the filter for system calls reaches all threads.
+pub fn give_up_all() {
+    if let Err(why) = give_up(0) {
+        log::debug!("a thread that writes keeps its capabilities: {why}");
+    }
+    if let Err(error) = no_new_privileges() {
+        log::debug!("prctl(PR_SET_NO_NEW_PRIVS) failed for a thread that writes: {error}");
+    }
+}
+
 /// The capabilities to go on with, of those that are permitted. Where one is missing, another that grants the same stays in
 /// its place: what has worked at the start has to go on working.
 fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod caps;
 pub mod cgroups;
 pub mod confine;
+pub mod deadline;
 pub mod facts;
 pub mod limits;
 pub mod memory_limit;

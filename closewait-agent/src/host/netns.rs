@@ -16,9 +16,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use super::on_fresh_thread;
+use super::{
+    deadline::{self, Job, Patience, Subject, Told},
+    on_fresh_thread, proc,
+};
 
 /// Why a network namespace was not entered, or why some were not found.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,28 @@ pub enum NetnsError {
         /// What the system said.
         source: io::Error,
     },
+    /// The processes and mounts of this host could not be listed.
+    #[error("listing /proc failed: {source}; network namespaces may be missing")]
+    List {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A namespace could not be opened, as of too many open files.
+    #[error("opening the network namespace at {} failed: {source}; raise the limit on open files if that is reached: namespaces may be missing", path.display())]
+    Open {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file system did not answer.
+    #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", path.display())]
+    Unanswered {
+        /// Where one may be.
+        path: PathBuf,
+        /// What was waited for.
+        why: String,
+    },
     /// A thread to enter it could not be started.
     #[error(
         "starting a thread for network namespace {inode} failed: {source}; look at the limits on processes and memory"
@@ -74,8 +100,24 @@ pub struct Netns {
 pub struct Found {
     /// The namespaces, that of this process first.
     pub namespaces: Vec<Netns>,
-    /// The first refusal, if processes could not be looked at: there may be more namespaces.
+    /// The first reason why there may be more namespaces.
     pub denied: Option<NetnsError>,
+}
+
+/// A place where a namespace may be.
+enum Origin {
+    /// The link of a process.
+    Link(PathBuf),
+    /// A file that one is bound to, by `mountinfo`.
+    Bound(u32, PathBuf),
+}
+
+/// What came of one.
+enum Looked {
+    /// A namespace.
+    Is(Netns),
+    /// It is not known what is there.
+    Unseen(NetnsError),
 }
 
 /// All network namespaces that can be found, that of this process first.
@@ -83,23 +125,57 @@ pub fn all() -> Vec<Netns> {
     find().namespaces
 }
 
-/// The same as [`all`], with what stood in the way.
+/// The same as [`all`], with what stood in the way. Takes a second at most, as paths of bind mounts can lead through a file
+/// system that does not answer: a namespace behind one is not found.
 pub fn find() -> Found {
+    let mut patience = Patience::default();
     let mut found = Found { namespaces: Vec::new(), denied: None };
-    let mut seen = BTreeSet::new();
-    found.link(&mut seen, Path::new("/proc/self/ns/net"));
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            found.link(&mut seen, &entry.path().join("ns/net"));
-        }
+    let mut origins = vec![Origin::Link("/proc/self/ns/net".into())];
+    let listed =
+        deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
+    match listed {
+        Ok(Ok(all)) => origins.extend(all),
+        Ok(Err(source)) => found.is_blind(NetnsError::List { source }),
+        Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
-    // Read as bytes: a mount point may have any name.
-    for line in fs::read("/proc/self/mountinfo").unwrap_or_default().split(|&byte| byte == b'\n') {
-        if let Some((inode, path)) = bound_namespace(line) {
-            found.open(&mut seen, inode, &path);
+    let seen = Mutex::new(BTreeSet::new());
+    let work = move |origin: &Origin, job: &Job<Looked>| {
+        let looked = match origin {
+            Origin::Link(path) => link(&seen, path),
+            Origin::Bound(inode, path) => {
+                job.about(Subject::Path(path.clone()));
+                job.step("it");
+                match job.may_wait() {
+                    Ok(()) => open(&seen, *inode, path),
+                    Err(why) => Err(NetnsError::Unanswered { path: path.clone(), why: why.to_string() }),
+                }
+            }
+        };
+        match looked {
+            Ok(Some(namespace)) => job.put(Looked::Is(namespace)),
+            Ok(None) => job.progress(),
+            Err(error) => job.put(Looked::Unseen(error)),
         }
-    }
+    };
+    deadline::each(origins, &mut patience, work, |origin, told| match told {
+        Told::Value(Looked::Is(namespace)) => found.namespaces.push(namespace),
+        Told::Value(Looked::Unseen(error)) => found.is_blind(error),
+        Told::Unanswered(why) => {
+            let (Origin::Link(path) | Origin::Bound(_, path)) = origin;
+            found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
+        }
+    });
     found
+}
+
+/// The links of all processes, then the files that namespaces are bound to.
+fn origins_of_all() -> io::Result<Vec<Origin>> {
+    let root = Path::new("/proc");
+    let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(proc::folder(root, pid).join("ns/net")));
+    // Read as bytes: a mount point may have any name.
+    let mounts = fs::read("/proc/self/mountinfo")?;
+    let bound = mounts.split(|&byte| byte == b'\n').filter_map(bound_namespace);
+    Ok(links.chain(bound.map(|(inode, path)| Origin::Bound(inode, path))).collect())
 }
 
 impl Netns {
@@ -139,32 +215,50 @@ impl Netns {
 }
 
 impl Found {
-    /// Adds the namespace that a process is in. A process that has gone meanwhile is skipped.
-    fn link(&mut self, seen: &mut BTreeSet<u32>, path: &Path) {
-        match linked_inode(path) {
-            Ok(Some(inode)) => self.open(seen, inode, path),
-            Ok(None) => {}
-            Err(source) => {
-                let denied = source.kind() == io::ErrorKind::PermissionDenied;
-                if denied && self.denied.is_none() {
-                    self.denied = Some(NetnsError::LinkDenied { path: path.to_owned(), source });
-                }
-            }
-        }
+    fn is_blind(&mut self, error: NetnsError) {
+        self.denied.get_or_insert(error);
     }
+}
 
-    /// Adds the namespace behind a file, if it is the one that is meant and not known yet.
-    fn open(&mut self, seen: &mut BTreeSet<u32>, inode: u32, path: &Path) {
-        if seen.contains(&inode) {
-            return;
+/// The namespace that a process is in, unless it is known already. A process that has ended meanwhile has none.
+fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, NetnsError> {
+    match linked_inode(path) {
+        Ok(Some(inode)) => open(seen, inode, path),
+        Ok(None) => Ok(None),
+        Err(source) if proc::has_ended(&source) => Ok(None),
+        Err(source) if proc::is_refused(&source) => Err(NetnsError::LinkDenied { path: path.to_owned(), source }),
+        Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
+    }
+}
+
+/// The namespace behind a file, if it is the one that is meant and not known yet.
+fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<Netns>, NetnsError> {
+    // Whoever has panicked with the lock has left a whole set behind.
+    let seen = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen().contains(&inode) {
+        return Ok(None);
+    }
+    let failed = |source: io::Error| match source.raw_os_error() {
+        // A mount point that this process cannot reach, or no longer; or a process that has ended.
+        Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(None),
+        _ => Err(NetnsError::Open { path: path.to_owned(), source }),
+    };
+    // Something else can be mounted over a path of `mountinfo`: whatever it is, this does not open it.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) {
+        Ok(file) => file,
+        Err(error) => return failed(error),
+    };
+    // A process can have moved on between the two looks at its link; the other namespace comes up elsewhere.
+    if !file.metadata().is_ok_and(|meta| meta.ino() == u64::from(inode)) {
+        return Ok(None);
+    }
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(again) {
+        Ok(file) => {
+            seen().insert(inode);
+            Ok(Some(Netns { inode, file }))
         }
-        // Something else can be mounted over a path of `mountinfo`: do not wait for the other end of a FIFO.
-        let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) else { return };
-        // A process can have moved on between the two looks at its link; the other namespace comes up elsewhere.
-        if file.metadata().is_ok_and(|meta| meta.ino() == u64::from(inode)) {
-            seen.insert(inode);
-            self.namespaces.push(Netns { inode, file });
-        }
+        Err(error) => failed(error),
     }
 }
 

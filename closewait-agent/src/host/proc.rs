@@ -1,11 +1,14 @@
 //! What `/proc` says of processes and their threads. Every read is bounded, nobody is traced or stopped.
 //!
+//! Some of these reads can wait for ever: [`super::deadline`] lists which, and is where they are called.
+//!
 //! A folder that is asked for is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). Whatever is read may be
 //! chosen by the process itself.
 
 mod elf;
 pub mod fdinfo;
 mod parse;
+mod program;
 
 use std::{
     fs::{self, File},
@@ -14,7 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::parse::{Call, Stat, Status};
+pub use self::{
+    parse::{Call, Stat, Status},
+    program::{Linker, linker},
+};
 
 /// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
 const SMALL: u64 = 64 << 10;
@@ -28,16 +34,35 @@ pub fn folder(root: &Path, pid: u32) -> PathBuf {
     root.join(pid.to_string())
 }
 
+/// Whether an error of a read below `/proc/PID` says that the process or thread has ended. Every other one says nothing of
+/// it: there may be too many open files, or no memory.
+pub fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether an error says that this process may not read something.
+pub fn is_refused(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
 /// The processes that are there.
-pub fn pids(root: &Path) -> impl Iterator<Item = u32> {
-    numbers(root)
+///
+/// # Errors
+///
+/// If the folder cannot be listed.
+pub fn pids(root: &Path) -> io::Result<Vec<u32>> {
+    numbers(root, usize::MAX)
 }
 
 /// The folders of a process's threads, `most` of them, the first thread first (`proc_task_readdir`, fs/proc/base.c at
 /// v5.10).
-pub fn threads(process: &Path, most: usize) -> Vec<(u32, PathBuf)> {
+///
+/// # Errors
+///
+/// If it has ended, or there are too many open files.
+pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
     let folder = process.join("task");
-    numbers(&folder).take(most).map(|tid| (tid, folder.join(tid.to_string()))).collect()
+    Ok(numbers(&folder, most)?.into_iter().map(|tid| (tid, folder.join(tid.to_string()))).collect())
 }
 
 /// The state, parent, start and CPU time of a process or thread. Of a process, CPU time is that of all of its threads.
@@ -114,23 +139,14 @@ pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
     Ok((count <= DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
 }
 
-/// The first of `names` that is the beginning of the name of a file that a process has mapped. The kernel may wait for
-/// the lock of the process's memory: do not ask of one that waits without a way to be interrupted.
+/// The first of `names` that is the beginning of the name of a file that a process has mapped. May wait for the lock of the
+/// process's memory.
 ///
 /// # Errors
 ///
 /// If it has ended, or may not be read.
 pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'static str>> {
     Ok(parse::mapped(&read(&process.join("maps"), MAPS)?, names))
-}
-
-/// Whether a process runs a program that the Go linker made.
-///
-/// # Errors
-///
-/// If it has ended, or may not be read.
-pub fn is_go(process: &Path) -> io::Result<bool> {
-    Ok(elf::has_section(&File::open(process.join("exe"))?, &[b".go.buildinfo", b".note.go.buildid"]))
 }
 
 /// The path of a process's cgroup, in the unified hierarchy if there is one, else in systemd's.
@@ -149,10 +165,10 @@ fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The names in a folder that are numbers.
-fn numbers(folder: &Path) -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+/// The first `most` names in a folder that are numbers. A process that ends while its folder is listed has no more.
+fn numbers(folder: &Path, most: usize) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(folder)?.map_while(Result::ok);
+    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).take(most).collect())
 }
 
 #[cfg(fuzzing)]
@@ -160,6 +176,7 @@ pub(super) fn fuzz(text: &[u8]) {
     parse::fuzz(text);
     fdinfo::fuzz(text);
     elf::fuzz(text);
+    program::fuzz(text);
 }
 
 #[cfg(test)]
@@ -182,8 +199,7 @@ mod tests {
         assert!(exe(&own).unwrap().starts_with(b"/"));
         assert!(cgroup(&own).unwrap().unwrap().starts_with(b"/"));
         assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
-        assert!(!is_go(&own).unwrap());
-        let threads = threads(&own, 8);
+        let threads = threads(&own, 8).unwrap();
         assert_eq!(threads[0].0, process::id());
         assert!(run_ns(&threads[0].1).is_some());
         assert_ne!(open_files_limit(&own).unwrap(), Some(0));
@@ -193,6 +209,15 @@ mod tests {
     fn who_is_not_there_is_an_error() {
         let nobody = folder(Path::new("/nowhere"), 1);
         assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
-        assert!(threads(&nobody, 8).is_empty());
+        assert!(has_ended(&threads(&nobody, 8).unwrap_err()) && has_ended(&pids(Path::new("/nowhere")).unwrap_err()));
+    }
+
+    #[test]
+    fn only_some_errors_say_that_a_process_has_ended() {
+        let error = io::Error::from_raw_os_error;
+        assert!(has_ended(&error(libc::ESRCH)) && has_ended(&error(libc::ENOENT)));
+        for other in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EACCES, libc::EINTR] {
+            assert!(!has_ended(&error(other)), "{other}");
+        }
     }
 }

@@ -8,6 +8,9 @@ pub(super) const HEAD: usize = 12;
 const LONGEST: usize = (1 << 24) - 1;
 /// Bytes of items in a frame, so that a few bytes from elsewhere cannot become any number of them.
 pub(super) const MOST_ITEMS: usize = 16 << 20;
+/// Bytes of payloads that are checked behind damage. What is left of a frame that was cut is some kilobytes, of which one
+/// place in 256 looks like the head of a frame; only bytes that were made for it come to this.
+const MOST_CHECKED: usize = 1 << 30;
 
 /// What a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(super) enum Kind {
     Stopped,
     /// Nothing: no more was kept, though the agent went on.
     Full,
+    /// Nothing: no more could be written, though the agent went on.
+    Unwritten,
 }
 
 impl Kind {
@@ -26,11 +31,12 @@ impl Kind {
             Self::Items => 1,
             Self::Stopped => 2,
             Self::Full => 3,
+            Self::Unwritten => 4,
         }
     }
 
     fn of(number: u32) -> Option<Self> {
-        [Self::Items, Self::Stopped, Self::Full].into_iter().find(|kind| kind.number() == number)
+        [Self::Items, Self::Stopped, Self::Full, Self::Unwritten].into_iter().find(|kind| kind.number() == number)
     }
 }
 
@@ -46,11 +52,30 @@ pub(super) struct Head {
 impl Head {
     /// From the head of a frame that is at byte `at` of its file; `None` if none is there.
     pub(super) fn read(bytes: &[u8; HEAD], at: u64) -> Option<Self> {
+        let own = bytes[4..].first_chunk().copied().map(u32::from_le_bytes)?;
+        let head = Self::parse(bytes)?;
+        (own == head.own_check(at)).then_some(head)
+    }
+
+    /// From the head of a frame that may have been written at any place.
+    fn parse(bytes: &[u8; HEAD]) -> Option<Self> {
         let word = |from: usize| bytes[from..].first_chunk().copied().map(u32::from_le_bytes);
-        let (first, own, check) = (word(0)?, word(4)?, word(8)?);
-        let length = usize::try_from(first & 0x00ff_ffff).ok()?;
-        let kind = Kind::of(first >> 24)?;
-        (own == head_check(first, check, at)).then_some(Self { kind, length, check })
+        let (first, check) = (word(0)?, word(8)?);
+        Some(Self { kind: Kind::of(first >> 24)?, length: usize::try_from(first & 0x00ff_ffff).ok()?, check })
+    }
+
+    /// Includes the place in the file, so that a frame is one only where it was written.
+    fn own_check(self, at: u64) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.first().to_le_bytes());
+        hasher.update(&self.check.to_le_bytes());
+        hasher.update(&at.to_le_bytes());
+        hasher.finalize()
+    }
+
+    /// Kind and length.
+    fn first(self) -> u32 {
+        self.kind.number() << 24 | u32::try_from(self.length).unwrap_or(u32::MAX)
     }
 
     /// Whether that is its payload.
@@ -61,33 +86,38 @@ impl Head {
 
 /// A frame at byte `at` of a file; `None` if the payload is too long for one.
 pub(super) fn frame(kind: Kind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
-    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= LONGEST)?;
-    let (first, check) = (kind.number() << 24 | length, crc32fast::hash(payload));
+    if payload.len() > LONGEST {
+        return None;
+    }
+    let head = Head { kind, length: payload.len(), check: crc32fast::hash(payload) };
     let mut bytes = Vec::with_capacity(HEAD + payload.len());
-    for word in [first, head_check(first, check, at), check] {
+    for word in [head.first(), head.own_check(at), head.check] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.extend(payload);
     Some(bytes)
 }
 
-/// Whether `bytes`, of which the first is at byte `at` of a file, have a whole frame anywhere.
-pub(super) fn has_frame(bytes: &[u8], at: u64) -> bool {
-    (at..).zip(bytes.windows(HEAD).enumerate()).any(|(at, (place, head))| {
-        let head = head.first_chunk().and_then(|head| Head::read(head, at));
-        head.is_some_and(|head| {
-            bytes.get(place + HEAD..place + HEAD + head.length).is_some_and(|payload| head.fits(payload))
-        })
-    })
-}
-
-/// With the place in the file, so that a frame is one only where it was written.
-fn head_check(first: u32, check: u32, at: u64) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&first.to_le_bytes());
-    hasher.update(&check.to_le_bytes());
-    hasher.update(&at.to_le_bytes());
-    hasher.finalize()
+/// Whether `bytes` have a whole frame anywhere, also one that was written at another place of the file: bytes before it may
+/// be missing, or be too many. `None` if that takes too long to find out.
+pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
+    let mut checked = 0;
+    for (place, head) in bytes.windows(HEAD).enumerate() {
+        let Some(head) = head.first_chunk().and_then(Head::parse) else { continue };
+        let Some(payload) = bytes.get(place + HEAD..).and_then(|rest| rest.get(..head.length)) else { continue };
+        // Those that say how a recording ends have no payload, and the check of none is 0. Zeros are what a power failure
+        // leaves.
+        let ends = head.kind != Kind::Items;
+        let zeros = bytes.get(place + 4..place + 8) == Some(&[0; 4]);
+        if ends == payload.is_empty() && !(ends && zeros) && head.fits(payload) {
+            return Some(true);
+        }
+        checked += payload.len();
+        if checked > MOST_CHECKED {
+            return None;
+        }
+    }
+    Some(false)
 }
 
 /// Makes payloads of items.

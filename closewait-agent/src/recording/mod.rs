@@ -16,11 +16,13 @@
 //!   too short to be worth anything by itself.
 //!
 //! A file that ends within a frame, as after a crash, is played up to there. Damage before that is an error: what comes after
-//! cannot be understood without what was there.
+//! cannot be understood without what was there. Damage is what a whole frame follows, at whatever place: the check of a head
+//! includes the place where it was written, so bytes that are missing or too many are seen.
 //!
 //! A recording that is full ends. The findings of an engine depend on all that it was told since it began, so a file that goes
 //! round, or one that is a later part, would give other events.
 
+mod file;
 mod frame;
 mod player;
 mod reader;
@@ -34,9 +36,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    file::{FileError, open},
     player::{Player, Shown},
     reader::{End, ReadError, Reader},
-    recorder::{LEAST_MAX, Recorder},
+    recorder::{Ended, LEAST_MAX, Recorder},
     taped::Taped,
 };
 use crate::{
@@ -72,6 +75,13 @@ pub enum Item<'a> {
         /// When.
         at: Boot,
         /// So many, in the form in which they were to be written.
+        lines: u64,
+    },
+    /// [`crate::engine::Engine::log_lines_dropped`] was called.
+    LogDropped {
+        /// When.
+        at: Boot,
+        /// Number of lines.
         lines: u64,
     },
     /// [`crate::engine::Engine::scan_began`] was called.

@@ -78,6 +78,7 @@ impl Player {
                 show(Shown::Unwritten, self.anchor)?;
                 engine.unwritten(at, lines);
             }
+            Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
             Item::WalkBegan => drop(engine.scan_began()),
             Item::Stopping => engine.stop(),
             Item::Polled(count) => {

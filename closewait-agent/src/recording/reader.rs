@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What the first line of any version begins with.
-const NAME: &[u8] = b"closewait recording ";
+pub(super) const NAME: &[u8] = b"closewait recording ";
 /// Longer than the first line of any version.
 const LONGEST_LINE: usize = NAME.len() + 11;
 /// Behind damage at one place the next frame is not further away than this.
@@ -21,6 +21,8 @@ pub enum End {
     Stopped,
     /// It was full, and the agent went on.
     Full,
+    /// More could not be written, and the agent went on: a disk was full, or took too long.
+    Unwritten,
     /// All that was written is whole, but the agent did not end it: it was killed, could not write, or still runs.
     Unfinished,
     /// The last frame is not whole.
@@ -40,6 +42,9 @@ pub enum ReadError {
         "this is no recording: the first line is not `closewait recording`; give a file that `closewait run --record` wrote"
     )]
     NoRecording,
+    /// Nothing is in it.
+    #[error("this is no recording: it is empty\nhint: give a file that `closewait run --record` wrote")]
+    Empty,
     /// It is of another version.
     #[error(
         "the recording has format {0}, and this closewait reads format {VERSION}; play it with the one that recorded it"
@@ -100,6 +105,9 @@ impl<R: Read> Reader<R> {
         let mut reader = Self { from, at: 0, inflate: Inflate::new(), frame: 0, items, end: None, failed: false };
         let line = reader.first_line()?;
         let Some((b'\n', line)) = line.split_last() else {
+            if reader.at == 0 {
+                return Err(ReadError::Empty);
+            }
             // A file that was cut this early is a recording too.
             if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < LONGEST_LINE {
                 reader.end = Some(End::Cut { at: 0, skipped: reader.at });
@@ -169,6 +177,7 @@ impl<R: Read> Reader<R> {
             }
             Kind::Stopped => End::Stopped,
             Kind::Full => End::Full,
+            Kind::Unwritten => End::Unwritten,
         };
         if !self.take(1)?.is_empty() {
             return Err(ReadError::Damaged { at: self.at - 1 });
@@ -181,7 +190,8 @@ impl<R: Read> Reader<R> {
     fn damage(&mut self, at: u64, mut bytes: Vec<u8>) -> Result<(), ReadError> {
         bytes.extend(self.take(REACH)?);
         let more = !self.take(1)?.is_empty();
-        if more || has_frame(bytes.get(1..).unwrap_or_default(), at + 1) {
+        // A frame that is whole here, and was written elsewhere, is one that follows: bytes before it are missing or too many.
+        if more || has_frame(&bytes) != Some(false) {
             return Err(ReadError::Damaged { at });
         }
         self.end = Some(End::Cut { at, skipped: self.at - at });

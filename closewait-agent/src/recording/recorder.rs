@@ -1,38 +1,58 @@
 //! Writes a recording.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    fs::{File, OpenOptions, Permissions},
-    io::Write,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{borrow::Cow, fmt, io::Write, path::Path, time::Duration};
 
 use anyhow::Context as _;
 
 use super::{
     Item, VERSION,
+    file::Destination,
     frame::{Deflate, HEAD, Kind, MOST_ITEMS, frame},
 };
-use crate::engine::{Config, time::Boot};
+use crate::{
+    engine::{Config, time::Boot},
+    host::confine,
+    sink::{Backlog, Mark, Settings, Writer},
+};
 
 /// The least that a recording may be limited to, bytes.
 pub const LEAST_MAX: u64 = 64 * 1024;
 /// A frame is written when it has so many bytes of items, at the latest.
 const FRAME: usize = 64 * 1024;
-/// Only who may run the agent may read what it has seen: names of processes, addresses.
-const MODE: u32 = 0o600;
+/// Bytes of frames that may wait for a disk or for the reader of a pipe.
+const BACKLOG: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
+/// How long the start of the agent waits for the first bytes to be written, to tell of a disk that is full.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes a recording.
 pub struct Recorder {
-    to: Box<dyn Write>,
+    to: Target,
     deflate: Deflate,
     /// Items that are not written yet.
     items: Vec<u8>,
     written: u64,
     max: u64,
-    full: bool,
+    ended: Option<Ended>,
+}
+
+/// Where frames go.
+enum Target {
+    /// Into memory, or into a file of whoever waits for it.
+    Direct(Box<dyn Write>),
+    /// To a thread that writes them: nobody waits for a disk.
+    Thread(Writer),
+}
+
+/// Why a recording ended before the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It has as many bytes as it may have.
+    Full,
+    /// Frames came faster than they were written: as many bytes as may wait are waiting.
+    Behind {
+        /// Bytes that wait to be written.
+        waiting: usize,
+    },
 }
 
 impl fmt::Debug for Recorder {
@@ -43,28 +63,23 @@ impl fmt::Debug for Recorder {
 
 impl Recorder {
     /// Begins a recording of an engine that begins at `began`, in a file of at most `max` bytes that only its owner may
-    /// read. What is there already is overwritten, unless another agent writes it.
+    /// read. An earlier recording is overwritten, unless another agent writes it. A thread writes the file.
     ///
     /// # Errors
     ///
     /// If the file cannot be written.
     pub fn create(path: &Path, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
-        let open = || {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
-            // Devices and pipes stay what they are.
-            if file.metadata()?.is_file() {
-                file.set_permissions(Permissions::from_mode(MODE))?;
-            }
-            Ok::<File, std::io::Error>(file)
+        let work = || {
+            let to = Destination::create(path)?;
+            // It begins before the agent gives up its rights, and needs none.
+            let at_start = confine::give_up_all;
+            let settings = Settings { name: "closewait-rec", limit: BACKLOG, watches_reader: true, at_start };
+            let writer = Writer::start(to, settings).context("starting the thread that writes failed")?;
+            let recorder = Self::start(Target::Thread(writer), max, config, began)?;
+            recorder.wait_for_start()?;
+            Ok::<Self, anyhow::Error>(recorder)
         };
-        let shown = path.display();
-        let file = open()
-            .with_context(|| format!("creating {shown} failed; is its folder there, and may you write to it?"))?;
-        file.try_lock().with_context(|| format!("locking {shown} failed; name another file with --record"))?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            file.set_len(0).with_context(|| format!("emptying {shown} failed; name another file with --record"))?;
-        }
-        Self::begin(file, max, config, began).with_context(|| format!("recording to {shown} failed"))
+        work().with_context(|| format!("recording to {} failed", path.display()))
     }
 
     /// The same, to something that is no file.
@@ -73,10 +88,7 @@ impl Recorder {
     ///
     /// If it cannot be written.
     pub fn begin(to: impl Write + 'static, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
-        let mut recorder = Self::empty(to, max)?;
-        recorder.item(&Item::Began { config: Cow::Borrowed(config), at: began })?;
-        recorder.flush()?;
-        Ok(recorder)
+        Self::start(Target::Direct(Box::new(to)), max, config, began)
     }
 
     /// One in which nothing is yet, for items of another.
@@ -85,10 +97,31 @@ impl Recorder {
     ///
     /// If it cannot be written.
     pub fn empty(to: impl Write + 'static, max: u64) -> anyhow::Result<Self> {
-        let (deflate, items) = (Deflate::new(), Vec::new());
-        let mut recorder = Self { to: Box::new(to), deflate, items, written: 0, max: max.max(LEAST_MAX), full: false };
-        recorder.write(format!("closewait recording {VERSION}\n").as_bytes())?;
+        Self::named(Target::Direct(Box::new(to)), max)
+    }
+
+    fn start(to: Target, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
+        let mut recorder = Self::named(to, max)?;
+        recorder.item(&Item::Began { config: Cow::Borrowed(config), at: began })?;
+        recorder.flush()?;
         Ok(recorder)
+    }
+
+    /// With the first line.
+    fn named(to: Target, max: u64) -> anyhow::Result<Self> {
+        let (deflate, items) = (Deflate::new(), Vec::new());
+        let mut recorder = Self { to, deflate, items, written: 0, max: max.max(LEAST_MAX), ended: None };
+        recorder.write(format!("closewait recording {VERSION}\n").into_bytes())?;
+        Ok(recorder)
+    }
+
+    /// Waits for a thread to write what there is, for a short time.
+    fn wait_for_start(&self) -> anyhow::Result<()> {
+        let Target::Thread(writer) = &self.to else { return Ok(()) };
+        if !writer.mark().wait(START_PATIENCE) {
+            log::warn!("the recording is late: what it is written to does not take its first bytes; the agent goes on");
+        }
+        writer.failure().map_or(Ok(()), |error| Err(error).context(WRITE_FAILED))
     }
 
     /// Keeps an item. Whether it is in the file already, [`Recorder::flush`] decides.
@@ -97,20 +130,20 @@ impl Recorder {
     ///
     /// If it cannot be written.
     pub fn item(&mut self, item: &Item<'_>) -> anyhow::Result<()> {
-        if self.full {
+        if self.ended.is_some() {
             return Ok(());
         }
         item.encode(&mut self.items).context("an item has no form in a recording; report this")?;
         if self.items.len() >= FRAME { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is not written yet; then the agent can be killed, and all of it is there.
+    /// Writes what is not written yet, or hands it to the thread that writes.
     ///
     /// # Errors
     ///
     /// If it cannot be written.
     pub fn flush(&mut self) -> anyhow::Result<()> {
-        if self.items.is_empty() || self.full {
+        if self.items.is_empty() || self.ended.is_some() {
             return Ok(());
         }
         anyhow::ensure!(self.items.len() <= MOST_ITEMS, "an item is too large for a recording; report this");
@@ -120,16 +153,17 @@ impl Recorder {
         // There is always room to say that there is no more.
         let end = self.written.saturating_add(bytes.len() as u64).saturating_add(HEAD as u64);
         if end <= self.max {
-            return self.write(&bytes);
+            return self.write(bytes);
         }
-        self.full = true;
+        self.end(Kind::Full)?;
+        self.ended = Some(Ended::Full);
         self.items = Vec::new();
-        self.end(Kind::Full)
+        Ok(())
     }
 
-    /// Whether nothing more is kept, for want of room.
-    pub fn is_full(&self) -> bool {
-        self.full
+    /// Why nothing more is kept; `None` while something is.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended
     }
 
     /// The most that it may take, bytes.
@@ -137,25 +171,62 @@ impl Recorder {
         self.max
     }
 
-    /// Writes what is not written yet, and that it ends here.
+    /// The place behind all frames so far: when a thread has written them, the agent can be killed and they are there.
+    pub fn mark(&self) -> Option<Mark> {
+        match &self.to {
+            Target::Thread(writer) => Some(writer.mark()),
+            Target::Direct(_) => None,
+        }
+    }
+
+    /// Writes what is not written yet, and that it ends here; waits for the thread that writes, at most for `patience`.
     ///
     /// # Errors
     ///
-    /// If it cannot be written.
-    pub fn finish(mut self) -> anyhow::Result<()> {
+    /// If it cannot be written, or takes too long.
+    pub fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
         self.flush()?;
-        if self.full { Ok(()) } else { self.end(Kind::Stopped) }
+        if self.ended.is_none() {
+            self.end(Kind::Stopped)?;
+        }
+        match self.to {
+            Target::Direct(_) => Ok(()),
+            Target::Thread(writer) => writer.write_out(patience).context(WRITE_FAILED),
+        }
     }
 
     fn end(&mut self, kind: Kind) -> anyhow::Result<()> {
         let bytes = frame(kind, &[], self.written).context("a frame is too long; report this")?;
-        self.write(&bytes)
+        match &mut self.to {
+            Target::Direct(_) => self.write(bytes),
+            Target::Thread(writer) => {
+                writer.send_last(bytes);
+                Ok(())
+            }
+        }
     }
 
     /// In one call, so that a crash between two leaves whole frames.
-    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.to.write_all(bytes).context("write failed; is the disk full?")?;
-        self.written += bytes.len() as u64;
+    fn write(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        let length = bytes.len() as u64;
+        match &mut self.to {
+            Target::Direct(to) => to.write_all(&bytes).context(WRITE_FAILED)?,
+            Target::Thread(writer) => {
+                if let Some(error) = writer.failure() {
+                    return Err(error).context(WRITE_FAILED);
+                }
+                if writer.send(bytes) == Backlog::Full {
+                    let waiting = writer.waiting_bytes();
+                    self.end(Kind::Unwritten)?;
+                    self.ended = Some(Ended::Behind { waiting });
+                    self.items = Vec::new();
+                    return Ok(());
+                }
+            }
+        }
+        self.written += length;
         Ok(())
     }
 }
+
+const WRITE_FAILED: &str = "write failed; is the disk full?";

@@ -1,8 +1,8 @@
 //! The engine with a recorder beside it: no call that changes the engine goes past the recording.
 
-use std::{borrow::Cow, ops::Deref};
+use std::{borrow::Cow, ops::Deref, time::Duration};
 
-use super::{Item, Recorder};
+use super::{Ended, Item, Recorder};
 use crate::{
     clock::TimeAnchor,
     engine::{
@@ -10,7 +10,7 @@ use crate::{
         model::{Inquiry, Observation, Output},
         time::Boot,
     },
-    sink::Start,
+    sink::{Mark, Start},
 };
 
 /// An engine. It can be read as one, and changed by the methods of this struct alone, each of which is kept if a recording
@@ -19,6 +19,10 @@ use crate::{
 pub struct Taped {
     engine: Engine,
     tape: Option<Tape>,
+    /// A recording that has ended before the agent, and is not written to its end.
+    ended: Option<Recorder>,
+    /// The recording could not be written, and this is not counted yet.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Taped {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, recorder: Option<Recorder>) -> Self {
         let tape = recorder.map(|recorder| Tape { recorder, polled: 0, anchor: None, shown: false });
-        Self { engine, tape }
+        Self { engine, tape, ended: None, failed: false }
     }
 
     /// [`Engine::handle`].
@@ -85,6 +89,19 @@ impl Taped {
     pub fn unwritten(&mut self, at: Boot, lines: u64) {
         self.keep(|tape| tape.item(&Item::Unwritten { at, lines }));
         self.engine.unwritten(at, lines);
+    }
+
+    /// Counts what the log and the recording have lost: `log_lines` were dropped since the start.
+    pub fn count_losses(&mut self, at: Boot, log_lines: u64) {
+        let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
+        if lines > 0 {
+            self.keep(|tape| tape.item(&Item::LogDropped { at, lines }));
+            self.engine.log_lines_dropped(at, lines);
+        }
+        // The recording is over, so this is not in it.
+        if std::mem::take(&mut self.failed) {
+            self.engine.recording_failed(at);
+        }
     }
 
     /// [`Engine::scan_began`].
@@ -138,39 +155,59 @@ impl Taped {
         });
     }
 
-    /// What was shown since the last time is about to be written. What a reader of the lines has seen is in the recording
-    /// then, even if the agent is killed.
-    pub fn handing_out(&mut self) {
+    /// Everything that was shown since the last time is about to be handed to the writer of lines. Returns the place in the
+    /// recording that is to be written before those lines: then a reader of the lines has seen nothing that is not in the
+    /// recording, even if the agent is killed.
+    pub fn handing_out(&mut self) -> Option<Mark> {
         self.keep(|tape| {
             if std::mem::take(&mut tape.shown) {
                 tape.item(&Item::HandedOut)?;
             }
             tape.recorder.flush()
         });
+        self.tape.as_ref().and_then(|tape| tape.recorder.mark())
     }
 
-    /// Ends the recording.
+    /// Whether a recording is kept.
+    pub fn is_recording(&self) -> bool {
+        self.tape.is_some()
+    }
+
+    /// Ends the recording, and waits until it is written, at most for `patience`.
     ///
     /// # Errors
     ///
-    /// If it cannot be written.
-    pub fn finish(&mut self) -> anyhow::Result<()> {
-        self.tape.take().map_or(Ok(()), |tape| tape.recorder.finish())
+    /// If it cannot be written, or takes too long.
+    pub fn finish(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let recorder = self.tape.take().map(|tape| tape.recorder).or_else(|| self.ended.take());
+        recorder.map_or(Ok(()), |recorder| recorder.finish(patience))
     }
 
     /// A recording that is full, or that cannot be written, ends; the agent goes on.
     fn keep(&mut self, keep: impl FnOnce(&mut Tape) -> anyhow::Result<()>) {
         let Some(tape) = &mut self.tape else { return };
-        match keep(tape) {
-            Ok(()) if tape.recorder.is_full() => {
+        match (keep(tape), tape.recorder.ended()) {
+            (Ok(()), None) => return,
+            (Ok(()), Some(Ended::Full)) => {
                 let max = tape.recorder.max();
                 log::warn!(
                     "the recording ends here, more would not fit into {max} bytes (--record-max); the agent goes on"
                 );
             }
-            Ok(()) => return,
-            Err(error) => log::error!("the recording ends here, the agent goes on: {error:#}"),
+            (Ok(()), Some(Ended::Behind { waiting })) => {
+                self.failed = true;
+                log::error!(
+                    "the recording ends here, the agent goes on: {waiting} bytes wait to be written\n\
+                     hint: record to a local disk, or to a pipe whose reader keeps up"
+                );
+            }
+            (Err(error), _) => {
+                self.failed = true;
+                log::error!("the recording ends here, the agent goes on: {error:#}");
+                self.tape = None;
+                return;
+            }
         }
-        self.tape = None;
+        self.ended = self.tape.take().map(|tape| tape.recorder);
     }
 }

@@ -1,4 +1,4 @@
-use std::{cell::RefCell, fs, io, process, rc::Rc, time::Duration};
+use std::{cell::RefCell, fs, io, path::PathBuf, process, rc::Rc, time::Duration};
 
 use super::*;
 use crate::{
@@ -95,7 +95,7 @@ impl Agent {
 
     fn hand_out(&mut self, read: bool, now: Boot) {
         let piece = std::mem::take(&mut self.piece);
-        self.engine.handing_out();
+        let _direct = self.engine.handing_out();
         if read {
             self.lines.extend(&piece);
         } else {
@@ -149,13 +149,14 @@ impl Agent {
             self.turn(second(number), true);
         }
         self.engine.undecodable(second(5));
+        self.engine.count_losses(second(5), 17);
         self.turn(second(6), all);
         for number in 7..12 {
             self.turn(second(number), true);
         }
         self.engine.stop();
         self.turn(second(12), true);
-        self.engine.finish().unwrap();
+        self.engine.finish(Duration::ZERO).unwrap();
         self.lines
     }
 }
@@ -199,6 +200,7 @@ fn the_same_lines_come_out_byte_for_byte_without_those_that_nobody_read() {
     for event in ["start", "enter", "stuck", "health", "stop"] {
         assert!(text.contains(&format!("\"event\":\"{event}\"")), "{text}");
     }
+    assert!(text.contains("\"log_lines_dropped\":17"), "{text}");
     let seqs = text.lines().map(|line| line.split("\"seq\":").nth(1).unwrap().split(',').next().unwrap());
     let seqs: Vec<u64> = seqs.map(|seq| seq.parse().unwrap()).collect();
     assert!(seqs.windows(2).any(|pair| pair[1] > pair[0] + 1), "some were dropped: {seqs:?}");
@@ -213,7 +215,13 @@ fn wherever_it_is_cut_what_is_whole_is_played() {
     let (recording, lines) = recorded(true);
     let (mut before, mut ends) = (0, 0);
     for length in 0..recording.len() {
-        let (again, end) = played(&recording[..length]).unwrap();
+        let (again, end) = match played(&recording[..length]) {
+            Err(error) if length == 0 => {
+                assert!(error.to_string().contains("it is empty"), "{error}");
+                continue;
+            }
+            played => played.unwrap(),
+        };
         assert!(lines.starts_with(&again) && again.len() >= before, "cut at {length}");
         before = again.len();
         match end {
@@ -255,7 +263,9 @@ fn a_byte_that_changed_is_an_error_that_says_where_or_the_end() {
                     damaged += 1;
                 }
                 Some(ReadError::NoRecording | ReadError::Version(_)) => assert!(place < 22, "{place}"),
-                Some(ReadError::Item { .. } | ReadError::Read { .. }) | None => panic!("{place}: {error}"),
+                Some(ReadError::Item { .. } | ReadError::Read { .. } | ReadError::Empty) | None => {
+                    panic!("{place}: {error}")
+                }
             },
         }
     }
@@ -268,7 +278,31 @@ fn frames_that_were_moved_or_put_behind_each_other_are_damage() {
     let twice = [recording.clone(), recording.clone()].concat();
     assert!(matches!(played(&twice).unwrap_err().downcast_ref(), Some(ReadError::Damaged { .. })));
     let shifted = [&recording[..22], &recording[23..]].concat();
-    assert!(played(&shifted).is_ok_and(|(lines, end)| lines.is_empty() && matches!(end, Some(End::Cut { .. }))));
+    assert!(matches!(played(&shifted).unwrap_err().downcast_ref(), Some(ReadError::Damaged { at: 22 })));
+}
+
+#[test]
+fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
+    let (recording, lines) = recorded(true);
+    // The mark of the end, which says that nothing is missing there, is 12 bytes.
+    let last = recording.len() - 12;
+    for place in (22..last).step_by(5) {
+        for lost in [1, 12, 300] {
+            if place + lost > last {
+                continue;
+            }
+            let hole = [&recording[..place], &recording[place + lost..]].concat();
+            let error = played(&hole).unwrap_err();
+            let Some(ReadError::Damaged { at }) = error.downcast_ref() else { panic!("{place} {lost}: {error}") };
+            assert!(*at <= place as u64 && error.to_string().contains(&format!("at byte {at}")), "{place} {lost}");
+        }
+        let more = [&recording[..place], b"x", &recording[place..]].concat();
+        let error = played(&more).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(ReadError::Damaged { at }) if *at <= place as u64), "{place}");
+    }
+    // A hole up to the end is a cut.
+    let (again, end) = played(&recording[..last - 7]).unwrap();
+    assert!(lines.starts_with(&again) && matches!(end, Some(End::Cut { .. })));
 }
 
 #[test]
@@ -290,7 +324,7 @@ fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
     let length = length as u64;
     assert!(length <= LEAST_MAX && length > LEAST_MAX / 2, "{length}");
     agent.turn(BEGAN + Duration::from_secs(50), true);
-    agent.engine.finish().unwrap();
+    agent.engine.finish(Duration::ZERO).unwrap();
     assert_eq!(disk.bytes().len() as u64, length, "nothing is written any more");
     let (again, end) = played(&disk.bytes()).unwrap();
     assert_eq!(end, Some(End::Full));
@@ -325,30 +359,116 @@ fn settings_that_no_agent_takes_are_refused() {
     for change in changes {
         let (mut config, disk) = (config(), Disk::new(1 << 20));
         change(&mut config);
-        Recorder::begin(disk.clone(), 1 << 20, &config, BEGAN).unwrap().finish().unwrap();
+        Recorder::begin(disk.clone(), 1 << 20, &config, BEGAN).unwrap().finish(Duration::ZERO).unwrap();
         assert!(played(&disk.bytes()).unwrap_err().to_string().contains("no agent takes"));
     }
     let disk = Disk::new(1 << 20);
     let mut recorder = Recorder::empty(disk.clone(), 1 << 20).unwrap();
     recorder.item(&Item::Time(BEGAN)).unwrap();
-    recorder.finish().unwrap();
+    recorder.finish(Duration::ZERO).unwrap();
     assert!(played(&disk.bytes()).unwrap_err().to_string().contains("does not begin"));
 }
+
+/// A folder that is gone after the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("closewait-recording-{}-{name}", process::id()));
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
+    }
+}
+
+const LONG: Duration = Duration::from_secs(5);
 
 #[test]
 fn only_its_owner_may_read_it_and_only_one_agent_write_it() {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::temp_dir().join(format!("closewait-recording-{}", process::id()));
-    fs::write(&path, "old").unwrap();
+    let folder = Folder::new("own");
+    let path = folder.0.join("recording");
+    fs::write(&path, "closewait recording 1\nold").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let recorder = Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let error = Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap_err();
-    assert!(format!("{error:#}").contains("--record"), "{error:#}");
-    recorder.finish().unwrap();
+    assert!(format!("{error:#}").contains("another agent records to it"), "{error:#}");
+    recorder.finish(LONG).unwrap();
     let (lines, end) = played(&fs::read(&path).unwrap()).unwrap();
-    fs::remove_file(&path).unwrap();
     assert_eq!((lines, end), (vec![], Some(End::Stopped)));
+}
+
+#[test]
+fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
+    let folder = Folder::new("mark");
+    let path = folder.0.join("recording");
+    let mut engine =
+        Taped::new(Engine::new(config(), BEGAN), Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()));
+    let mut length = fs::metadata(&path).unwrap().len();
+    for second in 1..20 {
+        engine.handle_timeout(BEGAN + Duration::from_secs(second));
+        assert!(engine.handing_out().unwrap().wait(LONG));
+        let now = fs::metadata(&path).unwrap().len();
+        assert!(now > length, "{now}");
+        length = now;
+    }
+    engine.finish(LONG).unwrap();
+    assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(End::Stopped));
+}
+
+/// A FIFO that is read only at the end.
+#[test]
+fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
+    use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
+    let folder = Folder::new("fifo");
+    let path = folder.0.join("fifo");
+    let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path ends in a zero and outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+    let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
+    let mut engine = Taped::new(Engine::new(config(), BEGAN), Some(recorder));
+    let (mut number, mut turns) = (0_u64, 0_u64);
+    let began = crate::clock::now();
+    while engine.is_recording() {
+        for _ in 0..200 {
+            number += 1;
+            let mut socket = socket();
+            // Something that deflate finds nothing in.
+            socket.inode = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (key, at) = (SocketKey(1 << 63 | number), BEGAN + Duration::from_nanos(number * number));
+            engine.handle(Observation::Enter { key, at, socket, replaced: false });
+        }
+        turns += 1;
+        let at = BEGAN + Duration::from_millis(turns);
+        engine.handle_timeout(at);
+        while engine.poll_output().is_some() {}
+        let _mark = engine.handing_out();
+    }
+    assert!(crate::clock::now().since(began) < Duration::from_secs(60), "{turns}");
+    engine.handle_timeout(BEGAN + Duration::from_secs(50));
+    let error = engine.finish(Duration::from_millis(200)).unwrap_err();
+    assert!(format!("{error:#}").contains("bytes were not taken"), "{error:#}");
+    // What waits is written when somebody reads, and says how it ends.
+    let reading = std::thread::spawn(move || {
+        let (mut all, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            match reader.read(&mut piece) {
+                Ok(0) => return all,
+                Ok(length) => all.extend(&piece[..length]),
+                Err(_empty) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    });
+    let recording = reading.join().unwrap();
+    assert!(recording.len() > 1 << 20, "{}", recording.len());
+    assert_eq!(played(&recording).unwrap().1, Some(End::Unwritten));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::writer::{Backlog, Writer};
+pub use self::writer::{Backlog, Mark, Settings, Writer, poll, write_fully};
 use crate::{
     clock::TimeAnchor,
     engine::{model::Finding, text::harmless_field, time::Boot},

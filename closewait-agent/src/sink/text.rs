@@ -211,6 +211,8 @@ fn losses(totals: Totals) -> String {
         (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
         (totals.undecodable, "records not understood"),
         (totals.unwritten, "lines dropped, standard output was not read"),
+        (totals.log_lines_dropped, "lines of the log dropped, standard error was not read"),
+        (totals.recordings_failed, "recording ended early, it could not be written"),
         (totals.repaired, "sockets missed and found again"),
         (totals.phantom, "sockets whose leaving was missed"),
         (totals.untracked, "sockets not tracked, there were too many (--max-tracked)"),

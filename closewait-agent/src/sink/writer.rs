@@ -1,79 +1,187 @@
-//! Hands lines to whoever reads them, on a thread of its own: a slow reader never holds up the tracker.
+//! Writes bytes on a thread of its own, through a queue with a limit: a slow reader or a disk that hangs never holds up the
+//! thread that has something to say.
+//!
+//! Standard output, requests to the hook helper, the log and the recording go this way.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
-/// How often it is looked whether the reader is still there while there is nothing to write.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::{clock, engine::time::Boot};
 
-/// What became of some lines.
+/// The time between two looks whether the reader is still there, while there is nothing to write.
+const READER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a piece waits for the piece of another writer that has to be written first ([`Writer::send_after`]).
+const MAX_HOLD: Duration = Duration::from_millis(100);
+/// The pause after a descriptor was said to be writable and was not.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Result of [`Writer::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// They will be written.
+    /// The bytes will be written.
     Queued,
-    /// The reader is so far behind that they were dropped.
+    /// The bytes were dropped: too many are waiting already.
     Full,
+}
+
+/// Settings of a writer.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Name of the thread, at most 15 bytes.
+    pub name: &'static str,
+    /// Most bytes that may wait.
+    pub limit: usize,
+    /// Whether the thread ends as soon as the reader of a pipe has gone, even if there is nothing to write.
+    pub watches_reader: bool,
+    /// Runs on the thread before anything is written.
+    pub at_start: fn(),
 }
 
 /// A queue of bytes with a limit, and the thread that writes them.
 #[derive(Debug)]
 pub struct Writer {
-    queue: Sender<Vec<u8>>,
-    done: Receiver<()>,
     shared: Arc<Shared>,
     limit: usize,
 }
 
+/// A place in the queue of a writer: everything that was sent before it.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    shared: Arc<Shared>,
+    /// Number of pieces that were sent before it.
+    pieces: u64,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    queued_bytes: AtomicUsize,
+    state: Mutex<State>,
+    /// A piece was sent, or the queue was closed.
+    arrived: Condvar,
+    /// A piece was written, or the thread has ended.
+    progressed: Condvar,
     ended: Notify,
-    error: Mutex<Option<io::Error>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Piece>,
+    /// Bytes that wait, those that are being written included.
+    waiting_bytes: usize,
+    /// Number of pieces that were sent.
+    sent: u64,
+    /// Number of pieces that were written.
+    written: u64,
+    /// No more pieces will come.
+    closed: bool,
+    /// The thread has ended.
+    ended: bool,
+    error: Option<io::Error>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    after: Option<Mark>,
+}
+
+/// What the thread does next.
+enum Next {
+    Write(Piece),
+    CheckReader,
+    End,
 }
 
 impl Writer {
-    /// Writes to `to`, with at most `limit` bytes waiting.
+    /// Writes lines to `to`, with at most `limit` bytes waiting, and ends when their reader has gone.
     ///
     /// # Errors
     ///
     /// If the thread cannot be started.
     pub fn new(to: impl Write + AsFd + Send + 'static, limit: usize) -> io::Result<Self> {
-        let (queue, lines) = mpsc::channel();
-        let (signal_done, done) = mpsc::channel();
+        Self::start(to, Settings { name: "closewait-out", limit, watches_reader: true, at_start: || () })
+    }
+
+    /// Starts a thread that writes to `to`.
+    ///
+    /// # Errors
+    ///
+    /// If the thread cannot be started.
+    pub fn start(to: impl Write + AsFd + Send + 'static, settings: Settings) -> io::Result<Self> {
+        let Settings { name, limit, watches_reader, at_start } = settings;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
-        thread::Builder::new().name("closewait-out".to_owned()).spawn(move || {
-            if let Err(error) = write_all(to, &lines, &for_thread) {
-                *for_thread.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            at_start();
+            let error = write_all(to, &for_thread, watches_reader).err();
+            let mut state = for_thread.lock();
+            state.ended = true;
+            state.error = error;
+            // Nobody writes these any more.
+            state.waiting.clear();
+            drop(state);
+            for_thread.progressed.notify_all();
             for_thread.ended.notify_one();
-            // Nobody waits any more if this fails.
-            let _nobody: Result<(), mpsc::SendError<()>> = signal_done.send(());
         })?;
-        Ok(Self { queue, done, shared, limit })
+        Ok(Self { shared, limit })
     }
 
     /// Queues `bytes`, or drops them if too much is waiting already.
     pub fn send(&self, bytes: Vec<u8>) -> Backlog {
-        let waiting = self.shared.queued_bytes.load(Ordering::Relaxed);
-        if waiting > 0 && waiting.saturating_add(bytes.len()) > self.limit {
-            return Backlog::Full;
+        self.send_after(bytes, None)
+    }
+
+    /// Queues `bytes`, to be written when everything before `after` was written too. A writer that is late by more than
+    /// 100 ms is not waited for until it has caught up.
+    pub fn send_after(&self, bytes: Vec<u8>, after: Option<Mark>) -> Backlog {
+        let mut state = self.shared.lock();
+        if state.has_room(bytes.len(), self.limit) {
+            self.queue(&mut state, Piece { bytes, after });
+            Backlog::Queued
+        } else {
+            Backlog::Full
         }
-        self.shared.queued_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-        // If the thread is gone, `ended` tells.
-        let _gone: Result<(), mpsc::SendError<Vec<u8>>> = self.queue.send(bytes);
-        Backlog::Queued
+    }
+
+    /// Queues a few bytes whatever is waiting, and nothing after them.
+    pub fn send_last(&self, bytes: Vec<u8>) {
+        let mut state = self.shared.lock();
+        self.queue(&mut state, Piece { bytes, after: None });
+        state.closed = true;
+    }
+
+    fn queue(&self, state: &mut State, piece: Piece) {
+        // When the thread has ended, [`Writer::ended`] and [`Writer::failure`] tell.
+        if state.closed || state.ended {
+            return;
+        }
+        state.waiting_bytes += piece.bytes.len();
+        state.sent += 1;
+        state.waiting.push_back(piece);
+        self.shared.arrived.notify_one();
+    }
+
+    /// Waits until `length` bytes more may wait, at most for `patience`. Returns whether they may.
+    pub fn wait_for_room(&self, length: usize, patience: Duration) -> bool {
+        let has_room = |state: &State| state.ended || state.has_room(length, self.limit);
+        self.shared.wait(has_room, clock::now() + patience)
+    }
+
+    /// Number of bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.lock().waiting_bytes
+    }
+
+    /// The place behind everything that was sent so far.
+    pub fn mark(&self) -> Mark {
+        Mark { shared: Arc::clone(&self.shared), pieces: self.shared.lock().sent }
     }
 
     /// Returns when nothing can be written any more, because the reader has gone or writing failed.
@@ -81,60 +189,218 @@ impl Writer {
         self.shared.ended.notified().await;
     }
 
-    /// Waits until all is written, but no longer than `patience`.
+    /// Why nothing can be written any more; `None` while the thread writes. It is told once.
+    pub fn failure(&self) -> Option<io::Error> {
+        let mut state = self.shared.lock();
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the thread that writes has ended");
+        state.ended.then(|| state.error.take().unwrap_or_else(gone))
+    }
+
+    /// Says that no more pieces will come: the thread ends when it has written those that wait.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Waits until everything is written, at most for `patience`.
     ///
     /// # Errors
     ///
-    /// If writing failed. A reader that has gone is no error: it has seen what it wanted.
+    /// If writing failed, or took too long. A reader that has gone is no error: it has seen what it wanted.
     pub fn finish(self, patience: Duration) -> io::Result<()> {
-        let Self { queue, done, shared, limit: _ } = self;
-        drop(queue);
-        if done.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the reader of standard output did not take the last lines",
-            ));
+        self.write_out(patience).or_else(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })
+    }
+
+    /// Waits until everything is written, at most for `patience`.
+    ///
+    /// # Errors
+    ///
+    /// If writing failed, took too long, or the reader has gone.
+    pub fn write_out(self, patience: Duration) -> io::Result<()> {
+        self.close();
+        if !self.shared.wait(|state| state.ended, clock::now() + patience) {
+            let waiting = self.waiting_bytes();
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("the last {waiting} bytes were not taken")));
         }
-        let error = shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match error {
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            Some(_) | None => Ok(()),
+        self.shared.lock().error.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Mark {
+    /// Waits until everything before the mark is written, or never will be, at most for `patience`. Returns whether it is so.
+    pub fn wait(&self, patience: Duration) -> bool {
+        self.shared.wait(|state| state.ended || state.written >= self.pieces, clock::now() + patience)
+    }
+}
+
+impl State {
+    /// A piece that is longer than the limit has room alone.
+    fn has_room(&self, length: usize, limit: usize) -> bool {
+        self.waiting_bytes == 0 || self.waiting_bytes.saturating_add(length) <= limit
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Returns whether `done` became true before `until`.
+    fn wait(&self, done: impl Fn(&State) -> bool, until: Boot) -> bool {
+        let mut state = self.lock();
+        while !done(&state) {
+            let rest = until.since(clock::now());
+            if rest.is_zero() {
+                return false;
+            }
+            (state, _) = self.progressed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.lock();
+        loop {
+            if let Some(piece) = state.waiting.pop_front() {
+                return Next::Write(piece);
+            }
+            if state.closed {
+                return Next::End;
+            }
+            let waited = self.arrived.wait_timeout(state, READER_CHECK_INTERVAL);
+            let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = again;
+            if timeout.timed_out() && state.waiting.is_empty() && !state.closed {
+                return Next::CheckReader;
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
+    fn wrote(&self, length: usize) {
+        let mut state = self.lock();
+        state.waiting_bytes -= length;
+        state.written += 1;
+        drop(state);
+        self.progressed.notify_all();
+    }
+}
+
+fn write_all(mut to: impl Write + AsFd, shared: &Shared, watches_reader: bool) -> io::Result<()> {
+    let mut late = false;
+    loop {
+        match shared.next() {
+            Next::Write(Piece { bytes, after }) => {
+                if let Some(after) = after {
+                    late = !after.wait(if late { Duration::ZERO } else { MAX_HOLD });
+                }
+                write_fully(&mut to, &bytes)?;
+                if shared.is_idle() {
+                    flush_fully(&mut to)?;
+                }
+                shared.wrote(bytes.len());
+            }
+            Next::CheckReader if watches_reader && reader_is_gone(to.as_fd()) => {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            Next::CheckReader => {}
+            Next::End => return flush_fully(&mut to),
         }
     }
 }
 
-fn write_all(mut to: impl Write + AsFd, lines: &Receiver<Vec<u8>>, shared: &Shared) -> io::Result<()> {
-    loop {
-        match lines.recv_timeout(LOOK_EVERY) {
-            Ok(bytes) => {
-                to.write_all(&bytes)?;
-                to.flush()?;
-                shared.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+/// Writes all of `bytes`, to a descriptor that does not wait too: who shares it may have set `O_NONBLOCK`.
+///
+/// # Errors
+///
+/// If a write fails.
+pub fn write_fully(to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
+    let mut refused = false;
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                refused = false;
             }
-            Err(RecvTimeoutError::Timeout) if reader_is_gone(to.as_fd()) => {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(error) => refused = try_again(to.as_fd(), error, refused)?,
         }
+    }
+    Ok(())
+}
+
+fn flush_fully(to: &mut (impl Write + AsFd)) -> io::Result<()> {
+    let mut refused = false;
+    while let Err(error) = to.flush() {
+        refused = try_again(to.as_fd(), error, refused)?;
+    }
+    Ok(())
+}
+
+/// Waits until another attempt may succeed, if one may. Returns whether the descriptor was not ready.
+fn try_again(fd: BorrowedFd<'_>, error: io::Error, refused: bool) -> io::Result<bool> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(refused),
+        io::ErrorKind::WouldBlock => {
+            // One that says that it is ready and then is not must not keep a CPU busy.
+            if refused {
+                thread::sleep(RETRY_INTERVAL);
+            }
+            poll(fd, libc::POLLOUT, 1000);
+            Ok(true)
+        }
+        _ => Err(error),
     }
 }
 
 /// Whether `fd` is a pipe or a socket whose other end was closed.
 fn reader_is_gone(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: `poll` is one valid entry, and the call does not wait.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ready == 1 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0
+    poll(fd, 0, 0) & (libc::POLLERR | libc::POLLHUP) != 0
+}
+
+/// What a descriptor is ready for, after at most `timeout` milliseconds; 0 if it is not, or the call was interrupted.
+pub fn poll(fd: BorrowedFd<'_>, events: libc::c_short, timeout: libc::c_int) -> libc::c_short {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: `poll` is one valid entry that outlives the call, and the count is 1.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
+    if ready == 1 { poll.revents } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::File,
+        io::{PipeReader, Read as _},
+    };
+
     use super::*;
 
-    fn pipe() -> (io::PipeReader, Writer) {
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn pipe() -> (PipeReader, Writer) {
         let (reader, writer) = io::pipe().unwrap();
         (reader, Writer::new(writer, 10).unwrap())
+    }
+
+    /// Larger than a pipe, so that the thread stays in its write.
+    fn stall(writer: &Writer) {
+        assert_eq!(writer.send(vec![b'x'; 1 << 20]), Backlog::Queued);
     }
 
     #[test]
@@ -142,20 +408,29 @@ mod tests {
         let (mut reader, writer) = pipe();
         assert_eq!(writer.send(b"one ".to_vec()), Backlog::Queued);
         assert_eq!(writer.send(b"two".to_vec()), Backlog::Queued);
-        writer.finish(Duration::from_secs(5)).unwrap();
+        writer.finish(LONG).unwrap();
         let mut text = String::new();
-        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one two");
     }
 
     #[test]
     fn a_reader_that_does_not_read_loses_lines_but_holds_up_nobody() {
         let (reader, writer) = pipe();
-        // Larger than a pipe, so that the thread stays in its write.
-        assert_eq!(writer.send(vec![b'x'; 1 << 20]), Backlog::Queued);
+        stall(&writer);
         assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
         drop(reader);
-        writer.finish(Duration::from_secs(5)).unwrap();
+        writer.finish(LONG).unwrap();
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_bytes_no_longer_than_it_may() {
+        let (_reader, writer) = pipe();
+        stall(&writer);
+        let began = clock::now();
+        let error = writer.finish(Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(clock::now().since(began) < Duration::from_secs(2));
     }
 
     #[test]
@@ -165,5 +440,87 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let noticed = async { tokio::time::timeout(Duration::from_secs(10), writer.ended()).await };
         assert!(runtime.block_on(noticed).is_ok());
+        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_last_bytes_have_room_always_and_nothing_comes_after_them() {
+        let (mut reader, writer) = pipe();
+        stall(&writer);
+        writer.send_last(b"end".to_vec());
+        assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
+        let reading = thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        writer.finish(LONG).unwrap();
+        assert!(reading.join().unwrap().ends_with(b"xend"));
+    }
+
+    #[test]
+    fn a_descriptor_that_does_not_wait_is_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        // SAFETY: takes numbers only; the descriptor is open.
+        assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, 0);
+        let writer = Writer::new(writer, 10).unwrap();
+        stall(&writer);
+        let reading = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            io::copy(&mut reader, &mut io::sink()).unwrap()
+        });
+        writer.finish(LONG).unwrap();
+        assert_eq!(reading.join().unwrap(), 1 << 20);
+    }
+
+    /// Bytes that a pipe has now.
+    fn read_now(reader: &PipeReader) -> Vec<u8> {
+        let mut bytes = vec![0; 100];
+        if poll(reader.as_fd(), libc::POLLIN, 0) & libc::POLLIN == 0 {
+            return Vec::new();
+        }
+        let length = (&mut &*reader).read(&mut bytes).unwrap();
+        bytes.truncate(length);
+        bytes
+    }
+
+    #[test]
+    fn a_piece_is_written_after_that_of_another_writer() {
+        let ((mut first_reader, first), (reader, writer)) = (pipe(), pipe());
+        stall(&first);
+        writer.send_after(b"line".to_vec(), Some(first.mark()));
+        // Less than the hold.
+        thread::sleep(MAX_HOLD / 4);
+        assert_eq!(read_now(&reader), b"");
+        let draining = thread::spawn(move || io::copy(&mut first_reader, &mut io::sink()).unwrap());
+        assert!(writer.mark().wait(LONG));
+        assert_eq!(read_now(&reader), b"line");
+        first.finish(LONG).unwrap();
+        assert_eq!(draining.join().unwrap(), 1 << 20);
+    }
+
+    #[test]
+    fn a_writer_that_hangs_is_waited_for_once() {
+        let ((_first_reader, first), (reader, to)) = (pipe(), io::pipe().unwrap());
+        let writer = Writer::new(to, 1 << 20).unwrap();
+        stall(&first);
+        let began = clock::now();
+        for _ in 0..20 {
+            assert_eq!(writer.send_after(b"line\n".to_vec(), Some(first.mark())), Backlog::Queued);
+        }
+        assert!(writer.mark().wait(LONG));
+        assert!(clock::now().since(began) < 5 * MAX_HOLD, "each was held");
+        assert_eq!(read_now(&reader).len(), 100);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_once() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let writer = Writer::new(full, 10).unwrap();
+        writer.send(b"x".to_vec());
+        assert!(writer.mark().wait(LONG));
+        assert!(writer.shared.wait(|state| state.ended, clock::now() + LONG));
+        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -6,55 +6,131 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::engine::{
-    model::{Holder, Task},
-    text::Comm,
+use crate::{
+    engine::{
+        model::{Holder, Task},
+        text::Comm,
+    },
+    host::{
+        deadline::{self, Job, Patience, Subject, Told, Unanswered},
+        proc::{self, has_ended, is_refused},
+    },
 };
+
+/// Sockets of one process that are handed over together.
+const PIECE: usize = 256;
 
 /// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
 /// processes could be looked at, if so. One that ends meanwhile has no descriptors.
-pub fn walk(mut each: impl FnMut(u64, Holder)) -> Option<String> {
-    walk_in(Path::new("/proc"), &mut each)
+pub fn walk(each: impl FnMut(u64, Holder)) -> Option<String> {
+    walk_in(Path::new("/proc"), each)
 }
 
-fn walk_in(proc: &Path, each: &mut impl FnMut(u64, Holder)) -> Option<String> {
-    let processes = match fs::read_dir(proc) {
-        Ok(processes) => processes,
-        Err(error) => return Some(format!("reading {} failed: {error}", proc.display())),
+/// What was found in one process.
+enum Found {
+    /// Some of its sockets.
+    Held(Vec<(u64, Holder)>),
+    /// Its descriptors cannot be read, or not all.
+    Unseen(io::Error),
+}
+
+/// Processes whose descriptors were not read.
+#[derive(Default)]
+struct Unseen {
+    /// Those that this process may not look into.
+    denied: u32,
+    /// Those of which that is so for another reason.
+    others: u32,
+    /// The first of these reasons.
+    why: Option<String>,
+}
+
+fn walk_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
+    let mut patience = Patience::default();
+    let from = root.to_owned();
+    let list = move || {
+        let mounts = fs::read_to_string(from.join("self/mountinfo")).unwrap_or_default();
+        Ok::<_, io::Error>((proc::pids(&from)?, hides_processes(&mounts)))
     };
-    let mut denied = 0_u32;
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match holders_of(&process.path(), pid, each) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied += 1,
-            // It has ended.
-            Ok(()) | Err(_) => {}
+    let (pids, hidden) =
+        match deadline::run(Subject::Path(root.to_owned()), "the list of processes", &mut patience, list) {
+            Ok(Ok(listed)) => listed,
+            Ok(Err(error)) => return Some(format!("listing {} failed: {error}", root.display())),
+            Err(why) => return Some(format!("{} was not listed: {why}", root.display())),
+        };
+    let mut unseen = Unseen::default();
+    let from = root.to_owned();
+    let work = move |pid: &u32, job: &Job<Found>| {
+        if let Err(error) = holders_of(&proc::folder(&from, *pid), *pid, job) {
+            job.put(Found::Unseen(error));
+        }
+    };
+    deadline::each(pids, &mut patience, work, |_pid, told| match told {
+        Told::Value(Found::Held(held)) => held.into_iter().for_each(|(inode, holder)| each(inode, holder)),
+        Told::Value(Found::Unseen(error)) => unseen.failed(&error),
+        Told::Unanswered(why) => unseen.unanswered(&why),
+    });
+    unseen.sentence(hidden)
+}
+
+impl Unseen {
+    fn failed(&mut self, error: &io::Error) {
+        if is_refused(error) {
+            self.denied += 1;
+        } else if !has_ended(error) {
+            self.others += 1;
+            self.why.get_or_insert_with(|| error.to_string());
         }
     }
-    let hidden = hides_processes(&fs::read_to_string(proc.join("self/mountinfo")).unwrap_or_default());
-    match (denied, hidden) {
-        (0, false) => None,
-        (0, true) => Some(
-            "/proc is mounted with hidepid, so other users' processes may not be seen; \
-             run as root or grant CAP_SYS_PTRACE"
-                .to_owned(),
-        ),
-        (denied, _) => Some(format!(
-            "the descriptors of {denied} processes cannot be read; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-        )),
+
+    fn unanswered(&mut self, why: &Unanswered) {
+        self.others += 1;
+        self.why.get_or_insert_with(|| why.to_string());
+    }
+
+    fn sentence(&self, hidden: bool) -> Option<String> {
+        let mut sentences = Vec::new();
+        if let Some(why) = &self.why {
+            sentences.push(format!("the descriptors of {} processes were not read: {why}", self.others));
+        }
+        if self.denied > 0 {
+            let denied = self.denied;
+            sentences.push(format!(
+                "the descriptors of {denied} processes cannot be read; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            ));
+        } else if hidden {
+            sentences.push(
+                "/proc is mounted with hidepid, so other users' processes may not be seen; \
+                 run as root or grant CAP_SYS_PTRACE"
+                    .to_owned(),
+            );
+        }
+        (!sentences.is_empty()).then(|| sentences.join("; "))
     }
 }
 
-fn holders_of(process: &Path, pid: u32, each: &mut impl FnMut(u64, Holder)) -> io::Result<()> {
+/// Puts out the sockets of one process, all that were seen before an error too.
+fn holders_of(process: &Path, pid: u32, job: &Job<Found>) -> io::Result<()> {
+    job.step("its descriptors");
+    let mut held = Vec::new();
+    let result = collect(process, pid, job, &mut held);
+    if !held.is_empty() {
+        job.put(Found::Held(held));
+    }
+    result
+}
+
+fn collect(process: &Path, pid: u32, job: &Job<Found>, held: &mut Vec<(u64, Holder)>) -> io::Result<()> {
     let mut task = None;
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
+        job.progress();
         // To list them and to follow them are two rights (`proc_fd_permission` and `proc_fd_access_allowed`, v5.10).
         let target = match fs::read_link(entry.path()) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            // It was closed.
-            Err(_) => continue,
             Ok(target) => target,
+            // It was closed.
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(error),
         };
         let Some(inode) = socket_inode(&target) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -62,7 +138,10 @@ fn holders_of(process: &Path, pid: u32, each: &mut impl FnMut(u64, Holder)) -> i
             task = Some(Task { pid, comm: comm(process)? });
         }
         if let Some(task) = &task {
-            each(inode, Holder { task: task.clone(), fd });
+            held.push((inode, Holder { task: task.clone(), fd }));
+        }
+        if held.len() >= PIECE {
+            job.put(Found::Held(std::mem::take(held)));
         }
     }
     Ok(())
@@ -121,8 +200,25 @@ mod tests {
     }
 
     #[test]
+    fn only_a_process_that_has_ended_has_no_descriptors() {
+        let sentence = |error: i32| {
+            let mut unseen = Unseen::default();
+            unseen.failed(&io::Error::from_raw_os_error(error));
+            unseen.sentence(false)
+        };
+        assert_eq!((sentence(libc::ENOENT), sentence(libc::ESRCH)), (None, None));
+        assert!(
+            sentence(libc::EMFILE).is_some_and(|why| why.contains("of 1 processes were not read: Too many open files"))
+        );
+        assert!(sentence(libc::EACCES).is_some_and(|why| why.contains("grant CAP_SYS_PTRACE")));
+        let mut unseen = Unseen::default();
+        unseen.unanswered(&Unanswered::Late { step: "its descriptors" });
+        assert!(unseen.sentence(true).is_some_and(|why| why.contains("250 ms") && why.contains("hidepid")));
+    }
+
+    #[test]
     fn a_proc_that_is_not_there_is_said() {
-        let blind = walk_in(Path::new("/dev/null/proc"), &mut |_inode, _holder| panic!("nobody is there"));
+        let blind = walk_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

@@ -9,6 +9,7 @@ use std::{
         unix::fs::FileExt as _,
     },
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,19 +23,19 @@ use crate::{
     engine::{
         model::{Inquiry, Observation},
         text::harmless_path,
-        time::Boot,
         workload::Workload,
     },
     host::{
-        cgroups::{CgroupError, Cgroups},
-        netns,
+        cgroups::{CgroupError, Cgroups, Lookup},
+        deadline::{self, Job, Patience, Subject, Told},
+        netns::{self, Netns},
         pods::{self, Pods},
     },
 };
 
-/// A cgroup whose folder cannot be found is looked for so often: it may have been removed, or be in no hierarchy that is
-/// seen here.
-const TRIES: u8 = 3;
+/// A cgroup that cannot be found, and of which it is not certain that it is gone, is looked for so often: where folders are
+/// walked, each time is [`crate::host::cgroups`]' budget of some milliseconds.
+const TRIES: u8 = 64;
 /// Namespaces whose settings are kept open, with two descriptors each: a service has 1024 of them unless it asks for more.
 const KEPT_OPEN: usize = 128;
 
@@ -54,7 +55,7 @@ impl Legs {
     }
 }
 
-/// Answers inquiries. Remembers what does not change.
+/// Answers inquiries. Remembers what does not change. Whatever does not answer is left out: see [`crate::host::deadline`].
 #[derive(Debug, Default)]
 pub struct Inquirer {
     legs: Legs,
@@ -63,7 +64,7 @@ pub struct Inquirer {
     /// How often each cgroup was looked for in vain.
     tried: BTreeMap<u64, u8>,
     /// What was opened while namespaces could be entered, by their inodes.
-    tracking: BTreeMap<u32, Tracking>,
+    tracking: BTreeMap<u32, Arc<Tracking>>,
 }
 
 impl Inquirer {
@@ -84,7 +85,7 @@ impl Inquirer {
                 return;
             }
             if let Ok(Some(tracking)) = namespace.enter_and(Tracking::open) {
-                self.tracking.insert(namespace.inode, tracking);
+                self.tracking.insert(namespace.inode, Arc::new(tracking));
             }
         }
     }
@@ -92,7 +93,7 @@ impl Inquirer {
     /// Hands everything to `each` that can be had at once. What the processes do takes a second look: finish it after a
     /// while, and hand in what comes of it.
     pub fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) -> Sampling {
-        let sampling = Sampling::begin(&inquiry.processes, clock::now());
+        let mut sampling = Sampling::begin(&inquiry.processes, clock::now());
         for pid in &inquiry.legs_of {
             if let Err(error) = self.legs.read(*pid, |bytes| each(Found::Record(bytes))) {
                 log::debug!("the other connections of process {pid} cannot be seen: {error}");
@@ -103,45 +104,58 @@ impl Inquirer {
                 }
             }
         }
-        for (inode, place) in processes::places(&inquiry.unheld) {
+        let patience = sampling.patience();
+        // The least that there is to wait for comes first.
+        self.cgroups(&inquiry.cgroups, patience, |observation| each(Found::Fact(Box::new(observation))));
+        for (inode, place) in processes::places(&inquiry.unheld, patience) {
             each(Found::Fact(Box::new(Observation::Placed { inode, place })));
         }
-        self.cgroups(&inquiry.cgroups, |observation| each(Found::Fact(Box::new(observation))));
-        self.conntrack(&inquiry.namespaces, |observation| each(Found::Fact(Box::new(observation))));
+        self.conntrack(&inquiry.namespaces, patience, |observation| each(Found::Fact(Box::new(observation))));
         sampling
     }
 
+    /// Hands what runs in each of these cgroups to `each`, now: for an answer. Some ten microseconds for a cgroup, a quarter
+    /// of a second at most if a file system does not answer. Those that cannot be found are left out.
+    pub fn workloads(&mut self, cgroups: &[u64], each: impl FnMut(Observation)) {
+        self.cgroups(cgroups, &mut Patience::for_one_read(), each);
+    }
+
     /// What runs in each of the cgroups that can be found.
-    fn cgroups(&mut self, wanted: &[u64], mut each: impl FnMut(Observation)) {
+    fn cgroups(&mut self, wanted: &[u64], patience: &mut Patience, mut each: impl FnMut(Observation)) {
         let wanted: Vec<u64> =
             wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < TRIES)).collect();
         if wanted.is_empty() {
             return;
         }
-        let cgroups = match self.cgroups.get_or_insert_with(Cgroups::find) {
-            Ok(cgroups) => cgroups,
-            Err(error) => {
+        if self.cgroups.is_none() {
+            match deadline::run(Subject::Path("cgroup2".into()), "the mount of cgroup2", patience, Cgroups::find) {
+                Ok(found) => self.cgroups = Some(found),
+                Err(why) => log::debug!("what runs in which cgroup is not known yet: {why}"),
+            }
+        }
+        let cgroups = match &mut self.cgroups {
+            Some(Ok(cgroups)) => cgroups,
+            Some(Err(error)) => {
                 log::debug!("what runs in which cgroup is not known: {error}");
                 return;
             }
+            None => return,
         };
+        let mut workloads = Vec::new();
+        let tried = &mut self.tried;
+        cgroups.look_up(&wanted, patience, |id, lookup| match lookup {
+            Lookup::Path(path) => workloads.push((id, Workload::parse(&harmless_path(&path)))),
+            Lookup::Gone => not_found(tried, id, TRIES),
+            Lookup::Unknown(why) => {
+                log::debug!("cgroup {id} was not found: {why}");
+                not_found(tried, id, 1);
+            }
+        });
         // Read anew each time that there is a new cgroup: pods come and go with theirs.
-        let mut pods = None;
-        for id in wanted {
-            let now = clock::now().since(Boot(0));
-            let Some(path) = cgroups.path(id, now) else {
-                if !cgroups.is_complete() {
-                    log::debug!("cgroup {id} was not found, but not all could be read");
-                }
-                *self.tried.entry(id).or_default() += 1;
-                if self.tried.len() > NOT_FOUND {
-                    self.tried.pop_first();
-                }
-                continue;
-            };
-            let mut workload = Workload::parse(&harmless_path(path));
-            if workload.pod.is_some() {
-                name(&mut workload, pods.get_or_insert_with(read_pods));
+        let pods = workloads.iter().any(|(_id, workload)| workload.pod.is_some()).then(|| read_pods(patience));
+        for (id, mut workload) in workloads {
+            if let Some(pods) = &pods {
+                name(&mut workload, pods);
             }
             each(Observation::Cgroup { id, workload: Box::new(workload) });
         }
@@ -149,29 +163,58 @@ impl Inquirer {
 
     /// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered or were
     /// looked into ahead.
-    fn conntrack(&self, wanted: &[u32], mut each: impl FnMut(Observation)) {
+    fn conntrack(&self, wanted: &[u32], patience: &mut Patience, mut each: impl FnMut(Observation)) {
         if wanted.is_empty() {
             return;
         }
-        let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted
-            .iter()
-            .map(|netns| (*netns, self.tracking.get(netns).and_then(Tracking::close_wait_timeout)))
-            .collect();
-        for namespace in netns::all() {
-            let timeout = timeouts.get_mut(&namespace.inode).filter(|timeout| timeout.is_none());
-            if let Some(timeout) = timeout {
-                let opened = namespace.enter_and(Tracking::open).ok().flatten();
-                *timeout = opened.and_then(|tracking| tracking.close_wait_timeout());
+        let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted.iter().map(|netns| (*netns, None)).collect();
+        let open: Vec<_> = wanted.iter().filter_map(|of| Some((*of, Arc::clone(self.tracking.get(of)?)))).collect();
+        let read = |(_, tracking): &(u32, Arc<Tracking>), job: &Job<Duration>| {
+            if let Some(timeout) = tracking.close_wait_timeout() {
+                job.put(timeout);
             }
-        }
+        };
+        deadline::each(open, patience, read, |(netns, _), told| tell(&mut timeouts, *netns, told));
+        let closed = |netns: &Netns| timeouts.get(&netns.inode).is_some_and(Option::is_none);
+        let namespaces: Vec<_> = netns::all().into_iter().filter(closed).collect();
+        let enter = |namespace: &Netns, job: &Job<Duration>| {
+            let opened = namespace.enter_and(Tracking::open).ok().flatten();
+            if let Some(timeout) = opened.and_then(|tracking| tracking.close_wait_timeout()) {
+                job.put(timeout);
+            }
+        };
+        deadline::each(namespaces, patience, enter, |namespace, told| tell(&mut timeouts, namespace.inode, told));
         for (netns, conntrack_close_wait) in timeouts {
             each(Observation::Namespace { netns, conntrack_close_wait });
         }
     }
 }
 
-fn read_pods() -> Pods {
-    let pods = Pods::read(Path::new(pods::LOGS));
+/// Remembers that a cgroup was looked for in vain.
+fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
+    let tries = tried.entry(id).or_default();
+    *tries = tries.saturating_add(times);
+    if tried.len() > NOT_FOUND {
+        tried.pop_first();
+    }
+}
+
+fn tell(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, told: Told<Duration>) {
+    match told {
+        Told::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
+        Told::Unanswered(why) => log::debug!("connection tracking of network namespace {netns} is not known: {why}"),
+    }
+}
+
+fn read_pods(patience: &mut Patience) -> Pods {
+    let logs = Path::new(pods::LOGS);
+    let pods = match deadline::run(Subject::Path(logs.to_owned()), pods::LOGS, patience, || Pods::read(logs)) {
+        Ok(pods) => pods,
+        Err(why) => {
+            log::debug!("the names of pods are not known: {why}");
+            return Pods::default();
+        }
+    };
     if let Some(error) = &pods.unreadable {
         log::debug!("the names of pods are not known: {error}");
     }

@@ -45,6 +45,8 @@ const TOTALS: &[(&str, Type)] = &[
     ("skipped_by_kernel", Maybe(&Whole)),
     ("undecodable", Whole),
     ("unwritten", Whole),
+    ("log_lines_dropped", Whole),
+    ("recordings_failed", Whole),
     ("tracked", Whole),
     ("fd_open", Whole),
     ("fd_open_unwatched", Whole),

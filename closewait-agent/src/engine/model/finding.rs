@@ -72,6 +72,10 @@ pub struct Totals {
     pub undecodable: u64,
     /// Lines that were dropped because standard output was not read fast enough.
     pub unwritten: u64,
+    /// Lines of the log that were dropped because standard error was not read fast enough.
+    pub log_lines_dropped: u64,
+    /// Recordings that ended before the agent because they could not be written: 0 or 1.
+    pub recordings_failed: u64,
     /// Sockets that were missed, and found when what is tracked was compared with the kernel's sockets.
     pub repaired: u64,
     /// Sockets that were tracked though they had left, found in the same way.

@@ -2,11 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use super::parse::{lines, number};
+use super::{
+    super::deadline::{self, Job, Patience, Subject, Told},
+    parse::{lines, number},
+};
 
 /// What is read of one description: an instance may have 32768 files and more, at some 25 bytes.
 const DESCRIPTION: u64 = 1 << 20;
@@ -26,52 +33,128 @@ pub struct Elsewhere {
     pub nameless: bool,
     /// Processes with a UNIX socket, of their own network namespace, in which descriptors wait to be received.
     pub in_flight: Vec<u32>,
+    /// The first reason why some processes were not looked through, so that any socket may be in one of them. That they
+    /// belong to other users is no reason.
+    pub unseen: Option<String>,
 }
 
-/// The process that has a socket as a file of an io_uring instance; `None` if none is seen, also where the kernel does
-/// not name such files.
-pub fn io_uring_holder(root: &Path, inode: u64) -> Option<u32> {
-    elsewhere(root, &[inode]).io_uring.get(&inode).copied()
+/// What was found in one process.
+#[derive(Debug)]
+enum Found {
+    InUring(u64),
+    Nameless,
+    InFlight,
+    Unseen(io::Error),
 }
 
-/// Processes with a UNIX socket in which descriptors wait to be received.
-pub fn in_flight_holders(root: &Path) -> Vec<u32> {
-    elsewhere(root, &[]).in_flight
+/// What all processes of one go have in common.
+struct Search {
+    root: PathBuf,
+    wanted: BTreeSet<u64>,
+    /// UNIX sockets that are still to be asked.
+    sockets: AtomicUsize,
+    /// The inodes of all UNIX sockets, by network namespace.
+    unix: Mutex<BTreeMap<PathBuf, Arc<BTreeSet<u64>>>>,
 }
 
-/// Both for several sockets at once, as it takes a look at every descriptor there is.
-pub fn elsewhere(root: &Path, inodes: &[u64]) -> Elsewhere {
+/// Where sockets are that no descriptor refers to. Takes a look at every descriptor there is.
+pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewhere {
+    let mut elsewhere = Elsewhere::default();
+    let from = root.to_owned();
+    let listed =
+        deadline::run(Subject::Path(root.to_owned()), "the list of processes", patience, move || super::pids(&from));
+    let pids = match listed {
+        Ok(Ok(pids)) => pids,
+        Ok(Err(error)) => return Elsewhere { unseen: Some(error.to_string()), ..elsewhere },
+        Err(why) => return Elsewhere { unseen: Some(why.to_string()), ..elsewhere },
+    };
     let wanted: BTreeSet<u64> = inodes.iter().copied().collect();
-    let (mut found, mut sockets) = (Elsewhere::default(), SOCKETS);
-    let mut namespaces = BTreeMap::new();
-    for pid in super::pids(root) {
-        let process = super::folder(root, pid);
-        let Ok(namespace) = fs::read_link(process.join("ns/net")) else { continue };
-        // There may be far more sockets of other kinds.
-        let unix = namespaces
-            .entry(namespace)
-            .or_insert_with(|| unix_sockets(&super::read(&process.join("net/unix"), UNIX).unwrap_or_default()));
-        let mut in_flight = false;
-        for entry in fs::read_dir(process.join("fd")).into_iter().flatten().flatten().take(DESCRIPTORS) {
-            let Ok(target) = fs::read_link(entry.path()) else { continue };
+    let sockets = AtomicUsize::new(SOCKETS);
+    let search = Search { root: root.to_owned(), wanted, sockets, unix: Mutex::default() };
+    let work = move |pid: &u32, job: &Job<Found>| match search.process(*pid, job) {
+        Err(error) if !super::has_ended(&error) && !super::is_refused(&error) => job.put(Found::Unseen(error)),
+        Ok(()) | Err(_) => {}
+    };
+    deadline::each(pids, patience, work, |pid, told| match told {
+        Told::Value(Found::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
+        Told::Value(Found::Nameless) => elsewhere.nameless = true,
+        Told::Value(Found::InFlight) => elsewhere.in_flight.push(*pid),
+        Told::Value(Found::Unseen(error)) => {
+            elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} cannot be read: {error}"));
+        }
+        Told::Unanswered(why) => {
+            elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} were not read: {why}"));
+        }
+    });
+    elsewhere
+}
+
+impl Search {
+    fn process(&self, pid: u32, job: &Job<Found>) -> io::Result<()> {
+        let process = super::folder(&self.root, pid);
+        let unix = self.unix(&process)?;
+        let (mut in_flight, mut nameless) = (false, false);
+        for entry in fs::read_dir(process.join("fd"))?.take(DESCRIPTORS) {
+            let entry = entry?;
+            job.progress();
+            let target = match fs::read_link(entry.path()) {
+                Ok(target) => target,
+                // It was closed.
+                Err(error) if super::has_ended(&error) => continue,
+                Err(error) => return Err(error),
+            };
             let target = target.as_os_str().as_encoded_bytes();
             let description = || super::read(&process.join("fdinfo").join(entry.file_name()), DESCRIPTION);
-            if target == b"anon_inode:[io_uring]" && !wanted.is_empty() {
-                let files = description().map(|text| files(&text)).unwrap_or_default();
-                found.nameless |= files.nameless;
-                for inode in files.sockets.intersection(&wanted) {
-                    found.io_uring.insert(*inode, pid);
+            if target == b"anon_inode:[io_uring]" && !self.wanted.is_empty() {
+                let files = or_closed(description())?.map(|text| files(&text)).unwrap_or_default();
+                if files.nameless && !nameless {
+                    nameless = true;
+                    job.put(Found::Nameless);
                 }
-            } else if !in_flight && sockets > 0 && inode(target).is_some_and(|inode| unix.contains(&inode)) {
-                sockets -= 1;
-                in_flight = description().is_ok_and(|text| waiting(&text).is_some_and(|count| count > 0));
+                for inode in files.sockets.intersection(&self.wanted) {
+                    job.put(Found::InUring(*inode));
+                }
+            } else if !in_flight && inode(target).is_some_and(|inode| unix.contains(&inode)) && self.may_ask_a_socket()
+            {
+                let text = or_closed(description())?;
+                in_flight = text.is_some_and(|text| waiting(&text).is_some_and(|count| count > 0));
+                if in_flight {
+                    job.put(Found::InFlight);
+                }
             }
         }
-        if in_flight {
-            found.in_flight.push(pid);
-        }
+        Ok(())
     }
-    found
+
+    /// Whether there is one left of those that are asked.
+    fn may_ask_a_socket(&self) -> bool {
+        self.sockets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// The UNIX sockets of the network namespace of a process: there may be far more sockets of other kinds.
+    fn unix(&self, process: &Path) -> io::Result<Arc<BTreeSet<u64>>> {
+        let namespace = fs::read_link(process.join("ns/net"))?;
+        // Not kept while the list is read: a thread that is left behind there keeps nobody waiting. Whoever has panicked
+        // with the lock has left a whole map behind.
+        let known = || self.unix.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sockets) = known().get(&namespace) {
+            return Ok(Arc::clone(sockets));
+        }
+        // A kernel without UNIX sockets has no list of them.
+        let text = or_closed(super::read(&process.join("net/unix"), UNIX))?.unwrap_or_default();
+        let sockets = Arc::new(unix_sockets(&text));
+        known().insert(namespace, Arc::clone(&sockets));
+        Ok(sockets)
+    }
+}
+
+/// `None` for a descriptor that was closed meanwhile.
+fn or_closed<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if super::has_ended(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

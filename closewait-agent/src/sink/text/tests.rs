@@ -99,10 +99,12 @@ fn every_loss_is_named() {
         ungrouped: 8,
         unkept: 9,
         fd_open_unwatched: 10,
+        log_lines_dropped: 13,
+        recordings_failed: 14,
         ..Totals::default()
     };
     let text = losses(totals);
-    for count in 1..=10 {
+    for count in 1..=14 {
         assert!(text.contains(&format!("{count} ")), "{text}");
     }
     assert_eq!(losses(Totals::default()), "nothing lost");

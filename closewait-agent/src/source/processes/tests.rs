@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::clock;
+use crate::{clock, engine::process::Syscall};
 
 fn sample(wait: Duration) -> Process {
     let sampling = Sampling::begin(&[process::id()], clock::now());
@@ -83,15 +83,6 @@ fn two_threads_with_one_number_are_not_one() {
 }
 
 #[test]
-fn programs_are_known_with_and_without_a_version() {
-    for (name, runtime) in [("python3.12", Runtime::CPython), ("php-fpm8.2", Runtime::Php), ("beam.smp", Runtime::Beam)]
-    {
-        assert_eq!(by_name(name), Some(runtime));
-    }
-    assert_eq!(by_name("nodemon"), None);
-}
-
-#[test]
 fn a_socket_on_its_way_in_a_message_is_placed() {
     use std::{
         net::TcpListener,
@@ -112,7 +103,7 @@ fn a_socket_on_its_way_in_a_message_is_placed() {
     (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), 24);
     // SAFETY: everything that `message` points to lives on, and the lengths are those of what it points to.
     assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
-    let places = places(&[u64::MAX]);
+    let places = places(&[u64::MAX], &mut Patience::default());
     let Some((u64::MAX, Place::InFlight(tasks))) = places.first() else { panic!("{places:?}") };
     assert!(tasks.iter().any(|task| task.pid == process::id()));
 }

@@ -1,0 +1,186 @@
+//! A walk over all folders that can be interrupted.
+
+use std::{
+    fs::{self, ReadDir},
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::clock;
+
+/// More folders are not walked.
+const MAX_FOLDERS: usize = 65_536;
+/// Deeper folders are not walked.
+const MAX_DEPTH: usize = 32;
+/// Entries between two looks at the clock.
+const ENTRIES: usize = 64;
+
+/// Folders that one call has found.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    /// The id and the path from the root of the mount of each.
+    pub(super) found: Vec<(u64, Vec<u8>)>,
+    /// Whether this call began at the root and saw every folder.
+    pub(super) whole: bool,
+}
+
+/// A walk over the folders below one.
+#[derive(Debug)]
+pub(super) struct Walk {
+    root: PathBuf,
+    /// Still to be listed.
+    waiting: Vec<Folder>,
+    /// The one that is being listed.
+    current: Option<(ReadDir, Folder)>,
+    seen: usize,
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct Folder {
+    folder: PathBuf,
+    path: Vec<u8>,
+    depth: usize,
+}
+
+impl Walk {
+    pub(super) fn of(root: PathBuf) -> Self {
+        Self { root, waiting: Vec::new(), current: None, seen: 0, complete: true }
+    }
+
+    /// Goes on for so long; from the root, if the last call came to the end.
+    pub(super) fn go_on(&mut self, budget: Duration) -> Walked {
+        let began = clock::now();
+        self.go_on_until(MAX_FOLDERS, || clock::now().since(began) >= budget)
+    }
+
+    fn go_on_until(&mut self, max_folders: usize, mut over: impl FnMut() -> bool) -> Walked {
+        let mut walked = Walked::default();
+        let from_root = self.waiting.is_empty() && self.current.is_none();
+        if from_root {
+            self.begin(&mut walked);
+        }
+        loop {
+            if self.current.is_none() {
+                let Some(next) = self.waiting.pop() else { break };
+                // A cgroup can be removed meanwhile.
+                match fs::read_dir(&next.folder) {
+                    Ok(entries) => self.current = Some((entries, next)),
+                    Err(error) => self.complete &= super::super::proc::has_ended(&error),
+                }
+            }
+            self.list(max_folders, &mut walked);
+            if over() {
+                return walked;
+            }
+        }
+        walked.whole = from_root && self.complete;
+        walked
+    }
+
+    fn begin(&mut self, walked: &mut Walked) {
+        (self.seen, self.complete) = (1, true);
+        match fs::metadata(&self.root) {
+            Ok(root) => walked.found.push((root.ino(), b"/".to_vec())),
+            Err(_unmounted) => self.complete = false,
+        }
+        self.waiting.push(Folder { folder: self.root.clone(), path: Vec::new(), depth: 0 });
+    }
+
+    /// Takes some entries of the current folder.
+    fn list(&mut self, max_folders: usize, walked: &mut Walked) {
+        let Some((entries, current)) = &mut self.current else { return };
+        for _ in 0..ENTRIES {
+            let Some(entry) = entries.next() else {
+                self.current = None;
+                return;
+            };
+            let Ok(entry) = entry else { continue };
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if self.seen >= max_folders || current.depth >= MAX_DEPTH {
+                self.complete = false;
+                self.current = None;
+                return;
+            }
+            self.seen += 1;
+            let mut path = current.path.clone();
+            path.push(b'/');
+            path.extend(entry.file_name().as_encoded_bytes());
+            walked.found.push((entry.ino(), path.clone()));
+            self.waiting.push(Folder { folder: entry.path(), path, depth: current.depth + 1 });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::testing::Fixture, *};
+
+    fn whole(walk: &mut Walk, max_folders: usize) -> (Vec<Vec<u8>>, bool) {
+        let Walked { found, whole } = walk.go_on_until(max_folders, || false);
+        let mut paths: Vec<_> = found.into_iter().map(|(_id, path)| path).collect();
+        paths.sort_unstable();
+        (paths, whole)
+    }
+
+    fn folder(fixture: &Fixture, path: &str) {
+        fs::create_dir_all(fixture.path().join(path)).unwrap();
+    }
+
+    #[test]
+    fn every_folder_is_found_with_its_inode() {
+        let fixture = Fixture::new("walk");
+        folder(&fixture, "system.slice/a.service");
+        fixture.file("system.slice/cgroup.procs", b"");
+        let mut walk = Walk::of(fixture.path().to_owned());
+        let Walked { found, .. } = walk.go_on_until(MAX_FOLDERS, || false);
+        let inode = fs::metadata(fixture.path().join("system.slice/a.service")).unwrap().ino();
+        assert!(found.contains(&(inode, b"/system.slice/a.service".to_vec())), "{found:?}");
+        let all = [&b"/"[..], b"/system.slice", b"/system.slice/a.service"].map(<[u8]>::to_vec).to_vec();
+        assert_eq!(whole(&mut walk, MAX_FOLDERS), (all, true));
+    }
+
+    #[test]
+    fn a_walk_that_is_interrupted_goes_on_where_it_stopped() {
+        let fixture = Fixture::new("walk");
+        for name in 0..300 {
+            folder(&fixture, &format!("{}/{name}", name % 3));
+        }
+        let mut walk = Walk::of(fixture.path().to_owned());
+        let (mut paths, mut calls) = (Vec::new(), 0);
+        while calls == 0 || walk.current.is_some() || !walk.waiting.is_empty() {
+            let Walked { found, whole } = walk.go_on_until(MAX_FOLDERS, || true);
+            assert!(!whole, "only a call that sees everything can say that something is not there");
+            paths.extend(found.into_iter().map(|(_id, path)| path));
+            calls += 1;
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), 304);
+        assert!(calls > 3, "{calls}");
+    }
+
+    #[test]
+    fn a_walk_ends_where_there_are_too_many_and_says_so() {
+        let fixture = Fixture::new("walk");
+        for name in 0..20 {
+            folder(&fixture, &format!("many/{name}"));
+        }
+        let mut walk = Walk::of(fixture.path().to_owned());
+        let (paths, complete) = whole(&mut walk, 5);
+        assert_eq!((paths.len(), complete), (5, false));
+        let mut deep = fixture.path().to_owned();
+        deep.extend(vec!["d"; MAX_DEPTH + 2]);
+        fs::create_dir_all(&deep).unwrap();
+        assert!(!whole(&mut walk, MAX_FOLDERS).1);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_survived() {
+        let mut walk = Walk::of("/nonexistent".into());
+        assert_eq!(whole(&mut walk, MAX_FOLDERS), (vec![], false));
+    }
+}

@@ -1,0 +1,446 @@
+//! Work that the host can keep waiting for ever, done on threads that can be left behind.
+//!
+//! A read below `/proc` or a walk along a path ends in a file system or behind a lock that a broken host never gives
+//! back: the server of an NFS mount is gone, the daemon of a FUSE mount hangs. [`each`] does such work on a thread of its
+//! own, and gives the thread up when nothing has come of it for [`ANSWER_WITHIN`]. What that thread waits for is remembered
+//! for as long as it waits, so that nothing else is sent after it ([`Job::may_wait`]).
+//!
+//! # Which calls can wait
+//!
+//! | call | what it waits for | killable | treated as |
+//! |---|---|---|---|
+//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait for ever; not done at all on file systems of [`super::proc::Program`]'s list |
+//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait for ever |
+//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait for ever (`cmdline` and `environ` are not read) |
+//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c), which a program that begins holds while it closes its files (`begin_new_exec`, fs/exec.c) | yes | may wait for ever |
+//! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
+//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and of btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
+//! | a path of `mountinfo`, `/var/log/pods`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
+//! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
+//! | `/proc/PID/task/TID/wchan`, `schedstat`, `limits`, `comm` | no lock that sleeps but those of the folder in `/proc` | | deadline |
+//! | `readlink` of `/proc/PID/{exe,fd/N,ns/net}` | nothing: `d_path` asks no file system (fs/d_path.c) | | deadline |
+//! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |
+//! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c, net/unix/af_unix.c) | | deadline |
+//! | `/proc/sys/net/netfilter/*` | nothing | | deadline |
+//! | `open_by_handle_at` on cgroup2 | the lock of the folder above (`reconnect_path`, fs/exportfs/expfs.c) | | deadline |
+//! | `setns` into a network namespace, `sock_diag` | no file system | | on a thread of its own that is waited for |
+//!
+//! All at v5.10, where the lock is named `exec_update_mutex`, and looked up again at v6.18. Whatever is in doubt has a deadline, so everything has one.
+//!
+//! A wait that is killable ends with the process (`exit_group`), so the agent can always end. One that is not holds the
+//! process as a zombie until it is over; that is why programs on file systems of user space are not opened.
+
+use std::{
+    any::Any,
+    fmt, fs, io,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::clock;
+
+/// Time without any progress after which a thread is left behind.
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+/// Time that one inspection waits for reads that do not answer, all together.
+const INSPECTION_WAITS: Duration = Duration::from_secs(1);
+/// Time that one inspection takes at most, on a host that answers slowly.
+const INSPECTION_TAKES: Duration = Duration::from_secs(5);
+/// Threads that are left behind until nothing is tried any more that can wait for ever.
+const MAX_STUCK: usize = 8;
+/// Threads that are left behind until nothing is tried any more.
+const MAX_ABANDONED: usize = 16;
+/// Interval at which a thread is looked after while nothing comes of it.
+const TICK: Duration = Duration::from_millis(50);
+/// A thread that wants to run and gets no processor has this many times [`ANSWER_WITHIN`].
+const STARVED: u32 = 8;
+/// Values that wait to be taken: a thread that finds more waits for whoever takes them.
+const QUEUE: usize = 64;
+
+/// Threads that were left behind, in this process.
+static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
+
+/// Something that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A process: its pid, and when it began in nanoseconds since boot, as a pid is used again.
+    Process(u32, u64),
+    /// A path.
+    Path(PathBuf),
+}
+
+/// Reason why something was not read.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// It was tried, and there was no answer in time.
+    Late {
+        /// What was being read, as the job says.
+        step: &'static str,
+    },
+    /// It was not tried: an earlier read of the same subject has not been answered.
+    StillWaits,
+    /// It was not tried: too many other reads have not been answered.
+    TooMany,
+    /// It was not tried: the time of this inspection is used up.
+    NoTime,
+    /// It was not tried: there is no thread.
+    NoThread(io::Error),
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = ANSWER_WITHIN.as_millis();
+        match self {
+            Self::Late { step } => write!(f, "{step} did not answer within {millis} ms (its file system may hang)"),
+            Self::StillWaits => write!(f, "an earlier read has not been answered (its file system may hang)"),
+            Self::TooMany => write!(f, "too many other reads have not been answered (a file system may hang)"),
+            Self::NoTime => write!(f, "reads of others have used up the time of this inspection"),
+            Self::NoThread(error) => write!(f, "starting a thread failed: {error}"),
+        }
+    }
+}
+
+/// Time that is left for an inspection.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    waits: Duration,
+    takes: Duration,
+}
+
+impl Default for Patience {
+    /// That of one whole inspection: 1 s for reads that do not answer, 5 s in all.
+    fn default() -> Self {
+        Self { waits: INSPECTION_WAITS, takes: INSPECTION_TAKES }
+    }
+}
+
+impl Patience {
+    /// Time enough for one read that does not answer.
+    pub fn for_one_read() -> Self {
+        Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
+    }
+
+    fn is_over(self) -> bool {
+        self.waits.is_zero() || self.takes.is_zero()
+    }
+}
+
+/// Something that comes of an item.
+#[derive(Debug)]
+pub enum Told<T> {
+    /// A value that the work has put out; there can be any number for one item.
+    Value(T),
+    /// The work was left behind, or not begun. Values may have come before.
+    Unanswered(Unanswered),
+}
+
+/// The work on one item, as the thread that does it sees it.
+pub struct Job<T> {
+    index: usize,
+    watch: Arc<Watch>,
+    values: SyncSender<Message<T>>,
+}
+
+impl<T> Job<T> {
+    /// Hands a value over.
+    pub fn put(&self, value: T) {
+        // Nobody takes it any more if this thread was left behind.
+        let _left_behind = self.values.send(Message::Value(self.index, value));
+        self.progress();
+    }
+
+    /// Names what this thread is going to wait for, if it has to.
+    pub fn about(&self, subject: Subject) {
+        self.watch.doing().subject = Some(subject);
+        self.progress();
+    }
+
+    /// Names what is read next. The time of [`ANSWER_WITHIN`] begins anew.
+    pub fn step(&self, step: &'static str) {
+        self.watch.doing().step = step;
+        self.progress();
+    }
+
+    /// Lets the time of [`ANSWER_WITHIN`] begin anew.
+    pub fn progress(&self) {
+        self.watch.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether something may be tried that can wait for ever.
+    ///
+    /// # Errors
+    ///
+    /// If another thread already waits for the same subject, or too many wait for others.
+    pub fn may_wait(&self) -> Result<(), Unanswered> {
+        let subject = self.watch.doing().subject.clone();
+        match subject {
+            Some(subject) => may_wait_for(&subject),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As [`Job::may_wait`].
+fn may_wait_for(subject: &Subject) -> Result<(), Unanswered> {
+    allowed(&lock(&ABANDONED), subject)
+}
+
+fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), Unanswered> {
+    if abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject)) {
+        return Err(Unanswered::StillWaits);
+    }
+    if abandoned.len() >= MAX_STUCK { Err(Unanswered::TooMany) } else { Ok(()) }
+}
+
+/// Does `work` for each of `items` in turn, on a thread of its own. Hands what it puts out to `take`, on this thread.
+///
+/// An item of which nothing comes for [`ANSWER_WITHIN`] is left alone, and the next is begun on another thread. A panic
+/// of `work` goes on in the caller.
+pub fn each<I, T>(
+    items: Vec<I>,
+    patience: &mut Patience,
+    work: impl Fn(&I, &Job<T>) + Send + Sync + 'static,
+    mut take: impl FnMut(&I, Told<T>),
+) where
+    I: Send + Sync + 'static,
+    T: Send + 'static,
+{
+    let (items, work) = (Arc::new(items), Arc::new(work));
+    let mut next = 0;
+    while next < items.len() {
+        let begun = if lock(&ABANDONED).len() >= MAX_ABANDONED {
+            Err(Unanswered::TooMany)
+        } else if patience.is_over() {
+            Err(Unanswered::NoTime)
+        } else {
+            Worker::start(Arc::clone(&items), Arc::clone(&work), next).map_err(Unanswered::NoThread)
+        };
+        let worker = match begun {
+            Ok(worker) => worker,
+            Err(why) => {
+                refuse(items.get(next..).unwrap_or_default(), &why, &mut take);
+                return;
+            }
+        };
+        let began = clock::now();
+        let end = worker.listen(patience, |index, value| {
+            if let Some(item) = items.get(index) {
+                take(item, Told::Value(value));
+            }
+        });
+        patience.takes = patience.takes.saturating_sub(clock::now().since(began));
+        match end {
+            End::Finished => return,
+            End::Panicked(payload) => panic::resume_unwind(payload),
+            End::LeftBehind(index, why) => {
+                if let Some(item) = items.get(index) {
+                    take(item, Told::Unanswered(why));
+                }
+                next = index + 1;
+            }
+        }
+    }
+}
+
+/// Does one thing on a thread of its own, if no other thread waits for the same.
+///
+/// # Errors
+///
+/// If there is no answer in time, or it was not tried.
+pub fn run<T: Send + 'static>(
+    subject: Subject,
+    step: &'static str,
+    patience: &mut Patience,
+    work: impl Fn() -> T + Send + Sync + 'static,
+) -> Result<T, Unanswered> {
+    may_wait_for(&subject)?;
+    let mut answer = Err(Unanswered::NoTime);
+    let work = move |subject: &Subject, job: &Job<T>| {
+        job.about(subject.clone());
+        job.step(step);
+        job.put(work());
+    };
+    each(vec![subject], patience, work, |_subject, told| match told {
+        Told::Value(value) => answer = Ok(value),
+        // What is there is there.
+        Told::Unanswered(_) if answer.is_ok() => {}
+        Told::Unanswered(why) => answer = Err(why),
+    });
+    answer
+}
+
+/// Says of every item that it is not begun.
+fn refuse<I, T>(items: &[I], why: &Unanswered, take: &mut impl FnMut(&I, Told<T>)) {
+    for item in items {
+        take(
+            item,
+            Told::Unanswered(match why {
+                Unanswered::Late { step } => Unanswered::Late { step },
+                Unanswered::StillWaits => Unanswered::StillWaits,
+                Unanswered::TooMany => Unanswered::TooMany,
+                Unanswered::NoTime => Unanswered::NoTime,
+                Unanswered::NoThread(error) => Unanswered::NoThread(io::Error::new(error.kind(), error.to_string())),
+            }),
+        );
+    }
+}
+
+/// A thread that was left behind.
+struct Abandoned {
+    subject: Option<Subject>,
+    watch: Arc<Watch>,
+}
+
+/// What is known of a thread from outside.
+#[derive(Default)]
+struct Watch {
+    /// The item that it works on.
+    index: AtomicUsize,
+    /// Changes whenever something comes of it.
+    ticks: AtomicU64,
+    doing: Mutex<Doing>,
+    abandoned: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct Doing {
+    subject: Option<Subject>,
+    step: &'static str,
+    /// Its folder below `/proc`; `None` until it runs.
+    folder: Option<PathBuf>,
+    /// It has ended, or is about to.
+    ended: bool,
+}
+
+impl Watch {
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        lock(&self.doing)
+    }
+
+    /// Whether the thread would run if it had a processor, or runs. Nothing in the way of this read waits: it is about
+    /// this process.
+    fn is_running(&self) -> bool {
+        let Some(folder) = self.doing().folder.clone() else { return true };
+        super::proc::stat(&folder).is_ok_and(|stat| stat.state == b'R')
+    }
+}
+
+enum Message<T> {
+    Value(usize, T),
+    Panicked(Box<dyn Any + Send>),
+}
+
+enum End {
+    Finished,
+    Panicked(Box<dyn Any + Send>),
+    LeftBehind(usize, Unanswered),
+}
+
+struct Worker<T> {
+    watch: Arc<Watch>,
+    values: Receiver<Message<T>>,
+    thread: JoinHandle<()>,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    fn start<I, F>(items: Arc<Vec<I>>, work: Arc<F>, from: usize) -> io::Result<Self>
+    where
+        I: Send + Sync + 'static,
+        F: Fn(&I, &Job<T>) + Send + Sync + 'static,
+    {
+        let (sender, values) = mpsc::sync_channel(QUEUE);
+        let watch = Arc::new(Watch { index: AtomicUsize::new(from), ..Watch::default() });
+        let watched = Arc::clone(&watch);
+        let thread = thread::Builder::new().name("host reader".to_owned()).spawn(move || {
+            let _ending = Ending(Arc::clone(&watched));
+            watched.doing().folder =
+                fs::read_link("/proc/thread-self").ok().map(|link| PathBuf::from("/proc").join(link));
+            for (index, item) in items.iter().enumerate().skip(from) {
+                if watched.abandoned.load(Ordering::Acquire) {
+                    return;
+                }
+                watched.index.store(index, Ordering::Release);
+                let job = Job { index, watch: Arc::clone(&watched), values: sender.clone() };
+                let mut doing = watched.doing();
+                (doing.subject, doing.step) = (None, "it");
+                drop(doing);
+                job.progress();
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| work(item, &job))) {
+                    let _left_behind = sender.send(Message::Panicked(payload));
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { watch, values, thread })
+    }
+
+    /// Takes what comes until the thread ends, or is left behind.
+    fn listen(self, patience: &mut Patience, mut take: impl FnMut(usize, T)) -> End {
+        let (mut seen, mut quiet) = (self.watch.ticks.load(Ordering::Relaxed), Duration::ZERO);
+        let began = clock::now();
+        loop {
+            match self.values.recv_timeout(TICK) {
+                Ok(Message::Value(index, value)) => take(index, value),
+                Ok(Message::Panicked(payload)) => return End::Panicked(payload),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // It is on its way out, and the agent must not give up capabilities before it is.
+                    let _panicked = self.thread.join();
+                    return End::Finished;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    quiet += TICK;
+                    let ticks = self.watch.ticks.load(Ordering::Relaxed);
+                    if ticks != seen {
+                        (seen, quiet) = (ticks, Duration::ZERO);
+                    }
+                }
+            }
+            let late = quiet >= ANSWER_WITHIN.min(patience.waits) && !quiet.is_zero();
+            let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
+            if late && !starved {
+                patience.waits = patience.waits.saturating_sub(quiet);
+                return self.leave_behind(|step| Unanswered::Late { step });
+            }
+            if clock::now().since(began) >= patience.takes {
+                return self.leave_behind(|_step| Unanswered::NoTime);
+            }
+        }
+    }
+
+    fn leave_behind(self, why: impl FnOnce(&'static str) -> Unanswered) -> End {
+        let index = self.watch.index.load(Ordering::Acquire);
+        let mut abandoned = lock(&ABANDONED);
+        let doing = self.watch.doing().clone();
+        // One that ends right now removes itself after this, or has done so already.
+        if !doing.ended {
+            abandoned.push(Abandoned { subject: doing.subject, watch: Arc::clone(&self.watch) });
+        }
+        self.watch.abandoned.store(true, Ordering::Release);
+        End::LeftBehind(index, why(doing.step))
+    }
+}
+
+/// Takes a thread off the list when it ends.
+struct Ending(Arc<Watch>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut abandoned = lock(&ABANDONED);
+        self.0.doing().ended = true;
+        abandoned.retain(|thread| !Arc::ptr_eq(&thread.watch, &self.0));
+    }
+}
+
+/// Whoever has panicked with the lock has left whole values behind: all are set in one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use std::{
+    io::{PipeReader, Read as _, pipe},
+    sync::mpsc::channel,
+};
+
+use super::*;
+
+/// The items for which there were values, and those for which there were none, each with the reason.
+type Taken = (Vec<u32>, Vec<(u32, String)>);
+
+/// Waits at a pipe whenever the item is 7.
+fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Taken {
+    let end = Mutex::new(end);
+    let mut taken = Taken::default();
+    let work = move |item: &u32, job: &Job<u32>| {
+        job.about(Subject::Process(*item, 1));
+        if *item == 7 {
+            job.step("the pipe");
+            let _closed = lock(&end).read(&mut [0]);
+        }
+        job.put(*item);
+    };
+    each(items, patience, work, |item, told| match told {
+        Told::Value(value) => taken.0.push(value),
+        Told::Unanswered(why) => taken.1.push((*item, why.to_string())),
+    });
+    taken
+}
+
+fn waits(subject: &Subject) -> bool {
+    lock(&ABANDONED).iter().any(|thread| thread.subject.as_ref() == Some(subject))
+}
+
+#[test]
+fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
+    let (from, to) = pipe().unwrap();
+    let mut patience = Patience::default();
+    let began = clock::now();
+    let (values, unanswered) = read_or_wait(vec![1, 7, 2, 3], from, &mut patience);
+    let took = clock::now().since(began);
+    assert_eq!(values, [1, 2, 3]);
+    assert_eq!(unanswered, [(7, "the pipe did not answer within 250 ms (its file system may hang)".to_owned())]);
+    assert!((ANSWER_WITHIN..Duration::from_secs(2)).contains(&took), "{took:?}");
+    assert!(patience.waits <= INSPECTION_WAITS - ANSWER_WITHIN);
+    let subject = Subject::Process(7, 1);
+    assert!(matches!(may_wait_for(&subject), Err(Unanswered::StillWaits)));
+    may_wait_for(&Subject::Process(8, 1)).unwrap();
+    // It answers: then it may be asked again.
+    drop(to);
+    for _ in 0..100 {
+        if !waits(&subject) {
+            break;
+        }
+        thread::sleep(TICK);
+    }
+    may_wait_for(&subject).unwrap();
+}
+
+#[test]
+fn one_that_is_slow_but_goes_on_is_waited_for() {
+    let work = |item: &u32, job: &Job<u32>| {
+        for _ in 0..8 {
+            thread::sleep(ANSWER_WITHIN / 3);
+            job.progress();
+        }
+        job.put(*item);
+    };
+    let mut values = Vec::new();
+    each(vec![4], &mut Patience::default(), work, |_item, told| match told {
+        Told::Value(value) => values.push(value),
+        Told::Unanswered(why) => panic!("{why}"),
+    });
+    assert_eq!(values, [4]);
+}
+
+#[test]
+fn the_time_of_an_inspection_is_not_exceeded() {
+    let mut patience = Patience { takes: Duration::from_millis(300), ..Patience::default() };
+    let work = |_item: &u32, job: &Job<u32>| {
+        for _ in 0..30 {
+            thread::sleep(Duration::from_millis(50));
+            job.progress();
+        }
+    };
+    let mut unanswered = Vec::new();
+    each(vec![1, 2], &mut patience, work, |item, told| match told {
+        Told::Value(value) => panic!("{value}"),
+        Told::Unanswered(why) => unanswered.push((*item, why.to_string())),
+    });
+    let why = "reads of others have used up the time of this inspection".to_owned();
+    assert_eq!(unanswered, [(1, why.clone()), (2, why)]);
+}
+
+#[test]
+fn a_panic_goes_on_in_the_caller() {
+    let run = || {
+        run(Subject::Path("/panic".into()), "it", &mut Patience::default(), || {
+            assert_eq!(1, 2, "as it should be");
+        })
+    };
+    let payload = panic::catch_unwind(run).unwrap_err();
+    assert!(payload.downcast_ref::<String>().unwrap().contains("as it should be"));
+    assert!(!waits(&Subject::Path("/panic".into())));
+}
+
+#[test]
+fn one_thing_is_tried_once_for_as_long_as_it_waits() {
+    let (sender, receiver) = channel::<()>();
+    let receiver = Mutex::new(receiver);
+    let subject = || Subject::Path("/hung/path".into());
+    let late = run(subject(), "a path", &mut Patience::for_one_read(), move || {
+        let _closed = lock(&receiver).recv();
+    });
+    assert!(matches!(late, Err(Unanswered::Late { step: "a path" })), "{late:?}");
+    let tried = run(subject(), "a path", &mut Patience::for_one_read(), || ());
+    assert!(matches!(tried, Err(Unanswered::StillWaits)), "{tried:?}");
+    drop(sender);
+}
+
+#[test]
+fn of_many_that_wait_no_further_is_begun() {
+    let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, 1)), watch: Arc::default() };
+    let mut abandoned: Vec<_> = (0..7).map(thread).collect();
+    allowed(&abandoned, &Subject::Process(99, 1)).unwrap();
+    assert!(matches!(allowed(&abandoned, &Subject::Process(3, 1)), Err(Unanswered::StillWaits)));
+    allowed(&abandoned, &Subject::Process(3, 2)).unwrap();
+    abandoned.push(thread(7));
+    assert!(matches!(allowed(&abandoned, &Subject::Process(99, 1)), Err(Unanswered::TooMany)));
+}

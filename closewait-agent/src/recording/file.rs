@@ -1,0 +1,546 @@
+//! Opens what recordings are written to and read from, without waiting, and without harm to what is there.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read, Seek as _, SeekFrom, Write},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    process,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{
+    frame::{Kind, frame},
+    reader::NAME,
+};
+use crate::sink::write_fully;
+
+/// How long a file system may take to open a file.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+/// Only who may run the agent may read what it has seen: names of processes, addresses.
+const MODE: u32 = 0o600;
+/// Everybody but the owner.
+const OTHERS: u32 = 0o077;
+/// Attempts to open a file that others remove and create meanwhile.
+const MAX_ATTEMPTS: usize = 5;
+
+/// Why a file is not one to record to, or to play.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// A system call failed.
+    #[error("{call} failed: {error}\nhint: {hint}")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// What the system said.
+        error: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It belongs to another user, who could read or change it.
+    #[error("it belongs to user {0}, who could read the recording\nhint: remove it, or name another file")]
+    OtherOwner(u32),
+    /// It is a symbolic link.
+    #[error("it is a symbolic link, which is not followed\nhint: name the file that it leads to")]
+    Link,
+    /// It has other names.
+    #[error("it has {0} names (hard links), and would be overwritten under all of them\nhint: name another file")]
+    OtherNames(u64),
+    /// It has something else in it.
+    #[error("it is not empty and is no recording, so it is not overwritten\nhint: remove it, or name another file")]
+    SomethingElse,
+    /// It is a folder, a block device or a socket.
+    #[error("it is {0}\nhint: name a file")]
+    Kind(&'static str),
+    /// Nobody reads a FIFO.
+    #[error("it is a FIFO that nobody reads\nhint: start its reader first")]
+    NoReader,
+    /// Nobody writes to a FIFO.
+    #[error("the pipe is empty, and nobody writes to it\nhint: start its writer first")]
+    NoWriter,
+    /// A descriptor that this process did not get.
+    #[error("descriptor {0} was not handed to this process for writing\nhint: in bash, `--record >(COMMAND)` does")]
+    Descriptor(RawFd),
+    /// Another agent records to it.
+    #[error("another agent records to it\nhint: name another file")]
+    InUse,
+    /// Somebody replaces it all the time.
+    #[error("it was removed and created again by somebody else\nhint: name a file in a folder of your own")]
+    Replaced,
+    /// The file system does not answer.
+    #[error("it could not be opened within {} s\nhint: does its file system answer?", OPEN_PATIENCE.as_secs())]
+    Late,
+}
+
+fn call(call: &'static str, hint: &'static str) -> impl Fn(io::Error) -> FileError {
+    move |error| FileError::Call { call, error, hint }
+}
+
+/// What a recording is written to: whole frames, as far as that can be seen to.
+#[derive(Debug)]
+pub(super) struct Destination {
+    file: File,
+    /// Bytes of whole frames in a file that has nothing else.
+    whole: Option<u64>,
+}
+
+impl Destination {
+    /// Opens the file, FIFO, character device or inherited descriptor `path`. It does not wait for a file system that does
+    /// not answer.
+    pub(super) fn create(path: &Path) -> Result<Self, FileError> {
+        let path = path.to_owned();
+        in_time(OPEN_PATIENCE, move || create(&path))
+    }
+
+    /// After a write has failed: what comes after the last whole frame is removed, and in its place the recording says
+    /// that more could not be written, if there is room to say it.
+    fn end_at_whole_frame(&mut self) -> io::Result<()> {
+        let Some(whole) = self.whole.take() else { return Ok(()) };
+        self.file.set_len(whole)?;
+        self.file.seek(SeekFrom::Start(whole))?;
+        self.file.write_all(&frame(Kind::Unwritten, &[], whole).unwrap_or_default())
+    }
+}
+
+impl Write for Destination {
+    /// Writes all of a frame.
+    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+        if let Err(error) = write_fully(&mut self.file, frame) {
+            // The error that came first is told.
+            let _failed: io::Result<()> = self.end_at_whole_frame();
+            return Err(error);
+        }
+        if let Some(whole) = &mut self.whole {
+            *whole += u64::try_from(frame.len()).unwrap_or(u64::MAX);
+        }
+        Ok(frame.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Destination {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Does `work` on a thread of its own, which is left behind if it does not end in time.
+fn in_time<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, FileError> {
+    let (done, result) = mpsc::channel();
+    // Nobody may wait for it any more.
+    let work = move || drop(done.send(work()));
+    let thread = thread::Builder::new().name("closewait-open".to_owned()).spawn(work);
+    let thread = thread.map_err(call("clone", "is a limit on processes reached?"))?;
+    let result = result.recv_timeout(patience).unwrap_or(Err(FileError::Late));
+    if !matches!(result, Err(FileError::Late)) {
+        // It has nothing left to do: no thread with all rights stays. A panic was told by its hook.
+        let _ended: thread::Result<()> = thread.join();
+    }
+    result
+}
+
+fn create(path: &Path) -> Result<Destination, FileError> {
+    if let Some(number) = descriptor(path) {
+        return inherited(number).map(|file| Destination { file, whole: None });
+    }
+    for _ in 0..MAX_ATTEMPTS {
+        match options().create_new(true).mode(MODE).open(path) {
+            Ok(file) => return own(file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(call("open", "is its folder there, and may you write to it?")(source)),
+        }
+        match open_existing(path)? {
+            Existing::Taken(destination) => return Ok(destination),
+            Existing::Gone => {}
+        }
+    }
+    Err(FileError::Replaced)
+}
+
+/// For writing, without following a link and without waiting.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    options
+}
+
+/// A file that was created, whatever the umask.
+fn own(file: File) -> Result<Destination, FileError> {
+    file.set_permissions(Permissions::from_mode(MODE)).map_err(call("fchmod", "name a file in another folder"))?;
+    lock(&file)?;
+    Ok(Destination { file, whole: Some(0) })
+}
+
+fn lock(file: &File) -> Result<(), FileError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(FileError::InUse),
+        Err(TryLockError::Error(source)) => Err(call("flock", "name a file in another folder")(source)),
+    }
+}
+
+enum Existing {
+    Taken(Destination),
+    /// Somebody has removed it, or it was removed here.
+    Gone,
+}
+
+/// Takes what is there, if it is this user's own and nothing is lost by it.
+fn open_existing(path: &Path) -> Result<Existing, FileError> {
+    let file = match options().open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(Existing::Gone),
+                Some(libc::ELOOP) => Err(FileError::Link),
+                Some(libc::EISDIR) => Err(FileError::Kind("a folder")),
+                Some(libc::ENXIO) => {
+                    let fifo = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+                    Err(if fifo {
+                        FileError::NoReader
+                    } else {
+                        FileError::Kind("a socket, or a device without a driver")
+                    })
+                }
+                _ => Err(call("open", "may you write to it?")(error)),
+            };
+        }
+    };
+    let found = file.metadata().map_err(call("fstat", "name another file"))?;
+    let kind = found.file_type();
+    if kind.is_block_device() {
+        return Err(FileError::Kind("a block device"));
+    }
+    if kind.is_char_device() {
+        return Ok(Existing::Taken(Destination { file, whole: None }));
+    }
+    // SAFETY: takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    if found.uid() != user {
+        return Err(FileError::OtherOwner(found.uid()));
+    }
+    if !kind.is_file() {
+        return Ok(Existing::Taken(Destination { file, whole: None }));
+    }
+    match found.nlink() {
+        0 => return Ok(Existing::Gone),
+        1 => {}
+        names => return Err(FileError::OtherNames(names)),
+    }
+    lock(&file)?;
+    if !is_ours(&file)? {
+        return Err(FileError::SomethingElse);
+    }
+    if found.mode() & OTHERS != 0 {
+        // Others may have it open, and would read what comes.
+        fs::remove_file(path).map_err(call("unlink", "remove it, or name another file"))?;
+        return Ok(Existing::Gone);
+    }
+    file.set_len(0).map_err(call("ftruncate", "name another file"))?;
+    Ok(Existing::Taken(Destination { file, whole: Some(0) }))
+}
+
+/// Whether a file is empty, or begins as a recording does. It is open for writing only.
+fn is_ours(file: &File) -> Result<bool, FileError> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let mut begins = Vec::new();
+    let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let read = read.and_then(|file| file.take(NAME.len() as u64).read_to_end(&mut begins));
+    read.map_err(call("read", "it may have something else in it: remove it, or name another file"))?;
+    Ok(NAME.starts_with(&begins))
+}
+
+/// The number of a descriptor of this process that a path stands for: what a shell writes for `>(COMMAND)`, and the
+/// standard streams. Such a path is a link in `/proc`.
+fn descriptor(path: &Path) -> Option<RawFd> {
+    let own = format!("/proc/{}/fd/", process::id());
+    let path = path.to_str()?;
+    match path {
+        "/dev/stdin" => return Some(0),
+        "/dev/stdout" => return Some(1),
+        "/dev/stderr" => return Some(2),
+        _ => {}
+    }
+    let folders = ["/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/", &own];
+    let number = folders.into_iter().find_map(|folder| path.strip_prefix(folder))?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok()).flatten()
+}
+
+/// A copy of a descriptor that this process was started with: whoever started it has opened it.
+fn inherited(number: RawFd) -> Result<File, FileError> {
+    let none = || FileError::Descriptor(number);
+    // SAFETY: takes numbers only; one that is not open is an error.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // Those that this process has opened itself are closed on exec, all of them.
+    if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return Err(none());
+    }
+    // SAFETY: takes numbers only; the descriptor is open.
+    let mode = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    if mode < 0 || mode & libc::O_ACCMODE == libc::O_RDONLY {
+        return Err(none());
+    }
+    // SAFETY: the descriptor was found to be open, and nothing in this process closes one that it has inherited.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = borrowed.try_clone_to_owned().map_err(call("fcntl", "is a limit on open files reached?"))?;
+    Ok(File::from(copy))
+}
+
+/// Opens a recording to be played. It does not wait for a file system that does not answer, nor for somebody who writes
+/// to a FIFO.
+///
+/// # Errors
+///
+/// If it cannot be opened, or cannot be a recording.
+pub fn open(path: &Path) -> Result<Box<dyn Read>, FileError> {
+    let path = path.to_owned();
+    let (first, file) = in_time(OPEN_PATIENCE, move || open_in_time(&path))?;
+    Ok(Box::new(io::Cursor::new(first).chain(file)))
+}
+
+/// The file, and what was read of it already.
+fn open_in_time(path: &Path) -> Result<(Vec<u8>, File), FileError> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => FileError::Kind("a socket, or a device without a driver"),
+        _ => call("open", "is it there, and may you read it?")(error),
+    })?;
+    let kind = file.metadata().map_err(call("fstat", "may you read it?"))?.file_type();
+    if kind.is_dir() {
+        return Err(FileError::Kind("a folder"));
+    }
+    let mut first = vec![0; 1];
+    if kind.is_fifo() {
+        // Without a writer it is at its end; with one that has written nothing yet, a read would have to wait.
+        let length = match file.read(&mut first) {
+            Ok(0) => return Err(FileError::NoWriter),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(call("read", "may you read it?")(error)),
+        };
+        first.truncate(length);
+    } else {
+        first.clear();
+    }
+    // SAFETY: takes numbers only; the descriptor is open, and its description is this process's own.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) } < 0 {
+        return Err(call("fcntl", "report this")(io::Error::last_os_error()));
+    }
+    Ok((first, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{
+        fs::{chown, symlink},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    /// A folder that is gone after the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("closewait-file-{}-{name}", process::id()));
+            fs::create_dir(&folder).unwrap();
+            Self(folder)
+        }
+
+        fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            path
+        }
+
+        fn fifo(&self, name: &str) -> PathBuf {
+            let path = self.0.join(name);
+            let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+            // SAFETY: the path ends in a zero and outlives the call.
+            assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _left = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn refused(path: &Path) -> String {
+        Destination::create(path).unwrap_err().to_string()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn an_earlier_recording_is_overwritten_and_nothing_else() {
+        let folder = Folder::new("earlier");
+        for (name, text) in [("empty", ""), ("cut", "closewait rec"), ("old", "closewait recording 1\nxyz")] {
+            let path = folder.file(name, text, 0o600);
+            Destination::create(&path).unwrap().write_all(b"new").unwrap();
+            assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
+        }
+        let precious = folder.file("precious", "precious", 0o600);
+        assert!(refused(&precious).contains("is no recording"));
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
+        assert!(refused(&folder.0).contains("a folder"));
+        assert!(refused(&folder.0.join("no/folder")).contains("is its folder there"));
+    }
+
+    #[test]
+    fn who_has_a_readable_file_open_does_not_read_the_recording() {
+        let folder = Folder::new("open");
+        let path = folder.file("readable", "", 0o644);
+        let mut early = File::open(&path).unwrap();
+        Destination::create(&path).unwrap().write_all(b"secret").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"secret".to_vec(), 0o600));
+        let mut read = Vec::new();
+        early.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"");
+    }
+
+    #[test]
+    fn links_and_files_of_others_are_refused_and_stay_as_they_are() {
+        let folder = Folder::new("links");
+        let victim = folder.file("victim", "", 0o600);
+        symlink(&victim, folder.0.join("link")).unwrap();
+        symlink(folder.0.join("none"), folder.0.join("dangling")).unwrap();
+        for link in ["link", "dangling"] {
+            assert!(refused(&folder.0.join(link)).contains("symbolic link"));
+        }
+        assert!(!folder.0.join("none").exists());
+        fs::hard_link(&victim, folder.0.join("second")).unwrap();
+        assert!(refused(&victim).contains("2 names"));
+        let _socket = UnixListener::bind(folder.0.join("socket")).unwrap();
+        assert!(refused(&folder.0.join("socket")).contains("a socket"));
+        if chown(&victim, Some(4711), None).is_ok() {
+            fs::remove_file(folder.0.join("second")).unwrap();
+            assert!(refused(&victim).contains("belongs to user 4711"));
+            assert!(refused(Path::new("/proc/sys/kernel/core_pattern")).contains("is no recording"));
+        }
+    }
+
+    #[test]
+    fn one_agent_writes_a_file() {
+        let folder = Folder::new("locked");
+        let path = folder.0.join("new");
+        let first = Destination::create(&path).unwrap();
+        assert!(refused(&path).contains("another agent"));
+        drop(first);
+        Destination::create(&path).unwrap();
+    }
+
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let folder = Folder::new("fifo");
+        let path = folder.fifo("fifo");
+        assert!(refused(&path).contains("nobody reads"));
+        let Err(FileError::NoWriter) = open(&path).map(|_| ()) else { unreachable!() };
+        let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let mut reader = options.unwrap();
+        let mut to = Destination::create(&path).unwrap();
+        to.write_all(b"frame").unwrap();
+        let mut from = open(&path).unwrap();
+        let mut read = [0; 5];
+        from.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"frame");
+        to.write_all(b"other").unwrap();
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"other");
+    }
+
+    #[test]
+    fn devices_are_written_to() {
+        Destination::create(Path::new("/dev/null")).unwrap().write_all(b"x").unwrap();
+        let mut full = Destination::create(Path::new("/dev/full")).unwrap();
+        assert_eq!(full.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_descriptor_that_was_handed_over_is_written_to() {
+        use std::os::fd::IntoRawFd as _;
+        let own = process::id();
+        for (path, number) in [
+            ("/dev/stdout".to_owned(), Some(1)),
+            ("/dev/fd/63".to_owned(), Some(63)),
+            ("/proc/self/fd/7".to_owned(), Some(7)),
+            (format!("/proc/{own}/fd/7"), Some(7)),
+            ("/proc/1/fd/7".to_owned(), None),
+            ("/dev/fd/7/x".to_owned(), None),
+            ("/dev/fd/-1".to_owned(), None),
+            ("/dev/fd/".to_owned(), None),
+            ("/dev/fd/99999999999".to_owned(), None),
+        ] {
+            assert_eq!(descriptor(Path::new(&path)), number, "{path}");
+        }
+        let (mut reader, to) = io::pipe().unwrap();
+        let path = PathBuf::from(format!("/dev/fd/{}", to.as_raw_fd()));
+        assert!(refused(&path).contains("was not handed"), "closed on exec: it was opened here");
+        // SAFETY: takes numbers only; the descriptor is open.
+        assert_eq!(unsafe { libc::fcntl(to.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+        Destination::create(&path).unwrap().write_all(b"x").unwrap();
+        // It stays open: another test may have started a child meanwhile, which has it too.
+        let _kept = to.into_raw_fd();
+        let mut read = [0];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"x");
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        assert!(refused(&path).contains("was not handed"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_recording_is_told() {
+        let folder = Folder::new("read");
+        let says = |path: &Path| open(path).err().unwrap().to_string();
+        assert!(says(&folder.0).contains("it is a folder"));
+        assert!(says(&folder.0.join("none")).contains("is it there"));
+        let _socket = UnixListener::bind(folder.0.join("socket")).unwrap();
+        assert!(says(&folder.0.join("socket")).contains("a socket"));
+        let path = folder.file("file", "text", 0o600);
+        let mut text = String::new();
+        open(&path).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+    }
+
+    #[test]
+    fn work_that_does_not_end_is_left_behind() {
+        assert!(matches!(in_time(OPEN_PATIENCE, || Ok(7)), Ok(7)));
+        let (_open, never) = mpsc::channel::<u8>();
+        let hangs = move || never.recv().map_err(|_| FileError::Replaced);
+        let late = in_time(Duration::from_millis(50), hangs).unwrap_err();
+        assert!(late.to_string().contains("does its file system answer?"), "{late}");
+    }
+
+    #[test]
+    fn a_file_that_gets_full_ends_at_a_whole_frame_and_says_so() {
+        let folder = Folder::new("full");
+        let path = folder.0.join("file");
+        let mut to = Destination::create(&path).unwrap();
+        to.write_all(b"whole frame").unwrap();
+        // What a disk takes of a frame before it is full.
+        to.file.write_all(b"part").unwrap();
+        to.end_at_whole_frame().unwrap();
+        let end = frame(Kind::Unwritten, &[], 11).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [b"whole frame", &end[..]].concat());
+    }
+}

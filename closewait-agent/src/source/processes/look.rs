@@ -1,0 +1,264 @@
+//! One process at the first look, and what the second adds.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use super::{Reading, Reads, THREADS, permille, runtime};
+use crate::{
+    clock,
+    engine::{
+        process::{Process, Syscall, Thread, ThreadState, group},
+        text::{Comm, harmless, harmless_path},
+        workload::Workload,
+    },
+    host::{
+        deadline::{Job, Subject, Unanswered},
+        proc,
+    },
+};
+
+/// A process, as far as it has been read.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    pub(super) process: Process,
+    pub(super) threads: Vec<(Reading, Thread)>,
+    /// Its threads have been read.
+    pub(super) has_threads: bool,
+}
+
+/// What is to be read of a process at the second look.
+#[derive(Debug)]
+pub(super) struct Second {
+    pid: u32,
+    started_ns: Option<u64>,
+    tids: Vec<u32>,
+}
+
+/// What was read: nothing of a process that has ended, else the CPU time of its threads; or why that is not known.
+pub(super) type Answer = Result<Option<Vec<Reading>>, String>;
+
+impl Look {
+    /// Reads a process, and puts out what is known of it several times: each has all that the one before has.
+    pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &Job<Self>) -> io::Result<()> {
+        let folder = proc::folder(Path::new("/proc"), pid);
+        job.step("its state");
+        let stat = proc::stat(&folder)?;
+        job.about(Subject::Process(pid, stat.started_ns));
+        let mut look = Self { process: unread(pid, &stat), threads: Vec::new(), has_threads: false };
+        job.put(look.clone());
+        look.read_facts(&folder, job);
+        job.put(look.clone());
+        look.read_threads(&folder, reads, rest, job);
+        // The last two steps can wait for ever: so far, everything has been seen.
+        job.put(look.clone());
+        look.read_runtime(&folder, reads, stat.started_ns, job);
+        job.put(look);
+        Ok(())
+    }
+
+    fn read_facts(&mut self, folder: &Path, job: &Job<Self>) {
+        let Self { process, .. } = self;
+        let unseen = &mut process.unseen;
+        job.step("its status");
+        process.threads = seen("its status", proc::status(folder), unseen).and_then(|status| status.threads);
+        job.step("its limits");
+        process.fds_limit = seen("its limits", proc::open_files_limit(folder), unseen).flatten();
+        job.step("its descriptors");
+        process.fds_open = seen("its descriptors", proc::descriptors(folder), unseen).flatten();
+        job.step("the path of its program");
+        process.exe = seen("its program", proc::exe(folder), unseen).map(|path| harmless(&path));
+        job.step("its cgroup");
+        let cgroup = seen("its cgroup", proc::cgroup(folder), unseen).flatten();
+        process.workload = cgroup.map(|path| Box::new(Workload::parse(&harmless_path(&path))));
+    }
+
+    fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &Job<Self>) {
+        let Self { process, threads, has_threads } = self;
+        job.step("its threads");
+        let most = rest.load(Ordering::Relaxed).min(THREADS);
+        let Some(tids) = seen("its threads", proc::threads(folder, most), &mut process.unseen) else {
+            *has_threads = true;
+            return;
+        };
+        let may_wait = match (reads, job.may_wait()) {
+            (Reads::All, Ok(())) => true,
+            (Reads::All, Err(why)) => {
+                process.unseen.push(format!("the system calls of its threads were not read: {why}"));
+                false
+            }
+            (Reads::Calm, _) => false,
+        };
+        let mut denied = None;
+        let read = |(tid, folder): (u32, PathBuf)| thread(&folder, tid, tid == process.pid, may_wait, &mut denied, job);
+        threads.extend(tids.into_iter().filter_map(read));
+        if let Some(error) = denied {
+            let _call: Option<()> = seen("the system calls of its threads", Err(error), &mut process.unseen);
+        }
+        *has_threads = true;
+        rest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rest| Some(rest.saturating_sub(threads.len())))
+            .unwrap_or_default();
+        process.threads_seen = u32::try_from(threads.len()).unwrap_or(u32::MAX);
+        let more = process.threads.and_then(|all| all.checked_sub(process.threads_seen)).filter(|more| *more > 0);
+        if let Some(more) = more {
+            process.unseen.push(format!(
+                "{more} of its threads were not looked at: no more than {THREADS} are, or they have begun since"
+            ));
+        }
+    }
+
+    fn read_runtime(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &Job<Self>) {
+        let Self { process, threads, .. } = self;
+        let Some(exe) = process.exe.as_deref() else { return };
+        process.runtime = runtime::by_path(exe);
+        if process.runtime.is_some() || reads == Reads::Calm {
+            return;
+        }
+        if let Err(why) = job.may_wait() {
+            process.unseen.push(format!("its program and its libraries were not read: {why}"));
+            return;
+        }
+        // The kernel waits for the lock of its memory, and one of these may have it.
+        let stuck = threads.iter().any(|(_, thread)| thread.state == ThreadState::DiskSleep);
+        let of = (process.pid, started_ns);
+        process.runtime = runtime::by_files(folder, of, exe, stuck, job, &mut process.unseen);
+    }
+
+    /// Adds that something did not answer.
+    pub(super) fn is_late(&mut self, why: &Unanswered) {
+        let why = match why {
+            Unanswered::Late { .. } => format!("{why}; what is read after it was left out"),
+            Unanswered::StillWaits | Unanswered::TooMany | Unanswered::NoTime | Unanswered::NoThread(_) => {
+                format!("not everything was read: {why}")
+            }
+        };
+        self.process.unseen.push(why);
+    }
+
+    /// What is to be read at the second look.
+    pub(super) fn second(&self, cpu_time: bool) -> Second {
+        let tids = if cpu_time { self.threads.iter().map(|(first, _)| first.tid).collect() } else { Vec::new() };
+        Second { pid: self.process.pid, started_ns: self.process.started_ns, tids }
+    }
+
+    /// Takes in what came of the second look. Returns whether it still is the same process: its pid may be another's.
+    pub(super) fn is_same(&mut self, answer: Option<Answer>, window: Duration) -> bool {
+        let Self { process, threads, .. } = self;
+        match answer {
+            Some(Ok(None)) => return false,
+            Some(Ok(Some(last))) => {
+                let last: BTreeMap<u32, Reading> = last.into_iter().map(|reading| (reading.tid, reading)).collect();
+                for (first, thread) in threads.iter_mut() {
+                    thread.cpu_permille = last.get(&first.tid).and_then(|last| permille(*first, *last, window));
+                }
+            }
+            Some(Err(why)) => process.unseen.push(why),
+            None => {}
+        }
+        let shares: Vec<u32> = threads.iter().filter_map(|(_, thread)| thread.cpu_permille).collect();
+        process.cpu_permille = (!shares.is_empty()).then(|| shares.iter().sum());
+        let threads: Vec<Thread> = threads.drain(..).map(|(_, thread)| thread).collect();
+        process.groups = group(&threads);
+        true
+    }
+}
+
+impl Second {
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn read(&self, job: &Job<Answer>) -> Answer {
+        job.step("its state");
+        let folder = proc::folder(Path::new("/proc"), self.pid);
+        match proc::stat(&folder) {
+            Ok(stat) if Some(clock::of_proc(stat.started_ns).0) == self.started_ns => {}
+            Ok(_other) => return Ok(None),
+            Err(error) if proc::has_ended(&error) => return Ok(None),
+            Err(error) => return Err(format!("the CPU time of its threads cannot be read: {error}")),
+        }
+        let task = folder.join("task");
+        let read = |tid: &u32| {
+            job.progress();
+            Reading::of(&task.join(tid.to_string()), *tid).ok()
+        };
+        Ok(Some(self.tids.iter().filter_map(read).collect()))
+    }
+}
+
+/// A process of which nothing but this is known.
+fn unread(pid: u32, stat: &proc::Stat) -> Process {
+    Process {
+        pid,
+        comm: Comm::from_name(&stat.comm),
+        started_ns: Some(clock::of_proc(stat.started_ns).0),
+        parent: Some(stat.parent).filter(|parent| *parent > 0),
+        exe: None,
+        runtime: None,
+        fds_open: None,
+        fds_limit: None,
+        threads: None,
+        workload: None,
+        threads_seen: 0,
+        groups: Vec::new(),
+        cpu_permille: None,
+        unseen: Vec::new(),
+    }
+}
+
+/// One thread; `None` if it has ended. `denied` is why its system call was not read.
+fn thread(
+    folder: &Path,
+    tid: u32,
+    main: bool,
+    may_wait: bool,
+    denied: &mut Option<io::Error>,
+    job: &Job<Look>,
+) -> Option<(Reading, Thread)> {
+    job.step("its threads");
+    let stat = proc::stat(folder).ok()?;
+    let call = if may_wait {
+        job.step("the system calls of its threads");
+        proc::syscall(folder).unwrap_or_else(|error| {
+            if !proc::has_ended(&error) {
+                *denied = Some(error);
+            }
+            None
+        })
+    } else {
+        None
+    };
+    // The engine knows the numbers of one architecture.
+    let call = call.filter(|_| cfg!(target_arch = "x86_64"));
+    job.step("its threads");
+    let thread = Thread {
+        comm: Comm::from_name(&stat.comm),
+        state: ThreadState::from_letter(stat.state),
+        syscall: call.map(|call| Syscall(call.number)),
+        arg: call.map(|call| call.first),
+        wchan: proc::wchan(folder).map(|name| harmless(&name)),
+        cpu_permille: None,
+        main,
+    };
+    Some((Reading::from(folder, tid, &stat), thread))
+}
+
+/// What was read; why not goes to `unseen`.
+pub(super) fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>) -> Option<T> {
+    match read {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let cure = if error.kind() == io::ErrorKind::PermissionDenied {
+                "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            } else {
+                ""
+            };
+            unseen.push(format!("{what} cannot be read: {error}{cure}"));
+            None
+        }
+    }
+}
