@@ -393,6 +393,16 @@ mod tests {
     }
 
     #[test]
+    fn a_map_that_the_kernel_would_read_for_too_long_is_refused() {
+        let parse = |count: &str| Cli::try_parse_from(["closewait", "run", "--max-sockets", count]);
+        assert!(parse("1").is_ok() && parse("1048576").is_ok());
+        for count in ["0", "1048577", "16777216"] {
+            let error = parse(count).unwrap_err().to_string();
+            assert!(error.contains("is not in 1..=1048576"), "{error}");
+        }
+    }
+
+    #[test]
     fn filters_take_several_values_and_say_what_they_take() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["closewait", "list"], args].concat());
         let Command::List(list) =

@@ -128,10 +128,7 @@ enum Then {
     Nothing,
     All,
     /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone {
-        began: Boot,
-        lost: Option<u64>,
-    },
+    Gone(Boot, Option<u64>),
     /// With what the ring buffer had dropped before.
     Suspects {
         lost: u64,
@@ -371,7 +368,7 @@ impl Runtime {
         match looks.then {
             Then::Nothing => {}
             Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
-            Then::Gone { began, lost } => {
+            Then::Gone(began, lost) => {
                 // A record that the ring buffer dropped is no answer.
                 if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
                     self.intake.fact(Observation::LookedAtGone { began });
@@ -455,7 +452,7 @@ impl Runtime {
     fn asked(&mut self, query: Query, asker: Asker) {
         let now = clock::now();
         self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
-        let gone = Then::Gone { began: now, lost: self.lost() };
+        let gone = Then::Gone(now, self.lost());
         self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
         let wants_scan = self.intake.engine.wants_walk(now)
             || self.intake.engine.owner_pids(OWNERS_CHECKED).into_iter().any(ended::has_ended);

@@ -237,6 +237,11 @@ fn records_that_make_no_sense_and_lines_nobody_read_are_losses() {
     assert_eq!((engine.totals().undecodable, engine.totals().unwritten), (1, 5));
 }
 
+/// One of many with the same ends.
+fn in_namespace(number: u64) -> Socket {
+    Socket { netns: Some(u32::try_from(number).unwrap()), ..socket() }
+}
+
 #[test]
 fn what_the_log_and_the_recording_lost_is_told_and_no_reason_for_an_audit() {
     let mut engine = engine(Events::Stuck);
@@ -257,7 +262,8 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
     let mut engine = Engine::new(config, at(0));
     let key = |number| SocketKey(KEY.0 + number);
     for number in 0..5 {
-        engine.handle(Observation::Enter { key: key(number), at: at(number), socket: socket(), replaced: false });
+        let socket = in_namespace(number);
+        engine.handle(Observation::Enter { key: key(number), at: at(number), socket, replaced: false });
     }
     engine.handle(counters(1000, Counters::default()));
     assert_eq!(words(&mut engine), ["health"]);
@@ -267,9 +273,10 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
 
     // One that is not tracked leaves, and one that is.
     for number in [4, 0] {
-        let Observation::Leave { at, entered, socket, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
+        let Observation::Leave { at, entered, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
             unreachable!()
         };
+        let socket = in_namespace(number);
         engine.handle(Observation::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
     }
     assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
@@ -283,8 +290,10 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
 fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
     let other = SocketKey(KEY.0 + 1);
-    let present =
-        || Observation::Present { key: other, at: at(2), since: Since::Exact(at(1)), socket: socket_on_port(9090) };
+    let present = || {
+        let socket = Socket { cookie: Some(8), ..socket_on_port(9090) };
+        Observation::Present { key: other, at: at(2), since: Since::Exact(at(1)), socket }
+    };
     engine.handle(enter(0));
     engine.handle(present());
     engine.handle(present());
@@ -303,7 +312,8 @@ fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() 
     let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
     for number in 0..3 {
         let key = SocketKey(KEY.0 + number);
-        engine.handle(Observation::Present { key, at: at(2), since: Since::Exact(at(1)), socket: socket() });
+        let socket = in_namespace(number);
+        engine.handle(Observation::Present { key, at: at(2), since: Since::Exact(at(1)), socket });
     }
     assert!(engine.poll_timeout() <= Some(at(1002)), "{:?}", engine.poll_timeout());
     engine.handle_timeout(at(1002));

@@ -140,6 +140,30 @@ fn with_hidepid_owners_are_found_and_what_they_do_is_said_to_be_out_of_sight() {
     leftovers::assert_none();
 }
 
+#[test]
+fn in_namespaces_of_its_own_list_does_not_say_that_there_is_no_socket() {
+    let ns = Namespace::new();
+    let (_pair, _fin) = ns.waiting(V4);
+    for (arguments, text) in [(&["list"][..], true), (&["list", "--output", "json"], false), (&["report"], true)] {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--net", "--mount-proc", env!("CARGO_BIN_EXE_closewait")]);
+        let ended = finish(command.args(arguments).arg("--alone"));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let told = if text { &ended.stdout } else { &ended.stderr };
+        assert!(told.contains("sockets of other network namespaces are not seen"), "{arguments:?}: {ended:?}");
+        assert!(told.contains("\nhint: ") && told.contains("--pid=host --net=host"), "{ended:?}");
+        assert!(!ended.stdout.contains("no socket is in CLOSE_WAIT"), "{ended:?}");
+        assert!(ended.stderr.contains("other network namespaces"), "{ended:?}");
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--net", "--mount-proc", env!("CARGO_BIN_EXE_closewait")]);
+    let ended =
+        finish(command.args(["run", "--for", "0s", "--output", "json", "--socket", "/nonexistent/closewait.sock"]));
+    let start: Value = serde_json::from_str(ended.stdout.lines().next().expect("`start`")).expect("JSON");
+    assert!(start["degraded"].to_string().contains("existing sockets: those that are older"), "{start}");
+    leftovers::assert_none();
+}
+
 /// The object of a socket, once in the output.
 fn the_only(output: &str, id: &Id) -> Value {
     let objects = output.lines().map(|line| serde_json::from_str(line).expect("JSON"));

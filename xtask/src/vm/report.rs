@@ -25,7 +25,7 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 const SHOWN_FAULTS: usize = 10;
 
 /// What is told of each kernel: its name in the tests, and what it means.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 10] = [
     ("hook", "what the agent attaches to"),
     ("ring buffer", "records come out of the kernel through it"),
     ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
