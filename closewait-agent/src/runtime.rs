@@ -186,6 +186,7 @@ impl Runtime {
         if let Some(hooks) = &mut self.hooks {
             hooks.close();
         }
+        self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
