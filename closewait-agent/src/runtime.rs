@@ -40,7 +40,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 const PIECE: usize = 64 * 1024;
 /// How long everything that is written at the end may take together: the recording, the last lines and the end of hooks.
 /// With the log's part after it, SIGTERM ends the agent within five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Signals that end the agent.
 pub struct Signals {

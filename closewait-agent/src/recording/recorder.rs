@@ -239,3 +239,6 @@ impl Recorder {
 }
 
 const WRITE_FAILED: &str = "write failed; is the disk full?";
+
+#[cfg(test)]
+mod tests;
