@@ -3,19 +3,20 @@
 //! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
 //! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod beside;
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use self::beside::Pending;
+use self::beside::{Purpose, Then};
 use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
     engine::{
-        model::{Finding, Inquiry, Observation, Output, Scope, SocketKey},
+        model::{Finding, Observation, Output, Scope},
         query::Query,
         time::Boot,
     },
@@ -23,12 +24,11 @@ use crate::{
     intake::Intake,
     logging,
     memory::{self, Peak},
-    sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
+    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        ended,
         program::{LookFor, Programs},
         ring::RingReader,
-        worker::{Answer, Job, JobId, Piece, Report, Workers},
+        worker::{Job, Workers},
     },
 };
 
@@ -37,18 +37,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(10);
 /// Records read before due findings get their turn.
 const BATCH: usize = 16_384;
-/// Sockets refreshed before the ring is read.
-const LOOKS: usize = 1024;
 /// Pieces of scans and inspections that are taken in before the ring is read.
 const ANSWERS: usize = 8;
-/// Questions that are answered at a time; others wait in the control socket.
-const QUESTIONS: usize = 16;
-/// Owners of which a question finds out whether they have ended, at some microseconds each.
-const OWNERS_CHECKED: usize = 1024;
-/// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
-/// A scan or inspection that fails is reported in the log no more often than this.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
@@ -112,60 +102,6 @@ pub struct Runtime {
 /// aya-log's reader.
 pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-/// Sockets to refresh, and what comes after.
-#[derive(Debug)]
-struct Looks {
-    keys: VecDeque<SocketKey>,
-    kind: LookFor,
-    then: Then,
-    /// All so far were refreshed.
-    complete: bool,
-}
-
-/// What the engine is told when all of some sockets were refreshed.
-#[derive(Clone, Copy, Debug)]
-enum Then {
-    Nothing,
-    All,
-    /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone(Boot, Option<u64>),
-    /// With what the ring buffer had dropped before.
-    Suspects {
-        lost: u64,
-    },
-}
-
-/// What a job is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Owners,
-    Audit,
-    Inquiry,
-    Question,
-}
-
-/// A question that waits for an answer.
-struct Question {
-    query: Query,
-    asker: Asker,
-    /// The job that it waits for.
-    waits_for: Option<JobId>,
-    /// Whether it has waited for the names of cgroups.
-    named: bool,
-    until: Boot,
-}
-
-/// What goes on beside the event loop.
-#[derive(Default)]
-pub struct Pending {
-    looks: VecDeque<Looks>,
-    jobs: BTreeMap<JobId, Purpose>,
-    questions: Vec<Question>,
-    /// CPU time that the inspection that goes on has taken.
-    worked: Duration,
-    complained: Option<Boot>,
-}
-
 /// Lines that wait to be handed to the writer.
 #[derive(Default)]
 struct Lines {
@@ -216,11 +152,10 @@ impl Runtime {
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let questions = self.pending.questions.iter().map(|question| question.until).min();
-            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), questions, end];
+            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && self.pending.looks.is_empty();
-            let may_ask = self.pending.questions.len() < QUESTIONS;
+            let idle = emptied && self.pending.is_idle();
+            let may_ask = self.pending.may_ask();
             tokio::select! {
                 biased;
                 () = signals.any() => break,
@@ -350,149 +285,6 @@ impl Runtime {
             memory::give_back();
         }
         Ok(())
-    }
-
-    /// Has sockets refreshed, after those before them.
-    fn look(&mut self, keys: Vec<SocketKey>, kind: LookFor, then: Then) {
-        self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
-    }
-
-    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
-    fn look_on(&mut self) -> anyhow::Result<()> {
-        let Some(looks) = self.pending.looks.front_mut() else { return Ok(()) };
-        let before = clock::thread_cpu();
-        let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
-        looks.complete &= self.programs.look(&keys, looks.kind);
-        self.pending.worked += clock::thread_cpu().saturating_sub(before);
-        while !self.drain(BATCH) {}
-        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
-        match looks.then {
-            Then::Nothing => {}
-            Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
-            Then::Gone(began, lost) => {
-                // A record that the ring buffer dropped is no answer.
-                if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
-                    self.intake.fact(Observation::LookedAtGone { began });
-                }
-            }
-            Then::Suspects { lost } => {
-                // A record that the ring buffer dropped is no answer.
-                let complete = looks.complete && self.programs.counters()?.ring_full == lost;
-                self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
-            }
-        }
-        Ok(())
-    }
-
-    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
-    fn lost(&self) -> Option<u64> {
-        self.programs.counters().ok().map(|counters| counters.ring_full)
-    }
-
-    fn find_owners(&mut self, purpose: Purpose) -> JobId {
-        let known = self.intake.engine.scan_began();
-        self.begin(Job::Owners { known }, purpose)
-    }
-
-    /// Has a job done beside the event loop.
-    fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
-        // Records of what has happened before go in before what is found.
-        while !self.drain(BATCH) {}
-        let id = self.workers.ask(job, self.intake.decoder(), clock::now());
-        self.pending.jobs.insert(id, purpose);
-        id
-    }
-
-    /// Takes in what a job has found.
-    fn take(&mut self, answer: Answer) {
-        match answer {
-            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
-            Answer::Piece(_, piece) => self.intake.piece(piece),
-            Answer::GivenUp(id, why) => {
-                let at = clock::now();
-                if self.pending.jobs.get(&id).is_some_and(|purpose| *purpose != Purpose::Inquiry) {
-                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
-                }
-                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
-            }
-        }
-    }
-
-    /// A job has ended.
-    fn ended(&mut self, id: JobId, report: Report) {
-        let Report { began, cpu, unseen } = report;
-        let at = clock::now();
-        let purpose = self.pending.jobs.remove(&id);
-        for what in &unseen {
-            let is_due = self.pending.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY);
-            if is_due && purpose != Some(Purpose::Audit) {
-                self.pending.complained = Some(at);
-                log::warn!("some owners are not known, the next scan tries again: {what}");
-            } else {
-                log::debug!("{what}");
-            }
-        }
-        match purpose {
-            Some(Purpose::Owners) => self.pending.worked += cpu,
-            Some(Purpose::Audit) => {
-                let (complete, cost) = (unseen.is_empty(), Some(cpu));
-                self.intake.fact(Observation::Audited { began, at, complete, cost });
-            }
-            Some(Purpose::Inquiry) => {
-                let worked = std::mem::take(&mut self.pending.worked) + cpu;
-                self.intake.fact(Observation::InquiredAll { at, worked });
-            }
-            Some(Purpose::Question) | None => {}
-        }
-        for question in &mut self.pending.questions {
-            question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
-        }
-    }
-
-    /// Somebody asks: what is missing is found out first.
-    fn asked(&mut self, query: Query, asker: Asker) {
-        let now = clock::now();
-        self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
-        let gone = Then::Gone(now, self.lost());
-        self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
-        let wants_scan = self.intake.engine.wants_walk(now)
-            || self.intake.engine.owner_pids(OWNERS_CHECKED).into_iter().any(ended::has_ended);
-        let waits_for = wants_scan.then(|| {
-            let scans = self.pending.jobs.iter().rev();
-            let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
-            running.unwrap_or_else(|| self.find_owners(Purpose::Owners))
-        });
-        let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
-        self.pending.questions.push(question);
-    }
-
-    /// Answers those who wait for nothing any more, of what is true now.
-    fn answer_questions(&mut self, now: Boot) {
-        for mut question in std::mem::take(&mut self.pending.questions) {
-            let late = question.until <= now;
-            if !late && question.waits_for.is_none() && !question.named {
-                question.named = true;
-                let cgroups = self.intake.engine.unnamed_cgroups();
-                question.waits_for = (!cgroups.is_empty()).then(|| {
-                    let inquiry = Inquiry { cgroups, ..Inquiry::default() };
-                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Question)
-                });
-            }
-            if late || (question.waits_for.is_none() && self.pending.looks.is_empty()) {
-                self.answer(&question.query, question.asker);
-            } else {
-                self.pending.questions.push(question);
-            }
-        }
-    }
-
-    fn answer(&self, query: &Query, asker: Asker) {
-        let mut body = asker.body();
-        let engine = &self.intake.engine;
-        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
-            Ok(missing) => asker.answer(body, missing),
-            Err(error) => asker.refuse(error.to_string()),
-        }
     }
 
     /// What was seen was seen, whatever becomes of the recording.
