@@ -1,6 +1,7 @@
 //! A host on which something does not answer: a file system, a process that begins, a hierarchy of many cgroups.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     net::TcpStream,
@@ -22,14 +23,15 @@ use serde_json::Value;
 use crate::{
     ability,
     agent::{Agent, Running, closewait, finish},
-    clock::{boot_seconds, slowness},
+    clock::{PATIENCE, boot_seconds, poll_until, slowness},
     fuse::{FileSystem, Mode},
-    net::{Namespace, Pair, V4},
+    listing::{list, of_namespace},
+    net::{Id, Namespace, Pair, V4},
     setup,
 };
 
-/// How late an event may be here, in seconds: an agent that waits for what hangs tells nothing at all, and a machine that is
-/// busy with other tests delays inspections.
+/// How long `list` may take here, in seconds: as long as what hangs if it waits for that, and a machine that is busy with
+/// other tests takes its time.
 fn late() -> f64 {
     10.0 * f64::from(slowness())
 }
@@ -39,25 +41,20 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
     for mode in [Mode::Stopped, Mode::Hangs] {
         let Some(hung) = FileSystem::mount("hung") else { return };
         let ns = Namespace::new();
-        let (first, second) = (ns.pair(V4), ns.pair(V4));
-        let mut agent = Agent::start(&["--stuck-after", "300ms"]);
         let mut command = Command::new(hung.program());
         command.arg("1000");
-        let (mut owner, first) = hand_over(command, first);
+        let (mut owner, first) = hand_over(command, ns.pair(V4));
+        let mut agent = Agent::start(&["--stuck-after", "300ms"]);
         hung.set(mode);
-        second.fin();
         first.fin();
-        let began = boot_seconds();
-        let event = agent.wait_for_socket("stuck", &second.id);
-        assert!(boot_seconds() - began < late(), "{mode:?}: late: {event}");
-        let event = agent.wait_for("the socket of the process concerned", |event| {
-            event["event"] == "stuck" && first.id.is_in(event) && unseen(event, owner.pid()).is_some()
-        });
-        assert!(boot_seconds() - began < 2.0 * late(), "{mode:?}: late: {event}");
-        let why = unseen(&event, owner.pid()).expect("just seen");
-        assert!(why.contains("may not answer (fuse)"), "{mode:?}: {why}");
-        let process = process(&event, owner.pid()).expect("just seen");
-        assert!(process["fds_open"].is_u64() && process["threads"] == 1, "{process}");
+        let (second, _fin) = ns.waiting(V4);
+        let listed = list_in_time(&ns);
+        assert!(listed.contains_key(&second.id), "{mode:?}: {listed:?}");
+        let process = &listed[&first.id]["process"];
+        assert!(unseen(process).contains("may not answer (fuse)"), "{mode:?}: {process}");
+        assert!(process["fds_open"].is_u64() && process["threads"] == 1, "{mode:?}: {process}");
+        agent.wait_for_socket("stuck", &second.id);
+        agent.wait_for_socket("stuck", &first.id);
         ends(agent);
         hung.set(Mode::Answers);
         owner.end();
@@ -68,30 +65,25 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
 fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_does() {
     let Some(hung) = FileSystem::mount("begins") else { return };
     let ns = Namespace::new();
-    let (first, second) = (ns.pair(V4), ns.pair(V4));
-    let mut agent = Agent::start(&["--stuck-after", "300ms"]);
+    let (second, _fin) = ns.waiting(V4);
     let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, first) = hand_over(command, first);
-    second.fin();
+    let (mut owner, first) = hand_over(command, ns.pair(V4));
     first.fin();
-    let began = boot_seconds();
-    agent.wait_for_socket("stuck", &second.id);
-    assert!(boot_seconds() - began < late());
-    let of_first = |event: &Value| event["event"] == "stuck" && first.id.is_in(event);
-    let event = agent.wait_for("what did not answer", |event| of_first(event) && unseen(event, owner.pid()).is_some());
-    let why = unseen(&event, owner.pid()).expect("just seen");
-    assert!(
-        why.contains("did not answer within 250 ms") || why.contains("an earlier read has not been answered"),
-        "{why}"
-    );
-    let read = process(&event, owner.pid()).expect("just seen");
-    assert!(read["fds_limit"].is_u64() && read["threads"] == 1, "{read}");
+    let listed = list_in_time(&ns);
+    assert!(listed.contains_key(&second.id), "{listed:?}");
+    let process = &listed[&first.id]["process"];
+    let why = unseen(process);
+    assert!(why.contains("did not answer within 250 ms") || why.contains("has not been answered"), "{process}");
+    assert!(process["fds_limit"].is_u64() && process["threads"] == 1, "{process}");
+    // An agent that comes across it at its start does so too.
+    ends(Agent::start(&["--stuck-after", "300ms"]));
     hung.set(Mode::Answers);
     drop(file);
-    agent.wait_for("the same process, read as a whole", |event| {
-        of_first(event) && process(event, owner.pid()).is_some() && unseen(event, owner.pid()).is_none()
+    let seen = poll_until(PATIENCE, || {
+        let process = &list_in_time(&ns)[&first.id]["process"];
+        process["comm"] == "sleep" && process["unseen"].as_array().is_some_and(Vec::is_empty)
     });
-    ends(agent);
+    assert!(seen, "{:?}", list_in_time(&ns));
     owner.end();
 }
 
@@ -99,14 +91,11 @@ fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_do
 fn an_agent_ends_while_a_read_of_it_waits() {
     let Some(hung) = FileSystem::mount("ends") else { return };
     let ns = Namespace::new();
-    let pair = ns.pair(V4);
     let mut agent = Agent::start(&["--stuck-after", "300ms"]);
     let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, pair) = hand_over(command, pair);
+    let (mut owner, pair) = hand_over(command, ns.pair(V4));
     pair.fin();
-    agent.wait_for("what did not answer", |event| {
-        event["event"] == "stuck" && pair.id.is_in(event) && unseen(event, owner.pid()).is_some()
-    });
+    agent.wait_for_socket("stuck", &pair.id);
     ends(agent);
     hung.set(Mode::Answers);
     drop(file);
@@ -122,12 +111,8 @@ fn a_namespace_bound_behind_a_file_system_that_hangs_does_not_hold_up_list() {
         let bound = Namespace::deserted();
         bound.run(|| bind(Path::new("/proc/thread-self/ns/net"), &hung.program()));
         hung.set(mode);
-        let began = boot_seconds();
-        let finished = finish(&mut closewait(&["list", "--output", "json", "--alone"]));
-        assert!(boot_seconds() - began < 2.0 * late(), "{mode:?}: {:?}", boot_seconds() - began);
-        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        let listed = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        assert!(listed.into_iter().any(|object| pair.id.is_in(&object)), "{}", finished.stdout);
+        let listed = list_in_time(&ns);
+        assert!(listed.contains_key(&pair.id), "{mode:?}: {listed:?}");
         hung.set(Mode::Answers);
         setup::unmount(&hung.program());
     }
@@ -199,8 +184,8 @@ fn cgroups_are_found_with_the_capabilities_that_an_agent_keeps() {
     let name = folders.0.file_name().and_then(|name| name.to_str()).expect("a name");
     let wanted = format!("/{name}/0");
     let mut listed = String::new();
-    let found = crate::clock::poll_until(Duration::from_secs(3) * slowness(), || {
-        let finished = finish(&mut closewait(&["list", "--socket", socket, "--by", "cgroup", "--output", "json"]));
+    let found = poll_until(Duration::from_secs(3) * slowness(), || {
+        let finished = finish(&mut closewait(&["list", "--socket", socket, "--by", "cgroup", "--wide"]));
         listed = finished.stdout;
         listed.contains(&wanted)
     });
@@ -232,15 +217,13 @@ fn ends(agent: Agent) {
 /// A connection whose server's socket only another process has.
 struct Handed {
     client: TcpStream,
-    id: crate::net::Id,
-    /// For the state of the socket: it is the other's.
-    server: OwnedFd,
+    id: Id,
 }
 
 impl Handed {
     /// Lets the socket enter CLOSE_WAIT.
     fn fin(&self) {
-        crate::socket::fin(&self.server, || self.client.shutdown(std::net::Shutdown::Write).expect("shutdown"));
+        self.client.shutdown(std::net::Shutdown::Write).expect("shutdown");
     }
 }
 
@@ -250,12 +233,7 @@ fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
     // SAFETY: between fork and exec, it makes one system call only.
     unsafe { command.pre_exec(move || keep_open(raw)) };
     let owner = Running::spawn(&mut command);
-    // SAFETY: takes numbers only; the descriptor is open.
-    let copy = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 0) };
-    assert!(copy >= 0, "dup: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
-    let server = unsafe { OwnedFd::from_raw_fd(copy) };
-    (owner, Handed { client: pair.client, id: pair.id, server })
+    (owner, Handed { client: pair.client, id: pair.id })
 }
 
 /// The descriptor stays open when the process becomes another program.
@@ -291,13 +269,16 @@ fn bind(from: &Path, to: &Path) {
     crate::socket::check(result, "mount --bind");
 }
 
-/// What an event says of a process.
-fn process(event: &Value, pid: u32) -> Option<&Value> {
-    Some(&event["process"]).filter(|process| process["pid"] == pid)
+/// What `list --alone` shows of a namespace, in no more time than that may take.
+fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
+    let began = boot_seconds();
+    let listed = of_namespace(&list(), ns);
+    let took = boot_seconds() - began;
+    assert!(took < late(), "it took {took} s");
+    listed
 }
 
-/// What could not be seen of a process; `None` if all was, or nothing is known of it yet.
-fn unseen(event: &Value, pid: u32) -> Option<String> {
-    let unseen = process(event, pid)?["unseen"].as_array()?;
-    (!unseen.is_empty()).then(|| Value::from(unseen.clone()).to_string())
+/// What could not be seen of a process.
+fn unseen(process: &Value) -> String {
+    process["unseen"].to_string()
 }
