@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     fs::{self, File},
     io,
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, RawFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -48,7 +49,7 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
         hung.set(mode);
         first.fin();
         let (second, _fin) = ns.waiting(V4);
-        let listed = list_in_time(&ns);
+        let listed = list_with_process(&ns, &first.id);
         assert!(listed.contains_key(&second.id), "{mode:?}: {listed:?}");
         let process = &listed[&first.id]["process"];
         assert!(unseen(process).contains("may not answer (fuse)"), "{mode:?}: {process}");
@@ -66,25 +67,25 @@ fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_do
     let Some(hung) = FileSystem::mount("begins") else { return };
     let ns = Namespace::new();
     let (second, _fin) = ns.waiting(V4);
-    let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, first) = hand_over(command, ns.pair(V4));
-    first.fin();
-    let listed = list_in_time(&ns);
+    let Pair { client, server, id } = ns.pair(V4);
+    let owner = Forked::hangs_as_it_begins(&hung, server.as_raw_fd());
+    drop(server);
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    let listed = list_with_process(&ns, &id);
     assert!(listed.contains_key(&second.id), "{listed:?}");
-    let process = &listed[&first.id]["process"];
+    let process = &listed[&id]["process"];
     let why = unseen(process);
     assert!(why.contains("did not answer within 250 ms") || why.contains("has not been answered"), "{process}");
     assert!(process["fds_limit"].is_u64() && process["threads"] == 1, "{process}");
     // An agent that comes across it at its start does so too.
     ends(Agent::start(&["--stuck-after", "300ms"]));
     hung.set(Mode::Answers);
-    drop(file);
     let seen = poll_until(PATIENCE, || {
-        let process = &list_in_time(&ns)[&first.id]["process"];
+        let process = &list_in_time(&ns)[&id]["process"];
         process["comm"] == "sleep" && process["unseen"].as_array().is_some_and(Vec::is_empty)
     });
     assert!(seen, "{:?}", list_in_time(&ns));
-    owner.end();
+    drop(owner);
 }
 
 #[test]
@@ -92,14 +93,16 @@ fn an_agent_ends_while_a_read_of_it_waits() {
     let Some(hung) = FileSystem::mount("ends") else { return };
     let ns = Namespace::new();
     let mut agent = Agent::start(&["--stuck-after", "300ms"]);
-    let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, pair) = hand_over(command, ns.pair(V4));
-    pair.fin();
-    agent.wait_for_socket("stuck", &pair.id);
+    let Pair { client, server, id } = ns.pair(V4);
+    let owner = Forked::hangs_as_it_begins(&hung, server.as_raw_fd());
+    drop(server);
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    agent.wait_for_socket("stuck", &id);
+    // Its first inspection, if it has had none.
+    agent.watch(Duration::from_secs(1));
     ends(agent);
     hung.set(Mode::Answers);
-    drop(file);
-    owner.end();
+    drop(owner);
 }
 
 #[test]
@@ -223,7 +226,7 @@ struct Handed {
 impl Handed {
     /// Lets the socket enter CLOSE_WAIT.
     fn fin(&self) {
-        self.client.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        self.client.shutdown(Shutdown::Write).expect("shutdown");
     }
 }
 
@@ -242,27 +245,46 @@ fn keep_open(raw: RawFd) -> io::Result<()> {
     if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A program that becomes another, which closes a file that the first has, and the kernel waits for that with a lock that
-/// others need who want to know what its threads do. The file is open here as long as what comes with it.
-fn hangs_as_it_begins(hung: &FileSystem) -> (Command, OwnedFd) {
-    /// Beyond all that a new process needs before it is another program: those are closed first.
-    const HIGH: libc::c_int = 900;
-    let file = File::open(hung.program()).expect("the program");
-    // SAFETY: takes numbers only; the descriptor is open.
-    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, HIGH) };
-    assert!(copy >= HIGH, "dup: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
-    let high = unsafe { OwnedFd::from_raw_fd(copy) };
-    drop(file);
-    hung.set(Mode::NeverFlushes);
-    let mut command = Command::new("sleep");
-    command.arg("1000");
-    (command, high)
+/// A process of which nothing but its number is known to whoever made it.
+struct Forked(libc::pid_t);
+
+impl Forked {
+    /// A process that becomes a program, which closes a file of its own, and the kernel waits for that with a lock that others
+    /// need who want to know what its threads do. Nobody else has the file: they would wait, too.
+    fn hangs_as_it_begins(hung: &FileSystem, socket: RawFd) -> Self {
+        hung.set(Mode::NeverFlushes);
+        let path = CString::new(hung.program().as_os_str().as_bytes()).expect("no zero in a path");
+        let arguments = [c"sleep".as_ptr(), c"1000".as_ptr(), std::ptr::null()];
+        // `Command` would wait until the program runs.
+        // SAFETY: the child makes system calls only, of which the last does not return.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: a text that ends in a zero and outlives the call.
+            unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+            // SAFETY: takes numbers only.
+            unsafe { libc::fcntl(socket, libc::F_SETFD, 0) };
+            // SAFETY: texts that end in a zero, and a list of such that ends in a null.
+            unsafe { libc::execvp(arguments[0], arguments.as_ptr()) };
+            // SAFETY: takes a number only.
+            unsafe { libc::_exit(1) };
+        }
+        assert!(pid > 0, "fork: {}", io::Error::last_os_error());
+        Self(pid)
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // SAFETY: takes numbers, and no place for a status.
+        unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
+    }
 }
 
 /// Mounts a file over another.
 fn bind(from: &Path, to: &Path) {
-    let text = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
     let (from, to) = (text(from), text(to));
     // SAFETY: texts that end in a zero and outlive the call.
     let result = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), c"none".as_ptr(), libc::MS_BIND, std::ptr::null()) };
@@ -275,6 +297,17 @@ fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
     let listed = of_namespace(&list(), ns);
     let took = boot_seconds() - began;
     assert!(took < late(), "it took {took} s");
+    listed
+}
+
+/// The same as soon as it says something of the owner of this socket, which it does of none that is young.
+fn list_with_process(ns: &Namespace, id: &Id) -> BTreeMap<Id, Value> {
+    let mut listed = BTreeMap::new();
+    let seen = poll_until(PATIENCE, || {
+        listed = list_in_time(ns);
+        listed.get(id).is_some_and(|row| row["process"].is_object())
+    });
+    assert!(seen, "{listed:?}");
     listed
 }
 
