@@ -19,7 +19,7 @@
 //! | [`hooks`] | the programs that a user has run when something is found, and the helper that runs them | what they do |
 //! | [`intake`] | the one door into the engine | |
 //! | [`recording`] | what goes through that door kept in a file, and played again: the same events | what they mean |
-//! | [`control`] | the socket on which a running agent is asked | what is asked and answered |
+//! | [`control`] | the Unix socket between a running agent and other commands: who may ask, who is believed, limits | the questions and answers themselves |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, which nobody waits for | |
 //! | [`limits`] | limits of the environment that would end the process | |

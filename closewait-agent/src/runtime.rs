@@ -55,7 +55,7 @@ const PIECE: usize = 64 * 1024;
 const DETACHED: Duration = Duration::from_millis(50);
 /// How long everything that is written at the end may take together: the recording, the last lines and the end of hooks.
 /// With the log's part after it, SIGTERM ends the agent within five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Signals that end the agent.
 pub struct Signals {
@@ -271,6 +271,7 @@ impl Runtime {
         if let Some(hooks) = &mut self.hooks {
             hooks.close();
         }
+        self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {

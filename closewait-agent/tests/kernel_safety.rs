@@ -166,8 +166,9 @@ fn helpers(sections: Vec<&'static [u8]>) -> BTreeSet<i32> {
 
 /// Name, flags and bytes of each section of the object, a 64-bit ELF file of little-endian numbers.
 fn elf() -> Vec<(&'static str, u64, &'static [u8])> {
-    let number = |at: usize| u64::from_le_bytes(OBJECT[at..at + 8].try_into().unwrap());
-    let short = |at: usize| usize::from(u16::from_le_bytes(OBJECT[at..at + 2].try_into().unwrap()));
+    let number = |at: usize| u64::from_le_bytes(OBJECT[at..at + 8].try_into().expect("an object that was built"));
+    let short =
+        |at: usize| usize::from(u16::from_le_bytes(OBJECT[at..at + 2].try_into().expect("an object that was built")));
     let (table, count, names) = (number(0x28) as usize, short(0x3c), short(0x3e));
     let bytes = |at: usize| {
         // `SHT_NOBITS` has none in the file.
@@ -179,11 +180,11 @@ fn elf() -> Vec<(&'static str, u64, &'static [u8])> {
     let one = |index: usize| {
         let at = table + index * 64;
         let name = names[u32_at(OBJECT, at) as usize..].split(|byte| *byte == 0).next().unwrap_or_default();
-        (std::str::from_utf8(name).unwrap(), number(at + 8), bytes(at))
+        (std::str::from_utf8(name).expect("an object that was built"), number(at + 8), bytes(at))
     };
     (1..count).map(one).collect()
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("an object that was built"))
 }

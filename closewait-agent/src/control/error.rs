@@ -88,7 +88,8 @@ impl ControlError {
             ),
             Self::Listen { call, path, error } => format!("{call} for {} failed: {error}", path.display()),
             Self::Stranger { path, user } => format!(
-                "user {user} answers at {}, who is neither root nor you: the answer is not taken",
+                "user {user} answers at {}, who is neither root, nor you, nor the owner of a folder that root has made for \
+                 an agent: the answer is not taken",
                 path.display()
             ),
             Self::Slow { path, waited, bytes: 0 } => {

@@ -144,6 +144,8 @@ fn clear(path: &Path, found: &fs::Metadata) -> Result<(), ControlError> {
         Err(Errno::CONNREFUSED) => {}
         // It was removed meanwhile.
         Err(Errno::NOENT) => return Ok(()),
+        // Of root, and this process is not root.
+        Err(Errno::ACCESS) => return Err(ControlError::Foreign { path: path.to_owned(), owner }),
         Err(error) => return Err(failed("connect")(error.into())),
     }
     remove(path, FileId::of(found)).map_err(failed("removing the socket that was left behind"))

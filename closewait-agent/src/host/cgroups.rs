@@ -167,9 +167,8 @@ impl Cgroups {
         let mount = Arc::clone(&self.mount);
         let subject = Subject::Path(self.path.clone());
         let work = move |id: &u64, job: &deadline::Job<Opened>| {
-            job.about(subject.clone());
-            job.step("its folder");
-            if job.may_wait().is_ok() {
+            if job.about(subject.clone()).is_ok() {
+                job.step("its folder");
                 job.put(handle::open(&mount, *id));
             }
         };

@@ -12,20 +12,22 @@
 //! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait for ever; not done at all on file systems of [`super::proc::Program`]'s list |
 //! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait for ever |
 //! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait for ever (`cmdline` and `environ` are not read) |
-//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c), which a program that begins holds while it closes its files (`begin_new_exec`, fs/exec.c) | yes | may wait for ever |
+//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait for ever |
+//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (seen on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
 //! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
 //! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and of btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
 //! | a path of `mountinfo`, `/var/log/pods`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
 //! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
-//! | `/proc/PID/task/TID/wchan`, `schedstat`, `limits`, `comm` | no lock that sleeps but those of the folder in `/proc` | | deadline |
-//! | `readlink` of `/proc/PID/{exe,fd/N,ns/net}` | nothing: `d_path` asks no file system (fs/d_path.c) | | deadline |
+//! | `/proc/PID/{comm,limits}`, `schedstat` | no lock that sleeps but those of the folder in `/proc` | | deadline |
 //! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |
 //! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c, net/unix/af_unix.c) | | deadline |
 //! | `/proc/sys/net/netfilter/*` | nothing | | deadline |
 //! | `open_by_handle_at` on cgroup2 | the lock of the folder above (`reconnect_path`, fs/exportfs/expfs.c) | | deadline |
 //! | `setns` into a network namespace, `sock_diag` | no file system | | on a thread of its own that is waited for |
 //!
-//! All at v5.10, where the lock is named `exec_update_mutex`, and looked up again at v6.18. Whatever is in doubt has a deadline, so everything has one.
+//! All at v5.10, where the lock is named `exec_update_mutex`. A program that begins holds it while it closes its files
+//! (`do_close_on_exec` in `begin_new_exec`, fs/exec.c), which waits for the file systems that they are on: so a process can
+//! become unreadable as a whole. Whatever is in doubt has a deadline, so everything has one.
 //!
 //! A wait that is killable ends with the process (`exit_group`), so the agent can always end. One that is not holds the
 //! process as a zombie until it is over; that is why programs on file systems of user space are not opened.
@@ -69,8 +71,9 @@ static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 /// Something that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// A process: its pid, and when it began in nanoseconds since boot, as a pid is used again.
-    Process(u32, u64),
+    /// A process: its pid, and when it began in nanoseconds since boot, as a pid is used again. `None` stands for reads
+    /// that the process itself has to be there for.
+    Process(u32, Option<u64>),
     /// A path.
     Path(PathBuf),
 }
@@ -126,6 +129,12 @@ impl Patience {
         Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
     }
 
+    /// Time that an inspection which began with all of its patience has waited for reads that did not answer. None of it was
+    /// work.
+    pub fn waited(self) -> Duration {
+        INSPECTION_WAITS.saturating_sub(self.waits)
+    }
+
     fn is_over(self) -> bool {
         self.waits.is_zero() || self.takes.is_zero()
     }
@@ -156,9 +165,15 @@ impl<T> Job<T> {
     }
 
     /// Names what this thread is going to wait for, if it has to.
-    pub fn about(&self, subject: Subject) {
+    ///
+    /// # Errors
+    ///
+    /// If another thread already waits for the same.
+    pub fn about(&self, subject: Subject) -> Result<(), Unanswered> {
+        let waits = is_waited_for(&lock(&ABANDONED), &subject);
         self.watch.doing().subject = Some(subject);
         self.progress();
+        if waits { Err(Unanswered::StillWaits) } else { Ok(()) }
     }
 
     /// Names what is read next. The time of [`ANSWER_WITHIN`] begins anew.
@@ -192,10 +207,14 @@ fn may_wait_for(subject: &Subject) -> Result<(), Unanswered> {
 }
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), Unanswered> {
-    if abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject)) {
+    if is_waited_for(abandoned, subject) {
         return Err(Unanswered::StillWaits);
     }
     if abandoned.len() >= MAX_STUCK { Err(Unanswered::TooMany) } else { Ok(()) }
+}
+
+fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
+    abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject))
 }
 
 /// Does `work` for each of `items` in turn, on a thread of its own. Hands what it puts out to `take`, on this thread.
@@ -260,11 +279,12 @@ pub fn run<T: Send + 'static>(
     work: impl Fn() -> T + Send + Sync + 'static,
 ) -> Result<T, Unanswered> {
     may_wait_for(&subject)?;
-    let mut answer = Err(Unanswered::NoTime);
+    let mut answer = Err(Unanswered::StillWaits);
     let work = move |subject: &Subject, job: &Job<T>| {
-        job.about(subject.clone());
-        job.step(step);
-        job.put(work());
+        if job.about(subject.clone()).is_ok() {
+            job.step(step);
+            job.put(work());
+        }
     };
     each(vec![subject], patience, work, |_subject, told| match told {
         Told::Value(value) => answer = Ok(value),

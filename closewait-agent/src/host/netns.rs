@@ -4,7 +4,7 @@
 //! file or socket, or only by a thread other than the first of its process, is not seen.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
@@ -23,6 +23,9 @@ use super::{
     deadline::{self, Job, Patience, Subject, Told},
     on_fresh_thread, proc,
 };
+
+/// Mounts on the way to a bind mount that are looked at.
+const MAX_NESTED: usize = 64;
 
 /// Why a network namespace was not entered, or why some were not found.
 #[derive(Debug, thiserror::Error)]
@@ -106,10 +109,19 @@ pub struct Found {
 
 /// A place where a namespace may be.
 enum Origin {
-    /// The link of a process.
-    Link(PathBuf),
+    /// The link of a process; 0 stands for the own one.
+    Link(u32, PathBuf),
     /// A file that one is bound to, by `mountinfo`.
-    Bound(u32, PathBuf),
+    Bound(Bound),
+}
+
+/// A namespace that is bound to a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Bound {
+    inode: u32,
+    path: PathBuf,
+    /// The type of a file system on the way to it that may not answer.
+    behind: Option<String>,
 }
 
 /// What came of one.
@@ -130,7 +142,7 @@ pub fn all() -> Vec<Netns> {
 pub fn find() -> Found {
     let mut patience = Patience::default();
     let mut found = Found { namespaces: Vec::new(), denied: None };
-    let mut origins = vec![Origin::Link("/proc/self/ns/net".into())];
+    let mut origins = vec![Origin::Link(0, "/proc/self/ns/net".into())];
     let listed =
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
     match listed {
@@ -141,13 +153,23 @@ pub fn find() -> Found {
     let seen = Mutex::new(BTreeSet::new());
     let work = move |origin: &Origin, job: &Job<Looked>| {
         let looked = match origin {
-            Origin::Link(path) => link(&seen, path),
-            Origin::Bound(inode, path) => {
-                job.about(Subject::Path(path.clone()));
-                job.step("it");
-                match job.may_wait() {
-                    Ok(()) => open(&seen, *inode, path),
+            Origin::Link(pid, path) => {
+                let free = job.about(Subject::Process(*pid, None));
+                job.step("the link to its network namespace");
+                match free {
+                    Ok(()) => link(&seen, path),
                     Err(why) => Err(NetnsError::Unanswered { path: path.clone(), why: why.to_string() }),
+                }
+            }
+            Origin::Bound(bound) => {
+                let free = job.about(Subject::Path(bound.path.clone()));
+                job.step("its path");
+                let unanswered = |why| Err(NetnsError::Unanswered { path: bound.path.clone(), why });
+                match (&bound.behind, free.and_then(|()| job.may_wait())) {
+                    // A wait for such a file system may outlast the process: see `super::deadline`.
+                    (Some(kind), _) => unanswered(format!("it lies behind a file system that may not answer ({kind})")),
+                    (None, Err(why)) => unanswered(why.to_string()),
+                    (None, Ok(())) => open(&seen, bound.inode, &bound.path),
                 }
             }
         };
@@ -161,7 +183,7 @@ pub fn find() -> Found {
         Told::Value(Looked::Is(namespace)) => found.namespaces.push(namespace),
         Told::Value(Looked::Unseen(error)) => found.is_blind(error),
         Told::Unanswered(why) => {
-            let (Origin::Link(path) | Origin::Bound(_, path)) = origin;
+            let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
             found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
         }
     });
@@ -171,11 +193,9 @@ pub fn find() -> Found {
 /// The links of all processes, then the files that namespaces are bound to.
 fn origins_of_all() -> io::Result<Vec<Origin>> {
     let root = Path::new("/proc");
-    let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(proc::folder(root, pid).join("ns/net")));
+    let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(pid, proc::folder(root, pid).join("ns/net")));
     // Read as bytes: a mount point may have any name.
-    let mounts = fs::read("/proc/self/mountinfo")?;
-    let bound = mounts.split(|&byte| byte == b'\n').filter_map(bound_namespace);
-    Ok(links.chain(bound.map(|(inode, path)| Origin::Bound(inode, path))).collect())
+    Ok(links.chain(bound_namespaces(&fs::read("/proc/self/mountinfo")?).into_iter().map(Origin::Bound)).collect())
 }
 
 impl Netns {
@@ -272,11 +292,49 @@ fn parse_link(target: &[u8]) -> Option<u32> {
     str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// The network namespace that one line of `mountinfo` binds, and where (proc_pid_mountinfo(5)).
-fn bound_namespace(line: &[u8]) -> Option<(u32, PathBuf)> {
-    let mut fields = line.split(|&byte| byte == b' ').skip(3);
-    let inode = parse_link(fields.next()?)?;
-    Some((inode, PathBuf::from(OsString::from_vec(unescape(fields.next()?)))))
+/// One line of `mountinfo` (proc_pid_mountinfo(5)).
+struct Mount<'a> {
+    id: &'a [u8],
+    parent: &'a [u8],
+    root: &'a [u8],
+    point: &'a [u8],
+    kind: &'a [u8],
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (id, parent) = (fields.next()?, fields.next()?);
+        let (root, point) = (fields.nth(1)?, fields.next()?);
+        Some(Self { id, parent, root, point, kind: fields.skip_while(|field| *field != b"-").nth(1)? })
+    }
+}
+
+/// The network namespaces that are bound to files.
+fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
+    let mounts = || mountinfo.split(|&byte| byte == b'\n').filter_map(Mount::parse);
+    let bound: Vec<_> = mounts().filter_map(|mount| Some((parse_link(mount.root)?, mount))).collect();
+    if bound.is_empty() {
+        return Vec::new();
+    }
+    let by_id: BTreeMap<_, _> = mounts().map(|mount| (mount.id, mount)).collect();
+    let on_the_way = |mount: &Mount<'_>| {
+        let mut parent = mount.parent;
+        for _ in 0..MAX_NESTED {
+            let Some(above) = by_id.get(parent) else { break };
+            let kind = String::from_utf8_lossy(above.kind);
+            if proc::is_served(&kind) {
+                return Some(kind.into_owned());
+            }
+            parent = above.parent;
+        }
+        None
+    };
+    let namespace = |(inode, mount): (u32, Mount<'_>)| {
+        let path = PathBuf::from(OsString::from_vec(unescape(mount.point)));
+        Bound { inode, path, behind: on_the_way(&mount) }
+    };
+    bound.into_iter().map(namespace).collect()
 }
 
 /// Undoes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
@@ -327,11 +385,21 @@ mod tests {
 
     #[test]
     fn reads_bind_mounts_of_namespaces() {
-        let line = br"97 23 0:4 net:[4026532208] /run/netns/two\040words\134 rw shared:5 - nsfs nsfs rw";
-        assert_eq!(bound_namespace(line), Some((4026532208, PathBuf::from(r"/run/netns/two words\"))));
-        for line in [&b"97 23 0:4 mnt:[4026532208] /x rw - nsfs nsfs rw"[..], b"97 23 0:4 / / rw - ext4 a rw", b""] {
-            assert_eq!(bound_namespace(line), None);
-        }
+        let text = br"97 23 0:4 net:[4026532208] /run/netns/two\040words\134 rw shared:5 - nsfs nsfs rw
+98 23 0:4 mnt:[4026532208] /x rw - nsfs nsfs rw
+99 23 0:4 / / rw - ext4 a rw";
+        let path = PathBuf::from(r"/run/netns/two words\");
+        assert_eq!(bound_namespaces(text), [Bound { inode: 4026532208, path, behind: None }]);
+        assert_eq!(bound_namespaces(b""), []);
+    }
+
+    #[test]
+    fn one_behind_a_file_system_with_a_server_is_marked() {
+        let text = b"1 1 8:1 / / rw - ext4 a rw\n2 1 0:9 / /mnt rw shared:1 - fuse.sshfs h: rw\n\
+                     3 2 0:8 / /mnt/t rw - tmpfs t rw\n4 3 0:4 net:[7] /mnt/t/a rw - nsfs nsfs rw\n\
+                     5 1 0:4 net:[8] /run/b rw - nsfs nsfs rw\n6 99 0:4 net:[9] /c rw - nsfs nsfs rw";
+        let found: Vec<_> = bound_namespaces(text).into_iter().map(|bound| (bound.inode, bound.behind)).collect();
+        assert_eq!(found, [(7, Some("fuse.sshfs".to_owned())), (8, None), (9, None)]);
     }
 
     #[test]
@@ -344,7 +412,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_of_mountinfo_is_survived(line in prop::collection::vec(any::<u8>(), 0..80)) {
-            drop(bound_namespace(&line));
+            drop(bound_namespaces(&line));
+            drop(bound_namespaces(&[b"1 1 0:4 net:[7] ", line.as_slice()].concat()));
             prop_assert!(unescape(&line).len() <= line.len());
         }
     }

@@ -19,7 +19,7 @@ use std::{
 
 pub use self::{
     parse::{Call, Stat, Status},
-    program::{Linker, linker},
+    program::{Linker, is_served, linker},
 };
 
 /// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
@@ -72,6 +72,19 @@ pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
 /// If it has ended, or the text is none that the kernel writes.
 pub fn stat(task: &Path) -> io::Result<Stat> {
     Stat::parse(&read(&task.join("stat"), SMALL)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The name of a process: any bytes. Waits for nothing (`comm_show`, fs/proc/base.c at v5.10).
+///
+/// # Errors
+///
+/// If it has ended.
+pub fn comm(process: &Path) -> io::Result<Vec<u8>> {
+    let mut name = read(&process.join("comm"), SMALL)?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Ok(name)
 }
 
 /// How many threads a process has, and its pids in the namespaces that it is in.
@@ -196,6 +209,7 @@ mod tests {
         assert!(stat.started_ns > 0 && stat.parent > 0);
         assert!(status(&own).unwrap().threads.unwrap() >= 2);
         assert!(descriptors(&own).unwrap().unwrap() >= 3);
+        assert_eq!(comm(&own).unwrap(), stat.comm);
         assert!(exe(&own).unwrap().starts_with(b"/"));
         assert!(cgroup(&own).unwrap().unwrap().starts_with(b"/"));
         assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));

@@ -1,6 +1,12 @@
 //! Writes a recording.
 
-use std::{borrow::Cow, fmt, io::Write, path::Path, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 
@@ -191,7 +197,10 @@ impl Recorder {
         }
         match self.to {
             Target::Direct(_) => Ok(()),
-            Target::Thread(writer) => writer.write_out(patience).context(WRITE_FAILED),
+            Target::Thread(writer) => match writer.write_out(patience) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+                written => written.context(WRITE_FAILED),
+            },
         }
     }
 
@@ -230,3 +239,6 @@ impl Recorder {
 }
 
 const WRITE_FAILED: &str = "write failed; is the disk full?";
+
+#[cfg(test)]
+mod tests;

@@ -207,10 +207,8 @@ impl Writer {
     ///
     /// If writing failed, or took too long. A reader that has gone is no error: it has seen what it wanted.
     pub fn finish(self, patience: Duration) -> io::Result<()> {
-        self.write_out(patience).or_else(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Ok(()),
-            _ => Err(error),
-        })
+        let written = self.write_out(patience);
+        written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
     }
 
     /// Waits until everything is written, at most for `patience`.
@@ -355,18 +353,18 @@ fn flush_fully(to: &mut (impl Write + AsFd)) -> io::Result<()> {
 
 /// Waits until another attempt may succeed, if one may. Returns whether the descriptor was not ready.
 fn try_again(fd: BorrowedFd<'_>, error: io::Error, refused: bool) -> io::Result<bool> {
-    match error.kind() {
-        io::ErrorKind::Interrupted => Ok(refused),
-        io::ErrorKind::WouldBlock => {
-            // One that says that it is ready and then is not must not keep a CPU busy.
-            if refused {
-                thread::sleep(RETRY_INTERVAL);
-            }
-            poll(fd, libc::POLLOUT, 1000);
-            Ok(true)
-        }
-        _ => Err(error),
+    if error.kind() == io::ErrorKind::Interrupted {
+        return Ok(refused);
     }
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return Err(error);
+    }
+    // One that says that it is ready and then is not must not keep a CPU busy.
+    if refused {
+        thread::sleep(RETRY_INTERVAL);
+    }
+    poll(fd, libc::POLLOUT, 1000);
+    Ok(true)
 }
 
 /// Whether `fd` is a pipe or a socket whose other end was closed.
@@ -383,144 +381,4 @@ pub fn poll(fd: BorrowedFd<'_>, events: libc::c_short, timeout: libc::c_int) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        fs::File,
-        io::{PipeReader, Read as _},
-    };
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(5);
-
-    fn pipe() -> (PipeReader, Writer) {
-        let (reader, writer) = io::pipe().unwrap();
-        (reader, Writer::new(writer, 10).unwrap())
-    }
-
-    /// Larger than a pipe, so that the thread stays in its write.
-    fn stall(writer: &Writer) {
-        assert_eq!(writer.send(vec![b'x'; 1 << 20]), Backlog::Queued);
-    }
-
-    #[test]
-    fn what_is_sent_arrives_in_order() {
-        let (mut reader, writer) = pipe();
-        assert_eq!(writer.send(b"one ".to_vec()), Backlog::Queued);
-        assert_eq!(writer.send(b"two".to_vec()), Backlog::Queued);
-        writer.finish(LONG).unwrap();
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "one two");
-    }
-
-    #[test]
-    fn a_reader_that_does_not_read_loses_lines_but_holds_up_nobody() {
-        let (reader, writer) = pipe();
-        stall(&writer);
-        assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
-        drop(reader);
-        writer.finish(LONG).unwrap();
-    }
-
-    #[test]
-    fn the_end_waits_for_the_last_bytes_no_longer_than_it_may() {
-        let (_reader, writer) = pipe();
-        stall(&writer);
-        let began = clock::now();
-        let error = writer.finish(Duration::from_millis(200)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(clock::now().since(began) < Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_reader_that_has_gone_is_noticed_without_a_line_to_write() {
-        let (reader, writer) = pipe();
-        drop(reader);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let noticed = async { tokio::time::timeout(Duration::from_secs(10), writer.ended()).await };
-        assert!(runtime.block_on(noticed).is_ok());
-        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::BrokenPipe);
-    }
-
-    #[test]
-    fn the_last_bytes_have_room_always_and_nothing_comes_after_them() {
-        let (mut reader, writer) = pipe();
-        stall(&writer);
-        writer.send_last(b"end".to_vec());
-        assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
-        let reading = thread::spawn(move || {
-            let mut all = Vec::new();
-            reader.read_to_end(&mut all).unwrap();
-            all
-        });
-        writer.finish(LONG).unwrap();
-        assert!(reading.join().unwrap().ends_with(b"xend"));
-    }
-
-    #[test]
-    fn a_descriptor_that_does_not_wait_is_waited_for() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        // SAFETY: takes numbers only; the descriptor is open.
-        assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, 0);
-        let writer = Writer::new(writer, 10).unwrap();
-        stall(&writer);
-        let reading = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
-            io::copy(&mut reader, &mut io::sink()).unwrap()
-        });
-        writer.finish(LONG).unwrap();
-        assert_eq!(reading.join().unwrap(), 1 << 20);
-    }
-
-    /// Bytes that a pipe has now.
-    fn read_now(reader: &PipeReader) -> Vec<u8> {
-        let mut bytes = vec![0; 100];
-        if poll(reader.as_fd(), libc::POLLIN, 0) & libc::POLLIN == 0 {
-            return Vec::new();
-        }
-        let length = (&mut &*reader).read(&mut bytes).unwrap();
-        bytes.truncate(length);
-        bytes
-    }
-
-    #[test]
-    fn a_piece_is_written_after_that_of_another_writer() {
-        let ((mut first_reader, first), (reader, writer)) = (pipe(), pipe());
-        stall(&first);
-        writer.send_after(b"line".to_vec(), Some(first.mark()));
-        // Less than the hold.
-        thread::sleep(MAX_HOLD / 4);
-        assert_eq!(read_now(&reader), b"");
-        let draining = thread::spawn(move || io::copy(&mut first_reader, &mut io::sink()).unwrap());
-        assert!(writer.mark().wait(LONG));
-        assert_eq!(read_now(&reader), b"line");
-        first.finish(LONG).unwrap();
-        assert_eq!(draining.join().unwrap(), 1 << 20);
-    }
-
-    #[test]
-    fn a_writer_that_hangs_is_waited_for_once() {
-        let ((_first_reader, first), (reader, to)) = (pipe(), io::pipe().unwrap());
-        let writer = Writer::new(to, 1 << 20).unwrap();
-        stall(&first);
-        let began = clock::now();
-        for _ in 0..20 {
-            assert_eq!(writer.send_after(b"line\n".to_vec(), Some(first.mark())), Backlog::Queued);
-        }
-        assert!(writer.mark().wait(LONG));
-        assert!(clock::now().since(began) < 5 * MAX_HOLD, "each was held");
-        assert_eq!(read_now(&reader).len(), 100);
-    }
-
-    #[test]
-    fn a_disk_that_is_full_is_told_once() {
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let writer = Writer::new(full, 10).unwrap();
-        writer.send(b"x".to_vec());
-        assert!(writer.mark().wait(LONG));
-        assert!(writer.shared.wait(|state| state.ended, clock::now() + LONG));
-        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(writer.failure().unwrap().kind(), io::ErrorKind::BrokenPipe);
-    }
-}
+mod tests;

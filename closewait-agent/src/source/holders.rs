@@ -32,6 +32,8 @@ enum Found {
     Held(Vec<(u64, Holder)>),
     /// Its descriptors cannot be read, or not all.
     Unseen(io::Error),
+    /// They were not read, as an earlier read has not been answered.
+    Waits(Unanswered),
 }
 
 /// Processes whose descriptors were not read.
@@ -60,15 +62,18 @@ fn walk_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
         };
     let mut unseen = Unseen::default();
     let from = root.to_owned();
-    let work = move |pid: &u32, job: &Job<Found>| {
-        if let Err(error) = holders_of(&proc::folder(&from, *pid), *pid, job) {
-            job.put(Found::Unseen(error));
-        }
+    let work = move |pid: &u32, job: &Job<Found>| match job
+        .about(Subject::Process(*pid, None))
+        .map(|()| holders_of(&proc::folder(&from, *pid), *pid, job))
+    {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => job.put(Found::Unseen(error)),
+        Err(why) => job.put(Found::Waits(why)),
     };
     deadline::each(pids, &mut patience, work, |_pid, told| match told {
         Told::Value(Found::Held(held)) => held.into_iter().for_each(|(inode, holder)| each(inode, holder)),
         Told::Value(Found::Unseen(error)) => unseen.failed(&error),
-        Told::Unanswered(why) => unseen.unanswered(&why),
+        Told::Value(Found::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
     });
     unseen.sentence(hidden)
 }
@@ -135,7 +140,7 @@ fn collect(process: &Path, pid: u32, job: &Job<Found>, held: &mut Vec<(u64, Hold
         let Some(inode) = socket_inode(&target) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         if task.is_none() {
-            task = Some(Task { pid, comm: comm(process)? });
+            task = Some(Task { pid, comm: Comm::from_name(&proc::comm(process)?) });
         }
         if let Some(task) = &task {
             held.push((inode, Holder { task: task.clone(), fd }));
@@ -145,11 +150,6 @@ fn collect(process: &Path, pid: u32, job: &Job<Found>, held: &mut Vec<(u64, Hold
         }
     }
     Ok(())
-}
-
-fn comm(process: &Path) -> io::Result<Comm> {
-    let name = fs::read(process.join("comm"))?;
-    Ok(Comm::from_name(name.strip_suffix(b"\n").unwrap_or(&name)))
 }
 
 /// The number in `socket:[N]`.

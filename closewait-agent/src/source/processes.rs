@@ -94,6 +94,11 @@ impl Sampling {
         &mut self.patience
     }
 
+    /// Time that this inspection has waited so far for reads that did not answer: what it cost is that much less.
+    pub fn waited(&self) -> Duration {
+        self.patience.waited()
+    }
+
     /// When it was.
     pub fn began(&self) -> Boot {
         self.begun
@@ -135,15 +140,10 @@ fn look_at(
 ) -> Vec<(u32, Unanswered)> {
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
-    let work = move |pid: &u32, job: &Job<Look>| {
-        if let Err(error) = Look::at(*pid, reads, &threads, job)
-            && !proc::has_ended(&error)
-        {
-            log::debug!("process {pid} cannot be read: {error}");
-        }
-    };
+    let work = move |pid: &u32, job: &Job<Option<Look>>| Look::at(*pid, reads, &threads, job);
     deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(look) => drop(looks.insert(*pid, look)),
+        Told::Value(Some(look)) => drop(looks.insert(*pid, look)),
+        Told::Value(None) => drop(looks.remove(pid)),
         Told::Unanswered(why) => late.push((*pid, why)),
     });
     late
@@ -205,8 +205,8 @@ fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, 
     let mut names = BTreeMap::new();
     let root = root.to_owned();
     let work = move |pid: &u32, job: &Job<Comm>| {
-        if let Ok(stat) = proc::stat(&proc::folder(&root, *pid)) {
-            job.put(Comm::from_name(&stat.comm));
+        if let Ok(name) = proc::comm(&proc::folder(&root, *pid)) {
+            job.put(Comm::from_name(&name));
         }
     };
     deadline::each(pids, patience, work, |pid, told| match told {

@@ -78,6 +78,22 @@ fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
 }
 
 #[test]
+fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
+    let ns = Namespace::new();
+    let hook = Hook::new("signals", &ns, "cat /proc/self/status > $dir/status; touch $dir/done");
+    let agent = hook.agent(&[]);
+    let (_pair, _fin) = ns.waiting(V4);
+    hook.wait_for("done");
+    let status = hook.read("status");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a line").trim();
+    let ignored = u64::from_str_radix(ignored, 16).expect("a mask");
+    for signal in [libc::SIGXFSZ, libc::SIGPIPE] {
+        assert_eq!(ignored & 1 << (signal - 1), 0, "{signal}: {ignored:x}");
+    }
+    agent.stop().totals();
+}
+
+#[test]
 fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
     let ns = Namespace::new();
     let hook = Hook::new("hangs", &ns, "trap '' TERM; sleep 1000 & echo $$ $! > $dir/pids; wait; sleep 1000");

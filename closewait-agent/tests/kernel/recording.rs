@@ -1,17 +1,23 @@
 //! `run --record`, and `replay` of what it wrote: the same bytes.
 
 use std::{
-    fs,
+    fs, io,
     net::Shutdown,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown, symlink},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
     time::Duration,
 };
 
 use crate::{
-    agent::{Agent, Finished, closewait, finish},
+    agent::{Agent, Finished, closewait, finish, run_command},
+    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    logging::Fifos,
     net::{Namespace, V4, V6},
+    setup::NOBODY,
 };
 
 /// A recording that is gone at the end of the test.
@@ -113,8 +119,116 @@ fn after_a_kill_all_that_was_said_is_in_the_recording() {
 }
 
 #[test]
+fn a_pipe_that_nobody_reads_ends_neither_the_agent_nor_its_answers() {
+    let (ns, fifos) = (Namespace::new(), Fifos::new("recording"));
+    let (fifo, reader) = fifos.unread("fifo");
+    let mut agent = Agent::start(&[QUICK, &[&fifo]].concat());
+    for _ in 0..300 {
+        drop(ns.waiting(V4));
+    }
+    let (pair, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &pair.id);
+    let began = boot_seconds();
+    agent.signal(libc::SIGTERM);
+    let ended = agent.join();
+    assert!(boot_seconds() - began < 5.0 * f64::from(slowness()), "{}", ended.stderr);
+    ended.totals();
+    assert!(ended.stderr.contains("the recording has no end"), "{}", ended.stderr);
+    drop(reader);
+}
+
+#[test]
+fn what_a_shell_hands_over_is_recorded_to() {
+    let recording = Recording::new("piped");
+    let script = "closewait=$1; shift; \"$closewait\" run --for 1s --record >(cat > \"$1\")";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash", env!("CARGO_BIN_EXE_closewait"), recording.path()]);
+    let ended = finish(&mut bash);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    // The shell does not wait for `cat`.
+    let replay = || finish(&mut closewait(&["replay", recording.path()]));
+    assert!(poll_until(PATIENCE, || replay().stdout == ended.stdout), "{ended:?}\n{:?}", replay());
+}
+
+#[test]
+fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
+    let (recording, ns) = (Recording::new("limited"), Namespace::new());
+    let mut command = run_command(&[QUICK, &[recording.path()]].concat());
+    let limit = || {
+        let limit = libc::rlimit { rlim_cur: 8192, rlim_max: 8192 };
+        // SAFETY: `limit` is valid and outlives the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) } == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: between fork and exec, it makes one system call only.
+    unsafe { command.pre_exec(limit) };
+    let mut agent = Agent::spawn(&mut command);
+    for _ in 0..1000 {
+        drop(ns.waiting(V4));
+    }
+    agent.wait_for("its count", |event| event["event"] == "health" && event["recordings_failed"] == 1);
+    let (pair, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &pair.id);
+    let ended = agent.stop();
+    ended.totals();
+    assert!(ended.stderr.contains("the recording ends here, the agent goes on"), "{}", ended.stderr);
+    let again = recording.replay(&["--output", "json"]);
+    assert!(ended.stdout.starts_with(&again.stdout) && !again.stdout.is_empty());
+    assert!(again.stderr.contains("more could not be written"), "{}", again.stderr);
+}
+
+#[test]
+fn a_file_of_somebody_else_or_behind_a_link_is_refused_and_stays_as_it_is() {
+    let fifos = Fifos::new("others");
+    let (victim, link, others) = (fifos.path("victim"), fifos.path("link"), fifos.path("others"));
+    fs::write(&victim, "precious").expect("a file");
+    symlink(&victim, &link).expect("a link");
+    fs::write(&others, "").expect("a file");
+    chown(&others, Some(NOBODY), None).expect("chown");
+    for (path, says) in [(&link, "symbolic link"), (&others, "belongs to user 65534"), (&victim, "is no recording")] {
+        let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));
+        assert!(run.code == Some(1) && run.stderr.contains(says) && run.stderr.contains("\nhint: "), "{}", run.stderr);
+    }
+    assert_eq!(fs::read_to_string(&victim).expect("the file"), "precious");
+    assert_eq!(fs::read_to_string(&others).expect("the file"), "");
+    assert_eq!(fs::metadata(&others).expect("the file").permissions().mode() & 0o777, 0o644);
+}
+
+#[test]
+fn what_is_no_recording_is_told_alike_by_replay_and_report() {
+    let fifos = Fifos::new("none");
+    let (fifo, _reader) = fifos.unread("fifo");
+    let (empty, line) = (fifos.path("empty"), fifos.path("line"));
+    fs::write(&empty, "").expect("a file");
+    fs::write(&line, vec![b'x'; 1 << 20]).expect("a file");
+    for (path, says) in [
+        ("/dev/null", "it is empty"),
+        (&empty, "it is empty"),
+        ("/dev/zero", "this is no recording"),
+        (&line, "this is no recording"),
+        ("/tmp", "it is a folder"),
+        (&fifo, "nobody writes to it"),
+        ("/nowhere", "No such file"),
+    ] {
+        let [replay, report] = ["replay", "report"].map(|command| finish(&mut closewait(&[command, path])));
+        assert!(replay.code == Some(1) && replay.stderr.contains(says), "{path}: {replay:?}");
+        assert_eq!((report.code, &report.stderr), (Some(1), &replay.stderr), "{path}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_refused_at_the_start() {
-    for (path, says) in [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full")] {
+    let fifos = Fifos::new("refused");
+    let fifo = {
+        let (fifo, _reader) = fifos.unread("fifo");
+        fifo
+    };
+    for (path, says) in
+        [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full"), (&fifo, "nobody reads")]
+    {
         let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));
         assert!(run.code == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     }

@@ -25,7 +25,7 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 const SHOWN_FAULTS: usize = 10;
 
 /// What is told of each kernel: its name in the tests, and what it means.
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: &[(&str, &str)] = &[
     ("hook", "what the agent attaches to"),
     ("ring buffer", "records come out of the kernel through it"),
     ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
@@ -248,7 +248,7 @@ impl Table {
                  included; clean: no warning, no fault",
             ),
         ];
-        for (name, meaning) in COLUMNS.into_iter().chain(more) {
+        for (name, meaning) in COLUMNS.iter().copied().chain(more) {
             // Writing to a String cannot fail.
             let _infallible = writeln!(page, "- **{name}**: {meaning}.");
         }

@@ -13,7 +13,7 @@ fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Ta
     let end = Mutex::new(end);
     let mut taken = Taken::default();
     let work = move |item: &u32, job: &Job<u32>| {
-        job.about(Subject::Process(*item, 1));
+        job.about(Subject::Process(*item, Some(1))).unwrap();
         if *item == 7 {
             job.step("the pipe");
             let _closed = lock(&end).read(&mut [0]);
@@ -42,9 +42,9 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     assert_eq!(unanswered, [(7, "the pipe did not answer within 250 ms (its file system may hang)".to_owned())]);
     assert!((ANSWER_WITHIN..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert!(patience.waits <= INSPECTION_WAITS - ANSWER_WITHIN);
-    let subject = Subject::Process(7, 1);
+    let subject = Subject::Process(7, Some(1));
     assert!(matches!(may_wait_for(&subject), Err(Unanswered::StillWaits)));
-    may_wait_for(&Subject::Process(8, 1)).unwrap();
+    may_wait_for(&Subject::Process(8, Some(1))).unwrap();
     // It answers: then it may be asked again.
     drop(to);
     for _ in 0..100 {
@@ -119,11 +119,11 @@ fn one_thing_is_tried_once_for_as_long_as_it_waits() {
 
 #[test]
 fn of_many_that_wait_no_further_is_begun() {
-    let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, 1)), watch: Arc::default() };
+    let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, Some(1))), watch: Arc::default() };
     let mut abandoned: Vec<_> = (0..7).map(thread).collect();
-    allowed(&abandoned, &Subject::Process(99, 1)).unwrap();
-    assert!(matches!(allowed(&abandoned, &Subject::Process(3, 1)), Err(Unanswered::StillWaits)));
-    allowed(&abandoned, &Subject::Process(3, 2)).unwrap();
+    allowed(&abandoned, &Subject::Process(99, Some(1))).unwrap();
+    assert!(matches!(allowed(&abandoned, &Subject::Process(3, Some(1))), Err(Unanswered::StillWaits)));
+    allowed(&abandoned, &Subject::Process(3, Some(2))).unwrap();
     abandoned.push(thread(7));
-    assert!(matches!(allowed(&abandoned, &Subject::Process(99, 1)), Err(Unanswered::TooMany)));
+    assert!(matches!(allowed(&abandoned, &Subject::Process(99, Some(1))), Err(Unanswered::TooMany)));
 }

@@ -44,7 +44,7 @@ enum Found {
     InUring(u64),
     Nameless,
     InFlight,
-    Unseen(io::Error),
+    Unseen(String),
 }
 
 /// What all processes of one go have in common.
@@ -71,9 +71,16 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
     let wanted: BTreeSet<u64> = inodes.iter().copied().collect();
     let sockets = AtomicUsize::new(SOCKETS);
     let search = Search { root: root.to_owned(), wanted, sockets, unix: Mutex::default() };
-    let work = move |pid: &u32, job: &Job<Found>| match search.process(*pid, job) {
-        Err(error) if !super::has_ended(&error) && !super::is_refused(&error) => job.put(Found::Unseen(error)),
-        Ok(()) | Err(_) => {}
+    let work = move |pid: &u32, job: &Job<Found>| {
+        let free = job.about(Subject::Process(*pid, None));
+        job.step("its descriptors");
+        match free.map(|()| search.process(*pid, job)) {
+            Ok(Err(error)) if !super::has_ended(&error) && !super::is_refused(&error) => {
+                job.put(Found::Unseen(error.to_string()));
+            }
+            Ok(Ok(()) | Err(_)) => {}
+            Err(why) => job.put(Found::Unseen(why.to_string())),
+        }
     };
     deadline::each(pids, patience, work, |pid, told| match told {
         Told::Value(Found::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),

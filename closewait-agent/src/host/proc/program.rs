@@ -107,8 +107,8 @@ fn type_of_mount(mountinfo: &[u8], mount: &[u8]) -> Option<String> {
     })
 }
 
-/// Whether a file system of this type has a server. FUSE's have a name behind it: `fuse.sshfs`.
-fn is_served(kind: &str) -> bool {
+/// Whether a file system of this type has a server that may not answer. FUSE's have a name behind it: `fuse.sshfs`.
+pub fn is_served(kind: &str) -> bool {
     let stem = kind.split_once('.').map_or(kind, |(stem, _name)| stem);
     SERVED.contains(&stem)
 }

@@ -43,41 +43,101 @@ pub(super) struct Second {
 pub(super) type Answer = Result<Option<Vec<Reading>>, String>;
 
 impl Look {
-    /// Reads a process, and puts out what is known of it several times: each has all that the one before has.
-    pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &Job<Self>) -> io::Result<()> {
+    /// Reads a process, and puts out what is known of it several times: each has all that the one before has. `None` if it
+    /// has ended.
+    pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &Job<Option<Self>>) {
         let folder = proc::folder(Path::new("/proc"), pid);
+        let free = job.about(Subject::Process(pid, None));
+        let mut look = Self::default(pid);
+        match look.read(&folder, (reads, free), rest, job) {
+            Ok(()) => job.put(Some(look)),
+            Err(error) if proc::has_ended(&error) => job.put(None),
+            Err(error) => {
+                let _unread: Option<()> = seen("its state", Err(error), &mut look.process.unseen);
+                job.put(Some(look));
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        folder: &Path,
+        (reads, free): (Reads, Result<(), Unanswered>),
+        rest: &AtomicUsize,
+        job: &Job<Option<Self>>,
+    ) -> io::Result<()> {
+        job.step("its name");
+        self.process.comm = Comm::from_name(&proc::comm(folder)?);
+        self.read_calm_facts(folder, job);
+        job.put(Some(self.clone()));
+        match (free, reads) {
+            (Ok(()), _) => {}
+            (Err(why), Reads::All) => {
+                self.process.unseen.push(format!("what it does was not read: {why}"));
+                return Ok(());
+            }
+            (Err(_), Reads::Calm) => return Ok(()),
+        }
         job.step("its state");
-        let stat = proc::stat(&folder)?;
-        job.about(Subject::Process(pid, stat.started_ns));
-        let mut look = Self { process: unread(pid, &stat), threads: Vec::new(), has_threads: false };
-        job.put(look.clone());
-        look.read_facts(&folder, job);
-        job.put(look.clone());
-        look.read_threads(&folder, reads, rest, job);
-        // The last two steps can wait for ever: so far, everything has been seen.
-        job.put(look.clone());
-        look.read_runtime(&folder, reads, stat.started_ns, job);
-        job.put(look);
+        let stat = proc::stat(folder)?;
+        self.process.comm = Comm::from_name(&stat.comm);
+        self.process.started_ns = Some(clock::of_proc(stat.started_ns).0);
+        self.process.parent = Some(stat.parent).filter(|parent| *parent > 0);
+        self.read_facts(folder, job);
+        job.put(Some(self.clone()));
+        // From here on, it is the process as it is now that may be waited for: `may_wait` asks.
+        let _waits = job.about(Subject::Process(self.process.pid, Some(stat.started_ns)));
+        self.read_threads(folder, reads, rest, job);
+        // The rest can wait for ever: so far, everything has been seen.
+        job.put(Some(self.clone()));
+        self.read_runtime(folder, reads, stat.started_ns, job);
         Ok(())
     }
 
-    fn read_facts(&mut self, folder: &Path, job: &Job<Self>) {
+    /// A process of which nothing has been read.
+    fn default(pid: u32) -> Self {
+        let process = Process {
+            pid,
+            comm: Comm::from_name(b""),
+            started_ns: None,
+            parent: None,
+            exe: None,
+            runtime: None,
+            fds_open: None,
+            fds_limit: None,
+            threads: None,
+            workload: None,
+            threads_seen: 0,
+            groups: Vec::new(),
+            cpu_permille: None,
+            unseen: Vec::new(),
+        };
+        Self { process, threads: Vec::new(), has_threads: false }
+    }
+
+    /// What no kernel makes anybody wait for.
+    fn read_calm_facts(&mut self, folder: &Path, job: &Job<Option<Self>>) {
         let Self { process, .. } = self;
         let unseen = &mut process.unseen;
         job.step("its status");
         process.threads = seen("its status", proc::status(folder), unseen).and_then(|status| status.threads);
         job.step("its limits");
         process.fds_limit = seen("its limits", proc::open_files_limit(folder), unseen).flatten();
-        job.step("its descriptors");
-        process.fds_open = seen("its descriptors", proc::descriptors(folder), unseen).flatten();
-        job.step("the path of its program");
-        process.exe = seen("its program", proc::exe(folder), unseen).map(|path| harmless(&path));
         job.step("its cgroup");
         let cgroup = seen("its cgroup", proc::cgroup(folder), unseen).flatten();
         process.workload = cgroup.map(|path| Box::new(Workload::parse(&harmless_path(&path))));
     }
 
-    fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &Job<Self>) {
+    fn read_facts(&mut self, folder: &Path, job: &Job<Option<Self>>) {
+        let Self { process, .. } = self;
+        let unseen = &mut process.unseen;
+        job.step("its descriptors");
+        process.fds_open = seen("its descriptors", proc::descriptors(folder), unseen).flatten();
+        job.step("the path of its program");
+        process.exe = seen("its program", proc::exe(folder), unseen).map(|path| harmless(&path));
+    }
+
+    fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &Job<Option<Self>>) {
         let Self { process, threads, has_threads } = self;
         job.step("its threads");
         let most = rest.load(Ordering::Relaxed).min(THREADS);
@@ -111,7 +171,7 @@ impl Look {
         }
     }
 
-    fn read_runtime(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &Job<Self>) {
+    fn read_runtime(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &Job<Option<Self>>) {
         let Self { process, threads, .. } = self;
         let Some(exe) = process.exe.as_deref() else { return };
         process.runtime = runtime::by_path(exe);
@@ -175,6 +235,10 @@ impl Second {
     pub(super) fn read(&self, job: &Job<Answer>) -> Answer {
         job.step("its state");
         let folder = proc::folder(Path::new("/proc"), self.pid);
+        // Nothing was to be read at the first look, or it is still waited for.
+        if self.started_ns.is_none() || job.about(Subject::Process(self.pid, None)).is_err() {
+            return Ok(Some(Vec::new()));
+        }
         match proc::stat(&folder) {
             Ok(stat) if Some(clock::of_proc(stat.started_ns).0) == self.started_ns => {}
             Ok(_other) => return Ok(None),
@@ -190,26 +254,6 @@ impl Second {
     }
 }
 
-/// A process of which nothing but this is known.
-fn unread(pid: u32, stat: &proc::Stat) -> Process {
-    Process {
-        pid,
-        comm: Comm::from_name(&stat.comm),
-        started_ns: Some(clock::of_proc(stat.started_ns).0),
-        parent: Some(stat.parent).filter(|parent| *parent > 0),
-        exe: None,
-        runtime: None,
-        fds_open: None,
-        fds_limit: None,
-        threads: None,
-        workload: None,
-        threads_seen: 0,
-        groups: Vec::new(),
-        cpu_permille: None,
-        unseen: Vec::new(),
-    }
-}
-
 /// One thread; `None` if it has ended. `denied` is why its system call was not read.
 fn thread(
     folder: &Path,
@@ -217,7 +261,7 @@ fn thread(
     main: bool,
     may_wait: bool,
     denied: &mut Option<io::Error>,
-    job: &Job<Look>,
+    job: &Job<Option<Look>>,
 ) -> Option<(Reading, Thread)> {
     job.step("its threads");
     let stat = proc::stat(folder).ok()?;

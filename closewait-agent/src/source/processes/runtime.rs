@@ -40,7 +40,7 @@ pub(super) fn by_files(
     (pid, started_ns): (u32, u64),
     exe: &str,
     stuck: bool,
-    job: &Job<Look>,
+    job: &Job<Option<Look>>,
     unseen: &mut Vec<String>,
 ) -> Option<Runtime> {
     job.step("its program");

@@ -1,0 +1,190 @@
+//! `contrib/hooks/dump`, run by itself: whatever the owner of the sockets answers, what is kept has a bound.
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    thread,
+};
+
+use crate::{
+    agent::{Finished, Running, finish},
+    clock::{PATIENCE, boot_seconds, poll_until},
+};
+
+/// Bytes that one dump may have.
+const MAX_DUMP: u64 = 16 << 20;
+
+/// A folder with programs that stand in for those of the runtimes, and one for dumps.
+struct Dump(PathBuf);
+
+impl Dump {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("closewait-dump-{}-{name}", process::id()));
+        fs::create_dir_all(folder.join("kept")).expect("a folder");
+        Self(folder)
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        let path = self.0.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("chmod");
+    }
+
+    /// What the script says for a process of this runtime.
+    fn run(&self, runtime: &str, pid: u32) -> Finished {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/hooks/dump");
+        let path = format!("{}:{}", self.0.display(), std::env::var("PATH").expect("PATH"));
+        let mut command = Command::new("sh");
+        command.arg(script).env("PATH", path).env("STATE_DIRECTORY", self.0.join("kept"));
+        command.env("CLOSEWAIT_EVENT", "stuck").env("CLOSEWAIT_RUNTIME", runtime);
+        command.env("CLOSEWAIT_PID", pid.to_string());
+        finish(&mut command)
+    }
+
+    /// Files that were kept, with their sizes.
+    fn kept(&self) -> Vec<(String, u64)> {
+        let files = fs::read_dir(self.0.join("kept")).expect("the folder").map(|file| file.expect("a file"));
+        let mut files: Vec<_> = files
+            .map(|file| (file.file_name().into_string().expect("UTF-8"), file.metadata().expect("its size").len()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// The size of the file whose name ends so.
+    fn size(&self, end: &str) -> Option<u64> {
+        self.kept().into_iter().find_map(|(name, size)| name.ends_with(end).then_some(size))
+    }
+}
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        // What stays in the folder for temporary files does no harm.
+        let _left = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_program_that_answers_without_end_fills_nothing() {
+    let dump = Dump::new("endless");
+    dump.program("py-spy", "exec cat /dev/zero");
+    let ended = dump.run("CPython", process::id());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("is cut after"), "{ended:?}");
+    let size = dump.size(".threads.txt").expect("a dump");
+    assert!((1 << 20..MAX_DUMP).contains(&size), "{size}");
+}
+
+#[test]
+fn go_is_asked_for_no_more_than_a_dump() {
+    let dump = Dump::new("go");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let server = thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut request = [0; 4096];
+        let _length = client.read(&mut request).expect("a request");
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("an answer");
+        io::copy(&mut io::repeat(b'x'), &mut client).expect_err("it is not read to its end");
+    });
+    // SAFETY: no other thread of the tests reads the environment now: they run one after the other.
+    unsafe { std::env::set_var("PPROF_PORT", port.to_string()) };
+    let ended = dump.run("Go", process::id());
+    server.join().expect("the server");
+    assert!(ended.stdout.contains("is cut after"), "{ended:?}");
+    let size = dump.size(".threads.txt").expect("a dump");
+    assert!((1 << 20..MAX_DUMP).contains(&size), "{size}");
+}
+
+/// A process with a root of its own, in which `/tmp` is what the script makes of it. It lasts until it is dropped.
+fn in_root(root: &Path, make_tmp: &str) -> Running {
+    let script = format!(
+        "cd {} && for part in bin lib lib64 usr; do
+            mkdir $part && mount --bind /$part $part || exit
+        done
+        {make_tmp} && touch ready && exec chroot . sleep 1000",
+        root.display()
+    );
+    let process = Running::spawn(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+    let entered = || fs::read_link(format!("/proc/{}/root", process.pid())).is_ok_and(|link| link == root);
+    assert!(poll_until(PATIENCE, entered), "the process has not entered its root");
+    process
+}
+
+#[test]
+fn a_file_of_a_jvm_is_copied_from_its_own_root_and_no_link_is_followed() {
+    // What stands in for jcmd gets the path as the JVM sees it.
+    let last = "for file; do :; done";
+    for (make_tmp, command, size) in [
+        ("mkdir tmp", "echo threads > $root$file", Some(8)),
+        ("mkdir tmp", "ln -s /dev/zero $root$file", None),
+        ("mkdir tmp", "ln -s $root/precious $root$file", None),
+        ("mkdir tmp", "mkfifo $root$file", None),
+        ("mkdir tmp", "mkdir $root$file", None),
+        ("mkdir tmp", ":", None),
+        // A folder that only the host has.
+        ("ln -s $PWD/../outside tmp", "echo precious > $root/../outside/${file##*/}", None),
+    ] {
+        let dump = Dump::new("jvm");
+        let root = dump.0.join("root");
+        for folder in [&root, &dump.0.join("outside")] {
+            fs::create_dir(folder).expect("a folder");
+        }
+        let jvm = in_root(&root, make_tmp);
+        dump.program("jcmd", &format!("{last}; root={}; {command}", root.display()));
+        let ended = dump.run("JVM", jvm.pid());
+        assert_eq!(dump.size(".threads.json"), size, "{command}: {ended:?}");
+        assert_eq!(ended.stdout.contains("has written no file"), size.is_none(), "{command}: {ended:?}");
+        assert_eq!(ended.code, Some(i32::from(size.is_none())), "{command}: {ended:?}");
+        if size.is_some() {
+            assert_eq!(fs::read_dir(root.join("tmp")).expect("its folder").count(), 0, "what was copied is removed");
+        }
+        let outside = fs::read_dir(dump.0.join("outside")).expect("the folder").count();
+        assert_eq!(outside, usize::from(command.contains("outside")), "nothing outside is removed");
+    }
+}
+
+#[test]
+fn a_program_that_does_not_answer_is_left_in_time() {
+    let dump = Dump::new("hangs");
+    // The time that the script gives a command, shortened.
+    dump.program("timeout", "shift 4; exec /usr/bin/timeout --foreground -k 1 1 \"$@\"");
+    dump.program("py-spy", "trap '' TERM; echo first; while :; do sleep 1; done");
+    let began = boot_seconds();
+    let ended = dump.run("CPython", process::id());
+    assert!(boot_seconds() - began < 10.0, "{ended:?}");
+    assert_eq!(dump.size(".threads.txt"), Some(6), "{ended:?}");
+}
+
+#[test]
+fn all_that_is_kept_has_a_bound_and_the_oldest_goes_first() {
+    let dump = Dump::new("all");
+    dump.program("py-spy", "echo threads");
+    for number in 0..300 {
+        let name = format!("20250101T000{number:03}-stuck-1-1.threads.txt");
+        // Sparse: 4 MiB each that take nothing of the disk.
+        fs::File::create(dump.0.join("kept").join(name)).expect("a file").set_len(4 << 20).expect("its size");
+    }
+    fs::write(dump.0.join("kept/other"), "of somebody else").expect("a file");
+    assert_eq!(dump.run("CPython", process::id()).code, Some(0));
+    let kept = dump.kept();
+    let all: u64 = kept.iter().map(|(_, size)| size).sum();
+    assert!(all <= 256 << 20, "{all}");
+    assert_eq!(kept.iter().filter(|(name, _)| name.starts_with("20250101")).count(), 60, "{kept:?}");
+    assert!(kept[0].0.starts_with("20250101T000240"), "{kept:?}");
+    assert!(kept.iter().any(|(name, _)| name == "other"), "{kept:?}");
+}
+
+#[test]
+fn a_file_system_that_is_nearly_full_is_left_alone() {
+    let dump = Dump::new("full");
+    dump.program("py-spy", "echo threads");
+    dump.program("stat", "echo 4096 1000 101");
+    let ended = dump.run("CPython", process::id());
+    assert!(ended.code == Some(1) && ended.stdout.contains("less than a tenth"), "{ended:?}");
+    assert_eq!(dump.kept(), []);
+}
