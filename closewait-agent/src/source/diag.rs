@@ -69,6 +69,11 @@ pub enum List {
 }
 
 impl List {
+    /// Whether sockets in this state are listed.
+    fn has(self, state: u8) -> bool {
+        self.states() & 1_u32.checked_shl(state.into()).unwrap_or(0) != 0
+    }
+
     /// A bit for each state, as in `idiag_states`.
     fn states(self) -> u32 {
         match self {
@@ -111,36 +116,43 @@ pub struct Listed {
     pub observation: Observation,
 }
 
-/// Lists sockets of every network namespace that can be entered.
-pub fn take(list: List, decoder: Decoder, now: impl Fn() -> Boot + Sync) -> (Vec<Listed>, Blind) {
-    let (mut all, mut blind) = (Vec::new(), Blind::default());
+/// Hands the sockets of every network namespace that can be entered to `each`, as the kernel lists them: of many of them only
+/// a part is in memory at a time.
+pub fn take(list: List, decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Listed) + Send) -> Blind {
+    let mut blind = Blind::default();
     for namespace in netns::all() {
         let listed = namespace.enter_and(|| {
-            let netlink = Netlink::open()?;
-            let before = now();
-            let mut found = netlink.dump(AF_INET, list)?;
-            found.extend(netlink.dump(AF_INET6, list)?);
-            let asked = (before, now());
-            let one = |mut one: Found| {
-                let mut asked = asked;
+            // One that lists cannot be asked meanwhile.
+            let (lists, answers) = (Netlink::open()?, Netlink::open()?);
+            let mut one = |mut one: Found, mut asked: (Boot, Boot)| {
                 if one.inode == 0 && one.state == state::CLOSE_WAIT {
                     let before = now();
                     // It may have left meanwhile.
-                    one.info = exact::info(&netlink, &one).unwrap_or(None);
+                    one.info = exact::info(&answers, &one).unwrap_or(None);
                     asked = (before, now());
                 }
                 let inode = (one.inode != 0).then_some(one.inode.into());
-                Listed { inode, observation: one.observation(decoder, asked, namespace.inode) }
+                each(Listed { inode, observation: one.observation(decoder, asked, namespace.inode) });
             };
-            Ok::<Vec<Listed>, DiagError>(found.into_iter().map(one).collect())
+            for family in [AF_INET, AF_INET6] {
+                // The kernel makes a part when it is asked, or when the part before is received (`netlink_recvmsg`,
+                // net/netlink/af_netlink.c at v5.10).
+                let (mut made, mut received) = (now(), now());
+                lists.exchange_each(&request(family, list), |part| {
+                    let asked = (made, now());
+                    part.into_iter().filter(|found| list.has(found.state)).for_each(|found| one(found, asked));
+                    (made, received) = (received, now());
+                })?;
+            }
+            Ok::<(), DiagError>(())
         });
         match listed {
-            Ok(Ok(listed)) => all.extend(listed),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
             Err(error) => blind.add(namespace.inode, &anyhow::Error::from(error)),
         }
     }
-    (all, blind)
+    blind
 }
 
 impl Blind {
@@ -238,24 +250,25 @@ impl Netlink {
     /// Asks for the sockets of one address family.
     fn dump(&self, family: u16, list: List) -> Result<Vec<Found>, DiagError> {
         let mut found = self.exchange(&request(family, list))?;
-        found.retain(|one| list.states() & 1_u32.checked_shl(one.state.into()).unwrap_or(0) != 0);
+        found.retain(|one| list.has(one.state));
         Ok(found)
     }
 
     /// Asks, and takes in all that is answered.
     fn exchange(&self, request: &[u8]) -> Result<Vec<Found>, DiagError> {
+        let mut found = Vec::new();
+        self.exchange_each(request, |part| found.extend(part))?;
+        Ok(found)
+    }
+
+    /// Asks, and hands each part of the answer to `each`.
+    fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<Found>)) -> Result<(), DiagError> {
         let socket = &self.0;
         // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
         let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
         if sent < 0 {
             return Err(DiagError::Call { call: "send", source: io::Error::last_os_error() });
         }
-        self.receive()
-    }
-
-    fn receive(&self) -> Result<Vec<Found>, DiagError> {
-        let socket = &self.0;
-        let mut found = Vec::new();
         // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
         let mut answer = vec![0; 64 * 1024];
         loop {
@@ -268,8 +281,11 @@ impl Netlink {
                 }
                 return Err(DiagError::Call { call: "recv", source: error });
             };
-            if parse(&answer[..received], &mut found)? {
-                return Ok(found);
+            let mut part = Vec::new();
+            let is_last = parse(&answer[..received], &mut part)?;
+            each(part);
+            if is_last {
+                return Ok(());
             }
         }
     }

@@ -9,10 +9,13 @@
 //! The BPF iterator over TCP sockets would show more in one pass, and is not used: docs/kernel-safety.md.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    panic, thread,
+    panic,
+    sync::mpsc,
+    thread,
 };
 
 use aya::maps::{HashMap, MapData};
@@ -32,6 +35,9 @@ use crate::engine::{
 /// Why owners may be missing, where this is not the host's pid namespace.
 pub(super) const OUTSIDE: &str =
     "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
+
+/// Number of listed sockets that wait to be handed on, at some 400 bytes.
+const LISTED: usize = 2048;
 
 /// What a scan finds, one at a time.
 pub enum Found<'a> {
@@ -77,29 +83,26 @@ impl Scanner {
     ) -> Vec<String> {
         let began = now();
         if self.files().is_none() {
-            let (listed, Blind { reasons }) = diag::take(List::Both, decoder, &now);
-            listed.into_iter().for_each(|one| each(Found::Fact(Box::new(one.observation))));
+            let blind = listed_while(List::Both, decoder, &now, || (), |_, one| each(fact(one))).1;
             self.end(began, Ok(()), &mut each);
-            return reasons;
+            return blind.reasons;
         }
-        let mut described = HashSet::new();
-        let ((listed, blind), files) = thread::scope(|scope| {
-            let list = || diag::take(List::Waiting, decoder, &now);
-            let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, list);
+        let each = RefCell::new(each);
+        let read = || {
+            let mut described = HashSet::new();
             let files = self.read_files(&[], |record| {
                 described.extend(files::inode_of_held(record));
-                each(Found::Record(record));
+                (each.borrow_mut())(Found::Record(record));
             });
-            let listed = match listing {
-                Ok(listing) => listing.join().unwrap_or_else(|payload| panic::resume_unwind(payload)),
-                // No thread can be had: one after the other, then.
-                Err(_) => list(),
-            };
-            (listed, files)
+            (files, described)
+        };
+        let ((files, _), blind) = listed_while(List::Waiting, decoder, &now, read, |(_, described), one| {
+            // The others are described already, with their kernel addresses.
+            if one.inode.is_none_or(|inode| !described.contains(&inode)) {
+                (each.borrow_mut())(fact(one));
+            }
         });
-        // The others are described already, with their kernel addresses.
-        let is_new = |one: &Listed| one.inode.is_none_or(|inode| !described.contains(&inode));
-        listed.into_iter().filter(is_new).for_each(|one| each(Found::Fact(Box::new(one.observation))));
+        let mut each = each.into_inner();
         let failed = files.as_ref().err().map(cannot_list);
         self.end(began, files, &mut each);
         blind.reasons.into_iter().chain(failed).collect()
@@ -119,8 +122,7 @@ impl Scanner {
             self.read_files(known, |record| each(Found::Record(record)))
         } else {
             // What cannot be seen was reported at the start.
-            let (listeners, _blind) = diag::take(List::Listeners, decoder, &now);
-            listeners.into_iter().for_each(|one| each(Found::Fact(Box::new(one.observation))));
+            let ((), _blind) = listed_while(List::Listeners, decoder, &now, || (), |_, one| each(fact(one)));
             Ok(())
         };
         let failed = files.as_ref().err().map(cannot_list);
@@ -181,6 +183,43 @@ impl ScanPrograms {
         }
         Ok(())
     }
+}
+
+fn fact(one: Listed) -> Found<'static> {
+    Found::Fact(Box::new(one.observation))
+}
+
+/// Does `work` while another thread lists sockets, and hands these to `each` after that. The thread waits when too many are
+/// listed, so that their number does not decide how much memory a scan takes.
+fn listed_while<T>(
+    list: List,
+    decoder: Decoder,
+    now: &(impl Fn() -> Boot + Sync),
+    work: impl FnOnce() -> T,
+    mut each: impl FnMut(&T, Listed),
+) -> (T, Blind) {
+    thread::scope(|scope| {
+        let (sender, listed) = mpsc::sync_channel(LISTED);
+        let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, move || {
+            // Nobody takes them after a panic.
+            diag::take(list, decoder, now, |one| drop(sender.send(one)))
+        });
+        let done = work();
+        let blind = match listing {
+            Ok(listing) => {
+                listed.into_iter().for_each(|one| each(&done, one));
+                listing.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+            }
+            // No thread can be had: one after the other, then.
+            Err(_) => {
+                let mut all = Vec::new();
+                let blind = diag::take(list, decoder, now, |one| all.push(one));
+                all.into_iter().for_each(|one| each(&done, one));
+                blind
+            }
+        };
+        (done, blind)
+    })
 }
 
 fn cannot_list(error: &io::Error) -> String {
