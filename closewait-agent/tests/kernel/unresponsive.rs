@@ -218,20 +218,20 @@ fn ends(agent: Agent) {
 }
 
 /// A connection whose server's socket only another process has.
-struct Handed {
+pub(crate) struct Handed {
     client: TcpStream,
-    id: Id,
+    pub(crate) id: Id,
 }
 
 impl Handed {
     /// Lets the socket enter CLOSE_WAIT.
-    fn fin(&self) {
+    pub(crate) fn fin(&self) {
         self.client.shutdown(Shutdown::Write).expect("shutdown");
     }
 }
 
 /// Runs a command that has the server's end of a connection.
-fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
+pub(crate) fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
     let raw = pair.server.as_raw_fd();
     // SAFETY: between fork and exec, it makes one system call only.
     unsafe { command.pre_exec(move || keep_open(raw)) };
