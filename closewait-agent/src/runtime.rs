@@ -3,6 +3,8 @@
 //! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
 //! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
 
+mod questions;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -11,11 +13,12 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::questions::Question;
 use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
     engine::{
-        model::{Finding, Inquiry, Observation, Output, Scope, SocketKey},
+        model::{Finding, Observation, Output, Scope, SocketKey},
         query::Query,
         time::Boot,
     },
@@ -23,9 +26,8 @@ use crate::{
     intake::Intake,
     logging,
     memory::{self, Peak},
-    sink::{self, Backlog, Sink, Start, Writer, text::histogram_line},
+    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        ended,
         program::{LookFor, Programs},
         ring::RingReader,
         worker::{Answer, Job, JobId, Piece, Report, Workers},
@@ -43,10 +45,6 @@ const LOOKS: usize = 1024;
 const ANSWERS: usize = 8;
 /// Questions that are answered at a time; others wait in the control socket.
 const QUESTIONS: usize = 16;
-/// Owners of which a question finds out whether they have ended, at some microseconds each.
-const OWNERS_CHECKED: usize = 1024;
-/// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A scan or inspection that fails is reported in the log no more often than this.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Lines are handed to the writer in pieces of about this size.
@@ -142,17 +140,6 @@ enum Purpose {
     Audit,
     Inquiry,
     Question,
-}
-
-/// A question that waits for an answer.
-struct Question {
-    query: Query,
-    asker: Asker,
-    /// The job that it waits for.
-    waits_for: Option<JobId>,
-    /// Whether it has waited for the names of cgroups.
-    named: bool,
-    until: Boot,
 }
 
 /// What goes on beside the event loop.
@@ -446,52 +433,6 @@ impl Runtime {
         }
         for question in &mut self.pending.questions {
             question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
-        }
-    }
-
-    /// Somebody asks: what is missing is found out first.
-    fn asked(&mut self, query: Query, asker: Asker) {
-        let now = clock::now();
-        self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
-        let gone = Then::Gone(now, self.lost());
-        self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
-        let wants_scan = self.intake.engine.wants_walk(now)
-            || self.intake.engine.owner_pids(OWNERS_CHECKED).into_iter().any(ended::has_ended);
-        let waits_for = wants_scan.then(|| {
-            let scans = self.pending.jobs.iter().rev();
-            let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
-            running.unwrap_or_else(|| self.find_owners(Purpose::Owners))
-        });
-        let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
-        self.pending.questions.push(question);
-    }
-
-    /// Answers those who wait for nothing any more, of what is true now.
-    fn answer_questions(&mut self, now: Boot) {
-        for mut question in std::mem::take(&mut self.pending.questions) {
-            let late = question.until <= now;
-            if !late && question.waits_for.is_none() && !question.named {
-                question.named = true;
-                let cgroups = self.intake.engine.unnamed_cgroups();
-                question.waits_for = (!cgroups.is_empty()).then(|| {
-                    let inquiry = Inquiry { cgroups, ..Inquiry::default() };
-                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Question)
-                });
-            }
-            if late || (question.waits_for.is_none() && self.pending.looks.is_empty()) {
-                self.answer(&question.query, question.asker);
-            } else {
-                self.pending.questions.push(question);
-            }
-        }
-    }
-
-    fn answer(&self, query: &Query, asker: Asker) {
-        let mut body = asker.body();
-        let engine = &self.intake.engine;
-        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
-            Ok(missing) => asker.answer(body, missing),
-            Err(error) => asker.refuse(error.to_string()),
         }
     }
 

@@ -24,6 +24,7 @@ pub mod model;
 mod pairing;
 pub mod process;
 pub mod query;
+mod questions;
 mod room;
 mod scans;
 mod services;
@@ -48,7 +49,7 @@ use std::{
 pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
-    inspection::{Budget, HOLDERS_LAST, Inspection, REFRESH_EVERY},
+    inspection::{Budget, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
     services::Services,
@@ -336,37 +337,6 @@ impl Engine {
         self.world.inquiry(now, tracked.chain(lingering))
     }
 
-    /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
-    pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
-        self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
-    }
-
-    /// Whether holders are to be searched for before the question of somebody is answered at `now`.
-    pub fn wants_walk(&self, now: Boot) -> bool {
-        let is_old = self.walked.is_none_or(|walked| now.since(walked) >= HOLDERS_LAST);
-        is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
-    }
-
-    /// Sockets out of CLOSE_WAIT that had a descriptor when they were last looked at. Nothing tells when that is closed, so they
-    /// are to be looked at before the question of somebody is answered.
-    pub fn descriptors_left(&self) -> Vec<SocketKey> {
-        self.lingering.iter().map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
-    }
-
-    /// Processes that hold sockets as of the last scan, `most` at most.
-    pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
-        let tracked = self.tracker.iter().filter_map(|(_, one)| one.holders.as_deref());
-        let lingering = self.lingering.iter().filter_map(|(_, one)| one.holders.as_deref());
-        let mut pids = BTreeSet::new();
-        for holder in tracked.chain(lingering).flatten() {
-            if pids.len() >= most {
-                break;
-            }
-            pids.insert(holder.task.pid);
-        }
-        pids
-    }
-
     /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
     pub fn has_unheld(&self) -> bool {
         self.tracker.has_unheld()
@@ -387,12 +357,6 @@ impl Engine {
             set.extend(tracked.socket.netns);
         }
         known.difference(&without_address).copied().collect()
-    }
-
-    /// Cgroups of tracked sockets whose workloads are not known yet, for the answer to a question.
-    pub fn unnamed_cgroups(&self) -> Vec<u64> {
-        let tracked = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
-        self.world.unnamed(tracked)
     }
 
     /// Why some descriptors cannot be seen, as of the last walk.
