@@ -3,22 +3,20 @@
 //! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
 //! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
 
-mod questions;
+mod beside;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::questions::Question;
+pub use self::beside::Pending;
+use self::beside::{Purpose, Then};
 use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
     engine::{
-        model::{Finding, Observation, Output, Scope, SocketKey},
+        model::{Finding, Observation, Output, Scope},
         query::Query,
         time::Boot,
     },
@@ -30,7 +28,7 @@ use crate::{
     source::{
         program::{LookFor, Programs},
         ring::RingReader,
-        worker::{Answer, Job, JobId, Piece, Report, Workers},
+        worker::{Job, Workers},
     },
 };
 
@@ -39,14 +37,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(10);
 /// Records read before due findings get their turn.
 const BATCH: usize = 16_384;
-/// Sockets refreshed before the ring is read.
-const LOOKS: usize = 1024;
 /// Pieces of scans and inspections that are taken in before the ring is read.
 const ANSWERS: usize = 8;
-/// Questions that are answered at a time; others wait in the control socket.
-const QUESTIONS: usize = 16;
-/// A scan or inspection that fails is reported in the log no more often than this.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Lines are handed to the writer in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
@@ -110,49 +102,6 @@ pub struct Runtime {
 /// aya-log's reader.
 pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-/// Sockets to refresh, and what comes after.
-#[derive(Debug)]
-struct Looks {
-    keys: VecDeque<SocketKey>,
-    kind: LookFor,
-    then: Then,
-    /// All so far were refreshed.
-    complete: bool,
-}
-
-/// What the engine is told when all of some sockets were refreshed.
-#[derive(Clone, Copy, Debug)]
-enum Then {
-    Nothing,
-    All,
-    /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone(Boot, Option<u64>),
-    /// With what the ring buffer had dropped before.
-    Suspects {
-        lost: u64,
-    },
-}
-
-/// What a job is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Owners,
-    Audit,
-    Inquiry,
-    Question,
-}
-
-/// What goes on beside the event loop.
-#[derive(Default)]
-pub struct Pending {
-    looks: VecDeque<Looks>,
-    jobs: BTreeMap<JobId, Purpose>,
-    questions: Vec<Question>,
-    /// CPU time that the inspection that goes on has taken.
-    worked: Duration,
-    complained: Option<Boot>,
-}
-
 /// Lines that wait to be handed to the writer.
 #[derive(Default)]
 struct Lines {
@@ -203,11 +152,10 @@ impl Runtime {
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let questions = self.pending.questions.iter().map(|question| question.until).min();
-            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), questions, end];
+            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && self.pending.looks.is_empty();
-            let may_ask = self.pending.questions.len() < QUESTIONS;
+            let idle = emptied && self.pending.is_idle();
+            let may_ask = self.pending.may_ask();
             tokio::select! {
                 biased;
                 () = signals.any() => break,
@@ -337,103 +285,6 @@ impl Runtime {
             memory::give_back();
         }
         Ok(())
-    }
-
-    /// Has sockets refreshed, after those before them.
-    fn look(&mut self, keys: Vec<SocketKey>, kind: LookFor, then: Then) {
-        self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
-    }
-
-    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
-    fn look_on(&mut self) -> anyhow::Result<()> {
-        let Some(looks) = self.pending.looks.front_mut() else { return Ok(()) };
-        let before = clock::thread_cpu();
-        let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
-        looks.complete &= self.programs.look(&keys, looks.kind);
-        self.pending.worked += clock::thread_cpu().saturating_sub(before);
-        while !self.drain(BATCH) {}
-        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
-        match looks.then {
-            Then::Nothing => {}
-            Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
-            Then::Gone(began, lost) => {
-                // A record that the ring buffer dropped is no answer.
-                if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
-                    self.intake.fact(Observation::LookedAtGone { began });
-                }
-            }
-            Then::Suspects { lost } => {
-                // A record that the ring buffer dropped is no answer.
-                let complete = looks.complete && self.programs.counters()?.ring_full == lost;
-                self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
-            }
-        }
-        Ok(())
-    }
-
-    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
-    fn lost(&self) -> Option<u64> {
-        self.programs.counters().ok().map(|counters| counters.ring_full)
-    }
-
-    fn find_owners(&mut self, purpose: Purpose) -> JobId {
-        let known = self.intake.engine.scan_began();
-        self.begin(Job::Owners { known }, purpose)
-    }
-
-    /// Has a job done beside the event loop.
-    fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
-        // Records of what has happened before go in before what is found.
-        while !self.drain(BATCH) {}
-        let id = self.workers.ask(job, self.intake.decoder(), clock::now());
-        self.pending.jobs.insert(id, purpose);
-        id
-    }
-
-    /// Takes in what a job has found.
-    fn take(&mut self, answer: Answer) {
-        match answer {
-            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
-            Answer::Piece(_, piece) => self.intake.piece(piece),
-            Answer::GivenUp(id, why) => {
-                let at = clock::now();
-                if self.pending.jobs.get(&id).is_some_and(|purpose| *purpose != Purpose::Inquiry) {
-                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
-                }
-                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
-            }
-        }
-    }
-
-    /// A job has ended.
-    fn ended(&mut self, id: JobId, report: Report) {
-        let Report { began, cpu, unseen } = report;
-        let at = clock::now();
-        let purpose = self.pending.jobs.remove(&id);
-        for what in &unseen {
-            let is_due = self.pending.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY);
-            if is_due && purpose != Some(Purpose::Audit) {
-                self.pending.complained = Some(at);
-                log::warn!("some owners are not known, the next scan tries again: {what}");
-            } else {
-                log::debug!("{what}");
-            }
-        }
-        match purpose {
-            Some(Purpose::Owners) => self.pending.worked += cpu,
-            Some(Purpose::Audit) => {
-                let (complete, cost) = (unseen.is_empty(), Some(cpu));
-                self.intake.fact(Observation::Audited { began, at, complete, cost });
-            }
-            Some(Purpose::Inquiry) => {
-                let worked = std::mem::take(&mut self.pending.worked) + cpu;
-                self.intake.fact(Observation::InquiredAll { at, worked });
-            }
-            Some(Purpose::Question) | None => {}
-        }
-        for question in &mut self.pending.questions {
-            question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
-        }
     }
 
     /// What was seen was seen, whatever becomes of the recording.

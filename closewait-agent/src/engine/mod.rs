@@ -51,7 +51,7 @@ use self::{
     audit::Audit,
     inspection::{Budget, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
-    model::{Counters, Finding, Gone, Holder, How, Inquiry, Observation, Output, Socket, SocketKey, Totals},
+    model::{Counters, Finding, Gone, Holder, How, Observation, Output, Socket, SocketKey, Totals},
     services::Services,
     survey::Survey,
     time::Boot,
@@ -328,18 +328,6 @@ impl Engine {
             ungrouped: self.services.as_ref().map_or(0, Services::ungrouped),
             unkept: self.unkept,
         }
-    }
-
-    /// What is to be found out of the sockets that stay, at `now`: for a single look, which asks by itself.
-    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
-        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
-        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
-        self.world.inquiry(now, tracked.chain(lingering))
-    }
-
-    /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
-    pub fn has_unheld(&self) -> bool {
-        self.tracker.has_unheld()
     }
 
     /// A scan of open files begins. Returns the network namespaces of which it need not describe each socket: those whose

@@ -1,15 +1,22 @@
-//! What is to be found out before a question of somebody is answered.
+//! What has to be found out before a question is answered, beside what inspections find out.
 
 use std::collections::BTreeSet;
 
 use super::{
     Engine,
     inspection::{HOLDERS_LAST, REFRESH_EVERY},
-    model::SocketKey,
+    model::{Inquiry, SocketKey},
     time::Boot,
 };
 
 impl Engine {
+    /// What is to be found out of the sockets that stay, at `now`: for a single look, which asks by itself.
+    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
+        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
+        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
+        self.world.inquiry(now, tracked.chain(lingering))
+    }
+
     /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
     pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
         self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
@@ -39,6 +46,11 @@ impl Engine {
             pids.insert(holder.task.pid);
         }
         pids
+    }
+
+    /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
+    pub fn has_unheld(&self) -> bool {
+        self.tracker.has_unheld()
     }
 
     /// Cgroups of tracked sockets whose workloads are not known yet, for the answer to a question.

@@ -68,6 +68,15 @@ const QUEUE: usize = 64;
 /// Threads that were left behind, in this process.
 static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 
+/// Nanoseconds that this process has waited for threads that it then left behind.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// Time that this process has waited, since it began, for reads that did not answer. None of it was work: whoever measures
+/// what an inspection costs subtracts what has been added meanwhile.
+pub fn waited() -> Duration {
+    Duration::from_nanos(WAITED.load(Ordering::Relaxed))
+}
+
 /// Something that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -127,12 +136,6 @@ impl Patience {
     /// Time enough for one read that does not answer.
     pub fn for_one_read() -> Self {
         Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
-    }
-
-    /// Time that an inspection which began with all of its patience has waited for reads that did not answer. None of it was
-    /// work.
-    pub fn waited(self) -> Duration {
-        INSPECTION_WAITS.saturating_sub(self.waits)
     }
 
     fn is_over(self) -> bool {
@@ -425,6 +428,7 @@ impl<T: Send + 'static> Worker<T> {
             let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
+                WAITED.fetch_add(u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 return self.leave_behind(|step| Unanswered::Late { step });
             }
             if clock::now().since(began) >= patience.takes {

@@ -23,7 +23,7 @@ use super::{
 use crate::sink::write_fully;
 
 /// How long a file system may take to open a file.
-const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+const OPEN_PATIENCE: Duration = Duration::from_secs(3);
 /// Only who may run the agent may read what it has seen: names of processes, addresses.
 const MODE: u32 = 0o600;
 /// Everybody but the owner.

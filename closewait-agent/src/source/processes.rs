@@ -94,11 +94,6 @@ impl Sampling {
         &mut self.patience
     }
 
-    /// Time that this inspection has waited so far for reads that did not answer: what it cost is that much less.
-    pub fn waited(&self) -> Duration {
-        self.patience.waited()
-    }
-
     /// When it was.
     pub fn began(&self) -> Boot {
         self.begun

@@ -62,7 +62,7 @@ impl Fifos {
     }
 
     /// An agent whose socket is in the folder, with these redirections.
-    fn agent(&self, arguments: &[&str], redirections: &str) -> Command {
+    pub(crate) fn agent(&self, arguments: &[&str], redirections: &str) -> Command {
         let socket = self.path("agent.sock");
         let run = ["run", "--output", "json", "--stuck-after", "300ms", "--socket", &socket];
         self.command(&[&run[..], arguments].concat(), redirections)

@@ -23,7 +23,7 @@ const COUNT: u64 = 50_000;
 /// Fewer than the default of `net.core.somaxconn`, 4,096.
 const TO_ONE_LISTENER: u64 = 4000;
 /// Memory limit, bytes.
-const LIMIT: u64 = 64 << 20;
+pub(crate) const LIMIT: u64 = 64 << 20;
 
 #[test]
 fn under_a_memory_limit_an_agent_tracks_fewer_sockets_and_survives() {
@@ -103,14 +103,14 @@ fn crowd() -> Vec<TcpListener> {
 }
 
 /// A cgroup with a memory limit, and the mount that it is in if the test has made that.
-struct Cgroup {
+pub(crate) struct Cgroup {
     folder: PathBuf,
     mount: Option<PathBuf>,
 }
 
 impl Cgroup {
     /// `None` where the kernel cannot limit memory.
-    fn limited(bytes: u64) -> Option<Self> {
+    pub(crate) fn limited(bytes: u64) -> Option<Self> {
         let name = format!("closewait-test-{}", process::id());
         let v1 = Path::new("/sys/fs/cgroup/memory");
         if v1.join("memory.limit_in_bytes").exists() {
@@ -135,7 +135,7 @@ impl Cgroup {
     }
 
     /// The command, run inside.
-    fn inside(&self, command: &Command) -> Command {
+    pub(crate) fn inside(&self, command: &Command) -> Command {
         let mut inside = Command::new("sh");
         let procs = self.folder.join("cgroup.procs");
         inside.arg("-c").arg("echo $$ > \"$0\" && exec \"$@\"").arg(procs).arg(command.get_program());
@@ -144,7 +144,7 @@ impl Cgroup {
     }
 
     /// Number of processes that the kernel killed for want of memory.
-    fn killed(&self) -> u64 {
+    pub(crate) fn killed(&self) -> u64 {
         let count = ["memory.events", "memory.oom_control"].iter().find_map(|name| {
             let text = fs::read_to_string(self.folder.join(name)).ok()?;
             text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())

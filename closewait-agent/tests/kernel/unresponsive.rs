@@ -1,11 +1,13 @@
 //! A host on which something does not answer: a file system, a process that begins, a hierarchy of many cgroups.
 
 use std::{
+    collections::BTreeMap,
+    ffi::CString,
     fs::{self, File},
     io,
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, RawFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -22,14 +24,15 @@ use serde_json::Value;
 use crate::{
     ability,
     agent::{Agent, Running, closewait, finish},
-    clock::{boot_seconds, slowness},
+    clock::{PATIENCE, boot_seconds, poll_until, slowness},
     fuse::{FileSystem, Mode},
-    net::{Namespace, Pair, V4},
+    listing::{list, of_namespace},
+    net::{Id, Namespace, Pair, V4},
     setup,
 };
 
-/// How late an event may be here, in seconds: an agent that waits for what hangs tells nothing at all, and a machine that is
-/// busy with other tests delays inspections.
+/// How long `list` may take here, in seconds: as long as what hangs if it waits for that, and a machine that is busy with
+/// other tests takes its time.
 fn late() -> f64 {
     10.0 * f64::from(slowness())
 }
@@ -39,25 +42,20 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
     for mode in [Mode::Stopped, Mode::Hangs] {
         let Some(hung) = FileSystem::mount("hung") else { return };
         let ns = Namespace::new();
-        let (first, second) = (ns.pair(V4), ns.pair(V4));
-        let mut agent = Agent::start(&["--stuck-after", "300ms"]);
         let mut command = Command::new(hung.program());
         command.arg("1000");
-        let (mut owner, first) = hand_over(command, first);
+        let (mut owner, first) = hand_over(command, ns.pair(V4));
+        let mut agent = Agent::start(&["--stuck-after", "300ms"]);
         hung.set(mode);
-        second.fin();
         first.fin();
-        let began = boot_seconds();
-        let event = agent.wait_for_socket("stuck", &second.id);
-        assert!(boot_seconds() - began < late(), "{mode:?}: late: {event}");
-        let event = agent.wait_for("the socket of the process concerned", |event| {
-            event["event"] == "stuck" && first.id.is_in(event) && unseen(event, owner.pid()).is_some()
-        });
-        assert!(boot_seconds() - began < 2.0 * late(), "{mode:?}: late: {event}");
-        let why = unseen(&event, owner.pid()).expect("just seen");
-        assert!(why.contains("may not answer (fuse)"), "{mode:?}: {why}");
-        let process = process(&event, owner.pid()).expect("just seen");
-        assert!(process["fds_open"].is_u64() && process["threads"] == 1, "{process}");
+        let (second, _fin) = ns.waiting(V4);
+        let listed = list_with_process(&ns, &first.id);
+        assert!(listed.contains_key(&second.id), "{mode:?}: {listed:?}");
+        let process = &listed[&first.id]["process"];
+        assert!(unseen(process).contains("may not answer (fuse)"), "{mode:?}: {process}");
+        assert!(process["fds_open"].is_u64() && process["threads"] == 1, "{mode:?}: {process}");
+        agent.wait_for_socket("stuck", &second.id);
+        agent.wait_for_socket("stuck", &first.id);
         ends(agent);
         hung.set(Mode::Answers);
         owner.end();
@@ -68,49 +66,43 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
 fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_does() {
     let Some(hung) = FileSystem::mount("begins") else { return };
     let ns = Namespace::new();
-    let (first, second) = (ns.pair(V4), ns.pair(V4));
-    let mut agent = Agent::start(&["--stuck-after", "300ms"]);
-    let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, first) = hand_over(command, first);
-    second.fin();
-    first.fin();
-    let began = boot_seconds();
-    agent.wait_for_socket("stuck", &second.id);
-    assert!(boot_seconds() - began < late());
-    let of_first = |event: &Value| event["event"] == "stuck" && first.id.is_in(event);
-    let event = agent.wait_for("what did not answer", |event| of_first(event) && unseen(event, owner.pid()).is_some());
-    let why = unseen(&event, owner.pid()).expect("just seen");
-    assert!(
-        why.contains("did not answer within 250 ms") || why.contains("an earlier read has not been answered"),
-        "{why}"
-    );
-    let read = process(&event, owner.pid()).expect("just seen");
-    assert!(read["fds_limit"].is_u64() && read["threads"] == 1, "{read}");
+    let (second, _fin) = ns.waiting(V4);
+    let Pair { client, server, id } = ns.pair(V4);
+    let owner = Forked::hangs_as_it_begins(&hung, server.as_raw_fd());
+    drop(server);
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    let listed = list_with_process(&ns, &id);
+    assert!(listed.contains_key(&second.id), "{listed:?}");
+    let process = &listed[&id]["process"];
+    let why = unseen(process);
+    assert!(why.contains("did not answer within 250 ms") || why.contains("has not been answered"), "{process}");
+    assert!(process["fds_limit"].is_u64() && process["threads"] == 1, "{process}");
+    // An agent that comes across it at its start does so too.
+    ends(Agent::start(&["--stuck-after", "300ms"]));
     hung.set(Mode::Answers);
-    drop(file);
-    agent.wait_for("the same process, read as a whole", |event| {
-        of_first(event) && process(event, owner.pid()).is_some() && unseen(event, owner.pid()).is_none()
+    let seen = poll_until(PATIENCE, || {
+        let process = &list_in_time(&ns)[&id]["process"];
+        process["comm"] == "sleep" && process["unseen"].as_array().is_some_and(Vec::is_empty)
     });
-    ends(agent);
-    owner.end();
+    assert!(seen, "{:?}", list_in_time(&ns));
+    drop(owner);
 }
 
 #[test]
 fn an_agent_ends_while_a_read_of_it_waits() {
     let Some(hung) = FileSystem::mount("ends") else { return };
     let ns = Namespace::new();
-    let pair = ns.pair(V4);
     let mut agent = Agent::start(&["--stuck-after", "300ms"]);
-    let (command, file) = hangs_as_it_begins(&hung);
-    let (mut owner, pair) = hand_over(command, pair);
-    pair.fin();
-    agent.wait_for("what did not answer", |event| {
-        event["event"] == "stuck" && pair.id.is_in(event) && unseen(event, owner.pid()).is_some()
-    });
+    let Pair { client, server, id } = ns.pair(V4);
+    let owner = Forked::hangs_as_it_begins(&hung, server.as_raw_fd());
+    drop(server);
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    agent.wait_for_socket("stuck", &id);
+    // Its first inspection, if it has had none.
+    agent.watch(Duration::from_secs(1));
     ends(agent);
     hung.set(Mode::Answers);
-    drop(file);
-    owner.end();
+    drop(owner);
 }
 
 #[test]
@@ -122,12 +114,8 @@ fn a_namespace_bound_behind_a_file_system_that_hangs_does_not_hold_up_list() {
         let bound = Namespace::deserted();
         bound.run(|| bind(Path::new("/proc/thread-self/ns/net"), &hung.program()));
         hung.set(mode);
-        let began = boot_seconds();
-        let finished = finish(&mut closewait(&["list", "--output", "json", "--alone"]));
-        assert!(boot_seconds() - began < 2.0 * late(), "{mode:?}: {:?}", boot_seconds() - began);
-        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        let listed = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        assert!(listed.into_iter().any(|object| pair.id.is_in(&object)), "{}", finished.stdout);
+        let listed = list_in_time(&ns);
+        assert!(listed.contains_key(&pair.id), "{mode:?}: {listed:?}");
         hung.set(Mode::Answers);
         setup::unmount(&hung.program());
     }
@@ -199,8 +187,8 @@ fn cgroups_are_found_with_the_capabilities_that_an_agent_keeps() {
     let name = folders.0.file_name().and_then(|name| name.to_str()).expect("a name");
     let wanted = format!("/{name}/0");
     let mut listed = String::new();
-    let found = crate::clock::poll_until(Duration::from_secs(3) * slowness(), || {
-        let finished = finish(&mut closewait(&["list", "--socket", socket, "--by", "cgroup", "--output", "json"]));
+    let found = poll_until(Duration::from_secs(3) * slowness(), || {
+        let finished = finish(&mut closewait(&["list", "--socket", socket, "--by", "cgroup", "--wide"]));
         listed = finished.stdout;
         listed.contains(&wanted)
     });
@@ -230,32 +218,25 @@ fn ends(agent: Agent) {
 }
 
 /// A connection whose server's socket only another process has.
-struct Handed {
+pub(crate) struct Handed {
     client: TcpStream,
-    id: crate::net::Id,
-    /// For the state of the socket: it is the other's.
-    server: OwnedFd,
+    pub(crate) id: Id,
 }
 
 impl Handed {
     /// Lets the socket enter CLOSE_WAIT.
-    fn fin(&self) {
-        crate::socket::fin(&self.server, || self.client.shutdown(std::net::Shutdown::Write).expect("shutdown"));
+    pub(crate) fn fin(&self) {
+        self.client.shutdown(Shutdown::Write).expect("shutdown");
     }
 }
 
 /// Runs a command that has the server's end of a connection.
-fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
+pub(crate) fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
     let raw = pair.server.as_raw_fd();
     // SAFETY: between fork and exec, it makes one system call only.
     unsafe { command.pre_exec(move || keep_open(raw)) };
     let owner = Running::spawn(&mut command);
-    // SAFETY: takes numbers only; the descriptor is open.
-    let copy = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 0) };
-    assert!(copy >= 0, "dup: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
-    let server = unsafe { OwnedFd::from_raw_fd(copy) };
-    (owner, Handed { client: pair.client, id: pair.id, server })
+    (owner, Handed { client: pair.client, id: pair.id })
 }
 
 /// The descriptor stays open when the process becomes another program.
@@ -264,40 +245,73 @@ fn keep_open(raw: RawFd) -> io::Result<()> {
     if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A program that becomes another, which closes a file that the first has, and the kernel waits for that with a lock that
-/// others need who want to know what its threads do. The file is open here as long as what comes with it.
-fn hangs_as_it_begins(hung: &FileSystem) -> (Command, OwnedFd) {
-    /// Beyond all that a new process needs before it is another program: those are closed first.
-    const HIGH: libc::c_int = 900;
-    let file = File::open(hung.program()).expect("the program");
-    // SAFETY: takes numbers only; the descriptor is open.
-    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, HIGH) };
-    assert!(copy >= HIGH, "dup: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
-    let high = unsafe { OwnedFd::from_raw_fd(copy) };
-    drop(file);
-    hung.set(Mode::NeverFlushes);
-    let mut command = Command::new("sleep");
-    command.arg("1000");
-    (command, high)
+/// A process of which nothing but its number is known to whoever made it.
+struct Forked(libc::pid_t);
+
+impl Forked {
+    /// A process that becomes a program, which closes a file of its own, and the kernel waits for that with a lock that others
+    /// need who want to know what its threads do. Nobody else has the file: they would wait, too.
+    fn hangs_as_it_begins(hung: &FileSystem, socket: RawFd) -> Self {
+        hung.set(Mode::NeverFlushes);
+        let path = CString::new(hung.program().as_os_str().as_bytes()).expect("no zero in a path");
+        let arguments = [c"sleep".as_ptr(), c"1000".as_ptr(), std::ptr::null()];
+        // `Command` would wait until the program runs.
+        // SAFETY: the child makes system calls only, of which the last does not return.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: a text that ends in a zero and outlives the call.
+            unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+            // SAFETY: takes numbers only.
+            unsafe { libc::fcntl(socket, libc::F_SETFD, 0) };
+            // SAFETY: texts that end in a zero, and a list of such that ends in a null.
+            unsafe { libc::execvp(arguments[0], arguments.as_ptr()) };
+            // SAFETY: takes a number only.
+            unsafe { libc::_exit(1) };
+        }
+        assert!(pid > 0, "fork: {}", io::Error::last_os_error());
+        Self(pid)
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // SAFETY: takes numbers, and no place for a status.
+        unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
+    }
 }
 
 /// Mounts a file over another.
 fn bind(from: &Path, to: &Path) {
-    let text = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
     let (from, to) = (text(from), text(to));
     // SAFETY: texts that end in a zero and outlive the call.
     let result = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), c"none".as_ptr(), libc::MS_BIND, std::ptr::null()) };
     crate::socket::check(result, "mount --bind");
 }
 
-/// What an event says of a process.
-fn process(event: &Value, pid: u32) -> Option<&Value> {
-    Some(&event["process"]).filter(|process| process["pid"] == pid)
+/// What `list --alone` shows of a namespace, in no more time than that may take.
+fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
+    let began = boot_seconds();
+    let listed = of_namespace(&list(), ns);
+    let took = boot_seconds() - began;
+    assert!(took < late(), "it took {took} s");
+    listed
 }
 
-/// What could not be seen of a process; `None` if all was, or nothing is known of it yet.
-fn unseen(event: &Value, pid: u32) -> Option<String> {
-    let unseen = process(event, pid)?["unseen"].as_array()?;
-    (!unseen.is_empty()).then(|| Value::from(unseen.clone()).to_string())
+/// The same as soon as it says something of the owner of this socket, which it does of none that is young.
+fn list_with_process(ns: &Namespace, id: &Id) -> BTreeMap<Id, Value> {
+    let mut listed = BTreeMap::new();
+    let seen = poll_until(PATIENCE, || {
+        listed = list_in_time(ns);
+        listed.get(id).is_some_and(|row| row["process"].is_object())
+    });
+    assert!(seen, "{listed:?}");
+    listed
+}
+
+/// What could not be seen of a process.
+fn unseen(process: &Value) -> String {
+    process["unseen"].to_string()
 }

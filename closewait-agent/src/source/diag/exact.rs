@@ -5,7 +5,10 @@ use std::{io, net::IpAddr};
 use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP};
 use thiserror::Error;
 
-use super::{DiagError, Found, Info, Netlink, nl};
+use super::{
+    DiagError, Netlink,
+    wire::{Found, Info, nl},
+};
 use crate::engine::{
     kill::{Facts, Target},
     model::Endpoint,

@@ -1,0 +1,254 @@
+//! What goes on beside the event loop: sockets that are refreshed, scans and inspections, questions that wait for them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{BATCH, Runtime};
+use crate::{
+    clock::{self, TimeAnchor},
+    control::Asker,
+    engine::{
+        model::{Inquiry, Observation, SocketKey},
+        query::Query,
+        time::Boot,
+    },
+    sink,
+    source::{
+        ended,
+        program::LookFor,
+        worker::{Answer, Job, JobId, Piece, Report},
+    },
+};
+
+/// Sockets refreshed before the ring is read.
+const LOOKS: usize = 1024;
+/// Questions that are answered at a time; others wait in the control socket.
+const QUESTIONS: usize = 16;
+/// Owners of which a question finds out whether they have ended, at some microseconds each.
+const OWNERS_CHECKED: usize = 1024;
+/// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
+/// A scan or inspection that fails is reported in the log no more often than this.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Sockets to refresh, and what comes after.
+#[derive(Debug)]
+struct Looks {
+    keys: VecDeque<SocketKey>,
+    kind: LookFor,
+    then: Then,
+    /// All so far were refreshed.
+    complete: bool,
+}
+
+/// What the engine is told when all of some sockets were refreshed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    Nothing,
+    All,
+    /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
+    Gone(Boot, Option<u64>),
+    /// With what the ring buffer had dropped before.
+    Suspects {
+        lost: u64,
+    },
+}
+
+/// What a job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Owners,
+    Audit,
+    Inquiry,
+    Question,
+}
+
+/// A question that waits for an answer.
+struct Question {
+    query: Query,
+    asker: Asker,
+    /// The job that it waits for.
+    waits_for: Option<JobId>,
+    /// Whether it has waited for the names of cgroups.
+    named: bool,
+    until: Boot,
+}
+
+/// What goes on beside the event loop.
+#[derive(Default)]
+pub struct Pending {
+    looks: VecDeque<Looks>,
+    jobs: BTreeMap<JobId, Purpose>,
+    questions: Vec<Question>,
+    /// CPU time that the inspection that goes on has taken.
+    pub(super) worked: Duration,
+    complained: Option<Boot>,
+}
+
+impl Pending {
+    /// Whether another question can be taken.
+    pub(super) fn may_ask(&self) -> bool {
+        self.questions.len() < QUESTIONS
+    }
+
+    /// Whether all sockets were refreshed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.looks.is_empty()
+    }
+
+    /// When the next question is to be answered with what is known.
+    pub(super) fn deadline(&self) -> Option<Boot> {
+        self.questions.iter().map(|question| question.until).min()
+    }
+}
+
+impl Runtime {
+    /// Has sockets refreshed, after those before them.
+    pub(super) fn look(&mut self, keys: Vec<SocketKey>, kind: LookFor, then: Then) {
+        self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
+    }
+
+    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
+    pub(super) fn look_on(&mut self) -> anyhow::Result<()> {
+        let Some(looks) = self.pending.looks.front_mut() else { return Ok(()) };
+        let before = clock::thread_cpu();
+        let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
+        looks.complete &= self.programs.look(&keys, looks.kind);
+        self.pending.worked += clock::thread_cpu().saturating_sub(before);
+        while !self.drain(BATCH) {}
+        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
+        match looks.then {
+            Then::Nothing => {}
+            Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
+            Then::Gone(began, lost) => {
+                // A record that the ring buffer dropped is no answer.
+                if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
+                    self.intake.fact(Observation::LookedAtGone { began });
+                }
+            }
+            Then::Suspects { lost } => {
+                // A record that the ring buffer dropped is no answer.
+                let complete = looks.complete && self.programs.counters()?.ring_full == lost;
+                self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
+    fn lost(&self) -> Option<u64> {
+        self.programs.counters().ok().map(|counters| counters.ring_full)
+    }
+
+    pub(super) fn find_owners(&mut self, purpose: Purpose) -> JobId {
+        let known = self.intake.engine.scan_began();
+        self.begin(Job::Owners { known }, purpose)
+    }
+
+    /// Has a job done beside the event loop.
+    pub(super) fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
+        // Records of what has happened before go in before what is found.
+        while !self.drain(BATCH) {}
+        let id = self.workers.ask(job, self.intake.decoder(), clock::now());
+        self.pending.jobs.insert(id, purpose);
+        id
+    }
+
+    /// Takes in what a job has found.
+    pub(super) fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
+            Answer::Piece(_, piece) => self.intake.piece(piece),
+            Answer::GivenUp(id, why) => {
+                let at = clock::now();
+                if self.pending.jobs.get(&id).is_some_and(|purpose| *purpose != Purpose::Inquiry) {
+                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
+                }
+                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
+            }
+        }
+    }
+
+    /// A job has ended.
+    fn ended(&mut self, id: JobId, report: Report) {
+        let Report { began, cpu, unseen } = report;
+        let at = clock::now();
+        let purpose = self.pending.jobs.remove(&id);
+        for what in &unseen {
+            let is_due = self.pending.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY);
+            if is_due && purpose != Some(Purpose::Audit) {
+                self.pending.complained = Some(at);
+                log::warn!("some owners are not known, the next scan tries again: {what}");
+            } else {
+                log::debug!("{what}");
+            }
+        }
+        match purpose {
+            Some(Purpose::Owners) => self.pending.worked += cpu,
+            Some(Purpose::Audit) => {
+                let (complete, cost) = (unseen.is_empty(), Some(cpu));
+                self.intake.fact(Observation::Audited { began, at, complete, cost });
+            }
+            Some(Purpose::Inquiry) => {
+                let worked = std::mem::take(&mut self.pending.worked) + cpu;
+                self.intake.fact(Observation::InquiredAll { at, worked });
+            }
+            Some(Purpose::Question) | None => {}
+        }
+        for question in &mut self.pending.questions {
+            question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
+        }
+    }
+
+    /// Somebody asks: what is missing is found out first.
+    pub(super) fn asked(&mut self, query: Query, asker: Asker) {
+        let now = clock::now();
+        self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
+        let gone = Then::Gone(now, self.lost());
+        self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
+        let owners = self.intake.engine.owner_pids(OWNERS_CHECKED);
+        let waits_for = if owners.into_iter().any(ended::has_ended) {
+            // A scan that is running may have seen their descriptors.
+            Some(self.find_owners(Purpose::Owners))
+        } else if self.intake.engine.wants_walk(now) {
+            let scans = self.pending.jobs.iter().rev();
+            let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
+            Some(running.unwrap_or_else(|| self.find_owners(Purpose::Owners)))
+        } else {
+            None
+        };
+        let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
+        self.pending.questions.push(question);
+    }
+
+    /// Answers those who wait for nothing any more, of what is true now.
+    pub(super) fn answer_questions(&mut self, now: Boot) {
+        for mut question in std::mem::take(&mut self.pending.questions) {
+            let late = question.until <= now;
+            if !late && question.waits_for.is_none() && !question.named {
+                question.named = true;
+                let cgroups = self.intake.engine.unnamed_cgroups();
+                question.waits_for = (!cgroups.is_empty()).then(|| {
+                    let inquiry = Inquiry { cgroups, ..Inquiry::default() };
+                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Question)
+                });
+            }
+            if late || (question.waits_for.is_none() && self.pending.looks.is_empty()) {
+                self.answer(&question.query, question.asker);
+            } else {
+                self.pending.questions.push(question);
+            }
+        }
+    }
+
+    pub(super) fn answer(&self, query: &Query, asker: Asker) {
+        let mut body = asker.body();
+        let engine = &self.intake.engine;
+        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
+            Ok(missing) => asker.answer(body, missing),
+            Err(error) => asker.refuse(error.to_string()),
+        }
+    }
+}
