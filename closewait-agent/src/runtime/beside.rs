@@ -208,13 +208,17 @@ impl Runtime {
         self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
         let gone = Then::Gone(now, self.lost());
         self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
-        let wants_scan = self.intake.engine.wants_walk(now)
-            || self.intake.engine.owner_pids(OWNERS_CHECKED).into_iter().any(ended::has_ended);
-        let waits_for = wants_scan.then(|| {
+        let owners = self.intake.engine.owner_pids(OWNERS_CHECKED);
+        let waits_for = if owners.into_iter().any(ended::has_ended) {
+            // A scan that is running may have seen their descriptors.
+            Some(self.find_owners(Purpose::Owners))
+        } else if self.intake.engine.wants_walk(now) {
             let scans = self.pending.jobs.iter().rev();
             let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
-            running.unwrap_or_else(|| self.find_owners(Purpose::Owners))
-        });
+            Some(running.unwrap_or_else(|| self.find_owners(Purpose::Owners)))
+        } else {
+            None
+        };
         let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
         self.pending.questions.push(question);
     }
