@@ -31,10 +31,10 @@ use crate::{
     setup,
 };
 
-/// How long `list` may take here, in seconds: as long as what hangs if it waits for that, and a machine that is busy with
+/// How long `list` may take here, in seconds: half as long as what hangs does so, as a machine that is busy with
 /// other tests takes its time.
 fn late() -> f64 {
-    10.0 * f64::from(slowness())
+    30.0 * f64::from(slowness())
 }
 
 #[test]

@@ -78,7 +78,8 @@ fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
 
 #[test]
 fn a_folder_that_is_no_mount_is_said() {
-    assert!(matches!(Cgroups::at("/nonexistent"), Err(CgroupError::Open { .. })));
+    let fixture = Fixture::new("cgroups");
+    assert!(matches!(Cgroups::at(fixture.path().join("none")), Err(CgroupError::Open { .. })));
 }
 
 #[test]

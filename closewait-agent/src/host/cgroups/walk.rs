@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_survived() {
-        let mut walk = Walk::of("/nonexistent".into());
+        let mut walk = Walk::of(Fixture::new("walk").path().join("none"));
         assert_eq!(whole(&mut walk, MAX_FOLDERS), (vec![], false));
     }
 }

@@ -61,7 +61,9 @@ fn a_thread_that_spins_uses_a_cpu() {
 
 #[test]
 fn the_own_process_is_seen_whole() {
-    let process = sample(Duration::ZERO);
+    let sampling = Sampling::begin(&[process::id()], clock::now());
+    let began = sampling.began();
+    let process = sampling.finish(began).pop().unwrap();
     assert!(process.started_ns.is_some() && process.parent.is_some() && process.fds_open.is_some());
     assert!(process.exe.is_some_and(|exe| exe.contains("closewait")));
     assert_eq!((process.runtime, process.cpu_permille), (None, None), "the time is too short for a share");
