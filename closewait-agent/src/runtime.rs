@@ -79,6 +79,8 @@ pub struct Runtime {
     pub programs: Programs,
     /// What the tracepoint's program writes to.
     pub ring: RingReader,
+    /// Number of records that it has room for.
+    pub ring_records: usize,
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
     /// The engine.
@@ -192,7 +194,7 @@ impl Runtime {
         self.programs.detach();
         tokio::time::sleep(DETACHED).await;
         // Whatever the kernel has written so far belongs to the totals.
-        while !self.drain(BATCH) {}
+        self.drain_all();
         self.intake.engine.count_losses(clock::now(), logging::dropped());
         self.intake.engine.stop();
         self.put_out()?;
@@ -219,6 +221,12 @@ impl Runtime {
     fn drain(&mut self, limit: usize) -> bool {
         let Self { ring, intake, .. } = self;
         ring.drain(limit, |bytes| intake.record(bytes))
+    }
+
+    /// Hands all records that are in the ring buffer now to the engine. Not those that come meanwhile: they may come faster than
+    /// they are taken.
+    fn drain_all(&mut self) {
+        let _emptied = self.drain(self.ring_records);
     }
 
     /// Does all that the engine wants done.

@@ -3,6 +3,7 @@
 use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 
 use anyhow::Context as _;
+use closewait_common::record::SIZE;
 
 use super::{colour, sink};
 use crate::{
@@ -164,8 +165,9 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
+    let ring_records = ring_buffer_bytes as usize / SIZE;
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime { programs, ring, kernel_log, intake, workers, pending, control, hooks, peak, sink, writer }
+    Runtime { programs, ring, ring_records, kernel_log, intake, workers, pending, control, hooks, peak, sink, writer }
         .run(&start, signals, end)
         .await
 }

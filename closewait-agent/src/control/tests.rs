@@ -149,7 +149,7 @@ fn nobody_there_is_no_error() {
 
 #[test]
 fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
-    const LIMIT: usize = 2 << 20;
+    const LIMIT: usize = 8 << 20;
     const LENGTH: usize = 3 << 19;
     let path = path("silent");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BATCH, Runtime};
+use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
     control::Asker,
@@ -117,7 +117,7 @@ impl Runtime {
         let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
         looks.complete &= self.programs.look(&keys, looks.kind);
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
-        while !self.drain(BATCH) {}
+        self.drain_all();
         let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
         match looks.then {
             Then::Nothing => {}
@@ -150,7 +150,7 @@ impl Runtime {
     /// Has a job done beside the event loop.
     pub(super) fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
         // Records of what has happened before go in before what is found.
-        while !self.drain(BATCH) {}
+        self.drain_all();
         let id = self.workers.ask(job, self.intake.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
         id

@@ -150,27 +150,25 @@ fn sigterm_ends_an_agent_of_which_nobody_reads_anything() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("all"));
     let [(log, log_reader), (output, output_reader), (recording, recording_reader)] =
         ["log", "output", "recording"].map(|name| fifos.unread(name));
+    // Nothing at all has room.
+    for path in [&log, &output, &recording] {
+        fill(Path::new(path));
+    }
+    let readers = [&log_reader, &output_reader, &recording_reader];
+    let before = readers.map(waiting);
     let hook = fifos.path("hook");
-    fs::write(&hook, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n").expect("a script");
+    fs::write(&hook, "#!/bin/sh\ntouch ${0%/*}/runs\ntrap '' TERM\nwhile :; do sleep 1; done\n").expect("a script");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o700)).expect("chmod");
     let arguments = ["--events", "all", "--histogram-every", "20ms", "--record", &recording, "--on-stuck", &hook];
-    let mut command = fifos.agent(&arguments, &format!("> {output} 2> {log}"));
-    let mut agent = Running::spawn(&mut command);
-    let readers = [&log_reader, &output_reader, &recording_reader];
-    // More than the pipes take: each frame and each line is some hundred bytes.
-    let mut pairs = Vec::new();
-    let began = boot_seconds();
-    let done = poll_until(PATIENCE, || {
-        pairs.push(ns.waiting(V4));
-        boot_seconds() - began > 3.0 && readers.iter().all(|reader| waiting(reader) > 0)
-    });
-    let before = readers.map(waiting);
-    assert!(done && pairs.len() > 50, "{before:?} {}", pairs.len());
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(readers.map(waiting), before, "nothing more has room");
+    let mut agent = Running::spawn(&mut fifos.agent(&arguments, &format!("> {output} 2> {log}")));
+    let pairs: Vec<_> = (0..100).map(|_| ns.waiting(V4)).collect();
+    let runs = || PathBuf::from(fifos.path("runs")).exists();
+    assert!(poll_until(PATIENCE, runs), "the agent has found what is stuck, and its hook runs");
+    assert_eq!(readers.map(waiting), before, "nothing was written");
     fifos.assert_answers();
     let took = terminate(&mut agent);
     assert!(took < END * f64::from(slowness()), "{took} s");
+    drop(pairs);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::{
     agent::{Agent, Finished, closewait, finish, run_command},
     clock::{PATIENCE, boot_seconds, poll_until, slowness},
@@ -155,7 +157,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
     let (recording, ns) = (Recording::new("limited"), Namespace::new());
     let mut command = run_command(&[QUICK, &[recording.path()]].concat());
     let limit = || {
-        let limit = libc::rlimit { rlim_cur: 8192, rlim_max: 8192 };
+        let limit = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
         // SAFETY: `limit` is valid and outlives the call.
         if unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) } == 0 {
             Ok(())
@@ -166,17 +168,21 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
     // SAFETY: between fork and exec, it makes one system call only.
     unsafe { command.pre_exec(limit) };
     let mut agent = Agent::spawn(&mut command);
-    for _ in 0..1000 {
-        drop(ns.waiting(V4));
+    let counted = |event: &Value| event["event"] == "health" && event["recordings_failed"] == 1;
+    while !agent.events.iter().any(counted) {
+        for _ in 0..200 {
+            drop(ns.waiting(V4));
+        }
+        agent.watch(Duration::from_millis(100));
     }
-    agent.wait_for("its count", |event| event["event"] == "health" && event["recordings_failed"] == 1);
     let (pair, _fin) = ns.waiting(V4);
     agent.wait_for_socket("stuck", &pair.id);
     let ended = agent.stop();
     ended.totals();
     assert!(ended.stderr.contains("the recording ends here, the agent goes on"), "{}", ended.stderr);
     let again = recording.replay(&["--output", "json"]);
-    assert!(ended.stdout.starts_with(&again.stdout) && !again.stdout.is_empty());
+    assert!(ended.stdout.starts_with(&again.stdout), "{} {}", ended.stdout.len(), again.stdout.len());
+    assert!(!again.stdout.is_empty(), "{}", again.stderr);
     assert!(again.stderr.contains("more could not be written"), "{}", again.stderr);
 }
 

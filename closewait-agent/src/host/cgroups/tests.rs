@@ -87,7 +87,7 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
         Ok(mut cgroups) => {
             let root = inode(cgroups.mount());
             assert_eq!(one(&mut cgroups, root), Lookup::Path(b"/".to_vec()));
-            for entry in fs::read_dir(cgroups.mount().to_owned()).unwrap().flatten() {
+            for entry in fs::read_dir(cgroups.mount()).unwrap().flatten() {
                 if entry.file_type().unwrap().is_dir() {
                     let name = entry.file_name();
                     match one(&mut cgroups, inode(&entry.path())) {

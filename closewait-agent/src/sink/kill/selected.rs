@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{
-            testing::{holder, row, socket, verdict},
+            testing::{holder, listener, row, socket, verdict},
             view::Row,
         },
         sink::schema::{Listed, time},
@@ -269,6 +269,23 @@ mod tests {
             let left = Gone { at: NOW - Duration::from_secs(5), seen: true, how, closer: None, dwell: None };
             assert_eq!(again(&Row { gone: Some(&left), dwell: None, ..row(&listed) }).gone, Some(left));
         }
+    }
+
+    #[test]
+    fn a_listener_comes_with_its_owners() {
+        let waits = Socket { accepted: Some(false), inode: None, ..socket() };
+        let seen = Seen { what: listener(8080, 3, 128), at: NOW, holders: vec![holder("nginx", 30, 6)] };
+        let read = again(&Row { listener: Some(&seen), ..row(&waits) });
+        let listener = read.listener.unwrap();
+        assert_eq!((listener.holders, listener.what.local), (seen.holders, seen.what.local));
+        assert_eq!((listener.what.backlog, listener.what.backlog_max), (3, 128));
+    }
+
+    #[test]
+    fn more_than_can_be_taken_are_refused_before_they_are_read() {
+        let lines = b"x\n".repeat(MAX_SELECTED + 1);
+        assert!(matches!(read(&lines, anchor()), Err(ReadError::TooMany)));
+        assert!(matches!(read(&lines[2..], anchor()), Err(ReadError::Line(_))));
     }
 
     #[test]
