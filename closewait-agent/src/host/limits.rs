@@ -14,7 +14,7 @@ pub const DEFAULT_RING_BUFFER: u32 = 4 << 20;
 const DEFAULT_LINES: u64 = 16 << 20;
 
 /// Memory of an agent that tracks nothing, bytes: 25 MB at its start, while it reads the kernel's types, and what the kernel
-/// charges it for programs, counters and threads.
+/// charges it for programs, counters and threads. Later the agent itself has 13 MB, and lines for a slow reader the rest.
 const FIXED: u64 = 32 << 20;
 /// Memory of an entry of the kernel's map, bytes: 64 of the entry, and a bucket for each.
 const OF_ENTRY: u64 = 80;
@@ -25,6 +25,8 @@ const OF_TRACKED: u64 = 3_400;
 const LEAST_TRACKED: u64 = 256;
 const LEAST_RING_BUFFER: u64 = 256 << 10;
 const LEAST_LINES: u64 = 256 << 10;
+/// Length of a line about a socket, bytes: all of them can be due at the same time.
+const LINE: u64 = 1600;
 
 /// What the user says; `None` where nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,8 +69,7 @@ pub fn limits(asked: Asked, memory: Option<&MemoryLimit>) -> Limits {
         || previous_power_of_two((left / 64).clamp(LEAST_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
         u64::from,
     );
-    let lines = (left / 32).clamp(LEAST_LINES, DEFAULT_LINES);
-    let rest = left.saturating_sub(FIXED + ring_buffer + lines);
+    let rest = left.saturating_sub(FIXED + ring_buffer);
     let (max_sockets, max_tracked) = match (asked.max_sockets.map(u64::from), asked.max_tracked.map(u64::from)) {
         (Some(sockets), Some(tracked)) => (sockets, tracked),
         (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED),
@@ -89,9 +90,11 @@ pub fn limits(asked: Asked, memory: Option<&MemoryLimit>) -> Limits {
         max_sockets: lowered(max_sockets, asked.max_sockets, DEFAULT_MAX_SOCKETS),
         max_tracked: lowered(max_tracked, asked.max_tracked, DEFAULT_MAX_TRACKED),
         ring_buffer: u32::try_from(ring_buffer).unwrap_or(DEFAULT_RING_BUFFER),
-        lines: usize::try_from(lines).unwrap_or(usize::MAX),
+        lines: 0,
         degraded: None,
     };
+    let lines = (u64::from(limits.max_tracked) * LINE).clamp(LEAST_LINES, DEFAULT_LINES);
+    limits.lines = usize::try_from(lines).unwrap_or(usize::MAX);
     limits.degraded = Some(limits.under(memory));
     limits
 }
@@ -107,7 +110,7 @@ impl Limits {
     /// Memory that an agent needs at its highest peak, bytes.
     fn need(&self) -> u64 {
         let (sockets, tracked) = (u64::from(self.max_sockets) * OF_ENTRY, u64::from(self.max_tracked) * OF_TRACKED);
-        FIXED + sockets + tracked + u64::from(self.ring_buffer) + u64::try_from(self.lines).unwrap_or(u64::MAX >> 1)
+        FIXED + sockets + tracked + u64::from(self.ring_buffer)
     }
 
     fn under(&self, memory: &MemoryLimit) -> Degraded {
