@@ -272,14 +272,14 @@ impl Runtime {
                     self.begin(Job::Everything { sweep }, Purpose::Audit);
                 }
                 Output::LookAtSuspects(keys) => {
-                    let lost = self.programs.counters()?.ring_full;
+                    let lost = self.lost();
                     self.look(keys, LookFor::Waiting, Then::Suspects { lost });
                 }
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }
                 Output::ReadCounters => {
-                    let counters = Box::new(self.programs.counters().context("reading the kernel's counters failed")?);
+                    let counters = Box::new(self.counters());
                     self.intake.engine.count_losses(clock::now(), logging::dropped());
                     self.intake.fact(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.intake.engine.totals().tracked) {

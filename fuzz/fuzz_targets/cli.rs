@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Ok(Cli { command: Command::Run(run) }) => {
             assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
-            assert!(run.ring_buffer.is_power_of_two() && run.max_sockets > 0);
+            assert!(run.ring_buffer.is_none_or(u32::is_power_of_two) && run.max_sockets != Some(0));
             assert!(run.connection_limit.iter().all(|(port, most)| *port > 0 && *most > 0));
         }
         Ok(Cli { command: Command::Replay(replay) }) => {

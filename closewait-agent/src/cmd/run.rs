@@ -135,7 +135,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     memory::give_back();
 
     // An agent that cannot be asked watches all the same.
-    let control = control(&args.socket, &mut degraded);
+    let control = control(&args.socket, limits.lines, &mut degraded);
     let mut inquirer = Inquirer::new(legs);
     if !args.enter_namespaces {
         inquirer.open_ahead();
@@ -196,8 +196,9 @@ async fn first_scan(
 }
 
 /// The socket for `list`, `report` and `kill`. What is wrong with it is said, and no reason to watch nothing.
-fn control(path: &Path, degraded: &mut Vec<String>) -> Option<Control<Query>> {
-    let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT);
+fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Control<Query>> {
+    // Under a memory limit, answers have as much of it as two queues of lines.
+    let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT.min(2 * lines));
     let (control, doubts) = match listening {
         Ok(control) => {
             let doubts = control.doubts().to_vec();

@@ -68,13 +68,12 @@ const QUEUE: usize = 64;
 /// Threads that were left behind, in this process.
 static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 
-/// Nanoseconds that this process has waited for threads that it then left behind.
-static WAITED: AtomicU64 = AtomicU64::new(0);
+/// CPU time of the threads that read, since this process began, nanoseconds.
+static CPU_USED: AtomicU64 = AtomicU64::new(0);
 
-/// Time that this process has waited, since it began, for reads that did not answer. None of it was work: whoever measures
-/// what an inspection costs subtracts what has been added meanwhile.
-pub fn waited() -> Duration {
-    Duration::from_nanos(WAITED.load(Ordering::Relaxed))
+/// CPU time that the threads of [`each`] have used since this process began: it is not in the CPU time of their callers.
+pub fn cpu_used() -> Duration {
+    Duration::from_nanos(CPU_USED.load(Ordering::Relaxed))
 }
 
 /// Something that is waited for.
@@ -394,7 +393,11 @@ impl<T: Send + 'static> Worker<T> {
                 (doing.subject, doing.step) = (None, "it");
                 drop(doing);
                 job.progress();
-                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| work(item, &job))) {
+                let before = clock::thread_cpu();
+                let worked = panic::catch_unwind(AssertUnwindSafe(|| work(item, &job)));
+                let cpu = clock::thread_cpu().saturating_sub(before);
+                CPU_USED.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                if let Err(payload) = worked {
                     let _left_behind = sender.send(Message::Panicked(payload));
                     return;
                 }
@@ -428,7 +431,6 @@ impl<T: Send + 'static> Worker<T> {
             let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
-                WAITED.fetch_add(u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 return self.leave_behind(|step| Unanswered::Late { step });
             }
             if clock::now().since(began) >= patience.takes {

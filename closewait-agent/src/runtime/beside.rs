@@ -10,7 +10,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control::Asker,
     engine::{
-        model::{Inquiry, Observation, SocketKey},
+        model::{Counters, Inquiry, Observation, SocketKey},
         query::Query,
         time::Boot,
     },
@@ -52,7 +52,7 @@ pub(super) enum Then {
     Gone(Boot, Option<u64>),
     /// With what the ring buffer had dropped before.
     Suspects {
-        lost: u64,
+        lost: Option<u64>,
     },
 }
 
@@ -130,16 +130,39 @@ impl Runtime {
             }
             Then::Suspects { lost } => {
                 // A record that the ring buffer dropped is no answer.
-                let complete = looks.complete && self.programs.counters()?.ring_full == lost;
+                let complete = looks.complete && lost.is_some() && self.lost() == lost;
                 self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
             }
         }
         Ok(())
     }
 
+    /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library
+    /// opens a file to learn the number of CPUs.
+    pub(super) fn counters(&mut self) -> Counters {
+        match self.programs.counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                self.complain(&format!("the kernel's counters cannot be read: {:#}", anyhow::Error::from(error)));
+                self.intake.engine.counters().clone()
+            }
+        }
+    }
+
     /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
-    fn lost(&self) -> Option<u64> {
+    pub(super) fn lost(&self) -> Option<u64> {
         self.programs.counters().ok().map(|counters| counters.ring_full)
+    }
+
+    /// Writes to the log what cannot be done now and is tried again, once in a while.
+    fn complain(&mut self, what: &str) {
+        let now = clock::now();
+        if self.pending.complained.is_none_or(|last| now.since(last) >= COMPLAIN_EVERY) {
+            self.pending.complained = Some(now);
+            log::warn!("{what}; the agent goes on and tries again");
+        } else {
+            log::debug!("{what}");
+        }
     }
 
     pub(super) fn find_owners(&mut self, purpose: Purpose) -> JobId {
@@ -177,12 +200,10 @@ impl Runtime {
         let at = clock::now();
         let purpose = self.pending.jobs.remove(&id);
         for what in &unseen {
-            let is_due = self.pending.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY);
-            if is_due && purpose != Some(Purpose::Audit) {
-                self.pending.complained = Some(at);
-                log::warn!("some owners are not known, the next scan tries again: {what}");
-            } else {
+            if purpose == Some(Purpose::Audit) {
                 log::debug!("{what}");
+            } else {
+                self.complain(&format!("some owners are not known: {what}"));
             }
         }
         match purpose {

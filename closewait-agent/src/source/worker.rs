@@ -26,6 +26,7 @@ use crate::{
         model::{Inquiry, Observation},
         time::Boot,
     },
+    host::deadline,
 };
 
 /// Pieces that may wait for the event loop. A worker that is further ahead waits.
@@ -358,7 +359,7 @@ struct Outbox<'a> {
 
 impl<'a> Outbox<'a> {
     fn new(id: JobId, to: &'a channel::Sender<(JobId, Piece)>) -> Self {
-        let (began, cpu_before) = (clock::now(), clock::thread_cpu());
+        let (began, cpu_before) = (clock::now(), cpu_used());
         Self { id, to, records: Vec::new(), facts: Vec::new(), began, cpu_before }
     }
 
@@ -403,9 +404,14 @@ impl<'a> Outbox<'a> {
     fn end(mut self, unseen: Vec<String>) {
         self.send_records();
         self.send_facts();
-        let cpu = clock::thread_cpu().saturating_sub(self.cpu_before);
+        let cpu = cpu_used().saturating_sub(self.cpu_before);
         self.send(Piece::Ended(Report { began: self.began, cpu, unseen }));
     }
+}
+
+/// CPU time of this thread, and of those that read for it: with both workers at work, one may be charged for the other's.
+fn cpu_used() -> Duration {
+    clock::thread_cpu() + deadline::cpu_used()
 }
 
 fn everything(scanner: &mut Scanner, sweep: bool, decoder: Decoder, to: &mut Outbox<'_>) -> Vec<String> {
