@@ -111,14 +111,14 @@ impl Runtime {
     }
 
     /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
-    pub(super) fn look_on(&mut self) -> anyhow::Result<()> {
-        let Some(looks) = self.pending.looks.front_mut() else { return Ok(()) };
+    pub(super) fn look_on(&mut self) {
+        let Some(looks) = self.pending.looks.front_mut() else { return };
         let before = clock::thread_cpu();
         let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
         looks.complete &= self.programs.look(&keys, looks.kind);
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
         self.drain_all();
-        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return Ok(()) };
+        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return };
         match looks.then {
             Then::Nothing => {}
             Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
@@ -134,7 +134,6 @@ impl Runtime {
                 self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
             }
         }
-        Ok(())
     }
 
     /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library
@@ -186,7 +185,8 @@ impl Runtime {
             Answer::Piece(_, piece) => self.intake.piece(piece),
             Answer::GivenUp(id, why) => {
                 let at = clock::now();
-                if self.pending.jobs.get(&id).is_some_and(|purpose| *purpose != Purpose::Inquiry) {
+                let purpose = self.pending.jobs.get(&id);
+                if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
                     self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
                 }
                 self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
