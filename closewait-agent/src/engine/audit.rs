@@ -129,15 +129,14 @@ impl Engine {
         let sweep = std::mem::take(&mut self.audit.sweep);
         self.audit.after = self.losses();
         self.audit.step = Step::Walking { asked: now };
-        self.tracker.scan_began();
+        self.tracker.scan_began(now);
         self.outputs.push_back(Output::Audit { sweep });
     }
 
-    /// A walk found a socket that was not tracked: of an audit, one that was missed, unless its record is still under way.
+    /// A scan found a socket that was not tracked: one that was missed, unless its record is still under way. What the scan of
+    /// the start finds was there before.
     pub(super) fn found_new(&mut self, since: Since) {
-        if let Step::Walking { asked } = self.audit.step
-            && since.latest() + UNDER_WAY < asked
-        {
+        if self.tracker.scan_asked().is_some_and(|asked| since.latest() + UNDER_WAY < asked) {
             self.audit.repaired += 1;
         }
     }
@@ -181,10 +180,11 @@ impl Engine {
         }
         let Step::Looking { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
+            let repaired = self.audit.repaired;
             // The address can be that of another socket than the one whose time of entry the scan has read.
             self.present(key, at, since.unwrap_or(Since::Exact(entered)), socket.clone());
-            // Not one that is known and found no room.
-            self.audit.repaired += u64::from(self.tracker.get(key).is_some());
+            // Not one that is known and found no room. A scan that is running may have counted it.
+            self.audit.repaired = repaired + u64::from(self.tracker.get(key).is_some());
         }
     }
 

@@ -82,6 +82,8 @@ pub struct Engine {
     check_counters: Option<Boot>,
     reported: (Losses, Full),
     began: Boot,
+    /// When it was last called with the time.
+    now: Boot,
     services: Option<Services>,
     world: World,
     lingering: LingeringSockets,
@@ -125,6 +127,7 @@ impl Engine {
             check_counters: None,
             reported: Default::default(),
             began: now,
+            now,
             services: config.watching.then(|| {
                 let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
                 Services::new(now, config.stuck_after, unnamed)
@@ -266,6 +269,7 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Boot) {
+        self.now = self.now.max(now);
         self.count(now);
         self.inspect_or_report(now);
         self.audit(now);
@@ -334,7 +338,7 @@ impl Engine {
     /// sockets are all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets
     /// that were dropped could be tracked now: then the scan finds what was missed.
     pub fn scan_began(&mut self) -> Vec<u32> {
-        self.tracker.scan_began();
+        self.tracker.scan_began(self.now);
         let losses = self.losses();
         if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
             return Vec::new();

@@ -31,6 +31,7 @@ struct Exits {
 #[derive(Debug, Default)]
 pub(super) struct Scans {
     running: u32,
+    asked: Option<Boot>,
     exits: HashMap<Ends, Exits, KeyedState>,
     exits_by_cookie: HashMap<u64, Boot, FastState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
@@ -40,9 +41,15 @@ pub(super) struct Scans {
 }
 
 impl Scans {
-    /// A scan begins.
-    pub(super) fn begin(&mut self) {
+    /// A scan begins at `now` or later.
+    pub(super) fn begin(&mut self, now: Boot) {
         self.running = self.running.saturating_add(1);
+        self.asked.get_or_insert(now);
+    }
+
+    /// When the oldest of them was asked for.
+    pub(super) fn asked(&self) -> Option<Boot> {
+        self.asked
     }
 
     /// A scan has ended: what only scans need goes away with the last one.
@@ -116,7 +123,7 @@ mod tests {
         let mut scans = Scans::default();
         scans.left(&socket(), Boot(5));
         assert!(!scans.has_left(&socket(), Boot(4)), "no scan is running");
-        scans.begin();
+        scans.begin(Boot(0));
         scans.left(&socket(), Boot(5));
         assert!(scans.has_left(&socket(), Boot(4)) && !scans.has_left(&socket(), Boot(6)));
         let other = Socket { cookie: Some(u64::MAX), ..socket() };
@@ -128,7 +135,7 @@ mod tests {
     #[test]
     fn after_too_many_exits_no_socket_is_known_to_be_there() {
         let mut scans = Scans::default();
-        scans.begin();
+        scans.begin(Boot(0));
         for netns in 0..=MAX_EXITS as u32 {
             scans.left(&Socket { netns: Some(netns), ..socket() }, Boot(1));
         }

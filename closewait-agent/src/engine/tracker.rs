@@ -183,9 +183,14 @@ impl Tracker {
         Left { missed, tracked, dwell }
     }
 
-    /// A scan begins, whose facts are handed in while records come in too.
-    pub fn scan_began(&mut self) {
-        self.scans.begin();
+    /// A scan begins at `now` or later, whose facts are handed in while records come in too.
+    pub fn scan_began(&mut self, now: Boot) {
+        self.scans.begin(now);
+    }
+
+    /// When the oldest scan that is running was asked for.
+    pub fn scan_asked(&self) -> Option<Boot> {
+        self.scans.asked()
     }
 
     /// That scan has ended.
