@@ -60,6 +60,10 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
     agent.signal(libc::SIGCONT);
 
     let churn = SynChurn::start(&namespaces[0], LISTENERS);
+    // The records that were lost make the agent audit. A question before that would find what was missed as well.
+    let health = agent
+        .wait_for("an audit", |event| event["event"] == "health" && event["repaired"].as_u64() >= Some(LOST as u64));
+    assert!(health["lost_ring_full"].as_u64() > Some(0), "{health}");
     let end = boot_seconds() + if slowness() == 1 { SECONDS } else { SECONDS_IN_GUEST };
     let mut scans = 0;
     // Of few scans little follows, on a busy machine too.
@@ -70,10 +74,6 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
         assert_no_fault(&mut log, &format!("scan {scans}"));
         scans += 1;
     }
-    // The records that were lost make the agent audit.
-    let health = agent
-        .wait_for("an audit", |event| event["event"] == "health" && event["repaired"].as_u64() >= Some(LOST as u64));
-    assert!(health["lost_ring_full"].as_u64() > Some(0), "{health}");
     let syns = churn.stop();
     drop(amplifier);
     let tracked = || namespaces.iter().all(|ns| ends(&list_at(path), ns.inode) == in_kernel(ns));
