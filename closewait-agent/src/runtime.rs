@@ -149,14 +149,15 @@ impl Runtime {
             self.workers.give_up(now);
             self.intake.time(now);
             self.put_out()?;
-            self.look_on();
+            // What has been refreshed may make the engine want more at once.
+            let has_looked = self.look_on();
             self.answer_questions(now);
             if end.is_some_and(|end| end <= now) {
                 break;
             }
             let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && self.pending.is_idle();
+            let idle = emptied && !has_looked && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
             tokio::select! {
                 biased;

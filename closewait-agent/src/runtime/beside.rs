@@ -110,15 +110,16 @@ impl Runtime {
         self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
     }
 
-    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before.
-    pub(super) fn look_on(&mut self) {
-        let Some(looks) = self.pending.looks.front_mut() else { return };
+    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before. Returns whether there
+    /// were any to refresh.
+    pub(super) fn look_on(&mut self) -> bool {
+        let Some(looks) = self.pending.looks.front_mut() else { return false };
         let before = clock::thread_cpu();
         let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
         looks.complete &= self.programs.look(&keys, looks.kind);
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
         self.drain_all();
-        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return };
+        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return true };
         match looks.then {
             Then::Nothing => {}
             Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
@@ -134,6 +135,7 @@ impl Runtime {
                 self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
             }
         }
+        true
     }
 
     /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library

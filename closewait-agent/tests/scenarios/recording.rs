@@ -5,6 +5,7 @@ use std::{
     env,
     fs::{self, File},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use closewait::{
@@ -40,7 +41,7 @@ pub(crate) fn keep_only(path: &Path, netns: u64) {
         };
         kept.item(&item).expect("an item");
     }
-    kept.finish().expect("the recording");
+    kept.finish(Duration::from_secs(10)).expect("the recording");
 }
 
 /// Of the socket that it is about.
@@ -57,12 +58,14 @@ fn namespace(fact: &Observation) -> Option<u32> {
         Observation::Holds { .. }
         | Observation::HeldInode { .. }
         | Observation::WalkEnded { .. }
+        | Observation::ScanFailed { .. }
         | Observation::Process { .. }
         | Observation::Cgroup { .. }
         | Observation::Namespace { .. }
         | Observation::Placed { .. }
         | Observation::InquiredAll { .. }
         | Observation::LookedAtAll { .. }
+        | Observation::LookedAtGone { .. }
         | Observation::Resumed { .. }
         | Observation::Stored { .. }
         | Observation::Audited { .. }
