@@ -9,7 +9,8 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 # Some kernels mount it by themselves.
 mount -t devtmpfs dev /dev 2>/dev/null
-# As on a host: only root makes folders in it.
+# As on a host, where only root makes folders in these; the root of an initramfs belongs to everybody on some kernels.
+chmod 755 /
 mount -t tmpfs -o mode=755 run /run
 # Not mounted, as the workspace that the tests name may lie in it.
 chmod 1777 /tmp
