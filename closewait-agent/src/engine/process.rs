@@ -56,6 +56,26 @@ pub struct Process {
 }
 
 impl Process {
+    /// A process of which only pid and name are known.
+    pub fn unread(pid: u32, comm: Comm) -> Self {
+        Self {
+            pid,
+            comm,
+            started_ns: None,
+            parent: None,
+            exe: None,
+            runtime: None,
+            fds_open: None,
+            fds_limit: None,
+            threads: None,
+            workload: None,
+            threads_seen: 0,
+            groups: Vec::new(),
+            cpu_permille: None,
+            unseen: Vec::new(),
+        }
+    }
+
     /// What its threads do, in words: the most telling two statements. `None` if nothing tells.
     pub fn activity(&self) -> Option<String> {
         let parts: Vec<String> =
@@ -180,20 +200,11 @@ mod tests {
     fn process(runtime: Option<Runtime>, threads: &[Thread]) -> Process {
         let seen = u32::try_from(threads.len()).unwrap();
         Process {
-            pid: 42,
-            comm: Comm::from_kernel(b"app\0\0\0\0\0\0\0\0\0\0\0\0\0"),
-            started_ns: None,
-            parent: None,
-            exe: None,
             runtime,
-            fds_open: None,
-            fds_limit: None,
             threads: Some(seen),
-            workload: None,
             threads_seen: seen,
             groups: group(threads),
-            cpu_permille: None,
-            unseen: Vec::new(),
+            ..Process::unread(42, Comm::from_kernel(b"app\0\0\0\0\0\0\0\0\0\0\0\0\0"))
         }
     }
 

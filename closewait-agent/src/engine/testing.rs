@@ -89,19 +89,8 @@ pub(crate) fn workload() -> Workload {
 /// A process with some descriptors open.
 pub(crate) fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
     Process {
-        pid,
-        comm: holder(comm, pid, 0).task.comm,
-        started_ns: None,
-        parent: None,
-        exe: None,
-        runtime: None,
-        threads: None,
-        workload: None,
-        threads_seen: 0,
-        groups: Vec::new(),
-        cpu_permille: None,
-        unseen: Vec::new(),
         fds_open: fds.map(|(open, _limit)| open),
         fds_limit: fds.map(|(_open, limit)| limit),
+        ..Process::unread(pid, holder(comm, pid, 0).task.comm)
     }
 }

@@ -96,22 +96,7 @@ impl Look {
 
     /// A process of which nothing has been read.
     fn default(pid: u32) -> Self {
-        let process = Process {
-            pid,
-            comm: Comm::from_name(b""),
-            started_ns: None,
-            parent: None,
-            exe: None,
-            runtime: None,
-            fds_open: None,
-            fds_limit: None,
-            threads: None,
-            workload: None,
-            threads_seen: 0,
-            groups: Vec::new(),
-            cpu_permille: None,
-            unseen: Vec::new(),
-        };
+        let process = Process::unread(pid, Comm::from_name(b""));
         Self { process, threads: Vec::new(), has_threads: false }
     }
 
