@@ -70,10 +70,10 @@ pub(super) enum KillError {
         /// How many.
         count: usize,
     },
-    /// Nobody has seen the plan.
+    /// Writing the plan failed.
     #[error("the plan could not be written: {0}: nothing was destroyed")]
     PlanUnwritten(io::Error),
-    /// Nobody has seen what was done.
+    /// Writing the result failed.
     #[error("{destroyed} of {count} sockets were destroyed, but the result could not be written: {error}")]
     ResultUnwritten {
         /// Sockets that were destroyed.

@@ -3,7 +3,6 @@
 use std::{
     env,
     io::{self, IsTerminal as _},
-    thread,
     time::Duration,
 };
 
@@ -15,7 +14,6 @@ use crate::{
     engine::{
         Config, Engine,
         decode::Decoder,
-        model::Observation,
         query::{By, Filter, Form, Query},
     },
     host::{
@@ -109,19 +107,12 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
         log::warn!("{what}");
     }
-    // Objects have no place for it, and it is said with the answer.
+    // For JSON, `answer::answer` returns it.
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
         log::warn!("{unseen}");
     }
     let inquiry = intake.engine.inquiry(clock::now());
-    let sampling = Inquirer::new(legs).begin(&inquiry, |found| intake.found(found));
-    if sampling.has_running() {
-        thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
-    }
-    let at = clock::now();
-    for process in sampling.finish(at) {
-        intake.fact(Observation::Process { at, process: Box::new(process) });
-    }
+    Inquirer::new(legs).inquire(&inquiry, WINDOW, |found| intake.found(found));
     let mut answer = Vec::new();
     if let Some(missing) = answer::answer(&intake.engine, query, clock::now(), TimeAnchor::now(), &mut answer)? {
         log::warn!("{missing}");

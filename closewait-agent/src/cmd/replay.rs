@@ -75,7 +75,7 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
         player.play(item, |shown, anchor| lines.show(shown, anchor))?;
     }
     let end = reader.end();
-    // One that was cut in its first frame is told of as any other that was cut.
+    // A recording that was cut in its first frame is reported as any other that was cut.
     let cut = matches!(end, Some(End::Cut { at: 1.., .. }));
     anyhow::ensure!(player.engine().is_some() || cut, NOTHING);
     Ok(end)

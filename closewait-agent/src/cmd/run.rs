@@ -195,7 +195,7 @@ async fn first_scan(
     }
 }
 
-/// The socket for `list`, `report` and `kill`. What is wrong with it is said, and no reason to watch nothing.
+/// The socket for `list`, `report` and `kill`. A problem with it is reported, and the agent watches all the same.
 fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Control<Query>> {
     // Under a memory limit, answers have as much of it as two queues of lines.
     let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT.min(2 * lines));

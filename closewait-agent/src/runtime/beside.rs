@@ -124,14 +124,12 @@ impl Runtime {
             Then::Nothing => {}
             Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
             Then::Gone(began, lost) => {
-                // A record that the ring buffer dropped is no answer.
-                if looks.complete && lost.is_some_and(|lost| self.lost().is_some_and(|now| now == lost)) {
+                if looks.complete && self.lost_none_since(lost) {
                     self.intake.fact(Observation::LookedAtGone { began });
                 }
             }
             Then::Suspects { lost } => {
-                // A record that the ring buffer dropped is no answer.
-                let complete = looks.complete && lost.is_some() && self.lost() == lost;
+                let complete = looks.complete && self.lost_none_since(lost);
                 self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
             }
         }
@@ -153,6 +151,11 @@ impl Runtime {
     /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
     pub(super) fn lost(&self) -> Option<u64> {
         self.programs.counters().ok().map(|counters| counters.ring_full)
+    }
+
+    /// Whether the ring buffer has dropped nothing since it had dropped `before` records: one that it dropped is no answer.
+    fn lost_none_since(&self, before: Option<u64>) -> bool {
+        before.is_some() && self.lost() == before
     }
 
     /// Writes to the log what cannot be done now and is tried again, once in a while.

@@ -46,7 +46,7 @@ pub fn answer(
             to.write_all(&text)?;
         }
     }
-    // Objects have no place for it.
+    // JSON objects have no field for it.
     let missing: Vec<String> = missing(view.untracked, view.unseen).collect();
     Ok((query.form == Form::Json && !missing.is_empty()).then(|| missing.join("\n")))
 }

@@ -1,5 +1,5 @@
-//! Who holds which socket, from `/proc/PID/fd`: where the kernel has no iterator over open files (before Linux 5.11, or
-//! without BTF).
+//! Who holds which socket, from `/proc/PID/fd`: where the kernel has no iterator over open files, or has no
+//! BTF.
 
 use std::{
     fs, io,

@@ -10,6 +10,7 @@ use std::{
     },
     path::Path,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -90,9 +91,21 @@ impl Inquirer {
         }
     }
 
-    /// Hands everything to `each` that can be had at once. What the processes do takes a second look: finish it after a
-    /// while, and hand in what comes of it.
-    pub fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) -> Sampling {
+    /// Hands everything to `each` that is wanted. If a thread runs, this sleeps until `window` after the first look at the
+    /// processes, and then reads once more what CPU time their threads have used.
+    pub fn inquire(&mut self, inquiry: &Inquiry, window: Duration, mut each: impl FnMut(Found<'_>)) {
+        let sampling = self.begin(inquiry, &mut each);
+        if sampling.has_running() {
+            thread::sleep(window.saturating_sub(clock::now().since(sampling.began())));
+        }
+        let at = clock::now();
+        for process in sampling.finish(at) {
+            each(Found::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
+        }
+    }
+
+    /// Hands everything to `each` that can be had at once.
+    fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) -> Sampling {
         let mut sampling = Sampling::begin(&inquiry.processes, clock::now());
         for pid in &inquiry.legs_of {
             if let Err(error) = self.legs.read(*pid, |bytes| each(Found::Record(bytes))) {

@@ -164,7 +164,7 @@ impl Workers {
         let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
             let mut to = Outbox::new(id, &sender);
             if let Job::Inquiry(inquiry) = job {
-                inquire(&mut inquirer, &inquiry, &mut to);
+                inquirer.inquire(&inquiry, WINDOW, |found| to.put(found));
             }
             to.end(Vec::new());
         })?;
@@ -427,16 +427,4 @@ fn everything(scanner: &mut Scanner, sweep: bool, decoder: Decoder, to: &mut Out
         }
     }
     unseen
-}
-
-/// Inspects owners: what their threads do is looked at twice.
-fn inquire(inquirer: &mut Inquirer, inquiry: &Inquiry, to: &mut Outbox<'_>) {
-    let sampling = inquirer.begin(inquiry, |found| to.put(found));
-    if sampling.has_running() {
-        thread::sleep(WINDOW.saturating_sub(clock::now().since(sampling.began())));
-    }
-    let at = clock::now();
-    for process in sampling.finish(at) {
-        to.put(Found::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
-    }
 }
