@@ -140,6 +140,7 @@ impl Tracker {
             return None;
         };
         if at > before.seen {
+            self.scans.left(&before.socket, at);
             self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
@@ -167,7 +168,7 @@ impl Tracker {
         let mut found = self.find(key, socket).map(judge);
         let mut missed = None;
         if let Some((known_by, true, _)) = found {
-            missed = self.remove(known_by);
+            missed = self.remove(known_by).inspect(|missed| self.scans.left(&missed.socket, at));
             // This one can be known by its ends.
             found = self.find(key, socket).map(judge);
         }
@@ -201,9 +202,16 @@ impl Tracker {
     /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
     /// address or its ends.
     pub fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
-        let Some(known_by) = self.find_scanned(key, socket) else { return self.scans.has_left(socket, at) };
-        let since = self.sockets.get(&known_by).map(|tracked| tracked.since);
-        matches!(since, Some(Since::Exact(entered)) if entered > at)
+        let known_by = self.find_scanned(key, socket);
+        let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
+            return self.scans.may_have_left(socket, at);
+        };
+        let entered_later = matches!(tracked.since, Since::Exact(entered) if entered > at);
+        if differ(&tracked.socket, socket) {
+            entered_later || tracked.seen > at || self.scans.may_have_left(socket, at)
+        } else {
+            entered_later || self.scans.has_left(socket, at)
+        }
     }
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
