@@ -34,6 +34,8 @@ pub(super) struct Scans {
     asked: Option<Boot>,
     exits: HashMap<Ends, Exits, KeyedState>,
     exits_by_cookie: HashMap<u64, Boot, FastState>,
+    /// Those of sockets without a cookie whose own exits were missed.
+    exits_by_inode: HashMap<u64, Boot, FastState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
     overflow: bool,
     /// Keys of tracked sockets by their ends, built when the first fact needs it.
@@ -62,12 +64,7 @@ impl Scans {
 
     /// A socket left.
     pub(super) fn left(&mut self, socket: &Socket, at: Boot) {
-        if self.running == 0 || self.overflow {
-            return;
-        }
-        if self.exits.len().max(self.exits_by_cookie.len()) >= MAX_EXITS {
-            self.overflow = true;
-            (self.exits, self.exits_by_cookie) = Default::default();
+        if !self.has_room() {
             return;
         }
         let exits = self.exits.entry(ends(socket)).or_insert(Exits { any: at, without_cookie: None });
@@ -78,6 +75,31 @@ impl Scans {
         }
     }
 
+    /// A socket had left at `at`, and when is not known: others with the same ends can have come since.
+    pub(super) fn missed(&mut self, socket: &Socket, at: Boot) {
+        if !self.has_room() {
+            return;
+        }
+        match (socket.cookie, socket.inode) {
+            (Some(cookie), _) => drop(self.exits_by_cookie.insert(cookie, at)),
+            (None, Some(inode)) => drop(self.exits_by_inode.insert(inode, at)),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether one more exit is to be remembered.
+    fn has_room(&mut self) -> bool {
+        if self.running == 0 || self.overflow {
+            return false;
+        }
+        let most = self.exits.len().max(self.exits_by_cookie.len()).max(self.exits_by_inode.len());
+        if most >= MAX_EXITS {
+            self.overflow = true;
+            (self.exits, self.exits_by_cookie, self.exits_by_inode) = Default::default();
+        }
+        !self.overflow
+    }
+
     /// Whether a socket that a scan found at `at`, and that is not tracked, has left since. After too many exits nobody knows.
     pub(super) fn may_have_left(&self, socket: &Socket, at: Boot) -> bool {
         self.overflow || self.has_left(socket, at)
@@ -86,12 +108,13 @@ impl Scans {
     /// Whether a socket that a scan found at `at` is known to have left since.
     pub(super) fn has_left(&self, socket: &Socket, at: Boot) -> bool {
         let by_cookie = socket.cookie.and_then(|cookie| self.exits_by_cookie.get(&cookie));
+        let by_inode = socket.inode.and_then(|inode| self.exits_by_inode.get(&inode));
         let of = |ends: Ends| {
             let exits = self.exits.get(&ends)?;
             if socket.cookie.is_some() { exits.without_cookie } else { Some(exits.any) }
         };
         let (netns, local, remote) = ends(socket);
-        let exits = [by_cookie.copied(), of((netns, local, remote)), of((None, local, remote))];
+        let exits = [by_cookie.copied(), by_inode.copied(), of((netns, local, remote)), of((None, local, remote))];
         exits.into_iter().flatten().any(|exit| exit >= at)
     }
 
@@ -135,6 +158,16 @@ mod tests {
         assert!(!scans.has_left(&other, Boot(4)), "another socket with the same ends");
         scans.end();
         assert!(!scans.has_left(&socket(), Boot(4)));
+    }
+
+    #[test]
+    fn an_exit_that_was_missed_counts_for_that_socket_alone() {
+        let one = Socket { cookie: None, inode: Some(3), ..socket() };
+        let mut scans = Scans::default();
+        scans.begin(Boot(0));
+        scans.missed(&one, Boot(5));
+        assert!(scans.has_left(&one, Boot(4)));
+        assert!(!scans.has_left(&Socket { inode: Some(4), ..one }, Boot(4)));
     }
 
     #[test]

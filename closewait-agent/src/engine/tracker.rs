@@ -140,7 +140,7 @@ impl Tracker {
             return None;
         };
         if at > before.seen {
-            self.scans.left(&before.socket, at);
+            self.scans.missed(&before.socket, at);
             self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
@@ -168,7 +168,7 @@ impl Tracker {
         let mut found = self.find(key, socket).map(judge);
         let mut missed = None;
         if let Some((known_by, true, _)) = found {
-            missed = self.remove(known_by).inspect(|missed| self.scans.left(&missed.socket, at));
+            missed = self.remove(known_by).inspect(|missed| self.scans.missed(&missed.socket, at));
             // This one can be known by its ends.
             found = self.find(key, socket).map(judge);
         }

@@ -7,10 +7,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    agent::{Agent, Ended, Running},
+    agent::{Agent, Ended, Running, closewait, finish},
     clock::{PATIENCE, boot_seconds, poll_until, slowness},
     fuse::{FileSystem, Mode},
-    listing::{list_at, of_namespace},
+    listing::{objects, of_namespace},
     logging::Fifos,
     many::{One, flood},
     memory::{Cgroup, LIMIT},
@@ -132,8 +132,14 @@ fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_t
     }
     let there: BTreeSet<Id> =
         kept.iter().map(|one| &one.id).chain(owners.iter().map(|(_, handed)| &handed.id)).cloned().collect();
-    let tracked = || of_namespace(&list_at(&path), &ns).into_keys().collect::<BTreeSet<Id>>();
-    assert!(poll_until(PATIENCE * 2, || tracked() == there), "{:?}", tracked().symmetric_difference(&there));
+    let mut said = String::new();
+    let mut tracked = || {
+        let listed = finish(&mut closewait(&["list", "--output", "json", "--socket", &path]));
+        said = listed.stderr.clone();
+        of_namespace(&objects(&listed), &ns).into_keys().collect::<BTreeSet<Id>>()
+    };
+    let all = poll_until(PATIENCE * 2, || tracked() == there);
+    assert!(all, "{:?}; list said {said:?}", tracked().symmetric_difference(&there).collect::<Vec<_>>());
     drop((log_reader, recording_reader));
     let ended = end(agent);
     assert_counts(&ended, &kept, &ns);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     ability::{Ability, can},
-    agent::{closewait, finish},
+    agent::{Finished, closewait, finish},
     clock::{Window, ticks_late},
     leftovers,
     many::{One, flood, ten_thousand},
@@ -134,7 +134,11 @@ fn list_command() -> Command {
 
 /// The same by a command that the test has prepared itself.
 pub(crate) fn list_by(command: &mut Command) -> Vec<Value> {
-    let listed = finish(command);
+    objects(&finish(command))
+}
+
+/// The objects that a command has printed which succeeded.
+pub(crate) fn objects(listed: &Finished) -> Vec<Value> {
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let parse = |line: &str| {
         let object = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
