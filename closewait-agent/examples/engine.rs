@@ -5,19 +5,17 @@
 use std::{env, io, time::Duration};
 
 use anyhow::Context as _;
-use closewait::{
-    clock,
-    engine::{
-        Config, Engine,
-        decode::Decoder,
-        model::{Counters, Observation, Output},
-        time::Boot,
-    },
-};
+use closewait::clock;
 use closewait_common::{
     histogram::BUCKETS,
     record::{FORMAT, Record, SIZE, flag, kind},
     tcp::state,
+};
+use closewait_engine::{
+    Config, Engine,
+    decode::Decoder,
+    model::{Counters, Observation, Output},
+    time::Boot,
 };
 use serde_json::json;
 

@@ -8,14 +8,14 @@ use std::{borrow::Cow, env, fs, io, net::Ipv4Addr, time::Duration};
 
 use anyhow::Context as _;
 use closewait::{
-    engine::{
-        Config,
-        model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
-        text::Comm,
-        time::Boot,
-    },
     memory,
     recording::{Item, Player, Shown},
+};
+use closewait_engine::{
+    Config,
+    model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
+    text::Comm,
+    time::Boot,
 };
 use serde_json::json;
 

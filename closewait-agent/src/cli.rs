@@ -4,11 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
-use crate::{
-    engine::{model::Class, query::Peer},
-    host::limits::MOST_MAX_SOCKETS,
-    recording::LEAST_MAX,
-};
+use crate::{host::limits::MOST_MAX_SOCKETS, recording::LEAST_MAX};
+use closewait_engine::{model::Class, query::Peer};
 
 /// Where the agent listens for those that ask it.
 const SOCKET: &str = "/run/closewait/agent.sock";

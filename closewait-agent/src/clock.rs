@@ -8,18 +8,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::time::Boot;
+use closewait_engine::time::Boot;
 
 /// The time on the kernel program's clock.
 pub fn now() -> Boot {
-    Boot(crate::engine::time::nanos(since_boot()))
+    Boot(closewait_engine::time::nanos(since_boot()))
 }
 
 /// The same for a time in nanoseconds that `/proc` tells, which shows times as this process is to see them
 /// (`do_task_stat`, fs/proc/array.c at v5.10).
 pub fn of_proc(boottime_ns: u64) -> Boot {
     let shifted = offsets().boottime.remove_from(Duration::from_nanos(boottime_ns));
-    Boot(crate::engine::time::nanos(shifted))
+    Boot(closewait_engine::time::nanos(shifted))
 }
 
 /// CPU time that this thread has used.
@@ -59,7 +59,7 @@ impl TimeAnchor {
 
     /// The moment at which the wall has this time; boot for one before.
     pub fn boot(self, wall: SystemTime) -> Boot {
-        Boot(crate::engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
+        Boot(closewait_engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
     }
 }
 
@@ -72,7 +72,7 @@ impl From<u64> for TimeAnchor {
 
 impl From<TimeAnchor> for u64 {
     fn from(anchor: TimeAnchor) -> Self {
-        crate::engine::time::nanos(anchor.booted.duration_since(UNIX_EPOCH).unwrap_or_default())
+        closewait_engine::time::nanos(anchor.booted.duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 }
 

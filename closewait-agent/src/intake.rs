@@ -2,10 +2,10 @@
 
 use crate::{
     clock,
-    engine::{Engine, decode::Decoder, model::Observation, time::Boot},
     recording::{Recorder, Taped},
     source::{files, scanner::Found, worker::Piece},
 };
+use closewait_engine::{Engine, decode::Decoder, model::Observation, time::Boot};
 
 /// The engine, and what stands before it.
 pub struct Intake {

@@ -32,7 +32,6 @@ pub mod cli;
 pub mod clock;
 pub mod cmd;
 pub mod control;
-pub mod engine;
 pub mod hooks;
 pub mod host;
 pub mod intake;

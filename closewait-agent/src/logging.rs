@@ -20,10 +20,10 @@ use std::{
 use log::LevelFilter;
 
 use crate::{
-    engine::text::harmless,
     host::confine,
     sink::{Backlog, Settings, Writer, poll, write_fully},
 };
+use closewait_engine::text::harmless;
 
 /// The environment variable that selects what is logged.
 const VARIABLE: &str = "CLOSEWAIT_LOG";

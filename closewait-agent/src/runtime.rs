@@ -15,11 +15,6 @@ use self::beside::{Purpose, Then};
 use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
-    engine::{
-        model::{Finding, Observation, Output, Scope},
-        query::Query,
-        time::Boot,
-    },
     hooks::Hooks,
     intake::Intake,
     logging,
@@ -30,6 +25,11 @@ use crate::{
         ring::RingReader,
         worker::{Job, Workers},
     },
+};
+use closewait_engine::{
+    model::{Finding, Observation, Output, Scope},
+    query::Query,
+    time::Boot,
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one

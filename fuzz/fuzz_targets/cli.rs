@@ -5,12 +5,8 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, time::UNIX_EPOCH};
 
 use clap::Parser as _;
-use closewait::{
-    cli::{Cli, Command, Speed},
-    clock::TimeAnchor,
-    engine::query::{Peer, Query},
-    sink,
-};
+use closewait_engine::query::{Peer, Query};
+use closewait::{cli::{Cli, Command, Speed}, clock::TimeAnchor, sink};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use closewait::{
-    engine::{decode::Decoder, time::Boot},
-    source::diag,
-};
+use closewait_engine::{decode::Decoder, time::Boot};
+use closewait::source::diag;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

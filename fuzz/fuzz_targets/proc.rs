@@ -1,13 +1,11 @@
 //! What `/proc`, the mounts, cgroups and the folders of pods say: any process can choose most of it.
 #![no_main]
 
-use closewait::{
-    engine::{
+use closewait_engine::{
         text::{harmless, harmless_path, still_harmless},
         workload::Workload,
-    },
-    host,
-};
+    };
+use closewait::host;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

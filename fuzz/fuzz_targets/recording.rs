@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use closewait::{
-    engine::time::Boot,
-    recording::{Item, Player, Reader, Shown},
-    sink::{Sink as _, json::Json},
-};
+use closewait_engine::time::Boot;
+use closewait::{recording::{Item, Player, Reader, Shown}, sink::{Sink as _, json::Json}};
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
 

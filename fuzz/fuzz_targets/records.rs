@@ -3,14 +3,12 @@
 
 use std::{borrow::Cow, mem::offset_of, time::Duration};
 
-use closewait::{
-    engine::{
+use closewait_engine::{
         decode::Decoder,
         model::{Counters, Observation, Since},
         time::Boot,
-    },
-    recording::Item,
-};
+    };
+use closewait::recording::Item;
 use closewait_common::{
     Record,
     record::{DETAILED_SIZE, FORMAT, HOLD_SIZE, SIZE, kind},

@@ -2,16 +2,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use closewait::{
-    clock::TimeAnchor,
-    engine::{
+use closewait_engine::{
         Config, Engine, Events,
         model::{Observation, Output},
         query::{By, Form, Query},
         time::Boot,
-    },
-    sink::{Sink as _, Start, json::Json, list, text::Text},
-};
+    };
+use closewait::{clock::TimeAnchor, sink::{Sink as _, Start, json::Json, list, text::Text}};
 
 /// An engine and what it has said so far.
 pub struct Play {

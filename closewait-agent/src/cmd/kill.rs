@@ -17,10 +17,6 @@ use super::{
 use crate::{
     cli::{self, Output},
     clock::{self, TimeAnchor},
-    engine::{
-        kill::{Failure, Outcome, Refusal, Selected, Target},
-        query::{Filter, Form, Query},
-    },
     host::caps::{Capabilities, Capability},
     sink::{
         kill::{self, Done, Planned},
@@ -30,6 +26,10 @@ use crate::{
         destroy,
         diag::exact::{DestroyError, probe_destroy},
     },
+};
+use closewait_engine::{
+    kill::{Failure, Outcome, Refusal, Selected, Target},
+    query::{Filter, Form, Query},
 };
 
 /// Why sockets were not destroyed.
@@ -279,7 +279,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::engine::testing::socket;
+    use closewait_engine::testing::socket;
 
     fn done(outcome: Outcome) -> anyhow::Result<()> {
         let (local, remote) = (socket().local, socket().remote);

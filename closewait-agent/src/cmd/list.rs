@@ -11,11 +11,6 @@ use crate::{
     cli,
     clock::{self, TimeAnchor},
     control::{self, harmless_json, harmless_text},
-    engine::{
-        Config, Engine,
-        decode::Decoder,
-        query::{By, Filter, Form, Query},
-    },
     host::{
         facts::Facts,
         limits::of_single_look,
@@ -30,6 +25,11 @@ use crate::{
         program::{Loader, Programs},
         scanner::Scanner,
     },
+};
+use closewait_engine::{
+    Config, Engine,
+    decode::Decoder,
+    query::{By, Filter, Form, Query},
 };
 
 /// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.

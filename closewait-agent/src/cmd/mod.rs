@@ -17,12 +17,12 @@ use std::{
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Colour, Command, Output, Shape},
-    engine::query::Form,
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::Refusal},
     sink::{Sink, json::Json, text::Text},
     source::pins::PinsError,
 };
+use closewait_engine::query::Form;
 
 /// Exit codes, as in `sysexits.h`.
 mod exit {

@@ -12,10 +12,10 @@ use super::{colour, sink};
 use crate::{
     cli::{self, Speed},
     clock::{self, TimeAnchor},
-    engine::time::Boot,
     recording::{self, End, Item, Player, Reader, Shown},
     sink::{Sink, text::histogram_line},
 };
+use closewait_engine::time::Boot;
 
 /// Lines that wait to be written are at most about so many bytes, whatever a recording says.
 const MOST_WAITING: usize = 16 << 20;

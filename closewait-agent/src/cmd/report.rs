@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     cli::{self, Output},
-    engine::{model::Finding, query::Query, time::Boot},
     recording::{Item, Player, Shown},
     sink::report::render,
 };
+use closewait_engine::{model::Finding, query::Query, time::Boot};
 
 /// So many bytes of pile-ups that a recording tells of, or a little more.
 const MOST_TOLD: usize = 4 << 20;

@@ -9,7 +9,6 @@ use super::{colour, sink};
 use crate::{
     cli, clock,
     control::{self, Control},
-    engine::{self, Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot},
     hooks::{self, Helper},
     host::{
         caps::Capability,
@@ -35,6 +34,7 @@ use crate::{
         worker::{FirstScan, Piece, Workers},
     },
 };
+use closewait_engine::{self, Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot};
 
 /// Watches until told to stop.
 ///

@@ -21,10 +21,8 @@ use super::{
     error::{ControlError, MAX_PATH},
     peer, place, transfer_time,
 };
-use crate::{
-    clock,
-    engine::{text::still_harmless, time::Boot},
-};
+use crate::clock;
+use closewait_engine::{text::still_harmless, time::Boot};
 
 /// Time between two tries to connect while the agent's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! Removes from an answer what could act on a terminal: an agent is another program, and names in its answer are those of
 //! further programs.
 
-use crate::engine::text::is_harmful;
+use closewait_engine::text::is_harmful;
 
 /// Longest color sequence, bytes: `ESC [ 38 ; 5 ; 208 m` and some room.
 const MAX_SGR: usize = 16;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Group, Occasion};
-use crate::engine::time::Boot;
+use closewait_engine::time::Boot;
 
 /// Programs that run at the same time.
 const AT_ONCE: usize = 4;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Group;
-use crate::engine::{text::duration, time::Boot};
+use closewait_engine::{text::duration, time::Boot};
 
 /// Starts at once, and in a minute.
 const BURST: u32 = 10;

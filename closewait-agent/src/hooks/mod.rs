@@ -35,9 +35,9 @@ pub use self::{
 };
 use crate::{
     clock::{self, TimeAnchor},
-    engine::{model::Finding, time::Boot},
     sink::{Backlog, Sink as _, Writer, json::Json},
 };
+use closewait_engine::{model::Finding, time::Boot};
 
 /// Bytes of requests that may wait for the helper.
 const BACKLOG: usize = 8 << 20;

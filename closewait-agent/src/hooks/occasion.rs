@@ -4,13 +4,11 @@ use std::{borrow::Cow, fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        model::{Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
-        process::Process,
-        workload::Workload,
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    model::{Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
+    process::Process,
+    workload::Workload,
 };
 
 /// Longest request on its way to the helper, bytes: the event of a socket that some ten thousand processes have.
@@ -228,7 +226,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::engine::{
+    use closewait_engine::{
         model::{Certainty, Class, Dwell},
         testing::{holder, process, socket, verdict},
         text::Comm,

@@ -1,6 +1,6 @@
 //! What a program writes, as far as the log takes it.
 
-use crate::engine::text::harmless;
+use closewait_engine::text::harmless;
 
 /// Bytes of a program's output that the log takes.
 const KEPT: usize = 4096;

@@ -22,10 +22,8 @@ use tokio::{
 };
 
 use super::{Occasion, output::Output};
-use crate::{
-    clock,
-    engine::text::{duration, harmless_path},
-};
+use crate::clock;
+use closewait_engine::text::{duration, harmless_path};
 
 /// The time between SIGTERM and SIGKILL.
 pub(super) const GRACE: Duration = Duration::from_secs(2);

@@ -42,11 +42,8 @@ pub use self::{
     recorder::{Ended, LEAST_MAX, Recorder},
     taped::Taped,
 };
-use crate::{
-    clock::TimeAnchor,
-    engine::{Config, model::Observation, time::Boot},
-    sink::Start,
-};
+use crate::{clock::TimeAnchor, sink::Start};
+use closewait_engine::{Config, model::Observation, time::Boot};
 
 /// The version that is written, and the only one that is read. To be raised when an item comes to mean something else, or
 /// when a member of one that has to be there is new.
@@ -66,7 +63,7 @@ pub enum Item<'a> {
     Started(Cow<'a, Start>),
     /// A fact went in.
     Fact(Cow<'a, Observation>),
-    /// [`crate::engine::Engine::handle_timeout`] was called.
+    /// [`closewait_engine::Engine::handle_timeout`] was called.
     Time(Boot),
     /// A record of the kernel program was not understood.
     Undecodable(Boot),
@@ -77,16 +74,16 @@ pub enum Item<'a> {
         /// So many, in the form in which they were to be written.
         lines: u64,
     },
-    /// [`crate::engine::Engine::log_lines_dropped`] was called.
+    /// [`closewait_engine::Engine::log_lines_dropped`] was called.
     LogDropped {
         /// When.
         at: Boot,
         /// Number of lines.
         lines: u64,
     },
-    /// [`crate::engine::Engine::scan_began`] was called.
+    /// [`closewait_engine::Engine::scan_began`] was called.
     WalkBegan,
-    /// [`crate::engine::Engine::stop`] was called.
+    /// [`closewait_engine::Engine::stop`] was called.
     Stopping,
     /// So many outputs were taken, before that which follows went in.
     Polled(u32),

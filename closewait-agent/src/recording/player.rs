@@ -3,13 +3,10 @@
 use std::{io, time::UNIX_EPOCH};
 
 use super::Item;
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        Engine,
-        model::{Finding, Output},
-    },
-    sink::Start,
+use crate::{clock::TimeAnchor, sink::Start};
+use closewait_engine::{
+    Engine,
+    model::{Finding, Output},
 };
 
 /// What was shown, or became of it.

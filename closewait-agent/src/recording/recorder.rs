@@ -16,10 +16,10 @@ use super::{
     frame::{Deflate, HEAD, Kind, MOST_ITEMS, frame},
 };
 use crate::{
-    engine::{Config, time::Boot},
     host::confine,
     sink::{Backlog, Mark, Settings, Writer},
 };
+use closewait_engine::{Config, time::Boot};
 
 /// The least that a recording may be limited to, bytes.
 pub const LEAST_MAX: u64 = 64 * 1024;

@@ -5,12 +5,12 @@ use std::{borrow::Cow, ops::Deref, time::Duration};
 use super::{Ended, Item, Recorder};
 use crate::{
     clock::TimeAnchor,
-    engine::{
-        Engine,
-        model::{Inquiry, Observation, Output},
-        time::Boot,
-    },
     sink::{Mark, Start},
+};
+use closewait_engine::{
+    Engine,
+    model::{Inquiry, Observation, Output},
+    time::Boot,
 };
 
 /// An engine. It can be read as one, and changed by the methods of this struct alone, each of which is kept if a recording

@@ -1,13 +1,11 @@
 use std::{cell::RefCell, io, rc::Rc, time::Duration};
 
 use super::*;
-use crate::{
-    engine::{
-        Engine, Events,
-        model::{Finding, Output, SocketKey},
-        testing::socket,
-    },
-    sink::{Sink as _, json::Json},
+use crate::sink::{Sink as _, json::Json};
+use closewait_engine::{
+    Engine, Events,
+    model::{Finding, Output, SocketKey},
+    testing::socket,
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(2);

@@ -9,17 +9,17 @@ use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
     control::Asker,
-    engine::{
-        model::{Counters, Inquiry, Observation, SocketKey},
-        query::Query,
-        time::Boot,
-    },
     sink,
     source::{
         ended,
         program::LookFor,
         worker::{Answer, Job, JobId, Piece, Report},
     },
+};
+use closewait_engine::{
+    model::{Counters, Inquiry, Observation, SocketKey},
+    query::Query,
+    time::Boot,
 };
 
 /// Sockets refreshed before the ring is read.

@@ -7,14 +7,12 @@ use super::{
     list::{missing, render},
     report,
 };
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        Engine,
-        query::{Form, Query},
-        time::Boot,
-        view::{Row, View},
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    Engine,
+    query::{Form, Query},
+    time::Boot,
+    view::{Row, View},
 };
 
 /// Sockets whose objects are written at once.

@@ -9,15 +9,13 @@ use super::{
         SocketObject,
     },
 };
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        groups::groups,
-        model::Finding,
-        query::By,
-        time::Boot,
-        view::{Row, View},
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    groups::groups,
+    model::Finding,
+    query::By,
+    time::Boot,
+    view::{Row, View},
 };
 
 /// Writes the event stream.

@@ -17,7 +17,7 @@ use super::{
     schema::HolderObject,
     table::{Align, Column},
 };
-use crate::engine::{
+use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::{Holder, Socket},
     time::Boot,
@@ -197,7 +197,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{
+    use closewait_engine::{
         kill::Failure,
         model::{Certainty, Class, Dwell},
         testing::{holder, socket_on_port, verdict},

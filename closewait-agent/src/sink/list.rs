@@ -9,15 +9,13 @@ use std::io::{self, Write as _};
 
 pub use self::rows::Style;
 use super::json;
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        groups::groups,
-        hints::hints,
-        query::{Form, Query},
-        view::{Row, View},
-        workload::Workload,
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    groups::groups,
+    hints::hints,
+    query::{Form, Query},
+    view::{Row, View},
+    workload::Workload,
 };
 
 /// Writes what `query` asks of `view`.

@@ -15,10 +15,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use self::writer::{Backlog, Mark, Settings, Writer, poll, write_fully};
-use crate::{
-    clock::TimeAnchor,
-    engine::{model::Finding, text::harmless_field, time::Boot},
-};
+use crate::clock::TimeAnchor;
+use closewait_engine::{model::Finding, text::harmless_field, time::Boot};
 
 /// What the agent began with.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,14 +9,12 @@ use super::{
     schema::{self, PileupObject, SCHEMA_VERSION, TotalsObject},
     text::pileup,
 };
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        model::{Report, Reported},
-        query::Form,
-        text::duration,
-        time::Boot,
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    model::{Report, Reported},
+    query::Form,
+    text::duration,
+    time::Boot,
 };
 
 /// The whole report, in one object.

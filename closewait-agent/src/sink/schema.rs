@@ -13,7 +13,7 @@ pub(super) use self::{
     pileup::{PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
-use crate::engine::{
+use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Endpoint, Holder, How, Scope, Task, Totals, Verdict},
     process::{Process, Runtime},

@@ -8,14 +8,12 @@ use super::{
     Sink, Start,
     schema::{how, time},
 };
-use crate::{
-    clock::TimeAnchor,
-    engine::{
-        histogram::Summary,
-        model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
-        text::duration,
-        time::Boot,
-    },
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    histogram::Summary,
+    model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
+    text::duration,
+    time::Boot,
 };
 
 /// Writes one line a finding. Histograms are the log's business, see [`histogram_line`].

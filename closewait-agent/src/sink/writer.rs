@@ -14,7 +14,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{clock, engine::time::Boot};
+use crate::clock;
+use closewait_engine::time::Boot;
 
 /// The time between two looks whether the reader is still there, while there is nothing to write.
 const READER_CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -15,17 +15,15 @@ use super::{
     },
     holders, scanner,
 };
-use crate::{
-    engine::{
-        kill::{self, Facts, Failure, Outcome, Refusal, Selected, Target},
-        model::{Endpoint, Holder},
-        query::Filter,
-        time::Boot,
-    },
-    host::{
-        facts,
-        netns::{self, Netns, NetnsError},
-    },
+use crate::host::{
+    facts,
+    netns::{self, Netns, NetnsError},
+};
+use closewait_engine::{
+    kill::{self, Facts, Failure, Outcome, Refusal, Selected, Target},
+    model::{Endpoint, Holder},
+    query::Filter,
+    time::Boot,
 };
 
 /// What would be destroyed of what was selected, in the same order, and why the rest would not. Changes nothing.

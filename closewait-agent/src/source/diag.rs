@@ -20,14 +20,12 @@ use closewait_common::tcp::{AF_INET, AF_INET6, state};
 use thiserror::Error;
 
 use self::wire::{Found, parse, request};
-use crate::{
-    engine::{
-        decode::Decoder,
-        kill::{Facts, Sent},
-        model::{Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
-        time::Boot,
-    },
-    host::netns,
+use crate::host::netns;
+use closewait_engine::{
+    decode::Decoder,
+    kill::{Facts, Sent},
+    model::{Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
+    time::Boot,
 };
 
 /// What could not be seen, one sentence each.

@@ -6,15 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    engine::{
-        model::{Holder, Task},
-        text::Comm,
-    },
-    host::{
-        deadline::{self, Job, Patience, Subject, Told, Unanswered},
-        proc::{self, has_ended, is_refused},
-    },
+use crate::host::{
+    deadline::{self, Job, Patience, Subject, Told, Unanswered},
+    proc::{self, has_ended, is_refused},
+};
+use closewait_engine::{
+    model::{Holder, Task},
+    text::Comm,
 };
 
 /// Sockets of one process that are handed over together.

@@ -21,17 +21,17 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{
-        model::{Inquiry, Observation},
-        text::harmless_path,
-        workload::Workload,
-    },
     host::{
         cgroups::{CgroupError, Cgroups, Lookup},
         deadline::{self, Job, Patience, Subject, Told},
         netns::{self, Netns},
         pods::{self, Pods},
     },
+};
+use closewait_engine::{
+    model::{Inquiry, Observation},
+    text::harmless_path,
+    workload::Workload,
 };
 
 /// A cgroup that cannot be found, and of which it is not certain that it is gone, is looked for so often: where folders are

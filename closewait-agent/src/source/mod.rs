@@ -35,7 +35,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::engine::model::KeySecret;
+use closewait_engine::model::KeySecret;
 
 /// Secret of the keys that this process makes of the ends of connections.
 pub fn key_secret() -> KeySecret {

@@ -13,17 +13,15 @@ use std::{
 };
 
 use self::look::{Look, Second};
-use crate::{
-    engine::{
-        model::{Place, Task},
-        process::{Process, ThreadState},
-        text::Comm,
-        time::{Boot, nanos},
-    },
-    host::{
-        deadline::{self, Job, Patience, Told, Unanswered},
-        proc::{self, fdinfo},
-    },
+use crate::host::{
+    deadline::{self, Job, Patience, Told, Unanswered},
+    proc::{self, fdinfo},
+};
+use closewait_engine::{
+    model::{Place, Task},
+    process::{Process, ThreadState},
+    text::Comm,
+    time::{Boot, nanos},
 };
 
 /// Processes that are looked at.

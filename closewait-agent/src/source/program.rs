@@ -31,15 +31,13 @@ use super::{
     scanner::{ScanPrograms, Scanner},
     types,
 };
-use crate::{
-    engine::{
-        model::{Counters, SocketKey},
-        time::{Boot, nanos},
-    },
-    host::{
-        plan::{Hook, Plan},
-        tracefs::TracefsError,
-    },
+use crate::host::{
+    plan::{Hook, Plan},
+    tracefs::TracefsError,
+};
+use closewait_engine::{
+    model::{Counters, SocketKey},
+    time::{Boot, nanos},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));

@@ -26,7 +26,7 @@ use super::{
     diag::{self, Blind, List, Listed},
     files, holders,
 };
-use crate::engine::{
+use closewait_engine::{
     decode::Decoder,
     model::{Observation, SocketKey},
     time::Boot,

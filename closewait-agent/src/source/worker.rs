@@ -19,14 +19,11 @@ use super::{
     inquiry::Inquirer,
     scanner::{Found, Scanner},
 };
-use crate::{
-    clock,
-    engine::{
-        decode::Decoder,
-        model::{Inquiry, Observation},
-        time::Boot,
-    },
-    host::deadline,
+use crate::{clock, host::deadline};
+use closewait_engine::{
+    decode::Decoder,
+    model::{Inquiry, Observation},
+    time::Boot,
 };
 
 /// Pieces that may wait for the event loop. A worker that is further ahead waits.

@@ -14,15 +14,15 @@ use std::{
 
 use closewait::{
     clock::{self, TimeAnchor},
-    engine::{
-        kill::{Outcome, Refusal, Selected, Target},
-        query::Filter,
-    },
     sink::kill::read,
     source::{
         destroy::{act, plan},
         diag::exact::{self, DestroyError},
     },
+};
+use closewait_engine::{
+    kill::{Outcome, Refusal, Selected, Target},
+    query::Filter,
 };
 use serde_json::Value;
 

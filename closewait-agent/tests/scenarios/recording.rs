@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use closewait::{
-    engine::model::Observation,
-    recording::{Item, Reader, Recorder},
-};
+use closewait::recording::{Item, Reader, Recorder};
+use closewait_engine::model::Observation;
 
 use crate::scenario::Scenario;
 

@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn a_long_source_file_is_caught() {
         let text = "\n".repeat(MAX_LINES + 1);
-        assert_eq!(lines("closewait-agent/src/engine/mod.rs", &text), [MAX_LINES + 1]);
-        assert_eq!(lines("closewait-agent/src/engine/mod.rs", &text[1..]), [0; 0]);
+        assert_eq!(lines("closewait-engine/src/mod.rs", &text), [MAX_LINES + 1]);
+        assert_eq!(lines("closewait-engine/src/mod.rs", &text[1..]), [0; 0]);
         assert_eq!(lines("closewait-agent/tests/cli.rs", &text), [0; 0]);
     }
 }

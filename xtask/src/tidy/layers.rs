@@ -276,7 +276,7 @@ mod tests {
         let files = Files::from([(format!("{SRC}engine/x.rs"), "\nuse std::fs;".to_owned())]);
         let text = check(&files)[0].to_string();
         assert!(
-            text.starts_with("closewait-agent/src/engine/x.rs:2: `std::fs` is not for this file: the engine is pure"),
+            text.starts_with("closewait-engine/src/x.rs:2: `std::fs` is not for this file: the engine is pure"),
             "{text}"
         );
     }

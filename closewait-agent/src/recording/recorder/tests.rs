@@ -1,16 +1,14 @@
 use std::{fs, path::PathBuf, process, time::Duration};
 
 use super::*;
-use crate::{
-    engine::{
-        Engine,
-        model::{Observation, SocketKey},
-        testing::socket,
-    },
-    recording::{
-        End, Taped,
-        tests::{BEGAN, config, played},
-    },
+use crate::recording::{
+    End, Taped,
+    tests::{BEGAN, config, played},
+};
+use closewait_engine::{
+    Engine,
+    model::{Observation, SocketKey},
+    testing::socket,
 };
 
 /// A folder that is gone after the test.

@@ -7,14 +7,14 @@ use thiserror::Error;
 
 use crate::{
     clock::TimeAnchor,
-    engine::{
-        diagnose::Seen,
-        kill::Selected,
-        model::{Certainty, Class, Dwell, Endpoint, Gone, Holder, How, Listener, Protocol, Socket, Task, Verdict},
-        text::{Comm, harmless_field},
-        time::Boot,
-    },
     sink::schema::{SCHEMA_VERSION, how},
+};
+use closewait_engine::{
+    diagnose::Seen,
+    kill::Selected,
+    model::{Certainty, Class, Dwell, Endpoint, Gone, Holder, How, Listener, Protocol, Socket, Task, Verdict},
+    text::{Comm, harmless_field},
+    time::Boot,
 };
 
 /// Most sockets that are read: each takes a kilobyte or two.
@@ -211,12 +211,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        engine::{
-            testing::{holder, listener, row, socket, verdict},
-            view::Row,
-        },
-        sink::schema::{Listed, time},
+    use crate::sink::schema::{Listed, time};
+    use closewait_engine::{
+        testing::{holder, listener, row, socket, verdict},
+        view::Row,
     };
 
     const NOW: Boot = Boot(3_600_000_000_000);

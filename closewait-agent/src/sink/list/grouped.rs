@@ -7,7 +7,7 @@ use super::{
     push_workload,
     rows::{push_endpoint, push_peer},
 };
-use crate::engine::{
+use closewait_engine::{
     groups::{Group, Key},
     model::Task,
     query::By,

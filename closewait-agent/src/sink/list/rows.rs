@@ -9,7 +9,7 @@ use super::{
     },
     push_workload,
 };
-use crate::engine::{
+use closewait_engine::{
     model::{Certainty, Class, Dwell, Endpoint, Holder, Protocol, Timer, Verdict},
     text::{push_duration, push_number},
     time::Boot,

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::engine::{
+use closewait_engine::{
     diagnose::Seen,
     model::{
         Certainty, Class, Connection, Dwell, Endpoint, Gone, Holder, How, Leg, Listener, Opener, Role, Socket, Timer,

@@ -9,7 +9,7 @@ use super::{
     how, seconds,
     socket::{PodObject, workload_members},
 };
-use crate::engine::{
+use closewait_engine::{
     diagnose::Seen,
     groups::{Group, Key},
     model::{Class, Gone, Listener},

@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{DwellMembers, EndpointObject, HolderObject, ProcessObject, VerdictObject, seconds};
-use crate::{
-    engine::{
-        model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
-        process::ThreadGroup,
-        time::Boot,
-    },
-    sink::schema::socket::{PodObject, read_state, workload_members},
+use crate::sink::schema::socket::{PodObject, read_state, workload_members};
+use closewait_engine::{
+    model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
+    process::ThreadGroup,
+    time::Boot,
 };
 
 /// So many groups of threads are shown.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{EndpointObject, seconds};
-use crate::engine::{
+use closewait_engine::{
     model::{Opener, Protocol, ReadState, Role, Socket, Timer, TimerKind},
     time::Boot,
     workload::Workload,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{dwell, holders};
-use crate::engine::{
+use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
     text::duration,
     time::Boot,

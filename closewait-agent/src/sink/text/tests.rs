@@ -1,7 +1,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::engine::{
+use closewait_engine::{
     histogram::Histogram,
     model::{Certainty, Class, Task, Verdict},
     testing::socket,

@@ -9,7 +9,7 @@ use super::{
     DiagError, Netlink,
     wire::{Found, Info, nl},
 };
-use crate::engine::{
+use closewait_engine::{
     kill::{Facts, Target},
     model::Endpoint,
 };

@@ -10,7 +10,7 @@ use bytes::Buf as _;
 use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP};
 
 use super::{DiagError, List};
-use crate::engine::model::Endpoint;
+use closewait_engine::model::Endpoint;
 
 /// One socket of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::{kill::Sent, model::TimerKind};
+    use closewait_engine::{kill::Sent, model::TimerKind};
 
     fn message(kind: u16, body: &[u8]) -> Vec<u8> {
         let mut message = u32::try_from(nl::HEADER + body.len()).unwrap().to_ne_bytes().to_vec();

@@ -11,15 +11,15 @@ use std::{
 use super::{Reading, Reads, THREADS, permille, runtime};
 use crate::{
     clock,
-    engine::{
-        process::{Process, Syscall, Thread, ThreadState, group},
-        text::{Comm, harmless, harmless_path},
-        workload::Workload,
-    },
     host::{
         deadline::{Job, Subject, Unanswered},
         proc,
     },
+};
+use closewait_engine::{
+    process::{Process, Syscall, Thread, ThreadState, group},
+    text::{Comm, harmless, harmless_path},
+    workload::Workload,
 };
 
 /// A process, as far as it has been read.

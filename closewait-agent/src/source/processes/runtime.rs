@@ -7,13 +7,11 @@ use std::{
 };
 
 use super::{Look, look::seen};
-use crate::{
-    engine::process::Runtime,
-    host::{
-        deadline::Job,
-        proc::{self, Linker},
-    },
+use crate::host::{
+    deadline::Job,
+    proc::{self, Linker},
 };
+use closewait_engine::process::Runtime;
 
 /// Libraries that tell a runtime.
 const LIBRARIES: [(&str, Runtime); 4] = [

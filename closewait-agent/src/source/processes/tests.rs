@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::*;
-use crate::{clock, engine::process::Syscall};
+use crate::clock;
+use closewait_engine::process::Syscall;
 
 fn sample(wait: Duration) -> Process {
     let sampling = Sampling::begin(&[process::id()], clock::now());

@@ -26,13 +26,11 @@ use super::{
     },
     Choices, OBJECT, Programs, ProgramsError, log_verified,
 };
-use crate::{
-    engine::{model::Counters, time::Boot},
-    host::{
-        plan::{Hook, Plan},
-        tracefs,
-    },
+use crate::host::{
+    plan::{Hook, Plan},
+    tracefs,
 };
+use closewait_engine::{model::Counters, time::Boot};
 
 /// What keeps the tracepoint's program attached, if it is not pinned.
 pub(super) enum Link {

@@ -1,0 +1,134 @@
+//! What the growth of a group says of the cause.
+
+use std::time::Duration;
+
+use super::{About, words};
+use crate::{
+    model::{Certainty, Class, PileupGroup, Task, Verdict},
+    process::Process,
+};
+
+/// Of a hang, that nearly all stay.
+const HANG_PERMILLE: u64 = 900;
+
+/// The name and the words of this, which is no rule: it is asked of a group that grows when the rules say nothing of its oldest
+/// socket.
+pub(super) const ABOUT: About = About {
+    name: "growth",
+    when: "a group piles up, and no rule says of its oldest socket why",
+    class: &[Class::Hung, Class::Leak],
+    certainty: &[
+        (
+            Certainty::Medium,
+            "90 % and more of those that enter stay: hung of a server; a leak of who connects and closes none",
+        ),
+        (Certainty::Low, "a leak: some of them are closed"),
+    ],
+    says: "that the program does not get on, or forgets some, from how many of them stay",
+    next: "see where the owner's threads are, and what happened at the onset",
+    not: &["a burst, a pool that is filled, slow handlers: none of them is a pile-up"],
+    seen: &["Netflix, Java 21 virtual threads (2024)"],
+};
+
+/// What is known of a group that grows.
+#[derive(Clone, Copy, Debug)]
+pub struct Growing<'a> {
+    /// Which.
+    pub group: &'a PileupGroup,
+    /// How many enter.
+    pub entered_per_second: f64,
+    /// Of those that entered since the onset, how many in a thousand are still there.
+    pub stuck_permille: Option<u64>,
+    /// How long ago the onset was.
+    pub since: Duration,
+    /// Who holds most of them.
+    pub owner: Option<&'a Task>,
+    /// What is known of that.
+    pub process: Option<&'a Process>,
+}
+
+/// The verdict on it.
+pub fn growth(growing: &Growing<'_>) -> Verdict {
+    let Growing { group, entered_per_second, stuck_permille, since, owner, process } = *growing;
+    let nearly_all = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
+    let (class, certainty) = match (nearly_all, group.local_port, group.remote) {
+        (true, Some(_port), _) => (Class::Hung, Certainty::Medium),
+        // Whoever connects and closes none of them forgets it, more likely.
+        (true, None, Some(_remote)) => (Class::Leak, Certainty::Medium),
+        (true, None, None) | (false, ..) => (Class::Leak, Certainty::Low),
+    };
+    let since = words::span(since);
+    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
+    let doing = process.and_then(words::doing_of).unwrap_or_default();
+    let look = owner.map(|task| words::dump_of(task, process));
+    let look = look.unwrap_or_else(|| "find the process that holds them".to_owned());
+    Verdict {
+        class,
+        rule: ABOUT.name,
+        certainty,
+        text: format!(
+            "since {since} ago sockets {group} enter CLOSE_WAIT at {entered_per_second:.1} a second{share}.{doing}"
+        ),
+        next: format!("{look}; see what happened {since} ago"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{
+        diagnose::testing::{process, task},
+        model::{Endpoint, Role},
+    };
+
+    const NOWHERE: PileupGroup = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
+    const PORT: PileupGroup = PileupGroup { role: Some(Role::Server), local_port: Some(8080), ..NOWHERE };
+
+    fn judged(group: &PileupGroup, stuck_permille: Option<u64>) -> (Class, Certainty) {
+        let since = Duration::from_secs(12);
+        let growing = Growing { group, entered_per_second: 20.0, stuck_permille, since, owner: None, process: None };
+        let verdict = growth(&growing);
+        assert!(ABOUT.class.contains(&verdict.class) && verdict.rule == ABOUT.name);
+        (verdict.class, verdict.certainty)
+    }
+
+    #[test]
+    fn a_server_that_closes_none_hangs_and_a_client_leaks() {
+        let remote = Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 5432 };
+        let client = PileupGroup { remote: Some(remote), ..NOWHERE };
+        assert_eq!(judged(&PORT, Some(1000)), (Class::Hung, Certainty::Medium));
+        assert_eq!(judged(&client, Some(950)), (Class::Leak, Certainty::Medium));
+        assert_eq!(judged(&NOWHERE, Some(1000)), (Class::Leak, Certainty::Low));
+    }
+
+    #[test]
+    fn one_that_closes_some_leaks() {
+        assert_eq!(judged(&PORT, Some(899)), (Class::Leak, Certainty::Low));
+        assert_eq!(judged(&PORT, None), (Class::Leak, Certainty::Low));
+    }
+
+    #[test]
+    fn it_says_what_the_owner_does_and_how_to_see_more() {
+        let (task, process) = (task(7, "shop"), process(7, "shop", "/usr/bin/shop"));
+        let growing = Growing {
+            group: &PORT,
+            entered_per_second: 20.0,
+            stuck_permille: Some(1000),
+            since: Duration::from_secs(12),
+            owner: Some(&task),
+            process: Some(&process),
+        };
+        let verdict = growth(&growing);
+        assert!(
+            verdict.text.starts_with(
+                "since 12 s ago sockets on port 8080 enter CLOSE_WAIT at 20.0 a second, and 100 % of them stay."
+            ),
+            "{}",
+            verdict.text
+        );
+        assert!(verdict.next.starts_with("see where the threads of shop[7] are: `"), "{}", verdict.next);
+        assert!(verdict.next.ends_with("; see what happened 12 s ago"), "{}", verdict.next);
+    }
+}

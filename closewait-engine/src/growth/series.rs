@@ -1,0 +1,153 @@
+//! Counts of a group at moments that lie closer together the younger they are.
+
+use std::collections::VecDeque;
+
+use crate::{
+    model::Slope,
+    time::{Boot, nanos},
+};
+
+/// Points of one scale: three windows make growth, a few more a better line.
+const KEPT: usize = 8;
+/// Each scale's windows are so many times as long as those of the one before. From windows of 2 s to windows of 17 minutes.
+const SCALES: [u64; 4] = [1, 8, 64, 512];
+
+/// What was counted of a group at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Point {
+    pub(crate) at: Boot,
+    /// Sockets in CLOSE_WAIT.
+    pub(crate) present: u64,
+    /// Of those, the ones that are older than the group's sockets get as long as all is well.
+    pub(crate) mature: Aged,
+    /// Of those, the ones that are so old that they count as stuck.
+    pub(crate) stuck: Aged,
+    /// How many have entered so far.
+    pub(crate) entered: u64,
+    /// How many have left so far.
+    pub(crate) left: u64,
+}
+
+/// Sockets of some age and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Aged {
+    pub(crate) present: u64,
+    /// How many have left so far.
+    pub(crate) left: u64,
+}
+
+/// Points of several scales, the newest last.
+#[derive(Debug)]
+pub(super) struct Series {
+    scales: [VecDeque<Point>; SCALES.len()],
+}
+
+impl Series {
+    pub(super) fn new() -> Self {
+        Self { scales: std::array::from_fn(|_| VecDeque::with_capacity(KEPT)) }
+    }
+
+    /// The next point; `window` is how long the shortest windows are meant to be.
+    pub(super) fn push(&mut self, point: Point, window: std::time::Duration) {
+        for (points, scale) in self.scales.iter_mut().zip(SCALES) {
+            let length = nanos(window).saturating_mul(scale);
+            // Ticks are late, never early: a tenth of the shortest window makes up for that.
+            let due = |last: &Point| point.at.0.saturating_sub(last.at.0) >= length - nanos(window) / 10;
+            if points.back().is_none_or(due) {
+                if points.len() == KEPT {
+                    points.pop_front();
+                }
+                points.push_back(point);
+            }
+        }
+    }
+
+    /// The points of each scale, from the shortest windows to the longest.
+    pub(super) fn scales(&self) -> impl Iterator<Item = Vec<Point>> {
+        self.scales.iter().map(|points| points.iter().copied().collect())
+    }
+
+    /// The newest point of all.
+    pub(super) fn newest(&self) -> Option<&Point> {
+        self.scales[0].back()
+    }
+
+    /// The points with the shortest windows.
+    pub(super) fn finest(&self) -> impl Iterator<Item = &Point> {
+        self.scales[0].iter()
+    }
+
+    /// One row of points from all scales, oldest first, each moment once.
+    pub(super) fn history(&self) -> Vec<Point> {
+        let mut all: Vec<Point> = self.scales.iter().flatten().copied().collect();
+        all.sort_unstable_by_key(|point| point.at);
+        all.dedup();
+        all
+    }
+}
+
+/// The line through points by the median of the slopes between all pairs (Theil and Sen), which one wild point does not bend.
+/// The error is half the span in which two thirds of those slopes lie. `None` for fewer than three points.
+pub(super) fn slope(points: &[Point], count: impl Fn(&Point) -> u64) -> Option<Slope> {
+    if points.len() < 3 {
+        return None;
+    }
+    let mut slopes = Vec::with_capacity(points.len() * (points.len() - 1) / 2);
+    for (index, one) in points.iter().enumerate() {
+        for other in &points[index + 1..] {
+            let seconds = other.at.since(one.at).as_secs_f64();
+            if seconds > 0.0 {
+                slopes.push((count(other) as f64 - count(one) as f64) / seconds);
+            }
+        }
+    }
+    slopes.sort_unstable_by(f64::total_cmp);
+    let at = |permille: usize| slopes.get((slopes.len().checked_sub(1)? * permille + 500) / 1000).copied();
+    let middle = slopes.len() / 2;
+    let median = match slopes.len() % 2 {
+        0 => (slopes.get(middle.checked_sub(1)?)? + slopes.get(middle)?) / 2.0,
+        _ => *slopes.get(middle)?,
+    };
+    Some(Slope { per_second: median, error: (at(833)? - at(167)?) / 2.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(2);
+
+    fn point(seconds: u64, present: u64) -> Point {
+        Point { at: Boot(seconds * 1_000_000_000), present, ..Point::default() }
+    }
+
+    #[test]
+    fn each_scale_keeps_a_few_points_and_ends_with_the_newest() {
+        let mut series = Series::new();
+        for second in (0..4000).step_by(2) {
+            series.push(point(second, second), WINDOW);
+        }
+        let scales: Vec<_> = series.scales().collect();
+        for (points, scale) in scales.iter().zip(SCALES) {
+            assert!(points.len() <= KEPT, "{scale}");
+            let first = points.windows(2).next().map(|pair| pair[1].at.since(pair[0].at));
+            assert_eq!(first, Some(WINDOW * u32::try_from(scale).unwrap()));
+        }
+        assert_eq!(series.newest().unwrap().at, Boot(3998 * 1_000_000_000));
+        let history = series.history();
+        assert!(history.windows(2).all(|pair| pair[0].at < pair[1].at));
+    }
+
+    #[test]
+    fn one_wild_point_does_not_bend_the_line() {
+        let mut points: Vec<_> = (0..8).map(|n| point(2 * n, 100 + 40 * n)).collect();
+        let line = |points: &[Point]| slope(points, |point| point.present).unwrap();
+        assert_eq!(line(&points), Slope { per_second: 20.0, error: 0.0 });
+        points[3].present = 5000;
+        let bent = line(&points);
+        assert!((bent.per_second - 20.0).abs() < 1.0, "{bent:?}");
+        assert_eq!(slope(&points[..2], |point| point.present), None);
+    }
+}

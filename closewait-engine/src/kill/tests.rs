@@ -1,0 +1,229 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{
+    model::{Certainty, Class, How},
+    testing::{holder, listener, socket, verdict},
+};
+
+const NOW: Boot = Boot(3_600_000_000_000);
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// One that a program holds and has not written to, in CLOSE_WAIT for `dwell`.
+fn selected(dwell: Dwell) -> Selected {
+    let (socket, verdict) = (socket(), verdict(Class::Leak, Certainty::High));
+    Selected {
+        line: "{}".to_owned(),
+        at: NOW,
+        socket,
+        dwell: Some(dwell),
+        gone: None,
+        holders: None,
+        listener: None,
+        verdict,
+    }
+}
+
+fn seen_entering(seconds: u64) -> Selected {
+    selected(Dwell::Exact(secs(seconds)))
+}
+
+fn older_than_the_agent() -> Selected {
+    selected(Dwell::Between { at_least: secs(60), at_most: Some(secs(900)) })
+}
+
+/// The same as the kernel has it.
+fn facts() -> Facts {
+    let Socket { local, remote, .. } = socket();
+    let sent = Sent { bytes: 0, ago: secs(900), received_ago: secs(900) };
+    Facts {
+        state: state::CLOSE_WAIT,
+        local,
+        remote,
+        cookie: 7,
+        inode: 99,
+        interface: 0,
+        send_queue_bytes: 0,
+        timer: None,
+        sent: Some(sent),
+    }
+}
+
+fn sent(ago: Duration, received_ago: Duration) -> Facts {
+    Facts { sent: Some(Sent { bytes: 100, ago, received_ago }), ..facts() }
+}
+
+fn plan_with(selected: &Selected, facts: Facts) -> Result<Target, Refusal> {
+    let target = identify(selected, std::slice::from_ref(&facts))?;
+    target.check(&facts, NOW).map(|()| target)
+}
+
+#[test]
+fn a_socket_that_is_the_same_and_silent_is_planned() {
+    let target = plan_with(&seen_entering(90), facts()).unwrap();
+    assert_eq!((target.netns, target.cookie, target.inode), (4_026_531_840, 7, 99));
+    assert_eq!(target.entered, Some(NOW - secs(90)));
+    assert_eq!(plan_with(&older_than_the_agent(), facts()).unwrap().entered, None, "a bound is no time of entry");
+}
+
+#[test]
+fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refused() {
+    let gone = Gone { at: NOW, seen: true, how: How::Destroyed, closer: None, dwell: None };
+    let left = Selected { gone: Some(gone), ..seen_entering(90) };
+    assert_eq!(plan_with(&left, facts()), Err(Refusal::Left));
+
+    let mut waits = seen_entering(90);
+    (waits.socket.accepted, waits.socket.inode) = (Some(false), None);
+    assert_eq!(plan_with(&waits, facts()), Err(Refusal::NeverAccepted), "whatever the kernel says");
+    (waits.socket.accepted, waits.socket.inode) = (None, None);
+    assert_eq!(plan_with(&waits, Facts { inode: 0, ..facts() }), Err(Refusal::NeverAccepted));
+
+    let mut mptcp = seen_entering(90);
+    mptcp.socket.protocol = Protocol::Mptcp;
+    assert_eq!(plan_with(&mptcp, facts()), Err(Refusal::Mptcp));
+}
+
+#[test]
+fn without_a_cookie_the_inode_has_to_be_the_same_and_one_of_them_is_needed() {
+    let mut old_kernel = seen_entering(90);
+    old_kernel.socket.cookie = None;
+    assert_eq!(plan_with(&old_kernel, facts()).unwrap().cookie, 7, "the one that the question gave it");
+    assert_eq!(plan_with(&old_kernel, Facts { inode: 98, ..facts() }), Err(Refusal::Replaced));
+    old_kernel.socket.inode = None;
+    assert_eq!(plan_with(&old_kernel, facts()), Err(Refusal::Unidentified));
+    let mut nowhere = seen_entering(90);
+    nowhere.socket.netns = None;
+    assert_eq!(plan_with(&nowhere, facts()), Err(Refusal::Unidentified));
+}
+
+#[test]
+fn what_is_gone_or_replaced_since_the_list_is_refused() {
+    assert_eq!(identify(&seen_entering(90), &[]), Err(Refusal::Gone));
+    for other in [Facts { cookie: 8, ..facts() }, Facts { inode: 98, ..facts() }] {
+        assert_eq!(plan_with(&seen_entering(90), other), Err(Refusal::Replaced));
+    }
+    let two = [Facts { cookie: 8, interface: 2, ..facts() }, Facts { interface: 3, ..facts() }];
+    assert_eq!(identify(&seen_entering(90), &two).unwrap().interface, 3, "one on each interface");
+}
+
+#[test]
+fn whatever_differs_at_the_last_moment_is_another_socket() {
+    let target = plan_with(&seen_entering(90), facts()).unwrap();
+    assert_eq!(target.check(&facts(), NOW), Ok(()));
+    let elsewhere = Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 1 };
+    for other in [
+        Facts { cookie: 8, ..facts() },
+        Facts { inode: 98, ..facts() },
+        Facts { interface: 1, ..facts() },
+        Facts { local: elsewhere, ..facts() },
+        Facts { remote: elsewhere, ..facts() },
+    ] {
+        assert_eq!(target.check(&other, NOW), Err(Refusal::Replaced), "{other:?}");
+    }
+    for number in [state::ESTABLISHED, state::FIN_WAIT1, state::FIN_WAIT2, state::CLOSE, state::LAST_ACK] {
+        assert_eq!(target.check(&Facts { state: number, ..facts() }, NOW), Err(Refusal::Gone), "state {number}");
+    }
+    assert_eq!(target.check(&Facts { inode: 0, ..facts() }, NOW), Err(Refusal::NeverAccepted));
+}
+
+#[test]
+fn data_on_its_way_is_a_half_close_in_use() {
+    let check = |facts| plan_with(&seen_entering(90), facts).map(drop);
+    assert_eq!(check(Facts { send_queue_bytes: 5, ..facts() }), Err(Refusal::Unacknowledged(5)));
+    assert_eq!(check(Facts { timer: Some(TimerKind::On), ..facts() }), Err(Refusal::Sending));
+    assert_eq!(check(Facts { timer: Some(TimerKind::Persist), ..facts() }), Err(Refusal::Sending));
+    assert_eq!(check(Facts { timer: Some(TimerKind::Keepalive), ..facts() }), Ok(()));
+    assert_eq!(check(Facts { sent: None, ..facts() }), Err(Refusal::SentUnknown), "unknown speaks against it");
+}
+
+#[test]
+fn data_sent_after_a_fin_that_was_seen_is_in_use_until_it_is_silent() {
+    let check = |age, ago| plan_with(&seen_entering(age), sent(ago, secs(2000))).map(drop);
+    assert_eq!(check(900, secs(10)), Err(Refusal::InUse(secs(10))));
+    assert_eq!(check(900, secs(299)), Err(Refusal::InUse(secs(299))));
+    assert_eq!(check(900, secs(300)), Ok(()), "silent for as long as the verdict takes for silence");
+    assert_eq!(check(90, secs(100)), Ok(()), "an answer before the FIN");
+    assert_eq!(check(90, Duration::from_millis(89_990)), Ok(()), "an answer that the FIN has met");
+}
+
+#[test]
+fn the_age_of_a_fin_that_was_seen_goes_on_until_the_last_moment() {
+    let target = plan_with(&seen_entering(90), sent(secs(100), secs(200))).unwrap();
+    let later = NOW + secs(60);
+    assert_eq!(target.check(&sent(secs(160), secs(260)), later), Ok(()));
+    assert_eq!(target.check(&sent(secs(5), secs(260)), later), Err(Refusal::InUse(secs(5))));
+}
+
+#[test]
+fn where_nobody_saw_the_fin_only_data_that_came_later_or_silence_tells() {
+    let check = |ago, received_ago| plan_with(&older_than_the_agent(), sent(ago, received_ago)).map(drop);
+    assert_eq!(check(secs(10), secs(60)), Err(Refusal::PerhapsInUse(secs(10))));
+    assert_eq!(check(secs(61), secs(60)), Ok(()), "a request whose answer came after it");
+    assert_eq!(check(secs(301), secs(400)), Ok(()));
+}
+
+#[test]
+fn every_refusal_says_why_in_a_sentence() {
+    for refusal in [
+        Refusal::Left,
+        Refusal::Mptcp,
+        Refusal::NeverAccepted,
+        Refusal::Unidentified,
+        Refusal::Namespace("no".to_owned()),
+        Refusal::Denied("no".to_owned()),
+        Refusal::Gone,
+        Refusal::Replaced,
+        Refusal::Unacknowledged(3),
+        Refusal::Sending,
+        Refusal::InUse(secs(3)),
+        Refusal::PerhapsInUse(secs(3)),
+        Refusal::SentUnknown,
+    ] {
+        let text = refusal.to_string();
+        assert!(text.contains(' ') && !text.contains("  ") && !text.ends_with('.'), "{text}");
+    }
+}
+
+#[test]
+fn what_the_filter_does_not_mean_is_known_from_the_list_itself() {
+    let listed = Selected { holders: Some(vec![holder("app", 42, 5)]), ..seen_entering(90) };
+    let port = |port| Filter { ports: vec![port], ..Filter::default() };
+    let meant = [
+        port(8080),
+        Filter { pids: vec![42], ..port(8080) },
+        Filter { peers: vec!["10.0.0.0/8".parse().unwrap()], ..Filter::default() },
+        Filter { older_than: Some(secs(90)), ..Filter::default() },
+        Filter { verdicts: vec![Class::Leak], ..Filter::default() },
+        // Of which a list does not say enough.
+        Filter { cgroups: vec!["/other.slice".to_owned()], ..port(8080) },
+    ];
+    assert!(meant.iter().all(|filter| listed.is_meant(filter)));
+    let others = [
+        port(8081),
+        Filter { pids: vec![43], ..port(8080) },
+        Filter { peers: vec!["11.0.0.0/8".parse().unwrap()], ..Filter::default() },
+        Filter { older_than: Some(secs(91)), ..Filter::default() },
+        Filter { verdicts: vec![Class::Hung], ..Filter::default() },
+    ];
+    assert!(!others.iter().any(|filter| listed.is_meant(filter)));
+
+    // Until it is accepted, it is its listener's owner that is meant.
+    let seen = Seen { what: listener(8080, 1, 128), at: NOW, holders: vec![holder("nginx", 30, 6)] };
+    let mut waits = Selected { listener: Some(seen), ..seen_entering(90) };
+    waits.socket.accepted = Some(false);
+    assert!(waits.is_meant(&Filter { pids: vec![30], ..port(8080) }));
+    assert!(!waits.is_meant(&Filter { pids: vec![42], ..port(8080) }));
+}
+
+#[test]
+fn one_that_received_data_since_is_too_young_whatever_the_list_says() {
+    let older = |seconds| Filter { older_than: Some(secs(seconds)), ..Filter::default() };
+    let facts = sent(secs(900), secs(60));
+    assert_eq!(check_age(&facts, &Filter::default()), Ok(()));
+    assert_eq!(check_age(&facts, &older(60)), Ok(()), "the FIN can have come with the last data");
+    assert_eq!(check_age(&facts, &older(61)), Err(Refusal::TooYoung(secs(60))));
+    assert_eq!(check_age(&Facts { sent: None, ..facts.clone() }, &older(1)), Err(Refusal::SentUnknown));
+}

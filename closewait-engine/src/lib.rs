@@ -1,0 +1,467 @@
+//! The pure core: observations and the time go in, findings come out.
+//!
+//! Nothing here reads a clock, a file or a socket, nor knows of threads, tokio or aya: the same observations give the same
+//! findings, always. The caller
+//!
+//! 1. hands in everything that is there with [`Engine::handle`], snapshots before the records written meanwhile,
+//! 2. calls [`Engine::handle_timeout`] with the time once that is after [`Engine::poll_timeout`],
+//! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
+
+mod audit;
+mod config;
+pub mod decode;
+pub mod diagnose;
+mod due;
+pub mod groups;
+mod growth;
+mod hashing;
+pub mod hints;
+pub mod histogram;
+mod inspection;
+pub mod kill;
+mod lingering;
+pub mod model;
+mod pairing;
+pub mod process;
+pub mod query;
+mod questions;
+mod room;
+mod scans;
+mod services;
+mod survey;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod text;
+pub mod time;
+pub mod tracked;
+pub mod tracker;
+mod untracked;
+pub mod view;
+mod windows;
+pub mod workload;
+mod world;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+pub use self::config::{Config, Events};
+use self::{
+    audit::Audit,
+    inspection::{Budget, Inspection, REFRESH_EVERY},
+    lingering::LingeringSockets,
+    model::{Counters, Finding, Gone, Holder, How, Observation, Output, Socket, SocketKey, Totals},
+    services::Services,
+    survey::Survey,
+    time::Boot,
+    tracked::Tracked,
+    tracker::{Left, Tracker},
+    view::View,
+    windows::Windows,
+    world::World,
+};
+
+/// How soon a loss is looked for after something has happened.
+const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
+
+/// The state of everything.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    tracker: Tracker,
+    windows: Windows,
+    counters: Counters,
+    undecodable: u64,
+    unwritten: u64,
+    log_lines_dropped: u64,
+    recordings_failed: u64,
+    outputs: VecDeque<Output>,
+    /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
+    window_ends: Boot,
+    check_counters: Option<Boot>,
+    reported: (Losses, Full),
+    began: Boot,
+    /// When it was last called with the time.
+    now: Boot,
+    services: Option<Services>,
+    world: World,
+    lingering: LingeringSockets,
+    inspection: Inspection,
+    audit: Audit,
+    budget: Budget,
+    /// No inspection begins before this.
+    next_inspection: Boot,
+    /// No socket is reported without an inspection before this.
+    next_late_report: Boot,
+    /// When what is known of sockets that stay gets old.
+    refresh: Boot,
+    /// When holders were last searched for.
+    walked: Option<Boot>,
+    /// What had been lost then.
+    walked_after: Losses,
+    /// The most facts around the sockets that found no room at one look.
+    unkept: u64,
+    stopping: bool,
+}
+
+/// The counts that mean a loss.
+type Losses = [u64; 6];
+
+/// The counts that mean that a limit was reached.
+type Full = [u64; 6];
+
+impl Engine {
+    /// Begins at `now`.
+    pub fn new(config: Config, now: Boot) -> Self {
+        Self {
+            tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
+            windows: Windows::new(now, config.ephemeral_ports.clone()),
+            counters: Counters::default(),
+            undecodable: 0,
+            unwritten: 0,
+            log_lines_dropped: 0,
+            recordings_failed: 0,
+            outputs: VecDeque::new(),
+            window_ends: now + config.histogram_every,
+            check_counters: None,
+            reported: Default::default(),
+            began: now,
+            now,
+            services: config.watching.then(|| {
+                let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
+                Services::new(now, config.stuck_after, unnamed)
+            }),
+            world: World::default(),
+            lingering: LingeringSockets::default(),
+            inspection: Inspection::Idle,
+            audit: Audit::new(now),
+            budget: Budget::new(now),
+            next_inspection: now,
+            next_late_report: now,
+            refresh: now + REFRESH_EVERY,
+            walked: None,
+            walked_after: Losses::default(),
+            unkept: 0,
+            stopping: false,
+            config,
+        }
+    }
+
+    /// Takes in one fact.
+    pub fn handle(&mut self, observation: Observation) {
+        match observation {
+            Observation::Enter { key, at, socket, replaced: _ } => {
+                self.something_happened(at);
+                if self.config.events == Events::All {
+                    self.find(Finding::Enter { at, socket: socket.clone() });
+                }
+                self.lingering.remove(key);
+                if let Some(services) = &mut self.services {
+                    services.entered(&socket, at);
+                }
+                if let Some(missed) = self.tracker.enter(key, at, socket) {
+                    self.missed_leaving(at, missed);
+                }
+            }
+            Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
+                self.something_happened(at);
+                self.audit.left(key, at);
+                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
+                if let Some(missed) = missed {
+                    self.missed_leaving(at, missed);
+                }
+                if let Some(dwell) = dwell {
+                    self.windows.finished(&socket, dwell);
+                    if entered.is_none() {
+                        self.windows.finished_uncounted(dwell);
+                    }
+                }
+                if let Some(services) = &mut self.services {
+                    services.left(&socket, at, entered, dwell, how);
+                }
+                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
+                let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
+                let socket = with_what_was_found_out(socket, tracked.as_deref());
+                if fd_open == Some(true) {
+                    let gone = Gone { at, seen: true, how, closer: closer.clone(), dwell };
+                    let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
+                    self.lingering.add(key, socket.clone(), gone, holders);
+                }
+                let stuck = tracked.is_some_and(|tracked| tracked.reported)
+                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
+                if stuck || self.config.events == Events::All {
+                    let verdict =
+                        if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
+                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+                }
+            }
+            Observation::Present { key, at, since, socket } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket);
+                }
+            }
+            Observation::Held { key, at, since, socket, holder } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket.clone());
+                    self.tracker.held(key, &socket, holder);
+                }
+            }
+            Observation::Holds { key, at, inode, holder } => self.tracker.holds(key, at, inode, holder),
+            Observation::HeldInode { inode, holder } => {
+                self.world.held_inode(inode, &holder);
+                self.lingering.held_inode(inode, &holder);
+                self.tracker.held_inode(inode, holder);
+            }
+            Observation::Lingering { key, at, socket, how, holder } => {
+                self.found_lingering(key, at, socket, how, holder);
+            }
+            Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
+            Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
+            Observation::ScanFailed { at: _, why } => self.scan_failed(why),
+            Observation::Leg { .. }
+            | Observation::Process { .. }
+            | Observation::Cgroup { .. }
+            | Observation::Namespace { .. }
+            | Observation::Placed { .. } => self.world.learn(observation),
+            Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
+            Observation::Looked { key, at, since, socket } => {
+                self.looked_at_stored(key, at, since, &socket);
+                self.tracker.looked(key, at, &socket);
+            }
+            Observation::LookedAtAll { at } => self.looked_at_all(at),
+            Observation::LookedAtGone { began } => self.lingering.looked_at_found(began),
+            Observation::Resumed { reported, dwell } => {
+                self.windows.resume(reported);
+                self.counters.dwell = dwell;
+                self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
+            }
+            Observation::Stored { key, entered } => self.stored(key, entered),
+            Observation::Audited { began, at, complete, cost } => self.walked_for_audit(began, at, complete, cost),
+            Observation::LookedAtSuspects { at, complete } => self.looked_at_suspects(at, complete),
+            Observation::Counters { at, counters } => self.counters_read(at, *counters),
+        }
+    }
+
+    /// Some bytes at `at` were no record.
+    pub fn undecodable(&mut self, at: Boot) {
+        self.something_happened(at);
+        self.undecodable = self.undecodable.saturating_add(1);
+    }
+
+    /// `lines` were dropped at `at` because nobody read them.
+    pub fn unwritten(&mut self, at: Boot, lines: u64) {
+        self.something_happened(at);
+        self.unwritten = self.unwritten.saturating_add(lines);
+    }
+
+    /// Counts `lines` of the log that were dropped until `at`.
+    pub fn log_lines_dropped(&mut self, at: Boot, lines: u64) {
+        self.something_happened(at);
+        self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
+    }
+
+    /// Counts a recording that ended until `at`, before the agent.
+    pub fn recording_failed(&mut self, at: Boot) {
+        self.something_happened(at);
+        self.recordings_failed = self.recordings_failed.saturating_add(1);
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Boot) {
+        self.now = self.now.max(now);
+        self.count(now);
+        self.inspect_or_report(now);
+        self.audit(now);
+        if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
+            self.check_counters = None;
+            self.outputs.push_back(Output::ReadCounters);
+        }
+    }
+
+    /// Ends: asks for the counters one last time, and stops when they are there.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.outputs.push_back(Output::ReadCounters);
+    }
+
+    /// When [`Engine::handle_timeout`] has something to do next.
+    pub fn poll_timeout(&self) -> Option<Boot> {
+        let services = self.services.as_ref().and_then(Services::poll_timeout);
+        let inspection = [self.next_look(), self.report_deadline()];
+        let others = [services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+        inspection.into_iter().chain(others).flatten().min()
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.report_more();
+        }
+        let output = self.outputs.pop_front();
+        room::shrink_queue(&mut self.outputs);
+        output
+    }
+
+    /// The kernel's counters as of the last time they were read.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Everything counted so far.
+    pub fn totals(&self) -> Totals {
+        let Counters { entered, left, left_unseen, ring_full, map_full, replaced, skipped, dwell: _ } = self.counters;
+        Totals {
+            entered,
+            left,
+            left_unseen,
+            lost_ring_full: ring_full,
+            lost_map_full: map_full,
+            replaced,
+            skipped_by_kernel: skipped,
+            undecodable: self.undecodable,
+            unwritten: self.unwritten,
+            log_lines_dropped: self.log_lines_dropped,
+            recordings_failed: self.recordings_failed,
+            repaired: self.audit.repaired,
+            phantom: self.audit.phantom,
+            tracked: self.tracker.len() as u64,
+            fd_open: self.lingering.len() as u64,
+            fd_open_unwatched: self.lingering.unwatched(),
+            untracked: self.tracker.untracked_total(),
+            ungrouped: self.services.as_ref().map_or(0, Services::ungrouped),
+            unkept: self.unkept,
+        }
+    }
+
+    /// A scan of open files begins. Returns the network namespaces of which it need not describe each socket: those whose
+    /// sockets are all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets
+    /// that were dropped could be tracked now: then the scan finds what was missed.
+    pub fn scan_began(&mut self) -> Vec<u32> {
+        self.tracker.scan_began(self.now);
+        let losses = self.losses();
+        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
+            return Vec::new();
+        }
+        let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
+        for (key, tracked) in self.tracker.iter() {
+            let set = if key.is_of_ends() { &mut without_address } else { &mut known };
+            set.extend(tracked.socket.netns);
+        }
+        known.difference(&without_address).copied().collect()
+    }
+
+    /// Why some descriptors cannot be seen, as of the last walk.
+    pub fn blind(&self) -> Option<&str> {
+        self.world.blind()
+    }
+
+    /// Everything that is there at `now`, judged, oldest first.
+    pub fn view(&self, now: Boot) -> View<'_> {
+        let Self { tracker, world, services, lingering, config, began, .. } = self;
+        let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
+        let watched = config.watching.then(|| now.since(*began));
+        let unseen = config.unseen_sockets.as_deref();
+        View { unseen, ..View::new(now, watched, tracker, lingering, world, &survey) }
+    }
+
+    /// A socket has left at some time before `at`, nobody knows when or how.
+    fn missed_leaving(&mut self, at: Boot, missed: Box<Tracked>) {
+        if missed.reported || self.config.events == Events::All {
+            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
+            let (dwell, closer, fd_open, verdict) = (None, None, None, None);
+            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+        }
+    }
+
+    fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
+        if let Some(missed) = self.tracker.take_another(key, since, &socket) {
+            self.missed_leaving(at, missed);
+        }
+        let service = self.services.as_ref().map(|services| services.of(&socket));
+        let untracked = self.tracker.untracked_total();
+        let is_new = self.tracker.present(key, at, since, socket);
+        if self.tracker.untracked_total() > untracked {
+            // `health` counts it.
+            self.something_happened(at);
+        }
+        if is_new {
+            self.found_new(since);
+        }
+        if let Some((services, service)) = self.services.as_mut().zip(service).filter(|_| is_new) {
+            services.found(service, at);
+        }
+    }
+
+    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, how: How, holder: Option<Holder>) {
+        if self.lingering.seen(key, at, &socket, holder.clone()) {
+            return;
+        }
+        // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
+        if let Some(holder) = holder.filter(|_| how != How::Unknown) {
+            let gone = Gone { at, seen: false, how, closer: None, dwell: None };
+            self.lingering.add(key, socket.clone(), gone, None);
+            self.lingering.seen(key, at, &socket, Some(holder));
+        }
+    }
+
+    fn find(&mut self, finding: Finding) {
+        self.outputs.push_back(Output::Finding(finding));
+    }
+
+    fn something_happened(&mut self, at: Boot) {
+        self.check_counters.get_or_insert(at + CHECK_COUNTERS_AFTER);
+    }
+
+    fn counters_read(&mut self, at: Boot, counters: Counters) {
+        let before = std::mem::replace(&mut self.counters, counters);
+        self.windows.kernel_counted(&before.dwell, &self.counters.dwell);
+        if self.window_ends <= at || self.stopping {
+            let ages = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.since.dwell(at)));
+            for finding in self.windows.end(at, ages) {
+                self.outputs.push_back(Output::Finding(finding));
+            }
+            self.window_ends = at + self.config.histogram_every;
+        }
+        let losses = self.losses();
+        self.audit_after(at, losses);
+        let losses = (losses, self.full());
+        if losses != self.reported {
+            self.reported = losses;
+            let totals = self.totals();
+            self.find(Finding::Health { at, totals });
+        }
+        if self.stopping {
+            let totals = self.totals();
+            self.find(Finding::Stop { at, totals });
+        }
+    }
+
+    fn losses(&self) -> Losses {
+        let Counters { ring_full, map_full, replaced, skipped, .. } = self.counters;
+        [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
+    }
+
+    /// Of what goes on and on while a limit is reached, only that it has begun.
+    fn full(&self) -> Full {
+        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, log_lines_dropped, recordings_failed, .. } =
+            self.totals();
+        let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
+        // These are no sign that anything of the kernel was missed.
+        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, recordings_failed]
+    }
+}
+
+/// What the last record says of a socket, with what was found out before and does not change.
+fn with_what_was_found_out(socket: Socket, tracked: Option<&Tracked>) -> Socket {
+    let Some(tracked) = tracked else { return socket };
+    Socket {
+        role: socket.role.or(tracked.socket.role),
+        cgroup: socket.cgroup.or(tracked.socket.cgroup),
+        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
+        ..socket
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+//!
+//! No list of connections shows them, and nothing happens when the descriptor is closed at last: the only way to notice is
+//! to look again, ever more seldom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{
+    hashing::FastState,
+    model::{Gone, Holder, Socket, SocketKey},
+    room::{Room, keep_holder, shrink},
+    time::Boot,
+};
+
+/// So many are watched; further ones are counted. Each takes some 400 bytes.
+const LIMIT: usize = 65_536;
+/// Every one keeps one holder; so many more are kept of all together.
+const MORE_HOLDERS: usize = 65_536;
+/// The first look comes so soon after the leaving.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// Looks are never further apart.
+const LAST_GAP: Duration = Duration::from_secs(60);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lingering {
+    /// What was known of it when it left.
+    pub socket: Socket,
+    /// How and when it left.
+    pub gone: Gone,
+    /// Every descriptor of it, as of the last walk; `None` before the first.
+    pub holders: Option<Vec<Holder>>,
+    found: Vec<Holder>,
+    due: Boot,
+    /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
+    seen: Option<Boot>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct LingeringSockets {
+    sockets: HashMap<SocketKey, Lingering, FastState>,
+    due: BTreeSet<(Boot, SocketKey)>,
+    unwatched: u64,
+    /// Keys by inode, while a walk needs them.
+    by_inode: Option<BTreeMap<u64, SocketKey>>,
+    more_holders: Room,
+    /// Descriptors that found no room in the last walk.
+    unkept: u64,
+}
+
+impl Default for LingeringSockets {
+    fn default() -> Self {
+        Self {
+            sockets: HashMap::default(),
+            due: BTreeSet::new(),
+            unwatched: 0,
+            by_inode: None,
+            more_holders: Room::new(MORE_HOLDERS),
+            unkept: 0,
+        }
+    }
+}
+
+impl LingeringSockets {
+    /// How many were found to be there still.
+    pub(super) fn len(&self) -> usize {
+        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
+        known.filter(|lingering| lingering.seen.is_some()).count()
+    }
+
+    /// How many are not watched for want of room.
+    pub(super) fn unwatched(&self) -> u64 {
+        self.unwatched
+    }
+
+    /// How many descriptors the last walk found for which there was no room.
+    pub(super) fn unkept_holders(&self) -> u64 {
+        self.unkept
+    }
+
+    /// When the next look is due.
+    pub(super) fn next_due(&self) -> Option<Boot> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Those that were found to be there still, in the order of their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Lingering)> {
+        let mut keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
+        keys.sort_unstable();
+        let known = keys.into_iter().filter_map(|key| Some((key, self.sockets.get(&key)?)));
+        known.filter(|(_, lingering)| lingering.seen.is_some())
+    }
+
+    /// A socket left, or was found so.
+    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Gone, holders: Option<Vec<Holder>>) {
+        self.remove(key);
+        if self.sockets.len() >= LIMIT {
+            self.unwatched += 1;
+            return;
+        }
+        let due = gone.at + FIRST_LOOK;
+        self.due.insert((due, key));
+        self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen: None });
+    }
+
+    /// The address of a socket was given to another one: the old one is gone.
+    pub(super) fn remove(&mut self, key: SocketKey) {
+        if let Some(known) = self.sockets.remove(&key) {
+            self.due.remove(&(known.due, key));
+            shrink(&mut self.sockets);
+        }
+    }
+
+    /// A look or a walk found it at `at`. Returns whether it is known.
+    pub(super) fn seen(&mut self, key: SocketKey, at: Boot, socket: &Socket, holder: Option<Holder>) -> bool {
+        let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
+        known.seen = known.seen.max(Some(at));
+        if let Some(holder) = holder {
+            keep_holder(&mut known.found, holder, &mut self.more_holders);
+        }
+        true
+    }
+
+    /// A walk that knows no more of a socket than its inode found a descriptor.
+    pub(super) fn held_inode(&mut self, inode: u64, holder: &Holder) {
+        let by_inode = self.by_inode.get_or_insert_with(|| {
+            self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
+        });
+        if let Some(known) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
+            keep_holder(&mut known.found, holder.clone(), &mut self.more_holders);
+        }
+    }
+
+    /// Those that are to be looked at, at `now`.
+    pub(super) fn due(&self, now: Boot) -> Vec<SocketKey> {
+        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
+    }
+
+    /// All that were due at `asked` have been looked at: those that were not seen are gone.
+    pub(super) fn looked_at_all(&mut self, asked: Boot) {
+        for key in self.due(asked) {
+            let Some(known) = self.sockets.get_mut(&key) else { continue };
+            self.due.remove(&(known.due, key));
+            if known.seen.is_none_or(|seen| seen < asked) {
+                self.sockets.remove(&key);
+                continue;
+            }
+            let gap = asked.since(known.gone.at).clamp(FIRST_LOOK, LAST_GAP);
+            known.due = asked + gap;
+            self.due.insert((known.due, key));
+        }
+        shrink(&mut self.sockets);
+    }
+
+    /// All that were found before were looked at since `asked`: those that were not found again are gone.
+    pub(super) fn looked_at_found(&mut self, asked: Boot) {
+        let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
+        let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.remove(key));
+    }
+
+    /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
+    pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
+        self.by_inode = None;
+        self.unkept = self.more_holders.renew(0);
+        let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
+        for key in keys {
+            let Some(known) = self.sockets.get_mut(&key) else { continue };
+            let mut found = std::mem::take(&mut known.found);
+            found.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            if !found.is_empty() || (complete && known.gone.at < began) {
+                known.holders = Some(found);
+            }
+        }
+    }
+}
+
+/// Whether two descriptions are of the same socket; an address can be another's by now.
+fn same(a: &Socket, b: &Socket) -> bool {
+    let cookies = a.cookie.zip(b.cookie).is_none_or(|(a, b)| a == b);
+    let inodes = a.inode.zip(b.inode).is_none_or(|(a, b)| a == b);
+    cookies && inodes && (a.local, a.remote) == (b.local, b.remote)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::How,
+        testing::{holder, socket, socket_on_port},
+    };
+
+    const KEY: SocketKey = SocketKey(1 << 63);
+
+    fn at(seconds: u64) -> Boot {
+        Boot(seconds * 1_000_000_000)
+    }
+
+    fn gone() -> Gone {
+        Gone { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
+    }
+
+    fn one() -> LingeringSockets {
+        let mut sockets = LingeringSockets::default();
+        sockets.add(KEY, socket(), gone(), None);
+        sockets
+    }
+
+    #[test]
+    fn one_that_is_still_there_is_looked_at_ever_more_seldom() {
+        let mut sockets = one();
+        let mut looks = Vec::new();
+        for _ in 0..9 {
+            let due = sockets.next_due().unwrap();
+            looks.push(due.since(at(10)).as_secs());
+            assert!(sockets.seen(KEY, due, &socket(), None));
+            sockets.looked_at_all(due);
+        }
+        assert_eq!(looks, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
+    }
+
+    #[test]
+    fn one_that_is_not_found_any_more_is_forgotten() {
+        let mut sockets = one();
+        assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
+        sockets.looked_at_all(at(11));
+        assert_eq!(sockets.next_due(), None);
+    }
+
+    #[test]
+    fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
+        let mut sockets = one();
+        sockets.looked_at_found(at(11));
+        assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.looked_at_all(at(11));
+        assert!(sockets.seen(KEY, at(20), &socket(), None));
+        sockets.looked_at_found(at(20));
+        assert_eq!(sockets.len(), 1);
+        sockets.looked_at_found(at(21));
+        assert_eq!((sockets.len(), sockets.next_due()), (0, None));
+    }
+
+    #[test]
+    fn holders_are_those_of_the_last_walk() {
+        let mut sockets = one();
+        assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
+        sockets.walk_ended(at(12), true);
+        assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
+        sockets.walk_ended(at(13), true);
+        assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn holders_are_found_by_inode_where_a_walk_knows_no_more() {
+        let mut sockets = one();
+        let inode = socket().inode.unwrap();
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.held_inode(inode + 1, &holder("other", 8, 3));
+        sockets.held_inode(inode, &holder("worker", 7, 3));
+        sockets.walk_ended(at(12), true);
+        assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted() {
+        let mut sockets = LingeringSockets::default();
+        for key in 0..LIMIT as u64 + 5 {
+            sockets.add(SocketKey(key), socket(), gone(), None);
+        }
+        assert_eq!((sockets.sockets.len(), sockets.unwatched()), (LIMIT, 5));
+        assert_eq!(sockets.len(), 0, "nobody has found one of them yet");
+    }
+}

@@ -1,0 +1,169 @@
+//! Which other connection of a proxy belongs to a socket in CLOSE_WAIT: the one that was used right after it.
+//!
+//! A proxy that has passed a request on sends on the other leg within moments of having received it, and then waits. One
+//! that has passed the FIN on has its other leg in FIN_WAIT2, acknowledged within moments of the FIN.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    diagnose::Legs,
+    model::{Connection, Leg, Role, Since, Socket, SocketKey},
+};
+
+/// A request is passed on so soon after it has come; the other connection may have to be made first.
+const REQUEST: Duration = Duration::from_secs(3);
+/// A FIN is passed on so soon after it has come.
+const FIN: Duration = Duration::from_secs(2);
+/// Times of the kernel's TCP are within some ticks.
+const TICKS: Duration = Duration::from_millis(50);
+
+/// For each of a group's sockets the leg that belongs to it, no leg to two.
+pub(super) fn pair<'a>(sockets: &[(SocketKey, &Socket, Since)], legs: &'a [Leg]) -> BTreeMap<SocketKey, &'a Leg> {
+    let mut waiting: Vec<&Leg> = legs.iter().filter(|leg| waits(leg)).collect();
+    waiting.sort_by_key(|leg| (leg.socket.last_sent, leg.socket.local, leg.socket.remote));
+    let mut sockets = sockets.to_vec();
+    sockets.sort_by_key(|(key, socket, since)| (socket.last_received, since.latest(), *key));
+    let mut used = BTreeSet::new();
+    let mut pairs = BTreeMap::new();
+    for (key, socket, since) in sockets {
+        let fits = |leg: &Leg| {
+            let other = opposite(socket, &leg.socket);
+            other && (asked_for(socket, leg) || passed_on(since, leg))
+        };
+        let found = waiting.iter().enumerate().find(|(index, leg)| !used.contains(index) && fits(leg));
+        if let Some((index, leg)) = found {
+            used.insert(index);
+            pairs.insert(key, *leg);
+        }
+    }
+    pairs
+}
+
+/// What the pairs of a group say of all of its sockets.
+pub(super) fn legs(pairs: &BTreeMap<SocketKey, &Leg>) -> Legs {
+    let mut towards = BTreeMap::<_, u32>::new();
+    for leg in pairs.values() {
+        *towards.entry(leg.socket.remote).or_default() += 1;
+    }
+    let most = towards.into_iter().max_by_key(|(remote, count)| (*count, std::cmp::Reverse(*remote)));
+    Legs { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
+}
+
+/// Whether it waits for somebody: for an answer to what it has sent last, or for the other side's FIN.
+fn waits(leg: &Leg) -> bool {
+    match leg.state {
+        Connection::FinWait1 | Connection::FinWait2 => true,
+        Connection::Established => {
+            let sent = leg.socket.sent_bytes.is_some_and(|sent| sent > 0);
+            sent && leg.socket.last_sent >= leg.socket.last_received
+        }
+    }
+}
+
+/// A proxy accepts the one and connects the other.
+fn opposite(socket: &Socket, leg: &Socket) -> bool {
+    (socket.role == Some(Role::Server)) != (leg.role == Some(Role::Server))
+}
+
+/// Whether the leg was sent on right after the socket had received.
+fn asked_for(socket: &Socket, leg: &Leg) -> bool {
+    let (Some(received), Some(sent)) = (socket.last_received, leg.socket.last_sent) else { return false };
+    // The other way round it is a client that is slow to read an answer, and says nothing.
+    socket.role == Some(Role::Server)
+        && leg.state == Connection::Established
+        && sent + TICKS >= received
+        && sent <= received + REQUEST
+}
+
+/// Whether the leg's FIN was acknowledged right after the socket's had come.
+fn passed_on(since: Since, leg: &Leg) -> bool {
+    let Some(acked) = leg.socket.last_ack.filter(|_| leg.state != Connection::Established) else { return false };
+    let earliest = match since {
+        Since::Exact(entered) => entered,
+        Since::Between { earliest, latest } => earliest.unwrap_or(latest),
+    };
+    acked + TICKS >= earliest && acked <= since.latest() + FIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing::{socket, socket_on_port},
+        time::Boot,
+    };
+
+    fn at(seconds: u64) -> Boot {
+        Boot(seconds * 1_000_000_000)
+    }
+
+    /// A moment after which nothing is waited for any more.
+    fn late(at: Boot) -> Boot {
+        at + REQUEST + TICKS
+    }
+
+    fn inbound(received: u64) -> Socket {
+        Socket { last_received: Some(at(received)), ..socket() }
+    }
+
+    fn outbound(sent: Boot, received: Boot) -> Leg {
+        let socket = Socket {
+            role: None,
+            sent_bytes: Some(100),
+            last_sent: Some(sent),
+            last_received: Some(received),
+            ..socket_on_port(40_000)
+        };
+        Leg { state: Connection::Established, socket }
+    }
+
+    fn pairs(received: &[u64], legs: &[Leg]) -> usize {
+        let sockets: Vec<_> = received.iter().map(|received| inbound(*received)).collect();
+        let sockets: Vec<_> =
+            (1..).zip(&sockets).map(|(key, socket)| (SocketKey(key), socket, Since::Exact(at(500)))).collect();
+        pair(&sockets, legs).len()
+    }
+
+    #[test]
+    fn a_leg_that_asked_right_after_and_waits_belongs_to_it() {
+        assert_eq!(pairs(&[10], &[outbound(at(11), at(9))]), 1);
+        assert_eq!(pairs(&[10], &[outbound(late(at(10)), at(9))]), 0, "too late");
+        assert_eq!(pairs(&[10], &[outbound(at(11), at(12))]), 0, "it has its answer");
+        assert_eq!(pairs(&[10], &[outbound(at(5), at(4))]), 0, "it asked before");
+    }
+
+    #[test]
+    fn no_leg_belongs_to_two() {
+        assert_eq!(pairs(&[10, 10, 10], &[outbound(at(11), at(9)), outbound(at(11), at(9))]), 2);
+    }
+
+    #[test]
+    fn a_fin_that_was_passed_on_shows_in_fin_wait_2() {
+        let leg = |acked| Leg {
+            state: Connection::FinWait2,
+            socket: Socket { role: None, last_ack: Some(at(acked)), ..socket_on_port(40_000) },
+        };
+        assert_eq!(pairs(&[10], &[leg(501)]), 1);
+        assert_eq!(pairs(&[10], &[leg(490)]), 0);
+        assert_eq!(pairs(&[10], &[leg(510)]), 0);
+    }
+
+    #[test]
+    fn two_accepted_connections_are_no_proxy() {
+        let mut leg = outbound(at(11), at(9));
+        leg.socket.role = Some(Role::Server);
+        assert_eq!(pairs(&[10], &[leg]), 0);
+    }
+
+    #[test]
+    fn the_group_s_legs_lead_to_where_most_go() {
+        let legs = [outbound(at(11), at(9)), outbound(at(11), at(9))];
+        let (a, b) = (inbound(10), inbound(10));
+        let sockets = [(SocketKey(1), &a, Since::Exact(at(20))), (SocketKey(2), &b, Since::Exact(at(20)))];
+        let legs = super::legs(&pair(&sockets, &legs));
+        assert_eq!((legs.paired, legs.towards.map(|(_, count)| count)), (2, Some(2)));
+    }
+}

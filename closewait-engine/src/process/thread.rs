@@ -1,0 +1,316 @@
+//! What threads do.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::Comm;
+
+/// Names of threads that a group keeps.
+const NAMES: usize = 3;
+
+/// What the scheduler says of a thread (`task_state_array`, fs/proc/array.c at v5.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ThreadState {
+    /// `R`: it runs, or would if a CPU was free.
+    Running,
+    /// `S`, or `I` for a thread of the kernel: it waits, and a signal wakes it.
+    Sleeping,
+    /// `D`: it waits, and no signal wakes it.
+    DiskSleep,
+    /// `T`, `t`: a signal or a debugger has stopped it.
+    Stopped,
+    /// `Z`, `X`: it has ended.
+    Zombie,
+    /// Something else.
+    Other,
+}
+
+impl ThreadState {
+    /// From the letter in `/proc/PID/stat`.
+    pub fn from_letter(letter: u8) -> Self {
+        match letter {
+            b'R' => Self::Running,
+            b'S' | b'I' => Self::Sleeping,
+            b'D' => Self::DiskSleep,
+            b'T' | b't' => Self::Stopped,
+            b'Z' | b'X' | b'x' => Self::Zombie,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The number of a system call of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl at v6.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Syscall(pub i64);
+
+/// What the first argument of a system call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Descriptor,
+    Address,
+    /// Nothing that threads could have in common.
+    Own,
+}
+
+/// Those that block, by number.
+const TABLE: [(i64, &str, First); 41] = [
+    (0, "read", First::Descriptor),
+    (1, "write", First::Descriptor),
+    (3, "close", First::Descriptor),
+    (7, "poll", First::Own),
+    (17, "pread64", First::Descriptor),
+    (18, "pwrite64", First::Descriptor),
+    (19, "readv", First::Descriptor),
+    (20, "writev", First::Descriptor),
+    (23, "select", First::Own),
+    (34, "pause", First::Own),
+    (35, "nanosleep", First::Own),
+    (40, "sendfile", First::Descriptor),
+    (42, "connect", First::Descriptor),
+    (43, "accept", First::Descriptor),
+    (44, "sendto", First::Descriptor),
+    (45, "recvfrom", First::Descriptor),
+    (46, "sendmsg", First::Descriptor),
+    (47, "recvmsg", First::Descriptor),
+    (61, "wait4", First::Own),
+    (72, "fcntl", First::Descriptor),
+    (73, "flock", First::Descriptor),
+    (74, "fsync", First::Descriptor),
+    (75, "fdatasync", First::Descriptor),
+    (128, "rt_sigtimedwait", First::Own),
+    (130, "rt_sigsuspend", First::Own),
+    (202, "futex", First::Address),
+    // What was interrupted goes on; its arguments are not those that were given.
+    (219, "restart_syscall", First::Own),
+    (230, "clock_nanosleep", First::Own),
+    (232, "epoll_wait", First::Descriptor),
+    (247, "waitid", First::Own),
+    (257, "openat", First::Own),
+    (270, "pselect6", First::Own),
+    (271, "ppoll", First::Own),
+    (275, "splice", First::Descriptor),
+    (281, "epoll_pwait", First::Descriptor),
+    (288, "accept4", First::Descriptor),
+    (299, "recvmmsg", First::Descriptor),
+    (426, "io_uring_enter", First::Descriptor),
+    (441, "epoll_pwait2", First::Descriptor),
+    (449, "futex_waitv", First::Own),
+    (455, "futex_wait", First::Address),
+];
+
+impl Syscall {
+    /// Its name, if it is one of those that block.
+    pub fn name(self) -> Option<&'static str> {
+        Some(self.row()?.1)
+    }
+
+    /// Whether it waits for any of several descriptors.
+    pub fn waits_for_many(self) -> bool {
+        matches!(self.0, 7 | 23 | 232 | 270 | 271 | 281 | 426 | 441)
+    }
+
+    fn first(self) -> First {
+        self.row().map_or(First::Own, |row| row.2)
+    }
+
+    fn row(self) -> Option<&'static (i64, &'static str, First)> {
+        TABLE.iter().find(|row| row.0 == self.0)
+    }
+}
+
+impl fmt::Display for Syscall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => write!(f, "syscall {}", self.0),
+        }
+    }
+}
+
+/// One thread, as it was looked at. What could not be seen is `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its name.
+    pub comm: Comm,
+    /// What the scheduler says.
+    pub state: ThreadState,
+    /// The system call that it is in; `None` also if it is in none.
+    pub syscall: Option<Syscall>,
+    /// That call's first argument: a futex's address, or a descriptor.
+    pub arg: Option<u64>,
+    /// The function of the kernel in which it waits.
+    pub wchan: Option<String>,
+    /// Its CPU time, in thousandths of one CPU.
+    pub cpu_permille: Option<u32>,
+    /// Whether it is the first one of its process.
+    pub main: bool,
+}
+
+/// Threads that do the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadGroup {
+    /// How many.
+    pub count: u32,
+    /// What the scheduler says of them.
+    pub state: ThreadState,
+    /// The system call that they are in; `None` also if they are in none.
+    pub syscall: Option<Syscall>,
+    /// The futex's address or the descriptor that all of them wait for; `None` also if each waits for one of its own.
+    pub arg: Option<u64>,
+    /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
+    pub own: bool,
+    /// The function of the kernel in which the first of them waits.
+    pub wchan: Option<String>,
+    /// Some of their names, different ones.
+    pub comms: Vec<Comm>,
+    /// CPU time of the one that used most, in thousandths of one CPU.
+    pub busiest_permille: Option<u32>,
+    /// CPU time of the first thread of the process, if that is one of them.
+    pub main_permille: Option<u32>,
+    /// Whether the first thread of the process is one of them.
+    pub has_main: bool,
+}
+
+impl ThreadGroup {
+    /// Where they wait: a system call, else a function of the kernel.
+    pub fn place(&self) -> Option<String> {
+        self.syscall.map(|call| call.to_string()).or_else(|| self.wchan.clone())
+    }
+
+    /// What all of them wait for, in a word.
+    pub(super) fn same(&self) -> Option<&'static str> {
+        self.arg?;
+        self.waited_for()
+    }
+
+    /// What each of them waits for one of its own of, in a word.
+    pub(super) fn own(&self) -> Option<&'static str> {
+        self.waited_for().filter(|_| self.own)
+    }
+
+    fn waited_for(&self) -> Option<&'static str> {
+        match self.syscall?.first() {
+            First::Descriptor => Some("descriptor"),
+            First::Address => Some("address"),
+            First::Own => None,
+        }
+    }
+}
+
+/// Puts those together that are in the same state and system call and wait for the same; the largest group comes first.
+pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
+    let mut groups = BTreeMap::new();
+    for thread in threads {
+        let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
+        // Where the system call is known, the function in it tells no more.
+        let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
+        let group = groups.entry((thread.state, thread.syscall, arg, wchan)).or_insert_with(|| ThreadGroup {
+            count: 0,
+            state: thread.state,
+            syscall: thread.syscall,
+            arg,
+            own: false,
+            wchan: thread.wchan.clone(),
+            comms: Vec::new(),
+            busiest_permille: None,
+            main_permille: None,
+            has_main: false,
+        });
+        group.count += 1;
+        group.busiest_permille = group.busiest_permille.max(thread.cpu_permille);
+        if thread.main {
+            (group.has_main, group.main_permille) = (true, thread.cpu_permille);
+        }
+        if group.comms.len() < NAMES && !group.comms.contains(&thread.comm) {
+            group.comms.push(thread.comm.clone());
+        }
+    }
+    let mut groups = with_those_alone_together(groups.into_values().collect());
+    groups.sort_by_key(|group| u32::MAX - group.count);
+    groups
+}
+
+/// Puts those groups of one thread together that differ only in what they wait for: else a pool of threads that each wait
+/// for a futex of their own would be as many groups.
+fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
+    let (alone, mut groups): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|group| group.count == 1 && group.same().is_some());
+    let mut together = BTreeMap::<_, ThreadGroup>::new();
+    for one in alone {
+        let Some(group) = together.get_mut(&(one.state, one.syscall)) else {
+            together.insert((one.state, one.syscall), one);
+            continue;
+        };
+        group.count += 1;
+        (group.arg, group.own) = (None, true);
+        group.busiest_permille = group.busiest_permille.max(one.busiest_permille);
+        if one.has_main {
+            (group.has_main, group.main_permille) = (true, one.main_permille);
+        }
+        for comm in one.comms {
+            if group.comms.len() < NAMES && !group.comms.contains(&comm) {
+                group.comms.push(comm);
+            }
+        }
+    }
+    groups.extend(together.into_values());
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(name: u8, syscall: i64, arg: u64) -> Thread {
+        Thread {
+            comm: Comm::from_kernel(&[name; 16]),
+            state: ThreadState::Sleeping,
+            syscall: Some(Syscall(syscall)),
+            arg: Some(arg),
+            wchan: Some("futex_wait_queue".to_owned()),
+            cpu_permille: Some(u32::from(name)),
+            main: name == b'm',
+        }
+    }
+
+    #[test]
+    fn different_futexes_and_descriptors_are_different_groups() {
+        let threads = [thread(b'a', 202, 1), thread(b'b', 202, 2), thread(b'm', 202, 2), thread(b'd', 0, 2)];
+        let groups = group(&threads);
+        assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!((groups[0].arg, groups[0].same(), groups[0].has_main), (Some(2), Some("address"), true));
+        let of_m = Some(u32::from(b'm'));
+        assert_eq!((groups[0].busiest_permille, groups[0].main_permille), (of_m, of_m));
+    }
+
+    #[test]
+    fn threads_that_wait_for_a_futex_each_are_one_group() {
+        let threads = [thread(b'a', 202, 1), thread(b'b', 202, 2), thread(b'm', 202, 3), thread(b'd', 0, 2)];
+        let groups = group(&threads);
+        assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!((groups[0].arg, groups[0].same(), groups[0].own()), (None, None, Some("address")));
+        assert_eq!((groups[0].has_main, groups[0].comms.len()), (true, 3));
+        assert_eq!((groups[1].own(), groups[1].same()), (None, Some("descriptor")));
+    }
+
+    #[test]
+    fn arguments_that_mean_nothing_do_not_divide() {
+        let groups = group(&[thread(b'a', 7, 1), thread(b'b', 7, 2)]);
+        assert_eq!((groups.len(), groups[0].arg, groups[0].same()), (1, None, None));
+    }
+
+    #[test]
+    fn a_group_names_three_of_its_threads() {
+        let threads: Vec<_> = b"aabcde".iter().map(|name| thread(*name, 202, 1)).collect();
+        assert_eq!(group(&threads)[0].comms.len(), 3);
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_others_are_told_by_number() {
+        assert!(TABLE.is_sorted_by(|one, next| one.0 < next.0));
+        assert_eq!(Syscall(455).to_string(), "futex_wait");
+        assert_eq!(Syscall(5000).to_string(), "syscall 5000");
+    }
+}

@@ -1,0 +1,189 @@
+//! Facts with any times, in any order: a clock that goes back, stands still, or has reached its end.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    model::{KeySecret, Listener, Role},
+    testing::holder,
+};
+
+fn time() -> impl Strategy<Value = Boot> {
+    let second = 1_000_000_000_u64;
+    prop_oneof![
+        4 => (0..40_u64).prop_map(move |seconds| Boot(seconds * second)),
+        1 => (0..4_u64).prop_map(Boot),
+        1 => (0..4_u64).prop_map(|before| Boot(u64::MAX - before)),
+        1 => any::<u64>().prop_map(Boot),
+    ]
+}
+
+fn since() -> impl Strategy<Value = Since> {
+    prop_oneof![
+        time().prop_map(Since::Exact),
+        // The decoder has put them in order.
+        (prop::option::of(time()), time()).prop_map(|(earliest, latest)| Since::Between {
+            earliest: earliest.map(|earliest| earliest.min(latest)),
+            latest,
+        }),
+    ]
+}
+
+/// One of a few sockets, under the kernel's name for it or under that of its ends.
+fn named() -> impl Strategy<Value = (SocketKey, Socket)> {
+    let netns = prop::option::of(1..3_u32);
+    (0..4_u64, any::<bool>(), 1..3_u16, netns, prop::option::of(1..3_u64)).prop_map(
+        |(n, by_ends, port, netns, cookie)| {
+            let socket = Socket { netns, cookie, inode: Some(n % 2), ..socket_on_port(port) };
+            let ends = KeySecret::default().key(netns, socket.local, socket.remote);
+            (if by_ends { ends } else { SocketKey(KEY.0 + n) }, socket)
+        },
+    )
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![Just(How::Closed), Just(How::Reset), Just(How::Unknown), Just(How::ListenerClosed)]
+}
+
+/// Everything but what is learned of owners, which has no state that times could bring into disorder.
+fn fact() -> impl Strategy<Value = Observation> {
+    let fd_open = || prop::option::of(any::<bool>());
+    prop_oneof![
+        3 => (named(), time(), any::<bool>())
+            .prop_map(|((key, socket), at, replaced)| Observation::Enter { key, at, socket, replaced }),
+        3 => (named(), time(), prop::option::of(time()), how(), fd_open())
+            .prop_map(|((key, socket), at, entered, how, fd_open)| {
+                // The decoder refuses a leaving before its entry.
+                let entered = entered.map(|entered| entered.min(at));
+                Observation::Leave { key, at, entered, socket, how, closer: None, fd_open }
+            }),
+        2 => (named(), time(), since())
+            .prop_map(|((key, socket), at, since)| Observation::Present { key, at, since, socket }),
+        1 => (named(), time(), since()).prop_map(|((key, socket), at, since)| {
+            Observation::Held { key, at, since, socket, holder: holder("x", 1, 3) }
+        }),
+        1 => (named(), prop::option::of(time()), 0..3_u64)
+            .prop_map(|((key, _), at, inode)| Observation::Holds { key, at, inode, holder: holder("y", 2, 3) }),
+        1 => (0..3_u64).prop_map(|inode| Observation::HeldInode { inode, holder: holder("z", 3, 3) }),
+        1 => (named(), time(), how(), any::<bool>()).prop_map(|((key, socket), at, how, held)| {
+            Observation::Lingering { key, at, socket, how, holder: held.then(|| holder("x", 1, 4)) }
+        }),
+        1 => (named(), time(), 0..9_u32, 0..9_u32).prop_map(|((key, socket), at, backlog, backlog_max)| {
+            let Socket { netns, local, inode, .. } = socket;
+            let listener = Listener { netns, local, backlog, backlog_max, inode };
+            Observation::Listening { key, at, listener, holder: None }
+        }),
+        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, since: None, socket }),
+        1 => time().prop_map(|at| Observation::LookedAtAll { at }),
+        1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
+        1 => (time(), time(), any::<bool>())
+            .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete, cost: None }),
+        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::LookedAtSuspects { at, complete }),
+        1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
+        1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
+            Observation::WalkEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
+        }),
+        1 => (time(), any::<u64>()).prop_map(|(at, worked)| {
+            Observation::InquiredAll { at, worked: Duration::from_nanos(worked) }
+        }),
+        1 => (time(), 0..3_u64).prop_map(|(at, ring_full)| {
+            Observation::Counters { at, counters: Box::new(Counters { ring_full, ..Counters::default() }) }
+        }),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Fact(Box<Observation>),
+    Time(Boot),
+    Undecodable(Boot),
+    View(Boot),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        9 => fact().prop_map(|fact| Step::Fact(Box::new(fact))),
+        4 => time().prop_map(Step::Time),
+        1 => time().prop_map(Step::Undecodable),
+        1 => time().prop_map(Step::View),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_facts_with_any_times_leave_everything_consistent(
+        steps in prop::collection::vec(step(), 1..60),
+        began in time(),
+        stuck_after in prop_oneof![Just(Duration::from_secs(10)), Just(Duration::MAX), Just(Duration::from_nanos(1))],
+    ) {
+        let mut engine = Engine::new(Config { stuck_after, ..config(Events::All) }, began);
+        for step in steps {
+            match step {
+                Step::Fact(fact) => engine.handle(*fact),
+                Step::Time(now) => engine.handle_timeout(now),
+                Step::Undecodable(at) => engine.undecodable(at),
+                Step::View(now) => prop_assert!(engine.view(now).rows.len() >= engine.tracker.len()),
+            }
+            engine.tracker.check();
+            for output in outputs(&mut engine) {
+                let Output::Finding(Finding::Leave { dwell: Some(dwell), at, .. } | Finding::Stuck { dwell, at, .. }) =
+                    output
+                else {
+                    continue;
+                };
+                // Nothing can have stayed for longer than the machine runs.
+                let longest = Duration::from_nanos(at.0);
+                match dwell {
+                    Dwell::Exact(dwell) => prop_assert!(dwell <= longest),
+                    Dwell::Between { at_least, at_most } => {
+                        prop_assert!(at_least <= longest);
+                        prop_assert!(at_most.is_none_or(|at_most| at_least <= at_most && at_most <= longest));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A key and a socket of many, and what happens to it.
+fn crowd() -> impl Strategy<Value = Vec<(u64, u16, bool, u64)>> {
+    prop::collection::vec((0..40_u64, 1..20_u16, any::<bool>(), 0..30_u64), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Each engine's tables have seeds of their own, so the same input is laid out in memory in two ways.
+    #[test]
+    fn findings_do_not_depend_on_the_seeds_of_tables(crowd in crowd()) {
+        let run = || {
+            let mut engine = Engine::new(Config { max_tracked: 20, ..config(Events::All) }, Boot(0));
+            let mut found = Vec::new();
+            for (number, port, enters, at) in &crowd {
+                let at = Boot(at * 1_000_000_000);
+                let mut socket = Socket { role: Some(Role::Client), netns: Some(1), ..socket_on_port(*port) };
+                socket.remote.port = 1000 + port;
+                let key = SocketKey(KEY.0 + number);
+                engine.handle(if *enters {
+                    Observation::Enter { key, at, socket, replaced: false }
+                } else {
+                    let (how, fd_open) = (How::Closed, Some(true));
+                    Observation::Leave { key, at, entered: None, socket, how, closer: None, fd_open }
+                });
+                engine.handle_timeout(at);
+                found.extend(outputs(&mut engine));
+            }
+            let now = Boot(500_000_000_000);
+            engine.handle_timeout(now);
+            engine.handle(Observation::LookedAtAll { at: now });
+            engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
+            engine.handle(Observation::InquiredAll { at: now, worked: Duration::ZERO });
+            engine.handle(Observation::Counters { at: now, counters: Box::default() });
+            found.extend(outputs(&mut engine));
+            (format!("{found:?} {:?}", engine.report(now)), engine.totals())
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
