@@ -1,17 +1,17 @@
-//! closewait: who holds sockets in CLOSE_WAIT, since when, and why.
+//! The agent around [`closewait_engine`]: where observations come from, and where findings go.
 //!
 //! # Code map: start here
 //!
 //! One way through the code, each arrow one call:
 //!
 //! ```text
-//! kernel program -> source -> engine::decode -> engine::tracker -> findings -> sink
-//! (closewait-ebpf)  (ring buffer | snapshot)    (pure: the time comes in)      (text | json)
+//! kernel program -> source -> engine (decode -> track -> group -> diagnose -> findings) -> sink
+//! (closewait-ebpf)  (ring buffer | scan)  (closewait-engine, pure: the time comes in)      (text | json)
 //! ```
 //!
-//! | room | what is in it | what is not |
+//! | module | contents | not here |
 //! |---|---|---|
-//! | [`engine`] | everything that thinks: decoding, tracking, histograms, findings | clocks, files, sockets, threads, tokio, aya |
+//! | [`closewait_engine`] | everything that decides: decoding, tracking, grouping, verdicts, findings | clocks, files, sockets, threads, tokio, aya |
 //! | [`source`] | where observations come from: the ring buffer, snapshots; [`source::destroy`], which destroys sockets | what they mean |
 //! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
@@ -26,7 +26,7 @@
 //! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
-//! `cargo xtask tidy` fails when an arrow is turned round.
+//! `cargo xtask tidy` fails if a module uses one above it.
 
 pub mod cli;
 pub mod clock;

@@ -9,25 +9,25 @@ use super::{
 
 /// One socket in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tracked {
+pub(crate) struct Tracked {
     /// What is known of it.
-    pub socket: Socket,
+    pub(crate) socket: Socket,
     /// When it entered.
-    pub since: Since,
+    pub(crate) since: Since,
     /// The latest moment at which it is known to have been there.
     pub(super) seen: Boot,
     /// When it is due to be reported next.
     pub(super) due: Boot,
     /// Whether it was reported as stuck.
-    pub reported: bool,
+    pub(crate) reported: bool,
     /// When it was last looked at on purpose.
     pub(super) looked: Option<Boot>,
     /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
-    pub holders: Option<Vec<Holder>>,
+    pub(crate) holders: Option<Vec<Holder>>,
     /// What the walk that goes on has found so far.
     pub(super) found: Vec<Holder>,
     /// When it was last seen that something was read or that it was accepted; at first when it was found.
-    pub touched: Boot,
+    pub(crate) touched: Boot,
 }
 
 impl Tracked {

@@ -29,18 +29,18 @@ const NEVER: Boot = Boot(u64::MAX);
 
 /// What a leaving ends.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Left {
+pub(crate) struct Left {
     /// Another socket that was tracked at its address: its leaving was missed, and the entering of this one too.
-    pub missed: Option<Box<Tracked>>,
+    pub(crate) missed: Option<Box<Tracked>>,
     /// What was tracked of it.
-    pub tracked: Option<Box<Tracked>>,
+    pub(crate) tracked: Option<Box<Tracked>>,
     /// How long it stayed, if anything tells.
-    pub dwell: Option<Dwell>,
+    pub(crate) dwell: Option<Dwell>,
 }
 
 /// All sockets in CLOSE_WAIT.
 #[derive(Debug)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
     sockets: HashMap<SocketKey, Box<Tracked>, FastState>,
@@ -65,7 +65,7 @@ pub struct Tracker {
 impl Tracker {
     /// `stuck_after` is the age at which a socket is first due; it must not be zero. At most `most` are tracked.
     /// `key_secret` is that of the keys that are made of ends.
-    pub fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
+    pub(crate) fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::default(),
@@ -82,52 +82,47 @@ impl Tracker {
     }
 
     /// Whether a walk found no holder of a socket that was accepted. It can have been accepted while the walk went on.
-    pub fn has_unheld(&self) -> bool {
+    pub(crate) fn has_unheld(&self) -> bool {
         self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.holders.as_deref() == Some(&[]))
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
-    }
-
     /// How many are in CLOSE_WAIT and found no room.
-    pub fn untracked(&self) -> u64 {
+    pub(crate) fn untracked(&self) -> u64 {
         self.untracked.count()
     }
 
     /// How many ever found none.
-    pub fn untracked_total(&self) -> u64 {
+    pub(crate) fn untracked_total(&self) -> u64 {
         self.untracked.total()
     }
 
     /// Whether some that found no room would find it now.
-    pub fn has_room_again(&self) -> bool {
+    pub(crate) fn has_room_again(&self) -> bool {
         self.untracked.count() > 0 && self.sockets.len() < self.most
     }
 
     /// How many descriptors the last walk found for which there was no room.
-    pub fn unkept_holders(&self) -> u64 {
+    pub(crate) fn unkept_holders(&self) -> u64 {
         self.unkept
     }
 
     /// When the next one is due.
-    pub fn next_due(&self) -> Option<Boot> {
+    pub(crate) fn next_due(&self) -> Option<Boot> {
         self.due.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
     /// All of them, in the order in which they are due.
-    pub fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
         self.due.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Box<Tracked>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
@@ -160,7 +155,7 @@ impl Tracker {
     }
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did.
-    pub fn leave(&mut self, key: SocketKey, at: Boot, entered: Option<Boot>, socket: &Socket) -> Left {
+    pub(crate) fn leave(&mut self, key: SocketKey, at: Boot, entered: Option<Boot>, socket: &Socket) -> Left {
         let judge = |(known_by, tracked): (SocketKey, &Tracked)| {
             let is_another = differ(&tracked.socket, socket);
             (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
@@ -185,23 +180,23 @@ impl Tracker {
     }
 
     /// A scan begins at `now` or later, whose facts are handed in while records come in too.
-    pub fn scan_began(&mut self, now: Boot) {
+    pub(crate) fn scan_began(&mut self, now: Boot) {
         self.scans.begin(now);
     }
 
     /// When the oldest scan that is running was asked for.
-    pub fn scan_asked(&self) -> Option<Boot> {
+    pub(crate) fn scan_asked(&self) -> Option<Boot> {
         self.scans.asked()
     }
 
     /// That scan has ended.
-    pub fn scan_ended(&mut self) {
+    pub(crate) fn scan_ended(&mut self) {
         self.scans.end();
     }
 
     /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
     /// address or its ends.
-    pub fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
+    pub(crate) fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
         let known_by = self.find_scanned(key, socket);
         let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
             return self.scans.may_have_left(socket, at);
@@ -216,13 +211,13 @@ impl Tracker {
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
     /// missed, and the entering of this one too.
-    pub fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
-    pub fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
+    pub(crate) fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
@@ -252,13 +247,13 @@ impl Tracker {
     }
 
     /// The sockets that are due at `now`.
-    pub fn due(&self, now: Boot) -> Vec<SocketKey> {
+    pub(crate) fn due(&self, now: Boot) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
     /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
     /// may be another's.
-    pub fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+    pub(crate) fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && !differ(&tracked.socket, socket) {
@@ -269,7 +264,7 @@ impl Tracker {
     }
 
     /// A walk over open files found a descriptor of a socket that is tracked.
-    pub fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
+    pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
         let known_by = self.find_scanned(key, socket);
         if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
             keep_holder(&mut tracked.found, holder, &mut self.more_holders);
@@ -277,7 +272,7 @@ impl Tracker {
     }
 
     /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
-    pub fn holds(&mut self, key: SocketKey, at: Option<Boot>, inode: u64, holder: Holder) {
+    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<Boot>, inode: u64, holder: Holder) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         // Another socket can have entered at the address since.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
@@ -290,7 +285,7 @@ impl Tracker {
     }
 
     /// The same, of a walk that knows no more of the socket than its inode.
-    pub fn held_inode(&mut self, inode: u64, holder: Holder) {
+    pub(crate) fn held_inode(&mut self, inode: u64, holder: Holder) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
             let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
@@ -302,7 +297,7 @@ impl Tracker {
 
     /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
     /// younger or the walk could not look at all processes.
-    pub fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
+    pub(crate) fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
         let by_inode = self.by_inode.take().is_some();
         self.unkept = self.more_holders.renew(0);
         for (_, key) in self.due.iter() {
@@ -328,7 +323,7 @@ impl Tracker {
     }
 
     /// A scan gave up: what it has found so far is dropped.
-    pub fn scan_failed(&mut self) {
+    pub(crate) fn scan_failed(&mut self) {
         self.scans.end();
         self.by_inode = None;
         self.more_holders.renew(0);
@@ -340,35 +335,35 @@ impl Tracker {
     }
 
     /// Those that were reported as stuck and are not due at `now`, next due first.
-    pub fn stuck(&self, now: Boot) -> Vec<SocketKey> {
+    pub(crate) fn stuck(&self, now: Boot) -> Vec<SocketKey> {
         let later = self.due.iter().filter(|(due, _)| *due > now);
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
     /// Those that were not looked at since `then`, and that the kernel has a name for.
-    pub fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
+    pub(crate) fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
         let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
     /// Those that nothing has shown since `began` and that entered before.
-    pub fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
+    pub(crate) fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
         self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
 
     /// Takes one out, if nothing has shown it since `then`.
-    pub fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Box<Tracked>> {
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Box<Tracked>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
 
     /// Whether any was reported as stuck.
-    pub fn has_stuck(&self) -> bool {
+    pub(crate) fn has_stuck(&self) -> bool {
         self.reported > 0
     }
 
     /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their holders.
-    pub fn stuck_or_due(
+    pub(crate) fn stuck_or_due(
         &self,
         now: Boot,
         wanted: impl Fn(&Socket) -> bool,
@@ -379,12 +374,12 @@ impl Tracker {
     }
 
     /// One of them.
-    pub fn get(&self, key: SocketKey) -> Option<&Tracked> {
+    pub(crate) fn get(&self, key: SocketKey) -> Option<&Tracked> {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
     /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
-    pub fn forget_what_was_not_looked_at(&mut self, now: Boot, refreshed: Boot) {
+    pub(crate) fn forget_what_was_not_looked_at(&mut self, now: Boot, refreshed: Boot) {
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             if tracked.looked.is_none_or(|looked| looked < refreshed) {
@@ -394,7 +389,7 @@ impl Tracker {
     }
 
     /// Reports a socket at `now`: it is due again when its age has doubled.
-    pub fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
         self.due.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);

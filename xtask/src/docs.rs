@@ -13,7 +13,7 @@ use crate::{
 
 const RECORD: &str = "closewait-common/src/record.rs";
 const EVENTS: &str = "docs/events.md";
-const DIAGNOSES_TEST: &str = "engine::diagnose::page::tests::the_page_says_what_the_rules_say";
+const DIAGNOSES_TEST: &str = "diagnose::page::tests::the_page_says_what_the_rules_say";
 const BEGIN: &str = "<!-- generated: record -->";
 const END: &str = "<!-- end generated -->";
 

@@ -192,7 +192,7 @@ fn what_left_is_forgotten() {
     tracker.enter(KEY, at(100), socket());
     let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(103), Some(at(100)), &socket());
     assert_eq!((dwell, tracked.is_some()), (exact(3), true));
-    assert!(tracker.is_empty() && tracker.next_due().is_none());
+    assert!(tracker.len() == 0 && tracker.next_due().is_none());
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
     assert_eq!(tracker.enter(KEY, at(97), socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).dwell, exact(4));
-    assert!(tracker.is_empty());
+    assert!(tracker.len() == 0);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
     assert_eq!(tracker.enter(KEY, at(99), socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).dwell, exact(11));
-    assert!(tracker.is_empty());
+    assert!(tracker.len() == 0);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     // The walk saw it a moment after the tracepoint had run, before the state had changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
     assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).tracked.is_some());
-    assert!(tracker.is_empty());
+    assert!(tracker.len() == 0);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn the_leaving_of_another_socket_at_its_address_is_not_its_own() {
     // Of one whose entering was missed, as was the leaving of the one that is tracked.
     let Left { missed, tracked, dwell } = tracker.leave(KEY, at(110), None, &other);
     assert_eq!((missed.map(|one| one.since), tracked, dwell), (Some(older(90, 99)), None, None));
-    assert!(tracker.is_empty());
+    assert!(tracker.len() == 0);
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn a_socket_known_by_its_ends_is_found_by_its_records() {
 
     tracker.present(ends, at(200), older(50, 98), socket());
     assert!(tracker.leave(KEY, at(201), None, &socket()).tracked.is_some());
-    assert!(tracker.is_empty());
+    assert!(tracker.len() == 0);
 }
 
 #[test]

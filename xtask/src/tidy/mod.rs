@@ -6,8 +6,6 @@
 mod files;
 mod layers;
 mod manifests;
-mod paths;
-mod tokens;
 mod workflow;
 
 use std::{collections::BTreeMap, fmt, fs, process::Command};
