@@ -118,12 +118,12 @@ pub fn harmless_path(bytes: &[u8]) -> String {
 }
 
 /// For fields of recordings that hold harmless text: `#[serde(deserialize_with = "harmless_field")]`.
-pub(crate) fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer: D) -> Result<T, D::Error> {
+pub fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer: D) -> Result<T, D::Error> {
     T::Raw::deserialize(deserializer).map(T::from_raw)
 }
 
 /// What [`harmless_field`] can read.
-pub(crate) trait StillHarmless: Sized {
+pub trait StillHarmless: Sized {
     /// As it was written.
     type Raw: for<'de> Deserialize<'de>;
 
@@ -184,7 +184,7 @@ pub fn harmless(bytes: &[u8]) -> String {
 
 /// Control characters, separators of lines and paragraphs, and the format characters (general category Cf) that change
 /// how neighbours are shown, or are not shown at all.
-pub(crate) fn is_harmful(character: char) -> bool {
+pub fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

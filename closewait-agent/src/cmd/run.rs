@@ -92,8 +92,8 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     let config = Config {
         stuck_after: args.stuck_after,
         events: match args.events {
-            cli::Events::Stuck => engine::Events::Stuck,
-            cli::Events::All => engine::Events::All,
+            cli::Events::Stuck => closewait_engine::Events::Stuck,
+            cli::Events::All => closewait_engine::Events::All,
         },
         max_tracked: limits.max_tracked as usize,
         histogram_every: args.histogram_every,
