@@ -83,7 +83,7 @@ pub fn workload() -> Workload {
         "container": { "id": &id[..64], "runtime": "containerd" },
         "pod": { "uid": "0b2c", "name": "shop-api-7d9f", "namespace": "shop", "container_name": "api" },
     });
-    serde_json::from_value(json).unwrap()
+    serde_json::from_value(json).expect("a process")
 }
 
 /// A process with some descriptors open.

@@ -27,7 +27,7 @@ impl SocketKey {
 /// Secret of the keys that are made of the ends of connections. Two sockets with the same key would be taken for one, and
 /// without the secret nobody can choose connections whose keys are the same.
 ///
-/// An agent makes one at its start ([`crate::source::key_secret`]). A recording has it, as it has the keys.
+/// The agent makes one at its start (`source::key_secret`). A recording has it, as it has the keys.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySecret(pub [u64; 2]);
 
