@@ -27,28 +27,28 @@ The log goes to standard error; CLOSEWAIT_LOG=debug makes it say more.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch: stream stuck sockets to standard output, dwell histograms to the log, until SIGINT or SIGTERM
-    Run(Run),
+    Run(RunArgs),
     /// Show the sockets that are in CLOSE_WAIT now, oldest first
-    List(List),
+    List(ListArgs),
     /// Destroy sockets in CLOSE_WAIT that a filter selects: shows the plan, and does it with --yes only
-    Kill(Kill),
+    Kill(KillArgs),
     /// Tell all that is known of an incident, to be put into a ticket: of a running agent, of a recording, or by one look
-    Report(Report),
+    Report(ReportArgs),
     /// Play what `run --record` has kept: the same events, byte for byte
-    Replay(Replay),
+    Replay(ReplayArgs),
     /// Tell what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run programs for an agent, which starts this itself
     #[command(hide = true)]
-    Hooks(Hooks),
+    Hooks(HooksArgs),
 }
 
 /// Flags of every command.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Shape {
+pub struct OutputArgs {
     /// Text for people, or JSON with one object a line
-    #[arg(long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
-    pub output: Output,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
+    pub output: OutputFormat,
     /// Whether text is coloured; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
     pub color: Colour,
@@ -56,16 +56,16 @@ pub struct Shape {
 
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Age at which a socket is reported, and again at every doubling
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub stuck_after: Duration,
     /// Sockets whose entering and leaving is reported: those that had been stuck, or every one
-    #[arg(long, value_enum, default_value_t = Events::Stuck, value_name = "WHICH")]
-    pub events: Events,
+    #[arg(long, value_enum, default_value_t = EventsArg::Stuck, value_name = "WHICH")]
+    pub events: EventsArg,
     /// How often dwell histograms are written
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
@@ -85,8 +85,8 @@ pub struct Run {
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub ring_buffer: Option<u32>,
     /// How to attach to the kernel; auto: tp_btf where the kernel has BTF, else the classic tracepoint
-    #[arg(long, value_enum, default_value_t = Hook::Auto, value_name = "HOOK")]
-    pub hook: Hook,
+    #[arg(long, value_enum, default_value_t = TracepointArg::Auto, value_name = "HOOK")]
+    pub hook: TracepointArg,
     /// Keep which task connects each socket; costs some per cent of the highest rate of connections
     #[arg(long)]
     pub openers: bool,
@@ -139,7 +139,7 @@ pub struct OnFindings {
 
 /// `closewait hooks`.
 #[derive(Clone, Debug, Args)]
-pub struct Hooks {
+pub struct HooksArgs {
     /// For sockets that get stuck
     #[arg(long, value_name = "CMD")]
     pub on_stuck: Option<PathBuf>,
@@ -154,22 +154,22 @@ pub struct Hooks {
 /// `closewait list`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = FILTERS)]
-pub struct List {
+pub struct ListArgs {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Which sockets.
     #[command(flatten)]
     pub filters: Filters,
     /// One line for all sockets of the same process, listener, peer or cgroup
     #[arg(long, value_enum, value_name = "WHAT")]
-    pub by: Option<By>,
+    pub by: Option<GroupByArg>,
     /// Every column, and nothing shortened to fit the screen
     #[arg(long)]
     pub wide: bool,
     /// Who is asked.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 /// Which sockets are meant.
@@ -197,7 +197,7 @@ pub struct Filters {
 
 /// Who is asked for sockets.
 #[derive(Clone, Debug, Args)]
-pub struct Asked {
+pub struct AgentArgs {
     /// UNIX socket of the agent that is asked, if one runs
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
@@ -212,10 +212,10 @@ Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; di
 /// `closewait kill`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = KILLING)]
-pub struct Kill {
+pub struct KillArgs {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Which sockets.
     #[command(flatten)]
     pub filters: Filters,
@@ -230,7 +230,7 @@ pub struct Kill {
     pub wide: bool,
     /// Who is asked.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 const KILLING: &str = "\
@@ -241,24 +241,24 @@ The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. So
 connections in use are refused. Needs CAP_NET_ADMIN.";
 /// `closewait report`.
 #[derive(Clone, Debug, Args)]
-pub struct Report {
+pub struct ReportArgs {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// What `closewait run --record` has written: as of its end
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Who is asked.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 /// `closewait replay`.
 #[derive(Clone, Debug, Args)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// What `closewait run --record` has written
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -281,12 +281,12 @@ pub enum Speed {
 pub struct Doctor {
     /// Format and colour.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
 }
 
 /// `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// Lines and tables.
     Text,
     /// Objects.
@@ -306,7 +306,7 @@ pub enum Colour {
 
 /// `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
+pub enum GroupByArg {
     /// Who holds them.
     Process,
     /// Where they were accepted.
@@ -319,7 +319,7 @@ pub enum By {
 
 /// `--events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Events {
+pub enum EventsArg {
     /// Only what had been stuck.
     Stuck,
     /// Everything.
@@ -328,7 +328,7 @@ pub enum Events {
 
 /// `--hook`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Hook {
+pub enum TracepointArg {
     /// The best that the kernel has.
     Auto,
     /// The BTF-typed tracepoint.

@@ -21,7 +21,7 @@ use crate::{
     memory::{self, Peak},
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        program::{LookFor, Programs},
+        program::{KernelPrograms, LookFor},
         ring::RingReader,
         worker::{Job, Workers},
     },
@@ -29,7 +29,7 @@ use crate::{
 use closewait_engine::{
     model::{Finding, Observation, Output, Scope},
     query::Query,
-    time::Boot,
+    time::BootTime,
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
@@ -76,7 +76,7 @@ impl Signals {
 /// Everything that runs.
 pub struct Runtime {
     /// The kernel programs, attached.
-    pub programs: Programs,
+    pub programs: KernelPrograms,
     /// What the tracepoint's program writes to.
     pub ring: RingReader,
     /// Number of records that it has room for.
@@ -104,9 +104,9 @@ pub struct Runtime {
 /// aya-log's reader.
 pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-/// Lines that wait to be handed to the writer.
+/// Output lines that wait to be handed to the writer.
 #[derive(Default)]
-struct Lines {
+struct PendingLines {
     bytes: Vec<u8>,
     lines: u64,
 }
@@ -135,8 +135,8 @@ impl Runtime {
     /// # Errors
     ///
     /// If the kernel's counters cannot be read or standard output cannot be written.
-    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<Boot>) -> anyhow::Result<()> {
-        let mut piece = Lines::default();
+    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<BootTime>) -> anyhow::Result<()> {
+        let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         self.intake.engine.started(start);
@@ -232,7 +232,7 @@ impl Runtime {
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
-        let mut piece = Lines::default();
+        let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         let mut findings = 0;
@@ -303,8 +303,8 @@ impl Runtime {
         }
     }
 
-    fn hand_over(&mut self, piece: &mut Lines) {
-        let Lines { bytes, lines } = std::mem::take(piece);
+    fn hand_over(&mut self, piece: &mut PendingLines) {
+        let PendingLines { bytes, lines } = std::mem::take(piece);
         let recorded = self.intake.engine.handing_out();
         if lines > 0 && self.writer.send_after(bytes, recorded) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);

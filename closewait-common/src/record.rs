@@ -241,10 +241,10 @@ const _: () = assert!(core::mem::offset_of!(Hold, sk) == 8);
 const _: () = assert!(core::mem::offset_of!(Hold, comm) == 40);
 const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!(Record, kind));
 
-/// Who connected a socket, kept with it by the kernel as long as it lives.
+/// Task that connected a socket, stored by the kernel until it frees the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opener {
+pub struct OpenerRecord {
     /// When, nanoseconds of `CLOCK_BOOTTIME`.
     pub opened_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace.
@@ -255,7 +255,7 @@ pub struct Opener {
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Opener>() == 32);
+const _: () = assert!(size_of::<OpenerRecord>() == 32);
 const _: () = assert!(size_of::<Detailed>() == 192);
 const _: () = assert!(core::mem::offset_of!(Detailed, detail) == 160);
 const _: () = assert!(core::mem::offset_of!(Detail, send_queue_bytes) == 8);

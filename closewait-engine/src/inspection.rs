@@ -8,7 +8,7 @@ use super::{
     model::{Finding, Output, Role, Socket},
     services::Services,
     survey::Survey,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Sockets that stay are looked at again so often. That takes some microseconds for each of them.
@@ -44,16 +44,16 @@ pub(super) struct Budget {
     credit: Duration,
     /// What was used beyond that; one of the two is zero.
     debt: Duration,
-    at: Boot,
+    at: BootTime,
 }
 
 impl Budget {
-    pub(super) fn new(now: Boot) -> Self {
+    pub(super) fn new(now: BootTime) -> Self {
         Self { credit: BURST, debt: Duration::ZERO, at: now }
     }
 
     /// Takes the cost of an inspection that ended at `at`. Returns after what time the next may begin.
-    fn spend(&mut self, at: Boot, cost: Duration) -> Duration {
+    fn spend(&mut self, at: BootTime, cost: Duration) -> Duration {
         let earned = at.since(self.at) / SHARE;
         self.at = self.at.max(at);
         let (have, owe) = (self.credit.saturating_add(earned), self.debt.saturating_add(cost));
@@ -69,29 +69,29 @@ pub(super) enum Inspection {
     /// There is none.
     Idle,
     /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
-    Looking { asked: Boot, full: bool },
+    Looking { asked: BootTime, full: bool },
     /// Holders are looked for.
-    Walking { asked: Boot },
+    Walking { asked: BootTime },
     /// Owners are looked at.
-    Inquiring { asked: Boot },
+    Inquiring { asked: BootTime },
     /// What was found out is told, some sockets at a time; all was known at `at`.
-    Reporting { asked: Boot, at: Boot, worked: Duration },
+    Reporting { asked: BootTime, at: BootTime, worked: Duration },
 }
 
 impl Engine {
     /// When the next inspection is to begin; never while one goes on.
-    pub(super) fn next_look(&self) -> Option<Boot> {
+    pub(super) fn next_look(&self) -> Option<BootTime> {
         if self.inspection != Inspection::Idle {
             return None;
         }
         let refresh = self.tracker.has_stuck().then_some(self.refresh);
-        let suspects = self.has_suspects().then_some(Boot::default());
+        let suspects = self.has_suspects().then_some(BootTime::default());
         let due = [self.tracker.next_due(), self.lingering.next_due(), refresh, suspects].into_iter().flatten().min();
         due.map(|due| due.max(self.next_inspection))
     }
 
     /// When sockets that are due have to be reported with what is known of them.
-    pub(super) fn report_deadline(&self) -> Option<Boot> {
+    pub(super) fn report_deadline(&self) -> Option<BootTime> {
         let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
             Inspection::Looking { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
@@ -104,7 +104,7 @@ impl Engine {
     }
 
     /// Begins an inspection if one is due at `now`, and reports sockets for which none was possible in time.
-    pub(super) fn inspect_or_report(&mut self, now: Boot) {
+    pub(super) fn inspect_or_report(&mut self, now: BootTime) {
         if self.next_look().is_some_and(|next| next <= now) {
             self.inspect(now);
         } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
@@ -131,7 +131,7 @@ impl Engine {
 
     /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
     /// anything is said of sockets, they are looked at anew.
-    pub(super) fn inspect(&mut self, now: Boot) {
+    pub(super) fn inspect(&mut self, now: BootTime) {
         let gone = self.lingering.due(now);
         if !gone.is_empty() {
             self.outputs.push_back(Output::LookAtGone(gone));
@@ -145,7 +145,7 @@ impl Engine {
         self.inspection = Inspection::Looking { asked: now, full: true };
     }
 
-    pub(super) fn looked_at_all(&mut self, at: Boot) {
+    pub(super) fn looked_at_all(&mut self, at: BootTime) {
         let Inspection::Looking { asked, full } = self.inspection else { return };
         if !full {
             self.inspection = Inspection::Reporting { asked, at, worked: Duration::ZERO };
@@ -163,7 +163,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
+    pub(super) fn walk_ended(&mut self, began: BootTime, blind: Option<String>, saw_listeners: bool) {
         self.tracker.scan_ended();
         self.walked = Some(began);
         let complete = blind.is_none();
@@ -208,7 +208,7 @@ impl Engine {
         self.unkept = self.unkept.max(unkept);
     }
 
-    pub(super) fn inquired_all(&mut self, at: Boot, worked: Duration) {
+    pub(super) fn inquired_all(&mut self, at: BootTime, worked: Duration) {
         let Inspection::Inquiring { asked } = self.inspection else { return };
         self.inspection = Inspection::Reporting { asked, at, worked };
         self.report_more();
@@ -224,7 +224,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn inspected(&mut self, at: Boot, worked: Duration) {
+    pub(super) fn inspected(&mut self, at: BootTime, worked: Duration) {
         self.inspection = Inspection::Idle;
         let gap = self.budget.spend(at, worked.saturating_add(self.judging()));
         self.next_inspection = at + gap;
@@ -240,7 +240,7 @@ impl Engine {
 
     /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
     /// `refreshed`, what can have changed is not known.
-    fn report_stuck(&mut self, due_by: Boot, refreshed: Boot, at: Boot) {
+    fn report_stuck(&mut self, due_by: BootTime, refreshed: BootTime, at: BootTime) {
         if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_allowed_after_a_quiet_time_and_debts_are_paid_at_a_fiftieth() {
-        let at = |millis: u64| Boot(millis * 1_000_000);
+        let at = |millis: u64| BootTime(millis * 1_000_000);
         let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
         let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
         assert_eq!(gaps, [LEAST_GAP; 4], "200 ms are there");

@@ -51,10 +51,10 @@ use self::{
     audit::Audit,
     inspection::{Budget, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
-    model::{Counters, Finding, Gone, Holder, How, Observation, Output, Socket, SocketKey, Totals},
+    model::{Counters, Exit, Finding, Holder, How, Observation, Output, Socket, SocketKey, Totals},
     services::Services,
     survey::Survey,
-    time::Boot,
+    time::BootTime,
     tracked::Tracked,
     tracker::{Left, Tracker},
     view::View,
@@ -78,12 +78,12 @@ pub struct Engine {
     recordings_failed: u64,
     outputs: VecDeque<Output>,
     /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
-    window_ends: Boot,
-    check_counters: Option<Boot>,
+    window_ends: BootTime,
+    check_counters: Option<BootTime>,
     reported: (Losses, Full),
-    began: Boot,
+    began: BootTime,
     /// When it was last called with the time.
-    now: Boot,
+    now: BootTime,
     services: Option<Services>,
     world: World,
     lingering: LingeringSockets,
@@ -91,13 +91,13 @@ pub struct Engine {
     audit: Audit,
     budget: Budget,
     /// No inspection begins before this.
-    next_inspection: Boot,
+    next_inspection: BootTime,
     /// No socket is reported without an inspection before this.
-    next_late_report: Boot,
+    next_late_report: BootTime,
     /// When what is known of sockets that stay gets old.
-    refresh: Boot,
+    refresh: BootTime,
     /// When holders were last searched for.
-    walked: Option<Boot>,
+    walked: Option<BootTime>,
     /// What had been lost then.
     walked_after: Losses,
     /// The most facts around the sockets that found no room at one look.
@@ -113,7 +113,7 @@ type Full = [u64; 6];
 
 impl Engine {
     /// Begins at `now`.
-    pub fn new(config: Config, now: Boot) -> Self {
+    pub fn new(config: Config, now: BootTime) -> Self {
         Self {
             tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
             windows: Windows::new(now, config.ephemeral_ports.clone()),
@@ -184,7 +184,7 @@ impl Engine {
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 let socket = with_what_was_found_out(socket, tracked.as_deref());
                 if fd_open == Some(true) {
-                    let gone = Gone { at, seen: true, how, closer: closer.clone(), dwell };
+                    let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
                     self.lingering.add(key, socket.clone(), gone, holders);
                 }
@@ -244,31 +244,31 @@ impl Engine {
     }
 
     /// Some bytes at `at` were no record.
-    pub fn undecodable(&mut self, at: Boot) {
+    pub fn undecodable(&mut self, at: BootTime) {
         self.something_happened(at);
         self.undecodable = self.undecodable.saturating_add(1);
     }
 
     /// `lines` were dropped at `at` because nobody read them.
-    pub fn unwritten(&mut self, at: Boot, lines: u64) {
+    pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.unwritten = self.unwritten.saturating_add(lines);
     }
 
     /// Counts `lines` of the log that were dropped until `at`.
-    pub fn log_lines_dropped(&mut self, at: Boot, lines: u64) {
+    pub fn log_lines_dropped(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
     }
 
     /// Counts a recording that ended until `at`, before the agent.
-    pub fn recording_failed(&mut self, at: Boot) {
+    pub fn recording_failed(&mut self, at: BootTime) {
         self.something_happened(at);
         self.recordings_failed = self.recordings_failed.saturating_add(1);
     }
 
     /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Boot) {
+    pub fn handle_timeout(&mut self, now: BootTime) {
         self.now = self.now.max(now);
         self.count(now);
         self.inspect_or_report(now);
@@ -286,7 +286,7 @@ impl Engine {
     }
 
     /// When [`Engine::handle_timeout`] has something to do next.
-    pub fn poll_timeout(&self) -> Option<Boot> {
+    pub fn poll_timeout(&self) -> Option<BootTime> {
         let services = self.services.as_ref().and_then(Services::poll_timeout);
         let inspection = [self.next_look(), self.report_deadline()];
         let others = [services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
@@ -357,7 +357,7 @@ impl Engine {
     }
 
     /// Everything that is there at `now`, judged, oldest first.
-    pub fn view(&self, now: Boot) -> View<'_> {
+    pub fn view(&self, now: BootTime) -> View<'_> {
         let Self { tracker, world, services, lingering, config, began, .. } = self;
         let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
         let watched = config.watching.then(|| now.since(*began));
@@ -366,7 +366,7 @@ impl Engine {
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
-    fn missed_leaving(&mut self, at: Boot, missed: Box<Tracked>) {
+    fn missed_leaving(&mut self, at: BootTime, missed: Box<Tracked>) {
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
@@ -374,7 +374,7 @@ impl Engine {
         }
     }
 
-    fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
+    fn present(&mut self, key: SocketKey, at: BootTime, since: model::Since, socket: Socket) {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_leaving(at, missed);
         }
@@ -393,13 +393,13 @@ impl Engine {
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, how: How, holder: Option<Holder>) {
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, holder: Option<Holder>) {
         if self.lingering.seen(key, at, &socket, holder.clone()) {
             return;
         }
         // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
         if let Some(holder) = holder.filter(|_| how != How::Unknown) {
-            let gone = Gone { at, seen: false, how, closer: None, dwell: None };
+            let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(holder));
         }
@@ -409,11 +409,11 @@ impl Engine {
         self.outputs.push_back(Output::Finding(finding));
     }
 
-    fn something_happened(&mut self, at: Boot) {
+    fn something_happened(&mut self, at: BootTime) {
         self.check_counters.get_or_insert(at + CHECK_COUNTERS_AFTER);
     }
 
-    fn counters_read(&mut self, at: Boot, counters: Counters) {
+    fn counters_read(&mut self, at: BootTime, counters: Counters) {
         let before = std::mem::replace(&mut self.counters, counters);
         self.windows.kernel_counted(&before.dwell, &self.counters.dwell);
         if self.window_ends <= at || self.stopping {

@@ -10,9 +10,9 @@ use std::{
 
 use super::{
     hashing::FastState,
-    model::{Gone, Holder, Socket, SocketKey},
+    model::{Exit, Holder, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
-    time::Boot,
+    time::BootTime,
 };
 
 /// So many are watched; further ones are counted. Each takes some 400 bytes.
@@ -30,20 +30,20 @@ pub(super) struct Lingering {
     /// What was known of it when it left.
     pub socket: Socket,
     /// How and when it left.
-    pub gone: Gone,
+    pub gone: Exit,
     /// Every descriptor of it, as of the last walk; `None` before the first.
     pub holders: Option<Vec<Holder>>,
     found: Vec<Holder>,
-    due: Boot,
+    due: BootTime,
     /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
-    seen: Option<Boot>,
+    seen: Option<BootTime>,
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
-    due: BTreeSet<(Boot, SocketKey)>,
+    due: BTreeSet<(BootTime, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
@@ -83,7 +83,7 @@ impl LingeringSockets {
     }
 
     /// When the next look is due.
-    pub(super) fn next_due(&self) -> Option<Boot> {
+    pub(super) fn next_due(&self) -> Option<BootTime> {
         self.due.first().map(|(due, _)| *due)
     }
 
@@ -96,7 +96,7 @@ impl LingeringSockets {
     }
 
     /// A socket left, or was found so.
-    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Gone, holders: Option<Vec<Holder>>) {
+    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, holders: Option<Vec<Holder>>) {
         self.remove(key);
         if self.sockets.len() >= LIMIT {
             self.unwatched += 1;
@@ -116,7 +116,7 @@ impl LingeringSockets {
     }
 
     /// A look or a walk found it at `at`. Returns whether it is known.
-    pub(super) fn seen(&mut self, key: SocketKey, at: Boot, socket: &Socket, holder: Option<Holder>) -> bool {
+    pub(super) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, holder: Option<Holder>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
         if let Some(holder) = holder {
@@ -136,12 +136,12 @@ impl LingeringSockets {
     }
 
     /// Those that are to be looked at, at `now`.
-    pub(super) fn due(&self, now: Boot) -> Vec<SocketKey> {
+    pub(super) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
     /// All that were due at `asked` have been looked at: those that were not seen are gone.
-    pub(super) fn looked_at_all(&mut self, asked: Boot) {
+    pub(super) fn looked_at_all(&mut self, asked: BootTime) {
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             self.due.remove(&(known.due, key));
@@ -157,14 +157,14 @@ impl LingeringSockets {
     }
 
     /// All that were found before were looked at since `asked`: those that were not found again are gone.
-    pub(super) fn looked_at_found(&mut self, asked: Boot) {
+    pub(super) fn looked_at_found(&mut self, asked: BootTime) {
         let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
         let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.remove(key));
     }
 
     /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
-    pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
+    pub(super) fn walk_ended(&mut self, began: BootTime, complete: bool) {
         self.by_inode = None;
         self.unkept = self.more_holders.renew(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
@@ -196,12 +196,12 @@ mod tests {
 
     const KEY: SocketKey = SocketKey(1 << 63);
 
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
     }
 
-    fn gone() -> Gone {
-        Gone { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
+    fn gone() -> Exit {
+        Exit { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
     }
 
     fn one() -> LingeringSockets {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    diagnose::Legs,
+    diagnose::ProxyPeers,
     model::{Connection, Leg, Role, Since, Socket, SocketKey},
 };
 
@@ -43,13 +43,13 @@ pub(super) fn pair<'a>(sockets: &[(SocketKey, &Socket, Since)], legs: &'a [Leg])
 }
 
 /// What the pairs of a group say of all of its sockets.
-pub(super) fn legs(pairs: &BTreeMap<SocketKey, &Leg>) -> Legs {
+pub(super) fn legs(pairs: &BTreeMap<SocketKey, &Leg>) -> ProxyPeers {
     let mut towards = BTreeMap::<_, u32>::new();
     for leg in pairs.values() {
         *towards.entry(leg.socket.remote).or_default() += 1;
     }
     let most = towards.into_iter().max_by_key(|(remote, count)| (*count, std::cmp::Reverse(*remote)));
-    Legs { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
+    ProxyPeers { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
 }
 
 /// Whether it waits for somebody: for an answer to what it has sent last, or for the other side's FIN.
@@ -93,15 +93,15 @@ mod tests {
     use super::*;
     use crate::{
         testing::{socket, socket_on_port},
-        time::Boot,
+        time::BootTime,
     };
 
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
     }
 
     /// A moment after which nothing is waited for any more.
-    fn late(at: Boot) -> Boot {
+    fn late(at: BootTime) -> BootTime {
         at + REQUEST + TICKS
     }
 
@@ -109,7 +109,7 @@ mod tests {
         Socket { last_received: Some(at(received)), ..socket() }
     }
 
-    fn outbound(sent: Boot, received: Boot) -> Leg {
+    fn outbound(sent: BootTime, received: BootTime) -> Leg {
         let socket = Socket {
             role: None,
             sent_bytes: Some(100),

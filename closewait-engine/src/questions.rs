@@ -6,24 +6,24 @@ use super::{
     Engine,
     inspection::{HOLDERS_LAST, REFRESH_EVERY},
     model::{Inquiry, SocketKey},
-    time::Boot,
+    time::BootTime,
 };
 
 impl Engine {
     /// What is to be found out of the sockets that stay, at `now`: for a single look, which asks by itself.
-    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
+    pub fn inquiry(&mut self, now: BootTime) -> Inquiry {
         let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
         let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
         self.world.inquiry(now, tracked.chain(lingering))
     }
 
     /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
-    pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
+    pub fn not_looked_at(&self, now: BootTime) -> Vec<SocketKey> {
         self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
     }
 
     /// Whether holders are to be searched for before the question of somebody is answered at `now`.
-    pub fn wants_walk(&self, now: Boot) -> bool {
+    pub fn wants_walk(&self, now: BootTime) -> bool {
         let is_old = self.walked.is_none_or(|walked| now.since(walked) >= HOLDERS_LAST);
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }

@@ -15,10 +15,10 @@ use indexmap::{
 
 use super::{
     diagnose::{Flow, Trend},
-    growth::{Aged, Ended, Growth, Habit, Point},
+    growth::{Aged, EndedIncident, Growth, Habit, Point},
     hashing::KeyedState,
     model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
 /// So many have a flow of their own, at some 3 KB; further ones have none, and what enters there is counted.
@@ -41,9 +41,9 @@ const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// But not before so much time has passed for each socket: it takes a hundredth of that.
 const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
 
-/// Who connects.
+/// Network namespace and cgroup of connecting programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
+pub(super) struct ClientScope {
     netns: Option<u32>,
     /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
     cgroup: Option<u64>,
@@ -55,7 +55,7 @@ pub(super) enum Service {
     /// Accepting side.
     Port(Option<u32>, u16),
     /// Connecting side.
-    Remote(Place, Endpoint),
+    Remote(ClientScope, Endpoint),
     /// All that find no room to be counted each by itself.
     Rest,
 }
@@ -84,7 +84,7 @@ impl Service {
         let Socket { netns, cgroup, .. } = *socket;
         match socket.role {
             Some(Role::Server) => Self::Port(netns, socket.local.port),
-            Some(Role::Client) | None => Self::Remote(Place { netns, cgroup }, socket.remote),
+            Some(Role::Client) | None => Self::Remote(ClientScope { netns, cgroup }, socket.remote),
         }
     }
 
@@ -97,7 +97,7 @@ impl Service {
         let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
         match self {
             Self::Port(netns, port) => PileupGroup { role: Some(Role::Server), netns, local_port: Some(port), ..none },
-            Self::Remote(Place { netns, cgroup }, remote) => {
+            Self::Remote(ClientScope { netns, cgroup }, remote) => {
                 PileupGroup { netns, cgroup, remote: Some(remote), ..none }
             }
             Self::Rest => none,
@@ -118,7 +118,7 @@ struct Counted {
     entered: u64,
     closed: u64,
     lost: u64,
-    last_closed: Option<Boot>,
+    last_closed: Option<BootTime>,
     /// The longest stay that the program ended, in this span of windows and in the one before: what was long once must
     /// not count for ever.
     longest_closed: [Option<Duration>; 2],
@@ -137,21 +137,21 @@ struct Counted {
     /// How many were there at the ends of the last windows.
     counts: VecDeque<u64>,
     /// When it last changed.
-    changed: Boot,
+    changed: BootTime,
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Services {
-    began: Boot,
+    began: BootTime,
     stuck_after: Duration,
     /// Where records tell neither namespace nor side: the ports of connecting sockets.
     unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
     services: IndexMap<Service, Counted, KeyedState>,
     /// When what is there is counted next.
-    tick: Boot,
-    window_ends: Boot,
+    tick: BootTime,
+    window_ends: BootTime,
     /// Whether any group is to be reported as piling up.
     suspects: bool,
     /// Windows that have ended in this span.
@@ -163,7 +163,7 @@ pub(super) struct Services {
 
 impl Services {
     /// Begins at `now`. `unnamed` are the ports of connecting sockets, where records tell neither namespace nor side.
-    pub(super) fn new(now: Boot, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
+    pub(super) fn new(now: BootTime, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
         Self {
             began: now,
             stuck_after,
@@ -184,14 +184,14 @@ impl Services {
         match &self.unnamed {
             None => Service::of(socket),
             Some(connecting) if connecting.contains(&socket.local.port) => {
-                Service::Remote(Place { netns: None, cgroup: None }, socket.remote)
+                Service::Remote(ClientScope { netns: None, cgroup: None }, socket.remote)
             }
             Some(_) => Service::Port(None, socket.local.port),
         }
     }
 
     /// A socket entered.
-    pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
+    pub(super) fn entered(&mut self, socket: &Socket, at: BootTime) {
         let number = self.number(at);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
         let (service, counted) = self.counted(self.of(socket), at);
@@ -215,13 +215,20 @@ impl Services {
     }
 
     /// One was found that is older than the agent, or whose entry was missed.
-    pub(super) fn found(&mut self, service: Service, at: Boot) {
+    pub(super) fn found(&mut self, service: Service, at: BootTime) {
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
         self.counted(service, at);
     }
 
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
-    pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
+    pub(super) fn left(
+        &mut self,
+        socket: &Socket,
+        at: BootTime,
+        entered: Option<BootTime>,
+        dwell: Option<Dwell>,
+        how: How,
+    ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
         let (_, counted) = self.counted(self.of(socket), at);
@@ -248,7 +255,7 @@ impl Services {
     }
 
     /// When [`Services::handle_timeout`] has something to do; never while there is nothing to count.
-    pub(super) fn poll_timeout(&self) -> Option<Boot> {
+    pub(super) fn poll_timeout(&self) -> Option<BootTime> {
         (!self.services.is_empty()).then_some(self.tick)
     }
 
@@ -256,9 +263,9 @@ impl Services {
     /// pile-ups that are over.
     pub(super) fn handle_timeout<'a>(
         &mut self,
-        now: Boot,
+        now: BootTime,
         sockets: impl Iterator<Item = (&'a Socket, Since)>,
-    ) -> Vec<(Service, Ended)> {
+    ) -> Vec<(Service, EndedIncident)> {
         if self.tick > now {
             return Vec::new();
         }
@@ -280,7 +287,7 @@ impl Services {
     }
 
     /// Counts what is there, and returns how many that are.
-    fn count<'a>(&mut self, now: Boot, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
+    fn count<'a>(&mut self, now: BootTime, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
         for counted in self.services.values_mut() {
             counted.start(now);
         }
@@ -294,7 +301,7 @@ impl Services {
         all
     }
 
-    fn end_window(&mut self, now: Boot) {
+    fn end_window(&mut self, now: BootTime) {
         self.ended = (self.ended + 1) % SPAN;
         for counted in self.services.values_mut() {
             if self.ended == 0 {
@@ -332,7 +339,7 @@ impl Services {
 
     /// A group is reported at `at` as piling up, with so many sockets; none if it was nothing after all. Says when it was
     /// first, and whether that was before.
-    pub(super) fn said(&mut self, service: Service, at: Boot, count: u64) -> Option<(Boot, bool)> {
+    pub(super) fn said(&mut self, service: Service, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         let said = self.services.get_mut(&service).and_then(|counted| counted.growth.as_mut()?.said(at, count));
         self.suspects = self.any_suspect();
         said
@@ -363,7 +370,7 @@ impl Services {
     }
 
     /// What is known of a service at `now`; `onset` is when the oldest that is still there entered.
-    pub(super) fn flow(&self, service: Service, onset: Option<Boot>, now: Boot) -> Option<Flow> {
+    pub(super) fn flow(&self, service: Service, onset: Option<BootTime>, now: BootTime) -> Option<Flow> {
         let counted = self.services.get(&service)?;
         let young = self.number(now - self.stuck_after);
         let first = onset.map(|onset| self.number(onset));
@@ -403,12 +410,12 @@ impl Services {
     }
 
     /// Which cohort a moment belongs to.
-    fn number(&self, at: Boot) -> u64 {
+    fn number(&self, at: BootTime) -> u64 {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
     /// Where a service is counted, and under which name: its own, if it has room or gets it.
-    fn counted(&mut self, service: Service, at: Boot) -> (Service, &mut Counted) {
+    fn counted(&mut self, service: Service, at: BootTime) -> (Service, &mut Counted) {
         let full = self.services.len() >= LIMIT || (service.is_remote() && self.remotes >= REMOTES);
         let service = if full { self.known_as(service) } else { service };
         let counted = match self.services.entry(service) {
@@ -431,7 +438,7 @@ impl Counted {
     }
 
     /// A count begins at `now`.
-    fn start(&mut self, now: Boot) {
+    fn start(&mut self, now: BootTime) {
         let counted = Point {
             at: now,
             present: 0,
@@ -444,7 +451,7 @@ impl Counted {
     }
 
     /// One of so much age is there at `now`.
-    fn present(&mut self, age: Duration, now: Boot, stuck_after: Duration) {
+    fn present(&mut self, age: Duration, now: BootTime, stuck_after: Duration) {
         if self.counted.at != now {
             // The first one of a service that had none.
             self.start(now);
@@ -455,11 +462,11 @@ impl Counted {
     }
 
     /// A count is over.
-    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<Ended> {
+    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<EndedIncident> {
         let age = self.mature_age(stuck_after);
         if self.growth.is_none() && self.counted.mature.present > 0 {
             // Of one that has not been counted before, nothing is known of what was before.
-            let before = Some(self.before).filter(|before| before.at != Boot::default());
+            let before = Some(self.before).filter(|before| before.at != BootTime::default());
             self.growth = Some(Box::new(Growth::new(before, window)));
         }
         let growth = self.growth.as_mut()?;

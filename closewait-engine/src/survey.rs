@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    diagnose::{self, Case, Group, Legs, Seen},
+    diagnose::{self, Case, Group, ProxyPeers, Seen},
     hashing::KeyedState,
     lingering::Lingering,
     model::{Holder, Leg, Listener, ReadState, Role, Socket, SocketKey, Verdict},
     pairing,
     process::Process,
     services::{Service, Services},
-    time::Boot,
+    time::BootTime,
     tracked::Tracked,
     tracker::Tracker,
     world::World,
@@ -48,7 +48,7 @@ struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    fn add(&mut self, key: SocketKey, tracked: &'a Tracked, now: Boot) {
+    fn add(&mut self, key: SocketKey, tracked: &'a Tracked, now: BootTime) {
         self.members.push((key, tracked));
         self.ages.push(tracked.since.dwell(now).at_least());
         if let Some(state) = tracked.socket.read_state() {
@@ -85,12 +85,12 @@ struct Surveyed<'a> {
     group: Group,
     pairs: BTreeMap<SocketKey, &'a Leg>,
     /// What is the same for all of them.
-    legs: Legs,
+    legs: ProxyPeers,
 }
 
 /// All groups at one moment.
 pub(super) struct Survey<'a> {
-    now: Boot,
+    now: BootTime,
     stuck_after: Duration,
     world: &'a World,
     services: Option<&'a Services>,
@@ -101,7 +101,7 @@ pub(super) struct Survey<'a> {
 impl<'a> Survey<'a> {
     /// Puts everything that is tracked into groups. `services` is what was watched, if something was.
     pub(super) fn new(
-        now: Boot,
+        now: BootTime,
         stuck_after: Duration,
         tracker: &'a Tracker,
         world: &'a World,
@@ -109,7 +109,7 @@ impl<'a> Survey<'a> {
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, Gathered<'a>, KeyedState>::default();
         let mut unaccepted = BTreeMap::<Service, u32>::new();
-        let mut onsets = BTreeMap::<Service, Boot>::new();
+        let mut onsets = BTreeMap::<Service, BootTime>::new();
         for (key, tracked) in tracker.iter() {
             let (owner, service) = group_of(services, tracked);
             if owner == Owner::Backlog {
@@ -156,7 +156,7 @@ impl<'a> Survey<'a> {
                 &alone
             }
         };
-        let legs = Legs { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
+        let legs = ProxyPeers { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
         let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
         let case = Case {
             now: self.now,
@@ -189,7 +189,7 @@ impl<'a> Survey<'a> {
     /// Judges a socket of which only a descriptor is left.
     pub(super) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
         let Lingering { socket, gone, holders, .. } = lingering;
-        let (group, legs) = (Group::default(), Legs::default());
+        let (group, legs) = (Group::default(), ProxyPeers::default());
         let processes = self.processes(socket, holders.as_deref());
         let case = Case {
             now: self.now,
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
-        let (entered, now) = (Boot(1_000_000_000), Boot(100_000_000_000));
+        let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
         let last = GROUPS as u64 + 1;
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());

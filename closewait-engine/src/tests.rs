@@ -10,8 +10,8 @@ use super::{
 
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 
-fn at(millis: u64) -> Boot {
-    Boot(millis * 1_000_000)
+fn at(millis: u64) -> BootTime {
+    BootTime(millis * 1_000_000)
 }
 
 fn config(events: Events) -> Config {

@@ -15,7 +15,7 @@ use super::{
     model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
     room::{Room, keep_holder, shrink},
     scans::Scans,
-    time::Boot,
+    time::BootTime,
     tracked::{Tracked, differ, newer, next_doubling},
     untracked::Untracked,
 };
@@ -25,7 +25,7 @@ use super::{
 const MORE_HOLDERS: usize = 1 << 20;
 
 /// The end of the clock: what saturates there is not due.
-const NEVER: Boot = Boot(u64::MAX);
+const NEVER: BootTime = BootTime(u64::MAX);
 
 /// What a leaving ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Tracker {
     }
 
     /// When the next one is due.
-    pub(crate) fn next_due(&self) -> Option<Boot> {
+    pub(crate) fn next_due(&self) -> Option<BootTime> {
         self.due.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
@@ -122,7 +122,7 @@ impl Tracker {
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<Tracked>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
@@ -155,7 +155,7 @@ impl Tracker {
     }
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did.
-    pub(crate) fn leave(&mut self, key: SocketKey, at: Boot, entered: Option<Boot>, socket: &Socket) -> Left {
+    pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
         let judge = |(known_by, tracked): (SocketKey, &Tracked)| {
             let is_another = differ(&tracked.socket, socket);
             (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
@@ -180,12 +180,12 @@ impl Tracker {
     }
 
     /// A scan begins at `now` or later, whose facts are handed in while records come in too.
-    pub(crate) fn scan_began(&mut self, now: Boot) {
+    pub(crate) fn scan_began(&mut self, now: BootTime) {
         self.scans.begin(now);
     }
 
     /// When the oldest scan that is running was asked for.
-    pub(crate) fn scan_asked(&self) -> Option<Boot> {
+    pub(crate) fn scan_asked(&self) -> Option<BootTime> {
         self.scans.asked()
     }
 
@@ -196,7 +196,7 @@ impl Tracker {
 
     /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
     /// address or its ends.
-    pub(crate) fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
+    pub(crate) fn is_outdated(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> bool {
         let known_by = self.find_scanned(key, socket);
         let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
             return self.scans.may_have_left(socket, at);
@@ -217,7 +217,7 @@ impl Tracker {
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
-    pub(crate) fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
+    pub(crate) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
@@ -247,13 +247,13 @@ impl Tracker {
     }
 
     /// The sockets that are due at `now`.
-    pub(crate) fn due(&self, now: Boot) -> Vec<SocketKey> {
+    pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
     /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
     /// may be another's.
-    pub(crate) fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+    pub(crate) fn looked(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && !differ(&tracked.socket, socket) {
@@ -272,7 +272,7 @@ impl Tracker {
     }
 
     /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
-    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<Boot>, inode: u64, holder: Holder) {
+    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, holder: Holder) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         // Another socket can have entered at the address since.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
@@ -297,7 +297,12 @@ impl Tracker {
 
     /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
     /// younger or the walk could not look at all processes.
-    pub(crate) fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
+    pub(crate) fn walk_ended(
+        &mut self,
+        began: BootTime,
+        complete: bool,
+        mut role: impl FnMut(&Socket) -> Option<Role>,
+    ) {
         let by_inode = self.by_inode.take().is_some();
         self.unkept = self.more_holders.renew(0);
         for (_, key) in self.due.iter() {
@@ -335,24 +340,24 @@ impl Tracker {
     }
 
     /// Those that were reported as stuck and are not due at `now`, next due first.
-    pub(crate) fn stuck(&self, now: Boot) -> Vec<SocketKey> {
+    pub(crate) fn stuck(&self, now: BootTime) -> Vec<SocketKey> {
         let later = self.due.iter().filter(|(due, _)| *due > now);
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
     /// Those that were not looked at since `then`, and that the kernel has a name for.
-    pub(crate) fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
+    pub(crate) fn not_looked_at_since(&self, then: BootTime) -> Vec<SocketKey> {
         let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
     /// Those that nothing has shown since `began` and that entered before.
-    pub(crate) fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
+    pub(crate) fn not_seen_since(&self, began: BootTime) -> Vec<SocketKey> {
         self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
 
     /// Takes one out, if nothing has shown it since `then`.
-    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Box<Tracked>> {
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<Tracked>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
@@ -365,7 +370,7 @@ impl Tracker {
     /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their holders.
     pub(crate) fn stuck_or_due(
         &self,
-        now: Boot,
+        now: BootTime,
         wanted: impl Fn(&Socket) -> bool,
     ) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
         let wanted =
@@ -379,7 +384,7 @@ impl Tracker {
     }
 
     /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
-    pub(crate) fn forget_what_was_not_looked_at(&mut self, now: Boot, refreshed: Boot) {
+    pub(crate) fn forget_what_was_not_looked_at(&mut self, now: BootTime, refreshed: BootTime) {
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             if tracked.looked.is_none_or(|looked| looked < refreshed) {
@@ -389,7 +394,7 @@ impl Tracker {
     }
 
     /// Reports a socket at `now`: it is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&Tracked, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
         self.due.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);

@@ -5,10 +5,10 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use super::{
     diagnose::Seen,
     lingering::LingeringSockets,
-    model::{Dwell, Gone, Holder, Leg, Listener, Since, Socket, Verdict},
+    model::{Dwell, Exit, Holder, Leg, Listener, Since, Socket, Verdict},
     process::Process,
     survey::Survey,
-    time::Boot,
+    time::BootTime,
     tracker::Tracker,
     workload::Workload,
     world::World,
@@ -22,7 +22,7 @@ pub struct Row<'a> {
     /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
     pub dwell: Option<Dwell>,
     /// If it is out of CLOSE_WAIT and only its descriptor is left.
-    pub gone: Option<&'a Gone>,
+    pub gone: Option<&'a Exit>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
     pub holders: Option<&'a [Holder]>,
     /// The listener that it waits at or came out of.
@@ -43,7 +43,7 @@ pub struct Row<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View<'a> {
     /// When.
-    pub now: Boot,
+    pub now: BootTime,
     /// For how long an agent has watched; `None` for a single look.
     pub watched: Option<Duration>,
     /// The sockets, oldest first: by the age that is certain.
@@ -59,7 +59,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Judges everything. `watched` is for how long an agent has watched, if one has.
     pub(super) fn new(
-        now: Boot,
+        now: BootTime,
         watched: Option<Duration>,
         tracker: &'a Tracker,
         lingering: &'a LingeringSockets,

@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     diagnose::Seen,
-    model::{Holder, Inquiry, Leg, Listener, Observation, Place, ReadState, Role, Socket, SocketKey},
+    model::{Holder, Inquiry, Leg, Listener, Observation, ReadState, Role, Socket, SocketKey, SocketLocation},
     process::Process,
     room::{Room, keep_holder},
-    time::Boot,
+    time::BootTime,
     workload::Workload,
 };
 
@@ -41,11 +41,11 @@ pub(super) struct World {
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
-    looked: BTreeMap<u32, Boot>,
+    looked: BTreeMap<u32, BootTime>,
     legs: BTreeMap<u32, Vec<Leg>>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
-    places: BTreeMap<u64, Place>,
+    places: BTreeMap<u64, SocketLocation>,
     more_holders: Room,
     more_legs: Room,
     /// What found no room in the last walk, and in the last inquiry.
@@ -73,7 +73,7 @@ impl Default for World {
 
 impl World {
     /// A listener was found.
-    pub(super) fn listening(&mut self, key: SocketKey, at: Boot, listener: Listener, holder: Option<Holder>) {
+    pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, holder: Option<Holder>) {
         if self.found.len() >= LISTENERS && !self.found.contains_key(&key) {
             self.more_holders.refuse();
             return;
@@ -160,7 +160,7 @@ impl World {
     /// What is to be found out at `now` of the sockets that stay, given with their holders.
     pub(super) fn inquiry<'a>(
         &mut self,
-        now: Boot,
+        now: BootTime,
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
     ) -> Inquiry {
         let mut owners = BTreeMap::<u32, u64>::new();
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// When a process was looked at.
-    pub(super) fn looked_at(&self, pid: u32) -> Option<Boot> {
+    pub(super) fn looked_at(&self, pid: u32) -> Option<BootTime> {
         self.looked.get(&pid).copied()
     }
 
@@ -272,7 +272,7 @@ impl World {
     }
 
     /// Where a socket is that no process holds.
-    pub(super) fn place(&self, inode: Option<u64>) -> Option<&Place> {
+    pub(super) fn place(&self, inode: Option<u64>) -> Option<&SocketLocation> {
         self.places.get(&inode?)
     }
 }
@@ -296,16 +296,16 @@ mod tests {
 
     fn leg(world: &mut World, pid: u32) {
         let leg = Leg { state: Connection::Established, socket: socket() };
-        world.learn(Observation::Leg { key: SocketKey(1), at: Boot(0), leg, holder: holder("x", pid, 3) });
+        world.learn(Observation::Leg { key: SocketKey(1), at: BootTime(0), leg, holder: holder("x", pid, 3) });
     }
 
     #[test]
     fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
         let mut world = World::default();
         for key in 0..LISTENERS as u64 + 3 {
-            world.listening(SocketKey(key), Boot(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
+            world.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
         }
-        world.listening(SocketKey(0), Boot(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
+        world.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
         world.walk_ended(None);
         assert_eq!((world.listeners.len(), world.unkept()), (LISTENERS, 3));
         assert_eq!(world.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
@@ -317,7 +317,7 @@ mod tests {
     fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
         let mut world = World::default();
         for fd in 0..MORE_HOLDERS as u32 + 6 {
-            world.listening(SocketKey(1), Boot(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
+            world.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
         }
         world.walk_ended(None);
         assert_eq!((world.listeners[&SocketKey(1)].holders.len(), world.unkept()), (MORE_HOLDERS + 1, 5));
@@ -328,10 +328,10 @@ mod tests {
         let mut world = World::default();
         (0..LEGS + 7).for_each(|_| leg(&mut world, 5));
         assert_eq!(world.legs(5).len(), LEGS);
-        world.inquiry(Boot(0), std::iter::empty());
+        world.inquiry(BootTime(0), std::iter::empty());
         assert_eq!((world.legs(5).len(), world.unkept()), (0, 7));
         leg(&mut world, 6);
-        world.inquiry(Boot(0), std::iter::empty());
+        world.inquiry(BootTime(0), std::iter::empty());
         assert_eq!(world.unkept(), 0);
     }
 
@@ -352,12 +352,12 @@ mod tests {
             .collect();
         let mut world = World::default();
         let none: &[Holder] = &[];
-        let inquiry = world.inquiry(Boot(0), sockets.iter().map(|socket| (socket, Some(none))));
+        let inquiry = world.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
         assert_eq!((inquiry.unheld.len(), inquiry.cgroups.len(), world.unkept()), (UNHELD, CGROUPS, 9));
         for inode in inquiry.unheld {
-            world.learn(Observation::Placed { inode, place: Place::InFlight(Vec::new()) });
+            world.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
         }
-        let inquiry = world.inquiry(Boot(0), sockets.iter().map(|socket| (socket, Some(none))));
+        let inquiry = world.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
         assert_eq!((inquiry.unheld.len(), world.unkept()), (9, 0));
     }
 }

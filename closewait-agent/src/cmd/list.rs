@@ -12,7 +12,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{self, harmless_json, harmless_text},
     host::{
-        facts::Facts,
+        facts::HostFacts,
         limits::of_single_look,
         memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
@@ -21,15 +21,15 @@ use crate::{
     sink::answer,
     source::{
         self,
-        inquiry::{Inquirer, Legs},
-        program::{Loader, Programs},
+        inquiry::{Inquirer, ProxyPeerReader},
+        program::{KernelPrograms, Loader},
         scanner::Scanner,
     },
 };
 use closewait_engine::{
     Config, Engine,
     decode::Decoder,
-    query::{By, Filter, Form, Query},
+    query::{Filter, Form, GroupBy, Query},
 };
 
 /// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
@@ -43,7 +43,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
-pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
+pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     let query = query(args);
     print(&answer(&args.asked, &query)?)
 }
@@ -53,7 +53,7 @@ pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// If an agent runs that gives no answer, or this kernel or these privileges do not allow a look.
-pub(super) fn answer(asked: &cli::Asked, query: &Query) -> anyhow::Result<Vec<u8>> {
+pub(super) fn answer(asked: &cli::AgentArgs, query: &Query) -> anyhow::Result<Vec<u8>> {
     match ask_agent(asked, query)? {
         Some(answer) => Ok(answer),
         None => look(query),
@@ -61,7 +61,7 @@ pub(super) fn answer(asked: &cli::Asked, query: &Query) -> anyhow::Result<Vec<u8
 }
 
 /// What a running agent says, if there is one: it knows exact ages, and what came and went. Nothing in it acts on a terminal.
-fn ask_agent(args: &cli::Asked, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
+fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
     if args.alone {
         return Ok(None);
     }
@@ -84,7 +84,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     // Before this process uses much itself.
     let max_tracked = of_single_look(memory_limit::find().as_ref());
     let loader = Loader::begin();
-    let facts = Facts::gather();
+    let facts = HostFacts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
         stuck_after: STUCK_AFTER,
@@ -121,13 +121,13 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
-fn scanner(loader: Loader, facts: &Facts) -> (Option<Programs>, Scanner, Legs) {
+fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner, ProxyPeerReader) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         if !plan.iterate_files {
             return Ok(None);
         }
-        let mut programs = Programs::load(loader, &plan, None, None, false)?;
+        let mut programs = KernelPrograms::load(loader, &plan, None, None, false)?;
         let (scanner, legs) = programs.scanner()?;
         Ok(Some((Some(programs), scanner, legs)))
     });
@@ -142,8 +142,8 @@ fn scanner(loader: Loader, facts: &Facts) -> (Option<Programs>, Scanner, Legs) {
 }
 
 /// What the command line asks for.
-fn query(args: &cli::List) -> Query {
-    let cli::List { shape, filters, by, wide, asked: _ } = args;
+fn query(args: &cli::ListArgs) -> Query {
+    let cli::ListArgs { shape, filters, by, wide, asked: _ } = args;
     Query {
         filter: filter(filters),
         by: by.map(Into::into),
@@ -182,13 +182,13 @@ pub(super) fn width() -> Option<u16> {
     })
 }
 
-impl From<cli::By> for By {
-    fn from(by: cli::By) -> Self {
+impl From<cli::GroupByArg> for GroupBy {
+    fn from(by: cli::GroupByArg) -> Self {
         match by {
-            cli::By::Process => Self::Process,
-            cli::By::Listener => Self::Listener,
-            cli::By::Peer => Self::Peer,
-            cli::By::Cgroup => Self::Cgroup,
+            cli::GroupByArg::Process => Self::Process,
+            cli::GroupByArg::Listener => Self::Listener,
+            cli::GroupByArg::Peer => Self::Peer,
+            cli::GroupByArg::Cgroup => Self::Cgroup,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Group, Occasion};
-use closewait_engine::time::Boot;
+use super::{HookGroup, Occasion};
+use closewait_engine::time::BootTime;
 
 /// Programs that run at the same time.
 const AT_ONCE: usize = 4;
@@ -31,19 +31,19 @@ impl Refused {
     }
 }
 
-/// What became of one that waited.
+/// Result of taking a waiting event from the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextEvent {
     /// It is its turn.
     Run(Occasion),
     /// It has waited for so long that what it is about may be over.
-    Stale(Group),
+    Stale(HookGroup),
 }
 
 #[derive(Debug)]
 pub(super) struct Desk {
-    running: BTreeSet<Group>,
-    waiting: VecDeque<(Boot, Occasion)>,
+    running: BTreeSet<HookGroup>,
+    waiting: VecDeque<(BootTime, Occasion)>,
     patience: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Desk {
         Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
     }
 
-    pub(super) fn offer(&mut self, occasion: Occasion, now: Boot) -> Result<(), Refused> {
+    pub(super) fn offer(&mut self, occasion: Occasion, now: BootTime) -> Result<(), Refused> {
         let group = &occasion.group;
         if self.running.contains(group) || self.waiting.iter().any(|(_, other)| other.group == *group) {
             return Err(Refused::Busy);
@@ -66,19 +66,19 @@ impl Desk {
     }
 
     /// The next one that is due, if one may run. It runs until it is said to be [finished](Self::finished).
-    pub(super) fn next(&mut self, now: Boot) -> Option<Next> {
+    pub(super) fn next(&mut self, now: BootTime) -> Option<NextEvent> {
         if self.running.len() >= AT_ONCE {
             return None;
         }
         let (since, occasion) = self.waiting.pop_front()?;
         if now.since(since) > self.patience {
-            return Some(Next::Stale(occasion.group));
+            return Some(NextEvent::Stale(occasion.group));
         }
         self.running.insert(occasion.group.clone());
-        Some(Next::Run(occasion))
+        Some(NextEvent::Run(occasion))
     }
 
-    pub(super) fn finished(&mut self, group: &Group) {
+    pub(super) fn finished(&mut self, group: &HookGroup) {
         self.running.remove(group);
     }
 }
@@ -86,11 +86,11 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hooks::{Facts, Kind};
+    use crate::hooks::{HookEnvironment, HookEventKind};
 
     fn occasion(who: usize) -> Occasion {
-        let group = Group { kind: Kind::Stuck, who: who.to_string() };
-        Occasion { group, facts: Facts::default(), json: String::new() }
+        let group = HookGroup { kind: HookEventKind::Stuck, who: who.to_string() };
+        Occasion { group, facts: HookEnvironment::default(), json: String::new() }
     }
 
     fn desk() -> Desk {
@@ -100,39 +100,39 @@ mod tests {
     #[test]
     fn of_one_group_one_runs_or_waits() {
         let mut desk = desk();
-        assert_eq!(desk.offer(occasion(1), Boot(0)), Ok(()));
-        assert_eq!(desk.offer(occasion(1), Boot(0)), Err(Refused::Busy));
-        assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(1))));
-        assert_eq!(desk.offer(occasion(1), Boot(0)), Err(Refused::Busy));
+        assert_eq!(desk.offer(occasion(1), BootTime(0)), Ok(()));
+        assert_eq!(desk.offer(occasion(1), BootTime(0)), Err(Refused::Busy));
+        assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(1))));
+        assert_eq!(desk.offer(occasion(1), BootTime(0)), Err(Refused::Busy));
         desk.finished(&occasion(1).group);
-        assert_eq!(desk.offer(occasion(1), Boot(0)), Ok(()));
+        assert_eq!(desk.offer(occasion(1), BootTime(0)), Ok(()));
     }
 
     #[test]
     fn four_run_and_the_others_wait_in_order_up_to_a_bound() {
         let mut desk = desk();
         let mut taken = 0;
-        while desk.offer(occasion(taken), Boot(0)) == Ok(()) {
+        while desk.offer(occasion(taken), BootTime(0)) == Ok(()) {
             taken += 1;
         }
-        assert_eq!((taken, desk.offer(occasion(99), Boot(0))), (WAITING, Err(Refused::Full)));
+        assert_eq!((taken, desk.offer(occasion(99), BootTime(0))), (WAITING, Err(Refused::Full)));
         for n in 0..AT_ONCE {
-            assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(n))));
+            assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(n))));
         }
-        assert_eq!(desk.next(Boot(0)), None);
+        assert_eq!(desk.next(BootTime(0)), None);
         desk.finished(&occasion(2).group);
-        assert_eq!(desk.next(Boot(0)), Some(Next::Run(occasion(AT_ONCE))));
-        assert_eq!(desk.next(Boot(0)), None);
+        assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(AT_ONCE))));
+        assert_eq!(desk.next(BootTime(0)), None);
     }
 
     #[test]
     fn what_has_waited_too_long_is_not_run_any_more() {
         let mut desk = desk();
-        let later = Boot(31_000_000_000);
-        desk.offer(occasion(1), Boot(0)).unwrap();
+        let later = BootTime(31_000_000_000);
+        desk.offer(occasion(1), BootTime(0)).unwrap();
         desk.offer(occasion(2), later).unwrap();
-        assert_eq!(desk.next(later), Some(Next::Stale(occasion(1).group)));
-        assert_eq!(desk.next(later), Some(Next::Run(occasion(2))));
+        assert_eq!(desk.next(later), Some(NextEvent::Stale(occasion(1).group)));
+        assert_eq!(desk.next(later), Some(NextEvent::Run(occasion(2))));
         assert_eq!(desk.offer(occasion(1), later), Ok(()), "it runs nowhere");
     }
 }

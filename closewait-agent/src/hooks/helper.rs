@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Occasion, Programs,
-    desk::{Desk, Next},
+    HookPrograms, Occasion,
+    desk::{Desk, NextEvent},
     running::{GRACE, attend},
 };
 use crate::clock;
@@ -28,7 +28,7 @@ const LAST: Duration = GRACE.saturating_add(Duration::from_secs(1));
 /// # Errors
 ///
 /// If signals cannot be caught.
-pub async fn serve(requests: Receiver, programs: Programs, timeout: Duration) -> anyhow::Result<()> {
+pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration) -> anyhow::Result<()> {
     detach();
     // Whoever ends the agent may send them to all of its processes. Its end is told by the pipe.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
@@ -44,8 +44,8 @@ pub async fn serve(requests: Receiver, programs: Programs, timeout: Duration) ->
     loop {
         while let Some(next) = desk.next(clock::now()) {
             let occasion = match next {
-                Next::Run(occasion) => occasion,
-                Next::Stale(group) => {
+                NextEvent::Run(occasion) => occasion,
+                NextEvent::Stale(group) => {
                     log::warn!("hook for {group}: not run, as it has waited too long for others to end");
                     continue;
                 }

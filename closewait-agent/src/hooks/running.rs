@@ -21,7 +21,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Occasion, output::Output};
+use super::{Occasion, output::CapturedOutput};
 use crate::clock;
 use closewait_engine::text::{duration, harmless_path};
 
@@ -59,7 +59,7 @@ pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duratio
             let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
             log::warn!("hook for {group}: running {name} failed: {error:#}{hint}");
         }
-        Ok(Ended { status, cause, output }) => {
+        Ok(FinishedProgram { status, cause, output }) => {
             for line in output.lines() {
                 log::info!("hook for {group}: | {line}");
             }
@@ -82,10 +82,11 @@ pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duratio
     }
 }
 
-struct Ended {
+/// Exit status and output of a program that a hook ran.
+struct FinishedProgram {
     status: ExitStatus,
     cause: Option<Cause>,
-    output: Output,
+    output: CapturedOutput,
 }
 
 async fn run(
@@ -93,7 +94,7 @@ async fn run(
     occasion: &Occasion,
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<FinishedProgram> {
     // It may have been changed since the start.
     let program = super::program::find(program)?;
     // Before the program begins, so that its end cannot be missed.
@@ -103,7 +104,7 @@ async fn run(
     let line = occasion.json.clone();
     // One that does not read it, or not all, need not.
     let feeding = tokio::spawn(feed(input, line.into_bytes()));
-    let (mut output, mut pipe) = (Output::default(), Some(pipe));
+    let (mut output, mut pipe) = (CapturedOutput::default(), Some(pipe));
     let mut piece = vec![0; 64 * 1024];
     let mut alarm = pin!(sleep(timeout));
     let (mut stage, mut cause) = (Stage::Runs, None);
@@ -141,7 +142,7 @@ async fn run(
             && output.take(&piece[..bytes])
         {}
     }
-    Ok(Ended { status: child.wait().context("wait4 failed")?, cause, output })
+    Ok(FinishedProgram { status: child.wait().context("wait4 failed")?, cause, output })
 }
 
 /// In a group of processes of its own, without a shell and without arguments.
@@ -206,20 +207,20 @@ mod tests {
     };
 
     use super::*;
-    use crate::hooks::{Facts, Group, Kind};
+    use crate::hooks::{HookEnvironment, HookEventKind, HookGroup};
 
     /// Runs a script to its end; what it does is not to last longer than `timeout`.
-    fn outcome(name: &str, script: &str, timeout: Duration) -> Ended {
+    fn outcome(name: &str, script: &str, timeout: Duration) -> FinishedProgram {
         run_file(name, &format!("#!/bin/sh\n{script}\n"), timeout).unwrap()
     }
 
-    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<Ended> {
+    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<FinishedProgram> {
         let path: PathBuf = env::temp_dir().join(format!("closewait-running-{}-{name}", process::id()));
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-        let mut facts = Facts::default();
+        let mut facts = HookEnvironment::default();
         facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
-        let group = Group { kind: Kind::Stuck, who: "pid 1 port 80".to_owned() };
+        let group = HookGroup { kind: HookEventKind::Stuck, who: "pid 1 port 80".to_owned() };
         let occasion = Occasion { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (_stop, stopping) = watch::channel(false);

@@ -166,7 +166,7 @@ impl Cgroups {
         let mut all = Vec::new();
         let mount = Arc::clone(&self.mount);
         let subject = Subject::Path(self.path.clone());
-        let work = move |id: &u64, job: &deadline::Job<Opened>| {
+        let work = move |id: &u64, job: &deadline::ItemJob<Opened>| {
             if job.about(subject.clone()).is_ok() {
                 job.step("its folder");
                 job.put(handle::open(&mount, *id));

@@ -38,12 +38,12 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     file::{FileError, open},
     player::{Player, Shown},
-    reader::{End, ReadError, Reader},
-    recorder::{Ended, LEAST_MAX, Recorder},
+    reader::{Reader, RecordingEnd, RecordingReadError},
+    recorder::{EarlyEnd, LEAST_MAX, Recorder},
     taped::Taped,
 };
 use crate::{clock::TimeAnchor, sink::Start};
-use closewait_engine::{Config, model::Observation, time::Boot};
+use closewait_engine::{Config, model::Observation, time::BootTime};
 
 /// The version that is written, and the only one that is read. To be raised when an item comes to mean something else, or
 /// when a member of one that has to be there is new.
@@ -57,27 +57,27 @@ pub enum Item<'a> {
         /// With this.
         config: Cow<'a, Config>,
         /// When.
-        at: Boot,
+        at: BootTime,
     },
     /// The event `start` was shown.
     Started(Cow<'a, Start>),
     /// A fact went in.
     Fact(Cow<'a, Observation>),
     /// [`closewait_engine::Engine::handle_timeout`] was called.
-    Time(Boot),
+    Time(BootTime),
     /// A record of the kernel program was not understood.
-    Undecodable(Boot),
+    Undecodable(BootTime),
     /// The lines of the last [`Item::HandedOut`] were dropped, because nobody read them.
     Unwritten {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// So many, in the form in which they were to be written.
         lines: u64,
     },
     /// [`closewait_engine::Engine::log_lines_dropped`] was called.
     LogDropped {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Number of lines.
         lines: u64,
     },

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ops::Deref, time::Duration};
 
-use super::{Ended, Item, Recorder};
+use super::{EarlyEnd, Item, Recorder};
 use crate::{
     clock::TimeAnchor,
     sink::{Mark, Start},
@@ -10,7 +10,7 @@ use crate::{
 use closewait_engine::{
     Engine,
     model::{Inquiry, Observation, Output},
-    time::Boot,
+    time::BootTime,
 };
 
 /// An engine. It can be read as one, and changed by the methods of this struct alone, each of which is kept if a recording
@@ -74,25 +74,25 @@ impl Taped {
     }
 
     /// [`Engine::handle_timeout`].
-    pub fn handle_timeout(&mut self, now: Boot) {
+    pub fn handle_timeout(&mut self, now: BootTime) {
         self.keep(|tape| tape.item(&Item::Time(now)));
         self.engine.handle_timeout(now);
     }
 
     /// [`Engine::undecodable`].
-    pub fn undecodable(&mut self, at: Boot) {
+    pub fn undecodable(&mut self, at: BootTime) {
         self.keep(|tape| tape.item(&Item::Undecodable(at)));
         self.engine.undecodable(at);
     }
 
     /// [`Engine::unwritten`]: the lines that were handed out last.
-    pub fn unwritten(&mut self, at: Boot, lines: u64) {
+    pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.keep(|tape| tape.item(&Item::Unwritten { at, lines }));
         self.engine.unwritten(at, lines);
     }
 
     /// Counts what the log and the recording have lost: `log_lines` were dropped since the start.
-    pub fn count_losses(&mut self, at: Boot, log_lines: u64) {
+    pub fn count_losses(&mut self, at: BootTime, log_lines: u64) {
         let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
         if lines > 0 {
             self.keep(|tape| tape.item(&Item::LogDropped { at, lines }));
@@ -117,7 +117,7 @@ impl Taped {
     }
 
     /// [`Engine::inquiry`], for a single look: that is never recorded.
-    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
+    pub fn inquiry(&mut self, now: BootTime) -> Inquiry {
         debug_assert!(self.tape.is_none(), "what changes the engine is kept");
         self.engine.inquiry(now)
     }
@@ -188,13 +188,13 @@ impl Taped {
         let Some(tape) = &mut self.tape else { return };
         match (keep(tape), tape.recorder.ended()) {
             (Ok(()), None) => return,
-            (Ok(()), Some(Ended::Full)) => {
+            (Ok(()), Some(EarlyEnd::Full)) => {
                 let max = tape.recorder.max();
                 log::warn!(
                     "the recording ends here, more would not fit into {max} bytes (--record-max); the agent goes on"
                 );
             }
-            (Ok(()), Some(Ended::Behind { waiting })) => {
+            (Ok(()), Some(EarlyEnd::Behind { waiting })) => {
                 self.failed = true;
                 log::error!(
                     "the recording ends here, the agent goes on: {waiting} bytes wait to be written\n\

@@ -13,13 +13,13 @@ use crate::{
     source::{
         ended,
         program::LookFor,
-        worker::{Answer, Job, JobId, Piece, Report},
+        worker::{Job, JobId, JobReport, Piece, WorkerEvent},
     },
 };
 use closewait_engine::{
     model::{Counters, Inquiry, Observation, SocketKey},
     query::Query,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Sockets refreshed before the ring is read.
@@ -49,7 +49,7 @@ pub(super) enum Then {
     Nothing,
     All,
     /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone(Boot, Option<u64>),
+    Gone(BootTime, Option<u64>),
     /// With what the ring buffer had dropped before.
     Suspects {
         lost: Option<u64>,
@@ -73,7 +73,7 @@ struct Question {
     waits_for: Option<JobId>,
     /// Whether it has waited for the names of cgroups.
     named: bool,
-    until: Boot,
+    until: BootTime,
 }
 
 /// What goes on beside the event loop.
@@ -84,7 +84,7 @@ pub struct Pending {
     questions: Vec<Question>,
     /// CPU time that the inspection that goes on has taken.
     pub(super) worked: Duration,
-    complained: Option<Boot>,
+    complained: Option<BootTime>,
 }
 
 impl Pending {
@@ -99,7 +99,7 @@ impl Pending {
     }
 
     /// When the next question is to be answered with what is known.
-    pub(super) fn deadline(&self) -> Option<Boot> {
+    pub(super) fn deadline(&self) -> Option<BootTime> {
         self.questions.iter().map(|question| question.until).min()
     }
 }
@@ -184,24 +184,24 @@ impl Runtime {
     }
 
     /// Takes in what a job has found.
-    pub(super) fn take(&mut self, answer: Answer) {
+    pub(super) fn take(&mut self, answer: WorkerEvent) {
         match answer {
-            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
-            Answer::Piece(_, piece) => self.intake.piece(piece),
-            Answer::GivenUp(id, why) => {
+            WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
+            WorkerEvent::Piece(_, piece) => self.intake.piece(piece),
+            WorkerEvent::GivenUp(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
                     self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
                 }
-                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
+                self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });
             }
         }
     }
 
     /// A job has ended.
-    fn ended(&mut self, id: JobId, report: Report) {
-        let Report { began, cpu, unseen } = report;
+    fn ended(&mut self, id: JobId, report: JobReport) {
+        let JobReport { began, cpu, unseen } = report;
         let at = clock::now();
         let purpose = self.pending.jobs.remove(&id);
         for what in &unseen {
@@ -250,7 +250,7 @@ impl Runtime {
     }
 
     /// Answers those who wait for nothing any more, of what is true now.
-    pub(super) fn answer_questions(&mut self, now: Boot) {
+    pub(super) fn answer_questions(&mut self, now: BootTime) {
         for mut question in std::mem::take(&mut self.pending.questions) {
             let late = question.until <= now;
             if !late && question.waits_for.is_none() && !question.named {

@@ -14,14 +14,14 @@ use std::{
 
 use self::look::{Look, Second};
 use crate::host::{
-    deadline::{self, Job, Patience, Told, Unanswered},
+    deadline::{self, ItemJob, Patience, ReadFailure, Told},
     proc::{self, fdinfo},
 };
 use closewait_engine::{
-    model::{Place, Task},
+    model::{SocketLocation, Task},
     process::{Process, ThreadState},
     text::Comm,
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
 /// Processes that are looked at.
@@ -36,7 +36,7 @@ const WINDOW: Duration = Duration::from_millis(5);
 /// The first of two looks at some processes.
 #[derive(Debug)]
 pub struct Sampling {
-    begun: Boot,
+    begun: BootTime,
     looks: Vec<Look>,
     patience: Patience,
 }
@@ -63,18 +63,18 @@ enum Reads {
 impl Sampling {
     /// Looks at all of `pids`, but at no more than 64, at `at`; of threads at no more than 512 each, 2048 in all. Those
     /// that have ended are left out. What does not answer in time is said in the `unseen` of its process.
-    pub fn begin(pids: &[u32], at: Boot) -> Self {
+    pub fn begin(pids: &[u32], at: BootTime) -> Self {
         Self::begin_within(pids, at, Patience::default())
     }
 
     /// The same with the time that is left for it.
-    pub(super) fn begin_within(pids: &[u32], at: Boot, mut patience: Patience) -> Self {
+    pub(super) fn begin_within(pids: &[u32], at: BootTime, mut patience: Patience) -> Self {
         let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
         let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
         let mut looks = BTreeMap::new();
         let late = look_at(pids.clone(), Reads::All, &threads, &mut patience, &mut looks);
         // Whatever is known of one whose threads were not read yet is read now.
-        let unread = |late: &&(u32, Unanswered)| looks.get(&late.0).is_none_or(|look| !look.has_threads);
+        let unread = |late: &&(u32, ReadFailure)| looks.get(&late.0).is_none_or(|look| !look.has_threads);
         let again: Vec<u32> = late.iter().filter(unread).map(|(pid, _why)| *pid).collect();
         let later = look_at(again, Reads::Calm, &threads, &mut patience, &mut looks);
         for (pid, why) in late.iter().chain(&later) {
@@ -93,7 +93,7 @@ impl Sampling {
     }
 
     /// When it was.
-    pub fn began(&self) -> Boot {
+    pub fn began(&self) -> BootTime {
         self.begun
     }
 
@@ -104,12 +104,12 @@ impl Sampling {
     }
 
     /// Reads once more, at `at`, what CPU time the threads have used. A process that has ended meanwhile is left out.
-    pub fn finish(self, at: Boot) -> Vec<Process> {
+    pub fn finish(self, at: BootTime) -> Vec<Process> {
         let window = at.since(self.begun);
         let Self { mut looks, mut patience, .. } = self;
         let asked: Vec<_> = looks.iter().map(|look| look.second(window >= WINDOW)).collect();
         let mut answers = BTreeMap::new();
-        let work = |second: &Second, job: &Job<_>| job.put(second.read(job));
+        let work = |second: &Second, job: &ItemJob<_>| job.put(second.read(job));
         deadline::each(asked, &mut patience, work, |second, told| {
             let answer = match told {
                 Told::Value(answer) => answer,
@@ -130,10 +130,10 @@ fn look_at(
     threads: &Arc<AtomicUsize>,
     patience: &mut Patience,
     looks: &mut BTreeMap<u32, Look>,
-) -> Vec<(u32, Unanswered)> {
+) -> Vec<(u32, ReadFailure)> {
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
-    let work = move |pid: &u32, job: &Job<Option<Look>>| Look::at(*pid, reads, &threads, job);
+    let work = move |pid: &u32, job: &ItemJob<Option<Look>>| Look::at(*pid, reads, &threads, job);
     deadline::each(pids, patience, work, |pid, told| match told {
         Told::Value(Some(look)) => drop(looks.insert(*pid, look)),
         Told::Value(None) => drop(looks.remove(pid)),
@@ -164,7 +164,7 @@ fn permille(first: Reading, last: Reading, window: Duration) -> Option<u32> {
 
 /// Where sockets are that no descriptor refers to, by their inodes; those of which that is not seen are left out. Takes
 /// a look at every descriptor of every process.
-pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
+pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocation)> {
     if inodes.is_empty() {
         return Vec::new();
     }
@@ -183,8 +183,8 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
     let mut places = BTreeMap::new();
     for inode in inodes {
         let place = match found.io_uring.get(inode) {
-            Some(pid) => task(*pid).map(Place::IoUring),
-            None => (seen_all && !in_flight.is_empty()).then(|| Place::InFlight(in_flight.clone())),
+            Some(pid) => task(*pid).map(SocketLocation::IoUring),
+            None => (seen_all && !in_flight.is_empty()).then(|| SocketLocation::InFlight(in_flight.clone())),
         };
         if let Some(place) = place {
             places.insert(*inode, place);
@@ -197,7 +197,7 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
 fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, Comm> {
     let mut names = BTreeMap::new();
     let root = root.to_owned();
-    let work = move |pid: &u32, job: &Job<Comm>| {
+    let work = move |pid: &u32, job: &ItemJob<Comm>| {
         if let Ok(name) = proc::comm(&proc::folder(&root, *pid)) {
             job.put(Comm::from_name(&name));
         }

@@ -8,8 +8,8 @@ use crate::{
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 const OTHER: SocketKey = SocketKey(0xffff_8880_0000_2000);
 
-fn at(millis: u64) -> Boot {
-    Boot(millis * 1_000_000)
+fn at(millis: u64) -> BootTime {
+    BootTime(millis * 1_000_000)
 }
 
 fn engine() -> Engine {

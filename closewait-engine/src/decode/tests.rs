@@ -68,7 +68,7 @@ fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option
 #[test]
 fn an_entry_is_read_field_by_field() {
     let Ok(Observation::Enter { key, at, socket, replaced }) = decode(&record()) else { panic!("an entry") };
-    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), Boot(5_000_000_000), false));
+    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), BootTime(5_000_000_000), false));
     let expected = Socket {
         cookie: Some(77),
         netns: Some(4_026_531_840),
@@ -214,7 +214,7 @@ fn a_hold_is_read_and_nothing_but_a_whole_one() {
     let Ok(Observation::Holds { key, at, inode, holder }) = DECODER.decode(&bytes(&hold)) else {
         panic!("a descriptor")
     };
-    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(Boot(8)), 99, 42, 7));
+    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(BootTime(8)), 99, 42, 7));
     assert_eq!(holder.task.comm.as_str(), "worker");
     assert_eq!(DECODER.decode(&bytes(&hold)[..40]), Err(DecodeError::Length(40)));
     assert_eq!(DECODER.decode(&bytes(&Hold { format: 1, ..hold })), Err(DecodeError::Format(1)));
@@ -295,7 +295,7 @@ fn who_connected_a_socket_makes_it_a_client() {
     };
     let Ok(Observation::Enter { socket, .. }) = decode(&entered) else { panic!("an entry") };
     let opener = socket.opener.expect("its opener");
-    assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", Boot(1_000_000_000)));
+    assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", BootTime(1_000_000_000)));
     assert_eq!(socket.role, Some(Role::Client));
 }
 

@@ -87,7 +87,7 @@ mod tests {
 
     fn gone(scene: Scene, ago: u64, how: How) -> Option<Judgement> {
         let at = scene.now - secs(ago);
-        Scene { gone: Some(model::Gone { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
+        Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
     }
 
     #[test]

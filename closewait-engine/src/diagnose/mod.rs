@@ -39,7 +39,7 @@ mod testing;
 
 pub use self::{
     about::About,
-    case::{AROUND_FIN, Case, Flow, Group, Legs, Seen, Trend},
+    case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
     growth::{Growing, growth},
     half_close::SILENT as STREAM_OVER,
     left::left,

@@ -11,12 +11,12 @@ use crate::{
     Engine,
     diagnose::{self, Growing},
     model::{
-        Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState, Report,
-        Reported, Shape, Slope, SocketKey, Task,
+        Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
+        ReportedGroup, Shape, Slope, SocketKey, Task,
     },
     services::Service,
     survey::Survey,
-    time::Boot,
+    time::BootTime,
     tracked::Tracked,
 };
 
@@ -41,7 +41,7 @@ struct Used {
     most: u64,
     /// So much of the group's growth counts there.
     share: f64,
-    at: Boot,
+    at: BootTime,
 }
 
 /// The sockets of a group, oldest first.
@@ -49,11 +49,11 @@ type Members<'a> = Vec<(SocketKey, &'a Tracked)>;
 
 impl Engine {
     /// Counts what is there at `now`, and says which pile-ups are over.
-    pub(crate) fn count(&mut self, now: Boot) {
+    pub(crate) fn count(&mut self, now: BootTime) {
         let Some(services) = &mut self.services else { return };
         let ended = services.handle_timeout(now, self.tracker.iter().map(|(_, one)| (&one.socket, one.since)));
         for (service, ended) in ended {
-            let super::Ended { began, count, most, how } = ended;
+            let super::EndedIncident { began, count, most, how } = ended;
             let end = Box::new(PileupEnd { group: service.group(), began, count, most, how });
             self.find(Finding::PileupEnd { at: now, end });
         }
@@ -90,7 +90,7 @@ impl Engine {
     }
 
     /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
-    pub fn report(&self, now: Boot) -> Report {
+    pub fn report(&self, now: BootTime) -> IncidentReport {
         let survey = Survey::new(now, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
         let members = self.members(|_service| true);
         let mut services: Vec<_> = members.iter().collect();
@@ -100,9 +100,9 @@ impl Engine {
         let growth = |service: &Service| self.services.as_ref()?.growth(*service);
         let reported = |(service, members): (&Service, &Members<'_>)| {
             let pileup = self.pileup(*service, members, &survey, now)?;
-            Some(Reported { piles_up_since: growth(service).and_then(Growth::active_since), pileup })
+            Some(ReportedGroup { piles_up_since: growth(service).and_then(Growth::active_since), pileup })
         };
-        Report {
+        IncidentReport {
             at: now,
             watched: self.config.watching.then(|| now.since(self.began)),
             stuck_after: self.config.stuck_after,
@@ -115,7 +115,7 @@ impl Engine {
     }
 
     /// Reports the groups that pile up, as of `asked`.
-    pub(crate) fn report_pileups(&mut self, asked: Boot) {
+    pub(crate) fn report_pileups(&mut self, asked: BootTime) {
         let suspects = self.suspects();
         if suspects.is_empty() {
             return;
@@ -150,7 +150,7 @@ impl Engine {
         limits.filter(|(of, _)| *of == port).map(|(_, most)| u64::from(*most)).min()
     }
 
-    fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: Boot) -> Option<Pileup> {
+    fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: BootTime) -> Option<Pileup> {
         let services = self.services.as_ref();
         let growth = services.and_then(|services| services.growth(service));
         let flow = |onset| services.and_then(|services| services.flow(service, onset, now));
@@ -264,7 +264,7 @@ impl Course {
     }
 
     /// When a limit is hit; none unless the count grows along a line.
-    fn forecast(&self, of: Used, now: Boot) -> Option<Forecast> {
+    fn forecast(&self, of: Used, now: BootTime) -> Option<Forecast> {
         let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
         let Used { limit, used, most, share, at } = of;
         let rest = most.saturating_sub(used) as f64;
@@ -286,7 +286,7 @@ impl Course {
 
 /// Where the growth begins among the sockets of a group: with those that the program would have ended with the last that it
 /// did; if those are few, it ends others, and all of them are part of it.
-fn first_of_growth(members: &Members<'_>, last_closed: Option<Boot>, longest: Option<Duration>) -> usize {
+fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
@@ -330,7 +330,7 @@ fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
     remotes
 }
 
-fn shown(one: &Tracked, now: Boot) -> Oldest {
+fn shown(one: &Tracked, now: BootTime) -> Oldest {
     Oldest {
         remote: one.socket.remote,
         cookie: one.socket.cookie,

@@ -48,7 +48,7 @@ impl Said {
 /// Plays a history to `end` milliseconds.
 fn play(lives: &[Life], end: u64) -> Said {
     let began = 1_000_000;
-    let at = |millis: u64| Boot((began + millis) * MILLI);
+    let at = |millis: u64| BootTime((began + millis) * MILLI);
     let config = Config {
         stuck_after: STUCK_AFTER,
         max_tracked: usize::MAX,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Dwell, Holder, How, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
-use crate::{histogram::Summary, process::Process, time::Boot, workload::Workload};
+use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,14 +112,14 @@ pub enum Finding {
     /// A socket entered CLOSE_WAIT.
     Enter {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
     },
     /// A socket has been in CLOSE_WAIT for the threshold, or for another doubling of it.
     Stuck {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
         /// Its age.
@@ -136,7 +136,7 @@ pub enum Finding {
     /// A socket left CLOSE_WAIT.
     Leave {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
         /// How long it stayed; `None` if its entry is unknown.
@@ -155,21 +155,21 @@ pub enum Finding {
     /// A group grows without closing, or has doubled since that was last said.
     Pileup {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All of it.
         pileup: Box<Pileup>,
     },
     /// It grows no longer.
     PileupEnd {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All of it.
         end: Box<PileupEnd>,
     },
     /// Dwell times of one window.
     Histogram {
         /// When the window ended.
-        at: Boot,
+        at: BootTime,
         /// Which sockets.
         scope: Scope,
         /// Length of the window.
@@ -182,14 +182,14 @@ pub enum Finding {
     /// Something was lost.
     Health {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All counts so far.
         totals: Totals,
     },
     /// The end.
     Stop {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// All counts.
         totals: Totals,
     },
@@ -236,7 +236,7 @@ pub enum Output {
     /// Look at these sockets as with [`Output::Look`], at the end [`super::Observation::LookedAtSuspects`].
     LookAtSuspects(Vec<SocketKey>),
     /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
-    Forget(Vec<(SocketKey, Boot)>),
+    Forget(Vec<(SocketKey, BootTime)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
     ReadCounters,
 }

@@ -3,8 +3,8 @@ use crate::testing::{socket, socket_on_port};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-fn at(seconds: u64) -> Boot {
-    Boot(seconds * 1_000_000_000)
+fn at(seconds: u64) -> BootTime {
+    BootTime(seconds * 1_000_000_000)
 }
 
 fn services() -> Services {

@@ -70,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug)]
 struct Real {
     socket: Socket,
-    entered: Boot,
+    entered: BootTime,
     /// The map still had the time of one before it at the same address, and says that.
     stale: bool,
 }
@@ -80,11 +80,11 @@ struct Kernel {
     /// Kernels before 5.12 give no cookie.
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
-    since: BTreeMap<SocketKey, Boot>,
+    since: BTreeMap<SocketKey, BootTime>,
     ring: VecDeque<Observation>,
     counters: Counters,
     /// When each socket entered, and when it left, by its cookie. Not those of which the map had the time of another.
-    lives: BTreeMap<u64, (Boot, Option<Boot>)>,
+    lives: BTreeMap<u64, (BootTime, Option<BootTime>)>,
     /// Addresses of which a leaving was lost since the agent began, or could have been taken for that of another.
     lost_leavings: BTreeSet<SocketKey>,
     /// Something was lost since the last scan looked.
@@ -106,7 +106,7 @@ impl Kernel {
         }
     }
 
-    fn now(&self) -> Boot {
+    fn now(&self) -> BootTime {
         at(self.millis)
     }
 
@@ -235,7 +235,7 @@ impl World {
         self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real)));
         self.scanned.push_back(Observation::WalkEnded { began, blind: None, saw_listeners: true });
         if sweep {
-            let stored = |(key, entered): (&SocketKey, &Boot)| Observation::Stored { key: *key, entered: *entered };
+            let stored = |(key, entered): (&SocketKey, &BootTime)| Observation::Stored { key: *key, entered: *entered };
             self.scanned.extend(self.kernel.since.iter().map(stored));
         }
         self.scanned.push_back(Observation::Audited {

@@ -11,8 +11,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// A key as the kernel gives it.
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 
-fn at(seconds: u64) -> Boot {
-    Boot(seconds * 1_000_000_000)
+fn at(seconds: u64) -> BootTime {
+    BootTime(seconds * 1_000_000_000)
 }
 
 fn exact(seconds: u64) -> Option<Dwell> {
@@ -28,7 +28,7 @@ fn tracker() -> Tracker {
 }
 
 /// Reports the next socket that is due at `now`, as the engine does.
-fn pop_due(tracker: &mut Tracker, now: Boot) -> Option<(Socket, Dwell)> {
+fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
     tracker.forget_what_was_not_looked_at(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
@@ -182,7 +182,7 @@ fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
 fn nothing_is_reported_before_the_threshold() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    assert!(pop_due(&mut tracker, Boot(at(110).0 - 1)).is_none());
+    assert!(pop_due(&mut tracker, BootTime(at(110).0 - 1)).is_none());
     assert!(pop_due(&mut tracker, at(110)).is_some());
 }
 
@@ -251,7 +251,7 @@ fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     let mut tracker = tracker();
     // The walk saw it a moment after the tracepoint had run, before the state had changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
-    assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).tracked.is_some());
+    assert!(tracker.leave(KEY, BootTime(at(100).0 - 1000), None, &socket()).tracked.is_some());
     assert!(tracker.len() == 0);
 }
 
@@ -387,8 +387,8 @@ fn facts_that_one_witness_lacks_come_from_the_other() {
 
 #[test]
 fn doublings_do_not_overflow() {
-    let last = Boot(u64::MAX);
-    assert_eq!(next_doubling(Boot(0), Duration::from_nanos(1), last), last);
+    let last = BootTime(u64::MAX);
+    assert_eq!(next_doubling(BootTime(0), Duration::from_nanos(1), last), last);
     assert_eq!(next_doubling(last, Duration::MAX, last), last);
 }
 
@@ -414,8 +414,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// A record as the kernel writes it.
 #[derive(Clone, Copy)]
 enum Written {
-    Enter(SocketKey, Boot),
-    Leave(SocketKey, Boot, Option<Boot>),
+    Enter(SocketKey, BootTime),
+    Leave(SocketKey, BootTime, Option<BootTime>),
 }
 
 proptest! {

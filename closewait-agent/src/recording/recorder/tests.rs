@@ -2,7 +2,7 @@ use std::{fs, path::PathBuf, process, time::Duration};
 
 use super::*;
 use crate::recording::{
-    End, Taped,
+    RecordingEnd, Taped,
     tests::{BEGAN, config, played},
 };
 use closewait_engine::{
@@ -43,7 +43,7 @@ fn only_its_owner_may_read_it_and_only_one_agent_write_it() {
     assert!(format!("{error:#}").contains("another agent records to it"), "{error:#}");
     recorder.finish(LONG).unwrap();
     let (lines, end) = played(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!((lines, end), (vec![], Some(End::Stopped)));
+    assert_eq!((lines, end), (vec![], Some(RecordingEnd::Stopped)));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
         length = now;
     }
     engine.finish(LONG).unwrap();
-    assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(End::Stopped));
+    assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(RecordingEnd::Stopped));
 }
 
 /// A FIFO that is read only at the end.
@@ -110,5 +110,5 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     });
     let recording = reading.join().unwrap();
     assert!(recording.len() > 1 << 20, "{}", recording.len());
-    assert_eq!(played(&recording).unwrap().1, Some(End::Unwritten));
+    assert_eq!(played(&recording).unwrap().1, Some(RecordingEnd::Unwritten));
 }
