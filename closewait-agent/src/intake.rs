@@ -2,7 +2,7 @@
 
 use crate::{
     clock,
-    recording::{Recorder, Taped},
+    recording::{Recorder, RecordingEngine},
     source::{files, scanner::ScanItem, worker::Piece},
 };
 use closewait_engine::{Engine, decode::Decoder, model::Observation, time::BootTime};
@@ -10,14 +10,14 @@ use closewait_engine::{Engine, decode::Decoder, model::Observation, time::BootTi
 /// The engine, and what stands before it.
 pub struct Intake {
     /// Thinks. Facts and time go in by the methods of this struct.
-    pub engine: Taped,
+    pub engine: RecordingEngine,
     decoder: Decoder,
 }
 
 impl Intake {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
-        Self { engine: Taped::new(engine, recorder), decoder }
+        Self { engine: RecordingEngine::new(engine, recorder), decoder }
     }
 
     /// Brings what decoding knows of suspends up to date: they make times of TCP late.

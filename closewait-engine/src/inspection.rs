@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{
     Engine,
+    flows::Flows,
+    grouping::Grouping,
     model::{Finding, Output, Role, Socket},
-    services::Services,
-    survey::Survey,
     time::BootTime,
 };
 
@@ -126,7 +126,7 @@ impl Engine {
 
     /// Whether a group is to be reported as piling up.
     fn has_suspects(&self) -> bool {
-        self.services.as_ref().is_some_and(Services::has_suspects)
+        self.flows.as_ref().is_some_and(Flows::has_suspects)
     }
 
     /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
@@ -168,22 +168,22 @@ impl Engine {
         self.walked = Some(began);
         let complete = blind.is_none();
         let sees_all = complete && saw_listeners;
-        self.world.walk_ended(blind);
-        let world = &self.world;
+        self.host_context.walk_ended(blind);
+        let host_context = &self.host_context;
         // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
-        self.tracker.walk_ended(began, complete, |socket| match world.listeners_of(socket).next() {
+        self.tracker.walk_ended(began, complete, |socket| match host_context.listeners_of(socket).next() {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
         });
         self.lingering.walk_ended(began, complete);
-        self.notice_unkept();
+        self.note_dropped();
         self.inquire();
     }
 
     /// A scan was not possible: owners stay as they are known, and the next inspection tries again.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.tracker.scan_failed();
-        self.world.scan_failed(why);
+        self.host_context.scan_failed(why);
         self.inquire();
     }
 
@@ -192,20 +192,20 @@ impl Engine {
         if let Inspection::Walking { asked } = self.inspection {
             self.inspection = Inspection::Inquiring { asked };
             let suspects = self.suspects();
-            let services = self.services.as_ref();
-            let is_suspect =
-                |socket: &Socket| services.is_some_and(|services| suspects.contains(&services.counts_as(socket)));
+            let flows = self.flows.as_ref();
+            let is_suspect = |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counts_as(socket)));
             let tracked = self.tracker.stuck_or_due(asked, is_suspect);
-            let inquiry = self.world.inquiry(asked, tracked);
+            let inquiry = self.host_context.inquiry(asked, tracked);
             self.outputs.push_back(Output::Inquire(inquiry));
-            self.notice_unkept();
+            self.note_dropped();
         }
     }
 
-    /// What found no room of one look is not added to that of another: it may be the same.
-    fn notice_unkept(&mut self) {
-        let unkept = self.world.unkept() + self.tracker.unkept_holders() + self.lingering.unkept_holders();
-        self.unkept = self.unkept.max(unkept);
+    /// Updates the number of dropped facts: the most at one inspection. Counts of different inspections are not added,
+    /// for they may be of the same facts.
+    fn note_dropped(&mut self) {
+        let dropped = self.host_context.dropped() + self.tracker.dropped_holders() + self.lingering.dropped_holders();
+        self.dropped = self.dropped.max(dropped);
     }
 
     pub(super) fn inquired_all(&mut self, at: BootTime, worked: Duration) {
@@ -245,8 +245,8 @@ impl Engine {
             return;
         }
         self.tracker.forget_what_was_not_looked_at(due_by, refreshed);
-        let services = self.services.as_ref();
-        let survey = Survey::new(at, self.config.stuck_after, &self.tracker, &self.world, services);
+        let flows = self.flows.as_ref();
+        let grouping = Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, flows);
         let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()
@@ -254,9 +254,9 @@ impl Engine {
             .filter_map(|key| {
                 let tracked = self.tracker.get(*key)?;
                 let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());
-                let workload = self.world.workload(socket, holders).cloned().map(Box::new);
-                let process = survey.process(socket, holders).cloned().map(Box::new);
-                Some((*key, Box::new(survey.verdict(*key, tracked)), workload, process))
+                let workload = self.host_context.workload(socket, holders).cloned().map(Box::new);
+                let process = grouping.process(socket, holders).cloned().map(Box::new);
+                Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process))
             })
             .collect();
         for (key, verdict, workload, process) in judged {

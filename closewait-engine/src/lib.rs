@@ -11,35 +11,35 @@ mod audit;
 mod config;
 pub mod decode;
 pub mod diagnose;
-mod due;
+mod flows;
+mod grouping;
 pub mod groups;
 mod growth;
 mod hashing;
 pub mod hints;
 pub mod histogram;
+mod host_context;
 mod inspection;
 pub mod kill;
+mod limits;
 mod lingering;
 pub mod model;
+mod overflow;
 mod pairing;
 pub mod process;
 pub mod query;
 mod questions;
-mod room;
 mod scans;
-mod services;
-mod survey;
+mod schedule;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;
 pub mod time;
-mod tracked;
+mod tracked_socket;
 mod tracker;
-mod untracked;
 pub mod view;
 mod windows;
 pub mod workload;
-mod world;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -49,17 +49,17 @@ use std::{
 pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
+    flows::Flows,
+    grouping::Grouping,
+    host_context::HostContext,
     inspection::{Budget, Inspection, REFRESH_EVERY},
     lingering::LingeringSockets,
     model::{Counters, Exit, Finding, Holder, How, Observation, Output, Socket, SocketKey, Totals},
-    services::Services,
-    survey::Survey,
     time::BootTime,
-    tracked::Tracked,
+    tracked_socket::TrackedSocket,
     tracker::{Left, Tracker},
     view::View,
     windows::Windows,
-    world::World,
 };
 
 /// How soon a loss is looked for after something has happened.
@@ -84,8 +84,8 @@ pub struct Engine {
     began: BootTime,
     /// When it was last called with the time.
     now: BootTime,
-    services: Option<Services>,
-    world: World,
+    flows: Option<Flows>,
+    host_context: HostContext,
     lingering: LingeringSockets,
     inspection: Inspection,
     audit: Audit,
@@ -100,8 +100,8 @@ pub struct Engine {
     walked: Option<BootTime>,
     /// What had been lost then.
     walked_after: Losses,
-    /// The most facts around the sockets that found no room at one look.
-    unkept: u64,
+    /// Largest number of facts around the sockets that one inspection dropped.
+    dropped: u64,
     stopping: bool,
 }
 
@@ -128,11 +128,11 @@ impl Engine {
             reported: Default::default(),
             began: now,
             now,
-            services: config.watching.then(|| {
+            flows: config.watching.then(|| {
                 let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
-                Services::new(now, config.stuck_after, unnamed)
+                Flows::new(now, config.stuck_after, unnamed)
             }),
-            world: World::default(),
+            host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
             inspection: Inspection::Idle,
             audit: Audit::new(now),
@@ -142,7 +142,7 @@ impl Engine {
             refresh: now + REFRESH_EVERY,
             walked: None,
             walked_after: Losses::default(),
-            unkept: 0,
+            dropped: 0,
             stopping: false,
             config,
         }
@@ -157,8 +157,8 @@ impl Engine {
                     self.find(Finding::Enter { at, socket: socket.clone() });
                 }
                 self.lingering.remove(key);
-                if let Some(services) = &mut self.services {
-                    services.entered(&socket, at);
+                if let Some(flows) = &mut self.flows {
+                    flows.entered(&socket, at);
                 }
                 if let Some(missed) = self.tracker.enter(key, at, socket) {
                     self.missed_leaving(at, missed);
@@ -177,8 +177,8 @@ impl Engine {
                         self.windows.finished_uncounted(dwell);
                     }
                 }
-                if let Some(services) = &mut self.services {
-                    services.left(&socket, at, entered, dwell, how);
+                if let Some(flows) = &mut self.flows {
+                    flows.left(&socket, at, entered, dwell, how);
                 }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
@@ -209,21 +209,23 @@ impl Engine {
             }
             Observation::Holds { key, at, inode, holder } => self.tracker.holds(key, at, inode, holder),
             Observation::HeldInode { inode, holder } => {
-                self.world.held_inode(inode, &holder);
+                self.host_context.held_inode(inode, &holder);
                 self.lingering.held_inode(inode, &holder);
                 self.tracker.held_inode(inode, holder);
             }
             Observation::Lingering { key, at, socket, how, holder } => {
                 self.found_lingering(key, at, socket, how, holder);
             }
-            Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
+            Observation::Listening { key, at, listener, holder } => {
+                self.host_context.listening(key, at, listener, holder)
+            }
             Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
             Observation::ScanFailed { at: _, why } => self.scan_failed(why),
             Observation::Leg { .. }
             | Observation::Process { .. }
             | Observation::Cgroup { .. }
             | Observation::Namespace { .. }
-            | Observation::Placed { .. } => self.world.learn(observation),
+            | Observation::Placed { .. } => self.host_context.learn(observation),
             Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
             Observation::Looked { key, at, since, socket } => {
                 self.looked_at_stored(key, at, since, &socket);
@@ -287,9 +289,9 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] has something to do next.
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        let services = self.services.as_ref().and_then(Services::poll_timeout);
+        let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
         let inspection = [self.next_look(), self.report_deadline()];
-        let others = [services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+        let others = [flows, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
         inspection.into_iter().chain(others).flatten().min()
     }
 
@@ -299,7 +301,7 @@ impl Engine {
             self.report_more();
         }
         let output = self.outputs.pop_front();
-        room::shrink_queue(&mut self.outputs);
+        limits::shrink_queue(&mut self.outputs);
         output
     }
 
@@ -329,8 +331,8 @@ impl Engine {
             fd_open: self.lingering.len() as u64,
             fd_open_unwatched: self.lingering.unwatched(),
             untracked: self.tracker.untracked_total(),
-            ungrouped: self.services.as_ref().map_or(0, Services::ungrouped),
-            unkept: self.unkept,
+            ungrouped: self.flows.as_ref().map_or(0, Flows::ungrouped),
+            unkept: self.dropped,
         }
     }
 
@@ -340,7 +342,7 @@ impl Engine {
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();
-        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
+        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.can_track_dropped() {
             return Vec::new();
         }
         let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
@@ -353,20 +355,20 @@ impl Engine {
 
     /// Why some descriptors cannot be seen, as of the last walk.
     pub fn blind(&self) -> Option<&str> {
-        self.world.blind()
+        self.host_context.blind()
     }
 
     /// Everything that is there at `now`, judged, oldest first.
     pub fn view(&self, now: BootTime) -> View<'_> {
-        let Self { tracker, world, services, lingering, config, began, .. } = self;
-        let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
+        let Self { tracker, host_context, flows, lingering, config, began, .. } = self;
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
         let watched = config.watching.then(|| now.since(*began));
         let unseen = config.unseen_sockets.as_deref();
-        View { unseen, ..View::new(now, watched, tracker, lingering, world, &survey) }
+        View { unseen, ..View::new(now, watched, tracker, lingering, host_context, &grouping) }
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
-    fn missed_leaving(&mut self, at: BootTime, missed: Box<Tracked>) {
+    fn missed_leaving(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
@@ -378,7 +380,7 @@ impl Engine {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_leaving(at, missed);
         }
-        let service = self.services.as_ref().map(|services| services.of(&socket));
+        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
         let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
         if self.tracker.untracked_total() > untracked {
@@ -388,8 +390,8 @@ impl Engine {
         if is_new {
             self.found_new(since);
         }
-        if let Some((services, service)) = self.services.as_mut().zip(service).filter(|_| is_new) {
-            services.found(service, at);
+        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
+            flows.found(flow_key, at);
         }
     }
 
@@ -453,7 +455,7 @@ impl Engine {
 }
 
 /// What the last record says of a socket, with what was found out before and does not change.
-fn with_what_was_found_out(socket: Socket, tracked: Option<&Tracked>) -> Socket {
+fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {
         role: socket.role.or(tracked.socket.role),

@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     hashing::FastState,
+    limits::{Quota, keep_holder, shrink},
     model::{Exit, Holder, Socket, SocketKey},
-    room::{Room, keep_holder, shrink},
     time::BootTime,
 };
 
@@ -47,9 +47,9 @@ pub(super) struct LingeringSockets {
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
-    more_holders: Room,
-    /// Descriptors that found no room in the last walk.
-    unkept: u64,
+    more_holders: Quota,
+    /// Number of descriptors that the last scan dropped.
+    dropped_holders: u64,
 }
 
 impl Default for LingeringSockets {
@@ -59,8 +59,8 @@ impl Default for LingeringSockets {
             due: BTreeSet::new(),
             unwatched: 0,
             by_inode: None,
-            more_holders: Room::new(MORE_HOLDERS),
-            unkept: 0,
+            more_holders: Quota::new(MORE_HOLDERS),
+            dropped_holders: 0,
         }
     }
 }
@@ -77,9 +77,9 @@ impl LingeringSockets {
         self.unwatched
     }
 
-    /// How many descriptors the last walk found for which there was no room.
-    pub(super) fn unkept_holders(&self) -> u64 {
-        self.unkept
+    /// Number of descriptors that the last scan found and that were dropped, because a limit was reached.
+    pub(super) fn dropped_holders(&self) -> u64 {
+        self.dropped_holders
     }
 
     /// When the next look is due.
@@ -166,7 +166,7 @@ impl LingeringSockets {
     /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
     pub(super) fn walk_ended(&mut self, began: BootTime, complete: bool) {
         self.by_inode = None;
-        self.unkept = self.more_holders.renew(0);
+        self.dropped_holders = self.more_holders.reset(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };

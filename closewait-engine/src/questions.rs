@@ -14,7 +14,7 @@ impl Engine {
     pub fn inquiry(&mut self, now: BootTime) -> Inquiry {
         let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
         let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
-        self.world.inquiry(now, tracked.chain(lingering))
+        self.host_context.inquiry(now, tracked.chain(lingering))
     }
 
     /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
@@ -56,6 +56,6 @@ impl Engine {
     /// Cgroups of tracked sockets whose workloads are not known yet, for the answer to a question.
     pub fn unnamed_cgroups(&self) -> Vec<u64> {
         let tracked = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
-        self.world.unnamed(tracked)
+        self.host_context.unnamed(tracked)
     }
 }

@@ -303,7 +303,7 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
-    let flow = engine.services.as_ref().unwrap().flow(services::Service::of(&socket_on_port(9090)), None, at(3));
+    let flow = engine.flows.as_ref().unwrap().flow(flows::FlowKey::of(&socket_on_port(9090)), None, at(3));
     assert_eq!(flow.unwrap().entered, 0, "found, and that once");
 }
 
@@ -350,7 +350,7 @@ fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
 #[test]
 fn descriptors_beyond_the_limit_are_told_once() {
     let mut engine = engine(Events::Stuck);
-    engine.unkept = 5;
+    engine.dropped = 5;
     engine.handle(counters(1000, Counters::default()));
     engine.handle(counters(2000, Counters::default()));
     assert_eq!((words(&mut engine), engine.totals().unkept), (vec!["health".to_owned()], 5));

@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    due::Due,
     hashing::{FastState, KeyedState},
+    limits::{Quota, keep_holder, shrink},
     model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
-    room::{Room, keep_holder, shrink},
+    overflow::Overflow,
     scans::Scans,
+    schedule::Schedule,
     time::BootTime,
-    tracked::{Tracked, differ, newer, next_doubling},
-    untracked::Untracked,
+    tracked_socket::{TrackedSocket, differ, newer, next_doubling},
 };
 
 /// Every socket keeps one holder; so many more are kept of all together, at some 100 bytes. Workers that inherit ten thousand
@@ -31,9 +31,9 @@ const NEVER: BootTime = BootTime(u64::MAX);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     /// Another socket that was tracked at its address: its leaving was missed, and the entering of this one too.
-    pub(crate) missed: Option<Box<Tracked>>,
+    pub(crate) missed: Option<Box<TrackedSocket>>,
     /// What was tracked of it.
-    pub(crate) tracked: Option<Box<Tracked>>,
+    pub(crate) tracked: Option<Box<TrackedSocket>>,
     /// How long it stayed, if anything tells.
     pub(crate) dwell: Option<Dwell>,
 }
@@ -43,9 +43,9 @@ pub(crate) struct Left {
 pub(crate) struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
-    sockets: HashMap<SocketKey, Box<Tracked>, FastState>,
+    sockets: HashMap<SocketKey, Box<TrackedSocket>, FastState>,
     /// One entry for each socket.
-    due: Due,
+    schedule: Schedule,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
@@ -56,10 +56,10 @@ pub(crate) struct Tracker {
     scans: Scans,
     /// So many are tracked: the first ones, for those are the oldest.
     most: usize,
-    untracked: Untracked,
-    more_holders: Room,
-    /// Descriptors that found no room in the last walk.
-    unkept: u64,
+    overflow: Overflow,
+    more_holders: Quota,
+    /// Number of descriptors that the last scan dropped.
+    dropped_holders: u64,
 }
 
 impl Tracker {
@@ -69,15 +69,15 @@ impl Tracker {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::default(),
-            due: Due::default(),
+            schedule: Schedule::default(),
             by_ends: HashMap::default(),
             reported: 0,
             by_inode: None,
             scans: Scans::default(),
             most,
-            untracked: Untracked::new(key_secret),
-            more_holders: Room::new(MORE_HOLDERS),
-            unkept: 0,
+            overflow: Overflow::new(key_secret),
+            more_holders: Quota::new(MORE_HOLDERS),
+            dropped_holders: 0,
         }
     }
 
@@ -91,52 +91,52 @@ impl Tracker {
         self.sockets.len()
     }
 
-    /// How many are in CLOSE_WAIT and found no room.
+    /// Number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
     pub(crate) fn untracked(&self) -> u64 {
-        self.untracked.count()
+        self.overflow.count()
     }
 
-    /// How many ever found none.
+    /// Number of sockets that ever were not tracked, because the limit was reached.
     pub(crate) fn untracked_total(&self) -> u64 {
-        self.untracked.total()
+        self.overflow.total()
     }
 
-    /// Whether some that found no room would find it now.
-    pub(crate) fn has_room_again(&self) -> bool {
-        self.untracked.count() > 0 && self.sockets.len() < self.most
+    /// Returns whether some of the dropped sockets could be tracked now.
+    pub(crate) fn can_track_dropped(&self) -> bool {
+        self.overflow.count() > 0 && self.sockets.len() < self.most
     }
 
-    /// How many descriptors the last walk found for which there was no room.
-    pub(crate) fn unkept_holders(&self) -> u64 {
-        self.unkept
+    /// Number of descriptors that the last scan found and the tracker dropped, because a limit was reached.
+    pub(crate) fn dropped_holders(&self) -> u64 {
+        self.dropped_holders
     }
 
     /// When the next one is due.
     pub(crate) fn next_due(&self) -> Option<BootTime> {
-        self.due.first().map(|(due, _)| due).filter(|due| *due != NEVER)
+        self.schedule.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
     /// All of them, in the order in which they are due.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
-        self.due.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
+        self.schedule.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
-            self.untracked.remove(&socket);
+            self.overflow.remove(&socket);
             if self.sockets.len() < self.most {
-                self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
+                self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
-                self.untracked.entered(&socket);
+                self.overflow.entered(&socket);
             }
             return None;
         };
         if at > before.seen {
             self.scans.missed(&before.socket, at);
-            self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
+            self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
         if before.is_later_than(at, &socket) {
@@ -144,7 +144,8 @@ impl Tracker {
             return None;
         }
         // A snapshot found this very stay already; the record only tells when it began.
-        let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
+        let mut tracked =
+            TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
         (tracked.holders, tracked.found, tracked.touched) = (before.holders, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
@@ -156,7 +157,7 @@ impl Tracker {
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did.
     pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
-        let judge = |(known_by, tracked): (SocketKey, &Tracked)| {
+        let judge = |(known_by, tracked): (SocketKey, &TrackedSocket)| {
             let is_another = differ(&tracked.socket, socket);
             (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
         };
@@ -169,7 +170,7 @@ impl Tracker {
         }
         let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
         if tracked.is_none() {
-            self.untracked.left(socket);
+            self.overflow.left(socket);
         }
         self.scans.left(socket, at);
         shrink(&mut self.sockets);
@@ -211,7 +212,7 @@ impl Tracker {
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
     /// missed, and the entering of this one too.
-    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
@@ -221,10 +222,10 @@ impl Tracker {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
-                return self.untracked.found(&socket);
+                return self.overflow.found(&socket);
             }
-            let was_untracked = self.untracked.remove(&socket);
-            self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
+            let was_untracked = self.overflow.remove(&socket);
+            self.insert(key, Box::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
             return !was_untracked;
         };
         // Of a socket that was refreshed while the scan was running, the refresh is younger.
@@ -248,7 +249,7 @@ impl Tracker {
 
     /// The sockets that are due at `now`.
     pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
-        self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
+        self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
     /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
@@ -287,7 +288,7 @@ impl Tracker {
     /// The same, of a walk that knows no more of the socket than its inode.
     pub(crate) fn held_inode(&mut self, inode: u64, holder: Holder) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
-            let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
+            let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
         });
         if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
@@ -304,8 +305,8 @@ impl Tracker {
         mut role: impl FnMut(&Socket) -> Option<Role>,
     ) {
         let by_inode = self.by_inode.take().is_some();
-        self.unkept = self.more_holders.renew(0);
-        for (_, key) in self.due.iter() {
+        self.dropped_holders = self.more_holders.reset(0);
+        for (_, key) in self.schedule.iter() {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             // It cannot be refreshed by its address. But a socket that nobody has accepted has no descriptor, and nobody
@@ -331,8 +332,8 @@ impl Tracker {
     pub(crate) fn scan_failed(&mut self) {
         self.scans.end();
         self.by_inode = None;
-        self.more_holders.renew(0);
-        for (_, key) in self.due.iter() {
+        self.more_holders.reset(0);
+        for (_, key) in self.schedule.iter() {
             if let Some(tracked) = self.sockets.get_mut(&key) {
                 tracked.found = Vec::new();
             }
@@ -341,7 +342,7 @@ impl Tracker {
 
     /// Those that were reported as stuck and are not due at `now`, next due first.
     pub(crate) fn stuck(&self, now: BootTime) -> Vec<SocketKey> {
-        let later = self.due.iter().filter(|(due, _)| *due > now);
+        let later = self.schedule.iter().filter(|(due, _)| *due > now);
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
@@ -357,7 +358,7 @@ impl Tracker {
     }
 
     /// Takes one out, if nothing has shown it since `then`.
-    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<Tracked>> {
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<TrackedSocket>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
@@ -379,7 +380,7 @@ impl Tracker {
     }
 
     /// One of them.
-    pub(crate) fn get(&self, key: SocketKey) -> Option<&Tracked> {
+    pub(crate) fn get(&self, key: SocketKey) -> Option<&TrackedSocket> {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
@@ -394,18 +395,18 @@ impl Tracker {
     }
 
     /// Reports a socket at `now`: it is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&Tracked, Dwell)> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&TrackedSocket, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
-        self.due.remove(tracked.due, key);
+        self.schedule.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);
         tracked.reported = true;
         tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
-        self.due.insert_again(tracked.due, key);
+        self.schedule.insert_again(tracked.due, key);
         Some((tracked, tracked.since.dwell(now)))
     }
 
     /// What is known of the socket, if anything, and under which key.
-    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &Tracked)> {
+    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &TrackedSocket)> {
         if let Some(tracked) = self.sockets.get(&key) {
             return Some((key, tracked));
         }
@@ -425,20 +426,20 @@ impl Tracker {
             return Some(known_by);
         }
         // The kernel's own name for it is unknown to `sock_diag`.
-        let Self { sockets, scans, due, .. } = self;
+        let Self { sockets, scans, schedule: due, .. } = self;
         let all = || due.iter().filter_map(|(_, key)| Some((key, &sockets.get(&key)?.socket)));
         let found = key.is_of_ends().then(|| scans.find(socket, all())).flatten()?;
         // The socket there may have left, and the address may be another's.
         sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
     }
 
-    fn insert(&mut self, key: SocketKey, tracked: Box<Tracked>) {
+    fn insert(&mut self, key: SocketKey, tracked: Box<TrackedSocket>) {
         self.scans.tracked(key, &tracked.socket);
         if tracked.reported {
             self.reported += 1;
-            self.due.insert_again(tracked.due, key);
+            self.schedule.insert_again(tracked.due, key);
         } else {
-            self.due.insert_first(tracked.due, key);
+            self.schedule.insert_first(tracked.due, key);
         }
         if key.is_of_ends() {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
@@ -446,9 +447,9 @@ impl Tracker {
         self.sockets.insert(key, tracked);
     }
 
-    fn remove(&mut self, key: SocketKey) -> Option<Box<Tracked>> {
+    fn remove(&mut self, key: SocketKey) -> Option<Box<TrackedSocket>> {
         let tracked = self.sockets.remove(&key)?;
-        self.due.remove(tracked.due, key);
+        self.schedule.remove(tracked.due, key);
         self.reported -= usize::from(tracked.reported);
         if key.is_of_ends() {
             let ends = (tracked.socket.local, tracked.socket.remote);

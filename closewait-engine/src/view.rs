@@ -4,14 +4,14 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
     diagnose::Seen,
+    grouping::Grouping,
+    host_context::HostContext,
     lingering::LingeringSockets,
     model::{Dwell, Exit, Holder, Leg, Listener, Since, Socket, Verdict},
     process::Process,
-    survey::Survey,
     time::BootTime,
     tracker::Tracker,
     workload::Workload,
-    world::World,
 };
 
 /// One socket.
@@ -63,8 +63,8 @@ impl<'a> View<'a> {
         watched: Option<Duration>,
         tracker: &'a Tracker,
         lingering: &'a LingeringSockets,
-        world: &'a World,
-        survey: &Survey<'a>,
+        host_context: &'a HostContext,
+        grouping: &Grouping<'a>,
     ) -> Self {
         let mut tracked: Vec<_> = tracker.iter().collect();
         // The wider interval first, then the ends, so that the order is the same every time.
@@ -81,12 +81,12 @@ impl<'a> View<'a> {
             dwell: Some(one.since.dwell(now)),
             gone: None,
             holders: one.holders.as_deref(),
-            listener: survey.listener(&one.socket),
-            workload: world.workload(&one.socket, one.holders.as_deref()),
-            conntrack: world.conntrack(one.socket.netns),
-            leg: survey.leg(key, one).cloned(),
-            process: survey.process(&one.socket, one.holders.as_deref()),
-            verdict: survey.verdict(key, one),
+            listener: grouping.listener(&one.socket),
+            workload: host_context.workload(&one.socket, one.holders.as_deref()),
+            conntrack: host_context.conntrack(one.socket.netns),
+            leg: grouping.leg(key, one).cloned(),
+            process: grouping.process(&one.socket, one.holders.as_deref()),
+            verdict: grouping.verdict(key, one),
         }));
         let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
@@ -95,13 +95,13 @@ impl<'a> View<'a> {
             dwell: one.gone.dwell,
             gone: Some(&one.gone),
             holders: one.holders.as_deref(),
-            listener: survey.listener(&one.socket),
-            workload: world.workload(&one.socket, one.holders.as_deref()),
+            listener: grouping.listener(&one.socket),
+            workload: host_context.workload(&one.socket, one.holders.as_deref()),
             conntrack: None,
             leg: None,
-            process: survey.process(&one.socket, one.holders.as_deref()),
-            verdict: survey.verdict_on_lingering(one),
+            process: grouping.process(&one.socket, one.holders.as_deref()),
+            verdict: grouping.verdict_on_lingering(one),
         }));
-        Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: world.processes() }
+        Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: host_context.processes() }
     }
 }

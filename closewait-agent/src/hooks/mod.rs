@@ -10,12 +10,12 @@
 //!
 //! Nothing here waits for a program: what finds no room on the way is dropped, counted and told.
 
-mod desk;
+mod event;
 mod helper;
 mod limits;
-mod occasion;
 mod output;
 mod program;
+mod queue;
 mod running;
 
 use std::{
@@ -29,8 +29,8 @@ use anyhow::Context as _;
 
 use self::limits::{Skipped, StartLimiter};
 pub use self::{
+    event::{HookEnvironment, HookEvent, HookEventKind, HookGroup},
     helper::serve,
-    occasion::{HookEnvironment, HookEventKind, HookGroup, Occasion},
     program::{HookPrograms, ProgramError},
 };
 use crate::{
@@ -126,7 +126,7 @@ pub struct Hooks {
 impl Hooks {
     /// Takes every finding, in order, and asks for a program where that is called for.
     pub fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, now: BootTime) {
-        let group = occasion::group(finding).filter(|group| self.programs.of(group.kind).is_some());
+        let group = event::group(finding).filter(|group| self.programs.of(group.kind).is_some());
         match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
             None => self.json.pass(),
             Some(Err(skip)) => {
@@ -148,8 +148,8 @@ impl Hooks {
         let mut line = Vec::new();
         self.json.finding(finding, anchor, &mut line)?;
         let json = String::from_utf8(line).map_err(io::Error::other)?;
-        let occasion = Occasion { group, facts: occasion::facts(finding, anchor), json };
-        match occasion.frame()? {
+        let event = HookEvent { group, facts: event::facts(finding, anchor), json };
+        match event.frame()? {
             None => self.skipped.too_long(),
             Some(frame) => {
                 if self.writer.send(frame) == Backlog::Full {

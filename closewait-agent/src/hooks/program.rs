@@ -80,7 +80,7 @@ impl HookPrograms {
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
 
-    /// The program for an occasion.
+    /// The program for an event.
     pub(super) fn of(&self, kind: HookEventKind) -> Option<&Path> {
         match kind {
             HookEventKind::Stuck => self.stuck.as_deref(),

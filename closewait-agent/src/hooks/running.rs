@@ -21,7 +21,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Occasion, output::CapturedOutput};
+use super::{HookEvent, output::CapturedOutput};
 use crate::clock;
 use closewait_engine::text::{duration, harmless_path};
 
@@ -49,11 +49,11 @@ enum Cause {
 
 /// Runs the program to its end, or until `timeout` or `stopping`, and writes to the log how it went. With it ends what it
 /// has started, but for what has made itself independent (`setsid`).
-pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duration, stopping: watch::Receiver<bool>) {
+pub(super) async fn attend(program: &Path, event: &HookEvent, timeout: Duration, stopping: watch::Receiver<bool>) {
     let name = harmless_path(program.as_os_str().as_encoded_bytes());
-    let group = &occasion.group;
+    let group = &event.group;
     let began = clock::now();
-    match run(program, occasion, timeout, stopping).await {
+    match run(program, event, timeout, stopping).await {
         Err(error) => {
             let code = error.downcast_ref().and_then(io::Error::raw_os_error);
             let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
@@ -91,7 +91,7 @@ struct FinishedProgram {
 
 async fn run(
     program: &Path,
-    occasion: &Occasion,
+    event: &HookEvent,
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<FinishedProgram> {
@@ -99,9 +99,9 @@ async fn run(
     let program = super::program::find(program)?;
     // Before the program begins, so that its end cannot be missed.
     let mut children = signal(SignalKind::child()).context("sigaction failed")?;
-    let (mut child, input, pipe) = spawn(&program, occasion).context("pipe2 or posix_spawn failed")?;
-    log::debug!("hook for {}: runs as {}", occasion.group, child.id());
-    let line = occasion.json.clone();
+    let (mut child, input, pipe) = spawn(&program, event).context("pipe2 or posix_spawn failed")?;
+    log::debug!("hook for {}: runs as {}", event.group, child.id());
+    let line = event.json.clone();
     // One that does not read it, or not all, need not.
     let feeding = tokio::spawn(feed(input, line.into_bytes()));
     let (mut output, mut pipe) = (CapturedOutput::default(), Some(pipe));
@@ -146,14 +146,14 @@ async fn run(
 }
 
 /// In a group of processes of its own, without a shell and without arguments.
-fn spawn(program: &Path, occasion: &Occasion) -> io::Result<(Child, Sender, Receiver)> {
+fn spawn(program: &Path, event: &HookEvent) -> io::Result<(Child, Sender, Receiver)> {
     let ((input, feed), (read, output)) = (io::pipe()?, io::pipe()?);
     let mut command = Command::new(program);
     for (name, _value) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
         command.env_remove(name);
     }
-    command.env("CLOSEWAIT_EVENT", occasion.group.kind.name());
-    for (name, value) in &occasion.facts.0 {
+    command.env("CLOSEWAIT_EVENT", event.group.kind.name());
+    for (name, value) in &event.facts.0 {
         command.env(&**name, value);
     }
     command.stdin(input).stdout(output.try_clone()?).stderr(output).current_dir("/").process_group(0);
@@ -221,11 +221,11 @@ mod tests {
         let mut facts = HookEnvironment::default();
         facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
         let group = HookGroup { kind: HookEventKind::Stuck, who: "pid 1 port 80".to_owned() };
-        let occasion = Occasion { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
+        let event = HookEvent { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (_stop, stopping) = watch::channel(false);
         let ended = loop {
-            match runtime.block_on(run(&path, &occasion, timeout, stopping.clone())) {
+            match runtime.block_on(run(&path, &event, timeout, stopping.clone())) {
                 // What another test has just started may not have closed the script yet.
                 Err(error) if is_busy(&error) => {}
                 ended => break ended,

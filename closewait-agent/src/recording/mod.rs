@@ -22,12 +22,12 @@
 //! A recording that is full ends. The findings of an engine depend on all that it was told since it began, so a file that goes
 //! round, or one that is a later part, would give other events.
 
+mod engine;
 mod file;
 mod frame;
 mod player;
 mod reader;
 mod recorder;
-mod taped;
 #[cfg(test)]
 mod tests;
 
@@ -36,11 +36,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    engine::RecordingEngine,
     file::{FileError, open},
     player::{Player, Shown},
     reader::{Reader, RecordingEnd, RecordingReadError},
     recorder::{EarlyEnd, LEAST_MAX, Recorder},
-    taped::Taped,
 };
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{Config, model::Observation, time::BootTime};

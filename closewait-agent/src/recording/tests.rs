@@ -65,7 +65,7 @@ impl io::Write for Disk {
 
 /// An agent in small: takes from the engine what it wants done, and hands out lines.
 struct Agent {
-    engine: Taped,
+    engine: RecordingEngine,
     sink: Json,
     anchor: u64,
     /// Lines that were read.
@@ -75,7 +75,7 @@ struct Agent {
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = Taped::new(Engine::new(config(), BEGAN), recorder);
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), recorder);
         let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, words};
+use super::{About, text};
 use crate::{
     model::{Certainty, Class, PileupGroup, Task, Verdict},
     process::Process,
@@ -57,10 +57,10 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         (true, None, Some(_remote)) => (Class::Leak, Certainty::Medium),
         (true, None, None) | (false, ..) => (Class::Leak, Certainty::Low),
     };
-    let since = words::span(since);
+    let since = text::span(since);
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
-    let doing = process.and_then(words::doing_of).unwrap_or_default();
-    let look = owner.map(|task| words::dump_of(task, process));
+    let doing = process.and_then(text::doing_of).unwrap_or_default();
+    let look = owner.map(|task| text::dump_of(task, process));
     let look = look.unwrap_or_else(|| "find the process that holds them".to_owned());
     Verdict {
         class,

@@ -1,6 +1,6 @@
 //! A proxy that keeps one connection until the other one ends.
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection},
@@ -47,7 +47,7 @@ impl Rule for ProxyWait {
             Connection::FinWait1 => "which it has closed on its side, not yet acknowledged",
             Connection::FinWait2 => "which it has closed on its side and the other end has not",
         };
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         Some(Judgement {
             class: Class::ProxyWait,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
@@ -55,7 +55,7 @@ impl Rule for ProxyWait {
                 "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} of its kind \
                  have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
                 remote = leg.socket.remote,
-                count = words::count(count, "socket"),
+                count = text::count(count, "socket"),
             ),
             next: format!(
                 "see what {towards} does with the connections of {owner}; a time-out for half-closed connections in \

@@ -1,6 +1,6 @@
 //! A socket that was accepted or connected, and that no process has a descriptor for.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, SocketLocation},
@@ -43,7 +43,7 @@ impl Rule for Unheld {
                 (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next)
             }
             Some(SocketLocation::InFlight(tasks)) => {
-                let who = words::names(&tasks.iter().collect::<Vec<_>>());
+                let who = text::names(&tasks.iter().collect::<Vec<_>>());
                 let by = who.as_ref().map_or_else(String::new, |who| format!(", perhaps of {who}"));
                 (
                     Certainty::Fact,

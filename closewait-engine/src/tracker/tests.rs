@@ -48,9 +48,9 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 impl Tracker {
     /// Panics unless all that is kept twice says the same.
     pub(crate) fn check(&self) {
-        assert_eq!(self.due.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
+        assert_eq!(self.schedule.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
         let (mut reported, mut ends) = (0, BTreeMap::new());
-        for (due, key) in self.due.iter() {
+        for (due, key) in self.schedule.iter() {
             let tracked = self.sockets.get(&key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
             assert_eq!(tracked.due, due, "{key:?}");
             assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
@@ -137,9 +137,9 @@ fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_o
     tracker.held(other, &socket(), holder("y", 2, 3));
     tracker.walk_ended(at(101), true, |_socket| None);
     let count = |key| tracker.get(key).unwrap().holders.as_ref().unwrap().len();
-    assert_eq!((count(KEY), count(other), tracker.unkept_holders()), (MORE_HOLDERS + 1, 1, 2));
+    assert_eq!((count(KEY), count(other), tracker.dropped_holders()), (MORE_HOLDERS + 1, 1, 2));
     tracker.walk_ended(at(102), true, |_socket| None);
-    assert_eq!(tracker.unkept_holders(), 0);
+    assert_eq!(tracker.dropped_holders(), 0);
 }
 
 #[test]
@@ -469,7 +469,7 @@ proptest! {
                 let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
                 let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
                 prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
-                prop_assert_eq!(tracker.due.iter().count(), tracker.len());
+                prop_assert_eq!(tracker.schedule.iter().count(), tracker.len());
             }
         }
     }

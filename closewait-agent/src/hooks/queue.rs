@@ -1,11 +1,11 @@
-//! Who waits for a program to run, and for whom one runs. Pure: the time comes in.
+//! Queue of hook events: which wait for a program, and for which groups one runs. Pure: the time comes in.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use super::{HookGroup, Occasion};
+use super::{HookEvent, HookGroup};
 use closewait_engine::time::BootTime;
 
 /// Programs that run at the same time.
@@ -35,33 +35,34 @@ impl Refused {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextEvent {
     /// It is its turn.
-    Run(Occasion),
+    Run(HookEvent),
     /// It has waited for so long that what it is about may be over.
     Stale(HookGroup),
 }
 
+/// Queue of hook events: those that wait for a program, and the groups whose programs run.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct HookQueue {
     running: BTreeSet<HookGroup>,
-    waiting: VecDeque<(BootTime, Occasion)>,
+    waiting: VecDeque<(BootTime, HookEvent)>,
     patience: Duration,
 }
 
-impl Desk {
+impl HookQueue {
     /// Nobody waits longer than `patience`.
     pub(super) fn new(patience: Duration) -> Self {
         Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
     }
 
-    pub(super) fn offer(&mut self, occasion: Occasion, now: BootTime) -> Result<(), Refused> {
-        let group = &occasion.group;
+    pub(super) fn offer(&mut self, event: HookEvent, now: BootTime) -> Result<(), Refused> {
+        let group = &event.group;
         if self.running.contains(group) || self.waiting.iter().any(|(_, other)| other.group == *group) {
             return Err(Refused::Busy);
         }
         if self.waiting.len() >= WAITING {
             return Err(Refused::Full);
         }
-        self.waiting.push_back((now, occasion));
+        self.waiting.push_back((now, event));
         Ok(())
     }
 
@@ -70,12 +71,12 @@ impl Desk {
         if self.running.len() >= AT_ONCE {
             return None;
         }
-        let (since, occasion) = self.waiting.pop_front()?;
+        let (since, event) = self.waiting.pop_front()?;
         if now.since(since) > self.patience {
-            return Some(NextEvent::Stale(occasion.group));
+            return Some(NextEvent::Stale(event.group));
         }
-        self.running.insert(occasion.group.clone());
-        Some(NextEvent::Run(occasion))
+        self.running.insert(event.group.clone());
+        Some(NextEvent::Run(event))
     }
 
     pub(super) fn finished(&mut self, group: &HookGroup) {
@@ -88,51 +89,51 @@ mod tests {
     use super::*;
     use crate::hooks::{HookEnvironment, HookEventKind};
 
-    fn occasion(who: usize) -> Occasion {
+    fn event(who: usize) -> HookEvent {
         let group = HookGroup { kind: HookEventKind::Stuck, who: who.to_string() };
-        Occasion { group, facts: HookEnvironment::default(), json: String::new() }
+        HookEvent { group, facts: HookEnvironment::default(), json: String::new() }
     }
 
-    fn desk() -> Desk {
-        Desk::new(Duration::from_secs(30))
+    fn queue() -> HookQueue {
+        HookQueue::new(Duration::from_secs(30))
     }
 
     #[test]
     fn of_one_group_one_runs_or_waits() {
-        let mut desk = desk();
-        assert_eq!(desk.offer(occasion(1), BootTime(0)), Ok(()));
-        assert_eq!(desk.offer(occasion(1), BootTime(0)), Err(Refused::Busy));
-        assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(1))));
-        assert_eq!(desk.offer(occasion(1), BootTime(0)), Err(Refused::Busy));
-        desk.finished(&occasion(1).group);
-        assert_eq!(desk.offer(occasion(1), BootTime(0)), Ok(()));
+        let mut queue = queue();
+        assert_eq!(queue.offer(event(1), BootTime(0)), Ok(()));
+        assert_eq!(queue.offer(event(1), BootTime(0)), Err(Refused::Busy));
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(1))));
+        assert_eq!(queue.offer(event(1), BootTime(0)), Err(Refused::Busy));
+        queue.finished(&event(1).group);
+        assert_eq!(queue.offer(event(1), BootTime(0)), Ok(()));
     }
 
     #[test]
     fn four_run_and_the_others_wait_in_order_up_to_a_bound() {
-        let mut desk = desk();
+        let mut queue = queue();
         let mut taken = 0;
-        while desk.offer(occasion(taken), BootTime(0)) == Ok(()) {
+        while queue.offer(event(taken), BootTime(0)) == Ok(()) {
             taken += 1;
         }
-        assert_eq!((taken, desk.offer(occasion(99), BootTime(0))), (WAITING, Err(Refused::Full)));
+        assert_eq!((taken, queue.offer(event(99), BootTime(0))), (WAITING, Err(Refused::Full)));
         for n in 0..AT_ONCE {
-            assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(n))));
+            assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(n))));
         }
-        assert_eq!(desk.next(BootTime(0)), None);
-        desk.finished(&occasion(2).group);
-        assert_eq!(desk.next(BootTime(0)), Some(NextEvent::Run(occasion(AT_ONCE))));
-        assert_eq!(desk.next(BootTime(0)), None);
+        assert_eq!(queue.next(BootTime(0)), None);
+        queue.finished(&event(2).group);
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(AT_ONCE))));
+        assert_eq!(queue.next(BootTime(0)), None);
     }
 
     #[test]
     fn what_has_waited_too_long_is_not_run_any_more() {
-        let mut desk = desk();
+        let mut queue = queue();
         let later = BootTime(31_000_000_000);
-        desk.offer(occasion(1), BootTime(0)).unwrap();
-        desk.offer(occasion(2), later).unwrap();
-        assert_eq!(desk.next(later), Some(NextEvent::Stale(occasion(1).group)));
-        assert_eq!(desk.next(later), Some(NextEvent::Run(occasion(2))));
-        assert_eq!(desk.offer(occasion(1), later), Ok(()), "it runs nowhere");
+        queue.offer(event(1), BootTime(0)).unwrap();
+        queue.offer(event(2), later).unwrap();
+        assert_eq!(queue.next(later), Some(NextEvent::Stale(event(1).group)));
+        assert_eq!(queue.next(later), Some(NextEvent::Run(event(2))));
+        assert_eq!(queue.offer(event(1), later), Ok(()), "it runs nowhere");
     }
 }

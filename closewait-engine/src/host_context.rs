@@ -1,4 +1,4 @@
-//! What is known of everything around the sockets: listeners, owners, cgroups, namespaces.
+//! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     diagnose::Seen,
+    limits::{Quota, keep_holder},
     model::{Holder, Inquiry, Leg, Listener, Observation, ReadState, Role, Socket, SocketKey, SocketLocation},
     process::Process,
-    room::{Room, keep_holder},
     time::BootTime,
     workload::Workload,
 };
@@ -33,9 +33,9 @@ const UNHELD: usize = 4096;
 /// What a process does is looked at again after this time.
 const STALE: Duration = Duration::from_secs(5);
 
-/// All of it.
+/// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// What the walk that goes on has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
@@ -46,13 +46,13 @@ pub(super) struct World {
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
-    more_holders: Room,
-    more_legs: Room,
-    /// What found no room in the last walk, and in the last inquiry.
-    unkept: [u64; 2],
+    more_holders: Quota,
+    more_legs: Quota,
+    /// Number of facts that the last scan dropped, and that the last inspection dropped.
+    dropped: [u64; 2],
 }
 
-impl Default for World {
+impl Default for HostContext {
     fn default() -> Self {
         Self {
             listeners: BTreeMap::new(),
@@ -64,18 +64,18 @@ impl Default for World {
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
-            more_holders: Room::new(MORE_HOLDERS),
-            more_legs: Room::new(LEGS),
-            unkept: [0; 2],
+            more_holders: Quota::new(MORE_HOLDERS),
+            more_legs: Quota::new(LEGS),
+            dropped: [0; 2],
         }
     }
 }
 
-impl World {
+impl HostContext {
     /// A listener was found.
     pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, holder: Option<Holder>) {
         if self.found.len() >= LISTENERS && !self.found.contains_key(&key) {
-            self.more_holders.refuse();
+            self.more_holders.count_dropped();
             return;
         }
         let seen = self.found.entry(key).or_insert_with(|| Seen { what: listener.clone(), at, holders: Vec::new() });
@@ -96,7 +96,7 @@ impl World {
     /// A walk over the open files of all processes is over.
     pub(super) fn walk_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);
-        self.unkept[0] = self.more_holders.renew(0);
+        self.dropped[0] = self.more_holders.reset(0);
         for seen in self.listeners.values_mut() {
             seen.holders.sort_by_key(|holder| (holder.task.pid, holder.fd));
         }
@@ -107,7 +107,7 @@ impl World {
     /// A scan of open files gave up, for this reason: the listeners of the one before stay.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.found.clear();
-        self.more_holders.renew(0);
+        self.more_holders.reset(0);
         self.blind = Some(why);
     }
 
@@ -211,8 +211,8 @@ impl World {
         for pid in &legs_of {
             self.legs.remove(pid);
         }
-        let unkept_legs = self.more_legs.renew(self.legs.values().map(Vec::len).sum());
-        self.unkept[1] = unkept_legs + unheld.len().saturating_sub(UNHELD) as u64;
+        let unkept_legs = self.more_legs.reset(self.legs.values().map(Vec::len).sum());
+        self.dropped[1] = unkept_legs + unheld.len().saturating_sub(UNHELD) as u64;
         Inquiry {
             processes,
             legs_of,
@@ -228,9 +228,9 @@ impl World {
         unnamed.into_iter().take(CGROUPS).collect()
     }
 
-    /// How many facts found no room at the last look.
-    pub(super) fn unkept(&self) -> u64 {
-        self.unkept.iter().sum()
+    /// Number of facts that were dropped at the last scan and the last inspection, because a limit was reached.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.iter().sum()
     }
 
     /// The listeners that a socket can have come from.
@@ -294,55 +294,58 @@ mod tests {
         testing::{holder, listener, socket},
     };
 
-    fn leg(world: &mut World, pid: u32) {
+    fn leg(host_context: &mut HostContext, pid: u32) {
         let leg = Leg { state: Connection::Established, socket: socket() };
-        world.learn(Observation::Leg { key: SocketKey(1), at: BootTime(0), leg, holder: holder("x", pid, 3) });
+        host_context.learn(Observation::Leg { key: SocketKey(1), at: BootTime(0), leg, holder: holder("x", pid, 3) });
     }
 
     #[test]
     fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for key in 0..LISTENERS as u64 + 3 {
-            world.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
+            host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
         }
-        world.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
-        world.walk_ended(None);
-        assert_eq!((world.listeners.len(), world.unkept()), (LISTENERS, 3));
-        assert_eq!(world.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
-        world.walk_ended(None);
-        assert_eq!((world.listeners.len(), world.unkept()), (0, 0));
+        host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
+        host_context.walk_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (LISTENERS, 3));
+        assert_eq!(host_context.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
+        host_context.walk_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
     }
 
     #[test]
     fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for fd in 0..MORE_HOLDERS as u32 + 6 {
-            world.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
+            host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
         }
-        world.walk_ended(None);
-        assert_eq!((world.listeners[&SocketKey(1)].holders.len(), world.unkept()), (MORE_HOLDERS + 1, 5));
+        host_context.walk_ended(None);
+        assert_eq!(
+            (host_context.listeners[&SocketKey(1)].holders.len(), host_context.dropped()),
+            (MORE_HOLDERS + 1, 5)
+        );
     }
 
     #[test]
     fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
-        let mut world = World::default();
-        (0..LEGS + 7).for_each(|_| leg(&mut world, 5));
-        assert_eq!(world.legs(5).len(), LEGS);
-        world.inquiry(BootTime(0), std::iter::empty());
-        assert_eq!((world.legs(5).len(), world.unkept()), (0, 7));
-        leg(&mut world, 6);
-        world.inquiry(BootTime(0), std::iter::empty());
-        assert_eq!(world.unkept(), 0);
+        let mut host_context = HostContext::default();
+        (0..LEGS + 7).for_each(|_| leg(&mut host_context, 5));
+        assert_eq!(host_context.legs(5).len(), LEGS);
+        host_context.inquiry(BootTime(0), std::iter::empty());
+        assert_eq!((host_context.legs(5).len(), host_context.dropped()), (0, 7));
+        leg(&mut host_context, 6);
+        host_context.inquiry(BootTime(0), std::iter::empty());
+        assert_eq!(host_context.dropped(), 0);
     }
 
     #[test]
     fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for netns in 0..NAMESPACES as u32 + 2 {
-            world.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
+            host_context.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
         }
-        assert_eq!((world.namespaces.len(), world.conntrack(Some(1))), (NAMESPACES, None));
-        assert!(world.conntrack(Some(2)).is_some());
+        assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (NAMESPACES, None));
+        assert!(host_context.conntrack(Some(2)).is_some());
     }
 
     #[test]
@@ -350,14 +353,14 @@ mod tests {
         let sockets: Vec<Socket> = (0..UNHELD as u64 + 9)
             .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
             .collect();
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         let none: &[Holder] = &[];
-        let inquiry = world.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), inquiry.cgroups.len(), world.unkept()), (UNHELD, CGROUPS, 9));
+        let inquiry = host_context.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((inquiry.unheld.len(), inquiry.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
         for inode in inquiry.unheld {
-            world.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
+            host_context.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
         }
-        let inquiry = world.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), world.unkept()), (9, 0));
+        let inquiry = host_context.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((inquiry.unheld.len(), host_context.dropped()), (9, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of one socket in CLOSE_WAIT.
+//! State of one tracked socket in CLOSE_WAIT.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use super::{
     time::{BootTime, nanos},
 };
 
-/// One socket in CLOSE_WAIT.
+/// Socket in CLOSE_WAIT that is tracked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tracked {
+pub(crate) struct TrackedSocket {
     /// What is known of it.
     pub(crate) socket: Socket,
     /// When it entered.
@@ -30,7 +30,7 @@ pub(crate) struct Tracked {
     pub(crate) touched: BootTime,
 }
 
-impl Tracked {
+impl TrackedSocket {
     pub(super) fn new(socket: Socket, since: Since, seen: BootTime, stuck_after: Duration) -> Self {
         let due = since.latest() + stuck_after;
         Self {

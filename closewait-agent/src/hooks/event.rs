@@ -1,4 +1,4 @@
-//! What is worth running a program for, and what the program is told.
+//! Events that start hooks, and the facts that a hook gets.
 
 use std::{borrow::Cow, fmt, io};
 
@@ -62,9 +62,9 @@ impl HookEnvironment {
     }
 }
 
-/// A reason to run a program.
+/// Event that starts a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Occasion {
+pub struct HookEvent {
     /// Of whom.
     pub group: HookGroup,
     /// For the environment.
@@ -73,7 +73,7 @@ pub struct Occasion {
     pub json: String,
 }
 
-impl Occasion {
+impl HookEvent {
     /// As it goes to the helper: its length, and JSON. `None` if it is too long.
     pub(super) fn frame(&self) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; size_of::<u32>()];
@@ -304,19 +304,19 @@ mod tests {
     fn a_request_arrives_as_it_was_sent() {
         let finding = stuck(Some(vec![holder("nginx", 812, 5)]), None);
         let facts = facts(&finding, ANCHOR);
-        let sent = Occasion { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
+        let sent = HookEvent { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
         let frame = sent.frame().unwrap().unwrap();
         let (length, body) = frame.split_at(4);
-        assert_eq!(Occasion::length(length.try_into().unwrap()).unwrap(), body.len());
-        assert_eq!(Occasion::of_body(body).unwrap(), sent);
+        assert_eq!(HookEvent::length(length.try_into().unwrap()).unwrap(), body.len());
+        assert_eq!(HookEvent::of_body(body).unwrap(), sent);
     }
 
     #[test]
     fn what_is_too_long_is_not_sent_and_not_taken() {
         let group = group(&stuck(None, None)).unwrap();
-        let long = Occasion { group, facts: HookEnvironment::default(), json: "x".repeat(LONGEST) };
+        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(LONGEST) };
         assert_eq!(long.frame().unwrap(), None);
-        assert!(Occasion::length([0xff; 4]).is_err());
+        assert!(HookEvent::length([0xff; 4]).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! When each socket is due.
+//! Schedule of the sockets: when each is due to be reported.
 //!
 //! Nearly all sockets are due at the same age, so they come in the order in which they are due, and nearly all are gone again long
 //! before: a queue takes them in and lets them go at less than half the cost of a tree, and only what comes out of order goes into
@@ -18,24 +18,24 @@ struct Slot {
     gap: bool,
 }
 
-/// Moments and the sockets that are due then, in that order.
+/// Times and the sockets that are due then, in that order.
 #[derive(Debug, Default)]
-pub(super) struct Due {
+pub(super) struct Schedule {
     /// In ascending order; the first place is no gap.
     queue: VecDeque<Slot>,
     gaps: usize,
     others: BTreeSet<(BootTime, SocketKey)>,
 }
 
-impl Due {
-    /// The first.
+impl Schedule {
+    /// Returns the earliest entry.
     pub(super) fn first(&self) -> Option<(BootTime, SocketKey)> {
         let queued = self.queue.front().map(|place| place.due);
         let other = self.others.first().copied();
         queued.min(other).or(queued).or(other)
     }
 
-    /// All.
+    /// Iterates over all entries, earliest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BootTime, SocketKey)> {
         let mut queued = self.queue.iter().filter(|place| !place.gap).map(|place| place.due).peekable();
         let mut others = self.others.iter().copied().peekable();
@@ -140,7 +140,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_an_ordered_set_would_be(steps in steps()) {
-            let (mut due, mut set) = (Due::default(), BTreeSet::new());
+            let (mut due, mut set) = (Schedule::default(), BTreeSet::new());
             // Time goes on, as it does.
             for (now, step) in (0..).zip(steps) {
                 match step {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn gaps_behind_one_that_stays_take_no_memory() {
-        let mut due = Due::default();
+        let mut due = Schedule::default();
         let count = 1_000_000;
         due.insert_first(BootTime(0), key(0));
         for number in 1..count {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn in_order_everything_is_queued_and_one_that_is_due_again_holds_nothing_up() {
-        let mut due = Due::default();
+        let mut due = Schedule::default();
         for number in 0..1000 {
             due.insert_first(BootTime(number), key(number));
             due.remove(BootTime(number), key(number));
