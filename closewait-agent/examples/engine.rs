@@ -85,12 +85,12 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
                 let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                 engine.handle(Observation::Counters { at: now, counters });
             }
-            Output::LookAtGone(_)
-            | Output::Look(_)
-            | Output::FindHolders
-            | Output::Inquire(_)
+            Output::RefreshLingering(_)
+            | Output::Refresh(_)
+            | Output::ScanOwners
+            | Output::InspectOwners(_)
             | Output::Audit { .. }
-            | Output::LookAtSuspects(_)
+            | Output::RefreshSuspects(_)
             | Output::Forget(_) => {}
         }
     }

@@ -91,19 +91,20 @@ impl TestLoad {
     /// All are due: they are looked at, each has one holder, and all are reported.
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
-        let looked =
-            move |number| fact(Observation::Looked { key: key(number), at, since: None, socket: socket(self, number) });
+        let refreshed = move |number| {
+            fact(Observation::Refreshed { key: key(number), at, since: None, socket: socket(self, number) })
+        };
         let holds = move |number| {
             fact(Observation::Holds { key: key(number), at: None, inode: inode(number), holder: holder(number) })
         };
-        let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
-        let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
+        let scan_ended = fact(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+        let inspected = fact(Observation::InspectedOwners { at, worked: Duration::ZERO });
         [Item::Time(at)]
             .into_iter()
-            .chain((0..self.sockets).map(looked))
-            .chain([fact(Observation::LookedAtAll { at })])
+            .chain((0..self.sockets).map(refreshed))
+            .chain([fact(Observation::RefreshedAll { at })])
             .chain((0..self.sockets).map(holds))
-            .chain([walk_ended, inquired])
+            .chain([scan_ended, inspected])
     }
 
     fn leave(self) -> impl Iterator<Item = Item<'static>> {

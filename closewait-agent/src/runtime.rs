@@ -21,7 +21,7 @@ use crate::{
     memory::{self, Peak},
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        program::{KernelPrograms, LookFor},
+        program::{KernelPrograms, RefreshKind},
         ring::RingReader,
         worker::{Job, Workers},
     },
@@ -150,7 +150,7 @@ impl Runtime {
             self.intake.time(now);
             self.put_out()?;
             // What has been refreshed may make the engine want more at once.
-            let has_looked = self.look_on();
+            let has_looked = self.continue_refresh();
             self.answer_questions(now);
             if end.is_some_and(|end| end <= now) {
                 break;
@@ -256,25 +256,25 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::LookAtGone(keys) => self.look(keys, LookFor::Lingering, Then::Nothing),
-                Output::Look(keys) => {
+                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, Then::Nothing),
+                Output::Refresh(keys) => {
                     self.intake.notice_suspends();
                     // An inspection begins; what was done for questions is none of its cost.
                     self.pending.worked = Duration::ZERO;
-                    self.look(keys, LookFor::Waiting, Then::All);
+                    self.refresh(keys, RefreshKind::Waiting, Then::All);
                 }
-                Output::FindHolders => {
+                Output::ScanOwners => {
                     self.find_owners(Purpose::Owners);
                 }
-                Output::Inquire(inquiry) => {
-                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Inquiry);
+                Output::InspectOwners(request) => {
+                    self.begin(Job::Inspect(Box::new(request)), Purpose::Inspection);
                 }
                 Output::Audit { sweep } => {
                     self.begin(Job::Everything { sweep }, Purpose::Audit);
                 }
-                Output::LookAtSuspects(keys) => {
+                Output::RefreshSuspects(keys) => {
                     let lost = self.lost();
-                    self.look(keys, LookFor::Waiting, Then::Suspects { lost });
+                    self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;

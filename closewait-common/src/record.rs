@@ -20,14 +20,14 @@ pub mod kind {
     /// An iterator came upon an open file that is a socket in CLOSE_WAIT.
     pub const HELD: u8 = 4;
     /// The agent asked for a fresh look at a socket, which is still in CLOSE_WAIT.
-    pub const LOOKED: u8 = 5;
+    pub const REFRESHED: u8 = 5;
     /// A socket that listens; with `fd` and `pid` if an iterator over open files came upon it.
     pub const LISTENING: u8 = 6;
     /// A socket whose connection is over while a program still has a descriptor for it: out of CLOSE_WAIT, or found so.
     /// With `fd` and `pid` if an iterator over open files came upon it.
     pub const LINGERING: u8 = 7;
     /// Another connection of a process that the agent asked about.
-    pub const LEG: u8 = 8;
+    pub const PROXY_PEER: u8 = 8;
     /// A descriptor of a socket in CLOSE_WAIT of which the agent knows all else: a [`super::Hold`].
     pub const HOLDS: u8 = 9;
 }

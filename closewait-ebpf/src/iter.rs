@@ -58,10 +58,10 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 
 /// One open file of the walk over one process.
 #[inline(always)]
-pub(crate) fn legs(ctx: *mut c_void) {
-    of_file(ctx, RecordSlot::Legs, |sk, state| match state {
-        state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::LEG),
-        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::LEG),
+pub(crate) fn proxy_peers(ctx: *mut c_void) {
+    of_file(ctx, RecordSlot::ProxyPeers, |sk, state| match state {
+        state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::PROXY_PEER),
+        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::PROXY_PEER),
         _ => None,
     });
 }
@@ -70,18 +70,18 @@ pub(crate) fn legs(ctx: *mut c_void) {
 /// not 0, if its connection is over and it has a descriptor. It may be gone, and its memory another's: the reads cannot
 /// fault, and the agent compares the ends.
 #[inline(always)]
-pub(crate) fn look(ctx: &RawTracePointContext) {
+pub(crate) fn refresh(ctx: &RawTracePointContext) {
     let sk = Probed::new(ctx.arg::<*const c_void>(0));
     let lingering = ctx.arg::<u64>(1) != 0;
     let Some(state) = sk.read::<u8>(layout!(sock_state)) else { return };
     let kind = match state {
-        state::CLOSE_WAIT if !lingering => kind::LOOKED,
+        state::CLOSE_WAIT if !lingering => kind::REFRESHED,
         state::CLOSE | state::LAST_ACK if lingering => kind::LINGERING,
         _ => return,
     };
-    let Some(found) = maps::work(RecordSlot::Look) else { return };
+    let Some(found) = maps::work(RecordSlot::Refresh) else { return };
     if fill_probed(sk, kind, found).is_some() {
-        if kind == kind::LOOKED {
+        if kind == kind::REFRESHED {
             found.record.entered_ns = entered_ns(sk);
         }
         found.record.cookie = sock::known_cookie(sk);

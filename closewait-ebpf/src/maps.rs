@@ -66,9 +66,9 @@ pub(crate) enum RecordSlot {
     /// The iterator over all open files.
     Files = 0,
     /// The refresh of one socket.
-    Look = 1,
+    Refresh = 1,
     /// The iterator over the open files of one process.
-    Legs = 2,
+    ProxyPeers = 2,
 }
 
 /// An empty record for `worker` to work with. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,

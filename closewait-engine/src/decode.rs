@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::{
     model::{
-        Connection, Endpoint, Holder, How, Leg, Listener, Observation, Opener, Protocol, Role, Since, Socket,
+        Connection, Endpoint, Holder, How, Listener, Observation, Opener, Protocol, ProxyPeer, Role, Since, Socket,
         SocketKey, Task, Timer, TimerKind,
     },
     text::Comm,
@@ -128,16 +128,16 @@ impl Decoder {
                 let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
                 Ok(Observation::Lingering { key, at, socket, how, holder: holder(&record) })
             }
-            kind::LEG => {
+            kind::PROXY_PEER => {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
                 let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
-                Ok(Observation::Leg { key, at, leg: Leg { state, socket }, holder })
+                Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, holder })
             }
-            kind::LOOKED => {
+            kind::REFRESHED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Looked { key, at, since: Some(self.since(&record)), socket })
+                Ok(Observation::Refreshed { key, at, since: Some(self.since(&record)), socket })
             }
             unknown => Err(DecodeError::Kind(unknown)),
         }

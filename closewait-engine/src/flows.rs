@@ -1,9 +1,10 @@
 //! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
 //! hangs from one that forgets.
 
+mod key;
+
 use std::{
     collections::{BTreeSet, VecDeque},
-    hash::{Hash, Hasher},
     ops::RangeInclusive,
     time::Duration,
 };
@@ -13,11 +14,13 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
+use self::key::ClientScope;
+pub(super) use self::key::FlowKey;
 use super::{
     diagnose::{Flow, Trend},
     growth::{Aged, EndedIncident, Growth, Habit, Point},
     hashing::KeyedState,
-    model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
+    model::{Dwell, How, Since, Socket},
     time::{BootTime, nanos},
 };
 
@@ -40,71 +43,6 @@ const FEWEST: usize = 4;
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// But not before so much time has passed for each socket: it takes a hundredth of that.
 const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
-
-/// Network namespace and cgroup of connecting programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ClientScope {
-    netns: Option<u32>,
-    /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
-    cgroup: Option<u64>,
-}
-
-/// Key of a flow: a local port that is listened on in one network namespace, or a remote endpoint that programs of one
-/// scope connect to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FlowKey {
-    /// Accepting side.
-    Port(Option<u32>, u16),
-    /// Connecting side.
-    Remote(ClientScope, Endpoint),
-    /// Everything beyond the limit of flows.
-    Rest,
-}
-
-/// In one word for a port: it is hashed for every record, and each piece of a derived hash costs as much as a word.
-impl Hash for FlowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            // Less than 2^51: no other kind begins like that.
-            Self::Port(netns, port) => {
-                let netns = netns.map_or(0, |netns| u64::from(netns) + 1);
-                state.write_u64(netns << 16 | u64::from(*port));
-            }
-            Self::Remote(place, remote) => {
-                state.write_u64(u64::MAX);
-                (place, remote).hash(state);
-            }
-            Self::Rest => state.write_u64(u64::MAX - 1),
-        }
-    }
-}
-
-impl FlowKey {
-    /// The one of a socket.
-    pub(super) fn of(socket: &Socket) -> Self {
-        let Socket { netns, cgroup, .. } = *socket;
-        match socket.role {
-            Some(Role::Server) => Self::Port(netns, socket.local.port),
-            Some(Role::Client) | None => Self::Remote(ClientScope { netns, cgroup }, socket.remote),
-        }
-    }
-
-    fn is_remote(self) -> bool {
-        matches!(self, Self::Remote(..))
-    }
-
-    /// As events describe it.
-    pub(super) fn group(self) -> PileupGroup {
-        let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
-        match self {
-            Self::Port(netns, port) => PileupGroup { role: Some(Role::Server), netns, local_port: Some(port), ..none },
-            Self::Remote(ClientScope { netns, cgroup }, remote) => {
-                PileupGroup { netns, cgroup, remote: Some(remote), ..none }
-            }
-            Self::Rest => none,
-        }
-    }
-}
 
 /// Those that entered at about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

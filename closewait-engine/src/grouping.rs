@@ -12,7 +12,7 @@ use super::{
     hashing::KeyedState,
     host_context::HostContext,
     lingering::Lingering,
-    model::{Holder, Leg, Listener, ReadState, Role, Socket, SocketKey, Verdict},
+    model::{Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
     pairing,
     process::Process,
     time::BootTime,
@@ -83,9 +83,9 @@ impl<'a> GroupBuilder<'a> {
 #[derive(Default)]
 struct GroupedSockets<'a> {
     group: Group,
-    pairs: BTreeMap<SocketKey, &'a Leg>,
+    pairs: BTreeMap<SocketKey, &'a ProxyPeer>,
     /// What is the same for all of them.
-    legs: ProxyPeers,
+    proxy_peers: ProxyPeers,
 }
 
 /// All groups at one moment.
@@ -127,15 +127,15 @@ impl<'a> Grouping<'a> {
             let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
             let group = Group { unaccepted, flow, ..gathered.group(stuck_after) };
             let pairs = match owner {
-                GroupOwner::Held(pid, _) if !host_context.legs(pid).is_empty() => {
+                GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
                     let sockets: Vec<_> =
                         gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since)).collect();
-                    pairing::pair(&sockets, host_context.legs(pid))
+                    pairing::pair(&sockets, host_context.connections(pid))
                 }
                 GroupOwner::Held(..) | GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
             };
-            let legs = pairing::legs(&pairs);
-            (key, GroupedSockets { group, pairs, legs })
+            let proxy_peers = pairing::proxy_peers(&pairs);
+            (key, GroupedSockets { group, pairs, proxy_peers })
         });
         let groups = groups.collect();
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
@@ -149,14 +149,15 @@ impl<'a> Grouping<'a> {
     pub(super) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
         let of = group_of(self.flows, tracked);
         let alone;
-        let GroupedSockets { group, pairs, legs } = match self.groups.get(&of) {
+        let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
             Some(surveyed) => surveyed,
             None => {
                 alone = self.alone(key, tracked);
                 &alone
             }
         };
-        let legs = ProxyPeers { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
+        let proxy_peers =
+            ProxyPeers { own: pairs.get(&key).map(|proxy_peer| (*proxy_peer).clone()), ..proxy_peers.clone() };
         let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
         let case = Case {
             now: self.now,
@@ -171,7 +172,7 @@ impl<'a> Grouping<'a> {
             untouched: self.now.since(tracked.touched),
             group,
             listener: self.listener(&tracked.socket),
-            legs: &legs,
+            proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: self.host_context.conntrack(tracked.socket.netns),
         };
@@ -189,7 +190,7 @@ impl<'a> Grouping<'a> {
     /// Judges a socket of which only a descriptor is left.
     pub(super) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
         let Lingering { socket, gone, holders, .. } = lingering;
-        let (group, legs) = (Group::default(), ProxyPeers::default());
+        let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
         let processes = self.processes(socket, holders.as_deref());
         let case = Case {
             now: self.now,
@@ -204,15 +205,15 @@ impl<'a> Grouping<'a> {
             untouched: self.now.since(gone.at),
             group: &group,
             listener: self.listener(socket),
-            legs: &legs,
+            proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: None,
         };
         diagnose::verdict(&case)
     }
 
-    /// The connection that a socket waits for, if it is one leg of a proxied one.
-    pub(super) fn leg(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a Leg> {
+    /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
+    pub(super) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
         let of = group_of(self.flows, tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }

@@ -8,7 +8,9 @@ use std::{
 use super::{
     diagnose::Seen,
     limits::{Quota, keep_holder},
-    model::{Holder, Inquiry, Leg, Listener, Observation, ReadState, Role, Socket, SocketKey, SocketLocation},
+    model::{
+        Holder, InspectionRequest, Listener, Observation, ProxyPeer, ReadState, Role, Socket, SocketKey, SocketLocation,
+    },
     process::Process,
     time::BootTime,
     workload::Workload,
@@ -16,8 +18,8 @@ use super::{
 
 /// So many processes are looked at; those that hold most come first.
 const PROCESSES: usize = 64;
-/// So many processes are asked for their other connections.
-const LEGS_OF: usize = 16;
+/// Number of processes whose other connections are read at a time.
+const MAX_PROXY_PROCESSES: usize = 16;
 /// Cgroups that are remembered, and asked for at a time.
 const CGROUPS: usize = 4096;
 /// Network namespaces that are remembered, and asked for at a time.
@@ -26,8 +28,8 @@ const NAMESPACES: usize = 4096;
 const LISTENERS: usize = 65_536;
 /// Descriptors of listeners beside the first of each.
 const MORE_HOLDERS: usize = 65_536;
-/// Other connections of owners, at some 300 bytes.
-const LEGS: usize = 65_536;
+/// Number of other connections that are kept, at some 300 bytes each.
+const MAX_CONNECTIONS: usize = 65_536;
 /// Sockets without a holder that are searched for elsewhere at a time: the processes named for each make a list.
 const UNHELD: usize = 4096;
 /// What a process does is looked at again after this time.
@@ -41,13 +43,13 @@ pub(super) struct HostContext {
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
-    looked: BTreeMap<u32, BootTime>,
-    legs: BTreeMap<u32, Vec<Leg>>,
+    inspected: BTreeMap<u32, BootTime>,
+    connections: BTreeMap<u32, Vec<ProxyPeer>>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
     more_holders: Quota,
-    more_legs: Quota,
+    connection_quota: Quota,
     /// Number of facts that the last scan dropped, and that the last inspection dropped.
     dropped: [u64; 2],
 }
@@ -59,13 +61,13 @@ impl Default for HostContext {
             found: BTreeMap::new(),
             blind: None,
             processes: BTreeMap::new(),
-            looked: BTreeMap::new(),
-            legs: BTreeMap::new(),
+            inspected: BTreeMap::new(),
+            connections: BTreeMap::new(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
             more_holders: Quota::new(MORE_HOLDERS),
-            more_legs: Quota::new(LEGS),
+            connection_quota: Quota::new(MAX_CONNECTIONS),
             dropped: [0; 2],
         }
     }
@@ -93,8 +95,8 @@ impl HostContext {
         }
     }
 
-    /// A walk over the open files of all processes is over.
-    pub(super) fn walk_ended(&mut self, blind: Option<String>) {
+    /// Takes over the result of a scan of the open files of all processes.
+    pub(super) fn scan_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);
         self.dropped[0] = self.more_holders.reset(0);
         for seen in self.listeners.values_mut() {
@@ -120,12 +122,12 @@ impl HostContext {
     pub(super) fn learn(&mut self, observation: Observation) {
         match observation {
             Observation::Process { at, process } => {
-                self.looked.insert(process.pid, at);
+                self.inspected.insert(process.pid, at);
                 self.processes.insert(process.pid, *process);
             }
-            Observation::Leg { leg, holder, .. } => {
-                if self.more_legs.take() {
-                    self.legs.entry(holder.task.pid).or_default().push(leg);
+            Observation::ProxyPeer { peer: proxy_peer, holder, .. } => {
+                if self.connection_quota.take() {
+                    self.connections.entry(holder.task.pid).or_default().push(proxy_peer);
                 }
             }
             Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, CGROUPS),
@@ -143,26 +145,26 @@ impl HostContext {
             | Observation::HeldInode { .. }
             | Observation::Lingering { .. }
             | Observation::Listening { .. }
-            | Observation::WalkEnded { .. }
+            | Observation::ScanEnded { .. }
             | Observation::ScanFailed { .. }
-            | Observation::InquiredAll { .. }
-            | Observation::Looked { .. }
-            | Observation::LookedAtAll { .. }
-            | Observation::LookedAtGone { .. }
+            | Observation::InspectedOwners { .. }
+            | Observation::Refreshed { .. }
+            | Observation::RefreshedAll { .. }
+            | Observation::RefreshedLingering { .. }
             | Observation::Resumed { .. }
             | Observation::Stored { .. }
             | Observation::Audited { .. }
-            | Observation::LookedAtSuspects { .. }
+            | Observation::RefreshedSuspects { .. }
             | Observation::Counters { .. } => {}
         }
     }
 
-    /// What is to be found out at `now` of the sockets that stay, given with their holders.
-    pub(super) fn inquiry<'a>(
+    /// Returns what an inspection at `now` has to find out about the given sockets and their owners.
+    pub(super) fn inspection_request<'a>(
         &mut self,
         now: BootTime,
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
-    ) -> Inquiry {
+    ) -> InspectionRequest {
         let mut owners = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
         // Those that have taken something in which they may have passed on.
@@ -203,19 +205,20 @@ impl HostContext {
         ranked.truncate(PROCESSES);
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
         self.processes.retain(|pid, _| wanted.contains(pid));
-        self.looked.retain(|pid, _| wanted.contains(pid));
-        self.legs.retain(|pid, _| wanted.contains(pid));
-        let stale = |pid: &u32| self.looked.get(pid).is_none_or(|looked| now.since(*looked) >= STALE);
+        self.inspected.retain(|pid, _| wanted.contains(pid));
+        self.connections.retain(|pid, _| wanted.contains(pid));
+        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= STALE);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
-        let legs_of: Vec<u32> = processes.iter().copied().filter(|pid| readers.contains(pid)).take(LEGS_OF).collect();
-        for pid in &legs_of {
-            self.legs.remove(pid);
+        let connections_of: Vec<u32> =
+            processes.iter().copied().filter(|pid| readers.contains(pid)).take(MAX_PROXY_PROCESSES).collect();
+        for pid in &connections_of {
+            self.connections.remove(pid);
         }
-        let unkept_legs = self.more_legs.reset(self.legs.values().map(Vec::len).sum());
-        self.dropped[1] = unkept_legs + unheld.len().saturating_sub(UNHELD) as u64;
-        Inquiry {
+        let dropped_connections = self.connection_quota.reset(self.connections.values().map(Vec::len).sum());
+        self.dropped[1] = dropped_connections + unheld.len().saturating_sub(UNHELD) as u64;
+        InspectionRequest {
             processes,
-            legs_of,
+            connections_of: connections_of,
             cgroups: cgroups.into_iter().take(CGROUPS).collect(),
             unheld: unheld.into_iter().take(UNHELD).collect(),
             namespaces: namespaces.into_iter().take(NAMESPACES).collect(),
@@ -244,9 +247,9 @@ impl HostContext {
         self.listeners.values()
     }
 
-    /// When a process was looked at.
-    pub(super) fn looked_at(&self, pid: u32) -> Option<BootTime> {
-        self.looked.get(&pid).copied()
+    /// Returns the time at which a process was inspected.
+    pub(super) fn inspected_at(&self, pid: u32) -> Option<BootTime> {
+        self.inspected.get(&pid).copied()
     }
 
     /// The processes that were looked at.
@@ -254,9 +257,9 @@ impl HostContext {
         &self.processes
     }
 
-    /// Other connections of a process.
-    pub(super) fn legs(&self, pid: u32) -> &[Leg] {
-        self.legs.get(&pid).map_or(&[], Vec::as_slice)
+    /// Returns the connections of a process that are not in CLOSE_WAIT.
+    pub(super) fn connections(&self, pid: u32) -> &[ProxyPeer] {
+        self.connections.get(&pid).map_or(&[], Vec::as_slice)
     }
 
     /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first holder.
@@ -294,9 +297,14 @@ mod tests {
         testing::{holder, listener, socket},
     };
 
-    fn leg(host_context: &mut HostContext, pid: u32) {
-        let leg = Leg { state: Connection::Established, socket: socket() };
-        host_context.learn(Observation::Leg { key: SocketKey(1), at: BootTime(0), leg, holder: holder("x", pid, 3) });
+    fn proxy_peer(host_context: &mut HostContext, pid: u32) {
+        let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
+        host_context.learn(Observation::ProxyPeer {
+            key: SocketKey(1),
+            at: BootTime(0),
+            peer: proxy_peer,
+            holder: holder("x", pid, 3),
+        });
     }
 
     #[test]
@@ -306,10 +314,10 @@ mod tests {
             host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
         }
         host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
-        host_context.walk_ended(None);
+        host_context.scan_ended(None);
         assert_eq!((host_context.listeners.len(), host_context.dropped()), (LISTENERS, 3));
         assert_eq!(host_context.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
-        host_context.walk_ended(None);
+        host_context.scan_ended(None);
         assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
     }
 
@@ -319,7 +327,7 @@ mod tests {
         for fd in 0..MORE_HOLDERS as u32 + 6 {
             host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
         }
-        host_context.walk_ended(None);
+        host_context.scan_ended(None);
         assert_eq!(
             (host_context.listeners[&SocketKey(1)].holders.len(), host_context.dropped()),
             (MORE_HOLDERS + 1, 5)
@@ -329,12 +337,12 @@ mod tests {
     #[test]
     fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
         let mut host_context = HostContext::default();
-        (0..LEGS + 7).for_each(|_| leg(&mut host_context, 5));
-        assert_eq!(host_context.legs(5).len(), LEGS);
-        host_context.inquiry(BootTime(0), std::iter::empty());
-        assert_eq!((host_context.legs(5).len(), host_context.dropped()), (0, 7));
-        leg(&mut host_context, 6);
-        host_context.inquiry(BootTime(0), std::iter::empty());
+        (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+        assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
+        assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
+        proxy_peer(&mut host_context, 6);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
         assert_eq!(host_context.dropped(), 0);
     }
 
@@ -355,12 +363,12 @@ mod tests {
             .collect();
         let mut host_context = HostContext::default();
         let none: &[Holder] = &[];
-        let inquiry = host_context.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), inquiry.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
-        for inode in inquiry.unheld {
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
+        for inode in request.unheld {
             host_context.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
         }
-        let inquiry = host_context.inquiry(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), host_context.dropped()), (9, 0));
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
     }
 }

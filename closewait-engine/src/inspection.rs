@@ -11,13 +11,13 @@ use super::{
     time::BootTime,
 };
 
-/// Sockets that stay are looked at again so often. That takes some microseconds for each of them.
-pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// Holders are searched for again so often if nothing else is a reason to: that takes longer the more files are open on the
+/// Interval at which stuck sockets are refreshed. A refresh takes some microseconds for each of them.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of scans for owners if nothing else is a reason for one. A scan takes longer the more files are open on the
 /// whole host.
-const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Whoever asks does not get to know holders that are older than this.
-pub(super) const HOLDERS_LAST: Duration = Duration::from_secs(10);
+const OWNER_SCAN_INTERVAL: Duration = Duration::from_secs(60);
+/// Age at which owners are too old for an answer to a query.
+pub(super) const MAX_OWNER_AGE: Duration = Duration::from_secs(10);
 /// It takes so long to judge one socket among all others, measured with 12,000.
 const JUDGING: Duration = Duration::from_micros(2);
 /// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
@@ -63,25 +63,25 @@ impl Budget {
     }
 }
 
-/// How far it has come to find out about sockets that are due. Each step waits for an answer; `asked` is when it began.
+/// Step of an inspection. Each step waits for an answer; `asked` is the time at which the inspection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Inspection {
+pub(super) enum InspectionStep {
     /// There is none.
     Idle,
     /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
-    Looking { asked: BootTime, full: bool },
+    Refreshing { asked: BootTime, full: bool },
     /// Holders are looked for.
-    Walking { asked: BootTime },
+    Scanning { asked: BootTime },
     /// Owners are looked at.
-    Inquiring { asked: BootTime },
+    Inspecting { asked: BootTime },
     /// What was found out is told, some sockets at a time; all was known at `at`.
     Reporting { asked: BootTime, at: BootTime, worked: Duration },
 }
 
 impl Engine {
-    /// When the next inspection is to begin; never while one goes on.
-    pub(super) fn next_look(&self) -> Option<BootTime> {
-        if self.inspection != Inspection::Idle {
+    /// Returns the time at which the next inspection is due; `None` while one is running.
+    pub(super) fn next_inspection_due(&self) -> Option<BootTime> {
+        if self.inspection != InspectionStep::Idle {
             return None;
         }
         let refresh = self.tracker.has_stuck().then_some(self.refresh);
@@ -94,32 +94,32 @@ impl Engine {
     pub(super) fn report_deadline(&self) -> Option<BootTime> {
         let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
-            Inspection::Looking { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
-            Inspection::Reporting { .. } => None,
-            Inspection::Idle
-            | Inspection::Looking { full: true, .. }
-            | Inspection::Walking { .. }
-            | Inspection::Inquiring { .. } => Some(deadline),
+            InspectionStep::Refreshing { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
+            InspectionStep::Reporting { .. } => None,
+            InspectionStep::Idle
+            | InspectionStep::Refreshing { full: true, .. }
+            | InspectionStep::Scanning { .. }
+            | InspectionStep::Inspecting { .. } => Some(deadline),
         }
     }
 
     /// Begins an inspection if one is due at `now`, and reports sockets for which none was possible in time.
     pub(super) fn inspect_or_report(&mut self, now: BootTime) {
-        if self.next_look().is_some_and(|next| next <= now) {
+        if self.next_inspection_due().is_some_and(|next| next <= now) {
             self.inspect(now);
         } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
             // Each report judges all sockets.
             self.next_late_report = now + self.judging().saturating_mul(2).clamp(LEAST_GAP, REPORT_GRACE);
             match self.inspection {
                 // It takes microseconds, and tells what the verdict depends on most.
-                Inspection::Idle => {
-                    self.outputs.push_back(Output::Look(self.tracker.due(now)));
-                    self.inspection = Inspection::Looking { asked: now, full: false };
+                InspectionStep::Idle => {
+                    self.outputs.push_back(Output::Refresh(self.tracker.due(now)));
+                    self.inspection = InspectionStep::Refreshing { asked: now, full: false };
                 }
-                Inspection::Looking { asked, .. }
-                | Inspection::Walking { asked }
-                | Inspection::Inquiring { asked }
-                | Inspection::Reporting { asked, .. } => self.report_stuck(now - REPORT_GRACE, asked, now),
+                InspectionStep::Refreshing { asked, .. }
+                | InspectionStep::Scanning { asked }
+                | InspectionStep::Inspecting { asked }
+                | InspectionStep::Reporting { asked, .. } => self.report_stuck(now - REPORT_GRACE, asked, now),
             }
         }
     }
@@ -134,69 +134,69 @@ impl Engine {
     pub(super) fn inspect(&mut self, now: BootTime) {
         let gone = self.lingering.due(now);
         if !gone.is_empty() {
-            self.outputs.push_back(Output::LookAtGone(gone));
+            self.outputs.push_back(Output::RefreshLingering(gone));
         }
         let mut keys = self.tracker.due(now);
         if self.refresh <= now {
             keys.extend(self.tracker.stuck(now));
         }
         keys.extend(self.oldest_of_suspects());
-        self.outputs.push_back(Output::Look(keys));
-        self.inspection = Inspection::Looking { asked: now, full: true };
+        self.outputs.push_back(Output::Refresh(keys));
+        self.inspection = InspectionStep::Refreshing { asked: now, full: true };
     }
 
-    pub(super) fn looked_at_all(&mut self, at: BootTime) {
-        let Inspection::Looking { asked, full } = self.inspection else { return };
+    pub(super) fn refreshed_all(&mut self, at: BootTime) {
+        let InspectionStep::Refreshing { asked, full } = self.inspection else { return };
         if !full {
-            self.inspection = Inspection::Reporting { asked, at, worked: Duration::ZERO };
+            self.inspection = InspectionStep::Reporting { asked, at, worked: Duration::ZERO };
             self.report_more();
             return;
         }
-        self.lingering.looked_at_all(asked);
+        self.lingering.refreshed_due(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
-        let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
+        let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
-            self.inspection = Inspection::Walking { asked };
-            self.outputs.push_back(Output::FindHolders);
+            self.inspection = InspectionStep::Scanning { asked };
+            self.outputs.push_back(Output::ScanOwners);
         } else {
             self.inspected(asked, Duration::ZERO);
         }
     }
 
-    pub(super) fn walk_ended(&mut self, began: BootTime, blind: Option<String>, saw_listeners: bool) {
+    pub(super) fn scan_ended(&mut self, began: BootTime, blind: Option<String>, saw_listeners: bool) {
         self.tracker.scan_ended();
-        self.walked = Some(began);
+        self.scanned = Some(began);
         let complete = blind.is_none();
         let sees_all = complete && saw_listeners;
-        self.host_context.walk_ended(blind);
+        self.host_context.scan_ended(blind);
         let host_context = &self.host_context;
         // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
-        self.tracker.walk_ended(began, complete, |socket| match host_context.listeners_of(socket).next() {
+        self.tracker.owner_scan_ended(began, complete, |socket| match host_context.listeners_of(socket).next() {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
         });
-        self.lingering.walk_ended(began, complete);
+        self.lingering.scan_ended(began, complete);
         self.note_dropped();
-        self.inquire();
+        self.inspect_owners();
     }
 
     /// A scan was not possible: owners stay as they are known, and the next inspection tries again.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.tracker.scan_failed();
         self.host_context.scan_failed(why);
-        self.inquire();
+        self.inspect_owners();
     }
 
-    /// Goes on with the owners, after the scan for them.
-    fn inquire(&mut self) {
-        if let Inspection::Walking { asked } = self.inspection {
-            self.inspection = Inspection::Inquiring { asked };
+    /// Requests the inspection of owners, after the scan for them.
+    fn inspect_owners(&mut self) {
+        if let InspectionStep::Scanning { asked } = self.inspection {
+            self.inspection = InspectionStep::Inspecting { asked };
             let suspects = self.suspects();
             let flows = self.flows.as_ref();
             let is_suspect = |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counts_as(socket)));
             let tracked = self.tracker.stuck_or_due(asked, is_suspect);
-            let inquiry = self.host_context.inquiry(asked, tracked);
-            self.outputs.push_back(Output::Inquire(inquiry));
+            let request = self.host_context.inspection_request(asked, tracked);
+            self.outputs.push_back(Output::InspectOwners(request));
             self.note_dropped();
         }
     }
@@ -208,15 +208,15 @@ impl Engine {
         self.dropped = self.dropped.max(dropped);
     }
 
-    pub(super) fn inquired_all(&mut self, at: BootTime, worked: Duration) {
-        let Inspection::Inquiring { asked } = self.inspection else { return };
-        self.inspection = Inspection::Reporting { asked, at, worked };
+    pub(super) fn inspected_owners(&mut self, at: BootTime, worked: Duration) {
+        let InspectionStep::Inspecting { asked } = self.inspection else { return };
+        self.inspection = InspectionStep::Reporting { asked, at, worked };
         self.report_more();
     }
 
     /// Goes on with the report, if there is one.
     pub(super) fn report_more(&mut self) {
-        let Inspection::Reporting { asked, at, worked } = self.inspection else { return };
+        let InspectionStep::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked, asked, asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
             self.report_pileups(asked);
@@ -225,11 +225,11 @@ impl Engine {
     }
 
     pub(super) fn inspected(&mut self, at: BootTime, worked: Duration) {
-        self.inspection = Inspection::Idle;
+        self.inspection = InspectionStep::Idle;
         let gap = self.budget.spend(at, worked.saturating_add(self.judging()));
         self.next_inspection = at + gap;
         if self.refresh <= at {
-            self.refresh = at + REFRESH_EVERY.max(gap);
+            self.refresh = at + REFRESH_INTERVAL.max(gap);
         }
     }
 
@@ -244,7 +244,7 @@ impl Engine {
         if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
-        self.tracker.forget_what_was_not_looked_at(due_by, refreshed);
+        self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
         let flows = self.flows.as_ref();
         let grouping = Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, flows);
         let due = self.tracker.due(due_by);

@@ -57,7 +57,7 @@ impl Selected {
             listener: None,
             workload: None,
             conntrack: None,
-            leg: None,
+            proxy_peer: None,
             process: None,
             verdict: self.verdict.clone(),
         }

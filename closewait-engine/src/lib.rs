@@ -52,7 +52,7 @@ use self::{
     flows::Flows,
     grouping::Grouping,
     host_context::HostContext,
-    inspection::{Budget, Inspection, REFRESH_EVERY},
+    inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
     model::{Counters, Exit, Finding, Holder, How, Observation, Output, Socket, SocketKey, Totals},
     time::BootTime,
@@ -87,7 +87,7 @@ pub struct Engine {
     flows: Option<Flows>,
     host_context: HostContext,
     lingering: LingeringSockets,
-    inspection: Inspection,
+    inspection: InspectionStep,
     audit: Audit,
     budget: Budget,
     /// No inspection begins before this.
@@ -97,9 +97,9 @@ pub struct Engine {
     /// When what is known of sockets that stay gets old.
     refresh: BootTime,
     /// When holders were last searched for.
-    walked: Option<BootTime>,
+    scanned: Option<BootTime>,
     /// What had been lost then.
-    walked_after: Losses,
+    losses_at_scan: Losses,
     /// Largest number of facts around the sockets that one inspection dropped.
     dropped: u64,
     stopping: bool,
@@ -134,14 +134,14 @@ impl Engine {
             }),
             host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
-            inspection: Inspection::Idle,
+            inspection: InspectionStep::Idle,
             audit: Audit::new(now),
             budget: Budget::new(now),
             next_inspection: now,
             next_late_report: now,
-            refresh: now + REFRESH_EVERY,
-            walked: None,
-            walked_after: Losses::default(),
+            refresh: now + REFRESH_INTERVAL,
+            scanned: None,
+            losses_at_scan: Losses::default(),
             dropped: 0,
             stopping: false,
             config,
@@ -219,28 +219,28 @@ impl Engine {
             Observation::Listening { key, at, listener, holder } => {
                 self.host_context.listening(key, at, listener, holder)
             }
-            Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
+            Observation::ScanEnded { began, blind, saw_listeners } => self.scan_ended(began, blind, saw_listeners),
             Observation::ScanFailed { at: _, why } => self.scan_failed(why),
-            Observation::Leg { .. }
+            Observation::ProxyPeer { .. }
             | Observation::Process { .. }
             | Observation::Cgroup { .. }
             | Observation::Namespace { .. }
             | Observation::Placed { .. } => self.host_context.learn(observation),
-            Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, since, socket } => {
-                self.looked_at_stored(key, at, since, &socket);
-                self.tracker.looked(key, at, &socket);
+            Observation::InspectedOwners { at, worked } => self.inspected_owners(at, worked),
+            Observation::Refreshed { key, at, since, socket } => {
+                self.refreshed_stored(key, at, since, &socket);
+                self.tracker.refreshed(key, at, &socket);
             }
-            Observation::LookedAtAll { at } => self.looked_at_all(at),
-            Observation::LookedAtGone { began } => self.lingering.looked_at_found(began),
+            Observation::RefreshedAll { at } => self.refreshed_all(at),
+            Observation::RefreshedLingering { began } => self.lingering.refreshed_found(began),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
                 self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
             }
             Observation::Stored { key, entered } => self.stored(key, entered),
-            Observation::Audited { began, at, complete, cost } => self.walked_for_audit(began, at, complete, cost),
-            Observation::LookedAtSuspects { at, complete } => self.looked_at_suspects(at, complete),
+            Observation::Audited { began, at, complete, cost } => self.audit_scan_ended(began, at, complete, cost),
+            Observation::RefreshedSuspects { at, complete } => self.refreshed_suspects(at, complete),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
@@ -290,7 +290,7 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
-        let inspection = [self.next_look(), self.report_deadline()];
+        let inspection = [self.next_inspection_due(), self.report_deadline()];
         let others = [flows, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
         inspection.into_iter().chain(others).flatten().min()
     }
@@ -342,7 +342,7 @@ impl Engine {
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();
-        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.can_track_dropped() {
+        if std::mem::replace(&mut self.losses_at_scan, losses) != losses || self.tracker.can_track_dropped() {
             return Vec::new();
         }
         let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());

@@ -19,10 +19,10 @@ use super::{
 const LIMIT: usize = 65_536;
 /// Every one keeps one holder; so many more are kept of all together.
 const MORE_HOLDERS: usize = 65_536;
-/// The first look comes so soon after the leaving.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// Looks are never further apart.
-const LAST_GAP: Duration = Duration::from_secs(60);
+/// Time between the exit of a socket and its first refresh.
+const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
+/// Longest time between two refreshes of a socket.
+const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl LingeringSockets {
             self.unwatched += 1;
             return;
         }
-        let due = gone.at + FIRST_LOOK;
+        let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
         self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen: None });
     }
@@ -140,8 +140,8 @@ impl LingeringSockets {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
-    /// All that were due at `asked` have been looked at: those that were not seen are gone.
-    pub(super) fn looked_at_all(&mut self, asked: BootTime) {
+    /// Takes over the refresh of all that were due at `asked`: those that were not seen are gone.
+    pub(super) fn refreshed_due(&mut self, asked: BootTime) {
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             self.due.remove(&(known.due, key));
@@ -149,22 +149,23 @@ impl LingeringSockets {
                 self.sockets.remove(&key);
                 continue;
             }
-            let gap = asked.since(known.gone.at).clamp(FIRST_LOOK, LAST_GAP);
+            let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
             known.due = asked + gap;
             self.due.insert((known.due, key));
         }
         shrink(&mut self.sockets);
     }
 
-    /// All that were found before were looked at since `asked`: those that were not found again are gone.
-    pub(super) fn looked_at_found(&mut self, asked: BootTime) {
+    /// Takes over the refresh since `asked` of all that were found before: those that were not found again are gone.
+    pub(super) fn refreshed_found(&mut self, asked: BootTime) {
         let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
         let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.remove(key));
     }
 
-    /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
-    pub(super) fn walk_ended(&mut self, began: BootTime, complete: bool) {
+    /// Takes over the result of a scan of open files that began at `began`; `complete` is whether it read all
+    /// processes.
+    pub(super) fn scan_ended(&mut self, began: BootTime, complete: bool) {
         self.by_inode = None;
         self.dropped_holders = self.more_holders.reset(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
@@ -213,35 +214,35 @@ mod tests {
     #[test]
     fn one_that_is_still_there_is_looked_at_ever_more_seldom() {
         let mut sockets = one();
-        let mut looks = Vec::new();
+        let mut refreshes = Vec::new();
         for _ in 0..9 {
             let due = sockets.next_due().unwrap();
-            looks.push(due.since(at(10)).as_secs());
+            refreshes.push(due.since(at(10)).as_secs());
             assert!(sockets.seen(KEY, due, &socket(), None));
-            sockets.looked_at_all(due);
+            sockets.refreshed_due(due);
         }
-        assert_eq!(looks, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
+        assert_eq!(refreshes, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
     }
 
     #[test]
     fn one_that_is_not_found_any_more_is_forgotten() {
         let mut sockets = one();
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
-        sockets.looked_at_all(at(11));
+        sockets.refreshed_due(at(11));
         assert_eq!(sockets.next_due(), None);
     }
 
     #[test]
     fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
         let mut sockets = one();
-        sockets.looked_at_found(at(11));
+        sockets.refreshed_found(at(11));
         assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
         assert!(sockets.seen(KEY, at(11), &socket(), None));
-        sockets.looked_at_all(at(11));
+        sockets.refreshed_due(at(11));
         assert!(sockets.seen(KEY, at(20), &socket(), None));
-        sockets.looked_at_found(at(20));
+        sockets.refreshed_found(at(20));
         assert_eq!(sockets.len(), 1);
-        sockets.looked_at_found(at(21));
+        sockets.refreshed_found(at(21));
         assert_eq!((sockets.len(), sockets.next_due()), (0, None));
     }
 
@@ -249,9 +250,9 @@ mod tests {
     fn holders_are_those_of_the_last_walk() {
         let mut sockets = one();
         assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
-        sockets.walk_ended(at(12), true);
+        sockets.scan_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
-        sockets.walk_ended(at(13), true);
+        sockets.scan_ended(at(13), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
     }
 
@@ -262,7 +263,7 @@ mod tests {
         assert!(sockets.seen(KEY, at(11), &socket(), None));
         sockets.held_inode(inode + 1, &holder("other", 8, 3));
         sockets.held_inode(inode, &holder("worker", 7, 3));
-        sockets.walk_ended(at(12), true);
+        sockets.scan_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
     }
 

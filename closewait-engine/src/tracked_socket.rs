@@ -21,7 +21,7 @@ pub(crate) struct TrackedSocket {
     /// Whether it was reported as stuck.
     pub(crate) reported: bool,
     /// When it was last looked at on purpose.
-    pub(super) looked: Option<BootTime>,
+    pub(super) refreshed: Option<BootTime>,
     /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
     pub(crate) holders: Option<Vec<Holder>>,
     /// What the walk that goes on has found so far.
@@ -39,7 +39,7 @@ impl TrackedSocket {
             seen,
             due,
             reported: false,
-            looked: None,
+            refreshed: None,
             holders: None,
             found: Vec::new(),
             touched: seen,

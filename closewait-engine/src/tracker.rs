@@ -229,7 +229,7 @@ impl Tracker {
             return !was_untracked;
         };
         // Of a socket that was refreshed while the scan was running, the refresh is younger.
-        if tracked.looked.is_none_or(|looked| looked <= at) {
+        if tracked.refreshed.is_none_or(|refreshed| refreshed <= at) {
             tracked.renew(&socket, at);
         }
         tracked.seen = tracked.seen.max(at);
@@ -252,14 +252,14 @@ impl Tracker {
         self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
-    /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
-    /// may be another's.
-    pub(crate) fn looked(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
+    /// Takes over the refresh of a socket. A socket that is not tracked stays so: it may have left meanwhile, and its
+    /// address may be another's.
+    pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && !differ(&tracked.socket, socket) {
             tracked.renew(socket, at);
-            tracked.looked = Some(at);
+            tracked.refreshed = Some(at);
             tracked.seen = tracked.seen.max(at);
         }
     }
@@ -296,9 +296,9 @@ impl Tracker {
         }
     }
 
-    /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
-    /// younger or the walk could not look at all processes.
-    pub(crate) fn walk_ended(
+    /// Takes over the result of a scan of open files that began at `began`: descriptors that it has not found are
+    /// closed, unless the socket is younger or the scan could not read all processes.
+    pub(crate) fn owner_scan_ended(
         &mut self,
         began: BootTime,
         complete: bool,
@@ -313,7 +313,7 @@ impl Tracker {
             // reads from it: nothing of it changes until a scan finds one. A scan by inodes would not know it.
             let unaccepted = key.is_of_ends() && tracked.socket.accepted == Some(false);
             if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
-                tracked.looked = tracked.looked.max(Some(began));
+                tracked.refreshed = tracked.refreshed.max(Some(began));
             }
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
             found.shrink_to_fit();
@@ -346,9 +346,9 @@ impl Tracker {
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
-    /// Those that were not looked at since `then`, and that the kernel has a name for.
-    pub(crate) fn not_looked_at_since(&self, then: BootTime) -> Vec<SocketKey> {
-        let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
+    /// Returns the sockets that were not refreshed since `then`, and that the kernel has a name for.
+    pub(crate) fn not_refreshed_since(&self, then: BootTime) -> Vec<SocketKey> {
+        let old = self.iter().filter(|(_, tracked)| tracked.refreshed.is_none_or(|refreshed| refreshed < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
@@ -385,10 +385,10 @@ impl Tracker {
     }
 
     /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
-    pub(crate) fn forget_what_was_not_looked_at(&mut self, now: BootTime, refreshed: BootTime) {
+    pub(crate) fn forget_what_was_not_refreshed(&mut self, now: BootTime, refreshed: BootTime) {
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
-            if tracked.looked.is_none_or(|looked| looked < refreshed) {
+            if tracked.refreshed.is_none_or(|last| last < refreshed) {
                 tracked.socket = tracked.socket.clone().without_what_changes();
             }
         }

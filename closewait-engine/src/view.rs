@@ -7,7 +7,7 @@ use super::{
     grouping::Grouping,
     host_context::HostContext,
     lingering::LingeringSockets,
-    model::{Dwell, Exit, Holder, Leg, Listener, Since, Socket, Verdict},
+    model::{Dwell, Exit, Holder, Listener, ProxyPeer, Since, Socket, Verdict},
     process::Process,
     time::BootTime,
     tracker::Tracker,
@@ -32,7 +32,7 @@ pub struct Row<'a> {
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
-    pub leg: Option<Leg>,
+    pub proxy_peer: Option<ProxyPeer>,
     /// Its first holder, or while nobody has accepted it that of its listener, as far as it was looked at.
     pub process: Option<&'a Process>,
     /// Why it stays.
@@ -84,7 +84,7 @@ impl<'a> View<'a> {
             listener: grouping.listener(&one.socket),
             workload: host_context.workload(&one.socket, one.holders.as_deref()),
             conntrack: host_context.conntrack(one.socket.netns),
-            leg: grouping.leg(key, one).cloned(),
+            proxy_peer: grouping.proxy_peer(key, one).cloned(),
             process: grouping.process(&one.socket, one.holders.as_deref()),
             verdict: grouping.verdict(key, one),
         }));
@@ -98,7 +98,7 @@ impl<'a> View<'a> {
             listener: grouping.listener(&one.socket),
             workload: host_context.workload(&one.socket, one.holders.as_deref()),
             conntrack: None,
-            leg: None,
+            proxy_peer: None,
             process: grouping.process(&one.socket, one.holders.as_deref()),
             verdict: grouping.verdict_on_lingering(one),
         }));

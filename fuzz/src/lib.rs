@@ -43,9 +43,9 @@ impl Play {
 
     /// Answers as an agent does that has found out nothing.
     pub fn answer(&mut self, at: BootTime) {
-        self.engine.handle(Observation::LookedAtAll { at });
-        self.engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
-        self.engine.handle(Observation::InquiredAll { at, worked: Duration::from_millis(1) });
+        self.engine.handle(Observation::RefreshedAll { at });
+        self.engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+        self.engine.handle(Observation::InspectedOwners { at, worked: Duration::from_millis(1) });
     }
 
     /// Takes all that the engine wants said and done, and looks at every line.

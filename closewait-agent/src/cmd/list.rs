@@ -13,7 +13,7 @@ use crate::{
     control::{self, harmless_json, harmless_text},
     host::{
         facts::HostFacts,
-        limits::of_single_look,
+        limits::of_one_off_scan,
         memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
     },
@@ -21,7 +21,7 @@ use crate::{
     sink::answer,
     source::{
         self,
-        inquiry::{Inquirer, ProxyPeerReader},
+        inspector::{Inspector, ProxyPeerReader},
         program::{KernelPrograms, Loader},
         scanner::Scanner,
     },
@@ -56,7 +56,7 @@ pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
 pub(super) fn answer(asked: &cli::AgentArgs, query: &Query) -> anyhow::Result<Vec<u8>> {
     match ask_agent(asked, query)? {
         Some(answer) => Ok(answer),
-        None => look(query),
+        None => scan_once(query),
     }
 }
 
@@ -71,7 +71,7 @@ fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<
             Form::Json => harmless_json,
         })),
         // An agent that this user may not ask, or that does not answer, is no reason to say nothing.
-        Err(error) if error.permits_look() => {
+        Err(error) if error.permits_scan() => {
             log::warn!("{}; looking without it", error.problem());
             Ok(None)
         }
@@ -79,10 +79,10 @@ fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<
     }
 }
 
-/// What a single look shows.
-fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+/// Returns the answer to `query` from a one-off scan.
+fn scan_once(query: &Query) -> anyhow::Result<Vec<u8>> {
     // Before this process uses much itself.
-    let max_tracked = of_single_look(memory_limit::find().as_ref());
+    let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
     let facts = HostFacts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
@@ -98,7 +98,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     // The programs are needed for as long as the scanner uses them.
-    let (_programs, mut scanner, legs) = scanner(loader, &facts);
+    let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
     let blind = scanner.everything(decoder, clock::now, |found| intake.found(found));
     if intake.engine.has_unheld() {
         let known = intake.engine.scan_began();
@@ -111,8 +111,8 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
         log::warn!("{unseen}");
     }
-    let inquiry = intake.engine.inquiry(clock::now());
-    Inquirer::new(legs).inquire(&inquiry, WINDOW, |found| intake.found(found));
+    let request = intake.engine.inspection_request(clock::now());
+    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| intake.found(found));
     let mut answer = Vec::new();
     if let Some(missing) = answer::answer(&intake.engine, query, clock::now(), TimeAnchor::now(), &mut answer)? {
         log::warn!("{missing}");
@@ -128,8 +128,8 @@ fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanne
             return Ok(None);
         }
         let mut programs = KernelPrograms::load(loader, &plan, None, None, false)?;
-        let (scanner, legs) = programs.scanner()?;
-        Ok(Some((Some(programs), scanner, legs)))
+        let (scanner, proxy_peers) = programs.scanner()?;
+        Ok(Some((Some(programs), scanner, proxy_peers)))
     });
     let loaded = loaded.unwrap_or_else(|error| {
         log::warn!(

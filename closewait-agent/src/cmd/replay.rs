@@ -69,7 +69,7 @@ fn play(
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
             | Item::LogDropped { .. }
-            | Item::WalkBegan
+            | Item::ScanBegan
             | Item::Stopping
             | Item::Polled(_)
             | Item::Drained

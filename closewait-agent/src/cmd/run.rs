@@ -26,7 +26,7 @@ use crate::{
     sink::{Start, Writer},
     source::{
         self,
-        inquiry::Inquirer,
+        inspector::Inspector,
         pins::{self, Adoption, Pinned, Pins},
         program::{Choices, KernelPrograms, Loader},
         ring::RingReader,
@@ -123,7 +123,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
     }
-    let (scanner, legs) = programs.scanner()?;
+    let (scanner, proxy_peers) = programs.scanner()?;
     let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut intake, &mut signals).await? else {
         return Ok(());
     };
@@ -137,16 +137,16 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
 
     // An agent that cannot be asked watches all the same.
     let control = control(&args.socket, limits.lines, &mut degraded);
-    let mut inquirer = Inquirer::new(legs);
+    let mut inspector = Inspector::new(proxy_peers);
     if !args.enter_namespaces {
-        inquirer.open_ahead();
+        inspector.open_ahead();
     }
     // Nothing can be run later.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));
-    let workers = Workers::start(scanner, inquirer);
+    let workers = Workers::start(scanner, inspector);
     let workers =
         workers.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
     let start = Start {

@@ -99,8 +99,8 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     limits
 }
 
-/// Decides how many sockets a single look tracks under `memory`: it has neither a map nor a ring buffer.
-pub fn of_single_look(memory: Option<&MemoryLimit>) -> u32 {
+/// Returns the number of sockets that a one-off scan tracks under `memory`: it has neither a map nor a ring buffer.
+pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
     let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
     u32::try_from(fits.max(LEAST_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!((all.max_sockets, all.max_tracked, all.ring_buffer), (262_144, 1_000_000, 4 << 20));
         let own = limits(RequestedLimits { max_sockets: Some(1), max_tracked: Some(2), ring_buffer: Some(4096) });
         assert_eq!((own.max_sockets, own.max_tracked, own.ring_buffer, own.degraded), (1, 2, 4096, None));
-        assert_eq!(of_single_look(None), 1_000_000);
+        assert_eq!(of_one_off_scan(None), 1_000_000);
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         let limits = limits(RequestedLimits::default(), Some(&memory(8)));
         assert_eq!((limits.max_sockets, limits.max_tracked, limits.ring_buffer), (256, 256, 256 << 10));
         assert!(limits.degraded.unwrap().why.contains("may be too low"));
-        assert_eq!(of_single_look(Some(&memory(8))), 256);
+        assert_eq!(of_one_off_scan(Some(&memory(8))), 256);
     }
 
     #[test]

@@ -124,8 +124,8 @@ struct Bound {
     behind: Option<String>,
 }
 
-/// What came of one.
-enum Looked {
+/// Result of reading the origin of a namespace.
+enum OriginRead {
     /// A namespace.
     Is(Netns),
     /// It is not known what is there.
@@ -151,8 +151,8 @@ pub fn find() -> NamespaceScan {
         Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
     let seen = Mutex::new(BTreeSet::new());
-    let work = move |origin: &Origin, job: &ItemJob<Looked>| {
-        let looked = match origin {
+    let work = move |origin: &Origin, job: &ItemJob<OriginRead>| {
+        let read = match origin {
             Origin::Link(pid, path) => {
                 let free = job.about(Subject::Process(*pid, None));
                 job.step("the link to its network namespace");
@@ -173,15 +173,15 @@ pub fn find() -> NamespaceScan {
                 }
             }
         };
-        match looked {
-            Ok(Some(namespace)) => job.put(Looked::Is(namespace)),
+        match read {
+            Ok(Some(namespace)) => job.put(OriginRead::Is(namespace)),
             Ok(None) => job.progress(),
-            Err(error) => job.put(Looked::Unseen(error)),
+            Err(error) => job.put(OriginRead::Unseen(error)),
         }
     };
     deadline::each(origins, &mut patience, work, |origin, told| match told {
-        Told::Value(Looked::Is(namespace)) => found.namespaces.push(namespace),
-        Told::Value(Looked::Unseen(error)) => found.is_blind(error),
+        Told::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
+        Told::Value(OriginRead::Unseen(error)) => found.is_blind(error),
         Told::Unanswered(why) => {
             let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
             found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });

@@ -9,7 +9,7 @@ use crate::{
 };
 use closewait_engine::{
     Engine,
-    model::{Inquiry, Observation, Output},
+    model::{InspectionRequest, Observation, Output},
     time::BootTime,
 };
 
@@ -106,7 +106,7 @@ impl RecordingEngine {
 
     /// [`Engine::scan_began`].
     pub fn scan_began(&mut self) -> Vec<u32> {
-        self.keep(|recording| recording.item(&Item::WalkBegan));
+        self.keep(|recording| recording.item(&Item::ScanBegan));
         self.engine.scan_began()
     }
 
@@ -116,10 +116,10 @@ impl RecordingEngine {
         self.engine.stop();
     }
 
-    /// [`Engine::inquiry`], for a single look: that is never recorded.
-    pub fn inquiry(&mut self, now: BootTime) -> Inquiry {
+    /// [`Engine::inspection_request`], for a one-off scan: that is never recorded.
+    pub fn inspection_request(&mut self, now: BootTime) -> InspectionRequest {
         debug_assert!(self.recording.is_none(), "what changes the engine is kept");
-        self.engine.inquiry(now)
+        self.engine.inspection_request(now)
     }
 
     /// [`Engine::poll_output`].

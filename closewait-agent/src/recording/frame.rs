@@ -42,14 +42,14 @@ impl FrameKind {
 
 /// What a head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct FrameHead {
     pub(super) kind: FrameKind,
     /// Of the payload, bytes.
     pub(super) length: usize,
     check: u32,
 }
 
-impl Head {
+impl FrameHead {
     /// From the head of a frame that is at byte `at` of its file; `None` if none is there.
     pub(super) fn read(bytes: &[u8; HEAD], at: u64) -> Option<Self> {
         let own = bytes[4..].first_chunk().copied().map(u32::from_le_bytes)?;
@@ -89,7 +89,7 @@ pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>>
     if payload.len() > LONGEST {
         return None;
     }
-    let head = Head { kind, length: payload.len(), check: crc32fast::hash(payload) };
+    let head = FrameHead { kind, length: payload.len(), check: crc32fast::hash(payload) };
     let mut bytes = Vec::with_capacity(HEAD + payload.len());
     for word in [head.first(), head.own_check(at), head.check] {
         bytes.extend(word.to_le_bytes());
@@ -103,7 +103,7 @@ pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>>
 pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
     let mut checked = 0;
     for (place, head) in bytes.windows(HEAD).enumerate() {
-        let Some(head) = head.first_chunk().and_then(Head::parse) else { continue };
+        let Some(head) = head.first_chunk().and_then(FrameHead::parse) else { continue };
         let Some(payload) = bytes.get(place + HEAD..).and_then(|rest| rest.get(..head.length)) else { continue };
         // Those that say how a recording ends have no payload, and the check of none is 0. Zeros are what a power failure
         // leaves.
@@ -189,11 +189,11 @@ mod tests {
     #[test]
     fn a_frame_is_one_only_where_it_was_written() {
         let bytes = frame(FrameKind::Items, b"payload", 22).unwrap();
-        let head = Head::read(bytes.first_chunk().unwrap(), 22).unwrap();
+        let head = FrameHead::read(bytes.first_chunk().unwrap(), 22).unwrap();
         assert_eq!((head.kind, head.length), (FrameKind::Items, 7));
         assert!(head.fits(b"payload") && !head.fits(b"Payload") && !head.fits(b"payloa"));
-        assert_eq!(Head::read(bytes.first_chunk().unwrap(), 23), None);
-        assert_eq!(Head::read(&[0; HEAD], 22), None);
+        assert_eq!(FrameHead::read(bytes.first_chunk().unwrap(), 23), None);
+        assert_eq!(FrameHead::read(&[0; HEAD], 22), None);
     }
 
     #[test]

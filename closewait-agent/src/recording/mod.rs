@@ -82,7 +82,8 @@ pub enum Item<'a> {
         lines: u64,
     },
     /// [`closewait_engine::Engine::scan_began`] was called.
-    WalkBegan,
+    #[serde(rename = "WalkBegan")]
+    ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.
     Stopping,
     /// So many outputs were taken, before that which follows went in.

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 
 use super::{
     Item, VERSION,
-    frame::{FrameKind, HEAD, Head, Inflate, MOST_ITEMS, has_frame},
+    frame::{FrameHead, FrameKind, HEAD, Inflate, MOST_ITEMS, has_frame},
 };
 
 /// What the first line of any version begins with.
@@ -161,7 +161,7 @@ impl<R: Read> Reader<R> {
             self.end = Some(RecordingEnd::Unfinished);
             return Ok(());
         }
-        let Some(head) = bytes.first_chunk().and_then(|head| Head::read(head, at)) else {
+        let Some(head) = bytes.first_chunk().and_then(|head| FrameHead::read(head, at)) else {
             return self.damage(at, bytes);
         };
         let payload = self.take(head.length)?;

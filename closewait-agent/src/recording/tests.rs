@@ -109,13 +109,13 @@ impl Agent {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
-                Output::Look(_) => self.engine.handle(Observation::LookedAtAll { at: now }),
-                Output::FindHolders => {
+                Output::Refresh(_) => self.engine.handle(Observation::RefreshedAll { at: now }),
+                Output::ScanOwners => {
                     let _known = self.engine.scan_began();
-                    self.engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
+                    self.engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
                 }
-                Output::Inquire(_) => {
-                    self.engine.handle(Observation::InquiredAll { at: now, worked: Duration::from_millis(1) });
+                Output::InspectOwners(_) => {
+                    self.engine.handle(Observation::InspectedOwners { at: now, worked: Duration::from_millis(1) });
                 }
                 Output::ReadCounters => {
                     self.engine.handle(Observation::Counters { at: now, counters: Box::default() });
@@ -123,10 +123,10 @@ impl Agent {
                 Output::Audit { .. } => {
                     self.engine.handle(Observation::Audited { began: now, at: now, complete: true, cost: None });
                 }
-                Output::LookAtSuspects(_) => {
-                    self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
+                Output::RefreshSuspects(_) => {
+                    self.engine.handle(Observation::RefreshedSuspects { at: now, complete: true });
                 }
-                Output::LookAtGone(_) | Output::Forget(_) => {}
+                Output::RefreshLingering(_) | Output::Forget(_) => {}
             }
         }
         self.hand_out(read, now);

@@ -95,7 +95,7 @@ pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Syn
 /// Every descriptor of the sockets with these inodes, and why not all processes could be looked at, if so.
 pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Holder>>, Option<String>) {
     let mut of: BTreeMap<u32, Vec<Holder>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
-    let blind = holders::walk(|inode, holder| {
+    let blind = holders::scan(|inode, holder| {
         if let Some(holders) = u32::try_from(inode).ok().and_then(|inode| of.get_mut(&inode)) {
             holders.push(holder);
         }

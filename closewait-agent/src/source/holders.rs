@@ -20,8 +20,8 @@ const PIECE: usize = 256;
 
 /// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
 /// processes could be looked at, if so. One that ends meanwhile has no descriptors.
-pub fn walk(each: impl FnMut(u64, Holder)) -> Option<String> {
-    walk_in(Path::new("/proc"), each)
+pub fn scan(each: impl FnMut(u64, Holder)) -> Option<String> {
+    scan_in(Path::new("/proc"), each)
 }
 
 /// Result of reading the descriptors of one process.
@@ -45,7 +45,7 @@ struct Unseen {
     why: Option<String>,
 }
 
-fn walk_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
+fn scan_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
     let mut patience = Patience::default();
     let from = root.to_owned();
     let list = move || {
@@ -182,7 +182,7 @@ mod tests {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = socket_inode(&link).unwrap();
         let mut found = Vec::new();
-        let _blind = walk(|of, holder| {
+        let _blind = scan(|of, holder| {
             if of == inode && holder.task.pid == process::id() {
                 found.push(i32::try_from(holder.fd).unwrap());
             }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_proc_that_is_not_there_is_said() {
-        let blind = walk_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
+        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::{
     calls,
-    inquiry::ProxyPeerReader,
+    inspector::ProxyPeerReader,
     pins::{Pinned, Pins, PinsError},
     scanner::{ScanPrograms, Scanner},
     types,
@@ -112,9 +112,9 @@ pub struct Choices {
     pub openers: bool,
 }
 
-/// What [`KernelPrograms::look`] looks for.
+/// State of the sockets that [`KernelPrograms::refresh`] finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LookFor {
+pub enum RefreshKind {
     /// Sockets in CLOSE_WAIT.
     Waiting = 0,
     /// Sockets whose connection is over and that still have a descriptor.
@@ -204,8 +204,8 @@ impl KernelPrograms {
 
     /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
     /// the kernel cannot do that, there is none. Returns whether all were looked at.
-    pub fn look(&self, keys: &[SocketKey], kind: LookFor) -> bool {
-        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return false };
+    pub fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return false };
         let Ok(program) = program.fd() else { return false };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
             if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
@@ -243,12 +243,12 @@ impl KernelPrograms {
     ///
     /// If the kernel refuses one.
     pub fn scanner(&mut self) -> Result<(Scanner, ProxyPeerReader), ProgramsError> {
-        let (mut files, mut legs) = (None, None);
+        let (mut files, mut proxy_peers) = (None, None);
         if self.plan.iterate_files {
             files = Some(self.iterator(names::ITER_FILES)?);
             // What it shows is good to have; an agent without it works.
-            legs = self
-                .iterator(names::ITER_LEGS)
+            proxy_peers = self
+                .iterator(names::ITER_PROXY_PEERS)
                 .inspect_err(|error| {
                     log::warn!(
                         "the other connections of owners will not be seen: {:#}",
@@ -266,7 +266,7 @@ impl KernelPrograms {
         let sees_all_processes = self.plan.sees_all_processes;
         Ok((
             Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) },
-            ProxyPeerReader(legs),
+            ProxyPeerReader(proxy_peers),
         ))
     }
 

@@ -149,12 +149,12 @@ impl Scanner {
                 // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
                 // kernel/bpf/task_iter.c at v5.11).
                 let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
-                Observation::WalkEnded { began, blind, saw_listeners: true }
+                Observation::ScanEnded { began, blind, saw_listeners: true }
             }
             (_, Ok(())) => {
                 let held = |inode, holder| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, holder })));
-                let blind = holders::walk(held);
-                Observation::WalkEnded { began, blind, saw_listeners: true }
+                let blind = holders::scan(held);
+                Observation::ScanEnded { began, blind, saw_listeners: true }
             }
         };
         each(ScanItem::Fact(Box::new(end)));

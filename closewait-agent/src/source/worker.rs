@@ -16,13 +16,13 @@ use std::{
 use tokio::sync::mpsc as channel;
 
 use super::{
-    inquiry::Inquirer,
+    inspector::Inspector,
     scanner::{ScanItem, Scanner},
 };
 use crate::{clock, host::deadline};
 use closewait_engine::{
     decode::Decoder,
-    model::{Inquiry, Observation},
+    model::{InspectionRequest, Observation},
     time::BootTime,
 };
 
@@ -55,14 +55,14 @@ pub enum Job {
         sweep: bool,
     },
     /// Inspect processes, cgroups and namespaces.
-    Inquiry(Box<Inquiry>),
+    Inspect(Box<InspectionRequest>),
 }
 
 impl Job {
     const fn kind(&self) -> WorkerKind {
         match self {
             Self::Owners { .. } | Self::Everything { .. } => WorkerKind::Scan,
-            Self::Inquiry(_) => WorkerKind::Inspection,
+            Self::Inspect(_) => WorkerKind::Inspection,
         }
     }
 }
@@ -141,7 +141,7 @@ impl Workers {
     /// # Errors
     ///
     /// If a thread cannot be started.
-    pub fn start(mut scanner: Scanner, mut inquirer: Inquirer) -> io::Result<Self> {
+    pub fn start(mut scanner: Scanner, mut inspector: Inspector) -> io::Result<Self> {
         let (sender, pieces) = channel::channel(PIECES);
         let scans = {
             let sender = sender.clone();
@@ -153,15 +153,15 @@ impl Workers {
                         failed.into_iter().collect()
                     }
                     Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, &mut to),
-                    Job::Inquiry(_) => Vec::new(),
+                    Job::Inspect(_) => Vec::new(),
                 };
                 to.end(report);
             })?
         };
         let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
             let mut to = Outbox::new(id, &sender);
-            if let Job::Inquiry(inquiry) = job {
-                inquirer.inquire(&inquiry, WINDOW, |found| to.put(found));
+            if let Job::Inspect(request) = job {
+                inspector.inspect(&request, WINDOW, |found| to.put(found));
             }
             to.end(Vec::new());
         })?;

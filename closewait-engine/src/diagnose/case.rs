@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    model::{Dwell, Endpoint, Exit, Holder, Leg, Listener, ReadState, Role, Socket, SocketLocation},
+    model::{Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation},
     process::Process,
     time::BootTime,
 };
@@ -39,7 +39,7 @@ pub struct Case<'a> {
     /// The listener that it came out of, or waits at.
     pub listener: Option<&'a Seen<Listener>>,
     /// Other connections of its holders that are likely to be the other leg of a proxied one.
-    pub legs: &'a ProxyPeers,
+    pub proxy_peers: &'a ProxyPeers,
     /// The processes that hold it, and those that hold its listener.
     pub processes: &'a [&'a Process],
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
@@ -132,7 +132,7 @@ pub struct ProxyPeers {
     /// Of the sockets of the group that are in CLOSE_WAIT, how many have found such a connection.
     pub paired: u32,
     /// The leg of this very socket.
-    pub own: Option<Leg>,
+    pub own: Option<ProxyPeer>,
     /// Where most of the group's legs lead, and how many.
     pub towards: Option<(Endpoint, u32)>,
 }

@@ -60,8 +60,8 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
     let since = text::span(since);
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
-    let look = owner.map(|task| text::dump_of(task, process));
-    let look = look.unwrap_or_else(|| "find the process that holds them".to_owned());
+    let next = owner.map(|task| text::dump_of(task, process));
+    let next = next.unwrap_or_else(|| "find the process that holds them".to_owned());
     Verdict {
         class,
         rule: ABOUT.name,
@@ -69,7 +69,7 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         text: format!(
             "since {since} ago sockets {group} enter CLOSE_WAIT at {entered_per_second:.1} a second{share}.{doing}"
         ),
-        next: format!("{look}; see what happened {since} ago"),
+        next: format!("{next}; see what happened {since} ago"),
     }
 }
 

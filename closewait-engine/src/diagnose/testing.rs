@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Case, Flow, Group, Judgement, ProxyPeers, Rule, Seen, verdict};
 use crate::{
     model::{
-        Connection, Dwell, Endpoint, Exit, Holder, Leg, Listener, ReadState, Role, Socket, SocketLocation, Task,
+        Connection, Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
         Verdict,
     },
     process::Process,
@@ -28,7 +28,7 @@ pub(super) struct Scene {
     pub(super) untouched: Duration,
     pub(super) group: Group,
     pub(super) listener: Option<Seen<Listener>>,
-    pub(super) legs: ProxyPeers,
+    pub(super) proxy_peers: ProxyPeers,
     pub(super) processes: Vec<Process>,
 }
 
@@ -70,7 +70,7 @@ impl Scene {
             untouched: Duration::ZERO,
             group: Group { count: 1, stuck: 1, remotes: 1, ..Group::default() },
             listener: None,
-            legs: ProxyPeers::default(),
+            proxy_peers: ProxyPeers::default(),
             processes: Vec::new(),
         };
         scene.aged(90)
@@ -173,8 +173,8 @@ impl Scene {
     /// With another connection of its holder, for it and for `paired` in all.
     pub(super) fn paired(mut self, paired: u32) -> Self {
         let remote = Endpoint { address: [10, 0, 0, 7].into(), port: 9000 };
-        let leg = Leg { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
-        self.legs = ProxyPeers { paired, own: Some(leg), towards: Some((remote, paired)) };
+        let proxy_peer = ProxyPeer { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
+        self.proxy_peers = ProxyPeers { paired, own: Some(proxy_peer), towards: Some((remote, paired)) };
         self
     }
 
@@ -193,7 +193,7 @@ impl Scene {
             untouched: self.untouched,
             group: &self.group,
             listener: self.listener.as_ref(),
-            legs: &self.legs,
+            proxy_peers: &self.proxy_peers,
             processes: &processes,
             conntrack: None,
         })

@@ -1,5 +1,8 @@
 use super::*;
-use crate::testing::{socket, socket_on_port};
+use crate::{
+    model::{Endpoint, Role},
+    testing::{socket, socket_on_port},
+};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 

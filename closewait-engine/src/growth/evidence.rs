@@ -26,8 +26,8 @@ const AT_ONCE: usize = 32;
 const REPORTED: usize = 64;
 /// Of each, so many sockets are shown.
 const OLDEST: usize = 5;
-/// And so many are looked at before.
-const LOOKED_AT: usize = 32;
+/// Number of sockets of each suspected group that are refreshed before it is reported.
+const MAX_REFRESHED: usize = 32;
 /// So many remote addresses are shown.
 const REMOTES: usize = 3;
 /// Processes, by how many sockets they hold.
@@ -71,7 +71,7 @@ impl Engine {
             return Vec::new();
         }
         let members = self.members(|flow_key| suspects.contains(&flow_key));
-        members.into_values().flat_map(|members| members.into_iter().take(LOOKED_AT).map(|(key, _)| key)).collect()
+        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
     }
 
     fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
@@ -199,7 +199,7 @@ impl Engine {
                 at: listener?.at,
             }),
             (Some(process), _) if !waits => process.fds_open.zip(process.fds_limit).map(|(used, most)| {
-                let at = self.host_context.looked_at(process.pid).unwrap_or(now);
+                let at = self.host_context.inspected_at(process.pid).unwrap_or(now);
                 Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
             }),
             _ => None,
@@ -242,7 +242,7 @@ impl Engine {
             process: process.cloned().map(Box::new),
             workload: self.host_context.workload(&oldest.socket, holders).cloned().map(Box::new),
             backlog,
-            leg: grouping.leg(key, oldest).cloned(),
+            proxy_peer: grouping.proxy_peer(key, oldest).cloned(),
             history: moments.collect(),
         };
         Some(Pileup {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Holder, How, Leg, Listener, Since, Socket, SocketKey, SocketLocation, Task};
+use super::{Counters, Holder, How, Listener, ProxyPeer, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// One fact from outside, with the time at which it held.
@@ -106,18 +106,21 @@ pub enum Observation {
         holder: Option<Holder>,
     },
     /// A walk over the open files of one process found another connection.
-    Leg {
+    #[serde(rename = "Leg")]
+    ProxyPeer {
         /// Which.
         key: SocketKey,
         /// When it was found.
         at: BootTime,
         /// What is known of it.
-        leg: Leg,
+        #[serde(rename = "leg")]
+        peer: ProxyPeer,
         /// The descriptor.
         holder: Holder,
     },
-    /// The end of a walk over the open files of all processes, the answer to [`super::Output::FindHolders`].
-    WalkEnded {
+    /// The end of a walk over the open files of all processes, the answer to [`super::Output::ScanOwners`].
+    #[serde(rename = "WalkEnded")]
+    ScanEnded {
         /// When it began: a descriptor that was not found and is older than this is gone.
         began: BootTime,
         /// Why not all processes could be looked at, if so.
@@ -126,7 +129,7 @@ pub enum Observation {
         /// Whether it found listeners too.
         saw_listeners: bool,
     },
-    /// The scan of open files that [`super::Output::FindHolders`] asked for was not possible, or did not end in time.
+    /// The scan of open files that [`super::Output::ScanOwners`] asked for was not possible, or did not end in time.
     ScanFailed {
         /// When the agent gave it up.
         at: BootTime,
@@ -134,7 +137,7 @@ pub enum Observation {
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
-    /// What a process is and does, part of the answer to [`super::Output::Inquire`].
+    /// What a process is and does, part of the answer to [`super::Output::InspectOwners`].
     Process {
         /// When it was looked at.
         at: BootTime,
@@ -162,15 +165,17 @@ pub enum Observation {
         /// Where it is.
         place: SocketLocation,
     },
-    /// The end of the answer to [`super::Output::Inquire`].
-    InquiredAll {
+    /// The end of the answer to [`super::Output::InspectOwners`].
+    #[serde(rename = "InquiredAll")]
+    InspectedOwners {
         /// When.
         at: BootTime,
-        /// How long the agent has worked for it since [`super::Output::Look`]: what it costs to inspect.
+        /// How long the agent has worked for it since [`super::Output::Refresh`]: what it costs to inspect.
         worked: Duration,
     },
-    /// A fresh look at one socket, part of the answer to [`super::Output::Look`].
-    Looked {
+    /// A fresh look at one socket, part of the answer to [`super::Output::Refresh`].
+    #[serde(rename = "Looked")]
+    Refreshed {
         /// Which.
         key: SocketKey,
         /// When.
@@ -181,13 +186,15 @@ pub enum Observation {
         /// What is known of it.
         socket: Socket,
     },
-    /// The end of the answer to [`super::Output::Look`]: what could be looked at has been.
-    LookedAtAll {
+    /// The end of the answer to [`super::Output::Refresh`]: what could be looked at has been.
+    #[serde(rename = "LookedAtAll")]
+    RefreshedAll {
         /// When.
         at: BootTime,
     },
     /// All of [`crate::Engine::descriptors_left`] were looked at, each answer an [`Observation::Lingering`].
-    LookedAtGone {
+    #[serde(rename = "LookedAtGone")]
+    RefreshedLingering {
         /// When that began.
         began: BootTime,
     },
@@ -217,8 +224,9 @@ pub enum Observation {
         #[serde(default)]
         cost: Option<Duration>,
     },
-    /// The end of the answer to [`super::Output::LookAtSuspects`].
-    LookedAtSuspects {
+    /// The end of the answer to [`super::Output::RefreshSuspects`].
+    #[serde(rename = "LookedAtSuspects")]
+    RefreshedSuspects {
         /// When.
         at: BootTime,
         /// Whether all that can be looked at by their address have been.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Dwell, Endpoint, Holder, Leg, ReadState, Role, Task, Totals, Verdict};
+use super::{Dwell, Endpoint, Holder, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
 use crate::{process::Process, time::BootTime, workload::Workload};
 
 /// How a count goes, each second.
@@ -144,7 +144,7 @@ pub struct Evidence {
     /// The listener's backlog and how long it may be.
     pub backlog: Option<(u32, u32)>,
     /// The other connection that the oldest waits for, of a proxy.
-    pub leg: Option<Leg>,
+    pub proxy_peer: Option<ProxyPeer>,
     /// What was counted before, oldest first.
     pub history: Vec<Moment>,
 }

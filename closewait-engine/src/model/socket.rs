@@ -308,9 +308,9 @@ impl Connection {
     }
 }
 
-/// Another connection of a process that holds a socket in CLOSE_WAIT: perhaps the other leg of a proxy.
+/// Another connection of a process that holds a socket in CLOSE_WAIT: perhaps the other side of a proxied connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leg {
+pub struct ProxyPeer {
     /// Its state.
     pub state: Connection,
     /// What is known of it.

@@ -73,18 +73,18 @@ fn fact() -> impl Strategy<Value = Observation> {
             let listener = Listener { netns, local, backlog, backlog_max, inode };
             Observation::Listening { key, at, listener, holder: None }
         }),
-        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, since: None, socket }),
-        1 => time().prop_map(|at| Observation::LookedAtAll { at }),
+        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Refreshed { key, at, since: None, socket }),
+        1 => time().prop_map(|at| Observation::RefreshedAll { at }),
         1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
         1 => (time(), time(), any::<bool>())
             .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete, cost: None }),
-        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::LookedAtSuspects { at, complete }),
+        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::RefreshedSuspects { at, complete }),
         1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
         1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
-            Observation::WalkEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
+            Observation::ScanEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
         }),
         1 => (time(), any::<u64>()).prop_map(|(at, worked)| {
-            Observation::InquiredAll { at, worked: Duration::from_nanos(worked) }
+            Observation::InspectedOwners { at, worked: Duration::from_nanos(worked) }
         }),
         1 => (time(), 0..3_u64).prop_map(|(at, ring_full)| {
             Observation::Counters { at, counters: Box::new(Counters { ring_full, ..Counters::default() }) }
@@ -177,9 +177,9 @@ proptest! {
             }
             let now = BootTime(500_000_000_000);
             engine.handle_timeout(now);
-            engine.handle(Observation::LookedAtAll { at: now });
-            engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
-            engine.handle(Observation::InquiredAll { at: now, worked: Duration::ZERO });
+            engine.handle(Observation::RefreshedAll { at: now });
+            engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
+            engine.handle(Observation::InspectedOwners { at: now, worked: Duration::ZERO });
             engine.handle(Observation::Counters { at: now, counters: Box::default() });
             found.extend(outputs(&mut engine));
             (format!("{found:?} {:?}", engine.report(now)), engine.totals())

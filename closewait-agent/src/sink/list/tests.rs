@@ -6,8 +6,8 @@ use super::*;
 use closewait_engine::{
     diagnose::Seen,
     model::{
-        Certainty, Class, Connection, Dwell, Endpoint, Exit, Holder, How, Leg, Listener, Opener, Role, Socket, Timer,
-        TimerKind,
+        Certainty, Class, Connection, Dwell, Endpoint, Exit, Holder, How, Listener, Opener, ProxyPeer, Role, Socket,
+        Timer, TimerKind,
     },
     process::Process,
     query::{Filter, GroupBy},
@@ -74,7 +74,7 @@ impl World {
         let mut rows: Vec<_> = rows.map(|(socket, holders)| Row { holders: Some(holders), ..row(socket) }).collect();
         let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
         server.workload = Some(&self.workload);
-        server.leg = Some(Leg { state: Connection::Established, socket: self.sockets[1].clone() });
+        server.proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: self.sockets[1].clone() });
         server.conntrack = Some(Duration::from_secs(60));
         let (at_least, at_most) = (Duration::from_secs(720), Some(Duration::from_secs(10_800)));
         client.dwell = Some(Dwell::Between { at_least, at_most });

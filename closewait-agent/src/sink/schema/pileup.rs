@@ -230,7 +230,7 @@ impl<'a> EvidenceObject<'a> {
             pod,
             backlog: evidence.backlog.map(|(backlog, _)| backlog),
             backlog_max: evidence.backlog.map(|(_, most)| most),
-            waits_for: evidence.leg.as_ref().map(|leg| leg.socket.remote.into()),
+            waits_for: evidence.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
         }
     }

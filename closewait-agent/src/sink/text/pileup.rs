@@ -88,8 +88,8 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
         let first = onset.unaccepted_since.map(|since| format!(", the first for {}", duration(at.since(since))));
         lines.push(format!("backlog: {backlog} of {most} wait to be accepted{}", first.unwrap_or_default()));
     }
-    if let Some(leg) = &evidence.leg {
-        lines.push(format!("waits for: {}", leg.socket.remote));
+    if let Some(proxy_peer) = &evidence.proxy_peer {
+        lines.push(format!("waits for: {}", proxy_peer.socket.remote));
     }
     lines
 }

@@ -46,7 +46,7 @@ const ANY_COOKIE: u64 = u64::MAX;
 ///
 /// If the question cannot be asked or is not answered.
 pub fn get(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
-    look(target, target.cookie)
+    read_current(target, target.cookie)
 }
 
 /// The socket with the ends of `target`, whichever it is.
@@ -58,7 +58,7 @@ pub fn get_any(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
     // Where there is no connection with these ends, the kernel shows who listens there (`__inet_lookup`,
     // include/net/inet_hashtables.h at v5.10).
     let same_ends = |facts: &CurrentSocket| (facts.local, facts.remote) == (target.local, target.remote);
-    Ok(look(target, ANY_COOKIE)?.filter(same_ends))
+    Ok(read_current(target, ANY_COOKIE)?.filter(same_ends))
 }
 
 /// Destroys the socket in the network namespace of this thread with the ends and the cookie of `target`: the kernel compares
@@ -90,7 +90,7 @@ pub fn probe_destroy() -> Result<(), DestroyError> {
     }
 }
 
-fn look(target: &Target, cookie: u64) -> Result<Option<CurrentSocket>, DiagError> {
+fn read_current(target: &Target, cookie: u64) -> Result<Option<CurrentSocket>, DiagError> {
     let request = request(nl::SOCK_DIAG_BY_FAMILY, family(target.local), id(target, cookie));
     match Netlink::open().and_then(|netlink| netlink.exchange(&request)) {
         Ok(found) => Ok(found.first().map(DiagSocket::facts)),

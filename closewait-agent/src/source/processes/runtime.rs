@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Look, look::seen};
+use super::{ProcessRead, process_read::seen};
 use crate::host::{
     deadline::ItemJob,
     proc::{self, Linker},
@@ -38,7 +38,7 @@ pub(super) fn by_files(
     (pid, started_ns): (u32, u64),
     exe: &str,
     stuck: bool,
-    job: &ItemJob<Option<Look>>,
+    job: &ItemJob<Option<ProcessRead>>,
     unseen: &mut Vec<String>,
 ) -> Option<ProgramRuntime> {
     job.step("its program");

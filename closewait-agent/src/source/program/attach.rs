@@ -93,7 +93,7 @@ impl KernelPrograms {
             self.attach_own(None)?;
         }
         // Without the kernel's types it could read nothing.
-        if self.btf.is_some() { self.load_look() } else { Ok(()) }
+        if self.btf.is_some() { self.load_refresh() } else { Ok(()) }
     }
 
     /// Ends the program of an agent before, and pins one of this agent. What changes between the two is not seen by either.
@@ -164,9 +164,9 @@ impl KernelPrograms {
         }
     }
 
-    /// Loads the program for [`KernelPrograms::look`]. It is not attached to anything.
-    fn load_look(&mut self) -> Result<(), ProgramsError> {
-        let name = names::LOOK;
+    /// Loads the program for [`KernelPrograms::refresh`]. It is not attached to anything.
+    fn load_refresh(&mut self) -> Result<(), ProgramsError> {
+        let name = names::REFRESH;
         let refused = |source| ProgramsError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         let program: &mut RawTracePoint = program.try_into().map_err(refused)?;

@@ -1,4 +1,4 @@
-//! What the engine wants to know of owners, cgroups and namespaces: the I/O for [`Inquiry`].
+//! Reads what the engine wants to know of owners, cgroups and namespaces: the I/O for [`InspectionRequest`].
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{Inquiry, Observation},
+    model::{InspectionRequest, Observation},
     text::harmless_path,
     workload::Workload,
 };
@@ -56,10 +56,11 @@ impl ProxyPeerReader {
     }
 }
 
-/// Answers inquiries. Remembers what does not change. Whatever does not answer is left out: see [`crate::host::deadline`].
+/// Reads what an [`InspectionRequest`] asks for. It remembers what does not change. Whatever does not answer is left
+/// out: see [`crate::host::deadline`].
 #[derive(Debug, Default)]
-pub struct Inquirer {
-    legs: ProxyPeerReader,
+pub struct Inspector {
+    proxy_peers: ProxyPeerReader,
     /// `None` until it is asked for; then also why there is none.
     cgroups: Option<Result<Cgroups, CgroupError>>,
     /// How often each cgroup was looked for in vain.
@@ -68,10 +69,10 @@ pub struct Inquirer {
     tracking: BTreeMap<u32, Arc<Tracking>>,
 }
 
-impl Inquirer {
+impl Inspector {
     /// Begins with the iterator over one process, if there is one.
-    pub fn new(legs: ProxyPeerReader) -> Self {
-        Self { legs, ..Self::default() }
+    pub fn new(proxy_peers: ProxyPeerReader) -> Self {
+        Self { proxy_peers, ..Self::default() }
     }
 
     /// Opens what can be read later, but not opened: namespaces are not entered any more.
@@ -91,10 +92,10 @@ impl Inquirer {
         }
     }
 
-    /// Hands everything to `each` that is wanted. If a thread runs, this sleeps until `window` after the first look at the
-    /// processes, and then reads once more what CPU time their threads have used.
-    pub fn inquire(&mut self, inquiry: &Inquiry, window: Duration, mut each: impl FnMut(ScanItem<'_>)) {
-        let sampling = self.begin(inquiry, &mut each);
+    /// Hands everything that `request` asks for to `each`. If a thread runs, this sleeps until `window` after the first
+    /// read of the processes, and then reads once more what CPU time their threads have used.
+    pub fn inspect(&mut self, request: &InspectionRequest, window: Duration, mut each: impl FnMut(ScanItem<'_>)) {
+        let sampling = self.begin(request, &mut each);
         if sampling.has_running() {
             thread::sleep(window.saturating_sub(clock::now().since(sampling.began())));
         }
@@ -105,25 +106,25 @@ impl Inquirer {
     }
 
     /// Hands everything to `each` that can be had at once.
-    fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
-        let mut sampling = Sampling::begin(&inquiry.processes, clock::now());
-        for pid in &inquiry.legs_of {
-            if let Err(error) = self.legs.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
+    fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
+        let mut sampling = Sampling::begin(&request.processes, clock::now());
+        for pid in &request.connections_of {
+            if let Err(error) = self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
                 log::debug!("the other connections of process {pid} cannot be seen: {error}");
                 // The kernel knows no iterator of one process.
                 if error.raw_os_error() == Some(libc::EINVAL) {
-                    self.legs = ProxyPeerReader(None);
+                    self.proxy_peers = ProxyPeerReader(None);
                     break;
                 }
             }
         }
         let patience = sampling.patience();
         // The least that there is to wait for comes first.
-        self.cgroups(&inquiry.cgroups, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
-        for (inode, place) in processes::places(&inquiry.unheld, patience) {
+        self.cgroups(&request.cgroups, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
+        for (inode, place) in processes::places(&request.unheld, patience) {
             each(ScanItem::Fact(Box::new(Observation::Placed { inode, place })));
         }
-        self.conntrack(&inquiry.namespaces, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
+        self.conntrack(&request.namespaces, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
         sampling
     }
 

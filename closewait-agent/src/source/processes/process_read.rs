@@ -1,4 +1,4 @@
-//! One process at the first look, and what the second adds.
+//! State of one process at the first read, and what the second read adds.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,9 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// A process, as far as it has been read.
+/// Process, as far as it has been read.
 #[derive(Clone, Debug)]
-pub(super) struct Look {
+pub(super) struct ProcessRead {
     pub(super) process: Process,
     pub(super) threads: Vec<(Reading, Thread)>,
     /// Its threads have been read.
@@ -42,19 +42,19 @@ pub(super) struct Second {
 /// CPU times of the threads of a process; `None` if it has ended, the reason if they cannot be read.
 pub(super) type ThreadReadings = Result<Option<Vec<Reading>>, String>;
 
-impl Look {
+impl ProcessRead {
     /// Reads a process, and puts out what is known of it several times: each has all that the one before has. `None` if it
     /// has ended.
     pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let folder = proc::folder(Path::new("/proc"), pid);
         let free = job.about(Subject::Process(pid, None));
-        let mut look = Self::default(pid);
-        match look.read(&folder, (reads, free), rest, job) {
-            Ok(()) => job.put(Some(look)),
+        let mut process_read = Self::default(pid);
+        match process_read.read(&folder, (reads, free), rest, job) {
+            Ok(()) => job.put(Some(process_read)),
             Err(error) if proc::has_ended(&error) => job.put(None),
             Err(error) => {
-                let _unread: Option<()> = seen("its state", Err(error), &mut look.process.unseen);
-                job.put(Some(look));
+                let _unread: Option<()> = seen("its state", Err(error), &mut process_read.process.unseen);
+                job.put(Some(process_read));
             }
         }
     }
@@ -246,7 +246,7 @@ fn thread(
     main: bool,
     may_wait: bool,
     denied: &mut Option<io::Error>,
-    job: &ItemJob<Option<Look>>,
+    job: &ItemJob<Option<ProcessRead>>,
 ) -> Option<(Reading, Thread)> {
     job.step("its threads");
     let stat = proc::stat(folder).ok()?;
