@@ -1,29 +1,30 @@
-//! Names of programs, maps and globals in the object, used by the agent to find them.
+//! Names of programs, maps and globals in the object, used by the agent to find them. Those of programs and maps have 15
+//! characters at most: the kernel keeps no more of them (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h at v5.10).
 
 /// Program on `tp_btf/inet_sock_set_state`.
-pub const PROGRAM_BTF: &str = "closewait_btf";
+pub const PROGRAM_BTF: &str = "cw_state_btf";
 /// Program on the classic tracepoint `sock/inet_sock_set_state`.
-pub const PROGRAM_CLASSIC: &str = "closewait_trace";
+pub const PROGRAM_CLASSIC: &str = "cw_state_tp";
 /// Iterator over every open file of every process.
-pub const ITER_FILES: &str = "closewait_files";
+pub const ITER_FILES: &str = "cw_files";
 /// Iterator over the open files of one process: its other connections.
-pub const ITER_PROXY_PEERS: &str = "closewait_legs";
+pub const ITER_PROXY_PEERS: &str = "cw_peers";
 /// Program that the agent runs to refresh one socket.
-pub const REFRESH: &str = "closewait_look";
+pub const REFRESH: &str = "cw_refresh";
 
 /// Ring buffer of [`crate::Record`]s.
-pub const RING: &str = "CLOSEWAIT_RING";
+pub const RING: &str = "cw_ring";
 /// Hash from socket to the time it entered CLOSE_WAIT. All of its memory is taken at the start.
-pub const SINCE: &str = "CLOSEWAIT_SINCE";
+pub const SINCE: &str = "cw_since";
 /// Counters and dwell histogram of each CPU.
-pub const STATS: &str = "CLOSEWAIT_STATS";
+pub const STATS: &str = "cw_stats";
 /// One [`crate::kept::Kept`], for the agent that adopts pinned maps.
-pub const KEPT: &str = "CLOSEWAIT_KEPT";
+pub const KEPT: &str = "cw_kept";
 /// Who connected each socket.
-pub const OPENERS: &str = "CLOSEWAIT_OPENERS";
+pub const OPENERS: &str = "cw_openers";
 
 /// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
-pub const KNOWN: &str = "CLOSEWAIT_KNOWN";
+pub const KNOWN: &str = "cw_known";
 /// How many [`KNOWN`] has room for; of others the walk over open files tells all.
 pub const KNOWN_NAMESPACES: u32 = 1024;
 

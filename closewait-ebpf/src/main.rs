@@ -2,11 +2,11 @@
 //!
 //! | program | where it runs | what it does |
 //! |---|---|---|
-//! | [`closewait_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
-//! | [`closewait_trace`] | the same tracepoint, classic | the same, where the kernel has no BTF |
-//! | [`closewait_look`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
-//! | [`closewait_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
-//! | [`closewait_legs`] | the same, of one process | one record for each of its other connections |
+//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
+//! | [`cw_state_tp`] | the same tracepoint, classic | the same, where the kernel has no BTF |
+//! | [`cw_refresh`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
+//! | [`cw_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
+//! | [`cw_peers`] | the same, of one process | one record for each of its other connections |
 
 #![no_std]
 #![no_main]
@@ -27,19 +27,19 @@ use aya_ebpf::{
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn closewait_btf(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn cw_state_btf(ctx: BtfTracePointContext) -> i32 {
     set_state::btf(&ctx);
     0
 }
 
 #[tracepoint]
-pub(crate) fn closewait_trace(ctx: TracePointContext) -> u32 {
+pub(crate) fn cw_state_tp(ctx: TracePointContext) -> u32 {
     set_state::classic(&ctx);
     0
 }
 
 #[raw_tracepoint]
-pub(crate) fn closewait_look(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn cw_refresh(ctx: RawTracePointContext) -> i32 {
     iter::refresh(&ctx);
     0
 }
@@ -47,14 +47,14 @@ pub(crate) fn closewait_look(ctx: RawTracePointContext) -> i32 {
 /// aya-ebpf has no macro for iterators; the section name is all that one would add.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {
+pub extern "C" fn cw_files(ctx: *mut c_void) -> i32 {
     iter::task_file(ctx);
     0
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-pub extern "C" fn closewait_legs(ctx: *mut c_void) -> i32 {
+pub extern "C" fn cw_peers(ctx: *mut c_void) -> i32 {
     iter::proxy_peers(ctx);
     0
 }

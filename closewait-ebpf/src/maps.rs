@@ -22,42 +22,42 @@ const SOCKETS: u32 = 262_144;
 /// of connections that two cores make on loopback.
 const RING_BYTES: u32 = 4 << 20;
 
-#[map]
-static CLOSEWAIT_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+#[map(name = "cw_ring")]
+static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 /// Since when each socket is in CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of its `struct sock`. The
 /// address is there on every kernel, unlike the cookie, and is unique while the socket is in that state.
 ///
 /// Preallocated: without that, the kernel's allocator is called from softirqs, where it has a use-after-free and a leak on
 /// many kernels (docs/kernel-safety.md), and it is slower.
-#[map]
-static CLOSEWAIT_SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
+#[map(name = "cw_since")]
+static SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
 
 /// The agent's own notes beside maps that outlive it; no program looks at them.
-#[map]
-static CLOSEWAIT_KEPT: Array<Kept> = Array::with_max_entries(1, 0);
+#[map(name = "cw_kept")]
+static KEPT: Array<Kept> = Array::with_max_entries(1, 0);
 
-#[map]
-static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "cw_stats")]
+static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
 /// Who connected each socket. The kernel frees it with the socket, so nothing is left behind and nothing is ever full.
-#[btf_map]
-pub(crate) static CLOSEWAIT_OPENERS: SkStorage<OpenerRecord> = SkStorage::new();
+#[btf_map(name = "cw_openers")]
+pub(crate) static OPENERS: SkStorage<OpenerRecord> = SkStorage::new();
 
 /// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
-#[map]
-static CLOSEWAIT_KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, 0);
+#[map(name = "cw_known")]
+static KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, 0);
 
 /// Whether the agent knows the sockets of a network namespace.
 #[inline(always)]
 pub(crate) fn is_known(netns: u32) -> bool {
-    CLOSEWAIT_KNOWN.get_ptr(netns).is_some()
+    KNOWN.get_ptr(netns).is_some()
 }
 
 /// Where a record is put together. On the stack, Linux 6.1's verifier follows every combination of fields that are
 /// there and fields that are not: 189,000 instructions instead of some thousand.
-#[map]
-static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(3, 0);
+#[map(name = "cw_work")]
+static WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(3, 0);
 
 /// Program that puts a record together, each with a slot of its own: where the kernel is preemptible, one program can
 /// interrupt another on its CPU. The agent never runs one of them twice at the same time (`source/scanner.rs`).
@@ -75,7 +75,7 @@ pub(crate) enum RecordSlot {
 /// kernel/bpf/bpf_iter.c at v5.10), and only one walk of each kind goes on.
 #[inline(always)]
 pub(crate) fn work(worker: RecordSlot) -> Option<&'static mut Detailed> {
-    let work = CLOSEWAIT_WORK.get_ptr_mut(worker as u32)?;
+    let work = WORK.get_ptr_mut(worker as u32)?;
     // SAFETY: it points to a map value of that type, and by the rule above nobody else has it now.
     let work = unsafe { &mut *work };
     *work = crate::sock::EMPTY_DETAILED;
@@ -85,7 +85,7 @@ pub(crate) fn work(worker: RecordSlot) -> Option<&'static mut Detailed> {
 /// Counts one more of `counter` on this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    let Some(stats) = CLOSEWAIT_STATS.get_ptr_mut(0) else { return };
+    let Some(stats) = STATS.get_ptr_mut(0) else { return };
     // SAFETY: `stats` points to a map value of that type, and the index is one of its fields.
     let slot = unsafe { &raw mut (*stats).counters[counter as usize] };
     add_one(slot);
@@ -94,7 +94,7 @@ pub(crate) fn count(counter: Counter) {
 /// Counts one socket that stayed `dwell_ns` nanoseconds.
 #[inline(always)]
 pub(crate) fn count_dwell(dwell_ns: u64) {
-    let Some(stats) = CLOSEWAIT_STATS.get_ptr_mut(0) else { return };
+    let Some(stats) = STATS.get_ptr_mut(0) else { return };
     let index = histogram::index(dwell_ns);
     // The verifier does not follow the arithmetic of `index`.
     if index >= histogram::BUCKETS {
@@ -116,12 +116,12 @@ fn add_one(slot: *mut u64) {
 /// Keeps the time of entry of a socket. Returns the [`flag`] that tells what went wrong, or 0.
 #[inline(always)]
 pub(crate) fn store_entry(sk: u64, now_ns: u64) -> u32 {
-    if CLOSEWAIT_SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
+    if SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
         return 0;
     }
     // Either there is an entry of a socket whose leaving was missed, or there is no room.
-    let was_there = CLOSEWAIT_SINCE.get_ptr(sk).is_some();
-    if was_there && CLOSEWAIT_SINCE.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
+    let was_there = SINCE.get_ptr(sk).is_some();
+    if was_there && SINCE.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
         count(Counter::Replaced);
         return flag::REPLACED;
     }
@@ -134,14 +134,14 @@ pub(crate) fn store_entry(sk: u64, now_ns: u64) -> u32 {
 pub(crate) fn take_entry(sk: u64) -> Option<u64> {
     let entered_ns = peek_entry(sk)?;
     // It can only fail if another CPU has removed it meanwhile, which is what we want.
-    let _gone: Result<(), i32> = CLOSEWAIT_SINCE.remove(sk);
+    let _gone: Result<(), i32> = SINCE.remove(sk);
     Some(entered_ns)
 }
 
 /// The time of entry of a socket, if it is kept.
 #[inline(always)]
 pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
-    let entered_ns = CLOSEWAIT_SINCE.get_ptr(sk)?;
+    let entered_ns = SINCE.get_ptr(sk)?;
     // SAFETY: the pointer is to a live map value; a value that is reused under our hands is a torn read at worst, and 8
     // aligned bytes do not tear.
     Some(unsafe { entered_ns.read() })
@@ -156,7 +156,7 @@ pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
 /// The same, beginning with a record that has something in it.
 #[inline(always)]
 pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) {
-    let Some(mut entry) = CLOSEWAIT_RING.reserve::<T>(0) else {
+    let Some(mut entry) = RING.reserve::<T>(0) else {
         count(Counter::RingFull);
         return;
     };

@@ -28,7 +28,7 @@ use closewait_common::{
 
 use crate::{
     globals::{ability, layout},
-    maps::CLOSEWAIT_OPENERS,
+    maps::OPENERS,
     time,
 };
 
@@ -379,7 +379,7 @@ pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &
 pub(crate) fn keep_opener(sk: Typed) {
     let mut opener = OpenerRecord { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
     current_comm(&mut opener.comm);
-    let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
+    let map = (&raw const OPENERS).cast_mut().cast();
     let value = (&raw mut opener).cast();
     // SAFETY: `sk` is a socket by its type, which the verifier checks, and the value is of the map's type.
     let _kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
@@ -388,7 +388,7 @@ pub(crate) fn keep_opener(sk: Typed) {
 /// Says in the record of an entry who connected the socket, if that was kept.
 #[inline(always)]
 pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
-    let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
+    let map = (&raw const OPENERS).cast_mut().cast();
     // SAFETY: as above; without a value nothing is created.
     let kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), core::ptr::null_mut(), 0) }.cast::<OpenerRecord>();
     if kept.is_null() {

@@ -34,6 +34,9 @@ const LINK: &str = "link";
 const PROGRAM: &str = "program";
 /// Every file that an agent makes. The link comes first: what is removed first ends the program.
 const FILES: [&str; 7] = [LINK, PROGRAM, names::KEPT, names::RING, names::SINCE, names::STATS, names::OPENERS];
+/// Names of the maps' files before layout 3. They are removed with the others.
+const OLD_FILES: [&str; 5] =
+    ["CLOSEWAIT_KEPT", "CLOSEWAIT_RING", "CLOSEWAIT_SINCE", "CLOSEWAIT_STATS", "CLOSEWAIT_OPENERS"];
 
 /// What became of the maps and the program of an agent before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +193,7 @@ impl Pins {
         let path = self.map(names::KEPT);
         if !path.exists() {
             // Left by one that was interrupted before it had written its notes.
-            let rest = FILES.iter().any(|name| self.map(name).exists());
+            let rest = FILES.iter().chain(&OLD_FILES).any(|name| self.map(name).exists());
             return if rest { Err("it is not complete".to_owned()) } else { Ok(None) };
         }
         let notes = MapData::from_pin(&path).map(Map::Array).and_then(Array::<_, Kept>::try_from);
@@ -209,7 +212,7 @@ impl Pins {
     ///
     /// If one cannot be removed.
     pub fn clear(&self) -> Result<(), PinsError> {
-        FILES.iter().try_for_each(|name| remove(&self.dir.join(name)))
+        FILES.iter().chain(&OLD_FILES).try_for_each(|name| remove(&self.dir.join(name)))
     }
 
     /// Removes the link and the program: the program ends, what it has kept stays.
