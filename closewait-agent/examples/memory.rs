@@ -13,7 +13,7 @@ use closewait::{
 };
 use closewait_engine::{
     Config,
-    model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
+    model::{Endpoint, Finding, How, Observation, Owner, Protocol, Role, Socket, SocketKey, Task},
     text::Comm,
     time::BootTime,
 };
@@ -95,7 +95,7 @@ impl TestLoad {
             fact(Observation::Refreshed { key: key(number), at, since: None, socket: socket(self, number) })
         };
         let holds = move |number| {
-            fact(Observation::Holds { key: key(number), at: None, inode: inode(number), holder: holder(number) })
+            fact(Observation::Holds { key: key(number), at: None, inode: inode(number), owner: owner(number) })
         };
         let scan_ended = fact(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
         let inspected = fact(Observation::InspectedOwners { at, worked: Duration::ZERO });
@@ -181,8 +181,8 @@ fn inode(number: u32) -> u64 {
     u64::from(number) + 10_000
 }
 
-fn holder(number: u32) -> Holder {
-    Holder { task: Task { pid: 4242, comm: Comm::from_name(b"shop-backend") }, fd: number + 3 }
+fn owner(number: u32) -> Owner {
+    Owner { task: Task { pid: 4242, comm: Comm::from_name(b"shop-backend") }, fd: number + 3 }
 }
 
 /// As the kernel describes one that waits at the accepting side.

@@ -41,7 +41,7 @@ impl Intake {
         }
     }
 
-    /// Hands on what a walk has found.
+    /// Hands on what a scan has found.
     pub fn found(&mut self, found: ScanItem<'_>) {
         match found {
             ScanItem::Record(bytes) => self.record(bytes),

@@ -1,7 +1,7 @@
 //! Comparing what is tracked with what the kernel has: periodically, and after any sign of loss.
 //!
 //! 1. [`Output::Audit`]: everything that is there is handed in. What was not tracked has been missed, and is tracked now.
-//! 2. What is tracked and was not among it may be a socket whose leaving was missed, or one that the walk could not see.
+//! 2. What is tracked and was not among it may be a socket whose leaving was missed, or one that the scan could not see.
 //!    So may be what the kernel keeps a time of entry for: [`Output::RefreshSuspects`] asks for each by its address.
 //! 3. Those that are not in CLOSE_WAIT then are phantoms: nothing more is said of them, and the kernel forgets them too.
 
@@ -38,7 +38,7 @@ enum Step {
     /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
     Refreshing {
         asked: BootTime,
-        /// Whether the walk looked into every network namespace.
+        /// Whether the scan looked into every network namespace.
         complete: bool,
         tracked: BTreeSet<SocketKey>,
         stored: BTreeMap<SocketKey, BootTime>,
@@ -189,7 +189,7 @@ impl Engine {
         }
     }
 
-    /// The suspects have been looked at; `looked` says whether all that have an address were. Without that, only a walk
+    /// The suspects have been looked at; `looked` says whether all that have an address were. Without that, only a scan
     /// through every namespace proves that a socket is not there.
     pub(super) fn refreshed_suspects(&mut self, at: BootTime, refreshed: bool) {
         let Step::Refreshing { asked, complete, mut tracked, mut stored } =

@@ -30,7 +30,7 @@ pub struct Config {
     /// Whether records tell the namespace and the side of a socket: those of the classic tracepoint do not.
     #[serde(default = "yes")]
     pub named: bool,
-    /// Whether events come in. A single look has none, and knows nothing of what came and went.
+    /// Whether events come in. A one-off scan has none, and knows nothing of what came and went.
     pub watching: bool,
     /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::{
     model::{
-        Connection, Endpoint, Holder, How, Listener, Observation, Opener, Protocol, ProxyPeer, Role, Since, Socket,
+        Connection, Endpoint, How, Listener, Observation, Opener, Owner, Protocol, ProxyPeer, Role, Since, Socket,
         SocketKey, Task, Timer, TimerKind,
     },
     text::Comm,
@@ -108,8 +108,8 @@ impl Decoder {
             }
             kind::HELD => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
-                Ok(Observation::Held { key, at, since: self.since(&record), socket, holder })
+                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                Ok(Observation::Held { key, at, since: self.since(&record), socket, owner })
             }
             kind::LISTENING => {
                 states(record.new_state == state::LISTEN)?;
@@ -119,21 +119,21 @@ impl Decoder {
                     return Err(DecodeError::Contradiction("a listener without a backlog"));
                 }
                 let listener = Listener { netns, local, backlog, backlog_max, inode };
-                Ok(Observation::Listening { key, at, listener, holder: holder(&record) })
+                Ok(Observation::Listening { key, at, listener, owner: owner(&record) })
             }
             kind::LINGERING => {
                 states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
                 let (how, _fd_open) = how_left(&record);
                 // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
                 let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
-                Ok(Observation::Lingering { key, at, socket, how, holder: holder(&record) })
+                Ok(Observation::Lingering { key, at, socket, how, owner: owner(&record) })
             }
             kind::PROXY_PEER => {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
-                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
-                Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, holder })
+                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, owner })
             }
             kind::REFRESHED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
@@ -303,11 +303,11 @@ fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     let pid = buf.get_u32_ne();
     buf.advance(4);
     let comm = Comm::from_kernel(&array(&mut buf));
-    Ok(Observation::Holds { key, at, inode, holder: Holder { task: Task { pid, comm }, fd } })
+    Ok(Observation::Holds { key, at, inode, owner: Owner { task: Task { pid, comm }, fd } })
 }
 
-fn holder(record: &Record) -> Option<Holder> {
-    Some(Holder { task: task(record)?, fd: u32::try_from(record.fd).ok()? })
+fn owner(record: &Record) -> Option<Owner> {
+    Some(Owner { task: task(record)?, fd: u32::try_from(record.fd).ok()? })
 }
 
 /// The fields in the order of [`Record`] and [`Detail`].

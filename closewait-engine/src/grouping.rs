@@ -12,7 +12,7 @@ use super::{
     hashing::KeyedState,
     host_context::HostContext,
     lingering::Lingering,
-    model::{Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
+    model::{Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
     pairing,
     process::Process,
     time::BootTime,
@@ -158,7 +158,7 @@ impl<'a> Grouping<'a> {
         };
         let proxy_peers =
             ProxyPeers { own: pairs.get(&key).map(|proxy_peer| (*proxy_peer).clone()), ..proxy_peers.clone() };
-        let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
+        let processes = self.processes(&tracked.socket, tracked.owners.as_deref());
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
@@ -166,7 +166,7 @@ impl<'a> Grouping<'a> {
             dwell: tracked.since.dwell(self.now),
             entered: tracked.since.latest(),
             gone: None,
-            holders: tracked.holders.as_deref(),
+            owners: tracked.owners.as_deref(),
             blind: self.host_context.blind().is_some(),
             place: self.host_context.place(tracked.socket.inode),
             untouched: self.now.since(tracked.touched),
@@ -189,9 +189,9 @@ impl<'a> Grouping<'a> {
 
     /// Judges a socket of which only a descriptor is left.
     pub(super) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
-        let Lingering { socket, gone, holders, .. } = lingering;
+        let Lingering { socket, gone, owners, .. } = lingering;
         let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
-        let processes = self.processes(socket, holders.as_deref());
+        let processes = self.processes(socket, owners.as_deref());
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
@@ -199,7 +199,7 @@ impl<'a> Grouping<'a> {
             dwell: super::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
             entered: gone.at,
             gone: Some(gone),
-            holders: holders.as_deref(),
+            owners: owners.as_deref(),
             blind: self.host_context.blind().is_some(),
             place: None,
             untouched: self.now.since(gone.at),
@@ -239,17 +239,17 @@ impl<'a> Grouping<'a> {
     }
 
     /// The first process that holds a socket, or while nobody has accepted it, its listener.
-    pub(super) fn process(&self, socket: &Socket, holders: Option<&[Holder]>) -> Option<&'a Process> {
+    pub(super) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
         let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
-        let of_listener = || waits_at().map(|listener| listener.holders.as_slice());
-        let first = holders.filter(|holders| !holders.is_empty()).or_else(of_listener)?.first()?;
+        let of_listener = || waits_at().map(|listener| listener.owners.as_slice());
+        let first = owners.filter(|owners| !owners.is_empty()).or_else(of_listener)?.first()?;
         self.host_context.processes().get(&first.task.pid)
     }
 
-    fn processes(&self, socket: &Socket, holders: Option<&[Holder]>) -> Vec<&'a Process> {
-        let listening = self.listener(socket).map_or(&[][..], |listener| &listener.holders);
+    fn processes(&self, socket: &Socket, owners: Option<&[Owner]>) -> Vec<&'a Process> {
+        let listening = self.listener(socket).map_or(&[][..], |listener| &listener.owners);
         let mut pids: Vec<u32> =
-            holders.unwrap_or_default().iter().chain(listening).map(|holder| holder.task.pid).collect();
+            owners.unwrap_or_default().iter().chain(listening).map(|owner| owner.task.pid).collect();
         pids.sort_unstable();
         pids.dedup();
         pids.iter().filter_map(|pid| self.host_context.processes().get(pid)).collect()
@@ -258,11 +258,11 @@ impl<'a> Grouping<'a> {
 
 fn group_of(flows: Option<&Flows>, tracked: &TrackedSocket) -> GroupKey {
     let socket = &tracked.socket;
-    let owner = match tracked.holders.as_deref() {
+    let owner = match tracked.owners.as_deref() {
         _ if socket.accepted == Some(false) => GroupOwner::Backlog,
         None | Some([]) => GroupOwner::Unknown,
-        Some(holders @ [first, ..]) => {
-            let others = holders.iter().zip(&holders[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
+        Some(owners @ [first, ..]) => {
+            let others = owners.iter().zip(&owners[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
             GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
         }
     };

@@ -16,7 +16,7 @@ pub enum Key {
     Process(u32),
     /// Nobody holds them.
     NoProcess,
-    /// Their holders could not be looked for.
+    /// Their owners could not be looked for.
     AnyProcess,
     /// They came out of the listener here; all zeros is a listener on every address.
     Listener {
@@ -87,9 +87,9 @@ pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<
 /// The tasks that hold it, one a process; while nobody has accepted it, those of its listener.
 pub(super) fn owners<'v>(row: &'v Row<'v>) -> impl Iterator<Item = &'v Task> {
     let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
-    let holders = waits_at.map_or_else(|| row.holders.unwrap_or_default(), |listener| &listener.holders);
+    let owners = waits_at.map_or_else(|| row.owners.unwrap_or_default(), |listener| &listener.owners);
     let mut last = None;
-    let tasks = holders.iter().map(|holder| &holder.task);
+    let tasks = owners.iter().map(|owner| &owner.task);
     tasks.filter(move |task| last.replace(task.pid) != Some(task.pid))
 }
 
@@ -103,7 +103,7 @@ fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
         GroupBy::Process => {
             keys.extend(owners(row).map(|task| Key::Process(task.pid)));
             if keys.is_empty() {
-                keys.push(if row.holders.is_some() { Key::NoProcess } else { Key::AnyProcess });
+                keys.push(if row.owners.is_some() { Key::NoProcess } else { Key::AnyProcess });
             }
         }
         GroupBy::Listener => keys.push(match row.listener {
@@ -174,7 +174,7 @@ mod tests {
     use crate::{
         diagnose::Seen,
         model::{Exit, How, Socket},
-        testing::{holder, listener, process, row, socket, socket_on_port},
+        testing::{listener, owner, process, row, socket, socket_on_port},
         time::BootTime,
     };
 
@@ -208,14 +208,14 @@ mod tests {
 
     #[test]
     fn a_shared_socket_counts_for_each_of_its_processes_and_a_backlog_for_one() {
-        let shared = [holder("a", 1, 3), holder("a", 1, 4), holder("b", 2, 3)];
+        let shared = [owner("a", 1, 3), owner("a", 1, 4), owner("b", 2, 3)];
         let socket = socket();
         let waits = Socket { accepted: Some(false), ..socket.clone() };
-        let listener = Seen { what: listener(8080, 1, 128), at: BootTime(0), holders: shared.to_vec() };
+        let listener = Seen { what: listener(8080, 1, 128), at: BootTime(0), owners: shared.to_vec() };
         let rows = vec![
-            Row { holders: Some(&shared), ..row(&socket) },
-            Row { holders: Some(&[]), listener: Some(&listener), ..row(&waits) },
-            Row { holders: Some(&[]), ..row(&socket) },
+            Row { owners: Some(&shared), ..row(&socket) },
+            Row { owners: Some(&[]), listener: Some(&listener), ..row(&waits) },
+            Row { owners: Some(&[]), ..row(&socket) },
             row(&socket),
         ];
         let processes = BTreeMap::from([(1, process("a", 1, Some((812, 1024))))]);

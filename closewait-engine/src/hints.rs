@@ -114,8 +114,8 @@ impl Hint<'_> {
 /// The process that is nearest to its limit, if it has used half of it.
 fn descriptors<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
     let mut held: BTreeMap<u32, (&Task, u64)> = BTreeMap::new();
-    for holder in rows.iter().flat_map(|row| row.holders.unwrap_or_default()) {
-        held.entry(holder.task.pid).or_insert((&holder.task, 0)).1 += 1;
+    for owner in rows.iter().flat_map(|row| row.owners.unwrap_or_default()) {
+        held.entry(owner.task.pid).or_insert((&owner.task, 0)).1 += 1;
     }
     let near = held.into_iter().filter_map(|(pid, (owner, of_these))| {
         let process = view.processes.get(&pid)?;
@@ -142,7 +142,7 @@ fn backlog<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
         Some(((listener.netns, listener.local), row))
     }))?;
     let listener = most.first.listener?;
-    let owner = listener.holders.first().map(|holder| &holder.task);
+    let owner = listener.owners.first().map(|owner| &owner.task);
     Some(Hint::Backlog { owner, listener: &listener.what, count: most.count, oldest: age(most.first) })
 }
 
@@ -272,7 +272,7 @@ mod tests {
     use crate::{
         diagnose::Seen,
         model::{Certainty, Connection, Exit, How, ProxyPeer, Socket},
-        testing::{holder, listener, process, row, socket, verdict},
+        testing::{listener, owner, process, row, socket, verdict},
         time::BootTime,
     };
 
@@ -296,9 +296,9 @@ mod tests {
 
     #[test]
     fn sockets_that_wait_for_an_upstream_name_it() {
-        let (holders, socket) = ([holder("nginx", 812, 5)], socket());
+        let (owners, socket) = ([owner("nginx", 812, 5)], socket());
         let proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: socket.clone() });
-        let one = Row { holders: Some(&holders), proxy_peer, verdict: quiet(), ..row(&socket) };
+        let one = Row { owners: Some(&owners), proxy_peer, verdict: quiet(), ..row(&socket) };
         let expected = "2 sockets of nginx[812] wait for upstream 10.0.0.9:51234, oldest 1m30s";
         assert_eq!(told(vec![one.clone(), one], None), [expected]);
     }
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_backlog_names_its_listener_and_who_should_accept() {
         let socket = Socket { accepted: Some(false), ..socket() };
-        let seen = Seen { what: listener(5060, 65, 64), at: BootTime(0), holders: vec![holder("freeswitch", 99, 7)] };
+        let seen = Seen { what: listener(5060, 65, 64), at: BootTime(0), owners: vec![owner("freeswitch", 99, 7)] };
         let one = Row { listener: Some(&seen), verdict: quiet(), ..row(&socket) };
         let expected = "1 socket waits to be accepted by freeswitch[99] on *:5060 (backlog 65 of 64), oldest 1m30s";
         assert_eq!(told(vec![one], None), [expected]);
@@ -314,8 +314,8 @@ mod tests {
 
     #[test]
     fn descriptors_are_told_of_when_they_run_out() {
-        let (holders, socket) = ([holder("nginx", 812, 5)], socket());
-        let one = Row { holders: Some(&holders), verdict: quiet(), ..row(&socket) };
+        let (owners, socket) = ([owner("nginx", 812, 5)], socket());
+        let one = Row { owners: Some(&owners), verdict: quiet(), ..row(&socket) };
         let rows = vec![one; 300];
         let expected = "nginx[812]: 812 of 1024 descriptors open, 300 of them of connections that the peer has closed";
         assert_eq!(told(rows.clone(), Some((812, 1024))), [expected]);
@@ -339,11 +339,9 @@ mod tests {
     #[test]
     fn causes_come_by_size_and_no_more_than_a_person_reads() {
         let (socket, names) = (socket(), ["a", "b", "c", "d", "e"]);
-        let holders: Vec<_> = names.iter().zip(1..).map(|(name, pid)| [holder(name, pid, 3)]).collect();
-        let rows = holders
-            .iter()
-            .zip(1..)
-            .flat_map(|(holders, many)| vec![Row { holders: Some(holders), ..row(&socket) }; many]);
+        let owners: Vec<_> = names.iter().zip(1..).map(|(name, pid)| [owner(name, pid, 3)]).collect();
+        let rows =
+            owners.iter().zip(1..).flat_map(|(owners, many)| vec![Row { owners: Some(owners), ..row(&socket) }; many]);
         let told = told(rows.collect(), None);
         assert_eq!(told.len(), CAUSES);
         assert_eq!(told[0], "5 sockets of e[5], hung (high): this is why\n  next: do this");

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     diagnose::Seen,
-    limits::{Quota, keep_holder},
+    limits::{Quota, keep_owner},
     model::{
-        Holder, InspectionRequest, Listener, Observation, ProxyPeer, ReadState, Role, Socket, SocketKey, SocketLocation,
+        InspectionRequest, Listener, Observation, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, SocketLocation,
     },
     process::Process,
     time::BootTime,
@@ -26,11 +26,11 @@ const CGROUPS: usize = 4096;
 const NAMESPACES: usize = 4096;
 /// Listeners of the whole host that are known, at some 200 bytes.
 const LISTENERS: usize = 65_536;
-/// Descriptors of listeners beside the first of each.
-const MORE_HOLDERS: usize = 65_536;
+/// Number of descriptors that are kept beside the first of each listener.
+const MAX_MORE_OWNERS: usize = 65_536;
 /// Number of other connections that are kept, at some 300 bytes each.
 const MAX_CONNECTIONS: usize = 65_536;
-/// Sockets without a holder that are searched for elsewhere at a time: the processes named for each make a list.
+/// Sockets without a owner that are searched for elsewhere at a time: the processes named for each make a list.
 const UNHELD: usize = 4096;
 /// What a process does is looked at again after this time.
 const STALE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const STALE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
-    /// What the walk that goes on has found so far.
+    /// What the scan that goes on has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
@@ -48,7 +48,7 @@ pub(super) struct HostContext {
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
-    more_holders: Quota,
+    owner_quota: Quota,
     connection_quota: Quota,
     /// Number of facts that the last scan dropped, and that the last inspection dropped.
     dropped: [u64; 2],
@@ -66,7 +66,7 @@ impl Default for HostContext {
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
-            more_holders: Quota::new(MORE_HOLDERS),
+            owner_quota: Quota::new(MAX_MORE_OWNERS),
             connection_quota: Quota::new(MAX_CONNECTIONS),
             dropped: [0; 2],
         }
@@ -75,32 +75,32 @@ impl Default for HostContext {
 
 impl HostContext {
     /// A listener was found.
-    pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, holder: Option<Holder>) {
+    pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
         if self.found.len() >= LISTENERS && !self.found.contains_key(&key) {
-            self.more_holders.count_dropped();
+            self.owner_quota.count_dropped();
             return;
         }
-        let seen = self.found.entry(key).or_insert_with(|| Seen { what: listener.clone(), at, holders: Vec::new() });
+        let seen = self.found.entry(key).or_insert_with(|| Seen { what: listener.clone(), at, owners: Vec::new() });
         seen.what = listener;
         seen.at = at;
-        if let Some(holder) = holder {
-            keep_holder(&mut seen.holders, holder, &mut self.more_holders);
+        if let Some(owner) = owner {
+            keep_owner(&mut seen.owners, owner, &mut self.owner_quota);
         }
     }
 
-    /// A walk that knows no more of a socket than its inode found a descriptor: perhaps a listener's.
-    pub(super) fn held_inode(&mut self, inode: u64, holder: &Holder) {
+    /// A scan that knows no more of a socket than its inode found a descriptor: perhaps a listener's.
+    pub(super) fn held_inode(&mut self, inode: u64, owner: &Owner) {
         for seen in self.found.values_mut().filter(|seen| seen.what.inode == Some(inode)) {
-            keep_holder(&mut seen.holders, holder.clone(), &mut self.more_holders);
+            keep_owner(&mut seen.owners, owner.clone(), &mut self.owner_quota);
         }
     }
 
     /// Takes over the result of a scan of the open files of all processes.
     pub(super) fn scan_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);
-        self.dropped[0] = self.more_holders.reset(0);
+        self.dropped[0] = self.owner_quota.reset(0);
         for seen in self.listeners.values_mut() {
-            seen.holders.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            seen.owners.sort_by_key(|owner| (owner.task.pid, owner.fd));
         }
         self.blind = blind;
         self.places.clear();
@@ -109,11 +109,11 @@ impl HostContext {
     /// A scan of open files gave up, for this reason: the listeners of the one before stay.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.found.clear();
-        self.more_holders.reset(0);
+        self.owner_quota.reset(0);
         self.blind = Some(why);
     }
 
-    /// Why the last walk could not see all processes, if so.
+    /// Why the last scan could not see all processes, if so.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -125,9 +125,9 @@ impl HostContext {
                 self.inspected.insert(process.pid, at);
                 self.processes.insert(process.pid, *process);
             }
-            Observation::ProxyPeer { peer: proxy_peer, holder, .. } => {
+            Observation::ProxyPeer { peer: proxy_peer, owner, .. } => {
                 if self.connection_quota.take() {
-                    self.connections.entry(holder.task.pid).or_default().push(proxy_peer);
+                    self.connections.entry(owner.task.pid).or_default().push(proxy_peer);
                 }
             }
             Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, CGROUPS),
@@ -163,29 +163,29 @@ impl HostContext {
     pub(super) fn inspection_request<'a>(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
+        sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Owner]>)>,
     ) -> InspectionRequest {
-        let mut owners = BTreeMap::<u32, u64>::new();
+        let mut counts = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
         // Those that have taken something in which they may have passed on.
         let mut readers = BTreeSet::new();
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for (socket, holders) in sockets {
+        for (socket, owners) in sockets {
             let has_read = match socket.read_state() {
                 Some(ReadState::NeverRead | ReadState::Probe) => false,
                 Some(ReadState::IdleFin | ReadState::Goodbye | ReadState::Partial | ReadState::FinConsumed) | None => {
                     true
                 }
             };
-            for holder in holders.unwrap_or_default() {
-                *owners.entry(holder.task.pid).or_default() += 1;
+            for owner in owners.unwrap_or_default() {
+                *counts.entry(owner.task.pid).or_default() += 1;
                 if has_read {
-                    readers.insert(holder.task.pid);
+                    readers.insert(owner.task.pid);
                 }
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
-            if holders.is_some_and(<[Holder]>::is_empty) {
+            if owners.is_some_and(<[Owner]>::is_empty) {
                 unheld.extend(socket.inode.filter(|inode| !self.places.contains_key(inode)));
             }
             if socket.role == Some(Role::Server) {
@@ -195,12 +195,12 @@ impl HostContext {
         // Whoever listens may have handed a socket on, or have to accept it.
         for ((netns, local), count) in served {
             for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
-                for holder in &listener.holders {
-                    *owners.entry(holder.task.pid).or_default() += count;
+                for owner in &listener.owners {
+                    *counts.entry(owner.task.pid).or_default() += count;
                 }
             }
         }
-        let mut ranked: Vec<_> = owners.into_iter().collect();
+        let mut ranked: Vec<_> = counts.into_iter().collect();
         ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
         ranked.truncate(PROCESSES);
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
@@ -262,11 +262,11 @@ impl HostContext {
         self.connections.get(&pid).map_or(&[], Vec::as_slice)
     }
 
-    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first holder.
-    pub(super) fn workload(&self, socket: &Socket, holders: Option<&[Holder]>) -> Option<&Workload> {
+    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first owner.
+    pub(super) fn workload(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&Workload> {
         let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
-        let of_holder = || self.processes.get(&holders?.first()?.task.pid)?.workload.as_deref();
-        own.filter(|own| !own.is_root()).or_else(|| of_holder().filter(|of_holder| !of_holder.is_root()))
+        let of_owner = || self.processes.get(&owners?.first()?.task.pid)?.workload.as_deref();
+        own.filter(|own| !own.is_root()).or_else(|| of_owner().filter(|of_owner| !of_owner.is_root()))
     }
 
     /// How long a namespace's connection tracking keeps a connection in CLOSE_WAIT.
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Connection,
-        testing::{holder, listener, socket},
+        testing::{listener, owner, socket},
     };
 
     fn proxy_peer(host_context: &mut HostContext, pid: u32) {
@@ -303,7 +303,7 @@ mod tests {
             key: SocketKey(1),
             at: BootTime(0),
             peer: proxy_peer,
-            holder: holder("x", pid, 3),
+            owner: owner("x", pid, 3),
         });
     }
 
@@ -311,12 +311,12 @@ mod tests {
     fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
         let mut host_context = HostContext::default();
         for key in 0..LISTENERS as u64 + 3 {
-            host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
+            host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, 3)));
         }
-        host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
+        host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(owner("y", 2, 3)));
         host_context.scan_ended(None);
         assert_eq!((host_context.listeners.len(), host_context.dropped()), (LISTENERS, 3));
-        assert_eq!(host_context.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
+        assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "one that is known may have more holders");
         host_context.scan_ended(None);
         assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
     }
@@ -324,13 +324,13 @@ mod tests {
     #[test]
     fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
         let mut host_context = HostContext::default();
-        for fd in 0..MORE_HOLDERS as u32 + 6 {
-            host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
+        for fd in 0..MAX_MORE_OWNERS as u32 + 6 {
+            host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, fd)));
         }
         host_context.scan_ended(None);
         assert_eq!(
-            (host_context.listeners[&SocketKey(1)].holders.len(), host_context.dropped()),
-            (MORE_HOLDERS + 1, 5)
+            (host_context.listeners[&SocketKey(1)].owners.len(), host_context.dropped()),
+            (MAX_MORE_OWNERS + 1, 5)
         );
     }
 
@@ -362,7 +362,7 @@ mod tests {
             .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
             .collect();
         let mut host_context = HostContext::default();
-        let none: &[Holder] = &[];
+        let none: &[Owner] = &[];
         let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
         assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
         for inode in request.unheld {

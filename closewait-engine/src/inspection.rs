@@ -1,4 +1,4 @@
-//! Finding out about sockets that stay, before anything is said of them: look at them, search for their holders, look at
+//! Finding out about sockets that stay, before anything is said of them: look at them, search for their owners, look at
 //! their owners. One after the other, each step an answer to an [`Output`].
 
 use std::time::Duration;
@@ -204,7 +204,7 @@ impl Engine {
     /// Updates the number of dropped facts: the most at one inspection. Counts of different inspections are not added,
     /// for they may be of the same facts.
     fn note_dropped(&mut self) {
-        let dropped = self.host_context.dropped() + self.tracker.dropped_holders() + self.lingering.dropped_holders();
+        let dropped = self.host_context.dropped() + self.tracker.dropped_owners() + self.lingering.dropped_owners();
         self.dropped = self.dropped.max(dropped);
     }
 
@@ -253,15 +253,15 @@ impl Engine {
             .take(REPORTED.max(self.tracker.len() / REPORTED_PART))
             .filter_map(|key| {
                 let tracked = self.tracker.get(*key)?;
-                let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());
-                let workload = self.host_context.workload(socket, holders).cloned().map(Box::new);
-                let process = grouping.process(socket, holders).cloned().map(Box::new);
+                let (socket, owners) = (&tracked.socket, tracked.owners.as_deref());
+                let workload = self.host_context.workload(socket, owners).cloned().map(Box::new);
+                let process = grouping.process(socket, owners).cloned().map(Box::new);
                 Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process))
             })
             .collect();
         for (key, verdict, workload, process) in judged {
             let Some((tracked, dwell)) = self.tracker.report(key, at) else { continue };
-            let (socket, owners) = (tracked.socket.clone(), tracked.holders.clone());
+            let (socket, owners) = (tracked.socket.clone(), tracked.owners.clone());
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
             self.outputs.push_back(Output::Finding(finding));
         }

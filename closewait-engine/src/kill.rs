@@ -8,7 +8,7 @@ use closewait_common::tcp::state;
 
 use super::{
     diagnose::{AROUND_FIN, STREAM_OVER, Seen},
-    model::{Dwell, Endpoint, Exit, Holder, Listener, Protocol, Socket, TimerKind, Verdict},
+    model::{Dwell, Endpoint, Exit, Listener, Owner, Protocol, Socket, TimerKind, Verdict},
     query::Filter,
     text::duration,
     time::BootTime,
@@ -32,7 +32,7 @@ pub struct Selected {
     /// If it had left CLOSE_WAIT.
     pub gone: Option<Exit>,
     /// Every descriptor of it; `None` if they could not be looked for.
-    pub holders: Option<Vec<Holder>>,
+    pub owners: Option<Vec<Owner>>,
     /// Its listener with its owners, if that is known.
     pub listener: Option<Seen<Listener>>,
     /// Why it stays.
@@ -53,7 +53,7 @@ impl Selected {
             socket: &self.socket,
             dwell: self.dwell,
             gone: self.gone.as_ref(),
-            holders: self.holders.as_deref(),
+            owners: self.owners.as_deref(),
             listener: None,
             workload: None,
             conntrack: None,
@@ -157,7 +157,7 @@ pub enum Refusal {
     /// None of the processes that the filter names has a descriptor of it.
     NotHeld,
     /// Whether one of them has cannot be checked, and why.
-    HoldersUnknown(String),
+    OwnersUnknown(String),
     /// Data came in this long ago, which is less than the filter's age, and the FIN came after it.
     TooYoung(Duration),
 }
@@ -200,7 +200,7 @@ impl fmt::Display for Refusal {
             ),
             Self::SentUnknown => write!(f, "the kernel does not say when it last sent data"),
             Self::NotHeld => write!(f, "no process of --pid has a descriptor of it now"),
-            Self::HoldersUnknown(why) => {
+            Self::OwnersUnknown(why) => {
                 write!(f, "whether a process of --pid has a descriptor of it cannot be checked: {why}")
             }
             Self::TooYoung(ago) => write!(

@@ -54,7 +54,7 @@ use self::{
     host_context::HostContext,
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
-    model::{Counters, Exit, Finding, Holder, How, Observation, Output, Socket, SocketKey, Totals},
+    model::{Counters, Exit, Finding, How, Observation, Output, Owner, Socket, SocketKey, Totals},
     time::BootTime,
     tracked_socket::TrackedSocket,
     tracker::{Left, Tracker},
@@ -96,7 +96,7 @@ pub struct Engine {
     next_late_report: BootTime,
     /// When what is known of sockets that stay gets old.
     refresh: BootTime,
-    /// When holders were last searched for.
+    /// When owners were last searched for.
     scanned: Option<BootTime>,
     /// What had been lost then.
     losses_at_scan: Losses,
@@ -185,8 +185,8 @@ impl Engine {
                 let socket = with_what_was_found_out(socket, tracked.as_deref());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
-                    let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
-                    self.lingering.add(key, socket.clone(), gone, holders);
+                    let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
+                    self.lingering.add(key, socket.clone(), gone, owners);
                 }
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
@@ -201,23 +201,23 @@ impl Engine {
                     self.present(key, at, since, socket);
                 }
             }
-            Observation::Held { key, at, since, socket, holder } => {
+            Observation::Held { key, at, since, socket, owner } => {
                 if !self.tracker.is_outdated(key, at, &socket) {
                     self.present(key, at, since, socket.clone());
-                    self.tracker.held(key, &socket, holder);
+                    self.tracker.held(key, &socket, owner);
                 }
             }
-            Observation::Holds { key, at, inode, holder } => self.tracker.holds(key, at, inode, holder),
-            Observation::HeldInode { inode, holder } => {
-                self.host_context.held_inode(inode, &holder);
-                self.lingering.held_inode(inode, &holder);
-                self.tracker.held_inode(inode, holder);
+            Observation::Holds { key, at, inode, owner } => self.tracker.holds(key, at, inode, owner),
+            Observation::HeldInode { inode, owner } => {
+                self.host_context.held_inode(inode, &owner);
+                self.lingering.held_inode(inode, &owner);
+                self.tracker.held_inode(inode, owner);
             }
-            Observation::Lingering { key, at, socket, how, holder } => {
-                self.found_lingering(key, at, socket, how, holder);
+            Observation::Lingering { key, at, socket, how, owner } => {
+                self.found_lingering(key, at, socket, how, owner);
             }
-            Observation::Listening { key, at, listener, holder } => {
-                self.host_context.listening(key, at, listener, holder)
+            Observation::Listening { key, at, listener, owner } => {
+                self.host_context.listening(key, at, listener, owner)
             }
             Observation::ScanEnded { began, blind, saw_listeners } => self.scan_ended(began, blind, saw_listeners),
             Observation::ScanFailed { at: _, why } => self.scan_failed(why),
@@ -353,7 +353,7 @@ impl Engine {
         known.difference(&without_address).copied().collect()
     }
 
-    /// Why some descriptors cannot be seen, as of the last walk.
+    /// Why some descriptors cannot be seen, as of the last scan.
     pub fn blind(&self) -> Option<&str> {
         self.host_context.blind()
     }
@@ -395,15 +395,15 @@ impl Engine {
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, holder: Option<Holder>) {
-        if self.lingering.seen(key, at, &socket, holder.clone()) {
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, owner: Option<Owner>) {
+        if self.lingering.seen(key, at, &socket, owner.clone()) {
             return;
         }
         // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
-        if let Some(holder) = holder.filter(|_| how != How::Unknown) {
+        if let Some(owner) = owner.filter(|_| how != How::Unknown) {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
-            self.lingering.seen(key, at, &socket, Some(holder));
+            self.lingering.seen(key, at, &socket, Some(owner));
         }
     }
 

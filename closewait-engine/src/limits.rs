@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-use super::model::Holder;
+use super::model::Owner;
 
 /// A collection that never had more places than this gives none back.
 const SMALL: usize = 4096;
@@ -47,14 +47,14 @@ impl Quota {
     }
 }
 
-/// Keeps a descriptor that was found: always the first of a socket, further ones if `quota` allows it. Nearly all sockets have
-/// one, and a Vec left to itself would take places for four.
-pub(super) fn keep_holder(found: &mut Vec<Holder>, holder: Holder, quota: &mut Quota) {
+/// Keeps a descriptor that was found: always the first of a socket, further ones if `quota` allows it. Nearly all
+/// sockets have one, and a Vec left to itself would allocate four places.
+pub(super) fn keep_owner(found: &mut Vec<Owner>, owner: Owner, quota: &mut Quota) {
     if found.is_empty() {
         found.reserve_exact(1);
-        found.push(holder);
+        found.push(owner);
     } else if quota.take() {
-        found.push(holder);
+        found.push(owner);
     }
 }
 
@@ -75,16 +75,16 @@ pub(super) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::holder;
+    use crate::testing::owner;
 
     #[test]
     fn the_first_holder_is_always_kept_and_what_is_too_much_is_counted() {
         let mut quota = Quota::new(2);
         let (mut one, mut two) = (Vec::new(), Vec::new());
         for fd in 0..5 {
-            keep_holder(&mut one, holder("x", 1, fd), &mut quota);
+            keep_owner(&mut one, owner("x", 1, fd), &mut quota);
         }
-        keep_holder(&mut two, holder("x", 2, 0), &mut quota);
+        keep_owner(&mut two, owner("x", 2, 0), &mut quota);
         assert_eq!((one.len(), two.len(), two.capacity()), (3, 1, 1));
         assert_eq!((quota.reset(0), quota.reset(0)), (2, 0));
         assert!(quota.take(), "there is room again");

@@ -10,15 +10,15 @@ use std::{
 
 use super::{
     hashing::FastState,
-    limits::{Quota, keep_holder, shrink},
-    model::{Exit, Holder, Socket, SocketKey},
+    limits::{Quota, keep_owner, shrink},
+    model::{Exit, Owner, Socket, SocketKey},
     time::BootTime,
 };
 
 /// So many are watched; further ones are counted. Each takes some 400 bytes.
 const LIMIT: usize = 65_536;
-/// Every one keeps one holder; so many more are kept of all together.
-const MORE_HOLDERS: usize = 65_536;
+/// Number of descriptors that are kept beside the first of each socket.
+const MAX_MORE_OWNERS: usize = 65_536;
 /// Time between the exit of a socket and its first refresh.
 const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
 /// Longest time between two refreshes of a socket.
@@ -31,9 +31,9 @@ pub(super) struct Lingering {
     pub socket: Socket,
     /// How and when it left.
     pub gone: Exit,
-    /// Every descriptor of it, as of the last walk; `None` before the first.
-    pub holders: Option<Vec<Holder>>,
-    found: Vec<Holder>,
+    /// Every descriptor of it, as of the last scan; `None` before the first.
+    pub owners: Option<Vec<Owner>>,
+    found: Vec<Owner>,
     due: BootTime,
     /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
     seen: Option<BootTime>,
@@ -45,11 +45,11 @@ pub(super) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
     due: BTreeSet<(BootTime, SocketKey)>,
     unwatched: u64,
-    /// Keys by inode, while a walk needs them.
+    /// Keys by inode, while a scan needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
-    more_holders: Quota,
+    owner_quota: Quota,
     /// Number of descriptors that the last scan dropped.
-    dropped_holders: u64,
+    dropped_owners: u64,
 }
 
 impl Default for LingeringSockets {
@@ -59,8 +59,8 @@ impl Default for LingeringSockets {
             due: BTreeSet::new(),
             unwatched: 0,
             by_inode: None,
-            more_holders: Quota::new(MORE_HOLDERS),
-            dropped_holders: 0,
+            owner_quota: Quota::new(MAX_MORE_OWNERS),
+            dropped_owners: 0,
         }
     }
 }
@@ -78,8 +78,8 @@ impl LingeringSockets {
     }
 
     /// Number of descriptors that the last scan found and that were dropped, because a limit was reached.
-    pub(super) fn dropped_holders(&self) -> u64 {
-        self.dropped_holders
+    pub(super) fn dropped_owners(&self) -> u64 {
+        self.dropped_owners
     }
 
     /// When the next look is due.
@@ -96,7 +96,7 @@ impl LingeringSockets {
     }
 
     /// A socket left, or was found so.
-    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, holders: Option<Vec<Holder>>) {
+    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, owners: Option<Vec<Owner>>) {
         self.remove(key);
         if self.sockets.len() >= LIMIT {
             self.unwatched += 1;
@@ -104,7 +104,7 @@ impl LingeringSockets {
         }
         let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
-        self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen: None });
+        self.sockets.insert(key, Lingering { socket, gone, owners, found: Vec::new(), due, seen: None });
     }
 
     /// The address of a socket was given to another one: the old one is gone.
@@ -115,23 +115,23 @@ impl LingeringSockets {
         }
     }
 
-    /// A look or a walk found it at `at`. Returns whether it is known.
-    pub(super) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, holder: Option<Holder>) -> bool {
+    /// A look or a scan found it at `at`. Returns whether it is known.
+    pub(super) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, owner: Option<Owner>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
-        if let Some(holder) = holder {
-            keep_holder(&mut known.found, holder, &mut self.more_holders);
+        if let Some(owner) = owner {
+            keep_owner(&mut known.found, owner, &mut self.owner_quota);
         }
         true
     }
 
-    /// A walk that knows no more of a socket than its inode found a descriptor.
-    pub(super) fn held_inode(&mut self, inode: u64, holder: &Holder) {
+    /// A scan that knows no more of a socket than its inode found a descriptor.
+    pub(super) fn held_inode(&mut self, inode: u64, owner: &Owner) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
             self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
         });
         if let Some(known) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
-            keep_holder(&mut known.found, holder.clone(), &mut self.more_holders);
+            keep_owner(&mut known.found, owner.clone(), &mut self.owner_quota);
         }
     }
 
@@ -167,14 +167,14 @@ impl LingeringSockets {
     /// processes.
     pub(super) fn scan_ended(&mut self, began: BootTime, complete: bool) {
         self.by_inode = None;
-        self.dropped_holders = self.more_holders.reset(0);
+        self.dropped_owners = self.owner_quota.reset(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut known.found);
-            found.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            found.sort_by_key(|owner| (owner.task.pid, owner.fd));
             if !found.is_empty() || (complete && known.gone.at < began) {
-                known.holders = Some(found);
+                known.owners = Some(found);
             }
         }
     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::{
         model::How,
-        testing::{holder, socket, socket_on_port},
+        testing::{owner, socket, socket_on_port},
     };
 
     const KEY: SocketKey = SocketKey(1 << 63);
@@ -249,11 +249,11 @@ mod tests {
     #[test]
     fn holders_are_those_of_the_last_walk() {
         let mut sockets = one();
-        assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
+        assert!(sockets.seen(KEY, at(12), &socket(), Some(owner("worker", 7, 3))));
         sockets.scan_ended(at(12), true);
-        assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
+        assert_eq!(sockets.iter().next().unwrap().1.owners.as_ref().map(Vec::len), Some(1));
         sockets.scan_ended(at(13), true);
-        assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
+        assert_eq!(sockets.iter().next().unwrap().1.owners.as_ref().map(Vec::len), Some(0));
     }
 
     #[test]
@@ -261,10 +261,10 @@ mod tests {
         let mut sockets = one();
         let inode = socket().inode.unwrap();
         assert!(sockets.seen(KEY, at(11), &socket(), None));
-        sockets.held_inode(inode + 1, &holder("other", 8, 3));
-        sockets.held_inode(inode, &holder("worker", 7, 3));
+        sockets.held_inode(inode + 1, &owner("other", 8, 3));
+        sockets.held_inode(inode, &owner("worker", 7, 3));
         sockets.scan_ended(at(12), true);
-        assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
+        assert_eq!(sockets.iter().next().unwrap().1.owners, Some(vec![owner("worker", 7, 3)]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use self::{
         ReportedGroup, Shape, Slope,
     },
     socket::{
-        Connection, Endpoint, Holder, KeySecret, Listener, Opener, Protocol, ProxyPeer, ReadState, Role, Socket,
+        Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
     stay::{Dwell, Exit, How, Since},

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// So many are told apart, by 10 MB of keys at most: as many as fill a table of 2^20 places. Of further ones only those that
-/// were seen to enter are counted, for a walk cannot tell which of them it has found before.
+/// were seen to enter are counted, for a scan cannot tell which of them it has found before.
 const NAMED: usize = (1 << 20) / 8 * 7;
 
 /// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a

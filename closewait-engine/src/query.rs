@@ -112,7 +112,7 @@ impl Filter {
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
         let any_port = |port: &u16| [row.socket.local.port, row.socket.remote.port].contains(port);
-        (pids.is_empty() || holders(row).any(|pid| pids.contains(&pid)))
+        (pids.is_empty() || owners(row).any(|pid| pids.contains(&pid)))
             && (ports.is_empty() || ports.iter().any(any_port))
             && (peers.is_empty() || peers.iter().any(|peer| peer.matches(row.socket.remote)))
             && (cgroups.is_empty()
@@ -123,10 +123,10 @@ impl Filter {
 }
 
 /// The processes that hold the socket, or while nobody has accepted it, its listener.
-fn holders(row: &Row<'_>) -> impl Iterator<Item = u32> {
+fn owners(row: &Row<'_>) -> impl Iterator<Item = u32> {
     let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
-    let of_listener = waits_at.map(|listener| listener.holders.as_slice()).unwrap_or_default();
-    row.holders.unwrap_or_default().iter().chain(of_listener).map(|holder| holder.task.pid)
+    let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();
+    row.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
 }
 
 /// How long ago it entered CLOSE_WAIT, at least.
@@ -257,7 +257,7 @@ mod tests {
     use crate::{
         diagnose::Seen,
         model::{Dwell, Socket},
-        testing::{holder, listener, row, socket, workload},
+        testing::{listener, owner, row, socket, workload},
     };
 
     const NOW: BootTime = BootTime(3_600_000_000_000);
@@ -285,13 +285,13 @@ mod tests {
 
     #[test]
     fn any_holder_will_do_and_for_one_never_accepted_that_of_its_listener() {
-        let holders = [holder("a", 10, 3), holder("b", 20, 3)];
+        let owners = [owner("a", 10, 3), owner("b", 20, 3)];
         let socket = socket();
-        let held = Row { holders: Some(&holders), ..row(&socket) };
+        let held = Row { owners: Some(&owners), ..row(&socket) };
         let of = |pid| Filter { pids: vec![1, pid], ..Filter::default() };
         assert!(fits(&of(20), &held) && !fits(&of(30), &held));
 
-        let seen = Seen { what: listener(8080, 3, 128), at: NOW, holders: vec![holder("nginx", 30, 6)] };
+        let seen = Seen { what: listener(8080, 3, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
         let accepted = Row { listener: Some(&seen), ..held };
         assert!(!fits(&of(30), &accepted), "the listener of an accepted socket does not hold it");
         let waits = Socket { accepted: Some(false), ..socket.clone() };

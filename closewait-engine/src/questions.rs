@@ -13,8 +13,8 @@ impl Engine {
     /// Returns what an inspection at `now` has to find out about all sockets: for a one-off scan, which inspects by
     /// itself.
     pub fn inspection_request(&mut self, now: BootTime) -> InspectionRequest {
-        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
-        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
+        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
+        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
         self.host_context.inspection_request(now, tracked.chain(lingering))
     }
 
@@ -26,7 +26,7 @@ impl Engine {
     /// Returns whether a scan for owners has to come before the answer to a query at `now`.
     pub fn wants_owner_scan(&self, now: BootTime) -> bool {
         let is_old = self.scanned.is_none_or(|scanned| now.since(scanned) >= MAX_OWNER_AGE);
-        is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
+        is_old || self.tracker.iter().any(|(_, tracked)| tracked.owners.is_none())
     }
 
     /// Sockets out of CLOSE_WAIT that had a descriptor when they were last looked at. Nothing tells when that is closed, so they
@@ -37,19 +37,19 @@ impl Engine {
 
     /// Processes that hold sockets as of the last scan, `most` at most.
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
-        let tracked = self.tracker.iter().filter_map(|(_, one)| one.holders.as_deref());
-        let lingering = self.lingering.iter().filter_map(|(_, one)| one.holders.as_deref());
+        let tracked = self.tracker.iter().filter_map(|(_, one)| one.owners.as_deref());
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref());
         let mut pids = BTreeSet::new();
-        for holder in tracked.chain(lingering).flatten() {
+        for owner in tracked.chain(lingering).flatten() {
             if pids.len() >= most {
                 break;
             }
-            pids.insert(holder.task.pid);
+            pids.insert(owner.task.pid);
         }
         pids
     }
 
-    /// Whether the last walk left sockets without a holder that must have one, unless they are very odd.
+    /// Whether the last scan left sockets without a owner that must have one, unless they are very odd.
     pub fn has_unheld(&self) -> bool {
         self.tracker.has_unheld()
     }

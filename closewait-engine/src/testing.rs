@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
-    model::{Certainty, Class, Dwell, Endpoint, Holder, Listener, Protocol, Role, Socket, Task, Verdict},
+    model::{Certainty, Class, Dwell, Endpoint, Listener, Owner, Protocol, Role, Socket, Task, Verdict},
     process::Process,
     text::Comm,
     view::Row,
@@ -42,8 +42,8 @@ pub fn socket_on_port(port: u16) -> Socket {
 }
 
 /// A descriptor.
-pub fn holder(comm: &str, pid: u32, fd: u32) -> Holder {
-    Holder { task: Task { pid, comm: Comm::from_name(comm.as_bytes()) }, fd }
+pub fn owner(comm: &str, pid: u32, fd: u32) -> Owner {
+    Owner { task: Task { pid, comm: Comm::from_name(comm.as_bytes()) }, fd }
 }
 
 /// A listener on every address.
@@ -64,7 +64,7 @@ pub fn row(socket: &Socket) -> Row<'_> {
         socket,
         dwell: Some(Dwell::Exact(Duration::from_secs(90))),
         gone: None,
-        holders: None,
+        owners: None,
         listener: None,
         workload: None,
         conntrack: None,
@@ -91,6 +91,6 @@ pub fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
     Process {
         fds_open: fds.map(|(open, _limit)| open),
         fds_limit: fds.map(|(_open, limit)| limit),
-        ..Process::unread(pid, holder(comm, pid, 0).task.comm)
+        ..Process::unread(pid, owner(comm, pid, 0).task.comm)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Comm(Name);
 
-/// Without a place of its own in memory if it is short, as all are that need no escapes: every holder of a socket has one.
+/// Without a place of its own in memory if it is short, as all are that need no escapes: every owner of a socket has one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
     /// What is beyond the length is zero.

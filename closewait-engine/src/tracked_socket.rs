@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    model::{Holder, Since, Socket},
+    model::{Owner, Since, Socket},
     time::{BootTime, nanos},
 };
 
@@ -22,10 +22,10 @@ pub(crate) struct TrackedSocket {
     pub(crate) reported: bool,
     /// When it was last looked at on purpose.
     pub(super) refreshed: Option<BootTime>,
-    /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
-    pub(crate) holders: Option<Vec<Holder>>,
-    /// What the walk that goes on has found so far.
-    pub(super) found: Vec<Holder>,
+    /// Every descriptor of it as of the last scan of open files, sorted by process; `None` before the first.
+    pub(crate) owners: Option<Vec<Owner>>,
+    /// What the scan that goes on has found so far.
+    pub(super) found: Vec<Owner>,
     /// When it was last seen that something was read or that it was accepted; at first when it was found.
     pub(crate) touched: BootTime,
 }
@@ -40,7 +40,7 @@ impl TrackedSocket {
             due,
             reported: false,
             refreshed: None,
-            holders: None,
+            owners: None,
             found: Vec::new(),
             touched: seen,
         }

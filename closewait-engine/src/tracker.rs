@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     hashing::{FastState, KeyedState},
-    limits::{Quota, keep_holder, shrink},
-    model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
+    limits::{Quota, keep_owner, shrink},
+    model::{Dwell, Endpoint, KeySecret, Owner, Role, Since, Socket, SocketKey},
     overflow::Overflow,
     scans::Scans,
     schedule::Schedule,
@@ -20,9 +20,9 @@ use super::{
     tracked_socket::{TrackedSocket, differ, newer, next_doubling},
 };
 
-/// Every socket keeps one holder; so many more are kept of all together, at some 100 bytes. Workers that inherit ten thousand
-/// sockets each would take gigabytes.
-const MORE_HOLDERS: usize = 1 << 20;
+/// Number of descriptors that are kept beside the first of each socket, at some 100 bytes. Workers that inherit ten
+/// thousand sockets each would take gigabytes.
+const MAX_MORE_OWNERS: usize = 1 << 20;
 
 /// The end of the clock: what saturates there is not due.
 const NEVER: BootTime = BootTime(u64::MAX);
@@ -51,15 +51,15 @@ pub(crate) struct Tracker {
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
     /// How many were reported as stuck.
     reported: usize,
-    /// Keys by inode, while a walk needs them.
+    /// Keys by inode, while a scan needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
     scans: Scans,
     /// So many are tracked: the first ones, for those are the oldest.
     most: usize,
     overflow: Overflow,
-    more_holders: Quota,
+    owner_quota: Quota,
     /// Number of descriptors that the last scan dropped.
-    dropped_holders: u64,
+    dropped_owners: u64,
 }
 
 impl Tracker {
@@ -76,14 +76,14 @@ impl Tracker {
             scans: Scans::default(),
             most,
             overflow: Overflow::new(key_secret),
-            more_holders: Quota::new(MORE_HOLDERS),
-            dropped_holders: 0,
+            owner_quota: Quota::new(MAX_MORE_OWNERS),
+            dropped_owners: 0,
         }
     }
 
-    /// Whether a walk found no holder of a socket that was accepted. It can have been accepted while the walk went on.
+    /// Whether a scan found no owner of a socket that was accepted. It can have been accepted while the scan went on.
     pub(crate) fn has_unheld(&self) -> bool {
-        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.holders.as_deref() == Some(&[]))
+        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.owners.as_deref() == Some(&[]))
     }
 
     /// How many there are.
@@ -107,8 +107,8 @@ impl Tracker {
     }
 
     /// Number of descriptors that the last scan found and the tracker dropped, because a limit was reached.
-    pub(crate) fn dropped_holders(&self) -> u64 {
-        self.dropped_holders
+    pub(crate) fn dropped_owners(&self) -> u64 {
+        self.dropped_owners
     }
 
     /// When the next one is due.
@@ -146,7 +146,7 @@ impl Tracker {
         // A snapshot found this very stay already; the record only tells when it began.
         let mut tracked =
             TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
-        (tracked.holders, tracked.found, tracked.touched) = (before.holders, before.found, before.touched);
+        (tracked.owners, tracked.found, tracked.touched) = (before.owners, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
@@ -264,16 +264,16 @@ impl Tracker {
         }
     }
 
-    /// A walk over open files found a descriptor of a socket that is tracked.
-    pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, holder: Holder) {
+    /// A scan of open files found a descriptor of a socket that is tracked.
+    pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, owner: Owner) {
         let known_by = self.find_scanned(key, socket);
         if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
-            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
+            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
     }
 
     /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
-    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, holder: Holder) {
+    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, owner: Owner) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         // Another socket can have entered at the address since.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
@@ -281,18 +281,18 @@ impl Tracker {
             tracked.socket.inode = Some(inode);
             // Perhaps only since the socket was seen.
             tracked.socket.accepted = Some(true);
-            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
+            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
     }
 
-    /// The same, of a walk that knows no more of the socket than its inode.
-    pub(crate) fn held_inode(&mut self, inode: u64, holder: Holder) {
+    /// The same, of a scan that knows no more of the socket than its inode.
+    pub(crate) fn held_inode(&mut self, inode: u64, owner: Owner) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
             let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
         });
         if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
-            keep_holder(&mut tracked.found, holder, &mut self.more_holders);
+            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
     }
 
@@ -305,7 +305,7 @@ impl Tracker {
         mut role: impl FnMut(&Socket) -> Option<Role>,
     ) {
         let by_inode = self.by_inode.take().is_some();
-        self.dropped_holders = self.more_holders.reset(0);
+        self.dropped_owners = self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
@@ -315,12 +315,12 @@ impl Tracker {
             if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
                 tracked.refreshed = tracked.refreshed.max(Some(began));
             }
-            found.sort_by_key(|holder| (holder.task.pid, holder.fd));
+            found.sort_by_key(|owner| (owner.task.pid, owner.fd));
             found.shrink_to_fit();
             if !found.is_empty() || (complete && tracked.since.latest() < began) {
-                tracked.holders = Some(found);
+                tracked.owners = Some(found);
             } else if !complete {
-                tracked.holders = None;
+                tracked.owners = None;
             }
             if tracked.socket.role.is_none() {
                 tracked.socket.role = role(&tracked.socket);
@@ -332,7 +332,7 @@ impl Tracker {
     pub(crate) fn scan_failed(&mut self) {
         self.scans.end();
         self.by_inode = None;
-        self.more_holders.reset(0);
+        self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
             if let Some(tracked) = self.sockets.get_mut(&key) {
                 tracked.found = Vec::new();
@@ -368,15 +368,15 @@ impl Tracker {
         self.reported > 0
     }
 
-    /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their holders.
+    /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their owners.
     pub(crate) fn stuck_or_due(
         &self,
         now: BootTime,
         wanted: impl Fn(&Socket) -> bool,
-    ) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
+    ) -> impl Iterator<Item = (&Socket, Option<&[Owner]>)> {
         let wanted =
             self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now || wanted(&tracked.socket));
-        wanted.map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()))
+        wanted.map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()))
     }
 
     /// One of them.

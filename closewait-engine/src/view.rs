@@ -7,7 +7,7 @@ use super::{
     grouping::Grouping,
     host_context::HostContext,
     lingering::LingeringSockets,
-    model::{Dwell, Exit, Holder, Listener, ProxyPeer, Since, Socket, Verdict},
+    model::{Dwell, Exit, Listener, Owner, ProxyPeer, Since, Socket, Verdict},
     process::Process,
     time::BootTime,
     tracker::Tracker,
@@ -24,7 +24,7 @@ pub struct Row<'a> {
     /// If it is out of CLOSE_WAIT and only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
-    pub holders: Option<&'a [Holder]>,
+    pub owners: Option<&'a [Owner]>,
     /// The listener that it waits at or came out of.
     pub listener: Option<&'a Seen<Listener>>,
     /// What its cgroup is.
@@ -33,7 +33,7 @@ pub struct Row<'a> {
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
     pub proxy_peer: Option<ProxyPeer>,
-    /// Its first holder, or while nobody has accepted it that of its listener, as far as it was looked at.
+    /// Its first owner, or while nobody has accepted it that of its listener, as far as it was looked at.
     pub process: Option<&'a Process>,
     /// Why it stays.
     pub verdict: Verdict,
@@ -44,7 +44,7 @@ pub struct Row<'a> {
 pub struct View<'a> {
     /// When.
     pub now: BootTime,
-    /// For how long an agent has watched; `None` for a single look.
+    /// For how long an agent has watched; `None` for a one-off scan.
     pub watched: Option<Duration>,
     /// The sockets, oldest first: by the age that is certain.
     pub rows: Vec<Row<'a>>,
@@ -80,12 +80,12 @@ impl<'a> View<'a> {
             socket: &one.socket,
             dwell: Some(one.since.dwell(now)),
             gone: None,
-            holders: one.holders.as_deref(),
+            owners: one.owners.as_deref(),
             listener: grouping.listener(&one.socket),
-            workload: host_context.workload(&one.socket, one.holders.as_deref()),
+            workload: host_context.workload(&one.socket, one.owners.as_deref()),
             conntrack: host_context.conntrack(one.socket.netns),
             proxy_peer: grouping.proxy_peer(key, one).cloned(),
-            process: grouping.process(&one.socket, one.holders.as_deref()),
+            process: grouping.process(&one.socket, one.owners.as_deref()),
             verdict: grouping.verdict(key, one),
         }));
         let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
@@ -94,12 +94,12 @@ impl<'a> View<'a> {
             socket: &one.socket,
             dwell: one.gone.dwell,
             gone: Some(&one.gone),
-            holders: one.holders.as_deref(),
+            owners: one.owners.as_deref(),
             listener: grouping.listener(&one.socket),
-            workload: host_context.workload(&one.socket, one.holders.as_deref()),
+            workload: host_context.workload(&one.socket, one.owners.as_deref()),
             conntrack: None,
             proxy_peer: None,
-            process: grouping.process(&one.socket, one.holders.as_deref()),
+            process: grouping.process(&one.socket, one.owners.as_deref()),
             verdict: grouping.verdict_on_lingering(one),
         }));
         Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: host_context.processes() }

@@ -1,6 +1,6 @@
 //! `closewait kill`.
 //!
-//! What is selected is what `list` shows with the same filters, of a running agent or of a single look: it is asked for the
+//! What is selected is what `list` shows with the same filters, of a running agent or of a one-off scan: it is asked for the
 //! objects of `--output json`, and they are read again, so there is one selection for both. They say enough to find each
 //! socket, and nothing that they say is enough to destroy it: the filters are applied to them again, and to what the kernel
 //! says of each socket now, once for the plan and once more right before.
@@ -255,14 +255,14 @@ fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
     let mut denied: Vec<&str> = Vec::new();
     let mut others: Vec<String> = Vec::new();
     for plan in plans {
-        if let Err(Refusal::Denied(why) | Refusal::HoldersUnknown(why)) = plan {
+        if let Err(Refusal::Denied(why) | Refusal::OwnersUnknown(why)) = plan {
             denied.push(why);
         }
     }
     for (_, done) in done {
         match &done.outcome {
             Outcome::Failed(Failure::Denied(why))
-            | Outcome::Refused(Refusal::Denied(why) | Refusal::HoldersUnknown(why)) => denied.push(why),
+            | Outcome::Refused(Refusal::Denied(why) | Refusal::OwnersUnknown(why)) => denied.push(why),
             Outcome::Failed(failure) => others.push(failure.to_string()),
             Outcome::Destroyed | Outcome::GoneBefore | Outcome::Replaced | Outcome::Refused(_) => {}
         }
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(code(Err(KillError::Unsupported(unsupported).into())), Some(69));
         assert_eq!(code(Err(KillError::NoFilter.into())), Some(2));
         assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 }.into())), Some(1));
-        assert_eq!(code(failures(&[Err(Refusal::HoldersUnknown(denied()))], &[])), Some(77));
+        assert_eq!(code(failures(&[Err(Refusal::OwnersUnknown(denied()))], &[])), Some(77));
         assert_eq!(code(Err(KillError::NotMeant { count: 1 }.into())), Some(1));
     }
 

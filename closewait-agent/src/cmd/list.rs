@@ -32,7 +32,7 @@ use closewait_engine::{
     query::{Filter, Form, GroupBy, Query},
 };
 
-/// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
+/// Age at which a socket counts as stuck for a one-off scan, as for an agent that is told nothing else.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// The time between two looks at what processes do.
@@ -48,7 +48,7 @@ pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     print(&answer(&args.asked, &query)?)
 }
 
-/// What an agent says, or what a single look shows.
+/// What an agent says, or what a one-off scan shows.
 ///
 /// # Errors
 ///

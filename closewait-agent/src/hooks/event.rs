@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::TimeAnchor;
 use closewait_engine::{
-    model::{Finding, Holder, PileupGroup, Role, Shape, Socket, Task, Verdict},
+    model::{Finding, Owner, PileupGroup, Role, Shape, Socket, Task, Verdict},
     process::Process,
     workload::Workload,
 };
@@ -143,7 +143,7 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
         Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => {
             let process = process.as_deref();
             facts.add("CLOSEWAIT_TIME", Some(humantime::format_rfc3339_nanos(anchor.wall(*at))));
-            facts.add("CLOSEWAIT_FD", owners.as_ref().and_then(|owners| owners.first()).map(|holder| holder.fd));
+            facts.add("CLOSEWAIT_FD", owners.as_ref().and_then(|owners| owners.first()).map(|owner| owner.fd));
             add_owner(&mut facts, owner(owners.as_deref(), process), process);
             add_socket(&mut facts, socket);
             add_workload(&mut facts, workload.as_deref().or_else(|| process?.workload.as_deref()));
@@ -179,9 +179,9 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
     facts
 }
 
-/// The first holder; of a socket that nobody has accepted, whose listener it is.
-fn owner<'a>(owners: Option<&'a [Holder]>, process: Option<&'a Process>) -> Option<(u32, &'a str)> {
-    let held = owners.and_then(|owners| owners.first()).map(|Holder { task: Task { pid, comm }, .. }| (*pid, comm));
+/// The first owner; of a socket that nobody has accepted, whose listener it is.
+fn owner<'a>(owners: Option<&'a [Owner]>, process: Option<&'a Process>) -> Option<(u32, &'a str)> {
+    let held = owners.and_then(|owners| owners.first()).map(|Owner { task: Task { pid, comm }, .. }| (*pid, comm));
     let (pid, comm) = held.or_else(|| process.map(|process| (process.pid, &process.comm)))?;
     Some((pid, comm.as_str()))
 }
@@ -228,14 +228,14 @@ mod tests {
     use super::*;
     use closewait_engine::{
         model::{Certainty, Class, Dwell},
-        testing::{holder, process, socket, verdict},
+        testing::{owner, process, socket, verdict},
         text::Comm,
         time::BootTime,
     };
 
     const ANCHOR: TimeAnchor = TimeAnchor::booted_at(UNIX_EPOCH);
 
-    fn stuck(owners: Option<Vec<Holder>>, process: Option<Process>) -> Finding {
+    fn stuck(owners: Option<Vec<Owner>>, process: Option<Process>) -> Finding {
         Finding::Stuck {
             at: BootTime(0),
             socket: socket(),
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_first_holder_and_its_socket_are_told() {
-        let finding = stuck(Some(vec![holder("nginx", 812, 5)]), Some(process("nginx", 812, None)));
+        let finding = stuck(Some(vec![owner("nginx", 812, 5)]), Some(process("nginx", 812, None)));
         let facts = facts(&finding, ANCHOR);
         for (name, expected) in [
             ("CLOSEWAIT_TIME", "1970-01-01T00:00:00.000000000Z"),
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn the_program_of_another_process_is_not_that_of_the_holder() {
         let other = Process { exe: Some("/usr/bin/other".to_owned()), ..process("other", 7, None) };
-        let told = facts(&stuck(Some(vec![holder("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
+        let told = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
         assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("812"), None));
         // Nobody holds it: then it is who should accept it.
         let told = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_name_full_of_harm_has_no_byte_that_an_environment_cannot_hold() {
-        let mut named = holder("x", 1, 3);
+        let mut named = owner("x", 1, 3);
         named.task.comm = Comm::from_kernel(b"$(id)\n\x1b;`w`\xff\0\0\0\0");
         let facts = facts(&stuck(Some(vec![named]), None), ANCHOR);
         assert_eq!(value(&facts, "CLOSEWAIT_COMM"), Some("$(id)\\u{a}\\u{1b};`w`\\xff"));
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_request_arrives_as_it_was_sent() {
-        let finding = stuck(Some(vec![holder("nginx", 812, 5)]), None);
+        let finding = stuck(Some(vec![owner("nginx", 812, 5)]), None);
         let facts = facts(&finding, ANCHOR);
         let sent = HookEvent { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
         let frame = sent.frame().unwrap().unwrap();

@@ -117,12 +117,12 @@ impl Btf {
         // A hostile file can make the search through anonymous structs grow without end.
         let mut budget = SEARCH_BUDGET;
         self.named(type_name).find_map(|id| {
-            let mut holder = id;
+            let mut owner = id;
             let mut bits = 0_u32;
             for name in path.split('.') {
-                let member = self.member(holder, name.as_bytes(), 0, &mut budget)?;
+                let member = self.member(owner, name.as_bytes(), 0, &mut budget)?;
                 bits = bits.checked_add(member.bits)?;
-                holder = member.type_id;
+                owner = member.type_id;
             }
             bits.is_multiple_of(8).then_some(bits / 8)
         })
@@ -187,9 +187,9 @@ impl Btf {
         })
     }
 
-    /// Finds a member by name, in `holder` or in the anonymous structs and unions within it.
-    fn member(&self, holder: u32, name: &[u8], depth: u32, budget: &mut u32) -> Option<Member> {
-        let (at, shape) = self.resolve(holder)?;
+    /// Finds a member by name, in `owner` or in the anonymous structs and unions within it.
+    fn member(&self, owner: u32, name: &[u8], depth: u32, budget: &mut u32) -> Option<Member> {
+        let (at, shape) = self.resolve(owner)?;
         if !matches!(shape.kind, STRUCT | UNION) || depth > MAX_DEPTH {
             return None;
         }

@@ -182,7 +182,7 @@ impl Cgroups {
         all
     }
 
-    /// Walks for some more milliseconds. Returns whether everything was seen since a walk began after all of the folders
+    /// Walks for some more milliseconds. Returns whether everything was seen since a scan began after all of the folders
     /// were there that this call is about.
     fn continue_scan(&mut self, patience: &mut Patience) -> Result<bool, String> {
         let Some(scan) = self.scan.clone() else { return Ok(false) };

@@ -1,6 +1,6 @@
 //! Work that the host can keep waiting for ever, done on threads that can be left behind.
 //!
-//! A read below `/proc` or a walk along a path ends in a file system or behind a lock that a broken host never gives
+//! A read below `/proc` or a scan along a path ends in a file system or behind a lock that a broken host never gives
 //! back: the server of an NFS mount is gone, the daemon of a FUSE mount hangs. [`each`] does such work on a thread of its
 //! own, and gives the thread up when nothing has come of it for [`ANSWER_WITHIN`]. What that thread waits for is remembered
 //! for as long as it waits, so that nothing else is sent after it ([`ItemJob::may_wait`]).

@@ -158,7 +158,7 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
 
 const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
-/// Network namespaces are found by the processes that are in them (`netns::find`), and files by a walk over the processes of
+/// Network namespaces are found by the processes that are in them (`netns::find`), and files by a scan over the processes of
 /// the own pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
 const UNSEEN: &str =
     "sockets of other network namespaces are not seen, as closewait runs in a pid namespace of its own";

@@ -14,12 +14,12 @@ use serde::Serialize;
 pub use self::selected::{ListReadError, MAX_SELECTED, read};
 use super::{
     list::{Style, rows},
-    schema::HolderObject,
+    schema::OwnerObject,
     table::{Align, Column},
 };
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
-    model::{Holder, Socket},
+    model::{Owner, Socket},
     time::BootTime,
 };
 
@@ -32,7 +32,7 @@ pub struct Done {
     /// What.
     pub outcome: Outcome,
     /// Its descriptors afterwards; `None` if it was not destroyed, or they could not be looked for.
-    pub open: Option<Vec<Holder>>,
+    pub open: Option<Vec<Owner>>,
 }
 
 /// Writes the plan: a line for each socket that was selected, then in words what will happen, and why not to the others.
@@ -99,8 +99,8 @@ pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
 /// Which descriptors are open still, by process.
 fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
     let mut open: BTreeMap<(u32, &str), Vec<u32>> = BTreeMap::new();
-    for holder in done.iter().filter_map(|(_, done)| done.open.as_deref()).flatten() {
-        open.entry((holder.task.pid, holder.task.comm.as_str())).or_default().push(holder.fd);
+    for owner in done.iter().filter_map(|(_, done)| done.open.as_deref()).flatten() {
+        open.entry((owner.task.pid, owner.task.comm.as_str())).or_default().push(owner.fd);
     }
     let count: usize = open.values().map(Vec::len).sum();
     match count {
@@ -137,7 +137,7 @@ struct Added<'a> {
 struct ResultMembers<'a> {
     result: Option<&'static str>,
     result_reason: Option<String>,
-    fds_open: Option<Vec<HolderObject<'a>>>,
+    fds_open: Option<Vec<OwnerObject<'a>>>,
 }
 
 /// Writes the object that `list` has for each socket with the plan for it; with `done`, what became of those that were to be
@@ -200,7 +200,7 @@ mod tests {
     use closewait_engine::{
         kill::Failure,
         model::{Certainty, Class, Dwell},
-        testing::{holder, socket_on_port, verdict},
+        testing::{owner, socket_on_port, verdict},
     };
 
     const NOW: BootTime = BootTime(3_600_000_000_000);
@@ -213,7 +213,7 @@ mod tests {
             socket: socket_on_port(port),
             dwell: Some(Dwell::Exact(Duration::from_secs(90))),
             gone: None,
-            holders: Some(vec![holder("app", 42, 5)]),
+            owners: Some(vec![owner("app", 42, 5)]),
             listener: None,
             verdict: verdict(Class::Leak, Certainty::High),
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn done(outcome: Outcome, fds: &[u32]) -> Done {
-        let open = (outcome == Outcome::Destroyed).then(|| fds.iter().map(|fd| holder("app", 42, *fd)).collect());
+        let open = (outcome == Outcome::Destroyed).then(|| fds.iter().map(|fd| owner("app", 42, *fd)).collect());
         Done { outcome, open }
     }
 

@@ -15,7 +15,7 @@ pub(super) use self::{
 };
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, Endpoint, Holder, How, Scope, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, How, Owner, Scope, Task, Totals, Verdict},
     process::{Process, ProgramRuntime},
 };
 
@@ -71,15 +71,15 @@ impl<'a> From<&'a Task> for TaskObject<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct HolderObject<'a> {
+pub(super) struct OwnerObject<'a> {
     pid: u32,
     fd: u32,
     comm: &'a str,
 }
 
-impl<'a> From<&'a Holder> for HolderObject<'a> {
-    fn from(holder: &'a Holder) -> Self {
-        Self { pid: holder.task.pid, fd: holder.fd, comm: holder.task.comm.as_str() }
+impl<'a> From<&'a Owner> for OwnerObject<'a> {
+    fn from(owner: &'a Owner) -> Self {
+        Self { pid: owner.task.pid, fd: owner.fd, comm: owner.task.comm.as_str() }
     }
 }
 
@@ -240,7 +240,7 @@ pub(super) enum Event<'a> {
         socket: SocketObject<'a>,
         #[serde(flatten)]
         dwell: DwellMembers,
-        owners: Option<Vec<HolderObject<'a>>>,
+        owners: Option<Vec<OwnerObject<'a>>>,
         verdict: VerdictObject<'a>,
         process: Option<ProcessObject<'a>>,
     },

@@ -11,7 +11,7 @@ use super::{
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
+    model::{Dwell, Finding, How, Owner, Protocol, Role, Scope, Socket, Totals},
     text::duration,
     time::BootTime,
 };
@@ -64,7 +64,7 @@ impl Sink for Text {
             }
             Finding::Stuck { at, socket, dwell: stuck, owners, verdict, workload: _, process: _ } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
-                let (owners, facts) = (holders(owners.as_deref()), facts(socket));
+                let (owners, facts) = (owner_list(owners.as_deref()), facts(socket));
                 let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
                 let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
                 push(to, anchor, *at, &line);
@@ -155,12 +155,12 @@ pub fn dwell(dwell: Dwell) -> String {
 }
 
 /// Every descriptor; nothing where they could not be looked for, or where there is none.
-fn holders(owners: Option<&[Holder]>) -> String {
+fn owner_list(owners: Option<&[Owner]>) -> String {
     /// A socket that every worker has inherited would fill the screen.
     const SHOWN: usize = 4;
     let owners = owners.unwrap_or_default();
     let mut text = String::new();
-    for Holder { task, fd } in owners.iter().take(SHOWN) {
+    for Owner { task, fd } in owners.iter().take(SHOWN) {
         let _infallible: std::fmt::Result = write!(text, "; {}[{}] fd {fd}", task.comm, task.pid);
     }
     if owners.len() > SHOWN {

@@ -13,7 +13,7 @@ use super::{
         self,
         exact::{self, DestroyError},
     },
-    holders, scanner,
+    owners, scanner,
 };
 use crate::host::{
     facts,
@@ -21,7 +21,7 @@ use crate::host::{
 };
 use closewait_engine::{
     kill::{self, CurrentSocket, Failure, Outcome, Refusal, Selected, Target},
-    model::{Endpoint, Holder},
+    model::{Endpoint, Owner},
     query::Filter,
     time::BootTime,
 };
@@ -93,11 +93,11 @@ pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Syn
 }
 
 /// Every descriptor of the sockets with these inodes, and why not all processes could be looked at, if so.
-pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Holder>>, Option<String>) {
-    let mut of: BTreeMap<u32, Vec<Holder>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
-    let blind = holders::scan(|inode, holder| {
-        if let Some(holders) = u32::try_from(inode).ok().and_then(|inode| of.get_mut(&inode)) {
-            holders.push(holder);
+pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Owner>>, Option<String>) {
+    let mut of: BTreeMap<u32, Vec<Owner>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
+    let blind = owners::scan(|inode, owner| {
+        if let Some(owners) = u32::try_from(inode).ok().and_then(|inode| of.get_mut(&inode)) {
+            owners.push(owner);
         }
     });
     let blind = blind.or_else(|| (facts::initial_pid_namespace() == Some(false)).then(|| scanner::OUTSIDE.to_owned()));
@@ -135,7 +135,7 @@ impl Held {
         match (&self.inodes, &self.blind) {
             (None, _) => Ok(()),
             (Some(inodes), _) if inodes.contains(&target.inode) => Ok(()),
-            (Some(_), Some(blind)) => Err(Refusal::HoldersUnknown(blind.clone())),
+            (Some(_), Some(blind)) => Err(Refusal::OwnersUnknown(blind.clone())),
             (Some(_), None) => Err(Refusal::NotHeld),
         }
     }
@@ -285,6 +285,6 @@ mod tests {
         drop(socket);
         assert_eq!(Held::by(&[own]).check(&target), Err(Refusal::NotHeld));
         let blind = Held { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
-        assert_eq!(blind.check(&target), Err(Refusal::HoldersUnknown("no right".to_owned())));
+        assert_eq!(blind.check(&target), Err(Refusal::OwnersUnknown("no right".to_owned())));
     }
 }

@@ -185,7 +185,7 @@ impl DiagSocket {
         if self.state == state::LISTEN {
             let (local, backlog, backlog_max) = (self.local, self.receive_queue, self.send_queue);
             let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
-            return Observation::Listening { key, at, listener, holder: None };
+            return Observation::Listening { key, at, listener, owner: None };
         }
         let info = self.info.as_deref();
         let ages = info.map(|info| (info.last_ack_recv, info.last_data_recv));

@@ -6,7 +6,7 @@
 //! - [`scanner`]: the sockets that are there now, and who holds them, by whatever this host offers.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inquiry`]: owners, cgroups, namespaces.
-//! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
+//! - [`owners`]: who holds which socket, where the kernel has no iterator over open files.
 //! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
 //! - [`ended`]: whether a process has ended.
 //! - `calls`: forms of a system call that aya does not offer.
@@ -20,8 +20,8 @@ pub mod destroy;
 pub mod diag;
 pub mod ended;
 pub mod files;
-pub mod holders;
 pub mod inspector;
+pub mod owners;
 pub mod pins;
 pub mod processes;
 pub mod program;

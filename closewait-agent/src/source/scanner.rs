@@ -24,7 +24,7 @@ use closewait_common::names;
 use super::{
     calls,
     diag::{self, Blind, DiagQuery, ListedSocket},
-    files, holders,
+    files, owners,
 };
 use closewait_engine::{
     decode::Decoder,
@@ -152,8 +152,8 @@ impl Scanner {
                 Observation::ScanEnded { began, blind, saw_listeners: true }
             }
             (_, Ok(())) => {
-                let held = |inode, holder| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, holder })));
-                let blind = holders::scan(held);
+                let held = |inode, owner| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, owner })));
+                let blind = owners::scan(held);
                 Observation::ScanEnded { began, blind, saw_listeners: true }
             }
         };

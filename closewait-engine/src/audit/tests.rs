@@ -48,7 +48,7 @@ fn said_and_wanted(engine: &mut Engine) -> (Vec<Finding>, Vec<Output>) {
     (said, wanted)
 }
 
-/// An audit at `millis`, with what the walk and the look find.
+/// An audit at `millis`, with what the scan and the look find.
 fn audit(
     engine: &mut Engine,
     millis: u64,

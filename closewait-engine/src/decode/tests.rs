@@ -188,8 +188,8 @@ fn the_age_of_an_older_socket_is_an_interval() {
 fn a_holder_is_read() {
     let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
     let held = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, pid: 42, fd: 7, comm, ..record() };
-    let Ok(Observation::Held { holder, .. }) = decode(&held) else { panic!("a descriptor") };
-    assert_eq!((holder.task.pid, holder.fd, holder.task.comm.as_str()), (42, 7, "worker"));
+    let Ok(Observation::Held { owner, .. }) = decode(&held) else { panic!("a descriptor") };
+    assert_eq!((owner.task.pid, owner.fd, owner.task.comm.as_str()), (42, 7, "worker"));
 }
 
 #[test]
@@ -211,11 +211,11 @@ fn a_hold_is_read_and_nothing_but_a_whole_one() {
         // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(hold).cast::<u8>(), HOLD_SIZE) }.to_vec()
     };
-    let Ok(Observation::Holds { key, at, inode, holder }) = DECODER.decode(&bytes(&hold)) else {
+    let Ok(Observation::Holds { key, at, inode, owner }) = DECODER.decode(&bytes(&hold)) else {
         panic!("a descriptor")
     };
-    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(BootTime(8)), 99, 42, 7));
-    assert_eq!(holder.task.comm.as_str(), "worker");
+    assert_eq!((key, at, inode, owner.task.pid, owner.fd), (SocketKey(5), Some(BootTime(8)), 99, 42, 7));
+    assert_eq!(owner.task.comm.as_str(), "worker");
     assert_eq!(DECODER.decode(&bytes(&hold)[..40]), Err(DecodeError::Length(40)));
     assert_eq!(DECODER.decode(&bytes(&Hold { format: 1, ..hold })), Err(DecodeError::Format(1)));
     assert!(matches!(DECODER.decode(&bytes(&Hold { fd: -1, ..hold })), Err(DecodeError::Contradiction(_))));
@@ -305,13 +305,13 @@ fn listeners_legs_and_lingering_descriptors_are_told_apart() {
     let listening = of(kind::LISTENING, 10, flag::LISTENER);
     let detail = Detail { backlog: 3, backlog_max: 128, ..Detail::EMPTY };
     let bytes = detailed_bytes(&Detailed { record: listening, detail });
-    let Ok(Observation::Listening { listener, holder, .. }) = DECODER.decode(&bytes) else { panic!("a listener") };
-    assert_eq!((listener.backlog, listener.backlog_max, listener.local.port, holder), (3, 128, 8080, None));
+    let Ok(Observation::Listening { listener, owner, .. }) = DECODER.decode(&bytes) else { panic!("a listener") };
+    assert_eq!((listener.backlog, listener.backlog_max, listener.local.port, owner), (3, 128, 8080, None));
     let held = of(kind::LISTENING, 10, flag::LISTENER | flag::TASK);
-    assert!(matches!(decode(&held), Ok(Observation::Listening { holder: Some(_), .. })));
+    assert!(matches!(decode(&held), Ok(Observation::Listening { owner: Some(_), .. })));
     for state in [state::CLOSE, state::LAST_ACK] {
         let lingering = of(kind::LINGERING, state, flag::TASK);
-        assert!(matches!(decode(&lingering), Ok(Observation::Lingering { holder: Some(_), .. })));
+        assert!(matches!(decode(&lingering), Ok(Observation::Lingering { owner: Some(_), .. })));
     }
     let record = of(kind::PROXY_PEER, state::FIN_WAIT2, flag::TASK);
     let Ok(Observation::ProxyPeer { peer, .. }) = decode(&record) else { panic!("a leg") };

@@ -84,10 +84,10 @@ impl Rule for AcceptStopped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{Scene, holder, secs};
+    use crate::diagnose::testing::{Scene, owned_by, secs};
 
     fn waiting(seconds: u64) -> Scene {
-        Scene::server().unaccepted().aged(seconds).listened_by(&[holder(7, "uwsgi", 3)])
+        Scene::server().unaccepted().aged(seconds).listened_by(&[owned_by(7, "uwsgi", 3)])
     }
 
     #[test]

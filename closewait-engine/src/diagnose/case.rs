@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    model::{Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation},
+    model::{Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation},
     process::Process,
     time::BootTime,
 };
@@ -27,7 +27,7 @@ pub struct Case<'a> {
     /// How it left CLOSE_WAIT, if it did: then only a descriptor is left of it.
     pub gone: Option<&'a Exit>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
-    pub holders: Option<&'a [Holder]>,
+    pub owners: Option<&'a [Owner]>,
     /// Whether some processes could not be looked at: then others may hold it, too.
     pub blind: bool,
     /// Where it is, if no process has a descriptor and that was found out.
@@ -38,7 +38,7 @@ pub struct Case<'a> {
     pub group: &'a Group,
     /// The listener that it came out of, or waits at.
     pub listener: Option<&'a Seen<Listener>>,
-    /// Other connections of its holders that are likely to be the other leg of a proxied one.
+    /// Other connections of its owners that are likely to be the other leg of a proxied one.
     pub proxy_peers: &'a ProxyPeers,
     /// The processes that hold it, and those that hold its listener.
     pub processes: &'a [&'a Process],
@@ -46,7 +46,7 @@ pub struct Case<'a> {
     pub conntrack: Option<Duration>,
 }
 
-/// Something that a walk found, with its descriptors.
+/// Something that a scan found, with its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen<T> {
     /// What it is.
@@ -54,7 +54,7 @@ pub struct Seen<T> {
     /// When it was found.
     pub at: BootTime,
     /// Every descriptor of it, sorted by process; empty also where they could not be looked for.
-    pub holders: Vec<Holder>,
+    pub owners: Vec<Owner>,
 }
 
 /// The sockets of the same owner, the same role, and the same local port (servers) or remote end (clients), in one network
@@ -80,7 +80,7 @@ pub struct Group {
     /// How many sockets wait in the backlog of the same port, never accepted.
     pub unaccepted: u32,
     /// What was seen come and go on the same local port (servers) or to the same remote end (clients), whoever held it;
-    /// `None` for a single look without an agent.
+    /// `None` for a one-off scan without an agent.
     pub flow: Option<Flow>,
 }
 
@@ -175,14 +175,14 @@ impl Case<'_> {
 
     /// Distinct processes that hold it.
     pub fn pids(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = self.holders.unwrap_or_default().iter().map(|holder| holder.task.pid).collect();
+        let mut pids: Vec<u32> = self.owners.unwrap_or_default().iter().map(|owner| owner.task.pid).collect();
         pids.dedup();
         pids
     }
 
-    /// `name[pid]` of the first holder.
+    /// `name[pid]` of the first owner.
     pub fn owner(&self) -> Option<String> {
-        let task = &self.holders?.first()?.task;
+        let task = &self.owners?.first()?.task;
         Some(format!("{}[{}]", task.comm, task.pid))
     }
 }

@@ -50,7 +50,7 @@ impl Rule for Gone {
         };
         // If nobody saw it leave, it is only known when it was found.
         let when = if gone.seen { format!("{} ago", text::span(ago)) } else { "before anybody watched".to_owned() };
-        if case.holders.is_some_and(<[_]>::is_empty) {
+        if case.owners.is_some_and(<[_]>::is_empty) {
             return Some(Judgement {
                 class: Class::Unknown,
                 certainty: Certainty::Low,
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn nobody_is_blamed_if_nobody_has_it() {
-        let scene = Scene { holders: Some(Vec::new()), ..Scene::server() };
+        let scene = Scene { owners: Some(Vec::new()), ..Scene::server() };
         assert_eq!(gone(scene, 300, How::Destroyed).unwrap().class, Class::Unknown);
     }
 

@@ -109,14 +109,14 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
 }
 
 fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
-    let ([holder], listener) = (tasks, case.listener?) else { return None };
-    let from_its_start = case.holders?.iter().any(|descriptor| descriptor.fd <= HANDED_OVER);
-    let listens = listener.holders.iter().any(|other| other.task.pid == holder.pid);
+    let ([owner], listener) = (tasks, case.listener?) else { return None };
+    let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= HANDED_OVER);
+    let listens = listener.owners.iter().any(|other| other.task.pid == owner.pid);
     if !case.is_server() || from_its_start || listens {
         return None;
     }
-    let one = program(case, holder.pid)?;
-    let mut others: Vec<&Task> = listener.holders.iter().map(|other| &other.task).collect();
+    let one = program(case, owner.pid)?;
+    let mut others: Vec<&Task> = listener.owners.iter().map(|other| &other.task).collect();
     others.dedup_by_key(|task| task.pid);
     // One listener whose program is not known, is the same or came later, and the other can have come from there.
     let foreign = others.iter().all(|other| {
@@ -129,10 +129,10 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
         Certainty::High,
         format!(
             "{from} listens on {local} and has no descriptor of it; {}[{}], another program, has the only one, {fd}",
-            holder.comm,
-            holder.pid,
+            owner.comm,
+            owner.pid,
             local = listener.what.local,
-            fd = case.holders?.first()?.fd,
+            fd = case.owners?.first()?.fd,
         ),
     ))
 }
@@ -159,7 +159,7 @@ fn related(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        diagnose::testing::{Scene, holder, process, secs, task},
+        diagnose::testing::{Scene, owned_by, process, secs, task},
         model::Opener,
     };
 
@@ -174,8 +174,8 @@ mod tests {
 
     /// `child[42]` has it, `parent[7]` listens.
     fn child(fd: u32, parent: &str, child: &str) -> Scene {
-        let mut scene = Scene::server().listened_by(&[holder(7, "parent", 3)]);
-        scene.holders = Some(vec![holder(42, "child", fd)]);
+        let mut scene = Scene::server().listened_by(&[owned_by(7, "parent", 3)]);
+        scene.owners = Some(vec![owned_by(42, "child", fd)]);
         scene.processes = vec![process(42, "child", child), process(7, "parent", parent)];
         scene
     }
@@ -192,13 +192,13 @@ mod tests {
     fn the_opener_that_holds_it_is_its_owner() {
         assert_eq!(certainty(&opened_by(Scene::client(), 42, "app")), None);
         assert_eq!(certainty(&Scene::client()), None, "the opener is not known");
-        assert_eq!(certainty(&Scene { holders: None, ..opened_by(Scene::client(), 7, "app") }), None);
+        assert_eq!(certainty(&Scene { owners: None, ..opened_by(Scene::client(), 7, "app") }), None);
     }
 
     #[test]
     fn different_programs_that_share_it_are_likely() {
         let mut scene = Scene::server();
-        scene.holders = Some(vec![holder(1, "httpd", 9), holder(2, "report", 9)]);
+        scene.owners = Some(vec![owned_by(1, "httpd", 9), owned_by(2, "report", 9)]);
         scene.processes = vec![process(1, "httpd", "/usr/sbin/httpd"), process(2, "report", "/srv/report")];
         assert_eq!(certainty(&scene), Some(Certainty::Medium));
     }
@@ -207,7 +207,7 @@ mod tests {
     fn workers_of_one_program_are_a_guess_for_clients_and_nothing_for_servers() {
         for (scene, expected) in [(Scene::client(), Some(Certainty::Low)), (Scene::server(), None)] {
             let mut scene = scene;
-            scene.holders = Some(vec![holder(1, "puma", 9), holder(2, "puma", 9)]);
+            scene.owners = Some(vec![owned_by(1, "puma", 9), owned_by(2, "puma", 9)]);
             assert_eq!(certainty(&scene), expected, "programs not known");
             scene.processes = vec![process(1, "puma", "/usr/bin/ruby"), process(2, "puma", "/usr/bin/ruby")];
             assert_eq!(certainty(&scene), expected);
@@ -231,14 +231,14 @@ mod tests {
 
     #[test]
     fn a_process_for_each_connection_is_no_inheritance() {
-        for (parent, holder) in [
+        for (parent, owner) in [
             ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/15/bin/postgres"),
             ("/usr/sbin/sshd", "/usr/lib/openssh/sshd-session"),
             ("/opt/app/2/bin/app", "/opt/app/1/bin/app"),
             ("/usr/sbin/nginx", "/usr/sbin/nginx (deleted)"),
             ("/usr/bin/python3.12", "/usr/bin/python3.11"),
         ] {
-            assert_eq!(certainty(&child(9, parent, holder)), None, "{parent} {holder}");
+            assert_eq!(certainty(&child(9, parent, owner)), None, "{parent} {owner}");
         }
     }
 

@@ -65,7 +65,7 @@ impl Rule for NeverAccepted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{Scene, holder, secs};
+    use crate::diagnose::testing::{Scene, owned_by, secs};
 
     #[test]
     fn a_socket_in_the_backlog_is_a_fact() {
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_program_that_goes_on_is_slow_and_not_stopped() {
-        let scene = Scene::server().unaccepted().listened_by(&[holder(7, "uwsgi", 3)]).closed_before(4, secs(1));
+        let scene = Scene::server().unaccepted().listened_by(&[owned_by(7, "uwsgi", 3)]).closed_before(4, secs(1));
         let verdict = scene.verdict();
         assert_eq!(verdict.rule, "never_accepted");
         assert!(verdict.text.contains("the last 4 s ago: the accept loop is slow"), "{}", verdict.text);

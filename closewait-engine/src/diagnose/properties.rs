@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     Flow, RULES, Trend, left,
     left::ABOUT,
-    testing::{STUCK_AFTER, Scene, holder, process, secs, task},
+    testing::{STUCK_AFTER, Scene, owned_by, process, secs, task},
 };
 use crate::{
     model::{Certainty, Class, Dwell, Exit, How, Opener, ReadState, Role, SocketLocation},
@@ -101,10 +101,10 @@ fn scene(numbers: Vec<u32>) -> Scene {
         closer: None,
         dwell: None,
     });
-    scene.holders = dice.one(&[
-        Some(vec![holder(42, "app", 9)]),
-        Some(vec![holder(42, "app", 9)]),
-        Some(vec![holder(7, "a\x1b[31m\n", 3), holder(42, "app", 9)]),
+    scene.owners = dice.one(&[
+        Some(vec![owned_by(42, "app", 9)]),
+        Some(vec![owned_by(42, "app", 9)]),
+        Some(vec![owned_by(7, "a\x1b[31m\n", 3), owned_by(42, "app", 9)]),
         Some(Vec::new()),
         None,
     ]);
@@ -119,7 +119,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     scene.group.unaccepted = dice.below(3) as u32;
     scene.group.flow = dice.maybe(|dice| flow(dice, now));
     if dice.below(2) == 0 {
-        scene = scene.listened_by(&[holder(7, "parent", 3)]);
+        scene = scene.listened_by(&[owned_by(7, "parent", 3)]);
     }
     if dice.below(5) == 0 {
         scene = scene.paired(dice.below(40) as u32);

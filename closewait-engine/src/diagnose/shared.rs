@@ -52,11 +52,11 @@ impl Rule for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{Scene, holder};
+    use crate::diagnose::testing::{Scene, owned_by};
 
     fn held_by(scene: Scene, descriptors: &[(u32, u32)]) -> Scene {
-        let holders = descriptors.iter().map(|(pid, fd)| holder(*pid, "api", *fd)).collect();
-        Scene { holders: Some(holders), ..scene.aged(300) }
+        let owners = descriptors.iter().map(|(pid, fd)| owned_by(*pid, "api", *fd)).collect();
+        Scene { owners: Some(owners), ..scene.aged(300) }
     }
 
     #[test]

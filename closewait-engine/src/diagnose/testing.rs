@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Case, Flow, Group, Judgement, ProxyPeers, Rule, Seen, verdict};
 use crate::{
     model::{
-        Connection, Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
+        Connection, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
         Verdict,
     },
     process::Process,
@@ -22,7 +22,7 @@ pub(super) struct Scene {
     pub(super) dwell: Dwell,
     pub(super) entered: BootTime,
     pub(super) gone: Option<Exit>,
-    pub(super) holders: Option<Vec<Holder>>,
+    pub(super) owners: Option<Vec<Owner>>,
     pub(super) blind: bool,
     pub(super) place: Option<SocketLocation>,
     pub(super) untouched: Duration,
@@ -47,8 +47,8 @@ pub(super) fn task(pid: u32, name: &str) -> Task {
     Task { pid, comm: comm(name) }
 }
 
-pub(super) fn holder(pid: u32, name: &str, fd: u32) -> Holder {
-    Holder { task: task(pid, name), fd }
+pub(super) fn owned_by(pid: u32, name: &str, fd: u32) -> Owner {
+    Owner { task: task(pid, name), fd }
 }
 
 pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
@@ -64,7 +64,7 @@ impl Scene {
             dwell: Dwell::Exact(Duration::ZERO),
             entered: BootTime(0),
             gone: None,
-            holders: Some(vec![holder(42, "app", 9)]),
+            owners: Some(vec![owned_by(42, "app", 9)]),
             blind: false,
             place: None,
             untouched: Duration::ZERO,
@@ -134,14 +134,14 @@ impl Scene {
     }
 
     pub(super) fn unaccepted(mut self) -> Self {
-        (self.socket.accepted, self.socket.inode, self.holders) = (Some(false), None, None);
+        (self.socket.accepted, self.socket.inode, self.owners) = (Some(false), None, None);
         self
     }
 
-    pub(super) fn listened_by(mut self, holders: &[Holder]) -> Self {
+    pub(super) fn listened_by(mut self, owners: &[Owner]) -> Self {
         let local = self.socket.local;
         let what = Listener { netns: self.socket.netns, local, backlog: 5, backlog_max: 128, inode: Some(5) };
-        self.listener = Some(Seen { what, at: self.now, holders: holders.to_vec() });
+        self.listener = Some(Seen { what, at: self.now, owners: owners.to_vec() });
         self
     }
 
@@ -170,7 +170,7 @@ impl Scene {
         })
     }
 
-    /// With another connection of its holder, for it and for `paired` in all.
+    /// With another connection of its owner, for it and for `paired` in all.
     pub(super) fn paired(mut self, paired: u32) -> Self {
         let remote = Endpoint { address: [10, 0, 0, 7].into(), port: 9000 };
         let proxy_peer = ProxyPeer { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
@@ -187,7 +187,7 @@ impl Scene {
             dwell: self.dwell,
             entered: self.entered,
             gone: self.gone.as_ref(),
-            holders: self.holders.as_deref(),
+            owners: self.owners.as_deref(),
             blind: self.blind,
             place: self.place.as_ref(),
             untouched: self.untouched,

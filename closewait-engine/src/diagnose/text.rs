@@ -58,12 +58,12 @@ pub(super) fn count(number: impl Into<u64>, one: &str) -> String {
 
 /// The distinct processes that hold it; for one that was never accepted, those that hold its listener.
 pub(super) fn tasks<'a>(case: &Case<'a>) -> Vec<&'a Task> {
-    let holders = if case.socket.accepted == Some(false) {
-        case.listener.map(|listener| listener.holders.as_slice())
+    let owners = if case.socket.accepted == Some(false) {
+        case.listener.map(|listener| listener.owners.as_slice())
     } else {
-        case.holders
+        case.owners
     };
-    let mut tasks: Vec<&Task> = holders.unwrap_or_default().iter().map(|holder| &holder.task).collect();
+    let mut tasks: Vec<&Task> = owners.unwrap_or_default().iter().map(|owner| &owner.task).collect();
     tasks.dedup_by_key(|task| task.pid);
     tasks
 }
@@ -138,7 +138,7 @@ fn owners<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Process> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{Scene, holder, secs},
+        super::testing::{Scene, owned_by, secs},
         *,
     };
 
@@ -151,15 +151,15 @@ mod tests {
     #[test]
     fn many_owners_are_counted() {
         let mut scene = Scene::server();
-        scene.holders = Some((1..=5).map(|pid| holder(pid, "nginx", 9)).collect());
+        scene.owners = Some((1..=5).map(|pid| owned_by(pid, "nginx", 9)).collect());
         assert_eq!(scene.case(owner), "nginx[1], nginx[2], nginx[3] and 2 more");
-        scene.holders = None;
+        scene.owners = None;
         assert_eq!(scene.case(owner), "its program");
     }
 
     #[test]
     fn the_owner_of_one_that_was_never_accepted_has_the_listener() {
-        let scene = Scene::server().unaccepted().listened_by(&[holder(7, "uwsgi", 3)]);
+        let scene = Scene::server().unaccepted().listened_by(&[owned_by(7, "uwsgi", 3)]);
         assert_eq!(scene.case(owner), "uwsgi[7]");
     }
 
@@ -175,7 +175,7 @@ mod tests {
     fn without_a_holder_the_next_step_is_to_find_one() {
         let mut scene = Scene::server();
         assert!(scene.case(dump).contains("/proc/42/task/*/wchan"), "{}", scene.case(dump));
-        scene.holders = None;
+        scene.owners = None;
         assert_eq!(scene.case(dump), "find the process that holds it: `closewait list --port 8080`");
     }
 }

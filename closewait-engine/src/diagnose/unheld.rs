@@ -33,7 +33,7 @@ impl Rule for Unheld {
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        if !(case.socket.accepted? && case.holders?.is_empty()) {
+        if !(case.socket.accepted? && case.owners?.is_empty()) {
             return None;
         }
         let (certainty, text, next) = match case.place {
@@ -70,7 +70,7 @@ mod tests {
     use crate::diagnose::testing::{Scene, task};
 
     fn unheld(place: Option<SocketLocation>) -> Scene {
-        Scene { holders: Some(Vec::new()), place, ..Scene::server() }
+        Scene { owners: Some(Vec::new()), place, ..Scene::server() }
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn it_says_nothing_if_there_is_a_holder_or_nobody_looked_or_it_waits_in_a_backlog() {
         assert_eq!(Scene::server().ask(&Unheld), None);
-        assert_eq!(Scene { holders: None, ..Scene::server() }.ask(&Unheld), None);
+        assert_eq!(Scene { owners: None, ..Scene::server() }.ask(&Unheld), None);
         for accepted in [Some(false), None] {
             let mut scene = unheld(None);
             scene.socket.accepted = accepted;

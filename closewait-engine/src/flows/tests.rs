@@ -153,7 +153,7 @@ fn a_service_never_has_more_than_its_cohorts() {
 #[test]
 fn what_is_found_out_later_does_not_count_a_socket_twice() {
     let mut flows = Flows::new(at(0), STUCK_AFTER, Some(32_768..=60_999));
-    // As the classic tracepoint tells of it, and as a walk does.
+    // As the classic tracepoint tells of it, and as a scan does.
     let named = Socket { role: Some(Role::Server), netns: Some(7), ..socket_on_port(8080) };
     let told = Socket { role: None, netns: None, ..named.clone() };
     for second in 0..20 {

@@ -171,10 +171,10 @@ impl Engine {
         let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
         let owners = owners(grown);
         let (key, oldest) = *grown.first()?;
-        let holders = oldest.holders.as_deref();
+        let oldest_owners = oldest.owners.as_deref();
         let process = match owners.as_deref() {
             Some([(task, _), ..]) => self.host_context.processes().get(&task.pid),
-            Some([]) | None => grouping.process(&oldest.socket, holders),
+            Some([]) | None => grouping.process(&oldest.socket, oldest_owners),
         };
         let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
         let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
@@ -240,7 +240,7 @@ impl Engine {
             remotes: number(remotes.len()),
             top_remotes: remotes.into_iter().take(REMOTES).collect(),
             process: process.cloned().map(Box::new),
-            workload: self.host_context.workload(&oldest.socket, holders).cloned().map(Box::new),
+            workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
             proxy_peer: grouping.proxy_peer(key, oldest).cloned(),
             history: moments.collect(),
@@ -305,11 +305,11 @@ fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
     let mut looked_for = false;
     for (_, one) in members {
-        looked_for |= one.holders.is_some();
+        looked_for |= one.owners.is_some();
         let mut last = None;
-        for holder in one.holders.as_deref().unwrap_or_default() {
-            if last.replace(holder.task.pid) != Some(holder.task.pid) {
-                counts.entry(holder.task.pid).or_insert((&holder.task, 0)).1 += 1;
+        for owner in one.owners.as_deref().unwrap_or_default() {
+            if last.replace(owner.task.pid) != Some(owner.task.pid) {
+                counts.entry(owner.task.pid).or_insert((&owner.task, 0)).1 += 1;
             }
         }
     }
@@ -344,6 +344,6 @@ fn shown(one: &TrackedSocket, now: BootTime) -> Oldest {
         cookie: one.socket.cookie,
         dwell: one.since.dwell(now),
         read: one.socket.read_state(),
-        owners: one.holders.clone(),
+        owners: one.owners.clone(),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     model::{
         Class, Counters, Endpoint, Finding, How, Limit, Observation, Output, Pileup, PileupEnd, Role, Socket, SocketKey,
     },
-    testing::{holder, process, socket_on_port},
+    testing::{owner, process, socket_on_port},
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -93,7 +93,7 @@ fn play(lives: &[Life], end: u64) -> Said {
                 Output::ScanOwners => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
-                        engine.handle(Observation::Holds { key, at: None, inode, holder: holder("server", 7, 9) });
+                        engine.handle(Observation::Holds { key, at: None, inode, owner: owner("server", 7, 9) });
                     }
                     engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
                 }

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     model::{Certainty, Class, How},
-    testing::{holder, listener, socket, verdict},
+    testing::{listener, owner, socket, verdict},
 };
 
 const NOW: BootTime = BootTime(3_600_000_000_000);
@@ -21,7 +21,7 @@ fn selected(dwell: Dwell) -> Selected {
         socket,
         dwell: Some(dwell),
         gone: None,
-        holders: None,
+        owners: None,
         listener: None,
         verdict,
     }
@@ -193,7 +193,7 @@ fn every_refusal_says_why_in_a_sentence() {
 
 #[test]
 fn what_the_filter_does_not_mean_is_known_from_the_list_itself() {
-    let listed = Selected { holders: Some(vec![holder("app", 42, 5)]), ..seen_entering(90) };
+    let listed = Selected { owners: Some(vec![owner("app", 42, 5)]), ..seen_entering(90) };
     let port = |port| Filter { ports: vec![port], ..Filter::default() };
     let meant = [
         port(8080),
@@ -215,7 +215,7 @@ fn what_the_filter_does_not_mean_is_known_from_the_list_itself() {
     assert!(!others.iter().any(|filter| listed.is_meant(filter)));
 
     // Until it is accepted, it is its listener's owner that is meant.
-    let seen = Seen { what: listener(8080, 1, 128), at: NOW, holders: vec![holder("nginx", 30, 6)] };
+    let seen = Seen { what: listener(8080, 1, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
     let mut waits = Selected { listener: Some(seen), ..seen_entering(90) };
     waits.socket.accepted = Some(false);
     assert!(waits.is_meant(&Filter { pids: vec![30], ..port(8080) }));

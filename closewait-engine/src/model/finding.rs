@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, Holder, How, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
+use super::{Dwell, How, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
 use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
@@ -91,7 +91,7 @@ pub struct Totals {
     /// Sockets that entered on a port, or towards a remote end, whose comings and goings are not counted for want of room.
     pub ungrouped: u64,
     /// Facts around the sockets that found no room, the most at one look: descriptors beyond a socket's first, listeners,
-    /// other connections of owners, sockets without a holder that were not searched for elsewhere.
+    /// other connections of owners, sockets without a owner that were not searched for elsewhere.
     pub unkept: u64,
 }
 
@@ -125,12 +125,12 @@ pub enum Finding {
         /// Its age.
         dwell: Dwell,
         /// Every descriptor of it; `None` if they could not be looked for.
-        owners: Option<Vec<Holder>>,
+        owners: Option<Vec<Owner>>,
         /// Why it stays.
         verdict: Box<Verdict>,
         /// What its cgroup is.
         workload: Option<Box<Workload>>,
-        /// Its first holder, or if nobody has accepted it that of its listener, as it was looked at.
+        /// Its first owner, or if nobody has accepted it that of its listener, as it was looked at.
         process: Option<Box<Process>>,
     },
     /// A socket left CLOSE_WAIT.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Holder, How, Listener, ProxyPeer, Since, Socket, SocketKey, SocketLocation, Task};
+use super::{Counters, How, Listener, Owner, ProxyPeer, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// One fact from outside, with the time at which it held.
@@ -60,9 +60,10 @@ pub enum Observation {
         /// What is known of it.
         socket: Socket,
         /// The descriptor.
-        holder: Holder,
+        #[serde(rename = "holder")]
+        owner: Owner,
     },
-    /// A walk over open files found a descriptor of a socket that is known.
+    /// A scan of open files found a descriptor of a socket that is known.
     Holds {
         /// Which socket.
         key: SocketKey,
@@ -72,16 +73,18 @@ pub enum Observation {
         /// Its inode.
         inode: u64,
         /// The descriptor.
-        holder: Holder,
+        #[serde(rename = "holder")]
+        owner: Owner,
     },
-    /// A walk over open files that knows nothing else of a socket than its inode found a descriptor.
+    /// A scan of open files that knows nothing else of a socket than its inode found a descriptor.
     HeldInode {
         /// Of which socket.
         inode: u64,
         /// The descriptor.
-        holder: Holder,
+        #[serde(rename = "holder")]
+        owner: Owner,
     },
-    /// A walk over open files found one of a socket whose connection is over: out of CLOSE_WAIT, or found so.
+    /// A scan of open files found one of a socket whose connection is over: out of CLOSE_WAIT, or found so.
     Lingering {
         /// Which socket.
         key: SocketKey,
@@ -92,9 +95,10 @@ pub enum Observation {
         /// How its connection ended, as far as its error still tells.
         how: How,
         /// The descriptor; `None` if it was the answer to a look.
-        holder: Option<Holder>,
+        #[serde(rename = "holder")]
+        owner: Option<Owner>,
     },
-    /// A walk found a socket that listens.
+    /// A scan found a socket that listens.
     Listening {
         /// Which.
         key: SocketKey,
@@ -102,10 +106,11 @@ pub enum Observation {
         at: BootTime,
         /// What is known of it.
         listener: Listener,
-        /// A descriptor of it, if the walk was one over open files.
-        holder: Option<Holder>,
+        /// A descriptor of it, if the scan was one over open files.
+        #[serde(rename = "holder")]
+        owner: Option<Owner>,
     },
-    /// A walk over the open files of one process found another connection.
+    /// A scan of the open files of one process found another connection.
     #[serde(rename = "Leg")]
     ProxyPeer {
         /// Which.
@@ -116,9 +121,10 @@ pub enum Observation {
         #[serde(rename = "leg")]
         peer: ProxyPeer,
         /// The descriptor.
-        holder: Holder,
+        #[serde(rename = "holder")]
+        owner: Owner,
     },
-    /// The end of a walk over the open files of all processes, the answer to [`super::Output::ScanOwners`].
+    /// The end of a scan of the open files of all processes, the answer to [`super::Output::ScanOwners`].
     #[serde(rename = "WalkEnded")]
     ScanEnded {
         /// When it began: a descriptor that was not found and is older than this is gone.
@@ -214,7 +220,7 @@ pub enum Observation {
     },
     /// The end of the answer to [`super::Output::Audit`].
     Audited {
-        /// When the walk began.
+        /// When the scan began.
         began: BootTime,
         /// When it ended.
         at: BootTime,

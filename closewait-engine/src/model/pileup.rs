@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Dwell, Endpoint, Holder, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
+use super::{Dwell, Endpoint, Owner, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
 use crate::{process::Process, time::BootTime, workload::Workload};
 
 /// How a count goes, each second.
@@ -161,7 +161,7 @@ pub struct Oldest {
     /// What its program has read.
     pub read: Option<ReadState>,
     /// Every descriptor of it; `None` if they could not be looked for.
-    pub owners: Option<Vec<Holder>>,
+    pub owners: Option<Vec<Owner>>,
 }
 
 /// Counts at one moment.
@@ -188,7 +188,7 @@ pub struct Pileup {
     pub again: bool,
     /// How many there are.
     pub count: u64,
-    /// Who holds those that entered since the onset, and how many each; `None` if holders could not be looked for.
+    /// Who holds those that entered since the onset, and how many each; `None` if owners could not be looked for.
     pub owners: Option<Vec<(Task, u32)>>,
     /// How the count goes; `None` if it was not watched.
     pub shape: Option<Shape>,
@@ -249,7 +249,7 @@ pub struct PileupEnd {
 pub struct IncidentReport {
     /// When.
     pub at: BootTime,
-    /// For how long an agent has watched; `None` for a single look.
+    /// For how long an agent has watched; `None` for a one-off scan.
     pub watched: Option<Duration>,
     /// The age at which a socket counts as stuck.
     pub stuck_after: Duration,

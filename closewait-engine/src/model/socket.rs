@@ -210,9 +210,9 @@ pub struct Opener {
     pub at: BootTime,
 }
 
-/// A process that holds a descriptor of a socket.
+/// Process with an open descriptor of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct Owner {
     /// The process.
     pub task: Task,
     /// Number of the descriptor.

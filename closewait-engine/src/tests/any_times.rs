@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{KeySecret, Listener, Role},
-    testing::holder,
+    testing::owner,
 };
 
 fn time() -> impl Strategy<Value = BootTime> {
@@ -60,18 +60,18 @@ fn fact() -> impl Strategy<Value = Observation> {
         2 => (named(), time(), since())
             .prop_map(|((key, socket), at, since)| Observation::Present { key, at, since, socket }),
         1 => (named(), time(), since()).prop_map(|((key, socket), at, since)| {
-            Observation::Held { key, at, since, socket, holder: holder("x", 1, 3) }
+            Observation::Held { key, at, since, socket, owner: owner("x", 1, 3) }
         }),
         1 => (named(), prop::option::of(time()), 0..3_u64)
-            .prop_map(|((key, _), at, inode)| Observation::Holds { key, at, inode, holder: holder("y", 2, 3) }),
-        1 => (0..3_u64).prop_map(|inode| Observation::HeldInode { inode, holder: holder("z", 3, 3) }),
+            .prop_map(|((key, _), at, inode)| Observation::Holds { key, at, inode, owner: owner("y", 2, 3) }),
+        1 => (0..3_u64).prop_map(|inode| Observation::HeldInode { inode, owner: owner("z", 3, 3) }),
         1 => (named(), time(), how(), any::<bool>()).prop_map(|((key, socket), at, how, held)| {
-            Observation::Lingering { key, at, socket, how, holder: held.then(|| holder("x", 1, 4)) }
+            Observation::Lingering { key, at, socket, how, owner: held.then(|| owner("x", 1, 4)) }
         }),
         1 => (named(), time(), 0..9_u32, 0..9_u32).prop_map(|((key, socket), at, backlog, backlog_max)| {
             let Socket { netns, local, inode, .. } = socket;
             let listener = Listener { netns, local, backlog, backlog_max, inode };
-            Observation::Listening { key, at, listener, holder: None }
+            Observation::Listening { key, at, listener, owner: None }
         }),
         1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Refreshed { key, at, since: None, socket }),
         1 => time().prop_map(|at| Observation::RefreshedAll { at }),

@@ -1,7 +1,7 @@
 //! Sockets that are due while scans and inspections do not end.
 
 use super::*;
-use crate::testing::holder;
+use crate::testing::owner;
 
 /// The sockets that are reported as stuck, with their age in milliseconds and whether owners are known.
 fn reports(engine: &mut Engine) -> Vec<(u128, bool)> {
@@ -45,7 +45,7 @@ fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
         at: at(12_000),
         since: Since::Exact(at(0)),
         socket: socket(),
-        holder: holder("x", 7, 3),
+        owner: owner("x", 7, 3),
     });
     answer(&mut engine, 12_000);
     engine.handle_timeout(at(20_000));
@@ -111,7 +111,7 @@ fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
     engine.scan_began();
     engine.handle(leave(10_200, Some(0)));
     let (socket, since) = (socket(), Since::Exact(at(0)));
-    engine.handle(Observation::Held { key: KEY, at: at(10_100), since, socket, holder: holder("x", 7, 3) });
+    engine.handle(Observation::Held { key: KEY, at: at(10_100), since, socket, owner: owner("x", 7, 3) });
     assert_eq!(engine.totals().tracked, 0);
     answer(&mut engine, 10_300);
     // The same facts without the exit.

@@ -2,7 +2,7 @@
 //!
 //! The model kernel has a few addresses that it uses again and again, a few connections in two namespaces, and the
 //! program's map of times of entry. Each change is written to the ring, finds no room there, or goes by unnoticed
-//! because the program was running already. The truth is what the kernel has; after a walk over everything the engine has
+//! because the program was running already. The truth is what the kernel has; after a scan over everything the engine has
 //! to know it, but for leavings that were lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::holder;
+use crate::testing::owner;
 
 /// What became of the record of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ enum Step {
     Read(usize),
     /// So many milliseconds pass, and the agent does what is due.
     Time(u64),
-    /// A walk over everything, while so many records that are older lie unread in the ring.
+    /// A scan over everything, while so many records that are older lie unread in the ring.
     Walk {
         behind: usize,
     },
@@ -149,7 +149,7 @@ impl Kernel {
         self.write(fate, Observation::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
     }
 
-    /// What a walk over sockets finds at one of them.
+    /// What a scan over sockets finds at one of them.
     fn present(&self, key: SocketKey, real: &Real) -> Observation {
         let second = Duration::from_secs(1);
         let at = self.now();
@@ -186,7 +186,7 @@ impl World {
                 self.engine.handle_timeout(self.kernel.now());
                 self.put_out();
             }
-            // An agent hands in a walk by itself only when it starts.
+            // An agent hands in a scan by itself only when it starts.
             Step::Walk { .. } if !self.scanned.is_empty() => {}
             Step::Scanned(facts) => self.take_in(facts),
             Step::Walk { behind } => {
@@ -252,12 +252,12 @@ impl World {
         let began = self.kernel.now();
         let known = self.engine.scan_began();
         for (key, real) in &self.kernel.sockets {
-            let (key, holder) = (*key, holder("worker", 7, 3));
+            let (key, owner) = (*key, owner("worker", 7, 3));
             if real.socket.netns.is_some_and(|netns| known.contains(&netns)) {
                 let inode = real.socket.inode.unwrap_or_default();
-                self.scanned.push_back(Observation::Holds { key, at: Some(began), inode, holder });
+                self.scanned.push_back(Observation::Holds { key, at: Some(began), inode, owner });
             } else if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
-                self.scanned.push_back(Observation::Held { key, at, since, socket, holder });
+                self.scanned.push_back(Observation::Held { key, at, since, socket, owner });
             }
         }
         self.scanned.push_back(Observation::ScanEnded { began, blind: None, saw_listeners: true });

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::testing::{holder, socket, socket_on_port},
+    super::testing::{owner, socket, socket_on_port},
     *,
 };
 
@@ -84,7 +84,7 @@ fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that
     let mut tracker = tracker();
     let waits = Socket { accepted: Some(false), inode: None, ..socket() };
     tracker.present(KEY, at(101), older(50, 101), waits);
-    tracker.holds(KEY, None, 99, holder("x", 1, 3));
+    tracker.holds(KEY, None, 99, owner("x", 1, 3));
     tracker.owner_scan_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
     assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
@@ -129,17 +129,17 @@ fn a_stay_whose_place_is_taken_again_needs_no_room() {
 fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_out_and_counted() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    for fd in 0..MORE_HOLDERS as u32 + 3 {
-        tracker.held(KEY, &socket(), holder("x", 1, fd));
+    for fd in 0..MAX_MORE_OWNERS as u32 + 3 {
+        tracker.held(KEY, &socket(), owner("x", 1, fd));
     }
     let other = SocketKey(KEY.0 + 1);
     tracker.enter(other, at(100), socket());
-    tracker.held(other, &socket(), holder("y", 2, 3));
+    tracker.held(other, &socket(), owner("y", 2, 3));
     tracker.owner_scan_ended(at(101), true, |_socket| None);
-    let count = |key| tracker.get(key).unwrap().holders.as_ref().unwrap().len();
-    assert_eq!((count(KEY), count(other), tracker.dropped_holders()), (MORE_HOLDERS + 1, 1, 2));
+    let count = |key| tracker.get(key).unwrap().owners.as_ref().unwrap().len();
+    assert_eq!((count(KEY), count(other), tracker.dropped_owners()), (MAX_MORE_OWNERS + 1, 1, 2));
     tracker.owner_scan_ended(at(102), true, |_socket| None);
-    assert_eq!(tracker.dropped_holders(), 0);
+    assert_eq!(tracker.dropped_owners(), 0);
 }
 
 #[test]
@@ -154,20 +154,20 @@ fn a_report_that_comes_late_is_not_made_up_for() {
 
 #[test]
 fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
-    let found_holder = || holder("worker", 7, 3);
-    let holders = |complete, found: bool| {
+    let found_owner = || owner("worker", 7, 3);
+    let owners = |complete, found: bool| {
         let mut tracker = tracker();
         tracker.enter(KEY, at(100), socket());
         if found {
-            tracker.holds(KEY, None, 99, found_holder());
+            tracker.holds(KEY, None, 99, found_owner());
         }
         tracker.owner_scan_ended(at(110), complete, |_socket| None);
-        tracker.get(KEY).and_then(|tracked| tracked.holders.clone())
+        tracker.get(KEY).and_then(|tracked| tracked.owners.clone())
     };
-    assert_eq!(holders(true, true), Some(vec![found_holder()]));
-    assert_eq!(holders(false, true), Some(vec![found_holder()]));
-    assert_eq!(holders(true, false), Some(vec![]));
-    assert_eq!(holders(false, false), None);
+    assert_eq!(owners(true, true), Some(vec![found_owner()]));
+    assert_eq!(owners(false, true), Some(vec![found_owner()]));
+    assert_eq!(owners(true, false), Some(vec![]));
+    assert_eq!(owners(false, false), None);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     tracker.owner_scan_ended(at(99), true, |_socket| None);
-    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.holders.clone()), None);
+    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.owners.clone()), None);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
 #[test]
 fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     let mut tracker = tracker();
-    // The walk saw it a moment after the tracepoint had run, before the state had changed.
+    // The scan saw it a moment after the tracepoint had run, before the state had changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
     assert!(tracker.leave(KEY, BootTime(at(100).0 - 1000), None, &socket()).tracked.is_some());
     assert!(tracker.len() == 0);
@@ -290,7 +290,7 @@ fn another_socket_at_the_address_of_one_whose_leaving_was_lost_is_not_taken_for_
 #[test]
 fn the_leaving_of_another_socket_at_its_address_is_not_its_own() {
     let other = Socket { cookie: Some(8), ..socket() };
-    // Read after a walk has found the next one there.
+    // Read after a scan has found the next one there.
     let mut tracker = tracker();
     tracker.present(KEY, at(100), older(90, 99), socket());
     assert_eq!(tracker.leave(KEY, at(98), None, &other), of_nobody(None));
@@ -483,7 +483,7 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
         let mut tracker = tracker();
         tracker.present(ends, at(100), older(50, 98), unaccepted.clone());
         if by_inode {
-            tracker.held_inode(7, holder("x", 1, 3));
+            tracker.held_inode(7, owner("x", 1, 3));
         }
         tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
         tracker.forget_what_was_not_refreshed(at(60_100), at(60_099));

@@ -12,7 +12,7 @@ use crate::{
 use closewait_engine::{
     diagnose::Seen,
     kill::Selected,
-    model::{Certainty, Class, Dwell, Endpoint, Exit, Holder, How, Listener, Protocol, Socket, Task, Verdict},
+    model::{Certainty, Class, Dwell, Endpoint, Exit, How, Listener, Owner, Protocol, Socket, Task, Verdict},
     text::{Comm, harmless_field},
     time::BootTime,
 };
@@ -63,7 +63,7 @@ struct SelectedLine {
     exact: bool,
     #[serde(default, deserialize_with = "seconds")]
     dwell_at_most_seconds: Option<Duration>,
-    owners: Option<Vec<HolderMembers>>,
+    owners: Option<Vec<OwnerMembers>>,
     listener: Option<ListenerMembers>,
     verdict: VerdictMembers,
     left: Option<LeftMembers>,
@@ -83,7 +83,7 @@ struct SocketMembers {
 }
 
 #[derive(Deserialize)]
-struct HolderMembers {
+struct OwnerMembers {
     pid: u32,
     fd: u32,
     comm: Comm,
@@ -95,7 +95,7 @@ struct ListenerMembers {
     local: Endpoint,
     backlog: u32,
     backlog_max: u32,
-    owners: Vec<HolderMembers>,
+    owners: Vec<OwnerMembers>,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +135,7 @@ fn read_line(bytes: &[u8], anchor: TimeAnchor) -> Result<Selected, ListReadError
         true => Dwell::Exact(dwell),
         false => Dwell::Between { at_least: dwell, at_most: line.dwell_at_most_seconds },
     });
-    let holder = |HolderMembers { pid, fd, comm }| Holder { task: Task { pid, comm }, fd };
+    let owner = |OwnerMembers { pid, fd, comm }| Owner { task: Task { pid, comm }, fd };
     Ok(Selected {
         // What was read as JSON is UTF-8.
         line: String::from_utf8_lossy(bytes).into_owned(),
@@ -143,11 +143,11 @@ fn read_line(bytes: &[u8], anchor: TimeAnchor) -> Result<Selected, ListReadError
         socket: socket(line.socket),
         dwell,
         gone: line.left.map(|left| gone(&left, at, dwell)),
-        holders: line.owners.map(|owners| owners.into_iter().map(holder).collect()),
+        owners: line.owners.map(|owners| owners.into_iter().map(owner).collect()),
         listener: line.listener.map(|ListenerMembers { local, backlog, backlog_max, owners }| Seen {
             what: Listener { netns: None, local, backlog, backlog_max, inode: None },
             at,
-            holders: owners.into_iter().map(holder).collect(),
+            owners: owners.into_iter().map(owner).collect(),
         }),
         verdict: Verdict {
             class: line.verdict.class,
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::sink::schema::{ListedObject, time};
     use closewait_engine::{
-        testing::{holder, listener, row, socket, verdict},
+        testing::{listener, owner, row, socket, verdict},
         view::Row,
     };
 
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn what_was_listed_is_what_is_read() {
-        let (listed, holders) = (socket(), [holder("a\nb", 10, 3), holder("c", 20, 4)]);
-        let row = Row { holders: Some(&holders), verdict: verdict(Class::Leak, Certainty::Medium), ..row(&listed) };
+        let (listed, owners) = (socket(), [owner("a\nb", 10, 3), owner("c", 20, 4)]);
+        let row = Row { owners: Some(&owners), verdict: verdict(Class::Leak, Certainty::Medium), ..row(&listed) };
         let read = again(&row);
         assert_eq!((read.at, read.dwell, read.gone.as_ref()), (NOW, row.dwell, None));
-        assert_eq!(read.holders.as_deref(), Some(&holders[..]));
+        assert_eq!(read.owners.as_deref(), Some(&owners[..]));
         assert_eq!((read.verdict.class, read.verdict.certainty), (Class::Leak, Certainty::Medium));
         let Socket { cookie, netns, local, remote, inode, accepted, .. } = read.socket;
         assert_eq!((cookie, netns, local, remote), (listed.cookie, listed.netns, listed.local, listed.remote));
@@ -255,7 +255,7 @@ mod tests {
         let unknown = Socket { cookie: None, netns: None, inode: None, accepted: None, ..socket() };
         let dwell = Some(Dwell::Between { at_least: Duration::from_secs(3), at_most: None });
         let read = again(&Row { dwell, ..row(&unknown) });
-        assert_eq!((read.dwell, read.holders), (dwell, None));
+        assert_eq!((read.dwell, read.owners), (dwell, None));
         assert_eq!((read.socket.cookie, read.socket.netns, read.socket.inode), (None, None, None));
         assert_eq!(read.socket.accepted, None);
     }
@@ -272,10 +272,10 @@ mod tests {
     #[test]
     fn a_listener_comes_with_its_owners() {
         let waits = Socket { accepted: Some(false), inode: None, ..socket() };
-        let seen = Seen { what: listener(8080, 3, 128), at: NOW, holders: vec![holder("nginx", 30, 6)] };
+        let seen = Seen { what: listener(8080, 3, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
         let read = again(&Row { listener: Some(&seen), ..row(&waits) });
         let listener = read.listener.unwrap();
-        assert_eq!((listener.holders, listener.what.local), (seen.holders, seen.what.local));
+        assert_eq!((listener.owners, listener.what.local), (seen.owners, seen.what.local));
         assert_eq!((listener.what.backlog, listener.what.backlog_max), (3, 128));
     }
 

@@ -10,7 +10,7 @@ use super::{
     push_workload,
 };
 use closewait_engine::{
-    model::{Certainty, Class, Dwell, Endpoint, Holder, Protocol, Timer, Verdict},
+    model::{Certainty, Class, Dwell, Endpoint, Owner, Protocol, Timer, Verdict},
     text::{push_duration, push_number},
     time::BootTime,
     view::Row,
@@ -209,7 +209,7 @@ fn push_address(to: &mut String, address: IpAddr, port_follows: bool) {
 
 /// Who has it; returns how many bytes should stay when it is cut, and how many after them go first.
 fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
-    match (row.holders, row.socket.accepted) {
+    match (row.owners, row.socket.accepted) {
         (Some([]) | None, Some(false)) => {
             to.push_str("never accepted");
             let before = to.len();
@@ -224,10 +224,10 @@ fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
             push_descriptor(to, first);
             let first_ends = to.len();
             let (named, counted) = others.split_at(others.len().min(named.saturating_sub(1)));
-            for holder in named {
+            for owner in named {
                 to.push_str(", ");
-                to.push_str(holder.task.comm.as_str());
-                push_descriptor(to, holder);
+                to.push_str(owner.task.comm.as_str());
+                push_descriptor(to, owner);
             }
             if !counted.is_empty() {
                 to.push_str(" and ");
@@ -241,11 +241,11 @@ fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
 }
 
 /// `[12] fd 3`.
-fn push_descriptor(to: &mut String, holder: &Holder) {
+fn push_descriptor(to: &mut String, owner: &Owner) {
     to.push('[');
-    push_number(to, holder.task.pid.into());
+    push_number(to, owner.task.pid.into());
     to.push_str("] fd ");
-    push_number(to, holder.fd.into());
+    push_number(to, owner.fd.into());
 }
 
 fn push_backlog(to: &mut String, row: &Row<'_>) {
@@ -254,11 +254,11 @@ fn push_backlog(to: &mut String, row: &Row<'_>) {
     push_number(to, listener.what.backlog.into());
     to.push('/');
     push_number(to, listener.what.backlog_max.into());
-    if let Some(holder) = listener.holders.first() {
+    if let Some(owner) = listener.owners.first() {
         to.push_str(" of ");
-        to.push_str(holder.task.comm.as_str());
+        to.push_str(owner.task.comm.as_str());
         to.push('[');
-        push_number(to, holder.task.pid.into());
+        push_number(to, owner.task.pid.into());
         to.push(']');
     }
     to.push(')');

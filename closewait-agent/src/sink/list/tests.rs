@@ -6,12 +6,12 @@ use super::*;
 use closewait_engine::{
     diagnose::Seen,
     model::{
-        Certainty, Class, Connection, Dwell, Endpoint, Exit, Holder, How, Listener, Opener, ProxyPeer, Role, Socket,
+        Certainty, Class, Connection, Dwell, Endpoint, Exit, How, Listener, Opener, Owner, ProxyPeer, Role, Socket,
         Timer, TimerKind,
     },
     process::Process,
     query::{Filter, GroupBy},
-    testing::{holder, listener, process, row, socket, verdict, workload},
+    testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn end(text: &str) -> Endpoint {
 /// Everything that a view borrows from.
 struct World {
     sockets: Vec<Socket>,
-    holders: Vec<Vec<Holder>>,
+    owners: Vec<Vec<Owner>>,
     listener: Seen<Listener>,
     gone: Exit,
     workload: Workload,
@@ -56,13 +56,13 @@ impl World {
         let over = Socket { remote: end("10.0.0.9:40000"), timer: None, ..server.clone() };
         Self {
             sockets: vec![server, client, waits, over],
-            holders: vec![
-                vec![holder("shop-api-worker1", 1234567, 153), holder("java", 77, 3), holder("java", 78, 3)],
-                vec![holder("\x1b[2J\u{202e}x", 9, 12)],
+            owners: vec![
+                vec![owner("shop-api-worker1", 1234567, 153), owner("java", 77, 3), owner("java", 78, 3)],
+                vec![owner("\x1b[2J\u{202e}x", 9, 12)],
                 vec![],
-                vec![holder("nginx", 812, 7)],
+                vec![owner("nginx", 812, 7)],
             ],
-            listener: Seen { what: listener(8080, 65, 64), at: NOW, holders: vec![holder("nginx", 812, 6)] },
+            listener: Seen { what: listener(8080, 65, 64), at: NOW, owners: vec![owner("nginx", 812, 6)] },
             gone: Exit { at: ago(192), seen: true, how: How::Reset, closer: None, dwell: None },
             workload: workload(),
             processes: BTreeMap::from([(812, process("nginx", 812, Some((812, 1024))))]),
@@ -70,8 +70,8 @@ impl World {
     }
 
     fn view(&self) -> View<'_> {
-        let rows = self.sockets.iter().zip(&self.holders);
-        let mut rows: Vec<_> = rows.map(|(socket, holders)| Row { holders: Some(holders), ..row(socket) }).collect();
+        let rows = self.sockets.iter().zip(&self.owners);
+        let mut rows: Vec<_> = rows.map(|(socket, owners)| Row { owners: Some(owners), ..row(socket) }).collect();
         let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
         server.workload = Some(&self.workload);
         server.proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: self.sockets[1].clone() });
@@ -195,14 +195,14 @@ fn several_namespaces_are_told_apart() {
 #[test]
 fn no_owner_is_told_from_owners_that_nobody_looked_for() {
     let (socket, processes) = (socket(), BTreeMap::new());
-    let owner = |holders, accepted| {
+    let owner = |owners, accepted| {
         let socket = Socket { accepted, ..socket.clone() };
         let view = View {
             now: NOW,
             watched: None,
             untracked: 0,
             unseen: None,
-            rows: vec![Row { holders, ..row(&socket) }],
+            rows: vec![Row { owners, ..row(&socket) }],
             processes: &processes,
         };
         shown(&view, &Query::default())
@@ -317,7 +317,7 @@ COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                 
 #[test]
 fn an_object_tells_what_is_known_and_null_for_the_rest() {
     let mut world = World::new();
-    world.sockets[0].opener = Some(Box::new(Opener { task: holder("curl", 5, 0).task, at: ago(30) }));
+    world.sockets[0].opener = Some(Box::new(Opener { task: owner("curl", 5, 0).task, at: ago(30) }));
     world.sockets[0].acked_bytes = Some(17);
     let objects = world.objects(None);
     let [server, client, waits, over] = &objects[..] else { panic!("{objects:?}") };

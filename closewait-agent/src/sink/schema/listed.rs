@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::{
-    DwellMembers, EndpointObject, HolderObject, ProcessObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject,
+    DwellMembers, EndpointObject, OwnerObject, ProcessObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject,
     how, seconds,
     socket::{PodObject, workload_members},
 };
@@ -26,7 +26,7 @@ pub(in crate::sink) struct ListedObject<'a> {
     socket: SocketObject<'a>,
     #[serde(flatten)]
     dwell: DwellMembers,
-    owners: Option<Vec<HolderObject<'a>>>,
+    owners: Option<Vec<OwnerObject<'a>>>,
     verdict: VerdictObject<'a>,
     listener: Option<ListenerObject<'a>>,
     waits_for: Option<EndpointObject>,
@@ -42,7 +42,7 @@ struct ListenerObject<'a> {
     local: EndpointObject,
     backlog: u32,
     backlog_max: u32,
-    owners: Vec<HolderObject<'a>>,
+    owners: Vec<OwnerObject<'a>>,
 }
 
 #[derive(Serialize)]
@@ -55,18 +55,18 @@ struct LeftObject<'a> {
 impl<'a> ListedObject<'a> {
     /// A row, as it is at `now`, which on the wall is `time`.
     pub(in crate::sink) fn new(row: &'a Row<'a>, now: BootTime, time: &'a str) -> Self {
-        let holders = row.holders;
+        let owners = row.owners;
         Self {
             schema_version: SCHEMA_VERSION,
             time,
             socket: SocketObject::new(row.socket, now, row.workload),
             dwell: row.dwell.into(),
-            owners: holders.map(|holders| holders.iter().map(Into::into).collect()),
+            owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
             verdict: (&row.verdict).into(),
             listener: row.listener.map(Into::into),
             waits_for: row.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             conntrack_timeout_seconds: row.conntrack.map(seconds),
-            fd_open: match (row.gone, holders, row.socket.accepted) {
+            fd_open: match (row.gone, owners, row.socket.accepted) {
                 (Some(_), _, _) | (None, Some([_, ..]), _) => Some(true),
                 (None, _, Some(false)) => Some(false),
                 // One may be on its way to another process.
@@ -85,7 +85,7 @@ impl<'a> ListedObject<'a> {
 impl<'a> From<&'a Seen<Listener>> for ListenerObject<'a> {
     fn from(seen: &'a Seen<Listener>) -> Self {
         let Listener { local, backlog, backlog_max, .. } = seen.what;
-        Self { local: local.into(), backlog, backlog_max, owners: seen.holders.iter().map(Into::into).collect() }
+        Self { local: local.into(), backlog, backlog_max, owners: seen.owners.iter().map(Into::into).collect() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{DwellMembers, EndpointObject, HolderObject, ProcessObject, VerdictObject, seconds};
+use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, VerdictObject, seconds};
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
     model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
@@ -23,7 +23,7 @@ pub(in crate::sink) struct PileupObject<'a> {
     /// Whether it was reported before, and has doubled since.
     again: bool,
     count: u64,
-    owners: Option<Vec<OwnerObject<'a>>>,
+    owners: Option<Vec<OwnerCountObject<'a>>>,
     shape: Option<&'static str>,
     slope_per_second: Option<f64>,
     slope_error_per_second: Option<f64>,
@@ -57,7 +57,7 @@ struct GroupMembers {
 }
 
 #[derive(Serialize)]
-struct OwnerObject<'a> {
+struct OwnerCountObject<'a> {
     pid: u32,
     comm: &'a str,
     count: u32,
@@ -106,7 +106,7 @@ struct OldestObject<'a> {
     #[serde(flatten)]
     dwell: DwellMembers,
     read_state: Option<&'static str>,
-    owners: Option<Vec<HolderObject<'a>>>,
+    owners: Option<Vec<OwnerObject<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -141,8 +141,11 @@ impl<'a> PileupObject<'a> {
     pub(in crate::sink) fn new(pileup: &'a Pileup, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let Pileup { group, began, again, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } =
             pileup;
-        let owner =
-            |(task, count): &'a (Task, u32)| OwnerObject { pid: task.pid, comm: task.comm.as_str(), count: *count };
+        let owner = |(task, count): &'a (Task, u32)| OwnerCountObject {
+            pid: task.pid,
+            comm: task.comm.as_str(),
+            count: *count,
+        };
         Self {
             group: group.into(),
             began: time(*began),

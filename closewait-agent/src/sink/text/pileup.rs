@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{dwell, holders};
+use super::{dwell, owner_list};
 use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
     text::duration,
@@ -64,7 +64,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
             "oldest: {} for {}{}",
             oldest.remote,
             dwell(oldest.dwell),
-            holders(oldest.owners.as_deref())
+            owner_list(oldest.owners.as_deref())
         ));
     }
     let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();

@@ -166,7 +166,7 @@ fn parse_info(info: &[u8]) -> Option<Info> {
     })
 }
 
-/// Messages and attributes begin at multiples of four. Never 0, so that a walk always goes on.
+/// Messages and attributes begin at multiples of four. Never 0, so that a scan always goes on.
 fn aligned(length: usize) -> usize {
     length.max(1).next_multiple_of(4)
 }

@@ -11,7 +11,7 @@ use crate::host::{
     proc::{self, has_ended, is_refused},
 };
 use closewait_engine::{
-    model::{Holder, Task},
+    model::{Owner, Task},
     text::Comm,
 };
 
@@ -20,14 +20,14 @@ const PIECE: usize = 256;
 
 /// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
 /// processes could be looked at, if so. One that ends meanwhile has no descriptors.
-pub fn scan(each: impl FnMut(u64, Holder)) -> Option<String> {
+pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
     scan_in(Path::new("/proc"), each)
 }
 
 /// Result of reading the descriptors of one process.
 enum DescriptorRead {
     /// Some of its sockets.
-    Held(Vec<(u64, Holder)>),
+    Held(Vec<(u64, Owner)>),
     /// Its descriptors cannot be read, or not all.
     Unseen(io::Error),
     /// They were not read, as an earlier read has not been answered.
@@ -45,7 +45,7 @@ struct Unseen {
     why: Option<String>,
 }
 
-fn scan_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
+fn scan_in(root: &Path, mut each: impl FnMut(u64, Owner)) -> Option<String> {
     let mut patience = Patience::default();
     let from = root.to_owned();
     let list = move || {
@@ -62,14 +62,14 @@ fn scan_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
     let from = root.to_owned();
     let work = move |pid: &u32, job: &ItemJob<DescriptorRead>| match job
         .about(Subject::Process(*pid, None))
-        .map(|()| holders_of(&proc::folder(&from, *pid), *pid, job))
+        .map(|()| owners_of(&proc::folder(&from, *pid), *pid, job))
     {
         Ok(Ok(())) => {}
         Ok(Err(error)) => job.put(DescriptorRead::Unseen(error)),
         Err(why) => job.put(DescriptorRead::Waits(why)),
     };
     deadline::each(pids, &mut patience, work, |_pid, told| match told {
-        Told::Value(DescriptorRead::Held(held)) => held.into_iter().for_each(|(inode, holder)| each(inode, holder)),
+        Told::Value(DescriptorRead::Held(held)) => held.into_iter().for_each(|(inode, owner)| each(inode, owner)),
         Told::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
         Told::Value(DescriptorRead::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
     });
@@ -113,7 +113,7 @@ impl Unseen {
 }
 
 /// Puts out the sockets of one process, all that were seen before an error too.
-fn holders_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Result<()> {
+fn owners_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Result<()> {
     job.step("its descriptors");
     let mut held = Vec::new();
     let result = collect(process, pid, job, &mut held);
@@ -123,7 +123,7 @@ fn holders_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Re
     result
 }
 
-fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut Vec<(u64, Holder)>) -> io::Result<()> {
+fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut Vec<(u64, Owner)>) -> io::Result<()> {
     let mut task = None;
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
@@ -141,7 +141,7 @@ fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut V
             task = Some(Task { pid, comm: Comm::from_name(&proc::comm(process)?) });
         }
         if let Some(task) = &task {
-            held.push((inode, Holder { task: task.clone(), fd }));
+            held.push((inode, Owner { task: task.clone(), fd }));
         }
         if held.len() >= PIECE {
             job.put(DescriptorRead::Held(std::mem::take(held)));
@@ -182,9 +182,9 @@ mod tests {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = socket_inode(&link).unwrap();
         let mut found = Vec::new();
-        let _blind = scan(|of, holder| {
-            if of == inode && holder.task.pid == process::id() {
-                found.push(i32::try_from(holder.fd).unwrap());
+        let _blind = scan(|of, owner| {
+            if of == inode && owner.task.pid == process::id() {
+                found.push(i32::try_from(owner.fd).unwrap());
             }
         });
         assert_eq!(found, [socket.as_raw_fd()]);
