@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
-use crate::{host::limits::MOST_MAX_SOCKETS, recording::LEAST_MAX};
+use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, query::Peer};
 
 /// Where the agent listens for those that ask it.
@@ -74,7 +74,7 @@ pub struct RunArgs {
     pub run_for: Option<Duration>,
     /// Number of sockets in CLOSE_WAIT whose time of entry the kernel keeps, some 80 bytes each, 1048576 at most
     /// [default: 262144, fewer under a memory limit]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MAX_SOCKETS)))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_MAX_SOCKETS)))]
     pub max_sockets: Option<u32>,
     /// Number of sockets in CLOSE_WAIT that the agent tracks, some 550 bytes each and up to 3400 while they are listed; further
     /// ones are counted only [default: 1000000, fewer under a memory limit]
@@ -116,7 +116,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Most bytes of that file: the recording ends there, the agent goes on
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(LEAST_MAX..))]
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(MIN_MAX_BYTES..))]
     pub record_max: u64,
 }
 

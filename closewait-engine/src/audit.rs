@@ -16,14 +16,14 @@ use super::{
     time::BootTime,
 };
 
-/// So often without any sign of loss.
-const EVERY: Duration = Duration::from_secs(300);
-/// After a sign of loss the last audit is so long ago at least.
-const LEAST_GAP: Duration = Duration::from_secs(10);
+/// Interval of audits without a sign of loss.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
+/// Shortest time between two audits, after a sign of loss.
+const MIN_AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 /// And so many times as long as its CPU time: it may use two hundredths of a CPU.
 const GAP_FACTOR: u32 = 50;
-/// A record is in the ring buffer, and read, so long after what it tells at the latest.
-const UNDER_WAY: Duration = Duration::from_millis(100);
+/// Longest time between an event and the read of its record.
+const MAX_RECORD_DELAY: Duration = Duration::from_millis(100);
 
 /// Exits that are remembered while a scan for an audit is running.
 const MAX_EXITS: usize = 65_536;
@@ -71,8 +71,8 @@ impl Audit {
     pub(super) fn new(now: BootTime) -> Self {
         Self {
             step: Step::Idle,
-            next: now + EVERY,
-            least_gap: LEAST_GAP,
+            next: now + AUDIT_INTERVAL,
+            least_gap: MIN_AUDIT_INTERVAL,
             last: None,
             after: Losses::default(),
             sweep: false,
@@ -136,7 +136,7 @@ impl Engine {
     /// A scan found a socket that was not tracked: one that was missed, unless its record is still under way. What the scan of
     /// the start finds was there before.
     pub(super) fn found_new(&mut self, since: Since) {
-        if self.tracker.scan_asked().is_some_and(|asked| since.latest() + UNDER_WAY < asked) {
+        if self.tracker.scan_asked().is_some_and(|asked| since.latest() + MAX_RECORD_DELAY < asked) {
             self.audit.repaired += 1;
         }
     }
@@ -155,16 +155,16 @@ impl Engine {
     pub(super) fn audit_scan_ended(&mut self, began: BootTime, at: BootTime, complete: bool, cost: Option<Duration>) {
         let Step::Scanning { asked } = self.audit.step else { return };
         let cost = cost.unwrap_or_else(|| at.since(asked));
-        self.audit.least_gap = LEAST_GAP.max(cost.saturating_mul(GAP_FACTOR));
+        self.audit.least_gap = MIN_AUDIT_INTERVAL.max(cost.saturating_mul(GAP_FACTOR));
         self.audit.last = Some(at);
-        self.audit.next = at + EVERY;
+        self.audit.next = at + AUDIT_INTERVAL;
         let tracked: BTreeSet<SocketKey> = self.tracker.not_seen_since(began).into_iter().collect();
         let mut stored = std::mem::take(&mut self.audit.stored);
         self.audit.exits = BTreeMap::new();
         stored.retain(|key, entered| {
             let is_there = self.tracker.get(*key).filter(|_| !tracked.contains(key));
             // Of one that entered later there is a record to come; that of one that is there is its own, unless it cannot be.
-            *entered + UNDER_WAY < asked && is_there.is_none_or(|one| one.since.excludes(*entered))
+            *entered + MAX_RECORD_DELAY < asked && is_there.is_none_or(|one| one.since.excludes(*entered))
         });
         let mut suspects = tracked.clone();
         suspects.extend(stored.keys());

@@ -24,25 +24,26 @@ use super::{
     time::{BootTime, nanos},
 };
 
-/// So many have a flow of their own, at some 3 KB; further ones have none, and what enters there is counted.
-const LIMIT: usize = 4096;
-/// Remote ends, of which there may be any number, leave the rest to local ports.
-const REMOTES: usize = LIMIT / 4 * 3;
-/// At the end of each window the quiet ones give way, the longest quiet first, until so many are left.
-const KEPT: usize = LIMIT / 2;
+/// Number of flows, at some 3 KB each; further ones are dropped, and what enters there is counted.
+const MAX_FLOWS: usize = 4096;
+/// Number of flows of remote ends, of which there may be any number: they leave the rest to local ports.
+const MAX_REMOTES: usize = MAX_FLOWS / 4 * 3;
+/// Number of flows above which the longest quiet ones are evicted at the end of a window.
+const MAX_QUIET_FLOWS: usize = MAX_FLOWS / 2;
 /// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
 /// at which a socket counts as stuck.
-const COHORTS: usize = 128;
-/// So many windows, each as long as that age, are a span of time that the longest stay is known for.
-const SPAN: usize = 64;
-/// So many windows make a trend.
-const WINDOWS: usize = 6;
-/// Fewer make none: three differences.
-const FEWEST: usize = 4;
-/// What is there is counted again so often, or after the age at which a socket counts as stuck if that is less.
-const COUNT_EVERY: Duration = Duration::from_secs(2);
-/// But not before so much time has passed for each socket: it takes a hundredth of that.
-const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
+const MAX_COHORTS: usize = 128;
+/// Number of windows, each as long as the age at which a socket counts as stuck, for which the longest dwell time is
+/// known.
+const WINDOWS_PER_SPAN: usize = 64;
+/// Number of windows of a trend.
+const MAX_TREND_WINDOWS: usize = 6;
+/// Number of windows without which there is no trend: three differences.
+const MIN_TREND_WINDOWS: usize = 4;
+/// Interval of counts, unless the age at which a socket counts as stuck is less.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest interval of counts for each socket: a count takes a hundredth of that.
+const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
 
 /// Those that entered at about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl Flows {
             stuck_after,
             unnamed,
             flows: IndexMap::default(),
-            tick: now + stuck_after.min(COUNT_EVERY),
+            tick: now + stuck_after.min(COUNT_INTERVAL),
             window_ends: now + stuck_after,
             suspects: false,
             ended: 0,
@@ -133,14 +134,14 @@ impl Flows {
     /// A socket entered.
     pub(super) fn entered(&mut self, socket: &Socket, at: BootTime) {
         let number = self.number(at);
-        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
         let (key, stats) = self.stats_mut(self.of(socket), at);
         stats.entered += 1;
         match stats.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
             _ => {
                 // First, so that the queue never asks for more places than that.
-                if stats.cohorts.len() >= COHORTS {
+                if stats.cohorts.len() >= MAX_COHORTS {
                     stats.cohorts.pop_front();
                 }
                 stats.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
@@ -156,7 +157,7 @@ impl Flows {
 
     /// One was found that is older than the agent, or whose entry was missed.
     pub(super) fn found(&mut self, key: FlowKey, at: BootTime) {
-        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
         self.stats_mut(key, at);
     }
 
@@ -210,7 +211,7 @@ impl Flows {
             return Vec::new();
         }
         let all = self.count(now, sockets);
-        let window = self.stuck_after.min(COUNT_EVERY).max(COUNT_EVERY_OF_EACH.saturating_mul(all));
+        let window = self.stuck_after.min(COUNT_INTERVAL).max(COUNT_INTERVAL_PER_SOCKET.saturating_mul(all));
         let mut ended = Vec::new();
         for (key, stats) in &mut self.flows {
             ended.extend(stats.grow(window, self.stuck_after).map(|end| (*key, end)));
@@ -242,18 +243,18 @@ impl Flows {
     }
 
     fn end_window(&mut self, now: BootTime) {
-        self.ended = (self.ended + 1) % SPAN;
+        self.ended = (self.ended + 1) % WINDOWS_PER_SPAN;
         for stats in self.flows.values_mut() {
             if self.ended == 0 {
                 stats.longest_closed = [None, stats.longest_closed[0]];
                 stats.habit.turn();
             }
             stats.counts.push_back(stats.latest.present);
-            if stats.counts.len() > WINDOWS {
+            if stats.counts.len() > MAX_TREND_WINDOWS {
                 stats.counts.pop_front();
             }
         }
-        let kept = self.stuck_after.saturating_mul(COHORTS as u32 / 2);
+        let kept = self.stuck_after.saturating_mul(MAX_COHORTS as u32 / 2);
         self.flows.retain(|_, stats| !stats.is_quiet() || now.since(stats.changed) < kept);
         self.evict_quiet();
         self.remotes = self.flows.keys().filter(|key| key.is_remote()).count();
@@ -340,7 +341,7 @@ impl Flows {
 
     /// So that a crowd of remote ends that is gone again does not keep others out.
     fn evict_quiet(&mut self) {
-        let surplus = self.flows.len().saturating_sub(KEPT);
+        let surplus = self.flows.len().saturating_sub(MAX_QUIET_FLOWS);
         let quiet = self.flows.iter().filter(|(_, stats)| stats.is_quiet());
         let mut quiet: Vec<_> = quiet.map(|(key, stats)| (stats.changed, *key)).collect();
         quiet.sort_unstable();
@@ -356,7 +357,7 @@ impl Flows {
 
     /// Returns the counts of a flow and the key under which they are kept: its own, if the limit allows it.
     fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
-        let full = self.flows.len() >= LIMIT || (key.is_remote() && self.remotes >= REMOTES);
+        let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
         let key = if full { self.known_as(key) } else { key };
         let stats = match self.flows.entry(key) {
             Occupied(known) => known.into_mut(),
@@ -424,7 +425,7 @@ impl FlowStats {
 
 /// How a count goes over the last windows.
 fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
-    if counts.len() < FEWEST {
+    if counts.len() < MIN_TREND_WINDOWS {
         return None;
     }
     let (first, last) = (*counts.front()?, *counts.back()?);

@@ -20,8 +20,9 @@ use super::{
     tracker::Tracker,
 };
 
-/// So many groups are made, at some 600 bytes; the sockets of further ones, which entered later, are judged each by itself.
-const GROUPS: usize = 65_536;
+/// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
+/// itself.
+const MAX_GROUPS: usize = 65_536;
 
 /// Owner of the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,7 +118,7 @@ impl<'a> Grouping<'a> {
             }
             let entered = tracked.since.latest();
             onsets.entry(flow_key).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
-            if gathered.len() < GROUPS || gathered.contains_key(&(owner, flow_key)) {
+            if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
@@ -281,7 +282,7 @@ mod tests {
     fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
         let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
-        let last = GROUPS as u64 + 1;
+        let last = MAX_GROUPS as u64 + 1;
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
         for number in 0..=last {
             let address = std::net::Ipv4Addr::from_bits(number as u32).into();
@@ -290,7 +291,7 @@ mod tests {
         }
         let host_context = HostContext::default();
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, None);
-        assert_eq!(grouping.groups.len(), GROUPS);
+        assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
         assert_eq!(verdict(last), verdict(0), "each is the only one of its kind");
     }

@@ -16,24 +16,24 @@ use super::{
     workload::Workload,
 };
 
-/// So many processes are looked at; those that hold most come first.
-const PROCESSES: usize = 64;
+/// Number of processes that are inspected; those that own most sockets come first.
+const MAX_PROCESSES: usize = 64;
 /// Number of processes whose other connections are read at a time.
 const MAX_PROXY_PROCESSES: usize = 16;
 /// Cgroups that are remembered, and asked for at a time.
-const CGROUPS: usize = 4096;
+const MAX_CGROUPS: usize = 4096;
 /// Network namespaces that are remembered, and asked for at a time.
-const NAMESPACES: usize = 4096;
+const MAX_NAMESPACES: usize = 4096;
 /// Listeners of the whole host that are known, at some 200 bytes.
-const LISTENERS: usize = 65_536;
+const MAX_LISTENERS: usize = 65_536;
 /// Number of descriptors that are kept beside the first of each listener.
 const MAX_MORE_OWNERS: usize = 65_536;
 /// Number of other connections that are kept, at some 300 bytes each.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Sockets without a owner that are searched for elsewhere at a time: the processes named for each make a list.
-const UNHELD: usize = 4096;
-/// What a process does is looked at again after this time.
-const STALE: Duration = Duration::from_secs(5);
+const MAX_UNHELD: usize = 4096;
+/// Age at which the state of a process is read again.
+const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Default for HostContext {
 impl HostContext {
     /// A listener was found.
     pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
-        if self.found.len() >= LISTENERS && !self.found.contains_key(&key) {
+        if self.found.len() >= MAX_LISTENERS && !self.found.contains_key(&key) {
             self.owner_quota.count_dropped();
             return;
         }
@@ -130,9 +130,9 @@ impl HostContext {
                     self.connections.entry(owner.task.pid).or_default().push(proxy_peer);
                 }
             }
-            Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, CGROUPS),
+            Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
             Observation::Namespace { netns, conntrack_close_wait } => {
-                remember(&mut self.namespaces, netns, conntrack_close_wait, NAMESPACES);
+                remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
             }
             Observation::Placed { inode, place } => {
                 self.places.insert(inode, place);
@@ -202,12 +202,12 @@ impl HostContext {
         }
         let mut ranked: Vec<_> = counts.into_iter().collect();
         ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
-        ranked.truncate(PROCESSES);
+        ranked.truncate(MAX_PROCESSES);
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
         self.processes.retain(|pid, _| wanted.contains(pid));
         self.inspected.retain(|pid, _| wanted.contains(pid));
         self.connections.retain(|pid, _| wanted.contains(pid));
-        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= STALE);
+        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= PROCESS_REFRESH_INTERVAL);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
         let connections_of: Vec<u32> =
             processes.iter().copied().filter(|pid| readers.contains(pid)).take(MAX_PROXY_PROCESSES).collect();
@@ -215,20 +215,20 @@ impl HostContext {
             self.connections.remove(pid);
         }
         let dropped_connections = self.connection_quota.reset(self.connections.values().map(Vec::len).sum());
-        self.dropped[1] = dropped_connections + unheld.len().saturating_sub(UNHELD) as u64;
+        self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         InspectionRequest {
             processes,
             connections_of: connections_of,
-            cgroups: cgroups.into_iter().take(CGROUPS).collect(),
-            unheld: unheld.into_iter().take(UNHELD).collect(),
-            namespaces: namespaces.into_iter().take(NAMESPACES).collect(),
+            cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
+            unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
+            namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
         }
     }
 
     /// Those of `cgroups` whose workloads are not known, each once and no more than are asked for at a time.
     pub(super) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
         let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
-        unnamed.into_iter().take(CGROUPS).collect()
+        unnamed.into_iter().take(MAX_CGROUPS).collect()
     }
 
     /// Number of facts that were dropped at the last scan and the last inspection, because a limit was reached.
@@ -310,12 +310,12 @@ mod tests {
     #[test]
     fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
         let mut host_context = HostContext::default();
-        for key in 0..LISTENERS as u64 + 3 {
+        for key in 0..MAX_LISTENERS as u64 + 3 {
             host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, 3)));
         }
         host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(owner("y", 2, 3)));
         host_context.scan_ended(None);
-        assert_eq!((host_context.listeners.len(), host_context.dropped()), (LISTENERS, 3));
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (MAX_LISTENERS, 3));
         assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "one that is known may have more holders");
         host_context.scan_ended(None);
         assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
@@ -349,22 +349,22 @@ mod tests {
     #[test]
     fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
         let mut host_context = HostContext::default();
-        for netns in 0..NAMESPACES as u32 + 2 {
+        for netns in 0..MAX_NAMESPACES as u32 + 2 {
             host_context.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
         }
-        assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (NAMESPACES, None));
+        assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (MAX_NAMESPACES, None));
         assert!(host_context.conntrack(Some(2)).is_some());
     }
 
     #[test]
     fn one_inquiry_asks_for_so_much_and_the_next_for_the_rest() {
-        let sockets: Vec<Socket> = (0..UNHELD as u64 + 9)
+        let sockets: Vec<Socket> = (0..MAX_UNHELD as u64 + 9)
             .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
             .collect();
         let mut host_context = HostContext::default();
         let none: &[Owner] = &[];
         let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
+        assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
         for inode in request.unheld {
             host_context.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
         }

@@ -18,26 +18,27 @@ pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 const OWNER_SCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// Age at which owners are too old for an answer to a query.
 pub(super) const MAX_OWNER_AGE: Duration = Duration::from_secs(10);
-/// It takes so long to judge one socket among all others, measured with 12,000.
-const JUDGING: Duration = Duration::from_micros(2);
+/// CPU time to judge one socket among all others, measured with 12,000.
+const COST_PER_SOCKET: Duration = Duration::from_micros(2);
 /// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
-const LEAST_GAP: Duration = Duration::from_millis(100);
+const MIN_INSPECTION_INTERVAL: Duration = Duration::from_millis(100);
 /// Time after which a socket that is due is reported with what is known of it, however long an inspection takes.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
-/// The same, after the sockets were asked to be refreshed for that report.
+/// Time after which a socket that is due is reported, once its refresh was asked for.
 const REFRESH_GRACE: Duration = Duration::from_millis(250);
-/// Sockets that are reported at a time: what is said of a million at once would take a gigabyte.
-const REPORTED: usize = 16_384;
-/// Or this part of all, if that is more: for each time all of them are put into groups anew.
-const REPORTED_PART: usize = 8;
-/// Inspections may use one part in so many of one CPU.
-const SHARE: u32 = 50;
+/// Number of sockets that are reported at a time: the findings of a million at once would take a gigabyte.
+const MAX_REPORTED: usize = 16_384;
+/// Part of all sockets that are reported at a time, if that is more than [`MAX_REPORTED`]: each report groups all of
+/// them anew.
+const MAX_REPORTED_PART: usize = 8;
+/// Share of one CPU that inspections may use: one part in this number.
+const CPU_SHARE: u32 = 50;
 /// CPU time that inspections may use at once after a quiet time.
-const BURST: Duration = Duration::from_millis(200);
+const MAX_CPU_CREDIT: Duration = Duration::from_millis(200);
 /// Longest time between two inspections.
-const MOST_GAP: Duration = Duration::from_secs(10);
+const MAX_INSPECTION_INTERVAL: Duration = Duration::from_secs(10);
 
-/// CPU time that inspections may use: a bucket that fills with one part in [`SHARE`] of the time that passes.
+/// CPU time that inspections may use: a bucket that fills with one part in [`CPU_SHARE`] of the time that passes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     /// What may be used at once.
@@ -49,17 +50,17 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(now: BootTime) -> Self {
-        Self { credit: BURST, debt: Duration::ZERO, at: now }
+        Self { credit: MAX_CPU_CREDIT, debt: Duration::ZERO, at: now }
     }
 
     /// Takes the cost of an inspection that ended at `at`. Returns after what time the next may begin.
     fn spend(&mut self, at: BootTime, cost: Duration) -> Duration {
-        let earned = at.since(self.at) / SHARE;
+        let earned = at.since(self.at) / CPU_SHARE;
         self.at = self.at.max(at);
         let (have, owe) = (self.credit.saturating_add(earned), self.debt.saturating_add(cost));
-        self.credit = have.saturating_sub(owe).min(BURST);
-        self.debt = owe.saturating_sub(have).min(MOST_GAP / SHARE);
-        self.debt.saturating_mul(SHARE).max(LEAST_GAP)
+        self.credit = have.saturating_sub(owe).min(MAX_CPU_CREDIT);
+        self.debt = owe.saturating_sub(have).min(MAX_INSPECTION_INTERVAL / CPU_SHARE);
+        self.debt.saturating_mul(CPU_SHARE).max(MIN_INSPECTION_INTERVAL)
     }
 }
 
@@ -109,7 +110,7 @@ impl Engine {
             self.inspect(now);
         } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
             // Each report judges all sockets.
-            self.next_late_report = now + self.judging().saturating_mul(2).clamp(LEAST_GAP, REPORT_GRACE);
+            self.next_late_report = now + self.judging().saturating_mul(2).clamp(MIN_INSPECTION_INTERVAL, REPORT_GRACE);
             match self.inspection {
                 // It takes microseconds, and tells what the verdict depends on most.
                 InspectionStep::Idle => {
@@ -235,7 +236,7 @@ impl Engine {
 
     /// CPU time that it takes to judge all sockets.
     fn judging(&self) -> Duration {
-        JUDGING.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
+        COST_PER_SOCKET.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
     }
 
     /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
@@ -250,7 +251,7 @@ impl Engine {
         let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()
-            .take(REPORTED.max(self.tracker.len() / REPORTED_PART))
+            .take(MAX_REPORTED.max(self.tracker.len() / MAX_REPORTED_PART))
             .filter_map(|key| {
                 let tracked = self.tracker.get(*key)?;
                 let (socket, owners) = (&tracked.socket, tracked.owners.as_deref());
@@ -277,11 +278,15 @@ mod tests {
         let at = |millis: u64| BootTime(millis * 1_000_000);
         let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
         let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
-        assert_eq!(gaps, [LEAST_GAP; 4], "200 ms are there");
+        assert_eq!(gaps, [MIN_INSPECTION_INTERVAL; 4], "200 ms are there");
         assert_eq!(budget.spend(at(0), cost), Duration::from_millis(2500));
         assert_eq!(budget.spend(at(2500), cost), Duration::from_millis(2500));
-        assert_eq!(budget.spend(at(10_000), cost), LEAST_GAP, "after 7.5 s it has 150 ms again, less what is owed");
-        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MOST_GAP, "a debt is never older");
-        assert_eq!(budget.spend(at(1_000_000), cost), LEAST_GAP);
+        assert_eq!(
+            budget.spend(at(10_000), cost),
+            MIN_INSPECTION_INTERVAL,
+            "after 7.5 s it has 150 ms again, less what is owed"
+        );
+        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MAX_INSPECTION_INTERVAL, "a debt is never older");
+        assert_eq!(budget.spend(at(1_000_000), cost), MIN_INSPECTION_INTERVAL);
     }
 }

@@ -15,8 +15,8 @@ use super::{
     time::BootTime,
 };
 
-/// So many are watched; further ones are counted. Each takes some 400 bytes.
-const LIMIT: usize = 65_536;
+/// Number of lingering sockets that are watched, at some 400 bytes each; further ones are counted.
+const MAX_LINGERING: usize = 65_536;
 /// Number of descriptors that are kept beside the first of each socket.
 const MAX_MORE_OWNERS: usize = 65_536;
 /// Time between the exit of a socket and its first refresh.
@@ -98,7 +98,7 @@ impl LingeringSockets {
     /// A socket left, or was found so.
     pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, owners: Option<Vec<Owner>>) {
         self.remove(key);
-        if self.sockets.len() >= LIMIT {
+        if self.sockets.len() >= MAX_LINGERING {
             self.unwatched += 1;
             return;
         }
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn what_is_too_much_is_counted() {
         let mut sockets = LingeringSockets::default();
-        for key in 0..LIMIT as u64 + 5 {
+        for key in 0..MAX_LINGERING as u64 + 5 {
             sockets.add(SocketKey(key), socket(), gone(), None);
         }
-        assert_eq!((sockets.sockets.len(), sockets.unwatched()), (LIMIT, 5));
+        assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
         assert_eq!(sockets.len(), 0, "nobody has found one of them yet");
     }
 }

@@ -9,7 +9,7 @@ use super::{
 
 /// So many are told apart, by 10 MB of keys at most: as many as fill a table of 2^20 places. Of further ones only those that
 /// were seen to enter are counted, for a scan cannot tell which of them it has found before.
-const NAMED: usize = (1 << 20) / 8 * 7;
+const MAX_NAMED: usize = (1 << 20) / 8 * 7;
 
 /// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a
 /// socket, and a scan by `sock_diag` does not.
@@ -34,7 +34,7 @@ impl Overflow {
         if self.named.contains(&name) {
             return;
         }
-        if self.named.len() < NAMED {
+        if self.named.len() < MAX_NAMED {
             self.named.insert(name);
         } else {
             self.nameless += 1;
@@ -44,7 +44,7 @@ impl Overflow {
     /// A scan found one. Returns whether it is new.
     pub(super) fn found(&mut self, socket: &Socket) -> bool {
         let [name, without_netns] = self.names(socket);
-        let is_new = self.named.len() < NAMED && !self.named.contains(&without_netns) && self.named.insert(name);
+        let is_new = self.named.len() < MAX_NAMED && !self.named.contains(&without_netns) && self.named.insert(name);
         self.total += u64::from(is_new);
         is_new
     }
@@ -120,15 +120,15 @@ mod tests {
     #[test]
     fn beyond_the_names_there_is_a_number_and_no_key_takes_memory() {
         let mut overflow = Overflow::new(KeySecret::default());
-        for number in 0..NAMED as u64 + 10 {
+        for number in 0..MAX_NAMED as u64 + 10 {
             overflow.entered(&numbered(number));
         }
         assert!(!overflow.found(&socket()), "it may have been found before");
-        assert_eq!((overflow.named.len(), overflow.count()), (NAMED, NAMED as u64 + 10));
-        for number in 0..NAMED as u64 + 10 {
+        assert_eq!((overflow.named.len(), overflow.count()), (MAX_NAMED, MAX_NAMED as u64 + 10));
+        for number in 0..MAX_NAMED as u64 + 10 {
             overflow.left(&numbered(number));
         }
-        assert_eq!((overflow.count(), overflow.total()), (0, NAMED as u64 + 10));
+        assert_eq!((overflow.count(), overflow.total()), (0, MAX_NAMED as u64 + 10));
         assert!(overflow.named.capacity() < 1000, "{}", overflow.named.capacity());
     }
 }

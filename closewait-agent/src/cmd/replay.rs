@@ -18,7 +18,7 @@ use crate::{
 use closewait_engine::time::BootTime;
 
 /// Lines that wait to be written are at most about so many bytes, whatever a recording says.
-const MOST_WAITING: usize = 16 << 20;
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// Plays a recording: what `run` has printed comes out again.
 ///
@@ -145,7 +145,7 @@ impl<W: Write> ReplayedLines<W> {
                     log::log!(level, "{line}");
                 }
                 self.sink.finding(finding, anchor, &mut self.waiting)?;
-                if self.waiting.len() > MOST_WAITING {
+                if self.waiting.len() > MAX_WAITING_BYTES {
                     return self.end();
                 }
             }

@@ -17,7 +17,7 @@ use crate::{
 use closewait_engine::{model::Finding, query::Query, time::BootTime};
 
 /// So many bytes of pile-ups that a recording tells of, or a little more.
-const MOST_TOLD: usize = 4 << 20;
+const MAX_REPORT_BYTES: usize = 4 << 20;
 
 /// Tells all that is known of an incident.
 ///
@@ -48,7 +48,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
         }
         let show = |shown: Shown<'_>, anchor| match shown {
             Shown::Finding(finding @ (Finding::Pileup { .. } | Finding::PileupEnd { .. }))
-                if answer.len() < MOST_TOLD =>
+                if answer.len() < MAX_REPORT_BYTES =>
             {
                 sink.finding(finding, anchor, &mut answer)
             }

@@ -34,7 +34,7 @@ const STICKY: u32 = 0o1000;
 /// Connections that wait for the agent in the kernel.
 const BACKLOG: i32 = 128;
 /// How often the file is looked at anew when others create and remove it meanwhile.
-const TRIES: usize = 5;
+const MAX_TRIES: usize = 5;
 
 /// File of a UNIX socket that this process has bound.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(super) fn occupy(path: &Path) -> Result<(UnixListener, SocketFile, Vec<Strin
     // with another one. The umask can only take away from it.
     fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| failed("fchmod")(error.into()))?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed("bind")(error.into()))?;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         match fs::symlink_metadata(path) {
             Ok(found) => clear(path, &found)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -6,14 +6,14 @@ use super::HookGroup;
 use closewait_engine::{text::duration, time::BootTime};
 
 /// Starts at once, and in a minute.
-const BURST: u32 = 10;
+const MAX_BURST: u32 = 10;
 /// The time after which there is room for one more.
 const REFILL: Duration = Duration::from_secs(6);
 /// Groups whose last start is remembered: as many as can start in nearly seven hours. Of more, the one that started first
 /// is forgotten, and may run again sooner.
 const GROUPS: usize = 4096;
 /// The time between two words on what was not run.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) struct StartLimiter {
 impl StartLimiter {
     /// With at most one start of a group in `every`.
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { every, started: BTreeMap::new(), credit: REFILL * BURST, earned: now }
+        Self { every, started: BTreeMap::new(), credit: REFILL * MAX_BURST, earned: now }
     }
 
     /// Whether a program may start, and if so takes it for started.
@@ -45,7 +45,7 @@ impl StartLimiter {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
         }
-        self.credit = (self.credit + now.since(self.earned)).min(REFILL * BURST);
+        self.credit = (self.credit + now.since(self.earned)).min(REFILL * MAX_BURST);
         self.earned = now;
         self.credit = self.credit.checked_sub(REFILL).ok_or(Skip::TooMany)?;
         self.started.retain(|_, at| now.since(*at) < self.every);
@@ -94,14 +94,14 @@ impl Skipped {
 
     /// What is to be said, if it is time: one line, and then it is said.
     pub(super) fn line(&mut self, now: BootTime) -> Option<String> {
-        (now.since(self.told) >= TELL_EVERY).then(|| self.last_line(now)).flatten()
+        (now.since(self.told) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
     }
 
     /// The same at the end.
     pub(super) fn last_line(&mut self, now: BootTime) -> Option<String> {
         let parts = [
             (self.recent, format!("one of the same group ran within {} (--hook-every)", duration(self.every))),
-            (self.too_many, format!("{BURST} ran in a minute")),
+            (self.too_many, format!("{MAX_BURST} ran in a minute")),
             (self.unsent, "earlier ones were not done".to_owned()),
             (self.too_long, "the event is too long".to_owned()),
         ];

@@ -3,11 +3,11 @@
 use closewait_engine::text::harmless;
 
 /// Bytes of a program's output that the log takes.
-const KEPT: usize = 4096;
+const MAX_KEPT_BYTES: usize = 4096;
 /// Lines of them: each gets words in front.
 const LINES: usize = 64;
 /// Bytes that are read at all. A program that writes more finds its pipe closed, rather than keep a CPU busy.
-const READ: u64 = 16 << 20;
+const MAX_READ_BYTES: u64 = 16 << 20;
 
 /// Beginning of a program's output, and the number of bytes of all of it.
 #[derive(Debug, Default)]
@@ -20,9 +20,9 @@ impl CapturedOutput {
     /// Takes the next piece. Returns whether more is to be read.
     pub(super) fn take(&mut self, piece: &[u8]) -> bool {
         self.all = self.all.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
-        let room = KEPT - self.kept.len();
+        let room = MAX_KEPT_BYTES - self.kept.len();
         self.kept.extend_from_slice(piece.get(..room).unwrap_or(piece));
-        self.all < READ
+        self.all < MAX_READ_BYTES
     }
 
     /// Lines for the log, harmless, without empty ones; the last one says what is left out.
@@ -30,7 +30,7 @@ impl CapturedOutput {
         let lines = self.kept.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty());
         let mut shown: Vec<_> = lines.clone().take(LINES).map(harmless).collect();
         let left_out = lines.count().saturating_sub(LINES);
-        let unread = if self.all >= READ { ", and its output was closed" } else { "" };
+        let unread = if self.all >= MAX_READ_BYTES { ", and its output was closed" } else { "" };
         let beyond = self.all.saturating_sub(u64::try_from(self.kept.len()).unwrap_or(u64::MAX));
         if beyond > 0 {
             shown.push(format!("({beyond} bytes more are left out{unread})"));
@@ -64,7 +64,7 @@ mod tests {
     fn of_much_only_the_beginning_is_kept_and_the_rest_counted() {
         let much = vec![b'x'; 100_000];
         let lines = lines(&[&much, &much]);
-        assert_eq!((lines.len(), lines[0].len()), (2, KEPT));
+        assert_eq!((lines.len(), lines[0].len()), (2, MAX_KEPT_BYTES));
         assert_eq!(lines[1], "(195904 bytes more are left out)");
     }
 
@@ -79,6 +79,6 @@ mod tests {
         let (mut output, piece) = (CapturedOutput::default(), vec![b'y'; 1 << 20]);
         assert_eq!((0..100).take_while(|_| output.take(&piece)).count(), 15);
         assert!(output.lines()[1].ends_with("bytes more are left out, and its output was closed)"));
-        assert_eq!(output.kept.len(), KEPT);
+        assert_eq!(output.kept.len(), MAX_KEPT_BYTES);
     }
 }

@@ -9,9 +9,9 @@ use super::{HookEvent, HookGroup};
 use closewait_engine::time::BootTime;
 
 /// Programs that run at the same time.
-const AT_ONCE: usize = 4;
+const MAX_RUNNING: usize = 4;
 /// Requests that wait. The agent sends ten a minute at most, and each may be some megabytes long.
-const WAITING: usize = 16;
+const MAX_WAITING: usize = 16;
 
 /// Why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl HookQueue {
         if self.running.contains(group) || self.waiting.iter().any(|(_, other)| other.group == *group) {
             return Err(Refused::Busy);
         }
-        if self.waiting.len() >= WAITING {
+        if self.waiting.len() >= MAX_WAITING {
             return Err(Refused::Full);
         }
         self.waiting.push_back((now, event));
@@ -68,7 +68,7 @@ impl HookQueue {
 
     /// The next one that is due, if one may run. It runs until it is said to be [finished](Self::finished).
     pub(super) fn next(&mut self, now: BootTime) -> Option<NextEvent> {
-        if self.running.len() >= AT_ONCE {
+        if self.running.len() >= MAX_RUNNING {
             return None;
         }
         let (since, event) = self.waiting.pop_front()?;
@@ -116,13 +116,13 @@ mod tests {
         while queue.offer(event(taken), BootTime(0)) == Ok(()) {
             taken += 1;
         }
-        assert_eq!((taken, queue.offer(event(99), BootTime(0))), (WAITING, Err(Refused::Full)));
-        for n in 0..AT_ONCE {
+        assert_eq!((taken, queue.offer(event(99), BootTime(0))), (MAX_WAITING, Err(Refused::Full)));
+        for n in 0..MAX_RUNNING {
             assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(n))));
         }
         assert_eq!(queue.next(BootTime(0)), None);
         queue.finished(&event(2).group);
-        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(AT_ONCE))));
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(MAX_RUNNING))));
         assert_eq!(queue.next(BootTime(0)), None);
     }
 

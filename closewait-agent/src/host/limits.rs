@@ -5,7 +5,7 @@ use super::{memory_limit::MemoryLimit, plan::Degraded};
 /// Sockets whose time of entry the kernel keeps, unless the user or a memory limit says otherwise.
 pub const DEFAULT_MAX_SOCKETS: u32 = 262_144;
 /// Upper bound of that number: reading a larger map keeps a CPU of the kernel busy for too long (docs/kernel-safety.md).
-pub const MOST_MAX_SOCKETS: u32 = 1 << 20;
+pub const MAX_MAX_SOCKETS: u32 = 1 << 20;
 /// Sockets that are tracked, unless the user or a memory limit says otherwise: some 530 MB.
 pub const DEFAULT_MAX_TRACKED: u32 = 1_000_000;
 /// Size of the ring buffer, unless the user or a memory limit says otherwise, bytes.
@@ -22,9 +22,9 @@ const OF_ENTRY: u64 = 80;
 /// agent has. Between answers it is 550.
 const OF_TRACKED: u64 = 3_400;
 /// The least that limits are lowered to: below, an agent is of no use.
-const LEAST_TRACKED: u64 = 256;
-const LEAST_RING_BUFFER: u64 = 256 << 10;
-const LEAST_LINES: u64 = 256 << 10;
+const MIN_TRACKED: u64 = 256;
+const MIN_RING_BUFFER: u64 = 256 << 10;
+const MIN_LINES: u64 = 256 << 10;
 /// Length of a line about a socket, bytes: all of them can be due at the same time.
 const LINE: u64 = 1600;
 
@@ -66,7 +66,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     let Some(memory) = memory.filter(|memory| defaults.need() > memory.left) else { return defaults };
     let left = memory.left;
     let ring_buffer = asked.ring_buffer.map_or_else(
-        || previous_power_of_two((left / 64).clamp(LEAST_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
+        || previous_power_of_two((left / 64).clamp(MIN_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
         u64::from,
     );
     let rest = left.saturating_sub(FIXED + ring_buffer);
@@ -83,7 +83,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     };
     let lowered = |value: u64, asked: Option<u32>, default: u32| {
         // For people: two digits and zeros.
-        let lowered = round_down(value).clamp(LEAST_TRACKED, default.into());
+        let lowered = round_down(value).clamp(MIN_TRACKED, default.into());
         asked.unwrap_or_else(|| u32::try_from(lowered).unwrap_or(default))
     };
     let mut limits = Limits {
@@ -93,7 +93,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
         lines: 0,
         degraded: None,
     };
-    let lines = (u64::from(limits.max_tracked) * LINE).clamp(LEAST_LINES, DEFAULT_LINES);
+    let lines = (u64::from(limits.max_tracked) * LINE).clamp(MIN_LINES, DEFAULT_LINES);
     limits.lines = usize::try_from(lines).unwrap_or(usize::MAX);
     limits.degraded = Some(limits.under(memory));
     limits
@@ -103,7 +103,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
 pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
     let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
-    u32::try_from(fits.max(LEAST_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
+    u32::try_from(fits.max(MIN_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
 }
 
 impl Limits {
@@ -223,7 +223,7 @@ mod tests {
         #[test]
         fn whatever_memory_there_is_what_is_decided_fits_or_is_said_not_to(
             left in 0..8 * 1024 * MIB,
-            sockets in prop::option::of(1..=MOST_MAX_SOCKETS),
+            sockets in prop::option::of(1..=MAX_MAX_SOCKETS),
             tracked in prop::option::of(1..16_777_216_u32),
             ring in prop::option::of((12..=30_u32).prop_map(|bits| 1 << bits)),
         ) {

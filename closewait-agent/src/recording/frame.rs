@@ -7,10 +7,10 @@ pub(super) const HEAD: usize = 12;
 /// Longer payloads have no place in the head.
 const LONGEST: usize = (1 << 24) - 1;
 /// Bytes of items in a frame, so that a few bytes from elsewhere cannot become any number of them.
-pub(super) const MOST_ITEMS: usize = 16 << 20;
+pub(super) const MAX_ITEMS_BYTES: usize = 16 << 20;
 /// Bytes of payloads that are checked behind damage. What is left of a frame that was cut is some kilobytes, of which one
 /// place in 256 looks like the head of a frame; only bytes that were made for it come to this.
-const MOST_CHECKED: usize = 1 << 30;
+const MAX_CHECKED_BYTES: usize = 1 << 30;
 
 /// Content of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
             return Some(true);
         }
         checked += payload.len();
-        if checked > MOST_CHECKED {
+        if checked > MAX_CHECKED_BYTES {
             return None;
         }
     }
@@ -165,7 +165,7 @@ impl Inflate {
             items.reserve((rest.len() * 4).clamp(1024, 1 << 20));
             let (taken, given) = (self.0.total_in(), self.0.total_out());
             let status = self.0.decompress_vec(rest, &mut items, FlushDecompress::Sync).ok()?;
-            if status == Status::StreamEnd || items.len() > MOST_ITEMS {
+            if status == Status::StreamEnd || items.len() > MAX_ITEMS_BYTES {
                 return None;
             }
             let idle = self.0.total_in() == taken && self.0.total_out() == given;
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_payload_that_blows_up_is_refused() {
-        let payload = Deflate::new().payload(&vec![0; MOST_ITEMS + 1]).unwrap();
-        assert!(payload.len() < MOST_ITEMS / 100);
+        let payload = Deflate::new().payload(&vec![0; MAX_ITEMS_BYTES + 1]).unwrap();
+        assert!(payload.len() < MAX_ITEMS_BYTES / 100);
         assert_eq!(Inflate::new().items(&payload), None);
     }
 

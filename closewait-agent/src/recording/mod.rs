@@ -40,7 +40,7 @@ pub use self::{
     file::{FileError, open},
     player::{Player, Shown},
     reader::{Reader, RecordingEnd, RecordingReadError},
-    recorder::{EarlyEnd, LEAST_MAX, Recorder},
+    recorder::{EarlyEnd, MIN_MAX_BYTES, Recorder},
 };
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{Config, model::Observation, time::BootTime};

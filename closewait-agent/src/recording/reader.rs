@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 
 use super::{
     Item, VERSION,
-    frame::{FrameHead, FrameKind, HEAD, Inflate, MOST_ITEMS, has_frame},
+    frame::{FrameHead, FrameKind, HEAD, Inflate, MAX_ITEMS_BYTES, has_frame},
 };
 
 /// What the first line of any version begins with.
@@ -12,7 +12,7 @@ pub(super) const NAME: &[u8] = b"closewait recording ";
 /// Longer than the first line of any version.
 const LONGEST_LINE: usize = NAME.len() + 11;
 /// Behind damage at one place the next frame is not further away than this.
-const REACH: usize = 2 * MOST_ITEMS;
+const REACH: usize = 2 * MAX_ITEMS_BYTES;
 
 /// How a recording ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

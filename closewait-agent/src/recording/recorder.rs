@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::{
     Item, VERSION,
     file::Destination,
-    frame::{Deflate, FrameKind, HEAD, MOST_ITEMS, frame},
+    frame::{Deflate, FrameKind, HEAD, MAX_ITEMS_BYTES, frame},
 };
 use crate::{
     host::confine,
@@ -22,7 +22,7 @@ use crate::{
 use closewait_engine::{Config, time::BootTime};
 
 /// The least that a recording may be limited to, bytes.
-pub const LEAST_MAX: u64 = 64 * 1024;
+pub const MIN_MAX_BYTES: u64 = 64 * 1024;
 /// A frame is written when it has so many bytes of items, at the latest.
 const FRAME: usize = 64 * 1024;
 /// Bytes of frames that may wait for a disk or for the reader of a pipe.
@@ -116,7 +116,7 @@ impl Recorder {
     /// With the first line.
     fn named(to: FrameTarget, max: u64) -> anyhow::Result<Self> {
         let (deflate, items) = (Deflate::new(), Vec::new());
-        let mut recorder = Self { to, deflate, items, written: 0, max: max.max(LEAST_MAX), ended: None };
+        let mut recorder = Self { to, deflate, items, written: 0, max: max.max(MIN_MAX_BYTES), ended: None };
         recorder.write(format!("closewait recording {VERSION}\n").into_bytes())?;
         Ok(recorder)
     }
@@ -152,7 +152,7 @@ impl Recorder {
         if self.items.is_empty() || self.ended.is_some() {
             return Ok(());
         }
-        anyhow::ensure!(self.items.len() <= MOST_ITEMS, "an item is too large for a recording; report this");
+        anyhow::ensure!(self.items.len() <= MAX_ITEMS_BYTES, "an item is too large for a recording; report this");
         let payload = self.deflate.payload(&self.items).context("compressing the recording failed; report this")?;
         self.items.clear();
         let bytes = frame(FrameKind::Items, &payload, self.written).context("a frame is too long; report this")?;

@@ -314,7 +314,7 @@ fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
 #[test]
 fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
     let disk = Disk::new(1 << 20);
-    let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), LEAST_MAX, &config(), BEGAN).unwrap()));
+    let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), MIN_MAX_BYTES, &config(), BEGAN).unwrap()));
     let mut number = 0_u64;
     let mut length = 0;
     // Each turn leaves something, as long as there is room.
@@ -328,7 +328,7 @@ fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
         agent.turn(BEGAN + Duration::from_millis(number), true);
     }
     let length = length as u64;
-    assert!(length <= LEAST_MAX && length > LEAST_MAX / 2, "{length}");
+    assert!(length <= MIN_MAX_BYTES && length > MIN_MAX_BYTES / 2, "{length}");
     agent.turn(BEGAN + Duration::from_secs(50), true);
     agent.engine.finish(Duration::ZERO).unwrap();
     assert_eq!(disk.bytes().len() as u64, length, "nothing is written any more");

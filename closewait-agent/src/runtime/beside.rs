@@ -25,13 +25,13 @@ use closewait_engine::{
 /// Number of sockets that are refreshed before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
 /// Questions that are answered at a time; others wait in the control socket.
-const QUESTIONS: usize = 16;
+const MAX_QUESTIONS: usize = 16;
 /// Owners of which a question finds out whether they have ended, at some microseconds each.
-const OWNERS_CHECKED: usize = 1024;
+const MAX_OWNERS_CHECKED: usize = 1024;
 /// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A scan or inspection that fails is reported in the log no more often than this.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Sockets to refresh, and what follows.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub struct Pending {
 impl Pending {
     /// Whether another question can be taken.
     pub(super) fn may_ask(&self) -> bool {
-        self.questions.len() < QUESTIONS
+        self.questions.len() < MAX_QUESTIONS
     }
 
     /// Whether all sockets were refreshed.
@@ -163,7 +163,7 @@ impl Runtime {
     /// Writes to the log what cannot be done now and is tried again, once in a while.
     fn complain(&mut self, what: &str) {
         let now = clock::now();
-        if self.pending.complained.is_none_or(|last| now.since(last) >= COMPLAIN_EVERY) {
+        if self.pending.complained.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
             self.pending.complained = Some(now);
             log::warn!("{what}; the agent goes on and tries again");
         } else {
@@ -236,7 +236,7 @@ impl Runtime {
         self.refresh(self.intake.engine.not_refreshed(now), RefreshKind::Waiting, Then::Nothing);
         let gone = Then::Gone(now, self.lost());
         self.refresh(self.intake.engine.descriptors_left(), RefreshKind::Lingering, gone);
-        let owners = self.intake.engine.owner_pids(OWNERS_CHECKED);
+        let owners = self.intake.engine.owner_pids(MAX_OWNERS_CHECKED);
         let waits_for = if owners.into_iter().any(ended::has_ended) {
             // A scan that is running may have seen their descriptors.
             Some(self.find_owners(Purpose::Owners))

@@ -36,12 +36,12 @@ use closewait_engine::{
 
 /// A cgroup that cannot be found, and of which it is not certain that it is gone, is looked for so often: where folders are
 /// walked, each time is [`crate::host::cgroups`]' budget of some milliseconds.
-const TRIES: u8 = 64;
+const MAX_TRIES: u8 = 64;
 /// Namespaces whose settings are kept open, with two descriptors each: a service has 1024 of them unless it asks for more.
-const KEPT_OPEN: usize = 128;
+const MAX_KEPT_OPEN: usize = 128;
 
 /// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
-const NOT_FOUND: usize = 4096;
+const MAX_NOT_FOUND: usize = 4096;
 
 /// Iterator over the open files of one process, which finds its other connections; `None` where the kernel has none
 /// (before Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
@@ -82,7 +82,7 @@ impl Inspector {
             return;
         }
         for namespace in netns::all() {
-            if self.tracking.len() >= KEPT_OPEN {
+            if self.tracking.len() >= MAX_KEPT_OPEN {
                 log::debug!("of some network namespaces it will not be known how long connections are tracked");
                 return;
             }
@@ -137,7 +137,7 @@ impl Inspector {
     /// What runs in each of the cgroups that can be found.
     fn cgroups(&mut self, wanted: &[u64], patience: &mut Patience, mut each: impl FnMut(Observation)) {
         let wanted: Vec<u64> =
-            wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < TRIES)).collect();
+            wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < MAX_TRIES)).collect();
         if wanted.is_empty() {
             return;
         }
@@ -159,7 +159,7 @@ impl Inspector {
         let tried = &mut self.tried;
         cgroups.look_up(&wanted, patience, |id, lookup| match lookup {
             Lookup::Path(path) => workloads.push((id, Workload::parse(&harmless_path(&path)))),
-            Lookup::Gone => not_found(tried, id, TRIES),
+            Lookup::Gone => not_found(tried, id, MAX_TRIES),
             Lookup::Unknown(why) => {
                 log::debug!("cgroup {id} was not found: {why}");
                 not_found(tried, id, 1);
@@ -208,7 +208,7 @@ impl Inspector {
 fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
     let tries = tried.entry(id).or_default();
     *tries = tries.saturating_add(times);
-    if tried.len() > NOT_FOUND {
+    if tried.len() > MAX_NOT_FOUND {
         tried.pop_first();
     }
 }

@@ -37,7 +37,7 @@ pub(super) const OUTSIDE: &str =
     "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
 
 /// Parts of the kernel's list that wait to be handed on: at most 32 KiB each, a few hundred sockets.
-const LISTED: usize = 64;
+const MAX_LISTED_PARTS: usize = 64;
 
 /// Item that a scan finds.
 pub enum ScanItem<'a> {
@@ -198,7 +198,7 @@ fn listed_while<T>(
     mut each: impl FnMut(&T, ListedSocket),
 ) -> (T, Blind) {
     thread::scope(|scope| {
-        let (sender, listed) = mpsc::sync_channel(LISTED);
+        let (sender, listed) = mpsc::sync_channel(MAX_LISTED_PARTS);
         let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, move || {
             // Nobody takes them after a panic.
             diag::take(list, now, |part| drop(sender.send(part)))

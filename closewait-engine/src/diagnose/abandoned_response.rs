@@ -15,8 +15,8 @@ pub(super) struct AbandonedResponse;
 const PAUSE: u32 = 2;
 /// And surely not before this.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
-/// So many alike are no single slow reader.
-const MANY: u32 = 3;
+/// Number of sockets alike that a single slow reader does not explain.
+const MIN_ALIKE: u32 = 3;
 
 impl Rule for AbandonedResponse {
     fn about(&self) -> &'static About {
@@ -76,7 +76,7 @@ impl Rule for AbandonedResponse {
         let (certainty, evidence) = match flow {
             None => (Certainty::Low, "; whether it is read slowly or not at all, one look does not tell".to_owned()),
             Some(_) => {
-                let certainty = match (alike >= MANY, grows) {
+                let certainty = match (alike >= MIN_ALIKE, grows) {
                     (true, true) if case.untouched >= LONG_PAUSE => Certainty::High,
                     (true, _) | (false, true) => Certainty::Medium,
                     (false, false) => Certainty::Low,

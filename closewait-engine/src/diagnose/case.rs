@@ -190,8 +190,8 @@ impl Case<'_> {
 impl Group {
     /// Whether there are several, and all of them entered within a few seconds.
     pub fn same_moment(&self) -> bool {
-        const FEW_SECONDS: Duration = Duration::from_secs(5);
-        self.count >= 3 && self.oldest.saturating_sub(self.youngest) <= FEW_SECONDS
+        const MAX_SPREAD: Duration = Duration::from_secs(5);
+        self.count >= 3 && self.oldest.saturating_sub(self.youngest) <= MAX_SPREAD
     }
 
     /// How many are in a read state.

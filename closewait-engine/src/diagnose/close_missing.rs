@@ -15,8 +15,8 @@ pub(super) struct CloseMissing;
 
 /// If fewer of those on the port stay, in thousandths, the program closes most and forgets some.
 const SMALL_SHARE: u64 = 500;
-/// So many that were all answered show that the program is alive.
-const MANY: u32 = 3;
+/// Number of answered sockets that show that the program is alive.
+const MIN_ANSWERED: u32 = 3;
 
 impl Rule for CloseMissing {
     fn about(&self) -> &'static About {
@@ -58,7 +58,7 @@ impl Rule for CloseMissing {
         let all_answered = case.group.unanswered == 0
             && case.group.in_state(ReadState::NeverRead) == 0
             && case.group.unaccepted == 0
-            && case.group.stuck >= MANY;
+            && case.group.stuck >= MIN_ANSWERED;
         let grows = flow.and_then(|flow| flow.trend) == Some(Trend::Growing);
         let certainty = if grows && (closes_most || all_answered) { Certainty::Medium } else { Certainty::Low };
         let share = match flow {

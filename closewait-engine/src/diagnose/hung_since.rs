@@ -15,10 +15,10 @@ pub(super) struct HungSince;
 
 /// The share of those since the onset that must be there still, in thousandths.
 const STUCK_SHARE: u64 = 950;
-/// And so many of them.
-const SOME: u64 = 5;
-/// So many to be sure.
-const MANY: u64 = 10;
+/// Number of sockets since the onset that must still be there.
+const MIN_STUCK: u64 = 5;
+/// Number of sockets since the onset from which the verdict is certain.
+const MIN_STUCK_FOR_CERTAINTY: u64 = 10;
 /// A single client that tries the same slow request again and again looks alike for as long as that takes.
 const SINGLE_REMOTE_TIMES: u32 = 10;
 
@@ -56,12 +56,12 @@ impl Rule for HungSince {
         let Pace::Stands { proven } = pace::since(case, onset) else { return None };
         let answered = case.socket.replied()?;
         let queued = case.group.in_state(ReadState::NeverRead) > 0 || case.group.unaccepted > 0;
-        if share < STUCK_SHARE || entered < SOME || (answered && !queued) {
+        if share < STUCK_SHARE || entered < MIN_STUCK || (answered && !queued) {
             return None;
         }
         let since = case.now.since(onset);
         let many_peers = case.group.remotes > 1 || since >= case.stuck_after.saturating_mul(SINGLE_REMOTE_TIMES);
-        let sure = proven && !answered && entered >= MANY && many_peers;
+        let sure = proven && !answered && entered >= MIN_STUCK_FOR_CERTAINTY && many_peers;
         let before = match flow.longest_closed {
             Some(longest) => format!("; before, it closed {}, each within {}", flow.closed, text::span(longest)),
             None => String::new(),

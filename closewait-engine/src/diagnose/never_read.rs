@@ -13,8 +13,8 @@ use crate::{
 /// As many bytes are unread as came in: no read was ever made.
 pub(super) struct NeverRead;
 
-/// So many must be stuck to call the program hung with certainty.
-const MANY: u32 = 3;
+/// Number of stuck sockets from which the verdict is certain.
+const MIN_STUCK_FOR_CERTAINTY: u32 = 3;
 
 impl Rule for NeverRead {
     fn about(&self) -> &'static About {
@@ -56,7 +56,9 @@ impl Rule for NeverRead {
         let (class, certainty) = match pace {
             Pace::GoesOn | Pace::Slow { .. } => (Class::Leak, Certainty::Low),
             Pace::Unwatched | Pace::Stands { .. } if spoke_first => (Class::Hung, Certainty::Low),
-            Pace::Stands { proven: true } if case.group.stuck >= MANY => (Class::Hung, Certainty::High),
+            Pace::Stands { proven: true } if case.group.stuck >= MIN_STUCK_FOR_CERTAINTY => {
+                (Class::Hung, Certainty::High)
+            }
             Pace::Unwatched | Pace::Stands { .. } => (Class::Hung, Certainty::Medium),
         };
         let (owner, port) = (text::owner(case), text::port(case));

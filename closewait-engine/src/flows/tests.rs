@@ -68,13 +68,13 @@ fn a_long_stay_does_not_count_for_ever() {
     enter(&mut flows, 1);
     close(&mut flows, 1, 9);
     let mut longest = Vec::new();
-    for window in 1..=2 * SPAN as u64 {
+    for window in 1..=2 * WINDOWS_PER_SPAN as u64 {
         enter(&mut flows, window * 10 - 1);
         count(&mut flows, window * 10, &[]);
         longest.push(flows.flow(FlowKey::of(&socket()), None, at(window * 10)).unwrap().longest_closed);
     }
-    assert!(longest[..2 * SPAN - 1].iter().all(|longest| *longest == Some(Duration::from_secs(8))));
-    assert_eq!(longest[2 * SPAN - 1], None);
+    assert!(longest[..2 * WINDOWS_PER_SPAN - 1].iter().all(|longest| *longest == Some(Duration::from_secs(8))));
+    assert_eq!(longest[2 * WINDOWS_PER_SPAN - 1], None);
 }
 
 #[test]
@@ -107,22 +107,22 @@ fn what_is_quiet_is_forgotten_and_what_is_too_much_is_not_kept() {
     close(&mut flows, 1, 2);
     count(&mut flows, 700, &[]);
     assert_eq!(flows.flow(FlowKey::of(&socket()), None, at(700)), None);
-    for port in 0..LIMIT + 10 {
+    for port in 0..MAX_FLOWS + 10 {
         flows.entered(&towards(port), at(701));
     }
     // And the rest.
-    assert_eq!((flows.flows.len(), flows.ungrouped()), (REMOTES + 1, (LIMIT - REMOTES + 10) as u64));
-    for port in 0..LIMIT {
+    assert_eq!((flows.flows.len(), flows.ungrouped()), (MAX_REMOTES + 1, (MAX_FLOWS - MAX_REMOTES + 10) as u64));
+    for port in 0..MAX_FLOWS {
         flows.entered(&socket_on_port(u16::try_from(port + 1000).unwrap()), at(702));
     }
-    assert_eq!((flows.flows.len(), flows.ungrouped()), (LIMIT, LIMIT as u64 + 11));
+    assert_eq!((flows.flows.len(), flows.ungrouped()), (MAX_FLOWS, MAX_FLOWS as u64 + 11));
 }
 
 #[test]
 fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_sockets_stay() {
     let mut flows = flows();
     let ends = |count: usize| (0..count).map(towards);
-    for (number, socket) in ends(REMOTES).enumerate() {
+    for (number, socket) in ends(MAX_REMOTES).enumerate() {
         let entered = at(1 + number as u64 % 8);
         flows.entered(&socket, entered);
         // The first one stays.
@@ -131,12 +131,12 @@ fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_socket
         }
     }
     count(&mut flows, 10, &[towards(0)]);
-    assert_eq!(flows.flows.len(), KEPT);
+    assert_eq!(flows.flows.len(), MAX_QUIET_FLOWS);
     assert!(flows.flows.contains_key(&FlowKey::of(&towards(0))), "it has a socket");
     assert!(!flows.flows.contains_key(&FlowKey::of(&towards(8))), "quiet since second 1");
     assert!(flows.flows.contains_key(&FlowKey::of(&towards(7))), "quiet since second 8");
     flows.entered(&towards(9999), at(11));
-    assert_eq!((flows.flows.len(), flows.ungrouped()), (KEPT + 1, 0));
+    assert_eq!((flows.flows.len(), flows.ungrouped()), (MAX_QUIET_FLOWS + 1, 0));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_service_never_has_more_than_its_cohorts() {
         enter(&mut flows, second);
     }
     let stats = flows.flows.values().next().unwrap();
-    assert_eq!((stats.cohorts.len(), stats.cohorts.capacity()), (COHORTS, COHORTS));
+    assert_eq!((stats.cohorts.len(), stats.cohorts.capacity()), (MAX_COHORTS, MAX_COHORTS));
     assert_eq!(size_of::<Cohort>(), 16);
 }
 

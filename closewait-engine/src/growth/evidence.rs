@@ -20,18 +20,18 @@ use crate::{
     tracked_socket::TrackedSocket,
 };
 
-/// So many groups are reported at a time; the others wait for the next inspection.
-const AT_ONCE: usize = 32;
-/// A report has so many at most.
-const REPORTED: usize = 64;
-/// Of each, so many sockets are shown.
-const OLDEST: usize = 5;
+/// Number of groups that are reported at a time; the others wait for the next inspection.
+const MAX_REPORTED_AT_ONCE: usize = 32;
+/// Number of groups of a report.
+const MAX_REPORT_GROUPS: usize = 64;
+/// Number of oldest sockets that are shown of each group.
+const MAX_OLDEST: usize = 5;
 /// Number of sockets of each suspected group that are refreshed before it is reported.
 const MAX_REFRESHED: usize = 32;
-/// So many remote addresses are shown.
-const REMOTES: usize = 3;
+/// Number of remote addresses that are shown.
+const MAX_TOP_REMOTES: usize = 3;
 /// Processes, by how many sockets they hold.
-const OWNERS: usize = 8;
+const MAX_OWNERS: usize = 8;
 
 /// A limit, and how much of it was used when that was looked at.
 #[derive(Clone, Copy)]
@@ -61,7 +61,7 @@ impl Engine {
 
     /// The groups that are to be reported.
     pub(crate) fn suspects(&self) -> BTreeSet<FlowKey> {
-        self.flows.as_ref().map(|flows| flows.suspects(AT_ONCE)).unwrap_or_default()
+        self.flows.as_ref().map(|flows| flows.suspects(MAX_REPORTED_AT_ONCE)).unwrap_or_default()
     }
 
     /// Their oldest sockets, which are to be looked at before.
@@ -96,8 +96,8 @@ impl Engine {
         let members = self.members(|_service| true);
         let mut flows: Vec<_> = members.iter().collect();
         flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
-        let more = flows.len().saturating_sub(REPORTED) as u64;
-        flows.truncate(REPORTED);
+        let more = flows.len().saturating_sub(MAX_REPORT_GROUPS) as u64;
+        flows.truncate(MAX_REPORT_GROUPS);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let reported = |(flow_key, members): (&FlowKey, &Members<'_>)| {
             let pileup = self.pileup(*flow_key, members, &grouping, now)?;
@@ -232,13 +232,13 @@ impl Engine {
         });
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let evidence = Evidence {
-            oldest: grown.iter().take(OLDEST).map(|(_, one)| shown(one, now)).collect(),
+            oldest: grown.iter().take(MAX_OLDEST).map(|(_, one)| shown(one, now)).collect(),
             median: ages(500),
             p90: ages(900),
             reads,
             unaccepted: number(unaccepted),
             remotes: number(remotes.len()),
-            top_remotes: remotes.into_iter().take(REMOTES).collect(),
+            top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
             process: process.cloned().map(Box::new),
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
@@ -315,7 +315,7 @@ fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     }
     let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
     owners.sort_by_key(|(task, count)| (std::cmp::Reverse(*count), task.pid));
-    owners.truncate(OWNERS);
+    owners.truncate(MAX_OWNERS);
     looked_for.then_some(owners)
 }
 

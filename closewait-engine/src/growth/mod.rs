@@ -16,20 +16,20 @@ use super::{
     time::BootTime,
 };
 
-/// Nothing younger is mature: a burst may queue for so long.
-const LEAST_AGE: Duration = Duration::from_secs(5);
+/// Age below which no socket is mature: a burst may queue for so long.
+const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
 /// Mature is what is so many times as old as the longest healthy stay.
 const TIMES_LONGEST: u32 = 3;
-/// So many healthy stays make a habit. Without one, what is not stuck is not mature.
-const HABIT: u64 = 10;
-/// Fewer more are no pile-up.
-const LEAST: u64 = 10;
+/// Number of healthy exits that make a habit. Without one, only stuck sockets are mature.
+const MIN_HEALTHY_EXITS: u64 = 10;
+/// Smallest growth of an incident, sockets.
+const MIN_GROWTH: u64 = 10;
 /// By so many times its chance fluctuation growth has to be above 0: leavings come as they like.
 const SIGMAS: f64 = 4.0;
 /// A pile-up is over when a quarter of the mature ones is left, for so many windows.
 const LOW_WINDOWS: u8 = 3;
-/// It is level when there were no more for so long.
-const LEVEL_AFTER: Duration = Duration::from_secs(600);
+/// Time without growth after which an incident is level.
+const LEVEL_PERIOD: Duration = Duration::from_secs(600);
 /// A line fits if its slope is off by no more than a quarter.
 const FITS: f64 = 0.25;
 /// Growth accelerates if its second half is so many times as steep as its first.
@@ -57,12 +57,12 @@ impl Habit {
 
     /// The longest of them of late, if there were enough.
     pub(super) fn longest(&self) -> Option<Duration> {
-        self.longest.into_iter().max().flatten().filter(|_| self.closed >= HABIT)
+        self.longest.into_iter().max().flatten().filter(|_| self.closed >= MIN_HEALTHY_EXITS)
     }
 
     /// From which age on a socket is mature.
     pub(super) fn mature_age(&self, stuck_after: Duration) -> Duration {
-        let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(LEAST_AGE).min(stuck_after);
+        let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(MIN_MATURE_AGE).min(stuck_after);
         self.longest().map_or(stuck_after, mature)
     }
 }
@@ -176,7 +176,7 @@ impl Growth {
             self.state = GrowthState::Quiet;
             return ended(Recovery::Drained);
         }
-        if point.at.since(active.most_at) >= LEVEL_AFTER {
+        if point.at.since(active.most_at) >= LEVEL_PERIOD {
             self.state = GrowthState::Level(point.mature.present);
             return ended(Recovery::Level);
         }
@@ -298,7 +298,7 @@ fn grows(points: &[Point], newest: &Point, of: impl Fn(&Point) -> Aged, early: b
     let left = of(last).left - of(first).left;
     // Nothing is stuck yet: only if nearly all that come stay.
     let in_doubt = early && (left * 3 > grown || grown * 2 < last.entered - first.entered);
-    grown >= LEAST && grown as f64 >= 3.0 + SIGMAS * (left as f64).sqrt() && !in_doubt
+    grown >= MIN_GROWTH && grown as f64 >= 3.0 + SIGMAS * (left as f64).sqrt() && !in_doubt
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Points of one scale: three windows make growth, a few more a better line.
-const KEPT: usize = 8;
+const MAX_POINTS: usize = 8;
 /// Each scale's windows are so many times as long as those of the one before. From windows of 2 s to windows of 17 minutes.
 const SCALES: [u64; 4] = [1, 8, 64, 512];
 
@@ -44,7 +44,7 @@ pub(super) struct Series {
 
 impl Series {
     pub(super) fn new() -> Self {
-        Self { scales: std::array::from_fn(|_| VecDeque::with_capacity(KEPT)) }
+        Self { scales: std::array::from_fn(|_| VecDeque::with_capacity(MAX_POINTS)) }
     }
 
     /// The next point; `window` is how long the shortest windows are meant to be.
@@ -54,7 +54,7 @@ impl Series {
             // Ticks are late, never early: a tenth of the shortest window makes up for that.
             let due = |last: &Point| point.at.0.saturating_sub(last.at.0) >= length - nanos(window) / 10;
             if points.back().is_none_or(due) {
-                if points.len() == KEPT {
+                if points.len() == MAX_POINTS {
                     points.pop_front();
                 }
                 points.push_back(point);
@@ -131,7 +131,7 @@ mod tests {
         }
         let scales: Vec<_> = series.scales().collect();
         for (points, scale) in scales.iter().zip(SCALES) {
-            assert!(points.len() <= KEPT, "{scale}");
+            assert!(points.len() <= MAX_POINTS, "{scale}");
             let first = points.windows(2).next().map(|pair| pair[1].at.since(pair[0].at));
             assert_eq!(first, Some(WINDOW * u32::try_from(scale).unwrap()));
         }
