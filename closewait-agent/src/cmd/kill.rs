@@ -156,7 +156,7 @@ fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: 
         if let Some(refused) = &refused {
             text.push_str(&format!("\n{refused}\n"));
         } else if count > 0 {
-            text.push_str("\nnothing was touched; give --yes to do it\n");
+            text.push_str("\nDry run: nothing changed. Run again with --yes to destroy them.\n");
         }
     })
 }

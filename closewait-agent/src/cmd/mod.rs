@@ -16,7 +16,7 @@ use std::{
 
 use self::kill::KillError;
 use crate::{
-    cli::{Cli, Colour, Command, Output, Shape},
+    cli::{Cli, Color, Command, Output, Shape},
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::Refusal},
     sink::{Sink, json::Json, text::Text},
@@ -123,9 +123,9 @@ impl From<Output> for Form {
 /// Whether text is to be coloured.
 fn colour(shape: Shape) -> bool {
     match shape.color {
-        Colour::Always => true,
-        Colour::Never => false,
-        Colour::Auto => {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
             let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
             io::stdout().is_terminal() && !no_color && !dumb

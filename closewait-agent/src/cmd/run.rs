@@ -231,7 +231,7 @@ fn give_up(keep: Keep, facts: &Facts) -> Vec<String> {
     let could_enter = facts.capabilities.is_some_and(|capabilities| capabilities.has(Capability::SysAdmin));
     let not_entered = "; network namespaces that come later are not entered (--enter-namespaces)";
     let not_entered = if could_enter && !keep.enter_namespaces { not_entered } else { "" };
-    log::info!("capabilities from here on: {kept}{not_entered}");
+    log::info!("retained capabilities: {kept}{not_entered}");
     let degraded: Vec<_> = degraded.iter().map(sentence).collect();
     for what in &degraded {
         log::warn!("{what}");

@@ -129,7 +129,7 @@ pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     };
     let window = duration(*window);
     let (finished, unfinished) = (summary(finished), summary(unfinished));
-    Some((level, format!("dwell time in {window}, {scope}: {finished} left, {unfinished} still there")))
+    Some((level, format!("dwell, last {window}, {scope}: {finished} exited, {unfinished} still in CLOSE_WAIT")))
 }
 
 /// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
@@ -205,7 +205,7 @@ fn losses(totals: Totals) -> String {
     let counts = [
         (totals.lost_ring_full, "records lost, the ring buffer was full (--ring-buffer)"),
         (totals.lost_map_full, "times of entry lost, the map was full (--max-sockets)"),
-        (totals.replaced, "leavings missed"),
+        (totals.replaced, "missed exits"),
         (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
         (totals.undecodable, "records not understood"),
         (totals.unwritten, "lines dropped, standard output was not read"),

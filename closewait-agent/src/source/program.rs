@@ -70,7 +70,7 @@ pub enum ProgramsError {
         source: ProgramError,
     },
     /// A map could not be used.
-    #[error("using map {name} failed; this is a fault of closewait, please report it")]
+    #[error("using map {name} failed; this is a bug in closewait; please report it")]
     Map {
         /// Its name.
         name: &'static str,

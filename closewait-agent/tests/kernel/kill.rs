@@ -44,7 +44,9 @@ fn a_plan_says_what_would_happen_and_touches_nothing() {
     let (pair, _fin) = ns.waiting(V4);
     let shown = finish(&mut kill(&pair.id, &[]));
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    for words in ["1 socket to destroy, of 1 that matches", "RST", "ECONNABORTED", "not freed", "nothing was touched"] {
+    for words in
+        ["1 socket to destroy, of 1 that matches", "RST", "ECONNABORTED", "not freed", "Dry run: nothing changed"]
+    {
         assert!(shown.stdout.contains(words), "{words}: {shown:?}");
     }
     let object = the_only(&finish(&mut kill(&pair.id, &["--output", "json"])), &pair.id);

@@ -69,10 +69,11 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: Boot) -> Vec<String> {
     }
     let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();
     lines.push(format!(
-        "ages: half are over {}, one of ten over {}; {} remote addresses: {}",
+        "ages: p50 {}, p90 {}; {} remote address{}: {}",
         duration(evidence.median),
         duration(evidence.p90),
         evidence.remotes,
+        if evidence.remotes == 1 { "" } else { "es" },
         remotes.join(", "),
     ));
     if let Some(process) = &evidence.process {

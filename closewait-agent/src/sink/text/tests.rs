@@ -117,7 +117,8 @@ fn a_histogram_is_one_line_of_the_log() {
     let (finished, unfinished) = (histogram.summary(), Summary::default());
     let window = Duration::from_secs(60);
     let finding = Finding::Histogram { at: Boot(0), scope: Scope::LocalPort(80), window, finished, unfinished };
-    let line = "dwell time in 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) left, 0 still there";
+    let line =
+        "dwell, last 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) exited, 0 still in CLOSE_WAIT";
     assert_eq!(histogram_line(&finding), Some((log::Level::Debug, line.to_owned())));
     assert_eq!(histogram_line(&left_by(&[0; 16])), None);
 }
