@@ -34,7 +34,7 @@ use crate::{
         worker::{FirstScan, Piece, Workers},
     },
 };
-use closewait_engine::{self, Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot};
+use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot};
 
 /// Watches until told to stop.
 ///
@@ -45,6 +45,7 @@ pub(super) fn run(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> 
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
+    memory::share_one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
