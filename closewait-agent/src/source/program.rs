@@ -80,7 +80,7 @@ pub enum ProgramsError {
     },
     /// A descriptor could not be had.
     #[error(
-        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (ulimit -n, LimitNOFILE= of the systemd unit)"
+        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
     )]
     Descriptor(#[source] io::Error),
     /// The object does not have what it was built with.
