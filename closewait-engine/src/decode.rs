@@ -108,7 +108,7 @@ impl Decoder {
             }
             kind::HELD => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
                 Ok(Observation::Held { key, at, since: self.since(&record), socket, holder })
             }
             kind::LISTENING => {
@@ -132,7 +132,7 @@ impl Decoder {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
-                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
                 Ok(Observation::Leg { key, at, leg: Leg { state, socket }, holder })
             }
             kind::LOOKED => {

@@ -192,7 +192,7 @@ impl fmt::Display for Refusal {
             ),
             Self::PerhapsInUse(ago) => write!(
                 f,
-                "it sent data {} ago, and nobody saw whether the peer's FIN came before: perhaps a half-closed connection in \
+                "it sent data {} ago, and the agent did not see whether the peer's FIN came before: perhaps a half-closed connection in \
                  use. An agent sees that; without one, wait until it has been silent for {}",
                 duration(*ago),
                 duration(STREAM_OVER)

@@ -291,6 +291,6 @@ mod tests {
         let survey = Survey::new(now, Duration::from_secs(60), &tracker, &world, None);
         assert_eq!(survey.groups.len(), GROUPS);
         let verdict = |number| survey.verdict(key(number), tracker.get(key(number)).unwrap());
-        assert_eq!(verdict(last), verdict(0), "each is the only one of its kind");
+        assert_eq!(verdict(last), verdict(0), "each is the only one in its group");
     }
 }

@@ -249,7 +249,7 @@ impl World {
         self.looked.get(&pid).copied()
     }
 
-    /// The processes that were looked at.
+    /// The processes that were inspected.
     pub(super) fn processes(&self) -> &BTreeMap<u32, Process> {
         &self.processes
     }

@@ -42,7 +42,7 @@ pub(super) enum KillError {
     NoFilter,
     /// More than the user expected.
     #[error(
-        "{count} sockets are to be destroyed, more than --max {max}: nothing was touched; narrow the filters, or give --max {count}"
+        "{count} sockets are to be destroyed, more than --max {max}: nothing changed; narrow the filters, or give --max {count}"
     )]
     TooMany {
         /// How many.
@@ -51,7 +51,7 @@ pub(super) enum KillError {
         max: u32,
     },
     /// This process may not.
-    #[error("{count} sockets were not destroyed for want of a capability: {why}")]
+    #[error("{count} sockets were not destroyed because a capability is missing: {why}")]
     Denied {
         /// How many.
         count: usize,
@@ -59,11 +59,11 @@ pub(super) enum KillError {
         why: String,
     },
     /// The kernel cannot.
-    #[error("nothing was touched")]
+    #[error("nothing changed")]
     Unsupported(#[source] DestroyError),
     /// Whoever was asked has named others than those that were meant.
     #[error(
-        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing was touched\n\
+        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing changed\n\
          hint: look without the agent: --alone"
     )]
     NotMeant {

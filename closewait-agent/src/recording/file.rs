@@ -60,10 +60,10 @@ pub enum FileError {
     #[error("it is {0}\nhint: name a file")]
     Kind(&'static str),
     /// Nobody reads a FIFO.
-    #[error("it is a FIFO that nobody reads\nhint: start its reader first")]
+    #[error("it is a FIFO without a reader\nhint: start its reader first")]
     NoReader,
     /// Nobody writes to a FIFO.
-    #[error("the pipe is empty, and nobody writes to it\nhint: start its writer first")]
+    #[error("the pipe is empty and has no writer\nhint: start its writer first")]
     NoWriter,
     /// A descriptor that this process did not get.
     #[error("descriptor {0} was not handed to this process for writing\nhint: in bash, `--record >(COMMAND)` does")]

@@ -163,7 +163,7 @@ impl Runtime {
         let now = clock::now();
         if self.pending.complained.is_none_or(|last| now.since(last) >= COMPLAIN_EVERY) {
             self.pending.complained = Some(now);
-            log::warn!("{what}; the agent goes on and tries again");
+            log::warn!("{what}; the agent continues and tries again");
         } else {
             log::debug!("{what}");
         }

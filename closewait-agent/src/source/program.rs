@@ -84,7 +84,7 @@ pub enum ProgramsError {
     )]
     Descriptor(#[source] io::Error),
     /// The object does not have what it was built with.
-    #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
+    #[error("the object has no {0}; rebuild closewait with `cargo xtask build`")]
     Missing(&'static str),
     /// What is pinned stands in the way.
     #[error(transparent)]

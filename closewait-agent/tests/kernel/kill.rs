@@ -364,7 +364,7 @@ fn an_answer_does_not_select_what_is_destroyed() {
     ] {
         let refused = asked(&row, filter);
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{filter:?}: {refused:?}");
-        assert!(refused.stderr.contains("not to be trusted: nothing was touched"), "{refused:?}");
+        assert!(refused.stderr.contains("not to be trusted: nothing changed"), "{refused:?}");
     }
     // Those that the answer says to be what they are not.
     let (mine, kept) = (pid(), "younger than --older-than");

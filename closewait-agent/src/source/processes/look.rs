@@ -151,7 +151,7 @@ impl Look {
         let more = process.threads.and_then(|all| all.checked_sub(process.threads_seen)).filter(|more| *more > 0);
         if let Some(more) = more {
             process.unseen.push(format!(
-                "{more} of its threads were not looked at: no more than {THREADS} are, or they have begun since"
+                "{more} of its threads were not inspected: the limit is {THREADS}, or they started later"
             ));
         }
     }
