@@ -15,7 +15,7 @@ use closewait_engine::{
     Config, Engine,
     decode::Decoder,
     model::{Counters, Observation, Output},
-    time::Boot,
+    time::BootTime,
 };
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     let [sockets, groups, events] = numbers[..] else { anyhow::bail!("usage: engine SOCKETS GROUPS EVENTS") };
     anyhow::ensure!(sockets > 0 && (1..=4000).contains(&groups), "some sockets, and from 1 to 4000 groups");
     let config = Config { max_tracked: usize::MAX, histogram_every: Duration::from_secs(3600), ..Config::default() };
-    let mut now = Boot(1_000_000_000);
+    let mut now = BootTime(1_000_000_000);
     let mut engine = Engine::new(config, now);
     let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
     // When each entered last. The records are made one by one: they come out of a ring buffer that is small and warm, and an array
@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Does what is due, as the agent's loop does. Returns how many findings there were.
-fn due(engine: &mut Engine, now: Boot) -> u32 {
+fn due(engine: &mut Engine, now: BootTime) -> u32 {
     let mut findings = 0;
     engine.handle_timeout(now);
     while let Some(output) = engine.poll_output() {
@@ -85,12 +85,12 @@ fn due(engine: &mut Engine, now: Boot) -> u32 {
                 let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                 engine.handle(Observation::Counters { at: now, counters });
             }
-            Output::LookAtGone(_)
-            | Output::Look(_)
-            | Output::FindHolders
-            | Output::Inquire(_)
+            Output::RefreshLingering(_)
+            | Output::Refresh(_)
+            | Output::ScanOwners
+            | Output::InspectOwners(_)
             | Output::Audit { .. }
-            | Output::LookAtSuspects(_)
+            | Output::RefreshSuspects(_)
             | Output::Forget(_) => {}
         }
     }
@@ -98,7 +98,7 @@ fn due(engine: &mut Engine, now: Boot) -> u32 {
 }
 
 /// A healthy socket enters, as the kernel program tells it: the one at this address that is the next after `before` others.
-fn enter(number: u32, groups: u32, before: u64, at: Boot) -> Record {
+fn enter(number: u32, groups: u32, before: u64, at: BootTime) -> Record {
     let v4 = |last: u32| {
         let [_, second, third, fourth] = last.to_be_bytes();
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, second, third, fourth]

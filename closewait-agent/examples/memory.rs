@@ -15,7 +15,7 @@ use closewait_engine::{
     Config,
     model::{Endpoint, Finding, Holder, How, Observation, Protocol, Role, Socket, SocketKey, Task},
     text::Comm,
-    time::Boot,
+    time::BootTime,
 };
 use serde_json::json;
 
@@ -27,15 +27,15 @@ const ROUND: Duration = Duration::from_secs(30);
 const FIRST_KEY: u64 = 0xffff_8880_0000_0000;
 const FIRST_PORT: u32 = 1000;
 
-/// What is played.
+/// Number of sockets, ports and rounds that are played.
 #[derive(Clone, Copy)]
-struct Plan {
+struct TestLoad {
     sockets: u32,
     ports: u32,
     rounds: u32,
 }
 
-impl Plan {
+impl TestLoad {
     fn from_args() -> anyhow::Result<Self> {
         let numbers: Vec<u32> = env::args().skip(1).map(|arg| arg.parse()).collect::<Result<_, _>>()?;
         let [sockets, ports, rounds] = numbers[..] else { anyhow::bail!("usage: memory SOCKETS PORTS ROUNDS") };
@@ -44,11 +44,11 @@ impl Plan {
     }
 
     /// When the last round is over.
-    fn settled(self) -> Boot {
-        Boot(1_000_000_000) + ROUND.saturating_mul(self.rounds)
+    fn settled(self) -> BootTime {
+        BootTime(1_000_000_000) + ROUND.saturating_mul(self.rounds)
     }
 
-    fn due(self) -> Boot {
+    fn due(self) -> BootTime {
         self.settled() + STUCK_AFTER
     }
 
@@ -71,8 +71,8 @@ impl Plan {
         last.into_iter().flat_map(leave)
     }
 
-    fn round(self, round: u32) -> Boot {
-        Boot(1_000_000_000) + ROUND.saturating_mul(round)
+    fn round(self, round: u32) -> BootTime {
+        BootTime(1_000_000_000) + ROUND.saturating_mul(round)
     }
 
     /// Of the socket of a port in a round.
@@ -80,7 +80,7 @@ impl Plan {
         port + self.ports * (round % 2)
     }
 
-    fn leave_of_round(self, round: u32, port: u32, at: Boot) -> Item<'static> {
+    fn leave_of_round(self, round: u32, port: u32, at: BootTime) -> Item<'static> {
         fact(leave(self, self.number(round, port), self.round(round), at))
     }
 
@@ -91,19 +91,20 @@ impl Plan {
     /// All are due: they are looked at, each has one holder, and all are reported.
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
-        let looked =
-            move |number| fact(Observation::Looked { key: key(number), at, since: None, socket: socket(self, number) });
+        let refreshed = move |number| {
+            fact(Observation::Refreshed { key: key(number), at, since: None, socket: socket(self, number) })
+        };
         let holds = move |number| {
             fact(Observation::Holds { key: key(number), at: None, inode: inode(number), holder: holder(number) })
         };
-        let walk_ended = fact(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
-        let inquired = fact(Observation::InquiredAll { at, worked: Duration::ZERO });
+        let scan_ended = fact(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+        let inspected = fact(Observation::InspectedOwners { at, worked: Duration::ZERO });
         [Item::Time(at)]
             .into_iter()
-            .chain((0..self.sockets).map(looked))
-            .chain([fact(Observation::LookedAtAll { at })])
+            .chain((0..self.sockets).map(refreshed))
+            .chain([fact(Observation::RefreshedAll { at })])
             .chain((0..self.sockets).map(holds))
-            .chain([walk_ended, inquired])
+            .chain([scan_ended, inspected])
     }
 
     fn leave(self) -> impl Iterator<Item = Item<'static>> {
@@ -113,14 +114,14 @@ impl Plan {
 }
 
 fn main() -> anyhow::Result<()> {
-    let plan = Plan::from_args()?;
+    let plan = TestLoad::from_args()?;
     let config = Config {
         stuck_after: STUCK_AFTER,
         max_tracked: usize::MAX,
         histogram_every: Duration::from_secs(3600),
         ..Config::default()
     };
-    let began = Item::Began { config: Cow::Owned(config), at: Boot(0) };
+    let began = Item::Began { config: Cow::Owned(config), at: BootTime(0) };
     let items = plan.rounds().chain(plan.end_rounds()).chain(plan.enter()).chain(plan.report()).chain(plan.leave());
     let settled = plan.rounds().count();
     let entered = settled + plan.end_rounds().count() + plan.sockets as usize;
@@ -162,11 +163,11 @@ fn fact(observation: Observation) -> Item<'static> {
     Item::Fact(Cow::Owned(observation))
 }
 
-fn enter(plan: Plan, number: u32, at: Boot) -> Observation {
+fn enter(plan: TestLoad, number: u32, at: BootTime) -> Observation {
     Observation::Enter { key: key(number), at, socket: socket(plan, number), replaced: false }
 }
 
-fn leave(plan: Plan, number: u32, entered: Boot, at: Boot) -> Observation {
+fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> Observation {
     let (entered, socket) = (Some(entered), socket(plan, number));
     Observation::Leave { key: key(number), at, entered, socket, how: How::Closed, closer: None, fd_open: Some(false) }
 }
@@ -185,7 +186,7 @@ fn holder(number: u32) -> Holder {
 }
 
 /// As the kernel describes one that waits at the accepting side.
-fn socket(plan: Plan, number: u32) -> Socket {
+fn socket(plan: TestLoad, number: u32) -> Socket {
     let port = u16::try_from(FIRST_PORT + number % plan.ports).unwrap_or(u16::MAX);
     let [_, second, third, fourth] = number.to_be_bytes();
     let remote = Endpoint { address: Ipv4Addr::new(10, second, third, fourth).into(), port: 40_000 };

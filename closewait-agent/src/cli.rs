@@ -27,28 +27,28 @@ The log goes to standard error. CLOSEWAIT_LOG=debug makes it verbose.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent: write stuck sockets to standard output and dwell time histograms to the log, until SIGINT or SIGTERM
-    Run(Run),
+    Run(RunArgs),
     /// List current CLOSE_WAIT sockets, oldest first
-    List(List),
+    List(ListArgs),
     /// Destroy matching sockets (dry run unless --yes)
-    Kill(Kill),
+    Kill(KillArgs),
     /// Write an incident report from an agent, a recording or a one-off scan
-    Report(Report),
+    Report(ReportArgs),
     /// Replay a recording of `run --record`: the same events, byte for byte
-    Replay(Replay),
+    Replay(ReplayArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
-    Hooks(Hooks),
+    Hooks(HooksArgs),
 }
 
 /// Flags of every command.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Shape {
+pub struct OutputArgs {
     /// Text for people, or one JSON object per line
-    #[arg(long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
-    pub output: Output,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
+    pub output: OutputFormat,
     /// Color of text; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
@@ -56,16 +56,16 @@ pub struct Shape {
 
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Dwell time after which a socket is stuck and reported; it is reported again at every doubling
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub stuck_after: Duration,
     /// Which sockets to report: those that get stuck, or all that enter and leave CLOSE_WAIT
-    #[arg(long, value_enum, default_value_t = Events::Stuck, value_name = "WHICH")]
-    pub events: Events,
+    #[arg(long, value_enum, default_value_t = EventsArg::Stuck, value_name = "WHICH")]
+    pub events: EventsArg,
     /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
@@ -85,8 +85,8 @@ pub struct Run {
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub ring_buffer: Option<u32>,
     /// How to attach to the kernel; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint
-    #[arg(long, value_enum, default_value_t = Hook::Auto, value_name = "HOOK")]
-    pub hook: Hook,
+    #[arg(long, value_enum, default_value_t = TracepointArg::Auto, value_name = "HOOK")]
+    pub hook: TracepointArg,
     /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
@@ -138,7 +138,7 @@ pub struct OnFindings {
 
 /// `closewait hooks`.
 #[derive(Clone, Debug, Args)]
-pub struct Hooks {
+pub struct HooksArgs {
     /// Program for stuck sockets
     #[arg(long, value_name = "CMD")]
     pub on_stuck: Option<PathBuf>,
@@ -153,22 +153,22 @@ pub struct Hooks {
 /// `closewait list`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = FILTERS)]
-pub struct List {
+pub struct ListArgs {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,
     /// Group sockets by process, listener, peer or cgroup
     #[arg(long, value_enum, value_name = "WHAT")]
-    pub by: Option<By>,
+    pub by: Option<GroupByArg>,
     /// Show all columns, and do not shorten anything to fit the screen
     #[arg(long)]
     pub wide: bool,
     /// Agent to query.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 /// Filters that select sockets.
@@ -196,7 +196,7 @@ pub struct Filters {
 
 /// The agent to query.
 #[derive(Clone, Debug, Args)]
-pub struct Asked {
+pub struct AgentArgs {
     /// Control socket of the agent to query, if one is running
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
@@ -211,10 +211,10 @@ A socket matches if every filter matches. Several values of one filter (--pid 1,
 /// `closewait kill`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = KILLING)]
-pub struct Kill {
+pub struct KillArgs {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,
@@ -229,7 +229,7 @@ pub struct Kill {
     pub wide: bool,
     /// Agent to query.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 const KILLING: &str = "\
@@ -241,24 +241,24 @@ accepted yet and half-closed connections in use. Needs CAP_NET_ADMIN.";
 
 /// `closewait report`.
 #[derive(Clone, Debug, Args)]
-pub struct Report {
+pub struct ReportArgs {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Recording to report on, as of its end
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Agent to query.
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: AgentArgs,
 }
 
 /// `closewait replay`.
 #[derive(Clone, Debug, Args)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
     /// Recording of `closewait run --record`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -281,12 +281,12 @@ pub enum Speed {
 pub struct Doctor {
     /// Format and color.
     #[command(flatten)]
-    pub shape: Shape,
+    pub shape: OutputArgs,
 }
 
 /// `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// Lines and tables.
     Text,
     /// Objects.
@@ -306,7 +306,7 @@ pub enum Color {
 
 /// `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
+pub enum GroupByArg {
     /// Owning process.
     Process,
     /// Listening socket that accepted them.
@@ -319,7 +319,7 @@ pub enum By {
 
 /// `--events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Events {
+pub enum EventsArg {
     /// Sockets that get stuck.
     Stuck,
     /// All sockets.
@@ -328,7 +328,7 @@ pub enum Events {
 
 /// `--hook`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Hook {
+pub enum TracepointArg {
     /// The BTF-typed tracepoint if the kernel has it, otherwise the classic one.
     Auto,
     /// The BTF-typed tracepoint.

@@ -8,18 +8,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use closewait_engine::time::Boot;
+use closewait_engine::time::BootTime;
 
 /// The time on the kernel program's clock.
-pub fn now() -> Boot {
-    Boot(closewait_engine::time::nanos(since_boot()))
+pub fn now() -> BootTime {
+    BootTime(closewait_engine::time::nanos(since_boot()))
 }
 
 /// The same for a time in nanoseconds that `/proc` tells, which shows times as this process is to see them
 /// (`do_task_stat`, fs/proc/array.c at v5.10).
-pub fn of_proc(boottime_ns: u64) -> Boot {
+pub fn of_proc(boottime_ns: u64) -> BootTime {
     let shifted = offsets().boottime.remove_from(Duration::from_nanos(boottime_ns));
-    Boot(closewait_engine::time::nanos(shifted))
+    BootTime(closewait_engine::time::nanos(shifted))
 }
 
 /// CPU time that this thread has used.
@@ -53,13 +53,13 @@ impl TimeAnchor {
     }
 
     /// The wall's time at `moment`.
-    pub fn wall(self, moment: Boot) -> SystemTime {
+    pub fn wall(self, moment: BootTime) -> SystemTime {
         self.booted.checked_add(Duration::from_nanos(moment.0)).unwrap_or(UNIX_EPOCH)
     }
 
     /// The moment at which the wall has this time; boot for one before.
-    pub fn boot(self, wall: SystemTime) -> Boot {
-        Boot(closewait_engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
+    pub fn boot(self, wall: SystemTime) -> BootTime {
+        BootTime(closewait_engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
     fn a_step_of_the_wall_clock_needs_a_new_anchor_and_moves_no_other_time() {
         let hour = Duration::from_secs(3600);
         let (before, after) = (TimeAnchor::booted_at(UNIX_EPOCH + hour), TimeAnchor::booted_at(UNIX_EPOCH));
-        let (first, second) = (Boot(1_000_000_000), Boot(3_000_000_000));
+        let (first, second) = (BootTime(1_000_000_000), BootTime(3_000_000_000));
         assert_eq!(before.wall(second).duration_since(after.wall(second)).unwrap(), hour);
         for anchor in [before, after] {
             let between = anchor.wall(second).duration_since(anchor.wall(first)).unwrap();

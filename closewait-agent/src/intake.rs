@@ -2,22 +2,22 @@
 
 use crate::{
     clock,
-    recording::{Recorder, Taped},
-    source::{files, scanner::Found, worker::Piece},
+    recording::{Recorder, RecordingEngine},
+    source::{files, scanner::ScanItem, worker::Piece},
 };
-use closewait_engine::{Engine, decode::Decoder, model::Observation, time::Boot};
+use closewait_engine::{Engine, decode::Decoder, model::Observation, time::BootTime};
 
 /// The engine, and what stands before it.
 pub struct Intake {
     /// Thinks. Facts and time go in by the methods of this struct.
-    pub engine: Taped,
+    pub engine: RecordingEngine,
     decoder: Decoder,
 }
 
 impl Intake {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
-        Self { engine: Taped::new(engine, recorder), decoder }
+        Self { engine: RecordingEngine::new(engine, recorder), decoder }
     }
 
     /// Brings what decoding knows of suspends up to date: they make times of TCP late.
@@ -42,10 +42,10 @@ impl Intake {
     }
 
     /// Hands on what a walk has found.
-    pub fn found(&mut self, found: Found<'_>) {
+    pub fn found(&mut self, found: ScanItem<'_>) {
         match found {
-            Found::Record(bytes) => self.record(bytes),
-            Found::Fact(observation) => self.fact(*observation),
+            ScanItem::Record(bytes) => self.record(bytes),
+            ScanItem::Fact(observation) => self.fact(*observation),
         }
     }
 
@@ -68,7 +68,7 @@ impl Intake {
     }
 
     /// Lets the engine do what is due.
-    pub fn time(&mut self, now: Boot) {
+    pub fn time(&mut self, now: BootTime) {
         self.engine.handle_timeout(now);
     }
 }

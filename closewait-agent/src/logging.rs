@@ -38,12 +38,12 @@ const ATOMIC: usize = 4096;
 /// First byte of a piece that stands for dropped lines; their number follows. No line begins with it.
 const GAP: u8 = 0;
 
-static LINES: Mutex<Option<Lines>> = Mutex::new(None);
+static LINES: Mutex<Option<LogLines>> = Mutex::new(None);
 
 /// Logs to standard error from here on, at the levels that the environment variable `CLOSEWAIT_LOG` names. Returns what is
 /// wrong with it, one sentence; then the levels that are right hold.
 pub fn init() -> Option<String> {
-    *lines() = Some(Lines::new(COMMAND_PATIENCE));
+    *lines() = Some(LogLines::new(COMMAND_PATIENCE));
     panic::set_hook(Box::new(report_panic));
     let Levels { base, targets, unknown } = Levels::parse(&env::var_os(VARIABLE).unwrap_or_default().to_string_lossy());
     let mut builder = env_logger::Builder::new();
@@ -100,7 +100,7 @@ pub fn flush() {
     let _written: bool = mark.wait(patience);
 }
 
-fn lines() -> MutexGuard<'static, Option<Lines>> {
+fn lines() -> MutexGuard<'static, Option<LogLines>> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -143,26 +143,26 @@ impl Write for ToLines {
     }
 }
 
-/// Lines on their way.
-struct Lines {
+/// Log lines on their way to the writer.
+struct LogLines {
     /// Started with the first line.
     writer: Option<Writer>,
-    losses: Arc<Losses>,
+    losses: Arc<DroppedLines>,
     /// How long a line waits for room in the queue.
     patience: Duration,
     /// The last line has waited in vain, and the queue has not become empty since.
     stalled: bool,
 }
 
-/// Number of lines that were dropped.
+/// Number of log lines that were dropped.
 #[derive(Debug, Default)]
-struct Losses {
+struct DroppedLines {
     all: AtomicU64,
     /// Those of which the log has not told yet.
     unreported: AtomicU64,
 }
 
-impl Losses {
+impl DroppedLines {
     fn add(&self, lines: u64) {
         self.all.fetch_add(lines, Ordering::Relaxed);
         self.unreported.fetch_add(lines, Ordering::Relaxed);
@@ -179,7 +179,7 @@ impl Losses {
     }
 }
 
-impl Lines {
+impl LogLines {
     fn new(patience: Duration) -> Self {
         Self { writer: None, losses: Arc::default(), patience, stalled: false }
     }
@@ -228,7 +228,7 @@ impl Lines {
 /// Writes lines, counts those that cannot be written, and goes on.
 struct Lossy<W> {
     to: W,
-    losses: Arc<Losses>,
+    losses: Arc<DroppedLines>,
 }
 
 impl<W: Write + AsFd> Lossy<W> {
@@ -348,14 +348,14 @@ mod tests {
     }
 
     struct Log {
-        lines: Lines,
+        lines: LogLines,
         to: Option<io::PipeWriter>,
     }
 
     impl Log {
         fn new(patience: Duration) -> (Self, PipeReader) {
             let (reader, to) = io::pipe().unwrap();
-            (Self { lines: Lines::new(patience), to: Some(to) }, reader)
+            (Self { lines: LogLines::new(patience), to: Some(to) }, reader)
         }
 
         fn send(&mut self, line: &str) {
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_full_loses_lines_and_ends_nothing() {
-        let (mut lines, full) = (Lines::new(Duration::ZERO), File::options().write(true).open("/dev/full").unwrap());
+        let (mut lines, full) = (LogLines::new(Duration::ZERO), File::options().write(true).open("/dev/full").unwrap());
         lines.send(b"one\n", || full);
         assert!(lines.writer.as_ref().unwrap().mark().wait(LONG));
         lines.send(b"two\nthree\n", || -> File { unreachable!("it goes on") });

@@ -21,7 +21,7 @@ use crate::{
     memory::{self, Peak},
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
-        program::{LookFor, Programs},
+        program::{KernelPrograms, RefreshKind},
         ring::RingReader,
         worker::{Job, Workers},
     },
@@ -29,7 +29,7 @@ use crate::{
 use closewait_engine::{
     model::{Finding, Observation, Output, Scope},
     query::Query,
-    time::Boot,
+    time::BootTime,
 };
 
 /// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
@@ -76,7 +76,7 @@ impl Signals {
 /// Everything that runs.
 pub struct Runtime {
     /// The kernel programs, attached.
-    pub programs: Programs,
+    pub programs: KernelPrograms,
     /// What the tracepoint's program writes to.
     pub ring: RingReader,
     /// Number of records that it has room for.
@@ -104,9 +104,9 @@ pub struct Runtime {
 /// aya-log's reader.
 pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-/// Lines that wait to be handed to the writer.
+/// Output lines that wait to be handed to the writer.
 #[derive(Default)]
-struct Lines {
+struct PendingLines {
     bytes: Vec<u8>,
     lines: u64,
 }
@@ -135,8 +135,8 @@ impl Runtime {
     /// # Errors
     ///
     /// If the kernel's counters cannot be read or standard output cannot be written.
-    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<Boot>) -> anyhow::Result<()> {
-        let mut piece = Lines::default();
+    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<BootTime>) -> anyhow::Result<()> {
+        let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         self.intake.engine.started(start);
@@ -150,7 +150,7 @@ impl Runtime {
             self.intake.time(now);
             self.put_out()?;
             // What has been refreshed may make the engine want more at once.
-            let has_looked = self.look_on();
+            let has_looked = self.continue_refresh();
             self.answer_questions(now);
             if end.is_some_and(|end| end <= now) {
                 break;
@@ -232,7 +232,7 @@ impl Runtime {
 
     /// Does all that the engine wants done.
     fn put_out(&mut self) -> anyhow::Result<()> {
-        let mut piece = Lines::default();
+        let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.intake.engine.anchored(anchor);
         let mut findings = 0;
@@ -256,25 +256,25 @@ impl Runtime {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::LookAtGone(keys) => self.look(keys, LookFor::Lingering, Then::Nothing),
-                Output::Look(keys) => {
+                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, Then::Nothing),
+                Output::Refresh(keys) => {
                     self.intake.notice_suspends();
                     // An inspection begins; what was done for questions is none of its cost.
                     self.pending.worked = Duration::ZERO;
-                    self.look(keys, LookFor::Waiting, Then::All);
+                    self.refresh(keys, RefreshKind::Waiting, Then::All);
                 }
-                Output::FindHolders => {
+                Output::ScanOwners => {
                     self.find_owners(Purpose::Owners);
                 }
-                Output::Inquire(inquiry) => {
-                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Inquiry);
+                Output::InspectOwners(request) => {
+                    self.begin(Job::Inspect(Box::new(request)), Purpose::Inspection);
                 }
                 Output::Audit { sweep } => {
                     self.begin(Job::Everything { sweep }, Purpose::Audit);
                 }
-                Output::LookAtSuspects(keys) => {
+                Output::RefreshSuspects(keys) => {
                     let lost = self.lost();
-                    self.look(keys, LookFor::Waiting, Then::Suspects { lost });
+                    self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
@@ -303,8 +303,8 @@ impl Runtime {
         }
     }
 
-    fn hand_over(&mut self, piece: &mut Lines) {
-        let Lines { bytes, lines } = std::mem::take(piece);
+    fn hand_over(&mut self, piece: &mut PendingLines) {
+        let PendingLines { bytes, lines } = std::mem::take(piece);
         let recorded = self.intake.engine.handing_out();
         if lines > 0 && self.writer.send_after(bytes, recorded) == Backlog::Full {
             self.intake.engine.unwritten(clock::now(), lines);

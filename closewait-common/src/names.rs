@@ -7,9 +7,9 @@ pub const PROGRAM_CLASSIC: &str = "closewait_trace";
 /// Iterator over every open file of every process.
 pub const ITER_FILES: &str = "closewait_files";
 /// Iterator over the open files of one process: its other connections.
-pub const ITER_LEGS: &str = "closewait_legs";
-/// Program that the agent runs for a fresh look at one socket.
-pub const LOOK: &str = "closewait_look";
+pub const ITER_PROXY_PEERS: &str = "closewait_legs";
+/// Program that the agent runs to refresh one socket.
+pub const REFRESH: &str = "closewait_look";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "CLOSEWAIT_RING";

@@ -20,14 +20,14 @@ pub mod kind {
     /// An iterator came upon an open file that is a socket in CLOSE_WAIT.
     pub const HELD: u8 = 4;
     /// The agent asked for a fresh look at a socket, which is still in CLOSE_WAIT.
-    pub const LOOKED: u8 = 5;
+    pub const REFRESHED: u8 = 5;
     /// A socket that listens; with `fd` and `pid` if an iterator over open files came upon it.
     pub const LISTENING: u8 = 6;
     /// A socket whose connection is over while a program still has a descriptor for it: out of CLOSE_WAIT, or found so.
     /// With `fd` and `pid` if an iterator over open files came upon it.
     pub const LINGERING: u8 = 7;
     /// Another connection of a process that the agent asked about.
-    pub const LEG: u8 = 8;
+    pub const PROXY_PEER: u8 = 8;
     /// A descriptor of a socket in CLOSE_WAIT of which the agent knows all else: a [`super::Hold`].
     pub const HOLDS: u8 = 9;
 }
@@ -241,10 +241,10 @@ const _: () = assert!(core::mem::offset_of!(Hold, sk) == 8);
 const _: () = assert!(core::mem::offset_of!(Hold, comm) == 40);
 const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!(Record, kind));
 
-/// Who connected a socket, kept with it by the kernel as long as it lives.
+/// Task that connected a socket, stored by the kernel until it frees the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opener {
+pub struct OpenerRecord {
     /// When, nanoseconds of `CLOCK_BOOTTIME`.
     pub opened_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace.
@@ -255,7 +255,7 @@ pub struct Opener {
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Opener>() == 32);
+const _: () = assert!(size_of::<OpenerRecord>() == 32);
 const _: () = assert!(size_of::<Detailed>() == 192);
 const _: () = assert!(core::mem::offset_of!(Detailed, detail) == 160);
 const _: () = assert!(core::mem::offset_of!(Detail, send_queue_bytes) == 8);

@@ -20,7 +20,7 @@ use closewait_common::{
 
 use crate::{
     globals::{ability, layout},
-    maps::{self, Worker},
+    maps::{self, RecordSlot},
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -44,7 +44,7 @@ struct TaskFileContext {
 /// One open file of the walk over all processes.
 #[inline(always)]
 pub(crate) fn task_file(ctx: *mut c_void) {
-    of_file(ctx, Worker::Files, |sk, state| match state {
+    of_file(ctx, RecordSlot::Files, |sk, state| match state {
         state::CLOSE | state::LAST_ACK => Some(kind::LINGERING),
         // sock_diag does not list Multipath TCP sockets together with those of TCP.
         state::CLOSE_WAIT if sock::protocol(sk) == Some(IPPROTO_TCP) && sock::netns(sk).is_some_and(maps::is_known) => {
@@ -58,10 +58,10 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 
 /// One open file of the walk over one process.
 #[inline(always)]
-pub(crate) fn legs(ctx: *mut c_void) {
-    of_file(ctx, Worker::Legs, |sk, state| match state {
-        state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::LEG),
-        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::LEG),
+pub(crate) fn proxy_peers(ctx: *mut c_void) {
+    of_file(ctx, RecordSlot::ProxyPeers, |sk, state| match state {
+        state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::PROXY_PEER),
+        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::PROXY_PEER),
         _ => None,
     });
 }
@@ -70,18 +70,18 @@ pub(crate) fn legs(ctx: *mut c_void) {
 /// not 0, if its connection is over and it has a descriptor. It may be gone, and its memory another's: the reads cannot
 /// fault, and the agent compares the ends.
 #[inline(always)]
-pub(crate) fn look(ctx: &RawTracePointContext) {
+pub(crate) fn refresh(ctx: &RawTracePointContext) {
     let sk = Probed::new(ctx.arg::<*const c_void>(0));
     let lingering = ctx.arg::<u64>(1) != 0;
     let Some(state) = sk.read::<u8>(layout!(sock_state)) else { return };
     let kind = match state {
-        state::CLOSE_WAIT if !lingering => kind::LOOKED,
+        state::CLOSE_WAIT if !lingering => kind::REFRESHED,
         state::CLOSE | state::LAST_ACK if lingering => kind::LINGERING,
         _ => return,
     };
-    let Some(found) = maps::work(Worker::Look) else { return };
+    let Some(found) = maps::work(RecordSlot::Refresh) else { return };
     if fill_probed(sk, kind, found).is_some() {
-        if kind == kind::LOOKED {
+        if kind == kind::REFRESHED {
             found.record.entered_ns = entered_ns(sk);
         }
         found.record.cookie = sock::known_cookie(sk);
@@ -91,7 +91,7 @@ pub(crate) fn look(ctx: &RawTracePointContext) {
 
 /// Writes a record of the file of this context, if it is a socket in a state that matters.
 #[inline(always)]
-fn of_file(ctx: *mut c_void, worker: Worker, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
+fn of_file(ctx: *mut c_void, worker: RecordSlot, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel calls this program with a context of that type, and the verifier checks the read.
     let task = unsafe { (*ctx).task };

@@ -40,7 +40,7 @@ pub(crate) fn closewait_trace(ctx: TracePointContext) -> u32 {
 
 #[raw_tracepoint]
 pub(crate) fn closewait_look(ctx: RawTracePointContext) -> i32 {
-    iter::look(&ctx);
+    iter::refresh(&ctx);
     0
 }
 
@@ -55,7 +55,7 @@ pub extern "C" fn closewait_files(ctx: *mut c_void) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn closewait_legs(ctx: *mut c_void) -> i32 {
-    iter::legs(ctx);
+    iter::proxy_peers(ctx);
     0
 }
 

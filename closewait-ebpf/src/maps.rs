@@ -12,7 +12,7 @@ use closewait_common::{
     Record, histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
-    record::{Detailed, Opener, flag},
+    record::{Detailed, OpenerRecord, flag},
     stats::{Counter, Stats},
 };
 
@@ -42,7 +42,7 @@ static CLOSEWAIT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0)
 
 /// Who connected each socket. The kernel frees it with the socket, so nothing is left behind and nothing is ever full.
 #[btf_map]
-pub(crate) static CLOSEWAIT_OPENERS: SkStorage<Opener> = SkStorage::new();
+pub(crate) static CLOSEWAIT_OPENERS: SkStorage<OpenerRecord> = SkStorage::new();
 
 /// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
 #[map]
@@ -59,22 +59,22 @@ pub(crate) fn is_known(netns: u32) -> bool {
 #[map]
 static CLOSEWAIT_WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(3, 0);
 
-/// The program that puts a record together. Where the kernel is preemptible, one program can interrupt another on its CPU,
-/// so each has a place of its own; the agent never runs one of them twice at the same time (`source/scanner.rs`).
+/// Program that puts a record together, each with a slot of its own: where the kernel is preemptible, one program can
+/// interrupt another on its CPU. The agent never runs one of them twice at the same time (`source/scanner.rs`).
 #[derive(Clone, Copy)]
-pub(crate) enum Worker {
+pub(crate) enum RecordSlot {
     /// The iterator over all open files.
     Files = 0,
     /// The refresh of one socket.
-    Look = 1,
+    Refresh = 1,
     /// The iterator over the open files of one process.
-    Legs = 2,
+    ProxyPeers = 2,
 }
 
 /// An empty record for `worker` to work with. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,
 /// kernel/bpf/bpf_iter.c at v5.10), and only one walk of each kind goes on.
 #[inline(always)]
-pub(crate) fn work(worker: Worker) -> Option<&'static mut Detailed> {
+pub(crate) fn work(worker: RecordSlot) -> Option<&'static mut Detailed> {
     let work = CLOSEWAIT_WORK.get_ptr_mut(worker as u32)?;
     // SAFETY: it points to a map value of that type, and by the rule above nobody else has it now.
     let work = unsafe { &mut *work };

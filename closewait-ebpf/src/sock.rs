@@ -22,7 +22,7 @@ use aya_ebpf::{
 use closewait_common::{
     Detailed, Record,
     config::MISSING,
-    record::{Detail, FORMAT, Opener, flag, timer},
+    record::{Detail, FORMAT, OpenerRecord, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
 };
 
@@ -377,7 +377,7 @@ pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &
 /// Keeps with the socket who connects it: the task that runs now.
 #[inline(always)]
 pub(crate) fn keep_opener(sk: Typed) {
-    let mut opener = Opener { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
+    let mut opener = OpenerRecord { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
     current_comm(&mut opener.comm);
     let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
     let value = (&raw mut opener).cast();
@@ -390,7 +390,7 @@ pub(crate) fn keep_opener(sk: Typed) {
 pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
     let map = (&raw const CLOSEWAIT_OPENERS).cast_mut().cast();
     // SAFETY: as above; without a value nothing is created.
-    let kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), core::ptr::null_mut(), 0) }.cast::<Opener>();
+    let kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), core::ptr::null_mut(), 0) }.cast::<OpenerRecord>();
     if kept.is_null() {
         return;
     }

@@ -2,7 +2,7 @@
 //!
 //! 1. [`Output::Audit`]: everything that is there is handed in. What was not tracked has been missed, and is tracked now.
 //! 2. What is tracked and was not among it may be a socket whose leaving was missed, or one that the walk could not see.
-//!    So may be what the kernel keeps a time of entry for: [`Output::LookAtSuspects`] asks for each by its address.
+//!    So may be what the kernel keeps a time of entry for: [`Output::RefreshSuspects`] asks for each by its address.
 //! 3. Those that are not in CLOSE_WAIT then are phantoms: nothing more is said of them, and the kernel forgets them too.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use super::{
     Engine, Losses,
     model::{Finding, Output, Since, Socket, SocketKey},
-    time::Boot,
+    time::BootTime,
 };
 
 /// So often without any sign of loss.
@@ -32,16 +32,16 @@ const MAX_EXITS: usize = 65_536;
 enum Step {
     Idle,
     /// Everything that is there is handed in, asked for at this time.
-    Walking {
-        asked: Boot,
+    Scanning {
+        asked: BootTime,
     },
     /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
-    Looking {
-        asked: Boot,
+    Refreshing {
+        asked: BootTime,
         /// Whether the walk looked into every network namespace.
         complete: bool,
         tracked: BTreeSet<SocketKey>,
-        stored: BTreeMap<SocketKey, Boot>,
+        stored: BTreeMap<SocketKey, BootTime>,
     },
 }
 
@@ -49,16 +49,16 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Audit {
     step: Step,
-    next: Boot,
+    next: BootTime,
     least_gap: Duration,
-    last: Option<Boot>,
+    last: Option<BootTime>,
     /// What had been lost when the last one began.
     after: Losses,
     /// Whether the kernel's times of entry are to be compared too.
     sweep: bool,
-    stored: BTreeMap<SocketKey, Boot>,
+    stored: BTreeMap<SocketKey, BootTime>,
     /// When sockets have left since the one that goes on began, of which the kernel may have kept a time when that was read.
-    exits: BTreeMap<SocketKey, Boot>,
+    exits: BTreeMap<SocketKey, BootTime>,
     /// Sockets that were missed, and found.
     pub(super) repaired: u64,
     /// Sockets that were tracked, or that the kernel kept a time of, and were not there.
@@ -68,7 +68,7 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    pub(super) fn new(now: Boot) -> Self {
+    pub(super) fn new(now: BootTime) -> Self {
         Self {
             step: Step::Idle,
             next: now + EVERY,
@@ -85,50 +85,50 @@ impl Audit {
     }
 
     /// There may be things that nobody has seen: so the next one comes soon, and compares all.
-    pub(super) fn hurry(&mut self, at: Boot) {
+    pub(super) fn hurry(&mut self, at: BootTime) {
         self.sweep = true;
         let earliest = self.last.map_or(at, |last| at.max(last + self.least_gap));
         self.next = self.next.min(earliest);
     }
 
     /// A socket left at `at`: what the kernel had kept of it says nothing any more.
-    pub(super) fn left(&mut self, key: SocketKey, at: Boot) {
+    pub(super) fn left(&mut self, key: SocketKey, at: BootTime) {
         match &mut self.step {
             Step::Idle => {}
-            Step::Walking { .. } => {
+            Step::Scanning { .. } => {
                 self.stored.remove(&key);
                 if self.exits.len() < MAX_EXITS {
                     self.exits.insert(key, at);
                 }
             }
-            Step::Looking { stored, .. } => {
+            Step::Refreshing { stored, .. } => {
                 stored.remove(&key);
             }
         }
     }
 
     /// When the next one is to begin; never while one goes on.
-    pub(super) fn poll_timeout(&self) -> Option<Boot> {
+    pub(super) fn poll_timeout(&self) -> Option<BootTime> {
         (self.step == Step::Idle).then_some(self.next)
     }
 }
 
 impl Engine {
     /// Something was lost, up to `losses`.
-    pub(super) fn audit_after(&mut self, at: Boot, losses: Losses) {
+    pub(super) fn audit_after(&mut self, at: BootTime, losses: Losses) {
         if losses != self.audit.after {
             self.audit.hurry(at);
         }
     }
 
     /// Begins an audit, if one is due at `now`.
-    pub(super) fn audit(&mut self, now: Boot) {
+    pub(super) fn audit(&mut self, now: BootTime) {
         if self.audit.poll_timeout().is_none_or(|next| next > now) {
             return;
         }
         let sweep = std::mem::take(&mut self.audit.sweep);
         self.audit.after = self.losses();
-        self.audit.step = Step::Walking { asked: now };
+        self.audit.step = Step::Scanning { asked: now };
         self.tracker.scan_began(now);
         self.outputs.push_back(Output::Audit { sweep });
     }
@@ -142,7 +142,7 @@ impl Engine {
     }
 
     /// The kernel keeps a time of entry for this address.
-    pub(super) fn stored(&mut self, key: SocketKey, entered: Boot) {
+    pub(super) fn stored(&mut self, key: SocketKey, entered: BootTime) {
         // Beyond the limit of exits it is not known which ones have left: the next audit finds them.
         let has_left =
             self.audit.exits.len() >= MAX_EXITS || self.audit.exits.get(&key).is_some_and(|exit| *exit >= entered);
@@ -151,9 +151,9 @@ impl Engine {
         }
     }
 
-    /// Everything that is there was handed in; the walk began at `began` and ended at `at`.
-    pub(super) fn walked_for_audit(&mut self, began: Boot, at: Boot, complete: bool, cost: Option<Duration>) {
-        let Step::Walking { asked } = self.audit.step else { return };
+    /// Takes over the result of an audit's scan, which began at `began` and ended at `at`.
+    pub(super) fn audit_scan_ended(&mut self, began: BootTime, at: BootTime, complete: bool, cost: Option<Duration>) {
+        let Step::Scanning { asked } = self.audit.step else { return };
         let cost = cost.unwrap_or_else(|| at.since(asked));
         self.audit.least_gap = LEAST_GAP.max(cost.saturating_mul(GAP_FACTOR));
         self.audit.last = Some(at);
@@ -169,16 +169,17 @@ impl Engine {
         let mut suspects = tracked.clone();
         suspects.extend(stored.keys());
         let suspects = suspects.into_iter().filter(|key| !key.is_of_ends()).collect();
-        self.audit.step = Step::Looking { asked: at, complete, tracked, stored };
-        self.outputs.push_back(Output::LookAtSuspects(suspects));
+        self.audit.step = Step::Refreshing { asked: at, complete, tracked, stored };
+        self.outputs.push_back(Output::RefreshSuspects(suspects));
     }
 
-    /// A look at an address that the kernel keeps a time of entry for found a socket in CLOSE_WAIT.
-    pub(super) fn looked_at_stored(&mut self, key: SocketKey, at: Boot, since: Option<Since>, socket: &Socket) {
+    /// Takes over the refresh of an address that the kernel keeps a time of entry for, if it found a socket in
+    /// CLOSE_WAIT.
+    pub(super) fn refreshed_stored(&mut self, key: SocketKey, at: BootTime, since: Option<Since>, socket: &Socket) {
         if self.tracker.get(key).is_some() {
             return;
         }
-        let Step::Looking { stored, .. } = &mut self.audit.step else { return };
+        let Step::Refreshing { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
             let repaired = self.audit.repaired;
             // The address can be that of another socket than the one whose time of entry the scan has read.
@@ -190,17 +191,17 @@ impl Engine {
 
     /// The suspects have been looked at; `looked` says whether all that have an address were. Without that, only a walk
     /// through every namespace proves that a socket is not there.
-    pub(super) fn looked_at_suspects(&mut self, at: Boot, looked: bool) {
-        let Step::Looking { asked, complete, mut tracked, mut stored } =
+    pub(super) fn refreshed_suspects(&mut self, at: BootTime, refreshed: bool) {
+        let Step::Refreshing { asked, complete, mut tracked, mut stored } =
             std::mem::replace(&mut self.audit.step, Step::Idle)
         else {
             return;
         };
-        let is_proven = |key: &SocketKey| complete || (looked && !key.is_of_ends());
+        let is_proven = |key: &SocketKey| complete || (refreshed && !key.is_of_ends());
         tracked.retain(&is_proven);
         stored.retain(|key, _| is_proven(key));
         self.audit.phantom += stored.keys().filter(|key| !tracked.contains(key)).count() as u64;
-        let mut forget: Vec<(SocketKey, Boot)> = stored.into_iter().collect();
+        let mut forget: Vec<(SocketKey, BootTime)> = stored.into_iter().collect();
         for key in tracked {
             // A record may have told meanwhile that it left, or that another entered at its address.
             let Some(phantom) = self.tracker.take_if_not_seen_since(key, asked) else { continue };

@@ -16,11 +16,11 @@ use thiserror::Error;
 
 use super::{
     model::{
-        Connection, Endpoint, Holder, How, Leg, Listener, Observation, Opener, Protocol, Role, Since, Socket,
+        Connection, Endpoint, Holder, How, Listener, Observation, Opener, Protocol, ProxyPeer, Role, Since, Socket,
         SocketKey, Task, Timer, TimerKind,
     },
     text::Comm,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Why some bytes are no record.
@@ -82,7 +82,7 @@ impl Decoder {
         }
         let (record, detail) = read(bytes)?;
         let key = SocketKey(record.sk);
-        let at = Boot(record.time_ns);
+        let at = BootTime(record.time_ns);
         let states = |fits: bool| {
             let Record { kind, old_state: old, new_state: new, .. } = record;
             if fits { Ok(()) } else { Err(DecodeError::States { kind, old, new }) }
@@ -98,7 +98,7 @@ impl Decoder {
                 if record.entered_ns > record.time_ns {
                     return Err(DecodeError::Contradiction("it left before it entered"));
                 }
-                let entered = (record.entered_ns != 0).then_some(Boot(record.entered_ns));
+                let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
                 Ok(Observation::Leave { key, at, entered, socket, how, closer: task(&record), fd_open })
             }
@@ -128,16 +128,16 @@ impl Decoder {
                 let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
                 Ok(Observation::Lingering { key, at, socket, how, holder: holder(&record) })
             }
-            kind::LEG => {
+            kind::PROXY_PEER => {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
                 let holder = holder(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
-                Ok(Observation::Leg { key, at, leg: Leg { state, socket }, holder })
+                Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, holder })
             }
-            kind::LOOKED => {
+            kind::REFRESHED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Looked { key, at, since: Some(self.since(&record)), socket })
+                Ok(Observation::Refreshed { key, at, since: Some(self.since(&record)), socket })
             }
             unknown => Err(DecodeError::Kind(unknown)),
         }
@@ -148,7 +148,7 @@ impl Decoder {
     /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`: it came no later than the last ACK. Only segments with
     /// data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN: it came
     /// no earlier than the last data. Both are counted in ticks, rounded down.
-    pub fn between(&self, at: Boot, ages: Option<(Duration, Duration)>) -> Since {
+    pub fn between(&self, at: BootTime, ages: Option<(Duration, Duration)>) -> Since {
         let Some((last_ack, last_data)) = ages else { return Since::Between { earliest: None, latest: at } };
         let at_least = last_ack.saturating_sub(self.tick);
         let at_most = last_data.saturating_add(self.tick).saturating_add(self.suspended).max(at_least);
@@ -157,15 +157,15 @@ impl Decoder {
 
     fn since(&self, record: &Record) -> Since {
         let ages = (self.tick.saturating_mul(record.last_ack_ticks), self.tick.saturating_mul(record.last_data_ticks));
-        let between = self.between(Boot(record.time_ns), record.has(flag::AGES).then_some(ages));
-        let entered = Boot(record.entered_ns);
+        let between = self.between(BootTime(record.time_ns), record.has(flag::AGES).then_some(ages));
+        let entered = BootTime(record.entered_ns);
         let is_of_this_stay = match between {
             // Data that came later: the kernel kept the time of one that had this address before, and whose leaving was
             // missed.
             Since::Between { earliest: Some(earliest), .. } => entered >= earliest - TICKS_LATE,
             Since::Between { earliest: None, .. } | Since::Exact(_) => true,
         };
-        if entered != Boot(0) && entered <= Boot(record.time_ns) && is_of_this_stay {
+        if entered != BootTime(0) && entered <= BootTime(record.time_ns) && is_of_this_stay {
             return Since::Exact(entered);
         }
         between
@@ -185,11 +185,11 @@ impl Decoder {
             Endpoint { address: address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port }
         };
         let (known, tcp, queue) = (record.has(flag::SOCK), record.has(flag::TCP), record.has(flag::SEND_QUEUE));
-        let at = Boot(record.time_ns);
+        let at = BootTime(record.time_ns);
         let ago = |flag, ticks| record.has(flag).then(|| at - self.tick.saturating_mul(ticks));
         let opener = record.has(flag::OPENER).then(|| {
             let task = Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) };
-            Box::new(Opener { task, at: Boot(record.entered_ns) })
+            Box::new(Opener { task, at: BootTime(record.entered_ns) })
         });
         // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
         let in_backlog = known && !record.has(flag::ACCEPTED) && record.new_state == state::CLOSE_WAIT;
@@ -233,7 +233,7 @@ impl Decoder {
             _ => return None,
         };
         let left = self.tick.saturating_mul(u32::try_from(detail.timer_ticks).unwrap_or(0));
-        Some(Timer { kind, expires: Boot(record.time_ns) + left, retries: detail.timer_retries })
+        Some(Timer { kind, expires: BootTime(record.time_ns) + left, retries: detail.timer_retries })
     }
 }
 
@@ -299,7 +299,7 @@ fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     buf.advance(2);
     let fd = u32::try_from(buf.get_i32_ne());
     let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
-    let (key, inode, at) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), Some(Boot(buf.get_u64_ne())));
+    let (key, inode, at) = (SocketKey(buf.get_u64_ne()), buf.get_u64_ne(), Some(BootTime(buf.get_u64_ne())));
     let pid = buf.get_u32_ne();
     buf.advance(4);
     let comm = Comm::from_kernel(&array(&mut buf));

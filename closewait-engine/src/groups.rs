@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     model::{Class, Dwell, Endpoint, Role, Task},
-    query::By,
+    query::GroupBy,
     view::{Row, View},
     workload::Workload,
 };
@@ -35,9 +35,9 @@ pub enum Key {
     NoCgroup,
 }
 
-/// Rows with the same key.
+/// Rows of a list with the same key.
 #[derive(Clone, Debug)]
-pub struct Group<'v> {
+pub struct ListedGroup<'v> {
     /// What they have in common.
     pub key: Key,
     /// Sockets in CLOSE_WAIT.
@@ -69,7 +69,7 @@ struct Tally<'v> {
 
 /// Puts `rows` together: the largest group first, of groups of the same size the oldest. A socket that several processes
 /// hold is in the group of each.
-pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: By) -> Vec<Group<'v>> {
+pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<ListedGroup<'v>> {
     let mut tallies: BTreeMap<Key, Tally<'v>> = BTreeMap::new();
     let mut keys = Vec::new();
     for row in rows {
@@ -93,29 +93,29 @@ pub(super) fn owners<'v>(row: &'v Row<'v>) -> impl Iterator<Item = &'v Task> {
     tasks.filter(move |task| last.replace(task.pid) != Some(task.pid))
 }
 
-fn keys_of(row: &Row<'_>, by: By, keys: &mut Vec<Key>) {
+fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
     let socket = row.socket;
     match by {
-        By::Process if socket.accepted == Some(false) => {
+        GroupBy::Process if socket.accepted == Some(false) => {
             // Workers of a server inherit its listener: it counts once, for the first of them.
             keys.push(owners(row).next().map_or(Key::AnyProcess, |task| Key::Process(task.pid)));
         }
-        By::Process => {
+        GroupBy::Process => {
             keys.extend(owners(row).map(|task| Key::Process(task.pid)));
             if keys.is_empty() {
                 keys.push(if row.holders.is_some() { Key::NoProcess } else { Key::AnyProcess });
             }
         }
-        By::Listener => keys.push(match row.listener {
+        GroupBy::Listener => keys.push(match row.listener {
             Some(listener) => Key::Listener { netns: listener.what.netns, local: listener.what.local },
             None if socket.role == Some(Role::Server) => Key::Listener { netns: socket.netns, local: socket.local },
             None => Key::NoListener,
         }),
-        By::Peer => {
+        GroupBy::Peer => {
             let is_server = socket.role == Some(Role::Client);
             keys.push(Key::Peer(socket.remote.address, is_server.then_some(socket.remote.port)));
         }
-        By::Cgroup => keys.push(socket.cgroup.map_or(Key::NoCgroup, Key::Cgroup)),
+        GroupBy::Cgroup => keys.push(socket.cgroup.map_or(Key::NoCgroup, Key::Cgroup)),
     }
 }
 
@@ -145,7 +145,7 @@ impl<'v> Tally<'v> {
         self.workload = self.workload.or(row.workload);
     }
 
-    fn group(mut self, view: &'v View<'_>, key: Key) -> Group<'v> {
+    fn group(mut self, view: &'v View<'_>, key: Key) -> ListedGroup<'v> {
         self.ages.sort_unstable();
         let mut verdicts: Vec<_> = self.verdicts.into_iter().collect();
         verdicts.sort_by_key(|(_class, count)| Reverse(*count));
@@ -154,7 +154,7 @@ impl<'v> Tally<'v> {
             [one] => view.processes.get(&one.pid),
             [] | [_, ..] => None,
         };
-        Group {
+        ListedGroup {
             key,
             count: u32::try_from(self.ages.len()).unwrap_or(u32::MAX),
             gone: self.gone,
@@ -173,17 +173,17 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Gone, How, Socket},
+        model::{Exit, How, Socket},
         testing::{holder, listener, process, row, socket, socket_on_port},
-        time::Boot,
+        time::BootTime,
     };
 
-    fn grouped<'v>(view: &'v View<'v>, by: By) -> Vec<Group<'v>> {
+    fn grouped<'v>(view: &'v View<'v>, by: GroupBy) -> Vec<ListedGroup<'v>> {
         let rows: Vec<_> = view.rows.iter().collect();
         groups(view, &rows, by)
     }
 
-    fn counts(groups: &[Group<'_>]) -> Vec<(Key, u32)> {
+    fn counts(groups: &[ListedGroup<'_>]) -> Vec<(Key, u32)> {
         groups.iter().map(|group| (group.key, group.count)).collect()
     }
 
@@ -196,10 +196,10 @@ mod tests {
         let sockets = [1, 2, 2, 3].map(socket_on_port);
         let rows = sockets.iter().zip([5, 7, 9, 6]).map(|(socket, age)| aged(socket, age)).collect();
         let processes = BTreeMap::new();
-        let view = View { now: Boot(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
-        let groups = grouped(&view, By::Listener);
+        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Listener);
         let port =
-            |group: &Group<'_>| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
+            |group: &ListedGroup<'_>| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
         let ports: Vec<_> = groups.iter().filter_map(port).collect();
         assert_eq!(ports, [2, 3, 1]);
         let seconds = |age: Option<Duration>| age.unwrap().as_secs();
@@ -211,7 +211,7 @@ mod tests {
         let shared = [holder("a", 1, 3), holder("a", 1, 4), holder("b", 2, 3)];
         let socket = socket();
         let waits = Socket { accepted: Some(false), ..socket.clone() };
-        let listener = Seen { what: listener(8080, 1, 128), at: Boot(0), holders: shared.to_vec() };
+        let listener = Seen { what: listener(8080, 1, 128), at: BootTime(0), holders: shared.to_vec() };
         let rows = vec![
             Row { holders: Some(&shared), ..row(&socket) },
             Row { holders: Some(&[]), listener: Some(&listener), ..row(&waits) },
@@ -219,8 +219,8 @@ mod tests {
             row(&socket),
         ];
         let processes = BTreeMap::from([(1, process("a", 1, Some((812, 1024))))]);
-        let view = View { now: Boot(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
-        let groups = grouped(&view, By::Process);
+        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Process);
         let expected = [(Key::Process(1), 2), (Key::Process(2), 1), (Key::NoProcess, 1), (Key::AnyProcess, 1)];
         assert_eq!(counts(&groups), expected);
         assert_eq!(groups[0].fds, (Some(812), Some(1024)));
@@ -230,11 +230,11 @@ mod tests {
     #[test]
     fn what_is_gone_is_counted_beside_and_has_no_age() {
         let socket = socket();
-        let gone = Gone { at: Boot(0), seen: true, how: How::Reset, closer: None, dwell: None };
+        let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
         let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
         let processes = BTreeMap::new();
-        let view = View { now: Boot(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
-        let groups = grouped(&view, By::Cgroup);
+        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Cgroup);
         let one = &groups[0];
         assert_eq!((one.key, one.count, one.gone, one.oldest), (Key::NoCgroup, 0, 1, None));
     }
@@ -245,10 +245,10 @@ mod tests {
         let client = Socket { role: Some(Role::Client), ..socket.clone() };
         let rows = vec![row(&socket), row(&client)];
         let processes = BTreeMap::new();
-        let view = View { now: Boot(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
         let address = socket.remote.address;
         let expected = [(Key::Peer(address, None), 1), (Key::Peer(address, Some(51_234)), 1)];
-        let mut counts = counts(&grouped(&view, By::Peer));
+        let mut counts = counts(&grouped(&view, GroupBy::Peer));
         counts.sort_unstable();
         assert_eq!(counts, expected);
     }

@@ -149,7 +149,7 @@ fn backlog<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
 /// The upstream that most sockets wait for.
 fn waits_for<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
     let waiting = rows.iter().filter(|row| row.gone.is_none()).filter_map(|row| {
-        let upstream = row.leg.as_ref()?.socket.remote;
+        let upstream = row.proxy_peer.as_ref()?.socket.remote;
         Some(((owners(row).next().map(|task| task.pid), upstream), row))
     });
     let most = most(waiting)?;
@@ -275,14 +275,14 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Certainty, Connection, Gone, How, Leg, Socket},
+        model::{Certainty, Connection, Exit, How, ProxyPeer, Socket},
         testing::{holder, listener, process, row, socket, verdict},
-        time::Boot,
+        time::BootTime,
     };
 
     fn told(rows: Vec<Row<'_>>, fds: Option<(u64, u64)>) -> Vec<String> {
         let processes = BTreeMap::from([(812, process("nginx", 812, fds))]);
-        let view = View { now: Boot(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
         let rows: Vec<_> = view.rows.iter().collect();
         hints(&view, &rows).iter().map(ToString::to_string).collect()
     }
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn sockets_that_wait_for_an_upstream_name_it() {
         let (holders, socket) = ([holder("nginx", 812, 5)], socket());
-        let leg = Some(Leg { state: Connection::Established, socket: socket.clone() });
-        let one = Row { holders: Some(&holders), leg, verdict: quiet(), ..row(&socket) };
+        let proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: socket.clone() });
+        let one = Row { holders: Some(&holders), proxy_peer, verdict: quiet(), ..row(&socket) };
         let expected = "2 sockets of nginx[812] wait for upstream 10.0.0.9:51234, oldest 1m30s";
         assert_eq!(told(vec![one.clone(), one], None), [expected]);
     }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_backlog_names_its_listener_and_who_should_accept() {
         let socket = Socket { accepted: Some(false), ..socket() };
-        let seen = Seen { what: listener(5060, 65, 64), at: Boot(0), holders: vec![holder("freeswitch", 99, 7)] };
+        let seen = Seen { what: listener(5060, 65, 64), at: BootTime(0), holders: vec![holder("freeswitch", 99, 7)] };
         let one = Row { listener: Some(&seen), verdict: quiet(), ..row(&socket) };
         let expected = "1 socket waits to be accepted by freeswitch[99] on *:5060 (backlog 65 of 64), oldest 1m30s";
         assert_eq!(told(vec![one], None), [expected]);
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_closed_connection_and_one_that_was_forgotten_are_told_of() {
         let socket = socket();
-        let gone = Gone { at: Boot(0), seen: true, how: How::Reset, closer: None, dwell: None };
+        let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
         let over = Row { gone: Some(&gone), dwell: None, verdict: quiet(), ..row(&socket) };
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [

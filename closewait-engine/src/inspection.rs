@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use super::{
     Engine,
+    flows::Flows,
+    grouping::Grouping,
     model::{Finding, Output, Role, Socket},
-    services::Services,
-    survey::Survey,
-    time::Boot,
+    time::BootTime,
 };
 
-/// Sockets that stay are looked at again so often. That takes some microseconds for each of them.
-pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// Holders are searched for again so often if nothing else is a reason to: that takes longer the more files are open on the
+/// Interval at which stuck sockets are refreshed. A refresh takes some microseconds for each of them.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of scans for owners if nothing else is a reason for one. A scan takes longer the more files are open on the
 /// whole host.
-const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Whoever asks does not get to know holders that are older than this.
-pub(super) const HOLDERS_LAST: Duration = Duration::from_secs(10);
+const OWNER_SCAN_INTERVAL: Duration = Duration::from_secs(60);
+/// Age at which owners are too old for an answer to a query.
+pub(super) const MAX_OWNER_AGE: Duration = Duration::from_secs(10);
 /// It takes so long to judge one socket among all others, measured with 12,000.
 const JUDGING: Duration = Duration::from_micros(2);
 /// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
@@ -44,16 +44,16 @@ pub(super) struct Budget {
     credit: Duration,
     /// What was used beyond that; one of the two is zero.
     debt: Duration,
-    at: Boot,
+    at: BootTime,
 }
 
 impl Budget {
-    pub(super) fn new(now: Boot) -> Self {
+    pub(super) fn new(now: BootTime) -> Self {
         Self { credit: BURST, debt: Duration::ZERO, at: now }
     }
 
     /// Takes the cost of an inspection that ended at `at`. Returns after what time the next may begin.
-    fn spend(&mut self, at: Boot, cost: Duration) -> Duration {
+    fn spend(&mut self, at: BootTime, cost: Duration) -> Duration {
         let earned = at.since(self.at) / SHARE;
         self.at = self.at.max(at);
         let (have, owe) = (self.credit.saturating_add(earned), self.debt.saturating_add(cost));
@@ -63,160 +63,160 @@ impl Budget {
     }
 }
 
-/// How far it has come to find out about sockets that are due. Each step waits for an answer; `asked` is when it began.
+/// Step of an inspection. Each step waits for an answer; `asked` is the time at which the inspection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Inspection {
+pub(super) enum InspectionStep {
     /// There is none.
     Idle,
     /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
-    Looking { asked: Boot, full: bool },
+    Refreshing { asked: BootTime, full: bool },
     /// Holders are looked for.
-    Walking { asked: Boot },
+    Scanning { asked: BootTime },
     /// Owners are looked at.
-    Inquiring { asked: Boot },
+    Inspecting { asked: BootTime },
     /// What was found out is told, some sockets at a time; all was known at `at`.
-    Reporting { asked: Boot, at: Boot, worked: Duration },
+    Reporting { asked: BootTime, at: BootTime, worked: Duration },
 }
 
 impl Engine {
-    /// When the next inspection is to begin; never while one goes on.
-    pub(super) fn next_look(&self) -> Option<Boot> {
-        if self.inspection != Inspection::Idle {
+    /// Returns the time at which the next inspection is due; `None` while one is running.
+    pub(super) fn next_inspection_due(&self) -> Option<BootTime> {
+        if self.inspection != InspectionStep::Idle {
             return None;
         }
         let refresh = self.tracker.has_stuck().then_some(self.refresh);
-        let suspects = self.has_suspects().then_some(Boot::default());
+        let suspects = self.has_suspects().then_some(BootTime::default());
         let due = [self.tracker.next_due(), self.lingering.next_due(), refresh, suspects].into_iter().flatten().min();
         due.map(|due| due.max(self.next_inspection))
     }
 
     /// When sockets that are due have to be reported with what is known of them.
-    pub(super) fn report_deadline(&self) -> Option<Boot> {
+    pub(super) fn report_deadline(&self) -> Option<BootTime> {
         let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
-            Inspection::Looking { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
-            Inspection::Reporting { .. } => None,
-            Inspection::Idle
-            | Inspection::Looking { full: true, .. }
-            | Inspection::Walking { .. }
-            | Inspection::Inquiring { .. } => Some(deadline),
+            InspectionStep::Refreshing { asked, full: false } => Some(deadline.max(asked + REFRESH_GRACE)),
+            InspectionStep::Reporting { .. } => None,
+            InspectionStep::Idle
+            | InspectionStep::Refreshing { full: true, .. }
+            | InspectionStep::Scanning { .. }
+            | InspectionStep::Inspecting { .. } => Some(deadline),
         }
     }
 
     /// Begins an inspection if one is due at `now`, and reports sockets for which none was possible in time.
-    pub(super) fn inspect_or_report(&mut self, now: Boot) {
-        if self.next_look().is_some_and(|next| next <= now) {
+    pub(super) fn inspect_or_report(&mut self, now: BootTime) {
+        if self.next_inspection_due().is_some_and(|next| next <= now) {
             self.inspect(now);
         } else if self.report_deadline().is_some_and(|deadline| deadline <= now) {
             // Each report judges all sockets.
             self.next_late_report = now + self.judging().saturating_mul(2).clamp(LEAST_GAP, REPORT_GRACE);
             match self.inspection {
                 // It takes microseconds, and tells what the verdict depends on most.
-                Inspection::Idle => {
-                    self.outputs.push_back(Output::Look(self.tracker.due(now)));
-                    self.inspection = Inspection::Looking { asked: now, full: false };
+                InspectionStep::Idle => {
+                    self.outputs.push_back(Output::Refresh(self.tracker.due(now)));
+                    self.inspection = InspectionStep::Refreshing { asked: now, full: false };
                 }
-                Inspection::Looking { asked, .. }
-                | Inspection::Walking { asked }
-                | Inspection::Inquiring { asked }
-                | Inspection::Reporting { asked, .. } => self.report_stuck(now - REPORT_GRACE, asked, now),
+                InspectionStep::Refreshing { asked, .. }
+                | InspectionStep::Scanning { asked }
+                | InspectionStep::Inspecting { asked }
+                | InspectionStep::Reporting { asked, .. } => self.report_stuck(now - REPORT_GRACE, asked, now),
             }
         }
     }
 
     /// Whether a group is to be reported as piling up.
     fn has_suspects(&self) -> bool {
-        self.services.as_ref().is_some_and(Services::has_suspects)
+        self.flows.as_ref().is_some_and(Flows::has_suspects)
     }
 
     /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
     /// anything is said of sockets, they are looked at anew.
-    pub(super) fn inspect(&mut self, now: Boot) {
+    pub(super) fn inspect(&mut self, now: BootTime) {
         let gone = self.lingering.due(now);
         if !gone.is_empty() {
-            self.outputs.push_back(Output::LookAtGone(gone));
+            self.outputs.push_back(Output::RefreshLingering(gone));
         }
         let mut keys = self.tracker.due(now);
         if self.refresh <= now {
             keys.extend(self.tracker.stuck(now));
         }
         keys.extend(self.oldest_of_suspects());
-        self.outputs.push_back(Output::Look(keys));
-        self.inspection = Inspection::Looking { asked: now, full: true };
+        self.outputs.push_back(Output::Refresh(keys));
+        self.inspection = InspectionStep::Refreshing { asked: now, full: true };
     }
 
-    pub(super) fn looked_at_all(&mut self, at: Boot) {
-        let Inspection::Looking { asked, full } = self.inspection else { return };
+    pub(super) fn refreshed_all(&mut self, at: BootTime) {
+        let InspectionStep::Refreshing { asked, full } = self.inspection else { return };
         if !full {
-            self.inspection = Inspection::Reporting { asked, at, worked: Duration::ZERO };
+            self.inspection = InspectionStep::Reporting { asked, at, worked: Duration::ZERO };
             self.report_more();
             return;
         }
-        self.lingering.looked_at_all(asked);
+        self.lingering.refreshed_due(asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
-        let is_old = self.walked.is_none_or(|walked| asked.since(walked) >= WALK_EVERY);
+        let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
-            self.inspection = Inspection::Walking { asked };
-            self.outputs.push_back(Output::FindHolders);
+            self.inspection = InspectionStep::Scanning { asked };
+            self.outputs.push_back(Output::ScanOwners);
         } else {
             self.inspected(asked, Duration::ZERO);
         }
     }
 
-    pub(super) fn walk_ended(&mut self, began: Boot, blind: Option<String>, saw_listeners: bool) {
+    pub(super) fn scan_ended(&mut self, began: BootTime, blind: Option<String>, saw_listeners: bool) {
         self.tracker.scan_ended();
-        self.walked = Some(began);
+        self.scanned = Some(began);
         let complete = blind.is_none();
         let sees_all = complete && saw_listeners;
-        self.world.walk_ended(blind);
-        let world = &self.world;
+        self.host_context.scan_ended(blind);
+        let host_context = &self.host_context;
         // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
-        self.tracker.walk_ended(began, complete, |socket| match world.listeners_of(socket).next() {
+        self.tracker.owner_scan_ended(began, complete, |socket| match host_context.listeners_of(socket).next() {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
         });
-        self.lingering.walk_ended(began, complete);
-        self.notice_unkept();
-        self.inquire();
+        self.lingering.scan_ended(began, complete);
+        self.note_dropped();
+        self.inspect_owners();
     }
 
     /// A scan was not possible: owners stay as they are known, and the next inspection tries again.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.tracker.scan_failed();
-        self.world.scan_failed(why);
-        self.inquire();
+        self.host_context.scan_failed(why);
+        self.inspect_owners();
     }
 
-    /// Goes on with the owners, after the scan for them.
-    fn inquire(&mut self) {
-        if let Inspection::Walking { asked } = self.inspection {
-            self.inspection = Inspection::Inquiring { asked };
+    /// Requests the inspection of owners, after the scan for them.
+    fn inspect_owners(&mut self) {
+        if let InspectionStep::Scanning { asked } = self.inspection {
+            self.inspection = InspectionStep::Inspecting { asked };
             let suspects = self.suspects();
-            let services = self.services.as_ref();
-            let is_suspect =
-                |socket: &Socket| services.is_some_and(|services| suspects.contains(&services.counts_as(socket)));
+            let flows = self.flows.as_ref();
+            let is_suspect = |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counts_as(socket)));
             let tracked = self.tracker.stuck_or_due(asked, is_suspect);
-            let inquiry = self.world.inquiry(asked, tracked);
-            self.outputs.push_back(Output::Inquire(inquiry));
-            self.notice_unkept();
+            let request = self.host_context.inspection_request(asked, tracked);
+            self.outputs.push_back(Output::InspectOwners(request));
+            self.note_dropped();
         }
     }
 
-    /// What found no room of one look is not added to that of another: it may be the same.
-    fn notice_unkept(&mut self) {
-        let unkept = self.world.unkept() + self.tracker.unkept_holders() + self.lingering.unkept_holders();
-        self.unkept = self.unkept.max(unkept);
+    /// Updates the number of dropped facts: the most at one inspection. Counts of different inspections are not added,
+    /// for they may be of the same facts.
+    fn note_dropped(&mut self) {
+        let dropped = self.host_context.dropped() + self.tracker.dropped_holders() + self.lingering.dropped_holders();
+        self.dropped = self.dropped.max(dropped);
     }
 
-    pub(super) fn inquired_all(&mut self, at: Boot, worked: Duration) {
-        let Inspection::Inquiring { asked } = self.inspection else { return };
-        self.inspection = Inspection::Reporting { asked, at, worked };
+    pub(super) fn inspected_owners(&mut self, at: BootTime, worked: Duration) {
+        let InspectionStep::Inspecting { asked } = self.inspection else { return };
+        self.inspection = InspectionStep::Reporting { asked, at, worked };
         self.report_more();
     }
 
     /// Goes on with the report, if there is one.
     pub(super) fn report_more(&mut self) {
-        let Inspection::Reporting { asked, at, worked } = self.inspection else { return };
+        let InspectionStep::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked, asked, asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
             self.report_pileups(asked);
@@ -224,12 +224,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn inspected(&mut self, at: Boot, worked: Duration) {
-        self.inspection = Inspection::Idle;
+    pub(super) fn inspected(&mut self, at: BootTime, worked: Duration) {
+        self.inspection = InspectionStep::Idle;
         let gap = self.budget.spend(at, worked.saturating_add(self.judging()));
         self.next_inspection = at + gap;
         if self.refresh <= at {
-            self.refresh = at + REFRESH_EVERY.max(gap);
+            self.refresh = at + REFRESH_INTERVAL.max(gap);
         }
     }
 
@@ -240,13 +240,13 @@ impl Engine {
 
     /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
     /// `refreshed`, what can have changed is not known.
-    fn report_stuck(&mut self, due_by: Boot, refreshed: Boot, at: Boot) {
+    fn report_stuck(&mut self, due_by: BootTime, refreshed: BootTime, at: BootTime) {
         if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
-        self.tracker.forget_what_was_not_looked_at(due_by, refreshed);
-        let services = self.services.as_ref();
-        let survey = Survey::new(at, self.config.stuck_after, &self.tracker, &self.world, services);
+        self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
+        let flows = self.flows.as_ref();
+        let grouping = Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, flows);
         let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()
@@ -254,9 +254,9 @@ impl Engine {
             .filter_map(|key| {
                 let tracked = self.tracker.get(*key)?;
                 let (socket, holders) = (&tracked.socket, tracked.holders.as_deref());
-                let workload = self.world.workload(socket, holders).cloned().map(Box::new);
-                let process = survey.process(socket, holders).cloned().map(Box::new);
-                Some((*key, Box::new(survey.verdict(*key, tracked)), workload, process))
+                let workload = self.host_context.workload(socket, holders).cloned().map(Box::new);
+                let process = grouping.process(socket, holders).cloned().map(Box::new);
+                Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process))
             })
             .collect();
         for (key, verdict, workload, process) in judged {
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_allowed_after_a_quiet_time_and_debts_are_paid_at_a_fiftieth() {
-        let at = |millis: u64| Boot(millis * 1_000_000);
+        let at = |millis: u64| BootTime(millis * 1_000_000);
         let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
         let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
         assert_eq!(gaps, [LEAST_GAP; 4], "200 ms are there");

@@ -8,10 +8,10 @@ use closewait_common::tcp::state;
 
 use super::{
     diagnose::{AROUND_FIN, STREAM_OVER, Seen},
-    model::{Dwell, Endpoint, Gone, Holder, Listener, Protocol, Socket, TimerKind, Verdict},
+    model::{Dwell, Endpoint, Exit, Holder, Listener, Protocol, Socket, TimerKind, Verdict},
     query::Filter,
     text::duration,
-    time::Boot,
+    time::BootTime,
     view::Row,
 };
 
@@ -24,13 +24,13 @@ pub struct Selected {
     /// What `list` printed of it.
     pub line: String,
     /// When that was.
-    pub at: Boot,
+    pub at: BootTime,
     /// What is known of it.
     pub socket: Socket,
     /// Its age then.
     pub dwell: Option<Dwell>,
     /// If it had left CLOSE_WAIT.
-    pub gone: Option<Gone>,
+    pub gone: Option<Exit>,
     /// Every descriptor of it; `None` if they could not be looked for.
     pub holders: Option<Vec<Holder>>,
     /// Its listener with its owners, if that is known.
@@ -57,14 +57,14 @@ impl Selected {
             listener: None,
             workload: None,
             conntrack: None,
-            leg: None,
+            proxy_peer: None,
             process: None,
             verdict: self.verdict.clone(),
         }
     }
 
     /// When the peer's FIN came, if that was seen.
-    fn entered(&self) -> Option<Boot> {
+    fn entered(&self) -> Option<BootTime> {
         match self.dwell? {
             Dwell::Exact(dwell) => Some(self.at - dwell),
             Dwell::Between { .. } => None,
@@ -72,9 +72,9 @@ impl Selected {
     }
 }
 
-/// A socket as the kernel has it now.
+/// State of a socket in the kernel just before it is destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct CurrentSocket {
     /// Number of its state.
     pub state: u8,
     /// This end.
@@ -122,7 +122,7 @@ pub struct Target {
     /// Index of the interface that it is bound to; 0: none.
     pub interface: u32,
     /// When it entered CLOSE_WAIT, if that was seen.
-    pub entered: Option<Boot>,
+    pub entered: Option<BootTime>,
 }
 
 /// Why a socket is not destroyed.
@@ -296,17 +296,17 @@ pub fn preselect(selected: &Selected) -> Result<u32, Refusal> {
 /// # Errors
 ///
 /// If it is not to be destroyed, or not there any more.
-pub fn identify(selected: &Selected, with_its_ends: &[Facts]) -> Result<Target, Refusal> {
+pub fn identify(selected: &Selected, with_its_ends: &[CurrentSocket]) -> Result<Target, Refusal> {
     let netns = preselect(selected)?;
     let Socket { cookie, inode, local, remote, .. } = selected.socket;
-    let is_it = |facts: &&Facts| {
+    let is_it = |facts: &&CurrentSocket| {
         cookie.is_none_or(|cookie| cookie == facts.cookie)
             && inode.is_none_or(|inode| inode == u64::from(facts.inode))
             && (facts.local, facts.remote) == (local, remote)
     };
     let facts = with_its_ends.iter().find(is_it);
     let facts = facts.ok_or(if with_its_ends.is_empty() { Refusal::Gone } else { Refusal::Replaced })?;
-    let Facts { cookie, inode, interface, .. } = *facts;
+    let CurrentSocket { cookie, inode, interface, .. } = *facts;
     Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
 }
 
@@ -316,7 +316,7 @@ pub fn identify(selected: &Selected, with_its_ends: &[Facts]) -> Result<Target, 
 /// # Errors
 ///
 /// If the socket is younger, or the kernel does not say.
-pub fn check_age(facts: &Facts, filter: &Filter) -> Result<(), Refusal> {
+pub fn check_age(facts: &CurrentSocket, filter: &Filter) -> Result<(), Refusal> {
     let Some(age) = filter.older_than else { return Ok(()) };
     let Sent { received_ago, .. } = facts.sent.ok_or(Refusal::SentUnknown)?;
     if received_ago + TICKS < age { Err(Refusal::TooYoung(received_ago)) } else { Ok(()) }
@@ -328,7 +328,7 @@ impl Target {
     /// # Errors
     ///
     /// If it is another socket, or something speaks against it.
-    pub fn check(&self, facts: &Facts, now: Boot) -> Result<(), Refusal> {
+    pub fn check(&self, facts: &CurrentSocket, now: BootTime) -> Result<(), Refusal> {
         let Self { netns: _, local, remote, cookie, inode, interface, entered } = *self;
         if (facts.local, facts.remote, facts.cookie) != (local, remote, cookie) || facts.interface != interface {
             return Err(Refusal::Replaced);

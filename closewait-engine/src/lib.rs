@@ -11,35 +11,35 @@ mod audit;
 mod config;
 pub mod decode;
 pub mod diagnose;
-mod due;
+mod flows;
+mod grouping;
 pub mod groups;
 mod growth;
 mod hashing;
 pub mod hints;
 pub mod histogram;
+mod host_context;
 mod inspection;
 pub mod kill;
+mod limits;
 mod lingering;
 pub mod model;
+mod overflow;
 mod pairing;
 pub mod process;
 pub mod query;
 mod questions;
-mod room;
 mod scans;
-mod services;
-mod survey;
+mod schedule;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;
 pub mod time;
-mod tracked;
+mod tracked_socket;
 mod tracker;
-mod untracked;
 pub mod view;
 mod windows;
 pub mod workload;
-mod world;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -49,17 +49,17 @@ use std::{
 pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
-    inspection::{Budget, Inspection, REFRESH_EVERY},
+    flows::Flows,
+    grouping::Grouping,
+    host_context::HostContext,
+    inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
-    model::{Counters, Finding, Gone, Holder, How, Observation, Output, Socket, SocketKey, Totals},
-    services::Services,
-    survey::Survey,
-    time::Boot,
-    tracked::Tracked,
+    model::{Counters, Exit, Finding, Holder, How, Observation, Output, Socket, SocketKey, Totals},
+    time::BootTime,
+    tracked_socket::TrackedSocket,
     tracker::{Left, Tracker},
     view::View,
     windows::Windows,
-    world::World,
 };
 
 /// How soon a loss is looked for after something has happened.
@@ -78,30 +78,30 @@ pub struct Engine {
     recordings_failed: u64,
     outputs: VecDeque<Output>,
     /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
-    window_ends: Boot,
-    check_counters: Option<Boot>,
+    window_ends: BootTime,
+    check_counters: Option<BootTime>,
     reported: (Losses, Full),
-    began: Boot,
+    began: BootTime,
     /// When it was last called with the time.
-    now: Boot,
-    services: Option<Services>,
-    world: World,
+    now: BootTime,
+    flows: Option<Flows>,
+    host_context: HostContext,
     lingering: LingeringSockets,
-    inspection: Inspection,
+    inspection: InspectionStep,
     audit: Audit,
     budget: Budget,
     /// No inspection begins before this.
-    next_inspection: Boot,
+    next_inspection: BootTime,
     /// No socket is reported without an inspection before this.
-    next_late_report: Boot,
+    next_late_report: BootTime,
     /// When what is known of sockets that stay gets old.
-    refresh: Boot,
+    refresh: BootTime,
     /// When holders were last searched for.
-    walked: Option<Boot>,
+    scanned: Option<BootTime>,
     /// What had been lost then.
-    walked_after: Losses,
-    /// The most facts around the sockets that found no room at one look.
-    unkept: u64,
+    losses_at_scan: Losses,
+    /// Largest number of facts around the sockets that one inspection dropped.
+    dropped: u64,
     stopping: bool,
 }
 
@@ -113,7 +113,7 @@ type Full = [u64; 6];
 
 impl Engine {
     /// Begins at `now`.
-    pub fn new(config: Config, now: Boot) -> Self {
+    pub fn new(config: Config, now: BootTime) -> Self {
         Self {
             tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
             windows: Windows::new(now, config.ephemeral_ports.clone()),
@@ -128,21 +128,21 @@ impl Engine {
             reported: Default::default(),
             began: now,
             now,
-            services: config.watching.then(|| {
+            flows: config.watching.then(|| {
                 let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
-                Services::new(now, config.stuck_after, unnamed)
+                Flows::new(now, config.stuck_after, unnamed)
             }),
-            world: World::default(),
+            host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
-            inspection: Inspection::Idle,
+            inspection: InspectionStep::Idle,
             audit: Audit::new(now),
             budget: Budget::new(now),
             next_inspection: now,
             next_late_report: now,
-            refresh: now + REFRESH_EVERY,
-            walked: None,
-            walked_after: Losses::default(),
-            unkept: 0,
+            refresh: now + REFRESH_INTERVAL,
+            scanned: None,
+            losses_at_scan: Losses::default(),
+            dropped: 0,
             stopping: false,
             config,
         }
@@ -157,8 +157,8 @@ impl Engine {
                     self.find(Finding::Enter { at, socket: socket.clone() });
                 }
                 self.lingering.remove(key);
-                if let Some(services) = &mut self.services {
-                    services.entered(&socket, at);
+                if let Some(flows) = &mut self.flows {
+                    flows.entered(&socket, at);
                 }
                 if let Some(missed) = self.tracker.enter(key, at, socket) {
                     self.missed_leaving(at, missed);
@@ -177,14 +177,14 @@ impl Engine {
                         self.windows.finished_uncounted(dwell);
                     }
                 }
-                if let Some(services) = &mut self.services {
-                    services.left(&socket, at, entered, dwell, how);
+                if let Some(flows) = &mut self.flows {
+                    flows.left(&socket, at, entered, dwell, how);
                 }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 let socket = with_what_was_found_out(socket, tracked.as_deref());
                 if fd_open == Some(true) {
-                    let gone = Gone { at, seen: true, how, closer: closer.clone(), dwell };
+                    let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let holders = tracked.as_ref().and_then(|tracked| tracked.holders.clone());
                     self.lingering.add(key, socket.clone(), gone, holders);
                 }
@@ -209,66 +209,68 @@ impl Engine {
             }
             Observation::Holds { key, at, inode, holder } => self.tracker.holds(key, at, inode, holder),
             Observation::HeldInode { inode, holder } => {
-                self.world.held_inode(inode, &holder);
+                self.host_context.held_inode(inode, &holder);
                 self.lingering.held_inode(inode, &holder);
                 self.tracker.held_inode(inode, holder);
             }
             Observation::Lingering { key, at, socket, how, holder } => {
                 self.found_lingering(key, at, socket, how, holder);
             }
-            Observation::Listening { key, at, listener, holder } => self.world.listening(key, at, listener, holder),
-            Observation::WalkEnded { began, blind, saw_listeners } => self.walk_ended(began, blind, saw_listeners),
+            Observation::Listening { key, at, listener, holder } => {
+                self.host_context.listening(key, at, listener, holder)
+            }
+            Observation::ScanEnded { began, blind, saw_listeners } => self.scan_ended(began, blind, saw_listeners),
             Observation::ScanFailed { at: _, why } => self.scan_failed(why),
-            Observation::Leg { .. }
+            Observation::ProxyPeer { .. }
             | Observation::Process { .. }
             | Observation::Cgroup { .. }
             | Observation::Namespace { .. }
-            | Observation::Placed { .. } => self.world.learn(observation),
-            Observation::InquiredAll { at, worked } => self.inquired_all(at, worked),
-            Observation::Looked { key, at, since, socket } => {
-                self.looked_at_stored(key, at, since, &socket);
-                self.tracker.looked(key, at, &socket);
+            | Observation::Placed { .. } => self.host_context.learn(observation),
+            Observation::InspectedOwners { at, worked } => self.inspected_owners(at, worked),
+            Observation::Refreshed { key, at, since, socket } => {
+                self.refreshed_stored(key, at, since, &socket);
+                self.tracker.refreshed(key, at, &socket);
             }
-            Observation::LookedAtAll { at } => self.looked_at_all(at),
-            Observation::LookedAtGone { began } => self.lingering.looked_at_found(began),
+            Observation::RefreshedAll { at } => self.refreshed_all(at),
+            Observation::RefreshedLingering { began } => self.lingering.refreshed_found(began),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
                 self.counters.dwell = dwell;
                 self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
             }
             Observation::Stored { key, entered } => self.stored(key, entered),
-            Observation::Audited { began, at, complete, cost } => self.walked_for_audit(began, at, complete, cost),
-            Observation::LookedAtSuspects { at, complete } => self.looked_at_suspects(at, complete),
+            Observation::Audited { began, at, complete, cost } => self.audit_scan_ended(began, at, complete, cost),
+            Observation::RefreshedSuspects { at, complete } => self.refreshed_suspects(at, complete),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
         }
     }
 
     /// Some bytes at `at` were no record.
-    pub fn undecodable(&mut self, at: Boot) {
+    pub fn undecodable(&mut self, at: BootTime) {
         self.something_happened(at);
         self.undecodable = self.undecodable.saturating_add(1);
     }
 
     /// `lines` were dropped at `at` because nobody read them.
-    pub fn unwritten(&mut self, at: Boot, lines: u64) {
+    pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.unwritten = self.unwritten.saturating_add(lines);
     }
 
     /// Counts `lines` of the log that were dropped until `at`.
-    pub fn log_lines_dropped(&mut self, at: Boot, lines: u64) {
+    pub fn log_lines_dropped(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
     }
 
     /// Counts a recording that ended until `at`, before the agent.
-    pub fn recording_failed(&mut self, at: Boot) {
+    pub fn recording_failed(&mut self, at: BootTime) {
         self.something_happened(at);
         self.recordings_failed = self.recordings_failed.saturating_add(1);
     }
 
     /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Boot) {
+    pub fn handle_timeout(&mut self, now: BootTime) {
         self.now = self.now.max(now);
         self.count(now);
         self.inspect_or_report(now);
@@ -286,10 +288,10 @@ impl Engine {
     }
 
     /// When [`Engine::handle_timeout`] has something to do next.
-    pub fn poll_timeout(&self) -> Option<Boot> {
-        let services = self.services.as_ref().and_then(Services::poll_timeout);
-        let inspection = [self.next_look(), self.report_deadline()];
-        let others = [services, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+    pub fn poll_timeout(&self) -> Option<BootTime> {
+        let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
+        let inspection = [self.next_inspection_due(), self.report_deadline()];
+        let others = [flows, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
         inspection.into_iter().chain(others).flatten().min()
     }
 
@@ -299,7 +301,7 @@ impl Engine {
             self.report_more();
         }
         let output = self.outputs.pop_front();
-        room::shrink_queue(&mut self.outputs);
+        limits::shrink_queue(&mut self.outputs);
         output
     }
 
@@ -329,8 +331,8 @@ impl Engine {
             fd_open: self.lingering.len() as u64,
             fd_open_unwatched: self.lingering.unwatched(),
             untracked: self.tracker.untracked_total(),
-            ungrouped: self.services.as_ref().map_or(0, Services::ungrouped),
-            unkept: self.unkept,
+            ungrouped: self.flows.as_ref().map_or(0, Flows::ungrouped),
+            unkept: self.dropped,
         }
     }
 
@@ -340,7 +342,7 @@ impl Engine {
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();
-        if std::mem::replace(&mut self.walked_after, losses) != losses || self.tracker.has_room_again() {
+        if std::mem::replace(&mut self.losses_at_scan, losses) != losses || self.tracker.can_track_dropped() {
             return Vec::new();
         }
         let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
@@ -353,20 +355,20 @@ impl Engine {
 
     /// Why some descriptors cannot be seen, as of the last walk.
     pub fn blind(&self) -> Option<&str> {
-        self.world.blind()
+        self.host_context.blind()
     }
 
     /// Everything that is there at `now`, judged, oldest first.
-    pub fn view(&self, now: Boot) -> View<'_> {
-        let Self { tracker, world, services, lingering, config, began, .. } = self;
-        let survey = Survey::new(now, config.stuck_after, tracker, world, services.as_ref());
+    pub fn view(&self, now: BootTime) -> View<'_> {
+        let Self { tracker, host_context, flows, lingering, config, began, .. } = self;
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
         let watched = config.watching.then(|| now.since(*began));
         let unseen = config.unseen_sockets.as_deref();
-        View { unseen, ..View::new(now, watched, tracker, lingering, world, &survey) }
+        View { unseen, ..View::new(now, watched, tracker, lingering, host_context, &grouping) }
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.
-    fn missed_leaving(&mut self, at: Boot, missed: Box<Tracked>) {
+    fn missed_leaving(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
@@ -374,11 +376,11 @@ impl Engine {
         }
     }
 
-    fn present(&mut self, key: SocketKey, at: Boot, since: model::Since, socket: Socket) {
+    fn present(&mut self, key: SocketKey, at: BootTime, since: model::Since, socket: Socket) {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_leaving(at, missed);
         }
-        let service = self.services.as_ref().map(|services| services.of(&socket));
+        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
         let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
         if self.tracker.untracked_total() > untracked {
@@ -388,18 +390,18 @@ impl Engine {
         if is_new {
             self.found_new(since);
         }
-        if let Some((services, service)) = self.services.as_mut().zip(service).filter(|_| is_new) {
-            services.found(service, at);
+        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
+            flows.found(flow_key, at);
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: Boot, socket: Socket, how: How, holder: Option<Holder>) {
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, holder: Option<Holder>) {
         if self.lingering.seen(key, at, &socket, holder.clone()) {
             return;
         }
         // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
         if let Some(holder) = holder.filter(|_| how != How::Unknown) {
-            let gone = Gone { at, seen: false, how, closer: None, dwell: None };
+            let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(holder));
         }
@@ -409,11 +411,11 @@ impl Engine {
         self.outputs.push_back(Output::Finding(finding));
     }
 
-    fn something_happened(&mut self, at: Boot) {
+    fn something_happened(&mut self, at: BootTime) {
         self.check_counters.get_or_insert(at + CHECK_COUNTERS_AFTER);
     }
 
-    fn counters_read(&mut self, at: Boot, counters: Counters) {
+    fn counters_read(&mut self, at: BootTime, counters: Counters) {
         let before = std::mem::replace(&mut self.counters, counters);
         self.windows.kernel_counted(&before.dwell, &self.counters.dwell);
         if self.window_ends <= at || self.stopping {
@@ -453,7 +455,7 @@ impl Engine {
 }
 
 /// What the last record says of a socket, with what was found out before and does not change.
-fn with_what_was_found_out(socket: Socket, tracked: Option<&Tracked>) -> Socket {
+fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {
         role: socket.role.or(tracked.socket.role),

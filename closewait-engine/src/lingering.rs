@@ -10,19 +10,19 @@ use std::{
 
 use super::{
     hashing::FastState,
-    model::{Gone, Holder, Socket, SocketKey},
-    room::{Room, keep_holder, shrink},
-    time::Boot,
+    limits::{Quota, keep_holder, shrink},
+    model::{Exit, Holder, Socket, SocketKey},
+    time::BootTime,
 };
 
 /// So many are watched; further ones are counted. Each takes some 400 bytes.
 const LIMIT: usize = 65_536;
 /// Every one keeps one holder; so many more are kept of all together.
 const MORE_HOLDERS: usize = 65_536;
-/// The first look comes so soon after the leaving.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// Looks are never further apart.
-const LAST_GAP: Duration = Duration::from_secs(60);
+/// Time between the exit of a socket and its first refresh.
+const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
+/// Longest time between two refreshes of a socket.
+const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,26 +30,26 @@ pub(super) struct Lingering {
     /// What was known of it when it left.
     pub socket: Socket,
     /// How and when it left.
-    pub gone: Gone,
+    pub gone: Exit,
     /// Every descriptor of it, as of the last walk; `None` before the first.
     pub holders: Option<Vec<Holder>>,
     found: Vec<Holder>,
-    due: Boot,
+    due: BootTime,
     /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
-    seen: Option<Boot>,
+    seen: Option<BootTime>,
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
-    due: BTreeSet<(Boot, SocketKey)>,
+    due: BTreeSet<(BootTime, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, while a walk needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
-    more_holders: Room,
-    /// Descriptors that found no room in the last walk.
-    unkept: u64,
+    more_holders: Quota,
+    /// Number of descriptors that the last scan dropped.
+    dropped_holders: u64,
 }
 
 impl Default for LingeringSockets {
@@ -59,8 +59,8 @@ impl Default for LingeringSockets {
             due: BTreeSet::new(),
             unwatched: 0,
             by_inode: None,
-            more_holders: Room::new(MORE_HOLDERS),
-            unkept: 0,
+            more_holders: Quota::new(MORE_HOLDERS),
+            dropped_holders: 0,
         }
     }
 }
@@ -77,13 +77,13 @@ impl LingeringSockets {
         self.unwatched
     }
 
-    /// How many descriptors the last walk found for which there was no room.
-    pub(super) fn unkept_holders(&self) -> u64 {
-        self.unkept
+    /// Number of descriptors that the last scan found and that were dropped, because a limit was reached.
+    pub(super) fn dropped_holders(&self) -> u64 {
+        self.dropped_holders
     }
 
     /// When the next look is due.
-    pub(super) fn next_due(&self) -> Option<Boot> {
+    pub(super) fn next_due(&self) -> Option<BootTime> {
         self.due.first().map(|(due, _)| *due)
     }
 
@@ -96,13 +96,13 @@ impl LingeringSockets {
     }
 
     /// A socket left, or was found so.
-    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Gone, holders: Option<Vec<Holder>>) {
+    pub(super) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, holders: Option<Vec<Holder>>) {
         self.remove(key);
         if self.sockets.len() >= LIMIT {
             self.unwatched += 1;
             return;
         }
-        let due = gone.at + FIRST_LOOK;
+        let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
         self.sockets.insert(key, Lingering { socket, gone, holders, found: Vec::new(), due, seen: None });
     }
@@ -116,7 +116,7 @@ impl LingeringSockets {
     }
 
     /// A look or a walk found it at `at`. Returns whether it is known.
-    pub(super) fn seen(&mut self, key: SocketKey, at: Boot, socket: &Socket, holder: Option<Holder>) -> bool {
+    pub(super) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, holder: Option<Holder>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
         if let Some(holder) = holder {
@@ -136,12 +136,12 @@ impl LingeringSockets {
     }
 
     /// Those that are to be looked at, at `now`.
-    pub(super) fn due(&self, now: Boot) -> Vec<SocketKey> {
+    pub(super) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
-    /// All that were due at `asked` have been looked at: those that were not seen are gone.
-    pub(super) fn looked_at_all(&mut self, asked: Boot) {
+    /// Takes over the refresh of all that were due at `asked`: those that were not seen are gone.
+    pub(super) fn refreshed_due(&mut self, asked: BootTime) {
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             self.due.remove(&(known.due, key));
@@ -149,24 +149,25 @@ impl LingeringSockets {
                 self.sockets.remove(&key);
                 continue;
             }
-            let gap = asked.since(known.gone.at).clamp(FIRST_LOOK, LAST_GAP);
+            let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
             known.due = asked + gap;
             self.due.insert((known.due, key));
         }
         shrink(&mut self.sockets);
     }
 
-    /// All that were found before were looked at since `asked`: those that were not found again are gone.
-    pub(super) fn looked_at_found(&mut self, asked: Boot) {
+    /// Takes over the refresh since `asked` of all that were found before: those that were not found again are gone.
+    pub(super) fn refreshed_found(&mut self, asked: BootTime) {
         let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
         let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.remove(key));
     }
 
-    /// A walk over open files that began at `began` is over; `complete` is whether it could look at all processes.
-    pub(super) fn walk_ended(&mut self, began: Boot, complete: bool) {
+    /// Takes over the result of a scan of open files that began at `began`; `complete` is whether it read all
+    /// processes.
+    pub(super) fn scan_ended(&mut self, began: BootTime, complete: bool) {
         self.by_inode = None;
-        self.unkept = self.more_holders.renew(0);
+        self.dropped_holders = self.more_holders.reset(0);
         let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
@@ -196,12 +197,12 @@ mod tests {
 
     const KEY: SocketKey = SocketKey(1 << 63);
 
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
     }
 
-    fn gone() -> Gone {
-        Gone { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
+    fn gone() -> Exit {
+        Exit { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
     }
 
     fn one() -> LingeringSockets {
@@ -213,35 +214,35 @@ mod tests {
     #[test]
     fn one_that_is_still_there_is_looked_at_ever_more_seldom() {
         let mut sockets = one();
-        let mut looks = Vec::new();
+        let mut refreshes = Vec::new();
         for _ in 0..9 {
             let due = sockets.next_due().unwrap();
-            looks.push(due.since(at(10)).as_secs());
+            refreshes.push(due.since(at(10)).as_secs());
             assert!(sockets.seen(KEY, due, &socket(), None));
-            sockets.looked_at_all(due);
+            sockets.refreshed_due(due);
         }
-        assert_eq!(looks, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
+        assert_eq!(refreshes, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
     }
 
     #[test]
     fn one_that_is_not_found_any_more_is_forgotten() {
         let mut sockets = one();
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
-        sockets.looked_at_all(at(11));
+        sockets.refreshed_due(at(11));
         assert_eq!(sockets.next_due(), None);
     }
 
     #[test]
     fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
         let mut sockets = one();
-        sockets.looked_at_found(at(11));
+        sockets.refreshed_found(at(11));
         assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
         assert!(sockets.seen(KEY, at(11), &socket(), None));
-        sockets.looked_at_all(at(11));
+        sockets.refreshed_due(at(11));
         assert!(sockets.seen(KEY, at(20), &socket(), None));
-        sockets.looked_at_found(at(20));
+        sockets.refreshed_found(at(20));
         assert_eq!(sockets.len(), 1);
-        sockets.looked_at_found(at(21));
+        sockets.refreshed_found(at(21));
         assert_eq!((sockets.len(), sockets.next_due()), (0, None));
     }
 
@@ -249,9 +250,9 @@ mod tests {
     fn holders_are_those_of_the_last_walk() {
         let mut sockets = one();
         assert!(sockets.seen(KEY, at(12), &socket(), Some(holder("worker", 7, 3))));
-        sockets.walk_ended(at(12), true);
+        sockets.scan_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(1));
-        sockets.walk_ended(at(13), true);
+        sockets.scan_ended(at(13), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders.as_ref().map(Vec::len), Some(0));
     }
 
@@ -262,7 +263,7 @@ mod tests {
         assert!(sockets.seen(KEY, at(11), &socket(), None));
         sockets.held_inode(inode + 1, &holder("other", 8, 3));
         sockets.held_inode(inode, &holder("worker", 7, 3));
-        sockets.walk_ended(at(12), true);
+        sockets.scan_ended(at(12), true);
         assert_eq!(sockets.iter().next().unwrap().1.holders, Some(vec![holder("worker", 7, 3)]));
     }
 

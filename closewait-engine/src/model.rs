@@ -8,16 +8,16 @@ mod stay;
 mod verdict;
 
 pub use self::{
-    finding::{Counters, Finding, Inquiry, Output, Scope, Totals},
+    finding::{Counters, Finding, InspectionRequest, Output, Scope, Totals},
     observation::Observation,
     pileup::{
-        Evidence, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery, Report, Reported,
-        Shape, Slope,
+        Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery,
+        ReportedGroup, Shape, Slope,
     },
     socket::{
-        Connection, Endpoint, Holder, KeySecret, Leg, Listener, Opener, Place, Protocol, ReadState, Role, Socket,
-        SocketKey, Task, Timer, TimerKind,
+        Connection, Endpoint, Holder, KeySecret, Listener, Opener, Protocol, ProxyPeer, ReadState, Role, Socket,
+        SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
-    stay::{Dwell, Gone, How, Since},
+    stay::{Dwell, Exit, How, Since},
     verdict::{Certainty, Class, Verdict},
 };

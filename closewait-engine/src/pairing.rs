@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    diagnose::Legs,
-    model::{Connection, Leg, Role, Since, Socket, SocketKey},
+    diagnose::ProxyPeers,
+    model::{Connection, ProxyPeer, Role, Since, Socket, SocketKey},
 };
 
 /// A request is passed on so soon after it has come; the other connection may have to be made first.
@@ -20,67 +20,70 @@ const FIN: Duration = Duration::from_secs(2);
 /// Times of the kernel's TCP are within some ticks.
 const TICKS: Duration = Duration::from_millis(50);
 
-/// For each of a group's sockets the leg that belongs to it, no leg to two.
-pub(super) fn pair<'a>(sockets: &[(SocketKey, &Socket, Since)], legs: &'a [Leg]) -> BTreeMap<SocketKey, &'a Leg> {
-    let mut waiting: Vec<&Leg> = legs.iter().filter(|leg| waits(leg)).collect();
-    waiting.sort_by_key(|leg| (leg.socket.last_sent, leg.socket.local, leg.socket.remote));
+/// Finds the proxy peer of each of a group's sockets. No connection is the peer of two sockets.
+pub(super) fn pair<'a>(
+    sockets: &[(SocketKey, &Socket, Since)],
+    connections: &'a [ProxyPeer],
+) -> BTreeMap<SocketKey, &'a ProxyPeer> {
+    let mut waiting: Vec<&ProxyPeer> = connections.iter().filter(|peer| waits(peer)).collect();
+    waiting.sort_by_key(|peer| (peer.socket.last_sent, peer.socket.local, peer.socket.remote));
     let mut sockets = sockets.to_vec();
     sockets.sort_by_key(|(key, socket, since)| (socket.last_received, since.latest(), *key));
     let mut used = BTreeSet::new();
     let mut pairs = BTreeMap::new();
     for (key, socket, since) in sockets {
-        let fits = |leg: &Leg| {
-            let other = opposite(socket, &leg.socket);
-            other && (asked_for(socket, leg) || passed_on(since, leg))
+        let fits = |peer: &ProxyPeer| {
+            let other = opposite(socket, &peer.socket);
+            other && (asked_for(socket, peer) || passed_on(since, peer))
         };
-        let found = waiting.iter().enumerate().find(|(index, leg)| !used.contains(index) && fits(leg));
-        if let Some((index, leg)) = found {
+        let found = waiting.iter().enumerate().find(|(index, peer)| !used.contains(index) && fits(peer));
+        if let Some((index, peer)) = found {
             used.insert(index);
-            pairs.insert(key, *leg);
+            pairs.insert(key, *peer);
         }
     }
     pairs
 }
 
 /// What the pairs of a group say of all of its sockets.
-pub(super) fn legs(pairs: &BTreeMap<SocketKey, &Leg>) -> Legs {
+pub(super) fn proxy_peers(pairs: &BTreeMap<SocketKey, &ProxyPeer>) -> ProxyPeers {
     let mut towards = BTreeMap::<_, u32>::new();
-    for leg in pairs.values() {
-        *towards.entry(leg.socket.remote).or_default() += 1;
+    for peer in pairs.values() {
+        *towards.entry(peer.socket.remote).or_default() += 1;
     }
     let most = towards.into_iter().max_by_key(|(remote, count)| (*count, std::cmp::Reverse(*remote)));
-    Legs { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
+    ProxyPeers { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
 }
 
 /// Whether it waits for somebody: for an answer to what it has sent last, or for the other side's FIN.
-fn waits(leg: &Leg) -> bool {
-    match leg.state {
+fn waits(peer: &ProxyPeer) -> bool {
+    match peer.state {
         Connection::FinWait1 | Connection::FinWait2 => true,
         Connection::Established => {
-            let sent = leg.socket.sent_bytes.is_some_and(|sent| sent > 0);
-            sent && leg.socket.last_sent >= leg.socket.last_received
+            let sent = peer.socket.sent_bytes.is_some_and(|sent| sent > 0);
+            sent && peer.socket.last_sent >= peer.socket.last_received
         }
     }
 }
 
 /// A proxy accepts the one and connects the other.
-fn opposite(socket: &Socket, leg: &Socket) -> bool {
-    (socket.role == Some(Role::Server)) != (leg.role == Some(Role::Server))
+fn opposite(socket: &Socket, peer: &Socket) -> bool {
+    (socket.role == Some(Role::Server)) != (peer.role == Some(Role::Server))
 }
 
 /// Whether the leg was sent on right after the socket had received.
-fn asked_for(socket: &Socket, leg: &Leg) -> bool {
-    let (Some(received), Some(sent)) = (socket.last_received, leg.socket.last_sent) else { return false };
+fn asked_for(socket: &Socket, peer: &ProxyPeer) -> bool {
+    let (Some(received), Some(sent)) = (socket.last_received, peer.socket.last_sent) else { return false };
     // The other way round it is a client that is slow to read an answer, and says nothing.
     socket.role == Some(Role::Server)
-        && leg.state == Connection::Established
+        && peer.state == Connection::Established
         && sent + TICKS >= received
         && sent <= received + REQUEST
 }
 
 /// Whether the leg's FIN was acknowledged right after the socket's had come.
-fn passed_on(since: Since, leg: &Leg) -> bool {
-    let Some(acked) = leg.socket.last_ack.filter(|_| leg.state != Connection::Established) else { return false };
+fn passed_on(since: Since, peer: &ProxyPeer) -> bool {
+    let Some(acked) = peer.socket.last_ack.filter(|_| peer.state != Connection::Established) else { return false };
     let earliest = match since {
         Since::Exact(entered) => entered,
         Since::Between { earliest, latest } => earliest.unwrap_or(latest),
@@ -93,15 +96,15 @@ mod tests {
     use super::*;
     use crate::{
         testing::{socket, socket_on_port},
-        time::Boot,
+        time::BootTime,
     };
 
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
     }
 
     /// A moment after which nothing is waited for any more.
-    fn late(at: Boot) -> Boot {
+    fn late(at: BootTime) -> BootTime {
         at + REQUEST + TICKS
     }
 
@@ -109,7 +112,7 @@ mod tests {
         Socket { last_received: Some(at(received)), ..socket() }
     }
 
-    fn outbound(sent: Boot, received: Boot) -> Leg {
+    fn outbound(sent: BootTime, received: BootTime) -> ProxyPeer {
         let socket = Socket {
             role: None,
             sent_bytes: Some(100),
@@ -117,14 +120,14 @@ mod tests {
             last_received: Some(received),
             ..socket_on_port(40_000)
         };
-        Leg { state: Connection::Established, socket }
+        ProxyPeer { state: Connection::Established, socket }
     }
 
-    fn pairs(received: &[u64], legs: &[Leg]) -> usize {
+    fn pairs(received: &[u64], proxy_peers: &[ProxyPeer]) -> usize {
         let sockets: Vec<_> = received.iter().map(|received| inbound(*received)).collect();
         let sockets: Vec<_> =
             (1..).zip(&sockets).map(|(key, socket)| (SocketKey(key), socket, Since::Exact(at(500)))).collect();
-        pair(&sockets, legs).len()
+        pair(&sockets, proxy_peers).len()
     }
 
     #[test]
@@ -142,28 +145,28 @@ mod tests {
 
     #[test]
     fn a_fin_that_was_passed_on_shows_in_fin_wait_2() {
-        let leg = |acked| Leg {
+        let peer = |acked| ProxyPeer {
             state: Connection::FinWait2,
             socket: Socket { role: None, last_ack: Some(at(acked)), ..socket_on_port(40_000) },
         };
-        assert_eq!(pairs(&[10], &[leg(501)]), 1);
-        assert_eq!(pairs(&[10], &[leg(490)]), 0);
-        assert_eq!(pairs(&[10], &[leg(510)]), 0);
+        assert_eq!(pairs(&[10], &[peer(501)]), 1);
+        assert_eq!(pairs(&[10], &[peer(490)]), 0);
+        assert_eq!(pairs(&[10], &[peer(510)]), 0);
     }
 
     #[test]
     fn two_accepted_connections_are_no_proxy() {
-        let mut leg = outbound(at(11), at(9));
-        leg.socket.role = Some(Role::Server);
-        assert_eq!(pairs(&[10], &[leg]), 0);
+        let mut peer = outbound(at(11), at(9));
+        peer.socket.role = Some(Role::Server);
+        assert_eq!(pairs(&[10], &[peer]), 0);
     }
 
     #[test]
     fn the_group_s_legs_lead_to_where_most_go() {
-        let legs = [outbound(at(11), at(9)), outbound(at(11), at(9))];
+        let proxy_peers = [outbound(at(11), at(9)), outbound(at(11), at(9))];
         let (a, b) = (inbound(10), inbound(10));
         let sockets = [(SocketKey(1), &a, Since::Exact(at(20))), (SocketKey(2), &b, Since::Exact(at(20)))];
-        let legs = super::legs(&pair(&sockets, &legs));
-        assert_eq!((legs.paired, legs.towards.map(|(_, count)| count)), (2, Some(2)));
+        let proxy_peers = super::proxy_peers(&pair(&sockets, &proxy_peers));
+        assert_eq!((proxy_peers.paired, proxy_peers.towards.map(|(_, count)| count)), (2, Some(2)));
     }
 }

@@ -6,7 +6,7 @@ mod thread;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    runtime::Runtime,
+    runtime::ProgramRuntime,
     thread::{Syscall, Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
@@ -35,7 +35,7 @@ pub struct Process {
     #[serde(default, deserialize_with = "harmless_field")]
     pub exe: Option<String>,
     /// What runs its program, if that is one of those that are known.
-    pub runtime: Option<Runtime>,
+    pub runtime: Option<ProgramRuntime>,
     /// Descriptors that it has open.
     pub fds_open: Option<u64>,
     /// The descriptor at which opening more fails: the soft limit `RLIMIT_NOFILE`.
@@ -99,20 +99,20 @@ impl Process {
     /// Whether its first thread does all of the work on its sockets.
     pub fn is_event_loop_runtime(&self) -> bool {
         match self.runtime {
-            Some(Runtime::Node | Runtime::Nginx) => true,
+            Some(ProgramRuntime::Node | ProgramRuntime::Nginx) => true,
             // One loop for each thread.
-            Some(Runtime::HaProxy) => self.threads == Some(1),
+            Some(ProgramRuntime::HaProxy) => self.threads == Some(1),
             Some(
-                Runtime::Jvm
-                | Runtime::Go
-                | Runtime::CPython
-                | Runtime::DotNet
-                | Runtime::Ruby
-                | Runtime::Php
-                | Runtime::Envoy
-                | Runtime::Postgres
-                | Runtime::Beam
-                | Runtime::Perl,
+                ProgramRuntime::Jvm
+                | ProgramRuntime::Go
+                | ProgramRuntime::CPython
+                | ProgramRuntime::DotNet
+                | ProgramRuntime::Ruby
+                | ProgramRuntime::Php
+                | ProgramRuntime::Envoy
+                | ProgramRuntime::Postgres
+                | ProgramRuntime::Beam
+                | ProgramRuntime::Perl,
             )
             | None => false,
         }
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    fn process(runtime: Option<Runtime>, threads: &[Thread]) -> Process {
+    fn process(runtime: Option<ProgramRuntime>, threads: &[Thread]) -> Process {
         let seen = u32::try_from(threads.len()).unwrap();
         Process {
             runtime,
@@ -216,7 +216,7 @@ mod tests {
     fn a_pool_that_waits_on_one_lock_is_told_with_its_size() {
         let mut threads = vec![thread(202, 0x1000); 184];
         threads.extend((0..16).map(|n| thread(202, 0x2000 + n)));
-        let process = process(Some(Runtime::Jvm), &threads);
+        let process = process(Some(ProgramRuntime::Jvm), &threads);
         assert_eq!(process.activity().unwrap(), "184 of 200 threads wait in futex on the same address");
     }
 
@@ -232,10 +232,10 @@ mod tests {
     #[test]
     fn an_event_loop_that_waits_is_told_and_its_pool_does_not_make_it_busy() {
         let busy = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(990), ..thread(0, 0) };
-        let mut process = process(Some(Runtime::Node), &[main(thread(232, 5)), busy]);
+        let mut process = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), busy]);
         assert_eq!(process.activity().unwrap(), "its event loop waits in epoll_wait");
         assert_eq!(process.busy_thread(), None);
-        process.runtime = Some(Runtime::Jvm);
+        process.runtime = Some(ProgramRuntime::Jvm);
         assert_eq!(process.busy_thread(), Some(990));
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     model::{Class, Endpoint},
-    time::Boot,
+    time::BootTime,
     view::Row,
     workload::Workload,
 };
@@ -20,7 +20,7 @@ pub struct Query {
     pub filter: Filter,
     /// One line for each group of them; `None`: one line for each socket.
     #[serde(default)]
-    pub by: Option<By>,
+    pub by: Option<GroupBy>,
     /// Text or JSON.
     pub form: Form,
     /// How wide the reader's screen is; `None`: nothing is shortened.
@@ -48,10 +48,10 @@ pub enum Form {
     Json,
 }
 
-/// What sockets are put together by.
+/// Property by which listed sockets are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum GroupBy {
     /// Who holds them, or their listener.
     Process,
     /// The listener that they came out of.
@@ -62,7 +62,7 @@ pub enum By {
     Cgroup,
 }
 
-impl By {
+impl GroupBy {
     /// The word that flags and JSON use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl Filter {
     ///
     /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
     /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
-    pub fn matches(&self, row: &Row<'_>, now: Boot) -> bool {
+    pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
         let any_port = |port: &u16| [row.socket.local.port, row.socket.remote.port].contains(port);
         (pids.is_empty() || holders(row).any(|pid| pids.contains(&pid)))
@@ -130,7 +130,7 @@ fn holders(row: &Row<'_>) -> impl Iterator<Item = u32> {
 }
 
 /// How long ago it entered CLOSE_WAIT, at least.
-fn since_entry(row: &Row<'_>, now: Boot) -> Option<Duration> {
+fn since_entry(row: &Row<'_>, now: BootTime) -> Option<Duration> {
     let stayed = row.dwell.map(super::model::Dwell::at_least);
     match row.gone {
         None => stayed,
@@ -260,7 +260,7 @@ mod tests {
         testing::{holder, listener, row, socket, workload},
     };
 
-    const NOW: Boot = Boot(3_600_000_000_000);
+    const NOW: BootTime = BootTime(3_600_000_000_000);
 
     fn peer(text: &str) -> Peer {
         text.parse().unwrap()
@@ -396,7 +396,7 @@ mod tests {
         };
         let width = Some(80);
         let query =
-            Query { filter, by: Some(By::Peer), form: Form::Json, width, wide: true, colour: true, report: false };
+            Query { filter, by: Some(GroupBy::Peer), form: Form::Json, width, wide: true, colour: true, report: false };
         let line = serde_json::to_string(&query).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

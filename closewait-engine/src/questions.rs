@@ -4,27 +4,28 @@ use std::collections::BTreeSet;
 
 use super::{
     Engine,
-    inspection::{HOLDERS_LAST, REFRESH_EVERY},
-    model::{Inquiry, SocketKey},
-    time::Boot,
+    inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
+    model::{InspectionRequest, SocketKey},
+    time::BootTime,
 };
 
 impl Engine {
-    /// What is to be found out of the sockets that stay, at `now`: for a single look, which asks by itself.
-    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
+    /// Returns what an inspection at `now` has to find out about all sockets: for a one-off scan, which inspects by
+    /// itself.
+    pub fn inspection_request(&mut self, now: BootTime) -> InspectionRequest {
         let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.holders.as_deref()));
         let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.holders.as_deref()));
-        self.world.inquiry(now, tracked.chain(lingering))
+        self.host_context.inspection_request(now, tracked.chain(lingering))
     }
 
-    /// Sockets of which nobody has looked at what changes since they entered, or for some time before `now`.
-    pub fn not_looked_at(&self, now: Boot) -> Vec<SocketKey> {
-        self.tracker.not_looked_at_since(now - REFRESH_EVERY.saturating_mul(2))
+    /// Returns the sockets that were not refreshed since they entered, or for some time before `now`.
+    pub fn not_refreshed(&self, now: BootTime) -> Vec<SocketKey> {
+        self.tracker.not_refreshed_since(now - REFRESH_INTERVAL.saturating_mul(2))
     }
 
-    /// Whether holders are to be searched for before the question of somebody is answered at `now`.
-    pub fn wants_walk(&self, now: Boot) -> bool {
-        let is_old = self.walked.is_none_or(|walked| now.since(walked) >= HOLDERS_LAST);
+    /// Returns whether a scan for owners has to come before the answer to a query at `now`.
+    pub fn wants_owner_scan(&self, now: BootTime) -> bool {
+        let is_old = self.scanned.is_none_or(|scanned| now.since(scanned) >= MAX_OWNER_AGE);
         is_old || self.tracker.iter().any(|(_, tracked)| tracked.holders.is_none())
     }
 
@@ -56,6 +57,6 @@ impl Engine {
     /// Cgroups of tracked sockets whose workloads are not known yet, for the answer to a question.
     pub fn unnamed_cgroups(&self) -> Vec<u64> {
         let tracked = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
-        self.world.unnamed(tracked)
+        self.host_context.unnamed(tracked)
     }
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::{
     hashing::{FastState, KeyedState},
     model::{Endpoint, Socket, SocketKey},
-    time::Boot,
+    time::BootTime,
 };
 
 /// Number of exits that are remembered during one scan, at some 100 bytes. Beyond that, sockets that the scan finds and that
@@ -22,20 +22,20 @@ type Ends = (Option<u32>, Endpoint, Endpoint);
 /// When sockets with the same ends left, at the latest.
 #[derive(Clone, Copy, Debug)]
 struct Exits {
-    any: Boot,
+    any: BootTime,
     /// Of those whose cookie is not known.
-    without_cookie: Option<Boot>,
+    without_cookie: Option<BootTime>,
 }
 
 /// State of the scans that are running. It is empty while none is.
 #[derive(Debug, Default)]
 pub(super) struct Scans {
     running: u32,
-    asked: Option<Boot>,
+    asked: Option<BootTime>,
     exits: HashMap<Ends, Exits, KeyedState>,
-    exits_by_cookie: HashMap<u64, Boot, FastState>,
+    exits_by_cookie: HashMap<u64, BootTime, FastState>,
     /// Those of sockets without a cookie whose own exits were missed.
-    exits_by_inode: HashMap<u64, Boot, FastState>,
+    exits_by_inode: HashMap<u64, BootTime, FastState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
     overflow: bool,
     /// Keys of tracked sockets by their ends, built when the first fact needs it.
@@ -44,13 +44,13 @@ pub(super) struct Scans {
 
 impl Scans {
     /// A scan begins at `now` or later.
-    pub(super) fn begin(&mut self, now: Boot) {
+    pub(super) fn begin(&mut self, now: BootTime) {
         self.running = self.running.saturating_add(1);
         self.asked.get_or_insert(now);
     }
 
     /// When the oldest of them was asked for.
-    pub(super) fn asked(&self) -> Option<Boot> {
+    pub(super) fn asked(&self) -> Option<BootTime> {
         self.asked
     }
 
@@ -63,7 +63,7 @@ impl Scans {
     }
 
     /// A socket left.
-    pub(super) fn left(&mut self, socket: &Socket, at: Boot) {
+    pub(super) fn left(&mut self, socket: &Socket, at: BootTime) {
         if !self.has_room() {
             return;
         }
@@ -76,7 +76,7 @@ impl Scans {
     }
 
     /// A socket had left at `at`, and when is not known: others with the same ends can have come since.
-    pub(super) fn missed(&mut self, socket: &Socket, at: Boot) {
+    pub(super) fn missed(&mut self, socket: &Socket, at: BootTime) {
         if !self.has_room() {
             return;
         }
@@ -101,12 +101,12 @@ impl Scans {
     }
 
     /// Whether a socket that a scan found at `at`, and that is not tracked, has left since. After too many exits nobody knows.
-    pub(super) fn may_have_left(&self, socket: &Socket, at: Boot) -> bool {
+    pub(super) fn may_have_left(&self, socket: &Socket, at: BootTime) -> bool {
         self.overflow || self.has_left(socket, at)
     }
 
     /// Whether a socket that a scan found at `at` is known to have left since.
-    pub(super) fn has_left(&self, socket: &Socket, at: Boot) -> bool {
+    pub(super) fn has_left(&self, socket: &Socket, at: BootTime) -> bool {
         let by_cookie = socket.cookie.and_then(|cookie| self.exits_by_cookie.get(&cookie));
         let by_inode = socket.inode.and_then(|inode| self.exits_by_inode.get(&inode));
         let of = |ends: Ends| {
@@ -149,38 +149,38 @@ mod tests {
     #[test]
     fn an_exit_after_the_scan_found_the_socket_counts_and_one_before_does_not() {
         let mut scans = Scans::default();
-        scans.left(&socket(), Boot(5));
-        assert!(!scans.has_left(&socket(), Boot(4)), "no scan is running");
-        scans.begin(Boot(0));
-        scans.left(&socket(), Boot(5));
-        assert!(scans.has_left(&socket(), Boot(4)) && !scans.has_left(&socket(), Boot(6)));
+        scans.left(&socket(), BootTime(5));
+        assert!(!scans.has_left(&socket(), BootTime(4)), "no scan is running");
+        scans.begin(BootTime(0));
+        scans.left(&socket(), BootTime(5));
+        assert!(scans.has_left(&socket(), BootTime(4)) && !scans.has_left(&socket(), BootTime(6)));
         let other = Socket { cookie: Some(u64::MAX), ..socket() };
-        assert!(!scans.has_left(&other, Boot(4)), "another socket with the same ends");
+        assert!(!scans.has_left(&other, BootTime(4)), "another socket with the same ends");
         scans.end();
-        assert!(!scans.has_left(&socket(), Boot(4)));
+        assert!(!scans.has_left(&socket(), BootTime(4)));
     }
 
     #[test]
     fn an_exit_that_was_missed_counts_for_that_socket_alone() {
         let one = Socket { cookie: None, inode: Some(3), ..socket() };
         let mut scans = Scans::default();
-        scans.begin(Boot(0));
-        scans.missed(&one, Boot(5));
-        assert!(scans.has_left(&one, Boot(4)));
-        assert!(!scans.has_left(&Socket { inode: Some(4), ..one }, Boot(4)));
+        scans.begin(BootTime(0));
+        scans.missed(&one, BootTime(5));
+        assert!(scans.has_left(&one, BootTime(4)));
+        assert!(!scans.has_left(&Socket { inode: Some(4), ..one }, BootTime(4)));
     }
 
     #[test]
     fn after_too_many_exits_no_socket_is_known_to_be_there() {
         let mut scans = Scans::default();
-        scans.begin(Boot(0));
+        scans.begin(BootTime(0));
         for netns in 0..=MAX_EXITS as u32 {
-            scans.left(&Socket { netns: Some(netns), ..socket() }, Boot(1));
+            scans.left(&Socket { netns: Some(netns), ..socket() }, BootTime(1));
         }
         let other = Socket { netns: Some(u32::MAX), ..socket() };
-        assert!(scans.may_have_left(&other, Boot(9)) && !scans.has_left(&other, Boot(9)));
+        assert!(scans.may_have_left(&other, BootTime(9)) && !scans.has_left(&other, BootTime(9)));
         scans.end();
-        assert!(!scans.may_have_left(&socket(), Boot(0)));
+        assert!(!scans.may_have_left(&socket(), BootTime(0)));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn row(socket: &Socket) -> Row<'_> {
         listener: None,
         workload: None,
         conntrack: None,
-        leg: None,
+        proxy_peer: None,
         process: None,
         verdict: verdict(Class::Hung, Certainty::High),
     }

@@ -10,8 +10,8 @@ use super::{
 
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 
-fn at(millis: u64) -> Boot {
-    Boot(millis * 1_000_000)
+fn at(millis: u64) -> BootTime {
+    BootTime(millis * 1_000_000)
 }
 
 fn config(events: Events) -> Config {
@@ -55,13 +55,13 @@ fn words(engine: &mut Engine) -> Vec<String> {
         .iter()
         .map(|output| match output {
             Output::ReadCounters => "read counters".to_owned(),
-            Output::Look(keys) => format!("look at {}", keys.len()),
-            Output::LookAtGone(keys) => format!("look at {} gone", keys.len()),
-            Output::FindHolders => "look for holders".to_owned(),
+            Output::Refresh(keys) => format!("look at {}", keys.len()),
+            Output::RefreshLingering(keys) => format!("look at {} gone", keys.len()),
+            Output::ScanOwners => "look for holders".to_owned(),
             Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
-            Output::LookAtSuspects(keys) => format!("look at {} suspects", keys.len()),
+            Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
-            Output::Inquire(_) => "look at owners".to_owned(),
+            Output::InspectOwners(_) => "look at owners".to_owned(),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
             Output::Finding(Finding::Leave { dwell, how, .. }) => {
@@ -92,9 +92,9 @@ fn time_comes(engine: &mut Engine, millis: u64) {
 /// Answers all that an inspection asks for, with nothing found.
 fn answer(engine: &mut Engine, millis: u64) {
     let (at, worked) = (at(millis), Duration::ZERO);
-    engine.handle(Observation::LookedAtAll { at });
-    engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
-    engine.handle(Observation::InquiredAll { at, worked });
+    engine.handle(Observation::RefreshedAll { at });
+    engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+    engine.handle(Observation::InspectedOwners { at, worked });
 }
 
 fn outputs(engine: &mut Engine) -> Vec<Output> {
@@ -303,7 +303,7 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
-    let flow = engine.services.as_ref().unwrap().flow(services::Service::of(&socket_on_port(9090)), None, at(3));
+    let flow = engine.flows.as_ref().unwrap().flow(flows::FlowKey::of(&socket_on_port(9090)), None, at(3));
     assert_eq!(flow.unwrap().entered, 0, "found, and that once");
 }
 
@@ -332,10 +332,10 @@ fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
         engine.handle(Observation::Enter { key, at: at(0), socket: socket(), replaced: false });
     }
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::LookedAtAll { at: at(10_000) });
-    engine.handle(Observation::WalkEnded { began: at(10_000), blind: None, saw_listeners: true });
+    engine.handle(Observation::RefreshedAll { at: at(10_000) });
+    engine.handle(Observation::ScanEnded { began: at(10_000), blind: None, saw_listeners: true });
     assert!(words(&mut engine).iter().all(|word| !word.starts_with("stuck")));
-    engine.handle(Observation::InquiredAll { at: at(10_001), worked: Duration::ZERO });
+    engine.handle(Observation::InspectedOwners { at: at(10_001), worked: Duration::ZERO });
     let (mut told, mut most) = (0, 0);
     while let Some(output) = engine.poll_output() {
         told += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
@@ -344,13 +344,13 @@ fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
     assert_eq!(told, MANY);
     assert!(most <= 16_384, "{most}");
     assert_eq!(engine.outputs.capacity(), 0, "the peak is over");
-    assert!(engine.next_look().is_some_and(|next| next > at(10_001)), "the inspection is over");
+    assert!(engine.next_inspection_due().is_some_and(|next| next > at(10_001)), "the inspection is over");
 }
 
 #[test]
 fn descriptors_beyond_the_limit_are_told_once() {
     let mut engine = engine(Events::Stuck);
-    engine.unkept = 5;
+    engine.dropped = 5;
     engine.handle(counters(1000, Counters::default()));
     engine.handle(counters(2000, Counters::default()));
     assert_eq!((words(&mut engine), engine.totals().unkept), (vec!["health".to_owned()], 5));
@@ -414,7 +414,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
+    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
 }
@@ -425,7 +425,7 @@ fn a_socket_still_in_the_backlog_is() {
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
     let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
-    engine.handle(Observation::Looked { key: KEY, at: at(10_001), since: None, socket });
+    engine.handle(Observation::Refreshed { key: KEY, at: at(10_001), since: None, socket });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
 }
@@ -444,7 +444,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
+    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
     answer(&mut engine, 10_000);
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
@@ -456,7 +456,7 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(leave(9_999, Some(0)));
-    engine.handle(Observation::Looked { key: KEY, at: at(10_000), since: None, socket: socket() });
+    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }

@@ -8,18 +8,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A moment on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included: the base of every kernel record.
+/// Time on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included: the base of every kernel record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Boot(pub u64);
+pub struct BootTime(pub u64);
 
-impl Boot {
+impl BootTime {
     /// How much later `self` is than `earlier`; zero if it is not.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-impl Add<Duration> for Boot {
+impl Add<Duration> for BootTime {
     type Output = Self;
 
     /// Saturates at the end of the clock, some 584 years after boot.
@@ -28,7 +28,7 @@ impl Add<Duration> for Boot {
     }
 }
 
-impl Sub<Duration> for Boot {
+impl Sub<Duration> for BootTime {
     type Output = Self;
 
     /// Saturates at boot.
@@ -37,7 +37,7 @@ impl Sub<Duration> for Boot {
     }
 }
 
-impl fmt::Display for Boot {
+impl fmt::Display for BootTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:09}s after boot", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    due::Due,
     hashing::{FastState, KeyedState},
+    limits::{Quota, keep_holder, shrink},
     model::{Dwell, Endpoint, Holder, KeySecret, Role, Since, Socket, SocketKey},
-    room::{Room, keep_holder, shrink},
+    overflow::Overflow,
     scans::Scans,
-    time::Boot,
-    tracked::{Tracked, differ, newer, next_doubling},
-    untracked::Untracked,
+    schedule::Schedule,
+    time::BootTime,
+    tracked_socket::{TrackedSocket, differ, newer, next_doubling},
 };
 
 /// Every socket keeps one holder; so many more are kept of all together, at some 100 bytes. Workers that inherit ten thousand
@@ -25,15 +25,15 @@ use super::{
 const MORE_HOLDERS: usize = 1 << 20;
 
 /// The end of the clock: what saturates there is not due.
-const NEVER: Boot = Boot(u64::MAX);
+const NEVER: BootTime = BootTime(u64::MAX);
 
 /// What a leaving ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     /// Another socket that was tracked at its address: its leaving was missed, and the entering of this one too.
-    pub(crate) missed: Option<Box<Tracked>>,
+    pub(crate) missed: Option<Box<TrackedSocket>>,
     /// What was tracked of it.
-    pub(crate) tracked: Option<Box<Tracked>>,
+    pub(crate) tracked: Option<Box<TrackedSocket>>,
     /// How long it stayed, if anything tells.
     pub(crate) dwell: Option<Dwell>,
 }
@@ -43,9 +43,9 @@ pub(crate) struct Left {
 pub(crate) struct Tracker {
     stuck_after: Duration,
     /// Boxed: the table is half empty when it has grown, and growing moves everything.
-    sockets: HashMap<SocketKey, Box<Tracked>, FastState>,
+    sockets: HashMap<SocketKey, Box<TrackedSocket>, FastState>,
     /// One entry for each socket.
-    due: Due,
+    schedule: Schedule,
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
@@ -56,10 +56,10 @@ pub(crate) struct Tracker {
     scans: Scans,
     /// So many are tracked: the first ones, for those are the oldest.
     most: usize,
-    untracked: Untracked,
-    more_holders: Room,
-    /// Descriptors that found no room in the last walk.
-    unkept: u64,
+    overflow: Overflow,
+    more_holders: Quota,
+    /// Number of descriptors that the last scan dropped.
+    dropped_holders: u64,
 }
 
 impl Tracker {
@@ -69,15 +69,15 @@ impl Tracker {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
             sockets: HashMap::default(),
-            due: Due::default(),
+            schedule: Schedule::default(),
             by_ends: HashMap::default(),
             reported: 0,
             by_inode: None,
             scans: Scans::default(),
             most,
-            untracked: Untracked::new(key_secret),
-            more_holders: Room::new(MORE_HOLDERS),
-            unkept: 0,
+            overflow: Overflow::new(key_secret),
+            more_holders: Quota::new(MORE_HOLDERS),
+            dropped_holders: 0,
         }
     }
 
@@ -91,52 +91,52 @@ impl Tracker {
         self.sockets.len()
     }
 
-    /// How many are in CLOSE_WAIT and found no room.
+    /// Number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
     pub(crate) fn untracked(&self) -> u64 {
-        self.untracked.count()
+        self.overflow.count()
     }
 
-    /// How many ever found none.
+    /// Number of sockets that ever were not tracked, because the limit was reached.
     pub(crate) fn untracked_total(&self) -> u64 {
-        self.untracked.total()
+        self.overflow.total()
     }
 
-    /// Whether some that found no room would find it now.
-    pub(crate) fn has_room_again(&self) -> bool {
-        self.untracked.count() > 0 && self.sockets.len() < self.most
+    /// Returns whether some of the dropped sockets could be tracked now.
+    pub(crate) fn can_track_dropped(&self) -> bool {
+        self.overflow.count() > 0 && self.sockets.len() < self.most
     }
 
-    /// How many descriptors the last walk found for which there was no room.
-    pub(crate) fn unkept_holders(&self) -> u64 {
-        self.unkept
+    /// Number of descriptors that the last scan found and the tracker dropped, because a limit was reached.
+    pub(crate) fn dropped_holders(&self) -> u64 {
+        self.dropped_holders
     }
 
     /// When the next one is due.
-    pub(crate) fn next_due(&self) -> Option<Boot> {
-        self.due.first().map(|(due, _)| due).filter(|due| *due != NEVER)
+    pub(crate) fn next_due(&self) -> Option<BootTime> {
+        self.schedule.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
     /// All of them, in the order in which they are due.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Tracked)> {
-        self.due.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
+        self.schedule.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
     /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: Boot, socket: Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
-            self.untracked.remove(&socket);
+            self.overflow.remove(&socket);
             if self.sockets.len() < self.most {
-                self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
+                self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
-                self.untracked.entered(&socket);
+                self.overflow.entered(&socket);
             }
             return None;
         };
         if at > before.seen {
             self.scans.missed(&before.socket, at);
-            self.insert(key, Box::new(Tracked::new(socket, Since::Exact(at), at, self.stuck_after)));
+            self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
         if before.is_later_than(at, &socket) {
@@ -144,7 +144,8 @@ impl Tracker {
             return None;
         }
         // A snapshot found this very stay already; the record only tells when it began.
-        let mut tracked = Tracked::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
+        let mut tracked =
+            TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
         (tracked.holders, tracked.found, tracked.touched) = (before.holders, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
@@ -155,8 +156,8 @@ impl Tracker {
     }
 
     /// A socket left. `entered` is when the kernel saw it enter, if it did.
-    pub(crate) fn leave(&mut self, key: SocketKey, at: Boot, entered: Option<Boot>, socket: &Socket) -> Left {
-        let judge = |(known_by, tracked): (SocketKey, &Tracked)| {
+    pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
+        let judge = |(known_by, tracked): (SocketKey, &TrackedSocket)| {
             let is_another = differ(&tracked.socket, socket);
             (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
         };
@@ -169,7 +170,7 @@ impl Tracker {
         }
         let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
         if tracked.is_none() {
-            self.untracked.left(socket);
+            self.overflow.left(socket);
         }
         self.scans.left(socket, at);
         shrink(&mut self.sockets);
@@ -180,12 +181,12 @@ impl Tracker {
     }
 
     /// A scan begins at `now` or later, whose facts are handed in while records come in too.
-    pub(crate) fn scan_began(&mut self, now: Boot) {
+    pub(crate) fn scan_began(&mut self, now: BootTime) {
         self.scans.begin(now);
     }
 
     /// When the oldest scan that is running was asked for.
-    pub(crate) fn scan_asked(&self) -> Option<Boot> {
+    pub(crate) fn scan_asked(&self) -> Option<BootTime> {
         self.scans.asked()
     }
 
@@ -196,7 +197,7 @@ impl Tracker {
 
     /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
     /// address or its ends.
-    pub(crate) fn is_outdated(&mut self, key: SocketKey, at: Boot, socket: &Socket) -> bool {
+    pub(crate) fn is_outdated(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> bool {
         let known_by = self.find_scanned(key, socket);
         let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
             return self.scans.may_have_left(socket, at);
@@ -211,24 +212,24 @@ impl Tracker {
 
     /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
     /// missed, and the entering of this one too.
-    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<Tracked>> {
+    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
 
     /// A snapshot found a socket at `at`. Returns whether it is new.
-    pub(crate) fn present(&mut self, key: SocketKey, at: Boot, since: Since, socket: Socket) -> bool {
+    pub(crate) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
-                return self.untracked.found(&socket);
+                return self.overflow.found(&socket);
             }
-            let was_untracked = self.untracked.remove(&socket);
-            self.insert(key, Box::new(Tracked::new(socket, since, at, self.stuck_after)));
+            let was_untracked = self.overflow.remove(&socket);
+            self.insert(key, Box::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
             return !was_untracked;
         };
         // Of a socket that was refreshed while the scan was running, the refresh is younger.
-        if tracked.looked.is_none_or(|looked| looked <= at) {
+        if tracked.refreshed.is_none_or(|refreshed| refreshed <= at) {
             tracked.renew(&socket, at);
         }
         tracked.seen = tracked.seen.max(at);
@@ -247,18 +248,18 @@ impl Tracker {
     }
 
     /// The sockets that are due at `now`.
-    pub(crate) fn due(&self, now: Boot) -> Vec<SocketKey> {
-        self.due.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
+    pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
+        self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
-    /// Somebody looked at a socket on purpose. Nothing new is tracked for it: it may have left meanwhile, and its address
-    /// may be another's.
-    pub(crate) fn looked(&mut self, key: SocketKey, at: Boot, socket: &Socket) {
+    /// Takes over the refresh of a socket. A socket that is not tracked stays so: it may have left meanwhile, and its
+    /// address may be another's.
+    pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && !differ(&tracked.socket, socket) {
             tracked.renew(socket, at);
-            tracked.looked = Some(at);
+            tracked.refreshed = Some(at);
             tracked.seen = tracked.seen.max(at);
         }
     }
@@ -272,7 +273,7 @@ impl Tracker {
     }
 
     /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
-    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<Boot>, inode: u64, holder: Holder) {
+    pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, holder: Holder) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         // Another socket can have entered at the address since.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
@@ -287,7 +288,7 @@ impl Tracker {
     /// The same, of a walk that knows no more of the socket than its inode.
     pub(crate) fn held_inode(&mut self, inode: u64, holder: Holder) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
-            let named = self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
+            let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
         });
         if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
@@ -295,19 +296,24 @@ impl Tracker {
         }
     }
 
-    /// A walk over open files that began at `began` is over: what it has not found is not there, unless the socket is
-    /// younger or the walk could not look at all processes.
-    pub(crate) fn walk_ended(&mut self, began: Boot, complete: bool, mut role: impl FnMut(&Socket) -> Option<Role>) {
+    /// Takes over the result of a scan of open files that began at `began`: descriptors that it has not found are
+    /// closed, unless the socket is younger or the scan could not read all processes.
+    pub(crate) fn owner_scan_ended(
+        &mut self,
+        began: BootTime,
+        complete: bool,
+        mut role: impl FnMut(&Socket) -> Option<Role>,
+    ) {
         let by_inode = self.by_inode.take().is_some();
-        self.unkept = self.more_holders.renew(0);
-        for (_, key) in self.due.iter() {
+        self.dropped_holders = self.more_holders.reset(0);
+        for (_, key) in self.schedule.iter() {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             // It cannot be refreshed by its address. But a socket that nobody has accepted has no descriptor, and nobody
             // reads from it: nothing of it changes until a scan finds one. A scan by inodes would not know it.
             let unaccepted = key.is_of_ends() && tracked.socket.accepted == Some(false);
             if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
-                tracked.looked = tracked.looked.max(Some(began));
+                tracked.refreshed = tracked.refreshed.max(Some(began));
             }
             found.sort_by_key(|holder| (holder.task.pid, holder.fd));
             found.shrink_to_fit();
@@ -326,8 +332,8 @@ impl Tracker {
     pub(crate) fn scan_failed(&mut self) {
         self.scans.end();
         self.by_inode = None;
-        self.more_holders.renew(0);
-        for (_, key) in self.due.iter() {
+        self.more_holders.reset(0);
+        for (_, key) in self.schedule.iter() {
             if let Some(tracked) = self.sockets.get_mut(&key) {
                 tracked.found = Vec::new();
             }
@@ -335,24 +341,24 @@ impl Tracker {
     }
 
     /// Those that were reported as stuck and are not due at `now`, next due first.
-    pub(crate) fn stuck(&self, now: Boot) -> Vec<SocketKey> {
-        let later = self.due.iter().filter(|(due, _)| *due > now);
+    pub(crate) fn stuck(&self, now: BootTime) -> Vec<SocketKey> {
+        let later = self.schedule.iter().filter(|(due, _)| *due > now);
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
-    /// Those that were not looked at since `then`, and that the kernel has a name for.
-    pub(crate) fn not_looked_at_since(&self, then: Boot) -> Vec<SocketKey> {
-        let old = self.iter().filter(|(_, tracked)| tracked.looked.is_none_or(|looked| looked < then));
+    /// Returns the sockets that were not refreshed since `then`, and that the kernel has a name for.
+    pub(crate) fn not_refreshed_since(&self, then: BootTime) -> Vec<SocketKey> {
+        let old = self.iter().filter(|(_, tracked)| tracked.refreshed.is_none_or(|refreshed| refreshed < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
     /// Those that nothing has shown since `began` and that entered before.
-    pub(crate) fn not_seen_since(&self, began: Boot) -> Vec<SocketKey> {
+    pub(crate) fn not_seen_since(&self, began: BootTime) -> Vec<SocketKey> {
         self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
 
     /// Takes one out, if nothing has shown it since `then`.
-    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: Boot) -> Option<Box<Tracked>> {
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<TrackedSocket>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
@@ -365,7 +371,7 @@ impl Tracker {
     /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their holders.
     pub(crate) fn stuck_or_due(
         &self,
-        now: Boot,
+        now: BootTime,
         wanted: impl Fn(&Socket) -> bool,
     ) -> impl Iterator<Item = (&Socket, Option<&[Holder]>)> {
         let wanted =
@@ -374,33 +380,33 @@ impl Tracker {
     }
 
     /// One of them.
-    pub(crate) fn get(&self, key: SocketKey) -> Option<&Tracked> {
+    pub(crate) fn get(&self, key: SocketKey) -> Option<&TrackedSocket> {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
     /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
-    pub(crate) fn forget_what_was_not_looked_at(&mut self, now: Boot, refreshed: Boot) {
+    pub(crate) fn forget_what_was_not_refreshed(&mut self, now: BootTime, refreshed: BootTime) {
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
-            if tracked.looked.is_none_or(|looked| looked < refreshed) {
+            if tracked.refreshed.is_none_or(|last| last < refreshed) {
                 tracked.socket = tracked.socket.clone().without_what_changes();
             }
         }
     }
 
     /// Reports a socket at `now`: it is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: Boot) -> Option<(&Tracked, Dwell)> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&TrackedSocket, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
-        self.due.remove(tracked.due, key);
+        self.schedule.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);
         tracked.reported = true;
         tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
-        self.due.insert_again(tracked.due, key);
+        self.schedule.insert_again(tracked.due, key);
         Some((tracked, tracked.since.dwell(now)))
     }
 
     /// What is known of the socket, if anything, and under which key.
-    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &Tracked)> {
+    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &TrackedSocket)> {
         if let Some(tracked) = self.sockets.get(&key) {
             return Some((key, tracked));
         }
@@ -420,20 +426,20 @@ impl Tracker {
             return Some(known_by);
         }
         // The kernel's own name for it is unknown to `sock_diag`.
-        let Self { sockets, scans, due, .. } = self;
+        let Self { sockets, scans, schedule: due, .. } = self;
         let all = || due.iter().filter_map(|(_, key)| Some((key, &sockets.get(&key)?.socket)));
         let found = key.is_of_ends().then(|| scans.find(socket, all())).flatten()?;
         // The socket there may have left, and the address may be another's.
         sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
     }
 
-    fn insert(&mut self, key: SocketKey, tracked: Box<Tracked>) {
+    fn insert(&mut self, key: SocketKey, tracked: Box<TrackedSocket>) {
         self.scans.tracked(key, &tracked.socket);
         if tracked.reported {
             self.reported += 1;
-            self.due.insert_again(tracked.due, key);
+            self.schedule.insert_again(tracked.due, key);
         } else {
-            self.due.insert_first(tracked.due, key);
+            self.schedule.insert_first(tracked.due, key);
         }
         if key.is_of_ends() {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
@@ -441,9 +447,9 @@ impl Tracker {
         self.sockets.insert(key, tracked);
     }
 
-    fn remove(&mut self, key: SocketKey) -> Option<Box<Tracked>> {
+    fn remove(&mut self, key: SocketKey) -> Option<Box<TrackedSocket>> {
         let tracked = self.sockets.remove(&key)?;
-        self.due.remove(tracked.due, key);
+        self.schedule.remove(tracked.due, key);
         self.reported -= usize::from(tracked.reported);
         if key.is_of_ends() {
             let ends = (tracked.socket.local, tracked.socket.remote);

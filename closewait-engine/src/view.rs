@@ -4,14 +4,14 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
     diagnose::Seen,
+    grouping::Grouping,
+    host_context::HostContext,
     lingering::LingeringSockets,
-    model::{Dwell, Gone, Holder, Leg, Listener, Since, Socket, Verdict},
+    model::{Dwell, Exit, Holder, Listener, ProxyPeer, Since, Socket, Verdict},
     process::Process,
-    survey::Survey,
-    time::Boot,
+    time::BootTime,
     tracker::Tracker,
     workload::Workload,
-    world::World,
 };
 
 /// One socket.
@@ -22,7 +22,7 @@ pub struct Row<'a> {
     /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
     pub dwell: Option<Dwell>,
     /// If it is out of CLOSE_WAIT and only its descriptor is left.
-    pub gone: Option<&'a Gone>,
+    pub gone: Option<&'a Exit>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
     pub holders: Option<&'a [Holder]>,
     /// The listener that it waits at or came out of.
@@ -32,7 +32,7 @@ pub struct Row<'a> {
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
-    pub leg: Option<Leg>,
+    pub proxy_peer: Option<ProxyPeer>,
     /// Its first holder, or while nobody has accepted it that of its listener, as far as it was looked at.
     pub process: Option<&'a Process>,
     /// Why it stays.
@@ -43,7 +43,7 @@ pub struct Row<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View<'a> {
     /// When.
-    pub now: Boot,
+    pub now: BootTime,
     /// For how long an agent has watched; `None` for a single look.
     pub watched: Option<Duration>,
     /// The sockets, oldest first: by the age that is certain.
@@ -59,12 +59,12 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Judges everything. `watched` is for how long an agent has watched, if one has.
     pub(super) fn new(
-        now: Boot,
+        now: BootTime,
         watched: Option<Duration>,
         tracker: &'a Tracker,
         lingering: &'a LingeringSockets,
-        world: &'a World,
-        survey: &Survey<'a>,
+        host_context: &'a HostContext,
+        grouping: &Grouping<'a>,
     ) -> Self {
         let mut tracked: Vec<_> = tracker.iter().collect();
         // The wider interval first, then the ends, so that the order is the same every time.
@@ -81,12 +81,12 @@ impl<'a> View<'a> {
             dwell: Some(one.since.dwell(now)),
             gone: None,
             holders: one.holders.as_deref(),
-            listener: survey.listener(&one.socket),
-            workload: world.workload(&one.socket, one.holders.as_deref()),
-            conntrack: world.conntrack(one.socket.netns),
-            leg: survey.leg(key, one).cloned(),
-            process: survey.process(&one.socket, one.holders.as_deref()),
-            verdict: survey.verdict(key, one),
+            listener: grouping.listener(&one.socket),
+            workload: host_context.workload(&one.socket, one.holders.as_deref()),
+            conntrack: host_context.conntrack(one.socket.netns),
+            proxy_peer: grouping.proxy_peer(key, one).cloned(),
+            process: grouping.process(&one.socket, one.holders.as_deref()),
+            verdict: grouping.verdict(key, one),
         }));
         let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
@@ -95,13 +95,13 @@ impl<'a> View<'a> {
             dwell: one.gone.dwell,
             gone: Some(&one.gone),
             holders: one.holders.as_deref(),
-            listener: survey.listener(&one.socket),
-            workload: world.workload(&one.socket, one.holders.as_deref()),
+            listener: grouping.listener(&one.socket),
+            workload: host_context.workload(&one.socket, one.holders.as_deref()),
             conntrack: None,
-            leg: None,
-            process: survey.process(&one.socket, one.holders.as_deref()),
-            verdict: survey.verdict_on_lingering(one),
+            proxy_peer: None,
+            process: grouping.process(&one.socket, one.holders.as_deref()),
+            verdict: grouping.verdict_on_lingering(one),
         }));
-        Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: world.processes() }
+        Self { now, watched, rows, untracked: tracker.untracked(), unseen: None, processes: host_context.processes() }
     }
 }

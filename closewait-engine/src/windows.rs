@@ -8,7 +8,7 @@ use super::{
     hashing::FastState,
     histogram::Histogram,
     model::{Dwell, Finding, Role, Scope, Socket},
-    time::Boot,
+    time::BootTime,
 };
 
 /// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
@@ -20,7 +20,7 @@ type Histograms = IndexMap<Scope, Histogram, FastState>;
 /// The window that is open.
 #[derive(Debug)]
 pub(super) struct Windows {
-    began: Boot,
+    began: BootTime,
     ephemeral_ports: RangeInclusive<u16>,
     /// As the kernel counted; no ring buffer is between.
     kernel: Option<Histogram>,
@@ -30,13 +30,13 @@ pub(super) struct Windows {
 
 impl Windows {
     /// The first window begins at `now`.
-    pub(super) fn new(now: Boot, ephemeral_ports: RangeInclusive<u16>) -> Self {
+    pub(super) fn new(now: BootTime, ephemeral_ports: RangeInclusive<u16>) -> Self {
         Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: Histograms::default() }
     }
 
     /// The first window began at `began` with an agent before this one, if that ended one.
-    pub(super) fn resume(&mut self, began: Boot) {
-        if began != Boot(0) {
+    pub(super) fn resume(&mut self, began: BootTime) {
+        if began != BootTime(0) {
             self.began = began.min(self.began);
         }
     }
@@ -65,7 +65,7 @@ impl Windows {
     }
 
     /// Ends the window at `at`. `ages` are the sockets that are still there.
-    pub(super) fn end<'a>(&mut self, at: Boot, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
+    pub(super) fn end<'a>(&mut self, at: BootTime, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
         let mut unfinished = Histograms::default();
         for (socket, dwell) in ages {
             unfinished.entry(Scope::All).or_default().record(dwell.at_least());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use closewait_engine::time::Boot;
+use closewait_engine::time::BootTime;
 use closewait::{recording::{Item, Player, Reader, Shown}, sink::{Sink as _, json::Json}};
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
@@ -33,7 +33,7 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
 
 /// Of items, all of whose outputs are taken after each.
 fn play(mut bytes: &[u8]) -> Vec<u8> {
-    let (mut play, mut now) = (Play::new(Duration::from_secs(2), Boot(0)), Boot(0));
+    let (mut play, mut now) = (Play::new(Duration::from_secs(2), BootTime(0)), BootTime(0));
     while let Some((_first, rest)) = bytes.split_first() {
         let mut behind = bytes;
         let Ok(item) = Item::decode(&mut behind) else {

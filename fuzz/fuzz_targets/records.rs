@@ -6,7 +6,7 @@ use std::{borrow::Cow, mem::offset_of, time::Duration};
 use closewait_engine::{
         decode::Decoder,
         model::{Counters, Observation, Since},
-        time::Boot,
+        time::BootTime,
     };
 use closewait::recording::Item;
 use closewait_common::{
@@ -20,8 +20,8 @@ const DECODER: Decoder = Decoder { tick: Duration::from_millis(4), suspended: Du
 
 fuzz_target!(|bytes: &[u8]| {
     let _raw = DECODER.decode(bytes);
-    let mut play = Play::new(Duration::from_secs(10), Boot(0));
-    let (mut rest, mut now) = (bytes, Boot(0));
+    let mut play = Play::new(Duration::from_secs(10), BootTime(0));
+    let (mut rest, mut now) = (bytes, BootTime(0));
     while let Some((&what, after)) = rest.split_first() {
         let take = |length: usize| after.split_at(length.min(after.len()));
         let used = match what % 8 {
@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let (taken, left) = take(8);
                 let mut number = [0; 8];
                 number[..taken.len()].copy_from_slice(taken);
-                now = Boot(u64::from_le_bytes(number));
+                now = BootTime(u64::from_le_bytes(number));
                 play.engine.handle_timeout(now);
                 left
             }

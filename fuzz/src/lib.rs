@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use closewait_engine::{
         Config, Engine, Events,
         model::{Observation, Output},
-        query::{By, Form, Query},
-        time::Boot,
+        query::{GroupBy, Form, Query},
+        time::BootTime,
     };
 use closewait::{clock::TimeAnchor, sink::{Sink as _, Start, json::Json, list, text::Text}};
 
@@ -22,7 +22,7 @@ pub struct Play {
 
 impl Play {
     /// Begins at `began`.
-    pub fn new(stuck_after: Duration, began: Boot) -> Self {
+    pub fn new(stuck_after: Duration, began: BootTime) -> Self {
         let config = Config {
             stuck_after,
             events: Events::All,
@@ -42,10 +42,10 @@ impl Play {
     }
 
     /// Answers as an agent does that has found out nothing.
-    pub fn answer(&mut self, at: Boot) {
-        self.engine.handle(Observation::LookedAtAll { at });
-        self.engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
-        self.engine.handle(Observation::InquiredAll { at, worked: Duration::from_millis(1) });
+    pub fn answer(&mut self, at: BootTime) {
+        self.engine.handle(Observation::RefreshedAll { at });
+        self.engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+        self.engine.handle(Observation::InspectedOwners { at, worked: Duration::from_millis(1) });
     }
 
     /// Takes all that the engine wants said and done, and looks at every line.
@@ -62,9 +62,9 @@ impl Play {
     }
 
     /// Asks for everything that is there, in every form.
-    pub fn list(&mut self, now: Boot) {
+    pub fn list(&mut self, now: BootTime) {
         let view = self.engine.view(now);
-        for by in [None, Some(By::Process), Some(By::Listener), Some(By::Peer), Some(By::Cgroup)] {
+        for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             // Groups have no columns that could be left out.
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::{
     host::{
         caps::Capability,
-        facts::Facts,
-        plan::{GRANT, HookChoice, Plan, Refusal, plan},
+        facts::HostFacts,
+        plan::{GRANT, HookChoice, Plan, StartRefusal, plan},
     },
     source::diag::{
         self, DiagError,
@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// How the report is written.
+/// Format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Output {
+pub(super) enum DoctorFormat {
     /// A table for people.
     Text,
     /// One JSON object a line: the checks, then a summary.
@@ -32,22 +32,22 @@ pub(super) enum Output {
 /// # Errors
 ///
 /// If `out` cannot be written to.
-pub(super) fn run(output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
-    let facts = Facts::gather();
+pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<u8> {
+    let facts = HostFacts::gather();
     let mut report = report(&facts, diag::probe());
     report.checks.extend(destroying(&facts, probe_destroy()));
     match output {
-        Output::Text => write_text(&report, out),
-        Output::Json => write_json(&report, out),
+        DoctorFormat::Text => write_text(&report, out),
+        DoctorFormat::Json => write_json(&report, out),
     }
     .context("writing the report failed")?;
     Ok(report.exit_code())
 }
 
-/// Whether a check came out well.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(super) enum CheckState {
     /// It is there.
     Ok,
     /// It is not there; what needs it is done in another way, or less well.
@@ -64,7 +64,7 @@ pub(super) struct Check {
     /// What was looked at.
     pub check: &'static str,
     /// How it came out.
-    pub state: State,
+    pub state: CheckState,
     /// What was found.
     pub found: String,
     /// What it is good for.
@@ -73,24 +73,24 @@ pub(super) struct Check {
     pub fix: Option<String>,
 }
 
-/// Everything that was looked at, and what follows for `closewait run`.
+/// Results of all checks, and what they mean for `closewait run`.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     /// The single checks.
     pub checks: Vec<Check>,
     /// What `run` would do, or why it would not.
-    pub outcome: Result<Plan, Refusal>,
+    pub outcome: Result<Plan, StartRefusal>,
 }
 
-impl Report {
+impl DoctorReport {
     /// 0, or the exit code of the refusal.
     pub(super) fn exit_code(&self) -> u8 {
-        self.outcome.as_ref().map_or_else(Refusal::exit_code, |_plan| 0)
+        self.outcome.as_ref().map_or_else(StartRefusal::exit_code, |_plan| 0)
     }
 }
 
 /// Judges the facts, and the answer to a question over netlink. Pure.
-pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report {
+pub(super) fn report(facts: &HostFacts, sock_diag: Result<(), DiagError>) -> DoctorReport {
     let mut checks = vec![kernel(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));
@@ -98,61 +98,61 @@ pub(super) fn report(facts: &Facts, sock_diag: Result<(), DiagError>) -> Report 
     checks.push(seccomp(facts));
     checks.push(user_namespace(facts));
     checks.push(pid_namespace(facts));
-    Report { checks, outcome: plan(facts, HookChoice::Auto) }
+    DoctorReport { checks, outcome: plan(facts, HookChoice::Auto) }
 }
 
-fn kernel(facts: &Facts) -> Check {
+fn kernel(facts: &HostFacts) -> Check {
     let release = facts.release.as_deref().unwrap_or("unknown");
     let state = match facts.version {
-        Some(version) if version >= (5, 10) => State::Ok,
-        Some(version) if version >= (5, 8) => State::Degraded,
-        Some(_) => State::Missing,
-        None => State::Unknown,
+        Some(version) if version >= (5, 10) => CheckState::Ok,
+        Some(version) if version >= (5, 8) => CheckState::Degraded,
+        Some(_) => CheckState::Missing,
+        None => CheckState::Unknown,
     };
     Check::new("kernel", state, release, "everything; 5.10 is the oldest that is tested", "use Linux 5.10 or newer")
 }
 
 const BTF_KERNEL: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
-fn types(facts: &Facts) -> Check {
+fn types(facts: &HostFacts) -> Check {
     let (state, found) = match &facts.types {
-        Ok(_) => (State::Ok, "kernel types are readable".to_owned()),
-        Err(error) => (State::Degraded, error.to_string()),
+        Ok(_) => (CheckState::Ok, "kernel types are readable".to_owned()),
+        Err(error) => (CheckState::Degraded, error.to_string()),
     };
     Check::new("btf", state, found, "reading sockets in the kernel: queues, cgroups, errors", BTF_KERNEL)
 }
 
-fn hook_btf(facts: &Facts) -> Check {
+fn hook_btf(facts: &HostFacts) -> Check {
     // Asked without its privileges: those are checks of their own.
     let (state, found) = match &facts.types {
-        Ok(types) if types.tracepoint => (State::Ok, "inet_sock_set_state"),
-        Ok(_) => (State::Degraded, "the kernel's types do not name the tracepoint"),
-        Err(_) => (State::Degraded, "not without btf"),
+        Ok(types) if types.tracepoint => (CheckState::Ok, "inet_sock_set_state"),
+        Ok(_) => (CheckState::Degraded, "the kernel's types do not name the tracepoint"),
+        Err(_) => (CheckState::Degraded, "not without btf"),
     };
     Check::new("hook tp_btf", state, found, "seeing changes of state; needs no tracefs", BTF_KERNEL)
 }
 
-fn hook_classic(facts: &Facts) -> Check {
+fn hook_classic(facts: &HostFacts) -> Check {
     let (state, found) = match facts.tracefs() {
-        Ok(tracefs) if tracefs.mounted => (State::Ok, "tracefs is mounted".to_owned()),
-        Ok(_) => (State::Ok, "tracefs is not mounted, but can be, for the agent alone".to_owned()),
-        Err(error) => (State::Degraded, error.to_string()),
+        Ok(tracefs) if tracefs.mounted => (CheckState::Ok, "tracefs is mounted".to_owned()),
+        Ok(_) => (CheckState::Ok, "tracefs is not mounted, but can be, for the agent alone".to_owned()),
+        Err(error) => (CheckState::Degraded, error.to_string()),
     };
     let fix = "not needed where tp_btf works; else mount tracefs, or run as root";
     Check::new("hook tracepoint", state, found, "seeing changes of state where tp_btf does not work", fix)
 }
 
-fn ring_buffer(facts: &Facts) -> Check {
-    let (state, found) = yes_or(facts.ring_buffer, State::Missing);
+fn ring_buffer(facts: &HostFacts) -> Check {
+    let (state, found) = yes_or(facts.ring_buffer, CheckState::Missing);
     Check::new("ring buffer", state, found, "getting records out of the kernel", "use Linux 5.10 or newer")
 }
 
 /// What programs may call and what kinds there are.
-fn functions(facts: &Facts) -> [Check; 3] {
+fn functions(facts: &HostFacts) -> [Check; 3] {
     let types = facts.types.as_ref().ok();
-    let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), State::Degraded);
-    let files = yes_or(types.map(|types| types.iter_files), State::Degraded);
-    let storage = yes_or(types.map(|types| types.sk_storage), State::Degraded);
+    let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), CheckState::Degraded);
+    let files = yes_or(types.map(|types| types.iter_files), CheckState::Degraded);
+    let storage = yes_or(types.map(|types| types.sk_storage), CheckState::Degraded);
     [
         Check::new("socket storage", storage.0, storage.1, "who connected a socket", "use Linux 5.11 or newer"),
         Check::new("socket cookie", cookie.0, cookie.1, "a lasting number for each socket", "use Linux 5.12 or newer"),
@@ -168,8 +168,8 @@ fn functions(facts: &Facts) -> [Check; 3] {
 
 fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
     let (state, found) = match answer {
-        Ok(()) => (State::Ok, "answers".to_owned()),
-        Err(error) => (State::Degraded, format!("{:#}", anyhow::Error::from(error))),
+        Ok(()) => (CheckState::Ok, "answers".to_owned()),
+        Err(error) => (CheckState::Degraded, format!("{:#}", anyhow::Error::from(error))),
     };
     Check::new(
         "sock_diag",
@@ -181,65 +181,67 @@ fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
 }
 
 /// What `closewait kill` needs.
-fn destroying(facts: &Facts, probed: Result<(), DestroyError>) -> [Check; 2] {
+fn destroying(facts: &HostFacts, probed: Result<(), DestroyError>) -> [Check; 2] {
     let (state, found) = match probed {
-        Ok(()) => (State::Ok, "yes".to_owned()),
-        Err(error @ DestroyError::Unsupported(_)) => (State::Degraded, format!("{:#}", anyhow::Error::from(error))),
-        Err(error) => (State::Unknown, format!("{:#}", anyhow::Error::from(error))),
+        Ok(()) => (CheckState::Ok, "yes".to_owned()),
+        Err(error @ DestroyError::Unsupported(_)) => {
+            (CheckState::Degraded, format!("{:#}", anyhow::Error::from(error)))
+        }
+        Err(error) => (CheckState::Unknown, format!("{:#}", anyhow::Error::from(error))),
     };
     let fix = "use a kernel with CONFIG_INET_DIAG_DESTROY=y";
     [Check::new("SOCK_DESTROY", state, found, "closewait kill", fix), capability_check(facts, Capability::NetAdmin)]
 }
 
-fn capability_check(facts: &Facts, capability: Capability) -> Check {
+fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
     let (needed_for, without, fix) = match capability {
-        Capability::Bpf => ("loading programs into the kernel", State::Missing, GRANT),
-        Capability::Perfmon => ("looking at sockets from programs", State::Missing, GRANT),
+        Capability::Bpf => ("loading programs into the kernel", CheckState::Missing, GRANT),
+        Capability::Perfmon => ("looking at sockets from programs", CheckState::Missing, GRANT),
         Capability::SysPtrace => {
-            ("seeing what other users' processes do, and finding their network namespaces", State::Degraded, GRANT)
+            ("seeing what other users' processes do, and finding their network namespaces", CheckState::Degraded, GRANT)
         }
         Capability::DacReadSearch => (
             "reading system calls and descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
-            State::Degraded,
+            CheckState::Degraded,
             GRANT,
         ),
         Capability::SysAdmin => (
             "entering other network namespaces, mounting tracefs; given up after the start, unless --enter-namespaces is given",
-            State::Degraded,
+            CheckState::Degraded,
             "add cap_sys_admin to what is granted",
         ),
         Capability::SysResource => (
             "room for maps before Linux 5.11",
-            State::Degraded,
+            CheckState::Degraded,
             "not needed from Linux 5.11 on; else add cap_sys_resource",
         ),
         Capability::NetAdmin => {
-            ("closewait kill", State::Degraded, "add cap_net_admin to what is granted to closewait kill")
+            ("closewait kill", CheckState::Degraded, "add cap_net_admin to what is granted to closewait kill")
         }
     };
     let (state, found) = match facts.capabilities.map(|capabilities| capabilities.has(capability)) {
-        Some(true) => (State::Ok, "granted"),
+        Some(true) => (CheckState::Ok, "granted"),
         // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
         Some(false) if capability == Capability::SysResource && facts.version >= Some((5, 11)) => {
-            (State::Ok, "not granted, and not needed on this kernel")
+            (CheckState::Ok, "not granted, and not needed on this kernel")
         }
         Some(false) => (without, "not granted"),
-        None => (State::Unknown, "not known"),
+        None => (CheckState::Unknown, "not known"),
     };
     Check::new(capability.name(), state, found, needed_for, fix)
 }
 
-fn seccomp(facts: &Facts) -> Check {
-    let (state, found) = yes_or(facts.seccomp, State::Degraded);
+fn seccomp(facts: &HostFacts) -> Check {
+    let (state, found) = yes_or(facts.seccomp, CheckState::Degraded);
     let needed_for = "refusing to the agent itself what it never does after its start";
     Check::new("seccomp", state, found, needed_for, "use a kernel with CONFIG_SECCOMP_FILTER=y")
 }
 
-fn user_namespace(facts: &Facts) -> Check {
+fn user_namespace(facts: &HostFacts) -> Check {
     let (state, found) = match facts.initial_user_namespace {
-        Some(true) => (State::Ok, "that of the host"),
-        Some(false) => (State::Missing, "not that of the host"),
-        None => (State::Unknown, "not known"),
+        Some(true) => (CheckState::Ok, "that of the host"),
+        Some(false) => (CheckState::Missing, "not that of the host"),
+        None => (CheckState::Unknown, "not known"),
     };
     Check::new(
         "user namespace",
@@ -250,11 +252,11 @@ fn user_namespace(facts: &Facts) -> Check {
     )
 }
 
-fn pid_namespace(facts: &Facts) -> Check {
+fn pid_namespace(facts: &HostFacts) -> Check {
     let (state, found) = match facts.initial_pid_namespace {
-        Some(true) => (State::Ok, "that of the host"),
-        Some(false) => (State::Degraded, "not that of the host"),
-        None => (State::Unknown, "not known"),
+        Some(true) => (CheckState::Ok, "that of the host"),
+        Some(false) => (CheckState::Degraded, "not that of the host"),
+        None => (CheckState::Unknown, "not known"),
     };
     Check::new(
         "pid namespace",
@@ -265,22 +267,28 @@ fn pid_namespace(facts: &Facts) -> Check {
     )
 }
 
-fn yes_or(known: Option<bool>, otherwise: State) -> (State, &'static str) {
+fn yes_or(known: Option<bool>, otherwise: CheckState) -> (CheckState, &'static str) {
     match known {
-        Some(true) => (State::Ok, "yes"),
+        Some(true) => (CheckState::Ok, "yes"),
         Some(false) => (otherwise, "no"),
-        None => (State::Unknown, "not known"),
+        None => (CheckState::Unknown, "not known"),
     }
 }
 
 impl Check {
-    fn new(check: &'static str, state: State, found: impl Into<String>, needed_for: &'static str, fix: &str) -> Self {
-        let fix = (state != State::Ok).then(|| fix.to_owned());
+    fn new(
+        check: &'static str,
+        state: CheckState,
+        found: impl Into<String>,
+        needed_for: &'static str,
+        fix: &str,
+    ) -> Self {
+        let fix = (state != CheckState::Ok).then(|| fix.to_owned());
         Self { check, state, found: found.into(), needed_for, fix }
     }
 }
 
-impl State {
+impl CheckState {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -292,7 +300,7 @@ impl State {
 }
 
 /// The checks in columns, each that is not well followed by what to do; then what `run` would do.
-fn write_text(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{:<20} {:<9} NEEDED FOR", "CHECK", "STATE")?;
     for check in &report.checks {
         writeln!(out, "{:<20} {:<9} {}", check.check, check.state.as_str(), check.needed_for)?;
@@ -347,7 +355,7 @@ struct DegradedLine<'a> {
     fix: Option<&'a str>,
 }
 
-fn write_json(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+fn write_json(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()> {
     const SCHEMA_VERSION: u32 = 1;
     for check in &report.checks {
         serde_json::to_writer(&mut *out, &CheckLine { schema_version: SCHEMA_VERSION, check })?;
@@ -385,26 +393,26 @@ mod tests {
         plan::tests::{capable_host, no_types},
     };
 
-    fn text_of(report: &Report) -> String {
+    fn text_of(report: &DoctorReport) -> String {
         let mut out = Vec::new();
         write_text(report, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
-    fn json_of(report: &Report) -> Vec<serde_json::Value> {
+    fn json_of(report: &DoctorReport) -> Vec<serde_json::Value> {
         let mut out = Vec::new();
         write_json(report, &mut out).unwrap();
         str::from_utf8(&out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn state(report: &Report, check: &str) -> State {
+    fn state(report: &DoctorReport, check: &str) -> CheckState {
         report.checks.iter().find(|one| one.check == check).unwrap().state
     }
 
     #[test]
     fn a_capable_host_is_ok_in_every_check() {
         let report = report(&capable_host(), Ok(()));
-        assert!(report.checks.iter().all(|check| check.state == State::Ok && check.fix.is_none()), "{report:?}");
+        assert!(report.checks.iter().all(|check| check.state == CheckState::Ok && check.fix.is_none()), "{report:?}");
         assert_eq!(report.exit_code(), 0);
         assert!(text_of(&report).ends_with("`closewait run` works here, with tp_btf.\n"));
     }
@@ -412,8 +420,8 @@ mod tests {
     #[test]
     fn a_missing_capability_is_said_with_its_fix_and_the_exit_code_of_run() {
         let capabilities = Capabilities::from_bits(u64::MAX).without(Capability::Bpf);
-        let report = report(&Facts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
-        assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, State::Missing));
+        let report = report(&HostFacts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
+        assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, CheckState::Missing));
         assert!(text_of(&report).contains("setcap cap_bpf"));
     }
 
@@ -422,42 +430,45 @@ mod tests {
         for capability in Capability::ALL {
             let capabilities = Some(Capabilities::from_bits(u64::MAX).without(capability));
             // Where all of them matter.
-            let report = report(&Facts { capabilities, version: Some((5, 10)), ..capable_host() }, Ok(()));
+            let report = report(&HostFacts { capabilities, version: Some((5, 10)), ..capable_host() }, Ok(()));
             let check = report.checks.iter().find(|check| check.check == capability.name()).unwrap();
-            assert!(check.state != State::Ok && check.fix.is_some(), "{check:?}");
+            assert!(check.state != CheckState::Ok && check.fix.is_some(), "{check:?}");
             assert!(text_of(&report).contains(&format!("missing {}: ", capability.name())), "{report:?}");
         }
     }
 
     #[test]
     fn without_types_what_needs_them_is_not_claimed() {
-        let report = report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(()));
-        assert_eq!(state(&report, "btf"), State::Degraded);
-        assert_eq!(state(&report, "iter/task_file"), State::Unknown);
+        let report = report(&HostFacts { types: Err(no_types()), ..capable_host() }, Ok(()));
+        assert_eq!(state(&report, "btf"), CheckState::Degraded);
+        assert_eq!(state(&report, "iter/task_file"), CheckState::Unknown);
         assert!(text_of(&report).contains("with tracepoint."));
     }
 
     #[test]
     fn what_kill_needs_is_told_and_changes_nothing_for_run() {
         let capabilities = Some(Capabilities::from_bits(u64::MAX).without(Capability::NetAdmin));
-        let facts = Facts { capabilities, ..capable_host() };
+        let facts = HostFacts { capabilities, ..capable_host() };
         let cause = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);
         let [kernel, capability] = destroying(&facts, Err(DestroyError::Unsupported(cause)));
-        assert!(kernel.found.contains("CONFIG_INET_DIAG_DESTROY") && kernel.state == State::Degraded, "{kernel:?}");
-        assert_eq!((capability.check, capability.state), ("CAP_NET_ADMIN", State::Degraded));
+        assert!(
+            kernel.found.contains("CONFIG_INET_DIAG_DESTROY") && kernel.state == CheckState::Degraded,
+            "{kernel:?}"
+        );
+        assert_eq!((capability.check, capability.state), ("CAP_NET_ADMIN", CheckState::Degraded));
         assert_eq!(report(&facts, Ok(())).exit_code(), 0);
-        assert!(destroying(&capable_host(), Ok(())).iter().all(|check| check.state == State::Ok));
+        assert!(destroying(&capable_host(), Ok(())).iter().all(|check| check.state == CheckState::Ok));
     }
 
     #[test]
     fn a_silent_sock_diag_is_degraded() {
         let report = report(&capable_host(), Err(DiagError::CutOff));
-        assert_eq!((report.exit_code(), state(&report, "sock_diag")), (0, State::Degraded));
+        assert_eq!((report.exit_code(), state(&report, "sock_diag")), (0, CheckState::Degraded));
     }
 
     #[test]
     fn every_line_of_json_carries_the_schema_version_and_the_last_is_the_summary() {
-        let lines = json_of(&report(&Facts { types: Err(no_types()), ..capable_host() }, Ok(())));
+        let lines = json_of(&report(&HostFacts { types: Err(no_types()), ..capable_host() }, Ok(())));
         assert!(lines.iter().all(|line| line["schema_version"] == 1));
         let (summary, checks) = lines.split_last().unwrap();
         assert!(checks.iter().all(|line| line["check"].is_string() && line["state"].is_string()));
@@ -467,7 +478,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_the_message_of_the_summary() {
-        let lines = json_of(&report(&Facts { ring_buffer: Some(false), ..capable_host() }, Ok(())));
+        let lines = json_of(&report(&HostFacts { ring_buffer: Some(false), ..capable_host() }, Ok(())));
         let summary = lines.last().unwrap();
         assert_eq!((&summary["summary"], &summary["exit_code"]), (&"refused".into(), &69.into()));
         assert!(summary["hook"].is_null() && summary["message"].as_str().unwrap().contains("ring buffer"));

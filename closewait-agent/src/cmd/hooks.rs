@@ -7,7 +7,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use crate::{
     cli,
-    hooks::{Programs, serve},
+    hooks::{HookPrograms, serve},
 };
 
 /// Runs programs until the agent ends.
@@ -15,9 +15,9 @@ use crate::{
 /// # Errors
 ///
 /// If nobody asks through a pipe.
-pub(super) fn run(args: &cli::Hooks) -> anyhow::Result<()> {
-    let cli::Hooks { on_stuck, on_pileup, timeout } = args;
-    let programs = Programs { stuck: on_stuck.clone(), pileup: on_pileup.clone() };
+pub(super) fn run(args: &cli::HooksArgs) -> anyhow::Result<()> {
+    let cli::HooksArgs { on_stuck, on_pileup, timeout } = args;
+    let programs = HookPrograms { stuck: on_stuck.clone(), pileup: on_pileup.clone() };
     let requests = io::stdin().as_fd().try_clone_to_owned().context("fcntl(F_DUPFD_CLOEXEC) failed")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -15,7 +15,7 @@ use super::{
     print,
 };
 use crate::{
-    cli::{self, Output},
+    cli::{self, OutputFormat},
     clock::{self, TimeAnchor},
     host::caps::{Capabilities, Capability},
     sink::{
@@ -114,7 +114,7 @@ impl KillError {
 ///
 /// If there is no filter, if this kernel or these privileges do not allow it, if there are more than `--max`, or if standard
 /// output cannot be written.
-pub(super) fn kill(args: &cli::Kill) -> anyhow::Result<()> {
+pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
     let filter = filter(&args.filters);
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
@@ -139,7 +139,7 @@ fn check_meant(selected: &[Selected], filter: &Filter) -> Result<(), KillError> 
 }
 
 /// Shows what would be done, and touches nothing.
-fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
+fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
     if count > 0 {
         if Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin)) {
             log::warn!("to do it needs CAP_NET_ADMIN; run as root, or add cap_net_admin to what is granted");
@@ -149,7 +149,7 @@ fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: 
         }
     }
     let refused = check_count(args, count).err().map(|too_many| format!("with --yes it would be refused: {too_many}"));
-    if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == Output::Json) {
+    if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == OutputFormat::Json) {
         log::warn!("{refused}");
     }
     show_plan(args, selected, plans, |text| {
@@ -163,13 +163,13 @@ fn only_plan(args: &cli::Kill, selected: &[Selected], plans: &[Planned], count: 
 
 /// Does it, unless it is more than was expected.
 fn act(
-    args: &cli::Kill,
+    args: &cli::KillArgs,
     filter: &Filter,
     selected: &[Selected],
     plans: &[Planned],
     targets: &[Target],
 ) -> anyhow::Result<()> {
-    let is_text = args.shape.output == Output::Text;
+    let is_text = args.shape.output == OutputFormat::Text;
     let too_many = check_count(args, targets.len());
     // Nothing is done that was not shown. JSON has one object a socket, which has plan and result.
     if is_text || too_many.is_err() {
@@ -223,22 +223,22 @@ fn io_error(error: anyhow::Error) -> io::Error {
     error.downcast().unwrap_or_else(io::Error::other)
 }
 
-fn check_count(args: &cli::Kill, count: usize) -> Result<(), KillError> {
+fn check_count(args: &cli::KillArgs, count: usize) -> Result<(), KillError> {
     let max = args.max;
     if u32::try_from(count).is_ok_and(|count| count <= max) { Ok(()) } else { Err(KillError::TooMany { count, max }) }
 }
 
 /// Shows the plan; `last` adds what comes below its text.
 fn show_plan(
-    args: &cli::Kill,
+    args: &cli::KillArgs,
     selected: &[Selected],
     plans: &[Planned],
     last: impl FnOnce(&mut String),
 ) -> anyhow::Result<()> {
     let mut text = Vec::new();
     match args.shape.output {
-        Output::Json => kill::json(selected, plans, None, &mut text)?,
-        Output::Text => {
+        OutputFormat::Json => kill::json(selected, plans, None, &mut text)?,
+        OutputFormat::Text => {
             let width = if args.wide { None } else { width() };
             let style = Style { width, wide: args.wide, colour: colour(args.shape) };
             kill::plan(clock::now(), selected, plans, style, &mut text);

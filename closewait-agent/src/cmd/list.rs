@@ -12,8 +12,8 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{self, harmless_json, harmless_text},
     host::{
-        facts::Facts,
-        limits::of_single_look,
+        facts::HostFacts,
+        limits::of_one_off_scan,
         memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
     },
@@ -21,15 +21,15 @@ use crate::{
     sink::answer,
     source::{
         self,
-        inquiry::{Inquirer, Legs},
-        program::{Loader, Programs},
+        inspector::{Inspector, ProxyPeerReader},
+        program::{KernelPrograms, Loader},
         scanner::Scanner,
     },
 };
 use closewait_engine::{
     Config, Engine,
     decode::Decoder,
-    query::{By, Filter, Form, Query},
+    query::{Filter, Form, GroupBy, Query},
 };
 
 /// Age at which a socket counts as stuck for a single look, as for an agent that is told nothing else.
@@ -43,7 +43,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
-pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
+pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     let query = query(args);
     print(&answer(&args.asked, &query)?)
 }
@@ -53,15 +53,15 @@ pub(super) fn list(args: &cli::List) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// If an agent runs that gives no answer, or this kernel or these privileges do not allow a look.
-pub(super) fn answer(asked: &cli::Asked, query: &Query) -> anyhow::Result<Vec<u8>> {
+pub(super) fn answer(asked: &cli::AgentArgs, query: &Query) -> anyhow::Result<Vec<u8>> {
     match ask_agent(asked, query)? {
         Some(answer) => Ok(answer),
-        None => look(query),
+        None => scan_once(query),
     }
 }
 
 /// What a running agent says, if there is one: it knows exact ages, and what came and went. Nothing in it acts on a terminal.
-fn ask_agent(args: &cli::Asked, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
+fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
     if args.alone {
         return Ok(None);
     }
@@ -71,7 +71,7 @@ fn ask_agent(args: &cli::Asked, query: &Query) -> anyhow::Result<Option<Vec<u8>>
             Form::Json => harmless_json,
         })),
         // An agent that this user may not ask, or that does not answer, is no reason to say nothing.
-        Err(error) if error.permits_look() => {
+        Err(error) if error.permits_scan() => {
             log::warn!("{}; looking without it", error.problem());
             Ok(None)
         }
@@ -79,12 +79,12 @@ fn ask_agent(args: &cli::Asked, query: &Query) -> anyhow::Result<Option<Vec<u8>>
     }
 }
 
-/// What a single look shows.
-fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
+/// Returns the answer to `query` from a one-off scan.
+fn scan_once(query: &Query) -> anyhow::Result<Vec<u8>> {
     // Before this process uses much itself.
-    let max_tracked = of_single_look(memory_limit::find().as_ref());
+    let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
-    let facts = Facts::gather();
+    let facts = HostFacts::gather();
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
         stuck_after: STUCK_AFTER,
@@ -98,7 +98,7 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     };
     let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
     // The programs are needed for as long as the scanner uses them.
-    let (_programs, mut scanner, legs) = scanner(loader, &facts);
+    let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
     let blind = scanner.everything(decoder, clock::now, |found| intake.found(found));
     if intake.engine.has_unheld() {
         let known = intake.engine.scan_began();
@@ -111,8 +111,8 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
         log::warn!("{unseen}");
     }
-    let inquiry = intake.engine.inquiry(clock::now());
-    Inquirer::new(legs).inquire(&inquiry, WINDOW, |found| intake.found(found));
+    let request = intake.engine.inspection_request(clock::now());
+    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| intake.found(found));
     let mut answer = Vec::new();
     if let Some(missing) = answer::answer(&intake.engine, query, clock::now(), TimeAnchor::now(), &mut answer)? {
         log::warn!("{missing}");
@@ -121,15 +121,15 @@ fn look(query: &Query) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
-fn scanner(loader: Loader, facts: &Facts) -> (Option<Programs>, Scanner, Legs) {
+fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner, ProxyPeerReader) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         if !plan.iterate_files {
             return Ok(None);
         }
-        let mut programs = Programs::load(loader, &plan, None, None, false)?;
-        let (scanner, legs) = programs.scanner()?;
-        Ok(Some((Some(programs), scanner, legs)))
+        let mut programs = KernelPrograms::load(loader, &plan, None, None, false)?;
+        let (scanner, proxy_peers) = programs.scanner()?;
+        Ok(Some((Some(programs), scanner, proxy_peers)))
     });
     let loaded = loaded.unwrap_or_else(|error| {
         log::warn!(
@@ -142,8 +142,8 @@ fn scanner(loader: Loader, facts: &Facts) -> (Option<Programs>, Scanner, Legs) {
 }
 
 /// What the command line asks for.
-fn query(args: &cli::List) -> Query {
-    let cli::List { shape, filters, by, wide, asked: _ } = args;
+fn query(args: &cli::ListArgs) -> Query {
+    let cli::ListArgs { shape, filters, by, wide, asked: _ } = args;
     Query {
         filter: filter(filters),
         by: by.map(Into::into),
@@ -182,13 +182,13 @@ pub(super) fn width() -> Option<u16> {
     })
 }
 
-impl From<cli::By> for By {
-    fn from(by: cli::By) -> Self {
+impl From<cli::GroupByArg> for GroupBy {
+    fn from(by: cli::GroupByArg) -> Self {
         match by {
-            cli::By::Process => Self::Process,
-            cli::By::Listener => Self::Listener,
-            cli::By::Peer => Self::Peer,
-            cli::By::Cgroup => Self::Cgroup,
+            cli::GroupByArg::Process => Self::Process,
+            cli::GroupByArg::Listener => Self::Listener,
+            cli::GroupByArg::Peer => Self::Peer,
+            cli::GroupByArg::Cgroup => Self::Cgroup,
         }
     }
 }

@@ -16,9 +16,9 @@ use std::{
 
 use self::kill::KillError;
 use crate::{
-    cli::{Cli, Color, Command, Output, Shape},
+    cli::{Cli, Color, Command, OutputArgs, OutputFormat},
     hooks::ProgramError,
-    host::{open_files::OpenFiles, plan::Refusal},
+    host::{open_files::OpenFiles, plan::StartRefusal},
     sink::{Sink, json::Json, text::Text},
     source::pins::PinsError,
 };
@@ -50,8 +50,8 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Doctor(doctor) => with_open_files(|_| {
             doctor::run(
                 match doctor.shape.output {
-                    Output::Text => doctor::Output::Text,
-                    Output::Json => doctor::Output::Json,
+                    OutputFormat::Text => doctor::DoctorFormat::Text,
+                    OutputFormat::Json => doctor::DoctorFormat::Json,
                 },
                 &mut io::stdout().lock(),
             )
@@ -78,7 +78,7 @@ fn with_open_files(command: impl FnOnce(OpenFiles) -> anyhow::Result<u8>) -> any
 /// The exit code of an error; `None` for a reader of standard output that has gone, which is no error.
 fn exit_code(error: &anyhow::Error) -> Option<u8> {
     for cause in error.chain() {
-        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+        if let Some(refusal) = cause.downcast_ref::<StartRefusal>() {
             return Some(refusal.exit_code());
         }
         if let Some(error) = cause.downcast_ref::<KillError>() {
@@ -98,10 +98,10 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
 }
 
 /// Where findings go.
-fn sink(output: Output, colour: bool) -> Box<dyn Sink> {
+fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
     match output {
-        Output::Text => Box::new(Text::new(colour)),
-        Output::Json => Box::new(Json::default()),
+        OutputFormat::Text => Box::new(Text::new(colour)),
+        OutputFormat::Json => Box::new(Json::default()),
     }
 }
 
@@ -111,17 +111,17 @@ fn print(answer: &[u8]) -> anyhow::Result<()> {
     Ok(io::stdout().flush()?)
 }
 
-impl From<Output> for Form {
-    fn from(output: Output) -> Self {
+impl From<OutputFormat> for Form {
+    fn from(output: OutputFormat) -> Self {
         match output {
-            Output::Text => Self::Text,
-            Output::Json => Self::Json,
+            OutputFormat::Text => Self::Text,
+            OutputFormat::Json => Self::Json,
         }
     }
 }
 
 /// Whether text is to be coloured.
-fn colour(shape: Shape) -> bool {
+fn colour(shape: OutputArgs) -> bool {
     match shape.color {
         Color::Always => true,
         Color::Never => false,

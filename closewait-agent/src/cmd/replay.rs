@@ -12,10 +12,10 @@ use super::{colour, sink};
 use crate::{
     cli::{self, Speed},
     clock::{self, TimeAnchor},
-    recording::{self, End, Item, Player, Reader, Shown},
+    recording::{self, Item, Player, Reader, RecordingEnd, Shown},
     sink::{Sink, text::histogram_line},
 };
-use closewait_engine::time::Boot;
+use closewait_engine::time::BootTime;
 
 /// Lines that wait to be written are at most about so many bytes, whatever a recording says.
 const MOST_WAITING: usize = 16 << 20;
@@ -25,10 +25,10 @@ const MOST_WAITING: usize = 16 << 20;
 /// # Errors
 ///
 /// If the recording cannot be read or standard output cannot be written.
-pub(super) fn replay(args: &cli::Replay) -> anyhow::Result<()> {
+pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let shown = args.file.display();
     let reader = open(&args.file)?;
-    let mut lines = Lines::new(sink(args.shape.output, colour(args.shape)), io::stdout().lock());
+    let mut lines = ReplayedLines::new(sink(args.shape.output, colour(args.shape)), io::stdout().lock());
     let played = play(reader, args.speed, &mut lines);
     // What was played before it failed is shown too.
     lines.end().context("writing standard output failed")?;
@@ -48,8 +48,12 @@ pub(super) const NOTHING: &str =
     "nothing that can be played is in it\nhint: was the agent killed at its start, or the file cut?";
 
 /// Plays all that is there. Returns how it ends.
-fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl Write>) -> anyhow::Result<Option<End>> {
-    let (mut player, mut pace) = (Player::default(), Pace { speed, began: None });
+fn play(
+    mut reader: Reader<impl io::Read>,
+    speed: Speed,
+    lines: &mut ReplayedLines<impl Write>,
+) -> anyhow::Result<Option<RecordingEnd>> {
+    let (mut player, mut pace) = (Player::default(), Playback { speed, began: None });
     for item in &mut reader {
         let item = item?;
         match &item {
@@ -65,7 +69,7 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
             | Item::LogDropped { .. }
-            | Item::WalkBegan
+            | Item::ScanBegan
             | Item::Stopping
             | Item::Polled(_)
             | Item::Drained
@@ -76,24 +80,24 @@ fn play(mut reader: Reader<impl io::Read>, speed: Speed, lines: &mut Lines<impl 
     }
     let end = reader.end();
     // A recording that was cut in its first frame is reported as any other that was cut.
-    let cut = matches!(end, Some(End::Cut { at: 1.., .. }));
+    let cut = matches!(end, Some(RecordingEnd::Cut { at: 1.., .. }));
     anyhow::ensure!(player.engine().is_some() || cut, NOTHING);
     Ok(end)
 }
 
 /// What is to be known of the end.
-fn tell(end: Option<End>, file: &Path) {
+fn tell(end: Option<RecordingEnd>, file: &Path) {
     let file = file.display();
     match end {
-        None | Some(End::Stopped) => {}
-        Some(End::Full) => log::warn!("{file} was full here; the agent went on (run --record-max)"),
-        Some(End::Unwritten) => log::warn!(
+        None | Some(RecordingEnd::Stopped) => {}
+        Some(RecordingEnd::Full) => log::warn!("{file} was full here; the agent went on (run --record-max)"),
+        Some(RecordingEnd::Unwritten) => log::warn!(
             "{file} ends here, more could not be written: a disk was full, or took too long; the agent went on"
         ),
-        Some(End::Unfinished) => {
+        Some(RecordingEnd::Unfinished) => {
             log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")
         }
-        Some(End::Cut { at, skipped }) => {
+        Some(RecordingEnd::Cut { at, skipped }) => {
             log::warn!(
                 "{file} is cut at byte {at}: the {skipped} bytes from there on are no whole frame and are skipped"
             );
@@ -101,25 +105,25 @@ fn tell(end: Option<End>, file: &Path) {
     }
 }
 
-/// When it is time for what comes next.
-struct Pace {
+/// Schedule of a replay.
+struct Playback {
     speed: Speed,
     /// The engine that was recorded, and this one.
-    began: Option<(Boot, Boot)>,
+    began: Option<(BootTime, BootTime)>,
 }
 
-impl Pace {
+impl Playback {
     /// When what was at `moment` is due; `None` if that does not matter.
-    fn due(&self, moment: Boot) -> Option<Boot> {
+    fn due(&self, moment: BootTime) -> Option<BootTime> {
         let (Speed::Times(times), Some((recorded, here))) = (self.speed, self.began) else { return None };
         let after = moment.since(recorded).as_secs_f64() / times;
         // One that is further away than can be told is never due.
-        Some(std::time::Duration::try_from_secs_f64(after).map_or(Boot(u64::MAX), |after| here + after))
+        Some(std::time::Duration::try_from_secs_f64(after).map_or(BootTime(u64::MAX), |after| here + after))
     }
 }
 
-/// Lines on their way, as the agent that was recorded had them.
-struct Lines<W> {
+/// Output lines of a replay, dropped where the recorded agent dropped them.
+struct ReplayedLines<W> {
     sink: Box<dyn Sink>,
     to: W,
     /// Handed out last: written, unless they were dropped.
@@ -128,7 +132,7 @@ struct Lines<W> {
     waiting: Vec<u8>,
 }
 
-impl<W: Write> Lines<W> {
+impl<W: Write> ReplayedLines<W> {
     fn new(sink: Box<dyn Sink>, to: W) -> Self {
         Self { sink, to, handed_out: Vec::new(), waiting: Vec::new() }
     }
@@ -177,13 +181,13 @@ mod tests {
 
     #[test]
     fn the_pace_is_that_of_the_recording_or_a_multiple_of_it() {
-        let (began, here) = (Boot(5_000_000_000), Boot(90_000_000_000));
-        let due = |speed, after| Pace { speed, began: Some((began, here)) }.due(began + after);
+        let (began, here) = (BootTime(5_000_000_000), BootTime(90_000_000_000));
+        let due = |speed, after| Playback { speed, began: Some((began, here)) }.due(began + after);
         let minute = Duration::from_secs(60);
         assert_eq!(due(Speed::Times(1.0), minute), Some(here + minute));
         assert_eq!(due(Speed::Times(0.5), minute), Some(here + 2 * minute));
         assert_eq!(due(Speed::Times(60.0), minute), Some(here + Duration::from_secs(1)));
-        assert_eq!(due(Speed::Times(1e-300), minute), Some(Boot(u64::MAX)));
+        assert_eq!(due(Speed::Times(1e-300), minute), Some(BootTime(u64::MAX)));
         assert_eq!(due(Speed::Max, minute), None);
     }
 }

@@ -10,11 +10,11 @@ use super::{
     sink,
 };
 use crate::{
-    cli::{self, Output},
+    cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
     sink::report::render,
 };
-use closewait_engine::{model::Finding, query::Query, time::Boot};
+use closewait_engine::{model::Finding, query::Query, time::BootTime};
 
 /// So many bytes of pile-ups that a recording tells of, or a little more.
 const MOST_TOLD: usize = 4 << 20;
@@ -24,7 +24,7 @@ const MOST_TOLD: usize = 4 << 20;
 /// # Errors
 ///
 /// If there is neither an agent nor a right to look, the recording cannot be read, or standard output cannot be written.
-pub(super) fn report(args: &cli::Report) -> anyhow::Result<()> {
+pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
     let answer = match &args.file {
         Some(file) => of_recording(file, output)?,
@@ -34,10 +34,10 @@ pub(super) fn report(args: &cli::Report) -> anyhow::Result<()> {
 }
 
 /// The pile-ups that a recording tells of, then all that there was at its end.
-fn of_recording(path: &Path, output: Output) -> anyhow::Result<Vec<u8>> {
+fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let mut reader = open(path)?;
-    let (mut player, mut last) = (Player::default(), Boot::default());
+    let (mut player, mut last) = (Player::default(), BootTime::default());
     let mut sink = sink(output, false);
     // What piled up and is over is part of the incident too.
     let mut answer = Vec::new();
@@ -57,7 +57,7 @@ fn of_recording(path: &Path, output: Output) -> anyhow::Result<Vec<u8>> {
         player.play(item, show).with_context(|| format!("playing {shown} failed"))?;
     }
     let engine = player.engine().context(NOTHING).with_context(|| format!("playing {shown} failed"))?;
-    if output == Output::Text && !answer.is_empty() {
+    if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }
     render(&engine.report(last), output.into(), player.anchor(), &mut answer)?;

@@ -13,11 +13,11 @@ use crate::{
     host::{
         caps::Capability,
         confine::{Confined, Keep, confine},
-        facts::Facts,
-        limits::{Asked, limits},
+        facts::HostFacts,
+        limits::{RequestedLimits, limits},
         memory_limit,
         open_files::OpenFiles,
-        plan::{Degraded, Hook, HookChoice, plan, unseen_sockets},
+        plan::{Degraded, HookChoice, Tracepoint, plan, unseen_sockets},
     },
     intake::Intake,
     memory::{self, Peak},
@@ -26,22 +26,22 @@ use crate::{
     sink::{Start, Writer},
     source::{
         self,
-        inquiry::Inquirer,
+        inspector::Inspector,
         pins::{self, Adoption, Pinned, Pins},
-        program::{Choices, Loader, Programs},
+        program::{Choices, KernelPrograms, Loader},
         ring::RingReader,
         scanner::Scanner,
         worker::{FirstScan, Piece, Workers},
     },
 };
-use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, query::Query, time::Boot};
+use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, query::Query, time::BootTime};
 
 /// Watches until told to stop.
 ///
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or something failed meanwhile.
-pub(super) fn run(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
+pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
@@ -64,20 +64,21 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
+async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
     // Before this process uses much itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
-    let facts = Facts::gather();
+    let facts = HostFacts::gather();
     let plan = plan(&facts, args.hook.into())?;
     let healthy_below = match args.events {
-        cli::Events::Stuck => args.stuck_after,
-        cli::Events::All => Duration::ZERO,
+        cli::EventsArg::Stuck => args.stuck_after,
+        cli::EventsArg::All => Duration::ZERO,
     };
-    let asked = Asked { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
+    let asked =
+        RequestedLimits { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
     let limits = limits(asked, memory.as_ref());
     let choices = Choices {
         max_sockets: limits.max_sockets,
@@ -85,7 +86,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         healthy_below,
         openers: args.openers,
     };
-    let mut programs = Programs::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
+    let mut programs = KernelPrograms::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
     let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
     let kernel_log =
@@ -93,12 +94,12 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     let config = Config {
         stuck_after: args.stuck_after,
         events: match args.events {
-            cli::Events::Stuck => closewait_engine::Events::Stuck,
-            cli::Events::All => closewait_engine::Events::All,
+            cli::EventsArg::Stuck => closewait_engine::Events::Stuck,
+            cli::EventsArg::All => closewait_engine::Events::All,
         },
         max_tracked: limits.max_tracked as usize,
         histogram_every: args.histogram_every,
-        named: plan.hook == Hook::Btf,
+        named: plan.hook == Tracepoint::Btf,
         watching: true,
         ephemeral_ports: ephemeral_ports(&facts),
         connection_limits: args.connection_limit.clone(),
@@ -114,7 +115,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
     programs.attach()?;
     let at = clock::now();
     if let Some(Pinned { kept, adoption: Adoption::All | Adoption::Maps, .. }) = programs.pinned() {
-        intake.fact(Observation::Resumed { reported: Boot(kept.reported_ns), dwell: kept.reported.to_vec() });
+        intake.fact(Observation::Resumed { reported: BootTime(kept.reported_ns), dwell: kept.reported.to_vec() });
     }
     // What is there already goes in before the first record is read: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().chain(&limits.degraded).map(sentence).collect();
@@ -123,7 +124,7 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
     }
-    let (scanner, legs) = programs.scanner()?;
+    let (scanner, proxy_peers) = programs.scanner()?;
     let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut intake, &mut signals).await? else {
         return Ok(());
     };
@@ -137,16 +138,16 @@ async fn watch(args: &cli::Run, open_files: OpenFiles) -> anyhow::Result<()> {
 
     // An agent that cannot be asked watches all the same.
     let control = control(&args.socket, limits.lines, &mut degraded);
-    let mut inquirer = Inquirer::new(legs);
+    let mut inspector = Inspector::new(proxy_peers);
     if !args.enter_namespaces {
-        inquirer.open_ahead();
+        inspector.open_ahead();
     }
     // Nothing can be run later.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(give_up(keep, &facts));
-    let workers = Workers::start(scanner, inquirer);
+    let workers = Workers::start(scanner, inspector);
     let workers =
         workers.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
     let start = Start {
@@ -215,14 +216,14 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
 }
 
 /// What is run when something is found. A program that is not one to run is known before anything is loaded.
-fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::Config> {
+fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
     let cli::OnFindings { on_stuck, on_pileup, hook_timeout: timeout, hook_every: every } = args;
-    let programs = hooks::Programs::find(on_stuck.as_deref(), on_pileup.as_deref());
-    Ok(hooks::Config { programs: programs.context("a hook cannot be used")?, timeout: *timeout, every: *every })
+    let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
+    Ok(hooks::HookConfig { programs: programs.context("a hook cannot be used")?, timeout: *timeout, every: *every })
 }
 
 /// Gives up what only the start needed. Returns what could not be, one sentence each.
-fn give_up(keep: Keep, facts: &Facts) -> Vec<String> {
+fn give_up(keep: Keep, facts: &HostFacts) -> Vec<String> {
     let Confined { kept, degraded } = confine(keep);
     let kept = match kept.as_deref() {
         None => "not known".to_owned(),
@@ -247,17 +248,17 @@ fn sentence(degraded: &Degraded) -> String {
 }
 
 /// Where the range is not known, Linux's own.
-fn ephemeral_ports(facts: &Facts) -> RangeInclusive<u16> {
+fn ephemeral_ports(facts: &HostFacts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last
 }
 
-impl From<cli::Hook> for HookChoice {
-    fn from(hook: cli::Hook) -> Self {
+impl From<cli::TracepointArg> for HookChoice {
+    fn from(hook: cli::TracepointArg) -> Self {
         match hook {
-            cli::Hook::Auto => Self::Auto,
-            cli::Hook::Btf => Self::Btf,
-            cli::Hook::Classic => Self::Classic,
+            cli::TracepointArg::Auto => Self::Auto,
+            cli::TracepointArg::Btf => Self::Btf,
+            cli::TracepointArg::Classic => Self::Classic,
         }
     }
 }

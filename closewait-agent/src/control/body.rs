@@ -11,7 +11,7 @@ use std::{
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::pool::{Lease, Pool};
+use super::pool::{BytePool, Lease};
 
 /// Size of a piece, bytes.
 const PIECE: usize = 64 * 1024;
@@ -95,7 +95,7 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
-    pub(super) fn new(pool: Arc<Pool>) -> Self {
+    pub(super) fn new(pool: Arc<BytePool>) -> Self {
         let body = Body {
             plain: VecDeque::new(),
             deflated: VecDeque::new(),
@@ -191,7 +191,7 @@ impl Write for BodyWriter {
     }
 }
 
-fn full(pool: &Pool) -> io::Error {
+fn full(pool: &BytePool) -> io::Error {
     io::Error::other(format!(
         "it does not fit into the {} MiB that the agent keeps for answers, of which other clients have not taken theirs; \
          narrow the filters, or ask again later",
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_small_answer_takes_what_it_is_long_and_gives_it_back() {
-        let pool = Pool::new(1 << 20);
+        let pool = BytePool::new(1 << 20);
         let mut writer = BodyWriter::new(Arc::clone(&pool));
         writer.write_all(b"one ").unwrap();
         writer.write_all(b"two").unwrap();
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_large_answer_takes_a_fraction_and_is_freed_as_it_is_sent() {
-        let pool = Pool::new(4 << 20);
+        let pool = BytePool::new(4 << 20);
         let text = lines(400_000);
         assert!(text.len() > 16 << 20, "{}", text.len());
         let mut writer = BodyWriter::new(Arc::clone(&pool));
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
-        let pool = Pool::new(256 * 1024);
+        let pool = BytePool::new(256 * 1024);
         let mut state = 1_u64;
         // Does not compress.
         let noise: Vec<u8> = (0..1 << 20)
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn one_that_is_dropped_half_way_gives_all_back() {
-        let pool = Pool::new(1 << 20);
+        let pool = BytePool::new(1 << 20);
         let mut writer = BodyWriter::new(Arc::clone(&pool));
         writer.write_all(&lines(50_000)).unwrap();
         let mut body = writer.finish().unwrap();
@@ -301,7 +301,7 @@ mod tests {
         ) {
             let text = seed.repeat(times);
             // So small that nearly all of it is compressed, and large enough for text that does not compress.
-            let pool = Pool::new(2 << 20);
+            let pool = BytePool::new(2 << 20);
             let mut writer = BodyWriter::new(Arc::clone(&pool));
             for part in text.chunks(step) {
                 writer.write_all(part).unwrap();

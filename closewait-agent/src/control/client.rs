@@ -22,7 +22,7 @@ use super::{
     peer, place, transfer_time,
 };
 use crate::clock;
-use closewait_engine::{text::still_harmless, time::Boot};
+use closewait_engine::{text::still_harmless, time::BootTime};
 
 /// Time between two tries to connect while the agent's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -64,13 +64,13 @@ pub(super) fn ask_within(
 /// One question and its answer, with the time for both.
 struct Exchange<'a> {
     path: &'a Path,
-    began: Boot,
+    began: BootTime,
     /// Time until the first byte, from the first byte to the last, and without a byte.
     patience: Duration,
     /// When the client gives up.
-    until: Boot,
+    until: BootTime,
     /// When the last byte came, or the exchange began.
-    last: Boot,
+    last: BootTime,
     /// Bytes of the answer.
     received: u64,
 }

@@ -123,8 +123,8 @@ impl ControlError {
         }
     }
 
-    /// Whether a look without the agent is as good as can be: nothing speaks against whoever answers there.
-    pub fn permits_look(&self) -> bool {
+    /// Returns whether a one-off scan may replace the agent's answer: nothing speaks against whoever answers there.
+    pub fn permits_scan(&self) -> bool {
         matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. })
     }
 }

@@ -36,9 +36,9 @@ const BACKLOG: i32 = 128;
 /// How often the file is looked at anew when others create and remove it meanwhile.
 const TRIES: usize = 5;
 
-/// The file of a socket that this process has bound.
+/// File of a UNIX socket that this process has bound.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SocketFile {
     path: PathBuf,
     file: FileId,
 }
@@ -60,7 +60,7 @@ impl FileId {
 
 /// Listens at `path`. A socket that an agent of the own user or of root has left behind is replaced; anything else stays as
 /// it is. Returns, with the listener, what a person should know of the folder.
-pub(super) fn occupy(path: &Path) -> Result<(UnixListener, Place, Vec<String>), ControlError> {
+pub(super) fn occupy(path: &Path) -> Result<(UnixListener, SocketFile, Vec<String>), ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     if path.as_os_str().len() > MAX_PATH {
         return Err(ControlError::TooLong { path: path.to_owned() });
@@ -88,7 +88,7 @@ pub(super) fn occupy(path: &Path) -> Result<(UnixListener, Place, Vec<String>), 
 }
 
 /// Gives the bound socket its mode, and only then lets anybody connect.
-fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, Place, Vec<String>), ControlError> {
+fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, SocketFile, Vec<String>), ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
@@ -99,7 +99,7 @@ fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, Place, Vec<Stri
         fs::set_permissions(itself, Permissions::from_mode(SOCKET_MODE)).map_err(failed("chmod"))?;
     }
     listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
-    let place = Place { path: path.to_owned(), file: FileId::of(&found) };
+    let place = SocketFile { path: path.to_owned(), file: FileId::of(&found) };
     // An agent that started at the same time may have taken the socket for one that was left behind, before `listen`.
     if !place.is_there() {
         return Err(ControlError::Taken { path: path.to_owned() });
@@ -107,7 +107,7 @@ fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, Place, Vec<Stri
     Ok((UnixListener::from(socket), place, doubts(path)))
 }
 
-impl Place {
+impl SocketFile {
     /// Whether the file is at its path.
     fn is_there(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)

@@ -7,16 +7,16 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// The limit, and how much of it is used.
+/// Number of bytes that all connections together may use, and that they use now.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct BytePool {
     limit: usize,
     used: AtomicUsize,
     /// Told whenever bytes come back.
     released: Notify,
 }
 
-impl Pool {
+impl BytePool {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0), released: Notify::new() })
     }
@@ -47,16 +47,16 @@ impl Pool {
 /// The part of the limit that one answer uses. It comes back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pool: Arc<Pool>,
+    pool: Arc<BytePool>,
     bytes: usize,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>) -> Self {
+    pub(super) fn new(pool: Arc<BytePool>) -> Self {
         Self { pool, bytes: 0 }
     }
 
-    pub(super) fn pool(&self) -> &Pool {
+    pub(super) fn pool(&self) -> &BytePool {
         &self.pool
     }
 
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_stays_below_the_limit_and_comes_back() {
-        let pool = Pool::new(100);
+        let pool = BytePool::new(100);
         let mut first = Lease::new(Arc::clone(&pool));
         let mut second = Lease::new(Arc::clone(&pool));
         assert!(first.take(60, 100) && !second.take(41, 100) && second.take(40, 100));

@@ -17,8 +17,8 @@ use super::{
     body::{Body, BodyWriter},
     error::ControlError,
     peer,
-    place::{self, Place},
-    pool::Pool,
+    place::{self, SocketFile},
+    pool::BytePool,
     transfer_time,
 };
 use crate::memory;
@@ -32,9 +32,9 @@ pub struct Control<Q> {
     questions: mpsc::Receiver<(Q, Asker)>,
     /// The question that waits for room in the pool.
     next: Option<(Q, Asker)>,
-    pool: Arc<Pool>,
+    pool: Arc<BytePool>,
     listening: JoinHandle<()>,
-    place: Place,
+    place: SocketFile,
     doubts: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
             ControlError::Listen { call: "epoll_ctl", path: path.to_owned(), error }
         })?;
         let (ask, questions) = mpsc::channel(MAX_CLIENTS);
-        let pool = Pool::new(max_bytes);
+        let pool = BytePool::new(max_bytes);
         let listening = tokio::spawn(accept(listener, ask, Arc::clone(&pool)));
         Ok(Self { questions, next: None, pool, listening, place, doubts })
     }
@@ -106,7 +106,7 @@ impl<Q> Drop for Control<Q> {
 async fn accept<Q: DeserializeOwned + Send + 'static>(
     listener: UnixListener,
     ask: mpsc::Sender<(Q, Asker)>,
-    pool: Arc<Pool>,
+    pool: Arc<BytePool>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -145,7 +145,7 @@ pub struct Asker {
     stream: UnixStream,
     /// When it connected.
     since: Instant,
-    pool: Arc<Pool>,
+    pool: Arc<BytePool>,
     /// Until the answer is taken.
     _place: OwnedSemaphorePermit,
 }

@@ -286,7 +286,7 @@ fn an_agent_that_does_not_answer_is_given_up() {
         |path| ask_within(path, &"hello", Duration::from_secs(1)).unwrap_err(),
     );
     assert!(error.to_string().starts_with("the agent did not answer within 1 s"), "{error}");
-    assert!(error.permits_look());
+    assert!(error.permits_scan());
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn what_is_no_answer_is_refused() {
             },
             |path| ask(path, &"hello").unwrap_err(),
         );
-        assert!(error.to_string().contains(words) && !error.permits_look(), "{name}: {error}");
+        assert!(error.to_string().contains(words) && !error.permits_scan(), "{name}: {error}");
     }
 }
 

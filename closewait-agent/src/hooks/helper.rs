@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Occasion, Programs,
-    desk::{Desk, Next},
+    HookEvent, HookPrograms,
+    queue::{HookQueue, NextEvent},
     running::{GRACE, attend},
 };
 use crate::clock;
@@ -28,7 +28,7 @@ const LAST: Duration = GRACE.saturating_add(Duration::from_secs(1));
 /// # Errors
 ///
 /// If signals cannot be caught.
-pub async fn serve(requests: Receiver, programs: Programs, timeout: Duration) -> anyhow::Result<()> {
+pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration) -> anyhow::Result<()> {
     detach();
     // Whoever ends the agent may send them to all of its processes. Its end is told by the pipe.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
@@ -36,38 +36,38 @@ pub async fn serve(requests: Receiver, programs: Programs, timeout: Duration) ->
         let _unread: Signal =
             signal(kind).context("sigaction failed; report this with the output of `closewait doctor`")?;
     }
-    let (hand_on, mut occasions) = mpsc::channel(1);
+    let (hand_on, mut events) = mpsc::channel(1);
     let reading = tokio::spawn(read_all(requests, hand_on));
     let programs = Arc::new(programs);
     let (stop, stopping) = watch::channel(false);
-    let (mut desk, mut running) = (Desk::new(timeout), JoinSet::new());
+    let (mut queue, mut running) = (HookQueue::new(timeout), JoinSet::new());
     loop {
-        while let Some(next) = desk.next(clock::now()) {
-            let occasion = match next {
-                Next::Run(occasion) => occasion,
-                Next::Stale(group) => {
+        while let Some(next) = queue.next(clock::now()) {
+            let event = match next {
+                NextEvent::Run(event) => event,
+                NextEvent::Stale(group) => {
                     log::warn!("hook for {group}: not run, as it has waited too long for others to end");
                     continue;
                 }
             };
             let (programs, stopping) = (Arc::clone(&programs), stopping.clone());
             running.spawn(async move {
-                if let Some(program) = programs.of(occasion.group.kind) {
-                    attend(program, &occasion, timeout, stopping).await;
+                if let Some(program) = programs.of(event.group.kind) {
+                    attend(program, &event, timeout, stopping).await;
                 }
-                occasion.group
+                event.group
             });
         }
         tokio::select! {
-            occasion = occasions.recv() => {
-                let Some(occasion): Option<Occasion> = occasion else { break };
-                let group = occasion.group.clone();
-                if let Err(refused) = desk.offer(occasion, clock::now()) {
+            event = events.recv() => {
+                let Some(event): Option<HookEvent> = event else { break };
+                let group = event.group.clone();
+                if let Err(refused) = queue.offer(event, clock::now()) {
                     log::warn!("hook for {group}: not run, as {}", refused.why());
                 }
             }
             Some(ended) = running.join_next() => match ended {
-                Ok(group) => desk.finished(&group),
+                Ok(group) => queue.finished(&group),
                 Err(error) => log::error!("running a hook failed: {error}; report this"),
             },
         }
@@ -84,20 +84,20 @@ pub async fn serve(requests: Receiver, programs: Programs, timeout: Duration) ->
 }
 
 /// Hands every request on, until the agent ends.
-async fn read_all(mut from: Receiver, to: mpsc::Sender<Occasion>) -> io::Result<()> {
+async fn read_all(mut from: Receiver, to: mpsc::Sender<HookEvent>) -> io::Result<()> {
     loop {
         let mut first = [0; 4];
         match from.read_exact(&mut first).await {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             read => read?,
         };
-        let mut body = vec![0; Occasion::length(first)?];
+        let mut body = vec![0; HookEvent::length(first)?];
         match from.read_exact(&mut body).await {
             // It has ended in the midst of it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             read => read?,
         };
-        if to.send(Occasion::of_body(&body)?).await.is_err() {
+        if to.send(HookEvent::of_body(&body)?).await.is_err() {
             return Ok(());
         }
     }

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Group;
-use closewait_engine::{text::duration, time::Boot};
+use super::HookGroup;
+use closewait_engine::{text::duration, time::BootTime};
 
 /// Starts at once, and in a minute.
 const BURST: u32 = 10;
@@ -24,24 +24,24 @@ pub(super) enum Skip {
     TooMany,
 }
 
-/// When what has started.
+/// Rate limit for starts of hook programs: one for each group, one for all.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct StartLimiter {
     every: Duration,
-    started: BTreeMap<Group, Boot>,
+    started: BTreeMap<HookGroup, BootTime>,
     /// Time that is to be spent, [`REFILL`] for each start.
     credit: Duration,
-    earned: Boot,
+    earned: BootTime,
 }
 
-impl Limits {
+impl StartLimiter {
     /// With at most one start of a group in `every`.
-    pub(super) fn new(every: Duration, now: Boot) -> Self {
+    pub(super) fn new(every: Duration, now: BootTime) -> Self {
         Self { every, started: BTreeMap::new(), credit: REFILL * BURST, earned: now }
     }
 
     /// Whether a program may start, and if so takes it for started.
-    pub(super) fn start(&mut self, group: &Group, now: Boot) -> Result<(), Skip> {
+    pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
         }
@@ -67,11 +67,11 @@ pub(super) struct Skipped {
     unsent: u64,
     too_long: u64,
     every: Duration,
-    told: Boot,
+    told: BootTime,
 }
 
 impl Skipped {
-    pub(super) fn new(every: Duration, now: Boot) -> Self {
+    pub(super) fn new(every: Duration, now: BootTime) -> Self {
         Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, told: now }
     }
 
@@ -93,12 +93,12 @@ impl Skipped {
     }
 
     /// What is to be said, if it is time: one line, and then it is said.
-    pub(super) fn line(&mut self, now: Boot) -> Option<String> {
+    pub(super) fn line(&mut self, now: BootTime) -> Option<String> {
         (now.since(self.told) >= TELL_EVERY).then(|| self.last_line(now)).flatten()
     }
 
     /// The same at the end.
-    pub(super) fn last_line(&mut self, now: Boot) -> Option<String> {
+    pub(super) fn last_line(&mut self, now: BootTime) -> Option<String> {
         let parts = [
             (self.recent, format!("one of the same group ran within {} (--hook-every)", duration(self.every))),
             (self.too_many, format!("{BURST} ran in a minute")),
@@ -123,32 +123,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::hooks::Kind;
+    use crate::hooks::HookEventKind;
 
     const EVERY: Duration = Duration::from_secs(60);
 
-    fn group(who: &str) -> Group {
-        Group { kind: Kind::Stuck, who: who.to_owned() }
+    fn group(who: &str) -> HookGroup {
+        HookGroup { kind: HookEventKind::Stuck, who: who.to_owned() }
     }
 
-    fn at(seconds: u64) -> Boot {
-        Boot(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
     }
 
     #[test]
     fn a_group_starts_once_in_its_time_whatever_is_reported_of_it() {
-        let mut limits = Limits::new(EVERY, at(0));
+        let mut limits = StartLimiter::new(EVERY, at(0));
         assert_eq!(limits.start(&group("a"), at(1)), Ok(()));
         for second in 1..61 {
             assert_eq!(limits.start(&group("a"), at(second)), Err(Skip::Recent));
         }
         assert_eq!(limits.start(&group("a"), at(61)), Ok(()));
-        assert_eq!(limits.start(&Group { kind: Kind::Pileup, who: "a".to_owned() }, at(61)), Ok(()));
+        assert_eq!(limits.start(&HookGroup { kind: HookEventKind::Pileup, who: "a".to_owned() }, at(61)), Ok(()));
     }
 
     #[test]
     fn ten_start_at_once_and_then_one_in_six_seconds() {
-        let mut limits = Limits::new(EVERY, at(0));
+        let mut limits = StartLimiter::new(EVERY, at(0));
         let mut start = |n: u64, second| limits.start(&group(&n.to_string()), at(second)).is_ok();
         assert_eq!((0..100).filter(|n| start(*n, 1)).count(), 10);
         assert_eq!((100..200).filter(|n| start(*n, 6)).count(), 0);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn one_that_found_no_room_is_not_taken_for_started() {
-        let mut limits = Limits::new(EVERY, at(0));
+        let mut limits = StartLimiter::new(EVERY, at(0));
         for n in 0..10 {
             assert_eq!(limits.start(&group(&n.to_string()), at(0)), Ok(()));
         }
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound_and_the_first_goes() {
-        let mut limits = Limits::new(Duration::MAX, at(0));
+        let mut limits = StartLimiter::new(Duration::MAX, at(0));
         for n in 0..=GROUPS as u64 {
             assert_eq!(limits.start(&group(&n.to_string()), at(n * 6)), Ok(()));
         }
@@ -200,7 +200,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_minute_has_more_than_twice_the_burst(steps in prop::collection::vec((0_u64..20, 0_u64..50), 1..400)) {
-            let mut limits = Limits::new(EVERY, at(0));
+            let mut limits = StartLimiter::new(EVERY, at(0));
             let (mut now, mut starts) = (0, Vec::new());
             for (step, who) in steps {
                 now += step;

@@ -10,12 +10,12 @@
 //!
 //! Nothing here waits for a program: what finds no room on the way is dropped, counted and told.
 
-mod desk;
+mod event;
 mod helper;
 mod limits;
-mod occasion;
 mod output;
 mod program;
+mod queue;
 mod running;
 
 use std::{
@@ -27,26 +27,26 @@ use std::{
 
 use anyhow::Context as _;
 
-use self::limits::{Limits, Skipped};
+use self::limits::{Skipped, StartLimiter};
 pub use self::{
+    event::{HookEnvironment, HookEvent, HookEventKind, HookGroup},
     helper::serve,
-    occasion::{Facts, Group, Kind, Occasion},
-    program::{ProgramError, Programs},
+    program::{HookPrograms, ProgramError},
 };
 use crate::{
     clock::{self, TimeAnchor},
     sink::{Backlog, Sink as _, Writer, json::Json},
 };
-use closewait_engine::{model::Finding, time::Boot};
+use closewait_engine::{model::Finding, time::BootTime};
 
 /// Bytes of requests that may wait for the helper.
 const BACKLOG: usize = 8 << 20;
 
-/// What is run, and when.
+/// Programs that hooks run, and their limits.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct HookConfig {
     /// Which programs.
-    pub programs: Programs,
+    pub programs: HookPrograms,
     /// How long one may take.
     pub timeout: Duration,
     /// At most one start of a group in this time.
@@ -58,7 +58,7 @@ pub struct Config {
 pub struct Helper {
     child: Child,
     requests: io::PipeWriter,
-    config: Config,
+    config: HookConfig,
 }
 
 impl Helper {
@@ -67,8 +67,8 @@ impl Helper {
     /// # Errors
     ///
     /// If it cannot be started.
-    pub fn start(config: Config) -> anyhow::Result<Option<Self>> {
-        let Programs { stuck, pileup } = &config.programs;
+    pub fn start(config: HookConfig) -> anyhow::Result<Option<Self>> {
+        let HookPrograms { stuck, pileup } = &config.programs;
         if stuck.is_none() && pileup.is_none() {
             return Ok(None);
         }
@@ -103,7 +103,7 @@ impl Helper {
         Ok(Hooks {
             child,
             writer: Writer::new(requests, BACKLOG)?,
-            limits: Limits::new(config.every, now),
+            limits: StartLimiter::new(config.every, now),
             skipped: Skipped::new(config.every, now),
             programs: config.programs,
             json,
@@ -116,17 +116,17 @@ impl Helper {
 pub struct Hooks {
     child: Child,
     writer: Writer,
-    limits: Limits,
+    limits: StartLimiter,
     skipped: Skipped,
-    programs: Programs,
+    programs: HookPrograms,
     /// Counts along, so that a program gets the very line that the stream has.
     json: Json,
 }
 
 impl Hooks {
     /// Takes every finding, in order, and asks for a program where that is called for.
-    pub fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, now: Boot) {
-        let group = occasion::group(finding).filter(|group| self.programs.of(group.kind).is_some());
+    pub fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, now: BootTime) {
+        let group = event::group(finding).filter(|group| self.programs.of(group.kind).is_some());
         match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
             None => self.json.pass(),
             Some(Err(skip)) => {
@@ -144,12 +144,12 @@ impl Hooks {
         }
     }
 
-    fn ask(&mut self, group: Group, finding: &Finding, anchor: TimeAnchor) -> io::Result<()> {
+    fn ask(&mut self, group: HookGroup, finding: &Finding, anchor: TimeAnchor) -> io::Result<()> {
         let mut line = Vec::new();
         self.json.finding(finding, anchor, &mut line)?;
         let json = String::from_utf8(line).map_err(io::Error::other)?;
-        let occasion = Occasion { group, facts: occasion::facts(finding, anchor), json };
-        match occasion.frame()? {
+        let event = HookEvent { group, facts: event::facts(finding, anchor), json };
+        match event.frame()? {
             None => self.skipped.too_long(),
             Some(frame) => {
                 if self.writer.send(frame) == Backlog::Full {

@@ -9,14 +9,14 @@ const LINES: usize = 64;
 /// Bytes that are read at all. A program that writes more finds its pipe closed, rather than keep a CPU busy.
 const READ: u64 = 16 << 20;
 
-/// The beginning of it, and how much there was.
+/// Beginning of a program's output, and the number of bytes of all of it.
 #[derive(Debug, Default)]
-pub(super) struct Output {
+pub(super) struct CapturedOutput {
     kept: Vec<u8>,
     all: u64,
 }
 
-impl Output {
+impl CapturedOutput {
     /// Takes the next piece. Returns whether more is to be read.
     pub(super) fn take(&mut self, piece: &[u8]) -> bool {
         self.all = self.all.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     fn lines(pieces: &[&[u8]]) -> Vec<String> {
-        let mut output = Output::default();
+        let mut output = CapturedOutput::default();
         for piece in pieces {
             output.take(piece);
         }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn nobody_is_read_for_ever() {
-        let (mut output, piece) = (Output::default(), vec![b'y'; 1 << 20]);
+        let (mut output, piece) = (CapturedOutput::default(), vec![b'y'; 1 << 20]);
         assert_eq!((0..100).take_while(|_| output.take(&piece)).count(), 15);
         assert!(output.lines()[1].ends_with("bytes more are left out, and its output was closed)"));
         assert_eq!(output.kept.len(), KEPT);

@@ -9,7 +9,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::Kind;
+use super::HookEventKind;
 
 /// Others may write.
 const OTHERS_WRITE: u32 = 0o002;
@@ -61,16 +61,16 @@ pub enum ProgramError {
     },
 }
 
-/// The programs, each found to be one to run.
+/// Programs of hooks, each checked to be executable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Programs {
+pub struct HookPrograms {
     /// For sockets that get stuck.
     pub stuck: Option<PathBuf>,
     /// For groups that grow.
     pub pileup: Option<PathBuf>,
 }
 
-impl Programs {
+impl HookPrograms {
     /// Looks at each and keeps where it is, links followed.
     ///
     /// # Errors
@@ -80,11 +80,11 @@ impl Programs {
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
 
-    /// The program for an occasion.
-    pub(super) fn of(&self, kind: Kind) -> Option<&Path> {
+    /// The program for an event.
+    pub(super) fn of(&self, kind: HookEventKind) -> Option<&Path> {
         match kind {
-            Kind::Stuck => self.stuck.as_deref(),
-            Kind::Pileup => self.pileup.as_deref(),
+            HookEventKind::Stuck => self.stuck.as_deref(),
+            HookEventKind::Pileup => self.pileup.as_deref(),
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Occasion, output::Output};
+use super::{HookEvent, output::CapturedOutput};
 use crate::clock;
 use closewait_engine::text::{duration, harmless_path};
 
@@ -49,17 +49,17 @@ enum Cause {
 
 /// Runs the program to its end, or until `timeout` or `stopping`, and writes to the log how it went. With it ends what it
 /// has started, but for what has made itself independent (`setsid`).
-pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duration, stopping: watch::Receiver<bool>) {
+pub(super) async fn attend(program: &Path, event: &HookEvent, timeout: Duration, stopping: watch::Receiver<bool>) {
     let name = harmless_path(program.as_os_str().as_encoded_bytes());
-    let group = &occasion.group;
+    let group = &event.group;
     let began = clock::now();
-    match run(program, occasion, timeout, stopping).await {
+    match run(program, event, timeout, stopping).await {
         Err(error) => {
             let code = error.downcast_ref().and_then(io::Error::raw_os_error);
             let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
             log::warn!("hook for {group}: running {name} failed: {error:#}{hint}");
         }
-        Ok(Ended { status, cause, output }) => {
+        Ok(FinishedProgram { status, cause, output }) => {
             for line in output.lines() {
                 log::info!("hook for {group}: | {line}");
             }
@@ -82,28 +82,29 @@ pub(super) async fn attend(program: &Path, occasion: &Occasion, timeout: Duratio
     }
 }
 
-struct Ended {
+/// Exit status and output of a program that a hook ran.
+struct FinishedProgram {
     status: ExitStatus,
     cause: Option<Cause>,
-    output: Output,
+    output: CapturedOutput,
 }
 
 async fn run(
     program: &Path,
-    occasion: &Occasion,
+    event: &HookEvent,
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<FinishedProgram> {
     // It may have been changed since the start.
     let program = super::program::find(program)?;
     // Before the program begins, so that its end cannot be missed.
     let mut children = signal(SignalKind::child()).context("sigaction failed")?;
-    let (mut child, input, pipe) = spawn(&program, occasion).context("pipe2 or posix_spawn failed")?;
-    log::debug!("hook for {}: runs as {}", occasion.group, child.id());
-    let line = occasion.json.clone();
+    let (mut child, input, pipe) = spawn(&program, event).context("pipe2 or posix_spawn failed")?;
+    log::debug!("hook for {}: runs as {}", event.group, child.id());
+    let line = event.json.clone();
     // One that does not read it, or not all, need not.
     let feeding = tokio::spawn(feed(input, line.into_bytes()));
-    let (mut output, mut pipe) = (Output::default(), Some(pipe));
+    let (mut output, mut pipe) = (CapturedOutput::default(), Some(pipe));
     let mut piece = vec![0; 64 * 1024];
     let mut alarm = pin!(sleep(timeout));
     let (mut stage, mut cause) = (Stage::Runs, None);
@@ -141,18 +142,18 @@ async fn run(
             && output.take(&piece[..bytes])
         {}
     }
-    Ok(Ended { status: child.wait().context("wait4 failed")?, cause, output })
+    Ok(FinishedProgram { status: child.wait().context("wait4 failed")?, cause, output })
 }
 
 /// In a group of processes of its own, without a shell and without arguments.
-fn spawn(program: &Path, occasion: &Occasion) -> io::Result<(Child, Sender, Receiver)> {
+fn spawn(program: &Path, event: &HookEvent) -> io::Result<(Child, Sender, Receiver)> {
     let ((input, feed), (read, output)) = (io::pipe()?, io::pipe()?);
     let mut command = Command::new(program);
     for (name, _value) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
         command.env_remove(name);
     }
-    command.env("CLOSEWAIT_EVENT", occasion.group.kind.name());
-    for (name, value) in &occasion.facts.0 {
+    command.env("CLOSEWAIT_EVENT", event.group.kind.name());
+    for (name, value) in &event.facts.0 {
         command.env(&**name, value);
     }
     command.stdin(input).stdout(output.try_clone()?).stderr(output).current_dir("/").process_group(0);
@@ -206,25 +207,25 @@ mod tests {
     };
 
     use super::*;
-    use crate::hooks::{Facts, Group, Kind};
+    use crate::hooks::{HookEnvironment, HookEventKind, HookGroup};
 
     /// Runs a script to its end; what it does is not to last longer than `timeout`.
-    fn outcome(name: &str, script: &str, timeout: Duration) -> Ended {
+    fn outcome(name: &str, script: &str, timeout: Duration) -> FinishedProgram {
         run_file(name, &format!("#!/bin/sh\n{script}\n"), timeout).unwrap()
     }
 
-    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<Ended> {
+    fn run_file(name: &str, text: &str, timeout: Duration) -> anyhow::Result<FinishedProgram> {
         let path: PathBuf = env::temp_dir().join(format!("closewait-running-{}-{name}", process::id()));
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-        let mut facts = Facts::default();
+        let mut facts = HookEnvironment::default();
         facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
-        let group = Group { kind: Kind::Stuck, who: "pid 1 port 80".to_owned() };
-        let occasion = Occasion { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
+        let group = HookGroup { kind: HookEventKind::Stuck, who: "pid 1 port 80".to_owned() };
+        let event = HookEvent { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (_stop, stopping) = watch::channel(false);
         let ended = loop {
-            match runtime.block_on(run(&path, &occasion, timeout, stopping.clone())) {
+            match runtime.block_on(run(&path, &event, timeout, stopping.clone())) {
                 // What another test has just started may not have closed the script yet.
                 Err(error) if is_busy(&error) => {}
                 ended => break ended,

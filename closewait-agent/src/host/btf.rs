@@ -226,7 +226,7 @@ impl Btf {
     }
 
     /// Follows typedefs and qualifiers to a type with a content of its own.
-    fn resolve(&self, id: u32) -> Option<(usize, Shape)> {
+    fn resolve(&self, id: u32) -> Option<(usize, TypeShape)> {
         let mut id = id;
         for _ in 0..MAX_DEPTH {
             let at = *self.types.get(usize::try_from(id).ok()?.checked_sub(1)?)? as usize;
@@ -253,9 +253,9 @@ impl Btf {
     }
 
     /// The first words of the type at a position.
-    fn shape(&self, at: usize) -> Option<Shape> {
+    fn shape(&self, at: usize) -> Option<TypeShape> {
         let info = self.word(at + 4)?;
-        Some(Shape {
+        Some(TypeShape {
             name: self.word(at)?,
             // 24 and 7 bits since 2026. Kernels that use only 16 and 5 of them keep the others at 0
             // (`BTF_INFO_MASK` in kernel/bpf/btf.c, v6.18).
@@ -312,7 +312,7 @@ const SEARCH_BUDGET: u32 = 1 << 16;
 
 /// The common first part of every type.
 #[derive(Clone, Copy)]
-struct Shape {
+struct TypeShape {
     /// Offset of the name in the string section; 0 for none.
     name: u32,
     /// Number of members, parameters or the like that follow.
@@ -322,7 +322,7 @@ struct Shape {
     size_or_type: u32,
 }
 
-impl Shape {
+impl TypeShape {
     /// Size of the type and what follows it; `None` for an unknown kind.
     fn record_bytes(self) -> Option<usize> {
         let (fixed, each) = match self.kind {
@@ -375,7 +375,7 @@ impl Header {
     }
 
     /// Size of a type of a kind that this reader does not know, if the file tells it (`struct btf_layout`).
-    fn foreign_bytes(&self, bytes: &[u8], shape: Shape) -> Option<usize> {
+    fn foreign_bytes(&self, bytes: &[u8], shape: TypeShape) -> Option<usize> {
         let (start, end) = self.kinds?;
         let at = start + shape.kind as usize * 4;
         let entry = bytes.get(at..at + 4).filter(|_| at + 4 <= end)?;

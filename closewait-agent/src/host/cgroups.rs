@@ -7,7 +7,7 @@
 //! without it the folders are walked, a little at a time.
 
 mod handle;
-mod walk;
+mod scan;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use self::{handle::Opened, walk::Walk};
+use self::{handle::Opened, scan::FolderScan};
 use super::{
     deadline::{self, Patience, Subject, Told},
     netns::unescape,
@@ -30,8 +30,8 @@ use super::{
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Paths that are remembered, also of cgroups that are gone; of more, those with the highest ids, which are the newest.
 const MAX_PATHS: usize = 65_536;
-/// Time that one call spends on walking.
-const WALK_BUDGET: Duration = Duration::from_millis(20);
+/// Time that one call spends on the scan of folders.
+const SCAN_BUDGET: Duration = Duration::from_millis(20);
 
 /// Why no path of a cgroup can be told.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ pub struct Cgroups {
     /// Also those that are gone since: sockets outlive their cgroup.
     paths: BTreeMap<u64, Vec<u8>>,
     /// `None` as long as folders can be opened by their ids.
-    walk: Option<Arc<Mutex<Walk>>>,
+    scan: Option<Arc<Mutex<FolderScan>>>,
 }
 
 impl Cgroups {
@@ -99,7 +99,7 @@ impl Cgroups {
     pub fn at(mount: impl Into<PathBuf>) -> Result<Self, CgroupError> {
         let path = mount.into();
         match File::open(&path) {
-            Ok(file) => Ok(Self { path, mount: Arc::new(file), paths: BTreeMap::new(), walk: None }),
+            Ok(file) => Ok(Self { path, mount: Arc::new(file), paths: BTreeMap::new(), scan: None }),
             Err(source) => Err(CgroupError::Open { path, source }),
         }
     }
@@ -122,7 +122,7 @@ impl Cgroups {
             return;
         }
         let (mut left, mut refused) = (Vec::new(), false);
-        if self.walk.is_none() {
+        if self.scan.is_none() {
             for (id, opened) in self.open(asked, patience) {
                 match opened {
                     Ok(Opened::Path(path)) => {
@@ -141,20 +141,20 @@ impl Cgroups {
         } else {
             left = asked;
         }
-        if refused && self.walk.is_none() {
-            self.walk = Some(Arc::new(Mutex::new(Walk::of(self.path.clone()))));
+        if refused && self.scan.is_none() {
+            self.scan = Some(Arc::new(Mutex::new(FolderScan::of(self.path.clone()))));
         }
         if left.is_empty() {
             return;
         }
-        let walked = self.go_on_walking(patience);
+        let step = self.continue_scan(patience);
         for id in left {
-            match (&walked, self.paths.get(&id)) {
+            match (&step, self.paths.get(&id)) {
                 (_, Some(path)) => each(id, Lookup::Path(path.clone())),
                 (Ok(true), None) => each(id, Lookup::Gone),
                 (Ok(false), None) => each(
                     id,
-                    Lookup::Unknown("not all folders have been walked yet; grant CAP_DAC_READ_SEARCH".to_owned()),
+                    Lookup::Unknown("not all folders have been step yet; grant CAP_DAC_READ_SEARCH".to_owned()),
                 ),
                 (Err(why), None) => each(id, Lookup::Unknown(why.clone())),
             }
@@ -166,7 +166,7 @@ impl Cgroups {
         let mut all = Vec::new();
         let mount = Arc::clone(&self.mount);
         let subject = Subject::Path(self.path.clone());
-        let work = move |id: &u64, job: &deadline::Job<Opened>| {
+        let work = move |id: &u64, job: &deadline::ItemJob<Opened>| {
             if job.about(subject.clone()).is_ok() {
                 job.step("its folder");
                 job.put(handle::open(&mount, *id));
@@ -184,19 +184,19 @@ impl Cgroups {
 
     /// Walks for some more milliseconds. Returns whether everything was seen since a walk began after all of the folders
     /// were there that this call is about.
-    fn go_on_walking(&mut self, patience: &mut Patience) -> Result<bool, String> {
-        let Some(walk) = self.walk.clone() else { return Ok(false) };
-        let work = move || match walk.try_lock() {
-            Ok(mut walk) => Some(walk.go_on(WALK_BUDGET)),
+    fn continue_scan(&mut self, patience: &mut Patience) -> Result<bool, String> {
+        let Some(scan) = self.scan.clone() else { return Ok(false) };
+        let work = move || match scan.try_lock() {
+            Ok(mut scan) => Some(scan.go_on(SCAN_BUDGET)),
             // A thread that was left behind still has it.
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
         };
         match deadline::run(Subject::Path(self.path.clone()), "walking the folders of cgroups", patience, work) {
-            Ok(Some(walked)) => {
-                for (id, path) in walked.found {
+            Ok(Some(step)) => {
+                for (id, path) in step.found {
                     self.remember(id, path);
                 }
-                Ok(walked.whole)
+                Ok(step.whole)
             }
             Ok(None) => Err("an earlier walk over the folders of cgroups has not come to an end".to_owned()),
             Err(why) => Err(why.to_string()),

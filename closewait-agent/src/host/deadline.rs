@@ -3,7 +3,7 @@
 //! A read below `/proc` or a walk along a path ends in a file system or behind a lock that a broken host never gives
 //! back: the server of an NFS mount is gone, the daemon of a FUSE mount hangs. [`each`] does such work on a thread of its
 //! own, and gives the thread up when nothing has come of it for [`ANSWER_WITHIN`]. What that thread waits for is remembered
-//! for as long as it waits, so that nothing else is sent after it ([`Job::may_wait`]).
+//! for as long as it waits, so that nothing else is sent after it ([`ItemJob::may_wait`]).
 //!
 //! # Which calls can wait
 //!
@@ -88,7 +88,7 @@ pub enum Subject {
 
 /// Reason why something was not read.
 #[derive(Debug)]
-pub enum Unanswered {
+pub enum ReadFailure {
     /// It was tried, and there was no answer in time.
     Late {
         /// What was being read, as the job says.
@@ -104,7 +104,7 @@ pub enum Unanswered {
     NoThread(io::Error),
 }
 
-impl fmt::Display for Unanswered {
+impl fmt::Display for ReadFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = ANSWER_WITHIN.as_millis();
         match self {
@@ -148,17 +148,17 @@ pub enum Told<T> {
     /// A value that the work has put out; there can be any number for one item.
     Value(T),
     /// The work was left behind, or not begun. Values may have come before.
-    Unanswered(Unanswered),
+    Unanswered(ReadFailure),
 }
 
-/// The work on one item, as the thread that does it sees it.
-pub struct Job<T> {
+/// Work on one item, seen from the thread that does it.
+pub struct ItemJob<T> {
     index: usize,
     watch: Arc<Watch>,
     values: SyncSender<Message<T>>,
 }
 
-impl<T> Job<T> {
+impl<T> ItemJob<T> {
     /// Hands a value over.
     pub fn put(&self, value: T) {
         // Nobody takes it any more if this thread was left behind.
@@ -171,11 +171,11 @@ impl<T> Job<T> {
     /// # Errors
     ///
     /// If another thread already waits for the same.
-    pub fn about(&self, subject: Subject) -> Result<(), Unanswered> {
+    pub fn about(&self, subject: Subject) -> Result<(), ReadFailure> {
         let waits = is_waited_for(&lock(&ABANDONED), &subject);
         self.watch.doing().subject = Some(subject);
         self.progress();
-        if waits { Err(Unanswered::StillWaits) } else { Ok(()) }
+        if waits { Err(ReadFailure::StillWaits) } else { Ok(()) }
     }
 
     /// Names what is read next. The time of [`ANSWER_WITHIN`] begins anew.
@@ -194,7 +194,7 @@ impl<T> Job<T> {
     /// # Errors
     ///
     /// If another thread already waits for the same subject, or too many wait for others.
-    pub fn may_wait(&self) -> Result<(), Unanswered> {
+    pub fn may_wait(&self) -> Result<(), ReadFailure> {
         let subject = self.watch.doing().subject.clone();
         match subject {
             Some(subject) => may_wait_for(&subject),
@@ -203,16 +203,16 @@ impl<T> Job<T> {
     }
 }
 
-/// As [`Job::may_wait`].
-fn may_wait_for(subject: &Subject) -> Result<(), Unanswered> {
+/// As [`ItemJob::may_wait`].
+fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
     allowed(&lock(&ABANDONED), subject)
 }
 
-fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), Unanswered> {
+fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
     if is_waited_for(abandoned, subject) {
-        return Err(Unanswered::StillWaits);
+        return Err(ReadFailure::StillWaits);
     }
-    if abandoned.len() >= MAX_STUCK { Err(Unanswered::TooMany) } else { Ok(()) }
+    if abandoned.len() >= MAX_STUCK { Err(ReadFailure::TooMany) } else { Ok(()) }
 }
 
 fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
@@ -226,7 +226,7 @@ fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
 pub fn each<I, T>(
     items: Vec<I>,
     patience: &mut Patience,
-    work: impl Fn(&I, &Job<T>) + Send + Sync + 'static,
+    work: impl Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
     mut take: impl FnMut(&I, Told<T>),
 ) where
     I: Send + Sync + 'static,
@@ -236,11 +236,11 @@ pub fn each<I, T>(
     let mut next = 0;
     while next < items.len() {
         let begun = if lock(&ABANDONED).len() >= MAX_ABANDONED {
-            Err(Unanswered::TooMany)
+            Err(ReadFailure::TooMany)
         } else if patience.is_over() {
-            Err(Unanswered::NoTime)
+            Err(ReadFailure::NoTime)
         } else {
-            Worker::start(Arc::clone(&items), Arc::clone(&work), next).map_err(Unanswered::NoThread)
+            ReadThread::start(Arc::clone(&items), Arc::clone(&work), next).map_err(ReadFailure::NoThread)
         };
         let worker = match begun {
             Ok(worker) => worker,
@@ -257,9 +257,9 @@ pub fn each<I, T>(
         });
         patience.takes = patience.takes.saturating_sub(clock::now().since(began));
         match end {
-            End::Finished => return,
-            End::Panicked(payload) => panic::resume_unwind(payload),
-            End::LeftBehind(index, why) => {
+            ThreadEnd::Finished => return,
+            ThreadEnd::Panicked(payload) => panic::resume_unwind(payload),
+            ThreadEnd::LeftBehind(index, why) => {
                 if let Some(item) = items.get(index) {
                     take(item, Told::Unanswered(why));
                 }
@@ -279,10 +279,10 @@ pub fn run<T: Send + 'static>(
     step: &'static str,
     patience: &mut Patience,
     work: impl Fn() -> T + Send + Sync + 'static,
-) -> Result<T, Unanswered> {
+) -> Result<T, ReadFailure> {
     may_wait_for(&subject)?;
-    let mut answer = Err(Unanswered::StillWaits);
-    let work = move |subject: &Subject, job: &Job<T>| {
+    let mut answer = Err(ReadFailure::StillWaits);
+    let work = move |subject: &Subject, job: &ItemJob<T>| {
         if job.about(subject.clone()).is_ok() {
             job.step(step);
             job.put(work());
@@ -298,16 +298,16 @@ pub fn run<T: Send + 'static>(
 }
 
 /// Says of every item that it is not begun.
-fn refuse<I, T>(items: &[I], why: &Unanswered, take: &mut impl FnMut(&I, Told<T>)) {
+fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, Told<T>)) {
     for item in items {
         take(
             item,
             Told::Unanswered(match why {
-                Unanswered::Late { step } => Unanswered::Late { step },
-                Unanswered::StillWaits => Unanswered::StillWaits,
-                Unanswered::TooMany => Unanswered::TooMany,
-                Unanswered::NoTime => Unanswered::NoTime,
-                Unanswered::NoThread(error) => Unanswered::NoThread(io::Error::new(error.kind(), error.to_string())),
+                ReadFailure::Late { step } => ReadFailure::Late { step },
+                ReadFailure::StillWaits => ReadFailure::StillWaits,
+                ReadFailure::TooMany => ReadFailure::TooMany,
+                ReadFailure::NoTime => ReadFailure::NoTime,
+                ReadFailure::NoThread(error) => ReadFailure::NoThread(io::Error::new(error.kind(), error.to_string())),
             }),
         );
     }
@@ -358,23 +358,24 @@ enum Message<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
-enum End {
+/// How a thread that reads items has ended.
+enum ThreadEnd {
     Finished,
     Panicked(Box<dyn Any + Send>),
-    LeftBehind(usize, Unanswered),
+    LeftBehind(usize, ReadFailure),
 }
 
-struct Worker<T> {
+struct ReadThread<T> {
     watch: Arc<Watch>,
     values: Receiver<Message<T>>,
     thread: JoinHandle<()>,
 }
 
-impl<T: Send + 'static> Worker<T> {
+impl<T: Send + 'static> ReadThread<T> {
     fn start<I, F>(items: Arc<Vec<I>>, work: Arc<F>, from: usize) -> io::Result<Self>
     where
         I: Send + Sync + 'static,
-        F: Fn(&I, &Job<T>) + Send + Sync + 'static,
+        F: Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
     {
         let (sender, values) = mpsc::sync_channel(QUEUE);
         let watch = Arc::new(Watch { index: AtomicUsize::new(from), ..Watch::default() });
@@ -388,7 +389,7 @@ impl<T: Send + 'static> Worker<T> {
                     return;
                 }
                 watched.index.store(index, Ordering::Release);
-                let job = Job { index, watch: Arc::clone(&watched), values: sender.clone() };
+                let job = ItemJob { index, watch: Arc::clone(&watched), values: sender.clone() };
                 let mut doing = watched.doing();
                 (doing.subject, doing.step) = (None, "it");
                 drop(doing);
@@ -407,17 +408,17 @@ impl<T: Send + 'static> Worker<T> {
     }
 
     /// Takes what comes until the thread ends, or is left behind.
-    fn listen(self, patience: &mut Patience, mut take: impl FnMut(usize, T)) -> End {
+    fn listen(self, patience: &mut Patience, mut take: impl FnMut(usize, T)) -> ThreadEnd {
         let (mut seen, mut quiet) = (self.watch.ticks.load(Ordering::Relaxed), Duration::ZERO);
         let began = clock::now();
         loop {
             match self.values.recv_timeout(TICK) {
                 Ok(Message::Value(index, value)) => take(index, value),
-                Ok(Message::Panicked(payload)) => return End::Panicked(payload),
+                Ok(Message::Panicked(payload)) => return ThreadEnd::Panicked(payload),
                 Err(RecvTimeoutError::Disconnected) => {
                     // It is on its way out, and the agent must not give up capabilities before it is.
                     let _panicked = self.thread.join();
-                    return End::Finished;
+                    return ThreadEnd::Finished;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     quiet += TICK;
@@ -431,15 +432,15 @@ impl<T: Send + 'static> Worker<T> {
             let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
-                return self.leave_behind(|step| Unanswered::Late { step });
+                return self.leave_behind(|step| ReadFailure::Late { step });
             }
             if clock::now().since(began) >= patience.takes {
-                return self.leave_behind(|_step| Unanswered::NoTime);
+                return self.leave_behind(|_step| ReadFailure::NoTime);
             }
         }
     }
 
-    fn leave_behind(self, why: impl FnOnce(&'static str) -> Unanswered) -> End {
+    fn leave_behind(self, why: impl FnOnce(&'static str) -> ReadFailure) -> ThreadEnd {
         let index = self.watch.index.load(Ordering::Acquire);
         let mut abandoned = lock(&ABANDONED);
         let doing = self.watch.doing().clone();
@@ -448,7 +449,7 @@ impl<T: Send + 'static> Worker<T> {
             abandoned.push(Abandoned { subject: doing.subject, watch: Arc::clone(&self.watch) });
         }
         self.watch.abandoned.store(true, Ordering::Release);
-        End::LeftBehind(index, why(doing.step))
+        ThreadEnd::LeftBehind(index, why(doing.step))
     }
 }
 

@@ -14,9 +14,9 @@ use super::{
     tracefs::{self, TracefsError},
 };
 
-/// All that is known of this host before anything is loaded.
+/// Facts about this host, gathered before anything is loaded.
 #[derive(Debug)]
-pub struct Facts {
+pub struct HostFacts {
     /// The kernel's release, as `uname -r` gives it.
     pub release: Option<String>,
     /// The first two numbers of the release.
@@ -25,7 +25,7 @@ pub struct Facts {
     pub types: Result<Types, BtfError>,
     /// Whether it has the ring buffer (Linux 5.8).
     pub ring_buffer: Option<bool>,
-    /// What [`Facts::tracefs`] has found, once it was asked.
+    /// What [`HostFacts::tracefs`] has found, once it was asked.
     pub tracefs: OnceCell<Result<Tracefs, TracefsError>>,
     /// The effective capabilities of this process.
     pub capabilities: Option<Capabilities>,
@@ -83,7 +83,7 @@ pub struct Tracefs {
     pub layout: TraceLayout,
 }
 
-impl Facts {
+impl HostFacts {
     /// Looks at this host. Loads nothing, changes nothing, and takes some milliseconds.
     pub fn gather() -> Self {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned());
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn gathering_needs_no_privilege() {
-        let facts = Facts::gather();
+        let facts = HostFacts::gather();
         assert!(facts.release.is_some());
         assert!(facts.tick <= LONGEST_TICK && facts.tick >= Duration::from_millis(1), "{:?}", facts.tick);
     }

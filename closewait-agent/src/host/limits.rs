@@ -28,9 +28,9 @@ const LEAST_LINES: u64 = 256 << 10;
 /// Length of a line about a socket, bytes: all of them can be due at the same time.
 const LINE: u64 = 1600;
 
-/// What the user says; `None` where nothing.
+/// Limits from the command line; `None` where the user gave none.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
+pub struct RequestedLimits {
     /// Sockets whose time of entry the kernel keeps.
     pub max_sockets: Option<u32>,
     /// Sockets that are tracked.
@@ -55,7 +55,7 @@ pub struct Limits {
 }
 
 /// Decides the limits of an agent under `memory`, the memory limit of its cgroup if there is one. What the user says stands.
-pub fn limits(asked: Asked, memory: Option<&MemoryLimit>) -> Limits {
+pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     let defaults = Limits {
         max_sockets: asked.max_sockets.unwrap_or(DEFAULT_MAX_SOCKETS),
         max_tracked: asked.max_tracked.unwrap_or(DEFAULT_MAX_TRACKED),
@@ -99,8 +99,8 @@ pub fn limits(asked: Asked, memory: Option<&MemoryLimit>) -> Limits {
     limits
 }
 
-/// Decides how many sockets a single look tracks under `memory`: it has neither a map nor a ring buffer.
-pub fn of_single_look(memory: Option<&MemoryLimit>) -> u32 {
+/// Returns the number of sockets that a one-off scan tracks under `memory`: it has neither a map nor a ring buffer.
+pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
     let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
     u32::try_from(fits.max(LEAST_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
@@ -165,16 +165,16 @@ mod tests {
     #[test]
     fn without_a_memory_limit_the_defaults_or_what_the_user_says_stand() {
         let limits = |asked| limits(asked, None);
-        let all = limits(Asked::default());
+        let all = limits(RequestedLimits::default());
         assert_eq!((all.max_sockets, all.max_tracked, all.ring_buffer), (262_144, 1_000_000, 4 << 20));
-        let own = limits(Asked { max_sockets: Some(1), max_tracked: Some(2), ring_buffer: Some(4096) });
+        let own = limits(RequestedLimits { max_sockets: Some(1), max_tracked: Some(2), ring_buffer: Some(4096) });
         assert_eq!((own.max_sockets, own.max_tracked, own.ring_buffer, own.degraded), (1, 2, 4096, None));
-        assert_eq!(of_single_look(None), 1_000_000);
+        assert_eq!(of_one_off_scan(None), 1_000_000);
     }
 
     #[test]
     fn under_64_mib_a_few_thousand_are_tracked_and_that_is_said() {
-        let limits = limits(Asked::default(), Some(&memory(64)));
+        let limits = limits(RequestedLimits::default(), Some(&memory(64)));
         assert!((5000..10_000).contains(&limits.max_tracked), "{limits:?}");
         assert!((10_000..20_000).contains(&limits.max_sockets) && limits.ring_buffer == 1 << 20, "{limits:?}");
         let degraded = limits.degraded.unwrap();
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_the_user_says_stands_and_is_warned_of() {
-        let asked = Asked { max_tracked: Some(500_000), ..Asked::default() };
+        let asked = RequestedLimits { max_tracked: Some(500_000), ..RequestedLimits::default() };
         let limits = limits(asked, Some(&memory(64)));
         assert_eq!(limits.max_tracked, 500_000);
         let degraded = limits.degraded.unwrap();
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_others_of_the_cgroup_use_is_said() {
-        let limits = limits(Asked::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
+        let limits = limits(RequestedLimits::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
         assert!(
             limits.degraded.unwrap().why.contains("100 MiB (/sys/fs/cgroup/x), of which 80 MiB are left, is enough")
         );
@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn in_much_too_little_memory_an_agent_starts_all_the_same() {
-        let limits = limits(Asked::default(), Some(&memory(8)));
+        let limits = limits(RequestedLimits::default(), Some(&memory(8)));
         assert_eq!((limits.max_sockets, limits.max_tracked, limits.ring_buffer), (256, 256, 256 << 10));
         assert!(limits.degraded.unwrap().why.contains("may be too low"));
-        assert_eq!(of_single_look(Some(&memory(8))), 256);
+        assert_eq!(of_one_off_scan(Some(&memory(8))), 256);
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let memory_max = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M')?.parse().ok());
         let tracked =
             unit.lines().find_map(|line| line.split_once("--max-tracked ")?.1.split(' ').next()?.parse().ok());
-        let asked = Asked { max_tracked: tracked, ..Asked::default() };
+        let asked = RequestedLimits { max_tracked: tracked, ..RequestedLimits::default() };
         assert!(asked.max_tracked.is_some());
         assert_eq!(limits(asked, Some(&memory(memory_max.unwrap()))).degraded, None);
     }
@@ -227,7 +227,7 @@ mod tests {
             tracked in prop::option::of(1..16_777_216_u32),
             ring in prop::option::of((12..=30_u32).prop_map(|bits| 1 << bits)),
         ) {
-            let asked = Asked { max_sockets: sockets, max_tracked: tracked, ring_buffer: ring };
+            let asked = RequestedLimits { max_sockets: sockets, max_tracked: tracked, ring_buffer: ring };
             let memory = MemoryLimit { bytes: left, left, cgroup: "/x".into() };
             let limits = limits(asked, Some(&memory));
             prop_assert!(sockets.is_none_or(|asked| asked == limits.max_sockets));
@@ -240,7 +240,7 @@ mod tests {
 
         #[test]
         fn more_memory_never_means_less(left in 0..8 * 1024 * MIB, more in 0..1024 * MIB) {
-            let of = |left| limits(Asked::default(), Some(&MemoryLimit { bytes: left, left, cgroup: "/x".into() }));
+            let of = |left| limits(RequestedLimits::default(), Some(&MemoryLimit { bytes: left, left, cgroup: "/x".into() }));
             prop_assert!(of(left).max_tracked <= of(left + more).max_tracked.max(of(left).max_tracked / 100 * 99));
         }
     }

@@ -21,7 +21,7 @@ pub struct MemoryLimit {
 
 /// Version of the cgroup hierarchy, which decides the names of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     V1,
     V2,
 }
@@ -36,7 +36,7 @@ pub fn find() -> Option<MemoryLimit> {
 fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
     let mounts = fs::read(process.join("mountinfo")).ok()?;
     let cgroups = fs::read(process.join("cgroup")).ok()?;
-    let found = [Version::V2, Version::V1].into_iter().filter_map(|version| {
+    let found = [CgroupVersion::V2, CgroupVersion::V1].into_iter().filter_map(|version| {
         let own = own_cgroup(&cgroups, version)?;
         // Others of the same hierarchy show a part of it only.
         mounts.split(|byte| *byte == b'\n').filter_map(|line| mount(line, version)).find_map(|(shown, point)| {
@@ -54,13 +54,13 @@ fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
 }
 
 /// Path of the process's cgroup that accounts memory (cgroups(7)).
-fn own_cgroup(text: &[u8], version: Version) -> Option<PathBuf> {
+fn own_cgroup(text: &[u8], version: CgroupVersion) -> Option<PathBuf> {
     text.split(|byte| *byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':');
         let (_number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         let is_it = match version {
-            Version::V1 => controllers.split(|byte| *byte == b',').any(|controller| controller == b"memory"),
-            Version::V2 => controllers.is_empty(),
+            CgroupVersion::V1 => controllers.split(|byte| *byte == b',').any(|controller| controller == b"memory"),
+            CgroupVersion::V2 => controllers.is_empty(),
         };
         is_it.then(|| path_of(path.to_owned()))
     })
@@ -68,14 +68,14 @@ fn own_cgroup(text: &[u8], version: Version) -> Option<PathBuf> {
 
 /// Which part of the hierarchy a line of `mountinfo` mounts, and where, if it is the one that accounts memory
 /// (proc_pid_mountinfo(5)).
-fn mount(line: &[u8], version: Version) -> Option<(PathBuf, PathBuf)> {
+fn mount(line: &[u8], version: CgroupVersion) -> Option<(PathBuf, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let (shown, point) = (fields.nth(3)?, fields.next()?);
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
     let is_it = match version {
-        Version::V1 => kind == b"cgroup" && options.split(|byte| *byte == b',').any(|option| option == b"memory"),
-        Version::V2 => kind == b"cgroup2",
+        CgroupVersion::V1 => kind == b"cgroup" && options.split(|byte| *byte == b',').any(|option| option == b"memory"),
+        CgroupVersion::V2 => kind == b"cgroup2",
     };
     is_it.then(|| (path_of(unescape(shown)), path_of(unescape(point))))
 }
@@ -85,11 +85,11 @@ fn path_of(bytes: Vec<u8>) -> PathBuf {
 }
 
 /// `None` for a cgroup without a limit.
-fn limit_of(cgroup: PathBuf, version: Version) -> Option<MemoryLimit> {
+fn limit_of(cgroup: PathBuf, version: CgroupVersion) -> Option<MemoryLimit> {
     let (limits, used) = match version {
         // Above `high` processes are slowed down until the kernel has reclaimed memory, of which the agent has none to give.
-        Version::V2 => (&["memory.max", "memory.high"][..], &["anon", "slab_unreclaimable"][..]),
-        Version::V1 => (&["memory.limit_in_bytes"][..], &["total_rss"][..]),
+        CgroupVersion::V2 => (&["memory.max", "memory.high"][..], &["anon", "slab_unreclaimable"][..]),
+        CgroupVersion::V1 => (&["memory.limit_in_bytes"][..], &["total_rss"][..]),
     };
     let number = |name: &&str| -> Option<u64> { fs::read_to_string(cgroup.join(name)).ok()?.trim().parse().ok() };
     // Version 1 has a number near 2^63 for none, version 2 a word.
@@ -176,7 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_survived(line in "[ :,/\\\\a-z0-9-]{0,60}") {
-            for version in [Version::V1, Version::V2] {
+            for version in [CgroupVersion::V1, CgroupVersion::V2] {
                 drop(mount(line.as_bytes(), version));
                 drop(own_cgroup(line.as_bytes(), version));
             }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    deadline::{self, Job, Patience, Subject, Told},
+    deadline::{self, ItemJob, Patience, Subject, Told},
     on_fresh_thread, proc,
 };
 
@@ -98,9 +98,9 @@ pub struct Netns {
     file: File,
 }
 
-/// What [`find`] found.
+/// Network namespaces that [`find`] found.
 #[derive(Debug)]
-pub struct Found {
+pub struct NamespaceScan {
     /// The namespaces, that of this process first.
     pub namespaces: Vec<Netns>,
     /// The first reason why there may be more namespaces.
@@ -124,8 +124,8 @@ struct Bound {
     behind: Option<String>,
 }
 
-/// What came of one.
-enum Looked {
+/// Result of reading the origin of a namespace.
+enum OriginRead {
     /// A namespace.
     Is(Netns),
     /// It is not known what is there.
@@ -139,9 +139,9 @@ pub fn all() -> Vec<Netns> {
 
 /// The same as [`all`], with what stood in the way. Takes a second at most, as paths of bind mounts can lead through a file
 /// system that does not answer: a namespace behind one is not found.
-pub fn find() -> Found {
+pub fn find() -> NamespaceScan {
     let mut patience = Patience::default();
-    let mut found = Found { namespaces: Vec::new(), denied: None };
+    let mut found = NamespaceScan { namespaces: Vec::new(), denied: None };
     let mut origins = vec![Origin::Link(0, "/proc/self/ns/net".into())];
     let listed =
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
@@ -151,8 +151,8 @@ pub fn find() -> Found {
         Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
     let seen = Mutex::new(BTreeSet::new());
-    let work = move |origin: &Origin, job: &Job<Looked>| {
-        let looked = match origin {
+    let work = move |origin: &Origin, job: &ItemJob<OriginRead>| {
+        let read = match origin {
             Origin::Link(pid, path) => {
                 let free = job.about(Subject::Process(*pid, None));
                 job.step("the link to its network namespace");
@@ -173,15 +173,15 @@ pub fn find() -> Found {
                 }
             }
         };
-        match looked {
-            Ok(Some(namespace)) => job.put(Looked::Is(namespace)),
+        match read {
+            Ok(Some(namespace)) => job.put(OriginRead::Is(namespace)),
             Ok(None) => job.progress(),
-            Err(error) => job.put(Looked::Unseen(error)),
+            Err(error) => job.put(OriginRead::Unseen(error)),
         }
     };
     deadline::each(origins, &mut patience, work, |origin, told| match told {
-        Told::Value(Looked::Is(namespace)) => found.namespaces.push(namespace),
-        Told::Value(Looked::Unseen(error)) => found.is_blind(error),
+        Told::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
+        Told::Value(OriginRead::Unseen(error)) => found.is_blind(error),
         Told::Unanswered(why) => {
             let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
             found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
@@ -234,7 +234,7 @@ impl Netns {
     }
 }
 
-impl Found {
+impl NamespaceScan {
     fn is_blind(&mut self, error: NetnsError) {
         self.denied.get_or_insert(error);
     }

@@ -1,23 +1,23 @@
-//! What to attach on a host, decided from [`Facts`] alone. Pure.
+//! What to attach on a host, decided from [`HostFacts`] alone. Pure.
 
 use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
 use super::{
     caps::{Capabilities, Capability},
-    facts::{Attachable, Facts},
+    facts::{Attachable, HostFacts},
     tracefs::TracefsError,
 };
 
-/// The kernel's point that tells of a change of state.
+/// Kernel tracepoint that reports state changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub enum Tracepoint {
     /// `tp_btf/inet_sock_set_state`: attached by name, reads the socket itself.
     Btf,
     /// `tracepoint/sock/inet_sock_set_state`: attached by the number in tracefs, works without type information.
     Classic,
 }
 
-impl Hook {
+impl Tracepoint {
     /// The kind of program, as the kernel's documentation names it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,9 +33,9 @@ pub enum HookChoice {
     /// The best that works.
     #[default]
     Auto,
-    /// [`Hook::Btf`] or nothing.
+    /// [`Tracepoint::Btf`] or nothing.
     Btf,
-    /// [`Hook::Classic`] or nothing.
+    /// [`Tracepoint::Classic`] or nothing.
     Classic,
 }
 
@@ -43,7 +43,7 @@ pub enum HookChoice {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where to attach.
-    pub hook: Hook,
+    pub hook: Tracepoint,
     /// Global of the kernel program; [`Layout::NONE`] without type information.
     pub layout: Layout,
     /// Global of the kernel program; [`TraceLayout::NONE`] unless the hook is the classic tracepoint.
@@ -75,9 +75,9 @@ pub struct Degraded {
     pub fix: Option<String>,
 }
 
-/// Why nothing can be attached.
+/// Reason why no kernel program can be attached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum StartRefusal {
     /// This kernel cannot.
     #[error("this kernel{} cannot run closewait: {why}; {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
     Kernel {
@@ -100,7 +100,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl StartRefusal {
     /// The exit code of the process: 69 for the kernel (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -122,24 +122,24 @@ pub const GRANT: &str = "run as root, or `setcap cap_bpf,cap_perfmon,cap_sys_ptr
 /// # Errors
 ///
 /// If this kernel or these privileges allow no hook.
-pub fn plan(facts: &Facts, choice: HookChoice) -> Result<Plan, Refusal> {
+pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal> {
     if facts.ring_buffer == Some(false) {
         return Err(kernel(facts, "it has no BPF ring buffer".to_owned(), "Linux 5.10 or newer is needed"));
     }
     load_privilege(facts)?;
     let hook = match choice {
         HookChoice::Auto => match btf_hook(facts) {
-            Ok(()) => Hook::Btf,
+            Ok(()) => Tracepoint::Btf,
             Err(no_btf) => {
                 classic_hook(facts).map_err(|no_classic| both(facts, &no_btf, no_classic))?;
-                Hook::Classic
+                Tracepoint::Classic
             }
         },
-        HookChoice::Btf => btf_hook(facts).map(|()| Hook::Btf).map_err(|why| kernel(facts, why, TRY_CLASSIC))?,
-        HookChoice::Classic => classic_hook(facts).map(|()| Hook::Classic)?,
+        HookChoice::Btf => btf_hook(facts).map(|()| Tracepoint::Btf).map_err(|why| kernel(facts, why, TRY_CLASSIC))?,
+        HookChoice::Classic => classic_hook(facts).map(|()| Tracepoint::Classic)?,
     };
     let types = facts.types.as_ref().ok();
-    let tracefs = if hook == Hook::Classic { facts.tracefs().as_ref().ok() } else { None };
+    let tracefs = if hook == Tracepoint::Classic { facts.tracefs().as_ref().ok() } else { None };
     let mut plan = Plan {
         hook,
         layout: types.map_or(Layout::NONE, |types| types.layout),
@@ -168,7 +168,7 @@ const HOST_NAMESPACES: &str =
     "run the container in the host's namespaces (--pid=host --net=host; hostPID: true, hostNetwork: true)";
 
 /// Returns why there may be sockets that are older than the agent and that it cannot see, with a hint, if so.
-pub fn unseen_sockets(facts: &Facts) -> Option<String> {
+pub fn unseen_sockets(facts: &HostFacts) -> Option<String> {
     (facts.initial_pid_namespace == Some(false)).then(|| format!("{UNSEEN}\nhint: {HOST_NAMESPACES}"))
 }
 
@@ -176,9 +176,9 @@ pub fn unseen_sockets(facts: &Facts) -> Option<String> {
 const ROOM_FOR_MAPS: u64 = 32 << 20;
 
 /// Whether programs can be loaded at all.
-fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
+fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
     if facts.initial_user_namespace == Some(false) {
-        return Err(Refusal::Privilege {
+        return Err(StartRefusal::Privilege {
             capability: Capability::Bpf.name(),
             why: "this process is in a user namespace, and capabilities there do not count for BPF".to_owned(),
             fix: "run closewait in the user namespace of the host, without rootless or userns options".to_owned(),
@@ -187,7 +187,7 @@ fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
     let denied = |capability, why: &str| {
         let missing = facts.capabilities.is_some_and(|capabilities| !capabilities.has(capability));
         let name = capability.name();
-        let refusal = || Refusal::Privilege { capability: name, why: why.to_owned(), fix: GRANT.to_owned() };
+        let refusal = || StartRefusal::Privilege { capability: name, why: why.to_owned(), fix: GRANT.to_owned() };
         if missing { Err(refusal()) } else { Ok(()) }
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
@@ -196,11 +196,11 @@ fn load_privilege(facts: &Facts) -> Result<(), Refusal> {
 }
 
 /// Before Linux 5.11 maps count against the limit of locked memory (`bpf_charge_memlock` in kernel/bpf/syscall.c, v5.10).
-fn room_for_maps(facts: &Facts) -> Result<(), Refusal> {
+fn room_for_maps(facts: &HostFacts) -> Result<(), StartRefusal> {
     let counted = facts.version.is_some_and(|version| version < (5, 11));
     let may_raise = facts.capabilities.is_none_or(|capabilities| capabilities.has(Capability::SysResource));
     match facts.locked_memory {
-        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(Refusal::Privilege {
+        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(StartRefusal::Privilege {
             capability: Capability::SysResource.name(),
             why: format!(
                 "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
@@ -215,7 +215,7 @@ fn room_for_maps(facts: &Facts) -> Result<(), Refusal> {
 }
 
 /// Whether the hook that needs type information works, or why not.
-fn btf_hook(facts: &Facts) -> Result<(), String> {
+fn btf_hook(facts: &HostFacts) -> Result<(), String> {
     let types = facts.types.as_ref().map_err(ToString::to_string)?;
     if !types.tracepoint {
         return Err("its type information has no btf_trace_inet_sock_set_state".to_owned());
@@ -235,9 +235,9 @@ fn btf_hook(facts: &Facts) -> Result<(), String> {
 }
 
 /// Whether the hook that needs tracefs works.
-fn classic_hook(facts: &Facts) -> Result<(), Refusal> {
+fn classic_hook(facts: &HostFacts) -> Result<(), StartRefusal> {
     let Err(error) = facts.tracefs() else { return Ok(()) };
-    let privilege = |capability: Capability, fix: &str| Refusal::Privilege {
+    let privilege = |capability: Capability, fix: &str| StartRefusal::Privilege {
         capability: capability.name(),
         why: format!("the classic tracepoint needs tracefs ({error})"),
         fix: fix.to_owned(),
@@ -259,12 +259,12 @@ fn classic_hook(facts: &Facts) -> Result<(), Refusal> {
 }
 
 /// Neither hook works: a privilege that would help is said before all else.
-fn both(facts: &Facts, no_btf: &str, no_classic: Refusal) -> Refusal {
+fn both(facts: &HostFacts, no_btf: &str, no_classic: StartRefusal) -> StartRefusal {
     match no_classic {
-        Refusal::Privilege { capability, why, fix } => {
-            Refusal::Privilege { capability, why: format!("tp_btf does not work ({no_btf}), and {why}"), fix }
+        StartRefusal::Privilege { capability, why, fix } => {
+            StartRefusal::Privilege { capability, why: format!("tp_btf does not work ({no_btf}), and {why}"), fix }
         }
-        Refusal::Kernel { why, .. } => kernel(
+        StartRefusal::Kernel { why, .. } => kernel(
             facts,
             format!("tp_btf does not work ({no_btf}), and {why}"),
             "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or one with CONFIG_FTRACE=y",
@@ -272,12 +272,12 @@ fn both(facts: &Facts, no_btf: &str, no_classic: Refusal) -> Refusal {
     }
 }
 
-fn kernel(facts: &Facts, why: String, fix: &str) -> Refusal {
-    Refusal::Kernel { release: facts.release.clone(), why, fix: fix.to_owned() }
+fn kernel(facts: &HostFacts, why: String, fix: &str) -> StartRefusal {
+    StartRefusal::Kernel { release: facts.release.clone(), why, fix: fix.to_owned() }
 }
 
 /// What the plan has to do without.
-fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
+fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     let mut list = Vec::new();
     let mut add = |what, why: &str, fix: Option<&str>| {
         list.push(Degraded { what, why: why.to_owned(), fix: fix.map(str::to_owned) });
@@ -285,7 +285,7 @@ fn degraded(facts: &Facts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     if facts.version.is_some_and(|version| version < (5, 10)) {
         add("kernel", "it is older than 5.10, and closewait is not tested there", Some("use Linux 5.10 or newer"));
     }
-    if plan.hook == Hook::Classic && choice == HookChoice::Auto {
+    if plan.hook == Tracepoint::Classic && choice == HookChoice::Auto {
         let why = btf_hook(facts).err().unwrap_or_default();
         add(
             "hook",

@@ -17,7 +17,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    frame::{Kind, frame},
+    frame::{FrameKind, frame},
     reader::NAME,
 };
 use crate::sink::write_fully;
@@ -105,7 +105,7 @@ impl Destination {
         let Some(whole) = self.whole.take() else { return Ok(()) };
         self.file.set_len(whole)?;
         self.file.seek(SeekFrom::Start(whole))?;
-        self.file.write_all(&frame(Kind::Unwritten, &[], whole).unwrap_or_default())
+        self.file.write_all(&frame(FrameKind::Unwritten, &[], whole).unwrap_or_default())
     }
 }
 

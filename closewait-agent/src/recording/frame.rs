@@ -12,9 +12,9 @@ pub(super) const MOST_ITEMS: usize = 16 << 20;
 /// place in 256 looks like the head of a frame; only bytes that were made for it come to this.
 const MOST_CHECKED: usize = 1 << 30;
 
-/// What a payload is.
+/// Content of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// Items, a piece of the stream of deflate.
     Items,
     /// Nothing: the agent has ended, and with it the recording.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Unwritten,
 }
 
-impl Kind {
+impl FrameKind {
     fn number(self) -> u32 {
         match self {
             Self::Items => 1,
@@ -42,14 +42,14 @@ impl Kind {
 
 /// What a head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) kind: Kind,
+pub(super) struct FrameHead {
+    pub(super) kind: FrameKind,
     /// Of the payload, bytes.
     pub(super) length: usize,
     check: u32,
 }
 
-impl Head {
+impl FrameHead {
     /// From the head of a frame that is at byte `at` of its file; `None` if none is there.
     pub(super) fn read(bytes: &[u8; HEAD], at: u64) -> Option<Self> {
         let own = bytes[4..].first_chunk().copied().map(u32::from_le_bytes)?;
@@ -61,7 +61,7 @@ impl Head {
     fn parse(bytes: &[u8; HEAD]) -> Option<Self> {
         let word = |from: usize| bytes[from..].first_chunk().copied().map(u32::from_le_bytes);
         let (first, check) = (word(0)?, word(8)?);
-        Some(Self { kind: Kind::of(first >> 24)?, length: usize::try_from(first & 0x00ff_ffff).ok()?, check })
+        Some(Self { kind: FrameKind::of(first >> 24)?, length: usize::try_from(first & 0x00ff_ffff).ok()?, check })
     }
 
     /// Includes the place in the file, so that a frame is one only where it was written.
@@ -85,11 +85,11 @@ impl Head {
 }
 
 /// A frame at byte `at` of a file; `None` if the payload is too long for one.
-pub(super) fn frame(kind: Kind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
+pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
     if payload.len() > LONGEST {
         return None;
     }
-    let head = Head { kind, length: payload.len(), check: crc32fast::hash(payload) };
+    let head = FrameHead { kind, length: payload.len(), check: crc32fast::hash(payload) };
     let mut bytes = Vec::with_capacity(HEAD + payload.len());
     for word in [head.first(), head.own_check(at), head.check] {
         bytes.extend(word.to_le_bytes());
@@ -103,11 +103,11 @@ pub(super) fn frame(kind: Kind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
 pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
     let mut checked = 0;
     for (place, head) in bytes.windows(HEAD).enumerate() {
-        let Some(head) = head.first_chunk().and_then(Head::parse) else { continue };
+        let Some(head) = head.first_chunk().and_then(FrameHead::parse) else { continue };
         let Some(payload) = bytes.get(place + HEAD..).and_then(|rest| rest.get(..head.length)) else { continue };
         // Those that say how a recording ends have no payload, and the check of none is 0. Zeros are what a power failure
         // leaves.
-        let ends = head.kind != Kind::Items;
+        let ends = head.kind != FrameKind::Items;
         let zeros = bytes.get(place + 4..place + 8) == Some(&[0; 4]);
         if ends == payload.is_empty() && !(ends && zeros) && head.fits(payload) {
             return Some(true);
@@ -188,18 +188,18 @@ mod tests {
 
     #[test]
     fn a_frame_is_one_only_where_it_was_written() {
-        let bytes = frame(Kind::Items, b"payload", 22).unwrap();
-        let head = Head::read(bytes.first_chunk().unwrap(), 22).unwrap();
-        assert_eq!((head.kind, head.length), (Kind::Items, 7));
+        let bytes = frame(FrameKind::Items, b"payload", 22).unwrap();
+        let head = FrameHead::read(bytes.first_chunk().unwrap(), 22).unwrap();
+        assert_eq!((head.kind, head.length), (FrameKind::Items, 7));
         assert!(head.fits(b"payload") && !head.fits(b"Payload") && !head.fits(b"payloa"));
-        assert_eq!(Head::read(bytes.first_chunk().unwrap(), 23), None);
-        assert_eq!(Head::read(&[0; HEAD], 22), None);
+        assert_eq!(FrameHead::read(bytes.first_chunk().unwrap(), 23), None);
+        assert_eq!(FrameHead::read(&[0; HEAD], 22), None);
     }
 
     #[test]
     fn a_payload_that_the_head_has_no_place_for_is_no_frame() {
-        assert!(frame(Kind::Items, &vec![0; LONGEST], 0).is_some());
-        assert!(frame(Kind::Items, &vec![0; LONGEST + 1], 0).is_none());
+        assert!(frame(FrameKind::Items, &vec![0; LONGEST], 0).is_some());
+        assert!(frame(FrameKind::Items, &vec![0; LONGEST + 1], 0).is_none());
     }
 
     #[test]

@@ -22,12 +22,12 @@
 //! A recording that is full ends. The findings of an engine depend on all that it was told since it began, so a file that goes
 //! round, or one that is a later part, would give other events.
 
+mod engine;
 mod file;
 mod frame;
 mod player;
 mod reader;
 mod recorder;
-mod taped;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +36,14 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    engine::RecordingEngine,
     file::{FileError, open},
     player::{Player, Shown},
-    reader::{End, ReadError, Reader},
-    recorder::{Ended, LEAST_MAX, Recorder},
-    taped::Taped,
+    reader::{Reader, RecordingEnd, RecordingReadError},
+    recorder::{EarlyEnd, LEAST_MAX, Recorder},
 };
 use crate::{clock::TimeAnchor, sink::Start};
-use closewait_engine::{Config, model::Observation, time::Boot};
+use closewait_engine::{Config, model::Observation, time::BootTime};
 
 /// The version that is written, and the only one that is read. To be raised when an item comes to mean something else, or
 /// when a member of one that has to be there is new.
@@ -57,32 +57,33 @@ pub enum Item<'a> {
         /// With this.
         config: Cow<'a, Config>,
         /// When.
-        at: Boot,
+        at: BootTime,
     },
     /// The event `start` was shown.
     Started(Cow<'a, Start>),
     /// A fact went in.
     Fact(Cow<'a, Observation>),
     /// [`closewait_engine::Engine::handle_timeout`] was called.
-    Time(Boot),
+    Time(BootTime),
     /// A record of the kernel program was not understood.
-    Undecodable(Boot),
+    Undecodable(BootTime),
     /// The lines of the last [`Item::HandedOut`] were dropped, because nobody read them.
     Unwritten {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// So many, in the form in which they were to be written.
         lines: u64,
     },
     /// [`closewait_engine::Engine::log_lines_dropped`] was called.
     LogDropped {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Number of lines.
         lines: u64,
     },
     /// [`closewait_engine::Engine::scan_began`] was called.
-    WalkBegan,
+    #[serde(rename = "WalkBegan")]
+    ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.
     Stopping,
     /// So many outputs were taken, before that which follows went in.

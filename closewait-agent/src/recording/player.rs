@@ -76,7 +76,7 @@ impl Player {
                 engine.unwritten(at, lines);
             }
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
-            Item::WalkBegan => drop(engine.scan_began()),
+            Item::ScanBegan => drop(engine.scan_began()),
             Item::Stopping => engine.stop(),
             Item::Polled(count) => {
                 for _ in 0..count {

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 
 use super::{
     Item, VERSION,
-    frame::{HEAD, Head, Inflate, Kind, MOST_ITEMS, has_frame},
+    frame::{FrameHead, FrameKind, HEAD, Inflate, MOST_ITEMS, has_frame},
 };
 
 /// What the first line of any version begins with.
@@ -16,7 +16,7 @@ const REACH: usize = 2 * MOST_ITEMS;
 
 /// How a recording ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RecordingEnd {
     /// The agent ended.
     Stopped,
     /// It was full, and the agent went on.
@@ -34,9 +34,9 @@ pub enum End {
     },
 }
 
-/// Why a recording cannot be read.
+/// Reason why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum RecordingReadError {
     /// It is something else.
     #[error(
         "this is no recording: the first line is not `closewait recording`; give a file that `closewait run --record` wrote"
@@ -88,7 +88,7 @@ pub struct Reader<R> {
     /// Where the frame of `items` begins.
     frame: u64,
     items: io::Cursor<Vec<u8>>,
-    end: Option<End>,
+    end: Option<RecordingEnd>,
     failed: bool,
 }
 
@@ -98,31 +98,31 @@ impl<R: Read> Reader<R> {
     /// # Errors
     ///
     /// If this is no recording, or one of another version.
-    pub fn new(from: R) -> Result<Self, ReadError> {
+    pub fn new(from: R) -> Result<Self, RecordingReadError> {
         let (from, items) = (BufReader::new(from), io::Cursor::default());
         let mut reader = Self { from, at: 0, inflate: Inflate::new(), frame: 0, items, end: None, failed: false };
         let line = reader.first_line()?;
         let Some((b'\n', line)) = line.split_last() else {
             if reader.at == 0 {
-                return Err(ReadError::Empty);
+                return Err(RecordingReadError::Empty);
             }
             // A file that was cut this early is a recording too.
             if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < LONGEST_LINE {
-                reader.end = Some(End::Cut { at: 0, skipped: reader.at });
+                reader.end = Some(RecordingEnd::Cut { at: 0, skipped: reader.at });
                 return Ok(reader);
             }
-            return Err(ReadError::NoRecording);
+            return Err(RecordingReadError::NoRecording);
         };
         let version = line.strip_prefix(NAME).and_then(|version| str::from_utf8(version).ok());
         match version.filter(|version| version.bytes().all(|byte| byte.is_ascii_digit())) {
-            None => Err(ReadError::NoRecording),
+            None => Err(RecordingReadError::NoRecording),
             Some(version) if version.parse() == Ok(VERSION) => Ok(reader),
-            Some(version) => Err(ReadError::Version(version.to_owned())),
+            Some(version) => Err(RecordingReadError::Version(version.to_owned())),
         }
     }
 
     /// How it ends; `None` before all was read.
-    pub fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<RecordingEnd> {
         self.end.filter(|_| !self.has_items())
     }
 
@@ -130,7 +130,7 @@ impl<R: Read> Reader<R> {
         self.items.position() < self.items.get_ref().len() as u64
     }
 
-    fn first_line(&mut self) -> Result<Vec<u8>, ReadError> {
+    fn first_line(&mut self) -> Result<Vec<u8>, RecordingReadError> {
         let mut line = Vec::new();
         while line.len() < LONGEST_LINE && line.last() != Some(&b'\n') {
             let byte = self.take(1)?;
@@ -143,23 +143,23 @@ impl<R: Read> Reader<R> {
     }
 
     /// Up to so many bytes; fewer only at the end of the file.
-    fn take(&mut self, length: usize) -> Result<Vec<u8>, ReadError> {
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, RecordingReadError> {
         let mut bytes = Vec::new();
         let read = self.from.by_ref().take(length as u64).read_to_end(&mut bytes);
-        read.map_err(|source| ReadError::Read { at: self.at, source })?;
+        read.map_err(|source| RecordingReadError::Read { at: self.at, source })?;
         self.at += bytes.len() as u64;
         Ok(bytes)
     }
 
     /// The next frame, or the end.
-    fn frame(&mut self) -> Result<(), ReadError> {
+    fn frame(&mut self) -> Result<(), RecordingReadError> {
         let at = self.at;
         let mut bytes = self.take(HEAD)?;
         if bytes.is_empty() {
-            self.end = Some(End::Unfinished);
+            self.end = Some(RecordingEnd::Unfinished);
             return Ok(());
         }
-        let Some(head) = bytes.first_chunk().and_then(|head| Head::read(head, at)) else {
+        let Some(head) = bytes.first_chunk().and_then(|head| FrameHead::read(head, at)) else {
             return self.damage(at, bytes);
         };
         let payload = self.take(head.length)?;
@@ -168,37 +168,37 @@ impl<R: Read> Reader<R> {
             return self.damage(at, bytes);
         }
         let end = match head.kind {
-            Kind::Items => {
+            FrameKind::Items => {
                 self.frame = at;
-                self.items = io::Cursor::new(self.inflate.items(&payload).ok_or(ReadError::Damaged { at })?);
+                self.items = io::Cursor::new(self.inflate.items(&payload).ok_or(RecordingReadError::Damaged { at })?);
                 return Ok(());
             }
-            Kind::Stopped => End::Stopped,
-            Kind::Full => End::Full,
-            Kind::Unwritten => End::Unwritten,
+            FrameKind::Stopped => RecordingEnd::Stopped,
+            FrameKind::Full => RecordingEnd::Full,
+            FrameKind::Unwritten => RecordingEnd::Unwritten,
         };
         if !self.take(1)?.is_empty() {
-            return Err(ReadError::Damaged { at: self.at - 1 });
+            return Err(RecordingReadError::Damaged { at: self.at - 1 });
         }
         self.end = Some(end);
         Ok(())
     }
 
     /// The frame at byte `at`, which has these `bytes`, is not whole: the end of the file, unless whole ones follow.
-    fn damage(&mut self, at: u64, mut bytes: Vec<u8>) -> Result<(), ReadError> {
+    fn damage(&mut self, at: u64, mut bytes: Vec<u8>) -> Result<(), RecordingReadError> {
         bytes.extend(self.take(REACH)?);
         let more = !self.take(1)?.is_empty();
         // A frame that is whole here, and was written elsewhere, is one that follows: bytes before it are missing or too many.
         if more || has_frame(&bytes) != Some(false) {
-            return Err(ReadError::Damaged { at });
+            return Err(RecordingReadError::Damaged { at });
         }
-        self.end = Some(End::Cut { at, skipped: self.at - at });
+        self.end = Some(RecordingEnd::Cut { at, skipped: self.at - at });
         Ok(())
     }
 }
 
 impl<R: Read> Iterator for Reader<R> {
-    type Item = Result<Item<'static>, ReadError>;
+    type Item = Result<Item<'static>, RecordingReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -208,7 +208,7 @@ impl<R: Read> Iterator for Reader<R> {
             if self.has_items() {
                 let item = rmp_serde::from_read(&mut self.items);
                 self.failed = item.is_err();
-                return Some(item.map_err(|source| ReadError::Item { at: self.frame, source }));
+                return Some(item.map_err(|source| RecordingReadError::Item { at: self.frame, source }));
             }
             if self.end.is_some() {
                 return None;

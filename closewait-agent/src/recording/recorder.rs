@@ -13,13 +13,13 @@ use anyhow::Context as _;
 use super::{
     Item, VERSION,
     file::Destination,
-    frame::{Deflate, HEAD, Kind, MOST_ITEMS, frame},
+    frame::{Deflate, FrameKind, HEAD, MOST_ITEMS, frame},
 };
 use crate::{
     host::confine,
     sink::{Backlog, Mark, Settings, Writer},
 };
-use closewait_engine::{Config, time::Boot};
+use closewait_engine::{Config, time::BootTime};
 
 /// The least that a recording may be limited to, bytes.
 pub const LEAST_MAX: u64 = 64 * 1024;
@@ -32,26 +32,26 @@ const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes a recording.
 pub struct Recorder {
-    to: Target,
+    to: FrameTarget,
     deflate: Deflate,
     /// Items that are not written yet.
     items: Vec<u8>,
     written: u64,
     max: u64,
-    ended: Option<Ended>,
+    ended: Option<EarlyEnd>,
 }
 
-/// Where frames go.
-enum Target {
+/// Destination of frames.
+enum FrameTarget {
     /// Into memory, or into a file of whoever waits for it.
     Direct(Box<dyn Write>),
     /// To a thread that writes them: nobody waits for a disk.
     Thread(Writer),
 }
 
-/// Why a recording ended before the agent.
+/// Reason why a recording ended before the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EarlyEnd {
     /// It has as many bytes as it may have.
     Full,
     /// Frames came faster than they were written: as many bytes as may wait are waiting.
@@ -74,14 +74,14 @@ impl Recorder {
     /// # Errors
     ///
     /// If the file cannot be written.
-    pub fn create(path: &Path, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
+    pub fn create(path: &Path, max: u64, config: &Config, began: BootTime) -> anyhow::Result<Self> {
         let work = || {
             let to = Destination::create(path)?;
             // It begins before the agent gives up its rights, and needs none.
             let at_start = confine::give_up_all;
             let settings = Settings { name: "closewait-rec", limit: BACKLOG, watches_reader: true, at_start };
             let writer = Writer::start(to, settings).context("starting the thread that writes failed")?;
-            let recorder = Self::start(Target::Thread(writer), max, config, began)?;
+            let recorder = Self::start(FrameTarget::Thread(writer), max, config, began)?;
             recorder.wait_for_start()?;
             Ok::<Self, anyhow::Error>(recorder)
         };
@@ -93,8 +93,8 @@ impl Recorder {
     /// # Errors
     ///
     /// If it cannot be written.
-    pub fn begin(to: impl Write + 'static, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
-        Self::start(Target::Direct(Box::new(to)), max, config, began)
+    pub fn begin(to: impl Write + 'static, max: u64, config: &Config, began: BootTime) -> anyhow::Result<Self> {
+        Self::start(FrameTarget::Direct(Box::new(to)), max, config, began)
     }
 
     /// One in which nothing is yet, for items of another.
@@ -103,10 +103,10 @@ impl Recorder {
     ///
     /// If it cannot be written.
     pub fn empty(to: impl Write + 'static, max: u64) -> anyhow::Result<Self> {
-        Self::named(Target::Direct(Box::new(to)), max)
+        Self::named(FrameTarget::Direct(Box::new(to)), max)
     }
 
-    fn start(to: Target, max: u64, config: &Config, began: Boot) -> anyhow::Result<Self> {
+    fn start(to: FrameTarget, max: u64, config: &Config, began: BootTime) -> anyhow::Result<Self> {
         let mut recorder = Self::named(to, max)?;
         recorder.item(&Item::Began { config: Cow::Borrowed(config), at: began })?;
         recorder.flush()?;
@@ -114,7 +114,7 @@ impl Recorder {
     }
 
     /// With the first line.
-    fn named(to: Target, max: u64) -> anyhow::Result<Self> {
+    fn named(to: FrameTarget, max: u64) -> anyhow::Result<Self> {
         let (deflate, items) = (Deflate::new(), Vec::new());
         let mut recorder = Self { to, deflate, items, written: 0, max: max.max(LEAST_MAX), ended: None };
         recorder.write(format!("closewait recording {VERSION}\n").into_bytes())?;
@@ -123,7 +123,7 @@ impl Recorder {
 
     /// Waits for a thread to write what there is, for a short time.
     fn wait_for_start(&self) -> anyhow::Result<()> {
-        let Target::Thread(writer) = &self.to else { return Ok(()) };
+        let FrameTarget::Thread(writer) = &self.to else { return Ok(()) };
         if !writer.mark().wait(START_PATIENCE) {
             log::warn!(
                 "the recording is late: what it is written to does not take its first bytes; the agent continues"
@@ -157,20 +157,20 @@ impl Recorder {
         anyhow::ensure!(self.items.len() <= MOST_ITEMS, "an item is too large for a recording; report this");
         let payload = self.deflate.payload(&self.items).context("compressing the recording failed; report this")?;
         self.items.clear();
-        let bytes = frame(Kind::Items, &payload, self.written).context("a frame is too long; report this")?;
+        let bytes = frame(FrameKind::Items, &payload, self.written).context("a frame is too long; report this")?;
         // There is always room to say that there is no more.
         let end = self.written.saturating_add(bytes.len() as u64).saturating_add(HEAD as u64);
         if end <= self.max {
             return self.write(bytes);
         }
-        self.end(Kind::Full)?;
-        self.ended = Some(Ended::Full);
+        self.end(FrameKind::Full)?;
+        self.ended = Some(EarlyEnd::Full);
         self.items = Vec::new();
         Ok(())
     }
 
     /// Why nothing more is kept; `None` while something is.
-    pub fn ended(&self) -> Option<Ended> {
+    pub fn ended(&self) -> Option<EarlyEnd> {
         self.ended
     }
 
@@ -182,8 +182,8 @@ impl Recorder {
     /// The place behind all frames so far: when a thread has written them, the agent can be killed and they are there.
     pub fn mark(&self) -> Option<Mark> {
         match &self.to {
-            Target::Thread(writer) => Some(writer.mark()),
-            Target::Direct(_) => None,
+            FrameTarget::Thread(writer) => Some(writer.mark()),
+            FrameTarget::Direct(_) => None,
         }
     }
 
@@ -195,22 +195,22 @@ impl Recorder {
     pub fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
         self.flush()?;
         if self.ended.is_none() {
-            self.end(Kind::Stopped)?;
+            self.end(FrameKind::Stopped)?;
         }
         match self.to {
-            Target::Direct(_) => Ok(()),
-            Target::Thread(writer) => match writer.write_out(patience) {
+            FrameTarget::Direct(_) => Ok(()),
+            FrameTarget::Thread(writer) => match writer.write_out(patience) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
                 written => written.context(WRITE_FAILED),
             },
         }
     }
 
-    fn end(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn end(&mut self, kind: FrameKind) -> anyhow::Result<()> {
         let bytes = frame(kind, &[], self.written).context("a frame is too long; report this")?;
         match &mut self.to {
-            Target::Direct(_) => self.write(bytes),
-            Target::Thread(writer) => {
+            FrameTarget::Direct(_) => self.write(bytes),
+            FrameTarget::Thread(writer) => {
                 writer.send_last(bytes);
                 Ok(())
             }
@@ -221,15 +221,15 @@ impl Recorder {
     fn write(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
         let length = bytes.len() as u64;
         match &mut self.to {
-            Target::Direct(to) => to.write_all(&bytes).context(WRITE_FAILED)?,
-            Target::Thread(writer) => {
+            FrameTarget::Direct(to) => to.write_all(&bytes).context(WRITE_FAILED)?,
+            FrameTarget::Thread(writer) => {
                 if let Some(error) = writer.failure() {
                     return Err(error).context(WRITE_FAILED);
                 }
                 if writer.send(bytes) == Backlog::Full {
                     let waiting = writer.waiting_bytes();
-                    self.end(Kind::Unwritten)?;
-                    self.ended = Some(Ended::Behind { waiting });
+                    self.end(FrameKind::Unwritten)?;
+                    self.ended = Some(EarlyEnd::Behind { waiting });
                     self.items = Vec::new();
                     return Ok(());
                 }

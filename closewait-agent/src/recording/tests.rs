@@ -9,7 +9,7 @@ use closewait_engine::{
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-pub(super) const BEGAN: Boot = Boot(1_000_000_000);
+pub(super) const BEGAN: BootTime = BootTime(1_000_000_000);
 
 pub(super) fn config() -> Config {
     Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, ..Config::default() }
@@ -65,7 +65,7 @@ impl io::Write for Disk {
 
 /// An agent in small: takes from the engine what it wants done, and hands out lines.
 struct Agent {
-    engine: Taped,
+    engine: RecordingEngine,
     sink: Json,
     anchor: u64,
     /// Lines that were read.
@@ -75,7 +75,7 @@ struct Agent {
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = Taped::new(Engine::new(config(), BEGAN), recorder);
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), recorder);
         let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);
@@ -91,7 +91,7 @@ impl Agent {
         TimeAnchor::from(1_700_000_000_000_000_000 + self.anchor)
     }
 
-    fn hand_out(&mut self, read: bool, now: Boot) {
+    fn hand_out(&mut self, read: bool, now: BootTime) {
         let piece = std::mem::take(&mut self.piece);
         let _direct = self.engine.handing_out();
         if read {
@@ -102,20 +102,20 @@ impl Agent {
     }
 
     /// A turn of the event loop.
-    fn turn(&mut self, now: Boot, read: bool) {
+    fn turn(&mut self, now: BootTime, read: bool) {
         self.engine.handle_timeout(now);
         let anchor = self.anchor();
         self.engine.anchored(anchor);
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
-                Output::Look(_) => self.engine.handle(Observation::LookedAtAll { at: now }),
-                Output::FindHolders => {
+                Output::Refresh(_) => self.engine.handle(Observation::RefreshedAll { at: now }),
+                Output::ScanOwners => {
                     let _known = self.engine.scan_began();
-                    self.engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
+                    self.engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
                 }
-                Output::Inquire(_) => {
-                    self.engine.handle(Observation::InquiredAll { at: now, worked: Duration::from_millis(1) });
+                Output::InspectOwners(_) => {
+                    self.engine.handle(Observation::InspectedOwners { at: now, worked: Duration::from_millis(1) });
                 }
                 Output::ReadCounters => {
                     self.engine.handle(Observation::Counters { at: now, counters: Box::default() });
@@ -123,16 +123,16 @@ impl Agent {
                 Output::Audit { .. } => {
                     self.engine.handle(Observation::Audited { began: now, at: now, complete: true, cost: None });
                 }
-                Output::LookAtSuspects(_) => {
-                    self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
+                Output::RefreshSuspects(_) => {
+                    self.engine.handle(Observation::RefreshedSuspects { at: now, complete: true });
                 }
-                Output::LookAtGone(_) | Output::Forget(_) => {}
+                Output::RefreshLingering(_) | Output::Forget(_) => {}
             }
         }
         self.hand_out(read, now);
     }
 
-    fn enter(&mut self, number: u64, at: Boot) {
+    fn enter(&mut self, number: u64, at: BootTime) {
         let mut socket = socket();
         socket.remote.port = 1000 + u16::try_from(number % 50_000).unwrap();
         let key = SocketKey(1 << 63 | number);
@@ -160,7 +160,7 @@ impl Agent {
 }
 
 /// The lines of a recording, and how it ends.
-pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<End>)> {
+pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<RecordingEnd>)> {
     let (mut sink, mut player) = (Json::default(), Player::default());
     let (mut lines, mut handed_out, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let mut reader = Reader::new(bytes)?;
@@ -204,7 +204,7 @@ fn the_same_lines_come_out_byte_for_byte_without_those_that_nobody_read() {
     assert!(seqs.windows(2).any(|pair| pair[1] > pair[0] + 1), "some were dropped: {seqs:?}");
     let (again, end) = played(&recording).unwrap();
     assert_eq!(String::from_utf8(again).unwrap(), text);
-    assert_eq!(end, Some(End::Stopped));
+    assert_eq!(end, Some(RecordingEnd::Stopped));
     assert_eq!(Agent::new(None).live(false), lines, "recording changes nothing");
 }
 
@@ -223,8 +223,8 @@ fn wherever_it_is_cut_what_is_whole_is_played() {
         assert!(lines.starts_with(&again) && again.len() >= before, "cut at {length}");
         before = again.len();
         match end {
-            Some(End::Cut { at, skipped }) => assert_eq!(at + skipped, length as u64),
-            Some(End::Unfinished) => ends += 1,
+            Some(RecordingEnd::Cut { at, skipped }) => assert_eq!(at + skipped, length as u64),
+            Some(RecordingEnd::Unfinished) => ends += 1,
             other => panic!("cut at {length}: {other:?}"),
         }
     }
@@ -240,7 +240,7 @@ fn a_tail_of_zeros_as_after_a_power_failure_is_a_cut() {
     recording.extend([0; 5000]);
     let (again, end) = played(&recording).unwrap();
     assert!(lines.starts_with(&again) && !again.is_empty());
-    assert!(matches!(end, Some(End::Cut { skipped, .. }) if skipped > 5000), "{end:?}");
+    assert!(matches!(end, Some(RecordingEnd::Cut { skipped, .. }) if skipped > 5000), "{end:?}");
 }
 
 #[test]
@@ -251,17 +251,20 @@ fn a_byte_that_changed_is_an_error_that_says_where_or_the_end() {
         let mut recording = recording.clone();
         recording[place] ^= 0x10;
         match played(&recording) {
-            Ok((again, Some(End::Cut { at, .. }))) => {
+            Ok((again, Some(RecordingEnd::Cut { at, .. }))) => {
                 assert!(lines.starts_with(&again) && at <= place as u64, "{place}");
             }
             Ok(other) => panic!("{place}: {:?}", other.1),
             Err(error) => match error.downcast_ref() {
-                Some(ReadError::Damaged { at }) => {
+                Some(RecordingReadError::Damaged { at }) => {
                     assert!(*at <= place as u64 && error.to_string().contains(&format!("at byte {at}")), "{error}");
                     damaged += 1;
                 }
-                Some(ReadError::NoRecording | ReadError::Version(_)) => assert!(place < 22, "{place}"),
-                Some(ReadError::Item { .. } | ReadError::Read { .. } | ReadError::Empty) | None => {
+                Some(RecordingReadError::NoRecording | RecordingReadError::Version(_)) => {
+                    assert!(place < 22, "{place}")
+                }
+                Some(RecordingReadError::Item { .. } | RecordingReadError::Read { .. } | RecordingReadError::Empty)
+                | None => {
                     panic!("{place}: {error}")
                 }
             },
@@ -274,9 +277,9 @@ fn a_byte_that_changed_is_an_error_that_says_where_or_the_end() {
 fn frames_that_were_moved_or_put_behind_each_other_are_damage() {
     let (recording, _lines) = recorded(true);
     let twice = [recording.clone(), recording.clone()].concat();
-    assert!(matches!(played(&twice).unwrap_err().downcast_ref(), Some(ReadError::Damaged { .. })));
+    assert!(matches!(played(&twice).unwrap_err().downcast_ref(), Some(RecordingReadError::Damaged { .. })));
     let shifted = [&recording[..22], &recording[23..]].concat();
-    assert!(matches!(played(&shifted).unwrap_err().downcast_ref(), Some(ReadError::Damaged { at: 22 })));
+    assert!(matches!(played(&shifted).unwrap_err().downcast_ref(), Some(RecordingReadError::Damaged { at: 22 })));
 }
 
 #[test]
@@ -291,16 +294,21 @@ fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
             }
             let hole = [&recording[..place], &recording[place + lost..]].concat();
             let error = played(&hole).unwrap_err();
-            let Some(ReadError::Damaged { at }) = error.downcast_ref() else { panic!("{place} {lost}: {error}") };
+            let Some(RecordingReadError::Damaged { at }) = error.downcast_ref() else {
+                panic!("{place} {lost}: {error}")
+            };
             assert!(*at <= place as u64 && error.to_string().contains(&format!("at byte {at}")), "{place} {lost}");
         }
         let more = [&recording[..place], b"x", &recording[place..]].concat();
         let error = played(&more).unwrap_err();
-        assert!(matches!(error.downcast_ref(), Some(ReadError::Damaged { at }) if *at <= place as u64), "{place}");
+        assert!(
+            matches!(error.downcast_ref(), Some(RecordingReadError::Damaged { at }) if *at <= place as u64),
+            "{place}"
+        );
     }
     // A hole up to the end is a cut.
     let (again, end) = played(&recording[..last - 7]).unwrap();
-    assert!(lines.starts_with(&again) && matches!(end, Some(End::Cut { .. })));
+    assert!(lines.starts_with(&again) && matches!(end, Some(RecordingEnd::Cut { .. })));
 }
 
 #[test]
@@ -325,7 +333,7 @@ fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
     agent.engine.finish(Duration::ZERO).unwrap();
     assert_eq!(disk.bytes().len() as u64, length, "nothing is written any more");
     let (again, end) = played(&disk.bytes()).unwrap();
-    assert_eq!(end, Some(End::Full));
+    assert_eq!(end, Some(RecordingEnd::Full));
     assert!(agent.lines.starts_with(&again) && agent.lines.len() > again.len());
 }
 
@@ -339,7 +347,7 @@ fn a_disk_that_is_full_ends_the_recording_and_not_the_agent() {
     assert_eq!(counted, text(&Agent::new(None).live(true)), "nothing else is different");
     assert_eq!(disk.bytes().len(), 700);
     let (again, end) = played(&disk.bytes()).unwrap();
-    assert!(lines.starts_with(&again) && matches!(end, Some(End::Cut { .. })), "{end:?}");
+    assert!(lines.starts_with(&again) && matches!(end, Some(RecordingEnd::Cut { .. })), "{end:?}");
     assert!(Recorder::begin(Disk::new(100), 1 << 20, &config(), BEGAN).is_err());
 }
 
@@ -393,7 +401,7 @@ fn any_time_that_an_anchor_can_be_has_a_text() {
     for booted in [0, 1, u64::MAX] {
         let anchor = TimeAnchor::from(booted);
         assert_eq!(u64::from(anchor), booted);
-        let finding = Finding::Stop { at: Boot(u64::MAX), totals: Default::default() };
+        let finding = Finding::Stop { at: BootTime(u64::MAX), totals: Default::default() };
         Json::default().finding(&finding, anchor, &mut Vec::new()).unwrap();
     }
 }

@@ -12,18 +12,18 @@ use crate::{
     sink,
     source::{
         ended,
-        program::LookFor,
-        worker::{Answer, Job, JobId, Piece, Report},
+        program::RefreshKind,
+        worker::{Job, JobId, JobReport, Piece, WorkerEvent},
     },
 };
 use closewait_engine::{
-    model::{Counters, Inquiry, Observation, SocketKey},
+    model::{Counters, InspectionRequest, Observation, SocketKey},
     query::Query,
-    time::Boot,
+    time::BootTime,
 };
 
-/// Sockets refreshed before the ring is read.
-const LOOKS: usize = 1024;
+/// Number of sockets that are refreshed before the ring is read again.
+const MAX_REFRESHES: usize = 1024;
 /// Questions that are answered at a time; others wait in the control socket.
 const QUESTIONS: usize = 16;
 /// Owners of which a question finds out whether they have ended, at some microseconds each.
@@ -33,11 +33,11 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A scan or inspection that fails is reported in the log no more often than this.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// Sockets to refresh, and what comes after.
+/// Sockets to refresh, and what follows.
 #[derive(Debug)]
-struct Looks {
+struct Refreshes {
     keys: VecDeque<SocketKey>,
-    kind: LookFor,
+    kind: RefreshKind,
     then: Then,
     /// All so far were refreshed.
     complete: bool,
@@ -49,7 +49,7 @@ pub(super) enum Then {
     Nothing,
     All,
     /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone(Boot, Option<u64>),
+    Gone(BootTime, Option<u64>),
     /// With what the ring buffer had dropped before.
     Suspects {
         lost: Option<u64>,
@@ -61,7 +61,7 @@ pub(super) enum Then {
 pub(super) enum Purpose {
     Owners,
     Audit,
-    Inquiry,
+    Inspection,
     Question,
 }
 
@@ -73,18 +73,18 @@ struct Question {
     waits_for: Option<JobId>,
     /// Whether it has waited for the names of cgroups.
     named: bool,
-    until: Boot,
+    until: BootTime,
 }
 
 /// What goes on beside the event loop.
 #[derive(Default)]
 pub struct Pending {
-    looks: VecDeque<Looks>,
+    refreshes: VecDeque<Refreshes>,
     jobs: BTreeMap<JobId, Purpose>,
     questions: Vec<Question>,
     /// CPU time that the inspection that goes on has taken.
     pub(super) worked: Duration,
-    complained: Option<Boot>,
+    complained: Option<BootTime>,
 }
 
 impl Pending {
@@ -95,42 +95,44 @@ impl Pending {
 
     /// Whether all sockets were refreshed.
     pub(super) fn is_idle(&self) -> bool {
-        self.looks.is_empty()
+        self.refreshes.is_empty()
     }
 
     /// When the next question is to be answered with what is known.
-    pub(super) fn deadline(&self) -> Option<Boot> {
+    pub(super) fn deadline(&self) -> Option<BootTime> {
         self.questions.iter().map(|question| question.until).min()
     }
 }
 
 impl Runtime {
-    /// Has sockets refreshed, after those before them.
-    pub(super) fn look(&mut self, keys: Vec<SocketKey>, kind: LookFor, then: Then) {
-        self.pending.looks.push_back(Looks { keys: keys.into(), kind, then, complete: true });
+    /// Queues sockets to refresh, behind those of earlier calls.
+    pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: Then) {
+        self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
     }
 
     /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before. Returns whether there
     /// were any to refresh.
-    pub(super) fn look_on(&mut self) -> bool {
-        let Some(looks) = self.pending.looks.front_mut() else { return false };
+    pub(super) fn continue_refresh(&mut self) -> bool {
+        let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         let before = clock::thread_cpu();
-        let keys: Vec<SocketKey> = looks.keys.drain(..looks.keys.len().min(LOOKS)).collect();
-        looks.complete &= self.programs.look(&keys, looks.kind);
+        let keys: Vec<SocketKey> = refreshes.keys.drain(..refreshes.keys.len().min(MAX_REFRESHES)).collect();
+        refreshes.complete &= self.programs.refresh(&keys, refreshes.kind);
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
         self.drain_all();
-        let Some(looks) = self.pending.looks.pop_front_if(|looks| looks.keys.is_empty()) else { return true };
-        match looks.then {
+        let Some(refreshes) = self.pending.refreshes.pop_front_if(|refreshes| refreshes.keys.is_empty()) else {
+            return true;
+        };
+        match refreshes.then {
             Then::Nothing => {}
-            Then::All => self.intake.fact(Observation::LookedAtAll { at: clock::now() }),
+            Then::All => self.intake.fact(Observation::RefreshedAll { at: clock::now() }),
             Then::Gone(began, lost) => {
-                if looks.complete && self.lost_none_since(lost) {
-                    self.intake.fact(Observation::LookedAtGone { began });
+                if refreshes.complete && self.lost_none_since(lost) {
+                    self.intake.fact(Observation::RefreshedLingering { began });
                 }
             }
             Then::Suspects { lost } => {
-                let complete = looks.complete && self.lost_none_since(lost);
-                self.intake.fact(Observation::LookedAtSuspects { at: clock::now(), complete });
+                let complete = refreshes.complete && self.lost_none_since(lost);
+                self.intake.fact(Observation::RefreshedSuspects { at: clock::now(), complete });
             }
         }
         true
@@ -184,24 +186,24 @@ impl Runtime {
     }
 
     /// Takes in what a job has found.
-    pub(super) fn take(&mut self, answer: Answer) {
+    pub(super) fn take(&mut self, answer: WorkerEvent) {
         match answer {
-            Answer::Piece(id, Piece::Ended(report)) => self.ended(id, report),
-            Answer::Piece(_, piece) => self.intake.piece(piece),
-            Answer::GivenUp(id, why) => {
+            WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
+            WorkerEvent::Piece(_, piece) => self.intake.piece(piece),
+            WorkerEvent::GivenUp(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
                     self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
                 }
-                self.ended(id, Report { began: at, unseen: vec![why], ..Report::default() });
+                self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });
             }
         }
     }
 
     /// A job has ended.
-    fn ended(&mut self, id: JobId, report: Report) {
-        let Report { began, cpu, unseen } = report;
+    fn ended(&mut self, id: JobId, report: JobReport) {
+        let JobReport { began, cpu, unseen } = report;
         let at = clock::now();
         let purpose = self.pending.jobs.remove(&id);
         for what in &unseen {
@@ -217,9 +219,9 @@ impl Runtime {
                 let (complete, cost) = (unseen.is_empty(), Some(cpu));
                 self.intake.fact(Observation::Audited { began, at, complete, cost });
             }
-            Some(Purpose::Inquiry) => {
+            Some(Purpose::Inspection) => {
                 let worked = std::mem::take(&mut self.pending.worked) + cpu;
-                self.intake.fact(Observation::InquiredAll { at, worked });
+                self.intake.fact(Observation::InspectedOwners { at, worked });
             }
             Some(Purpose::Question) | None => {}
         }
@@ -231,14 +233,14 @@ impl Runtime {
     /// Somebody asks: what is missing is found out first.
     pub(super) fn asked(&mut self, query: Query, asker: Asker) {
         let now = clock::now();
-        self.look(self.intake.engine.not_looked_at(now), LookFor::Waiting, Then::Nothing);
+        self.refresh(self.intake.engine.not_refreshed(now), RefreshKind::Waiting, Then::Nothing);
         let gone = Then::Gone(now, self.lost());
-        self.look(self.intake.engine.descriptors_left(), LookFor::Lingering, gone);
+        self.refresh(self.intake.engine.descriptors_left(), RefreshKind::Lingering, gone);
         let owners = self.intake.engine.owner_pids(OWNERS_CHECKED);
         let waits_for = if owners.into_iter().any(ended::has_ended) {
             // A scan that is running may have seen their descriptors.
             Some(self.find_owners(Purpose::Owners))
-        } else if self.intake.engine.wants_walk(now) {
+        } else if self.intake.engine.wants_owner_scan(now) {
             let scans = self.pending.jobs.iter().rev();
             let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
             Some(running.unwrap_or_else(|| self.find_owners(Purpose::Owners)))
@@ -250,18 +252,18 @@ impl Runtime {
     }
 
     /// Answers those who wait for nothing any more, of what is true now.
-    pub(super) fn answer_questions(&mut self, now: Boot) {
+    pub(super) fn answer_questions(&mut self, now: BootTime) {
         for mut question in std::mem::take(&mut self.pending.questions) {
             let late = question.until <= now;
             if !late && question.waits_for.is_none() && !question.named {
                 question.named = true;
                 let cgroups = self.intake.engine.unnamed_cgroups();
                 question.waits_for = (!cgroups.is_empty()).then(|| {
-                    let inquiry = Inquiry { cgroups, ..Inquiry::default() };
-                    self.begin(Job::Inquiry(Box::new(inquiry)), Purpose::Question)
+                    let request = InspectionRequest { cgroups, ..InspectionRequest::default() };
+                    self.begin(Job::Inspect(Box::new(request)), Purpose::Question)
                 });
             }
-            if late || (question.waits_for.is_none() && self.pending.looks.is_empty()) {
+            if late || (question.waits_for.is_none() && self.pending.refreshes.is_empty()) {
                 self.answer(&question.query, question.asker);
             } else {
                 self.pending.questions.push(question);

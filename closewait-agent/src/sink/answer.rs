@@ -11,7 +11,7 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{
     Engine,
     query::{Form, Query},
-    time::Boot,
+    time::BootTime,
     view::{Row, View},
 };
 
@@ -26,7 +26,7 @@ const AT_ONCE: usize = 64;
 pub fn answer(
     engine: &Engine,
     query: &Query,
-    now: Boot,
+    now: BootTime,
     anchor: TimeAnchor,
     to: &mut impl Write,
 ) -> io::Result<Option<String>> {

@@ -5,7 +5,7 @@ use std::io;
 use super::{
     Sink, Start,
     schema::{
-        self, Event, GroupObject, LimitsObject, Line, Listed, PileupEndObject, PileupObject, SCHEMA_VERSION,
+        self, Event, EventLine, GroupObject, LimitsObject, ListedObject, PileupEndObject, PileupObject, SCHEMA_VERSION,
         SocketObject,
     },
 };
@@ -13,8 +13,8 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{
     groups::groups,
     model::Finding,
-    query::By,
-    time::Boot,
+    query::GroupBy,
+    time::BootTime,
     view::{Row, View},
 };
 
@@ -31,7 +31,7 @@ impl Json {
     }
 
     fn line(&mut self, event: Event<'_>, to: &mut Vec<u8>) -> io::Result<()> {
-        write_line(&Line { schema_version: SCHEMA_VERSION, seq: self.seq, event }, to)?;
+        write_line(&EventLine { schema_version: SCHEMA_VERSION, seq: self.seq, event }, to)?;
         self.seq += 1;
         Ok(())
     }
@@ -52,7 +52,7 @@ impl Sink for Json {
     }
 
     fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
-        let time = |at: &Boot| schema::time(anchor.wall(*at));
+        let time = |at: &BootTime| schema::time(anchor.wall(*at));
         let event = match finding {
             Finding::Enter { at, socket } => {
                 Event::Enter { time: time(at), socket: SocketObject::new(socket, *at, None) }
@@ -107,13 +107,13 @@ impl Sink for Json {
 pub(super) fn list<'v>(
     view: &'v View<'_>,
     rows: &[&'v Row<'v>],
-    by: Option<By>,
+    by: Option<GroupBy>,
     anchor: TimeAnchor,
     to: &mut Vec<u8>,
 ) -> io::Result<()> {
     let time = schema::time(anchor.wall(view.now));
     match by {
-        None => rows.iter().try_for_each(|row| write_line(&Listed::new(row, view.now, &time), to)),
+        None => rows.iter().try_for_each(|row| write_line(&ListedObject::new(row, view.now, &time), to)),
         Some(by) => {
             let groups = groups(view, rows, by);
             groups.iter().try_for_each(|group| write_line(&GroupObject::new(group, by, &time), to))

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::selected::{MAX_SELECTED, ReadError, read};
+pub use self::selected::{ListReadError, MAX_SELECTED, read};
 use super::{
     list::{Style, rows},
     schema::HolderObject,
@@ -20,7 +20,7 @@ use super::{
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::{Holder, Socket},
-    time::Boot,
+    time::BootTime,
 };
 
 /// What is planned for a socket.
@@ -36,7 +36,7 @@ pub struct Done {
 }
 
 /// Writes the plan: a line for each socket that was selected, then in words what will happen, and why not to the others.
-pub fn plan(now: Boot, selected: &[Selected], plans: &[Planned], style: Style, to: &mut Vec<u8>) {
+pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Style, to: &mut Vec<u8>) {
     if selected.is_empty() {
         line(to, "no socket matches");
         return;
@@ -203,7 +203,7 @@ mod tests {
         testing::{holder, socket_on_port, verdict},
     };
 
-    const NOW: Boot = Boot(3_600_000_000_000);
+    const NOW: BootTime = BootTime(3_600_000_000_000);
     const PLAIN: Style = Style { width: None, wide: false, colour: false };
 
     fn selected(port: u16) -> Selected {

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::writer::{Backlog, Mark, Settings, Writer, poll, write_fully};
 use crate::clock::TimeAnchor;
-use closewait_engine::{model::Finding, text::harmless_field, time::Boot};
+use closewait_engine::{model::Finding, text::harmless_field, time::BootTime};
 
 /// What the agent began with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     /// When everything was attached.
-    pub at: Boot,
+    pub at: BootTime,
     /// Of the agent.
     #[serde(deserialize_with = "harmless_field")]
     pub version: String,

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::clock::TimeAnchor;
 use closewait_engine::{
-    model::{Report, Reported},
+    model::{IncidentReport, ReportedGroup},
     query::Form,
     text::duration,
-    time::Boot,
+    time::BootTime,
 };
 
 /// The whole report, in one object.
@@ -44,12 +44,12 @@ struct ReportedObject<'a> {
 /// # Errors
 ///
 /// If it cannot be written as JSON.
-pub fn render(report: &Report, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
-    let time = |at: Boot| schema::time(anchor.wall(at));
+pub fn render(report: &IncidentReport, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+    let time = |at: BootTime| schema::time(anchor.wall(at));
     match form {
         Form::Text => to.extend_from_slice(text(report, &time).as_bytes()),
         Form::Json => {
-            let groups = report.groups.iter().map(|Reported { piles_up_since, pileup }| ReportedObject {
+            let groups = report.groups.iter().map(|ReportedGroup { piles_up_since, pileup }| ReportedObject {
                 piles_up_since: piles_up_since.map(time),
                 pileup: PileupObject::new(pileup, report.at, &time),
             });
@@ -72,8 +72,8 @@ pub fn render(report: &Report, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>)
     Ok(())
 }
 
-fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
-    let Report { at, watched, stuck_after, totals, untracked, unseen, groups, more } = report;
+fn text(report: &IncidentReport, time: &impl Fn(BootTime) -> String) -> String {
+    let IncidentReport { at, watched, stuck_after, totals, untracked, unseen, groups, more } = report;
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
@@ -94,7 +94,7 @@ fn text(report: &Report, time: &impl Fn(Boot) -> String) -> String {
     if groups.is_empty() {
         line(none(*untracked, unseen.as_deref()).to_owned());
     }
-    for (number, Reported { piles_up_since, pileup: group }) in (1..).zip(groups) {
+    for (number, ReportedGroup { piles_up_since, pileup: group }) in (1..).zip(groups) {
         line(String::new());
         line(format!("{number}. {}", pileup::line(group, *at)));
         if let Some(since) = piles_up_since {

@@ -9,14 +9,14 @@ use std::{net::IpAddr, time::Duration};
 use serde::Serialize;
 
 pub(super) use self::{
-    listed::{GroupObject, Listed},
+    listed::{GroupObject, ListedObject},
     pileup::{PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
 use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Endpoint, Holder, How, Scope, Task, Totals, Verdict},
-    process::{Process, Runtime},
+    process::{Process, ProgramRuntime},
 };
 
 /// Version of everything here.
@@ -120,7 +120,7 @@ impl<'a> From<&'a Process> for ProcessObject<'a> {
             pid: process.pid,
             comm: process.comm.as_str(),
             exe: process.exe.as_deref(),
-            runtime: process.runtime.map(Runtime::name),
+            runtime: process.runtime.map(ProgramRuntime::name),
             activity: process.activity(),
             threads: process.threads,
             cpu_permille: process.cpu_permille,
@@ -286,9 +286,9 @@ pub(super) enum Event<'a> {
     },
 }
 
-/// A line of the event stream.
+/// Line of the event stream.
 #[derive(Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct EventLine<'a> {
     pub(super) schema_version: u32,
     pub(super) seq: u64,
     #[serde(flatten)]

@@ -13,7 +13,7 @@ use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
     text::duration,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Writes one line a finding. Histograms are the log's business, see [`histogram_line`].
@@ -222,7 +222,7 @@ fn losses(totals: Totals) -> String {
     if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") }
 }
 
-fn push(to: &mut Vec<u8>, anchor: TimeAnchor, at: Boot, line: &str) {
+fn push(to: &mut Vec<u8>, anchor: TimeAnchor, at: BootTime, line: &str) {
     // Milliseconds are enough for people.
     let time = time(anchor.wall(at));
     let time = time.get(..23).unwrap_or(&time);

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::clock;
-use closewait_engine::time::Boot;
+use closewait_engine::time::BootTime;
 
 /// The time between two looks whether the reader is still there, while there is nothing to write.
 const READER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,21 +49,21 @@ pub struct Settings {
 /// A queue of bytes with a limit, and the thread that writes them.
 #[derive(Debug)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<WriteQueue>,
     limit: usize,
 }
 
 /// A place in the queue of a writer: everything that was sent before it.
 #[derive(Clone, Debug)]
 pub struct Mark {
-    shared: Arc<Shared>,
+    shared: Arc<WriteQueue>,
     /// Number of pieces that were sent before it.
     pieces: u64,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct WriteQueue {
+    state: Mutex<QueueState>,
     /// A piece was sent, or the queue was closed.
     arrived: Condvar,
     /// A piece was written, or the thread has ended.
@@ -72,8 +72,8 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: VecDeque<Piece>,
+struct QueueState {
+    waiting: VecDeque<Chunk>,
     /// Bytes that wait, those that are being written included.
     waiting_bytes: usize,
     /// Number of pieces that were sent.
@@ -88,14 +88,14 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Piece {
+struct Chunk {
     bytes: Vec<u8>,
     after: Option<Mark>,
 }
 
-/// What the thread does next.
-enum Next {
-    Write(Piece),
+/// Next step of the writer thread.
+enum WriterStep {
+    Write(Chunk),
     CheckReader,
     End,
 }
@@ -117,7 +117,7 @@ impl Writer {
     /// If the thread cannot be started.
     pub fn start(to: impl Write + AsFd + Send + 'static, settings: Settings) -> io::Result<Self> {
         let Settings { name, limit, watches_reader, at_start } = settings;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(WriteQueue::default());
         let for_thread = Arc::clone(&shared);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             at_start();
@@ -144,7 +144,7 @@ impl Writer {
     pub fn send_after(&self, bytes: Vec<u8>, after: Option<Mark>) -> Backlog {
         let mut state = self.shared.lock();
         if state.has_room(bytes.len(), self.limit) {
-            self.queue(&mut state, Piece { bytes, after });
+            self.queue(&mut state, Chunk { bytes, after });
             Backlog::Queued
         } else {
             Backlog::Full
@@ -154,11 +154,11 @@ impl Writer {
     /// Queues a few bytes whatever is waiting, and nothing after them.
     pub fn send_last(&self, bytes: Vec<u8>) {
         let mut state = self.shared.lock();
-        self.queue(&mut state, Piece { bytes, after: None });
+        self.queue(&mut state, Chunk { bytes, after: None });
         state.closed = true;
     }
 
-    fn queue(&self, state: &mut State, piece: Piece) {
+    fn queue(&self, state: &mut QueueState, piece: Chunk) {
         // When the thread has ended, [`Writer::ended`] and [`Writer::failure`] tell.
         if state.closed || state.ended {
             return;
@@ -171,7 +171,7 @@ impl Writer {
 
     /// Waits until `length` bytes more may wait, at most for `patience`. Returns whether they may.
     pub fn wait_for_room(&self, length: usize, patience: Duration) -> bool {
-        let has_room = |state: &State| state.ended || state.has_room(length, self.limit);
+        let has_room = |state: &QueueState| state.ended || state.has_room(length, self.limit);
         self.shared.wait(has_room, clock::now() + patience)
     }
 
@@ -240,15 +240,15 @@ impl Mark {
     }
 }
 
-impl State {
+impl QueueState {
     /// A piece that is longer than the limit has room alone.
     fn has_room(&self, length: usize, limit: usize) -> bool {
         self.waiting_bytes == 0 || self.waiting_bytes.saturating_add(length) <= limit
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl WriteQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,7 +258,7 @@ impl Shared {
     }
 
     /// Returns whether `done` became true before `until`.
-    fn wait(&self, done: impl Fn(&State) -> bool, until: Boot) -> bool {
+    fn wait(&self, done: impl Fn(&QueueState) -> bool, until: BootTime) -> bool {
         let mut state = self.lock();
         while !done(&state) {
             let rest = until.since(clock::now());
@@ -270,20 +270,20 @@ impl Shared {
         true
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> WriterStep {
         let mut state = self.lock();
         loop {
             if let Some(piece) = state.waiting.pop_front() {
-                return Next::Write(piece);
+                return WriterStep::Write(piece);
             }
             if state.closed {
-                return Next::End;
+                return WriterStep::End;
             }
             let waited = self.arrived.wait_timeout(state, READER_CHECK_INTERVAL);
             let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = again;
             if timeout.timed_out() && state.waiting.is_empty() && !state.closed {
-                return Next::CheckReader;
+                return WriterStep::CheckReader;
             }
         }
     }
@@ -301,11 +301,11 @@ impl Shared {
     }
 }
 
-fn write_all(mut to: impl Write + AsFd, shared: &Shared, watches_reader: bool) -> io::Result<()> {
+fn write_all(mut to: impl Write + AsFd, shared: &WriteQueue, watches_reader: bool) -> io::Result<()> {
     let mut late = false;
     loop {
         match shared.next() {
-            Next::Write(Piece { bytes, after }) => {
+            WriterStep::Write(Chunk { bytes, after }) => {
                 if let Some(after) = after {
                     late = !after.wait(if late { Duration::ZERO } else { MAX_HOLD });
                 }
@@ -315,11 +315,11 @@ fn write_all(mut to: impl Write + AsFd, shared: &Shared, watches_reader: bool) -
                 }
                 shared.wrote(bytes.len());
             }
-            Next::CheckReader if watches_reader && reader_is_gone(to.as_fd()) => {
+            WriterStep::CheckReader if watches_reader && reader_is_gone(to.as_fd()) => {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            Next::CheckReader => {}
-            Next::End => return flush_fully(&mut to),
+            WriterStep::CheckReader => {}
+            WriterStep::End => return flush_fully(&mut to),
         }
     }
 }

@@ -20,17 +20,17 @@ use crate::host::{
     netns::{self, Netns, NetnsError},
 };
 use closewait_engine::{
-    kill::{self, Facts, Failure, Outcome, Refusal, Selected, Target},
+    kill::{self, CurrentSocket, Failure, Outcome, Refusal, Selected, Target},
     model::{Endpoint, Holder},
     query::Filter,
-    time::Boot,
+    time::BootTime,
 };
 
 /// What would be destroyed of what was selected, in the same order, and why the rest would not. Changes nothing.
 ///
 /// A list says what is to be destroyed, and is not believed: the kernel is asked for ends, state and age of each socket, and
 /// `/proc` for the processes of the filter.
-pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> Boot + Sync) -> Vec<Result<Target, Refusal>> {
+pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Result<Target, Refusal>> {
     let wanted = selected.iter().map(kill::preselect);
     let held = Held::by(&filter.pids);
     in_each_namespace(
@@ -72,7 +72,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> Boot + Syn
 ///
 /// Between the look and the destruction lies one system call. In that time its program may write to it or close it; it
 /// cannot become another socket, for the kernel compares ends and cookie itself.
-pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> Boot + Sync) -> Vec<Outcome> {
+pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Outcome> {
     let held = Held::by(if targets.is_empty() { &[] } else { &filter.pids });
     let wanted = targets.iter().map(|target| Ok(target.netns));
     in_each_namespace(
@@ -95,7 +95,7 @@ pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> Boot + Sync) -
 /// Every descriptor of the sockets with these inodes, and why not all processes could be looked at, if so.
 pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Holder>>, Option<String>) {
     let mut of: BTreeMap<u32, Vec<Holder>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
-    let blind = holders::walk(|inode, holder| {
+    let blind = holders::scan(|inode, holder| {
         if let Some(holders) = u32::try_from(inode).ok().and_then(|inode| of.get_mut(&inode)) {
             holders.push(holder);
         }
@@ -192,8 +192,8 @@ fn in_each_namespace<T>(
     answers.into_values().collect()
 }
 
-fn by_ends(waiting: Vec<Facts>) -> BTreeMap<(Endpoint, Endpoint), Vec<Facts>> {
-    let mut by_ends: BTreeMap<_, Vec<Facts>> = BTreeMap::new();
+fn by_ends(waiting: Vec<CurrentSocket>) -> BTreeMap<(Endpoint, Endpoint), Vec<CurrentSocket>> {
+    let mut by_ends: BTreeMap<_, Vec<CurrentSocket>> = BTreeMap::new();
     for facts in waiting {
         by_ends.entry((facts.local, facts.remote)).or_default().push(facts);
     }
@@ -201,7 +201,7 @@ fn by_ends(waiting: Vec<Facts>) -> BTreeMap<(Endpoint, Endpoint), Vec<Facts>> {
 }
 
 /// In the network namespace of this thread.
-fn act_on(target: &Target, held: &Held, now: impl Fn() -> Boot) -> Outcome {
+fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
     let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
     let checked = match exact::get(target) {
         Ok(Some(facts)) => target.check(&facts, now()).and_then(|()| held.check(target)),
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn nothing_selected_is_nothing_done() {
         let filter = Filter::default();
-        assert!(plan(&[], &filter, || Boot(0)).is_empty() && act(&[], &filter, || Boot(0)).is_empty());
+        assert!(plan(&[], &filter, || BootTime(0)).is_empty() && act(&[], &filter, || BootTime(0)).is_empty());
     }
 
     #[test]

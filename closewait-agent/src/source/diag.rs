@@ -19,13 +19,13 @@ use std::{
 use closewait_common::tcp::{AF_INET, AF_INET6, state};
 use thiserror::Error;
 
-use self::wire::{Found, parse, request};
+use self::wire::{DiagSocket, parse, request};
 use crate::host::netns;
 use closewait_engine::{
     decode::Decoder,
-    kill::{Facts, Sent},
+    kill::{CurrentSocket, Sent},
     model::{Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
-    time::Boot,
+    time::BootTime,
 };
 
 /// What could not be seen, one sentence each.
@@ -55,9 +55,9 @@ pub enum DiagError {
     CutOff,
 }
 
-/// What to list.
+/// States of the sockets to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
+pub enum DiagQuery {
     /// Sockets in CLOSE_WAIT.
     Waiting,
     /// Sockets that listen.
@@ -66,7 +66,7 @@ pub enum List {
     Both,
 }
 
-impl List {
+impl DiagQuery {
     /// Whether sockets in this state are listed.
     fn has(self, state: u8) -> bool {
         self.states() & 1_u32.checked_shl(state.into()).unwrap_or(0) != 0
@@ -89,7 +89,7 @@ impl List {
 ///
 /// If the question cannot be asked or is not answered.
 pub fn probe() -> Result<(), DiagError> {
-    Netlink::open()?.dump(AF_INET, List::Waiting).map(drop)
+    Netlink::open()?.dump(AF_INET, DiagQuery::Waiting).map(drop)
 }
 
 /// Every socket in CLOSE_WAIT of the network namespace of this thread. Each has a cookie after that, also where none had asked
@@ -98,23 +98,23 @@ pub fn probe() -> Result<(), DiagError> {
 /// # Errors
 ///
 /// If the question cannot be asked or is not answered.
-pub fn waiting() -> Result<Vec<Facts>, DiagError> {
+pub fn waiting() -> Result<Vec<CurrentSocket>, DiagError> {
     let netlink = Netlink::open()?;
-    let mut found = netlink.dump(AF_INET, List::Waiting)?;
-    found.extend(netlink.dump(AF_INET6, List::Waiting)?);
-    Ok(found.iter().map(Found::facts).collect())
+    let mut found = netlink.dump(AF_INET, DiagQuery::Waiting)?;
+    found.extend(netlink.dump(AF_INET6, DiagQuery::Waiting)?);
+    Ok(found.iter().map(DiagSocket::facts).collect())
 }
 
-/// A socket that was listed, and not decoded yet.
+/// Listed socket that is not decoded yet.
 #[derive(Debug)]
-pub struct Listed {
-    found: Found,
+pub struct ListedSocket {
+    found: DiagSocket,
     /// When the kernel was asked, and when its answer was there.
-    asked: (Boot, Boot),
+    asked: (BootTime, BootTime),
     netns: u32,
 }
 
-impl Listed {
+impl ListedSocket {
     /// Inode of the socket, `None` if nobody has accepted it.
     pub fn inode(&self) -> Option<u64> {
         (self.found.inode != 0).then_some(self.found.inode.into())
@@ -128,20 +128,24 @@ impl Listed {
 
 /// Hands the sockets of every network namespace that can be entered to `each`, in the parts in which the kernel lists them:
 /// of many sockets only a part is in memory at a time.
-pub fn take(list: List, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Vec<Listed>) + Send) -> Blind {
+pub fn take(
+    list: DiagQuery,
+    now: impl Fn() -> BootTime + Sync,
+    mut each: impl FnMut(Vec<ListedSocket>) + Send,
+) -> Blind {
     let mut blind = Blind::default();
     for namespace in netns::all() {
         let listed = namespace.enter_and(|| {
             // One that lists cannot be asked meanwhile.
             let (lists, answers) = (Netlink::open()?, Netlink::open()?);
-            let one = |mut found: Found, mut asked: (Boot, Boot)| {
+            let one = |mut found: DiagSocket, mut asked: (BootTime, BootTime)| {
                 if found.inode == 0 && found.state == state::CLOSE_WAIT {
                     let before = now();
                     // It may have left meanwhile.
                     found.info = exact::info(&answers, &found).unwrap_or(None);
                     asked = (before, now());
                 }
-                Listed { found, asked, netns: namespace.inode }
+                ListedSocket { found, asked, netns: namespace.inode }
             };
             for family in [AF_INET, AF_INET6] {
                 // The kernel makes a part when it is asked, or when the part before is received (`netlink_recvmsg`,
@@ -172,9 +176,9 @@ impl Blind {
     }
 }
 
-impl Found {
+impl DiagSocket {
     /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
-    fn observation(self, decoder: Decoder, asked: (Boot, Boot), netns: u32) -> Observation {
+    fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> Observation {
         let (at, after) = asked;
         let key = super::key_secret().key(Some(netns), self.local, self.remote);
         let inode = (self.inode != 0).then_some(self.inode.into());
@@ -214,11 +218,11 @@ impl Found {
         Observation::Present { key, at, since, socket }
     }
 
-    fn facts(&self) -> Facts {
+    fn facts(&self) -> CurrentSocket {
         let sent = self.info.as_deref().and_then(|info| {
             Some(Sent { bytes: info.sent_bytes?, ago: info.last_data_sent, received_ago: info.last_data_recv })
         });
-        Facts {
+        CurrentSocket {
             state: self.state,
             local: self.local,
             remote: self.remote,
@@ -260,21 +264,21 @@ impl Netlink {
     }
 
     /// Asks for the sockets of one address family.
-    fn dump(&self, family: u16, list: List) -> Result<Vec<Found>, DiagError> {
+    fn dump(&self, family: u16, list: DiagQuery) -> Result<Vec<DiagSocket>, DiagError> {
         let mut found = self.exchange(&request(family, list))?;
         found.retain(|one| list.has(one.state));
         Ok(found)
     }
 
     /// Asks, and takes in all that is answered.
-    fn exchange(&self, request: &[u8]) -> Result<Vec<Found>, DiagError> {
+    fn exchange(&self, request: &[u8]) -> Result<Vec<DiagSocket>, DiagError> {
         let mut found = Vec::new();
         self.exchange_each(request, |part| found.extend(part))?;
         Ok(found)
     }
 
     /// Asks, and hands each part of the answer to `each`.
-    fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<Found>)) -> Result<(), DiagError> {
+    fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<DiagSocket>)) -> Result<(), DiagError> {
         let socket = &self.0;
         // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
         let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
@@ -305,7 +309,7 @@ impl Netlink {
 
 /// What the agent does with one part of an answer, for the fuzz target.
 #[cfg(fuzzing)]
-pub fn fuzz(part: &[u8], decoder: Decoder, asked: (Boot, Boot)) {
+pub fn fuzz(part: &[u8], decoder: Decoder, asked: (BootTime, BootTime)) {
     let mut found = Vec::new();
     let _last = parse(part, &mut found);
     for one in found {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::host::{
-    deadline::{self, Job, Patience, Subject, Told, Unanswered},
+    deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
     proc::{self, has_ended, is_refused},
 };
 use closewait_engine::{
@@ -20,18 +20,18 @@ const PIECE: usize = 256;
 
 /// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
 /// processes could be looked at, if so. One that ends meanwhile has no descriptors.
-pub fn walk(each: impl FnMut(u64, Holder)) -> Option<String> {
-    walk_in(Path::new("/proc"), each)
+pub fn scan(each: impl FnMut(u64, Holder)) -> Option<String> {
+    scan_in(Path::new("/proc"), each)
 }
 
-/// What was found in one process.
-enum Found {
+/// Result of reading the descriptors of one process.
+enum DescriptorRead {
     /// Some of its sockets.
     Held(Vec<(u64, Holder)>),
     /// Its descriptors cannot be read, or not all.
     Unseen(io::Error),
     /// They were not read, as an earlier read has not been answered.
-    Waits(Unanswered),
+    Waits(ReadFailure),
 }
 
 /// Processes whose descriptors were not read.
@@ -45,7 +45,7 @@ struct Unseen {
     why: Option<String>,
 }
 
-fn walk_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
+fn scan_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
     let mut patience = Patience::default();
     let from = root.to_owned();
     let list = move || {
@@ -60,18 +60,18 @@ fn walk_in(root: &Path, mut each: impl FnMut(u64, Holder)) -> Option<String> {
         };
     let mut unseen = Unseen::default();
     let from = root.to_owned();
-    let work = move |pid: &u32, job: &Job<Found>| match job
+    let work = move |pid: &u32, job: &ItemJob<DescriptorRead>| match job
         .about(Subject::Process(*pid, None))
         .map(|()| holders_of(&proc::folder(&from, *pid), *pid, job))
     {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => job.put(Found::Unseen(error)),
-        Err(why) => job.put(Found::Waits(why)),
+        Ok(Err(error)) => job.put(DescriptorRead::Unseen(error)),
+        Err(why) => job.put(DescriptorRead::Waits(why)),
     };
     deadline::each(pids, &mut patience, work, |_pid, told| match told {
-        Told::Value(Found::Held(held)) => held.into_iter().for_each(|(inode, holder)| each(inode, holder)),
-        Told::Value(Found::Unseen(error)) => unseen.failed(&error),
-        Told::Value(Found::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
+        Told::Value(DescriptorRead::Held(held)) => held.into_iter().for_each(|(inode, holder)| each(inode, holder)),
+        Told::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
+        Told::Value(DescriptorRead::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
     });
     unseen.sentence(hidden)
 }
@@ -86,7 +86,7 @@ impl Unseen {
         }
     }
 
-    fn unanswered(&mut self, why: &Unanswered) {
+    fn unanswered(&mut self, why: &ReadFailure) {
         self.others += 1;
         self.why.get_or_insert_with(|| why.to_string());
     }
@@ -113,17 +113,17 @@ impl Unseen {
 }
 
 /// Puts out the sockets of one process, all that were seen before an error too.
-fn holders_of(process: &Path, pid: u32, job: &Job<Found>) -> io::Result<()> {
+fn holders_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Result<()> {
     job.step("its descriptors");
     let mut held = Vec::new();
     let result = collect(process, pid, job, &mut held);
     if !held.is_empty() {
-        job.put(Found::Held(held));
+        job.put(DescriptorRead::Held(held));
     }
     result
 }
 
-fn collect(process: &Path, pid: u32, job: &Job<Found>, held: &mut Vec<(u64, Holder)>) -> io::Result<()> {
+fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut Vec<(u64, Holder)>) -> io::Result<()> {
     let mut task = None;
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
@@ -144,7 +144,7 @@ fn collect(process: &Path, pid: u32, job: &Job<Found>, held: &mut Vec<(u64, Hold
             held.push((inode, Holder { task: task.clone(), fd }));
         }
         if held.len() >= PIECE {
-            job.put(Found::Held(std::mem::take(held)));
+            job.put(DescriptorRead::Held(std::mem::take(held)));
         }
     }
     Ok(())
@@ -182,7 +182,7 @@ mod tests {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = socket_inode(&link).unwrap();
         let mut found = Vec::new();
-        let _blind = walk(|of, holder| {
+        let _blind = scan(|of, holder| {
             if of == inode && holder.task.pid == process::id() {
                 found.push(i32::try_from(holder.fd).unwrap());
             }
@@ -210,13 +210,13 @@ mod tests {
         );
         assert!(sentence(libc::EACCES).is_some_and(|why| why.contains("grant CAP_SYS_PTRACE")));
         let mut unseen = Unseen::default();
-        unseen.unanswered(&Unanswered::Late { step: "its descriptors" });
+        unseen.unanswered(&ReadFailure::Late { step: "its descriptors" });
         assert!(unseen.sentence(true).is_some_and(|why| why.contains("250 ms") && why.contains("hidepid")));
     }
 
     #[test]
     fn a_proc_that_is_not_there_is_said() {
-        let blind = walk_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
+        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

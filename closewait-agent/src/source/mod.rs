@@ -21,7 +21,7 @@ pub mod diag;
 pub mod ended;
 pub mod files;
 pub mod holders;
-pub mod inquiry;
+pub mod inspector;
 pub mod pins;
 pub mod processes;
 pub mod program;

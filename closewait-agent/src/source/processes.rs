@@ -1,7 +1,7 @@
 //! What processes are and do, from two looks at `/proc`, and where sockets are that none of them holds. Nobody is traced
 //! or stopped, and nothing that does not answer is waited for: see [`crate::host::deadline`].
 
-mod look;
+mod process_read;
 mod runtime;
 
 use std::{
@@ -12,16 +12,16 @@ use std::{
     time::Duration,
 };
 
-use self::look::{Look, Second};
+use self::process_read::{ProcessRead, Second};
 use crate::host::{
-    deadline::{self, Job, Patience, Told, Unanswered},
+    deadline::{self, ItemJob, Patience, ReadFailure, Told},
     proc::{self, fdinfo},
 };
 use closewait_engine::{
-    model::{Place, Task},
+    model::{SocketLocation, Task},
     process::{Process, ThreadState},
     text::Comm,
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
 /// Processes that are looked at.
@@ -36,8 +36,8 @@ const WINDOW: Duration = Duration::from_millis(5);
 /// The first of two looks at some processes.
 #[derive(Debug)]
 pub struct Sampling {
-    begun: Boot,
-    looks: Vec<Look>,
+    begun: BootTime,
+    reads: Vec<ProcessRead>,
     patience: Patience,
 }
 
@@ -63,28 +63,29 @@ enum Reads {
 impl Sampling {
     /// Looks at all of `pids`, but at no more than 64, at `at`; of threads at no more than 512 each, 2048 in all. Those
     /// that have ended are left out. What does not answer in time is said in the `unseen` of its process.
-    pub fn begin(pids: &[u32], at: Boot) -> Self {
+    pub fn begin(pids: &[u32], at: BootTime) -> Self {
         Self::begin_within(pids, at, Patience::default())
     }
 
     /// The same with the time that is left for it.
-    pub(super) fn begin_within(pids: &[u32], at: Boot, mut patience: Patience) -> Self {
+    pub(super) fn begin_within(pids: &[u32], at: BootTime, mut patience: Patience) -> Self {
         let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
         let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
-        let mut looks = BTreeMap::new();
-        let late = look_at(pids.clone(), Reads::All, &threads, &mut patience, &mut looks);
+        let mut reads = BTreeMap::new();
+        let late = read_processes(pids.clone(), Reads::All, &threads, &mut patience, &mut reads);
         // Whatever is known of one whose threads were not read yet is read now.
-        let unread = |late: &&(u32, Unanswered)| looks.get(&late.0).is_none_or(|look| !look.has_threads);
+        let unread =
+            |late: &&(u32, ReadFailure)| reads.get(&late.0).is_none_or(|process_read| !process_read.has_threads);
         let again: Vec<u32> = late.iter().filter(unread).map(|(pid, _why)| *pid).collect();
-        let later = look_at(again, Reads::Calm, &threads, &mut patience, &mut looks);
+        let later = read_processes(again, Reads::Calm, &threads, &mut patience, &mut reads);
         for (pid, why) in late.iter().chain(&later) {
-            match looks.get_mut(pid) {
-                Some(look) => look.is_late(why),
+            match reads.get_mut(pid) {
+                Some(process_read) => process_read.is_late(why),
                 None => log::debug!("process {pid} was not read: {why}"),
             }
         }
-        let looks = pids.iter().filter_map(|pid| looks.remove(pid)).collect();
-        Self { begun: at, looks, patience }
+        let reads = pids.iter().filter_map(|pid| reads.remove(pid)).collect();
+        Self { begun: at, reads, patience }
     }
 
     /// Time that is left for the rest of the inspection.
@@ -93,23 +94,23 @@ impl Sampling {
     }
 
     /// When it was.
-    pub fn began(&self) -> Boot {
+    pub fn began(&self) -> BootTime {
         self.begun
     }
 
     /// Whether any thread was seen running: of others a second look has little to tell.
     pub fn has_running(&self) -> bool {
-        let mut threads = self.looks.iter().flat_map(|look| &look.threads);
+        let mut threads = self.reads.iter().flat_map(|process_read| &process_read.threads);
         threads.any(|(_, thread)| thread.state == ThreadState::Running)
     }
 
     /// Reads once more, at `at`, what CPU time the threads have used. A process that has ended meanwhile is left out.
-    pub fn finish(self, at: Boot) -> Vec<Process> {
+    pub fn finish(self, at: BootTime) -> Vec<Process> {
         let window = at.since(self.begun);
-        let Self { mut looks, mut patience, .. } = self;
-        let asked: Vec<_> = looks.iter().map(|look| look.second(window >= WINDOW)).collect();
+        let Self { mut reads, mut patience, .. } = self;
+        let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= WINDOW)).collect();
         let mut answers = BTreeMap::new();
-        let work = |second: &Second, job: &Job<_>| job.put(second.read(job));
+        let work = |second: &Second, job: &ItemJob<_>| job.put(second.read(job));
         deadline::each(asked, &mut patience, work, |second, told| {
             let answer = match told {
                 Told::Value(answer) => answer,
@@ -118,25 +119,25 @@ impl Sampling {
             // A value that came before it took too long is one.
             answers.entry(second.pid()).or_insert(answer);
         });
-        looks.retain_mut(|look| look.is_same(answers.remove(&look.process.pid), window));
-        looks.into_iter().map(|look| look.process).collect()
+        reads.retain_mut(|process_read| process_read.is_same(answers.remove(&process_read.process.pid), window));
+        reads.into_iter().map(|process_read| process_read.process).collect()
     }
 }
 
-/// Looks at processes, and keeps the last that was seen of each. Returns those that did not answer.
-fn look_at(
+/// Reads processes, and keeps the last state of each. Returns those that did not answer.
+fn read_processes(
     pids: Vec<u32>,
     reads: Reads,
     threads: &Arc<AtomicUsize>,
     patience: &mut Patience,
-    looks: &mut BTreeMap<u32, Look>,
-) -> Vec<(u32, Unanswered)> {
+    found: &mut BTreeMap<u32, ProcessRead>,
+) -> Vec<(u32, ReadFailure)> {
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
-    let work = move |pid: &u32, job: &Job<Option<Look>>| Look::at(*pid, reads, &threads, job);
+    let work = move |pid: &u32, job: &ItemJob<Option<ProcessRead>>| ProcessRead::at(*pid, reads, &threads, job);
     deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(Some(look)) => drop(looks.insert(*pid, look)),
-        Told::Value(None) => drop(looks.remove(pid)),
+        Told::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
+        Told::Value(None) => drop(found.remove(pid)),
         Told::Unanswered(why) => late.push((*pid, why)),
     });
     late
@@ -164,7 +165,7 @@ fn permille(first: Reading, last: Reading, window: Duration) -> Option<u32> {
 
 /// Where sockets are that no descriptor refers to, by their inodes; those of which that is not seen are left out. Takes
 /// a look at every descriptor of every process.
-pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
+pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocation)> {
     if inodes.is_empty() {
         return Vec::new();
     }
@@ -183,8 +184,8 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
     let mut places = BTreeMap::new();
     for inode in inodes {
         let place = match found.io_uring.get(inode) {
-            Some(pid) => task(*pid).map(Place::IoUring),
-            None => (seen_all && !in_flight.is_empty()).then(|| Place::InFlight(in_flight.clone())),
+            Some(pid) => task(*pid).map(SocketLocation::IoUring),
+            None => (seen_all && !in_flight.is_empty()).then(|| SocketLocation::InFlight(in_flight.clone())),
         };
         if let Some(place) = place {
             places.insert(*inode, place);
@@ -197,7 +198,7 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, Place)> {
 fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, Comm> {
     let mut names = BTreeMap::new();
     let root = root.to_owned();
-    let work = move |pid: &u32, job: &Job<Comm>| {
+    let work = move |pid: &u32, job: &ItemJob<Comm>| {
         if let Ok(name) = proc::comm(&proc::folder(&root, *pid)) {
             job.put(Comm::from_name(&name));
         }

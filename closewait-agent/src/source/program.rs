@@ -26,18 +26,18 @@ use thiserror::Error;
 
 use super::{
     calls,
-    inquiry::Legs,
+    inspector::ProxyPeerReader,
     pins::{Pinned, Pins, PinsError},
     scanner::{ScanPrograms, Scanner},
     types,
 };
 use crate::host::{
-    plan::{Hook, Plan},
+    plan::{Plan, Tracepoint},
     tracefs::TracefsError,
 };
 use closewait_engine::{
     model::{Counters, SocketKey},
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
@@ -112,9 +112,9 @@ pub struct Choices {
     pub openers: bool,
 }
 
-/// What [`Programs::look`] looks for.
+/// State of the sockets that [`KernelPrograms::refresh`] finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LookFor {
+pub enum RefreshKind {
     /// Sockets in CLOSE_WAIT.
     Waiting = 0,
     /// Sockets whose connection is over and that still have a descriptor.
@@ -139,8 +139,8 @@ impl Loader {
     }
 }
 
-/// The kernel programs, loaded. Dropping it detaches them, unless they are pinned.
-pub struct Programs {
+/// Loaded kernel programs. Dropping it detaches them, unless they are pinned.
+pub struct KernelPrograms {
     ebpf: Ebpf,
     /// Needed to load iterators later; `None` where the kernel has no BTF.
     btf: Option<Btf>,
@@ -149,7 +149,7 @@ pub struct Programs {
     link: Option<attach::Link>,
 }
 
-impl Programs {
+impl KernelPrograms {
     /// Loads the object for `plan`. Nothing is attached. `choices` are those of the ring and the map for the tracepoint;
     /// without them there is just room for iterators. With `pins`, maps and program are those of an agent before if they
     /// fit, and outlive this one.
@@ -164,11 +164,11 @@ impl Programs {
         pins: Option<Pins>,
         log_kernel: bool,
     ) -> Result<Self, ProgramsError> {
-        let needs_btf = plan.hook == Hook::Btf || plan.iterate_files;
+        let needs_btf = plan.hook == Tracepoint::Btf || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
-        let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Hook::Btf && plan.openers;
+        let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Tracepoint::Btf && plan.openers;
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         let abilities = Abilities { healthy_below_ns, openers: u32::from(openers), ..plan.abilities };
         let pinned = match (pins, choices) {
@@ -204,8 +204,8 @@ impl Programs {
 
     /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
     /// the kernel cannot do that, there is none. Returns whether all were looked at.
-    pub fn look(&self, keys: &[SocketKey], kind: LookFor) -> bool {
-        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::LOOK) else { return false };
+    pub fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return false };
         let Ok(program) = program.fd() else { return false };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
             if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
@@ -242,13 +242,13 @@ impl Programs {
     /// # Errors
     ///
     /// If the kernel refuses one.
-    pub fn scanner(&mut self) -> Result<(Scanner, Legs), ProgramsError> {
-        let (mut files, mut legs) = (None, None);
+    pub fn scanner(&mut self) -> Result<(Scanner, ProxyPeerReader), ProgramsError> {
+        let (mut files, mut proxy_peers) = (None, None);
         if self.plan.iterate_files {
             files = Some(self.iterator(names::ITER_FILES)?);
             // What it shows is good to have; an agent without it works.
-            legs = self
-                .iterator(names::ITER_LEGS)
+            proxy_peers = self
+                .iterator(names::ITER_PROXY_PEERS)
                 .inspect_err(|error| {
                     log::warn!(
                         "the other connections of owners will not be seen: {:#}",
@@ -264,7 +264,10 @@ impl Programs {
         let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(ProgramsError::Missing(name)) };
         let entries = entries.fd().as_fd().try_clone_to_owned().map_err(ProgramsError::Descriptor)?;
         let sees_all_processes = self.plan.sees_all_processes;
-        Ok((Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) }, Legs(legs)))
+        Ok((
+            Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) },
+            ProxyPeerReader(proxy_peers),
+        ))
     }
 
     /// A descriptor of an iterator over open files, loaded.
@@ -288,7 +291,7 @@ impl Programs {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub fn forget(&mut self, entries: &[(SocketKey, Boot)]) -> Result<(), ProgramsError> {
+    pub fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
         let name = names::SINCE;
         let failed = |source| ProgramsError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;

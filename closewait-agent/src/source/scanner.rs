@@ -23,14 +23,14 @@ use closewait_common::names;
 
 use super::{
     calls,
-    diag::{self, Blind, List, Listed},
+    diag::{self, Blind, DiagQuery, ListedSocket},
     files, holders,
 };
 use crate::host::open_files;
 use closewait_engine::{
     decode::Decoder,
     model::{Observation, SocketKey},
-    time::Boot,
+    time::BootTime,
 };
 
 /// Why owners may be missing, where this is not the host's pid namespace.
@@ -40,8 +40,8 @@ pub(super) const OUTSIDE: &str =
 /// Parts of the kernel's list that wait to be handed on: at most 32 KiB each, a few hundred sockets.
 const LISTED: usize = 64;
 
-/// What a scan finds, one at a time.
-pub enum Found<'a> {
+/// Item that a scan finds.
+pub enum ScanItem<'a> {
     /// Bytes of the kernel program.
     Record(&'a [u8]),
     /// What was learned elsewhere.
@@ -79,12 +79,12 @@ impl Scanner {
     pub fn everything(
         &mut self,
         decoder: Decoder,
-        now: impl Fn() -> Boot + Sync,
-        mut each: impl FnMut(Found<'_>),
+        now: impl Fn() -> BootTime + Sync,
+        mut each: impl FnMut(ScanItem<'_>),
     ) -> Vec<String> {
         let began = now();
         if self.files().is_none() {
-            let blind = listed_while(List::Both, &now, || (), |_, one| each(fact(one, decoder))).1;
+            let blind = listed_while(DiagQuery::Both, &now, || (), |_, one| each(fact(one, decoder))).1;
             self.end(began, Ok(()), &mut each);
             return blind.reasons;
         }
@@ -93,11 +93,11 @@ impl Scanner {
             let mut described = HashSet::new();
             let files = self.read_files(&[], |record| {
                 described.extend(files::inode_of_held(record));
-                (each.borrow_mut())(Found::Record(record));
+                (each.borrow_mut())(ScanItem::Record(record));
             });
             (files, described)
         };
-        let ((files, _), blind) = listed_while(List::Waiting, &now, read, |(_, described), one| {
+        let ((files, _), blind) = listed_while(DiagQuery::Waiting, &now, read, |(_, described), one| {
             // The others are described already, with their kernel addresses.
             if one.inode().is_none_or(|inode| !described.contains(&inode)) {
                 (each.borrow_mut())(fact(one, decoder));
@@ -115,15 +115,15 @@ impl Scanner {
         &mut self,
         known: &[u32],
         decoder: Decoder,
-        now: impl Fn() -> Boot + Sync,
-        mut each: impl FnMut(Found<'_>),
+        now: impl Fn() -> BootTime + Sync,
+        mut each: impl FnMut(ScanItem<'_>),
     ) -> Option<String> {
         let began = now();
         let files = if self.files().is_some() {
-            self.read_files(known, |record| each(Found::Record(record)))
+            self.read_files(known, |record| each(ScanItem::Record(record)))
         } else {
             // What cannot be seen was reported at the start.
-            let ((), _blind) = listed_while(List::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
+            let ((), _blind) = listed_while(DiagQuery::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
             Ok(())
         };
         let failed = files.as_ref().err().map(cannot_list);
@@ -136,29 +136,29 @@ impl Scanner {
     /// # Errors
     ///
     /// If the map cannot be read.
-    pub fn entries(&self) -> io::Result<Vec<(SocketKey, Boot)>> {
+    pub fn entries(&self) -> io::Result<Vec<(SocketKey, BootTime)>> {
         let Some(programs) = &self.programs else { return Ok(Vec::new()) };
         let entries = calls::entries(programs.entries.as_fd())?;
-        Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), Boot(at))).collect())
+        Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), BootTime(at))).collect())
     }
 
     /// Ends a scan that began at `began`: with the descriptors in `/proc`, if the kernel does not list open files.
-    fn end(&self, began: Boot, files: io::Result<()>, each: &mut impl FnMut(Found<'_>)) {
+    fn end(&self, began: BootTime, files: io::Result<()>, each: &mut impl FnMut(ScanItem<'_>)) {
         let end = match (&self.programs, files) {
             (_, Err(error)) => Observation::ScanFailed { at: began, why: cannot_list(&error) },
             (Some(programs), Ok(())) if programs.files.is_some() => {
                 // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
                 // kernel/bpf/task_iter.c at v5.11).
                 let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
-                Observation::WalkEnded { began, blind, saw_listeners: true }
+                Observation::ScanEnded { began, blind, saw_listeners: true }
             }
             (_, Ok(())) => {
-                let held = |inode, holder| each(Found::Fact(Box::new(Observation::HeldInode { inode, holder })));
-                let blind = holders::walk(held);
-                Observation::WalkEnded { began, blind, saw_listeners: true }
+                let held = |inode, holder| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, holder })));
+                let blind = holders::scan(held);
+                Observation::ScanEnded { began, blind, saw_listeners: true }
             }
         };
-        each(Found::Fact(Box::new(end)));
+        each(ScanItem::Fact(Box::new(end)));
     }
 
     /// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
@@ -186,17 +186,17 @@ impl ScanPrograms {
     }
 }
 
-fn fact(one: Listed, decoder: Decoder) -> Found<'static> {
-    Found::Fact(Box::new(one.observation(decoder)))
+fn fact(one: ListedSocket, decoder: Decoder) -> ScanItem<'static> {
+    ScanItem::Fact(Box::new(one.observation(decoder)))
 }
 
 /// Does `work` while another thread lists sockets, and hands these to `each` after that. The thread waits when too many are
 /// listed, so that their number does not decide how much memory a scan takes.
 fn listed_while<T>(
-    list: List,
-    now: &(impl Fn() -> Boot + Sync),
+    list: DiagQuery,
+    now: &(impl Fn() -> BootTime + Sync),
     work: impl FnOnce() -> T,
-    mut each: impl FnMut(&T, Listed),
+    mut each: impl FnMut(&T, ListedSocket),
 ) -> (T, Blind) {
     thread::scope(|scope| {
         let (sender, listed) = mpsc::sync_channel(LISTED);

@@ -16,14 +16,14 @@ use std::{
 use tokio::sync::mpsc as channel;
 
 use super::{
-    inquiry::Inquirer,
-    scanner::{Found, Scanner},
+    inspector::Inspector,
+    scanner::{ScanItem, Scanner},
 };
 use crate::{clock, host::deadline};
 use closewait_engine::{
     decode::Decoder,
-    model::{Inquiry, Observation},
-    time::Boot,
+    model::{InspectionRequest, Observation},
+    time::BootTime,
 };
 
 /// Pieces that may wait for the event loop. A worker that is further ahead waits.
@@ -55,21 +55,21 @@ pub enum Job {
         sweep: bool,
     },
     /// Inspect processes, cgroups and namespaces.
-    Inquiry(Box<Inquiry>),
+    Inspect(Box<InspectionRequest>),
 }
 
 impl Job {
-    const fn kind(&self) -> Kind {
+    const fn kind(&self) -> WorkerKind {
         match self {
-            Self::Owners { .. } | Self::Everything { .. } => Kind::Scan,
-            Self::Inquiry(_) => Kind::Inspection,
+            Self::Owners { .. } | Self::Everything { .. } => WorkerKind::Scan,
+            Self::Inspect(_) => WorkerKind::Inspection,
         }
     }
 }
 
-/// Which thread does a job.
+/// Thread that does a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum WorkerKind {
     Scan,
     Inspection,
 }
@@ -86,23 +86,23 @@ pub enum Piece {
     /// What was learned elsewhere.
     Facts(Vec<Observation>),
     /// There is no more.
-    Ended(Report),
+    Ended(JobReport),
 }
 
-/// How a job went.
+/// Start, cost and gaps of a job.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct JobReport {
     /// When it began.
-    pub began: Boot,
+    pub began: BootTime,
     /// CPU time that it took.
     pub cpu: Duration,
     /// What could not be seen, one sentence each.
     pub unseen: Vec<String>,
 }
 
-/// What the event loop gets.
+/// Event that a worker thread sends to the event loop.
 #[derive(Debug)]
-pub enum Answer {
+pub enum WorkerEvent {
     /// A piece of what a job found.
     Piece(JobId, Piece),
     /// A job was given up, or could not be begun, for this reason.
@@ -131,7 +131,7 @@ struct Worker {
 struct Running {
     id: JobId,
     /// When it gave something last.
-    heard: Boot,
+    heard: BootTime,
     given_up: bool,
 }
 
@@ -141,7 +141,7 @@ impl Workers {
     /// # Errors
     ///
     /// If a thread cannot be started.
-    pub fn start(mut scanner: Scanner, mut inquirer: Inquirer) -> io::Result<Self> {
+    pub fn start(mut scanner: Scanner, mut inspector: Inspector) -> io::Result<Self> {
         let (sender, pieces) = channel::channel(PIECES);
         let scans = {
             let sender = sender.clone();
@@ -153,15 +153,15 @@ impl Workers {
                         failed.into_iter().collect()
                     }
                     Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, &mut to),
-                    Job::Inquiry(_) => Vec::new(),
+                    Job::Inspect(_) => Vec::new(),
                 };
                 to.end(report);
             })?
         };
         let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
             let mut to = Outbox::new(id, &sender);
-            if let Job::Inquiry(inquiry) = job {
-                inquirer.inquire(&inquiry, WINDOW, |found| to.put(found));
+            if let Job::Inspect(request) = job {
+                inspector.inspect(&request, WINDOW, |found| to.put(found));
             }
             to.end(Vec::new());
         })?;
@@ -169,12 +169,12 @@ impl Workers {
     }
 
     /// Has a job done after those before it. At `now`.
-    pub fn ask(&mut self, job: Job, decoder: Decoder, now: Boot) -> JobId {
+    pub fn ask(&mut self, job: Job, decoder: Decoder, now: BootTime) -> JobId {
         self.last += 1;
         let id = JobId(self.last);
         let worker = match job.kind() {
-            Kind::Scan => &mut self.scans,
-            Kind::Inspection => &mut self.inspections,
+            WorkerKind::Scan => &mut self.scans,
+            WorkerKind::Inspection => &mut self.inspections,
         };
         if let Err(why) = worker.ask(id, job, decoder, now) {
             self.given_up.push_back((id, why));
@@ -183,10 +183,10 @@ impl Workers {
     }
 
     /// The next answer. Nothing is lost if this is dropped while it waits.
-    pub async fn answer(&mut self) -> Answer {
+    pub async fn answer(&mut self) -> WorkerEvent {
         loop {
             if let Some((id, why)) = self.given_up.pop_front() {
-                return Answer::GivenUp(id, why);
+                return WorkerEvent::GivenUp(id, why);
             }
             match self.pieces.recv().await {
                 Some((id, piece)) => {
@@ -201,32 +201,32 @@ impl Workers {
     }
 
     /// An answer that is there already.
-    pub fn try_answer(&mut self) -> Option<Answer> {
+    pub fn try_answer(&mut self) -> Option<WorkerEvent> {
         if let Some((id, why)) = self.given_up.pop_front() {
-            return Some(Answer::GivenUp(id, why));
+            return Some(WorkerEvent::GivenUp(id, why));
         }
         let (id, piece) = self.pieces.try_recv().ok()?;
         self.take(id, piece)
     }
 
     /// When the next job is to be given up.
-    pub fn deadline(&self) -> Option<Boot> {
+    pub fn deadline(&self) -> Option<BootTime> {
         let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.given_up).map(Running::deadline);
         [deadline(&self.scans), deadline(&self.inspections)].into_iter().flatten().min()
     }
 
     /// Gives up what has not answered for too long at `now`.
-    pub fn give_up(&mut self, now: Boot) {
+    pub fn give_up(&mut self, now: BootTime) {
         for worker in [&mut self.scans, &mut self.inspections] {
             self.given_up.extend(worker.give_up(now));
         }
     }
 
-    fn take(&mut self, id: JobId, piece: Piece) -> Option<Answer> {
+    fn take(&mut self, id: JobId, piece: Piece) -> Option<WorkerEvent> {
         let now = clock::now();
         let Self { scans, inspections, .. } = self;
         [scans, inspections].into_iter().find_map(|worker| worker.take(id, &piece, now))?;
-        Some(Answer::Piece(id, piece))
+        Some(WorkerEvent::Piece(id, piece))
     }
 }
 
@@ -243,7 +243,7 @@ impl Worker {
         Ok(Self { jobs, waiting: VecDeque::new(), running: None, what })
     }
 
-    fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: Boot) -> Result<(), String> {
+    fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) -> Result<(), String> {
         match &self.running {
             Some(running) if running.given_up => Err(self.stuck(running, now)),
             Some(_) if self.waiting.len() >= WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
@@ -258,14 +258,14 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: Boot) {
+    fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) {
         self.running = Some(Running { id, heard: now, given_up: false });
         // A thread that has ended by a panic never answers.
         let _given_up_in_time: Result<(), mpsc::SendError<_>> = self.jobs.send((id, job, decoder));
     }
 
     /// Takes notice of a piece. `None` if it is of another worker, or nobody waits for it.
-    fn take(&mut self, id: JobId, piece: &Piece, now: Boot) -> Option<()> {
+    fn take(&mut self, id: JobId, piece: &Piece, now: BootTime) -> Option<()> {
         let running = self.running.as_mut().filter(|running| running.id == id)?;
         running.heard = now;
         let wanted = (!running.given_up).then_some(());
@@ -279,7 +279,7 @@ impl Worker {
     }
 
     /// Gives up the job that runs, and with it those that wait for it.
-    fn give_up(&mut self, now: Boot) -> Vec<(JobId, String)> {
+    fn give_up(&mut self, now: BootTime) -> Vec<(JobId, String)> {
         let Some(running) = self.running.as_mut().filter(|running| !running.given_up && running.deadline() <= now)
         else {
             return Vec::new();
@@ -297,13 +297,13 @@ impl Worker {
         all
     }
 
-    fn stuck(&self, running: &Running, now: Boot) -> String {
+    fn stuck(&self, running: &Running, now: BootTime) -> String {
         format!("{} has not gone on for {} s", self.what, now.since(running.heard).as_secs())
     }
 }
 
 impl Running {
-    fn deadline(&self) -> Boot {
+    fn deadline(&self) -> BootTime {
         self.heard + PATIENCE
     }
 }
@@ -350,7 +350,7 @@ struct Outbox<'a> {
     to: &'a channel::Sender<(JobId, Piece)>,
     records: Vec<u8>,
     facts: Vec<Observation>,
-    began: Boot,
+    began: BootTime,
     cpu_before: Duration,
 }
 
@@ -360,16 +360,16 @@ impl<'a> Outbox<'a> {
         Self { id, to, records: Vec::new(), facts: Vec::new(), began, cpu_before }
     }
 
-    fn put(&mut self, found: Found<'_>) {
+    fn put(&mut self, found: ScanItem<'_>) {
         match found {
-            Found::Record(bytes) => {
+            ScanItem::Record(bytes) => {
                 self.send_facts();
                 if self.records.len() + bytes.len() > RECORDS {
                     self.send_records();
                 }
                 self.records.extend_from_slice(bytes);
             }
-            Found::Fact(fact) => {
+            ScanItem::Fact(fact) => {
                 self.send_records();
                 self.facts.push(*fact);
                 if self.facts.len() >= FACTS {
@@ -402,7 +402,7 @@ impl<'a> Outbox<'a> {
         self.send_records();
         self.send_facts();
         let cpu = cpu_used().saturating_sub(self.cpu_before);
-        self.send(Piece::Ended(Report { began: self.began, cpu, unseen }));
+        self.send(Piece::Ended(JobReport { began: self.began, cpu, unseen }));
     }
 }
 
@@ -417,7 +417,7 @@ fn everything(scanner: &mut Scanner, sweep: bool, decoder: Decoder, to: &mut Out
         match scanner.entries() {
             Ok(entries) => {
                 for (key, entered) in entries {
-                    to.put(Found::Fact(Box::new(Observation::Stored { key, entered })));
+                    to.put(ScanItem::Fact(Box::new(Observation::Stored { key, entered })));
                 }
             }
             Err(error) => unseen.push(format!("the kernel's times of entry cannot be read: {error}")),

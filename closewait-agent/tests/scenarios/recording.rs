@@ -49,25 +49,25 @@ fn namespace(fact: &Observation) -> Option<u32> {
         | Observation::Leave { socket, .. }
         | Observation::Present { socket, .. }
         | Observation::Held { socket, .. }
-        | Observation::Looked { socket, .. }
+        | Observation::Refreshed { socket, .. }
         | Observation::Lingering { socket, .. } => socket.netns,
         Observation::Listening { listener, .. } => listener.netns,
-        Observation::Leg { leg, .. } => leg.socket.netns,
+        Observation::ProxyPeer { peer: leg, .. } => leg.socket.netns,
         Observation::Holds { .. }
         | Observation::HeldInode { .. }
-        | Observation::WalkEnded { .. }
+        | Observation::ScanEnded { .. }
         | Observation::ScanFailed { .. }
         | Observation::Process { .. }
         | Observation::Cgroup { .. }
         | Observation::Namespace { .. }
         | Observation::Placed { .. }
-        | Observation::InquiredAll { .. }
-        | Observation::LookedAtAll { .. }
-        | Observation::LookedAtGone { .. }
+        | Observation::InspectedOwners { .. }
+        | Observation::RefreshedAll { .. }
+        | Observation::RefreshedLingering { .. }
         | Observation::Resumed { .. }
         | Observation::Stored { .. }
         | Observation::Audited { .. }
-        | Observation::LookedAtSuspects { .. }
+        | Observation::RefreshedSuspects { .. }
         | Observation::Counters { .. } => None,
     }
 }

@@ -8,8 +8,8 @@ use crate::{
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 const OTHER: SocketKey = SocketKey(0xffff_8880_0000_2000);
 
-fn at(millis: u64) -> Boot {
-    Boot(millis * 1_000_000)
+fn at(millis: u64) -> BootTime {
+    BootTime(millis * 1_000_000)
 }
 
 fn engine() -> Engine {
@@ -62,7 +62,7 @@ fn audit(
     walk.into_iter().for_each(|found| engine.handle(found));
     engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false, cost: None });
     look.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::LookedAtSuspects { at: at(millis + 20), complete: true });
+    engine.handle(Observation::RefreshedSuspects { at: at(millis + 20), complete: true });
     said_and_wanted(engine)
 }
 
@@ -98,7 +98,7 @@ fn a_socket_that_was_missed_is_tracked_and_counted() {
     let since = Since::Between { earliest: Some(at(1_000)), latest: at(2_000) };
     let (said, wanted) = audit(&mut engine, 9_000, vec![present(KEY, 9_001, since)], vec![]);
     assert_eq!((health(&said), engine.totals().tracked), (Some((1, 0)), 1));
-    assert_eq!(wanted, [Output::LookAtSuspects(vec![])]);
+    assert_eq!(wanted, [Output::RefreshSuspects(vec![])]);
     let (said, _) = audit(&mut engine, 30_000, vec![present(KEY, 30_001, since)], vec![]);
     assert_eq!((health(&said), engine.totals().repaired), (None, 1), "once");
 }
@@ -120,7 +120,7 @@ fn a_phantom_is_removed_and_its_leaving_told() {
     let (said, wanted) = audit(&mut engine, 9_000, walk, vec![]);
     assert_eq!(
         wanted,
-        [Output::LookAtSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])],
+        [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])],
         "the kernel is to forget it too"
     );
     assert!(said.iter().any(|one| matches!(one, Finding::Leave { how: How::Unknown, dwell: None, .. })), "{said:?}");
@@ -131,7 +131,7 @@ fn a_phantom_is_removed_and_its_leaving_told() {
 fn one_that_only_the_walk_could_not_see_stays() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
-    let look = vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }];
+    let look = vec![Observation::Refreshed { key: KEY, at: at(9_015), since: None, socket: socket() }];
     let (said, _) = audit(&mut engine, 9_000, vec![], look);
     assert_eq!((health(&said), engine.totals().tracked), (None, 1));
 }
@@ -144,7 +144,7 @@ fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
         engine.audit.hurry(at(9_000));
         engine.handle_timeout(at(9_000));
         engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete, cost: None });
-        engine.handle(Observation::LookedAtSuspects { at: at(9_020), complete: false });
+        engine.handle(Observation::RefreshedSuspects { at: at(9_020), complete: false });
         assert_eq!((engine.totals().phantom, engine.totals().tracked), (removed, 1 - removed), "{complete}");
     }
 }
@@ -175,7 +175,7 @@ fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
         let mut engine = engine();
         let walk = vec![Observation::Stored { key: KEY, entered: at(1_000) }];
         let look = if there {
-            vec![Observation::Looked { key: KEY, at: at(9_015), since: None, socket: socket() }]
+            vec![Observation::Refreshed { key: KEY, at: at(9_015), since: None, socket: socket() }]
         } else {
             vec![]
         };
@@ -184,7 +184,7 @@ fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
             assert_eq!(engine.tracker.get(KEY).unwrap().since, Since::Exact(at(1_000)));
             assert_eq!((health(&said), wanted.len()), (Some((1, 0)), 1));
         } else {
-            assert_eq!(wanted, [Output::LookAtSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])]);
+            assert_eq!(wanted, [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])]);
             assert_eq!((health(&said), engine.totals().tracked), (Some((0, 1)), 0));
         }
     }

@@ -68,7 +68,7 @@ fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option
 #[test]
 fn an_entry_is_read_field_by_field() {
     let Ok(Observation::Enter { key, at, socket, replaced }) = decode(&record()) else { panic!("an entry") };
-    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), Boot(5_000_000_000), false));
+    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), BootTime(5_000_000_000), false));
     let expected = Socket {
         cookie: Some(77),
         netns: Some(4_026_531_840),
@@ -99,7 +99,7 @@ fn the_decoder_reads_the_fields_where_the_struct_has_them() {
     let all =
         Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
     assert_eq!(read(&bytes(&all)), Ok((all, Detail::EMPTY)));
-    let record = Record { kind: kind::LOOKED, ..all };
+    let record = Record { kind: kind::REFRESHED, ..all };
     let detail = Detail {
         acked_bytes: 1,
         send_queue_bytes: 2,
@@ -214,7 +214,7 @@ fn a_hold_is_read_and_nothing_but_a_whole_one() {
     let Ok(Observation::Holds { key, at, inode, holder }) = DECODER.decode(&bytes(&hold)) else {
         panic!("a descriptor")
     };
-    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(Boot(8)), 99, 42, 7));
+    assert_eq!((key, at, inode, holder.task.pid, holder.fd), (SocketKey(5), Some(BootTime(8)), 99, 42, 7));
     assert_eq!(holder.task.comm.as_str(), "worker");
     assert_eq!(DECODER.decode(&bytes(&hold)[..40]), Err(DecodeError::Length(40)));
     assert_eq!(DECODER.decode(&bytes(&Hold { format: 1, ..hold })), Err(DecodeError::Format(1)));
@@ -253,7 +253,7 @@ fn truncated_and_oversized_records_are_refused() {
 #[test]
 fn a_record_about_a_change_has_no_details_and_others_have_them() {
     let refused = |kind| DECODER.decode(&bytes(&Record { kind, ..record() })[..SIZE]);
-    assert_eq!(refused(kind::LOOKED), Err(DecodeError::Length(SIZE)));
+    assert_eq!(refused(kind::REFRESHED), Err(DecodeError::Length(SIZE)));
     let long = detailed_bytes(&Detailed { record: record(), detail: Detail::EMPTY });
     assert_eq!(DECODER.decode(&long), Err(DecodeError::Length(DETAILED_SIZE)));
 }
@@ -262,7 +262,7 @@ fn a_record_about_a_change_has_no_details_and_others_have_them() {
 fn times_of_the_connection_and_its_timer_are_read() {
     let flags = flag::SOCK | flag::TCP | flag::AGES | flag::SENT | flag::SEND_QUEUE | flag::TIMER;
     let record =
-        Record { kind: kind::LOOKED, flags, last_ack_ticks: 10, last_data_ticks: 20, sent_bytes: 5, ..record() };
+        Record { kind: kind::REFRESHED, flags, last_ack_ticks: 10, last_data_ticks: 20, sent_bytes: 5, ..record() };
     let detail = Detail {
         last_sent_ticks: 15,
         send_queue_bytes: 3,
@@ -272,7 +272,7 @@ fn times_of_the_connection_and_its_timer_are_read() {
         timer_retries: 1,
         ..Detail::EMPTY
     };
-    let Ok(Observation::Looked { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
+    let Ok(Observation::Refreshed { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
     else {
         panic!("a look")
     };
@@ -295,7 +295,7 @@ fn who_connected_a_socket_makes_it_a_client() {
     };
     let Ok(Observation::Enter { socket, .. }) = decode(&entered) else { panic!("an entry") };
     let opener = socket.opener.expect("its opener");
-    assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", Boot(1_000_000_000)));
+    assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", BootTime(1_000_000_000)));
     assert_eq!(socket.role, Some(Role::Client));
 }
 
@@ -313,10 +313,10 @@ fn listeners_legs_and_lingering_descriptors_are_told_apart() {
         let lingering = of(kind::LINGERING, state, flag::TASK);
         assert!(matches!(decode(&lingering), Ok(Observation::Lingering { holder: Some(_), .. })));
     }
-    let leg = of(kind::LEG, state::FIN_WAIT2, flag::TASK);
-    let Ok(Observation::Leg { leg, .. }) = decode(&leg) else { panic!("a leg") };
-    assert_eq!(leg.state, Connection::FinWait2);
-    for (kind, state) in [(kind::LISTENING, 1), (kind::LINGERING, 1), (kind::LEG, 8)] {
+    let record = of(kind::PROXY_PEER, state::FIN_WAIT2, flag::TASK);
+    let Ok(Observation::ProxyPeer { peer, .. }) = decode(&record) else { panic!("a leg") };
+    assert_eq!(peer.state, Connection::FinWait2);
+    for (kind, state) in [(kind::LISTENING, 1), (kind::LINGERING, 1), (kind::PROXY_PEER, 8)] {
         let refused = decode(&of(kind, state, flag::TASK | flag::LISTENER));
         assert_eq!(refused, Err(DecodeError::States { kind, old: 1, new: state }));
     }

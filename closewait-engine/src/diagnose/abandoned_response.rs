@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, ReadState},
@@ -55,10 +55,10 @@ impl Rule for AbandonedResponse {
         if !case.is_client() || !matches!(state, ReadState::Partial | ReadState::NeverRead) {
             return None;
         }
-        let (owner, port) = (words::owner(case), words::port(case));
+        let (owner, port) = (text::owner(case), text::port(case));
         let from = case.socket.remote;
         // The FIN counts as one.
-        let bytes = words::count(unread - 1, "byte");
+        let bytes = text::count(unread - 1, "byte");
         let flow = case.group.flow.as_ref();
         let alike = case.group.in_state(ReadState::Partial) + case.group.in_state(ReadState::NeverRead);
         if flow.is_some() && case.untouched < case.stuck_after.saturating_mul(PAUSE) {
@@ -82,7 +82,7 @@ impl Rule for AbandonedResponse {
                     (false, false) => Certainty::Low,
                 };
                 let growth = if grows { ", and their number grows" } else { "" };
-                let untouched = words::span(case.untouched);
+                let untouched = text::span(case.untouched);
                 (certainty, format!("; nothing was read for {untouched}. {} alike{growth}", are(alike.max(1))))
             }
         };
@@ -91,7 +91,7 @@ impl Rule for AbandonedResponse {
             certainty,
             text: format!(
                 "{owner} left {bytes} of the response from {from} unread, {age} after the peer closed{evidence}",
-                age = words::age(case)
+                age = text::age(case)
             ),
             next: format!(
                 "find the calls to {from} in {owner} that drop a response without reading or closing it: errors, \

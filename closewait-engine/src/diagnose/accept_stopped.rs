@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -52,9 +52,9 @@ impl Rule for AcceptStopped {
             return None;
         }
         let (backlog, max) = (listener.backlog, listener.backlog_max);
-        let who = words::names(&words::tasks(case));
+        let who = text::names(&text::tasks(case));
         let program = who.clone().unwrap_or_else(|| "the program that listens there".to_owned());
-        let doing = words::doing(case);
+        let doing = text::doing(case);
         let port = listener.local.port;
         Some(Judgement {
             class: Class::NeverAccepted,
@@ -63,14 +63,14 @@ impl Rule for AcceptStopped {
                 "it waits in the backlog of {local} ({backlog} of {max}), and {program} has not accepted it: the oldest \
                  has waited for {waited}, in which accept() took at most the {ahead} that fit in ahead of it.{doing}",
                 local = listener.local,
-                waited = words::span(waits),
-                ahead = words::count(u64::from(max) + 1, "connection"),
+                waited = text::span(waits),
+                ahead = text::count(u64::from(max) + 1, "connection"),
             ),
             next: match who {
                 Some(_) => format!(
                     "{}, and look for the one that should call accept(). Until it does, `ss -K` frees no place in the \
                      backlog",
-                    words::dump(case)
+                    text::dump(case)
                 ),
                 None => format!(
                     "find the program that listens on port {port}, `ss -ltnp 'sport = :{port}'`, and see why it does \

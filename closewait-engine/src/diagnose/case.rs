@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    model::{Dwell, Endpoint, Gone, Holder, Leg, Listener, Place, ReadState, Role, Socket},
+    model::{Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation},
     process::Process,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Data that is sent so soon after the FIN may have met it on the way; and times of sending are only known within ticks.
@@ -15,7 +15,7 @@ pub const AROUND_FIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     /// When the case is judged.
-    pub now: Boot,
+    pub now: BootTime,
     /// The age at which a socket counts as stuck.
     pub stuck_after: Duration,
     /// The socket.
@@ -23,15 +23,15 @@ pub struct Case<'a> {
     /// Its age, or the bounds of it.
     pub dwell: Dwell,
     /// When it certainly was in CLOSE_WAIT: its entry if that was seen, else the latest that it can have been.
-    pub entered: Boot,
+    pub entered: BootTime,
     /// How it left CLOSE_WAIT, if it did: then only a descriptor is left of it.
-    pub gone: Option<&'a Gone>,
+    pub gone: Option<&'a Exit>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
     pub holders: Option<&'a [Holder]>,
     /// Whether some processes could not be looked at: then others may hold it, too.
     pub blind: bool,
     /// Where it is, if no process has a descriptor and that was found out.
-    pub place: Option<&'a Place>,
+    pub place: Option<&'a SocketLocation>,
     /// For how long, at least, nothing was read from it and nobody accepted it, as far as it was watched.
     pub untouched: Duration,
     /// The sockets that are like it.
@@ -39,7 +39,7 @@ pub struct Case<'a> {
     /// The listener that it came out of, or waits at.
     pub listener: Option<&'a Seen<Listener>>,
     /// Other connections of its holders that are likely to be the other leg of a proxied one.
-    pub legs: &'a Legs,
+    pub proxy_peers: &'a ProxyPeers,
     /// The processes that hold it, and those that hold its listener.
     pub processes: &'a [&'a Process],
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
@@ -52,7 +52,7 @@ pub struct Seen<T> {
     /// What it is.
     pub what: T,
     /// When it was found.
-    pub at: Boot,
+    pub at: BootTime,
     /// Every descriptor of it, sorted by process; empty also where they could not be looked for.
     pub holders: Vec<Holder>,
 }
@@ -96,7 +96,7 @@ pub struct Flow {
     /// How many left it in another way.
     pub lost: u64,
     /// When the program last ended one.
-    pub last_closed: Option<Boot>,
+    pub last_closed: Option<BootTime>,
     /// The longest stay that the program ended itself, of late.
     pub longest_closed: Option<Duration>,
     /// Of those that entered longer ago than the age at which a socket counts as stuck, as far back as is kept.
@@ -104,7 +104,7 @@ pub struct Flow {
     /// How many of those are still there.
     pub old_present: u64,
     /// When the oldest that is still there entered.
-    pub onset: Option<Boot>,
+    pub onset: Option<BootTime>,
     /// Of those that entered since the onset, longer ago than the age at which a socket counts as stuck.
     pub since_onset_entered: u64,
     /// How many of those are still there.
@@ -126,13 +126,13 @@ pub enum Trend {
     Uneven,
 }
 
-/// Connections of the same process that wait for somebody else.
+/// Connections of the same process that wait for another program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Legs {
+pub struct ProxyPeers {
     /// Of the sockets of the group that are in CLOSE_WAIT, how many have found such a connection.
     pub paired: u32,
     /// The leg of this very socket.
-    pub own: Option<Leg>,
+    pub own: Option<ProxyPeer>,
     /// Where most of the group's legs lead, and how many.
     pub towards: Option<(Endpoint, u32)>,
 }

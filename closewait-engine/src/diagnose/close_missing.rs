@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule, Trend,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -65,19 +65,19 @@ impl Rule for CloseMissing {
             Some(flow) if flow.old_entered > 0 => format!(
                 "; of {} that entered on port {} long enough ago, {} are still there{}",
                 flow.old_entered,
-                words::port(case),
+                text::port(case),
                 flow.old_present,
                 if grows { ", and their number grows" } else { "" }
             ),
             Some(_) | None => String::new(),
         };
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         Some(Judgement {
             class: Class::Leak,
             certainty,
             text: format!(
                 "{owner} answered and has not closed, {age} after the peer did{share}",
-                age = words::age(case)
+                age = text::age(case)
             ),
             next: format!(
                 "find what {owner} does after its answer when the peer has closed: which requests leave a socket behind, \

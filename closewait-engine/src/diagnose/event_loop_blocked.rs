@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words::{self, Busy},
+    text::{self, Busy},
 };
 use crate::{
     diagnose::Case,
@@ -40,7 +40,7 @@ impl Rule for EventLoopBlocked {
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        judge(case, &words::busy(case)?)
+        judge(case, &text::busy(case)?)
     }
 }
 
@@ -64,9 +64,9 @@ fn judge(case: &Case<'_>, busy: &Busy) -> Option<Judgement> {
         certainty,
         text: format!(
             "a thread of {who} uses {percent} % of a CPU{alone}; it has not read what came in on this one in {}",
-            words::age(case)
+            text::age(case)
         ),
-        next: words::dump(case),
+        next: text::dump(case),
     })
 }
 

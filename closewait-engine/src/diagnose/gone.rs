@@ -1,6 +1,6 @@
 //! A connection that is over, and a descriptor that is left of it.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, How},
@@ -49,7 +49,7 @@ impl Rule for Gone {
             How::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
         };
         // If nobody saw it leave, it is only known when it was found.
-        let when = if gone.seen { format!("{} ago", words::span(ago)) } else { "before anybody watched".to_owned() };
+        let when = if gone.seen { format!("{} ago", text::span(ago)) } else { "before anybody watched".to_owned() };
         if case.holders.is_some_and(<[_]>::is_empty) {
             return Some(Judgement {
                 class: Class::Unknown,
@@ -58,7 +58,7 @@ impl Rule for Gone {
                 next: "nothing, unless the number of such sockets grows".to_owned(),
             });
         }
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         let (class, certainty) = match (ago > case.stuck_after, case.is_client()) {
             (false, _) => (Class::Transient, Certainty::Medium),
             (true, true) => (Class::Leak, Certainty::Low),
@@ -87,7 +87,7 @@ mod tests {
 
     fn gone(scene: Scene, ago: u64, how: How) -> Option<Judgement> {
         let at = scene.now - secs(ago);
-        Scene { gone: Some(model::Gone { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
+        Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, words};
+use super::{About, text};
 use crate::{
     model::{Certainty, Class, PileupGroup, Task, Verdict},
     process::Process,
@@ -57,11 +57,11 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         (true, None, Some(_remote)) => (Class::Leak, Certainty::Medium),
         (true, None, None) | (false, ..) => (Class::Leak, Certainty::Low),
     };
-    let since = words::span(since);
+    let since = text::span(since);
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
-    let doing = process.and_then(words::doing_of).unwrap_or_default();
-    let look = owner.map(|task| words::dump_of(task, process));
-    let look = look.unwrap_or_else(|| "find the process that holds them".to_owned());
+    let doing = process.and_then(text::doing_of).unwrap_or_default();
+    let next = owner.map(|task| text::dump_of(task, process));
+    let next = next.unwrap_or_else(|| "find the process that holds them".to_owned());
     Verdict {
         class,
         rule: ABOUT.name,
@@ -69,7 +69,7 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         text: format!(
             "since {since} ago sockets {group} enter CLOSE_WAIT at {entered_per_second:.1} a second{share}.{doing}"
         ),
-        next: format!("{look}; see what happened {since} ago"),
+        next: format!("{next}; see what happened {since} ago"),
     }
 }
 

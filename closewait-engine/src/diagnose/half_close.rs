@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -40,13 +40,13 @@ impl Rule for HalfClose {
             return None;
         }
         let silent = case.now.since(case.socket.last_sent?);
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         let (certainty, text, next) = if silent < SILENT.max(case.stuck_after.saturating_mul(SILENT_TIMES)) {
             let next = "nothing: it is in use. A time-out for half-closed connections would bound it";
-            (Certainty::High, format!("the last data went out {} ago", words::span(silent)), next.to_owned())
+            (Certainty::High, format!("the last data went out {} ago", text::span(silent)), next.to_owned())
         } else {
             let next = format!("see whether {owner} has more to send; if not, it forgets to close");
-            (Certainty::Medium, format!("it has been silent since, for {}", words::span(silent)), next)
+            (Certainty::Medium, format!("it has been silent since, for {}", text::span(silent)), next)
         };
         Some(Judgement {
             class: Class::HalfClose,

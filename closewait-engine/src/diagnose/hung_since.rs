@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -63,7 +63,7 @@ impl Rule for HungSince {
         let many_peers = case.group.remotes > 1 || since >= case.stuck_after.saturating_mul(SINGLE_REMOTE_TIMES);
         let sure = proven && !answered && entered >= MANY && many_peers;
         let before = match flow.longest_closed {
-            Some(longest) => format!("; before, it closed {}, each within {}", flow.closed, words::span(longest)),
+            Some(longest) => format!("; before, it closed {}, each within {}", flow.closed, text::span(longest)),
             None => String::new(),
         };
         Some(Judgement {
@@ -72,13 +72,13 @@ impl Rule for HungSince {
             text: format!(
                 "nothing of port {port} was closed since the oldest of these entered {since} ago: of {entered} that \
                  entered since, {there} are still there ({share} %){before}.{doing}",
-                port = words::port(case),
-                since = words::span(since),
+                port = text::port(case),
+                since = text::span(since),
                 there = flow.since_onset_present,
                 share = share / 10,
-                doing = words::doing(case),
+                doing = text::doing(case),
             ),
-            next: format!("{}; see what happened {} ago", words::dump(case), words::span(since)),
+            next: format!("{}; see what happened {} ago", text::dump(case), text::span(since)),
         })
     }
 }

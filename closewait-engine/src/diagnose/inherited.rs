@@ -1,6 +1,6 @@
 //! A process that has a descriptor which it did not open.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Task},
@@ -50,13 +50,13 @@ impl Rule for Inherited {
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        let tasks = words::tasks(case);
+        let tasks = text::tasks(case);
         // What a socket in a backlog has is the listener's.
         if tasks.is_empty() || case.socket.accepted == Some(false) {
             return None;
         }
         let (certainty, text) = let_go(case, &tasks).or_else(|| shared(case, &tasks))?;
-        let who = words::owner(case);
+        let who = text::owner(case);
         Some(Judgement {
             class: Class::Inherited,
             certainty,
@@ -86,7 +86,7 @@ fn opener_let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)
     // The opener's name is that of a thread, so that another name says less than the same one.
     let same = tasks.iter().any(|task| task.comm == opener.comm);
     let certainty = if same { Certainty::Medium } else { Certainty::High };
-    let who = words::names(tasks)?;
+    let who = text::names(tasks)?;
     Some((
         certainty,
         format!("{}[{}] opened it and has no descriptor of it any more, {who} has", opener.comm, opener.pid),
@@ -101,7 +101,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let program = |task: &Task| program(case, task.pid);
     let different = program(first)
         .is_some_and(|one| others.iter().any(|other| program(other).is_some_and(|other| !related(one, other))));
-    let (count, who) = (tasks.len(), words::names(tasks)?);
+    let (count, who) = (tasks.len(), text::names(tasks)?);
     if different {
         return Some((Certainty::Medium, format!("{count} processes of different programs have it: {who}")));
     }
@@ -124,7 +124,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
             process(case, other.pid).and_then(|process| process.started_ns).is_none_or(|at| at <= case.entered.0);
         older && program(case, other.pid).is_some_and(|other| !related(one, other))
     });
-    let from = words::names(&others).filter(|_| foreign)?;
+    let from = text::names(&others).filter(|_| foreign)?;
     Some((
         Certainty::High,
         format!(

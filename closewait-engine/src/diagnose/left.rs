@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, words};
+use super::{About, text};
 use crate::model::{Certainty, Class, Dwell, How, Socket, Verdict};
 
 /// The name and the words of this, which is no rule: it is asked once a socket has left.
@@ -34,9 +34,9 @@ pub fn left(
     wrote: Option<u64>,
 ) -> Option<Verdict> {
     let after = dwell.map_or_else(String::new, |dwell| match dwell {
-        Dwell::Exact(exact) => format!(" after {}", words::span(exact)),
+        Dwell::Exact(exact) => format!(" after {}", text::span(exact)),
         Dwell::Between { at_least, at_most: _ } if at_least == Duration::ZERO => String::new(),
-        Dwell::Between { at_least, at_most: _ } => format!(" after at least {}", words::span(at_least)),
+        Dwell::Between { at_least, at_most: _ } => format!(" after at least {}", text::span(at_least)),
     });
     let remains = match fd_open {
         Some(true) => "; its descriptor is still open and counts against the limit of open files",
@@ -48,7 +48,7 @@ pub fn left(
         How::Aborted => (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}")),
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
         How::Reset if wrote.is_some_and(|bytes| bytes > 0) => {
-            let bytes = words::count(u32::try_from(wrote.unwrap_or(0)).unwrap_or(u32::MAX), "byte");
+            let bytes = text::count(u32::try_from(wrote.unwrap_or(0)).unwrap_or(u32::MAX), "byte");
             (
                 true,
                 format!(

@@ -24,10 +24,10 @@ mod proxy_wait;
 mod response_leaked;
 mod shared;
 mod slow;
+mod text;
 mod transient;
 mod unanswered;
 mod unheld;
-mod words;
 mod young;
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ mod testing;
 
 pub use self::{
     about::About,
-    case::{AROUND_FIN, Case, Flow, Group, Legs, Seen, Trend},
+    case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
     growth::{Growing, growth},
     half_close::SILENT as STREAM_OVER,
     left::left,
@@ -118,9 +118,9 @@ fn unknown(case: &Case<'_>) -> Judgement {
         certainty: Certainty::Low,
         text: format!(
             "the peer has closed, {} has not; nothing that is known of this socket tells why",
-            words::owner(case)
+            text::owner(case)
         ),
-        next: words::dump(case),
+        next: text::dump(case),
     }
 }
 

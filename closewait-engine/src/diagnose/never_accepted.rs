@@ -1,6 +1,6 @@
 //! A socket that waits in its listener's backlog.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -28,7 +28,7 @@ impl Rule for NeverAccepted {
         if case.socket.accepted? {
             return None;
         }
-        let (local, age) = (case.socket.local, words::age(case));
+        let (local, age) = (case.socket.local, text::age(case));
         let backlog = case
             .listener
             .map(|listener| &listener.what)
@@ -37,11 +37,11 @@ impl Rule for NeverAccepted {
         let goes_on = match last_closed.filter(|closed| *closed >= case.entered) {
             Some(closed) => format!(
                 "; others of the port were closed since, the last {} ago: the accept loop is slow, or has had a burst",
-                words::span(case.now.since(closed))
+                text::span(case.now.since(closed))
             ),
             None => String::new(),
         };
-        let find = match words::names(&words::tasks(case)) {
+        let find = match text::names(&text::tasks(case)) {
             Some(who) => format!("see why {who} does not call accept() sooner"),
             None => {
                 format!("find the program that listens on port {} and see why it does not call accept()", local.port)

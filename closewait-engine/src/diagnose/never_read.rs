@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -59,7 +59,7 @@ impl Rule for NeverRead {
             Pace::Stands { proven: true } if case.group.stuck >= MANY => (Class::Hung, Certainty::High),
             Pace::Unwatched | Pace::Stands { .. } => (Class::Hung, Certainty::Medium),
         };
-        let (owner, port) = (words::owner(case), words::port(case));
+        let (owner, port) = (text::owner(case), text::port(case));
         let others = pace.of_others(port);
         Some(Judgement {
             class,
@@ -68,13 +68,13 @@ impl Rule for NeverRead {
                 "{owner} accepted it and has read none of the {bytes} that came in, {age} after the peer closed{others}. \
                  {never} of {count} in its group were never read.{doing}",
                 // The FIN counts as one.
-                bytes = words::count(unread - 1, "byte"),
-                age = words::age(case),
+                bytes = text::count(unread - 1, "byte"),
+                age = text::age(case),
                 never = case.group.in_state(ReadState::NeverRead).max(1),
-                count = words::count(case.group.count.max(1), "socket"),
-                doing = words::doing(case),
+                count = text::count(case.group.count.max(1), "socket"),
+                doing = text::doing(case),
             ),
-            next: words::dump(case),
+            next: text::dump(case),
         })
     }
 }

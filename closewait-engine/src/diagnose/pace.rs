@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Case;
-use crate::time::Boot;
+use crate::time::BootTime;
 
 /// What was seen of others on the same port since this one entered CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) fn of(case: &Case<'_>) -> Pace {
 }
 
 /// The same, since another moment.
-pub(super) fn since(case: &Case<'_>, moment: Boot) -> Pace {
+pub(super) fn since(case: &Case<'_>, moment: BootTime) -> Pace {
     let Some(flow) = &case.group.flow else { return Pace::Unwatched };
     let waits = case.now.since(moment);
     if flow.last_closed.is_some_and(|closed| closed >= moment) {

@@ -1,6 +1,6 @@
 //! Many connections that were closed at the same moment.
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -45,11 +45,11 @@ impl Rule for PeerEvent {
             text: format!(
                 "all {count} of {owner} were closed by their peers within seconds, {age} ago: one event, such as a \
                  restart or a sweep over idle connections",
-                count = words::count(case.group.count, "socket"),
-                owner = words::owner(case),
-                age = words::age(case),
+                count = text::count(case.group.count, "socket"),
+                owner = text::owner(case),
+                age = text::age(case),
             ),
-            next: format!("see what {} did {} ago", case.socket.remote.address, words::age(case)),
+            next: format!("see what {} did {} ago", case.socket.remote.address, text::age(case)),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Connections that wait in a pool until they are wanted again.
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, ReadState},
@@ -41,17 +41,17 @@ impl Rule for GrowingPool {
         if !waits_in_a_pool(case)? || flow.trend != Some(Trend::Growing) {
             return None;
         }
-        let (owner, remote) = (words::owner(case), case.socket.remote);
+        let (owner, remote) = (text::owner(case), case.socket.remote);
         Some(Judgement {
             class: Class::Pool,
             certainty: Certainty::Medium,
             text: format!(
                 "{owner} keeps {count} to {remote} that the server has closed, and their number grows ({entered} \
                  entered, {closed} were closed in {watched}): a pool for each call, or one that never evicts",
-                count = words::count(case.group.count.max(1), "idle connection"),
+                count = text::count(case.group.count.max(1), "idle connection"),
                 entered = flow.entered,
                 closed = flow.closed,
-                watched = words::span(flow.watched),
+                watched = text::span(flow.watched),
             ),
             next: format!(
                 "see whether {owner} makes a new client for each call; share one, and let it evict idle connections \
@@ -99,20 +99,20 @@ impl Rule for Pool {
             level.is_some_and(|flow| flow.closed > 0 || flow.watched >= case.stuck_after.saturating_mul(LEVEL_TIMES));
         let evidence = match level {
             Some(flow) => {
-                format!("; their number has been level while it was watched, for {}", words::span(flow.watched))
+                format!("; their number has been level while it was watched, for {}", text::span(flow.watched))
             }
             None if case.group.same_moment() => "; all of them were closed by the server within seconds".to_owned(),
             None => String::new(),
         };
-        let (owner, remote) = (words::owner(case), case.socket.remote);
+        let (owner, remote) = (text::owner(case), case.socket.remote);
         Some(Judgement {
             class: Class::Pool,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
             text: format!(
                 "{owner} keeps {count} to {remote} that the server has closed, this one {age} ago: read to the end and \
                  not read since, as in a pool{evidence}",
-                count = words::count(case.group.count.max(1), "idle connection"),
-                age = words::age(case),
+                count = text::count(case.group.count.max(1), "idle connection"),
+                age = text::age(case),
             ),
             next: format!(
                 "nothing, unless their number grows; evicting idle connections sooner than {remote} closes them avoids \

@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -37,7 +37,7 @@ impl Rule for Probe {
         if !case.is_server() || !case.socket.accepted? || case.socket.read_state()? != ReadState::Probe {
             return None;
         }
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         let (class, certainty, others) = match pace::of(case) {
             Pace::GoesOn => {
                 (Class::Leak, Certainty::Medium, "; others of the port were closed since, it was forgotten")
@@ -58,13 +58,13 @@ impl Rule for Probe {
                 "{remote} connected, sent nothing and left {age} ago, as health checks and port scans do, and {owner} has \
                  not noticed{others}.{from}",
                 remote = case.socket.remote.address,
-                age = words::age(case),
+                age = text::age(case),
             ),
             next: format!(
                 "see what {remote} is: if it checks port {port}, let it send a request; a time-out for the first \
                  request in {owner} would end it",
                 remote = case.socket.remote.address,
-                port = words::port(case),
+                port = text::port(case),
             ),
         })
     }

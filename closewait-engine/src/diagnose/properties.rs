@@ -10,8 +10,8 @@ use super::{
     testing::{STUCK_AFTER, Scene, holder, process, secs, task},
 };
 use crate::{
-    model::{Certainty, Class, Dwell, Gone, How, Opener, Place, ReadState, Role},
-    time::Boot,
+    model::{Certainty, Class, Dwell, Exit, How, Opener, ReadState, Role, SocketLocation},
+    time::BootTime,
 };
 
 /// Choices out of random numbers; when they run out, always the first.
@@ -56,7 +56,7 @@ const READS: [ReadState; 6] = [
     ReadState::FinConsumed,
 ];
 
-fn flow(dice: &mut Dice, now: Boot) -> Flow {
+fn flow(dice: &mut Dice, now: BootTime) -> Flow {
     let (entered, old, since) = (dice.below(1000), dice.below(300), dice.below(40));
     Flow {
         watched: dice.seconds(),
@@ -94,7 +94,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     socket.last_ack = dice.one(&[socket.last_ack, Some(now), None]);
     socket.send_queue_bytes = dice.one(&[Some(0), Some(9), None]);
     socket.opener = dice.maybe(|dice| Box::new(Opener { task: task(dice.one(&[42, 7]), "opener"), at: now - age }));
-    scene.gone = (dice.below(10) == 0).then(|| Gone {
+    scene.gone = (dice.below(10) == 0).then(|| Exit {
         at: now - dice.seconds(),
         seen: dice.one(&[true, false]),
         how: dice.one(&HOW),
@@ -109,7 +109,8 @@ fn scene(numbers: Vec<u32>) -> Scene {
         None,
     ]);
     scene.blind = dice.below(5) == 0;
-    scene.place = dice.one(&[None, Some(Place::IoUring(task(1, "a\x07b"))), Some(Place::InFlight(Vec::new()))]);
+    scene.place =
+        dice.one(&[None, Some(SocketLocation::IoUring(task(1, "a\x07b"))), Some(SocketLocation::InFlight(Vec::new()))]);
     scene.untouched = dice.seconds().min(age);
     scene.group.oldest = age + dice.seconds();
     scene.group.youngest = dice.seconds().min(age);

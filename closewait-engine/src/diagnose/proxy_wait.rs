@@ -1,6 +1,6 @@
 //! A proxy that keeps one connection until the other one ends.
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection},
@@ -34,28 +34,28 @@ impl Rule for ProxyWait {
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        let (leg, paired, count) = (case.legs.own.as_ref()?, case.legs.paired, case.group.count);
+        let (proxy_peer, paired, count) = (case.proxy_peers.own.as_ref()?, case.proxy_peers.paired, case.group.count);
         if paired == 0 || u64::from(paired) * 2 < u64::from(count) {
             return None;
         }
         let flow = case.group.flow.as_ref();
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
         let sure = piles_up && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
-        let (towards, of_those) = case.legs.towards.unwrap_or((leg.socket.remote, paired));
-        let state = match leg.state {
+        let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
+        let state = match proxy_peer.state {
             Connection::Established => "which is open",
             Connection::FinWait1 => "which it has closed on its side, not yet acknowledged",
             Connection::FinWait2 => "which it has closed on its side and the other end has not",
         };
-        let owner = words::owner(case);
+        let owner = text::owner(case);
         Some(Judgement {
             class: Class::ProxyWait,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
             text: format!(
                 "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} in its group \
                  have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
-                remote = leg.socket.remote,
-                count = words::count(count, "socket"),
+                remote = proxy_peer.socket.remote,
+                count = text::count(count, "socket"),
             ),
             next: format!(
                 "see what {towards} does with the connections of {owner}; a time-out for half-closed connections in \
@@ -97,7 +97,7 @@ mod tests {
     fn one_connection_of_its_own_does_not_make_a_server_a_proxy() {
         assert_eq!(Scene::server().of(10).paired(4).ask(&ProxyWait), None);
         let mut scene = Scene::server().of(10).paired(9);
-        scene.legs.own = None;
+        scene.proxy_peers.own = None;
         assert_eq!(scene.ask(&ProxyWait), None, "this one has none");
         assert_eq!(Scene::server().ask(&ProxyWait), None);
     }

@@ -1,6 +1,6 @@
 //! A client that has read to the end, and not closed.
 
-use super::{About, Judgement, Rule, Trend, words};
+use super::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, ReadState},
@@ -40,15 +40,15 @@ impl Rule for ResponseLeaked {
             Some(Trend::Falling) => (Class::Pool, Certainty::Low, ", and their number falls, as in a pool"),
             Some(Trend::Uneven) | None => (Class::Leak, Certainty::Low, ""),
         };
-        let (owner, remote) = (words::owner(case), case.socket.remote);
+        let (owner, remote) = (text::owner(case), case.socket.remote);
         Some(Judgement {
             class,
             certainty,
             text: format!(
                 "{owner} has read all that {remote} sent and the end of it, and has not closed, {age} after the peer did; \
                  it has {count} like that{trend}",
-                age = words::age(case),
-                count = words::count(case.group.count.max(1), "socket"),
+                age = text::age(case),
+                count = text::count(case.group.count.max(1), "socket"),
             ),
             next: format!("find the calls to {remote} in {owner} whose response or connection is not closed"),
         })

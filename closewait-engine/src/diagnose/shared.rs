@@ -1,6 +1,6 @@
 //! A socket that several processes of one program have.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -28,18 +28,18 @@ impl Rule for Shared {
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        let tasks = words::tasks(case);
+        let tasks = text::tasks(case);
         if !case.is_server() || tasks.len() < 2 {
             return None;
         }
-        let (count, who) = (tasks.len(), words::names(&tasks)?);
+        let (count, who) = (tasks.len(), text::names(&tasks)?);
         Some(Judgement {
             class: Class::Inherited,
             certainty: Certainty::Low,
             text: format!(
                 "{count} processes have it, {age} after the peer closed: {who}. Its FIN goes out when the last copy is \
                  closed",
-                age = words::age(case)
+                age = text::age(case)
             ),
             next:
                 "see which of them serves it; the others have to close their copy after fork(), as a parent that has \

@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -40,15 +40,12 @@ impl Rule for Slow {
                 "it stays for {age}, and others of port {port} stayed for up to {longest} until {owner} closed them ({} \
                  closed, some since this one entered): slow, not stuck",
                 closed,
-                age = words::age(case),
-                port = words::port(case),
-                longest = words::span(longest),
-                owner = words::owner(case),
+                age = text::age(case),
+                port = text::port(case),
+                longest = text::span(longest),
+                owner = text::owner(case),
             ),
-            next: format!(
-                "see which requests on port {} take so long; their clients give up sooner",
-                words::port(case)
-            ),
+            next: format!("see which requests on port {} take so long; their clients give up sooner", text::port(case)),
         })
     }
 }

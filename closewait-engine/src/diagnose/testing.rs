@@ -2,30 +2,33 @@
 
 use std::time::Duration;
 
-use super::{Case, Flow, Group, Judgement, Legs, Rule, Seen, verdict};
+use super::{Case, Flow, Group, Judgement, ProxyPeers, Rule, Seen, verdict};
 use crate::{
-    model::{Connection, Dwell, Endpoint, Gone, Holder, Leg, Listener, Place, ReadState, Role, Socket, Task, Verdict},
+    model::{
+        Connection, Dwell, Endpoint, Exit, Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
+        Verdict,
+    },
     process::Process,
     testing::{self, socket},
     text::Comm,
-    time::Boot,
+    time::BootTime,
 };
 
 /// Everything that a [`Case`] borrows.
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
-    pub(super) now: Boot,
+    pub(super) now: BootTime,
     pub(super) socket: Socket,
     pub(super) dwell: Dwell,
-    pub(super) entered: Boot,
-    pub(super) gone: Option<Gone>,
+    pub(super) entered: BootTime,
+    pub(super) gone: Option<Exit>,
     pub(super) holders: Option<Vec<Holder>>,
     pub(super) blind: bool,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<SocketLocation>,
     pub(super) untouched: Duration,
     pub(super) group: Group,
     pub(super) listener: Option<Seen<Listener>>,
-    pub(super) legs: Legs,
+    pub(super) proxy_peers: ProxyPeers,
     pub(super) processes: Vec<Process>,
 }
 
@@ -56,10 +59,10 @@ impl Scene {
     /// Accepted, alone, held by `app[42]`, in CLOSE_WAIT for 90 s, seen once.
     pub(super) fn server() -> Self {
         let scene = Self {
-            now: Boot(1_000_000_000_000_000),
+            now: BootTime(1_000_000_000_000_000),
             socket: socket(),
             dwell: Dwell::Exact(Duration::ZERO),
-            entered: Boot(0),
+            entered: BootTime(0),
             gone: None,
             holders: Some(vec![holder(42, "app", 9)]),
             blind: false,
@@ -67,7 +70,7 @@ impl Scene {
             untouched: Duration::ZERO,
             group: Group { count: 1, stuck: 1, remotes: 1, ..Group::default() },
             listener: None,
-            legs: Legs::default(),
+            proxy_peers: ProxyPeers::default(),
             processes: Vec::new(),
         };
         scene.aged(90)
@@ -170,8 +173,8 @@ impl Scene {
     /// With another connection of its holder, for it and for `paired` in all.
     pub(super) fn paired(mut self, paired: u32) -> Self {
         let remote = Endpoint { address: [10, 0, 0, 7].into(), port: 9000 };
-        let leg = Leg { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
-        self.legs = Legs { paired, own: Some(leg), towards: Some((remote, paired)) };
+        let proxy_peer = ProxyPeer { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
+        self.proxy_peers = ProxyPeers { paired, own: Some(proxy_peer), towards: Some((remote, paired)) };
         self
     }
 
@@ -190,7 +193,7 @@ impl Scene {
             untouched: self.untouched,
             group: &self.group,
             listener: self.listener.as_ref(),
-            legs: &self.legs,
+            proxy_peers: &self.proxy_peers,
             processes: &processes,
             conntrack: None,
         })

@@ -1,6 +1,6 @@
 //! A socket that is young, in a group in which none is stuck.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Dwell},
@@ -31,7 +31,7 @@ impl Rule for Transient {
         if case.is_old() || case.group.stuck > 0 {
             return None;
         }
-        let age = words::age(case);
+        let age = text::age(case);
         let flow = case.group.flow.as_ref();
         let keeps_up = flow.filter(|flow| flow.closed > 0 && flow.old_present == 0);
         let (certainty, others) = match (case.dwell, keeps_up) {
@@ -45,7 +45,7 @@ impl Rule for Transient {
             class: Class::Transient,
             certainty,
             text: format!("the peer closed {age} ago, which is not long{others}"),
-            next: format!("nothing, unless it is still there after {}", words::span(case.stuck_after)),
+            next: format!("nothing, unless it is still there after {}", text::span(case.stuck_after)),
         })
     }
 }

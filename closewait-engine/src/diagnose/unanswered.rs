@@ -3,7 +3,7 @@
 use super::{
     About, Judgement, Rule,
     pace::{self, Pace},
-    words,
+    text,
 };
 use crate::{
     diagnose::Case,
@@ -67,18 +67,18 @@ impl Rule for Unanswered {
             Pace::Slow { .. } | Pace::GoesOn if small => (Class::Leak, Certainty::Medium),
             Pace::Slow { .. } | Pace::GoesOn => (Class::Leak, Certainty::Low),
         };
-        let port = words::port(case);
+        let port = text::port(case);
         let others = pace.of_others(port);
         Some(Judgement {
             class,
             certainty,
             text: format!(
                 "{owner} {took} and has sent nothing, {age} after the peer closed{others}.{doing}",
-                owner = words::owner(case),
-                age = words::age(case),
-                doing = words::doing(case),
+                owner = text::owner(case),
+                age = text::age(case),
+                doing = text::doing(case),
             ),
-            next: words::dump(case),
+            next: text::dump(case),
         })
     }
 }

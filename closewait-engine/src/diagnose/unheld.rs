@@ -1,9 +1,9 @@
 //! A socket that was accepted or connected, and that no process has a descriptor for.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class, Place},
+    model::{Certainty, Class, SocketLocation},
 };
 
 /// A file can live without a descriptor: in a message on its way, in a table of io_uring, or inside the kernel.
@@ -37,13 +37,13 @@ impl Rule for Unheld {
             return None;
         }
         let (certainty, text, next) = match case.place {
-            Some(Place::IoUring(task)) => {
+            Some(SocketLocation::IoUring(task)) => {
                 let who = format!("{}[{}]", task.comm, task.pid);
                 let next = format!("see why {who} submits no close for it; no list of descriptors shows it");
                 (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next)
             }
-            Some(Place::InFlight(tasks)) => {
-                let who = words::names(&tasks.iter().collect::<Vec<_>>());
+            Some(SocketLocation::InFlight(tasks)) => {
+                let who = text::names(&tasks.iter().collect::<Vec<_>>());
                 let by = who.as_ref().map_or_else(String::new, |who| format!(", perhaps of {who}"));
                 (
                     Certainty::Fact,
@@ -69,16 +69,16 @@ mod tests {
     use super::*;
     use crate::diagnose::testing::{Scene, task};
 
-    fn unheld(place: Option<Place>) -> Scene {
+    fn unheld(place: Option<SocketLocation>) -> Scene {
         Scene { holders: Some(Vec::new()), place, ..Scene::server() }
     }
 
     #[test]
     fn a_place_that_was_found_is_a_fact() {
-        let said = unheld(Some(Place::IoUring(task(8, "ring")))).ask(&Unheld).unwrap();
+        let said = unheld(Some(SocketLocation::IoUring(task(8, "ring")))).ask(&Unheld).unwrap();
         assert_eq!((said.class, said.certainty), (Class::Unknown, Certainty::Fact));
         assert!(said.text.contains("ring[8]"), "{}", said.text);
-        let said = unheld(Some(Place::InFlight(vec![task(9, "broker")]))).ask(&Unheld).unwrap();
+        let said = unheld(Some(SocketLocation::InFlight(vec![task(9, "broker")]))).ask(&Unheld).unwrap();
         assert!(said.text.contains("SCM_RIGHTS") && said.next.contains("broker[9]"), "{said:?}");
     }
 

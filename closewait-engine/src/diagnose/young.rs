@@ -1,6 +1,6 @@
 //! A socket that is young, in a group in which others are stuck.
 
-use super::{About, Judgement, Rule, words};
+use super::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Dwell},
@@ -34,16 +34,16 @@ impl Rule for Young {
             Dwell::Exact(_) => Certainty::Medium,
             Dwell::Between { .. } => Certainty::Low,
         };
-        let (count, stuck) = (words::count(case.group.count, "socket"), case.group.stuck);
+        let (count, stuck) = (text::count(case.group.count, "socket"), case.group.stuck);
         Some(Judgement {
             class: Class::Transient,
             certainty,
             text: format!(
                 "the peer closed {} ago, too short to tell; of {count} in its group, {stuck} are stuck, the oldest for {}",
-                words::age(case),
-                words::span(case.group.oldest)
+                text::age(case),
+                text::span(case.group.oldest)
             ),
-            next: format!("look at the oldest: `closewait list --port {}`", words::port(case)),
+            next: format!("look at the oldest: `closewait list --port {}`", text::port(case)),
         })
     }
 }

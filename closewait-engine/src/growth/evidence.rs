@@ -10,14 +10,14 @@ use super::{Course, Growth};
 use crate::{
     Engine,
     diagnose::{self, Growing},
+    flows::FlowKey,
+    grouping::Grouping,
     model::{
-        Class, Evidence, Finding, Forecast, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState, Report,
-        Reported, Shape, Slope, SocketKey, Task,
+        Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
+        ReportedGroup, Shape, Slope, SocketKey, Task,
     },
-    services::Service,
-    survey::Survey,
-    time::Boot,
-    tracked::Tracked,
+    time::BootTime,
+    tracked_socket::TrackedSocket,
 };
 
 /// So many groups are reported at a time; the others wait for the next inspection.
@@ -26,8 +26,8 @@ const AT_ONCE: usize = 32;
 const REPORTED: usize = 64;
 /// Of each, so many sockets are shown.
 const OLDEST: usize = 5;
-/// And so many are looked at before.
-const LOOKED_AT: usize = 32;
+/// Number of sockets of each suspected group that are refreshed before it is reported.
+const MAX_REFRESHED: usize = 32;
 /// So many remote addresses are shown.
 const REMOTES: usize = 3;
 /// Processes, by how many sockets they hold.
@@ -41,27 +41,27 @@ struct Used {
     most: u64,
     /// So much of the group's growth counts there.
     share: f64,
-    at: Boot,
+    at: BootTime,
 }
 
 /// The sockets of a group, oldest first.
-type Members<'a> = Vec<(SocketKey, &'a Tracked)>;
+type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
 
 impl Engine {
     /// Counts what is there at `now`, and says which pile-ups are over.
-    pub(crate) fn count(&mut self, now: Boot) {
-        let Some(services) = &mut self.services else { return };
-        let ended = services.handle_timeout(now, self.tracker.iter().map(|(_, one)| (&one.socket, one.since)));
-        for (service, ended) in ended {
-            let super::Ended { began, count, most, how } = ended;
-            let end = Box::new(PileupEnd { group: service.group(), began, count, most, how });
+    pub(crate) fn count(&mut self, now: BootTime) {
+        let Some(flows) = &mut self.flows else { return };
+        let ended = flows.handle_timeout(now, self.tracker.iter().map(|(_, one)| (&one.socket, one.since)));
+        for (flow_key, ended) in ended {
+            let super::EndedIncident { began, count, most, how } = ended;
+            let end = Box::new(PileupEnd { group: flow_key.group(), began, count, most, how });
             self.find(Finding::PileupEnd { at: now, end });
         }
     }
 
     /// The groups that are to be reported.
-    pub(crate) fn suspects(&self) -> BTreeSet<Service> {
-        self.services.as_ref().map(|services| services.suspects(AT_ONCE)).unwrap_or_default()
+    pub(crate) fn suspects(&self) -> BTreeSet<FlowKey> {
+        self.flows.as_ref().map(|flows| flows.suspects(AT_ONCE)).unwrap_or_default()
     }
 
     /// Their oldest sockets, which are to be looked at before.
@@ -70,17 +70,17 @@ impl Engine {
         if suspects.is_empty() {
             return Vec::new();
         }
-        let members = self.members(|service| suspects.contains(&service));
-        members.into_values().flat_map(|members| members.into_iter().take(LOOKED_AT).map(|(key, _)| key)).collect()
+        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
     }
 
-    fn members(&self, wanted: impl Fn(Service) -> bool) -> BTreeMap<Service, Members<'_>> {
-        let mut members = BTreeMap::<Service, Members<'_>>::new();
+    fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
+        let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
         for (key, tracked) in self.tracker.iter() {
             let socket = &tracked.socket;
-            let service = self.services.as_ref().map_or_else(|| Service::of(socket), |one| one.counts_as(socket));
-            if wanted(service) {
-                members.entry(service).or_default().push((key, tracked));
+            let flow_key = self.flows.as_ref().map_or_else(|| FlowKey::of(socket), |one| one.counts_as(socket));
+            if wanted(flow_key) {
+                members.entry(flow_key).or_default().push((key, tracked));
             }
         }
         for members in members.values_mut() {
@@ -90,48 +90,50 @@ impl Engine {
     }
 
     /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
-    pub fn report(&self, now: Boot) -> Report {
-        let survey = Survey::new(now, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
+    pub fn report(&self, now: BootTime) -> IncidentReport {
+        let grouping =
+            Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, self.flows.as_ref());
         let members = self.members(|_service| true);
-        let mut services: Vec<_> = members.iter().collect();
-        services.sort_by_key(|(service, members)| (members.first().map(|(_, one)| one.since.latest()), **service));
-        let more = services.len().saturating_sub(REPORTED) as u64;
-        services.truncate(REPORTED);
-        let growth = |service: &Service| self.services.as_ref()?.growth(*service);
-        let reported = |(service, members): (&Service, &Members<'_>)| {
-            let pileup = self.pileup(*service, members, &survey, now)?;
-            Some(Reported { piles_up_since: growth(service).and_then(Growth::active_since), pileup })
+        let mut flows: Vec<_> = members.iter().collect();
+        flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
+        let more = flows.len().saturating_sub(REPORTED) as u64;
+        flows.truncate(REPORTED);
+        let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
+        let reported = |(flow_key, members): (&FlowKey, &Members<'_>)| {
+            let pileup = self.pileup(*flow_key, members, &grouping, now)?;
+            Some(ReportedGroup { piles_up_since: growth(flow_key).and_then(Growth::active_since), pileup })
         };
-        Report {
+        IncidentReport {
             at: now,
             watched: self.config.watching.then(|| now.since(self.began)),
             stuck_after: self.config.stuck_after,
             totals: self.totals(),
             untracked: self.tracker.untracked(),
             unseen: self.config.unseen_sockets.clone(),
-            groups: services.into_iter().filter_map(reported).collect(),
+            groups: flows.into_iter().filter_map(reported).collect(),
             more,
         }
     }
 
     /// Reports the groups that pile up, as of `asked`.
-    pub(crate) fn report_pileups(&mut self, asked: Boot) {
+    pub(crate) fn report_pileups(&mut self, asked: BootTime) {
         let suspects = self.suspects();
         if suspects.is_empty() {
             return;
         }
-        let survey = Survey::new(asked, self.config.stuck_after, &self.tracker, &self.world, self.services.as_ref());
-        let members = self.members(|service| suspects.contains(&service));
+        let grouping =
+            Grouping::new(asked, self.config.stuck_after, &self.tracker, &self.host_context, self.flows.as_ref());
+        let members = self.members(|flow_key| suspects.contains(&flow_key));
         let pileups: Vec<_> = suspects
             .iter()
-            .map(|service| {
-                (*service, members.get(service).and_then(|members| self.pileup(*service, members, &survey, asked)))
+            .map(|flow_key| {
+                (*flow_key, members.get(flow_key).and_then(|members| self.pileup(*flow_key, members, &grouping, asked)))
             })
             .collect();
-        for (service, pileup) in pileups {
-            let Some(services) = &mut self.services else { return };
+        for (flow_key, pileup) in pileups {
+            let Some(flows) = &mut self.flows else { return };
             let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
-            let said = services.said(service, asked, count);
+            let said = flows.said(flow_key, asked, count);
             if let Some(((began, again), pileup)) = said.zip(pileup) {
                 let pileup = Box::new(Pileup { began, again, ..pileup });
                 self.find(Finding::Pileup { at: asked, pileup });
@@ -140,22 +142,28 @@ impl Engine {
     }
 
     /// What the user says of its port.
-    fn connection_limit(&self, service: Service) -> Option<u64> {
-        let port = match service {
-            Service::Port(_, port) => port,
-            Service::Remote(_, remote) => remote.port,
-            Service::Rest => return None,
+    fn connection_limit(&self, flow_key: FlowKey) -> Option<u64> {
+        let port = match flow_key {
+            FlowKey::Port(_, port) => port,
+            FlowKey::Remote(_, remote) => remote.port,
+            FlowKey::Rest => return None,
         };
         let limits = self.config.connection_limits.iter();
         limits.filter(|(of, _)| *of == port).map(|(_, most)| u64::from(*most)).min()
     }
 
-    fn pileup(&self, service: Service, members: &Members<'_>, survey: &Survey<'_>, now: Boot) -> Option<Pileup> {
-        let services = self.services.as_ref();
-        let growth = services.and_then(|services| services.growth(service));
-        let flow = |onset| services.and_then(|services| services.flow(service, onset, now));
+    fn pileup(
+        &self,
+        flow_key: FlowKey,
+        members: &Members<'_>,
+        grouping: &Grouping<'_>,
+        now: BootTime,
+    ) -> Option<Pileup> {
+        let flows = self.flows.as_ref();
+        let growth = flows.and_then(|flows| flows.growth(flow_key));
+        let flow = |onset| flows.and_then(|flows| flows.flow(flow_key, onset, now));
         let last_closed = flow(None).and_then(|flow| flow.last_closed);
-        let longest = services.and_then(|services| services.longest_healthy(service));
+        let longest = flows.and_then(|flows| flows.longest_healthy(flow_key));
         let first = first_of_growth(members, last_closed, longest);
         let (grown, onset) = (members.get(first..)?, members.get(first)?.1.since.latest());
         let course = growth.map(|growth| growth.course(onset));
@@ -165,13 +173,13 @@ impl Engine {
         let (key, oldest) = *grown.first()?;
         let holders = oldest.holders.as_deref();
         let process = match owners.as_deref() {
-            Some([(task, _), ..]) => self.world.processes().get(&task.pid),
-            Some([]) | None => survey.process(&oldest.socket, holders),
+            Some([(task, _), ..]) => self.host_context.processes().get(&task.pid),
+            Some([]) | None => grouping.process(&oldest.socket, holders),
         };
         let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
         let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
         let unaccepted = waiting.count();
-        let listener = survey.listener(&oldest.socket);
+        let listener = grouping.listener(&oldest.socket);
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
         let ages = |permille: usize| {
             // The oldest come first.
@@ -191,20 +199,20 @@ impl Engine {
                 at: listener?.at,
             }),
             (Some(process), _) if !waits => process.fds_open.zip(process.fds_limit).map(|(used, most)| {
-                let at = self.world.looked_at(process.pid).unwrap_or(now);
+                let at = self.host_context.inspected_at(process.pid).unwrap_or(now);
                 Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
             }),
             _ => None,
         };
         let count = members.len() as u64;
-        let limits = self.connection_limit(service);
+        let limits = self.connection_limit(flow_key);
         let limits = limits.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
         let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
-        let judged = survey.verdict(key, oldest);
+        let judged = grouping.verdict(key, oldest);
         let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
         let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
-        let group = service.group();
+        let group = flow_key.group();
         let verdict = grows.map_or(judged, |course| {
             diagnose::growth(&Growing {
                 group: &group,
@@ -232,9 +240,9 @@ impl Engine {
             remotes: number(remotes.len()),
             top_remotes: remotes.into_iter().take(REMOTES).collect(),
             process: process.cloned().map(Box::new),
-            workload: self.world.workload(&oldest.socket, holders).cloned().map(Box::new),
+            workload: self.host_context.workload(&oldest.socket, holders).cloned().map(Box::new),
             backlog,
-            leg: survey.leg(key, oldest).cloned(),
+            proxy_peer: grouping.proxy_peer(key, oldest).cloned(),
             history: moments.collect(),
         };
         Some(Pileup {
@@ -264,7 +272,7 @@ impl Course {
     }
 
     /// When a limit is hit; none unless the count grows along a line.
-    fn forecast(&self, of: Used, now: Boot) -> Option<Forecast> {
+    fn forecast(&self, of: Used, now: BootTime) -> Option<Forecast> {
         let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
         let Used { limit, used, most, share, at } = of;
         let rest = most.saturating_sub(used) as f64;
@@ -286,14 +294,14 @@ impl Course {
 
 /// Where the growth begins among the sockets of a group: with those that the program would have ended with the last that it
 /// did; if those are few, it ends others, and all of them are part of it.
-fn first_of_growth(members: &Members<'_>, last_closed: Option<Boot>, longest: Option<Duration>) -> usize {
+fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
 }
 
 /// The processes that hold them, that with the most first.
-fn owners(members: &[(SocketKey, &Tracked)]) -> Option<Vec<(Task, u32)>> {
+fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
     let mut looked_for = false;
     for (_, one) in members {
@@ -330,7 +338,7 @@ fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
     remotes
 }
 
-fn shown(one: &Tracked, now: Boot) -> Oldest {
+fn shown(one: &TrackedSocket, now: BootTime) -> Oldest {
     Oldest {
         remote: one.socket.remote,
         cookie: one.socket.cookie,

@@ -13,7 +13,7 @@ pub(super) use self::series::{Aged, Point};
 use self::series::{Series, slope};
 use super::{
     model::{Recovery, Shape, Slope},
-    time::Boot,
+    time::BootTime,
 };
 
 /// Nothing younger is mature: a burst may queue for so long.
@@ -70,10 +70,10 @@ impl Habit {
 /// A pile-up that was reported.
 #[derive(Clone, Copy, Debug)]
 struct Active {
-    began: Boot,
+    began: BootTime,
     /// The most mature sockets, and when there were so many.
     most: u64,
-    most_at: Boot,
+    most_at: BootTime,
     /// The most sockets.
     most_present: u64,
     /// How many there were at the last report.
@@ -83,7 +83,7 @@ struct Active {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum GrowthState {
     Quiet,
     /// To be reported; again, if it was before.
     Suspected(Option<Active>),
@@ -92,10 +92,10 @@ enum State {
     Level(u64),
 }
 
-/// A pile-up that is over.
+/// Incident that is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub(super) began: Boot,
+pub(super) struct EndedIncident {
+    pub(super) began: BootTime,
     pub(super) count: u64,
     pub(super) most: u64,
     pub(super) how: Recovery,
@@ -105,7 +105,7 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Growth {
     series: Series,
-    state: State,
+    state: GrowthState,
     /// From which age on its sockets are mature: that does not change during a pile-up.
     age: Duration,
     /// Whether that is less than the age at which a socket counts as stuck.
@@ -130,14 +130,14 @@ impl Growth {
         if let Some(before) = before {
             series.push(before, window);
         }
-        Self { series, state: State::Quiet, age: Duration::MAX, early: false }
+        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false }
     }
 
     /// From which age on its sockets are mature, if that is settled.
     pub(super) fn settled_age(&self) -> Option<Duration> {
         match self.state {
-            State::Quiet => None,
-            State::Suspected(_) | State::Active(_) | State::Level(_) => Some(self.age),
+            GrowthState::Quiet => None,
+            GrowthState::Suspected(_) | GrowthState::Active(_) | GrowthState::Level(_) => Some(self.age),
         }
     }
 
@@ -148,48 +148,48 @@ impl Growth {
         window: Duration,
         age: Duration,
         stuck_after: Duration,
-    ) -> Option<Ended> {
+    ) -> Option<EndedIncident> {
         self.series.push(point, window);
         (self.age, self.early) = (age, age < stuck_after);
         let mature = point.mature.present;
         match self.state {
-            State::Quiet if self.grows().is_some() => self.state = State::Suspected(None),
-            State::Level(level) if mature >= level + level / 2 && self.grows().is_some() => {
-                self.state = State::Suspected(None);
+            GrowthState::Quiet if self.grows().is_some() => self.state = GrowthState::Suspected(None),
+            GrowthState::Level(level) if mature >= level + level / 2 && self.grows().is_some() => {
+                self.state = GrowthState::Suspected(None);
             }
-            State::Level(level) if mature <= level / 4 => self.state = State::Quiet,
-            State::Active(active) => return self.go_on(active, point),
-            State::Quiet | State::Level(_) | State::Suspected(_) => {}
+            GrowthState::Level(level) if mature <= level / 4 => self.state = GrowthState::Quiet,
+            GrowthState::Active(active) => return self.go_on(active, point),
+            GrowthState::Quiet | GrowthState::Level(_) | GrowthState::Suspected(_) => {}
         }
         None
     }
 
-    fn go_on(&mut self, mut active: Active, point: Point) -> Option<Ended> {
+    fn go_on(&mut self, mut active: Active, point: Point) -> Option<EndedIncident> {
         if point.mature.present > active.most {
             (active.most, active.most_at) = (point.mature.present, point.at);
         }
         active.most_present = active.most_present.max(point.present);
         active.low = if point.mature.present <= active.most / 4 { active.low + 1 } else { 0 };
         let (count, most) = (point.present, active.most_present);
-        let ended = |how| Some(Ended { began: active.began, count, most, how });
+        let ended = |how| Some(EndedIncident { began: active.began, count, most, how });
         if active.low >= LOW_WINDOWS {
-            self.state = State::Quiet;
+            self.state = GrowthState::Quiet;
             return ended(Recovery::Drained);
         }
         if point.at.since(active.most_at) >= LEVEL_AFTER {
-            self.state = State::Level(point.mature.present);
+            self.state = GrowthState::Level(point.mature.present);
             return ended(Recovery::Level);
         }
         let doubled = point.present >= active.said.saturating_mul(2);
-        self.state = if doubled { State::Suspected(Some(active)) } else { State::Active(active) };
+        self.state = if doubled { GrowthState::Suspected(Some(active)) } else { GrowthState::Active(active) };
         None
     }
 
     /// Since when it piles up, if it does.
-    pub(super) fn active_since(&self) -> Option<Boot> {
+    pub(super) fn active_since(&self) -> Option<BootTime> {
         match self.state {
-            State::Active(active) | State::Suspected(Some(active)) => Some(active.began),
-            State::Quiet | State::Suspected(None) | State::Level(_) => None,
+            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => Some(active.began),
+            GrowthState::Quiet | GrowthState::Suspected(None) | GrowthState::Level(_) => None,
         }
     }
 
@@ -200,36 +200,36 @@ impl Growth {
 
     /// Whether it is to be reported.
     pub(super) fn is_suspected(&self) -> bool {
-        matches!(self.state, State::Suspected(_))
+        matches!(self.state, GrowthState::Suspected(_))
     }
 
     /// Whether it has no past that matters.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
+        matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
     /// It is reported at `at`, with so many sockets; none if it was nothing after all. Says when it was reported first, and
     /// whether that was before.
-    pub(super) fn said(&mut self, at: Boot, count: u64) -> Option<(Boot, bool)> {
+    pub(super) fn said(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         if count == 0 {
-            self.state = State::Quiet;
+            self.state = GrowthState::Quiet;
             return None;
         }
         let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
         let before = match self.state {
-            State::Suspected(before) => before,
-            State::Quiet | State::Active(_) | State::Level(_) => None,
+            GrowthState::Suspected(before) => before,
+            GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => None,
         };
         let active = before.map_or(
             Active { began: at, most: mature, most_at: at, most_present: count, said: count, low: 0 },
             |before| Active { said: count, ..before },
         );
-        self.state = State::Active(active);
+        self.state = GrowthState::Active(active);
         Some((active.began, before.is_some()))
     }
 
     /// How the count goes, of sockets of which the oldest that is still there entered at `onset`.
-    pub(super) fn course(&self, onset: Boot) -> Course {
+    pub(super) fn course(&self, onset: BootTime) -> Course {
         let growing = self.grows();
         let grows = growing.is_some();
         let all = growing.unwrap_or_else(|| self.series.finest().copied().collect());
@@ -270,9 +270,9 @@ impl Growth {
             };
         }
         let most = match self.state {
-            State::Active(active) | State::Suspected(Some(active)) => active.most,
-            State::Level(level) => level,
-            State::Quiet | State::Suspected(None) => mature,
+            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => active.most,
+            GrowthState::Level(level) => level,
+            GrowthState::Quiet | GrowthState::Suspected(None) => mature,
         };
         if mature < most - most / 4 { Shape::Recovering } else { Shape::Plateau }
     }

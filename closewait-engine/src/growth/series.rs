@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     model::Slope,
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
 /// Points of one scale: three windows make growth, a few more a better line.
@@ -15,7 +15,7 @@ const SCALES: [u64; 4] = [1, 8, 64, 512];
 /// What was counted of a group at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Point {
-    pub(crate) at: Boot,
+    pub(crate) at: BootTime,
     /// Sockets in CLOSE_WAIT.
     pub(crate) present: u64,
     /// Of those, the ones that are older than the group's sockets get as long as all is well.
@@ -120,7 +120,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(2);
 
     fn point(seconds: u64, present: u64) -> Point {
-        Point { at: Boot(seconds * 1_000_000_000), present, ..Point::default() }
+        Point { at: BootTime(seconds * 1_000_000_000), present, ..Point::default() }
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
             let first = points.windows(2).next().map(|pair| pair[1].at.since(pair[0].at));
             assert_eq!(first, Some(WINDOW * u32::try_from(scale).unwrap()));
         }
-        assert_eq!(series.newest().unwrap().at, Boot(3998 * 1_000_000_000));
+        assert_eq!(series.newest().unwrap().at, BootTime(3998 * 1_000_000_000));
         let history = series.history();
         assert!(history.windows(2).all(|pair| pair[0].at < pair[1].at));
     }

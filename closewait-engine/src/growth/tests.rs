@@ -48,7 +48,7 @@ impl Said {
 /// Plays a history to `end` milliseconds.
 fn play(lives: &[Life], end: u64) -> Said {
     let began = 1_000_000;
-    let at = |millis: u64| Boot((began + millis) * MILLI);
+    let at = |millis: u64| BootTime((began + millis) * MILLI);
     let config = Config {
         stuck_after: STUCK_AFTER,
         max_tracked: usize::MAX,
@@ -89,18 +89,18 @@ fn play(lives: &[Life], end: u64) -> Said {
         while let Some(output) = engine.poll_output() {
             let at = at(now);
             match output {
-                Output::Look(_) => engine.handle(Observation::LookedAtAll { at }),
-                Output::FindHolders => {
+                Output::Refresh(_) => engine.handle(Observation::RefreshedAll { at }),
+                Output::ScanOwners => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
                         engine.handle(Observation::Holds { key, at: None, inode, holder: holder("server", 7, 9) });
                     }
-                    engine.handle(Observation::WalkEnded { began: at, blind: None, saw_listeners: true });
+                    engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
                 }
-                Output::Inquire(_) => {
+                Output::InspectOwners(_) => {
                     let process = Box::new(process("server", 7, Some((20 + there.len() as u64, 1024))));
                     engine.handle(Observation::Process { at, process });
-                    engine.handle(Observation::InquiredAll { at, worked: Duration::from_millis(1) });
+                    engine.handle(Observation::InspectedOwners { at, worked: Duration::from_millis(1) });
                 }
                 Output::Finding(Finding::Pileup { pileup, .. }) => said.pileups.push((now, *pileup)),
                 Output::Finding(Finding::PileupEnd { end, .. }) => said.ends.push((now, *end)),
@@ -111,8 +111,8 @@ fn play(lives: &[Life], end: u64) -> Said {
                 Output::Audit { .. } => {
                     engine.handle(Observation::Audited { began: at, at, complete: false, cost: None })
                 }
-                Output::LookAtSuspects(_) => engine.handle(Observation::LookedAtSuspects { at, complete: false }),
-                Output::Finding(_) | Output::LookAtGone(_) | Output::Forget(_) => {}
+                Output::RefreshSuspects(_) => engine.handle(Observation::RefreshedSuspects { at, complete: false }),
+                Output::Finding(_) | Output::RefreshLingering(_) | Output::Forget(_) => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     testing::{holder, listener, socket, verdict},
 };
 
-const NOW: Boot = Boot(3_600_000_000_000);
+const NOW: BootTime = BootTime(3_600_000_000_000);
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -36,10 +36,10 @@ fn older_than_the_agent() -> Selected {
 }
 
 /// The same as the kernel has it.
-fn facts() -> Facts {
+fn facts() -> CurrentSocket {
     let Socket { local, remote, .. } = socket();
     let sent = Sent { bytes: 0, ago: secs(900), received_ago: secs(900) };
-    Facts {
+    CurrentSocket {
         state: state::CLOSE_WAIT,
         local,
         remote,
@@ -52,11 +52,11 @@ fn facts() -> Facts {
     }
 }
 
-fn sent(ago: Duration, received_ago: Duration) -> Facts {
-    Facts { sent: Some(Sent { bytes: 100, ago, received_ago }), ..facts() }
+fn sent(ago: Duration, received_ago: Duration) -> CurrentSocket {
+    CurrentSocket { sent: Some(Sent { bytes: 100, ago, received_ago }), ..facts() }
 }
 
-fn plan_with(selected: &Selected, facts: Facts) -> Result<Target, Refusal> {
+fn plan_with(selected: &Selected, facts: CurrentSocket) -> Result<Target, Refusal> {
     let target = identify(selected, std::slice::from_ref(&facts))?;
     target.check(&facts, NOW).map(|()| target)
 }
@@ -71,7 +71,7 @@ fn a_socket_that_is_the_same_and_silent_is_planned() {
 
 #[test]
 fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refused() {
-    let gone = Gone { at: NOW, seen: true, how: How::Destroyed, closer: None, dwell: None };
+    let gone = Exit { at: NOW, seen: true, how: How::Destroyed, closer: None, dwell: None };
     let left = Selected { gone: Some(gone), ..seen_entering(90) };
     assert_eq!(plan_with(&left, facts()), Err(Refusal::Left));
 
@@ -79,7 +79,7 @@ fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refuse
     (waits.socket.accepted, waits.socket.inode) = (Some(false), None);
     assert_eq!(plan_with(&waits, facts()), Err(Refusal::NeverAccepted), "whatever the kernel says");
     (waits.socket.accepted, waits.socket.inode) = (None, None);
-    assert_eq!(plan_with(&waits, Facts { inode: 0, ..facts() }), Err(Refusal::NeverAccepted));
+    assert_eq!(plan_with(&waits, CurrentSocket { inode: 0, ..facts() }), Err(Refusal::NeverAccepted));
 
     let mut mptcp = seen_entering(90);
     mptcp.socket.protocol = Protocol::Mptcp;
@@ -91,7 +91,7 @@ fn without_a_cookie_the_inode_has_to_be_the_same_and_one_of_them_is_needed() {
     let mut old_kernel = seen_entering(90);
     old_kernel.socket.cookie = None;
     assert_eq!(plan_with(&old_kernel, facts()).unwrap().cookie, 7, "the one that the question gave it");
-    assert_eq!(plan_with(&old_kernel, Facts { inode: 98, ..facts() }), Err(Refusal::Replaced));
+    assert_eq!(plan_with(&old_kernel, CurrentSocket { inode: 98, ..facts() }), Err(Refusal::Replaced));
     old_kernel.socket.inode = None;
     assert_eq!(plan_with(&old_kernel, facts()), Err(Refusal::Unidentified));
     let mut nowhere = seen_entering(90);
@@ -102,10 +102,10 @@ fn without_a_cookie_the_inode_has_to_be_the_same_and_one_of_them_is_needed() {
 #[test]
 fn what_is_gone_or_replaced_since_the_list_is_refused() {
     assert_eq!(identify(&seen_entering(90), &[]), Err(Refusal::Gone));
-    for other in [Facts { cookie: 8, ..facts() }, Facts { inode: 98, ..facts() }] {
+    for other in [CurrentSocket { cookie: 8, ..facts() }, CurrentSocket { inode: 98, ..facts() }] {
         assert_eq!(plan_with(&seen_entering(90), other), Err(Refusal::Replaced));
     }
-    let two = [Facts { cookie: 8, interface: 2, ..facts() }, Facts { interface: 3, ..facts() }];
+    let two = [CurrentSocket { cookie: 8, interface: 2, ..facts() }, CurrentSocket { interface: 3, ..facts() }];
     assert_eq!(identify(&seen_entering(90), &two).unwrap().interface, 3, "one on each interface");
 }
 
@@ -115,28 +115,32 @@ fn whatever_differs_at_the_last_moment_is_another_socket() {
     assert_eq!(target.check(&facts(), NOW), Ok(()));
     let elsewhere = Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 1 };
     for other in [
-        Facts { cookie: 8, ..facts() },
-        Facts { inode: 98, ..facts() },
-        Facts { interface: 1, ..facts() },
-        Facts { local: elsewhere, ..facts() },
-        Facts { remote: elsewhere, ..facts() },
+        CurrentSocket { cookie: 8, ..facts() },
+        CurrentSocket { inode: 98, ..facts() },
+        CurrentSocket { interface: 1, ..facts() },
+        CurrentSocket { local: elsewhere, ..facts() },
+        CurrentSocket { remote: elsewhere, ..facts() },
     ] {
         assert_eq!(target.check(&other, NOW), Err(Refusal::Replaced), "{other:?}");
     }
     for number in [state::ESTABLISHED, state::FIN_WAIT1, state::FIN_WAIT2, state::CLOSE, state::LAST_ACK] {
-        assert_eq!(target.check(&Facts { state: number, ..facts() }, NOW), Err(Refusal::Gone), "state {number}");
+        assert_eq!(
+            target.check(&CurrentSocket { state: number, ..facts() }, NOW),
+            Err(Refusal::Gone),
+            "state {number}"
+        );
     }
-    assert_eq!(target.check(&Facts { inode: 0, ..facts() }, NOW), Err(Refusal::NeverAccepted));
+    assert_eq!(target.check(&CurrentSocket { inode: 0, ..facts() }, NOW), Err(Refusal::NeverAccepted));
 }
 
 #[test]
 fn data_on_its_way_is_a_half_close_in_use() {
     let check = |facts| plan_with(&seen_entering(90), facts).map(drop);
-    assert_eq!(check(Facts { send_queue_bytes: 5, ..facts() }), Err(Refusal::Unacknowledged(5)));
-    assert_eq!(check(Facts { timer: Some(TimerKind::On), ..facts() }), Err(Refusal::Sending));
-    assert_eq!(check(Facts { timer: Some(TimerKind::Persist), ..facts() }), Err(Refusal::Sending));
-    assert_eq!(check(Facts { timer: Some(TimerKind::Keepalive), ..facts() }), Ok(()));
-    assert_eq!(check(Facts { sent: None, ..facts() }), Err(Refusal::SentUnknown), "unknown speaks against it");
+    assert_eq!(check(CurrentSocket { send_queue_bytes: 5, ..facts() }), Err(Refusal::Unacknowledged(5)));
+    assert_eq!(check(CurrentSocket { timer: Some(TimerKind::On), ..facts() }), Err(Refusal::Sending));
+    assert_eq!(check(CurrentSocket { timer: Some(TimerKind::Persist), ..facts() }), Err(Refusal::Sending));
+    assert_eq!(check(CurrentSocket { timer: Some(TimerKind::Keepalive), ..facts() }), Ok(()));
+    assert_eq!(check(CurrentSocket { sent: None, ..facts() }), Err(Refusal::SentUnknown), "unknown speaks against it");
 }
 
 #[test]
@@ -225,5 +229,5 @@ fn one_that_received_data_since_is_too_young_whatever_the_list_says() {
     assert_eq!(check_age(&facts, &Filter::default()), Ok(()));
     assert_eq!(check_age(&facts, &older(60)), Ok(()), "the FIN can have come with the last data");
     assert_eq!(check_age(&facts, &older(61)), Err(Refusal::TooYoung(secs(60))));
-    assert_eq!(check_age(&Facts { sent: None, ..facts.clone() }, &older(1)), Err(Refusal::SentUnknown));
+    assert_eq!(check_age(&CurrentSocket { sent: None, ..facts.clone() }, &older(1)), Err(Refusal::SentUnknown));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Dwell, Holder, How, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
-use crate::{histogram::Summary, process::Process, time::Boot, workload::Workload};
+use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,14 +112,14 @@ pub enum Finding {
     /// A socket entered CLOSE_WAIT.
     Enter {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
     },
     /// A socket has been in CLOSE_WAIT for the threshold, or for another doubling of it.
     Stuck {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
         /// Its age.
@@ -136,7 +136,7 @@ pub enum Finding {
     /// A socket left CLOSE_WAIT.
     Leave {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Which.
         socket: Socket,
         /// How long it stayed; `None` if its entry is unknown.
@@ -155,21 +155,21 @@ pub enum Finding {
     /// A group grows without closing, or has doubled since that was last said.
     Pileup {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All of it.
         pileup: Box<Pileup>,
     },
     /// It grows no longer.
     PileupEnd {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All of it.
         end: Box<PileupEnd>,
     },
     /// Dwell times of one window.
     Histogram {
         /// When the window ended.
-        at: Boot,
+        at: BootTime,
         /// Which sockets.
         scope: Scope,
         /// Length of the window.
@@ -182,26 +182,26 @@ pub enum Finding {
     /// Something was lost.
     Health {
         /// When this was found.
-        at: Boot,
+        at: BootTime,
         /// All counts so far.
         totals: Totals,
     },
     /// The end.
     Stop {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// All counts.
         totals: Totals,
     },
 }
 
-/// Who is to be looked at, beside the sockets themselves.
+/// Processes, cgroups, sockets and namespaces to inspect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inquiry {
+pub struct InspectionRequest {
     /// Processes: hand in [`super::Observation::Process`].
     pub processes: Vec<u32>,
-    /// Processes whose other connections matter: hand in [`super::Observation::Leg`].
-    pub legs_of: Vec<u32>,
+    /// Processes whose other connections matter: hand in [`super::Observation::ProxyPeer`].
+    pub connections_of: Vec<u32>,
     /// Cgroups: hand in [`super::Observation::Cgroup`].
     pub cgroups: Vec<u64>,
     /// Inodes of sockets that no process holds: hand in [`super::Observation::Placed`].
@@ -217,26 +217,26 @@ pub enum Output {
     /// Show this.
     Finding(Finding),
     /// Look whether a program still has a descriptor of these sockets, whose connections are over, and hand in those of
-    /// which that is so as [`super::Observation::Lingering`]. An [`Output::Look`] follows.
-    LookAtGone(Vec<SocketKey>),
-    /// Look at these sockets anew and hand in what is found as [`super::Observation::Looked`], at the end
-    /// [`super::Observation::LookedAtAll`].
-    Look(Vec<SocketKey>),
+    /// which that is so as [`super::Observation::Lingering`]. An [`Output::Refresh`] follows.
+    RefreshLingering(Vec<SocketKey>),
+    /// Look at these sockets anew and hand in what is found as [`super::Observation::Refreshed`], at the end
+    /// [`super::Observation::RefreshedAll`].
+    Refresh(Vec<SocketKey>),
     /// Find all who hold a socket in CLOSE_WAIT: hand in [`super::Observation::Held`], [`super::Observation::Listening`] and
-    /// [`super::Observation::Lingering`], at the end [`super::Observation::WalkEnded`].
-    FindHolders,
-    /// Look at the owners, at the end [`super::Observation::InquiredAll`].
-    Inquire(Inquiry),
+    /// [`super::Observation::Lingering`], at the end [`super::Observation::ScanEnded`].
+    ScanOwners,
+    /// Look at the owners, at the end [`super::Observation::InspectedOwners`].
+    InspectOwners(InspectionRequest),
     /// Hand in everything that is there as [`super::Observation::Present`] and the like, with `sweep` also every time of
     /// entry that the kernel keeps as [`super::Observation::Stored`], at the end [`super::Observation::Audited`].
     Audit {
         /// Whether the kernel's map is to be read.
         sweep: bool,
     },
-    /// Look at these sockets as with [`Output::Look`], at the end [`super::Observation::LookedAtSuspects`].
-    LookAtSuspects(Vec<SocketKey>),
+    /// Look at these sockets as with [`Output::Refresh`], at the end [`super::Observation::RefreshedSuspects`].
+    RefreshSuspects(Vec<SocketKey>),
     /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
-    Forget(Vec<(SocketKey, Boot)>),
+    Forget(Vec<(SocketKey, BootTime)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
     ReadCounters,
 }

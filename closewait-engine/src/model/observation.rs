@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Holder, How, Leg, Listener, Place, Since, Socket, SocketKey, Task};
-use crate::{process::Process, text::harmless_field, time::Boot, workload::Workload};
+use super::{Counters, Holder, How, Listener, ProxyPeer, Since, Socket, SocketKey, SocketLocation, Task};
+use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// One fact from outside, with the time at which it held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub enum Observation {
         /// Which.
         key: SocketKey,
         /// When.
-        at: Boot,
+        at: BootTime,
         /// What is known of it.
         socket: Socket,
         /// The kernel still had an entry for this key: a leaving was missed.
@@ -26,9 +26,9 @@ pub enum Observation {
         /// Which.
         key: SocketKey,
         /// When.
-        at: Boot,
+        at: BootTime,
         /// When it entered, if the kernel saw that.
-        entered: Option<Boot>,
+        entered: Option<BootTime>,
         /// What is known of it at the end.
         socket: Socket,
         /// How it left.
@@ -43,7 +43,7 @@ pub enum Observation {
         /// Which.
         key: SocketKey,
         /// When it was found.
-        at: Boot,
+        at: BootTime,
         /// When it entered, as far as can be told.
         since: Since,
         /// What is known of it.
@@ -54,7 +54,7 @@ pub enum Observation {
         /// Which socket.
         key: SocketKey,
         /// When it was found.
-        at: Boot,
+        at: BootTime,
         /// When it entered, as far as can be told.
         since: Since,
         /// What is known of it.
@@ -68,7 +68,7 @@ pub enum Observation {
         key: SocketKey,
         /// When it was found; `None` in recordings of older versions.
         #[serde(default)]
-        at: Option<Boot>,
+        at: Option<BootTime>,
         /// Its inode.
         inode: u64,
         /// The descriptor.
@@ -86,7 +86,7 @@ pub enum Observation {
         /// Which socket.
         key: SocketKey,
         /// When it was found.
-        at: Boot,
+        at: BootTime,
         /// What is known of it.
         socket: Socket,
         /// How its connection ended, as far as its error still tells.
@@ -99,45 +99,48 @@ pub enum Observation {
         /// Which.
         key: SocketKey,
         /// When it was found.
-        at: Boot,
+        at: BootTime,
         /// What is known of it.
         listener: Listener,
         /// A descriptor of it, if the walk was one over open files.
         holder: Option<Holder>,
     },
     /// A walk over the open files of one process found another connection.
-    Leg {
+    #[serde(rename = "Leg")]
+    ProxyPeer {
         /// Which.
         key: SocketKey,
         /// When it was found.
-        at: Boot,
+        at: BootTime,
         /// What is known of it.
-        leg: Leg,
+        #[serde(rename = "leg")]
+        peer: ProxyPeer,
         /// The descriptor.
         holder: Holder,
     },
-    /// The end of a walk over the open files of all processes, the answer to [`super::Output::FindHolders`].
-    WalkEnded {
+    /// The end of a walk over the open files of all processes, the answer to [`super::Output::ScanOwners`].
+    #[serde(rename = "WalkEnded")]
+    ScanEnded {
         /// When it began: a descriptor that was not found and is older than this is gone.
-        began: Boot,
+        began: BootTime,
         /// Why not all processes could be looked at, if so.
         #[serde(default, deserialize_with = "harmless_field")]
         blind: Option<String>,
         /// Whether it found listeners too.
         saw_listeners: bool,
     },
-    /// The scan of open files that [`super::Output::FindHolders`] asked for was not possible, or did not end in time.
+    /// The scan of open files that [`super::Output::ScanOwners`] asked for was not possible, or did not end in time.
     ScanFailed {
         /// When the agent gave it up.
-        at: Boot,
+        at: BootTime,
         /// The cause.
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
-    /// What a process is and does, part of the answer to [`super::Output::Inquire`].
+    /// What a process is and does, part of the answer to [`super::Output::InspectOwners`].
     Process {
         /// When it was looked at.
-        at: Boot,
+        at: BootTime,
         /// What was seen.
         process: Box<Process>,
     },
@@ -160,41 +163,45 @@ pub enum Observation {
         /// Its inode.
         inode: u64,
         /// Where it is.
-        place: Place,
+        place: SocketLocation,
     },
-    /// The end of the answer to [`super::Output::Inquire`].
-    InquiredAll {
+    /// The end of the answer to [`super::Output::InspectOwners`].
+    #[serde(rename = "InquiredAll")]
+    InspectedOwners {
         /// When.
-        at: Boot,
-        /// How long the agent has worked for it since [`super::Output::Look`]: what it costs to inspect.
+        at: BootTime,
+        /// How long the agent has worked for it since [`super::Output::Refresh`]: what it costs to inspect.
         worked: Duration,
     },
-    /// A fresh look at one socket, part of the answer to [`super::Output::Look`].
-    Looked {
+    /// A fresh look at one socket, part of the answer to [`super::Output::Refresh`].
+    #[serde(rename = "Looked")]
+    Refreshed {
         /// Which.
         key: SocketKey,
         /// When.
-        at: Boot,
+        at: BootTime,
         /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
         #[serde(default)]
         since: Option<Since>,
         /// What is known of it.
         socket: Socket,
     },
-    /// The end of the answer to [`super::Output::Look`]: what could be looked at has been.
-    LookedAtAll {
+    /// The end of the answer to [`super::Output::Refresh`]: what could be looked at has been.
+    #[serde(rename = "LookedAtAll")]
+    RefreshedAll {
         /// When.
-        at: Boot,
+        at: BootTime,
     },
     /// All of [`crate::Engine::descriptors_left`] were looked at, each answer an [`Observation::Lingering`].
-    LookedAtGone {
+    #[serde(rename = "LookedAtGone")]
+    RefreshedLingering {
         /// When that began.
-        began: Boot,
+        began: BootTime,
     },
     /// The agent goes on where one before it has stopped.
     Resumed {
         /// When the last window of the histograms ended.
-        reported: Boot,
+        reported: BootTime,
         /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
         dwell: Vec<u64>,
     },
@@ -203,31 +210,32 @@ pub enum Observation {
         /// Of which socket.
         key: SocketKey,
         /// When it entered.
-        entered: Boot,
+        entered: BootTime,
     },
     /// The end of the answer to [`super::Output::Audit`].
     Audited {
         /// When the walk began.
-        began: Boot,
+        began: BootTime,
         /// When it ended.
-        at: Boot,
+        at: BootTime,
         /// Whether every network namespace could be looked into.
         complete: bool,
         /// CPU time that it took; `None` in recordings of older versions, which had waited for it.
         #[serde(default)]
         cost: Option<Duration>,
     },
-    /// The end of the answer to [`super::Output::LookAtSuspects`].
-    LookedAtSuspects {
+    /// The end of the answer to [`super::Output::RefreshSuspects`].
+    #[serde(rename = "LookedAtSuspects")]
+    RefreshedSuspects {
         /// When.
-        at: Boot,
+        at: BootTime,
         /// Whether all that can be looked at by their address have been.
         complete: bool,
     },
     /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
         /// When they were read.
-        at: Boot,
+        at: BootTime,
         /// Since the program was loaded.
         counters: Box<Counters>,
     },

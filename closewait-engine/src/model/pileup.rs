@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Dwell, Endpoint, Holder, Leg, ReadState, Role, Task, Totals, Verdict};
-use crate::{process::Process, time::Boot, workload::Workload};
+use super::{Dwell, Endpoint, Holder, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
+use crate::{process::Process, time::BootTime, workload::Workload};
 
 /// How a count goes, each second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -111,13 +111,13 @@ pub struct Forecast {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Onset {
     /// When the oldest that is still there entered, at the latest.
-    pub first_stuck: Boot,
+    pub first_stuck: BootTime,
     /// When the program last ended one by itself; `None` if it was not seen to.
-    pub last_closed: Option<Boot>,
+    pub last_closed: Option<BootTime>,
     /// When the oldest that no program has accepted entered. A backlog is a queue (`reqsk_queue_remove`,
     /// include/net/request_sock.h at v5.10): what came to its listener after that was not accepted either. When accept() was last
     /// called, the kernel keeps nowhere.
-    pub unaccepted_since: Option<Boot>,
+    pub unaccepted_since: Option<BootTime>,
 }
 
 /// What a restart would destroy.
@@ -144,7 +144,7 @@ pub struct Evidence {
     /// The listener's backlog and how long it may be.
     pub backlog: Option<(u32, u32)>,
     /// The other connection that the oldest waits for, of a proxy.
-    pub leg: Option<Leg>,
+    pub proxy_peer: Option<ProxyPeer>,
     /// What was counted before, oldest first.
     pub history: Vec<Moment>,
 }
@@ -168,7 +168,7 @@ pub struct Oldest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// When.
-    pub at: Boot,
+    pub at: BootTime,
     /// In CLOSE_WAIT.
     pub count: u64,
     /// Entered since the moment before.
@@ -183,7 +183,7 @@ pub struct Pileup {
     /// Which.
     pub group: PileupGroup,
     /// When it was first found.
-    pub began: Boot,
+    pub began: BootTime,
     /// Whether it was reported before: it has doubled since.
     pub again: bool,
     /// How many there are.
@@ -235,7 +235,7 @@ pub struct PileupEnd {
     /// Which.
     pub group: PileupGroup,
     /// When it was first found.
-    pub began: Boot,
+    pub began: BootTime,
     /// How many there are.
     pub count: u64,
     /// How many there were at most.
@@ -246,9 +246,9 @@ pub struct PileupEnd {
 
 /// Everything at one moment that a person needs to know of an incident.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct IncidentReport {
     /// When.
-    pub at: Boot,
+    pub at: BootTime,
     /// For how long an agent has watched; `None` for a single look.
     pub watched: Option<Duration>,
     /// The age at which a socket counts as stuck.
@@ -260,16 +260,16 @@ pub struct Report {
     /// Why there may be sockets that cannot be seen, if so.
     pub unseen: Option<String>,
     /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
-    pub groups: Vec<Reported>,
+    pub groups: Vec<ReportedGroup>,
     /// So many more, whose sockets are younger.
     pub more: u64,
 }
 
 /// One group of a report.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reported {
+pub struct ReportedGroup {
     /// When it was found to pile up, if it does.
-    pub piles_up_since: Option<Boot>,
+    pub piles_up_since: Option<BootTime>,
     /// All of it.
     pub pileup: Pileup,
 }

@@ -10,7 +10,7 @@ use closewait_common::tcp::state;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::{text::Comm, time::Boot};
+use crate::{text::Comm, time::BootTime};
 
 /// Tells the sockets of one machine apart while they live: the address of the kernel's `struct sock`, or for a snapshot
 /// without kernel programs a number made from what is known. Never shown.
@@ -137,11 +137,11 @@ pub struct Socket {
     /// Bytes written that the peer has not acknowledged: what `ss` shows as Send-Q.
     pub send_queue_bytes: Option<u32>,
     /// When data last came in, within a tick; the time of the connection if none ever did.
-    pub last_received: Option<Boot>,
+    pub last_received: Option<BootTime>,
     /// When an ACK last came in, within a tick. The FIN carries one.
-    pub last_ack: Option<Boot>,
+    pub last_ack: Option<BootTime>,
     /// When data was last sent, within a tick; the time of the connection if none ever was.
-    pub last_sent: Option<Boot>,
+    pub last_sent: Option<BootTime>,
     /// The timer that runs, if one does.
     pub timer: Option<Timer>,
     /// The task that made the connection, as far as it was seen.
@@ -207,7 +207,7 @@ pub struct Opener {
     /// Which.
     pub task: Task,
     /// When.
-    pub at: Boot,
+    pub at: BootTime,
 }
 
 /// A process that holds a descriptor of a socket.
@@ -253,7 +253,7 @@ pub struct Timer {
     /// Which.
     pub kind: TimerKind,
     /// When it expires.
-    pub expires: Boot,
+    pub expires: BootTime,
     /// Retransmissions or probes so far.
     pub retries: u8,
 }
@@ -308,18 +308,18 @@ impl Connection {
     }
 }
 
-/// Another connection of a process that holds a socket in CLOSE_WAIT: perhaps the other leg of a proxy.
+/// Another connection of a process that holds a socket in CLOSE_WAIT: perhaps the other side of a proxied connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leg {
+pub struct ProxyPeer {
     /// Its state.
     pub state: Connection,
     /// What is known of it.
     pub socket: Socket,
 }
 
-/// Where a socket is that no process has a descriptor for.
+/// Location of a socket that no process has a descriptor for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Place {
+pub enum SocketLocation {
     /// A direct descriptor of an io_uring instance of this process.
     IoUring(Task),
     /// In a message (`SCM_RIGHTS`) that waits in a UNIX socket, perhaps of one of these processes.

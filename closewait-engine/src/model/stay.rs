@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::socket::Task;
-use crate::time::Boot;
+use crate::time::BootTime;
 
 /// How long a socket has been in CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,19 +35,19 @@ impl Dwell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Since {
     /// Its entry was seen.
-    Exact(Boot),
+    Exact(BootTime),
     /// It was found later.
     Between {
         /// Not before this, where anything bounds it.
-        earliest: Option<Boot>,
+        earliest: Option<BootTime>,
         /// Not after this.
-        latest: Boot,
+        latest: BootTime,
     },
 }
 
 impl Since {
     /// How long ago that is at `now`.
-    pub fn dwell(self, now: Boot) -> Dwell {
+    pub fn dwell(self, now: BootTime) -> Dwell {
         match self {
             Self::Exact(entered) => Dwell::Exact(now.since(entered)),
             Self::Between { earliest, latest } => {
@@ -57,7 +57,7 @@ impl Since {
     }
 
     /// Whether it cannot have entered at `moment`.
-    pub fn excludes(self, moment: Boot) -> bool {
+    pub fn excludes(self, moment: BootTime) -> bool {
         match self {
             Self::Exact(entered) => moment != entered,
             Self::Between { earliest, latest } => moment > latest || earliest.is_some_and(|earliest| moment < earliest),
@@ -65,7 +65,7 @@ impl Since {
     }
 
     /// The moment from which on it certainly was in CLOSE_WAIT.
-    pub fn latest(self) -> Boot {
+    pub fn latest(self) -> BootTime {
         match self {
             Self::Exact(entered) => entered,
             Self::Between { latest, .. } => latest,
@@ -94,12 +94,12 @@ pub enum How {
     Unknown,
 }
 
-/// A socket that is out of CLOSE_WAIT while a program still has a descriptor for it: it shows in no list of connections
-/// and counts against the limit of open files.
+/// Exit of a socket from CLOSE_WAIT while a program still has a descriptor for it: the socket shows in no list of
+/// connections and counts against the limit of open files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gone {
+pub struct Exit {
     /// When it left; if nobody saw that, when it was found.
-    pub at: Boot,
+    pub at: BootTime,
     /// Whether its leaving was seen.
     pub seen: bool,
     /// How.

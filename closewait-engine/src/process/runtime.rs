@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What runs a program, or a server that is known by name.
+/// Language runtime of a program, or a server that is known by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Runtime {
+pub enum ProgramRuntime {
     /// A Java virtual machine.
     Jvm,
     /// Go.
@@ -33,7 +33,7 @@ pub enum Runtime {
     Perl,
 }
 
-impl Runtime {
+impl ProgramRuntime {
     /// Its name as people write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -87,10 +87,10 @@ mod tests {
 
     #[test]
     fn commands_name_the_process_and_tell_what_stops_it() {
-        assert!(Runtime::Jvm.dump_command(42).unwrap().starts_with("jcmd 42 "));
-        for runtime in [Runtime::Go, Runtime::CPython, Runtime::Ruby] {
+        assert!(ProgramRuntime::Jvm.dump_command(42).unwrap().starts_with("jcmd 42 "));
+        for runtime in [ProgramRuntime::Go, ProgramRuntime::CPython, ProgramRuntime::Ruby] {
             assert!(runtime.dump_command(42).unwrap().contains("stops it"), "{}", runtime.name());
         }
-        assert_eq!(Runtime::Beam.dump_command(42).unwrap(), "cat /proc/42/task/*/stack  # as root");
+        assert_eq!(ProgramRuntime::Beam.dump_command(42).unwrap(), "cat /proc/42/task/*/stack  # as root");
     }
 }

@@ -8,13 +8,13 @@ use crate::{
     testing::holder,
 };
 
-fn time() -> impl Strategy<Value = Boot> {
+fn time() -> impl Strategy<Value = BootTime> {
     let second = 1_000_000_000_u64;
     prop_oneof![
-        4 => (0..40_u64).prop_map(move |seconds| Boot(seconds * second)),
-        1 => (0..4_u64).prop_map(Boot),
-        1 => (0..4_u64).prop_map(|before| Boot(u64::MAX - before)),
-        1 => any::<u64>().prop_map(Boot),
+        4 => (0..40_u64).prop_map(move |seconds| BootTime(seconds * second)),
+        1 => (0..4_u64).prop_map(BootTime),
+        1 => (0..4_u64).prop_map(|before| BootTime(u64::MAX - before)),
+        1 => any::<u64>().prop_map(BootTime),
     ]
 }
 
@@ -73,18 +73,18 @@ fn fact() -> impl Strategy<Value = Observation> {
             let listener = Listener { netns, local, backlog, backlog_max, inode };
             Observation::Listening { key, at, listener, holder: None }
         }),
-        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Looked { key, at, since: None, socket }),
-        1 => time().prop_map(|at| Observation::LookedAtAll { at }),
+        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Refreshed { key, at, since: None, socket }),
+        1 => time().prop_map(|at| Observation::RefreshedAll { at }),
         1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
         1 => (time(), time(), any::<bool>())
             .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete, cost: None }),
-        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::LookedAtSuspects { at, complete }),
+        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::RefreshedSuspects { at, complete }),
         1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
         1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
-            Observation::WalkEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
+            Observation::ScanEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
         }),
         1 => (time(), any::<u64>()).prop_map(|(at, worked)| {
-            Observation::InquiredAll { at, worked: Duration::from_nanos(worked) }
+            Observation::InspectedOwners { at, worked: Duration::from_nanos(worked) }
         }),
         1 => (time(), 0..3_u64).prop_map(|(at, ring_full)| {
             Observation::Counters { at, counters: Box::new(Counters { ring_full, ..Counters::default() }) }
@@ -95,9 +95,9 @@ fn fact() -> impl Strategy<Value = Observation> {
 #[derive(Clone, Debug)]
 enum Step {
     Fact(Box<Observation>),
-    Time(Boot),
-    Undecodable(Boot),
-    View(Boot),
+    Time(BootTime),
+    Undecodable(BootTime),
+    View(BootTime),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -159,10 +159,10 @@ proptest! {
     #[test]
     fn findings_do_not_depend_on_the_seeds_of_tables(crowd in crowd()) {
         let run = || {
-            let mut engine = Engine::new(Config { max_tracked: 20, ..config(Events::All) }, Boot(0));
+            let mut engine = Engine::new(Config { max_tracked: 20, ..config(Events::All) }, BootTime(0));
             let mut found = Vec::new();
             for (number, port, enters, at) in &crowd {
-                let at = Boot(at * 1_000_000_000);
+                let at = BootTime(at * 1_000_000_000);
                 let mut socket = Socket { role: Some(Role::Client), netns: Some(1), ..socket_on_port(*port) };
                 socket.remote.port = 1000 + port;
                 let key = SocketKey(KEY.0 + number);
@@ -175,11 +175,11 @@ proptest! {
                 engine.handle_timeout(at);
                 found.extend(outputs(&mut engine));
             }
-            let now = Boot(500_000_000_000);
+            let now = BootTime(500_000_000_000);
             engine.handle_timeout(now);
-            engine.handle(Observation::LookedAtAll { at: now });
-            engine.handle(Observation::WalkEnded { began: now, blind: None, saw_listeners: true });
-            engine.handle(Observation::InquiredAll { at: now, worked: Duration::ZERO });
+            engine.handle(Observation::RefreshedAll { at: now });
+            engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
+            engine.handle(Observation::InspectedOwners { at: now, worked: Duration::ZERO });
             engine.handle(Observation::Counters { at: now, counters: Box::default() });
             found.extend(outputs(&mut engine));
             (format!("{found:?} {:?}", engine.report(now)), engine.totals())

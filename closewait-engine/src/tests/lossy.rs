@@ -70,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug)]
 struct Real {
     socket: Socket,
-    entered: Boot,
+    entered: BootTime,
     /// The map still had the time of one before it at the same address, and says that.
     stale: bool,
 }
@@ -80,11 +80,11 @@ struct Kernel {
     /// Kernels before 5.12 give no cookie.
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
-    since: BTreeMap<SocketKey, Boot>,
+    since: BTreeMap<SocketKey, BootTime>,
     ring: VecDeque<Observation>,
     counters: Counters,
     /// When each socket entered, and when it left, by its cookie. Not those of which the map had the time of another.
-    lives: BTreeMap<u64, (Boot, Option<Boot>)>,
+    lives: BTreeMap<u64, (BootTime, Option<BootTime>)>,
     /// Addresses of which a leaving was lost since the agent began, or could have been taken for that of another.
     lost_leavings: BTreeSet<SocketKey>,
     /// Something was lost since the last scan looked.
@@ -106,7 +106,7 @@ impl Kernel {
         }
     }
 
-    fn now(&self) -> Boot {
+    fn now(&self) -> BootTime {
         at(self.millis)
     }
 
@@ -221,7 +221,7 @@ impl World {
         for (key, real) in &self.kernel.sockets {
             self.engine.handle(self.kernel.present(*key, real));
         }
-        self.engine.handle(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+        self.engine.handle(Observation::ScanEnded { began, blind: None, saw_listeners: true });
         if self.kernel.ring.is_empty() {
             self.check_against_the_truth();
         }
@@ -233,9 +233,9 @@ impl World {
         let began = self.kernel.now();
         self.kernel.lost_since_scan = false;
         self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real)));
-        self.scanned.push_back(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+        self.scanned.push_back(Observation::ScanEnded { began, blind: None, saw_listeners: true });
         if sweep {
-            let stored = |(key, entered): (&SocketKey, &Boot)| Observation::Stored { key: *key, entered: *entered };
+            let stored = |(key, entered): (&SocketKey, &BootTime)| Observation::Stored { key: *key, entered: *entered };
             self.scanned.extend(self.kernel.since.iter().map(stored));
         }
         self.scanned.push_back(Observation::Audited {
@@ -260,7 +260,7 @@ impl World {
                 self.scanned.push_back(Observation::Held { key, at, since, socket, holder });
             }
         }
-        self.scanned.push_back(Observation::WalkEnded { began, blind: None, saw_listeners: true });
+        self.scanned.push_back(Observation::ScanEnded { began, blind: None, saw_listeners: true });
     }
 
     /// Takes in so many facts of scans.
@@ -284,7 +284,7 @@ impl World {
         self.read(usize::MAX);
         for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
             if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
-                self.engine.handle(Observation::Looked { key, at, since: Some(since), socket });
+                self.engine.handle(Observation::Refreshed { key, at, since: Some(since), socket });
             }
         }
     }
@@ -294,13 +294,13 @@ impl World {
         while let Some(output) = self.engine.poll_output() {
             let now = self.kernel.now();
             match output {
-                Output::Look(keys) => {
+                Output::Refresh(keys) => {
                     self.refresh(&keys);
-                    self.engine.handle(Observation::LookedAtAll { at: now });
+                    self.engine.handle(Observation::RefreshedAll { at: now });
                 }
-                Output::FindHolders => self.scan(),
-                Output::Inquire(_) => {
-                    self.engine.handle(Observation::InquiredAll { at: now, worked: Duration::from_millis(1) });
+                Output::ScanOwners => self.scan(),
+                Output::InspectOwners(_) => {
+                    self.engine.handle(Observation::InspectedOwners { at: now, worked: Duration::from_millis(1) });
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.kernel.counters.clone());
@@ -319,9 +319,9 @@ impl World {
                     }
                 }
                 Output::Audit { sweep } => self.audit(sweep),
-                Output::LookAtSuspects(keys) => {
+                Output::RefreshSuspects(keys) => {
                     self.refresh(&keys);
-                    self.engine.handle(Observation::LookedAtSuspects { at: now, complete: true });
+                    self.engine.handle(Observation::RefreshedSuspects { at: now, complete: true });
                     if !self.kernel.lost_since_scan {
                         // Whoever was lost is no longer there for the agent either.
                         self.kernel.lost_leavings.clear();
@@ -335,7 +335,7 @@ impl World {
                         }
                     }
                 }
-                Output::LookAtGone(_) | Output::Finding(_) => {}
+                Output::RefreshLingering(_) | Output::Finding(_) => {}
             }
         }
     }

@@ -11,8 +11,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// A key as the kernel gives it.
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 
-fn at(seconds: u64) -> Boot {
-    Boot(seconds * 1_000_000_000)
+fn at(seconds: u64) -> BootTime {
+    BootTime(seconds * 1_000_000_000)
 }
 
 fn exact(seconds: u64) -> Option<Dwell> {
@@ -28,9 +28,9 @@ fn tracker() -> Tracker {
 }
 
 /// Reports the next socket that is due at `now`, as the engine does.
-fn pop_due(tracker: &mut Tracker, now: Boot) -> Option<(Socket, Dwell)> {
+fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
-    tracker.forget_what_was_not_looked_at(now, now);
+    tracker.forget_what_was_not_refreshed(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
     Some((tracked.socket.clone(), dwell))
 }
@@ -48,9 +48,9 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 impl Tracker {
     /// Panics unless all that is kept twice says the same.
     pub(crate) fn check(&self) {
-        assert_eq!(self.due.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
+        assert_eq!(self.schedule.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
         let (mut reported, mut ends) = (0, BTreeMap::new());
-        for (due, key) in self.due.iter() {
+        for (due, key) in self.schedule.iter() {
             let tracked = self.sockets.get(&key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
             assert_eq!(tracked.due, due, "{key:?}");
             assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
@@ -85,7 +85,7 @@ fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that
     let waits = Socket { accepted: Some(false), inode: None, ..socket() };
     tracker.present(KEY, at(101), older(50, 101), waits);
     tracker.holds(KEY, None, 99, holder("x", 1, 3));
-    tracker.walk_ended(at(100), true, |_socket| None);
+    tracker.owner_scan_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
     assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
     assert!(!tracker.has_unheld());
@@ -97,7 +97,7 @@ fn only_a_socket_that_was_accepted_is_one_that_lacks_a_holder() {
         let mut tracker = tracker();
         tracker.present(KEY, at(90), older(50, 90), Socket { accepted, ..socket() });
         assert!(!tracker.has_unheld(), "nobody has looked for one");
-        tracker.walk_ended(at(100), true, |_socket| None);
+        tracker.owner_scan_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(), lacks, "{accepted:?}");
     }
 }
@@ -135,11 +135,11 @@ fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_o
     let other = SocketKey(KEY.0 + 1);
     tracker.enter(other, at(100), socket());
     tracker.held(other, &socket(), holder("y", 2, 3));
-    tracker.walk_ended(at(101), true, |_socket| None);
+    tracker.owner_scan_ended(at(101), true, |_socket| None);
     let count = |key| tracker.get(key).unwrap().holders.as_ref().unwrap().len();
-    assert_eq!((count(KEY), count(other), tracker.unkept_holders()), (MORE_HOLDERS + 1, 1, 2));
-    tracker.walk_ended(at(102), true, |_socket| None);
-    assert_eq!(tracker.unkept_holders(), 0);
+    assert_eq!((count(KEY), count(other), tracker.dropped_holders()), (MORE_HOLDERS + 1, 1, 2));
+    tracker.owner_scan_ended(at(102), true, |_socket| None);
+    assert_eq!(tracker.dropped_holders(), 0);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
         if found {
             tracker.holds(KEY, None, 99, found_holder());
         }
-        tracker.walk_ended(at(110), complete, |_socket| None);
+        tracker.owner_scan_ended(at(110), complete, |_socket| None);
         tracker.get(KEY).and_then(|tracked| tracked.holders.clone())
     };
     assert_eq!(holders(true, true), Some(vec![found_holder()]));
@@ -174,7 +174,7 @@ fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
 fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    tracker.walk_ended(at(99), true, |_socket| None);
+    tracker.owner_scan_ended(at(99), true, |_socket| None);
     assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.holders.clone()), None);
 }
 
@@ -182,7 +182,7 @@ fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
 fn nothing_is_reported_before_the_threshold() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    assert!(pop_due(&mut tracker, Boot(at(110).0 - 1)).is_none());
+    assert!(pop_due(&mut tracker, BootTime(at(110).0 - 1)).is_none());
     assert!(pop_due(&mut tracker, at(110)).is_some());
 }
 
@@ -251,7 +251,7 @@ fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
     let mut tracker = tracker();
     // The walk saw it a moment after the tracepoint had run, before the state had changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
-    assert!(tracker.leave(KEY, Boot(at(100).0 - 1000), None, &socket()).tracked.is_some());
+    assert!(tracker.leave(KEY, BootTime(at(100).0 - 1000), None, &socket()).tracked.is_some());
     assert!(tracker.len() == 0);
 }
 
@@ -320,9 +320,9 @@ fn the_record_of_an_entry_before_the_one_that_a_walk_found_changes_nothing() {
 fn a_look_at_another_socket_with_the_same_ends_changes_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
-    tracker.looked(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
+    tracker.refreshed(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
     let tracked = tracker.get(KEY).unwrap();
-    assert_eq!((tracked.socket.inode, tracked.socket.unread_bytes, tracked.looked), (Some(99), Some(1), None));
+    assert_eq!((tracked.socket.inode, tracked.socket.unread_bytes, tracked.refreshed), (Some(99), Some(1), None));
 }
 
 #[test]
@@ -387,8 +387,8 @@ fn facts_that_one_witness_lacks_come_from_the_other() {
 
 #[test]
 fn doublings_do_not_overflow() {
-    let last = Boot(u64::MAX);
-    assert_eq!(next_doubling(Boot(0), Duration::from_nanos(1), last), last);
+    let last = BootTime(u64::MAX);
+    assert_eq!(next_doubling(BootTime(0), Duration::from_nanos(1), last), last);
     assert_eq!(next_doubling(last, Duration::MAX, last), last);
 }
 
@@ -414,8 +414,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// A record as the kernel writes it.
 #[derive(Clone, Copy)]
 enum Written {
-    Enter(SocketKey, Boot),
-    Leave(SocketKey, Boot, Option<Boot>),
+    Enter(SocketKey, BootTime),
+    Leave(SocketKey, BootTime, Option<BootTime>),
 }
 
 proptest! {
@@ -469,7 +469,7 @@ proptest! {
                 let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
                 let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
                 prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
-                prop_assert_eq!(tracker.due.iter().count(), tracker.len());
+                prop_assert_eq!(tracker.schedule.iter().count(), tracker.len());
             }
         }
     }
@@ -485,8 +485,8 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
         if by_inode {
             tracker.held_inode(7, holder("x", 1, 3));
         }
-        tracker.walk_ended(at(60_100), complete, |_socket| None);
-        tracker.forget_what_was_not_looked_at(at(60_100), at(60_099));
+        tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
+        tracker.forget_what_was_not_refreshed(at(60_100), at(60_099));
         tracker.get(ends).unwrap().socket.accepted
     };
     assert_eq!(reported(true, false), Some(false));

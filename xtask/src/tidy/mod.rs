@@ -1,11 +1,12 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
-//! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`files`] for every
+//! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`names`] for types, [`files`] for every
 //! tracked text file, [`workflow`] for CI. A rule that has to be broken is a rule to change here, with its reason.
 
 mod files;
 mod layers;
 mod manifests;
+mod names;
 mod workflow;
 
 use std::{collections::BTreeMap, fmt, fs, process::Command};
@@ -45,6 +46,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let mut problems = layers::check(&files);
     problems.extend(manifests::check(&files));
     problems.extend(files::check(&files));
+    problems.extend(names::check(&files));
     problems.extend(workflow::check(&files));
     problems.sort();
     for problem in &problems {

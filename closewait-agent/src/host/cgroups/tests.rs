@@ -24,9 +24,9 @@ fn one(cgroups: &mut Cgroups, id: u64) -> Lookup {
 }
 
 /// Cgroups that are walked, as where files cannot be opened by handles.
-fn walked(fixture: &Fixture) -> Cgroups {
+fn scanned(fixture: &Fixture) -> Cgroups {
     let mut cgroups = Cgroups::at(fixture.path()).unwrap();
-    cgroups.walk = Some(Arc::new(Mutex::new(Walk::of(fixture.path().to_owned()))));
+    cgroups.scan = Some(Arc::new(Mutex::new(FolderScan::of(fixture.path().to_owned()))));
     cgroups
 }
 
@@ -47,7 +47,7 @@ fn finds_the_mount_in_both_kinds_of_hosts() {
 fn where_handles_are_of_no_use_folders_are_walked() {
     let fixture = Fixture::new("cgroups");
     let id = folder(&fixture, "system.slice/a.service");
-    let mut cgroups = walked(&fixture);
+    let mut cgroups = scanned(&fixture);
     assert_eq!(one(&mut cgroups, id), Lookup::Path(b"/system.slice/a.service".to_vec()));
     assert_eq!(one(&mut cgroups, inode(fixture.path())), Lookup::Path(b"/".to_vec()));
 }
@@ -56,7 +56,7 @@ fn where_handles_are_of_no_use_folders_are_walked() {
 fn a_new_folder_is_found_and_one_that_is_gone_stays_known() {
     let fixture = Fixture::new("cgroups");
     let gone = folder(&fixture, "gone");
-    let mut cgroups = walked(&fixture);
+    let mut cgroups = scanned(&fixture);
     assert_eq!(one(&mut cgroups, gone), Lookup::Path(b"/gone".to_vec()));
     let new = folder(&fixture, "new");
     fs::remove_dir(fixture.path().join("gone")).unwrap();
@@ -68,9 +68,9 @@ fn a_new_folder_is_found_and_one_that_is_gone_stays_known() {
 #[test]
 fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
     let fixture = Fixture::new("cgroups");
-    let mut cgroups = walked(&fixture);
-    let walk = cgroups.walk.clone().unwrap();
-    let held = walk.lock().unwrap();
+    let mut cgroups = scanned(&fixture);
+    let scan = cgroups.scan.clone().unwrap();
+    let held = scan.lock().unwrap();
     assert!(matches!(one(&mut cgroups, 1), Lookup::Unknown(_)));
     drop(held);
     assert_eq!(one(&mut cgroups, u64::MAX), Lookup::Gone);

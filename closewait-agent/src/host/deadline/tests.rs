@@ -12,7 +12,7 @@ type Taken = (Vec<u32>, Vec<(u32, String)>);
 fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Taken {
     let end = Mutex::new(end);
     let mut taken = Taken::default();
-    let work = move |item: &u32, job: &Job<u32>| {
+    let work = move |item: &u32, job: &ItemJob<u32>| {
         job.about(Subject::Process(*item, Some(1))).unwrap();
         if *item == 7 {
             job.step("the pipe");
@@ -43,7 +43,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     assert!((ANSWER_WITHIN..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert!(patience.waits <= INSPECTION_WAITS - ANSWER_WITHIN);
     let subject = Subject::Process(7, Some(1));
-    assert!(matches!(may_wait_for(&subject), Err(Unanswered::StillWaits)));
+    assert!(matches!(may_wait_for(&subject), Err(ReadFailure::StillWaits)));
     may_wait_for(&Subject::Process(8, Some(1))).unwrap();
     // It answers: then it may be asked again.
     drop(to);
@@ -58,7 +58,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
 
 #[test]
 fn one_that_is_slow_but_goes_on_is_waited_for() {
-    let work = |item: &u32, job: &Job<u32>| {
+    let work = |item: &u32, job: &ItemJob<u32>| {
         for _ in 0..8 {
             thread::sleep(ANSWER_WITHIN / 3);
             job.progress();
@@ -76,7 +76,7 @@ fn one_that_is_slow_but_goes_on_is_waited_for() {
 #[test]
 fn the_time_of_an_inspection_is_not_exceeded() {
     let mut patience = Patience { takes: Duration::from_millis(300), ..Patience::default() };
-    let work = |_item: &u32, job: &Job<u32>| {
+    let work = |_item: &u32, job: &ItemJob<u32>| {
         for _ in 0..30 {
             thread::sleep(Duration::from_millis(50));
             job.progress();
@@ -111,9 +111,9 @@ fn one_thing_is_tried_once_for_as_long_as_it_waits() {
     let late = run(subject(), "a path", &mut Patience::for_one_read(), move || {
         let _closed = lock(&receiver).recv();
     });
-    assert!(matches!(late, Err(Unanswered::Late { step: "a path" })), "{late:?}");
+    assert!(matches!(late, Err(ReadFailure::Late { step: "a path" })), "{late:?}");
     let tried = run(subject(), "a path", &mut Patience::for_one_read(), || ());
-    assert!(matches!(tried, Err(Unanswered::StillWaits)), "{tried:?}");
+    assert!(matches!(tried, Err(ReadFailure::StillWaits)), "{tried:?}");
     drop(sender);
 }
 
@@ -122,8 +122,8 @@ fn of_many_that_wait_no_further_is_begun() {
     let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, Some(1))), watch: Arc::default() };
     let mut abandoned: Vec<_> = (0..7).map(thread).collect();
     allowed(&abandoned, &Subject::Process(99, Some(1))).unwrap();
-    assert!(matches!(allowed(&abandoned, &Subject::Process(3, Some(1))), Err(Unanswered::StillWaits)));
+    assert!(matches!(allowed(&abandoned, &Subject::Process(3, Some(1))), Err(ReadFailure::StillWaits)));
     allowed(&abandoned, &Subject::Process(3, Some(2))).unwrap();
     abandoned.push(thread(7));
-    assert!(matches!(allowed(&abandoned, &Subject::Process(99, Some(1))), Err(Unanswered::TooMany)));
+    assert!(matches!(allowed(&abandoned, &Subject::Process(99, Some(1))), Err(ReadFailure::TooMany)));
 }

@@ -11,8 +11,8 @@ use crate::host::{
 };
 
 /// A host where everything works.
-pub(crate) fn capable_host() -> Facts {
-    Facts {
+pub(crate) fn capable_host() -> HostFacts {
+    HostFacts {
         release: Some("6.18.0".to_owned()),
         version: Some((6, 18)),
         types: Ok(Types {
@@ -61,15 +61,15 @@ fn no_tracefs() -> TracefsError {
     TracefsError::Mount { call: "mount", source: io::Error::from_raw_os_error(libc::ENODEV) }
 }
 
-fn lacks(capability: Capability) -> Facts {
+fn lacks(capability: Capability) -> HostFacts {
     let all = Capabilities::from_bits(u64::MAX);
-    Facts { capabilities: Some(all.without(capability)), ..capable_host() }
+    HostFacts { capabilities: Some(all.without(capability)), ..capable_host() }
 }
 
 #[test]
 fn a_capable_host_lacks_nothing() {
     let plan = plan(&capable_host(), HookChoice::Auto).unwrap();
-    assert_eq!(plan.hook, Hook::Btf);
+    assert_eq!(plan.hook, Tracepoint::Btf);
     assert!(plan.iterate_files);
     assert_eq!(plan.degraded, []);
     assert_eq!(unseen_sockets(&capable_host()), None);
@@ -77,9 +77,9 @@ fn a_capable_host_lacks_nothing() {
 
 #[test]
 fn without_types_the_classic_hook_is_used() {
-    let facts = Facts { types: Err(no_types()), ..capable_host() };
+    let facts = HostFacts { types: Err(no_types()), ..capable_host() };
     let plan = plan(&facts, HookChoice::Auto).unwrap();
-    assert_eq!((plan.hook, plan.layout), (Hook::Classic, Layout::NONE));
+    assert_eq!((plan.hook, plan.layout), (Tracepoint::Classic, Layout::NONE));
     assert!(!plan.iterate_files);
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["hook", "sockets"]);
 }
@@ -89,7 +89,7 @@ fn without_the_tracepoint_among_the_types_the_classic_hook_reads_sockets_still()
     let mut facts = capable_host();
     facts.types.as_mut().unwrap().tracepoint = false;
     let plan = plan(&facts, HookChoice::Auto).unwrap();
-    assert_eq!((plan.hook, plan.layout), (Hook::Classic, some_layout()));
+    assert_eq!((plan.hook, plan.layout), (Tracepoint::Classic, some_layout()));
     assert!(plan.iterate_files);
 }
 
@@ -97,12 +97,12 @@ fn without_the_tracepoint_among_the_types_the_classic_hook_reads_sockets_still()
 fn a_struct_sock_without_a_needed_member_is_not_read_by_the_btf_hook() {
     let mut facts = capable_host();
     facts.types.as_mut().unwrap().layout.sock_protocol = MISSING;
-    assert_eq!(plan(&facts, HookChoice::Auto).unwrap().hook, Hook::Classic);
+    assert_eq!(plan(&facts, HookChoice::Auto).unwrap().hook, Tracepoint::Classic);
 }
 
 #[test]
 fn without_types_and_tracefs_the_kernel_is_refused() {
-    let facts = Facts { types: Err(no_types()), tracefs: Err(no_tracefs()).into(), ..capable_host() };
+    let facts = HostFacts { types: Err(no_types()), tracefs: Err(no_tracefs()).into(), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 69);
     let text = refusal.to_string();
@@ -111,7 +111,7 @@ fn without_types_and_tracefs_the_kernel_is_refused() {
 
 #[test]
 fn without_types_a_tracefs_that_could_be_mounted_with_more_privilege_is_a_matter_of_privilege() {
-    let facts = Facts { types: Err(no_types()), tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
+    let facts = HostFacts { types: Err(no_types()), tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 77);
     assert!(refusal.to_string().contains("CAP_SYS_ADMIN"), "{refusal}");
@@ -119,23 +119,23 @@ fn without_types_a_tracefs_that_could_be_mounted_with_more_privilege_is_a_matter
 
 #[test]
 fn without_tracefs_the_btf_hook_still_works() {
-    let facts = Facts { tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
+    let facts = HostFacts { tracefs: Err(denied(libc::EPERM)).into(), ..capable_host() };
     assert_eq!(plan(&facts, HookChoice::Auto).unwrap().degraded, []);
-    assert_eq!(plan(&facts, HookChoice::Btf).unwrap().hook, Hook::Btf);
+    assert_eq!(plan(&facts, HookChoice::Btf).unwrap().hook, Tracepoint::Btf);
     assert_eq!(plan(&facts, HookChoice::Classic).unwrap_err().exit_code(), 77);
 }
 
 #[test]
 fn a_hook_that_was_asked_for_is_not_replaced() {
-    let facts = Facts { types: Err(no_types()), ..capable_host() };
+    let facts = HostFacts { types: Err(no_types()), ..capable_host() };
     assert_eq!(plan(&facts, HookChoice::Btf).unwrap_err().exit_code(), 69);
     let plan = plan(&capable_host(), HookChoice::Classic).unwrap();
-    assert_eq!((plan.hook, plan.degraded), (Hook::Classic, vec![]));
+    assert_eq!((plan.hook, plan.degraded), (Tracepoint::Classic, vec![]));
 }
 
 #[test]
 fn without_the_ring_buffer_the_kernel_is_refused() {
-    let facts = Facts { ring_buffer: Some(false), ..capable_host() };
+    let facts = HostFacts { ring_buffer: Some(false), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 69);
     assert!(refusal.to_string().contains("5.10"), "{refusal}");
@@ -167,7 +167,7 @@ fn other_capabilities_can_be_done_without() {
 #[test]
 fn every_capability_taken_away_is_refused_or_said_once() {
     for capability in Capability::ALL {
-        match plan(&Facts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
+        match plan(&HostFacts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
             Ok(plan) => {
                 let said = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
                 assert_eq!(said, 1, "{capability:?}: {:?}", plan.degraded);
@@ -182,14 +182,14 @@ fn every_capability_taken_away_is_refused_or_said_once() {
 
 #[test]
 fn a_kernel_that_filters_no_system_calls_is_said() {
-    let plan = plan(&Facts { seccomp: Some(false), ..capable_host() }, HookChoice::Auto).unwrap();
+    let plan = plan(&HostFacts { seccomp: Some(false), ..capable_host() }, HookChoice::Auto).unwrap();
     assert!(!plan.seccomp);
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["system call filter"]);
 }
 
 #[test]
 fn capabilities_in_a_user_namespace_do_not_count() {
-    let facts = Facts { initial_user_namespace: Some(false), ..capable_host() };
+    let facts = HostFacts { initial_user_namespace: Some(false), ..capable_host() };
     let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 77);
     assert!(refusal.to_string().contains("user namespace"), "{refusal}");
@@ -197,7 +197,7 @@ fn capabilities_in_a_user_namespace_do_not_count() {
 
 #[test]
 fn a_kernel_of_5_10_lacks_what_came_later() {
-    let mut facts = Facts { version: Some((5, 10)), ..capable_host() };
+    let mut facts = HostFacts { version: Some((5, 10)), ..capable_host() };
     let types = facts.types.as_mut().unwrap();
     types.abilities.socket_cookie = 0;
     types.layout.sock_cgroup = MISSING;
@@ -209,7 +209,7 @@ fn a_kernel_of_5_10_lacks_what_came_later() {
 
 #[test]
 fn a_pid_namespace_of_a_container_hides_owners_and_sockets() {
-    let facts = Facts { initial_pid_namespace: Some(false), ..capable_host() };
+    let facts = HostFacts { initial_pid_namespace: Some(false), ..capable_host() };
     let plan = plan(&facts, HookChoice::Auto).unwrap();
     let fixes = plan.degraded.iter().map(|one| one.fix.as_deref().unwrap());
     assert!(
@@ -221,7 +221,7 @@ fn a_pid_namespace_of_a_container_hides_owners_and_sockets() {
 
 #[test]
 fn what_is_not_known_is_no_reason_to_refuse() {
-    let facts = Facts {
+    let facts = HostFacts {
         release: None,
         version: None,
         ring_buffer: None,
@@ -236,7 +236,7 @@ fn what_is_not_known_is_no_reason_to_refuse() {
 
 #[test]
 fn before_5_11_the_limit_of_locked_memory_has_to_have_room_or_to_be_raised() {
-    let before = |facts: Facts| Facts { version: Some((5, 10)), ..facts };
+    let before = |facts: HostFacts| HostFacts { version: Some((5, 10)), ..facts };
     let lacking = || lacks(Capability::SysResource);
     let refusal = plan(&before(lacking()), HookChoice::Auto).unwrap_err();
     assert_eq!(refusal.exit_code(), 77);
@@ -244,9 +244,9 @@ fn before_5_11_the_limit_of_locked_memory_has_to_have_room_or_to_be_raised() {
     assert!(text.contains("CAP_SYS_RESOURCE") && text.contains("64 KiB") && text.contains("LimitMEMLOCK"), "{text}");
     for enough in [
         before(capable_host()),
-        before(Facts { locked_memory: Some(u64::MAX), ..lacking() }),
-        before(Facts { locked_memory: None, ..lacking() }),
-        Facts { version: Some((5, 11)), ..lacking() },
+        before(HostFacts { locked_memory: Some(u64::MAX), ..lacking() }),
+        before(HostFacts { locked_memory: None, ..lacking() }),
+        HostFacts { version: Some((5, 11)), ..lacking() },
     ] {
         assert!(plan(&enough, HookChoice::Auto).is_ok());
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    super::deadline::{self, Job, Patience, Subject, Told},
+    super::deadline::{self, ItemJob, Patience, Subject, Told},
     parse::{lines, number},
 };
 
@@ -38,9 +38,9 @@ pub struct Elsewhere {
     pub unseen: Option<String>,
 }
 
-/// What was found in one process.
+/// Result of the search for sockets without an owner in one process.
 #[derive(Debug)]
-enum Found {
+enum ProcessHit {
     InUring(u64),
     Nameless,
     InFlight,
@@ -71,22 +71,22 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
     let wanted: BTreeSet<u64> = inodes.iter().copied().collect();
     let sockets = AtomicUsize::new(SOCKETS);
     let search = Search { root: root.to_owned(), wanted, sockets, unix: Mutex::default() };
-    let work = move |pid: &u32, job: &Job<Found>| {
+    let work = move |pid: &u32, job: &ItemJob<ProcessHit>| {
         let free = job.about(Subject::Process(*pid, None));
         job.step("its descriptors");
         match free.map(|()| search.process(*pid, job)) {
             Ok(Err(error)) if !super::has_ended(&error) && !super::is_refused(&error) => {
-                job.put(Found::Unseen(error.to_string()));
+                job.put(ProcessHit::Unseen(error.to_string()));
             }
             Ok(Ok(()) | Err(_)) => {}
-            Err(why) => job.put(Found::Unseen(why.to_string())),
+            Err(why) => job.put(ProcessHit::Unseen(why.to_string())),
         }
     };
     deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(Found::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
-        Told::Value(Found::Nameless) => elsewhere.nameless = true,
-        Told::Value(Found::InFlight) => elsewhere.in_flight.push(*pid),
-        Told::Value(Found::Unseen(error)) => {
+        Told::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
+        Told::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
+        Told::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
+        Told::Value(ProcessHit::Unseen(error)) => {
             elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} cannot be read: {error}"));
         }
         Told::Unanswered(why) => {
@@ -97,7 +97,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
 }
 
 impl Search {
-    fn process(&self, pid: u32, job: &Job<Found>) -> io::Result<()> {
+    fn process(&self, pid: u32, job: &ItemJob<ProcessHit>) -> io::Result<()> {
         let process = super::folder(&self.root, pid);
         let unix = self.unix(&process)?;
         let (mut in_flight, mut nameless) = (false, false);
@@ -116,17 +116,17 @@ impl Search {
                 let files = or_closed(description())?.map(|text| files(&text)).unwrap_or_default();
                 if files.nameless && !nameless {
                     nameless = true;
-                    job.put(Found::Nameless);
+                    job.put(ProcessHit::Nameless);
                 }
                 for inode in files.sockets.intersection(&self.wanted) {
-                    job.put(Found::InUring(*inode));
+                    job.put(ProcessHit::InUring(*inode));
                 }
             } else if !in_flight && inode(target).is_some_and(|inode| unix.contains(&inode)) && self.may_ask_a_socket()
             {
                 let text = or_closed(description())?;
                 in_flight = text.is_some_and(|text| waiting(&text).is_some_and(|count| count > 0));
                 if in_flight {
-                    job.put(Found::InFlight);
+                    job.put(ProcessHit::InFlight);
                 }
             }
         }

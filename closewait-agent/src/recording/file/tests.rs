@@ -193,6 +193,6 @@ fn a_file_that_gets_full_ends_at_a_whole_frame_and_says_so() {
     // What a disk takes of a frame before it is full.
     to.file.write_all(b"part").unwrap();
     to.end_at_whole_frame().unwrap();
-    let end = frame(Kind::Unwritten, &[], 11).unwrap();
+    let end = frame(FrameKind::Unwritten, &[], 11).unwrap();
     assert_eq!(fs::read(&path).unwrap(), [b"whole frame", &end[..]].concat());
 }

@@ -2,7 +2,7 @@ use std::{fs, path::PathBuf, process, time::Duration};
 
 use super::*;
 use crate::recording::{
-    End, Taped,
+    RecordingEnd, RecordingEngine,
     tests::{BEGAN, config, played},
 };
 use closewait_engine::{
@@ -43,15 +43,17 @@ fn only_its_owner_may_read_it_and_only_one_agent_write_it() {
     assert!(format!("{error:#}").contains("another agent records to it"), "{error:#}");
     recorder.finish(LONG).unwrap();
     let (lines, end) = played(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!((lines, end), (vec![], Some(End::Stopped)));
+    assert_eq!((lines, end), (vec![], Some(RecordingEnd::Stopped)));
 }
 
 #[test]
 fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
     let folder = Folder::new("mark");
     let path = folder.0.join("recording");
-    let mut engine =
-        Taped::new(Engine::new(config(), BEGAN), Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()));
+    let mut engine = RecordingEngine::new(
+        Engine::new(config(), BEGAN),
+        Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()),
+    );
     let mut length = fs::metadata(&path).unwrap().len();
     for second in 1..20 {
         engine.handle_timeout(BEGAN + Duration::from_secs(second));
@@ -61,7 +63,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
         length = now;
     }
     engine.finish(LONG).unwrap();
-    assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(End::Stopped));
+    assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(RecordingEnd::Stopped));
 }
 
 /// A FIFO that is read only at the end.
@@ -75,7 +77,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
     let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
-    let mut engine = Taped::new(Engine::new(config(), BEGAN), Some(recorder));
+    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), Some(recorder));
     let (mut number, mut turns) = (0_u64, 0_u64);
     let began = crate::clock::now();
     while engine.is_recording() {
@@ -110,5 +112,5 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     });
     let recording = reading.join().unwrap();
     assert!(recording.len() > 1 << 20, "{}", recording.len());
-    assert_eq!(played(&recording).unwrap().1, Some(End::Unwritten));
+    assert_eq!(played(&recording).unwrap().1, Some(RecordingEnd::Unwritten));
 }

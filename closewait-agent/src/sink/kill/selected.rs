@@ -12,17 +12,17 @@ use crate::{
 use closewait_engine::{
     diagnose::Seen,
     kill::Selected,
-    model::{Certainty, Class, Dwell, Endpoint, Gone, Holder, How, Listener, Protocol, Socket, Task, Verdict},
+    model::{Certainty, Class, Dwell, Endpoint, Exit, Holder, How, Listener, Protocol, Socket, Task, Verdict},
     text::{Comm, harmless_field},
-    time::Boot,
+    time::BootTime,
 };
 
 /// Most sockets that are read: each takes a kilobyte or two.
 pub const MAX_SELECTED: usize = 100_000;
 
-/// Why a line was not understood.
+/// Reason why the output of `list` cannot be read.
 #[derive(Debug, Error)]
-pub enum ReadError {
+pub enum ListReadError {
     /// It is none of ours, or of another version.
     #[error("a line of the list was not understood; is the agent of the same version? Else give --alone")]
     Line(#[source] serde_json::Error),
@@ -39,22 +39,22 @@ pub enum ReadError {
 /// # Errors
 ///
 /// If one of them is something else, or there are more than [`MAX_SELECTED`].
-pub fn read(lines: &[u8], anchor: TimeAnchor) -> Result<Vec<Selected>, ReadError> {
+pub fn read(lines: &[u8], anchor: TimeAnchor) -> Result<Vec<Selected>, ListReadError> {
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     if lines.clone().nth(MAX_SELECTED).is_some() {
-        return Err(ReadError::TooMany);
+        return Err(ListReadError::TooMany);
     }
     lines.map(|line| read_line(line, anchor)).collect()
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct SchemaVersion {
     schema_version: u32,
 }
 
-/// The members that matter for one that is to be destroyed; others may be missing or new.
+/// Members of a listed socket that `kill` needs; others may be missing or new.
 #[derive(Deserialize)]
-struct Line {
+struct SelectedLine {
     #[serde(deserialize_with = "wall")]
     time: SystemTime,
     socket: SocketMembers,
@@ -124,12 +124,12 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
     seconds.map(|seconds| Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)).transpose()
 }
 
-fn read_line(bytes: &[u8], anchor: TimeAnchor) -> Result<Selected, ReadError> {
-    let Version { schema_version } = serde_json::from_slice(bytes).map_err(ReadError::Line)?;
+fn read_line(bytes: &[u8], anchor: TimeAnchor) -> Result<Selected, ListReadError> {
+    let SchemaVersion { schema_version } = serde_json::from_slice(bytes).map_err(ListReadError::Line)?;
     if schema_version != SCHEMA_VERSION {
-        return Err(ReadError::Version(schema_version));
+        return Err(ListReadError::Version(schema_version));
     }
-    let line: Line = serde_json::from_slice(bytes).map_err(ReadError::Line)?;
+    let line: SelectedLine = serde_json::from_slice(bytes).map_err(ListReadError::Line)?;
     let at = anchor.boot(line.time);
     let dwell = line.dwell_seconds.map(|dwell| match line.exact {
         true => Dwell::Exact(dwell),
@@ -187,9 +187,9 @@ fn socket(members: SocketMembers) -> Socket {
     }
 }
 
-fn gone(left: &LeftMembers, at: Boot, dwell: Option<Dwell>) -> Gone {
+fn gone(left: &LeftMembers, at: BootTime, dwell: Option<Dwell>) -> Exit {
     let all = [How::Closed, How::Shutdown, How::Aborted, How::Reset, How::Timeout, How::Destroyed, How::ListenerClosed];
-    Gone {
+    Exit {
         at: left.seconds_ago.map_or(at, |ago| at - ago),
         seen: left.seconds_ago.is_some(),
         how: all.into_iter().find(|one| how(*one) == left.how).unwrap_or(How::Unknown),
@@ -211,13 +211,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sink::schema::{Listed, time};
+    use crate::sink::schema::{ListedObject, time};
     use closewait_engine::{
         testing::{holder, listener, row, socket, verdict},
         view::Row,
     };
 
-    const NOW: Boot = Boot(3_600_000_000_000);
+    const NOW: BootTime = BootTime(3_600_000_000_000);
 
     fn anchor() -> TimeAnchor {
         TimeAnchor::booted_at(UNIX_EPOCH + Duration::from_secs(1_000_000))
@@ -226,7 +226,7 @@ mod tests {
     /// As `list` prints it.
     fn printed(row: &Row<'_>) -> Vec<u8> {
         let time = time(anchor().wall(NOW));
-        serde_json::to_vec(&Listed::new(row, NOW, &time)).unwrap()
+        serde_json::to_vec(&ListedObject::new(row, NOW, &time)).unwrap()
     }
 
     fn again(row: &Row<'_>) -> Selected {
@@ -264,7 +264,7 @@ mod tests {
     fn one_that_has_left_is_known_to_have_left() {
         let listed = socket();
         for how in [How::Destroyed, How::Reset, How::Unknown] {
-            let left = Gone { at: NOW - Duration::from_secs(5), seen: true, how, closer: None, dwell: None };
+            let left = Exit { at: NOW - Duration::from_secs(5), seen: true, how, closer: None, dwell: None };
             assert_eq!(again(&Row { gone: Some(&left), dwell: None, ..row(&listed) }).gone, Some(left));
         }
     }
@@ -282,8 +282,8 @@ mod tests {
     #[test]
     fn more_than_can_be_taken_are_refused_before_they_are_read() {
         let lines = b"x\n".repeat(MAX_SELECTED + 1);
-        assert!(matches!(read(&lines, anchor()), Err(ReadError::TooMany)));
-        assert!(matches!(read(&lines[2..], anchor()), Err(ReadError::Line(_))));
+        assert!(matches!(read(&lines, anchor()), Err(ListReadError::TooMany)));
+        assert!(matches!(read(&lines[2..], anchor()), Err(ListReadError::Line(_))));
     }
 
     #[test]
@@ -294,7 +294,7 @@ mod tests {
         }
         let other = String::from_utf8(printed(&row(&socket()))).unwrap();
         let other = other.replace("\"schema_version\":1", "\"schema_version\":2");
-        assert!(matches!(read(other.as_bytes(), anchor()), Err(ReadError::Version(2))));
+        assert!(matches!(read(other.as_bytes(), anchor()), Err(ListReadError::Version(2))));
         assert!(read(b"\n\n", anchor()).unwrap().is_empty());
     }
 

@@ -8,9 +8,9 @@ use super::{
     rows::{push_endpoint, push_peer},
 };
 use closewait_engine::{
-    groups::{Group, Key},
+    groups::{Key, ListedGroup},
     model::Task,
-    query::By,
+    query::GroupBy,
     text::{push_duration, push_number},
 };
 
@@ -27,16 +27,16 @@ const CONCESSIONS: [Concession; 5] = [
 const NAMED: usize = 2;
 
 /// Writes the table.
-pub(super) fn write(groups: &[Group<'_>], by: By, width: Option<usize>, to: &mut Vec<u8>) {
+pub(super) fn write(groups: &[ListedGroup<'_>], by: GroupBy, width: Option<usize>, to: &mut Vec<u8>) {
     let column = |name| Column::new(name, Align::Left, groups.len());
     let (mut count, mut oldest, mut median) =
         (Column::new("COUNT", Align::Right, groups.len()), column("OLDEST"), column("MEDIAN"));
     let (mut verdict, mut owners, mut fds) = (column("VERDICT"), column("OWNERS"), column("FDS"));
     let mut key = column(match by {
-        By::Process => "OWNER",
-        By::Listener => "LISTENER",
-        By::Peer => "PEER",
-        By::Cgroup => "CGROUP",
+        GroupBy::Process => "OWNER",
+        GroupBy::Listener => "LISTENER",
+        GroupBy::Peer => "PEER",
+        GroupBy::Cgroup => "CGROUP",
     });
     for group in groups {
         push_number(count.text(), group.count.into());
@@ -58,7 +58,7 @@ pub(super) fn write(groups: &[Group<'_>], by: By, width: Option<usize>, to: &mut
         fds.end();
     }
     let mut columns = vec![count, oldest, median, verdict, key];
-    if by != By::Process {
+    if by != GroupBy::Process {
         columns.push(owners);
     }
     if !fds.is_blank() {
@@ -71,7 +71,7 @@ pub(super) fn write(groups: &[Group<'_>], by: By, width: Option<usize>, to: &mut
 }
 
 /// The most frequent with its share: `hung 80%`, or `hung` if there is no other.
-fn push_verdicts(to: &mut String, group: &Group<'_>) {
+fn push_verdicts(to: &mut String, group: &ListedGroup<'_>) {
     let Some((class, count)) = group.verdicts.first() else { return };
     to.push_str(class.name());
     let all: u64 = group.verdicts.iter().map(|(_class, count)| u64::from(*count)).sum();
@@ -83,7 +83,7 @@ fn push_verdicts(to: &mut String, group: &Group<'_>) {
 }
 
 /// Returns how many bytes at its end should stay when it is cut.
-fn push_key(to: &mut String, group: &Group<'_>) -> usize {
+fn push_key(to: &mut String, group: &ListedGroup<'_>) -> usize {
     match group.key {
         Key::Process(_) => return group.owners.first().map_or(0, |task| push_task(to, task)),
         Key::NoProcess => to.push_str("no process"),
@@ -117,7 +117,7 @@ fn push_task(to: &mut String, task: &Task) -> usize {
     to.len() - before
 }
 
-fn push_owners(to: &mut String, group: &Group<'_>) {
+fn push_owners(to: &mut String, group: &ListedGroup<'_>) {
     for (at, task) in group.owners.iter().take(NAMED).enumerate() {
         if at > 0 {
             to.push_str(", ");
@@ -133,7 +133,7 @@ fn push_owners(to: &mut String, group: &Group<'_>) {
 }
 
 /// `812 of 1024`, and how many of them are of connections that are over.
-fn push_fds(to: &mut String, group: &Group<'_>) {
+fn push_fds(to: &mut String, group: &ListedGroup<'_>) {
     // Writing to a String cannot fail.
     let _infallible: std::fmt::Result = match group.fds {
         (Some(open), Some(limit)) => write!(to, "{open} of {limit}"),

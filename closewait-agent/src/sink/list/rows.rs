@@ -12,7 +12,7 @@ use super::{
 use closewait_engine::{
     model::{Certainty, Class, Dwell, Endpoint, Holder, Protocol, Timer, Verdict},
     text::{push_duration, push_number},
-    time::Boot,
+    time::BootTime,
     view::Row,
 };
 
@@ -51,18 +51,18 @@ const CONCESSIONS: [Concession; 16] = [
 const NAMED: usize = 2;
 
 /// Writes the table.
-pub(super) fn write(now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
+pub(super) fn write(now: BootTime, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
     table::write(&columns(now, rows, style), style.width.map(usize::from), &CONCESSIONS, to);
 }
 
 /// Writes the table with one more column, which does not give way.
-pub(in crate::sink) fn write_with(last: Column, now: Boot, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
+pub(in crate::sink) fn write_with(last: Column, now: BootTime, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
     let mut columns = columns(now, rows, style);
     columns.push(last);
     table::write(&columns, style.width.map(usize::from), &CONCESSIONS, to);
 }
 
-fn columns(now: Boot, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
+fn columns(now: BootTime, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
     let column = |name| Column::new(name, Align::Left, rows.len());
     let number = |name| Column::new(name, Align::Right, rows.len());
     let (mut age, mut unread, mut unsent, mut timer) =
@@ -113,7 +113,7 @@ fn columns(now: Boot, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
 }
 
 /// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
-fn push_age(to: &mut String, row: &Row<'_>, now: Boot) -> usize {
+fn push_age(to: &mut String, row: &Row<'_>, now: BootTime) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
         to.push_str(how(gone.how));
@@ -159,7 +159,7 @@ fn push_known(to: &mut String, number: Option<u32>) {
 }
 
 /// As `ss -o` writes it, but for times below ten seconds: there it calls seconds with a fraction `ms`.
-fn push_timer(to: &mut String, running: Timer, now: Boot) {
+fn push_timer(to: &mut String, running: Timer, now: BootTime) {
     to.push_str(timer(running.kind));
     to.push(',');
     let left = running.expires.since(now);

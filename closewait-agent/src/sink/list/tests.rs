@@ -6,19 +6,19 @@ use super::*;
 use closewait_engine::{
     diagnose::Seen,
     model::{
-        Certainty, Class, Connection, Dwell, Endpoint, Gone, Holder, How, Leg, Listener, Opener, Role, Socket, Timer,
-        TimerKind,
+        Certainty, Class, Connection, Dwell, Endpoint, Exit, Holder, How, Listener, Opener, ProxyPeer, Role, Socket,
+        Timer, TimerKind,
     },
     process::Process,
-    query::{By, Filter},
+    query::{Filter, GroupBy},
     testing::{holder, listener, process, row, socket, verdict, workload},
-    time::Boot,
+    time::BootTime,
 };
 use std::time::Duration;
 
-const NOW: Boot = Boot(100_000_000_000_000);
+const NOW: BootTime = BootTime(100_000_000_000_000);
 
-fn ago(seconds: u64) -> Boot {
+fn ago(seconds: u64) -> BootTime {
     NOW - Duration::from_secs(seconds)
 }
 
@@ -32,7 +32,7 @@ struct World {
     sockets: Vec<Socket>,
     holders: Vec<Vec<Holder>>,
     listener: Seen<Listener>,
-    gone: Gone,
+    gone: Exit,
     workload: Workload,
     processes: BTreeMap<u32, Process>,
 }
@@ -63,7 +63,7 @@ impl World {
                 vec![holder("nginx", 812, 7)],
             ],
             listener: Seen { what: listener(8080, 65, 64), at: NOW, holders: vec![holder("nginx", 812, 6)] },
-            gone: Gone { at: ago(192), seen: true, how: How::Reset, closer: None, dwell: None },
+            gone: Exit { at: ago(192), seen: true, how: How::Reset, closer: None, dwell: None },
             workload: workload(),
             processes: BTreeMap::from([(812, process("nginx", 812, Some((812, 1024))))]),
         }
@@ -74,7 +74,7 @@ impl World {
         let mut rows: Vec<_> = rows.map(|(socket, holders)| Row { holders: Some(holders), ..row(socket) }).collect();
         let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
         server.workload = Some(&self.workload);
-        server.leg = Some(Leg { state: Connection::Established, socket: self.sockets[1].clone() });
+        server.proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: self.sockets[1].clone() });
         server.conntrack = Some(Duration::from_secs(60));
         let (at_least, at_most) = (Duration::from_secs(720), Some(Duration::from_secs(10_800)));
         client.dwell = Some(Dwell::Between { at_least, at_most });
@@ -90,7 +90,7 @@ impl World {
         shown(&self.view(), query)
     }
 
-    fn objects(&self, by: Option<By>) -> Vec<Value> {
+    fn objects(&self, by: Option<GroupBy>) -> Vec<Value> {
         let text = self.shown(&Query { by, form: Form::Json, ..Query::default() });
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -145,7 +145,7 @@ gone: reset…          10.0.0.9:40000         nginx[812] fd 7     unknown";
 fn no_line_of_a_table_is_longer_than_the_screen() {
     let world = World::new();
     for width in 50..=260 {
-        for by in [None, Some(By::Process), Some(By::Listener), Some(By::Peer), Some(By::Cgroup)] {
+        for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let text = world.shown(&Query { by, ..at_width(width) });
             for line in table(&text).lines() {
                 assert!(super::super::table::width(line) <= width.into(), "{width}: {line}");
@@ -156,7 +156,7 @@ fn no_line_of_a_table_is_longer_than_the_screen() {
 
 #[test]
 fn a_hostile_name_stays_in_its_cell() {
-    for query in [Query::default(), at_width(80), Query { by: Some(By::Process), ..Query::default() }] {
+    for query in [Query::default(), at_width(80), Query { by: Some(GroupBy::Process), ..Query::default() }] {
         let text = World::new().shown(&query);
         assert_eq!(table(&text).lines().count(), if query.by.is_some() { 6 } else { 5 });
         assert!(text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{text:?}");
@@ -269,7 +269,7 @@ fn what_is_not_tracked_is_said_in_words() {
     assert_eq!(objects.lines().count(), world.sockets.len());
     assert!(missing(view.untracked, view.unseen).all(|words| text.contains(&words)));
     assert_eq!(missing(0, None).count(), 0);
-    let by = Query { by: Some(By::Process), ..Query::default() };
+    let by = Query { by: Some(GroupBy::Process), ..Query::default() };
     assert!(shown(&view, &by).contains("1234 more sockets"));
     // A filter is no reason to be silent: those that are not tracked may fit it.
     let filter = Filter { pids: vec![5], ..Filter::default() };
@@ -294,14 +294,14 @@ past conntrack's timeout of 60 s: a FIN may no longer reach the peer of 1 socket
 1 socket of nginx[812], never_accepted (fact): this is why
   next: do this
 ";
-    assert_eq!(World::new().shown(&Query { by: Some(By::Process), ..Query::default() }), expected);
+    assert_eq!(World::new().shown(&Query { by: Some(GroupBy::Process), ..Query::default() }), expected);
 }
 
 #[test]
 fn listeners_peers_and_cgroups_are_groups_too() {
     let world = World::new();
     let by = |by| world.shown(&Query { by: Some(by), ..Query::default() });
-    let all = [By::Listener, By::Peer, By::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
+    let all = [GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
     let expected = r"COUNT  OLDEST  MEDIAN  VERDICT         LISTENER       OWNERS                         FDS
     1  12m00s  12m00s  pool            no listener    \u{1b}[2J\u{202e}x[9]
     1  1m30s   1m30s   hung 50%        10.0.0.5:8080  java[77], java[78] and 2 more  1 gone
@@ -345,7 +345,7 @@ fn an_object_tells_what_is_known_and_null_for_the_rest() {
 fn an_object_of_a_group_has_its_key() {
     let world = World::new();
     let by = |by| world.objects(Some(by));
-    let processes = by(By::Process);
+    let processes = by(GroupBy::Process);
     let nginx = processes.iter().find(|object| object["process"]["pid"] == 812).unwrap();
     let expected = json!({
         "schema_version": 1, "time": nginx["time"], "by": "process", "process": {"pid": 812, "comm": "nginx"},
@@ -354,8 +354,8 @@ fn an_object_of_a_group_has_its_key() {
     });
     assert_eq!(nginx, &expected);
     let any = |kind, name: &str, key: Value| by(kind).iter().any(|object| object[name] == key);
-    assert!(any(By::Listener, "listener", json!({"address": "0.0.0.0", "port": 8080})));
-    assert!(any(By::Listener, "listener", Value::Null));
-    assert!(any(By::Peer, "peer", json!({"address": "10.0.0.9", "port": null})));
-    assert_eq!(by(By::Cgroup)[0]["cgroup"], Value::Null);
+    assert!(any(GroupBy::Listener, "listener", json!({"address": "0.0.0.0", "port": 8080})));
+    assert!(any(GroupBy::Listener, "listener", Value::Null));
+    assert!(any(GroupBy::Peer, "peer", json!({"address": "10.0.0.9", "port": null})));
+    assert_eq!(by(GroupBy::Cgroup)[0]["cgroup"], Value::Null);
 }

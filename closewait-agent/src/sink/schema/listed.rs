@@ -11,16 +11,16 @@ use super::{
 };
 use closewait_engine::{
     diagnose::Seen,
-    groups::{Group, Key},
-    model::{Class, Gone, Listener},
-    query::By,
-    time::Boot,
+    groups::{Key, ListedGroup},
+    model::{Class, Exit, Listener},
+    query::GroupBy,
+    time::BootTime,
     view::Row,
 };
 
-/// One socket.
+/// JSON object of one listed socket.
 #[derive(Serialize)]
-pub(in crate::sink) struct Listed<'a> {
+pub(in crate::sink) struct ListedObject<'a> {
     schema_version: u32,
     time: &'a str,
     socket: SocketObject<'a>,
@@ -52,9 +52,9 @@ struct LeftObject<'a> {
     closer: Option<TaskObject<'a>>,
 }
 
-impl<'a> Listed<'a> {
+impl<'a> ListedObject<'a> {
     /// A row, as it is at `now`, which on the wall is `time`.
-    pub(in crate::sink) fn new(row: &'a Row<'a>, now: Boot, time: &'a str) -> Self {
+    pub(in crate::sink) fn new(row: &'a Row<'a>, now: BootTime, time: &'a str) -> Self {
         let holders = row.holders;
         Self {
             schema_version: SCHEMA_VERSION,
@@ -64,7 +64,7 @@ impl<'a> Listed<'a> {
             owners: holders.map(|holders| holders.iter().map(Into::into).collect()),
             verdict: (&row.verdict).into(),
             listener: row.listener.map(Into::into),
-            waits_for: row.leg.as_ref().map(|leg| leg.socket.remote.into()),
+            waits_for: row.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             conntrack_timeout_seconds: row.conntrack.map(seconds),
             fd_open: match (row.gone, holders, row.socket.accepted) {
                 (Some(_), _, _) | (None, Some([_, ..]), _) => Some(true),
@@ -72,7 +72,7 @@ impl<'a> Listed<'a> {
                 // One may be on its way to another process.
                 (None, Some([]) | None, _) => None,
             },
-            left: row.gone.map(|Gone { at, seen, how: left, closer, dwell: _ }| LeftObject {
+            left: row.gone.map(|Exit { at, seen, how: left, closer, dwell: _ }| LeftObject {
                 how: how(*left),
                 seconds_ago: seen.then(|| seconds(now.since(*at))),
                 closer: closer.as_ref().map(Into::into),
@@ -133,7 +133,7 @@ impl Serialize for Verdicts<'_> {
 
 impl<'a> GroupObject<'a> {
     /// One line of `list --by`.
-    pub(in crate::sink) fn new(group: &'a Group<'a>, by: By, time: &'a str) -> Self {
+    pub(in crate::sink) fn new(group: &'a ListedGroup<'a>, by: GroupBy, time: &'a str) -> Self {
         let key = match group.key {
             Key::Process(_) => KeyMembers::Process { process: group.owners.first().map(|task| (*task).into()) },
             Key::NoProcess | Key::AnyProcess => KeyMembers::Process { process: None },

@@ -9,7 +9,7 @@ use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
     model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
     process::ThreadGroup,
-    time::Boot,
+    time::BootTime,
 };
 
 /// So many groups of threads are shown.
@@ -138,7 +138,7 @@ struct MomentObject {
 
 impl<'a> PileupObject<'a> {
     /// As of `at`; `time` writes other moments.
-    pub(in crate::sink) fn new(pileup: &'a Pileup, at: Boot, time: &impl Fn(Boot) -> String) -> Self {
+    pub(in crate::sink) fn new(pileup: &'a Pileup, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let Pileup { group, began, again, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } =
             pileup;
         let owner =
@@ -170,7 +170,7 @@ impl<'a> PileupObject<'a> {
 
 impl PileupEndObject {
     /// As of `at`; `time` writes other moments.
-    pub(in crate::sink) fn new(end: &PileupEnd, at: Boot, time: &impl Fn(Boot) -> String) -> Self {
+    pub(in crate::sink) fn new(end: &PileupEnd, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let PileupEnd { group, began, count, most, how } = end;
         Self {
             group: group.into(),
@@ -204,7 +204,7 @@ impl From<Forecast> for ForecastObject {
 }
 
 impl<'a> EvidenceObject<'a> {
-    fn new(evidence: &'a Evidence, at: Boot) -> Self {
+    fn new(evidence: &'a Evidence, at: BootTime) -> Self {
         let process = evidence.process.as_deref();
         let threads = process.map(|process| {
             let threads = |group: &ThreadGroup| ThreadsObject { count: group.count, place: group.place() };
@@ -230,7 +230,7 @@ impl<'a> EvidenceObject<'a> {
             pod,
             backlog: evidence.backlog.map(|(backlog, _)| backlog),
             backlog_max: evidence.backlog.map(|(_, most)| most),
-            waits_for: evidence.leg.as_ref().map(|leg| leg.socket.remote.into()),
+            waits_for: evidence.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
         }
     }
@@ -255,7 +255,7 @@ impl From<(ReadState, u32)> for ReadObject {
 }
 
 impl MomentObject {
-    fn new(moment: &Moment, now: Boot) -> Self {
+    fn new(moment: &Moment, now: BootTime) -> Self {
         let Moment { at, count, entered, left } = *moment;
         Self { seconds_ago: seconds(now.since(at)), count, entered, left }
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{EndpointObject, seconds};
 use closewait_engine::{
     model::{Opener, Protocol, ReadState, Role, Socket, Timer, TimerKind},
-    time::Boot,
+    time::BootTime,
     workload::Workload,
 };
 
@@ -60,7 +60,7 @@ struct OpenerObject<'a> {
 
 impl<'a> SocketObject<'a> {
     /// As it is `at` that time; `workload` is what its cgroup is, if that was looked up.
-    pub(in crate::sink) fn new(socket: &'a Socket, at: Boot, workload: Option<&'a Workload>) -> Self {
+    pub(in crate::sink) fn new(socket: &'a Socket, at: BootTime, workload: Option<&'a Workload>) -> Self {
         let (container, unit, pod) = workload_members(workload);
         Self {
             cookie: socket.cookie,

@@ -6,11 +6,11 @@ use super::{dwell, holders};
 use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
     text::duration,
-    time::Boot,
+    time::BootTime,
 };
 
 /// What it is, how it goes and where it ends.
-pub(in crate::sink) fn line(pileup: &Pileup, at: Boot) -> String {
+pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
     let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
     let mut line = format!("{count} in CLOSE_WAIT {group}");
     if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
@@ -52,7 +52,7 @@ fn ending(forecast: &Forecast) -> String {
 }
 
 /// What tells why, a line each.
-pub(in crate::sink) fn evidence(pileup: &Pileup, at: Boot) -> Vec<String> {
+pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     let Pileup { owners, verdict, evidence, onset, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
@@ -89,14 +89,14 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: Boot) -> Vec<String> {
         let first = onset.unaccepted_since.map(|since| format!(", the first for {}", duration(at.since(since))));
         lines.push(format!("backlog: {backlog} of {most} wait to be accepted{}", first.unwrap_or_default()));
     }
-    if let Some(leg) = &evidence.leg {
-        lines.push(format!("waits for: {}", leg.socket.remote));
+    if let Some(proxy_peer) = &evidence.proxy_peer {
+        lines.push(format!("waits for: {}", proxy_peer.socket.remote));
     }
     lines
 }
 
 /// The counts before, the newest last: `seconds ago: there, +entered -left`.
-pub(in crate::sink) fn history(pileup: &Pileup, at: Boot) -> String {
+pub(in crate::sink) fn history(pileup: &Pileup, at: BootTime) -> String {
     /// More would fill a screen.
     const SHOWN: usize = 12;
     let history = &pileup.evidence.history;
@@ -106,7 +106,7 @@ pub(in crate::sink) fn history(pileup: &Pileup, at: Boot) -> String {
 }
 
 /// How it ended.
-pub(in crate::sink) fn end(end: &PileupEnd, at: Boot) -> String {
+pub(in crate::sink) fn end(end: &PileupEnd, at: BootTime) -> String {
     let PileupEnd { group, began, count, most, how } = end;
     format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.name())
 }

@@ -16,7 +16,7 @@ fn lines(colour: bool, finding: &Finding) -> String {
 
 fn left_by(comm: &[u8; 16]) -> Finding {
     Finding::Leave {
-        at: Boot(1_500_000_000),
+        at: BootTime(1_500_000_000),
         socket: socket(),
         dwell: Some(Dwell::Exact(Duration::from_millis(72_003))),
         how: How::Closed,
@@ -57,7 +57,7 @@ fn colour_is_only_where_it_is_asked_for() {
         next: "what".to_owned(),
     };
     let stuck = Finding::Stuck {
-        at: Boot(0),
+        at: BootTime(0),
         socket,
         dwell,
         owners: None,
@@ -116,7 +116,7 @@ fn a_histogram_is_one_line_of_the_log() {
     histogram.record(Duration::from_millis(20));
     let (finished, unfinished) = (histogram.summary(), Summary::default());
     let window = Duration::from_secs(60);
-    let finding = Finding::Histogram { at: Boot(0), scope: Scope::LocalPort(80), window, finished, unfinished };
+    let finding = Finding::Histogram { at: BootTime(0), scope: Scope::LocalPort(80), window, finished, unfinished };
     let line =
         "dwell, last 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) exited, 0 still in CLOSE_WAIT";
     assert_eq!(histogram_line(&finding), Some((log::Level::Debug, line.to_owned())));

@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use super::{
     DiagError, Netlink,
-    wire::{Found, Info, nl},
+    wire::{DiagSocket, Info, nl},
 };
 use closewait_engine::{
-    kill::{Facts, Target},
+    kill::{CurrentSocket, Target},
     model::Endpoint,
 };
 
@@ -45,8 +45,8 @@ const ANY_COOKIE: u64 = u64::MAX;
 /// # Errors
 ///
 /// If the question cannot be asked or is not answered.
-pub fn get(target: &Target) -> Result<Option<Facts>, DiagError> {
-    look(target, target.cookie)
+pub fn get(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
+    read_current(target, target.cookie)
 }
 
 /// The socket with the ends of `target`, whichever it is.
@@ -54,11 +54,11 @@ pub fn get(target: &Target) -> Result<Option<Facts>, DiagError> {
 /// # Errors
 ///
 /// If the question cannot be asked or is not answered.
-pub fn get_any(target: &Target) -> Result<Option<Facts>, DiagError> {
+pub fn get_any(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
     // Where there is no connection with these ends, the kernel shows who listens there (`__inet_lookup`,
     // include/net/inet_hashtables.h at v5.10).
-    let same_ends = |facts: &Facts| (facts.local, facts.remote) == (target.local, target.remote);
-    Ok(look(target, ANY_COOKIE)?.filter(same_ends))
+    let same_ends = |facts: &CurrentSocket| (facts.local, facts.remote) == (target.local, target.remote);
+    Ok(read_current(target, ANY_COOKIE)?.filter(same_ends))
 }
 
 /// Destroys the socket in the network namespace of this thread with the ends and the cookie of `target`: the kernel compares
@@ -90,10 +90,10 @@ pub fn probe_destroy() -> Result<(), DestroyError> {
     }
 }
 
-fn look(target: &Target, cookie: u64) -> Result<Option<Facts>, DiagError> {
+fn read_current(target: &Target, cookie: u64) -> Result<Option<CurrentSocket>, DiagError> {
     let request = request(nl::SOCK_DIAG_BY_FAMILY, family(target.local), id(target, cookie));
     match Netlink::open().and_then(|netlink| netlink.exchange(&request)) {
-        Ok(found) => Ok(found.first().map(Found::facts)),
+        Ok(found) => Ok(found.first().map(DiagSocket::facts)),
         Err(DiagError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -101,7 +101,7 @@ fn look(target: &Target, cookie: u64) -> Result<Option<Facts>, DiagError> {
 
 /// The `struct tcp_info` of a socket that was listed and that nobody has accepted: to read it takes the socket's lock, which a
 /// program that has accepted it can hold for ever. `None` if it is gone.
-pub(super) fn info(netlink: &Netlink, found: &Found) -> Result<Option<Box<Info>>, DiagError> {
+pub(super) fn info(netlink: &Netlink, found: &DiagSocket) -> Result<Option<Box<Info>>, DiagError> {
     let id = id_of((found.local, found.remote), found.interface, found.cookie);
     match netlink.exchange(&request(nl::SOCK_DIAG_BY_FAMILY, family(found.local), id)) {
         Ok(same) => Ok(same.into_iter().next().and_then(|same| same.info)),

@@ -9,12 +9,12 @@ use std::{
 use bytes::Buf as _;
 use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP};
 
-use super::{DiagError, List};
+use super::{DiagError, DiagQuery};
 use closewait_engine::model::Endpoint;
 
-/// One socket of an answer.
+/// One socket of a `sock_diag` answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct DiagSocket {
     pub(super) state: u8,
     pub(super) timer: u8,
     pub(super) retries: u8,
@@ -65,7 +65,7 @@ pub(super) mod nl {
 }
 
 /// A `struct nlmsghdr` and a `struct inet_diag_req_v2`.
-pub(super) fn request(family: u16, list: List) -> [u8; 72] {
+pub(super) fn request(family: u16, list: DiagQuery) -> [u8; 72] {
     let mut request = [0; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
     request[4..6].copy_from_slice(&nl::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -78,7 +78,7 @@ pub(super) fn request(family: u16, list: List) -> [u8; 72] {
 }
 
 /// Reads one part of an answer. Returns whether it was the last.
-pub(super) fn parse(mut part: &[u8], found: &mut Vec<Found>) -> Result<bool, DiagError> {
+pub(super) fn parse(mut part: &[u8], found: &mut Vec<DiagSocket>) -> Result<bool, DiagError> {
     while part.len() >= nl::HEADER {
         let mut header = part;
         let length = usize::try_from(header.get_u32_ne()).unwrap_or(usize::MAX);
@@ -100,7 +100,7 @@ pub(super) fn parse(mut part: &[u8], found: &mut Vec<Found>) -> Result<bool, Dia
 }
 
 /// `None` for a message that is too short, or about something else.
-fn parse_socket(message: &[u8]) -> Option<Found> {
+fn parse_socket(message: &[u8]) -> Option<DiagSocket> {
     let (mut fixed, mut attributes) = message.split_at_checked(nl::MESSAGE)?;
     let family = u16::from(fixed.get_u8());
     let state = fixed.get_u8();
@@ -123,7 +123,7 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
     // The user.
     fixed.advance(4);
     let inode = fixed.get_u32_ne();
-    let mut one = Found {
+    let mut one = DiagSocket {
         state,
         timer,
         retries,

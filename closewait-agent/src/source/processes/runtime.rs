@@ -6,19 +6,19 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Look, look::seen};
+use super::{ProcessRead, process_read::seen};
 use crate::host::{
-    deadline::Job,
+    deadline::ItemJob,
     proc::{self, Linker},
 };
-use closewait_engine::process::Runtime;
+use closewait_engine::process::ProgramRuntime;
 
 /// Libraries that tell a runtime.
-const LIBRARIES: [(&str, Runtime); 4] = [
-    ("libjvm.so", Runtime::Jvm),
-    ("libcoreclr.so", Runtime::DotNet),
-    ("libpython", Runtime::CPython),
-    ("libruby", Runtime::Ruby),
+const LIBRARIES: [(&str, ProgramRuntime); 4] = [
+    ("libjvm.so", ProgramRuntime::Jvm),
+    ("libcoreclr.so", ProgramRuntime::DotNet),
+    ("libpython", ProgramRuntime::CPython),
+    ("libruby", ProgramRuntime::Ruby),
 ];
 /// Programs of which it is remembered who linked them.
 const MAX_LINKED: usize = 1024;
@@ -28,7 +28,7 @@ const MAX_LINKED: usize = 1024;
 static LINKED: Mutex<BTreeMap<(u32, u64, String), Linker>> = Mutex::new(BTreeMap::new());
 
 /// What the name of the program tells.
-pub(super) fn by_path(exe: &str) -> Option<Runtime> {
+pub(super) fn by_path(exe: &str) -> Option<ProgramRuntime> {
     by_name(exe.strip_suffix(" (deleted)").unwrap_or(exe).rsplit('/').next()?)
 }
 
@@ -38,12 +38,12 @@ pub(super) fn by_files(
     (pid, started_ns): (u32, u64),
     exe: &str,
     stuck: bool,
-    job: &Job<Option<Look>>,
+    job: &ItemJob<Option<ProcessRead>>,
     unseen: &mut Vec<String>,
-) -> Option<Runtime> {
+) -> Option<ProgramRuntime> {
     job.step("its program");
     match linker(folder, (pid, started_ns, exe.to_owned()), unseen) {
-        Some(Linker::Go) => return Some(Runtime::Go),
+        Some(Linker::Go) => return Some(ProgramRuntime::Go),
         Some(Linker::NotOpened(kind)) => unseen.push(format!(
             "its program was not opened, to see whether it is Go's: it lies on a file system that may not answer ({kind})"
         )),
@@ -76,21 +76,21 @@ fn linker(folder: &Path, key: (u32, u64, String), unseen: &mut Vec<String>) -> O
 }
 
 /// By the name of the program, a version behind it or not: `python3.12`, `php-fpm8.2`.
-fn by_name(name: &str) -> Option<Runtime> {
+fn by_name(name: &str) -> Option<ProgramRuntime> {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || ".-".contains(c));
     Some(match stem {
-        "java" => Runtime::Jvm,
-        "node" | "nodejs" => Runtime::Node,
-        "python" => Runtime::CPython,
-        "dotnet" => Runtime::DotNet,
-        "ruby" => Runtime::Ruby,
-        "php" | "php-fpm" | "php-cgi" => Runtime::Php,
-        "nginx" => Runtime::Nginx,
-        "haproxy" => Runtime::HaProxy,
-        "envoy" => Runtime::Envoy,
-        "postgres" => Runtime::Postgres,
-        "beam.smp" | "beam" => Runtime::Beam,
-        "perl" => Runtime::Perl,
+        "java" => ProgramRuntime::Jvm,
+        "node" | "nodejs" => ProgramRuntime::Node,
+        "python" => ProgramRuntime::CPython,
+        "dotnet" => ProgramRuntime::DotNet,
+        "ruby" => ProgramRuntime::Ruby,
+        "php" | "php-fpm" | "php-cgi" => ProgramRuntime::Php,
+        "nginx" => ProgramRuntime::Nginx,
+        "haproxy" => ProgramRuntime::HaProxy,
+        "envoy" => ProgramRuntime::Envoy,
+        "postgres" => ProgramRuntime::Postgres,
+        "beam.smp" | "beam" => ProgramRuntime::Beam,
+        "perl" => ProgramRuntime::Perl,
         _ => return None,
     })
 }
@@ -101,12 +101,14 @@ mod tests {
 
     #[test]
     fn programs_are_known_with_and_without_a_version() {
-        for (name, runtime) in
-            [("python3.12", Runtime::CPython), ("php-fpm8.2", Runtime::Php), ("beam.smp", Runtime::Beam)]
-        {
+        for (name, runtime) in [
+            ("python3.12", ProgramRuntime::CPython),
+            ("php-fpm8.2", ProgramRuntime::Php),
+            ("beam.smp", ProgramRuntime::Beam),
+        ] {
             assert_eq!(by_name(name), Some(runtime));
         }
         assert_eq!(by_name("nodemon"), None);
-        assert_eq!(by_path("/usr/bin/python3 (deleted)"), Some(Runtime::CPython));
+        assert_eq!(by_path("/usr/bin/python3 (deleted)"), Some(ProgramRuntime::CPython));
     }
 }

@@ -72,7 +72,7 @@ fn the_own_process_is_seen_whole() {
 
 #[test]
 fn who_is_not_there_is_left_out() {
-    assert!(Sampling::begin(&[u32::MAX], Boot(0)).finish(Boot(1)).is_empty());
+    assert!(Sampling::begin(&[u32::MAX], BootTime(0)).finish(BootTime(1)).is_empty());
 }
 
 #[test]
@@ -107,6 +107,6 @@ fn a_socket_on_its_way_in_a_message_is_placed() {
     // SAFETY: everything that `message` points to lives on, and the lengths are those of what it points to.
     assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
     let places = places(&[u64::MAX], &mut Patience::default());
-    let Some((u64::MAX, Place::InFlight(tasks))) = places.first() else { panic!("{places:?}") };
+    let Some((u64::MAX, SocketLocation::InFlight(tasks))) = places.first() else { panic!("{places:?}") };
     assert!(tasks.iter().any(|task| task.pid == process::id()));
 }

@@ -24,13 +24,13 @@ use super::{
         calls,
         pins::{Adoption, Pinned, Pins},
     },
-    Choices, OBJECT, Programs, ProgramsError, log_verified,
+    Choices, KernelPrograms, OBJECT, ProgramsError, log_verified,
 };
 use crate::host::{
-    plan::{Hook, Plan},
+    plan::{Plan, Tracepoint},
     tracefs,
 };
-use closewait_engine::{model::Counters, time::Boot};
+use closewait_engine::{model::Counters, time::BootTime};
 
 /// What keeps the tracepoint's program attached, if it is not pinned.
 pub(super) enum Link {
@@ -48,8 +48,8 @@ pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: 
     Kept {
         layout: kept::LAYOUT,
         hook: match plan.hook {
-            Hook::Btf => kept::hook::BTF,
-            Hook::Classic => kept::hook::CLASSIC,
+            Tracepoint::Btf => kept::hook::BTF,
+            Tracepoint::Classic => kept::hook::CLASSIC,
         },
         // 0 means that there is none.
         program: program.finish().max(1),
@@ -60,10 +60,10 @@ pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: 
     }
 }
 
-const fn program_of(hook: Hook) -> &'static str {
+const fn program_of(hook: Tracepoint) -> &'static str {
     match hook {
-        Hook::Btf => names::PROGRAM_BTF,
-        Hook::Classic => names::PROGRAM_CLASSIC,
+        Tracepoint::Btf => names::PROGRAM_BTF,
+        Tracepoint::Classic => names::PROGRAM_CLASSIC,
     }
 }
 
@@ -71,7 +71,7 @@ fn not_pinned(error: impl std::error::Error + Send + Sync + 'static) -> Programs
     ProgramsError::Pin(Box::new(error))
 }
 
-impl Programs {
+impl KernelPrograms {
     /// Attaches the tracepoint: from here on every change is recorded. A pinned program that does the same goes on instead.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Programs {
             self.attach_own(None)?;
         }
         // Without the kernel's types it could read nothing.
-        if self.btf.is_some() { self.load_look() } else { Ok(()) }
+        if self.btf.is_some() { self.load_refresh() } else { Ok(()) }
     }
 
     /// Ends the program of an agent before, and pins one of this agent. What changes between the two is not seen by either.
@@ -117,7 +117,7 @@ impl Programs {
         // A link that is taken out of its program lives no longer than it is held.
         let mut own = None;
         let link = match self.plan.hook {
-            Hook::Btf => {
+            Tracepoint::Btf => {
                 let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
                 let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
                 program.load(names::TRACEPOINT, btf).map_err(refused)?;
@@ -130,7 +130,7 @@ impl Programs {
                     Some(program.take_link(link).map(FdLink::from).map_err(refused)?)
                 }
             }
-            Hook::Classic => {
+            Tracepoint::Classic => {
                 let program: &mut TracePoint = program.try_into().map_err(refused)?;
                 program.load().map_err(refused)?;
                 let link = tracefs::with_tracefs(|_path| program.attach(names::TRACEPOINT_GROUP, names::TRACEPOINT))?
@@ -164,9 +164,9 @@ impl Programs {
         }
     }
 
-    /// Loads the program for [`Programs::look`]. It is not attached to anything.
-    fn load_look(&mut self) -> Result<(), ProgramsError> {
-        let name = names::LOOK;
+    /// Loads the program for [`KernelPrograms::refresh`]. It is not attached to anything.
+    fn load_refresh(&mut self) -> Result<(), ProgramsError> {
+        let name = names::REFRESH;
         let refused = |source| ProgramsError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
@@ -183,7 +183,7 @@ impl Programs {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub fn keep_reported(&mut self, at: Boot, counters: &Counters) -> Result<(), ProgramsError> {
+    pub fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError> {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
         pinned.kept.reported_ns = at.0;
         for (kept, count) in pinned.kept.reported.iter_mut().zip(&counters.dwell) {

@@ -1,4 +1,4 @@
-//! A walk over all folders that can be interrupted.
+//! Interruptible scan of all folders of cgroups.
 
 use std::{
     fs::{self, ReadDir},
@@ -16,18 +16,18 @@ const MAX_DEPTH: usize = 32;
 /// Entries between two looks at the clock.
 const ENTRIES: usize = 64;
 
-/// Folders that one call has found.
+/// Folders that one step of a scan found.
 #[derive(Debug, Default)]
-pub(super) struct Walked {
+pub(super) struct FolderScanStep {
     /// The id and the path from the root of the mount of each.
     pub(super) found: Vec<(u64, Vec<u8>)>,
     /// Whether this call began at the root and saw every folder.
     pub(super) whole: bool,
 }
 
-/// A walk over the folders below one.
+/// Scan of the folders below one.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(super) struct FolderScan {
     root: PathBuf,
     /// Still to be listed.
     waiting: Vec<Folder>,
@@ -44,22 +44,22 @@ struct Folder {
     depth: usize,
 }
 
-impl Walk {
+impl FolderScan {
     pub(super) fn of(root: PathBuf) -> Self {
         Self { root, waiting: Vec::new(), current: None, seen: 0, complete: true }
     }
 
     /// Goes on for so long; from the root, if the last call came to the end.
-    pub(super) fn go_on(&mut self, budget: Duration) -> Walked {
+    pub(super) fn go_on(&mut self, budget: Duration) -> FolderScanStep {
         let began = clock::now();
         self.go_on_until(MAX_FOLDERS, || clock::now().since(began) >= budget)
     }
 
-    fn go_on_until(&mut self, max_folders: usize, mut over: impl FnMut() -> bool) -> Walked {
-        let mut walked = Walked::default();
+    fn go_on_until(&mut self, max_folders: usize, mut over: impl FnMut() -> bool) -> FolderScanStep {
+        let mut step = FolderScanStep::default();
         let from_root = self.waiting.is_empty() && self.current.is_none();
         if from_root {
-            self.begin(&mut walked);
+            self.begin(&mut step);
         }
         loop {
             if self.current.is_none() {
@@ -70,26 +70,26 @@ impl Walk {
                     Err(error) => self.complete &= super::super::proc::has_ended(&error),
                 }
             }
-            self.list(max_folders, &mut walked);
+            self.list(max_folders, &mut step);
             if over() {
-                return walked;
+                return step;
             }
         }
-        walked.whole = from_root && self.complete;
-        walked
+        step.whole = from_root && self.complete;
+        step
     }
 
-    fn begin(&mut self, walked: &mut Walked) {
+    fn begin(&mut self, step: &mut FolderScanStep) {
         (self.seen, self.complete) = (1, true);
         match fs::metadata(&self.root) {
-            Ok(root) => walked.found.push((root.ino(), b"/".to_vec())),
+            Ok(root) => step.found.push((root.ino(), b"/".to_vec())),
             Err(_unmounted) => self.complete = false,
         }
         self.waiting.push(Folder { folder: self.root.clone(), path: Vec::new(), depth: 0 });
     }
 
     /// Takes some entries of the current folder.
-    fn list(&mut self, max_folders: usize, walked: &mut Walked) {
+    fn list(&mut self, max_folders: usize, step: &mut FolderScanStep) {
         let Some((entries, current)) = &mut self.current else { return };
         for _ in 0..ENTRIES {
             let Some(entry) = entries.next() else {
@@ -109,7 +109,7 @@ impl Walk {
             let mut path = current.path.clone();
             path.push(b'/');
             path.extend(entry.file_name().as_encoded_bytes());
-            walked.found.push((entry.ino(), path.clone()));
+            step.found.push((entry.ino(), path.clone()));
             self.waiting.push(Folder { folder: entry.path(), path, depth: current.depth + 1 });
         }
     }
@@ -119,8 +119,8 @@ impl Walk {
 mod tests {
     use super::{super::super::testing::Fixture, *};
 
-    fn whole(walk: &mut Walk, max_folders: usize) -> (Vec<Vec<u8>>, bool) {
-        let Walked { found, whole } = walk.go_on_until(max_folders, || false);
+    fn whole(scan: &mut FolderScan, max_folders: usize) -> (Vec<Vec<u8>>, bool) {
+        let FolderScanStep { found, whole } = scan.go_on_until(max_folders, || false);
         let mut paths: Vec<_> = found.into_iter().map(|(_id, path)| path).collect();
         paths.sort_unstable();
         (paths, whole)
@@ -132,27 +132,27 @@ mod tests {
 
     #[test]
     fn every_folder_is_found_with_its_inode() {
-        let fixture = Fixture::new("walk");
+        let fixture = Fixture::new("scan");
         folder(&fixture, "system.slice/a.service");
         fixture.file("system.slice/cgroup.procs", b"");
-        let mut walk = Walk::of(fixture.path().to_owned());
-        let Walked { found, .. } = walk.go_on_until(MAX_FOLDERS, || false);
+        let mut scan = FolderScan::of(fixture.path().to_owned());
+        let FolderScanStep { found, .. } = scan.go_on_until(MAX_FOLDERS, || false);
         let inode = fs::metadata(fixture.path().join("system.slice/a.service")).unwrap().ino();
         assert!(found.contains(&(inode, b"/system.slice/a.service".to_vec())), "{found:?}");
         let all = [&b"/"[..], b"/system.slice", b"/system.slice/a.service"].map(<[u8]>::to_vec).to_vec();
-        assert_eq!(whole(&mut walk, MAX_FOLDERS), (all, true));
+        assert_eq!(whole(&mut scan, MAX_FOLDERS), (all, true));
     }
 
     #[test]
     fn a_walk_that_is_interrupted_goes_on_where_it_stopped() {
-        let fixture = Fixture::new("walk");
+        let fixture = Fixture::new("scan");
         for name in 0..300 {
             folder(&fixture, &format!("{}/{name}", name % 3));
         }
-        let mut walk = Walk::of(fixture.path().to_owned());
+        let mut scan = FolderScan::of(fixture.path().to_owned());
         let (mut paths, mut calls) = (Vec::new(), 0);
-        while calls == 0 || walk.current.is_some() || !walk.waiting.is_empty() {
-            let Walked { found, whole } = walk.go_on_until(MAX_FOLDERS, || true);
+        while calls == 0 || scan.current.is_some() || !scan.waiting.is_empty() {
+            let FolderScanStep { found, whole } = scan.go_on_until(MAX_FOLDERS, || true);
             assert!(!whole, "only a call that sees everything can say that something is not there");
             paths.extend(found.into_iter().map(|(_id, path)| path));
             calls += 1;
@@ -165,22 +165,22 @@ mod tests {
 
     #[test]
     fn a_walk_ends_where_there_are_too_many_and_says_so() {
-        let fixture = Fixture::new("walk");
+        let fixture = Fixture::new("scan");
         for name in 0..20 {
             folder(&fixture, &format!("many/{name}"));
         }
-        let mut walk = Walk::of(fixture.path().to_owned());
-        let (paths, complete) = whole(&mut walk, 5);
+        let mut scan = FolderScan::of(fixture.path().to_owned());
+        let (paths, complete) = whole(&mut scan, 5);
         assert_eq!((paths.len(), complete), (5, false));
         let mut deep = fixture.path().to_owned();
         deep.extend(vec!["d"; MAX_DEPTH + 2]);
         fs::create_dir_all(&deep).unwrap();
-        assert!(!whole(&mut walk, MAX_FOLDERS).1);
+        assert!(!whole(&mut scan, MAX_FOLDERS).1);
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_survived() {
-        let mut walk = Walk::of(Fixture::new("walk").path().join("none"));
-        assert_eq!(whole(&mut walk, MAX_FOLDERS), (vec![], false));
+        let mut scan = FolderScan::of(Fixture::new("scan").path().join("none"));
+        assert_eq!(whole(&mut scan, MAX_FOLDERS), (vec![], false));
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets in CLOSE_WAIT that found no room among those that are tracked: that they are there is all that is known of them.
+//! Sockets in CLOSE_WAIT beyond the limit of tracked ones. They are counted, and nothing else is known of them.
 
 use std::collections::HashSet;
 
@@ -11,16 +11,17 @@ use super::{
 /// were seen to enter are counted, for a walk cannot tell which of them it has found before.
 const NAMED: usize = (1 << 20) / 8 * 7;
 
-/// All of them, by the key of their ends: a record gives the kernel address of a socket, and a scan by `sock_diag` does not.
+/// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a
+/// socket, and a scan by `sock_diag` does not.
 #[derive(Debug)]
-pub(super) struct Untracked {
+pub(super) struct Overflow {
     named: HashSet<SocketKey, FastState>,
     nameless: u64,
     total: u64,
     key_secret: KeySecret,
 }
 
-impl Untracked {
+impl Overflow {
     /// Keys that are made of ends have this secret.
     pub(super) fn new(key_secret: KeySecret) -> Self {
         Self { named: HashSet::default(), nameless: 0, total: 0, key_secret }
@@ -95,39 +96,39 @@ mod tests {
 
     #[test]
     fn one_that_is_found_again_and_again_counts_once_and_one_that_enters_again_twice() {
-        let mut untracked = Untracked::new(KeySecret::default());
-        assert!(untracked.found(&socket()) && !untracked.found(&socket()));
-        untracked.entered(&socket());
-        assert_eq!((untracked.count(), untracked.total()), (1, 2));
-        untracked.left(&socket());
-        untracked.left(&socket());
-        assert_eq!((untracked.count(), untracked.total()), (0, 2));
+        let mut overflow = Overflow::new(KeySecret::default());
+        assert!(overflow.found(&socket()) && !overflow.found(&socket()));
+        overflow.entered(&socket());
+        assert_eq!((overflow.count(), overflow.total()), (1, 2));
+        overflow.left(&socket());
+        overflow.left(&socket());
+        assert_eq!((overflow.count(), overflow.total()), (0, 2));
     }
 
     #[test]
     fn one_that_entered_is_not_new_to_a_scan_whether_or_not_its_record_gives_the_namespace() {
         for netns in [Some(1), None] {
-            let mut untracked = Untracked::new(KeySecret([3, 4]));
-            untracked.entered(&Socket { netns, ..socket() });
-            assert!(!untracked.found(&Socket { netns: Some(1), ..socket() }), "{netns:?}");
-            assert!(untracked.found(&socket()) == netns.is_some(), "in another namespace, {netns:?}");
-            untracked.left(&Socket { netns, ..socket() });
-            assert_eq!(untracked.count(), u64::from(netns.is_some()));
+            let mut overflow = Overflow::new(KeySecret([3, 4]));
+            overflow.entered(&Socket { netns, ..socket() });
+            assert!(!overflow.found(&Socket { netns: Some(1), ..socket() }), "{netns:?}");
+            assert!(overflow.found(&socket()) == netns.is_some(), "in another namespace, {netns:?}");
+            overflow.left(&Socket { netns, ..socket() });
+            assert_eq!(overflow.count(), u64::from(netns.is_some()));
         }
     }
 
     #[test]
     fn beyond_the_names_there_is_a_number_and_no_key_takes_memory() {
-        let mut untracked = Untracked::new(KeySecret::default());
+        let mut overflow = Overflow::new(KeySecret::default());
         for number in 0..NAMED as u64 + 10 {
-            untracked.entered(&numbered(number));
+            overflow.entered(&numbered(number));
         }
-        assert!(!untracked.found(&socket()), "it may have been found before");
-        assert_eq!((untracked.named.len(), untracked.count()), (NAMED, NAMED as u64 + 10));
+        assert!(!overflow.found(&socket()), "it may have been found before");
+        assert_eq!((overflow.named.len(), overflow.count()), (NAMED, NAMED as u64 + 10));
         for number in 0..NAMED as u64 + 10 {
-            untracked.left(&numbered(number));
+            overflow.left(&numbered(number));
         }
-        assert_eq!((untracked.count(), untracked.total()), (0, NAMED as u64 + 10));
-        assert!(untracked.named.capacity() < 1000, "{}", untracked.named.capacity());
+        assert_eq!((overflow.count(), overflow.total()), (0, NAMED as u64 + 10));
+        assert!(overflow.named.capacity() < 1000, "{}", overflow.named.capacity());
     }
 }

@@ -1,32 +1,32 @@
-//! The engine with a recorder beside it: no call that changes the engine goes past the recording.
+//! Engine with a recorder: no call that changes the engine bypasses the recording.
 
 use std::{borrow::Cow, ops::Deref, time::Duration};
 
-use super::{Ended, Item, Recorder};
+use super::{EarlyEnd, Item, Recorder};
 use crate::{
     clock::TimeAnchor,
     sink::{Mark, Start},
 };
 use closewait_engine::{
     Engine,
-    model::{Inquiry, Observation, Output},
-    time::Boot,
+    model::{InspectionRequest, Observation, Output},
+    time::BootTime,
 };
 
-/// An engine. It can be read as one, and changed by the methods of this struct alone, each of which is kept if a recording
-/// was asked for.
+/// Engine that records every call that changes it, if a recording was asked for. It can be read as an [`Engine`].
 #[derive(Debug)]
-pub struct Taped {
+pub struct RecordingEngine {
     engine: Engine,
-    tape: Option<Tape>,
+    recording: Option<ActiveRecording>,
     /// A recording that has ended before the agent, and is not written to its end.
     ended: Option<Recorder>,
     /// The recording could not be written, and this is not counted yet.
     failed: bool,
 }
 
+/// Recording that is being written.
 #[derive(Debug)]
-struct Tape {
+struct ActiveRecording {
     recorder: Recorder,
     /// Outputs that were taken since the last item.
     polled: u32,
@@ -36,7 +36,7 @@ struct Tape {
     shown: bool,
 }
 
-impl Tape {
+impl ActiveRecording {
     fn item(&mut self, item: &Item<'_>) -> anyhow::Result<()> {
         let polled = std::mem::take(&mut self.polled);
         if polled > 0 {
@@ -52,7 +52,7 @@ impl Tape {
     }
 }
 
-impl Deref for Taped {
+impl Deref for RecordingEngine {
     type Target = Engine;
 
     fn deref(&self) -> &Engine {
@@ -60,42 +60,42 @@ impl Deref for Taped {
     }
 }
 
-impl Taped {
+impl RecordingEngine {
     /// Without a `recorder` nothing is kept.
     pub fn new(engine: Engine, recorder: Option<Recorder>) -> Self {
-        let tape = recorder.map(|recorder| Tape { recorder, polled: 0, anchor: None, shown: false });
-        Self { engine, tape, ended: None, failed: false }
+        let recording = recorder.map(|recorder| ActiveRecording { recorder, polled: 0, anchor: None, shown: false });
+        Self { engine, recording, ended: None, failed: false }
     }
 
     /// [`Engine::handle`].
     pub fn handle(&mut self, observation: Observation) {
-        self.keep(|tape| tape.item(&Item::Fact(Cow::Borrowed(&observation))));
+        self.keep(|recording| recording.item(&Item::Fact(Cow::Borrowed(&observation))));
         self.engine.handle(observation);
     }
 
     /// [`Engine::handle_timeout`].
-    pub fn handle_timeout(&mut self, now: Boot) {
-        self.keep(|tape| tape.item(&Item::Time(now)));
+    pub fn handle_timeout(&mut self, now: BootTime) {
+        self.keep(|recording| recording.item(&Item::Time(now)));
         self.engine.handle_timeout(now);
     }
 
     /// [`Engine::undecodable`].
-    pub fn undecodable(&mut self, at: Boot) {
-        self.keep(|tape| tape.item(&Item::Undecodable(at)));
+    pub fn undecodable(&mut self, at: BootTime) {
+        self.keep(|recording| recording.item(&Item::Undecodable(at)));
         self.engine.undecodable(at);
     }
 
     /// [`Engine::unwritten`]: the lines that were handed out last.
-    pub fn unwritten(&mut self, at: Boot, lines: u64) {
-        self.keep(|tape| tape.item(&Item::Unwritten { at, lines }));
+    pub fn unwritten(&mut self, at: BootTime, lines: u64) {
+        self.keep(|recording| recording.item(&Item::Unwritten { at, lines }));
         self.engine.unwritten(at, lines);
     }
 
     /// Counts what the log and the recording have lost: `log_lines` were dropped since the start.
-    pub fn count_losses(&mut self, at: Boot, log_lines: u64) {
+    pub fn count_losses(&mut self, at: BootTime, log_lines: u64) {
         let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
         if lines > 0 {
-            self.keep(|tape| tape.item(&Item::LogDropped { at, lines }));
+            self.keep(|recording| recording.item(&Item::LogDropped { at, lines }));
             self.engine.log_lines_dropped(at, lines);
         }
         // The recording is over, so this is not in it.
@@ -106,52 +106,52 @@ impl Taped {
 
     /// [`Engine::scan_began`].
     pub fn scan_began(&mut self) -> Vec<u32> {
-        self.keep(|tape| tape.item(&Item::WalkBegan));
+        self.keep(|recording| recording.item(&Item::ScanBegan));
         self.engine.scan_began()
     }
 
     /// [`Engine::stop`].
     pub fn stop(&mut self) {
-        self.keep(|tape| tape.item(&Item::Stopping));
+        self.keep(|recording| recording.item(&Item::Stopping));
         self.engine.stop();
     }
 
-    /// [`Engine::inquiry`], for a single look: that is never recorded.
-    pub fn inquiry(&mut self, now: Boot) -> Inquiry {
-        debug_assert!(self.tape.is_none(), "what changes the engine is kept");
-        self.engine.inquiry(now)
+    /// [`Engine::inspection_request`], for a one-off scan: that is never recorded.
+    pub fn inspection_request(&mut self, now: BootTime) -> InspectionRequest {
+        debug_assert!(self.recording.is_none(), "what changes the engine is kept");
+        self.engine.inspection_request(now)
     }
 
     /// [`Engine::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.engine.poll_output();
-        self.keep(|tape| {
+        self.keep(|recording| {
             let Some(output) = &output else {
-                tape.polled = 0;
-                return tape.item(&Item::Drained);
+                recording.polled = 0;
+                return recording.item(&Item::Drained);
             };
             if matches!(output, Output::Finding(_)) {
-                tape.shows()?;
+                recording.shows()?;
             }
-            tape.polled += 1;
+            recording.polled += 1;
             Ok(())
         });
         output
     }
 
-    /// What is shown from here on has its time by this.
+    /// Sets the anchor by which later output gets its time.
     pub fn anchored(&mut self, anchor: TimeAnchor) {
-        self.keep(|tape| {
-            tape.anchor = Some(anchor);
+        self.keep(|recording| {
+            recording.anchor = Some(anchor);
             Ok(())
         });
     }
 
     /// The event `start` is shown.
     pub fn started(&mut self, start: &Start) {
-        self.keep(|tape| {
-            tape.shows()?;
-            tape.item(&Item::Started(Cow::Borrowed(start)))
+        self.keep(|recording| {
+            recording.shows()?;
+            recording.item(&Item::Started(Cow::Borrowed(start)))
         });
     }
 
@@ -159,18 +159,18 @@ impl Taped {
     /// recording that is to be written before those lines: then a reader of the lines has seen nothing that is not in the
     /// recording, even if the agent is killed.
     pub fn handing_out(&mut self) -> Option<Mark> {
-        self.keep(|tape| {
-            if std::mem::take(&mut tape.shown) {
-                tape.item(&Item::HandedOut)?;
+        self.keep(|recording| {
+            if std::mem::take(&mut recording.shown) {
+                recording.item(&Item::HandedOut)?;
             }
-            tape.recorder.flush()
+            recording.recorder.flush()
         });
-        self.tape.as_ref().and_then(|tape| tape.recorder.mark())
+        self.recording.as_ref().and_then(|recording| recording.recorder.mark())
     }
 
     /// Whether a recording is kept.
     pub fn is_recording(&self) -> bool {
-        self.tape.is_some()
+        self.recording.is_some()
     }
 
     /// Ends the recording, and waits until it is written, at most for `patience`.
@@ -179,22 +179,22 @@ impl Taped {
     ///
     /// If it cannot be written, or takes too long.
     pub fn finish(&mut self, patience: Duration) -> anyhow::Result<()> {
-        let recorder = self.tape.take().map(|tape| tape.recorder).or_else(|| self.ended.take());
+        let recorder = self.recording.take().map(|recording| recording.recorder).or_else(|| self.ended.take());
         recorder.map_or(Ok(()), |recorder| recorder.finish(patience))
     }
 
     /// A recording that is full, or that cannot be written, ends; the agent goes on.
-    fn keep(&mut self, keep: impl FnOnce(&mut Tape) -> anyhow::Result<()>) {
-        let Some(tape) = &mut self.tape else { return };
-        match (keep(tape), tape.recorder.ended()) {
+    fn keep(&mut self, keep: impl FnOnce(&mut ActiveRecording) -> anyhow::Result<()>) {
+        let Some(recording) = &mut self.recording else { return };
+        match (keep(recording), recording.recorder.ended()) {
             (Ok(()), None) => return,
-            (Ok(()), Some(Ended::Full)) => {
-                let max = tape.recorder.max();
+            (Ok(()), Some(EarlyEnd::Full)) => {
+                let max = recording.recorder.max();
                 log::warn!(
                     "the recording ends here, more would not fit into {max} bytes (--record-max); the agent continues"
                 );
             }
-            (Ok(()), Some(Ended::Behind { waiting })) => {
+            (Ok(()), Some(EarlyEnd::Behind { waiting })) => {
                 self.failed = true;
                 log::error!(
                     "the recording ends here, the agent continues: {waiting} bytes wait to be written\n\
@@ -204,10 +204,10 @@ impl Taped {
             (Err(error), _) => {
                 self.failed = true;
                 log::error!("the recording ends here, the agent continues: {error:#}");
-                self.tape = None;
+                self.recording = None;
                 return;
             }
         }
-        self.ended = self.tape.take().map(|tape| tape.recorder);
+        self.ended = self.recording.take().map(|recording| recording.recorder);
     }
 }

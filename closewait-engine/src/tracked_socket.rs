@@ -1,37 +1,37 @@
-//! What is known of one socket in CLOSE_WAIT.
+//! State of one tracked socket in CLOSE_WAIT.
 
 use std::time::Duration;
 
 use super::{
     model::{Holder, Since, Socket},
-    time::{Boot, nanos},
+    time::{BootTime, nanos},
 };
 
-/// One socket in CLOSE_WAIT.
+/// Socket in CLOSE_WAIT that is tracked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tracked {
+pub(crate) struct TrackedSocket {
     /// What is known of it.
     pub(crate) socket: Socket,
     /// When it entered.
     pub(crate) since: Since,
     /// The latest moment at which it is known to have been there.
-    pub(super) seen: Boot,
+    pub(super) seen: BootTime,
     /// When it is due to be reported next.
-    pub(super) due: Boot,
+    pub(super) due: BootTime,
     /// Whether it was reported as stuck.
     pub(crate) reported: bool,
     /// When it was last looked at on purpose.
-    pub(super) looked: Option<Boot>,
+    pub(super) refreshed: Option<BootTime>,
     /// Every descriptor of it as of the last walk over open files, sorted by process; `None` before the first.
     pub(crate) holders: Option<Vec<Holder>>,
     /// What the walk that goes on has found so far.
     pub(super) found: Vec<Holder>,
     /// When it was last seen that something was read or that it was accepted; at first when it was found.
-    pub(crate) touched: Boot,
+    pub(crate) touched: BootTime,
 }
 
-impl Tracked {
-    pub(super) fn new(socket: Socket, since: Since, seen: Boot, stuck_after: Duration) -> Self {
+impl TrackedSocket {
+    pub(super) fn new(socket: Socket, since: Since, seen: BootTime, stuck_after: Duration) -> Self {
         let due = since.latest() + stuck_after;
         Self {
             socket,
@@ -39,7 +39,7 @@ impl Tracked {
             seen,
             due,
             reported: false,
-            looked: None,
+            refreshed: None,
             holders: None,
             found: Vec::new(),
             touched: seen,
@@ -47,7 +47,7 @@ impl Tracked {
     }
 
     /// Takes in what a fresh look says.
-    pub(super) fn renew(&mut self, fresh: &Socket, at: Boot) {
+    pub(super) fn renew(&mut self, fresh: &Socket, at: BootTime) {
         let before = (self.socket.unread_bytes, self.socket.accepted);
         self.socket = newer(fresh, self.socket.clone());
         let changed = before.0.is_some_and(|unread| fresh.unread_bytes.is_some_and(|now| now != unread))
@@ -64,7 +64,7 @@ impl Tracked {
     }
 
     /// Whether the record of an entering at `at` tells of a stay before this one.
-    pub(super) fn is_later_than(&self, at: Boot, socket: &Socket) -> bool {
+    pub(super) fn is_later_than(&self, at: BootTime, socket: &Socket) -> bool {
         let earliest = match self.since {
             Since::Exact(entered) => Some(entered),
             Since::Between { earliest, .. } => earliest,
@@ -74,7 +74,7 @@ impl Tracked {
 
     /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
     /// of one before it.
-    pub(super) fn ends(&self, at: Boot, entered: Option<Boot>) -> bool {
+    pub(super) fn ends(&self, at: BootTime, entered: Option<BootTime>) -> bool {
         match (entered, self.since) {
             (Some(entered), Since::Exact(since)) => entered >= since,
             // Neither the snapshot nor the leaving found a time of entry in the kernel.
@@ -96,12 +96,12 @@ pub(super) fn differ(one: &Socket, other: &Socket) -> bool {
 }
 
 /// The first moment after `now` at which the age is `stuck_after` times a power of two.
-pub(super) fn next_doubling(since: Boot, stuck_after: Duration, now: Boot) -> Boot {
+pub(super) fn next_doubling(since: BootTime, stuck_after: Duration, now: BootTime) -> BootTime {
     let step = nanos(stuck_after).max(1);
     let ages = nanos(now.since(since)) / step;
     // `ages` steps have passed: the next power of two above that, at least 1.
     let next = ages.checked_add(1).and_then(u64::checked_next_power_of_two);
-    Boot(since.0.saturating_add(next.and_then(|next| next.checked_mul(step)).unwrap_or(u64::MAX)))
+    BootTime(since.0.saturating_add(next.and_then(|next| next.checked_mul(step)).unwrap_or(u64::MAX)))
 }
 
 /// `newer`, with what it does not know taken from `older`.

@@ -1,4 +1,4 @@
-//! When each socket is due.
+//! Schedule of the sockets: when each is due to be reported.
 //!
 //! Nearly all sockets are due at the same age, so they come in the order in which they are due, and nearly all are gone again long
 //! before: a queue takes them in and lets them go at less than half the cost of a tree, and only what comes out of order goes into
@@ -6,37 +6,37 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{model::SocketKey, time::Boot};
+use super::{model::SocketKey, time::BootTime};
 
 /// A queue that is shorter keeps its gaps.
 const SMALL: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    due: (Boot, SocketKey),
+struct Slot {
+    due: (BootTime, SocketKey),
     /// Its socket has left.
     gap: bool,
 }
 
-/// Moments and the sockets that are due then, in that order.
+/// Times and the sockets that are due then, in that order.
 #[derive(Debug, Default)]
-pub(super) struct Due {
+pub(super) struct Schedule {
     /// In ascending order; the first place is no gap.
-    queue: VecDeque<Place>,
+    queue: VecDeque<Slot>,
     gaps: usize,
-    others: BTreeSet<(Boot, SocketKey)>,
+    others: BTreeSet<(BootTime, SocketKey)>,
 }
 
-impl Due {
-    /// The first.
-    pub(super) fn first(&self) -> Option<(Boot, SocketKey)> {
+impl Schedule {
+    /// Returns the earliest entry.
+    pub(super) fn first(&self) -> Option<(BootTime, SocketKey)> {
         let queued = self.queue.front().map(|place| place.due);
         let other = self.others.first().copied();
         queued.min(other).or(queued).or(other)
     }
 
-    /// All.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Boot, SocketKey)> {
+    /// Iterates over all entries, earliest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BootTime, SocketKey)> {
         let mut queued = self.queue.iter().filter(|place| !place.gap).map(|place| place.due).peekable();
         let mut others = self.others.iter().copied().peekable();
         std::iter::from_fn(move || match (queued.peek(), others.peek()) {
@@ -47,21 +47,21 @@ impl Due {
     }
 
     /// A socket is due for the first time at `at`.
-    pub(super) fn insert_first(&mut self, at: Boot, key: SocketKey) {
+    pub(super) fn insert_first(&mut self, at: BootTime, key: SocketKey) {
         if self.queue.back().is_none_or(|last| last.due < (at, key)) {
-            self.queue.push_back(Place { due: (at, key), gap: false });
+            self.queue.push_back(Slot { due: (at, key), gap: false });
         } else {
             self.others.insert((at, key));
         }
     }
 
     /// A socket is due again at `at`: so much later than others are for the first time that no queue would have room for those.
-    pub(super) fn insert_again(&mut self, at: Boot, key: SocketKey) {
+    pub(super) fn insert_again(&mut self, at: BootTime, key: SocketKey) {
         self.others.insert((at, key));
     }
 
     /// A socket is not due at `at` any more.
-    pub(super) fn remove(&mut self, at: Boot, key: SocketKey) {
+    pub(super) fn remove(&mut self, at: BootTime, key: SocketKey) {
         let Some(place) = self.find((at, key)) else {
             self.others.remove(&(at, key));
             return;
@@ -83,7 +83,7 @@ impl Due {
 
     /// Where `due` is queued. Sockets leave near the ends: those that came first, or those that came last, so the search goes there
     /// first, and twice as far each time.
-    fn find(&mut self, due: (Boot, SocketKey)) -> Option<&mut Place> {
+    fn find(&mut self, due: (BootTime, SocketKey)) -> Option<&mut Slot> {
         let (first, last) = (self.queue.front()?.due, self.queue.back()?.due);
         if due < first || last < due {
             return None;
@@ -140,12 +140,12 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_an_ordered_set_would_be(steps in steps()) {
-            let (mut due, mut set) = (Due::default(), BTreeSet::new());
+            let (mut due, mut set) = (Schedule::default(), BTreeSet::new());
             // Time goes on, as it does.
             for (now, step) in (0..).zip(steps) {
                 match step {
                     Step::First(at, key) | Step::Again(at, key) => {
-                        let one = (Boot(now + at), SocketKey(key));
+                        let one = (BootTime(now + at), SocketKey(key));
                         if set.insert(one) {
                             match step {
                                 Step::Again(..) => due.insert_again(one.0, one.1),
@@ -160,8 +160,8 @@ mod tests {
                         }
                     }
                     Step::RemoveAny(at, key) => {
-                        set.remove(&(Boot(at), SocketKey(key)));
-                        due.remove(Boot(at), SocketKey(key));
+                        set.remove(&(BootTime(at), SocketKey(key)));
+                        due.remove(BootTime(at), SocketKey(key));
                     }
                 }
                 prop_assert_eq!(due.first(), set.first().copied());
@@ -177,34 +177,34 @@ mod tests {
 
     #[test]
     fn gaps_behind_one_that_stays_take_no_memory() {
-        let mut due = Due::default();
+        let mut due = Schedule::default();
         let count = 1_000_000;
-        due.insert_first(Boot(0), key(0));
+        due.insert_first(BootTime(0), key(0));
         for number in 1..count {
-            due.insert_first(Boot(number), key(number));
-            due.remove(Boot(number), key(number));
+            due.insert_first(BootTime(number), key(number));
+            due.remove(BootTime(number), key(number));
         }
         assert!(due.queue.capacity() <= 4 * SMALL, "{}", due.queue.capacity());
-        assert_eq!(due.iter().collect::<Vec<_>>(), [(Boot(0), key(0))]);
+        assert_eq!(due.iter().collect::<Vec<_>>(), [(BootTime(0), key(0))]);
         for number in count..2 * count {
-            due.insert_first(Boot(number), key(number));
+            due.insert_first(BootTime(number), key(number));
         }
         for number in (count..2 * count).rev() {
-            due.remove(Boot(number), key(number));
+            due.remove(BootTime(number), key(number));
         }
         assert!(due.queue.capacity() <= 4 * SMALL, "{}", due.queue.capacity());
-        assert_eq!(due.first(), Some((Boot(0), key(0))));
+        assert_eq!(due.first(), Some((BootTime(0), key(0))));
     }
 
     #[test]
     fn in_order_everything_is_queued_and_one_that_is_due_again_holds_nothing_up() {
-        let mut due = Due::default();
+        let mut due = Schedule::default();
         for number in 0..1000 {
-            due.insert_first(Boot(number), key(number));
-            due.remove(Boot(number), key(number));
-            due.insert_again(Boot(1_000_000 + number), key(number));
+            due.insert_first(BootTime(number), key(number));
+            due.remove(BootTime(number), key(number));
+            due.insert_again(BootTime(1_000_000 + number), key(number));
         }
-        due.insert_first(Boot(1000), key(1000));
+        due.insert_first(BootTime(1000), key(1000));
         assert_eq!((due.queue.len(), due.others.len()), (1, 1000));
     }
 }

@@ -1,9 +1,10 @@
 //! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
 //! hangs from one that forgets.
 
+mod key;
+
 use std::{
     collections::{BTreeSet, VecDeque},
-    hash::{Hash, Hasher},
     ops::RangeInclusive,
     time::Duration,
 };
@@ -13,12 +14,14 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
+use self::key::ClientScope;
+pub(super) use self::key::FlowKey;
 use super::{
     diagnose::{Flow, Trend},
-    growth::{Aged, Ended, Growth, Habit, Point},
+    growth::{Aged, EndedIncident, Growth, Habit, Point},
     hashing::KeyedState,
-    model::{Dwell, Endpoint, How, PileupGroup, Role, Since, Socket},
-    time::{Boot, nanos},
+    model::{Dwell, How, Since, Socket},
+    time::{BootTime, nanos},
 };
 
 /// So many have a flow of their own, at some 3 KB; further ones have none, and what enters there is counted.
@@ -41,70 +44,6 @@ const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// But not before so much time has passed for each socket: it takes a hundredth of that.
 const COUNT_EVERY_OF_EACH: Duration = Duration::from_micros(30);
 
-/// Who connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
-    netns: Option<u32>,
-    /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
-    cgroup: Option<u64>,
-}
-
-/// A local port that is listened on in one network namespace, or a remote end that is connected to from one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Service {
-    /// Accepting side.
-    Port(Option<u32>, u16),
-    /// Connecting side.
-    Remote(Place, Endpoint),
-    /// All that find no room to be counted each by itself.
-    Rest,
-}
-
-/// In one word for a port: it is hashed for every record, and each piece of a derived hash costs as much as a word.
-impl Hash for Service {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            // Less than 2^51: no other kind begins like that.
-            Self::Port(netns, port) => {
-                let netns = netns.map_or(0, |netns| u64::from(netns) + 1);
-                state.write_u64(netns << 16 | u64::from(*port));
-            }
-            Self::Remote(place, remote) => {
-                state.write_u64(u64::MAX);
-                (place, remote).hash(state);
-            }
-            Self::Rest => state.write_u64(u64::MAX - 1),
-        }
-    }
-}
-
-impl Service {
-    /// The one of a socket.
-    pub(super) fn of(socket: &Socket) -> Self {
-        let Socket { netns, cgroup, .. } = *socket;
-        match socket.role {
-            Some(Role::Server) => Self::Port(netns, socket.local.port),
-            Some(Role::Client) | None => Self::Remote(Place { netns, cgroup }, socket.remote),
-        }
-    }
-
-    fn is_remote(self) -> bool {
-        matches!(self, Self::Remote(..))
-    }
-
-    /// As events describe it.
-    pub(super) fn group(self) -> PileupGroup {
-        let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
-        match self {
-            Self::Port(netns, port) => PileupGroup { role: Some(Role::Server), netns, local_port: Some(port), ..none },
-            Self::Remote(Place { netns, cgroup }, remote) => {
-                PileupGroup { netns, cgroup, remote: Some(remote), ..none }
-            }
-            Self::Rest => none,
-        }
-    }
-}
-
 /// Those that entered at about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cohort {
@@ -113,20 +52,21 @@ struct Cohort {
     left: u32,
 }
 
+/// Counts of one flow: what entered, what left and how, what is there.
 #[derive(Debug, Default)]
-struct Counted {
+struct FlowStats {
     entered: u64,
     closed: u64,
     lost: u64,
-    last_closed: Option<Boot>,
+    last_closed: Option<BootTime>,
     /// The longest stay that the program ended, in this span of windows and in the one before: what was long once must
     /// not count for ever.
     longest_closed: [Option<Duration>; 2],
     cohorts: VecDeque<Cohort>,
-    /// When what is there was last counted.
-    counted: Point,
-    /// And the time before.
-    before: Point,
+    /// Last count of what is there.
+    latest: Point,
+    /// Count before [`Self::latest`].
+    previous: Point,
     /// How many had left when they were mature.
     mature_left: u64,
     /// And when they were stuck.
@@ -137,38 +77,38 @@ struct Counted {
     /// How many were there at the ends of the last windows.
     counts: VecDeque<u64>,
     /// When it last changed.
-    changed: Boot,
+    changed: BootTime,
 }
 
-/// All of them.
+/// Counts of all flows.
 #[derive(Debug)]
-pub(super) struct Services {
-    began: Boot,
+pub(super) struct Flows {
+    began: BootTime,
     stuck_after: Duration,
     /// Where records tell neither namespace nor side: the ports of connecting sockets.
     unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
-    services: IndexMap<Service, Counted, KeyedState>,
+    flows: IndexMap<FlowKey, FlowStats, KeyedState>,
     /// When what is there is counted next.
-    tick: Boot,
-    window_ends: Boot,
+    tick: BootTime,
+    window_ends: BootTime,
     /// Whether any group is to be reported as piling up.
     suspects: bool,
     /// Windows that have ended in this span.
     ended: usize,
-    /// Of `services`.
+    /// Number of remote ends in `flows`.
     remotes: usize,
     ungrouped: u64,
 }
 
-impl Services {
+impl Flows {
     /// Begins at `now`. `unnamed` are the ports of connecting sockets, where records tell neither namespace nor side.
-    pub(super) fn new(now: Boot, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
+    pub(super) fn new(now: BootTime, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
         Self {
             began: now,
             stuck_after,
             unnamed,
-            services: IndexMap::default(),
+            flows: IndexMap::default(),
             tick: now + stuck_after.min(COUNT_EVERY),
             window_ends: now + stuck_after,
             suspects: false,
@@ -178,97 +118,104 @@ impl Services {
         }
     }
 
-    /// The service of a socket. What is found out about it later, and its records do not tell, changes nothing: else it would be
+    /// Returns the flow of a socket. What is found out about it later, and its records do not tell, changes nothing: else it would be
     /// counted here when it enters, and there while it stays.
-    pub(super) fn of(&self, socket: &Socket) -> Service {
+    pub(super) fn of(&self, socket: &Socket) -> FlowKey {
         match &self.unnamed {
-            None => Service::of(socket),
+            None => FlowKey::of(socket),
             Some(connecting) if connecting.contains(&socket.local.port) => {
-                Service::Remote(Place { netns: None, cgroup: None }, socket.remote)
+                FlowKey::Remote(ClientScope { netns: None, cgroup: None }, socket.remote)
             }
-            Some(_) => Service::Port(None, socket.local.port),
+            Some(_) => FlowKey::Port(None, socket.local.port),
         }
     }
 
     /// A socket entered.
-    pub(super) fn entered(&mut self, socket: &Socket, at: Boot) {
+    pub(super) fn entered(&mut self, socket: &Socket, at: BootTime) {
         let number = self.number(at);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
-        let (service, counted) = self.counted(self.of(socket), at);
-        counted.entered += 1;
-        match counted.cohorts.back_mut() {
+        let (key, stats) = self.stats_mut(self.of(socket), at);
+        stats.entered += 1;
+        match stats.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
             _ => {
                 // First, so that the queue never asks for more places than that.
-                if counted.cohorts.len() >= COHORTS {
-                    counted.cohorts.pop_front();
+                if stats.cohorts.len() >= COHORTS {
+                    stats.cohorts.pop_front();
                 }
-                counted.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
+                stats.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
             }
         }
-        self.ungrouped += u64::from(service == Service::Rest);
+        self.ungrouped += u64::from(key == FlowKey::Rest);
     }
 
-    /// How many sockets entered where there was no room to count them.
+    /// Number of sockets that entered without a flow of their own, because the limit was reached.
     pub(super) fn ungrouped(&self) -> u64 {
         self.ungrouped
     }
 
     /// One was found that is older than the agent, or whose entry was missed.
-    pub(super) fn found(&mut self, service: Service, at: Boot) {
+    pub(super) fn found(&mut self, key: FlowKey, at: BootTime) {
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_EVERY));
-        self.counted(service, at);
+        self.stats_mut(key, at);
     }
 
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
-    pub(super) fn left(&mut self, socket: &Socket, at: Boot, entered: Option<Boot>, dwell: Option<Dwell>, how: How) {
+    pub(super) fn left(
+        &mut self,
+        socket: &Socket,
+        at: BootTime,
+        entered: Option<BootTime>,
+        dwell: Option<Dwell>,
+        how: How,
+    ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
-        let (_, counted) = self.counted(self.of(socket), at);
+        let (_, stats) = self.stats_mut(self.of(socket), at);
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
-        counted.mature_left += stayed_for(counted.mature_age(stuck_after));
-        counted.stuck_left += stayed_for(stuck_after);
+        stats.mature_left += stayed_for(stats.mature_age(stuck_after));
+        stats.stuck_left += stayed_for(stuck_after);
         // Most have entered of late.
-        let mut cohorts = counted.cohorts.iter_mut().rev();
+        let mut cohorts = stats.cohorts.iter_mut().rev();
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
         }
         match how {
             How::Closed | How::Shutdown | How::Aborted => {
-                counted.closed += 1;
-                counted.last_closed = counted.last_closed.max(Some(at));
-                counted.longest_closed[0] = counted.longest_closed[0].max(stayed);
+                stats.closed += 1;
+                stats.last_closed = stats.last_closed.max(Some(at));
+                stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
                 if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
-                    counted.habit.closed(stayed);
+                    stats.habit.closed(stayed);
                 }
             }
-            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => counted.lost += 1,
+            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => stats.lost += 1,
         }
     }
 
     /// When [`Services::handle_timeout`] has something to do; never while there is nothing to count.
-    pub(super) fn poll_timeout(&self) -> Option<Boot> {
-        (!self.services.is_empty()).then_some(self.tick)
+    pub(super) fn poll_timeout(&self) -> Option<BootTime> {
+        (!self.flows.is_empty()).then_some(self.tick)
     }
 
     /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
     /// pile-ups that are over.
     pub(super) fn handle_timeout<'a>(
         &mut self,
-        now: Boot,
+        now: BootTime,
         sockets: impl Iterator<Item = (&'a Socket, Since)>,
-    ) -> Vec<(Service, Ended)> {
+    ) -> Vec<(FlowKey, EndedIncident)> {
         if self.tick > now {
             return Vec::new();
         }
         let all = self.count(now, sockets);
         let window = self.stuck_after.min(COUNT_EVERY).max(COUNT_EVERY_OF_EACH.saturating_mul(all));
         let mut ended = Vec::new();
-        for (service, counted) in &mut self.services {
-            ended.extend(counted.grow(window, self.stuck_after).map(|end| (*service, end)));
+        for (key, stats) in &mut self.flows {
+            ended.extend(stats.grow(window, self.stuck_after).map(|end| (*key, end)));
         }
-        ended.sort_unstable_by_key(|(service, _)| *service);
+        ended.sort_unstable_by_key(|(key, _)| *key);
         self.suspects = self.any_suspect();
         if self.window_ends <= now {
             self.end_window(now);
@@ -280,36 +227,36 @@ impl Services {
     }
 
     /// Counts what is there, and returns how many that are.
-    fn count<'a>(&mut self, now: Boot, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
-        for counted in self.services.values_mut() {
-            counted.start(now);
+    fn count<'a>(&mut self, now: BootTime, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
+        for stats in self.flows.values_mut() {
+            stats.start(now);
         }
         let stuck_after = self.stuck_after;
         let mut all = 0_u32;
         for (socket, since) in sockets {
             all = all.saturating_add(1);
-            let (_, counted) = self.counted(self.of(socket), now);
-            counted.present(since.dwell(now).at_least(), now, stuck_after);
+            let (_, stats) = self.stats_mut(self.of(socket), now);
+            stats.present(since.dwell(now).at_least(), now, stuck_after);
         }
         all
     }
 
-    fn end_window(&mut self, now: Boot) {
+    fn end_window(&mut self, now: BootTime) {
         self.ended = (self.ended + 1) % SPAN;
-        for counted in self.services.values_mut() {
+        for stats in self.flows.values_mut() {
             if self.ended == 0 {
-                counted.longest_closed = [None, counted.longest_closed[0]];
-                counted.habit.turn();
+                stats.longest_closed = [None, stats.longest_closed[0]];
+                stats.habit.turn();
             }
-            counted.counts.push_back(counted.counted.present);
-            if counted.counts.len() > WINDOWS {
-                counted.counts.pop_front();
+            stats.counts.push_back(stats.latest.present);
+            if stats.counts.len() > WINDOWS {
+                stats.counts.pop_front();
             }
         }
         let kept = self.stuck_after.saturating_mul(COHORTS as u32 / 2);
-        self.services.retain(|_, counted| !counted.is_quiet() || now.since(counted.changed) < kept);
-        self.make_room();
-        self.remotes = self.services.keys().filter(|service| service.is_remote()).count();
+        self.flows.retain(|_, stats| !stats.is_quiet() || now.since(stats.changed) < kept);
+        self.evict_quiet();
+        self.remotes = self.flows.keys().filter(|key| key.is_remote()).count();
         self.window_ends = now + self.stuck_after;
     }
 
@@ -319,21 +266,21 @@ impl Services {
     }
 
     /// Those that are to be reported as piling up, so many at most.
-    pub(super) fn suspects(&self, most: usize) -> BTreeSet<Service> {
+    pub(super) fn suspects(&self, most: usize) -> BTreeSet<FlowKey> {
         let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
-        let suspects: BTreeSet<_> = suspects.map(|(service, _)| service).collect();
+        let suspects: BTreeSet<_> = suspects.map(|(key, _)| key).collect();
         suspects.into_iter().take(most).collect()
     }
 
     /// The growth of a group.
-    pub(super) fn growth(&self, service: Service) -> Option<&Growth> {
-        self.services.get(&service)?.growth.as_deref()
+    pub(super) fn growth(&self, key: FlowKey) -> Option<&Growth> {
+        self.flows.get(&key)?.growth.as_deref()
     }
 
     /// A group is reported at `at` as piling up, with so many sockets; none if it was nothing after all. Says when it was
     /// first, and whether that was before.
-    pub(super) fn said(&mut self, service: Service, at: Boot, count: u64) -> Option<(Boot, bool)> {
-        let said = self.services.get_mut(&service).and_then(|counted| counted.growth.as_mut()?.said(at, count));
+    pub(super) fn said(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
+        let said = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.said(at, count));
         self.suspects = self.any_suspect();
         said
     }
@@ -342,43 +289,43 @@ impl Services {
         self.growths().any(|(_, growth)| growth.is_suspected())
     }
 
-    fn growths(&self) -> impl Iterator<Item = (Service, &Growth)> {
-        let growths = self.services.iter();
-        growths.filter_map(|(service, counted)| Some((*service, counted.growth.as_deref()?)))
+    fn growths(&self) -> impl Iterator<Item = (FlowKey, &Growth)> {
+        let growths = self.flows.iter();
+        growths.filter_map(|(key, stats)| Some((*key, stats.growth.as_deref()?)))
     }
 
     /// The longest healthy stay of late, if there is a habit.
-    pub(super) fn longest_healthy(&self, service: Service) -> Option<Duration> {
-        self.services.get(&service)?.habit.longest()
+    pub(super) fn longest_healthy(&self, key: FlowKey) -> Option<Duration> {
+        self.flows.get(&key)?.habit.longest()
     }
 
     /// Under which name a socket is counted.
-    pub(super) fn counts_as(&self, socket: &Socket) -> Service {
+    pub(super) fn counts_as(&self, socket: &Socket) -> FlowKey {
         self.known_as(self.of(socket))
     }
 
-    /// Under which name a service is counted.
-    fn known_as(&self, service: Service) -> Service {
-        if self.services.contains_key(&service) { service } else { Service::Rest }
+    /// Returns the key under which a flow is counted.
+    fn known_as(&self, key: FlowKey) -> FlowKey {
+        if self.flows.contains_key(&key) { key } else { FlowKey::Rest }
     }
 
-    /// What is known of a service at `now`; `onset` is when the oldest that is still there entered.
-    pub(super) fn flow(&self, service: Service, onset: Option<Boot>, now: Boot) -> Option<Flow> {
-        let counted = self.services.get(&service)?;
+    /// Returns the counts of a flow at `now`; `onset` is when the oldest that is still there entered.
+    pub(super) fn flow(&self, key: FlowKey, onset: Option<BootTime>, now: BootTime) -> Option<Flow> {
+        let stats = self.flows.get(&key)?;
         let young = self.number(now - self.stuck_after);
         let first = onset.map(|onset| self.number(onset));
         let mut flow = Flow {
             watched: now.since(self.began),
-            entered: counted.entered,
-            closed: counted.closed,
-            lost: counted.lost,
-            last_closed: counted.last_closed,
-            longest_closed: counted.longest_closed.into_iter().max().flatten(),
+            entered: stats.entered,
+            closed: stats.closed,
+            lost: stats.lost,
+            last_closed: stats.last_closed,
+            longest_closed: stats.longest_closed.into_iter().max().flatten(),
             onset,
-            trend: trend(&counted.counts),
+            trend: trend(&stats.counts),
             ..Flow::default()
         };
-        for cohort in counted.cohorts.iter().filter(|cohort| cohort.number < young) {
+        for cohort in stats.cohorts.iter().filter(|cohort| cohort.number < young) {
             let entered = u64::from(cohort.entered);
             let present = entered.saturating_sub(cohort.left.into());
             flow.old_entered += entered;
@@ -392,38 +339,38 @@ impl Services {
     }
 
     /// So that a crowd of remote ends that is gone again does not keep others out.
-    fn make_room(&mut self) {
-        let surplus = self.services.len().saturating_sub(KEPT);
-        let quiet = self.services.iter().filter(|(_, counted)| counted.is_quiet());
-        let mut quiet: Vec<_> = quiet.map(|(service, counted)| (counted.changed, *service)).collect();
+    fn evict_quiet(&mut self) {
+        let surplus = self.flows.len().saturating_sub(KEPT);
+        let quiet = self.flows.iter().filter(|(_, stats)| stats.is_quiet());
+        let mut quiet: Vec<_> = quiet.map(|(key, stats)| (stats.changed, *key)).collect();
         quiet.sort_unstable();
-        for (_, service) in quiet.iter().take(surplus) {
-            self.services.swap_remove(service);
+        for (_, key) in quiet.iter().take(surplus) {
+            self.flows.swap_remove(key);
         }
     }
 
     /// Which cohort a moment belongs to.
-    fn number(&self, at: Boot) -> u64 {
+    fn number(&self, at: BootTime) -> u64 {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
-    /// Where a service is counted, and under which name: its own, if it has room or gets it.
-    fn counted(&mut self, service: Service, at: Boot) -> (Service, &mut Counted) {
-        let full = self.services.len() >= LIMIT || (service.is_remote() && self.remotes >= REMOTES);
-        let service = if full { self.known_as(service) } else { service };
-        let counted = match self.services.entry(service) {
+    /// Returns the counts of a flow and the key under which they are kept: its own, if the limit allows it.
+    fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
+        let full = self.flows.len() >= LIMIT || (key.is_remote() && self.remotes >= REMOTES);
+        let key = if full { self.known_as(key) } else { key };
+        let stats = match self.flows.entry(key) {
             Occupied(known) => known.into_mut(),
             Vacant(room) => {
-                self.remotes += usize::from(service.is_remote());
-                room.insert(Counted::default())
+                self.remotes += usize::from(key.is_remote());
+                room.insert(FlowStats::default())
             }
         };
-        counted.changed = counted.changed.max(at);
-        (service, counted)
+        stats.changed = stats.changed.max(at);
+        (key, stats)
     }
 }
 
-impl Counted {
+impl FlowStats {
     /// From which age on its sockets are mature.
     fn mature_age(&self, stuck_after: Duration) -> Duration {
         let settled = self.growth.as_ref().and_then(|growth| growth.settled_age());
@@ -431,8 +378,8 @@ impl Counted {
     }
 
     /// A count begins at `now`.
-    fn start(&mut self, now: Boot) {
-        let counted = Point {
+    fn start(&mut self, now: BootTime) {
+        let latest = Point {
             at: now,
             present: 0,
             mature: Aged { present: 0, left: self.mature_left },
@@ -440,30 +387,30 @@ impl Counted {
             entered: self.entered,
             left: self.closed + self.lost,
         };
-        self.before = std::mem::replace(&mut self.counted, counted);
+        self.previous = std::mem::replace(&mut self.latest, latest);
     }
 
     /// One of so much age is there at `now`.
-    fn present(&mut self, age: Duration, now: Boot, stuck_after: Duration) {
-        if self.counted.at != now {
-            // The first one of a service that had none.
+    fn present(&mut self, age: Duration, now: BootTime, stuck_after: Duration) {
+        if self.latest.at != now {
+            // The first one of a flow that had none.
             self.start(now);
         }
-        self.counted.present += 1;
-        self.counted.mature.present += u64::from(age >= self.mature_age(stuck_after));
-        self.counted.stuck.present += u64::from(age >= stuck_after);
+        self.latest.present += 1;
+        self.latest.mature.present += u64::from(age >= self.mature_age(stuck_after));
+        self.latest.stuck.present += u64::from(age >= stuck_after);
     }
 
     /// A count is over.
-    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<Ended> {
+    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<EndedIncident> {
         let age = self.mature_age(stuck_after);
-        if self.growth.is_none() && self.counted.mature.present > 0 {
+        if self.growth.is_none() && self.latest.mature.present > 0 {
             // Of one that has not been counted before, nothing is known of what was before.
-            let before = Some(self.before).filter(|before| before.at != Boot::default());
+            let before = Some(self.previous).filter(|before| before.at != BootTime::default());
             self.growth = Some(Box::new(Growth::new(before, window)));
         }
         let growth = self.growth.as_mut()?;
-        let ended = growth.window(self.counted, window, age, stuck_after);
+        let ended = growth.window(self.latest, window, age, stuck_after);
         if growth.is_over() {
             self.growth = None;
         }
@@ -471,7 +418,7 @@ impl Counted {
     }
 
     fn is_quiet(&self) -> bool {
-        self.counted.present == 0 && self.growth.is_none()
+        self.latest.present == 0 && self.growth.is_none()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the engine wants to know of owners, cgroups and namespaces: the I/O for [`Inquiry`].
+//! Reads what the engine wants to know of owners, cgroups and namespaces: the I/O for [`InspectionRequest`].
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +17,19 @@ use std::{
 use super::{
     calls, files,
     processes::{self, Sampling},
-    scanner::Found,
+    scanner::ScanItem,
 };
 use crate::{
     clock,
     host::{
         cgroups::{CgroupError, Cgroups, Lookup},
-        deadline::{self, Job, Patience, Subject, Told},
+        deadline::{self, ItemJob, Patience, Subject, Told},
         netns::{self, Netns},
         pods::{self, Pods},
     },
 };
 use closewait_engine::{
-    model::{Inquiry, Observation},
+    model::{InspectionRequest, Observation},
     text::harmless_path,
     workload::Workload,
 };
@@ -43,12 +43,12 @@ const KEPT_OPEN: usize = 128;
 /// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
 const NOT_FOUND: usize = 4096;
 
-/// The iterator over the open files of one process, which shows its other connections; `None` where the kernel has none (before
-/// Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
+/// Iterator over the open files of one process, which finds its other connections; `None` where the kernel has none
+/// (before Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
 #[derive(Debug, Default)]
-pub struct Legs(pub(super) Option<OwnedFd>);
+pub struct ProxyPeerReader(pub(super) Option<OwnedFd>);
 
-impl Legs {
+impl ProxyPeerReader {
     /// Hands a record for every other connection of a process to `each`.
     fn read(&self, pid: u32, each: impl FnMut(&[u8])) -> io::Result<()> {
         let Some(program) = &self.0 else { return Ok(()) };
@@ -56,10 +56,11 @@ impl Legs {
     }
 }
 
-/// Answers inquiries. Remembers what does not change. Whatever does not answer is left out: see [`crate::host::deadline`].
+/// Reads what an [`InspectionRequest`] asks for. It remembers what does not change. Whatever does not answer is left
+/// out: see [`crate::host::deadline`].
 #[derive(Debug, Default)]
-pub struct Inquirer {
-    legs: Legs,
+pub struct Inspector {
+    proxy_peers: ProxyPeerReader,
     /// `None` until it is asked for; then also why there is none.
     cgroups: Option<Result<Cgroups, CgroupError>>,
     /// How often each cgroup was looked for in vain.
@@ -68,10 +69,10 @@ pub struct Inquirer {
     tracking: BTreeMap<u32, Arc<Tracking>>,
 }
 
-impl Inquirer {
+impl Inspector {
     /// Begins with the iterator over one process, if there is one.
-    pub fn new(legs: Legs) -> Self {
-        Self { legs, ..Self::default() }
+    pub fn new(proxy_peers: ProxyPeerReader) -> Self {
+        Self { proxy_peers, ..Self::default() }
     }
 
     /// Opens what can be read later, but not opened: namespaces are not entered any more.
@@ -91,39 +92,39 @@ impl Inquirer {
         }
     }
 
-    /// Hands everything to `each` that is wanted. If a thread runs, this sleeps until `window` after the first look at the
-    /// processes, and then reads once more what CPU time their threads have used.
-    pub fn inquire(&mut self, inquiry: &Inquiry, window: Duration, mut each: impl FnMut(Found<'_>)) {
-        let sampling = self.begin(inquiry, &mut each);
+    /// Hands everything that `request` asks for to `each`. If a thread runs, this sleeps until `window` after the first
+    /// read of the processes, and then reads once more what CPU time their threads have used.
+    pub fn inspect(&mut self, request: &InspectionRequest, window: Duration, mut each: impl FnMut(ScanItem<'_>)) {
+        let sampling = self.begin(request, &mut each);
         if sampling.has_running() {
             thread::sleep(window.saturating_sub(clock::now().since(sampling.began())));
         }
         let at = clock::now();
         for process in sampling.finish(at) {
-            each(Found::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
+            each(ScanItem::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
         }
     }
 
     /// Hands everything to `each` that can be had at once.
-    fn begin(&mut self, inquiry: &Inquiry, mut each: impl FnMut(Found<'_>)) -> Sampling {
-        let mut sampling = Sampling::begin(&inquiry.processes, clock::now());
-        for pid in &inquiry.legs_of {
-            if let Err(error) = self.legs.read(*pid, |bytes| each(Found::Record(bytes))) {
+    fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
+        let mut sampling = Sampling::begin(&request.processes, clock::now());
+        for pid in &request.connections_of {
+            if let Err(error) = self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
                 log::debug!("the other connections of process {pid} cannot be seen: {error}");
                 // The kernel knows no iterator of one process.
                 if error.raw_os_error() == Some(libc::EINVAL) {
-                    self.legs = Legs(None);
+                    self.proxy_peers = ProxyPeerReader(None);
                     break;
                 }
             }
         }
         let patience = sampling.patience();
         // The least that there is to wait for comes first.
-        self.cgroups(&inquiry.cgroups, patience, |observation| each(Found::Fact(Box::new(observation))));
-        for (inode, place) in processes::places(&inquiry.unheld, patience) {
-            each(Found::Fact(Box::new(Observation::Placed { inode, place })));
+        self.cgroups(&request.cgroups, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
+        for (inode, place) in processes::places(&request.unheld, patience) {
+            each(ScanItem::Fact(Box::new(Observation::Placed { inode, place })));
         }
-        self.conntrack(&inquiry.namespaces, patience, |observation| each(Found::Fact(Box::new(observation))));
+        self.conntrack(&request.namespaces, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
         sampling
     }
 
@@ -182,7 +183,7 @@ impl Inquirer {
         }
         let mut timeouts: BTreeMap<u32, Option<Duration>> = wanted.iter().map(|netns| (*netns, None)).collect();
         let open: Vec<_> = wanted.iter().filter_map(|of| Some((*of, Arc::clone(self.tracking.get(of)?)))).collect();
-        let read = |(_, tracking): &(u32, Arc<Tracking>), job: &Job<Duration>| {
+        let read = |(_, tracking): &(u32, Arc<Tracking>), job: &ItemJob<Duration>| {
             if let Some(timeout) = tracking.close_wait_timeout() {
                 job.put(timeout);
             }
@@ -190,7 +191,7 @@ impl Inquirer {
         deadline::each(open, patience, read, |(netns, _), told| tell(&mut timeouts, *netns, told));
         let closed = |netns: &Netns| timeouts.get(&netns.inode).is_some_and(Option::is_none);
         let namespaces: Vec<_> = netns::all().into_iter().filter(closed).collect();
-        let enter = |namespace: &Netns, job: &Job<Duration>| {
+        let enter = |namespace: &Netns, job: &ItemJob<Duration>| {
             let opened = namespace.enter_and(Tracking::open).ok().flatten();
             if let Some(timeout) = opened.and_then(|tracking| tracking.close_wait_timeout()) {
                 job.put(timeout);

@@ -1,4 +1,4 @@
-//! What is worth running a program for, and what the program is told.
+//! Events that start hooks, and the facts that a hook gets.
 
 use std::{borrow::Cow, fmt, io};
 
@@ -14,17 +14,17 @@ use closewait_engine::{
 /// Longest request on its way to the helper, bytes: the event of a socket that some ten thousand processes have.
 const LONGEST: usize = 4 << 20;
 
-/// What has happened.
+/// Kind of event that starts a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum HookEventKind {
     /// A socket got stuck.
     Stuck,
     /// A group grows without closing.
     Pileup,
 }
 
-impl Kind {
+impl HookEventKind {
     /// The word that events use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,26 +34,26 @@ impl Kind {
     }
 }
 
-/// Of whom at most one program runs at a time.
+/// Key of the limit that at most one program runs at a time for the same event and group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Group {
+pub struct HookGroup {
     /// What has happened.
-    pub kind: Kind,
+    pub kind: HookEventKind,
     /// To whom: what the log says too.
     pub who: String,
 }
 
-impl fmt::Display for Group {
+impl fmt::Display for HookGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", self.kind.name(), self.who)
     }
 }
 
-/// Environment variables. What is unknown is not among them.
+/// Environment variables of a hook. Unknown facts have no variable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts(pub(super) Vec<(Cow<'static, str>, String)>);
+pub struct HookEnvironment(pub(super) Vec<(Cow<'static, str>, String)>);
 
-impl Facts {
+impl HookEnvironment {
     /// Adds one, if it is known. An environment has no place for zero bytes; harmless text has none.
     pub fn add(&mut self, name: &'static str, value: Option<impl ToString>) {
         if let Some(value) = value.map(|value| value.to_string()).filter(|value| !value.contains('\0')) {
@@ -62,18 +62,18 @@ impl Facts {
     }
 }
 
-/// A reason to run a program.
+/// Event that starts a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Occasion {
+pub struct HookEvent {
     /// Of whom.
-    pub group: Group,
+    pub group: HookGroup,
     /// For the environment.
-    pub facts: Facts,
+    pub facts: HookEnvironment,
     /// For standard input: the event, one line.
     pub json: String,
 }
 
-impl Occasion {
+impl HookEvent {
     /// As it goes to the helper: its length, and JSON. `None` if it is too long.
     pub(super) fn frame(&self) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; size_of::<u32>()];
@@ -101,7 +101,7 @@ impl Occasion {
 }
 
 /// Whom a finding is a reason for to run a program; `None` if it is none.
-pub(super) fn group(finding: &Finding) -> Option<Group> {
+pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
     match finding {
         Finding::Stuck { socket, owners, process, .. } => {
             let owner = owner(owners.as_deref(), process.as_deref());
@@ -114,7 +114,7 @@ pub(super) fn group(finding: &Finding) -> Option<Group> {
                 Some(Role::Client) => format!("{who} to {}", socket.remote),
                 Some(Role::Server) | None => format!("{who} port {}", socket.local.port),
             };
-            Some(Group { kind: Kind::Stuck, who })
+            Some(HookGroup { kind: HookEventKind::Stuck, who })
         }
         Finding::Pileup { pileup, .. } => {
             let PileupGroup { role: _, netns, cgroup, local_port, remote } = pileup.group;
@@ -125,7 +125,7 @@ pub(super) fn group(finding: &Finding) -> Option<Group> {
             };
             who.extend(netns.map(|netns| format!(" in netns {netns}")));
             who.extend(cgroup.map(|cgroup| format!(" in cgroup {cgroup}")));
-            Some(Group { kind: Kind::Pileup, who })
+            Some(HookGroup { kind: HookEventKind::Pileup, who })
         }
         Finding::PileupEnd { .. }
         | Finding::Enter { .. }
@@ -137,8 +137,8 @@ pub(super) fn group(finding: &Finding) -> Option<Group> {
 }
 
 /// What the program is told in its environment. Nothing of a finding that is no reason to run one.
-pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> Facts {
-    let mut facts = Facts::default();
+pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
+    let mut facts = HookEnvironment::default();
     match finding {
         Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => {
             let process = process.as_deref();
@@ -187,7 +187,7 @@ fn owner<'a>(owners: Option<&'a [Holder]>, process: Option<&'a Process>) -> Opti
 }
 
 /// `process` may be another one.
-fn add_owner(facts: &mut Facts, owner: Option<(u32, &str)>, process: Option<&Process>) {
+fn add_owner(facts: &mut HookEnvironment, owner: Option<(u32, &str)>, process: Option<&Process>) {
     let Some((pid, comm)) = owner else { return };
     facts.add("CLOSEWAIT_PID", Some(pid));
     facts.add("CLOSEWAIT_COMM", Some(comm));
@@ -196,7 +196,7 @@ fn add_owner(facts: &mut Facts, owner: Option<(u32, &str)>, process: Option<&Pro
     facts.add("CLOSEWAIT_RUNTIME", process.and_then(|process| process.runtime).map(|runtime| runtime.name()));
 }
 
-fn add_socket(facts: &mut Facts, socket: &Socket) {
+fn add_socket(facts: &mut HookEnvironment, socket: &Socket) {
     facts.add("CLOSEWAIT_LOCAL", Some(socket.local));
     facts.add("CLOSEWAIT_LOCAL_PORT", Some(socket.local.port));
     facts.add("CLOSEWAIT_REMOTE", Some(socket.remote));
@@ -205,7 +205,7 @@ fn add_socket(facts: &mut Facts, socket: &Socket) {
     facts.add("CLOSEWAIT_INODE", socket.inode);
 }
 
-fn add_workload(facts: &mut Facts, workload: Option<&Workload>) {
+fn add_workload(facts: &mut HookEnvironment, workload: Option<&Workload>) {
     let Some(Workload { cgroup_path, unit, container, pod }) = workload else { return };
     let pod = pod.as_ref();
     facts.add("CLOSEWAIT_CGROUP", Some(cgroup_path));
@@ -215,7 +215,7 @@ fn add_workload(facts: &mut Facts, workload: Option<&Workload>) {
     facts.add("CLOSEWAIT_POD_NAMESPACE", pod.and_then(|pod| pod.namespace.as_deref()));
 }
 
-fn add_verdict(facts: &mut Facts, verdict: &Verdict) {
+fn add_verdict(facts: &mut HookEnvironment, verdict: &Verdict) {
     facts.add("CLOSEWAIT_VERDICT", Some(verdict.class.name()));
     facts.add("CLOSEWAIT_RULE", Some(verdict.rule));
     facts.add("CLOSEWAIT_CERTAINTY", Some(verdict.certainty.name()));
@@ -230,14 +230,14 @@ mod tests {
         model::{Certainty, Class, Dwell},
         testing::{holder, process, socket, verdict},
         text::Comm,
-        time::Boot,
+        time::BootTime,
     };
 
     const ANCHOR: TimeAnchor = TimeAnchor::booted_at(UNIX_EPOCH);
 
     fn stuck(owners: Option<Vec<Holder>>, process: Option<Process>) -> Finding {
         Finding::Stuck {
-            at: Boot(0),
+            at: BootTime(0),
             socket: socket(),
             dwell: Dwell::Exact(Duration::from_millis(60_500)),
             owners,
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    fn value<'f>(facts: &'f Facts, name: &str) -> Option<&'f str> {
+    fn value<'f>(facts: &'f HookEnvironment, name: &str) -> Option<&'f str> {
         facts.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
@@ -295,33 +295,33 @@ mod tests {
         named.task.comm = Comm::from_kernel(b"$(id)\n\x1b;`w`\xff\0\0\0\0");
         let facts = facts(&stuck(Some(vec![named]), None), ANCHOR);
         assert_eq!(value(&facts, "CLOSEWAIT_COMM"), Some("$(id)\\u{a}\\u{1b};`w`\\xff"));
-        let mut zero = Facts::default();
+        let mut zero = HookEnvironment::default();
         zero.add("X", Some("a\0b"));
-        assert_eq!(zero, Facts::default());
+        assert_eq!(zero, HookEnvironment::default());
     }
 
     #[test]
     fn a_request_arrives_as_it_was_sent() {
         let finding = stuck(Some(vec![holder("nginx", 812, 5)]), None);
         let facts = facts(&finding, ANCHOR);
-        let sent = Occasion { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
+        let sent = HookEvent { group: group(&finding).unwrap(), facts, json: "{\"seq\":1}\n".to_owned() };
         let frame = sent.frame().unwrap().unwrap();
         let (length, body) = frame.split_at(4);
-        assert_eq!(Occasion::length(length.try_into().unwrap()).unwrap(), body.len());
-        assert_eq!(Occasion::of_body(body).unwrap(), sent);
+        assert_eq!(HookEvent::length(length.try_into().unwrap()).unwrap(), body.len());
+        assert_eq!(HookEvent::of_body(body).unwrap(), sent);
     }
 
     #[test]
     fn what_is_too_long_is_not_sent_and_not_taken() {
         let group = group(&stuck(None, None)).unwrap();
-        let long = Occasion { group, facts: Facts::default(), json: "x".repeat(LONGEST) };
+        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(LONGEST) };
         assert_eq!(long.frame().unwrap(), None);
-        assert!(Occasion::length([0xff; 4]).is_err());
+        assert!(HookEvent::length([0xff; 4]).is_err());
     }
 
     #[test]
     fn only_what_calls_for_a_person_is_an_occasion() {
-        let enter = Finding::Enter { at: Boot(0), socket: socket() };
+        let enter = Finding::Enter { at: BootTime(0), socket: socket() };
         assert_eq!(group(&enter), None);
     }
 }

@@ -1,4 +1,4 @@
-//! One process at the first look, and what the second adds.
+//! State of one process at the first read, and what the second read adds.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use super::{Reading, Reads, THREADS, permille, runtime};
 use crate::{
     clock,
     host::{
-        deadline::{Job, Subject, Unanswered},
+        deadline::{ItemJob, ReadFailure, Subject},
         proc,
     },
 };
@@ -22,9 +22,9 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// A process, as far as it has been read.
+/// Process, as far as it has been read.
 #[derive(Clone, Debug)]
-pub(super) struct Look {
+pub(super) struct ProcessRead {
     pub(super) process: Process,
     pub(super) threads: Vec<(Reading, Thread)>,
     /// Its threads have been read.
@@ -39,22 +39,22 @@ pub(super) struct Second {
     tids: Vec<u32>,
 }
 
-/// What was read: nothing of a process that has ended, else the CPU time of its threads; or why that is not known.
-pub(super) type Answer = Result<Option<Vec<Reading>>, String>;
+/// CPU times of the threads of a process; `None` if it has ended, the reason if they cannot be read.
+pub(super) type ThreadReadings = Result<Option<Vec<Reading>>, String>;
 
-impl Look {
+impl ProcessRead {
     /// Reads a process, and puts out what is known of it several times: each has all that the one before has. `None` if it
     /// has ended.
-    pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &Job<Option<Self>>) {
+    pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let folder = proc::folder(Path::new("/proc"), pid);
         let free = job.about(Subject::Process(pid, None));
-        let mut look = Self::default(pid);
-        match look.read(&folder, (reads, free), rest, job) {
-            Ok(()) => job.put(Some(look)),
+        let mut process_read = Self::default(pid);
+        match process_read.read(&folder, (reads, free), rest, job) {
+            Ok(()) => job.put(Some(process_read)),
             Err(error) if proc::has_ended(&error) => job.put(None),
             Err(error) => {
-                let _unread: Option<()> = seen("its state", Err(error), &mut look.process.unseen);
-                job.put(Some(look));
+                let _unread: Option<()> = seen("its state", Err(error), &mut process_read.process.unseen);
+                job.put(Some(process_read));
             }
         }
     }
@@ -62,9 +62,9 @@ impl Look {
     fn read(
         &mut self,
         folder: &Path,
-        (reads, free): (Reads, Result<(), Unanswered>),
+        (reads, free): (Reads, Result<(), ReadFailure>),
         rest: &AtomicUsize,
-        job: &Job<Option<Self>>,
+        job: &ItemJob<Option<Self>>,
     ) -> io::Result<()> {
         job.step("its name");
         self.process.comm = Comm::from_name(&proc::comm(folder)?);
@@ -101,7 +101,7 @@ impl Look {
     }
 
     /// What no kernel makes anybody wait for.
-    fn read_calm_facts(&mut self, folder: &Path, job: &Job<Option<Self>>) {
+    fn read_calm_facts(&mut self, folder: &Path, job: &ItemJob<Option<Self>>) {
         let Self { process, .. } = self;
         let unseen = &mut process.unseen;
         job.step("its status");
@@ -113,7 +113,7 @@ impl Look {
         process.workload = cgroup.map(|path| Box::new(Workload::parse(&harmless_path(&path))));
     }
 
-    fn read_facts(&mut self, folder: &Path, job: &Job<Option<Self>>) {
+    fn read_facts(&mut self, folder: &Path, job: &ItemJob<Option<Self>>) {
         let Self { process, .. } = self;
         let unseen = &mut process.unseen;
         job.step("its descriptors");
@@ -122,7 +122,7 @@ impl Look {
         process.exe = seen("its program", proc::exe(folder), unseen).map(|path| harmless(&path));
     }
 
-    fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &Job<Option<Self>>) {
+    fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let Self { process, threads, has_threads } = self;
         job.step("its threads");
         let most = rest.load(Ordering::Relaxed).min(THREADS);
@@ -156,7 +156,7 @@ impl Look {
         }
     }
 
-    fn read_runtime(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &Job<Option<Self>>) {
+    fn read_runtime(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &ItemJob<Option<Self>>) {
         let Self { process, threads, .. } = self;
         let Some(exe) = process.exe.as_deref() else { return };
         process.runtime = runtime::by_path(exe);
@@ -174,10 +174,10 @@ impl Look {
     }
 
     /// Adds that something did not answer.
-    pub(super) fn is_late(&mut self, why: &Unanswered) {
+    pub(super) fn is_late(&mut self, why: &ReadFailure) {
         let why = match why {
-            Unanswered::Late { .. } => format!("{why}; what is read after it was left out"),
-            Unanswered::StillWaits | Unanswered::TooMany | Unanswered::NoTime | Unanswered::NoThread(_) => {
+            ReadFailure::Late { .. } => format!("{why}; what is read after it was left out"),
+            ReadFailure::StillWaits | ReadFailure::TooMany | ReadFailure::NoTime | ReadFailure::NoThread(_) => {
                 format!("not everything was read: {why}")
             }
         };
@@ -191,7 +191,7 @@ impl Look {
     }
 
     /// Takes in what came of the second look. Returns whether it still is the same process: its pid may be another's.
-    pub(super) fn is_same(&mut self, answer: Option<Answer>, window: Duration) -> bool {
+    pub(super) fn is_same(&mut self, answer: Option<ThreadReadings>, window: Duration) -> bool {
         let Self { process, threads, .. } = self;
         match answer {
             Some(Ok(None)) => return false,
@@ -217,7 +217,7 @@ impl Second {
         self.pid
     }
 
-    pub(super) fn read(&self, job: &Job<Answer>) -> Answer {
+    pub(super) fn read(&self, job: &ItemJob<ThreadReadings>) -> ThreadReadings {
         job.step("its state");
         let folder = proc::folder(Path::new("/proc"), self.pid);
         // Nothing was to be read at the first look, or it is still waited for.
@@ -246,7 +246,7 @@ fn thread(
     main: bool,
     may_wait: bool,
     denied: &mut Option<io::Error>,
-    job: &Job<Option<Look>>,
+    job: &ItemJob<Option<ProcessRead>>,
 ) -> Option<(Reading, Thread)> {
     job.step("its threads");
     let stat = proc::stat(folder).ok()?;

@@ -7,25 +7,25 @@ use std::{
 };
 
 use super::{
-    diagnose::{self, Case, Group, Legs, Seen},
+    diagnose::{self, Case, Group, ProxyPeers, Seen},
+    flows::{FlowKey, Flows},
     hashing::KeyedState,
+    host_context::HostContext,
     lingering::Lingering,
-    model::{Holder, Leg, Listener, ReadState, Role, Socket, SocketKey, Verdict},
+    model::{Holder, Listener, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
     pairing,
     process::Process,
-    services::{Service, Services},
-    time::Boot,
-    tracked::Tracked,
+    time::BootTime,
+    tracked_socket::TrackedSocket,
     tracker::Tracker,
-    world::World,
 };
 
 /// So many groups are made, at some 600 bytes; the sockets of further ones, which entered later, are judged each by itself.
 const GROUPS: usize = 65_536;
 
-/// Who has the sockets of a group.
+/// Owner of the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Owner {
+enum GroupOwner {
     /// Nobody yet: they wait to be accepted.
     Backlog,
     /// Nobody knows.
@@ -34,21 +34,21 @@ enum Owner {
     Held(u32, u32),
 }
 
-/// What sockets have in common that are like each other.
-type GroupKey = (Owner, Service);
+/// Key of a group: sockets with the same owner and flow.
+type GroupKey = (GroupOwner, FlowKey);
 
-/// The sockets of a group while it is put together.
+/// Sockets of a group while it is put together.
 #[derive(Default)]
-struct Gathered<'a> {
-    members: Vec<(SocketKey, &'a Tracked)>,
+struct GroupBuilder<'a> {
+    members: Vec<(SocketKey, &'a TrackedSocket)>,
     ages: Vec<Duration>,
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
     remotes: BTreeSet<IpAddr>,
 }
 
-impl<'a> Gathered<'a> {
-    fn add(&mut self, key: SocketKey, tracked: &'a Tracked, now: Boot) {
+impl<'a> GroupBuilder<'a> {
+    fn add(&mut self, key: SocketKey, tracked: &'a TrackedSocket, now: BootTime) {
         self.members.push((key, tracked));
         self.ages.push(tracked.since.dwell(now).at_least());
         if let Some(state) = tracked.socket.read_state() {
@@ -58,7 +58,7 @@ impl<'a> Gathered<'a> {
         self.remotes.insert(tracked.socket.remote.address);
     }
 
-    /// What they have in common, but for what is known of their service.
+    /// Builds the group, without its flow.
     fn group(&mut self, stuck_after: Duration) -> Group {
         self.ages.sort_unstable();
         let ages = &self.ages;
@@ -79,84 +79,85 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// A group, and the other connections of its sockets.
+/// Group with the connections that its sockets wait for.
 #[derive(Default)]
-struct Surveyed<'a> {
+struct GroupedSockets<'a> {
     group: Group,
-    pairs: BTreeMap<SocketKey, &'a Leg>,
+    pairs: BTreeMap<SocketKey, &'a ProxyPeer>,
     /// What is the same for all of them.
-    legs: Legs,
+    proxy_peers: ProxyPeers,
 }
 
 /// All groups at one moment.
-pub(super) struct Survey<'a> {
-    now: Boot,
+pub(super) struct Grouping<'a> {
+    now: BootTime,
     stuck_after: Duration,
-    world: &'a World,
-    services: Option<&'a Services>,
-    groups: HashMap<GroupKey, Surveyed<'a>, KeyedState>,
+    host_context: &'a HostContext,
+    flows: Option<&'a Flows>,
+    groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
 
-impl<'a> Survey<'a> {
-    /// Puts everything that is tracked into groups. `services` is what was watched, if something was.
+impl<'a> Grouping<'a> {
+    /// Puts everything that is tracked into groups. `flows` are those that were watched, if any were.
     pub(super) fn new(
-        now: Boot,
+        now: BootTime,
         stuck_after: Duration,
         tracker: &'a Tracker,
-        world: &'a World,
-        services: Option<&'a Services>,
+        host_context: &'a HostContext,
+        flows: Option<&'a Flows>,
     ) -> Self {
-        let mut gathered = HashMap::<GroupKey, Gathered<'a>, KeyedState>::default();
-        let mut unaccepted = BTreeMap::<Service, u32>::new();
-        let mut onsets = BTreeMap::<Service, Boot>::new();
+        let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
+        let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
+        let mut onsets = BTreeMap::<FlowKey, BootTime>::new();
         for (key, tracked) in tracker.iter() {
-            let (owner, service) = group_of(services, tracked);
-            if owner == Owner::Backlog {
-                *unaccepted.entry(service).or_default() += 1;
+            let (owner, flow_key) = group_of(flows, tracked);
+            if owner == GroupOwner::Backlog {
+                *unaccepted.entry(flow_key).or_default() += 1;
             }
             let entered = tracked.since.latest();
-            onsets.entry(service).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
-            if gathered.len() < GROUPS || gathered.contains_key(&(owner, service)) {
-                gathered.entry((owner, service)).or_default().add(key, tracked, now);
+            onsets.entry(flow_key).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
+            if gathered.len() < GROUPS || gathered.contains_key(&(owner, flow_key)) {
+                gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
-            let (owner, service) = key;
-            let flow = services.and_then(|services| services.flow(service, onsets.get(&service).copied(), now));
-            let unaccepted = unaccepted.get(&service).copied().unwrap_or(0);
+            let (owner, flow_key) = key;
+            let flow = flows.and_then(|flows| flows.flow(flow_key, onsets.get(&flow_key).copied(), now));
+            let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
             let group = Group { unaccepted, flow, ..gathered.group(stuck_after) };
             let pairs = match owner {
-                Owner::Held(pid, _) if !world.legs(pid).is_empty() => {
+                GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
                     let sockets: Vec<_> =
                         gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since)).collect();
-                    pairing::pair(&sockets, world.legs(pid))
+                    pairing::pair(&sockets, host_context.connections(pid))
                 }
-                Owner::Held(..) | Owner::Backlog | Owner::Unknown => BTreeMap::new(),
+                GroupOwner::Held(..) | GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
             };
-            let legs = pairing::legs(&pairs);
-            (key, Surveyed { group, pairs, legs })
+            let proxy_peers = pairing::proxy_peers(&pairs);
+            (key, GroupedSockets { group, pairs, proxy_peers })
         });
         let groups = groups.collect();
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
-        for seen in world.listeners() {
+        for seen in host_context.listeners() {
             listeners.entry(seen.what.local.port).or_default().push(seen);
         }
-        Self { now, stuck_after, world, services, groups, listeners }
+        Self { now, stuck_after, host_context, flows, groups, listeners }
     }
 
     /// Judges a socket in CLOSE_WAIT.
-    pub(super) fn verdict(&self, key: SocketKey, tracked: &Tracked) -> Verdict {
-        let of = group_of(self.services, tracked);
+    pub(super) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
+        let of = group_of(self.flows, tracked);
         let alone;
-        let Surveyed { group, pairs, legs } = match self.groups.get(&of) {
+        let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
             Some(surveyed) => surveyed,
             None => {
                 alone = self.alone(key, tracked);
                 &alone
             }
         };
-        let legs = Legs { own: pairs.get(&key).map(|leg| (*leg).clone()), ..legs.clone() };
+        let proxy_peers =
+            ProxyPeers { own: pairs.get(&key).map(|proxy_peer| (*proxy_peer).clone()), ..proxy_peers.clone() };
         let processes = self.processes(&tracked.socket, tracked.holders.as_deref());
         let case = Case {
             now: self.now,
@@ -166,30 +167,30 @@ impl<'a> Survey<'a> {
             entered: tracked.since.latest(),
             gone: None,
             holders: tracked.holders.as_deref(),
-            blind: self.world.blind().is_some(),
-            place: self.world.place(tracked.socket.inode),
+            blind: self.host_context.blind().is_some(),
+            place: self.host_context.place(tracked.socket.inode),
             untouched: self.now.since(tracked.touched),
             group,
             listener: self.listener(&tracked.socket),
-            legs: &legs,
+            proxy_peers: &proxy_peers,
             processes: &processes,
-            conntrack: self.world.conntrack(tracked.socket.netns),
+            conntrack: self.host_context.conntrack(tracked.socket.netns),
         };
         diagnose::verdict(&case)
     }
 
     /// A group of one.
-    fn alone(&self, key: SocketKey, tracked: &Tracked) -> Surveyed<'a> {
-        let mut gathered = Gathered::default();
+    fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
+        let mut gathered = GroupBuilder::default();
         gathered.add(key, tracked, self.now);
         let unaccepted = u32::from(tracked.socket.accepted == Some(false));
-        Surveyed { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..Surveyed::default() }
+        GroupedSockets { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..GroupedSockets::default() }
     }
 
     /// Judges a socket of which only a descriptor is left.
     pub(super) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
         let Lingering { socket, gone, holders, .. } = lingering;
-        let (group, legs) = (Group::default(), Legs::default());
+        let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
         let processes = self.processes(socket, holders.as_deref());
         let case = Case {
             now: self.now,
@@ -199,21 +200,21 @@ impl<'a> Survey<'a> {
             entered: gone.at,
             gone: Some(gone),
             holders: holders.as_deref(),
-            blind: self.world.blind().is_some(),
+            blind: self.host_context.blind().is_some(),
             place: None,
             untouched: self.now.since(gone.at),
             group: &group,
             listener: self.listener(socket),
-            legs: &legs,
+            proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: None,
         };
         diagnose::verdict(&case)
     }
 
-    /// The connection that a socket waits for, if it is one leg of a proxied one.
-    pub(super) fn leg(&self, key: SocketKey, tracked: &Tracked) -> Option<&'a Leg> {
-        let of = group_of(self.services, tracked);
+    /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
+    pub(super) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
+        let of = group_of(self.flows, tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
@@ -242,7 +243,7 @@ impl<'a> Survey<'a> {
         let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
         let of_listener = || waits_at().map(|listener| listener.holders.as_slice());
         let first = holders.filter(|holders| !holders.is_empty()).or_else(of_listener)?.first()?;
-        self.world.processes().get(&first.task.pid)
+        self.host_context.processes().get(&first.task.pid)
     }
 
     fn processes(&self, socket: &Socket, holders: Option<&[Holder]>) -> Vec<&'a Process> {
@@ -251,21 +252,21 @@ impl<'a> Survey<'a> {
             holders.unwrap_or_default().iter().chain(listening).map(|holder| holder.task.pid).collect();
         pids.sort_unstable();
         pids.dedup();
-        pids.iter().filter_map(|pid| self.world.processes().get(pid)).collect()
+        pids.iter().filter_map(|pid| self.host_context.processes().get(pid)).collect()
     }
 }
 
-fn group_of(services: Option<&Services>, tracked: &Tracked) -> GroupKey {
+fn group_of(flows: Option<&Flows>, tracked: &TrackedSocket) -> GroupKey {
     let socket = &tracked.socket;
     let owner = match tracked.holders.as_deref() {
-        _ if socket.accepted == Some(false) => Owner::Backlog,
-        None | Some([]) => Owner::Unknown,
+        _ if socket.accepted == Some(false) => GroupOwner::Backlog,
+        None | Some([]) => GroupOwner::Unknown,
         Some(holders @ [first, ..]) => {
             let others = holders.iter().zip(&holders[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
-            Owner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
+            GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
         }
     };
-    (owner, services.map_or_else(|| Service::of(socket), |services| services.of(socket)))
+    (owner, flows.map_or_else(|| FlowKey::of(socket), |flows| flows.of(socket)))
 }
 
 #[cfg(test)]
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
-        let (entered, now) = (Boot(1_000_000_000), Boot(100_000_000_000));
+        let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
         let last = GROUPS as u64 + 1;
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
@@ -287,10 +288,10 @@ mod tests {
             let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
             tracker.enter(key(number), entered, socket);
         }
-        let world = World::default();
-        let survey = Survey::new(now, Duration::from_secs(60), &tracker, &world, None);
-        assert_eq!(survey.groups.len(), GROUPS);
-        let verdict = |number| survey.verdict(key(number), tracker.get(key(number)).unwrap());
+        let host_context = HostContext::default();
+        let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, None);
+        assert_eq!(grouping.groups.len(), GROUPS);
+        let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
         assert_eq!(verdict(last), verdict(0), "each is the only one in its group");
     }
 }

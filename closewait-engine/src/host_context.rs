@@ -1,4 +1,4 @@
-//! What is known of everything around the sockets: listeners, owners, cgroups, namespaces.
+//! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,17 +7,19 @@ use std::{
 
 use super::{
     diagnose::Seen,
-    model::{Holder, Inquiry, Leg, Listener, Observation, Place, ReadState, Role, Socket, SocketKey},
+    limits::{Quota, keep_holder},
+    model::{
+        Holder, InspectionRequest, Listener, Observation, ProxyPeer, ReadState, Role, Socket, SocketKey, SocketLocation,
+    },
     process::Process,
-    room::{Room, keep_holder},
-    time::Boot,
+    time::BootTime,
     workload::Workload,
 };
 
 /// So many processes are looked at; those that hold most come first.
 const PROCESSES: usize = 64;
-/// So many processes are asked for their other connections.
-const LEGS_OF: usize = 16;
+/// Number of processes whose other connections are read at a time.
+const MAX_PROXY_PROCESSES: usize = 16;
 /// Cgroups that are remembered, and asked for at a time.
 const CGROUPS: usize = 4096;
 /// Network namespaces that are remembered, and asked for at a time.
@@ -26,56 +28,56 @@ const NAMESPACES: usize = 4096;
 const LISTENERS: usize = 65_536;
 /// Descriptors of listeners beside the first of each.
 const MORE_HOLDERS: usize = 65_536;
-/// Other connections of owners, at some 300 bytes.
-const LEGS: usize = 65_536;
+/// Number of other connections that are kept, at some 300 bytes each.
+const MAX_CONNECTIONS: usize = 65_536;
 /// Sockets without a holder that are searched for elsewhere at a time: the processes named for each make a list.
 const UNHELD: usize = 4096;
 /// What a process does is looked at again after this time.
 const STALE: Duration = Duration::from_secs(5);
 
-/// All of it.
+/// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// What the walk that goes on has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
-    looked: BTreeMap<u32, Boot>,
-    legs: BTreeMap<u32, Vec<Leg>>,
+    inspected: BTreeMap<u32, BootTime>,
+    connections: BTreeMap<u32, Vec<ProxyPeer>>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
-    places: BTreeMap<u64, Place>,
-    more_holders: Room,
-    more_legs: Room,
-    /// What found no room in the last walk, and in the last inquiry.
-    unkept: [u64; 2],
+    places: BTreeMap<u64, SocketLocation>,
+    more_holders: Quota,
+    connection_quota: Quota,
+    /// Number of facts that the last scan dropped, and that the last inspection dropped.
+    dropped: [u64; 2],
 }
 
-impl Default for World {
+impl Default for HostContext {
     fn default() -> Self {
         Self {
             listeners: BTreeMap::new(),
             found: BTreeMap::new(),
             blind: None,
             processes: BTreeMap::new(),
-            looked: BTreeMap::new(),
-            legs: BTreeMap::new(),
+            inspected: BTreeMap::new(),
+            connections: BTreeMap::new(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
-            more_holders: Room::new(MORE_HOLDERS),
-            more_legs: Room::new(LEGS),
-            unkept: [0; 2],
+            more_holders: Quota::new(MORE_HOLDERS),
+            connection_quota: Quota::new(MAX_CONNECTIONS),
+            dropped: [0; 2],
         }
     }
 }
 
-impl World {
+impl HostContext {
     /// A listener was found.
-    pub(super) fn listening(&mut self, key: SocketKey, at: Boot, listener: Listener, holder: Option<Holder>) {
+    pub(super) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, holder: Option<Holder>) {
         if self.found.len() >= LISTENERS && !self.found.contains_key(&key) {
-            self.more_holders.refuse();
+            self.more_holders.count_dropped();
             return;
         }
         let seen = self.found.entry(key).or_insert_with(|| Seen { what: listener.clone(), at, holders: Vec::new() });
@@ -93,10 +95,10 @@ impl World {
         }
     }
 
-    /// A walk over the open files of all processes is over.
-    pub(super) fn walk_ended(&mut self, blind: Option<String>) {
+    /// Takes over the result of a scan of the open files of all processes.
+    pub(super) fn scan_ended(&mut self, blind: Option<String>) {
         self.listeners = std::mem::take(&mut self.found);
-        self.unkept[0] = self.more_holders.renew(0);
+        self.dropped[0] = self.more_holders.reset(0);
         for seen in self.listeners.values_mut() {
             seen.holders.sort_by_key(|holder| (holder.task.pid, holder.fd));
         }
@@ -107,7 +109,7 @@ impl World {
     /// A scan of open files gave up, for this reason: the listeners of the one before stay.
     pub(super) fn scan_failed(&mut self, why: String) {
         self.found.clear();
-        self.more_holders.renew(0);
+        self.more_holders.reset(0);
         self.blind = Some(why);
     }
 
@@ -120,12 +122,12 @@ impl World {
     pub(super) fn learn(&mut self, observation: Observation) {
         match observation {
             Observation::Process { at, process } => {
-                self.looked.insert(process.pid, at);
+                self.inspected.insert(process.pid, at);
                 self.processes.insert(process.pid, *process);
             }
-            Observation::Leg { leg, holder, .. } => {
-                if self.more_legs.take() {
-                    self.legs.entry(holder.task.pid).or_default().push(leg);
+            Observation::ProxyPeer { peer: proxy_peer, holder, .. } => {
+                if self.connection_quota.take() {
+                    self.connections.entry(holder.task.pid).or_default().push(proxy_peer);
                 }
             }
             Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, CGROUPS),
@@ -143,26 +145,26 @@ impl World {
             | Observation::HeldInode { .. }
             | Observation::Lingering { .. }
             | Observation::Listening { .. }
-            | Observation::WalkEnded { .. }
+            | Observation::ScanEnded { .. }
             | Observation::ScanFailed { .. }
-            | Observation::InquiredAll { .. }
-            | Observation::Looked { .. }
-            | Observation::LookedAtAll { .. }
-            | Observation::LookedAtGone { .. }
+            | Observation::InspectedOwners { .. }
+            | Observation::Refreshed { .. }
+            | Observation::RefreshedAll { .. }
+            | Observation::RefreshedLingering { .. }
             | Observation::Resumed { .. }
             | Observation::Stored { .. }
             | Observation::Audited { .. }
-            | Observation::LookedAtSuspects { .. }
+            | Observation::RefreshedSuspects { .. }
             | Observation::Counters { .. } => {}
         }
     }
 
-    /// What is to be found out at `now` of the sockets that stay, given with their holders.
-    pub(super) fn inquiry<'a>(
+    /// Returns what an inspection at `now` has to find out about the given sockets and their owners.
+    pub(super) fn inspection_request<'a>(
         &mut self,
-        now: Boot,
+        now: BootTime,
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Holder]>)>,
-    ) -> Inquiry {
+    ) -> InspectionRequest {
         let mut owners = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
         // Those that have taken something in which they may have passed on.
@@ -203,19 +205,20 @@ impl World {
         ranked.truncate(PROCESSES);
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
         self.processes.retain(|pid, _| wanted.contains(pid));
-        self.looked.retain(|pid, _| wanted.contains(pid));
-        self.legs.retain(|pid, _| wanted.contains(pid));
-        let stale = |pid: &u32| self.looked.get(pid).is_none_or(|looked| now.since(*looked) >= STALE);
+        self.inspected.retain(|pid, _| wanted.contains(pid));
+        self.connections.retain(|pid, _| wanted.contains(pid));
+        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= STALE);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
-        let legs_of: Vec<u32> = processes.iter().copied().filter(|pid| readers.contains(pid)).take(LEGS_OF).collect();
-        for pid in &legs_of {
-            self.legs.remove(pid);
+        let connections_of: Vec<u32> =
+            processes.iter().copied().filter(|pid| readers.contains(pid)).take(MAX_PROXY_PROCESSES).collect();
+        for pid in &connections_of {
+            self.connections.remove(pid);
         }
-        let unkept_legs = self.more_legs.renew(self.legs.values().map(Vec::len).sum());
-        self.unkept[1] = unkept_legs + unheld.len().saturating_sub(UNHELD) as u64;
-        Inquiry {
+        let dropped_connections = self.connection_quota.reset(self.connections.values().map(Vec::len).sum());
+        self.dropped[1] = dropped_connections + unheld.len().saturating_sub(UNHELD) as u64;
+        InspectionRequest {
             processes,
-            legs_of,
+            connections_of: connections_of,
             cgroups: cgroups.into_iter().take(CGROUPS).collect(),
             unheld: unheld.into_iter().take(UNHELD).collect(),
             namespaces: namespaces.into_iter().take(NAMESPACES).collect(),
@@ -228,9 +231,9 @@ impl World {
         unnamed.into_iter().take(CGROUPS).collect()
     }
 
-    /// How many facts found no room at the last look.
-    pub(super) fn unkept(&self) -> u64 {
-        self.unkept.iter().sum()
+    /// Number of facts that were dropped at the last scan and the last inspection, because a limit was reached.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.iter().sum()
     }
 
     /// The listeners that a socket can have come from.
@@ -244,9 +247,9 @@ impl World {
         self.listeners.values()
     }
 
-    /// When a process was looked at.
-    pub(super) fn looked_at(&self, pid: u32) -> Option<Boot> {
-        self.looked.get(&pid).copied()
+    /// Returns the time at which a process was inspected.
+    pub(super) fn inspected_at(&self, pid: u32) -> Option<BootTime> {
+        self.inspected.get(&pid).copied()
     }
 
     /// The processes that were inspected.
@@ -254,9 +257,9 @@ impl World {
         &self.processes
     }
 
-    /// Other connections of a process.
-    pub(super) fn legs(&self, pid: u32) -> &[Leg] {
-        self.legs.get(&pid).map_or(&[], Vec::as_slice)
+    /// Returns the connections of a process that are not in CLOSE_WAIT.
+    pub(super) fn connections(&self, pid: u32) -> &[ProxyPeer] {
+        self.connections.get(&pid).map_or(&[], Vec::as_slice)
     }
 
     /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first holder.
@@ -272,7 +275,7 @@ impl World {
     }
 
     /// Where a socket is that no process holds.
-    pub(super) fn place(&self, inode: Option<u64>) -> Option<&Place> {
+    pub(super) fn place(&self, inode: Option<u64>) -> Option<&SocketLocation> {
         self.places.get(&inode?)
     }
 }
@@ -294,55 +297,63 @@ mod tests {
         testing::{holder, listener, socket},
     };
 
-    fn leg(world: &mut World, pid: u32) {
-        let leg = Leg { state: Connection::Established, socket: socket() };
-        world.learn(Observation::Leg { key: SocketKey(1), at: Boot(0), leg, holder: holder("x", pid, 3) });
+    fn proxy_peer(host_context: &mut HostContext, pid: u32) {
+        let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
+        host_context.learn(Observation::ProxyPeer {
+            key: SocketKey(1),
+            at: BootTime(0),
+            peer: proxy_peer,
+            holder: holder("x", pid, 3),
+        });
     }
 
     #[test]
     fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for key in 0..LISTENERS as u64 + 3 {
-            world.listening(SocketKey(key), Boot(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
+            host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, 3)));
         }
-        world.listening(SocketKey(0), Boot(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
-        world.walk_ended(None);
-        assert_eq!((world.listeners.len(), world.unkept()), (LISTENERS, 3));
-        assert_eq!(world.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
-        world.walk_ended(None);
-        assert_eq!((world.listeners.len(), world.unkept()), (0, 0));
+        host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(holder("y", 2, 3)));
+        host_context.scan_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (LISTENERS, 3));
+        assert_eq!(host_context.listeners[&SocketKey(0)].holders.len(), 2, "one that is known may have more holders");
+        host_context.scan_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
     }
 
     #[test]
     fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for fd in 0..MORE_HOLDERS as u32 + 6 {
-            world.listening(SocketKey(1), Boot(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
+            host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(holder("x", 1, fd)));
         }
-        world.walk_ended(None);
-        assert_eq!((world.listeners[&SocketKey(1)].holders.len(), world.unkept()), (MORE_HOLDERS + 1, 5));
+        host_context.scan_ended(None);
+        assert_eq!(
+            (host_context.listeners[&SocketKey(1)].holders.len(), host_context.dropped()),
+            (MORE_HOLDERS + 1, 5)
+        );
     }
 
     #[test]
     fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
-        let mut world = World::default();
-        (0..LEGS + 7).for_each(|_| leg(&mut world, 5));
-        assert_eq!(world.legs(5).len(), LEGS);
-        world.inquiry(Boot(0), std::iter::empty());
-        assert_eq!((world.legs(5).len(), world.unkept()), (0, 7));
-        leg(&mut world, 6);
-        world.inquiry(Boot(0), std::iter::empty());
-        assert_eq!(world.unkept(), 0);
+        let mut host_context = HostContext::default();
+        (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+        assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
+        assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
+        proxy_peer(&mut host_context, 6);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
+        assert_eq!(host_context.dropped(), 0);
     }
 
     #[test]
     fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         for netns in 0..NAMESPACES as u32 + 2 {
-            world.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
+            host_context.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
         }
-        assert_eq!((world.namespaces.len(), world.conntrack(Some(1))), (NAMESPACES, None));
-        assert!(world.conntrack(Some(2)).is_some());
+        assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (NAMESPACES, None));
+        assert!(host_context.conntrack(Some(2)).is_some());
     }
 
     #[test]
@@ -350,14 +361,14 @@ mod tests {
         let sockets: Vec<Socket> = (0..UNHELD as u64 + 9)
             .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
             .collect();
-        let mut world = World::default();
+        let mut host_context = HostContext::default();
         let none: &[Holder] = &[];
-        let inquiry = world.inquiry(Boot(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), inquiry.cgroups.len(), world.unkept()), (UNHELD, CGROUPS, 9));
-        for inode in inquiry.unheld {
-            world.learn(Observation::Placed { inode, place: Place::InFlight(Vec::new()) });
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (UNHELD, CGROUPS, 9));
+        for inode in request.unheld {
+            host_context.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
         }
-        let inquiry = world.inquiry(Boot(0), sockets.iter().map(|socket| (socket, Some(none))));
-        assert_eq!((inquiry.unheld.len(), world.unkept()), (9, 0));
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
     }
 }

@@ -1,0 +1,139 @@
+//! Queue of hook events: which wait for a program, and for which groups one runs. Pure: the time comes in.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{HookEvent, HookGroup};
+use closewait_engine::time::BootTime;
+
+/// Programs that run at the same time.
+const AT_ONCE: usize = 4;
+/// Requests that wait. The agent sends ten a minute at most, and each may be some megabytes long.
+const WAITING: usize = 16;
+
+/// Why a program is not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// One runs, or waits, for the same group.
+    Busy,
+    /// Too many wait.
+    Full,
+}
+
+impl Refused {
+    pub(super) const fn why(self) -> &'static str {
+        match self {
+            Self::Busy => "the one before has not ended",
+            Self::Full => "too many wait for others to end",
+        }
+    }
+}
+
+/// Result of taking a waiting event from the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NextEvent {
+    /// It is its turn.
+    Run(HookEvent),
+    /// It has waited for so long that what it is about may be over.
+    Stale(HookGroup),
+}
+
+/// Queue of hook events: those that wait for a program, and the groups whose programs run.
+#[derive(Debug)]
+pub(super) struct HookQueue {
+    running: BTreeSet<HookGroup>,
+    waiting: VecDeque<(BootTime, HookEvent)>,
+    patience: Duration,
+}
+
+impl HookQueue {
+    /// Nobody waits longer than `patience`.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
+    }
+
+    pub(super) fn offer(&mut self, event: HookEvent, now: BootTime) -> Result<(), Refused> {
+        let group = &event.group;
+        if self.running.contains(group) || self.waiting.iter().any(|(_, other)| other.group == *group) {
+            return Err(Refused::Busy);
+        }
+        if self.waiting.len() >= WAITING {
+            return Err(Refused::Full);
+        }
+        self.waiting.push_back((now, event));
+        Ok(())
+    }
+
+    /// The next one that is due, if one may run. It runs until it is said to be [finished](Self::finished).
+    pub(super) fn next(&mut self, now: BootTime) -> Option<NextEvent> {
+        if self.running.len() >= AT_ONCE {
+            return None;
+        }
+        let (since, event) = self.waiting.pop_front()?;
+        if now.since(since) > self.patience {
+            return Some(NextEvent::Stale(event.group));
+        }
+        self.running.insert(event.group.clone());
+        Some(NextEvent::Run(event))
+    }
+
+    pub(super) fn finished(&mut self, group: &HookGroup) {
+        self.running.remove(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::{HookEnvironment, HookEventKind};
+
+    fn event(who: usize) -> HookEvent {
+        let group = HookGroup { kind: HookEventKind::Stuck, who: who.to_string() };
+        HookEvent { group, facts: HookEnvironment::default(), json: String::new() }
+    }
+
+    fn queue() -> HookQueue {
+        HookQueue::new(Duration::from_secs(30))
+    }
+
+    #[test]
+    fn of_one_group_one_runs_or_waits() {
+        let mut queue = queue();
+        assert_eq!(queue.offer(event(1), BootTime(0)), Ok(()));
+        assert_eq!(queue.offer(event(1), BootTime(0)), Err(Refused::Busy));
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(1))));
+        assert_eq!(queue.offer(event(1), BootTime(0)), Err(Refused::Busy));
+        queue.finished(&event(1).group);
+        assert_eq!(queue.offer(event(1), BootTime(0)), Ok(()));
+    }
+
+    #[test]
+    fn four_run_and_the_others_wait_in_order_up_to_a_bound() {
+        let mut queue = queue();
+        let mut taken = 0;
+        while queue.offer(event(taken), BootTime(0)) == Ok(()) {
+            taken += 1;
+        }
+        assert_eq!((taken, queue.offer(event(99), BootTime(0))), (WAITING, Err(Refused::Full)));
+        for n in 0..AT_ONCE {
+            assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(n))));
+        }
+        assert_eq!(queue.next(BootTime(0)), None);
+        queue.finished(&event(2).group);
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(event(AT_ONCE))));
+        assert_eq!(queue.next(BootTime(0)), None);
+    }
+
+    #[test]
+    fn what_has_waited_too_long_is_not_run_any_more() {
+        let mut queue = queue();
+        let later = BootTime(31_000_000_000);
+        queue.offer(event(1), BootTime(0)).unwrap();
+        queue.offer(event(2), later).unwrap();
+        assert_eq!(queue.next(later), Some(NextEvent::Stale(event(1).group)));
+        assert_eq!(queue.next(later), Some(NextEvent::Run(event(2))));
+        assert_eq!(queue.offer(event(1), later), Ok(()), "it runs nowhere");
+    }
+}
