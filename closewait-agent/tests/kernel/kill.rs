@@ -161,7 +161,7 @@ fn a_half_closed_connection_in_use_is_refused_with_and_without_an_agent() {
     socket::exchange(&mut seen.server, &mut seen.client, b"still reading");
     for (arguments, words) in [
         (&["--socket", &path][..], "after the peer's FIN, and the peer took it"),
-        (&["--alone"], "nobody saw whether the peer's FIN came before"),
+        (&["--alone"], "the agent did not see whether the peer's FIN came before"),
     ] {
         let port = seen.id.remote.port().to_string();
         let mut command = closewait(&["kill", "--yes", "--output", "json", "--pid", &pid(), "--port", &port]);

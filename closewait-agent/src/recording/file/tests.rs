@@ -107,7 +107,7 @@ fn one_agent_writes_a_file() {
 fn a_fifo_is_not_waited_for() {
     let folder = Folder::new("fifo");
     let path = folder.fifo("fifo");
-    assert!(refused(&path).contains("nobody reads"));
+    assert!(refused(&path).contains("without a reader"));
     let Err(FileError::NoWriter) = open(&path).map(|_| ()) else { unreachable!() };
     let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
     let mut reader = options.unwrap();
