@@ -19,7 +19,7 @@ fn every_command_and_message_of_the_sources_is_described() {
         assert!(described.contains(&format!("BPF_{command}")), "describe BPF_{command} in docs/kernel-safety.md");
     }
     let described = rows("Other interfaces");
-    for (file, words) in [("src/source/diag.rs", ["SOCK_DIAG_BY_FAMILY", "SOCK_DESTROY"])] {
+    for (file, words) in [("src/source/diag/wire.rs", ["SOCK_DIAG_BY_FAMILY", "SOCK_DESTROY"])] {
         let text = fs::read_to_string(source(file)).expect("a source");
         for word in words {
             assert!(text.contains(word) && described.contains(word), "{word}");
