@@ -20,7 +20,7 @@ use crate::{
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::StartRefusal},
     sink::{Sink, json::Json, text::Text},
-    source::pins::PinsError,
+    source::{pins::PinsError, program},
 };
 use closewait_engine::query::Form;
 
@@ -40,6 +40,12 @@ mod exit {
 
 /// Does what the command line says. Prints errors.
 pub fn run(cli: &Cli) -> ExitCode {
+    if needs_kernel_program(&cli.command)
+        && let Err(error) = program::check_built()
+    {
+        log::error!("{error}");
+        return ExitCode::from(exit::FAILED);
+    }
     let result = match &cli.command {
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
@@ -67,6 +73,15 @@ pub fn run(cli: &Cli) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Whether a command loads kernel programs, or shows what an agent or this host has.
+const fn needs_kernel_program(command: &Command) -> bool {
+    match command {
+        Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
+        Command::Report(report) => report.file.is_none(),
+        Command::Replay(_) | Command::Hooks(_) => false,
     }
 }
 
@@ -129,6 +144,27 @@ fn colour(shape: OutputArgs) -> bool {
             let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
             io::stdout().is_terminal() && !no_color && !dumb
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn commands_that_only_read_a_recording_need_no_kernel_program() {
+        let needs = |arguments: &str| {
+            let cli = Cli::try_parse_from(arguments.split(' ')).expect("a command line");
+            needs_kernel_program(&cli.command)
+        };
+        for arguments in ["run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor"] {
+            assert!(needs(&format!("closewait {arguments}")), "{arguments}");
+        }
+        for arguments in ["replay FILE", "report FILE", "hooks"] {
+            assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }
 }
