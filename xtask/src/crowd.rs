@@ -4,13 +4,14 @@
 //! closes, and the kernel forgets it after `tcp_fin_timeout`. Both ends of an established connection stay here.
 
 use std::{
-    fs::{self, File},
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use fs_err as fs;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Where every connection of a crowd goes to: 127.78.0.0/16.
 pub(crate) const NETWORK: &str = "127.78.";
@@ -70,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         drop(client);
         half_closed.push(server);
     }
-    let null = |_| File::open("/dev/null").context("cannot open /dev/null; is the limit of open files low?");
+    let null = |_| std::fs::File::open("/dev/null").context("cannot open /dev/null; is the limit of open files low?");
     let files = (0..parts.files).map(null).collect::<Result<Vec<_>>>()?;
     println!("ready");
     io::stdout().flush().context("cannot write to standard output; has the bench ended?")?;
@@ -96,39 +97,23 @@ fn connection(listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
     Ok((client, server))
 }
 
-/// The most descriptors that one process of a crowd can have: `fs.nr_open`, for who may raise the limit to that (with
-/// CAP_SYS_RESOURCE), else the limit that is there.
+/// Highest number of descriptors that one process of a crowd can have: `fs.nr_open` with CAP_SYS_RESOURCE, which raises the
+/// limit, else the limit of this process.
 pub(crate) fn most_descriptors() -> Result<u32> {
     let path = "/proc/sys/fs/nr_open";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}; is /proc mounted?"))?;
-    let most = text.trim().parse().with_context(|| format!("{path} is no number; is /proc mounted?"))?;
-    // Only the hard limit: some programs under measurement close every descriptor up to the soft one.
-    let old = limit()?;
-    let hard = match set_limit(libc::rlimit { rlim_max: most, ..old }) {
-        Ok(()) => most,
-        Err(_refused) => old.rlim_max,
-    };
+    let most = fs::read_to_string(path)?.trim().parse().with_context(|| format!("{path} has no number"))?;
+    // Only the hard limit changes: some measured programs close every descriptor up to the soft one.
+    let old = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { maximum: Some(most), ..old }).is_ok();
+    let hard = if raised { most } else { old.maximum.unwrap_or(most) };
     Ok(u32::try_from(hard).unwrap_or(u32::MAX))
 }
 
 fn allow_descriptors(count: u32) -> Result<()> {
-    let old = limit()?;
-    set_limit(libc::rlimit { rlim_cur: old.rlim_cur.max(count.into()), ..old })
+    let old = getrlimit(Resource::Nofile);
+    let current = old.current.map(|current| current.max(count.into()));
+    setrlimit(Resource::Nofile, Rlimit { current, ..old })
         .with_context(|| format!("setrlimit(RLIMIT_NOFILE) to {count} failed; run as root, with CAP_SYS_RESOURCE"))
-}
-
-fn limit() -> Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live struct of the type that the call fills.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    ensure!(failed == 0, "getrlimit(RLIMIT_NOFILE) failed: {}", io::Error::last_os_error());
-    Ok(limit)
-}
-
-fn set_limit(limit: libc::rlimit) -> io::Result<()> {
-    // SAFETY: the pointer is to a live struct that the call only reads.
-    let failed = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -155,6 +140,7 @@ mod tests {
 
     #[test]
     fn a_process_may_have_what_its_limit_says() {
-        assert!(u64::from(most_descriptors().unwrap()) >= limit().unwrap().rlim_cur.min(u32::MAX.into()));
+        let current = getrlimit(Resource::Nofile).current.unwrap_or(0);
+        assert!(u64::from(most_descriptors().unwrap()) >= current.min(u32::MAX.into()));
     }
 }

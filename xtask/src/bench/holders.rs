@@ -1,13 +1,13 @@
 //! Processes that hold descriptors while something is measured.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
+use fs_err as fs;
 
 use crate::{crowd, exec, namespaces};
 
@@ -22,9 +22,8 @@ pub(super) struct Crowd {
 /// Moves this process into a network namespace for crowds. To be called before the first thread starts.
 pub(super) fn enter_network() -> Result<()> {
     namespaces::enter_new_network()?;
-    // The clients' closed ends are not what is to be measured; the kernel shall forget them at once.
-    let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
-    fs::write(path, "1").with_context(|| format!("cannot write {path}; is /proc mounted read-only?"))
+    // The closed ends of the clients are not measured; the kernel forgets them after a second.
+    Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "1")?)
 }
 
 impl Crowd {
@@ -38,16 +37,13 @@ impl Crowd {
             command.arg("crowd").args(["--number", &number.to_string()]);
             command.args(["--close-wait", &close_wait.to_string(), "--other", &other.to_string()]);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;
-            crowd.processes.push(child);
+            crowd.processes.push(exec::start(&mut command)?);
         }
         for process in &mut crowd.processes {
             let mut line = String::new();
             let stdout = process.stdout.take().context("a crowd has no standard output; this is a bug")?;
             BufReader::new(stdout).read_line(&mut line).context("cannot read from a crowd; this is a bug")?;
-            if line != "ready\n" {
-                bail!("a crowd ended before it was ready; its own messages are above");
-            }
+            ensure!(line == "ready\n", "a crowd ended before it was ready; its own messages are above");
         }
         Ok(crowd)
     }

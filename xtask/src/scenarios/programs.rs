@@ -1,16 +1,16 @@
 //! The programs that scenarios need: Debian's packages, Python's in an environment of their own, and what is compiled.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use fs_err as fs;
 
 use crate::{
     exec::{self, Workspace},
-    packages,
+    root,
 };
 
 /// Programs, and the packages of Debian that have them.
@@ -37,9 +37,8 @@ const JAVA: &str = "Blocked";
 pub(super) fn bring(workspace: &Workspace) -> Result<()> {
     let dir = workspace.target.join("scenarios");
     let sources = workspace.root.join("closewait-agent/tests/scenarios/programs");
-    fs::create_dir_all(&dir)
-        .with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))?;
-    packages::install(&missing(), "installing the scenarios' programs")?;
+    fs::create_dir_all(&dir)?;
+    root::install(&missing(), "installing the scenarios' programs")?;
     venv(&dir.join("venv"))?;
     for (program, source) in GO {
         go(&dir, program, &sources.join(source))?;

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use fs_err as fs;
 
 use crate::{
     apt::{self, Apt},
@@ -64,16 +64,16 @@ pub(super) const KERNELS: [Kernel; 5] = [
 /// Modules that the guest loads, in this order; some kernels have them built in.
 pub(super) const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
 
+/// The file to correct when Debian has renamed something.
+const HERE: &str = "xtask/src/vm/kernels.rs";
+
 impl Kernel {
-    /// The kernels with these versions, all for none, oldest first.
+    /// Returns the kernels with these versions, all without any, oldest first.
     pub(super) fn choose(versions: &[String]) -> Result<Vec<&'static Self>> {
-        if let Some(unknown) = versions.iter().find(|version| KERNELS.iter().all(|kernel| kernel.version != **version))
-        {
-            let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.version).collect();
-            bail!(
-                "there is no kernel {unknown} in the matrix; choose of {}, or add it in xtask/src/vm/kernels.rs",
-                known.join(", ")
-            );
+        let known = KERNELS.each_ref().map(|kernel| kernel.version);
+        if let Some(unknown) = versions.iter().find(|version| !known.contains(&version.as_str())) {
+            let known = known.join(", ");
+            anyhow::bail!("there is no kernel {unknown} in the matrix; choose of {known}, or add it in {HERE}");
         }
         let wanted = |kernel: &&Self| versions.is_empty() || versions.iter().any(|version| version == kernel.version);
         Ok(KERNELS.iter().filter(wanted).collect())
@@ -82,19 +82,13 @@ impl Kernel {
     /// The bootable image in the unpacked packages.
     pub(super) fn image(&self, dir: &Path) -> Result<PathBuf> {
         let found = find(&self.folder(dir), &|name| name.starts_with("vmlinuz"))?;
-        found.into_iter().next().with_context(|| {
-            format!(
-                "the packages of Linux {} have no vmlinuz; correct their names in xtask/src/vm/kernels.rs",
-                self.version
-            )
-        })
+        found.with_context(|| format!("the packages of Linux {} have no vmlinuz; correct {HERE}", self.version))
     }
 
     /// The file of a module, if the kernel has it as one.
     pub(super) fn module(&self, dir: &Path, module: &str) -> Result<Option<PathBuf>> {
-        let is_it =
-            |name: &str| name.strip_prefix(module).is_some_and(|rest| rest == ".ko" || rest.starts_with(".ko."));
-        Ok(find(&self.folder(dir), &is_it)?.into_iter().next())
+        let is_module = |rest: &str| rest == ".ko" || rest.starts_with(".ko.");
+        find(&self.folder(dir), &|name| name.strip_prefix(module).is_some_and(is_module))
     }
 
     fn folder(&self, dir: &Path) -> PathBuf {
@@ -103,13 +97,13 @@ impl Kernel {
 
     /// Whether all of its packages are unpacked.
     fn is_present(&self, dir: &Path) -> bool {
-        let Ok(entries) = fs::read_dir(self.folder(dir)) else { return false };
+        let entries = fs::read_dir(self.folder(dir)).into_iter().flatten();
         let names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         self.packages.iter().all(|package| names.iter().any(|name| matches(name, *package)))
     }
 }
 
-/// Downloads and unpacks those that are not in `dir` yet. `work` is for apt's own files.
+/// Downloads and unpacks the kernels that are not in `dir` yet. `work` is for apt's own files.
 pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
     let missing: Vec<_> = kernels.iter().filter(|kernel| !kernel.is_present(dir)).collect();
     if missing.is_empty() {
@@ -117,29 +111,16 @@ pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> 
     }
     let suites: BTreeSet<&str> = missing.iter().flat_map(|kernel| kernel.suites.iter().copied()).collect();
     let apt = Apt::new(work, &stanzas(&suites)?)?;
-    apt.update().with_context(|| {
-        format!(
-            "cannot get the lists of {}; take a suite that has gone out of xtask/src/vm/kernels.rs",
-            suites.iter().copied().collect::<Vec<_>>().join(", ")
-        )
-    })?;
+    apt.update()
+        .with_context(|| format!("cannot get the lists of {suites:?}; remove a suite that is gone from {HERE}"))?;
     for kernel in missing {
         let start = exec::now();
-        let folder = kernel.folder(dir);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}; is it yours?", folder.display()))?;
+        fs::create_dir_all(kernel.folder(dir))?;
         for package in kernel.packages {
-            let name = choose(&apt, *package, kernel.unfixed)?.with_context(|| {
-                format!(
-                    "no package {}*{} in {}; see with apt-cache what it is called by now, and correct \
-                     xtask/src/vm/kernels.rs",
-                    package.0,
-                    package.1,
-                    kernel.suites.join(", ")
-                )
-            })?;
-            let deb = apt.download(&name)?;
-            apt::extract(&deb, &folder.join(&name))?;
-            fs::remove_file(&deb).with_context(|| format!("cannot remove {}; delete it", deb.display()))?;
+            let name = choose(&apt, *package, kernel.unfixed)?;
+            let name =
+                name.with_context(|| format!("no package {package:?} in {:?}; correct {HERE}", kernel.suites))?;
+            apt.unpack(&name, &kernel.folder(dir).join(&name))?;
             println!("vm: unpacked {name} ({:.1} s)", start.elapsed().as_secs_f64());
         }
     }
@@ -148,19 +129,18 @@ pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> 
 
 /// The suites in apt's format, at the machine's own mirrors.
 fn stanzas(suites: &BTreeSet<&str>) -> Result<String> {
-    let (_codename, archives) = apt::release_archives()?;
-    let (security, text) = (apt::security_archives()?, String::new());
-    suites.iter().try_fold(text, |text, suite| {
-        let archives = if suite.ends_with("-security") { &security } else { &archives };
-        let archive = archives.first().with_context(|| {
-            format!("apt's configuration names no archive that has {suite}; add the one with security updates to it")
-        })?;
-        Ok(format!("{text}{}\n", archive.stanza(suite)))
-    })
+    let ((_codename, archives), security) = (apt::release_archives()?, apt::security_archives()?);
+    let stanza = |suite: &&str| {
+        let archive = if suite.ends_with("-security") { security.first() } else { archives.first() };
+        let archive =
+            archive.with_context(|| format!("apt's configuration names no archive that has {suite}; add it"))?;
+        Ok(archive.stanza(suite) + "\n")
+    };
+    suites.iter().map(stanza).collect()
 }
 
-/// The newest package whose name matches, of those that can be downloaded: apt also knows names that others depend on. One
-/// with the beginning `preferred` is taken instead.
+/// Returns the newest package whose name matches and that can be downloaded: apt also knows names that others depend on. A
+/// name with the beginning `preferred` comes first.
 fn choose(apt: &Apt, package: (&str, &str), preferred: Option<&str>) -> Result<Option<String>> {
     let names = apt.names(package.0)?;
     for name in by_preference(names.lines().filter(|name| matches(name, package)), preferred) {
@@ -188,21 +168,20 @@ fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// All files below a folder whose names are wanted.
-fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(dir).with_context(|| format!("cannot list {}; delete it and try again", dir.display()))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}; delete it and try again", dir.display()))?;
-        let kind = entry.file_type().with_context(|| format!("cannot look at {}", entry.path().display()))?;
-        if kind.is_dir() {
-            found.extend(find(&entry.path(), wanted)?);
-        } else if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) {
-            found.push(entry.path());
+/// The first file below a folder whose name is wanted.
+fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(dir)? {
+        let (entry, path) = entry.map(|entry| (entry.file_type(), entry.path()))?;
+        let found = match entry? {
+            kind if kind.is_dir() => find(&path, wanted)?,
+            kind if kind.is_file() && path.file_name().and_then(|name| name.to_str()).is_some_and(wanted) => Some(path),
+            _ => None,
+        };
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Booting a kernel in QEMU, and reading what it prints.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use fs_err as fs;
 
-use crate::exec;
+use crate::{exec, root};
 
 /// What QEMU computes the guest with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Accelerator {
         }
         let guest = Guest { qemu, kernel, initramfs, console, append: "closewait.probe", limit: LIMIT };
         let mut up = false;
-        // It waits for ever after an error, so whoever reads of one need not.
+        // After such an error QEMU waits for ever.
         let boot = guest.boot(Self::Kvm, |line| {
             up |= line.contains("closewait-vm: release");
             !line.contains("KVM internal error")
@@ -102,20 +103,13 @@ impl Guest<'_> {
             .arg("-initrd")
             .arg(self.initramfs)
             .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
-        let shown = exec::shown(&command);
-        let console = |path: &Path| format!("cannot write {}; is it yours?", path.display());
-        let mut file = File::create(self.console).with_context(|| console(self.console))?;
+        let mut file = fs::File::create(self.console)?;
         let start = exec::now();
         let deadline = start + self.limit;
         let (reader, writer) = std::io::pipe().context("pipe() failed")?;
         let stderr = writer.try_clone().context("dup() of a pipe failed")?;
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(stderr)
-            .spawn()
-            .with_context(|| format!("cannot start {shown}; install qemu-system-x86"))?;
-        // It keeps copies of the pipe's end, and the reading would never end.
+        let mut child = exec::start(command.stdin(Stdio::null()).stdout(writer).stderr(stderr))?;
+        // Otherwise its copies of the pipe's end would keep the pipe open.
         drop(command);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -126,7 +120,7 @@ impl Guest<'_> {
         let end = loop {
             match receiver.recv_timeout(deadline.saturating_duration_since(exec::now())) {
                 Ok(line) => {
-                    writeln!(file, "{line}").with_context(|| console(self.console))?;
+                    writeln!(file, "{line}")?;
                     let go_on = go_on(&line);
                     lines.push(line);
                     if !go_on {
@@ -137,9 +131,7 @@ impl Guest<'_> {
                 Err(RecvTimeoutError::Disconnected) => break End::Off,
             }
         };
-        // Fails only for one that has ended.
-        let _ended = child.kill();
-        child.wait().with_context(|| format!("waiting for {shown} failed"))?;
+        exec::kill(&mut child);
         Ok(Boot { end, took: start.elapsed(), lines })
     }
 }
@@ -164,21 +156,14 @@ impl Tools {
             [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("ss", "iproute2")];
         let missing = TOOLS.iter().filter(|(program, _package)| exec::which(program).is_none());
         let missing: Vec<_> = missing.map(|(_program, package)| *package).collect();
-        crate::packages::install(&missing, "installing what boots kernels")?;
-        let find = |program: &str, package: &str| {
+        root::install(&missing, "installing what boots kernels")?;
+        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| {
             exec::which(program).with_context(|| format!("there is no program {program}; install {package}"))
-        };
-        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| find(program, package));
+        });
         let tools = Self { qemu: qemu?, busybox: busybox?, ss: ss? };
         // The guest has no libraries for it.
-        if exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>")) {
-            anyhow::bail!("{} is not linked statically; install busybox-static", tools.busybox.display());
-        }
+        let dynamic = exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>"));
+        ensure!(!dynamic, "{} is not linked statically; install busybox-static", tools.busybox.display());
         Ok(tools)
     }
-}
-
-/// Makes a folder below the target folder.
-pub(super) fn make_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))
 }

@@ -6,10 +6,11 @@ mod kernels;
 mod machine;
 mod report;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
+use fs_err as fs;
 
 use crate::{
     exec::{self, Workspace},
@@ -17,7 +18,7 @@ use crate::{
 };
 use initramfs::Tree;
 use kernels::{Kernel, MODULES};
-use machine::{Accelerator, End, Guest, Tools, make_dir};
+use machine::{Accelerator, End, Guest, Tools};
 use report::{Row, Table};
 
 /// The page that `--bless` writes.
@@ -75,7 +76,7 @@ struct Parts<'a> {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernels = Kernel::choose(&options.versions)?;
     let dir = workspace.target.join("vm");
-    make_dir(&dir)?;
+    fs::create_dir_all(&dir)?;
     let tools = Tools::bring()?;
     kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
@@ -97,8 +98,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // The page says what works: nothing is written of a run in which something did not.
     table.verdict()?;
     if options.bless {
-        let path = workspace.root.join(PAGE);
-        fs::write(&path, table.page()).with_context(|| format!("cannot write {}; is it yours?", path.display()))?;
+        fs::write(workspace.root.join(PAGE), table.page())?;
         println!("wrote {PAGE}");
     }
     Ok(())
@@ -119,10 +119,7 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     .with_context(|| {
         format!("cannot link statically for {TARGET}; `rustup target add {TARGET}`, and install libc6-dev")
     })?;
-    let find = |name: &str, kind: &str| {
-        test::executable(&messages, name, kind).with_context(|| format!("cargo has built no {kind} named {name}"))
-    };
-    Ok((find("closewait", "bin")?, find("kernel", "test")?))
+    Ok((test::executable(&messages, "closewait", "bin")?, test::executable(&messages, "kernel", "test")?))
 }
 
 impl Parts<'_> {
@@ -131,7 +128,7 @@ impl Parts<'_> {
     }
 
     fn probe(&self, kernels: &[&Kernel]) -> Result<Accelerator> {
-        let Some(kernel) = kernels.last() else { bail!("no kernel is wanted; name one of the matrix") };
+        let kernel = kernels.last().context("no kernel is wanted; name one of the matrix")?;
         let tree = Tree::new(&self.dir.join("tree"))?;
         tree.copy(&self.tools.busybox, "/bin/busybox")?;
         let initramfs = self.dir.join("probe.cpio");
