@@ -6,7 +6,7 @@
 
 use std::{
     io::Read as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use crate::{exec, namespaces};
+use crate::{exec, loopback, namespaces};
 
 /// Listeners of one pair.
 const LISTENERS: usize = 8;
@@ -73,10 +73,7 @@ fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
 }
 
 fn listeners(pair: u8) -> Result<Vec<TcpListener>> {
-    // The standard library sets SO_REUSEADDR; port 0 lets the kernel choose.
-    let address = SocketAddr::from((Ipv4Addr::new(127, 77, 0, pair + 1), 0));
-    let bind = |_| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; is loopback up?"));
-    (0..LISTENERS).map(bind).collect()
+    (0..LISTENERS).map(|_| loopback::listen([127, 77, 0, pair + 1])).collect()
 }
 
 /// One client, and one server in a thread of its own.

@@ -21,6 +21,7 @@ mod fuzz;
 #[path = "../../closewait-agent/tests/kernel/kmsg.rs"]
 mod kmsg;
 mod loadgen;
+mod loopback;
 mod markdown;
 mod namespaces;
 mod root;

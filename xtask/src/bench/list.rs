@@ -9,19 +9,15 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use super::{
-    holders::{self, Crowd},
     machine,
     rounds::{Series, interleaved, median},
 };
 use crate::{
-    agent::{Program, Running},
-    crowd, exec, markdown,
+    agent::Program,
+    crowd::{self, Crowd},
+    exec, markdown,
 };
 
-/// Option of `list` that queries no running agent.
-const ALONE: &str = "--alone";
-/// Option for the agent's control socket.
-const SOCKET: &str = "--socket";
 /// Highest accepted ratio to the time of `ss`.
 const ALONE_TARGET: f64 = 0.5;
 /// Highest accepted ratio to the time of `ss`, with a running agent.
@@ -56,20 +52,17 @@ struct Lister {
     target: Option<f64>,
 }
 
-/// closewait, with and without a running agent.
+/// closewait, alone and with a running agent to ask.
 struct Closewait<'a> {
     binary: &'a Path,
     dir: &'a Path,
-    has_alone: bool,
-    has_socket: bool,
 }
 
 impl List {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        holders::enter_network()?;
-        let help = exec::quiet(Command::new(binary).args(["list", "--help"]))?;
-        let closewait = Closewait { binary, dir, has_alone: has(&help, ALONE), has_socket: has(&help, SOCKET) };
+        crowd::enter_network()?;
+        let closewait = Closewait { binary, dir };
         print!("{}", self.compare(&closewait)?);
         if !self.no_scale {
             print!("{}", grow(&closewait)?);
@@ -88,23 +81,19 @@ impl List {
         }
         let (close_wait, other) = CROWD;
         let (processes, series) = closewait.measure(&listers, CROWD, self.rounds)?;
-        let mut text = format!(
+        Ok(format!(
             "{}; {close_wait} sockets in CLOSE_WAIT among {} descriptors of {processes} processes; whole processes, output to \
              /dev/null, {} interleaved rounds.\n\n{}",
             machine()?,
             close_wait + other,
             self.rounds,
             table(series.iter().zip(listers.iter().map(|lister| lister.target)))
-        );
-        if !closewait.has_socket {
-            text.push_str("\nThis closewait has no `list --socket`: a running agent was not asked.\n");
-        }
-        Ok(text)
+        ))
     }
 }
 
 fn grow(closewait: &Closewait<'_>) -> Result<String> {
-    let listers: Vec<_> = closewait.listers().collect();
+    let listers = closewait.listers();
     let mut rows = Vec::new();
     for size in GROWTH {
         eprintln!("bench: {} sockets", size.0);
@@ -113,11 +102,6 @@ fn grow(closewait: &Closewait<'_>) -> Result<String> {
     }
     let table = markdown::table("In CLOSE_WAIT | Other descriptors | Variant | Median ms | ms per 1000 sockets", rows);
     Ok(format!("\nMedians of {GROWTH_ROUNDS} rounds:\n\n{table}"))
-}
-
-/// Whether a help text has an option.
-fn has(help: &str, option: &str) -> bool {
-    help.split_whitespace().any(|word| word == option)
 }
 
 /// One row for each program, with its target.
@@ -138,15 +122,12 @@ fn growth_row((close_wait, other): (u32, u32), series: &Series) -> Option<String
 }
 
 impl Closewait<'_> {
-    fn listers(&self) -> impl Iterator<Item = Lister> {
-        let alone: &[&str] = if self.has_alone { &["list", ALONE] } else { &["list"] };
-        let alone = Lister::new("closewait list, alone", self.binary, alone, Some(ALONE_TARGET));
-        let socket = self.socket();
-        let asking = self.has_socket.then(|| {
-            let args = ["list", SOCKET, &socket];
-            Lister::new("closewait list, asking an agent", self.binary, &args, Some(ASKED_TARGET))
-        });
-        std::iter::once(alone).chain(asking)
+    fn listers(&self) -> [Lister; 2] {
+        let asking = ["list", "--socket", &self.socket()];
+        [
+            Lister::new("closewait list, alone", self.binary, &["list", "--alone"], Some(ALONE_TARGET)),
+            Lister::new("closewait list, asking an agent", self.binary, &asking, Some(ASKED_TARGET)),
+        ]
     }
 
     /// Times all listers with a crowd. Returns the number of its processes, and milliseconds.
@@ -157,20 +138,14 @@ impl Closewait<'_> {
         rounds: u32,
     ) -> Result<(usize, Vec<Series>)> {
         // The agent starts first, so that it sees every socket enter.
-        let agent = self.agent()?;
+        let agent = Program::closewait(self.binary, self.dir, &["--socket", &self.socket()]).attach()?;
         let crowd = Crowd::gather(0, close_wait, other)?;
         for lister in listers {
             lister.check(close_wait)?;
         }
         let series = time(listers, rounds)?;
-        agent.map(Running::stop).transpose()?;
+        agent.stop()?;
         Ok((crowd.processes(), series))
-    }
-
-    /// The agent that is asked, if it can be.
-    fn agent(&self) -> Result<Option<Running>> {
-        let start = || Program::closewait(self.binary, self.dir, &[SOCKET, &self.socket()]).attach();
-        self.has_socket.then(start).transpose()
     }
 
     fn socket(&self) -> String {
@@ -227,12 +202,6 @@ fn rows(listing: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_option_is_a_whole_word_of_the_help() {
-        let help = "Options:\n      --alone  x\n      --output <FORMAT>  a socket, --sockets\n";
-        assert!(has(help, ALONE) && !has(help, SOCKET));
-    }
 
     #[test]
     fn only_sockets_of_the_crowd_are_rows() {

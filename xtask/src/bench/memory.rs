@@ -7,11 +7,14 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    holders::{self, Crowd},
     machine,
     process::{map_bytes, status_kib},
 };
-use crate::{agent::Program, exec, markdown};
+use crate::{
+    agent::Program,
+    crowd::{self, Crowd},
+    exec, markdown,
+};
 
 /// The agent's example that plays a recording through the engine.
 pub(super) const EXAMPLE: &str = "memory";
@@ -57,7 +60,7 @@ struct Growth {
 impl Memory {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        holders::enter_network()?;
+        crowd::enter_network()?;
         let example = binary.with_file_name("examples").join(EXAMPLE);
         let mut replayed = Vec::new();
         for sockets in REPLAYED {

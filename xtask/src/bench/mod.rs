@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: what tracking costs in time and memory, and how long listing takes.
 
 mod engine;
-mod holders;
 mod list;
 mod memory;
 mod overhead;

@@ -5,11 +5,12 @@ use std::{path::Path, thread, time::Duration};
 use anyhow::Result;
 use clap::Args;
 
-use super::{
-    holders::{self, Crowd},
-    machine, process,
+use super::{machine, process};
+use crate::{
+    agent::Program,
+    crowd::{self, Crowd},
+    markdown,
 };
-use crate::{agent::Program, markdown};
 
 /// Stuck sockets that the agent tracks.
 const TRACKED: [u32; 3] = [1000, 10_000, 50_000];
@@ -32,7 +33,7 @@ pub(crate) struct Refresh {
 impl Refresh {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        holders::enter_network()?;
+        crowd::enter_network()?;
         let closewait = Program::closewait(binary, dir, &["--stuck-after", STUCK_AFTER]);
         let mut rows = Vec::new();
         for extra in EXTRA {

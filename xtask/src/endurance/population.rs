@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Chance;
+use crate::loopback;
 
 /// Every socket of a population has a local address in 127.79.0.0/16.
 pub(super) const NETWORK: &str = "127.79.";
@@ -87,8 +88,8 @@ impl Population {
     pub(super) fn add(&mut self, count: u64) -> Result<()> {
         let address = self.listener.local_addr().context("getsockname failed; this is a bug")?;
         for _ in 0..count {
-            let client = TcpStream::connect(address).with_context(|| format!("connect to {address} failed"))?;
-            let (server, remote) = self.listener.accept().context("accept failed; is the limit of open files low?")?;
+            let (client, server) = loopback::connect(&self.listener)?;
+            let remote = server.peer_addr().context("getpeername failed; this is a bug")?;
             let (fin, ()) = Span::around(|| {
                 client.shutdown(Shutdown::Write).context("shutdown failed; this is a bug")?;
                 wait_for_close_wait(&server)
@@ -126,8 +127,7 @@ impl Population {
 
 fn listen(number: u16) -> Result<TcpListener> {
     let [high, low] = number.to_be_bytes();
-    let address = SocketAddr::from((Ipv4Addr::new(127, 79, high, low), 0));
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+    loopback::listen([127, 79, high, low])
 }
 
 /// Waits for the peer's FIN. `tcp_fin` (net/ipv4/tcp_input.c at v6.18) ends the stream and enters CLOSE_WAIT under one lock of

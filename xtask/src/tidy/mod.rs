@@ -9,9 +9,10 @@ mod manifests;
 mod paths;
 mod tokens;
 
-use std::{collections::BTreeMap, fmt, fs, process::Command};
+use std::{collections::BTreeMap, fmt, process::Command};
 
 use anyhow::{Context as _, Result, bail};
+use fs_err as fs;
 
 use crate::{
     docs,
@@ -44,7 +45,9 @@ type Files = BTreeMap<String, String>;
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let files = read_files(workspace)?;
     let mut problems = layers::check(&files);
-    problems.extend(manifests::check(&files));
+    let metadata = exec::output(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
+    let metadata = serde_json::from_str(&metadata).context("`cargo metadata` printed no JSON")?;
+    problems.extend(manifests::check(&files, &metadata));
     problems.extend(files::check(&files));
     problems.sort();
     for problem in &problems {
@@ -74,9 +77,8 @@ fn read_files(workspace: &Workspace) -> Result<Files> {
         let path = workspace.root.join(name);
         // Git lists what is deleted but not committed yet, and links to folders.
         if path.is_file() {
-            let bytes = fs::read(&path).with_context(|| format!("cannot read {}; is it yours?", path.display()))?;
-            // Recorded captures and the like are not text, and no rule is about them.
-            if let Ok(text) = String::from_utf8(bytes) {
+            // Recordings and the like are not text, and no rule is about them.
+            if let Ok(text) = String::from_utf8(fs::read(&path)?) {
                 files.insert(name.to_owned(), text);
             }
         }

@@ -17,7 +17,7 @@ use crate::{
     setup, test,
 };
 use initramfs::Tree;
-use kernels::{Kernel, MODULES};
+use kernels::{KERNELS, Kernel, MODULES};
 use machine::{Accelerator, End, Guest, Tools};
 use report::{Row, Table};
 
@@ -47,6 +47,7 @@ const NOT_OF_THE_KERNEL: [&str; 3] = ["dump::", "busy::", "what_a_shell_hands_ov
 #[derive(Args)]
 pub(crate) struct Options {
     /// Kernels, as in `5.10 7.3`; all of the matrix if there are none
+    #[arg(value_parser = KERNELS.each_ref().map(|kernel| kernel.version))]
     versions: Vec<String>,
     /// Run only tests whose name contains this
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
@@ -74,7 +75,7 @@ struct Parts<'a> {
 
 /// Boots them one after the other, prints the table and fails if anything was not as it should be.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let kernels = Kernel::choose(&options.versions)?;
+    let kernels = Kernel::choose(&options.versions);
     let dir = workspace.target.join("vm");
     fs::create_dir_all(&dir)?;
     let tools = Tools::bring()?;
