@@ -2,23 +2,17 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::ChildStdout,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
-    thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use fs_err as fs;
 use rustix::process::Signal;
-use serde_json::Value;
 
-use crate::exec;
+use crate::prelude::*;
 
 /// Some tracers need seconds to load and verify their programs, and more on a busy machine.
 const ATTACH_LIMIT: Duration = Duration::from_secs(30);

@@ -2,15 +2,7 @@
 //!
 //! Mirror and keyring come from the machine's apt configuration; lists, cache and state are folders of the workspace.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use anyhow::{Context as _, Result, bail, ensure};
-use fs_err as fs;
-
-use crate::exec;
+use crate::prelude::*;
 
 /// An archive in the machine's apt configuration.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,13 +2,8 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
-use clap::Args;
-
-use crate::{
-    exec::{self, Workspace},
-    root, setup,
-};
+use crate::prelude::*;
+use crate::{root, setup};
 
 /// First arguments that closewait itself understands; `cargo xtask run` puts `run` before anything else.
 const SUBCOMMANDS: [&str; 11] =

@@ -3,18 +3,12 @@
 //! The client's end of a socket in CLOSE_WAIT is closed and costs nothing: it waits in FIN_WAIT2 for the server, which never
 //! closes, and the kernel forgets it after `tcp_fin_timeout`. Both ends of an established connection stay here.
 
-use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
-use fs_err as fs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{exec, loopback, namespaces};
+use crate::prelude::*;
+use crate::{loopback, namespaces};
 
 /// Beginning of the addresses that a crowd connects to: 127.78.0.0/16.
 pub(crate) const NETWORK: &str = "127.78.";

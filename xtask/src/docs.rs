@@ -1,16 +1,8 @@
 //! `cargo xtask docs`: the table of the kernel's record in docs/events.md, from the doc comments of the struct, and
 //! docs/diagnoses.md, from what the rules say of themselves.
 
-use std::path::Path;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
-use fs_err as fs;
-
-use crate::{
-    exec::{self, Workspace},
-    markdown, setup, test,
-};
+use crate::prelude::*;
+use crate::{setup, test};
 
 const RECORD: &str = "closewait-common/src/record.rs";
 const EVENTS: &str = "docs/events.md";

@@ -4,19 +4,7 @@
 //! panic, and so nothing is needed beyond the stable compiler. What a run finds is kept below the target folder; the few
 //! inputs in `fuzz/corpus` are where the first one begins.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
-use fs_err as fs;
-
-use crate::{
-    exec::{self, Workspace},
-    markdown,
-};
+use crate::prelude::*;
 
 /// Targets, in the order in which they run.
 const TARGETS: [&str; 7] = ["records", "btf", "tracepoint", "proc", "netlink", "recording", "cli"];

@@ -8,15 +8,13 @@ use std::{
     io::Read as _,
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
-    thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use clap::Args;
+use anyhow::anyhow;
 use serde_json::json;
 
-use crate::{exec, loopback, namespaces};
+use crate::prelude::*;
+use crate::{loopback, namespaces};
 
 /// Listeners of one pair.
 const LISTENERS: usize = 8;

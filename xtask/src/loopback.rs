@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-use anyhow::{Context as _, Result, ensure};
+use crate::prelude::*;
 
 /// Listens on a port that the kernel chooses.
 pub(crate) fn listen(address: [u8; 4]) -> Result<TcpListener> {

@@ -24,6 +24,7 @@ mod loadgen;
 mod loopback;
 mod markdown;
 mod namespaces;
+mod prelude;
 mod root;
 mod scenarios;
 mod setup;

@@ -2,15 +2,12 @@
 //!
 //! Only the calling thread moves into a new namespace: call these functions before the first thread starts.
 
-use std::{path::Path, process::Command};
-
-use anyhow::{Context as _, Result};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-use crate::exec;
+use crate::prelude::*;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 

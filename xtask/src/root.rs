@@ -1,10 +1,8 @@
 //! What needs root: one built binary, and Debian's packages. Nothing is built as root.
 
-use std::{env, ffi::OsString, os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{env, ffi::OsString, os::unix::process::CommandExt as _};
 
-use anyhow::{Context as _, Result, bail};
-
-use crate::exec::{self, Workspace};
+use crate::prelude::*;
 
 /// The command that runs `program` as root: directly for root, else through sudo, by its full path.
 ///

@@ -3,18 +3,10 @@
 use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
-use serde_json::Value;
-
-use crate::{
-    exec::{self, Workspace},
-    faults, root, setup,
-};
+use crate::prelude::*;
+use crate::{faults, root, setup};
 
 /// Packages that are tested. Commands that name the same packages get the same features, so cargo builds them once.
 pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "closewait-ebpf"];

@@ -1,17 +1,8 @@
 //! Records a second through the engine.
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
-use serde_json::Value;
-
 use super::rounds::{bounds, median};
-use crate::{
-    build,
-    exec::{self, Workspace},
-    markdown,
-};
+use crate::build;
+use crate::prelude::*;
 
 /// The agent's example that plays the records.
 const EXAMPLE: &str = "engine";

@@ -1,21 +1,13 @@
 //! Time to list the sockets in CLOSE_WAIT: closewait beside ss and lsof, timed as whole processes.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
-
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
-
 use super::{
     machine,
     rounds::{Series, interleaved, median},
 };
+use crate::prelude::*;
 use crate::{
     agent::Program,
     crowd::{self, Crowd},
-    exec, markdown,
 };
 
 /// Highest accepted ratio to the time of `ss`.

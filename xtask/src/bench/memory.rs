@@ -1,19 +1,13 @@
 //! Memory that a tracked socket takes.
 
-use std::{path::Path, process::Command, thread, time::Duration};
-
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use serde_json::Value;
-
 use super::{
     machine,
     process::{map_bytes, status_kib},
 };
+use crate::prelude::*;
 use crate::{
     agent::Program,
     crowd::{self, Crowd},
-    exec, markdown,
 };
 
 /// The agent's example that plays a recording through the engine.

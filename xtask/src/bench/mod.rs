@@ -8,19 +8,12 @@ mod process;
 mod refresh;
 mod rounds;
 
-use std::{path::Path, thread};
-
-use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use fs_err as fs;
 
 pub(crate) use process::status_kib;
 
-use crate::{
-    build,
-    exec::{self, Workspace},
-    root,
-};
+use crate::prelude::*;
+use crate::{build, root};
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {

@@ -1,21 +1,11 @@
 //! Connections per second with closewait, with other tracers and with none.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
-};
-
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use serde_json::Value;
-
 use super::{
     machine, process,
     rounds::{Series, bounds, interleaved, median},
 };
-use crate::{agent::Program, exec, markdown, namespaces};
+use crate::prelude::*;
+use crate::{agent::Program, namespaces};
 
 /// The counters of the `stop` event.
 const COUNTERS: [&str; 5] = ["entered", "left", "lost_ring_full", "lost_map_full", "skipped_by_kernel"];

@@ -1,9 +1,8 @@
 //! What the kernel tells about a process: its CPU time, its memory and its BPF maps.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
-use fs_err as fs;
+use crate::prelude::*;
 
 /// CPU time of all threads. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
 pub(super) fn cpu_time(pid: u32) -> Result<Duration> {

@@ -1,15 +1,10 @@
 //! CPU time of a running agent that keeps its knowledge of stuck sockets fresh.
 
-use std::{path::Path, thread, time::Duration};
-
-use anyhow::Result;
-use clap::Args;
-
 use super::{machine, process};
+use crate::prelude::*;
 use crate::{
     agent::Program,
     crowd::{self, Crowd},
-    markdown,
 };
 
 /// Stuck sockets that the agent tracks.

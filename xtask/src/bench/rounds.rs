@@ -3,7 +3,7 @@
 //! hyperfine cannot replace this: it measures one command after the other, and a machine that is slower for a minute would
 //! then change the ratio between two commands.
 
-use anyhow::{Context as _, Result};
+use crate::prelude::*;
 
 /// Measurements of one variant, one number a round.
 #[derive(Debug, Default)]

@@ -6,22 +6,11 @@ mod restarts;
 mod soak;
 mod watcher;
 
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
-
-use anyhow::Result;
-use fs_err as fs;
+use std::ops::Range;
 
 pub(crate) use self::{restarts::Restarts, soak::Soak, watcher::Agents};
-use crate::{
-    build,
-    exec::{self, Workspace},
-    faults, namespaces, root,
-};
+use crate::prelude::*;
+use crate::{build, faults, namespaces, root};
 
 /// Builds, starts this program again as root, and runs `work` there, in its own network and with its own BPF file system.
 pub(crate) fn run(

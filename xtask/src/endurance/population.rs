@@ -5,11 +5,11 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
-use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Chance;
 use crate::loopback;
+use crate::prelude::*;
 
 /// Every socket of a population has a local address in 127.79.0.0/16.
 pub(super) const NETWORK: &str = "127.79.";

@@ -1,15 +1,12 @@
 //! Killed and started again, many times, under load: every dwell time compared with the population's own record.
 
-use std::{collections::BTreeMap, thread, time::Duration};
-
-use anyhow::{Result, ensure};
-use clap::Args;
+use std::collections::BTreeMap;
 
 use super::{
     Agents, Load,
     population::{Ends, Population, Stay},
 };
-use crate::markdown;
+use crate::prelude::*;
 
 /// The agent reports no socket with a shorter dwell time.
 const STUCK_AFTER: &str = "100ms";

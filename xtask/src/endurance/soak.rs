@@ -1,22 +1,16 @@
 //! Load and faults at random; after each, what the agent tracks is to be what is there.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
 use rustix::process::Signal;
-use serde_json::Value;
 
 use super::{
     Agents, Load,
     population::{Ends, Population, Stay},
     watcher::Watcher,
 };
-use crate::{exec, markdown, namespaces};
+use crate::namespaces;
+use crate::prelude::*;
 
 /// Small, so that it overflows whenever the agent does not read.
 const RING_BYTES: u32 = 256 << 10;

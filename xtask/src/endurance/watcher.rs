@@ -1,22 +1,14 @@
 //! An agent, and what it reports about the sockets of a population.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
-use fs_err as fs;
 use rustix::process::Signal;
-use serde_json::Value;
 
 use super::population::{Ends, NETWORK};
+use crate::prelude::*;
 use crate::{
     agent::{Program, Running},
-    bench, exec,
+    bench,
 };
 
 /// How agents are started, one after the other.

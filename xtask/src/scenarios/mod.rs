@@ -3,16 +3,10 @@
 mod programs;
 mod table;
 
-use std::{env, ffi::OsString, process::Command};
+use std::{env, ffi::OsString};
 
-use anyhow::{Context as _, Result};
-use clap::Args;
-use fs_err as fs;
-
-use crate::{
-    exec::{self, Workspace},
-    setup, test,
-};
+use crate::prelude::*;
+use crate::{setup, test};
 use table::Table;
 
 /// The page that `--bless` writes.

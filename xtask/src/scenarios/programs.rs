@@ -1,17 +1,7 @@
 //! The programs that scenarios need: Debian's packages, Python's in an environment of their own, and what is compiled.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use anyhow::Result;
-use fs_err as fs;
-
-use crate::{
-    exec::{self, Workspace},
-    root,
-};
+use crate::prelude::*;
+use crate::root;
 
 /// Programs, and the packages of Debian that have them.
 const PACKAGES: [(&str, &str); 7] = [

@@ -1,17 +1,11 @@
 //! bpf-linker, linked against the LLVM that the compiler itself brings.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, ffi::OsString};
 
-use anyhow::{Context as _, Result, bail, ensure};
 use fs_err::{self as fs, os::unix::fs::OpenOptionsExt as _, os::unix::fs::symlink};
 
 use super::{step, toolchain::Toolchain};
-use crate::exec;
+use crate::prelude::*;
 
 /// The version that goes with the aya releases in Cargo.toml.
 const VERSION: &str = "0.13.0";

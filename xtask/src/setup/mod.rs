@@ -10,11 +10,9 @@ mod toolchain;
 
 use std::fs::File;
 
-use anyhow::{Context as _, Result};
-use fs_err as fs;
-
-use crate::exec::{self, Workspace};
 use toolchain::Toolchain;
+
+use crate::prelude::*;
 
 /// Brings what is missing; prints a line for each step and nothing when there is none.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {

@@ -1,13 +1,9 @@
 //! Debian's package of a tool whose version has to be that of the compiler.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use anyhow::{Result, bail};
-
-use crate::{
-    apt::{self, Apt},
-    exec,
-};
+use crate::apt::{self, Apt};
+use crate::prelude::*;
 
 /// Suites to look into besides the machine's own release, backports first: their lists are the smallest. Names and
 /// not `stable-backports`, because a released compiler stays in the suite it was built for.

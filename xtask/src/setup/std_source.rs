@@ -1,18 +1,9 @@
 //! The standard library's source, where cargo's `-Z build-std` looks for it.
 
-use std::{
-    io,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
-
-use anyhow::{Context as _, Result, bail, ensure};
-use fs_err as fs;
+use std::{io, os::unix::fs::symlink};
 
 use super::{package, step, toolchain::Toolchain};
-use crate::exec;
+use crate::prelude::*;
 
 /// A component of a few megabytes; a network that takes longer is one that answers nothing.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(60);

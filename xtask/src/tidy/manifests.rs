@@ -1,8 +1,7 @@
 //! What each Cargo.toml must and must not say.
 
-use serde_json::Value;
-
 use super::{Files, Problem};
+use crate::prelude::*;
 
 /// A dependency that a member must not have.
 struct Forbidden {

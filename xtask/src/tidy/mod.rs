@@ -9,15 +9,10 @@ mod manifests;
 mod paths;
 mod tokens;
 
-use std::{collections::BTreeMap, fmt, process::Command};
+use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Context as _, Result, bail};
-use fs_err as fs;
-
-use crate::{
-    docs,
-    exec::{self, Workspace},
-};
+use crate::docs;
+use crate::prelude::*;
 
 /// A line that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,15 +1,8 @@
 //! The file system that a guest boots from: busybox, `ss` with its libraries, the agent and its tests.
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::os::unix::fs::PermissionsExt as _;
 
-use anyhow::{Context as _, Result};
-use fs_err as fs;
-
-use crate::exec;
+use crate::prelude::*;
 
 const INIT: &str = include_str!("init.sh");
 

@@ -1,18 +1,9 @@
 //! The kernels of the matrix: where Debian has them, and how they get into the target folder.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
-use fs_err as fs;
-
-use crate::{
-    apt::{self, Apt},
-    exec,
-};
+use crate::apt::{self, Apt};
+use crate::prelude::*;
 
 /// One kernel of the matrix.
 #[derive(Debug)]

@@ -3,17 +3,11 @@
 use std::{
     fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use fs_err as fs;
-
-use crate::{exec, root};
+use crate::prelude::*;
+use crate::root;
 
 /// What QEMU computes the guest with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

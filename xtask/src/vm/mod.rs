@@ -6,16 +6,8 @@ mod kernels;
 mod machine;
 mod report;
 
-use std::{path::PathBuf, time::Duration};
-
-use anyhow::{Context as _, Result};
-use clap::Args;
-use fs_err as fs;
-
-use crate::{
-    exec::{self, Workspace},
-    setup, test,
-};
+use crate::prelude::*;
+use crate::{setup, test};
 use initramfs::Tree;
 use kernels::{KERNELS, Kernel, MODULES};
 use machine::{Accelerator, End, Guest, Tools};

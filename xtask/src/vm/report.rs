@@ -1,13 +1,11 @@
 //! What the guests have printed, as one table.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use anyhow::{Context as _, Result};
+use std::collections::BTreeMap;
 
 use super::history;
+use crate::prelude::*;
 use crate::{
     kmsg::{fault_in, reports_fault},
-    markdown,
     test::{self, Summary},
 };
 
