@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// The folders that every task works in.
 #[derive(Debug)]
@@ -80,6 +81,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(command))?;
     check(command, output.status)?;
     text(command, output.stdout)
+}
+
+/// Runs a command that prints one JSON object.
+pub(crate) fn json(command: &mut Command) -> Result<Value> {
+    let text = output(command.stdin(Stdio::null()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} printed no JSON; this is a bug", shown(command)))
 }
 
 /// Runs a command without showing anything and returns its stdout; on failure its output is part of the error.

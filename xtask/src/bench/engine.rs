@@ -30,8 +30,7 @@ impl Engine {
             let measure = |_round| -> Result<f64> {
                 let mut command = Command::new(&example);
                 command.args([sockets, groups, self.events].map(|number| number.to_string()));
-                let result: Value =
-                    serde_json::from_str(&exec::quiet(&mut command)?).context("the example printed no JSON")?;
+                let result = exec::json(&mut command)?;
                 ensure!(result["tracked_at_the_end"] == sockets, "sockets were lost: {result}");
                 result["events_per_second"].as_f64().with_context(|| format!("no rate in {result}"))
             };

@@ -99,8 +99,7 @@ impl Growth {
 fn replay(example: &Path, sockets: u32, ports: u32, rounds: u32) -> Result<Value> {
     let mut command = Command::new(example);
     command.args([sockets, ports, rounds].map(|number| number.to_string()));
-    let told: Value = serde_json::from_str(&exec::quiet(&mut command)?)
-        .with_context(|| format!("{} did not print JSON; this is a bug", exec::shown(&command)))?;
+    let told = exec::json(&mut command)?;
     if told["stuck"].as_u64() < Some(sockets.into()) || told["tracked_at_the_end"] != 0 {
         bail!("not all sockets of the recording were reported and left: {told}; this is a bug");
     }

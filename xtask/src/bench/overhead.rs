@@ -159,9 +159,7 @@ fn tracers(binary: &Path, dir: &Path) -> Vec<Program> {
 fn load(seconds: u64) -> Result<(u64, f64)> {
     // In its own process, each round has a fresh network namespace and no TIME_WAIT of the round before.
     let mut command = Command::new(exec::this()?);
-    command.args(["loadgen", "--seconds", &seconds.to_string()]).stdin(Stdio::null());
-    let result: Value =
-        serde_json::from_str(&exec::output(&mut command)?).context("the load generator printed no JSON")?;
+    let result = exec::json(command.args(["loadgen", "--seconds", &seconds.to_string()]))?;
     let numbers = result["connections"].as_u64().zip(result["connections_per_second"].as_f64());
     numbers.with_context(|| format!("the load generator printed no numbers but {result}; this is a bug"))
 }

@@ -17,18 +17,18 @@ pub(super) const NETWORK: &str = "127.79.";
 /// Local and remote end, as events write them.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
-/// Between two readings of the boot clock, nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) from: u64,
-    pub(super) to: u64,
+/// Two readings of the boot clock, nanoseconds.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u64,
+    to: u64,
 }
 
 impl Span {
-    fn around<T>(work: impl FnOnce() -> Result<T>) -> Result<(Self, T)> {
-        let from = boot_now()?;
-        let done = work()?;
-        Ok((Self { from, to: boot_now()? }, done))
+    fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
+        let from = boot_now();
+        let done = work();
+        (Self { from, to: boot_now() }, done)
     }
 }
 
@@ -90,10 +90,11 @@ impl Population {
         for _ in 0..count {
             let (client, server) = loopback::connect(&self.listener)?;
             let remote = server.peer_addr().context("getpeername failed; this is a bug")?;
-            let (fin, ()) = Span::around(|| {
+            let (fin, closed) = Span::around(|| {
                 client.shutdown(Shutdown::Write).context("shutdown failed; this is a bug")?;
                 wait_for_close_wait(&server)
-            })?;
+            });
+            closed?;
             self.sockets.insert((address, remote), One { server, _client: client, fin });
         }
         Ok(())
@@ -108,20 +109,16 @@ impl Population {
             let ends = self.sockets.keys().nth(index).copied();
             let Some((ends, one)) = ends.and_then(|ends| self.sockets.remove_entry(&ends)) else { break };
             let One { server, _client, fin } = one;
-            let (end, ()) = Span::around(|| {
-                drop(server);
-                Ok(())
-            })?;
+            let (end, ()) = Span::around(|| drop(server));
             closed.push((ends, Stay::between(fin, end)));
         }
         Ok(closed)
     }
 
     /// How long each can have been in CLOSE_WAIT by now.
-    pub(super) fn ages(&self) -> Result<BTreeMap<Ends, Stay>> {
-        let now = boot_now()?;
-        let now = Span { from: now, to: now };
-        Ok(self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect())
+    pub(super) fn ages(&self) -> BTreeMap<Ends, Stay> {
+        let (now, ()) = Span::around(|| ());
+        self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect()
     }
 }
 
@@ -139,10 +136,9 @@ fn wait_for_close_wait(server: &TcpStream) -> Result<()> {
 }
 
 /// The boot clock, nanoseconds.
-pub(super) fn boot_now() -> Result<u64> {
+fn boot_now() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
-    let nanos = time.tv_sec * 1_000_000_000 + time.tv_nsec;
-    u64::try_from(nanos).context("a time before boot; this is a bug")
+    (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
 }
 
 #[cfg(test)]

@@ -251,20 +251,17 @@ impl Soaking<'_> {
     fn check_within(&mut self, limit: Duration) -> Result<Duration> {
         let began = exec::now();
         loop {
-            let before = self.population.ages()?;
+            let before = self.population.ages();
             let listed = self.watcher()?.list()?;
-            let after = self.population.ages()?;
+            let after = self.population.ages();
             self.account.checks += 1;
-            match difference(&before, &after, &listed) {
-                None => return Ok(began.elapsed()),
-                Some(difference) if began.elapsed() > limit => {
-                    bail!(
-                        "the agent tracks something else than what is there, {} s later: {difference}",
-                        limit.as_secs()
-                    )
-                }
-                Some(_) => self.watcher()?.watch(Duration::from_millis(500)),
-            }
+            let Some(difference) = difference(&before, &after, &listed) else { return Ok(began.elapsed()) };
+            ensure!(
+                began.elapsed() <= limit,
+                "the agent tracks something else than what is there, {} s later: {difference}",
+                limit.as_secs()
+            );
+            self.watcher()?.watch(Duration::from_millis(500));
         }
     }
 

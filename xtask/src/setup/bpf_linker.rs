@@ -10,20 +10,9 @@ use crate::prelude::*;
 /// The version that goes with the aya releases in Cargo.toml.
 const VERSION: &str = "0.13.0";
 
-/// Variables that change how cargo builds; the linker is built the same way whatever the caller's are.
-const UNWANTED: [&str; 9] = [
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "RUSTC_WRAPPER",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "RUSTC_BOOTSTRAP",
-    "CARGO_TARGET_DIR",
-    "CARGO_INSTALL_ROOT",
-    "LD_LIBRARY_PATH",
-    "RUSTDOCFLAGS",
-];
-const UNWANTED_PREFIXES: [&str; 6] =
-    ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_PKG_", "CARGO_MANIFEST_", "LLVM_"];
+/// Beginnings of variables that change how cargo builds: the linker is built the same way whatever the caller's are.
+const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTC_BOOTSTRAP \
+    LD_LIBRARY_PATH LLVM_ CARGO_INSTALL_ROOT CARGO_BUILD_ CARGO_PROFILE_ CARGO_TARGET_ CARGO_PKG_ CARGO_MANIFEST_";
 
 /// Whether the linker is there and belongs to this compiler.
 pub(super) fn is_present(setup_dir: &Path, toolchain: &Toolchain) -> bool {
@@ -40,11 +29,9 @@ pub(super) fn bring(setup_dir: &Path, toolchain: &Toolchain) -> Result<()> {
         step(&what, || exec::quiet(&mut install(setup_dir, toolchain, &prefix, &build_dir)?)).with_context(|| {
             format!("cannot build bpf-linker {VERSION}; it needs a C compiler (`gcc`) and the crates' registry")
         })?;
-        let shown = binary(setup_dir);
-        let shown = shown.display();
         ensure!(
             fits(&binary(setup_dir), toolchain),
-            "{shown} is not bpf-linker {VERSION}; delete it and run this again"
+            "the built linker is not bpf-linker {VERSION}; delete target/setup"
         );
         fs::remove_dir_all(&build_dir)?;
     }
@@ -55,13 +42,12 @@ pub(super) fn bring(setup_dir: &Path, toolchain: &Toolchain) -> Result<()> {
 /// Copies the linker in PATH, so that a later upgrade of it changes nothing here. Returns whether the copy fits.
 fn copy_from_path(setup_dir: &Path, toolchain: &Toolchain) -> Result<bool> {
     let Some(found) = exec::which("bpf-linker").filter(|found| fits(found, toolchain)) else { return Ok(false) };
-    let copy = binary(setup_dir);
     fs::create_dir_all(setup_dir.join("bin"))?;
-    if copy.exists() {
-        fs::remove_file(&copy)?;
-    }
-    fs::copy(&found, &copy)?;
-    let fits = fits(&copy, toolchain);
+    // In the place of a running linker, or of one with a second name, there must be a new file.
+    let new = setup_dir.join("bpf-linker.new");
+    fs::copy(&found, &new)?;
+    fs::rename(&new, binary(setup_dir))?;
+    let fits = fits(&binary(setup_dir), toolchain);
     eprintln!("setup: {} {}", if fits { "copied" } else { "cannot use a copy of" }, found.display());
     Ok(fits)
 }
@@ -115,14 +101,11 @@ fn find_libllvm(toolchain: &Toolchain) -> Result<PathBuf> {
     let entries = fs::read_dir(&lib).context("`rustc --print sysroot` names no usable folder")?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let wanted = format!("libLLVM.so.{}.", toolchain.llvm_major);
-    match names.filter(|name| name.starts_with(&wanted)).max() {
-        Some(name) => Ok(lib.join(name)),
-        None => bail!(
-            "the compiler in {} brings no shared libLLVM {}; use a toolchain installed by rustup",
-            toolchain.sysroot.display(),
-            toolchain.llvm_major
-        ),
-    }
+    let name = names
+        .filter(|name| name.starts_with(&wanted))
+        .max()
+        .with_context(|| format!("no {wanted}* in {}; use a toolchain installed by rustup", lib.display()))?;
+    Ok(lib.join(name))
 }
 
 fn install(setup_dir: &Path, toolchain: &Toolchain, prefix: &Path, build_dir: &Path) -> Result<Command> {
@@ -135,17 +118,14 @@ fn install(setup_dir: &Path, toolchain: &Toolchain, prefix: &Path, build_dir: &P
         .arg(setup_dir)
         // Outside the workspace's Cargo.toml, which is not about this package.
         .current_dir(setup_dir);
-    exec::remove_env(&mut command, |name| {
-        UNWANTED.contains(&name) || UNWANTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    });
+    exec::remove_env(&mut command, |name| UNWANTED.split(' ').any(|beginning| name.starts_with(beginning)));
     // Encoded, because the toolchain's path may have a space in it.
     let mut flags = OsString::from("-Clink-arg=-Wl,-rpath,");
     flags.push(toolchain.sysroot.join("lib"));
     command.env("CARGO_ENCODED_RUSTFLAGS", flags).env("CARGO_TARGET_DIR", build_dir);
     let old = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(prefix.join("bin")).chain(env::split_paths(&old))).context(
-        "the path of the target folder has a colon in it, which PATH cannot hold; use another target folder",
-    )?;
+    let path = env::join_paths(std::iter::once(prefix.join("bin")).chain(env::split_paths(&old)))
+        .context("PATH cannot hold a target folder with a colon in its path; use another target folder")?;
     command.env("PATH", path);
     Ok(command)
 }

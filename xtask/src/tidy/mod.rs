@@ -40,8 +40,7 @@ type Files = BTreeMap<String, String>;
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let files = read_files(workspace)?;
     let mut problems = layers::check(&files);
-    let metadata = exec::output(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
-    let metadata = serde_json::from_str(&metadata).context("`cargo metadata` printed no JSON")?;
+    let metadata = exec::json(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
     problems.extend(manifests::check(&files, &metadata));
     problems.extend(files::check(&files));
     problems.sort();
