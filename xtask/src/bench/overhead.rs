@@ -103,9 +103,7 @@ impl Overhead {
         let running = closewait.attach()?;
         // What it does once after its start is not idleness.
         thread::sleep(Duration::from_secs(2));
-        let before = process::cpu_time(running.pid())?;
-        thread::sleep(Duration::from_secs(self.idle_seconds));
-        let cpu = process::cpu_time(running.pid())?.saturating_sub(before).as_secs_f64();
+        let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.idle_seconds))?.as_secs_f64();
         let resident_kib = process::status_kib(running.pid(), "VmRSS")?;
         running.stop()?;
         Ok(format!(

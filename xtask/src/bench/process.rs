@@ -4,8 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::prelude::*;
 
-/// CPU time of all threads. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
-pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
+/// CPU time of all threads during the next `time`.
+pub(super) fn cpu_during(pid: u32, time: Duration) -> Result<Duration> {
+    let before = cpu_time(pid)?;
+    thread::sleep(time);
+    Ok(cpu_time(pid)?.saturating_sub(before))
+}
+
+/// CPU time of all threads since their start. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
+fn cpu_time(pid: u32) -> Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         match fs::read_to_string(task?.path().join("schedstat")) {

@@ -53,9 +53,7 @@ impl Refresh {
         let running = closewait.attach()?;
         let _crowd = Crowd::gather(0, tracked, 0)?;
         thread::sleep(SETTLE);
-        let before = process::cpu_time(running.pid())?;
-        thread::sleep(Duration::from_secs(self.seconds));
-        let cpu = process::cpu_time(running.pid())?.saturating_sub(before);
+        let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.seconds))?;
         running.stop()?;
         Ok(cpu)
     }

@@ -6,6 +6,7 @@ use std::{
     sync::mpsc::{self, RecvTimeoutError},
 };
 
+use super::initramfs::Tree;
 use crate::prelude::*;
 use crate::root;
 
@@ -21,16 +22,16 @@ pub(super) enum Accelerator {
 impl Accelerator {
     /// KVM if a guest can be booted with it. That the device is there, or opens, says too little: inside of another
     /// virtual machine it may fail at some instruction.
-    pub(super) fn probe(qemu: &Path, kernel: &Path, initramfs: &Path, console: &Path) -> Result<Self> {
+    pub(super) fn probe(tools: &Tools, dir: &Path, kernel: PathBuf) -> Result<Self> {
         /// A boot takes a second or two.
         const LIMIT: Duration = Duration::from_secs(20);
         if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
-        let guest = Guest { qemu, kernel, initramfs, console, append: "closewait.probe", limit: LIMIT };
+        let guest = Guest { tools, dir, name: "probe", kernel, append: "closewait.probe", limit: LIMIT };
         let mut up = false;
         // After such an error QEMU waits for ever.
-        let boot = guest.boot(Self::Kvm, |line| {
+        let boot = guest.boot(&guest.tree()?, Self::Kvm, |line| {
             up |= line.contains("closewait-vm: release");
             !line.contains("KVM internal error")
         })?;
@@ -56,11 +57,12 @@ impl Accelerator {
 
 /// One virtual machine, without disks and without a network.
 pub(super) struct Guest<'a> {
-    pub(super) qemu: &'a Path,
-    pub(super) kernel: &'a Path,
-    pub(super) initramfs: &'a Path,
-    /// The file that gets all that it prints.
-    pub(super) console: &'a Path,
+    pub(super) tools: &'a Tools,
+    /// The folder of its files here.
+    pub(super) dir: &'a Path,
+    pub(super) name: &'a str,
+    /// The image that is booted.
+    pub(super) kernel: PathBuf,
     /// Words on the kernel's command line.
     pub(super) append: &'a str,
     /// It is cut off after this.
@@ -86,18 +88,32 @@ pub(super) struct Boot {
 }
 
 impl Guest<'_> {
+    /// Starts a tree of its files, with busybox.
+    pub(super) fn tree(&self) -> Result<Tree> {
+        let tree = Tree::new(&self.dir.join("tree"))?;
+        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+        Ok(tree)
+    }
+
+    /// The file that gets all that it prints.
+    pub(super) fn console(&self) -> PathBuf {
+        self.dir.join(format!("console-{}.txt", self.name))
+    }
+
     /// Boots it and waits for its end. Each line is handed to `go_on` as it comes; `false` cuts the machine off.
-    pub(super) fn boot(&self, accelerator: Accelerator, mut go_on: impl FnMut(&str) -> bool) -> Result<Boot> {
-        let mut command = Command::new(self.qemu);
-        command
-            .args(accelerator.arguments())
-            .args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(self.kernel)
-            .arg("-initrd")
-            .arg(self.initramfs)
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
-        let mut file = fs::File::create(self.console)?;
+    pub(super) fn boot(
+        &self,
+        tree: &Tree,
+        accelerator: Accelerator,
+        mut go_on: impl FnMut(&str) -> bool,
+    ) -> Result<Boot> {
+        let initramfs = self.dir.join(format!("{}.cpio", self.name));
+        tree.pack(&self.tools.busybox, &initramfs)?;
+        let mut command = Command::new(&self.tools.qemu);
+        command.args(accelerator.arguments()).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initramfs);
+        command.args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
+        let mut file = fs::File::create(self.console())?;
         let start = exec::now();
         let deadline = start + self.limit;
         let (reader, writer) = std::io::pipe().context("pipe() failed")?;
@@ -148,9 +164,7 @@ impl Tools {
     pub(super) fn bring() -> Result<Self> {
         const TOOLS: [(&str, &str); 3] =
             [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("ss", "iproute2")];
-        let missing = TOOLS.iter().filter(|(program, _package)| exec::which(program).is_none());
-        let missing: Vec<_> = missing.map(|(_program, package)| *package).collect();
-        root::install(&missing, "installing what boots kernels")?;
+        root::install(&TOOLS, None, "installing what boots kernels")?;
         let [qemu, busybox, ss] = TOOLS.map(|(program, package)| {
             exec::which(program).with_context(|| format!("there is no program {program}; install {package}"))
         });

@@ -74,7 +74,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
     let parts = Parts { tools: &tools, agent, tests, dir };
-    let accelerator = parts.probe(&kernels)?;
+    let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
+    let accelerator = Accelerator::probe(&tools, &parts.dir, newest.image(&parts.kernels())?)?;
     println!("vm: {} kernels with {}, one after the other", kernels.len(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
@@ -120,31 +121,15 @@ impl Parts<'_> {
         self.dir.join("kernels")
     }
 
-    fn probe(&self, kernels: &[&Kernel]) -> Result<Accelerator> {
-        let kernel = kernels.last().context("no kernel is wanted; name one of the matrix")?;
-        let tree = Tree::new(&self.dir.join("tree"))?;
-        tree.copy(&self.tools.busybox, "/bin/busybox")?;
-        let initramfs = self.dir.join("probe.cpio");
-        tree.pack(&self.tools.busybox, &initramfs)?;
-        let console = self.dir.join("console-probe.txt");
-        Accelerator::probe(&self.tools.qemu, &kernel.image(&self.kernels())?, &initramfs, &console)
-    }
-
     /// Boots one and reads what its tests say.
     fn play(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Row> {
         let name = if case.hidden_btf { format!("{}-no-btf", case.kernel.version) } else { case.kernel.version.into() };
-        let initramfs = self.dir.join(format!("{name}.cpio"));
-        self.tree(case, accelerator, filter)?.pack(&self.tools.busybox, &initramfs)?;
-        let console = self.dir.join(format!("console-{name}.txt"));
-        let guest = Guest {
-            qemu: &self.tools.qemu,
-            kernel: &case.kernel.image(&self.kernels())?,
-            initramfs: &initramfs,
-            console: &console,
-            append: COMMAND_LINE,
-            limit: LIMIT,
-        };
-        let boot = guest.boot(accelerator, |_line| true)?;
+        let kernel = case.kernel.image(&self.kernels())?;
+        let guest =
+            Guest { tools: self.tools, dir: &self.dir, name: &name, kernel, append: COMMAND_LINE, limit: LIMIT };
+        let tree = guest.tree()?;
+        self.fill(&tree, case, accelerator, filter)?;
+        let boot = guest.boot(&tree, accelerator, |_line| true)?;
         let mut row = Row::read(case.kernel.version, case.hidden_btf, &boot.lines, boot.took);
         if boot.end == End::Late {
             row.trouble.push(format!("it was cut off after {} s", LIMIT.as_secs()));
@@ -153,15 +138,13 @@ impl Parts<'_> {
             println!("{name} | {line}");
         }
         if row.failed() {
-            println!("vm: all that {name} printed is in {}", console.display());
+            println!("vm: all that {name} printed is in {}", guest.console().display());
         }
         Ok(row)
     }
 
-    /// What the guest is booted from.
-    fn tree(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Tree> {
-        let tree = Tree::new(&self.dir.join("tree"))?;
-        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+    /// Adds the agent, its tests and what they need to the files of a guest.
+    fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<()> {
         tree.copy_program(&self.tools.ss)?;
         tree.copy(&self.tests, "/tests/kernel")?;
         // The tests have the agent's path built in.
@@ -184,8 +167,7 @@ impl Parts<'_> {
             arguments(case, filter).join(" "),
             report::TELL,
         );
-        tree.write("/settings", &settings, 0o644)?;
-        Ok(tree)
+        tree.write("/settings", &settings, 0o644)
     }
 }
 
