@@ -1,7 +1,7 @@
 //! The side of `list`, `report` and `kill`: asks a running agent, and waits for it with patience that ends.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     thread,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::{
+    buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{SocketAddrUnix, connect},
@@ -173,12 +174,9 @@ impl Exchange<'_> {
 
     /// Reads what is there, or waits until something is. Returns its length; 0 at the end.
     fn read(&mut self, stream: &mut UnixStream, to: &mut Vec<u8>) -> Result<usize, ControlError> {
-        let before = to.len();
         loop {
-            to.resize(before + READ, 0);
-            let read = stream.read(to.get_mut(before..).unwrap_or_default());
-            to.truncate(before + read.as_ref().copied().unwrap_or(0));
-            match read {
+            to.reserve(READ);
+            match rustix::io::read(&*stream, spare_capacity(to)) {
                 Ok(read) => {
                     if read > 0 {
                         self.progressed(read as u64);
@@ -188,11 +186,11 @@ impl Exchange<'_> {
                     }
                     return Ok(read);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::IN)?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(Errno::AGAIN) => self.wait(stream, PollFlags::IN)?,
+                Err(Errno::INTR) => {}
                 // It hung up before it had read all of the question.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
-                Err(error) => return Err(self.failed("read", error)),
+                Err(Errno::CONNRESET) => return Ok(0),
+                Err(error) => return Err(self.failed("read", error.into())),
             }
         }
     }

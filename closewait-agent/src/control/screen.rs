@@ -5,6 +5,8 @@ use crate::engine::text::is_harmful;
 
 /// Longest color sequence, bytes: `ESC [ 38 ; 5 ; 208 m` and some room.
 const MAX_SGR: usize = 16;
+/// Bytes that are looked at together.
+const CHUNK: usize = 64;
 
 /// A table or a report: lines of text, in color if it was asked for. Everything else that is not a visible character is
 /// written out as an escape.
@@ -47,6 +49,10 @@ fn first_harmful(text: &[u8], color: bool) -> Option<usize> {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
     let mut at = 0;
     loop {
+        let rest = text.get(at..).unwrap_or_default();
+        // Whole chunks without a branch for each byte: compilers make vector instructions of that.
+        let all_plain = |chunk: &&[u8]| chunk.iter().fold(true, |all, byte| all & plain(byte));
+        at += rest.chunks(CHUNK).take_while(all_plain).map(<[u8]>::len).sum::<usize>();
         let rest = text.get(at..).unwrap_or_default();
         at += rest.iter().position(|byte| !plain(byte))?;
         let rest = text.get(at..).unwrap_or_default();

@@ -107,32 +107,43 @@ pub fn waiting() -> Result<Vec<Facts>, DiagError> {
     Ok(found.iter().map(Found::facts).collect())
 }
 
-/// A socket that was listed.
+/// A socket that was listed, and not decoded yet.
 #[derive(Debug)]
 pub struct Listed {
-    /// Its inode, `None` if nobody has accepted it.
-    pub inode: Option<u64>,
-    /// All of it.
-    pub observation: Observation,
+    found: Found,
+    /// When the kernel was asked, and when its answer was there.
+    asked: (Boot, Boot),
+    netns: u32,
 }
 
-/// Hands the sockets of every network namespace that can be entered to `each`, as the kernel lists them: of many of them only
-/// a part is in memory at a time.
-pub fn take(list: List, decoder: Decoder, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Listed) + Send) -> Blind {
+impl Listed {
+    /// Inode of the socket, `None` if nobody has accepted it.
+    pub fn inode(&self) -> Option<u64> {
+        (self.found.inode != 0).then_some(self.found.inode.into())
+    }
+
+    /// Everything that is known of the socket.
+    pub fn observation(self, decoder: Decoder) -> Observation {
+        self.found.observation(decoder, self.asked, self.netns)
+    }
+}
+
+/// Hands the sockets of every network namespace that can be entered to `each`, in the parts in which the kernel lists them:
+/// of many sockets only a part is in memory at a time.
+pub fn take(list: List, now: impl Fn() -> Boot + Sync, mut each: impl FnMut(Vec<Listed>) + Send) -> Blind {
     let mut blind = Blind::default();
     for namespace in netns::all() {
         let listed = namespace.enter_and(|| {
             // One that lists cannot be asked meanwhile.
             let (lists, answers) = (Netlink::open()?, Netlink::open()?);
-            let mut one = |mut one: Found, mut asked: (Boot, Boot)| {
-                if one.inode == 0 && one.state == state::CLOSE_WAIT {
+            let one = |mut found: Found, mut asked: (Boot, Boot)| {
+                if found.inode == 0 && found.state == state::CLOSE_WAIT {
                     let before = now();
                     // It may have left meanwhile.
-                    one.info = exact::info(&answers, &one).unwrap_or(None);
+                    found.info = exact::info(&answers, &found).unwrap_or(None);
                     asked = (before, now());
                 }
-                let inode = (one.inode != 0).then_some(one.inode.into());
-                each(Listed { inode, observation: one.observation(decoder, asked, namespace.inode) });
+                Listed { found, asked, netns: namespace.inode }
             };
             for family in [AF_INET, AF_INET6] {
                 // The kernel makes a part when it is asked, or when the part before is received (`netlink_recvmsg`,
@@ -140,7 +151,9 @@ pub fn take(list: List, decoder: Decoder, now: impl Fn() -> Boot + Sync, mut eac
                 let (mut made, mut received) = (now(), now());
                 lists.exchange_each(&request(family, list), |part| {
                     let asked = (made, now());
-                    part.into_iter().filter(|found| list.has(found.state)).for_each(|found| one(found, asked));
+                    each(
+                        part.into_iter().filter(|found| list.has(found.state)).map(|found| one(found, asked)).collect(),
+                    );
                     (made, received) = (received, now());
                 })?;
             }
@@ -172,7 +185,8 @@ impl Found {
             let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
             return Observation::Listening { key, at, listener, holder: None };
         }
-        let ages = self.info.map(|info| (info.last_ack_recv, info.last_data_recv));
+        let info = self.info.as_deref();
+        let ages = info.map(|info| (info.last_ack_recv, info.last_data_recv));
         let since = match (decoder.between(at, ages), decoder.between(after, ages)) {
             (Since::Between { earliest, .. }, Since::Between { latest, .. }) => Since::Between { earliest, latest },
             (exact, _) => exact,
@@ -188,14 +202,14 @@ impl Found {
             cgroup: self.cgroup,
             accepted: Some(self.inode != 0),
             unread_bytes: Some(self.receive_queue),
-            received_bytes: self.info.and_then(|info| info.received_bytes),
-            sent_bytes: self.info.and_then(|info| info.sent_bytes),
+            received_bytes: info.and_then(|info| info.received_bytes),
+            sent_bytes: info.and_then(|info| info.sent_bytes),
             keepalive: None,
-            acked_bytes: self.info.and_then(|info| info.acked_bytes),
+            acked_bytes: info.and_then(|info| info.acked_bytes),
             send_queue_bytes: Some(self.send_queue),
-            last_received: self.info.map(|info| at - info.last_data_recv),
-            last_ack: self.info.map(|info| at - info.last_ack_recv),
-            last_sent: self.info.map(|info| at - info.last_data_sent),
+            last_received: info.map(|info| at - info.last_data_recv),
+            last_ack: info.map(|info| at - info.last_ack_recv),
+            last_sent: info.map(|info| at - info.last_data_sent),
             timer: self.timer_kind().map(|kind| Timer { kind, expires: at + self.expires, retries: self.retries }),
             opener: None,
         };
@@ -203,7 +217,7 @@ impl Found {
     }
 
     fn facts(&self) -> Facts {
-        let sent = self.info.and_then(|info| {
+        let sent = self.info.as_deref().and_then(|info| {
             Some(Sent { bytes: info.sent_bytes?, ago: info.last_data_sent, received_ago: info.last_data_recv })
         });
         Facts {

@@ -36,8 +36,8 @@ use crate::engine::{
 pub(super) const OUTSIDE: &str =
     "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
 
-/// Number of listed sockets that wait to be handed on, at some 400 bytes.
-const LISTED: usize = 2048;
+/// Parts of the kernel's list that wait to be handed on: at most 32 KiB each, a few hundred sockets.
+const LISTED: usize = 64;
 
 /// What a scan finds, one at a time.
 pub enum Found<'a> {
@@ -83,7 +83,7 @@ impl Scanner {
     ) -> Vec<String> {
         let began = now();
         if self.files().is_none() {
-            let blind = listed_while(List::Both, decoder, &now, || (), |_, one| each(fact(one))).1;
+            let blind = listed_while(List::Both, &now, || (), |_, one| each(fact(one, decoder))).1;
             self.end(began, Ok(()), &mut each);
             return blind.reasons;
         }
@@ -96,10 +96,10 @@ impl Scanner {
             });
             (files, described)
         };
-        let ((files, _), blind) = listed_while(List::Waiting, decoder, &now, read, |(_, described), one| {
+        let ((files, _), blind) = listed_while(List::Waiting, &now, read, |(_, described), one| {
             // The others are described already, with their kernel addresses.
-            if one.inode.is_none_or(|inode| !described.contains(&inode)) {
-                (each.borrow_mut())(fact(one));
+            if one.inode().is_none_or(|inode| !described.contains(&inode)) {
+                (each.borrow_mut())(fact(one, decoder));
             }
         });
         let mut each = each.into_inner();
@@ -122,7 +122,7 @@ impl Scanner {
             self.read_files(known, |record| each(Found::Record(record)))
         } else {
             // What cannot be seen was reported at the start.
-            let ((), _blind) = listed_while(List::Listeners, decoder, &now, || (), |_, one| each(fact(one)));
+            let ((), _blind) = listed_while(List::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
             Ok(())
         };
         let failed = files.as_ref().err().map(cannot_list);
@@ -185,15 +185,14 @@ impl ScanPrograms {
     }
 }
 
-fn fact(one: Listed) -> Found<'static> {
-    Found::Fact(Box::new(one.observation))
+fn fact(one: Listed, decoder: Decoder) -> Found<'static> {
+    Found::Fact(Box::new(one.observation(decoder)))
 }
 
 /// Does `work` while another thread lists sockets, and hands these to `each` after that. The thread waits when too many are
 /// listed, so that their number does not decide how much memory a scan takes.
 fn listed_while<T>(
     list: List,
-    decoder: Decoder,
     now: &(impl Fn() -> Boot + Sync),
     work: impl FnOnce() -> T,
     mut each: impl FnMut(&T, Listed),
@@ -202,18 +201,18 @@ fn listed_while<T>(
         let (sender, listed) = mpsc::sync_channel(LISTED);
         let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, move || {
             // Nobody takes them after a panic.
-            diag::take(list, decoder, now, |one| drop(sender.send(one)))
+            diag::take(list, now, |part| drop(sender.send(part)))
         });
         let done = work();
         let blind = match listing {
             Ok(listing) => {
-                listed.into_iter().for_each(|one| each(&done, one));
+                listed.into_iter().flatten().for_each(|one| each(&done, one));
                 listing.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
             }
             // No thread can be had: one after the other, then.
             Err(_) => {
                 let mut all = Vec::new();
-                let blind = diag::take(list, decoder, now, |one| all.push(one));
+                let blind = diag::take(list, now, |part| all.extend(part));
                 all.into_iter().for_each(|one| each(&done, one));
                 blind
             }

@@ -101,9 +101,7 @@ fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_t
         .iter()
         .flat_map(|hung| (0..3).map(move |_| hung))
         .map(|hung| {
-            let mut command = Command::new(hung.program());
-            command.arg("1000");
-            let (owner, handed) = hand_over(command, ns.pair(V4));
+            let (owner, handed) = hand_over(hung.command(), ns.pair(V4));
             handed.fin();
             (owner, handed)
         })
@@ -139,9 +137,11 @@ fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_t
         of_namespace(&objects(&listed), &ns).into_keys().collect::<BTreeSet<Id>>()
     };
     let all = poll_until(PATIENCE * 2, || tracked() == there);
-    assert!(all, "{:?}; list said {said:?}", tracked().symmetric_difference(&there).collect::<Vec<_>>());
+    let tracked = tracked();
     drop((log_reader, recording_reader));
     let ended = end(agent);
+    let different: Vec<&Id> = tracked.symmetric_difference(&there).collect();
+    assert!(all, "{different:?}; list said {said:?}, and the agent {}", ended.totals());
     assert_counts(&ended, &kept, &ns);
     assert_eq!(cgroup.map_or(0, |cgroup| cgroup.killed()), 0, "nothing was killed for want of memory");
     owners.into_iter().for_each(|(mut owner, _handed)| owner.end());

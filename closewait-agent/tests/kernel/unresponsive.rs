@@ -42,9 +42,7 @@ fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
     for mode in [Mode::Stopped, Mode::Hangs] {
         let Some(hung) = FileSystem::mount("hung") else { return };
         let ns = Namespace::new();
-        let mut command = Command::new(hung.program());
-        command.arg("1000");
-        let (mut owner, first) = hand_over(command, ns.pair(V4));
+        let (mut owner, first) = hand_over(hung.command(), ns.pair(V4));
         let mut agent = Agent::start(&["--stuck-after", "300ms"]);
         hung.set(mode);
         first.fin();

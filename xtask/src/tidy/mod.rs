@@ -1,13 +1,14 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
 //! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`files`] for every
-//! tracked text file. A rule that has to be broken is a rule to change here, with its reason.
+//! tracked text file, [`workflow`] for CI. A rule that has to be broken is a rule to change here, with its reason.
 
 mod files;
 mod layers;
 mod manifests;
 mod paths;
 mod tokens;
+mod workflow;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -43,6 +44,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let metadata = exec::json(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
     problems.extend(manifests::check(&files, &metadata));
     problems.extend(files::check(&files));
+    problems.extend(workflow::check(&files));
     problems.sort();
     for problem in &problems {
         eprintln!("{problem}");

@@ -101,10 +101,10 @@ fn look(target: &Target, cookie: u64) -> Result<Option<Facts>, DiagError> {
 
 /// The `struct tcp_info` of a socket that was listed and that nobody has accepted: to read it takes the socket's lock, which a
 /// program that has accepted it can hold for ever. `None` if it is gone.
-pub(super) fn info(netlink: &Netlink, found: &Found) -> Result<Option<Info>, DiagError> {
+pub(super) fn info(netlink: &Netlink, found: &Found) -> Result<Option<Box<Info>>, DiagError> {
     let id = id_of((found.local, found.remote), found.interface, found.cookie);
     match netlink.exchange(&request(nl::SOCK_DIAG_BY_FAMILY, family(found.local), id)) {
-        Ok(same) => Ok(same.first().and_then(|same| same.info)),
+        Ok(same) => Ok(same.into_iter().next().and_then(|same| same.info)),
         Err(DiagError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }

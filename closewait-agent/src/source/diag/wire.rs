@@ -31,7 +31,8 @@ pub(super) struct Found {
     /// Bytes that were not acknowledged; of a listener, how many connections may wait.
     pub(super) send_queue: u32,
     pub(super) cgroup: Option<u64>,
-    pub(super) info: Option<Info>,
+    /// A dump does not ask for it: few sockets have it.
+    pub(super) info: Option<Box<Info>>,
 }
 
 /// What is used of `struct tcp_info` (include/uapi/linux/tcp.h at v5.10).
@@ -142,7 +143,7 @@ fn parse_socket(message: &[u8]) -> Option<Found> {
         let (length, kind) = (usize::from(header.get_u16_ne()), header.get_u16_ne());
         let Some(mut value) = attributes.get(4..length) else { break };
         match kind {
-            nl::ATTR_INFO => one.info = parse_info(value),
+            nl::ATTR_INFO => one.info = parse_info(value).map(Box::new),
             nl::ATTR_CGROUP if value.len() >= 8 => one.cgroup = Some(value.get_u64_ne()),
             _ => {}
         }
