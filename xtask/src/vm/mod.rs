@@ -81,12 +81,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
     let oldest = kernels.first().filter(|_| options.test.is_none());
     cases.extend(oldest.map(|kernel| Case { kernel, hidden_btf: true }));
-    let mut table = Table::default();
+    let mut rows = Vec::new();
     for case in cases {
         let row = parts.play(case, accelerator, options.test.as_deref())?;
         println!("vm: {}", row.line());
-        table.add(row);
+        rows.push(row);
     }
+    let table = Table(rows);
     println!("\n{}", table.markdown());
     println!("{}", table.summary());
     // The page says what works: nothing is written of a run in which something did not.

@@ -174,31 +174,24 @@ impl Row {
 }
 
 /// All boots.
-#[derive(Default)]
-pub(super) struct Table {
-    rows: Vec<Row>,
-}
+pub(super) struct Table(pub(super) Vec<Row>);
 
 impl Table {
-    pub(super) fn add(&mut self, row: Row) {
-        self.rows.push(row);
-    }
-
     pub(super) fn markdown(&self) -> String {
         let names = COLUMNS.iter().map(|(name, _meaning)| *name).collect::<Vec<_>>().join(" | ");
         let header = format!("kernel | {names} | CVE-2026-74714 | kernel log | tests");
-        markdown::table(&header, self.rows.iter().map(Row::cells))
+        markdown::table(&header, self.0.iter().map(Row::cells))
     }
 
     /// The last line of the output.
     pub(super) fn summary(&self) -> String {
-        let failed = self.rows.iter().filter(|row| row.failed()).count();
-        let took: Duration = self.rows.iter().map(|row| row.took).sum();
-        format!("vm: {} kernels booted, {failed} with failures ({:.0} s)", self.rows.len(), took.as_secs_f64())
+        let failed = self.0.iter().filter(|row| row.failed()).count();
+        let took: Duration = self.0.iter().map(|row| row.took).sum();
+        format!("vm: {} kernels booted, {failed} with failures ({:.0} s)", self.0.len(), took.as_secs_f64())
     }
 
     pub(super) fn verdict(&self) -> Result<()> {
-        test::all_of(self.rows.iter().filter(|row| row.failed()).map(Row::line))
+        test::all_of(self.0.iter().filter(|row| row.failed()).map(Row::line))
             .context("not as it should be; the output of the guests is above")
     }
 
@@ -254,8 +247,7 @@ mod tests {
         let row = row(&GOOD);
         assert!(!row.failed(), "{row:?}");
         assert_eq!(row.line(), "6.18.15-cloud: tests 12 run, 0 failed (3 s)");
-        let mut table = Table::default();
-        table.add(row);
+        let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
     }
@@ -266,8 +258,7 @@ mod tests {
         let row = row(&GOOD[..3]);
         assert!(row.failed());
         assert_eq!(row.to_show(&lines, 2), &lines[1..]);
-        let mut table = Table::default();
-        table.add(row);
+        let table = Table(vec![row]);
         assert!(table.markdown().contains("NOT FINISHED"));
         assert!(format!("{:#}", table.verdict().unwrap_err()).contains("6.18.15-cloud"));
     }
