@@ -17,7 +17,7 @@ use super::{
     scans::Scans,
     schedule::Schedule,
     time::BootTime,
-    tracked_socket::{TrackedSocket, differ, newer, first_due, next_doubling},
+    tracked_socket::{TrackedSocket, differ, first_due, newer, next_doubling},
 };
 
 /// Every socket keeps one holder; so many more are kept of all together, at some 100 bytes. Workers that inherit ten thousand
