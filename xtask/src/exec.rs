@@ -48,7 +48,7 @@ impl Workspace {
         let mut command = Command::new(cargo_program());
         command.arg(subcommand).arg("--locked").current_dir(&self.root);
         // Nothing that a task builds may lack its kernel program; see closewait-agent/build/main.rs.
-        command.env(\"CLOSEWAIT_REQUIRE_EBPF\", \"1\");
+        command.env("CLOSEWAIT_REQUIRE_EBPF", "1");
         // `cargo run` describes xtask in these variables; the inner cargo builds other packages.
         remove_env(&mut command, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
         command
