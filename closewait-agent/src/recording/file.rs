@@ -253,14 +253,15 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
     Ok(Existing::Taken(Destination { file, whole: Some(0) }))
 }
 
-/// Whether a file is empty, or begins as a recording does. It is open for writing only.
+/// Whether a file is empty or begins with the whole name of the format: a part of it can be anything. It is open for writing
+/// only.
 fn is_ours(file: &File) -> Result<bool, FileError> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut begins = Vec::new();
     let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let read = read.and_then(|file| file.take(NAME.len() as u64).read_to_end(&mut begins));
     read.map_err(call("read", "it may have something else in it: remove it, or name another file"))?;
-    Ok(NAME.starts_with(&begins))
+    Ok(begins.is_empty() || begins == NAME)
 }
 
 /// The number of a descriptor of this process that a path stands for: what a shell writes for `>(COMMAND)`, and the
