@@ -3,6 +3,8 @@
 //! On a machine that `cargo xtask setup` has not set up, the object is empty, and the build warns. Where there is an object,
 //! the cfg `kernel_program` is set.
 
+#![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
+
 mod choice;
 
 use std::{

@@ -194,7 +194,7 @@ impl Flows {
         }
     }
 
-    /// When [`Services::handle_timeout`] has something to do; never while there is nothing to count.
+    /// When [`Flows::handle_timeout`] has something to do; never while there is nothing to count.
     pub(super) fn poll_timeout(&self) -> Option<BootTime> {
         (!self.flows.is_empty()).then_some(self.tick)
     }
