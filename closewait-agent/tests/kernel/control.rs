@@ -303,6 +303,26 @@ fn control_characters_of_an_answer_reach_no_terminal() {
     }
 }
 
+#[test]
+fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
+    let folder = Folder::new("questions");
+    let path = folder.socket();
+    let ns = Namespace::new();
+    let _sockets = flood(&ns, 5000);
+    let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
+    let _silent: Vec<UnixStream> = (0..60)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).expect("the agent");
+            stream.write_all(b"{\"form\":\"json\"}\n").expect("a question");
+            stream
+        })
+        .collect();
+    let asked = boot_seconds();
+    agent.stop();
+    let took = boot_seconds() - asked;
+    assert!(took < 5.0 * f64::from(slowness()), "{took} s");
+}
+
 /// Whether the other end has closed the connection.
 fn hung_up(stream: &UnixStream) -> bool {
     let mut poll = libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(stream), events: 0, revents: 0 };
