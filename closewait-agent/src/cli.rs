@@ -8,7 +8,7 @@ use crate::{host::limits::MOST_MAX_SOCKETS, recording::LEAST_MAX};
 use closewait_engine::{model::Class, query::Peer};
 
 /// Default path of the control socket.
-const SOCKET: &str = "/run/closewait/agent.sock";
+pub const SOCKET: &str = "/run/closewait/agent.sock";
 
 /// Find which processes are stuck with CLOSE_WAIT sockets, since when, and why.
 #[derive(Debug, Parser)]
@@ -197,9 +197,9 @@ pub struct Filters {
 /// The agent to query.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// Control socket of the agent to query, if one is running
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
+    /// Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// Do not query a running agent
     #[arg(long)]
     pub alone: bool,
@@ -440,6 +440,14 @@ mod tests {
 
     #[test]
     fn a_speed_is_above_zero_or_the_most() {
+    #[test]
+    fn the_help_names_the_default_path_of_the_socket() {
+        for command in ["list", "kill", "report"] {
+            let help = Cli::command().find_subcommand_mut(command).unwrap().render_help().to_string();
+            assert!(help.contains(&format!("[default: {SOCKET}]")), "{help}");
+        }
+    }
+
         assert_eq!((speed("max"), speed("0.5")), (Ok(Speed::Max), Ok(Speed::Times(0.5))));
         for bad in ["0", "-1", "inf", "NaN", "fast", ""] {
             assert!(speed(bad).is_err(), "{bad}");

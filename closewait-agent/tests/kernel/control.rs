@@ -169,6 +169,21 @@ fn a_folder_in_which_others_can_replace_the_socket_is_said() {
 }
 
 #[test]
+fn a_path_that_was_given_and_has_no_agent_is_said() {
+    let folder = Folder::new("absent");
+    let path = folder.socket();
+    let absent = format!("no agent answers at {path}; this is a one-off scan\n");
+    for command in [&["list"][..], &["report"], &["kill", "--port", "1"]] {
+        let asked = ask(&[command, &["--socket", &path]].concat());
+        assert!(asked.code == Some(0) && asked.stderr.contains(&absent), "{asked:?}");
+    }
+    // One that nobody listens at any more.
+    drop(UnixListener::bind(&path).expect("a socket"));
+    assert!(ask(&["list", "--socket", &path]).stderr.contains(&absent));
+    assert!(!ask(&["list", "--socket", &path, "--alone"]).stderr.contains("no agent"));
+}
+
+#[test]
 fn a_path_that_is_too_long_is_said_and_the_agent_watches() {
     let folder = Folder::new("long");
     let path = folder.0.join("x".repeat(120)).display().to_string();
@@ -289,21 +304,6 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
 }
 
 #[test]
-fn control_characters_of_an_answer_reach_no_terminal() {
-    let folder = Folder::new("escape");
-    let said = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{1b}[0m\u{202e}\r\nno\n";
-    for (output, shown) in [
-        ("text", "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\u{1b}[31mred\u{1b}[0m\\u{202e}\\u{d}\nno\n"),
-        ("json", "\\u001b]0;owned\\u0007\\u001b[2J\\u001b[31mred\\u001b[0m\\u202e\\u000d\nno\n"),
-    ] {
-        let answering = answer_once(&folder.socket(), format!("{{\"bytes\":{}}}\n{said}", said.len()));
-        let asked = ask(&["list", "--output", output, "--socket", &folder.socket()]);
-        assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), shown));
-        answering.join().expect("the answer");
-    }
-}
-
-#[test]
 fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
     let folder = Folder::new("questions");
     let path = folder.socket();
@@ -321,6 +321,21 @@ fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
     agent.stop();
     let took = boot_seconds() - asked;
     assert!(took < 5.0 * f64::from(slowness()), "{took} s");
+}
+
+#[test]
+fn control_characters_of_an_answer_reach_no_terminal() {
+    let folder = Folder::new("escape");
+    let said = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{1b}[0m\u{202e}\r\nno\n";
+    for (output, shown) in [
+        ("text", "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\u{1b}[31mred\u{1b}[0m\\u{202e}\\u{d}\nno\n"),
+        ("json", "\\u001b]0;owned\\u0007\\u001b[2J\\u001b[31mred\\u001b[0m\\u202e\\u000d\nno\n"),
+    ] {
+        let answering = answer_once(&folder.socket(), format!("{{\"bytes\":{}}}\n{said}", said.len()));
+        let asked = ask(&["list", "--output", output, "--socket", &folder.socket()]);
+        assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), shown));
+        answering.join().expect("the answer");
+    }
 }
 
 /// Whether the other end has closed the connection.
