@@ -35,9 +35,9 @@ use closewait_engine::{
 /// Why sockets were not destroyed.
 #[derive(Debug, Error)]
 pub(super) enum KillError {
-    /// No filter.
+    /// No filter that leaves a socket out.
     #[error(
-        "kill without a filter would mean every socket; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
+        "kill needs a filter that leaves some sockets out; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
     )]
     NoFilter,
     /// More than the user expected.
