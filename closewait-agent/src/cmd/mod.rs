@@ -14,6 +14,8 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
+
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
@@ -107,8 +109,8 @@ fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
 
 /// Writes all of an answer to standard output.
 fn print(answer: &[u8]) -> anyhow::Result<()> {
-    io::stdout().write_all(answer)?;
-    Ok(io::stdout().flush()?)
+    let mut stdout = io::stdout();
+    stdout.write_all(answer).and_then(|()| stdout.flush()).context("writing standard output failed")
 }
 
 impl From<OutputFormat> for Form {
