@@ -134,3 +134,32 @@ fn colour(shape: OutputArgs) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::host::{netns::NetnsError, pods::PodsError, tracefs::TracefsError};
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let cause = || io::Error::from_raw_os_error(libc::EPERM);
+        let path = || PathBuf::from("/x");
+        let errors: [anyhow::Error; 9] = [
+            NetnsError::EnterDenied { inode: 1, error: cause() }.into(),
+            NetnsError::Enter { inode: 1, error: cause() }.into(),
+            NetnsError::LinkDenied { path: path(), error: cause() }.into(),
+            NetnsError::List { error: cause() }.into(),
+            NetnsError::Open { path: path(), error: cause() }.into(),
+            TracefsError::MountDenied { call: "mount", error: cause() }.into(),
+            PodsError { path: path(), error: cause() }.into(),
+            ProgramError::NotExecutable { path: path(), error: cause() }.into(),
+            ProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
+        ];
+        for error in errors {
+            let text = format!("{error:#}");
+            assert_eq!(text.matches("Operation not permitted").count(), 1, "{text}");
+        }
+    }
+}
