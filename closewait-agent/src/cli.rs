@@ -8,7 +8,7 @@ use crate::{host::limits::MOST_MAX_SOCKETS, recording::LEAST_MAX};
 use closewait_engine::{model::Class, query::Peer};
 
 /// Default path of the control socket.
-const SOCKET: &str = "/run/closewait/agent.sock";
+pub const SOCKET: &str = "/run/closewait/agent.sock";
 
 /// Find which processes are stuck with CLOSE_WAIT sockets, since when, and why.
 #[derive(Debug, Parser)]
@@ -80,8 +80,8 @@ pub struct RunArgs {
     /// are only counted [default: 1000000, lower under a memory limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_tracked: Option<u32>,
-    /// Size of the ring buffer between kernel and agent in bytes: a power of two, at least 4096 [default: 4194304, lower
-    /// under a memory limit]
+    /// Size of the ring buffer between kernel and agent in bytes, or with K, M or G: a power of two, at least 4K [default: 4M,
+    /// lower under a memory limit]
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub ring_buffer: Option<u32>,
     /// How to attach to the kernel; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint
@@ -114,8 +114,8 @@ pub struct RunArgs {
     /// Record everything that the agent observes to a file, for `closewait replay`; overwrites the file
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Maximum size of the recording in bytes: the recording ends there, the agent continues
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(LEAST_MAX..))]
+    /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
 }
 
@@ -197,9 +197,9 @@ pub struct Filters {
 /// The agent to query.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// Control socket of the agent to query, if one is running
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
+    /// Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// Do not query a running agent
     #[arg(long)]
     pub alone: bool,
@@ -355,12 +355,30 @@ fn speed(text: &str) -> Result<Speed, String> {
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
-        Ok(bytes)
-    } else {
-        Err("it must be a power of two from 4096 to 1073741824".to_owned())
-    }
+    let bytes = u32::try_from(bytes(text)?).ok();
+    bytes
+        .filter(|bytes| bytes.is_power_of_two() && (4096..=1 << 30).contains(bytes))
+        .ok_or_else(|| "it must be a power of two from 4096 (4K) to 1073741824 (1G)".to_owned())
+}
+
+fn record_max(text: &str) -> Result<u64, String> {
+    let bytes = bytes(text)?;
+    if bytes >= LEAST_MAX { Ok(bytes) } else { Err(format!("it must be at least {LEAST_MAX} ({}K)", LEAST_MAX >> 10)) }
+}
+
+/// A number of bytes, with the suffix K, M or G for powers of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (text.get(..at), 10),
+        Some((at, 'm' | 'M')) => (text.get(..at), 20),
+        Some((at, 'g' | 'G')) => (text.get(..at), 30),
+        _ => (Some(text), 0),
+    };
+    let number = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = number.and_then(|digits| digits.parse::<u64>().ok());
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "write a number of bytes, or one with K, M or G: 1048576, 1024K or 1M".to_owned())
 }
 
 /// `PORT=N`.
@@ -423,6 +441,14 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_the_default_path_of_the_socket() {
+        for command in ["list", "kill", "report"] {
+            let help = Cli::command().find_subcommand_mut(command).unwrap().render_help().to_string();
+            assert!(help.contains(&format!("[default: {SOCKET}]")), "{help}");
+        }
+    }
+
+    #[test]
     fn an_empty_name_is_no_filter_that_fits_everything() {
         for name in ["", "a,"] {
             let error = Cli::try_parse_from(["closewait", "kill", "--yes", "--cgroup", name]).unwrap_err();
@@ -439,6 +465,19 @@ mod tests {
     }
 
     #[test]
+    fn a_size_may_have_a_suffix() {
+        for (text, bytes) in [("65536", 65_536), ("64k", 65_536), ("64K", 65_536), ("2M", 2 << 20), ("3g", 3 << 30)] {
+            assert_eq!(record_max(text), Ok(bytes));
+        }
+        for bad in ["", "k", "1k5", "+1M", "1.5M", "64KiB", "64 K", "99999999999G", "\u{661}M"] {
+            assert!(record_max(bad).is_err_and(|error| error.contains("1048576, 1024K or 1M")), "{bad}");
+        }
+        assert!(record_max("1k").is_err_and(|error| error.contains("65536 (64K)")));
+        let Command::Run(run) = Cli::try_parse_from(["closewait", "run"]).unwrap().command else { unreachable!() };
+        assert_eq!(run.record_max, 64 << 20);
+    }
+
+    #[test]
     fn a_speed_is_above_zero_or_the_most() {
         assert_eq!((speed("max"), speed("0.5")), (Ok(Speed::Max), Ok(Speed::Times(0.5))));
         for bad in ["0", "-1", "inf", "NaN", "fast", ""] {
@@ -448,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_ring_buffer_is_a_power_of_two() {
-        assert_eq!(ring_bytes("4096"), Ok(4096));
+        assert_eq!((ring_bytes("4096"), ring_bytes("4K"), ring_bytes("1g")), (Ok(4096), Ok(4096), Ok(1 << 30)));
         for bad in ["0", "4097", "2048", "-1", "4294967296", "x"] {
             assert!(ring_bytes(bad).is_err(), "{bad}");
         }

@@ -14,6 +14,8 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
+
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
@@ -122,8 +124,8 @@ fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
 
 /// Writes all of an answer to standard output.
 fn print(answer: &[u8]) -> anyhow::Result<()> {
-    io::stdout().write_all(answer)?;
-    Ok(io::stdout().flush()?)
+    let mut stdout = io::stdout();
+    stdout.write_all(answer).and_then(|()| stdout.flush()).context("writing standard output failed")
 }
 
 impl From<OutputFormat> for Form {
@@ -150,9 +152,12 @@ fn colour(shape: OutputArgs) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use clap::Parser as _;
 
     use super::*;
+    use crate::host::{netns::NetnsError, pods::PodsError, tracefs::TracefsError};
 
     #[test]
     fn commands_that_only_read_a_recording_need_no_kernel_program() {
@@ -165,6 +170,27 @@ mod tests {
         }
         for arguments in ["replay FILE", "report FILE", "hooks"] {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let cause = || io::Error::from_raw_os_error(libc::EPERM);
+        let path = || PathBuf::from("/x");
+        let errors: [anyhow::Error; 9] = [
+            NetnsError::EnterDenied { inode: 1, error: cause() }.into(),
+            NetnsError::Enter { inode: 1, error: cause() }.into(),
+            NetnsError::LinkDenied { path: path(), error: cause() }.into(),
+            NetnsError::List { error: cause() }.into(),
+            NetnsError::Open { path: path(), error: cause() }.into(),
+            TracefsError::MountDenied { call: "mount", error: cause() }.into(),
+            PodsError { path: path(), error: cause() }.into(),
+            ProgramError::NotExecutable { path: path(), error: cause() }.into(),
+            ProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
+        ];
+        for error in errors {
+            let text = format!("{error:#}");
+            assert_eq!(text.matches("Operation not permitted").count(), 1, "{text}");
         }
     }
 }

@@ -20,27 +20,25 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug, Error)]
 pub enum ProgramError {
     /// It is not there.
-    #[error("{call} of {} failed; give the path of a program, without arguments: a script can have them", path.display())]
+    #[error("{call} of {} failed: {error}; give the path of a program, without arguments: a script can have them", path.display())]
     Missing {
         /// The system call.
         call: &'static str,
         /// Which.
         path: PathBuf,
         /// What the system said.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// It is a folder or the like.
     #[error("{} is not a file; give the path of a program", .0.display())]
     NoFile(PathBuf),
     /// It cannot be run.
-    #[error("{} cannot be run by this user (access(X_OK)); chmod +x it", path.display())]
+    #[error("{} cannot be run by this user: access(X_OK) failed: {error}; chmod +x it", path.display())]
     NotExecutable {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// Anybody can write to it, or replace it.
     #[error(
@@ -96,7 +94,7 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
 }
 
 fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
-    let missing = |call| move |source| ProgramError::Missing { call, path: path.to_owned(), source };
+    let missing = |call| move |error| ProgramError::Missing { call, path: path.to_owned(), error };
     let path = fs::canonicalize(path).map_err(missing("realpath"))?;
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
         return Err(ProgramError::NoFile(path));
@@ -114,7 +112,7 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
     }
     match executable(&path) {
         Ok(()) => Ok(path),
-        Err(source) => Err(ProgramError::NotExecutable { path, source }),
+        Err(error) => Err(ProgramError::NotExecutable { path, error }),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Finding, Holder, How, Protocol, Role, Scope, Socket, Totals},
-    text::duration,
+    text::{bounds, duration},
     time::BootTime,
 };
 
@@ -147,10 +147,7 @@ pub fn ends(socket: &Socket) -> String {
 pub fn dwell(dwell: Dwell) -> String {
     match dwell {
         Dwell::Exact(dwell) => duration(dwell),
-        Dwell::Between { at_least, at_most: Some(at_most) } => {
-            format!("{} to {}", duration(at_least), duration(at_most))
-        }
-        Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
+        Dwell::Between { at_least, at_most } => bounds(at_least, at_most),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{dwell, holders};
 use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
-    text::duration,
+    text::{bounds, duration},
     time::BootTime,
 };
 
@@ -44,10 +44,7 @@ fn ending(forecast: &Forecast) -> String {
         Limit::Backlog => "the backlog is full",
         Limit::Connections => "the limit of connections is reached",
     };
-    let range = match at_most {
-        Some(at_most) => format!("{} to {}", duration(*at_least), duration(*at_most)),
-        None => format!("at least {}", duration(*at_least)),
-    };
+    let range = bounds(*at_least, *at_most);
     format!("{what} in {} ({range}; {used} of {most} used)", duration(*left))
 }
 

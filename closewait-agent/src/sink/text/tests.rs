@@ -73,6 +73,9 @@ fn colour_is_only_where_it_is_asked_for() {
 fn bounds_are_never_shown_as_one_number() {
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: Some(minutes(180)) }), "12m00s to 3h00m");
+    let seconds = Duration::from_secs(136);
+    let close = Dwell::Between { at_least: seconds, at_most: Some(seconds + Duration::from_millis(3)) };
+    assert_eq!(dwell(close), "2m16s", "both ends read the same");
     assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: None }), "at least 12m00s");
 }
 

@@ -12,6 +12,7 @@ use super::{Reading, Reads, THREADS, permille, runtime};
 use crate::{
     clock,
     host::{
+        caps,
         deadline::{ItemJob, ReadFailure, Subject},
         proc,
     },
@@ -281,11 +282,7 @@ pub(super) fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>)
     match read {
         Ok(read) => Some(read),
         Err(error) => {
-            let cure = if error.kind() == io::ErrorKind::PermissionDenied {
-                "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-            } else {
-                ""
-            };
+            let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
             unseen.push(format!("{what} cannot be read: {error}{cure}"));
             None
         }
