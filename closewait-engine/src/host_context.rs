@@ -218,7 +218,7 @@ impl HostContext {
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(UNHELD) as u64;
         InspectionRequest {
             processes,
-            connections_of: connections_of,
+            connections_of,
             cgroups: cgroups.into_iter().take(CGROUPS).collect(),
             unheld: unheld.into_iter().take(UNHELD).collect(),
             namespaces: namespaces.into_iter().take(NAMESPACES).collect(),

@@ -157,10 +157,10 @@ fn check_meant(selected: &[Selected], filter: &Filter) -> Result<(), KillError> 
 
 /// Shows what would be done, and touches nothing.
 fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
-    if count > 0 {
-        if let Err(error @ DestroyError::Unsupported(_)) = probe_destroy() {
-            log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
-        }
+    if count > 0
+        && let Err(error @ DestroyError::Unsupported(_)) = probe_destroy()
+    {
+        log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
     }
     let lacks_right = count > 0 && Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin));
     if lacks_right && args.shape.output == OutputFormat::Json {
