@@ -444,6 +444,7 @@ mod tests {
     fn the_help_names_the_default_path_of_the_socket() {
         for command in ["list", "kill", "report"] {
             let help = Cli::command().find_subcommand_mut(command).unwrap().render_help().to_string();
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(help.contains(&format!("[default: {SOCKET}]")), "{help}");
         }
     }

@@ -253,7 +253,7 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
     Ok(Existing::Taken(Destination { file, whole: Some(0) }))
 }
 
-/// Whether a file is empty or begins with the whole name of the format: a part of it can be anything. It is open for writing
+/// Whether a file is empty or begins as a recording does, also one that was cut within its first line. It is open for writing
 /// only.
 fn is_ours(file: &File) -> Result<bool, FileError> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -261,7 +261,8 @@ fn is_ours(file: &File) -> Result<bool, FileError> {
     let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let read = read.and_then(|file| file.take(NAME.len() as u64).read_to_end(&mut begins));
     read.map_err(call("read", "it may have something else in it: remove it, or name another file"))?;
-    Ok(begins.is_empty() || begins == NAME)
+    // A shorter part of the name can be anything.
+    Ok(begins.is_empty() || (begins.starts_with(b"closewait ") && NAME.starts_with(&begins)))
 }
 
 /// The number of a descriptor of this process that a path stands for: what a shell writes for `>(COMMAND)`, and the

@@ -5,7 +5,7 @@
 //! - [`ring`]: records of the tracepoint, as they come.
 //! - [`scanner`]: the sockets that are there now, and who holds them, by whatever this host offers.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
-//! - [`inquiry`]: owners, cgroups, namespaces.
+//! - [`inspector`]: owners, cgroups, namespaces.
 //! - [`holders`]: who holds which socket, where the kernel has no iterator over open files.
 //! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
 //! - [`ended`]: whether a process has ended.

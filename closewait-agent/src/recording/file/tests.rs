@@ -53,9 +53,11 @@ fn an_earlier_recording_is_overwritten_and_nothing_else() {
         Destination::create(&path).unwrap().write_all(b"new").unwrap();
         assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
     }
-    let precious = folder.file("precious", "precious", 0o600);
-    assert!(refused(&precious).contains("is no recording"));
-    assert_eq!(fs::read(&precious).unwrap(), b"precious");
+    for (name, text) in [("precious", "precious"), ("letter", "c"), ("word", "closewait\n")] {
+        let precious = folder.file(name, text, 0o600);
+        assert!(refused(&precious).contains("is no recording"), "{text:?}");
+        assert_eq!(fs::read(&precious).unwrap(), text.as_bytes());
+    }
     assert!(refused(&folder.0).contains("a folder"));
     assert!(refused(&folder.0.join("no/folder")).contains("is its folder there"));
 }
