@@ -43,8 +43,8 @@ const ANSWERS: usize = 8;
 const PIECE: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
 const DETACHED: Duration = Duration::from_millis(50);
-/// How long the agent may take after the signal: for the last records, the recording, the last lines and the end of hooks
-/// together. With the log's part after it, SIGTERM ends the agent within five seconds.
+/// How long the agent may take after the signal: for the last records, the recording, the last lines, the end of hooks and the
+/// removal of the control socket together. With the log's part after it, SIGTERM ends the agent within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Signals that end the agent.
@@ -211,11 +211,17 @@ impl Runtime {
         if let Some(hooks) = &mut self.hooks {
             hooks.close();
         }
+        if let Some(control) = &mut self.control {
+            control.close();
+        }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
             hooks.finish(end.since(clock::now()));
+        }
+        if let Some(control) = self.control {
+            control.finish(end.since(clock::now()));
         }
         written
     }

@@ -55,11 +55,11 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
 
 /// Removes what an agent has pinned: the program ends.
 fn unpin(dir: &Path) -> anyhow::Result<()> {
-    if !dir.exists() {
+    let Some(pins) = Pins::open_existing(dir)? else {
         log::info!("nothing is pinned in {}", dir.display());
         return Ok(());
-    }
-    Pins::open(dir)?.remove()?;
+    };
+    pins.remove()?;
     log::info!("what was pinned in {} is removed", dir.display());
     Ok(())
 }

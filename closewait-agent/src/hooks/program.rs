@@ -10,6 +10,7 @@ use std::{
 use thiserror::Error;
 
 use super::HookEventKind;
+use crate::host::in_time::{START_PATIENCE, Unanswered, call, in_time};
 
 /// Others may write.
 const OTHERS_WRITE: u32 = 0o002;
@@ -28,6 +29,15 @@ pub enum ProgramError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// Its file system does not answer.
+    #[error("{} cannot be looked at; see to its file system, or put the program on another", path.display())]
+    Unanswered {
+        /// Which.
+        path: PathBuf,
+        /// Which call, and how long it was waited for.
+        #[source]
+        why: Unanswered,
     },
     /// It is a folder or the like.
     #[error("{} is not a file; give the path of a program", .0.display())]
@@ -73,8 +83,13 @@ impl HookPrograms {
     ///
     /// # Errors
     ///
-    /// If one is not there, cannot be run, or others could change it.
+    /// If one is not there, cannot be run, others could change it, or its file system does not answer within two seconds.
     pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, ProgramError> {
+        let find = |path: &Path| {
+            let owned = path.to_owned();
+            in_time(path, START_PATIENCE, move || find(&owned), drop)
+                .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: path.to_owned(), why }))
+        };
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
 
@@ -87,7 +102,7 @@ impl HookPrograms {
     }
 }
 
-/// Where a program is, if it is one to run.
+/// Where a program is, if it is one to run. Waits for its file system.
 pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
     // SAFETY: takes nothing and cannot fail.
     find_for(path, unsafe { libc::geteuid() })
@@ -95,7 +110,9 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
 
 fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
     let missing = |call| move |error| ProgramError::Missing { call, path: path.to_owned(), error };
+    call("realpath");
     let path = fs::canonicalize(path).map_err(missing("realpath"))?;
+    call("stat");
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
         return Err(ProgramError::NoFile(path));
     }
@@ -110,6 +127,7 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
             return Err(ProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
         }
     }
+    call("access");
     match executable(&path) {
         Ok(()) => Ok(path),
         Err(error) => Err(ProgramError::NotExecutable { path, error }),

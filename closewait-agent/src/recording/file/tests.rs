@@ -178,15 +178,6 @@ fn what_cannot_be_a_recording_is_told() {
 }
 
 #[test]
-fn work_that_does_not_end_is_left_behind() {
-    assert!(matches!(in_time(OPEN_PATIENCE, || Ok(7)), Ok(7)));
-    let (_open, never) = mpsc::channel::<u8>();
-    let hangs = move || never.recv().map_err(|_closed| FileError::Replaced);
-    let late = in_time(Duration::from_millis(50), hangs).unwrap_err();
-    assert!(late.to_string().contains("does its file system answer?"), "{late}");
-}
-
-#[test]
 fn a_file_that_gets_full_ends_at_a_whole_frame_and_says_so() {
     let folder = Folder::new("full");
     let path = folder.0.join("file");
