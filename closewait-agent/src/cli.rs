@@ -7,10 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, query::Peer};
 
-/// Where the agent listens for those that ask it.
-const SOCKET: &str = "/run/closewait/agent.sock";
+/// Default path of the control socket.
+pub const SOCKET: &str = "/run/closewait/agent.sock";
 
-/// Who holds sockets in CLOSE_WAIT, since when, and why.
+/// Find which processes are stuck with CLOSE_WAIT sockets, since when, and why.
 #[derive(Debug, Parser)]
 #[command(name = "closewait", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -20,25 +20,25 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 ok, 1 failed while running, 2 usage, 69 this kernel cannot, 77 missing privilege, 78 bad configuration.
-The log goes to standard error; CLOSEWAIT_LOG=debug makes it say more.";
+Exit codes: 0 ok, 1 failed while running, 2 usage, 69 unsupported kernel, 77 missing privilege, 78 bad configuration.
+The log goes to standard error. CLOSEWAIT_LOG=debug makes it verbose.";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch: stream stuck sockets to standard output, dwell histograms to the log, until SIGINT or SIGTERM
+    /// Run the agent: write stuck sockets to standard output and dwell time histograms to the log, until SIGINT or SIGTERM
     Run(RunArgs),
-    /// Show the sockets that are in CLOSE_WAIT now, oldest first
+    /// List current CLOSE_WAIT sockets, oldest first
     List(ListArgs),
-    /// Destroy sockets in CLOSE_WAIT that a filter selects: shows the plan, and does it with --yes only
+    /// Destroy matching sockets (dry run unless --yes)
     Kill(KillArgs),
-    /// Tell all that is known of an incident, to be put into a ticket: of a running agent, of a recording, or by one look
+    /// Write an incident report from an agent, a recording or a one-off scan
     Report(ReportArgs),
-    /// Play what `run --record` has kept: the same events, byte for byte
+    /// Replay a recording of `run --record`: the same events, byte for byte
     Replay(ReplayArgs),
-    /// Tell what this kernel and these privileges allow, and what is missing
+    /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
-    /// Run programs for an agent, which starts this itself
+    /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
     Hooks(HooksArgs),
 }
@@ -46,93 +46,92 @@ pub enum Command {
 /// Flags of every command.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
-    /// Text for people, or JSON with one object a line
+    /// Text for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
     pub output: OutputFormat,
-    /// Whether text is coloured; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
-    pub color: Colour,
+    /// Color of text; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
 }
 
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Age at which a socket is reported, and again at every doubling
+    /// Dwell time after which a socket is stuck and reported; it is reported again at every doubling
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub stuck_after: Duration,
-    /// Sockets whose entering and leaving is reported: those that had been stuck, or every one
+    /// Which sockets to report: those that get stuck, or all that enter and leave CLOSE_WAIT
     #[arg(long, value_enum, default_value_t = EventsArg::Stuck, value_name = "WHICH")]
     pub events: EventsArg,
-    /// How often dwell histograms are written
+    /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
     /// Stop after this time
     #[arg(long = "for", value_name = "DUR", value_parser = duration)]
     pub run_for: Option<Duration>,
-    /// Number of sockets in CLOSE_WAIT whose time of entry the kernel keeps, some 80 bytes each, 1048576 at most
-    /// [default: 262144, fewer under a memory limit]
+    /// Maximum number of sockets whose entry times the kernel keeps, 80 bytes each; at most 1048576 [default: 262144, lower
+    /// under a memory limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_MAX_SOCKETS)))]
     pub max_sockets: Option<u32>,
-    /// Number of sockets in CLOSE_WAIT that the agent tracks, some 550 bytes each and up to 3400 while they are listed; further
-    /// ones are counted only [default: 1000000, fewer under a memory limit]
+    /// Maximum number of sockets that the agent tracks, about 550 bytes each and up to 3400 while they are listed; any more
+    /// are only counted [default: 1000000, lower under a memory limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_tracked: Option<u32>,
-    /// Size of the ring buffer between kernel and agent in bytes, a power of two, 4096 at least [default: 4194304, smaller
-    /// under a memory limit]
+    /// Size of the ring buffer between kernel and agent in bytes, or with K, M or G: a power of two, at least 4K [default: 4M,
+    /// lower under a memory limit]
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub ring_buffer: Option<u32>,
-    /// How to attach to the kernel; auto: tp_btf where the kernel has BTF, else the classic tracepoint
+    /// How to attach to the kernel; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint
     #[arg(long, value_enum, default_value_t = TracepointArg::Auto, value_name = "HOOK")]
     pub hook: TracepointArg,
-    /// Keep which task connects each socket; costs some per cent of the highest rate of connections
+    /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
-    /// Keep CAP_SYS_ADMIN after the start, to look into network namespaces that come later
+    /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,
-    /// Write the kernel program's own debug messages to the log
+    /// Write debug messages of the kernel program to the log
     #[arg(long)]
     pub kernel_log: bool,
-    /// UNIX socket at which other commands reach the agent
+    /// Path of the agent's control socket
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
-    /// Keep programs and maps in a directory below /sys/fs/bpf, so that the next agent goes on without a gap
+    /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap
     #[arg(long, value_name = "DIR")]
     pub pin: Option<PathBuf>,
-    /// Remove what an agent has kept with --pin, by default in /sys/fs/bpf/closewait, and end
+    /// Remove what an agent pinned with --pin (default: /sys/fs/bpf/closewait), and exit
     #[arg(long)]
     pub unpin: bool,
-    /// How many connections a port may have, a server's own or that of the servers it connects to: when sockets pile up,
-    /// the time until that is reached is told
+    /// Connection limit of a port, a server's own or a remote one: incidents forecast when it is reached
     #[arg(long, value_name = "PORT=N", value_parser = connection_limit)]
     pub connection_limit: Vec<(u16, u32)>,
-    /// Programs to run.
+    /// Hooks.
     #[command(flatten)]
     pub hooks: OnFindings,
-    /// Keep everything that is observed in a file, for `closewait replay`; what is there already is overwritten
+    /// Record everything that the agent observes to a file, for `closewait replay`; overwrites the file
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Most bytes of that file: the recording ends there, the agent goes on
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(MIN_MAX_BYTES..))]
+    /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
 }
 
-/// Flags of `run` for programs that are run when something is found: docs/hooks.md.
+/// Flags of `run` for hooks: docs/hooks.md.
 #[derive(Clone, Debug, Args)]
 pub struct OnFindings {
-    /// Program to run when sockets get stuck, with the facts in its environment: a path, without arguments
+    /// Program to run when sockets get stuck, with the facts in its environment: a path without arguments
     #[arg(long, value_name = "CMD")]
     pub on_stuck: Option<PathBuf>,
-    /// Program to run when sockets pile up
+    /// Program to run when an incident opens
     #[arg(long, value_name = "CMD")]
     pub on_pileup: Option<PathBuf>,
-    /// How long such a program may run
+    /// Time limit of a hook
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
     pub hook_timeout: Duration,
-    /// How often such a program runs, at most, for one process and port
+    /// Minimum interval between hooks for the same process and port
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = duration)]
     pub hook_every: Duration,
 }
@@ -140,13 +139,13 @@ pub struct OnFindings {
 /// `closewait hooks`.
 #[derive(Clone, Debug, Args)]
 pub struct HooksArgs {
-    /// For sockets that get stuck
+    /// Program for stuck sockets
     #[arg(long, value_name = "CMD")]
     pub on_stuck: Option<PathBuf>,
-    /// For sockets that pile up
+    /// Program for incidents
     #[arg(long, value_name = "CMD")]
     pub on_pileup: Option<PathBuf>,
-    /// How long one may run
+    /// Time limit of a hook
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
     pub timeout: Duration,
 }
@@ -155,100 +154,101 @@ pub struct HooksArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = FILTERS)]
 pub struct ListArgs {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Which sockets.
+    /// Filters.
     #[command(flatten)]
     pub filters: Filters,
-    /// One line for all sockets of the same process, listener, peer or cgroup
+    /// Group sockets by process, listener, peer or cgroup
     #[arg(long, value_enum, value_name = "WHAT")]
     pub by: Option<GroupByArg>,
-    /// Every column, and nothing shortened to fit the screen
+    /// Show all columns, and do not shorten anything to fit the screen
     #[arg(long)]
     pub wide: bool,
-    /// Who is asked.
+    /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,
 }
 
-/// Which sockets are meant.
+/// Filters that select sockets.
 #[derive(Clone, Debug, Args)]
 pub struct Filters {
-    /// Held by this process, or waiting at its listener
+    /// Owned by this process, or not accepted yet from its listener
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
-    /// With this port at either end
+    /// With this local or remote port
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub port: Vec<u16>,
-    /// With this other end: an address, ADDRESS:PORT, or a network like 10.0.0.0/8
+    /// With this remote end: ADDRESS, ADDRESS:PORT, or a network such as 10.0.0.0/8
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peer: Vec<Peer>,
-    /// In this cgroup: a path (with all below it), or part of one, of a unit's or a pod's name, or of a container's id
+    /// In this cgroup: its path (and all below it), or a part of a path, unit name, pod name or container id
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub cgroup: Vec<String>,
-    /// In CLOSE_WAIT for this time at least
+    /// In CLOSE_WAIT for at least this time
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub older_than: Option<Duration>,
-    /// Kept there by this cause: hung, leak, pool, never_accepted, half_close, inherited, proxy_wait, transient, unknown
+    /// With this cause: hung, leak, pool, never_accepted, half_close, inherited, proxy_wait, transient, unknown
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     pub verdict: Vec<Class>,
 }
 
-/// Who is asked for sockets.
+/// The agent to query.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// UNIX socket of the agent that is asked, if one runs
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
-    /// Ask no running agent
+    /// Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Do not query a running agent
     #[arg(long)]
     pub alone: bool,
 }
 
 const FILTERS: &str = "\
-Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives; different filters have to fit all.";
+A socket matches if every filter matches. Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives.";
 
 /// `closewait kill`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = KILLING)]
 pub struct KillArgs {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Which sockets.
+    /// Filters.
     #[command(flatten)]
     pub filters: Filters,
-    /// Do it; without, the plan is shown and nothing is touched
+    /// Destroy the sockets; without it, only show what would be destroyed
     #[arg(long)]
     pub yes: bool,
-    /// Do nothing if it would be more sockets than this
+    /// Do nothing if more sockets than this match
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub max: u32,
-    /// Every column, and nothing shortened to fit the screen
+    /// Show all columns, and do not shorten anything to fit the screen
     #[arg(long)]
     pub wide: bool,
-    /// Who is asked.
+    /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,
 }
 
 const KILLING: &str = "\
-At least one filter has to be given; they are those of closewait list. Several values of one filter (--pid 1,2 or --pid 1 \
---pid 2) are alternatives; different filters have to fit all.
+At least one filter is required. A socket matches if every filter matches. Several values of one filter (--pid 1,2 or \
+--pid 1 --pid 2) are alternatives.
 
-The peer gets a RST, the program ECONNABORTED, and its descriptor stays open. Sockets that nobody has accepted and half-closed \
-connections in use are refused. Needs CAP_NET_ADMIN.";
+The peer gets a RST, the owner gets ECONNABORTED, and its descriptor stays open. closewait refuses sockets that are not \
+accepted yet and half-closed connections in use. Needs CAP_NET_ADMIN.";
+
 /// `closewait report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// What `closewait run --record` has written: as of its end
+    /// Recording to report on, as of its end
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Who is asked.
+    /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,
 }
@@ -256,13 +256,13 @@ pub struct ReportArgs {
 /// `closewait replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// What `closewait run --record` has written
+    /// Recording of `closewait run --record`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// So many times as fast as it happened; max: as fast as it goes
+    /// Playback speed multiplier; max: as fast as possible
     #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
     pub speed: Speed,
 }
@@ -270,16 +270,16 @@ pub struct ReplayArgs {
 /// `--speed`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Speed {
-    /// As fast as it goes.
+    /// As fast as possible.
     Max,
-    /// So many times as fast as it happened. Above zero.
+    /// Playback speed multiplier, above zero.
     Times(f64),
 }
 
 /// `closewait doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct Doctor {
-    /// Format and colour.
+    /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
 }
@@ -295,41 +295,41 @@ pub enum OutputFormat {
 
 /// `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Colour {
-    /// If standard output is a terminal.
+pub enum Color {
+    /// Color if standard output is a terminal.
     Auto,
-    /// Always.
+    /// Color everywhere.
     Always,
-    /// Never.
+    /// No color.
     Never,
 }
 
 /// `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GroupByArg {
-    /// Who holds them.
+    /// Owning process.
     Process,
-    /// Where they were accepted.
+    /// Listening socket that accepted them.
     Listener,
-    /// The other end.
+    /// Remote address.
     Peer,
-    /// Where they belong.
+    /// Cgroup of the owner.
     Cgroup,
 }
 
 /// `--events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EventsArg {
-    /// Only what had been stuck.
+    /// Sockets that get stuck.
     Stuck,
-    /// Everything.
+    /// All sockets.
     All,
 }
 
 /// `--hook`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TracepointArg {
-    /// The best that the kernel has.
+    /// The BTF-typed tracepoint if the kernel has it, otherwise the classic one.
     Auto,
     /// The BTF-typed tracepoint.
     Btf,
@@ -338,7 +338,7 @@ pub enum TracepointArg {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms, 30s, 5m or 1h"))
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s, 5m or 1h"))
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
@@ -350,23 +350,45 @@ fn speed(text: &str) -> Result<Speed, String> {
     match text.parse() {
         _ if text == "max" => Ok(Speed::Max),
         Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed::Times(times)),
-        Ok(_) | Err(_) => Err("write a number above zero, like 1 for real time or 0.5, or max".to_owned()),
+        Ok(_) | Err(_) => Err("write a number above zero (1 is real time), or max".to_owned()),
     }
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
+    let bytes = u32::try_from(bytes(text)?).ok();
+    bytes
+        .filter(|bytes| bytes.is_power_of_two() && (4096..=1 << 30).contains(bytes))
+        .ok_or_else(|| "it must be a power of two from 4096 (4K) to 1073741824 (1G)".to_owned())
+}
+
+fn record_max(text: &str) -> Result<u64, String> {
+    let bytes = bytes(text)?;
+    if bytes >= MIN_MAX_BYTES {
         Ok(bytes)
     } else {
-        Err("it must be a power of two from 4096 to 1073741824".to_owned())
+        Err(format!("it must be at least {MIN_MAX_BYTES} ({}K)", MIN_MAX_BYTES >> 10))
     }
+}
+
+/// A number of bytes, with the suffix K, M or G for powers of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (text.get(..at), 10),
+        Some((at, 'm' | 'M')) => (text.get(..at), 20),
+        Some((at, 'g' | 'G')) => (text.get(..at), 30),
+        _ => (Some(text), 0),
+    };
+    let number = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = number.and_then(|digits| digits.parse::<u64>().ok());
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "write a number of bytes, or one with K, M or G: 1048576, 1024K or 1M".to_owned())
 }
 
 /// `PORT=N`.
 fn connection_limit(text: &str) -> Result<(u16, u32), String> {
     let parsed = text.split_once('=').and_then(|(port, most)| Some((port.parse().ok()?, most.parse().ok()?)));
-    parsed.filter(|(port, most)| *port > 0 && *most > 0).ok_or_else(|| "write it like 8080=200".to_owned())
+    parsed.filter(|(port, most)| *port > 0 && *most > 0).ok_or_else(|| "write PORT=N, for example 8080=200".to_owned())
 }
 
 #[cfg(test)]
@@ -423,6 +445,15 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_the_default_path_of_the_socket() {
+        for command in ["list", "kill", "report"] {
+            let help = Cli::command().find_subcommand_mut(command).unwrap().render_help().to_string();
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains(&format!("[default: {SOCKET}]")), "{help}");
+        }
+    }
+
+    #[test]
     fn an_empty_name_is_no_filter_that_fits_everything() {
         for name in ["", "a,"] {
             let error = Cli::try_parse_from(["closewait", "kill", "--yes", "--cgroup", name]).unwrap_err();
@@ -439,6 +470,19 @@ mod tests {
     }
 
     #[test]
+    fn a_size_may_have_a_suffix() {
+        for (text, bytes) in [("65536", 65_536), ("64k", 65_536), ("64K", 65_536), ("2M", 2 << 20), ("3g", 3 << 30)] {
+            assert_eq!(record_max(text), Ok(bytes));
+        }
+        for bad in ["", "k", "1k5", "+1M", "1.5M", "64KiB", "64 K", "99999999999G", "\u{661}M"] {
+            assert!(record_max(bad).is_err_and(|error| error.contains("1048576, 1024K or 1M")), "{bad}");
+        }
+        assert!(record_max("1k").is_err_and(|error| error.contains("65536 (64K)")));
+        let Command::Run(run) = Cli::try_parse_from(["closewait", "run"]).unwrap().command else { unreachable!() };
+        assert_eq!(run.record_max, 64 << 20);
+    }
+
+    #[test]
     fn a_speed_is_above_zero_or_the_most() {
         assert_eq!((speed("max"), speed("0.5")), (Ok(Speed::Max), Ok(Speed::Times(0.5))));
         for bad in ["0", "-1", "inf", "NaN", "fast", ""] {
@@ -448,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_ring_buffer_is_a_power_of_two() {
-        assert_eq!(ring_bytes("4096"), Ok(4096));
+        assert_eq!((ring_bytes("4096"), ring_bytes("4K"), ring_bytes("1g")), (Ok(4096), Ok(4096), Ok(1 << 30)));
         for bad in ["0", "4097", "2048", "-1", "4294967296", "x"] {
             assert!(ring_bytes(bad).is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! Gives memory back to the system when a peak is over: the allocator keeps it otherwise.
+//! Settings of the allocator. The C library's keeps memory by itself after a peak, and a heap for each thread.
 
 /// Fewer sockets are no peak: it would be less than a megabyte.
 const SMALL: u64 = 10_000;
@@ -21,6 +21,13 @@ impl Peak {
 /// Whether what was made for so many sockets is worth giving back.
 pub fn is_much(count: u64) -> bool {
     count >= SMALL
+}
+
+/// Lets all threads share one heap, from the next thread on. Otherwise what a scan frees stays in the heap of its thread, some
+/// megabytes each, and the event loop cannot use it.
+pub fn share_one_heap() {
+    // SAFETY: `mallopt` takes two numbers and only changes how memory is allocated later.
+    let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Gives back what is free.

@@ -43,8 +43,8 @@ const ANSWERS: usize = 8;
 const PIECE: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
 const DETACHED: Duration = Duration::from_millis(50);
-/// How long everything that is written at the end may take together: the recording, the last lines and the end of hooks.
-/// With the log's part after it, SIGTERM ends the agent within five seconds.
+/// How long the agent may take after the signal: for the last records, the recording, the last lines, the end of hooks and the
+/// removal of the control socket together. With the log's part after it, SIGTERM ends the agent within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Signals that end the agent.
@@ -151,19 +151,21 @@ impl Runtime {
             self.put_out()?;
             // What has been refreshed may make the engine want more at once.
             let has_looked = self.continue_refresh();
-            self.answer_questions(now);
+            let has_questions = self.answer_question(now);
             if end.is_some_and(|end| end <= now) {
                 break;
             }
             let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && !has_looked && self.pending.is_idle();
+            let idle = emptied && !has_looked && !has_questions && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
+            // Lets tokio look for signals. It does so only while the loop waits, and a busy loop never waits.
+            tokio::task::yield_now().await;
             tokio::select! {
                 biased;
                 () = signals.any() => break,
                 () = self.writer.ended() => {
-                    return self.finish();
+                    return self.finish(clock::now() + PATIENCE);
                 }
                 ready = self.ring.ready(), if idle => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
@@ -191,6 +193,7 @@ impl Runtime {
                 kernel_log.flush();
             }
         }
+        let end = clock::now() + PATIENCE;
         // First nothing is written to the ring buffer any more, then it goes away (docs/kernel-safety.md).
         self.programs.detach();
         tokio::time::sleep(DETACHED).await;
@@ -199,21 +202,26 @@ impl Runtime {
         self.intake.engine.count_losses(clock::now(), logging::dropped());
         self.intake.engine.stop();
         self.put_out()?;
-        self.finish()
+        self.finish(end)
     }
 
-    /// Waits until everything is written and hooks have ended, at most for [`PATIENCE`].
-    fn finish(mut self) -> anyhow::Result<()> {
-        let end = clock::now() + PATIENCE;
+    /// Waits until everything is written and hooks have ended, at most until `end`.
+    fn finish(mut self, end: BootTime) -> anyhow::Result<()> {
         // Everybody is told before anybody is waited for.
         if let Some(hooks) = &mut self.hooks {
             hooks.close();
+        }
+        if let Some(control) = &mut self.control {
+            control.close();
         }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
         if let Some(hooks) = self.hooks {
             hooks.finish(end.since(clock::now()));
+        }
+        if let Some(control) = self.control {
+            control.finish(end.since(clock::now()));
         }
         written
     }

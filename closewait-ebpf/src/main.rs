@@ -8,9 +8,9 @@
 //! | [`cw_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
 //! | [`cw_peers`] | the same, of one process | one record for each of its other connections |
 
-#![no_std]
-#![no_main]
-#![feature(asm_experimental_arch)]
+// Elsewhere than in the kernel this crate is an ordinary program that does nothing, so that rust-analyzer and
+// `cargo check --workspace` can check it.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod globals;
 mod iter;
@@ -64,8 +64,12 @@ pub extern "C" fn cw_peers(ctx: *mut c_void) -> i32 {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // The verifier refuses any program that could come here.
     loop {}
 }
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -108,7 +108,7 @@ impl Decoder {
             }
             kind::HELD => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
                 Ok(Observation::Held { key, at, since: self.since(&record), socket, owner })
             }
             kind::LISTENING => {
@@ -132,7 +132,7 @@ impl Decoder {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
-                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor of nobody"))?;
+                let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
                 Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, owner })
             }
             kind::REFRESHED => {

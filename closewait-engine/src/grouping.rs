@@ -293,6 +293,6 @@ mod tests {
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
-        assert_eq!(verdict(last), verdict(0), "each is the only one of its kind");
+        assert_eq!(verdict(last), verdict(0), "each is the only one in its group");
     }
 }

@@ -260,7 +260,11 @@ impl fmt::Display for Hint<'_> {
             }
             Self::Forgotten { after, count } => {
                 let after = after.as_secs();
-                write!(f, "past conntrack's {after} s: closing now may not reach the peer for {}", Of(*count, None))
+                write!(
+                    f,
+                    "past conntrack's timeout of {after} s: a FIN may no longer reach the peer of {}",
+                    Of(*count, None)
+                )
             }
         }
     }
@@ -331,7 +335,7 @@ mod tests {
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [
             "1 connection is over but its descriptor is open",
-            "past conntrack's 60 s: closing now may not reach the peer for 1 socket",
+            "past conntrack's timeout of 60 s: a FIN may no longer reach the peer of 1 socket",
         ];
         assert_eq!(told(vec![over, late], None), expected);
     }

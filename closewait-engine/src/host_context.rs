@@ -252,7 +252,7 @@ impl HostContext {
         self.inspected.get(&pid).copied()
     }
 
-    /// The processes that were looked at.
+    /// The processes that were inspected.
     pub(super) fn processes(&self) -> &BTreeMap<u32, Process> {
         &self.processes
     }

@@ -245,7 +245,7 @@ impl Engine {
         if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
-        self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
+        let forgotten = self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
         let flows = self.flows.as_ref();
         let grouping = Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, flows);
         let due = self.tracker.due(due_by);
@@ -266,6 +266,7 @@ impl Engine {
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
             self.outputs.push_back(Output::Finding(finding));
         }
+        self.tracker.remember(forgotten);
     }
 }
 

@@ -169,10 +169,9 @@ impl fmt::Display for Refusal {
                 write!(f, "it has left CLOSE_WAIT; only its descriptor is left, and that its program has to close")
             }
             Self::Mptcp => write!(f, "it speaks MPTCP, of which single subflows alone can be destroyed"),
-            Self::NeverAccepted => write!(
-                f,
-                "nobody has accepted it: destroyed it would be out of sight, and its place in the listener's backlog still taken"
-            ),
+            Self::NeverAccepted => {
+                write!(f, "not accepted yet: destroying it hides it without freeing its backlog slot")
+            }
             Self::Unidentified => {
                 write!(f, "it is not known well enough to find it again (namespace, and cookie or inode); try --alone")
             }
@@ -193,7 +192,7 @@ impl fmt::Display for Refusal {
             ),
             Self::PerhapsInUse(ago) => write!(
                 f,
-                "it sent data {} ago, and nobody saw whether the peer's FIN came before: perhaps a half-closed connection in \
+                "it sent data {} ago, and the agent did not see whether the peer's FIN came before: perhaps a half-closed connection in \
                  use. An agent sees that; without one, wait until it has been silent for {}",
                 duration(*ago),
                 duration(STREAM_OVER)

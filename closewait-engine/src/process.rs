@@ -44,11 +44,11 @@ pub struct Process {
     pub threads: Option<u32>,
     /// What its cgroup is.
     pub workload: Option<Box<Workload>>,
-    /// Those of them that were looked at.
+    /// Those of them that were inspected.
     pub threads_seen: u32,
-    /// The threads that were looked at, those that do the same together, the largest group first.
+    /// The threads that were inspected, those that do the same together, the largest group first.
     pub groups: Vec<ThreadGroup>,
-    /// CPU time of the threads that were looked at, in thousandths of one CPU.
+    /// CPU time of the threads that were inspected, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
     /// What could not be seen and why, one sentence each.
     #[serde(deserialize_with = "harmless_field")]
@@ -174,7 +174,7 @@ impl Process {
         match self.threads {
             Some(1) => format!("its only thread {verb}"),
             Some(all) if all > self.threads_seen => {
-                format!("{count} of the {} threads that were looked at {verb}", self.threads_seen)
+                format!("{count} of {} inspected threads {verb}", self.threads_seen)
             }
             Some(_) | None => format!("{count} of {} threads {verb}", self.threads_seen),
         }
@@ -259,7 +259,7 @@ mod tests {
         let mut process = process(None, &vec![thread(202, 1); 4]);
         process.threads = Some(900);
         let told = process.activity().unwrap();
-        assert_eq!(told, "4 of the 4 threads that were looked at wait in futex on the same address");
+        assert_eq!(told, "4 of 4 inspected threads wait in futex on the same address");
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::{
     workload::Workload,
 };
 
+/// Shortest age that leaves a socket out: any younger one has passed it before an answer is made.
+const SHORTEST_AGE: Duration = Duration::from_millis(1);
+
 /// A question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Query {
@@ -99,10 +102,16 @@ impl Filter {
         *self == Self::default()
     }
 
-    /// Whether it leaves nothing out, empty or not.
+    /// Whether it leaves nothing out, empty or not: every value that was given selects all sockets, or all of one address
+    /// family, or all whose cgroup is known.
     pub fn fits_everything(&self) -> bool {
-        let older_than = self.older_than.filter(|age| !age.is_zero());
-        Self { older_than, ..self.clone() }.is_empty()
+        let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
+        pids.is_empty()
+            && ports.is_empty()
+            && (peers.is_empty() || covers_a_family(peers))
+            && (cgroups.is_empty() || cgroups.iter().any(|text| text.trim_end_matches('/').is_empty()))
+            && older_than.is_none_or(|age| age < SHORTEST_AGE)
+            && (verdicts.is_empty() || Class::ALL.iter().all(|class| verdicts.contains(class)))
     }
 
     /// Whether `row` is one that is meant.
@@ -120,6 +129,28 @@ impl Filter {
             && older_than.is_none_or(|age| since_entry(row, now).is_some_and(|since| since >= age))
             && (verdicts.is_empty() || verdicts.contains(&row.verdict.class))
     }
+}
+
+/// Whether networks without a port have every address of IPv4, or of IPv6.
+fn covers_a_family(peers: &[Peer]) -> bool {
+    let covers = |is_v4: bool| {
+        let of_family = peers.iter().filter(|peer| peer.address.is_ipv4() == is_v4 && peer.port.is_none());
+        let mut ranges: Vec<(u128, u128)> = of_family.map(|peer| peer.range()).collect();
+        ranges.sort_unstable();
+        let last = if is_v4 { u32::MAX.into() } else { u128::MAX };
+        // The lowest address that none so far has; `None` once there is none left.
+        let mut next = Some(0);
+        for (low, high) in ranges {
+            match next {
+                Some(lowest) if low <= lowest && high >= lowest => {
+                    next = if high >= last { None } else { high.checked_add(1) };
+                }
+                Some(_) | None => {}
+            }
+        }
+        next.is_none()
+    };
+    covers(true) || covers(false)
 }
 
 /// The processes that hold the socket, or while nobody has accepted it, its listener.
@@ -167,6 +198,17 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The lowest and the highest address that it has.
+    fn range(self) -> (u128, u128) {
+        let address = match self.address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let free = u32::from(bits(self.address).saturating_sub(self.prefix));
+        let mask = 1_u128.checked_shl(free).map_or(u128::MAX, |size| size - 1);
+        (address & !mask, address | mask)
+    }
+
     fn matches(self, remote: Endpoint) -> bool {
         self.port.is_none_or(|port| port == remote.port)
             && match (self.address, remote.address) {
@@ -281,6 +323,43 @@ mod tests {
         assert!(fits(&Filter::default(), &row(&socket())));
         let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
         assert!(Filter::default().fits_everything() && older(0).fits_everything() && !older(1).fits_everything());
+    }
+
+    #[test]
+    fn a_filter_that_leaves_nothing_out_is_known_by_what_it_selects() {
+        let peers =
+            |texts: &[&str]| Filter { peers: texts.iter().map(|text| peer(text)).collect(), ..Filter::default() };
+        let everything = [
+            peers(&["0.0.0.0/0", "::/0"]),
+            peers(&["0.0.0.0/0"]),
+            peers(&["::/0"]),
+            peers(&["10.0.0.9", "::/0"]),
+            peers(&["128.0.0.0/1", "0.0.0.0/2", "64.0.0.0/2"]),
+            peers(&["8000::/1", "::/1"]),
+            Filter { verdicts: Class::ALL.to_vec(), ..Filter::default() },
+            Filter { older_than: Some(Duration::from_nanos(1)), ..Filter::default() },
+            Filter { cgroups: vec!["/".to_owned()], ..Filter::default() },
+            Filter { cgroups: vec!["a".to_owned(), "//".to_owned()], ..Filter::default() },
+            Filter { older_than: Some(Duration::ZERO), verdicts: Class::ALL.to_vec(), ..peers(&["::/0"]) },
+        ];
+        for filter in everything {
+            assert!(filter.fits_everything(), "{filter:?}");
+        }
+        let some = [
+            peers(&["10.0.0.9"]),
+            peers(&["0.0.0.0/1"]),
+            peers(&["0.0.0.0/1", "128.0.0.0/2"]),
+            peers(&["0.0.0.0:80"]),
+            peers(&["::", "255.255.255.255"]),
+            Filter { verdicts: Class::ALL[1..].to_vec(), ..Filter::default() },
+            Filter { older_than: Some(SHORTEST_AGE), ..Filter::default() },
+            Filter { cgroups: vec!["/a".to_owned()], ..Filter::default() },
+            Filter { pids: vec![1], ..peers(&["0.0.0.0/0"]) },
+            Filter { ports: vec![0], verdicts: Class::ALL.to_vec(), ..Filter::default() },
+        ];
+        for filter in some {
+            assert!(!filter.fits_everything(), "{filter:?}");
+        }
     }
 
     #[test]

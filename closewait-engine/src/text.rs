@@ -232,6 +232,55 @@ pub fn push_duration(to: &mut String, duration: Duration) {
     to.push(small_unit);
 }
 
+/// Words around the bounds of a duration.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundWords {
+    /// Before a lower bound that has no upper one.
+    pub at_least: &'static str,
+    /// Before a lower bound that has an upper one.
+    pub from: &'static str,
+    /// Between the two.
+    pub to: &'static str,
+}
+
+impl BoundWords {
+    /// `at least 2m16s`, `2m16s to 3h00m`.
+    pub const PROSE: Self = Self { at_least: "at least ", from: "", to: " to " };
+    /// `≥2m16s`, `≥2m16s ≤3h00m`.
+    pub const TABLE: Self = Self { at_least: "≥", from: "≥", to: " ≤" };
+}
+
+/// Writes the bounds of a duration at the end of `to`. Where both read the same, all between them does too, and it is written
+/// once. Returns the length of the upper bound with the word before it, bytes.
+pub fn push_bounds(to: &mut String, at_least: Duration, at_most: Option<Duration>, words: BoundWords) -> usize {
+    let start = to.len();
+    let Some(at_most) = at_most else {
+        to.push_str(words.at_least);
+        push_duration(to, at_least);
+        return 0;
+    };
+    to.push_str(words.from);
+    let low = to.len();
+    push_duration(to, at_least);
+    let before = to.len();
+    to.push_str(words.to);
+    let high = to.len();
+    push_duration(to, at_most);
+    if to.get(low..before) == to.get(high..) {
+        to.truncate(before);
+        to.replace_range(start..low, "");
+        return 0;
+    }
+    to.len() - before
+}
+
+/// Bounds of a duration in a sentence.
+pub fn bounds(at_least: Duration, at_most: Option<Duration>) -> String {
+    let mut text = String::new();
+    push_bounds(&mut text, at_least, at_most, BoundWords::PROSE);
+    text
+}
+
 /// `number` in digits at the end of `to`: a table has many, and formatting is slow.
 pub fn push_number(to: &mut String, mut number: u64) {
     let mut digits = [0; 20];

@@ -32,7 +32,7 @@ pub(crate) struct TrackedSocket {
 
 impl TrackedSocket {
     pub(super) fn new(socket: Socket, since: Since, seen: BootTime, stuck_after: Duration) -> Self {
-        let due = since.latest() + stuck_after;
+        let due = first_due(since.latest(), stuck_after, seen);
         Self {
             socket,
             since,
@@ -82,6 +82,12 @@ impl TrackedSocket {
             (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen,
         }
     }
+}
+
+/// Time at which a socket that was first seen at `seen` is due for the first time. One that was stuck already before it was
+/// found is not late: there was no time for an inspection yet.
+pub(super) fn first_due(since: BootTime, stuck_after: Duration, seen: BootTime) -> BootTime {
+    (since + stuck_after).max(seen)
 }
 
 /// Whether two descriptions cannot be of the same socket.

@@ -17,7 +17,7 @@ use super::{
     scans::Scans,
     schedule::Schedule,
     time::BootTime,
-    tracked_socket::{TrackedSocket, differ, newer, next_doubling},
+    tracked_socket::{TrackedSocket, differ, first_due, newer, next_doubling},
 };
 
 /// Number of descriptors that are kept beside the first of each socket, at some 100 bytes. Workers that inherit ten
@@ -238,7 +238,7 @@ impl Tracker {
             tracked.due = if tracked.reported {
                 next_doubling(entered, self.stuck_after, at)
             } else {
-                entered + self.stuck_after
+                first_due(entered, self.stuck_after, at)
             };
         }
         // Of two names for the same socket, the kernel's own stays.
@@ -384,12 +384,33 @@ impl Tracker {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
-    /// Of those that are due at `now` and that were not refreshed since `refreshed`, what may have changed is unknown.
-    pub(crate) fn forget_what_was_not_refreshed(&mut self, now: BootTime, refreshed: BootTime) {
+    /// Makes unknown what may have changed of those sockets that are due at `now` and were not refreshed since `refreshed`.
+    /// Returns those that are known by their ends, as they were: no refresh can find them by an address, so what is lost of
+    /// them would stay unknown until the next audit.
+    pub(crate) fn forget_what_was_not_refreshed(
+        &mut self,
+        now: BootTime,
+        refreshed: BootTime,
+    ) -> Vec<(SocketKey, Socket)> {
+        let mut forgotten = Vec::new();
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             if tracked.refreshed.is_none_or(|last| last < refreshed) {
-                tracked.socket = tracked.socket.clone().without_what_changes();
+                let before = tracked.socket.clone();
+                tracked.socket = before.clone().without_what_changes();
+                if key.is_of_ends() {
+                    forgotten.push((key, before));
+                }
+            }
+        }
+        forgotten
+    }
+
+    /// Brings back what was forgotten for a report.
+    pub(crate) fn remember(&mut self, forgotten: Vec<(SocketKey, Socket)>) {
+        for (key, before) in forgotten {
+            if let Some(tracked) = self.sockets.get_mut(&key) {
+                tracked.socket = before;
             }
         }
     }

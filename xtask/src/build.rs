@@ -1,17 +1,54 @@
-//! `cargo xtask build`.
+//! `cargo xtask build`, `cargo xtask run` and `cargo xtask clippy`.
 
-use anyhow::{Result, bail};
+use std::ffi::OsString;
 
-use crate::{
-    exec::{self, Workspace},
-    setup,
-};
+use crate::prelude::*;
+use crate::{root, setup};
+
+/// First arguments that closewait itself understands; `cargo xtask run` puts `run` before anything else.
+const SUBCOMMANDS: [&str; 11] =
+    ["run", "list", "top", "tail", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// Arguments of `closewait run`, or a closewait subcommand and its arguments
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
 
 /// Builds the release binary and prints its path.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     release(workspace)?;
     println!("{}", workspace.closewait().display());
     Ok(())
+}
+
+/// Builds as the calling user and becomes the binary, as root.
+pub(crate) fn run(workspace: &Workspace, options: &Run) -> Result<()> {
+    release(workspace)?;
+    let args = closewait_args(&options.args);
+    root::become_program(&workspace.closewait(), &args, "loading a program into the kernel")
+}
+
+/// Lints the host crates, then the kernel program.
+pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace)?;
+    // The kernel program has no standard library and does not build for the host. `--all-targets` omits the tests that
+    // a plain `cargo test` does not run.
+    let host = ["--workspace", "--exclude", "closewait-ebpf", "--all-targets", "--test", "kernel"];
+    exec::run(workspace.cargo("clippy").args(host).args(["--", "-D", "warnings"]))?;
+    exec::run(
+        workspace
+            .cargo("clippy")
+            .args(["--package", "closewait-ebpf", "--target", "bpfel-unknown-none"])
+            // No toolchain ships `core` for this target, and a stable compiler takes -Z only with RUSTC_BOOTSTRAP.
+            // Build scripts of host crates probe that variable: in the shared target folder, every switch between the two
+            // commands would build those crates again.
+            .args(["-Z", "build-std=core"])
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_DIR", workspace.target.join("ebpf-clippy"))
+            .args(["--", "-D", "warnings"]),
+    )
 }
 
 /// Builds the release binary; stdout stays free for the binary's own output.
@@ -20,16 +57,39 @@ pub(crate) fn release(workspace: &Workspace) -> Result<()> {
     exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent"]))?;
     let binary = workspace.closewait();
     if !binary.is_file() {
-        // A `build.target` in someone's cargo configuration moves the output into a folder of that target's name.
-        bail!(
-            "cargo left no {}; build without `build.target` or `--target` in cargo's configuration",
-            binary.display()
-        );
+        // A `build.target` in the user's cargo configuration moves the output into a folder of that target's name.
+        let shown = binary.display();
+        bail!("cargo left no {shown}; build without `build.target` or `--target` in cargo's configuration");
     }
     Ok(())
 }
 
-/// Builds one of the agent's examples as a release, beside the binary in the folder `examples`.
+/// Builds one of the agent's examples as a release, in the folder `examples` beside the binary.
 pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<()> {
     exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent", "--example", name]))
+}
+
+fn closewait_args(args: &[OsString]) -> Vec<OsString> {
+    let complete = args.first().is_some_and(|first| SUBCOMMANDS.iter().any(|name| first == name));
+    let run = (!complete).then(|| OsString::from("run"));
+    run.into_iter().chain(args.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_those_of_run_unless_they_begin_with_a_subcommand() {
+        let words = |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        for (given, wanted) in [
+            ("--for 10s --output json", "run --for 10s --output json"),
+            ("", "run"),
+            ("list --by process", "list --by process"),
+            ("run --for 1s", "run --for 1s"),
+            ("--version", "--version"),
+        ] {
+            assert_eq!(closewait_args(&words(given)), words(wanted));
+        }
+    }
 }

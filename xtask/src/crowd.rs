@@ -1,31 +1,32 @@
-//! A crowd of descriptors to look through: one process which holds sockets in CLOSE_WAIT and much else.
+//! Crowds of descriptors: processes that hold sockets in CLOSE_WAIT and much else while something is measured.
 //!
 //! The client's end of a socket in CLOSE_WAIT is closed and costs nothing: it waits in FIN_WAIT2 for the server, which never
 //! closes, and the kernel forgets it after `tcp_fin_timeout`. Both ends of an established connection stay here.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Where every connection of a crowd goes to: 127.78.0.0/16.
+use crate::prelude::*;
+use crate::{loopback, namespaces};
+
+/// Beginning of the addresses that a crowd connects to: 127.78.0.0/16.
 pub(crate) const NETWORK: &str = "127.78.";
+
+/// Least number of processes of a crowd.
+const MIN_PROCESSES: u32 = 3;
 
 /// Connections to one listener. The kernel walks through the ephemeral ports in steps of up to 16 for each listener
 /// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c at v6.18). If it came round, it would take the port of a client that it
 /// has forgotten, and the RST that follows would end the server's socket.
-const TO_ONE_LISTENER: u32 = 1000;
+const MAX_CONNECTIONS: u32 = 1000;
 
-/// Descriptors of a process beside those that it is asked for.
-pub(crate) const BESIDE: u32 = 64;
+/// Descriptors of a process besides those that it is asked for.
+const OTHER_DESCRIPTORS: u32 = 64;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which crowd this is: the third byte of its addresses
+    /// Which process of a crowd this is: the third byte of its addresses
     #[arg(long)]
     number: u8,
     /// Sockets in CLOSE_WAIT
@@ -36,7 +37,78 @@ pub(crate) struct Options {
     other: u32,
 }
 
-/// How many of what a process opens beside its sockets in CLOSE_WAIT.
+/// A crowd. Dropping it ends its processes, and with them their sockets.
+pub(crate) struct Crowd {
+    processes: Vec<Child>,
+}
+
+impl Crowd {
+    /// Makes `close_wait` sockets in CLOSE_WAIT and `other` descriptors; the first process has the number `first`.
+    pub(crate) fn gather(first: u8, close_wait: u32, other: u32) -> Result<Self> {
+        let mut crowd = Self { processes: Vec::new() };
+        let count = processes(close_wait + other, max_descriptors()?);
+        for (number, (close_wait, other)) in (first..).zip(shares(close_wait, count).zip(shares(other, count))) {
+            let mut command = Command::new(exec::this()?);
+            command.arg("crowd").args(["--number", &number.to_string()]);
+            command.args(["--close-wait", &close_wait.to_string(), "--other", &other.to_string()]);
+            crowd.processes.push(exec::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?);
+        }
+        for process in &mut crowd.processes {
+            let mut line = String::new();
+            let stdout = process.stdout.take().context("a crowd has no standard output; this is a bug")?;
+            BufReader::new(stdout).read_line(&mut line).context("cannot read from a crowd; this is a bug")?;
+            ensure!(line == "ready\n", "a crowd ended before it was ready; its own messages are above");
+        }
+        Ok(crowd)
+    }
+
+    /// Number of processes.
+    pub(crate) fn processes(&self) -> usize {
+        self.processes.len()
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // Closing takes some seconds, so all begin before the first is waited for.
+        self.processes.iter_mut().for_each(|process| drop(process.stdin.take()));
+        for process in &mut self.processes {
+            let _killed_if_late = exec::wait_at_most(process, Duration::from_secs(30));
+        }
+    }
+}
+
+/// Moves this process into a network namespace for crowds. To be called before the first thread starts.
+pub(crate) fn enter_network() -> Result<()> {
+    namespaces::enter_new_network()?;
+    // The closed ends of the clients are not measured; the kernel forgets them after a second.
+    Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "1")?)
+}
+
+/// Opens what one process of a crowd holds, prints one line, and holds it until standard input ends.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let parts = Parts::of(options.close_wait, options.other);
+    allow_descriptors(options.close_wait + options.other + OTHER_DESCRIPTORS)?;
+    let listen = |index| {
+        let last = u8::try_from(index).context("a crowd has at most 255 listeners; ask for fewer sockets")?;
+        loopback::listen([127, 78, options.number, last])
+    };
+    let listeners = (1..=parts.listeners).map(listen).collect::<Result<Vec<_>>>()?;
+    let mut turns = listeners.iter().cycle();
+    let mut connect = |_| turns.next().context("a crowd without listeners; this is a bug").and_then(loopback::connect);
+    let held = (0..parts.connections).map(&mut connect).collect::<Result<Vec<_>>>()?;
+    let half_closed = (0..options.close_wait).map(|index| connect(index).map(|(_client, server)| server));
+    let half_closed = half_closed.collect::<Result<Vec<_>>>()?;
+    let null = |_| std::fs::File::open("/dev/null").context("cannot open /dev/null; is the limit of open files low?");
+    let files = (0..parts.files).map(null).collect::<Result<Vec<_>>>()?;
+    println!("ready");
+    io::stdout().flush().context("cannot write to standard output; has the bench ended?")?;
+    io::stdin().read_to_end(&mut Vec::new()).context("cannot read standard input; has the bench ended?")?;
+    drop((listeners, held, half_closed, files));
+    Ok(())
+}
+
+/// What a process opens besides its sockets in CLOSE_WAIT.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
     listeners: u32,
@@ -47,88 +119,39 @@ struct Parts {
 
 impl Parts {
     fn of(close_wait: u32, other: u32) -> Self {
-        let listeners = (close_wait + other / 4).div_ceil(TO_ONE_LISTENER);
+        let listeners = (close_wait + other / 4).div_ceil(MAX_CONNECTIONS);
         let connections = (other / 2).saturating_sub(listeners) / 2;
         Self { listeners, connections, files: other.saturating_sub(listeners + 2 * connections) }
     }
 }
 
-/// Opens everything, says so with one line, and holds it until standard input ends.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let parts = Parts::of(options.close_wait, options.other);
-    allow_descriptors(options.close_wait + options.other + BESIDE)?;
-    let listeners = (0..parts.listeners).map(|index| listener(options.number, index)).collect::<Result<Vec<_>>>()?;
-    let mut turns = listeners.iter().cycle();
-    let mut connect = || turns.next().context("a crowd without listeners connects; this is a bug").and_then(connection);
-    let mut held = Vec::new();
-    for _ in 0..parts.connections {
-        held.push(connect()?);
-    }
-    let mut half_closed = Vec::new();
-    for _ in 0..options.close_wait {
-        let (client, server) = connect()?;
-        drop(client);
-        half_closed.push(server);
-    }
-    let null = |_| File::open("/dev/null").context("cannot open /dev/null; is the limit of open files low?");
-    let files = (0..parts.files).map(null).collect::<Result<Vec<_>>>()?;
-    println!("ready");
-    io::stdout().flush().context("cannot write to standard output; has the bench ended?")?;
-    io::stdin().read_to_end(&mut Vec::new()).context("cannot read standard input; has the bench ended?")?;
-    drop((listeners, held, half_closed, files));
-    Ok(())
+/// Number of processes for `descriptors`, when one can have `max`.
+fn processes(descriptors: u32, max: u32) -> u32 {
+    descriptors.div_ceil(max.saturating_sub(OTHER_DESCRIPTORS).max(1)).max(MIN_PROCESSES)
 }
 
-fn listener(number: u8, index: u32) -> Result<TcpListener> {
-    let last = u8::try_from(index + 1).context("a crowd has at most 255 listeners; ask for fewer sockets")?;
-    let address = SocketAddr::from((Ipv4Addr::new(127, 78, number, last), 0));
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; is loopback up?"))
+/// `total` in equal parts, the first ones larger by one where it does not divide.
+fn shares(total: u32, count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(move |index| total / count + u32::from(index < total % count))
 }
 
-/// Both ends of a new connection.
-fn connection(listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
-    let address = listener.local_addr().context("getsockname failed on a listener; this is a bug")?;
-    let client =
-        TcpStream::connect(address).with_context(|| format!("connect to {address} failed; is loopback up?"))?;
-    let (server, peer) = listener.accept().context("accept failed; is the limit of open files low?")?;
-    let own = client.local_addr().context("getsockname failed on a connection; this is a bug")?;
-    ensure!(peer == own, "{peer} connected to {address}, not {own}; is another program connecting to 127.78.0.0/16?");
-    Ok((client, server))
-}
-
-/// The most descriptors that one process of a crowd can have: `fs.nr_open`, for who may raise the limit to that (with
-/// CAP_SYS_RESOURCE), else the limit that is there.
-pub(crate) fn most_descriptors() -> Result<u32> {
+/// Highest number of descriptors that one process can have: `fs.nr_open` with CAP_SYS_RESOURCE, which raises the limit, else
+/// the limit of this process.
+fn max_descriptors() -> Result<u32> {
     let path = "/proc/sys/fs/nr_open";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}; is /proc mounted?"))?;
-    let most = text.trim().parse().with_context(|| format!("{path} is no number; is /proc mounted?"))?;
-    // Only the hard limit: some programs under measurement close every descriptor up to the soft one.
-    let old = limit()?;
-    let hard = match set_limit(libc::rlimit { rlim_max: most, ..old }) {
-        Ok(()) => most,
-        Err(_refused) => old.rlim_max,
-    };
+    let max = fs::read_to_string(path)?.trim().parse().with_context(|| format!("{path} has no number"))?;
+    // Only the hard limit changes: some measured programs close every descriptor up to the soft one.
+    let old = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { maximum: Some(max), ..old }).is_ok();
+    let hard = if raised { max } else { old.maximum.unwrap_or(max) };
     Ok(u32::try_from(hard).unwrap_or(u32::MAX))
 }
 
 fn allow_descriptors(count: u32) -> Result<()> {
-    let old = limit()?;
-    set_limit(libc::rlimit { rlim_cur: old.rlim_cur.max(count.into()), ..old })
+    let old = getrlimit(Resource::Nofile);
+    let current = old.current.map(|current| current.max(count.into()));
+    setrlimit(Resource::Nofile, Rlimit { current, ..old })
         .with_context(|| format!("setrlimit(RLIMIT_NOFILE) to {count} failed; run as root, with CAP_SYS_RESOURCE"))
-}
-
-fn limit() -> Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live struct of the type that the call fills.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    ensure!(failed == 0, "getrlimit(RLIMIT_NOFILE) failed: {}", io::Error::last_os_error());
-    Ok(limit)
-}
-
-fn set_limit(limit: libc::rlimit) -> io::Result<()> {
-    // SAFETY: the pointer is to a live struct that the call only reads.
-    let failed = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -149,12 +172,25 @@ mod tests {
     fn a_listener_is_never_asked_too_much() {
         for (close_wait, other) in [(4000, 12_000), (33_334, 33_334), (999, 1)] {
             let parts = Parts::of(close_wait, other);
-            assert!(close_wait + parts.connections <= parts.listeners * TO_ONE_LISTENER, "{parts:?}");
+            assert!(close_wait + parts.connections <= parts.listeners * MAX_CONNECTIONS, "{parts:?}");
         }
     }
 
     #[test]
     fn a_process_may_have_what_its_limit_says() {
-        assert!(u64::from(most_descriptors().unwrap()) >= limit().unwrap().rlim_cur.min(u32::MAX.into()));
+        let current = getrlimit(Resource::Nofile).current.unwrap_or(0);
+        assert!(u64::from(max_descriptors().unwrap()) >= current.min(u32::MAX.into()));
+    }
+
+    #[test]
+    fn shares_add_up() {
+        assert_eq!(shares(100, 3).collect::<Vec<_>>(), [34, 33, 33]);
+        assert_eq!(shares(2, 3).collect::<Vec<_>>(), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_large_crowd_has_more_processes() {
+        assert_eq!(processes(48_000, 1_048_576), 3);
+        assert_eq!(processes(200_000, 20_000), 11);
     }
 }

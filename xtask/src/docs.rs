@@ -1,15 +1,8 @@
 //! `cargo xtask docs`: the table of the kernel's record in docs/events.md, from the doc comments of the struct, and
 //! docs/diagnoses.md, from what the rules say of themselves.
 
-use std::{fmt::Write as _, fs, path::Path};
-
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-
-use crate::{
-    exec::{self, Workspace},
-    setup,
-};
+use crate::prelude::*;
+use crate::{setup, test};
 
 const RECORD: &str = "closewait-common/src/record.rs";
 const EVENTS: &str = "docs/events.md";
@@ -24,164 +17,134 @@ pub(crate) struct Options {
     check: bool,
 }
 
-/// One field of a `repr(C)` struct.
-#[derive(Debug, PartialEq, Eq)]
-struct Field {
-    name: String,
-    kind: String,
-    offset: usize,
-    doc: String,
+/// A `repr(C)` struct on a 64-bit target.
+struct Struct {
+    /// Name, type, offset and doc comment of each field, as cells of a table.
+    rows: Vec<String>,
+    size: usize,
+    align: usize,
 }
 
-/// Writes what is generated, or checks it.
+/// Writes the generated pages, or checks them.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.check {
         check(&workspace.root)?;
     } else {
-        write(workspace)?;
+        let (old, new) = regenerate(&workspace.root)?;
+        if old != new {
+            fs::write(workspace.root.join(EVENTS), new)?;
+            println!("wrote {EVENTS}");
+        }
     }
     diagnoses(workspace, options.check)
-}
-
-/// Only the agent knows its rules; one of its tests compares the page with them, and writes it if it is told to.
-fn diagnoses(workspace: &Workspace, check: bool) -> Result<()> {
-    setup::run(workspace)?;
-    let mut test = workspace.cargo("test");
-    // The same packages as for the other tests: with others, cargo may choose other features and build anew.
-    test.args(["--quiet", "--workspace", "--exclude", "closewait-ebpf", "--lib"]);
-    // So that what it says of a difference is on stderr.
-    test.args(["--", "--nocapture", "--exact", DIAGNOSES_TEST]);
-    if check {
-        test.env_remove("BLESS");
-    } else {
-        test.env("BLESS", "1");
-    }
-    let output = exec::output(&mut test)?;
-    if !output.contains("1 passed") {
-        bail!("there is no test {DIAGNOSES_TEST}, which is to write docs/diagnoses.md; name it in xtask/src/docs.rs");
-    }
-    Ok(())
-}
-
-/// Writes the generated part of docs/events.md.
-fn write(workspace: &Workspace) -> Result<()> {
-    let (old, new) = regenerate(&workspace.root)?;
-    if old != new {
-        let path = workspace.root.join(EVENTS);
-        fs::write(&path, new).with_context(|| format!("cannot write {}; is it yours?", path.display()))?;
-        println!("wrote {EVENTS}");
-    }
-    Ok(())
 }
 
 /// Fails if the generated part of docs/events.md differs from what the source says.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let (old, new) = regenerate(root)?;
-    if old != new {
-        bail!("{EVENTS} is not what {RECORD} says; run `cargo xtask docs` and commit the result");
-    }
+    ensure!(old == new, "{EVENTS} is not what {RECORD} says; run `cargo xtask docs` and commit the result");
+    Ok(())
+}
+
+/// Runs the agent's test that compares docs/diagnoses.md with the rules, or writes the page: only the agent knows them.
+fn diagnoses(workspace: &Workspace, check: bool) -> Result<()> {
+    setup::run(workspace)?;
+    let mut command = workspace.cargo("test");
+    command.args(test::PACKAGES).args(["--quiet", "--lib"]);
+    // With `--nocapture` a difference is shown on stderr.
+    command.args(["--", "--nocapture", "--exact", DIAGNOSES_TEST]).env_remove("BLESS");
+    command.envs((!check).then_some(("BLESS", "1")));
+    let output = exec::output(&mut command)?;
+    ensure!(
+        output.contains("1 passed"),
+        "there is no test {DIAGNOSES_TEST}, which is to write docs/diagnoses.md; name it in xtask/src/docs.rs"
+    );
     Ok(())
 }
 
 /// The page as it is, and as it should be.
 fn regenerate(root: &Path) -> Result<(String, String)> {
-    let source = fs::read_to_string(root.join(RECORD))
-        .with_context(|| format!("cannot read {RECORD}; the ABI record has to be defined there"))?;
-    let page = fs::read_to_string(root.join(EVENTS)).with_context(|| {
-        format!("cannot read {EVENTS}; create it with the lines `{BEGIN}` and `{END}`, then run `cargo xtask docs`")
-    })?;
-    let fields = |name| {
-        let read = struct_fields(&source, name).map(|(fields, _size, _align)| fields);
-        read.with_context(|| format!("cannot read the struct {name} in {RECORD}"))
+    let source = fs::read_to_string(root.join(RECORD)).context("the ABI record has to be defined there")?;
+    let page = fs::read_to_string(root.join(EVENTS))
+        .with_context(|| format!("create it with the lines `{BEGIN}` and `{END}`, then run `cargo xtask docs`"))?;
+    let table = |name| {
+        let read = Struct::read(&source, name).with_context(|| format!("cannot read the struct {name} in {RECORD}"))?;
+        Ok::<_, anyhow::Error>(markdown::table("Field | Type | Offset | Meaning", read.rows))
     };
-    let (record, detail) = (table(&fields("Record")?), table(&fields("Detail")?));
-    let new = replace_generated(
-        &page,
-        &format!("{record}\nBehind it, in records that are not about a change of state:\n\n{detail}"),
-    )?;
+    let (record, detail) = (table("Record")?, table("Detail")?);
+    let generated = format!("{record}\nBehind it, in records that are not about a change of state:\n\n{detail}");
+    let new = replace_generated(&page, &generated)?;
     Ok((page, new))
 }
 
 fn replace_generated(page: &str, generated: &str) -> Result<String> {
-    let missing = |marker: &str| format!("{EVENTS} has no line `{marker}`; add it, then run `cargo xtask docs`");
-    let begin = page.find(BEGIN).with_context(|| missing(BEGIN))? + BEGIN.len();
-    let end = begin + page[begin..].find(END).with_context(|| missing(END))?;
-    Ok(format!("{}\n{generated}{}", &page[..begin], &page[end..]))
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.with_context(|| {
+        format!("{EVENTS} has no lines `{BEGIN}` and `{END}`; add them, then run `cargo xtask docs`")
+    })?;
+    Ok(format!("{before}{BEGIN}\n{generated}{END}{after}"))
 }
 
-fn table(fields: &[Field]) -> String {
-    let mut text = String::from("| Field | Type | Offset | Meaning |\n|---|---|---|---|\n");
-    for Field { name, kind, offset, doc } in fields {
-        // A bar would end the cell, and rustdoc's links to items lead nowhere in a Markdown page.
-        let doc = doc.replace('|', "\\|").replace("[`", "`").replace("`]", "`");
-        // Writing to a String cannot fail.
-        let _infallible = writeln!(text, "| `{name}` | `{kind}` | {offset} | {doc} |");
-    }
-    text
-}
-
-/// The fields of a `repr(C)` struct with their offsets, and its size and alignment.
-fn struct_fields(source: &str, name: &str) -> Result<(Vec<Field>, usize, usize)> {
-    let head = format!("pub struct {name} {{");
-    let body =
-        source.split_once(&head).map(|(_before, after)| after).with_context(|| format!("there is no `{head}`"))?;
-    let (mut fields, mut doc, mut end, mut align) = (Vec::new(), Vec::new(), 0, 1);
-    for line in body.lines().map(str::trim) {
-        if line == "}" {
-            return Ok((fields, usize::next_multiple_of(end, align), align));
+impl Struct {
+    /// Reads the definition of `pub struct NAME` in a source text.
+    fn read(source: &str, name: &str) -> Result<Self> {
+        let head = format!("pub struct {name} {{");
+        let (_before, body) = source.split_once(&head).with_context(|| format!("there is no `{head}`"))?;
+        let (mut read, mut doc) = (Self { rows: Vec::new(), size: 0, align: 1 }, Vec::new());
+        for line in body.lines().map(str::trim) {
+            if line == "}" {
+                read.size = read.size.next_multiple_of(read.align);
+                return Ok(read);
+            }
+            if let Some(text) = line.strip_prefix("///") {
+                // A blank `///` line separates paragraphs; a cell has one.
+                doc.extend(Some(text.trim()).filter(|text| !text.is_empty()));
+            } else if let Some((field, kind)) = line.strip_suffix(',').and_then(|line| line.split_once(": "))
+                && !line.starts_with("//")
+            {
+                let field = field.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+                let (size, align) = layout(source, kind).with_context(|| {
+                    format!("cannot tell the size of {name}::{field}; use integers, arrays and structs of this file")
+                })?;
+                let offset = read.size.next_multiple_of(align);
+                (read.size, read.align) = (offset + size, read.align.max(align));
+                // rustdoc's links to items lead nowhere in a Markdown page.
+                let meaning = markdown::cell(&doc.join(" ")).replace("[`", "`").replace("`]", "`");
+                read.rows.push(format!("`{field}` | `{kind}` | {offset} | {meaning}"));
+                doc.clear();
+            }
         }
-        if let Some(text) = line.strip_prefix("///") {
-            doc.push(text.trim());
-        } else if let Some((field, kind)) = line.strip_suffix(',').and_then(|line| line.split_once(": "))
-            && !line.starts_with("//")
-        {
-            let field = field.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
-            let (size, field_align) = layout(source, kind).with_context(|| {
-                format!("cannot tell the size of {name}::{field}; use integers, arrays and structs of this file")
-            })?;
-            let offset = usize::next_multiple_of(end, field_align);
-            end = offset + size;
-            align = align.max(field_align);
-            // A blank `///` line parts paragraphs; a table cell has one.
-            let doc = std::mem::take(&mut doc).into_iter().filter(|text: &&str| !text.is_empty()).collect::<Vec<_>>();
-            fields.push(Field { name: field.to_owned(), kind: kind.to_owned(), offset, doc: doc.join(" ") });
-        }
+        bail!("`{head}` has no closing line `}}`");
     }
-    bail!("`{head}` has no closing line `}}`");
 }
 
-/// Size and alignment of a type in a `repr(C)` struct on a 64-bit target.
+/// Size and alignment of a type.
 fn layout(source: &str, kind: &str) -> Result<(usize, usize)> {
     if let Some((element, count)) = kind.strip_prefix('[').and_then(|kind| kind.strip_suffix(']')?.rsplit_once("; ")) {
         let (size, align) = layout(source, element)?;
         return Ok((size * constant(source, count)?, align));
     }
-    match kind {
-        "u8" | "i8" => Ok((1, 1)),
-        "u16" | "i16" => Ok((2, 2)),
-        "u32" | "i32" => Ok((4, 4)),
-        "u64" | "i64" => Ok((8, 8)),
-        other => struct_fields(source, other).map(|(_fields, size, align)| (size, align)),
-    }
+    let size = match kind {
+        "u8" | "i8" => 1,
+        "u16" | "i16" => 2,
+        "u32" | "i32" => 4,
+        "u64" | "i64" => 8,
+        other => return Struct::read(source, other).map(|read| (read.size, read.align)),
+    };
+    Ok((size, size))
 }
 
 /// A number, or a `const NAME: usize = NUMBER;` of the same file.
 fn constant(source: &str, text: &str) -> Result<usize> {
-    if let Ok(number) = text.parse() {
-        return Ok(number);
-    }
     let head = format!("const {text}: usize = ");
-    let value = source.split_once(&head).and_then(|(_before, after)| after.split(';').next()?.trim().parse().ok());
-    value.with_context(|| format!("there is no `{head}NUMBER;`"))
+    let value = source.split_once(&head).and_then(|(_before, after)| after.split(';').next());
+    let number = value.unwrap_or(text).trim().parse().ok();
+    number.with_context(|| format!("there is no `{head}NUMBER;`"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record_fields(source: &str) -> Result<Vec<Field>> {
-        struct_fields(source, "Record").map(|(fields, _size, _align)| fields)
-    }
 
     const SOURCE: &str = "pub const COMM: usize = 16;\n\n/// An address.\n#[repr(C)]\npub struct Addr {\n    pub port: u16,\n    \
         pub ip: [u8; 16],\n}\n\n/// One record.\n#[repr(C)]\n#[derive(Clone, Copy)]\npub struct Record {\n    /// Nanoseconds of [`at`].\n    ///\n    \
@@ -189,24 +152,27 @@ mod tests {
         /// Peer.\n    #[doc(alias = \"x\")]\n    pub peer: Addr,\n    pub count: u32,\n    pub _pad: [u8; 4],\n}\n";
 
     #[test]
-    fn offsets_follow_repr_c() {
-        let fields = record_fields(SOURCE).unwrap();
-        let found: Vec<_> = fields.iter().map(|field| (field.name.as_str(), field.offset)).collect();
-        assert_eq!(found, [("at_ns", 0), ("comm", 8), ("flag", 24), ("peer", 26), ("count", 44), ("_pad", 48)]);
-    }
-
-    #[test]
-    fn the_doc_comment_becomes_one_cell() {
-        let table = table(&record_fields(SOURCE).unwrap());
-        assert!(table.contains("| `at_ns` | `u64` | 0 | Nanoseconds of `at`. A \\| B. |\n"), "{table}");
-        assert!(table.contains("| `flag` | `u8` | 24 |  |\n"), "{table}");
+    fn offsets_follow_repr_c_and_a_doc_comment_becomes_one_cell() {
+        let record = Struct::read(SOURCE, "Record").unwrap();
+        assert_eq!(
+            record.rows,
+            [
+                "`at_ns` | `u64` | 0 | Nanoseconds of `at`. A \\| B.",
+                "`comm` | `[u8; COMM]` | 8 | Who.",
+                "`flag` | `u8` | 24 | ",
+                "`peer` | `Addr` | 26 | Peer.",
+                "`count` | `u32` | 44 | ",
+                "`_pad` | `[u8; 4]` | 48 | ",
+            ]
+        );
+        assert_eq!((record.size, record.align), (56, 8));
     }
 
     #[test]
     fn a_type_of_unknown_size_is_an_error() {
-        let error = record_fields("pub struct Record {\n    pub on: bool,\n}\n").unwrap_err();
+        let error = Struct::read("pub struct Record {\n    pub on: bool,\n}\n", "Record").err().unwrap();
         assert!(format!("{error:#}").contains("Record::on"), "{error:#}");
-        assert!(record_fields("").is_err());
+        assert!(Struct::read("", "Record").is_err());
     }
 
     #[test]
@@ -221,6 +187,6 @@ mod tests {
     #[test]
     fn a_missing_record_is_named() {
         let error = check(Path::new("/nonexistent")).unwrap_err();
-        assert!(error.to_string().contains(RECORD), "{error}");
+        assert!(format!("{error:#}").contains(RECORD), "{error:#}");
     }
 }

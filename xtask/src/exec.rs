@@ -1,9 +1,8 @@
-//! Running other programs, and where things are.
+//! Starting other programs, and the folders that tasks work in.
 
 use std::{
     env,
-    ffi::OsStr,
-    io,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -11,11 +10,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use fs_err as fs;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// The folders that every task works in.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    /// Where the workspace's Cargo.toml is.
+    /// Folder of the workspace's Cargo.toml.
     pub(crate) root: PathBuf,
     /// Cargo's target folder.
     pub(crate) target: PathBuf,
@@ -24,17 +26,14 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Finds the workspace that this `cargo xtask` was started in.
     pub(crate) fn find() -> Result<Self> {
-        // At run time first: clones that share a CARGO_TARGET_DIR share this binary too.
+        // The variable at run time comes first: clones that share a CARGO_TARGET_DIR share this binary too.
         let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest_dir).parent().context("xtask's folder has no parent")?.to_owned();
-        let target = match env::var_os("CARGO_TARGET_DIR") {
-            Some(dir) => root.join(dir),
-            None => root.join("target"),
-        };
+        let target = root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
         Ok(Self { root, target })
     }
 
-    /// What `cargo xtask setup` brings.
+    /// Folder of what `cargo xtask setup` installs.
     pub(crate) fn setup_dir(&self) -> PathBuf {
         self.target.join("setup")
     }
@@ -48,91 +47,113 @@ impl Workspace {
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo_program());
         command.arg(subcommand).arg("--locked").current_dir(&self.root);
-        // `cargo run` describes xtask in these; the inner cargo is about other packages.
-        for (name, _value) in env::vars_os() {
-            let described =
-                name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
-            if described {
-                command.env_remove(&name);
-            }
-        }
+        // Nothing that a task builds may lack its kernel program; see closewait-agent/build/main.rs.
+        command.env("CLOSEWAIT_REQUIRE_EBPF", "1");
+        // `cargo run` describes xtask in these variables; the inner cargo builds other packages.
+        remove_env(&mut command, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
         command
     }
 }
 
 /// The cargo that runs this task, else the one in PATH.
-pub(crate) fn cargo_program() -> std::ffi::OsString {
+pub(crate) fn cargo_program() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Runs a command to its end; anything but success is an error.
+/// Removes the inherited variables with these names from a command.
+pub(crate) fn remove_env(command: &mut Command, unwanted: impl Fn(&str) -> bool) {
+    for (name, _value) in env::vars_os().filter(|(name, _value)| name.to_str().is_some_and(&unwanted)) {
+        command.env_remove(name);
+    }
+}
+
+/// Starts a command.
+pub(crate) fn start(command: &mut Command) -> Result<Child> {
+    command.spawn().with_context(|| cannot_start(command))
+}
+
+/// Runs a command to its end; a failure of the command is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}; is it installed?", shown(command)))?;
+    let status = command.status().with_context(|| cannot_start(command))?;
     check(command, status)
 }
 
-/// Runs a command and returns what it wrote to stdout; its stderr goes to ours.
+/// Runs a command and returns its stdout; its stderr goes to the caller's.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot start {}; is it installed?", shown(command)))?;
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(command))?;
     check(command, output.status)?;
-    String::from_utf8(output.stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
+    text(command, output.stdout)
 }
 
-/// Runs a command without showing anything; what it wrote becomes part of the error.
+/// Runs a command that prints one JSON object.
+pub(crate) fn json(command: &mut Command) -> Result<Value> {
+    let text = output(command.stdin(Stdio::null()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} printed no JSON; this is a bug", shown(command)))
+}
+
+/// Runs a command without showing anything and returns its stdout; on failure its output is part of the error.
 pub(crate) fn quiet(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {}; is it installed?", shown(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(command))?;
     if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        bail!("{} failed ({}):\n{}{}", shown(command), output.status, stdout, stderr);
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        bail!("{} failed ({}):\n{stdout}{stderr}", shown(command), output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
+    text(command, output.stdout)
 }
 
-/// The path of this program, to start it again for a task of its own.
+/// The path of this program.
 pub(crate) fn this() -> Result<PathBuf> {
     env::current_exe().context("cannot tell the path of this program; is /proc mounted?")
 }
 
 /// Sends a signal to a child that has not been waited for.
-pub(crate) fn signal(child: &Child, signal: libc::c_int) -> Result<()> {
-    let pid = libc::pid_t::try_from(child.id()).context("a process id is out of range")?;
-    // SAFETY: kill takes numbers; the process is our child and not waited for yet, so the id is still its own.
-    let result = unsafe { libc::kill(pid, signal) };
-    if result != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("kill({signal}) failed; did sudo start it?"));
-    }
-    Ok(())
+pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
+    kill_process(Pid::from_child(child), signal).with_context(|| format!("kill({signal:?}) failed; did sudo start it?"))
 }
 
 /// Waits at most `limit` for a child. `None`: it was still running and has been killed.
 pub(crate) fn wait_at_most(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let deadline = now() + limit;
-    loop {
+    while now() < deadline {
         if let Some(status) = child.try_wait().context("waiting for a child process failed")? {
             return Ok(Some(status));
         }
-        if now() >= deadline {
-            child.kill().context("killing a child process that overran its time failed")?;
-            child.wait().context("waiting for a killed child process failed")?;
-            return Ok(None);
-        }
         thread::sleep(Duration::from_millis(5));
     }
+    kill(child);
+    Ok(None)
 }
 
-/// A program's full path, where PATH or the administrator's folders have it.
+/// Kills a child and waits for its end.
+pub(crate) fn kill(child: &mut Child) {
+    // Both calls fail only for a child that has been waited for.
+    let _ended = child.kill();
+    let _waited = child.wait();
+}
+
+/// Full path of a program in PATH or in the administrator's folders.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // Tracers are installed in /usr/sbin, which an ordinary user's PATH lacks.
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(more).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Runs `work` with a new empty folder, and removes the folder.
+pub(crate) fn with_scratch<T>(name: &str, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let dir = env::temp_dir().join(format!("closewait-{name}-{}", std::process::id()));
+    fs::create_dir(&dir)?;
+    let result = work(&dir);
+    fs::remove_dir_all(&dir)?;
+    result
+}
+
+/// Removes a folder with its content, if it exists.
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    Ok(())
 }
 
 /// A command line as one would type it.
@@ -162,11 +183,19 @@ fn quoted(word: &OsStr) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+fn cannot_start(command: &Command) -> String {
+    format!("cannot start {}; is it installed?", shown(command))
+}
+
 fn check(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("{} failed ({status}); its own messages are above", shown(command));
     }
     Ok(())
+}
+
+fn text(command: &Command, stdout: Vec<u8>) -> Result<String> {
+    String::from_utf8(stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
 }
 
 #[cfg(test)]
@@ -182,9 +211,9 @@ mod tests {
 
     #[test]
     fn a_child_that_overruns_is_killed() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = start(Command::new("sleep").arg("60")).unwrap();
         assert!(wait_at_most(&mut child, Duration::from_millis(20)).unwrap().is_none());
-        let mut child = Command::new("true").spawn().unwrap();
+        let mut child = start(&mut Command::new("true")).unwrap();
         assert!(wait_at_most(&mut child, Duration::from_secs(20)).unwrap().is_some_and(|s| s.success()));
     }
 

@@ -3,13 +3,10 @@
 use std::{
     io,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
-
 use crate::kmsg::KernelLog;
+use crate::prelude::*;
 
 /// How often the log is read: its oldest records are overwritten when it is full.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -6,17 +6,15 @@
 
 use std::{
     io::Read as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
-    thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use clap::Args;
+use anyhow::anyhow;
 use serde_json::json;
 
-use crate::{exec, namespaces};
+use crate::prelude::*;
+use crate::{loopback, namespaces};
 
 /// Listeners of one pair.
 const LISTENERS: usize = 8;
@@ -73,10 +71,7 @@ fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
 }
 
 fn listeners(pair: u8) -> Result<Vec<TcpListener>> {
-    // The standard library sets SO_REUSEADDR; port 0 lets the kernel choose.
-    let address = SocketAddr::from((Ipv4Addr::new(127, 77, 0, pair + 1), 0));
-    let bind = |_| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; is loopback up?"));
-    (0..LISTENERS).map(bind).collect()
+    (0..LISTENERS).map(|_| loopback::listen([127, 77, 0, pair + 1])).collect()
 }
 
 /// One client, and one server in a thread of its own.

@@ -1,15 +1,17 @@
 //! `cargo xtask <subcommand>`: sets up, builds, tests, checks and measures closewait.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "talking to the terminal is what this program is for")]
 
-use std::process::ExitCode;
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use exec::Workspace;
+
+mod agent;
 mod apt;
 mod bench;
 mod build;
-mod clippy;
 mod crowd;
 mod docs;
 mod endurance;
@@ -19,10 +21,11 @@ mod fuzz;
 #[path = "../../closewait-agent/tests/kernel/kmsg.rs"]
 mod kmsg;
 mod loadgen;
+mod loopback;
+mod markdown;
 mod namespaces;
-mod packages;
+mod prelude;
 mod root;
-mod run;
 mod scenarios;
 mod setup;
 mod test;
@@ -35,6 +38,9 @@ mod vm;
 struct Cli {
     #[command(subcommand)]
     task: Task,
+    /// The built closewait, which this program passes to itself when it starts itself as root; nothing is built then
+    #[arg(long, hide = true, global = true)]
+    binary: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -44,7 +50,7 @@ enum Task {
     /// Build target/release/closewait
     Build,
     /// Build closewait as you, then run it as root: `run -- --for 10s` is `closewait run --for 10s`
-    Run(run::Options),
+    Run(build::Run),
     /// Run the tests that need no root, then the kernel tests as root
     Test(test::Options),
     /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
@@ -75,34 +81,39 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse().task) {
+    match dispatch(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             for cause in error.chain().skip(1) {
                 eprintln!("  because: {cause}");
             }
+            let io_kind = |cause: &(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind);
+            if error.chain().filter_map(io_kind).any(|kind| kind == io::ErrorKind::PermissionDenied) {
+                eprintln!("hint: run this as the owner of that file or folder, or as root");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn dispatch(task: Task) -> Result<()> {
-    match task {
-        Task::Setup => setup::run(&exec::Workspace::find()?),
-        Task::Build => build::run(&exec::Workspace::find()?),
-        Task::Run(options) => run::run(&exec::Workspace::find()?, &options),
-        Task::Test(options) => test::run(&exec::Workspace::find()?, &options),
-        Task::Restarts(options) => endurance::restarts(&exec::Workspace::find()?, &options),
-        Task::Soak(options) => endurance::soak(&exec::Workspace::find()?, &options),
-        Task::Scenarios(options) => scenarios::run(&exec::Workspace::find()?, &options),
-        Task::Fuzz(options) => fuzz::run(&exec::Workspace::find()?, &options),
-        Task::Vm(options) => vm::run(&exec::Workspace::find()?, &options),
-        Task::Clippy => clippy::run(&exec::Workspace::find()?),
-        Task::Tidy => tidy::run(&exec::Workspace::find()?),
-        Task::Docs(options) => docs::run(&exec::Workspace::find()?, &options),
-        Task::Bench(bench) => bench::run(&exec::Workspace::find()?, &bench),
-        Task::Loadgen(options) => loadgen::run(&options),
-        Task::Crowd(options) => crowd::run(&options),
+fn dispatch(cli: &Cli) -> Result<()> {
+    let (workspace, binary) = (&Workspace::find()?, cli.binary.as_deref());
+    match &cli.task {
+        Task::Setup => setup::run(workspace),
+        Task::Build => build::build(workspace),
+        Task::Run(options) => build::run(workspace, options),
+        Task::Test(options) => test::run(workspace, options),
+        Task::Restarts(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
+        Task::Soak(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
+        Task::Scenarios(options) => scenarios::run(workspace, options),
+        Task::Fuzz(options) => fuzz::run(workspace, options),
+        Task::Vm(options) => vm::run(workspace, options),
+        Task::Clippy => build::clippy(workspace),
+        Task::Tidy => tidy::run(workspace),
+        Task::Docs(options) => docs::run(workspace, options),
+        Task::Bench(bench) => bench::run(workspace, binary, bench),
+        Task::Loadgen(options) => loadgen::run(options),
+        Task::Crowd(options) => crowd::run(options),
     }
 }

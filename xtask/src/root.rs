@@ -1,18 +1,16 @@
-//! Running one built binary as root, without building anything as root.
+//! What needs root: one built binary, and Debian's packages. Nothing is built as root.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{env, ffi::OsString, os::unix::process::CommandExt as _};
 
-use anyhow::{Context as _, Result, bail};
+use crate::prelude::*;
 
-use crate::exec;
-
-/// The command that runs `program` as root: as it is for root, else through sudo, by its full path.
+/// The command that runs `program` as root: directly for root, else through sudo, by its full path.
 ///
 /// `why` names what needs root; an ordinary user sees it before sudo asks for a password.
 pub(crate) fn command(program: &Path, args: &[OsString], why: &str) -> Result<Command> {
     let mut direct = Command::new(program);
     direct.args(args);
-    if is_root() {
+    if rustix::process::geteuid().is_root() {
         return Ok(direct);
     }
     let Some(sudo) = exec::which("sudo") else {
@@ -31,8 +29,29 @@ pub(crate) fn become_program(program: &Path, args: &[OsString], why: &str) -> Re
     Err(error).with_context(|| format!("cannot start {}", exec::shown(&command)))
 }
 
-fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
-    let euid = unsafe { libc::geteuid() };
-    euid == 0
+/// Becomes this program again, as root: the same task with the built agent in `--binary`.
+pub(crate) fn again(workspace: &Workspace, why: &str) -> Result<()> {
+    let binary = ["--binary".into(), workspace.closewait().into()];
+    let args: Vec<OsString> = env::args_os().skip(1).chain(binary).collect();
+    become_program(&exec::this()?, &args, why)
+}
+
+/// Installs Debian's packages of the programs that are missing, and `more`; `why` names what for.
+pub(crate) fn install(programs: &[(&str, &str)], more: Option<&str>, why: &str) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _package)| exec::which(program).is_none());
+    let packages: Vec<_> = missing.map(|(_program, package)| *package).chain(more).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let Some(env) = exec::which("env").filter(|_env| exec::which("apt-get").is_some()) else {
+        bail!("apt-get is not installed; install what has these packages of Debian: {}", packages.join(" "));
+    };
+    let apt = |args: &[&str]| {
+        let args = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"].iter().chain(args);
+        exec::run(&mut command(&env, &args.map(OsString::from).collect::<Vec<_>>(), why)?)
+    };
+    let install = [&["install", "--no-install-recommends"], &packages[..]].concat();
+    eprintln!("xtask: installing {}", packages.join(" "));
+    // The package lists may be old or absent.
+    apt(&install).or_else(|_first_failure| apt(&["update"]).and_then(|()| apt(&install)))
 }

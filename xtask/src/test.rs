@@ -3,18 +3,13 @@
 use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use serde_json::Value;
+use crate::prelude::*;
+use crate::{faults, root, setup};
 
-use crate::{
-    exec::{self, Workspace},
-    faults, root, setup,
-};
+/// Packages that are tested. Commands that name the same packages get the same features, so cargo builds them once.
+pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "closewait-ebpf"];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -34,81 +29,83 @@ pub(crate) struct Summary {
 /// Runs both kinds of tests, the second also when the first fails, and reports every failure.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
-    let mut failures = Vec::new();
     let mut host = workspace.cargo("test");
-    // The kernel program has no host build; everything else goes on after a failure, so that one run shows them all.
-    host.args(["--workspace", "--exclude", "closewait-ebpf", "--no-fail-fast"]);
+    host.args(PACKAGES).arg("--no-fail-fast");
     if !options.filter.is_empty() {
         host.arg("--").args(&options.filter);
     }
-    if let Err(error) = exec::run(&mut host) {
-        failures.push(format!("{error:#}"));
-    }
-    if let Err(error) = kernel(workspace, &options.filter) {
-        failures.push(format!("{error:#}"));
-    }
-    if !failures.is_empty() {
-        bail!("{}", failures.join("\n"));
-    }
+    let results = [exec::run(&mut host), kernel(workspace, &options.filter)];
+    all_of(results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")))
+}
+
+/// One error with all `failures`, if there are any.
+pub(crate) fn all_of(failures: impl Iterator<Item = String>) -> Result<()> {
+    let failures: Vec<_> = failures.collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
 fn kernel(workspace: &Workspace, filter: &[OsString]) -> Result<()> {
-    let executable = build(workspace, "kernel")?;
-    // One at a time: they share the kernel's sockets and what is attached to it.
-    let mut args = vec![OsString::from("--test-threads=1")];
-    args.extend(filter.iter().cloned());
-    let mut command = root::command(&executable, &args, "loading the test's programs into the kernel")?;
-    // Where cargo would run it.
-    command.current_dir(workspace.root.join("closewait-agent"));
-    let (summary, success) = faults::watched(|| run_libtest(&mut command, |line| println!("{line}")))?;
-    let Some(summary) = summary else {
-        bail!("{} ended without a `test result:` line; its output is above", exec::shown(&command));
-    };
-    println!("kernel tests: {} run, {} failed", summary.passed + summary.failed, summary.failed);
-    verdict(&summary, success, !filter.is_empty())
+    let program = [build(workspace, "kernel")?.into_os_string()];
+    let why = "loading the test's programs into the kernel";
+    let (summary, success) = run_as_root(workspace, &program, filter, why, |line| println!("{line}"))?;
+    println!("kernel tests: {} run, {} failed", summary.run(), summary.failed);
+    // A filter may name host tests only.
+    summary.check("kernel test", success, filter.is_empty())
 }
 
 /// Builds one of the agent's test targets that need root, as the calling user, and returns its executable.
 pub(crate) fn build(workspace: &Workspace, test: &str) -> Result<PathBuf> {
-    let messages = exec::output(
-        workspace
-            .cargo("test")
-            // The same packages as for the other tests: with others, cargo may choose other features and build anew.
-            .args(["--workspace", "--exclude", "closewait-ebpf", "--test", test, "--no-run"])
-            // Compiler errors stay readable on stderr; stdout has the artifacts.
-            .arg("--message-format=json-render-diagnostics"),
-    )?;
+    // Compiler errors stay readable on stderr; stdout has the artifacts.
+    let no_run = ["--test", test, "--no-run", "--message-format=json-render-diagnostics"];
+    let messages = exec::output(workspace.cargo("test").args(PACKAGES).args(no_run))?;
     executable(&messages, test, "test")
-        .with_context(|| format!("cargo built no test named `{test}`; is closewait-agent/tests/{test}/main.rs there?"))
 }
 
-/// The executable of a target in cargo's messages; `kind` as in `test` or `bin`.
-pub(crate) fn executable(messages: &str, name: &str, kind: &str) -> Option<PathBuf> {
-    messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+/// The executable of a target in cargo's messages; `kind` is `test` or `bin`.
+pub(crate) fn executable(messages: &str, name: &str, kind: &str) -> Result<PathBuf> {
+    let found = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = &message["target"];
         let wanted = message["reason"] == "compiler-artifact"
             && target["name"] == name
             && target["kind"].as_array()?.iter().any(|one| one == kind);
-        wanted.then(|| message["executable"].as_str())?.map(|path| Path::new(path).to_owned())
-    })
+        wanted.then(|| message["executable"].as_str())?.map(PathBuf::from)
+    });
+    found.with_context(|| format!("cargo built no {kind} named `{name}`; does closewait-agent/Cargo.toml have it?"))
 }
 
-/// Runs a test executable, hands on each line that it prints as it comes, and reads its summary.
-pub(crate) fn run_libtest(command: &mut Command, mut show: impl FnMut(&str)) -> Result<(Option<Summary>, bool)> {
-    let shown = exec::shown(command);
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {shown}"))?;
+/// Runs a test executable (the last word of `program`) as root, one test at a time, with the watch on the kernel's log.
+/// `show` gets each line of its output.
+pub(crate) fn run_as_root(
+    workspace: &Workspace,
+    program: &[OsString],
+    args: &[OsString],
+    why: &str,
+    show: impl FnMut(&str),
+) -> Result<(Summary, bool)> {
+    let (first, more) = program.split_first().context("there is no program to run; this is a bug")?;
+    // Tests share the kernel's sockets and what is attached to it, and scenarios measure waiting times.
+    let args = [more, &["--test-threads=1".into()], args].concat();
+    let mut command = root::command(first.as_ref(), &args, why)?;
+    // cargo runs tests in this folder, too.
+    command.current_dir(workspace.root.join("closewait-agent"));
+    faults::watched(|| run_libtest(&mut command, show))
+}
+
+fn run_libtest(command: &mut Command, mut show: impl FnMut(&str)) -> Result<(Summary, bool)> {
+    let mut child = exec::start(command.stdout(Stdio::piped()))?;
     let stdout = child.stdout.take().context("the child has no stdout although it was asked for")?;
     let mut summary = None;
     for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.with_context(|| format!("cannot read the output of {shown}"))?;
+        let line = line.with_context(|| format!("cannot read the output of {}", exec::shown(command)))?;
         let line = String::from_utf8_lossy(&line);
         show(&line);
-        // The last one counts: a test may print such a line of its own.
+        // The last such line counts: a test may print one of its own.
         summary = parse_summary(&line).or(summary);
     }
-    let status = child.wait().with_context(|| format!("waiting for {shown} failed"))?;
-    Ok((summary, status.success()))
+    let status = child.wait().with_context(|| format!("waiting for {} failed", exec::shown(command)))?;
+    let missing = || format!("{} ended without a `test result:` line; its output is above", exec::shown(command));
+    Ok((summary.with_context(missing)?, status.success()))
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
@@ -118,47 +115,45 @@ pub(crate) fn parse_summary(line: &str) -> Option<Summary> {
     Some(Summary { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
 }
 
-/// A kernel test that did not run is a failure: nothing else would notice.
-fn verdict(summary: &Summary, success: bool, filtered: bool) -> Result<()> {
-    if !success || summary.failed > 0 {
-        bail!("{} kernel tests failed; their output is above", summary.failed);
+impl Summary {
+    pub(crate) fn run(&self) -> u64 {
+        self.passed + self.failed
     }
-    if summary.ignored > 0 {
-        bail!(
-            "{} kernel tests are #[ignore]d; take the attribute off, or let the test say why it skips",
-            summary.ignored
-        );
+
+    /// Fails if a test failed or did not run: nothing else would notice.
+    pub(crate) fn check(&self, what: &str, success: bool, some_must_run: bool) -> Result<()> {
+        if !success || self.failed > 0 {
+            bail!("{} {what}s failed; their output is above", self.failed);
+        }
+        if self.ignored > 0 {
+            bail!("{} {what}s are #[ignore]d; remove the attribute, or let the test say why it skips", self.ignored);
+        }
+        ensure!(self.passed > 0 || !some_must_run, "no {what} ran; does the filter match any?");
+        Ok(())
     }
-    // With a filter that names host tests, none is what was asked for.
-    if summary.passed == 0 && !filtered {
-        bail!("no kernel test ran; closewait-agent/tests/kernel/main.rs must have some");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: &str = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.20s";
-
     #[test]
     fn reads_libtest_s_summary() {
-        assert_eq!(parse_summary(GOOD), Some(Summary { passed: 12, failed: 0, ignored: 0 }));
+        let good = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.20s";
+        assert_eq!(parse_summary(good), Some(Summary { passed: 12, failed: 0, ignored: 0 }));
         let bad = "test result: FAILED. 1 passed; 2 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.0s";
         assert_eq!(parse_summary(bad), Some(Summary { passed: 1, failed: 2, ignored: 3 }));
         assert_eq!(parse_summary("test enter ... ok"), None);
     }
 
     #[test]
-    fn what_did_not_run_is_a_failure() {
-        let summary = |passed, failed, ignored| Summary { passed, failed, ignored };
-        assert!(verdict(&summary(3, 0, 0), true, false).is_ok());
-        assert!(verdict(&summary(0, 0, 0), true, false).is_err());
-        assert!(verdict(&summary(0, 0, 0), true, true).is_ok());
-        assert!(verdict(&summary(3, 0, 1), true, false).is_err());
-        assert!(verdict(&summary(3, 1, 0), false, false).is_err());
-        assert!(verdict(&summary(3, 0, 0), false, false).is_err(), "killed after its summary");
+    fn a_test_that_did_not_run_is_a_failure() {
+        let check = |passed, failed, ignored, success, some_must_run| {
+            Summary { passed, failed, ignored }.check("test", success, some_must_run).is_ok()
+        };
+        assert!(check(3, 0, 0, true, true) && check(0, 0, 0, true, false));
+        assert!(!check(0, 0, 0, true, true) && !check(3, 0, 1, true, true) && !check(3, 1, 0, false, true));
+        assert!(!check(3, 0, 0, false, true), "killed after its summary");
     }
 
     #[test]
@@ -166,8 +161,7 @@ mod tests {
         let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"lib\"]},\"executable\":null}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\",\"kind\":[\"test\"]},\"executable\":\"/t/kernel-1\"}\n\
             {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executable(messages, "kernel", "test"), Some(PathBuf::from("/t/kernel-1")));
-        assert_eq!(executable(messages, "scenarios", "test"), None);
-        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n", "kernel", "test"), None);
+        assert_eq!(executable(messages, "kernel", "test").unwrap(), PathBuf::from("/t/kernel-1"));
+        assert!(executable(messages, "scenarios", "test").is_err());
     }
 }

@@ -314,7 +314,7 @@ fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()
         Ok(plan) => {
             writeln!(out, "`closewait run` works here, with {}.", plan.hook.as_str())?;
             if !plan.degraded.is_empty() {
-                writeln!(out, "Less well than it could:")?;
+                writeln!(out, "Degraded:")?;
             }
             for degraded in &plan.degraded {
                 writeln!(out, "  {}: {}", degraded.what, degraded.why)?;

@@ -32,17 +32,21 @@ use closewait_engine::{
     query::{Filter, Form, Query},
 };
 
+/// Text below a plan that this process may not carry out.
+const MISSING_RIGHT: &str =
+    "--yes needs CAP_NET_ADMIN, which is missing; run as root, or add cap_net_admin to what is granted";
+
 /// Why sockets were not destroyed.
 #[derive(Debug, Error)]
 pub(super) enum KillError {
-    /// No filter.
+    /// No filter that leaves a socket out.
     #[error(
-        "kill without a filter would mean every socket; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
+        "kill needs a filter that leaves some sockets out; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
     )]
     NoFilter,
     /// More than the user expected.
     #[error(
-        "{count} sockets are to be destroyed, more than --max {max}: nothing was touched; narrow the filters, or give --max {count}"
+        "{count} sockets are to be destroyed, more than --max {max}: nothing changed; narrow the filters, or give --max {count}"
     )]
     TooMany {
         /// How many.
@@ -51,7 +55,7 @@ pub(super) enum KillError {
         max: u32,
     },
     /// This process may not.
-    #[error("{count} sockets were not destroyed for want of a capability: {why}")]
+    #[error("{count} sockets were not destroyed because a capability is missing: {why}")]
     Denied {
         /// How many.
         count: usize,
@@ -59,11 +63,11 @@ pub(super) enum KillError {
         why: String,
     },
     /// The kernel cannot.
-    #[error("nothing was touched")]
+    #[error("nothing changed")]
     Unsupported(#[source] DestroyError),
     /// Whoever was asked has named others than those that were meant.
     #[error(
-        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing was touched\n\
+        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing changed\n\
          hint: look without the agent: --alone"
     )]
     NotMeant {
@@ -94,6 +98,19 @@ pub(super) enum KillError {
 }
 
 impl KillError {
+    /// The reason why the first socket was not destroyed.
+    fn why(&self) -> Option<&str> {
+        match self {
+            Self::Denied { why, .. } | Self::Failed { why, .. } => Some(why),
+            Self::NoFilter
+            | Self::TooMany { .. }
+            | Self::Unsupported(_)
+            | Self::NotMeant { .. }
+            | Self::PlanUnwritten(_)
+            | Self::ResultUnwritten { .. } => None,
+        }
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::NoFilter => exit::USAGE,
@@ -140,23 +157,27 @@ fn check_meant(selected: &[Selected], filter: &Filter) -> Result<(), KillError> 
 
 /// Shows what would be done, and touches nothing.
 fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
-    if count > 0 {
-        if Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin)) {
-            log::warn!("to do it needs CAP_NET_ADMIN; run as root, or add cap_net_admin to what is granted");
-        }
-        if let Err(error @ DestroyError::Unsupported(_)) = probe_destroy() {
-            log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
-        }
+    if count > 0
+        && let Err(error @ DestroyError::Unsupported(_)) = probe_destroy()
+    {
+        log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
+    }
+    let lacks_right = count > 0 && Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin));
+    if lacks_right && args.shape.output == OutputFormat::Json {
+        log::warn!("{MISSING_RIGHT}");
     }
     let refused = check_count(args, count).err().map(|too_many| format!("with --yes it would be refused: {too_many}"));
     if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == OutputFormat::Json) {
         log::warn!("{refused}");
     }
     show_plan(args, selected, plans, |text| {
+        if lacks_right {
+            text.push_str(&format!("\n{MISSING_RIGHT}\n"));
+        }
         if let Some(refused) = &refused {
             text.push_str(&format!("\n{refused}\n"));
         } else if count > 0 {
-            text.push_str("\nnothing was touched; give --yes to do it\n");
+            text.push_str("\nDry run: nothing changed. Run again with --yes to destroy them.\n");
         }
     })
 }
@@ -199,6 +220,7 @@ fn act(
             (target, Done { outcome, open })
         })
         .collect();
+    let failed = failures(plans, &done);
     let mut text = Vec::new();
     if !is_text {
         kill::json(selected, plans, Some(&done), &mut text)?;
@@ -206,9 +228,9 @@ fn act(
             log::warn!("there may be more descriptors: {blind}");
         }
     } else if !done.is_empty() {
-        kill::outcome(&done, blind.as_deref(), &mut text);
+        kill::outcome(&done, blind.as_deref(), failed.as_ref().err().and_then(KillError::why), &mut text);
     }
-    let failed = failures(plans, &done);
+    let failed = failed.map_err(anyhow::Error::from);
     if let Err(error) = print(&text) {
         if let Err(failed) = failed {
             log::error!("{failed:#}");
@@ -251,7 +273,7 @@ fn show_plan(
 }
 
 /// An error if anything was not done that should have been: the one that a person can do most about.
-fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
+fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> Result<(), KillError> {
     let mut denied: Vec<&str> = Vec::new();
     let mut others: Vec<String> = Vec::new();
     for plan in plans {
@@ -268,8 +290,8 @@ fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> anyhow::Result<()> {
         }
     }
     match (denied.first(), others.first()) {
-        (Some(why), _) => Err(KillError::Denied { count: denied.len(), why: (*why).to_owned() }.into()),
-        (None, Some(why)) => Err(KillError::Failed { count: others.len(), why: why.clone() }.into()),
+        (Some(why), _) => Err(KillError::Denied { count: denied.len(), why: (*why).to_owned() }),
+        (None, Some(why)) => Err(KillError::Failed { count: others.len(), why: why.clone() }),
         (None, None) => Ok(()),
     }
 }
@@ -281,14 +303,14 @@ mod tests {
     use super::*;
     use closewait_engine::testing::socket;
 
-    fn done(outcome: Outcome) -> anyhow::Result<()> {
+    fn done(outcome: Outcome) -> Result<(), KillError> {
         let (local, remote) = (socket().local, socket().remote);
         let target = Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None };
         failures(&[], &[(&target, Done { outcome, open: None })])
     }
 
-    fn code(result: anyhow::Result<()>) -> Option<u8> {
-        super::super::exit_code(&result.unwrap_err())
+    fn code(result: Result<(), impl Into<anyhow::Error>>) -> Option<u8> {
+        super::super::exit_code(&result.unwrap_err().into())
     }
 
     #[test]
@@ -307,11 +329,11 @@ mod tests {
         assert_eq!(code(failures(&[Err(Refusal::Denied(denied()))], &[])), Some(77));
         assert_eq!(code(done(Outcome::Failed(Failure::StillThere))), Some(1));
         let unsupported = DestroyError::Unsupported(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        assert_eq!(code(Err(KillError::Unsupported(unsupported).into())), Some(69));
-        assert_eq!(code(Err(KillError::NoFilter.into())), Some(2));
-        assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 }.into())), Some(1));
+        assert_eq!(code(Err(KillError::Unsupported(unsupported))), Some(69));
+        assert_eq!(code(Err(KillError::NoFilter)), Some(2));
+        assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 })), Some(1));
         assert_eq!(code(failures(&[Err(Refusal::OwnersUnknown(denied()))], &[])), Some(77));
-        assert_eq!(code(Err(KillError::NotMeant { count: 1 }.into())), Some(1));
+        assert_eq!(code(Err(KillError::NotMeant { count: 1 })), Some(1));
     }
 
     #[test]
@@ -319,10 +341,10 @@ mod tests {
         for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull] {
             let error = || io_error(io::Error::from(kind).into());
             assert_eq!(error().kind(), kind);
-            assert_eq!(code(Err(KillError::PlanUnwritten(error()).into())), Some(1), "{kind}");
+            assert_eq!(code(Err(KillError::PlanUnwritten(error()))), Some(1), "{kind}");
             let unwritten = KillError::ResultUnwritten { destroyed: 2, count: 3, error: error() };
-            assert_eq!(code(Err(unwritten.into())), Some(1), "{kind}");
+            assert_eq!(code(Err(unwritten)), Some(1), "{kind}");
         }
-        assert_eq!(code(Err(io::Error::from(io::ErrorKind::BrokenPipe).into())), None, "of what changes nothing");
+        assert_eq!(code(Err(io::Error::from(io::ErrorKind::BrokenPipe))), None, "of what changes nothing");
     }
 }

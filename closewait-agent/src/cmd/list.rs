@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal as _},
+    path::Path,
     time::Duration,
 };
 
@@ -65,7 +66,15 @@ fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<
     if args.alone {
         return Ok(None);
     }
-    match control::ask(&args.socket, query) {
+    let socket = args.socket.as_deref().unwrap_or(Path::new(cli::SOCKET));
+    match control::ask(socket, query) {
+        Ok(None) => {
+            // Without an agent, the default path is absent. A path that the user gave is expected to have one.
+            if args.socket.is_some() {
+                log::warn!("no agent answers at {}; this is a one-off scan", socket.display());
+            }
+            Ok(None)
+        }
         Ok(answer) => Ok(answer.map(match query.form {
             Form::Text => harmless_text,
             Form::Json => harmless_json,

@@ -14,13 +14,15 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
+
 use self::kill::KillError;
 use crate::{
-    cli::{Cli, Colour, Command, OutputArgs, OutputFormat},
+    cli::{Cli, Color, Command, OutputArgs, OutputFormat},
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::StartRefusal},
     sink::{Sink, json::Json, text::Text},
-    source::pins::PinsError,
+    source::{pins::PinsError, program},
 };
 use closewait_engine::query::Form;
 
@@ -40,6 +42,12 @@ mod exit {
 
 /// Does what the command line says. Prints errors.
 pub fn run(cli: &Cli) -> ExitCode {
+    if needs_kernel_program(&cli.command)
+        && let Err(error) = program::check_built()
+    {
+        log::error!("{error}");
+        return ExitCode::from(exit::FAILED);
+    }
     let result = match &cli.command {
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
@@ -67,6 +75,15 @@ pub fn run(cli: &Cli) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Whether a command loads kernel programs, or shows what an agent or this host has.
+const fn needs_kernel_program(command: &Command) -> bool {
+    match command {
+        Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
+        Command::Report(report) => report.file.is_none(),
+        Command::Replay(_) | Command::Hooks(_) => false,
     }
 }
 
@@ -107,8 +124,8 @@ fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
 
 /// Writes all of an answer to standard output.
 fn print(answer: &[u8]) -> anyhow::Result<()> {
-    io::stdout().write_all(answer)?;
-    Ok(io::stdout().flush()?)
+    let mut stdout = io::stdout();
+    stdout.write_all(answer).and_then(|()| stdout.flush()).context("writing standard output failed")
 }
 
 impl From<OutputFormat> for Form {
@@ -123,12 +140,57 @@ impl From<OutputFormat> for Form {
 /// Whether text is to be coloured.
 fn colour(shape: OutputArgs) -> bool {
     match shape.color {
-        Colour::Always => true,
-        Colour::Never => false,
-        Colour::Auto => {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
             let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
             io::stdout().is_terminal() && !no_color && !dumb
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::host::{netns::NetnsError, pods::PodsError, tracefs::TracefsError};
+
+    #[test]
+    fn commands_that_only_read_a_recording_need_no_kernel_program() {
+        let needs = |arguments: &str| {
+            let cli = Cli::try_parse_from(arguments.split(' ')).expect("a command line");
+            needs_kernel_program(&cli.command)
+        };
+        for arguments in ["run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor"] {
+            assert!(needs(&format!("closewait {arguments}")), "{arguments}");
+        }
+        for arguments in ["replay FILE", "report FILE", "hooks"] {
+            assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let cause = || io::Error::from_raw_os_error(libc::EPERM);
+        let path = || PathBuf::from("/x");
+        let errors: [anyhow::Error; 9] = [
+            NetnsError::EnterDenied { inode: 1, error: cause() }.into(),
+            NetnsError::Enter { inode: 1, error: cause() }.into(),
+            NetnsError::LinkDenied { path: path(), error: cause() }.into(),
+            NetnsError::List { error: cause() }.into(),
+            NetnsError::Open { path: path(), error: cause() }.into(),
+            TracefsError::MountDenied { call: "mount", error: cause() }.into(),
+            PodsError { path: path(), error: cause() }.into(),
+            ProgramError::NotExecutable { path: path(), error: cause() }.into(),
+            ProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
+        ];
+        for error in errors {
+            let text = format!("{error:#}");
+            assert_eq!(text.matches("Operation not permitted").count(), 1, "{text}");
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::{
         worker::{FirstScan, Piece, Workers},
     },
 };
-use closewait_engine::{self, Config, Engine, decode::Decoder, model::Observation, query::Query, time::BootTime};
+use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, query::Query, time::BootTime};
 
 /// Watches until told to stop.
 ///
@@ -45,6 +45,7 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
+    memory::share_one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -54,11 +55,11 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
 
 /// Removes what an agent has pinned: the program ends.
 fn unpin(dir: &Path) -> anyhow::Result<()> {
-    if !dir.exists() {
+    let Some(pins) = Pins::open_existing(dir)? else {
         log::info!("nothing is pinned in {}", dir.display());
         return Ok(());
-    }
-    Pins::open(dir)?.remove()?;
+    };
+    pins.remove()?;
     log::info!("what was pinned in {} is removed", dir.display());
     Ok(())
 }
@@ -232,7 +233,7 @@ fn give_up(keep: Keep, facts: &HostFacts) -> Vec<String> {
     let could_enter = facts.capabilities.is_some_and(|capabilities| capabilities.has(Capability::SysAdmin));
     let not_entered = "; network namespaces that come later are not entered (--enter-namespaces)";
     let not_entered = if could_enter && !keep.enter_namespaces { not_entered } else { "" };
-    log::info!("capabilities from here on: {kept}{not_entered}");
+    log::info!("retained capabilities: {kept}{not_entered}");
     let degraded: Vec<_> = degraded.iter().map(sentence).collect();
     for what in &degraded {
         log::warn!("{what}");

@@ -21,11 +21,16 @@ use super::{
     error::{ControlError, MAX_PATH},
     peer, place, transfer_time,
 };
-use crate::clock;
+use crate::{
+    clock,
+    host::in_time::{CallFailure, call, in_time},
+};
 use closewait_engine::{text::still_harmless, time::BootTime};
 
 /// Time between two tries to connect while the agent's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// What a thread that connects does while the agent's queue is full.
+const FULL_QUEUE: &str = "connect (the agent's queue is full)";
 /// Bytes that are read at once.
 const READ: usize = 256 * 1024;
 
@@ -53,12 +58,43 @@ pub(super) fn ask_within(
     let began = clock::now();
     let mut exchange = Exchange { path, patience, began, until: began + patience, last: began, received: 0 };
     let Some(mut stream) = exchange.connect()? else { return Ok(None) };
-    let user = peer::user_of(&stream).map_err(|error| exchange.failed("getsockopt(SO_PEERCRED)", error))?;
-    if !peer::is_believed(user, path) {
-        return Err(ControlError::Stranger { path: path.to_owned(), user });
-    }
     exchange.write(&mut stream, &line)?;
     exchange.read_answer(&mut stream).map(Some)
+}
+
+/// What came of connecting.
+enum Connected {
+    Stream(UnixStream),
+    /// The agent's queue was full all the time.
+    Busy,
+}
+
+/// Connects to whoever listens at `path`, and makes sure that it is believed. `None` if nobody listens.
+fn connected(path: &Path, until: BootTime) -> Result<Option<Connected>, ControlError> {
+    let failed = |call, error| ControlError::Ask { call, path: path.to_owned(), error };
+    let address = SocketAddrUnix::new(path).map_err(|error| failed("connect", error.into()))?;
+    let socket = place::new_socket().map_err(|error| failed("socket", error))?;
+    call("connect");
+    loop {
+        match connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if clock::now() < until => {
+                call(FULL_QUEUE);
+                thread::sleep(RETRY_INTERVAL);
+            }
+            Err(Errno::AGAIN) => return Ok(Some(Connected::Busy)),
+            Err(error) => return Err(failed("connect", error.into())),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    let user = peer::user_of(&stream).map_err(|error| failed("getsockopt(SO_PEERCRED)", error))?;
+    if peer::is_believed(user, path) {
+        Ok(Some(Connected::Stream(stream)))
+    } else {
+        Err(ControlError::Stranger { path: path.to_owned(), user })
+    }
 }
 
 /// One question and its answer, with the time for both.
@@ -89,24 +125,18 @@ impl Exchange<'_> {
         ControlError::Slow { path: self.path.to_owned(), waited: until.since(self.began), bytes: self.received }
     }
 
-    /// A connection that waits for nothing. `None` if nobody listens.
+    /// A connection to an agent that is believed, which waits for nothing. `None` if nobody listens.
     fn connect(&self) -> Result<Option<UnixStream>, ControlError> {
-        let failed = |error: Errno| self.failed("connect", error.into());
         if self.path.as_os_str().len() > MAX_PATH {
             return Err(ControlError::TooLong { path: self.path.to_owned() });
         }
-        let address = SocketAddrUnix::new(self.path).map_err(failed)?;
-        let socket = place::new_socket().map_err(|error| self.failed("socket", error))?;
-        loop {
-            match connect(&socket, &address) {
-                Ok(()) => return Ok(Some(socket.into())),
-                Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
-                Err(Errno::INTR) => {}
-                // The agent's queue is full.
-                Err(Errno::AGAIN) if clock::now() < self.until => thread::sleep(RETRY_INTERVAL),
-                Err(Errno::AGAIN) => return Err(self.slow()),
-                Err(error) => return Err(failed(error)),
-            }
+        let (path, until) = (self.path.to_owned(), self.until);
+        match in_time(self.path, self.patience, move || connected(&path, until), drop) {
+            Ok(Ok(Some(Connected::Stream(stream)))) => Ok(Some(stream)),
+            Ok(Ok(Some(Connected::Busy))) | Err(CallFailure::Late { call: FULL_QUEUE, .. }) => Err(self.slow()),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(error)) => Err(error),
+            Err(why) => Err(ControlError::Unanswered { path: self.path.to_owned(), why, asked: true }),
         }
     }
 

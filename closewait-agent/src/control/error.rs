@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
 
+use crate::host::in_time::CallFailure;
+
 /// Why an agent cannot listen, or cannot be asked. Printed as the problem with its cause, and a line with a hint.
 #[derive(Debug)]
 pub enum ControlError {
@@ -54,6 +56,15 @@ pub enum ControlError {
         /// Bytes of the answer that came until then.
         bytes: u64,
     },
+    /// The file system of the socket took too long.
+    Unanswered {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Which call, and how long it was waited for.
+        why: CallFailure,
+        /// Whether an agent was to be asked there, not to listen.
+        asked: bool,
+    },
     /// A system call failed while the agent was asked.
     Ask {
         /// The system call.
@@ -100,6 +111,10 @@ impl ControlError {
                 waited.as_secs(),
                 path.display()
             ),
+            Self::Unanswered { path, why, asked: true } => {
+                format!("asking the agent at {} failed: {why}", path.display())
+            }
+            Self::Unanswered { path, why, asked: false } => format!("{}: {why}", path.display()),
             Self::Ask { call, path, error } => {
                 format!("asking the agent at {} failed ({call}): {error}", path.display())
             }
@@ -118,6 +133,10 @@ impl ControlError {
             Self::Listen { .. } => "give a --socket in a folder that this user may write to",
             Self::Stranger { .. } => "look without an agent: --alone",
             Self::Slow { .. } => "see whether the agent is stopped or busy, or look without it: --alone",
+            Self::Unanswered { asked: true, .. } => {
+                "see to the file system of the path, or look without the agent: --alone"
+            }
+            Self::Unanswered { .. } => "see to the file system of the path, or give a --socket on another",
             Self::Ask { .. } => "run as root or as the user that runs the agent, or look without it: --alone",
             Self::Answer { .. } => "see whether the agent is of the same version, or look without it: --alone",
         }
@@ -125,7 +144,7 @@ impl ControlError {
 
     /// Returns whether a one-off scan may replace the agent's answer: nothing speaks against whoever answers there.
     pub fn permits_scan(&self) -> bool {
-        matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. })
+        matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. } | Self::Unanswered { .. })
     }
 }
 

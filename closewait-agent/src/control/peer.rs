@@ -11,6 +11,8 @@ use std::{
 
 use rustix::process::geteuid;
 
+use crate::host::in_time::call;
+
 /// Group and others may write.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
 
@@ -44,7 +46,9 @@ pub(super) fn is_believed(user: u32, path: &Path) -> bool {
 
 /// Owner of the folder of `path`, if it alone can write there and all folders above are root's alone.
 fn placed_by_root(path: &Path) -> io::Result<Option<u32>> {
+    call("realpath");
     let folder = fs::canonicalize(folder_of(path))?;
+    call("stat");
     let own = fs::metadata(&folder)?;
     if own.mode() & OTHERS_WRITE != 0 {
         return Ok(None);

@@ -24,6 +24,7 @@ use super::{
     error::{ControlError, MAX_PATH},
     peer::{OTHERS_WRITE, folder_of, own_user},
 };
+use crate::host::in_time::{CallFailure, InTime, START_PATIENCE, call, in_time};
 
 /// Mode of a folder that is created: everybody may see that no agent is there.
 const FOLDER_MODE: u32 = 0o755;
@@ -37,7 +38,7 @@ const BACKLOG: i32 = 128;
 const MAX_TRIES: usize = 5;
 
 /// File of a UNIX socket that this process has bound.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     file: FileId,
@@ -58,9 +59,24 @@ impl FileId {
     }
 }
 
+/// A listener, its file, and what a person should know of the folder.
+type Occupied = (UnixListener, SocketFile, Vec<String>);
+
+/// As [`occupy`], and waits for no file system that does not answer.
+pub(super) fn occupy_in_time(path: &Path) -> Result<Occupied, ControlError> {
+    let owned = path.to_owned();
+    let undo = |late: Result<Occupied, _>| {
+        if let Ok((_listener, file, _doubts)) = late {
+            file.leave();
+        }
+    };
+    in_time(path, START_PATIENCE, move || occupy(&owned), undo)
+        .unwrap_or_else(|why| Err(ControlError::Unanswered { path: path.to_owned(), why, asked: false }))
+}
+
 /// Listens at `path`. A socket that an agent of the own user or of root has left behind is replaced; anything else stays as
 /// it is. Returns, with the listener, what a person should know of the folder.
-pub(super) fn occupy(path: &Path) -> Result<(UnixListener, SocketFile, Vec<String>), ControlError> {
+fn occupy(path: &Path) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     if path.as_os_str().len() > MAX_PATH {
         return Err(ControlError::TooLong { path: path.to_owned() });
@@ -72,11 +88,13 @@ pub(super) fn occupy(path: &Path) -> Result<(UnixListener, SocketFile, Vec<Strin
     fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| failed("fchmod")(error.into()))?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed("bind")(error.into()))?;
     for _ in 0..MAX_TRIES {
+        call("lstat");
         match fs::symlink_metadata(path) {
             Ok(found) => clear(path, &found)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("lstat")(error)),
         }
+        call("bind");
         match bind(&socket, &address) {
             Ok(()) => return finish(path, socket),
             // Somebody else was faster; see who.
@@ -88,9 +106,10 @@ pub(super) fn occupy(path: &Path) -> Result<(UnixListener, SocketFile, Vec<Strin
 }
 
 /// Gives the bound socket its mode, and only then lets anybody connect.
-fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, SocketFile, Vec<String>), ControlError> {
+fn finish(path: &Path, socket: OwnedFd) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    call("open");
     let file = File::from(open(path, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
     let found = file.metadata().map_err(failed("fstat"))?;
     if found.mode() & 0o7777 != SOCKET_MODE {
@@ -100,6 +119,7 @@ fn finish(path: &Path, socket: OwnedFd) -> Result<(UnixListener, SocketFile, Vec
     }
     listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
     let place = SocketFile { path: path.to_owned(), file: FileId::of(&found) };
+    call("lstat");
     // An agent that started at the same time may have taken the socket for one that was left behind, before `listen`.
     if !place.is_there() {
         return Err(ControlError::Taken { path: path.to_owned() });
@@ -113,8 +133,18 @@ impl SocketFile {
         fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)
     }
 
+    /// As [`leave`](Self::leave), on a thread of its own.
+    pub(super) fn begin_to_leave(self) -> Result<InTime<()>, CallFailure> {
+        let path = self.path.clone();
+        InTime::begin(&path, move || self.leave(), drop)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Removes the file, unless another one is at its path.
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         if let Err(error) = remove(&self.path, self.file) {
             log::debug!("the socket {} stays: {error}", self.path.display());
         }
@@ -138,6 +168,7 @@ fn clear(path: &Path, found: &fs::Metadata) -> Result<(), ControlError> {
         return Err(ControlError::Foreign { path: path.to_owned(), owner });
     }
     let address = SocketAddrUnix::new(path).map_err(|error| failed("connect")(error.into()))?;
+    call("connect");
     match new_socket().map(|socket| connect(&socket, &address)).map_err(failed("socket"))? {
         // A full backlog is one of somebody who listens.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(ControlError::Taken { path: path.to_owned() }),
@@ -172,7 +203,10 @@ fn other_than_socket(kind: fs::FileType) -> Option<&'static str> {
 /// Removes the file at `path` if it is this one, and nothing else: what is at the path when it counts is first moved aside,
 /// looked at there, and moved back if it is another file. Neither move replaces anything.
 fn remove(path: &Path, file: FileId) -> io::Result<()> {
-    let is_it = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| FileId::of(&found) == file);
+    let is_it = |path: &Path| {
+        call("lstat");
+        fs::symlink_metadata(path).is_ok_and(|found| FileId::of(&found) == file)
+    };
     if !is_it(path) {
         return Ok(());
     }
@@ -180,8 +214,10 @@ fn remove(path: &Path, file: FileId) -> io::Result<()> {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.left", std::process::id()));
     let aside = folder_of(path).join(name);
+    call("renameat2");
     renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE)?;
     if is_it(&aside) {
+        call("unlink");
         return fs::remove_file(&aside);
     }
     renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE).map_err(|error| {
@@ -193,17 +229,20 @@ fn remove(path: &Path, file: FileId) -> io::Result<()> {
 /// Creates the folder and those above it, with the right mode whatever the umask.
 fn create_folder(folder: &Path) -> Result<(), ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: folder.to_owned(), error };
+    call("stat");
     match fs::metadata(folder) {
         Ok(_there) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("stat")(error)),
     }
     create_folder(folder_of(folder))?;
+    call("mkdir");
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(failed("mkdir")(error)),
     }
+    call("open");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let created = File::from(open(folder, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
     created.set_permissions(Permissions::from_mode(FOLDER_MODE)).map_err(failed("fchmod"))
@@ -212,6 +251,7 @@ fn create_folder(folder: &Path) -> Result<(), ControlError> {
 /// Who can put another socket in the place of this one, one sentence each.
 fn doubts(path: &Path) -> Vec<String> {
     let folder = folder_of(path);
+    call("stat");
     let Ok(found) = fs::metadata(folder) else { return Vec::new() };
     let (owner, mode, shown) = (found.uid(), found.mode(), folder.display());
     let mut doubts = Vec::new();

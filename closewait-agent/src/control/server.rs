@@ -21,10 +21,15 @@ use super::{
     pool::BytePool,
     transfer_time,
 };
-use crate::memory;
+use crate::{host::in_time::InTime, memory};
 
 /// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
 const LARGE: u64 = 4 << 20;
+
+/// Time to remove the socket's file where nobody says how long that may take.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// Time for that in any case.
+const LEAVE_AT_LEAST: Duration = Duration::from_millis(100);
 
 /// The socket of a running agent. Its file goes away with it.
 #[derive(Debug)]
@@ -34,7 +39,10 @@ pub struct Control<Q> {
     next: Option<(Q, Asker)>,
     pool: Arc<BytePool>,
     listening: JoinHandle<()>,
-    place: SocketFile,
+    /// Until it is being removed.
+    place: Option<SocketFile>,
+    /// The thread that removes it.
+    leaving: Option<InTime<()>>,
     doubts: Vec<String>,
 }
 
@@ -44,18 +52,21 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     ///
     /// # Errors
     ///
-    /// If something else is there, or the socket cannot be made.
+    /// If something else is there, or the socket cannot be made, or not within two seconds.
     pub fn listen(path: &Path, max_bytes: usize) -> Result<Self, ControlError> {
-        let (listener, place, doubts) = place::occupy(path)?;
+        let (listener, place, doubts) = place::occupy_in_time(path)?;
         // It waits for nothing already. Should this fail, the file goes away with the place.
-        let listener = UnixListener::from_std(listener).map_err(|error| {
-            place.leave();
-            ControlError::Listen { call: "epoll_ctl", path: path.to_owned(), error }
-        })?;
+        let listener = match UnixListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let _stays = place.begin_to_leave().and_then(|leaving| leaving.wait(LEAVE_PATIENCE));
+                return Err(ControlError::Listen { call: "epoll_ctl", path: path.to_owned(), error });
+            }
+        };
         let (ask, questions) = mpsc::channel(MAX_CLIENTS);
         let pool = BytePool::new(max_bytes);
         let listening = tokio::spawn(accept(listener, ask, Arc::clone(&pool)));
-        Ok(Self { questions, next: None, pool, listening, place, doubts })
+        Ok(Self { questions, next: None, pool, listening, place: Some(place), leaving: None, doubts })
     }
 
     /// What a person should know of the socket's folder, one sentence each.
@@ -94,10 +105,36 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     }
 }
 
+impl<Q> Control<Q> {
+    /// Begins to remove the socket's file, while the socket still listens: an agent that starts now waits for its turn.
+    pub fn close(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        let path = place.path().to_owned();
+        match place.begin_to_leave() {
+            Ok(leaving) => self.leaving = Some(leaving),
+            Err(why) => log::warn!("the control socket {} stays: {why}; the next agent removes it", path.display()),
+        }
+    }
+
+    /// Waits until the file is removed, at most for `patience`.
+    pub fn finish(mut self, patience: Duration) {
+        // Also when others have used up all of it.
+        self.end(patience.max(LEAVE_AT_LEAST));
+    }
+
+    fn end(&mut self, patience: Duration) {
+        self.close();
+        if let Some(Err(why)) = self.leaving.take().map(|leaving| leaving.wait(patience)) {
+            log::warn!(
+                "the control socket stays: {why}; see to the file system of --socket; the next agent removes it"
+            );
+        }
+    }
+}
+
 impl<Q> Drop for Control<Q> {
     fn drop(&mut self) {
-        // While the socket still listens: an agent that starts now waits for its turn.
-        self.place.leave();
+        self.end(LEAVE_PATIENCE);
         self.listening.abort();
     }
 }

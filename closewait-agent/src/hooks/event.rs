@@ -108,7 +108,7 @@ pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
             let who = match (owner, socket.netns) {
                 (Some((pid, _comm)), _) => format!("pid {pid}"),
                 (None, Some(netns)) => format!("netns {netns}"),
-                (None, None) => "nobody known".to_owned(),
+                (None, None) => "unknown owner".to_owned(),
             };
             let who = match socket.role {
                 Some(Role::Client) => format!("{who} to {}", socket.remote),

@@ -10,6 +10,7 @@ use std::{
 use thiserror::Error;
 
 use super::HookEventKind;
+use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
 
 /// Others may write.
 const OTHERS_WRITE: u32 = 0o002;
@@ -20,27 +21,34 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug, Error)]
 pub enum ProgramError {
     /// It is not there.
-    #[error("{call} of {} failed; give the path of a program, without arguments: a script can have them", path.display())]
+    #[error("{call} of {} failed: {error}; give the path of a program, without arguments: a script can have them", path.display())]
     Missing {
         /// The system call.
         call: &'static str,
         /// Which.
         path: PathBuf,
         /// What the system said.
+        error: io::Error,
+    },
+    /// Its file system does not answer.
+    #[error("{} cannot be looked at; see to its file system, or put the program on another", path.display())]
+    Unanswered {
+        /// Which.
+        path: PathBuf,
+        /// Which call, and how long it was waited for.
         #[source]
-        source: io::Error,
+        why: CallFailure,
     },
     /// It is a folder or the like.
     #[error("{} is not a file; give the path of a program", .0.display())]
     NoFile(PathBuf),
     /// It cannot be run.
-    #[error("{} cannot be run by this user (access(X_OK)); chmod +x it", path.display())]
+    #[error("{} cannot be run by this user: access(X_OK) failed: {error}; chmod +x it", path.display())]
     NotExecutable {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// Anybody can write to it, or replace it.
     #[error(
@@ -75,8 +83,13 @@ impl HookPrograms {
     ///
     /// # Errors
     ///
-    /// If one is not there, cannot be run, or others could change it.
+    /// If one is not there, cannot be run, others could change it, or its file system does not answer within two seconds.
     pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, ProgramError> {
+        let find = |path: &Path| {
+            let owned = path.to_owned();
+            in_time(path, START_PATIENCE, move || find(&owned), drop)
+                .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: path.to_owned(), why }))
+        };
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
 
@@ -89,15 +102,17 @@ impl HookPrograms {
     }
 }
 
-/// Where a program is, if it is one to run.
+/// Where a program is, if it is one to run. Waits for its file system.
 pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
     // SAFETY: takes nothing and cannot fail.
     find_for(path, unsafe { libc::geteuid() })
 }
 
 fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
-    let missing = |call| move |source| ProgramError::Missing { call, path: path.to_owned(), source };
+    let missing = |call| move |error| ProgramError::Missing { call, path: path.to_owned(), error };
+    call("realpath");
     let path = fs::canonicalize(path).map_err(missing("realpath"))?;
+    call("stat");
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
         return Err(ProgramError::NoFile(path));
     }
@@ -112,9 +127,10 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
             return Err(ProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
         }
     }
+    call("access");
     match executable(&path) {
         Ok(()) => Ok(path),
-        Err(source) => Err(ProgramError::NotExecutable { path, source }),
+        Err(error) => Err(ProgramError::NotExecutable { path, error }),
     }
 }
 

@@ -21,12 +21,17 @@ use tokio::{
     time::sleep,
 };
 
-use super::{HookEvent, output::CapturedOutput};
-use crate::clock;
+use super::{HookEnvironment, HookEvent, HookEventKind, ProgramError, output::CapturedOutput};
+use crate::{
+    clock,
+    host::in_time::{call, in_time_of_task},
+};
 use closewait_engine::text::{duration, harmless_path};
 
 /// The time between SIGTERM and SIGKILL.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
+/// The time to start a program, if it has as much.
+const START: Duration = Duration::from_secs(5);
 /// Variables of this name are facts, and none that somebody else has set.
 const PREFIX: &str = "CLOSEWAIT_";
 
@@ -95,11 +100,10 @@ async fn run(
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<FinishedProgram> {
-    // It may have been changed since the start.
-    let program = super::program::find(program)?;
     // Before the program begins, so that its end cannot be missed.
     let mut children = signal(SignalKind::child()).context("sigaction failed")?;
-    let (mut child, input, pipe) = spawn(&program, event).context("pipe2 or posix_spawn failed")?;
+    let Started { mut child, input, output } = start(program, event, timeout, stopping.clone()).await?;
+    let (input, pipe) = (Sender::from_owned_fd(input)?, Receiver::from_owned_fd(output)?);
     log::debug!("hook for {}: runs as {}", event.group, child.id());
     let line = event.json.clone();
     // One that does not read it, or not all, need not.
@@ -145,20 +149,56 @@ async fn run(
     Ok(FinishedProgram { status: child.wait().context("wait4 failed")?, cause, output })
 }
 
+/// A program that was started.
+struct Started {
+    child: Child,
+    /// Its standard input.
+    input: OwnedFd,
+    /// What it writes to.
+    output: OwnedFd,
+}
+
+/// Looks at the program once more, as it may have been changed, and starts it: on a thread of its own, as both wait for the
+/// file system that it is on (`posix_spawn` until `execve` has succeeded).
+async fn start(
+    program: &Path,
+    event: &HookEvent,
+    timeout: Duration,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Started> {
+    let (path, kind, facts) = (program.to_owned(), event.group.kind, event.facts.clone());
+    let work = move || {
+        let path = super::program::find(&path)?;
+        call("execve");
+        spawn(&path, kind, &facts).context("pipe2 or posix_spawn failed")
+    };
+    // Nobody would end it.
+    let undo = |late: anyhow::Result<Started>| {
+        if let Ok(Started { mut child, .. }) = late {
+            signal_group(&child, libc::SIGKILL);
+            let _ended: io::Result<ExitStatus> = child.wait();
+        }
+    };
+    let stop = async { drop(stopping.changed().await) };
+    in_time_of_task(program, timeout.min(START), stop, work, undo)
+        .await
+        .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: program.to_owned(), why }.into()))
+}
+
 /// In a group of processes of its own, without a shell and without arguments.
-fn spawn(program: &Path, event: &HookEvent) -> io::Result<(Child, Sender, Receiver)> {
-    let ((input, feed), (read, output)) = (io::pipe()?, io::pipe()?);
+fn spawn(program: &Path, kind: HookEventKind, facts: &HookEnvironment) -> io::Result<Started> {
+    let ((input, to), (from, output)) = (io::pipe()?, io::pipe()?);
     let mut command = Command::new(program);
     for (name, _value) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
         command.env_remove(name);
     }
-    command.env("CLOSEWAIT_EVENT", event.group.kind.name());
-    for (name, value) in &event.facts.0 {
+    command.env("CLOSEWAIT_EVENT", kind.name());
+    for (name, value) in &facts.0 {
         command.env(&**name, value);
     }
     command.stdin(input).stdout(output.try_clone()?).stderr(output).current_dir("/").process_group(0);
     let child = command.spawn()?;
-    Ok((child, Sender::from_owned_fd(OwnedFd::from(feed))?, Receiver::from_owned_fd(OwnedFd::from(read))?))
+    Ok(Started { child, input: to.into(), output: from.into() })
 }
 
 async fn feed(mut to: Sender, line: Vec<u8>) -> io::Result<()> {

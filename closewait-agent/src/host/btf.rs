@@ -23,12 +23,12 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read.
-    #[error("reading {} failed: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y has it", path.display())]
+    #[error("reading {} failed: {error}; a kernel with CONFIG_DEBUG_INFO_BTF=y has it", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The bytes are no BTF of this machine's byte order.
     #[error("these bytes are not BTF of this machine (no magic number 0xeb9f); give the path of a BTF file")]
@@ -69,7 +69,7 @@ impl Btf {
     ///
     /// If the file cannot be read or is not what it should be.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        let bytes = fs::read(path).map_err(|source| BtfError::Read { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(|error| BtfError::Read { path: path.to_owned(), error })?;
         Self::parse(bytes)
     }
 

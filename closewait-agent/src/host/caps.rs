@@ -90,6 +90,27 @@ impl Capabilities {
     }
 }
 
+/// Text to put behind the refusal to read a process: what to grant, or if all of it is granted, what else refuses.
+pub fn cure_for_unreadable() -> String {
+    cure_for(Capabilities::read())
+}
+
+fn cure_for(granted: Option<Capabilities>) -> String {
+    let wanted = [Capability::SysPtrace, Capability::DacReadSearch];
+    let missing: Vec<_> = wanted
+        .into_iter()
+        .filter(|&capability| granted.is_none_or(|granted| !granted.has(capability)))
+        .map(Capability::name)
+        .collect();
+    if missing.is_empty() {
+        let [one, other] = wanted.map(Capability::name);
+        return format!(
+            " although {one} and {other} are granted; a security module or the process's user namespace may refuse it"
+        );
+    }
+    format!("; grant {}", missing.join(" and "))
+}
+
 /// `CAP_DAC_OVERRIDE`, which also reads and searches (`generic_permission` in fs/namei.c, v6.18).
 const DAC_OVERRIDE: u64 = 1 << 1;
 
@@ -129,6 +150,16 @@ mod tests {
     #[test]
     fn without_takes_away_what_implies_it() {
         assert!(!Capabilities::from_bits(u64::MAX).without(Capability::Bpf).has(Capability::Bpf));
+    }
+
+    #[test]
+    fn what_is_granted_is_not_advised() {
+        let all = Capabilities::from_bits(u64::MAX);
+        assert_eq!(cure_for(None), "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
+        assert_eq!(cure_for(Some(Capabilities::from_bits(0))), cure_for(None));
+        assert_eq!(cure_for(Some(all.without(Capability::SysPtrace))), "; grant CAP_SYS_PTRACE");
+        assert_eq!(cure_for(Some(all.without(Capability::DacReadSearch))), "; grant CAP_DAC_READ_SEARCH");
+        assert!(cure_for(Some(all)).contains("are granted") && !cure_for(Some(all)).contains("; grant "));
     }
 
     #[test]

@@ -37,23 +37,23 @@ const SCAN_BUDGET: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The list of mounts cannot be read.
-    #[error("reading {path} failed: {source}; mount procfs", path = .path.display())]
+    #[error("reading {path} failed: {error}; mount procfs", path = .path.display())]
     Mountinfo {
         /// The list.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It names no cgroup v2.
     #[error("no cgroup2 is mounted: sockets cannot be told apart by cgroup; mount one, as at /sys/fs/cgroup/unified")]
     NotMounted,
     /// The folder of the mount cannot be opened.
-    #[error("opening {path} failed: {source}; sockets cannot be told apart by cgroup", path = .path.display())]
+    #[error("opening {path} failed: {error}; sockets cannot be told apart by cgroup", path = .path.display())]
     Open {
         /// The folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -87,7 +87,7 @@ impl Cgroups {
     /// If there is no such mount.
     pub fn find() -> Result<Self, CgroupError> {
         let path = Path::new(MOUNTINFO);
-        let text = fs::read(path).map_err(|source| CgroupError::Mountinfo { path: path.to_owned(), source })?;
+        let text = fs::read(path).map_err(|error| CgroupError::Mountinfo { path: path.to_owned(), error })?;
         Self::at(mount(&text).ok_or(CgroupError::NotMounted)?)
     }
 
@@ -100,7 +100,7 @@ impl Cgroups {
         let path = mount.into();
         match File::open(&path) {
             Ok(file) => Ok(Self { path, mount: Arc::new(file), paths: BTreeMap::new(), scan: None }),
-            Err(source) => Err(CgroupError::Open { path, source }),
+            Err(error) => Err(CgroupError::Open { path, error }),
         }
     }
 

@@ -9,6 +9,7 @@ pub mod cgroups;
 pub mod confine;
 pub mod deadline;
 pub mod facts;
+pub mod in_time;
 pub mod limits;
 pub mod memory_limit;
 pub mod netns;

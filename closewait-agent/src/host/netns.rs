@@ -32,43 +32,43 @@ const MAX_NESTED: usize = 64;
 pub enum NetnsError {
     /// `setns` needs a capability that this process has not.
     #[error(
-        "setns into network namespace {inode} was refused: {source}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets stay out of sight"
+        "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets stay out of sight"
     )]
     EnterDenied {
         /// The namespace.
         inode: u32,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// `setns` failed for another reason.
-    #[error("setns into network namespace {inode} failed: {source}; try again, it may be going away")]
+    #[error("setns into network namespace {inode} failed: {error}; try again, it may be going away")]
     Enter {
         /// The namespace.
         inode: u32,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", path.display())]
+    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", path.display())]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The processes and mounts of this host could not be listed.
-    #[error("listing /proc failed: {source}; network namespaces may be missing")]
+    #[error("listing /proc failed: {error}; network namespaces may be missing")]
     List {
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A namespace could not be opened, as of too many open files.
-    #[error("opening the network namespace at {} failed: {source}; raise the limit on open files if that is reached: namespaces may be missing", path.display())]
+    #[error("opening the network namespace at {} failed: {error}; raise the limit on open files if that is reached: namespaces may be missing", path.display())]
     Open {
         /// Where it is.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file system did not answer.
     #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", path.display())]
@@ -80,13 +80,13 @@ pub enum NetnsError {
     },
     /// A thread to enter it could not be started.
     #[error(
-        "starting a thread for network namespace {inode} failed: {source}; look at the limits on processes and memory"
+        "starting a thread for network namespace {inode} failed: {error}; look at the limits on processes and memory"
     )]
     Thread {
         /// The namespace.
         inode: u32,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -147,7 +147,7 @@ pub fn find() -> NamespaceScan {
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
     match listed {
         Ok(Ok(all)) => origins.extend(all),
-        Ok(Err(source)) => found.is_blind(NetnsError::List { source }),
+        Ok(Err(error)) => found.is_blind(NetnsError::List { error }),
         Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
     let seen = Mutex::new(BTreeSet::new());
@@ -215,7 +215,7 @@ impl Netns {
             }
             Ok(f())
         });
-        entered.map_err(|source| NetnsError::Thread { inode, source })?
+        entered.map_err(|error| NetnsError::Thread { inode, error })?
     }
 
     /// Moves the calling thread into this namespace.
@@ -225,11 +225,11 @@ impl Netns {
         if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
             return Ok(());
         }
-        let source = io::Error::last_os_error();
-        Err(if source.raw_os_error() == Some(libc::EPERM) {
-            NetnsError::EnterDenied { inode, source }
+        let error = io::Error::last_os_error();
+        Err(if error.raw_os_error() == Some(libc::EPERM) {
+            NetnsError::EnterDenied { inode, error }
         } else {
-            NetnsError::Enter { inode, source }
+            NetnsError::Enter { inode, error }
         })
     }
 }
@@ -245,9 +245,9 @@ fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, Netns
     match linked_inode(path) {
         Ok(Some(inode)) => open(seen, inode, path),
         Ok(None) => Ok(None),
-        Err(source) if proc::has_ended(&source) => Ok(None),
-        Err(source) if proc::is_refused(&source) => Err(NetnsError::LinkDenied { path: path.to_owned(), source }),
-        Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
+        Err(error) if proc::has_ended(&error) => Ok(None),
+        Err(error) if proc::is_refused(&error) => Err(NetnsError::LinkDenied { path: path.to_owned(), error }),
+        Err(error) => Err(NetnsError::Open { path: path.to_owned(), error }),
     }
 }
 
@@ -258,10 +258,10 @@ fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<N
     if seen().contains(&inode) {
         return Ok(None);
     }
-    let failed = |source: io::Error| match source.raw_os_error() {
+    let failed = |error: io::Error| match error.raw_os_error() {
         // A mount point that this process cannot reach, or no longer; or a process that has ended.
         Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(None),
-        _ => Err(NetnsError::Open { path: path.to_owned(), source }),
+        _ => Err(NetnsError::Open { path: path.to_owned(), error }),
     };
     // Something else can be mounted over a path of `mountinfo`: whatever it is, this does not open it.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) {

@@ -8,7 +8,7 @@ const NEEDED: u64 = 64;
 
 /// Why a command cannot begin.
 #[derive(Debug, thiserror::Error)]
-#[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause))]
+#[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
 pub struct TooFewError {
     /// Number of descriptors that could be opened.
     opened: u64,
@@ -16,11 +16,14 @@ pub struct TooFewError {
     cause: io::Error,
 }
 
-fn hint(cause: &io::Error) -> &'static str {
-    if cause.raw_os_error() == Some(libc::ENFILE) {
-        "the host has no more: look for the process that leaks them, or raise the sysctl fs.file-max"
-    } else {
-        "raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
+/// What to do about an error that means that a limit on open files is reached; `None` for other errors.
+pub fn hint(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some("raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"),
+        libc::ENFILE => {
+            Some("the host has no more: look for the process that leaks them, or raise the sysctl fs.file-max")
+        }
+        _ => None,
     }
 }
 
@@ -64,15 +67,11 @@ fn check() -> Result<(), TooFewError> {
     let failed = |opened| move |cause| TooFewError { opened, cause };
     // Any file will do: what else can go wrong with this one is not a matter of descriptors.
     let first = match File::open("/") {
-        Err(error) if !is_limit(&error) => return Ok(()),
+        Err(error) if hint(&error).is_none() => return Ok(()),
         first => first.map_err(failed(0))?,
     };
     let more = (1..NEEDED).map(|opened| first.try_clone().map_err(failed(opened)));
     more.collect::<Result<Vec<File>, _>>().map(drop)
-}
-
-fn is_limit(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Number of open descriptors of this process.
@@ -103,7 +102,7 @@ mod tests {
         assert!(own.starts_with("opening 64 file descriptors failed after 3: Too many open files"), "{own}");
         assert!(own.contains("\nhint: raise the limit") && own.contains("LimitNOFILE="), "{own}");
         assert!(text(libc::ENFILE).contains("fs.file-max"));
-        assert!(!is_limit(&io::Error::from_raw_os_error(libc::EACCES)));
+        assert_eq!(hint(&io::Error::from_raw_os_error(libc::EACCES)), None);
     }
 
     #[test]

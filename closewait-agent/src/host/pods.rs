@@ -20,12 +20,12 @@ const MAX_ENTRIES: usize = 32_768;
 
 /// A folder could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("listing {path} failed: {source}; mount it read-only into the agent's container, or pods have no names", path = .path.display())]
+#[error("listing {path} failed: {error}; mount it read-only into the agent's container, or pods have no names", path = .path.display())]
 pub struct PodsError {
     /// The folder.
     pub path: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// A pod.
@@ -99,9 +99,9 @@ impl Pods {
     fn names(&mut self, folder: &Path, left: &mut usize) -> Vec<String> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
-            Err(source) => {
-                if source.kind() != io::ErrorKind::NotFound && self.unreadable.is_none() {
-                    self.unreadable = Some(PodsError { path: folder.to_owned(), source });
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound && self.unreadable.is_none() {
+                    self.unreadable = Some(PodsError { path: folder.to_owned(), error });
                 }
                 return Vec::new();
             }

@@ -65,6 +65,58 @@ pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(numbers(&folder, most)?.into_iter().map(|tid| (tid, folder.join(tid.to_string()))).collect())
 }
 
+/// The folders of a process and of its threads that have descriptor tables, one for each table: that of the first thread, of
+/// threads that do not share it (`unshare(CLONE_FILES)`), and of those that have outlived the first.
+///
+/// Where the kernel may not be asked which threads share one (kcmp(2)), all are taken to share that of the first, or if the
+/// first has ended, that of the next.
+///
+/// # Errors
+///
+/// If the process has ended, or may not be read.
+pub fn descriptor_tables(process: &Path) -> io::Result<Vec<PathBuf>> {
+    /// Tables with which a thread's is compared: a process in which each has its own must not take a square of calls.
+    const COMPARED: usize = 8;
+    let mut tables = vec![process.to_owned()];
+    let threads = threads(process, usize::MAX)?;
+    let leader = process.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    // Most have one thread, and nothing to compare.
+    if threads.iter().all(|(tid, _)| Some(*tid) == leader) {
+        return Ok(tables);
+    }
+    let mut has_none = fs::read_dir(process.join("fd"))?.next().is_none();
+    let mut known: Vec<u32> = leader.into_iter().collect();
+    for (tid, folder) in threads {
+        if Some(tid) == leader {
+            continue;
+        }
+        let mut shared = known.iter().rev().take(COMPARED).map(|other| shares_descriptors(tid, *other));
+        let is_other = match shared.try_fold(false, |any, one| one.map(|one| any || one)) {
+            Some(is_shared) => !is_shared,
+            None => has_none,
+        };
+        if is_other {
+            known.push(tid);
+            tables.push(folder);
+            has_none = false;
+        }
+    }
+    Ok(tables)
+}
+
+/// Whether two threads have one descriptor table; `None` if the kernel does not say: it may be built without kcmp(2), or a
+/// filter may refuse it, or one of them has ended.
+fn shares_descriptors(one: u32, other: u32) -> Option<bool> {
+    /// `KCMP_FILES` (include/uapi/linux/kcmp.h, v6.18).
+    const KCMP_FILES: libc::c_long = 2;
+    let (one, other) = (libc::c_long::from(one), libc::c_long::from(other));
+    let unused: libc::c_long = 0;
+    // SAFETY: kcmp takes numbers only, and changes nothing.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, unused, unused) };
+    // 0: the same; 1 to 3: others (kcmp(2)).
+    (order >= 0).then_some(order == 0)
+}
+
 /// The state, parent, start and CPU time of a process or thread. Of a process, CPU time is that of all of its threads.
 ///
 /// # Errors

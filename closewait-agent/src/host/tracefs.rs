@@ -20,45 +20,45 @@ use super::on_fresh_thread;
 pub enum TracefsError {
     /// It is not mounted, and this process may not mount it.
     #[error(
-        "tracefs is not mounted and {call} was refused: {source}; run `mount -t tracefs tracefs /sys/kernel/tracing`, or grant CAP_SYS_ADMIN"
+        "tracefs is not mounted and {call} was refused: {error}; run `mount -t tracefs tracefs /sys/kernel/tracing`, or grant CAP_SYS_ADMIN"
     )]
     MountDenied {
         /// The call that was refused.
         call: &'static str,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is not mounted, and mounting it failed.
     #[error(
-        "tracefs is not mounted and {call} failed: {source}; this kernel may be built without tracing (CONFIG_FTRACE)"
+        "tracefs is not mounted and {call} failed: {error}; this kernel may be built without tracing (CONFIG_FTRACE)"
     )]
     Mount {
         /// The call that failed.
         call: &'static str,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A thread to mount it on could not be started.
-    #[error("starting a thread to mount tracefs failed: {source}; look at the limits on processes and memory")]
+    #[error("starting a thread to mount tracefs failed: {error}; look at the limits on processes and memory")]
     Thread {
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file that describes the tracepoint may not be read.
-    #[error("reading {} was refused: {source}; run as root or grant CAP_DAC_READ_SEARCH", path.display())]
+    #[error("reading {} was refused: {error}; run as root or grant CAP_DAC_READ_SEARCH", path.display())]
     FormatDenied {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file that describes the tracepoint cannot be read.
-    #[error("reading {} failed: {source}; this kernel may lack the tracepoint (Linux 4.16 has it)", path.display())]
+    #[error("reading {} failed: {error}; this kernel may lack the tracepoint (Linux 4.16 has it)", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file that describes the tracepoint lacks a field that is needed, or has it in another size.
     #[error(
@@ -86,7 +86,7 @@ pub fn with_tracefs<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> Result<T, Tra
         mount_privately()?;
         Ok(f(Path::new(MOUNT_POINT)))
     });
-    done.map_err(|source| TracefsError::Thread { source })?
+    done.map_err(|error| TracefsError::Thread { error })?
 }
 
 /// Where tracefs is mounted, if it is.
@@ -103,10 +103,10 @@ pub fn trace_layout(tracefs: &Path) -> Result<TraceLayout, TracefsError> {
     let path = tracefs.join("events").join(names::TRACEPOINT_GROUP).join(names::TRACEPOINT).join("format");
     match fs::read_to_string(&path) {
         Ok(text) => parse_format(&text),
-        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Err(TracefsError::FormatDenied { path, source })
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(TracefsError::FormatDenied { path, error })
         }
-        Err(source) => Err(TracefsError::Format { path, source }),
+        Err(error) => Err(TracefsError::Format { path, error }),
     }
 }
 
@@ -198,11 +198,11 @@ fn check(call: &'static str, result: libc::c_int) -> Result<(), TracefsError> {
     if result == 0 {
         return Ok(());
     }
-    let source = io::Error::last_os_error();
+    let error = io::Error::last_os_error();
     // Containers answer with either of the two.
-    Err(match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => TracefsError::MountDenied { call, source },
-        _ => TracefsError::Mount { call, source },
+    Err(match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TracefsError::MountDenied { call, error },
+        _ => TracefsError::Mount { call, error },
     })
 }
 

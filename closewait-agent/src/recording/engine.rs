@@ -191,19 +191,19 @@ impl RecordingEngine {
             (Ok(()), Some(EarlyEnd::Full)) => {
                 let max = recording.recorder.max();
                 log::warn!(
-                    "the recording ends here, more would not fit into {max} bytes (--record-max); the agent goes on"
+                    "the recording ends here, more would not fit into {max} bytes (--record-max); the agent continues"
                 );
             }
             (Ok(()), Some(EarlyEnd::Behind { waiting })) => {
                 self.failed = true;
                 log::error!(
-                    "the recording ends here, the agent goes on: {waiting} bytes wait to be written\n\
+                    "the recording ends here, the agent continues: {waiting} bytes wait to be written\n\
                      hint: record to a local disk, or to a pipe whose reader keeps up"
                 );
             }
             (Err(error), _) => {
                 self.failed = true;
-                log::error!("the recording ends here, the agent goes on: {error:#}");
+                log::error!("the recording ends here, the agent continues: {error:#}");
                 self.recording = None;
                 return;
             }

@@ -9,8 +9,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process,
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
@@ -20,7 +18,10 @@ use super::{
     frame::{FrameKind, frame},
     reader::NAME,
 };
-use crate::sink::write_fully;
+use crate::{
+    host::in_time::{CallFailure, call as begins, in_time},
+    sink::write_fully,
+};
 
 /// How long a file system may take to open a file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(3);
@@ -60,10 +61,10 @@ pub enum FileError {
     #[error("it is {0}\nhint: name a file")]
     Kind(&'static str),
     /// Nobody reads a FIFO.
-    #[error("it is a FIFO that nobody reads\nhint: start its reader first")]
+    #[error("it is a FIFO without a reader\nhint: start its reader first")]
     NoReader,
     /// Nobody writes to a FIFO.
-    #[error("the pipe is empty, and nobody writes to it\nhint: start its writer first")]
+    #[error("the pipe is empty and has no writer\nhint: start its writer first")]
     NoWriter,
     /// A descriptor that this process did not get.
     #[error("descriptor {0} was not handed to this process for writing\nhint: in bash, `--record >(COMMAND)` does")]
@@ -75,8 +76,8 @@ pub enum FileError {
     #[error("it was removed and created again by somebody else\nhint: name a file in a folder of your own")]
     Replaced,
     /// The file system does not answer.
-    #[error("it could not be opened within {} s\nhint: does its file system answer?", OPEN_PATIENCE.as_secs())]
-    Late,
+    #[error("{0}\nhint: see to its file system (`stat FILE` shows whether it answers), or name a file on another")]
+    Unanswered(#[from] CallFailure),
 }
 
 fn call(call: &'static str, hint: &'static str) -> impl Fn(io::Error) -> FileError {
@@ -95,8 +96,8 @@ impl Destination {
     /// Opens the file, FIFO, character device or inherited descriptor `path`. It does not wait for a file system that does
     /// not answer.
     pub(super) fn create(path: &Path) -> Result<Self, FileError> {
-        let path = path.to_owned();
-        in_time(OPEN_PATIENCE, move || create(&path))
+        let owned = path.to_owned();
+        in_time(path, OPEN_PATIENCE, move || create(&owned), drop)?
     }
 
     /// After a write has failed: what comes after the last whole frame is removed, and in its place the recording says
@@ -134,29 +135,12 @@ impl AsFd for Destination {
     }
 }
 
-/// Does `work` on a thread of its own, which is left behind if it does not end in time.
-fn in_time<T: Send + 'static>(
-    patience: Duration,
-    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
-) -> Result<T, FileError> {
-    let (done, result) = mpsc::channel();
-    // Nobody may wait for it any more.
-    let work = move || drop(done.send(work()));
-    let thread = thread::Builder::new().name("closewait-open".to_owned()).spawn(work);
-    let thread = thread.map_err(call("clone", "is a limit on processes reached?"))?;
-    let result = result.recv_timeout(patience).unwrap_or(Err(FileError::Late));
-    if !matches!(result, Err(FileError::Late)) {
-        // It has nothing left to do: no thread with all rights stays. A panic was told by its hook.
-        let _ended: thread::Result<()> = thread.join();
-    }
-    result
-}
-
 fn create(path: &Path) -> Result<Destination, FileError> {
     if let Some(number) = descriptor(path) {
         return inherited(number).map(|file| Destination { file, whole: None });
     }
     for _ in 0..MAX_ATTEMPTS {
+        begins("open");
         match options().create_new(true).mode(MODE).open(path) {
             Ok(file) => return own(file),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -179,6 +163,7 @@ fn options() -> OpenOptions {
 
 /// A file that was created, whatever the umask.
 fn own(file: File) -> Result<Destination, FileError> {
+    begins("fchmod");
     file.set_permissions(Permissions::from_mode(MODE)).map_err(call("fchmod", "name a file in another folder"))?;
     lock(&file)?;
     Ok(Destination { file, whole: Some(0) })
@@ -200,6 +185,7 @@ enum Existing {
 
 /// Takes what is there, if it is this user's own and nothing is lost by it.
 fn open_existing(path: &Path) -> Result<Existing, FileError> {
+    begins("open");
     let file = match options().open(path) {
         Ok(file) => file,
         Err(error) => {
@@ -219,6 +205,7 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
             };
         }
     };
+    begins("fstat");
     let found = file.metadata().map_err(call("fstat", "name another file"))?;
     let kind = found.file_type();
     if kind.is_block_device() {
@@ -240,27 +227,33 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
         1 => {}
         names => return Err(FileError::OtherNames(names)),
     }
+    begins("flock");
     lock(&file)?;
+    begins("read");
     if !is_ours(&file)? {
         return Err(FileError::SomethingElse);
     }
     if found.mode() & OTHERS != 0 {
         // Others may have it open, and would read what comes.
+        begins("unlink");
         fs::remove_file(path).map_err(call("unlink", "remove it, or name another file"))?;
         return Ok(Existing::Gone);
     }
+    begins("ftruncate");
     file.set_len(0).map_err(call("ftruncate", "name another file"))?;
     Ok(Existing::Taken(Destination { file, whole: Some(0) }))
 }
 
-/// Whether a file is empty, or begins as a recording does. It is open for writing only.
+/// Whether a file is empty or begins as a recording does, also one that was cut within its first line. It is open for writing
+/// only.
 fn is_ours(file: &File) -> Result<bool, FileError> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut begins = Vec::new();
     let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let read = read.and_then(|file| file.take(NAME.len() as u64).read_to_end(&mut begins));
     read.map_err(call("read", "it may have something else in it: remove it, or name another file"))?;
-    Ok(NAME.starts_with(&begins))
+    // A shorter part of the name can be anything.
+    Ok(begins.is_empty() || (begins.starts_with(b"closewait ") && NAME.starts_with(&begins)))
 }
 
 /// The number of a descriptor of this process that a path stands for: what a shell writes for `>(COMMAND)`, and the
@@ -306,8 +299,8 @@ fn inherited(number: RawFd) -> Result<File, FileError> {
 ///
 /// If it cannot be opened, or cannot be a recording.
 pub fn open(path: &Path) -> Result<Box<dyn Read>, FileError> {
-    let path = path.to_owned();
-    let (first, file) = in_time(OPEN_PATIENCE, move || open_in_time(&path))?;
+    let owned = path.to_owned();
+    let (first, file) = in_time(path, OPEN_PATIENCE, move || open_in_time(&owned), drop)??;
     Ok(Box::new(io::Cursor::new(first).chain(file)))
 }
 
@@ -315,10 +308,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, FileError> {
 fn open_in_time(path: &Path) -> Result<(Vec<u8>, File), FileError> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    begins("open");
     let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => FileError::Kind("a socket, or a device without a driver"),
         _ => call("open", "is it there, and may you read it?")(error),
     })?;
+    begins("fstat");
     let kind = file.metadata().map_err(call("fstat", "may you read it?"))?.file_type();
     if kind.is_dir() {
         return Err(FileError::Kind("a folder"));

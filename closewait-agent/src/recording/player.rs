@@ -58,7 +58,7 @@ impl Player {
     ) -> anyhow::Result<()> {
         let Some(engine) = &mut self.engine else {
             let Item::Began { config, at } = item else {
-                anyhow::bail!("the recording does not begin with a beginning; it is damaged, copy it anew");
+                anyhow::bail!("the recording is damaged: its first frame is missing, copy it again");
             };
             let config = config.into_owned();
             anyhow::ensure!(config.is_sound(), "the recording has settings that no agent takes; it is damaged");

@@ -51,9 +51,7 @@ pub enum RecordingReadError {
     )]
     Version(String),
     /// Something in it is not as it was written, and more comes after it.
-    #[error(
-        "the recording is damaged at byte {at}, and goes on after that: what follows cannot be played; copy it anew"
-    )]
+    #[error("the recording is damaged at byte {at}, before its end: the rest cannot be played; copy it again")]
     Damaged {
         /// Where the frame begins, bytes from the start of the file.
         at: u64,

@@ -125,7 +125,9 @@ impl Recorder {
     fn wait_for_start(&self) -> anyhow::Result<()> {
         let FrameTarget::Thread(writer) = &self.to else { return Ok(()) };
         if !writer.mark().wait(START_PATIENCE) {
-            log::warn!("the recording is late: what it is written to does not take its first bytes; the agent goes on");
+            log::warn!(
+                "the recording is late: what it is written to does not take its first bytes; the agent continues"
+            );
         }
         writer.failure().map_or(Ok(()), |error| Err(error).context(WRITE_FAILED))
     }

@@ -375,7 +375,7 @@ fn settings_that_no_agent_takes_are_refused() {
     let mut recorder = Recorder::empty(disk.clone(), 1 << 20).unwrap();
     recorder.item(&Item::Time(BEGAN)).unwrap();
     recorder.finish(Duration::ZERO).unwrap();
-    assert!(played(&disk.bytes()).unwrap_err().to_string().contains("does not begin"));
+    assert!(played(&disk.bytes()).unwrap_err().to_string().contains("first frame is missing"));
 }
 
 #[test]

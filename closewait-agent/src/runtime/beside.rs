@@ -24,7 +24,7 @@ use closewait_engine::{
 
 /// Number of sockets that are refreshed before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
-/// Questions that are answered at a time; others wait in the control socket.
+/// Maximum number of questions that wait for an answer here; others wait in the control socket.
 const MAX_QUESTIONS: usize = 16;
 /// Owners of which a question finds out whether they have ended, at some microseconds each.
 const MAX_OWNERS_CHECKED: usize = 1024;
@@ -165,7 +165,7 @@ impl Runtime {
         let now = clock::now();
         if self.pending.complained.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
             self.pending.complained = Some(now);
-            log::warn!("{what}; the agent goes on and tries again");
+            log::warn!("{what}; the agent continues and tries again");
         } else {
             log::debug!("{what}");
         }
@@ -251,8 +251,10 @@ impl Runtime {
         self.pending.questions.push(question);
     }
 
-    /// Answers those who wait for nothing any more, of what is true now.
-    pub(super) fn answer_questions(&mut self, now: BootTime) {
+    /// Answers the oldest question that waits for nothing any more, with what is true now. Returns whether another one can be
+    /// answered now. One answer may take long, so the event loop reads signals and the ring before it makes the next.
+    pub(super) fn answer_question(&mut self, now: BootTime) -> bool {
+        let (mut has_answered, mut has_more) = (false, false);
         for mut question in std::mem::take(&mut self.pending.questions) {
             let late = question.until <= now;
             if !late && question.waits_for.is_none() && !question.named {
@@ -263,12 +265,16 @@ impl Runtime {
                     self.begin(Job::Inspect(Box::new(request)), Purpose::Question)
                 });
             }
-            if late || (question.waits_for.is_none() && self.pending.refreshes.is_empty()) {
+            let is_ready = late || (question.waits_for.is_none() && self.pending.refreshes.is_empty());
+            if is_ready && !has_answered {
                 self.answer(&question.query, question.asker);
+                has_answered = true;
             } else {
+                has_more |= is_ready;
                 self.pending.questions.push(question);
             }
         }
+        has_more
     }
 
     pub(super) fn answer(&self, query: &Query, asker: Asker) {

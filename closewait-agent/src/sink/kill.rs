@@ -77,10 +77,13 @@ fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
     }
 }
 
-/// Writes what became of the sockets that were to be destroyed. `blind` is why descriptors may be missing.
-pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
+/// Writes what became of the sockets that were to be destroyed. `blind` is why descriptors may be missing, `error_cause` the
+/// reason that the command's error gives: it is not repeated here.
+pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, error_cause: Option<&str>, to: &mut Vec<u8>) {
     let destroyed = done.iter().filter(|(_, done)| done.outcome == Outcome::Destroyed).count();
     line(to, &format!("\n{destroyed} of {} destroyed", sockets(done.len())));
+    // Each reason with the first socket and the number of sockets that it holds for.
+    let mut reasons: Vec<(String, &Target, usize)> = Vec::new();
     for (target, done) in done {
         let why = match &done.outcome {
             Outcome::Destroyed => continue,
@@ -89,7 +92,17 @@ pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
             Outcome::Refused(refusal) => refusal.to_string(),
             Outcome::Failed(failure) => failure.to_string(),
         };
-        line(to, &format!("not destroyed: {} <- {}: {why}", target.local, target.remote));
+        match reasons.iter_mut().find(|(first, ..)| *first == why) {
+            Some((.., count)) => *count += 1,
+            None => reasons.push((why, target, 1)),
+        }
+    }
+    for (why, target, count) in reasons {
+        let first = format!("{} <- {}", target.local, target.remote);
+        let which = if count == 1 { first } else { format!("{} (the first is {first})", sockets(count)) };
+        let why =
+            if error_cause.is_some_and(|cause| why.ends_with(cause)) { String::new() } else { format!(": {why}") };
+        line(to, &format!("not destroyed: {which}{why}"));
     }
     if destroyed > 0 {
         descriptors(done, blind, to);
@@ -274,7 +287,7 @@ mod tests {
             done(Outcome::Failed(Failure::StillThere), &[]),
         ];
         let done: Vec<_> = targets.iter().zip(outcomes).collect();
-        let shown = text(|to| outcome(&done, None, to));
+        let shown = text(|to| outcome(&done, None, None, to));
         assert!(shown.contains("2 of 4 sockets destroyed"), "{shown}");
         assert!(
             shown.contains("not destroyed: 10.0.0.5:82 <- 10.0.0.9:51234: another socket had its place"),
@@ -284,11 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_written_once_for_all_sockets_that_have_it() {
+        let selected = [selected(80), selected(81), selected(82)];
+        let targets: Vec<Target> = selected.iter().map(target).collect();
+        let denied = || Outcome::Failed(Failure::Denied("no right".to_owned()));
+        let outcomes = [done(denied(), &[]), done(Outcome::Replaced, &[]), done(denied(), &[])];
+        let done: Vec<_> = targets.iter().zip(outcomes).collect();
+        let shown = text(|to| outcome(&done, None, None, to));
+        let both = "not destroyed: 2 sockets (the first is 10.0.0.5:80 <- 10.0.0.9:51234)";
+        assert!(shown.contains(&format!("{both}: no right\n")) && shown.matches("no right").count() == 1, "{shown}");
+        let shown = text(|to| outcome(&done, None, Some("no right"), to));
+        assert!(shown.contains(&format!("{both}\n")) && shown.contains("another socket had its place"), "{shown}");
+    }
+
+    #[test]
     fn descriptors_that_could_not_be_looked_for_are_not_called_closed() {
         let selected = [selected(80)];
         let target = target(&selected[0]);
         let done = [(&target, Done { outcome: Outcome::Destroyed, open: None })];
-        let shown = text(|to| outcome(&done, Some("no right"), to));
+        let shown = text(|to| outcome(&done, Some("no right"), None, to));
         assert!(shown.contains("there may be more descriptors: no right") && !shown.contains("0 desc"), "{shown}");
     }
 

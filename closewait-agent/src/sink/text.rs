@@ -12,7 +12,7 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Finding, How, Owner, Protocol, Role, Scope, Socket, Totals},
-    text::duration,
+    text::{bounds, duration},
     time::BootTime,
 };
 
@@ -129,7 +129,7 @@ pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     };
     let window = duration(*window);
     let (finished, unfinished) = (summary(finished), summary(unfinished));
-    Some((level, format!("dwell time in {window}, {scope}: {finished} left, {unfinished} still there")))
+    Some((level, format!("dwell, last {window}, {scope}: {finished} exited, {unfinished} still in CLOSE_WAIT")))
 }
 
 /// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
@@ -147,10 +147,7 @@ pub fn ends(socket: &Socket) -> String {
 pub fn dwell(dwell: Dwell) -> String {
     match dwell {
         Dwell::Exact(dwell) => duration(dwell),
-        Dwell::Between { at_least, at_most: Some(at_most) } => {
-            format!("{} to {}", duration(at_least), duration(at_most))
-        }
-        Dwell::Between { at_least, at_most: None } => format!("at least {}", duration(at_least)),
+        Dwell::Between { at_least, at_most } => bounds(at_least, at_most),
     }
 }
 
@@ -205,7 +202,7 @@ fn losses(totals: Totals) -> String {
     let counts = [
         (totals.lost_ring_full, "records lost, the ring buffer was full (--ring-buffer)"),
         (totals.lost_map_full, "times of entry lost, the map was full (--max-sockets)"),
-        (totals.replaced, "leavings missed"),
+        (totals.replaced, "missed exits"),
         (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
         (totals.undecodable, "records not understood"),
         (totals.unwritten, "lines dropped, standard output was not read"),

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    path::Path,
 };
 
 use closewait_common::tcp::state;
@@ -16,8 +17,9 @@ use super::{
     owners, scanner,
 };
 use crate::host::{
-    facts,
+    caps, facts,
     netns::{self, Netns, NetnsError},
+    proc,
 };
 use closewait_engine::{
     kill::{self, CurrentSocket, Failure, Outcome, Refusal, Selected, Target},
@@ -119,10 +121,11 @@ impl Held {
             match sockets_of(*pid, &mut inodes) {
                 Ok(()) => {}
                 // It has ended, and has none.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if proc::has_ended(&error) => {}
                 Err(error) => {
                     let why = || {
-                        format!("reading /proc/{pid}/fd failed: {error}; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
+                        let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
+                        format!("reading the descriptors of process {pid} failed: {error}{cure}")
                     };
                     blind = blind.or_else(|| Some(why()));
                 }
@@ -141,9 +144,21 @@ impl Held {
     }
 }
 
-/// Adds the inodes of all sockets that a process has a descriptor of.
+/// Adds the inodes of all sockets that a process has a descriptor of, in any of its descriptor tables.
 fn sockets_of(pid: u32, to: &mut BTreeSet<u32>) -> io::Result<()> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+    for table in proc::descriptor_tables(&proc::folder(Path::new("/proc"), pid))? {
+        match sockets_in(&table, to) {
+            // The thread has ended.
+            Err(error) if proc::has_ended(&error) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Adds those of one descriptor table.
+fn sockets_in(task: &Path, to: &mut BTreeSet<u32>) -> io::Result<()> {
+    for entry in fs::read_dir(task.join("fd"))? {
         let target = match fs::read_link(entry?.path()) {
             // It was closed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -269,12 +284,43 @@ mod tests {
         assert!(plan(&[], &filter, || BootTime(0)).is_empty() && act(&[], &filter, || BootTime(0)).is_empty());
     }
 
+    fn inode_of(socket: &std::net::TcpListener) -> u32 {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+        // Of the thread: it may have a descriptor table of its own.
+        let link = fs::read_link(format!("/proc/thread-self/fd/{fd}")).unwrap();
+        link.to_str().unwrap().trim_matches(|byte: char| !byte.is_ascii_digit()).parse().unwrap()
+    }
+
+    #[test]
+    fn a_socket_in_the_own_descriptor_table_of_a_thread_is_held_by_its_process() {
+        let (ready, inode) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: this thread alone loses the shared table; what it opens then is closed when it ends.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let found = inode_of(&socket);
+            ready.send(found).unwrap();
+            let _ended = ended.recv();
+            drop(socket);
+        });
+        let inode = inode.recv().unwrap();
+        let mut found = BTreeSet::new();
+        sockets_of(std::process::id(), &mut found).unwrap();
+        let mut of_owners = 0;
+        let _blind = owners::scan(|of, owner| {
+            of_owners += u32::from(of == u64::from(inode) && owner.task.pid == std::process::id());
+        });
+        drop(end);
+        thread.join().unwrap();
+        assert!(found.contains(&inode), "{inode} {found:?}");
+        assert_eq!(of_owners, 1);
+    }
+
     #[test]
     fn only_sockets_of_the_processes_that_are_named_are_held() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let link = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket))).unwrap();
-        let link = link.to_str().unwrap();
-        let inode = link.trim_matches(|byte: char| !byte.is_ascii_digit()).parse().unwrap();
+        let inode = inode_of(&socket);
         let end = Endpoint { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 1 };
         let target = Target { netns: 1, local: end, remote: end, cookie: 1, inode, interface: 0, entered: None };
         let own = std::process::id();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::host::{
+    caps,
     deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
     proc::{self, has_ended, is_refused},
 };
@@ -94,13 +95,11 @@ impl Unseen {
     fn sentence(&self, hidden: bool) -> Option<String> {
         let mut sentences = Vec::new();
         if let Some(why) = &self.why {
-            sentences.push(format!("the descriptors of {} processes were not read: {why}", self.others));
+            sentences.push(format!("the descriptors of {} were not read: {why}", processes(self.others)));
         }
         if self.denied > 0 {
-            let denied = self.denied;
-            sentences.push(format!(
-                "the descriptors of {denied} processes cannot be read; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-            ));
+            let (denied, cure) = (processes(self.denied), caps::cure_for_unreadable());
+            sentences.push(format!("the descriptors of {denied} cannot be read{cure}"));
         } else if hidden {
             sentences.push(
                 "/proc is mounted with hidepid, so other users' processes may not be seen; \
@@ -110,6 +109,11 @@ impl Unseen {
         }
         (!sentences.is_empty()).then(|| sentences.join("; "))
     }
+}
+
+/// `1 process`, `2 processes`.
+fn processes(count: u32) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 /// Puts out the sockets of one process, all that were seen before an error too.
@@ -125,7 +129,25 @@ fn owners_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Res
 
 fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut Vec<(u64, Owner)>) -> io::Result<()> {
     let mut task = None;
-    for entry in fs::read_dir(process.join("fd"))? {
+    for table in proc::descriptor_tables(process)? {
+        match collect_table(process, &table, (pid, &mut task), job, held) {
+            // The thread has ended; of a process that has, nothing is missing.
+            Err(error) if has_ended(&error) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Collects the sockets of one descriptor table of a process.
+fn collect_table(
+    process: &Path,
+    table: &Path,
+    (pid, task): (u32, &mut Option<Task>),
+    job: &ItemJob<DescriptorRead>,
+    held: &mut Vec<(u64, Owner)>,
+) -> io::Result<()> {
+    for entry in fs::read_dir(table.join("fd"))? {
         let entry = entry?;
         job.progress();
         // To list them and to follow them are two rights (`proc_fd_permission` and `proc_fd_access_allowed`, v5.10).
@@ -138,9 +160,9 @@ fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut V
         let Some(inode) = socket_inode(&target) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         if task.is_none() {
-            task = Some(Task { pid, comm: Comm::from_name(&proc::comm(process)?) });
+            *task = Some(Task { pid, comm: Comm::from_name(&proc::comm(process)?) });
         }
-        if let Some(task) = &task {
+        if let Some(task) = &*task {
             held.push((inode, Owner { task: task.clone(), fd }));
         }
         if held.len() >= PIECE {
@@ -158,8 +180,8 @@ fn socket_inode(target: &Path) -> Option<u64> {
 /// Whether `/proc` itself is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
 /// seen nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
 fn hides_processes(mountinfo: &str) -> bool {
-    let traces = crate::host::caps::Capabilities::read();
-    let sees_all = traces.is_some_and(|caps| caps.has(crate::host::caps::Capability::SysPtrace));
+    let traces = caps::Capabilities::read();
+    let sees_all = traces.is_some_and(|granted| granted.has(caps::Capability::SysPtrace));
     let hides = |line: &str| {
         let point = line.split(' ').nth(4).map(PathBuf::from);
         let options = line.rsplit(' ').next().unwrap_or_default();
@@ -206,9 +228,10 @@ mod tests {
         };
         assert_eq!((sentence(libc::ENOENT), sentence(libc::ESRCH)), (None, None));
         assert!(
-            sentence(libc::EMFILE).is_some_and(|why| why.contains("of 1 processes were not read: Too many open files"))
+            sentence(libc::EMFILE).is_some_and(|why| why.contains("of 1 process were not read: Too many open files"))
         );
-        assert!(sentence(libc::EACCES).is_some_and(|why| why.contains("grant CAP_SYS_PTRACE")));
+        let denied = sentence(libc::EACCES).unwrap();
+        assert!(denied.contains("of 1 process cannot be read") && denied.contains("CAP_SYS_PTRACE"), "{denied}");
         let mut unseen = Unseen::default();
         unseen.unanswered(&ReadFailure::Late { step: "its descriptors" });
         assert!(unseen.sentence(true).is_some_and(|why| why.contains("250 ms") && why.contains("hidepid")));

@@ -22,6 +22,8 @@ use closewait_common::{
 };
 use thiserror::Error;
 
+use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
+
 /// Where `--pin` puts its files if it is not told.
 pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
 
@@ -94,6 +96,15 @@ pub enum PinsError {
         #[source]
         source: io::Error,
     },
+    /// A file system along the path does not answer.
+    #[error("{} cannot be looked at; see to the file systems along the path, or give --pin another directory", dir.display())]
+    Unanswered {
+        /// The directory.
+        dir: PathBuf,
+        /// Which call, and how long it was waited for.
+        #[source]
+        why: CallFailure,
+    },
     /// Files elsewhere pin nothing.
     #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
@@ -114,9 +125,10 @@ pub enum PinsError {
 /// A directory of pinned files that this process alone uses.
 #[derive(Debug)]
 pub struct Pins {
+    /// As the user has named it.
     dir: PathBuf,
     /// Locked for as long as it is open.
-    _lock: File,
+    open: File,
 }
 
 impl Pins {
@@ -124,23 +136,43 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// If it is not on a BPF file system, another process has it, or the system refuses.
+    /// If it is not on a BPF file system, another process has it, the system refuses, or a file system along the path does
+    /// not answer within two seconds.
     pub fn open(dir: &Path) -> Result<Self, PinsError> {
+        with(dir, Self::open_and_wait)?
+    }
+
+    /// As [`open`](Self::open); `None` if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub fn open_existing(dir: &Path) -> Result<Option<Self>, PinsError> {
+        with(dir, |dir| {
+            call("stat");
+            dir.exists().then(|| Self::open_and_wait(dir)).transpose()
+        })?
+    }
+
+    fn open_and_wait(dir: &Path) -> Result<Self, PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let parent = dir.parent().unwrap_or(dir);
+        call("stat");
         // Before anything is made, so that a typing error leaves nothing behind.
         if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
             return Err(PinsError::Elsewhere(dir.to_owned()));
         }
+        call("mkdir");
         match DirBuilder::new().mode(MODE).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
             Ok(()) | Err(_) => {}
         }
+        call("open");
         let lock = File::open(dir).map_err(failed("open"))?;
         // Also of one that was there, or that was made with another umask.
         lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), open: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(PinsError::Taken(dir.to_owned())),
             Err(fs::TryLockError::Error(error)) => Err(failed("flock")(error)),
         }
@@ -151,19 +183,20 @@ impl Pins {
         &self.dir
     }
 
-    /// Where a map is or will be.
+    /// Where a file is or will be: by the descriptor, so that the path of the user is never walked again, and with it no
+    /// file system that may not answer.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        PathBuf::from(format!("/proc/self/fd/{}", self.open.as_raw_fd())).join(name)
     }
 
     /// Where the link is or will be.
     pub(super) fn link(&self) -> PathBuf {
-        self.dir.join(LINK)
+        self.map(LINK)
     }
 
     /// Where the program is or will be.
     pub(super) fn program(&self) -> PathBuf {
-        self.dir.join(PROGRAM)
+        self.map(PROGRAM)
     }
 
     /// Decides what to adopt, for an agent whose notes would be `wanted`. What cannot be used is removed.
@@ -212,13 +245,22 @@ impl Pins {
     ///
     /// If one cannot be removed.
     pub fn clear(&self) -> Result<(), PinsError> {
-        FILES.iter().chain(&OLD_FILES).try_for_each(|name| remove(&self.dir.join(name)))
+        FILES.iter().chain(&OLD_FILES).try_for_each(|name| self.remove_file(name))
     }
 
     /// Removes the link and the program: the program ends, what it has kept stays.
     pub(super) fn detach(&self) -> Result<(), PinsError> {
-        remove(&self.link())?;
-        remove(&self.program())
+        self.remove_file(LINK)?;
+        self.remove_file(PROGRAM)
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), PinsError> {
+        match fs::remove_file(self.map(name)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(PinsError::Remove { path: self.dir.join(name), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Removes everything, the directory too.
@@ -228,11 +270,11 @@ impl Pins {
     /// If a file cannot be removed, or the directory has others.
     pub fn remove(self) -> Result<(), PinsError> {
         self.clear()?;
-        fs::remove_dir(&self.dir).map_err(|source| PinsError::Directory {
-            call: "rmdir",
-            dir: self.dir.clone(),
-            source,
-        })
+        let removed = with(&self.dir, |dir| {
+            call("rmdir");
+            fs::remove_dir(dir)
+        })?;
+        removed.map_err(|source| PinsError::Directory { call: "rmdir", dir: self.dir.clone(), source })
     }
 }
 
@@ -266,17 +308,16 @@ impl Pinned {
     }
 }
 
-fn remove(path: &Path) -> Result<(), PinsError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinsError::Remove { path: path.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+/// Does `work` with a directory, and waits for no file system along its path that does not answer.
+fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T, PinsError> {
+    let owned = dir.to_owned();
+    in_time(dir, START_PATIENCE, move || work(&owned), drop)
+        .map_err(|why| PinsError::Unanswered { dir: dir.to_owned(), why })
 }
 
 /// Whether a path is on a BPF file system.
 fn is_bpf(path: &Path) -> io::Result<bool> {
+    call("open");
     let file = File::open(path)?;
     let mut about = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `about` has room for a `statfs`, and the descriptor is open until the call has returned.

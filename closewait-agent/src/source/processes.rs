@@ -172,7 +172,7 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocati
     let root = Path::new("/proc");
     let found = fdinfo::elsewhere(root, inodes, patience);
     if let Some(why) = &found.unseen {
-        log::debug!("sockets that nobody holds may be elsewhere: {why}");
+        log::debug!("sockets without an owner may have one elsewhere: {why}");
     }
     let named: Vec<u32> = found.in_flight.iter().chain(found.io_uring.values()).copied().collect();
     let names = names(root, named, patience);

@@ -40,7 +40,17 @@ use closewait_engine::{
     time::{BootTime, nanos},
 };
 
+/// The kernel program, compiled by the build script; empty in a build without the tools for it.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
+
+/// Checks that this binary was built with its kernel program.
+///
+/// # Errors
+///
+/// If it was not: [`ProgramsError::NotBuilt`].
+pub fn check_built() -> Result<(), ProgramsError> {
+    if OBJECT.is_empty() { Err(ProgramsError::NotBuilt) } else { Ok(()) }
+}
 
 /// How much work the kernel had to check a program: where its start-up time goes.
 fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
@@ -54,6 +64,11 @@ const UNUSED_RING: u32 = 4096;
 /// What went wrong with a kernel program.
 #[derive(Debug, Error)]
 pub enum ProgramsError {
+    /// The build had no tools for the kernel program.
+    #[error(
+        "this binary was built without its kernel program\nhint: build it again, in a clone of the repository:\n    cargo xtask build"
+    )]
+    NotBuilt,
     /// The kernel's types could not be read.
     #[error("reading the kernel's BTF failed; `closewait doctor` tells what this kernel offers")]
     Btf(#[source] BtfError),
@@ -70,7 +85,7 @@ pub enum ProgramsError {
         source: ProgramError,
     },
     /// A map could not be used.
-    #[error("using map {name} failed; this is a fault of closewait, please report it")]
+    #[error("using map {name} failed; this is a bug in closewait; please report it")]
     Map {
         /// Its name.
         name: &'static str,
@@ -80,11 +95,11 @@ pub enum ProgramsError {
     },
     /// A descriptor could not be had.
     #[error(
-        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (ulimit -n, LimitNOFILE= of the systemd unit)"
+        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
     )]
     Descriptor(#[source] io::Error),
     /// The object does not have what it was built with.
-    #[error("the object has no {0}; build closewait anew with `cargo xtask build`")]
+    #[error("the object has no {0}; rebuild closewait with `cargo xtask build`")]
     Missing(&'static str),
     /// What is pinned stands in the way.
     #[error(transparent)]
@@ -164,6 +179,7 @@ impl KernelPrograms {
         pins: Option<Pins>,
         log_kernel: bool,
     ) -> Result<Self, ProgramsError> {
+        check_built()?;
         let needs_btf = plan.hook == Tracepoint::Btf || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };

@@ -26,6 +26,7 @@ use super::{
     diag::{self, Blind, DiagQuery, ListedSocket},
     files, owners,
 };
+use crate::host::open_files;
 use closewait_engine::{
     decode::Decoder,
     model::{Observation, SocketKey},
@@ -222,10 +223,6 @@ fn listed_while<T>(
 }
 
 fn cannot_list(error: &io::Error) -> String {
-    let hint = match error.raw_os_error() {
-        Some(libc::EMFILE) => "; raise the limit on open files (LimitNOFILE= of the systemd unit)",
-        Some(libc::ENFILE) => "; the host has reached fs.file-max",
-        _ => "",
-    };
+    let hint = open_files::hint(error).map(|hint| format!("; {hint}")).unwrap_or_default();
     format!("the kernel's list of open files cannot be read ({error}){hint}")
 }

@@ -2,7 +2,7 @@
 //!
 //! Scans and inspections have a thread each, which does one job after the other. What a job finds comes back in pieces. A job
 //! that gives nothing for some time is given up: the event loop goes on without it, what it still says is dropped, and until it
-//! ends there is no other job of its kind. No second thread takes its place: the kernel programs that jobs use must not run
+//! ends there is no other job in its group. No second thread takes its place: the kernel programs that jobs use must not run
 //! twice at the same time.
 
 use std::{

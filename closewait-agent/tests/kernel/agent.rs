@@ -20,6 +20,10 @@ use crate::{
 
 /// The binary under test with these arguments.
 pub(crate) fn closewait(arguments: &[&str]) -> Command {
+    assert!(
+        cfg!(kernel_program),
+        "the binary under test has no kernel program; run `cargo xtask setup`, then these tests again"
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
     command.args(arguments).env_remove("RUST_LOG");
     command

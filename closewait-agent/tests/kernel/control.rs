@@ -169,6 +169,21 @@ fn a_folder_in_which_others_can_replace_the_socket_is_said() {
 }
 
 #[test]
+fn a_path_that_was_given_and_has_no_agent_is_said() {
+    let folder = Folder::new("absent");
+    let path = folder.socket();
+    let absent = format!("no agent answers at {path}; this is a one-off scan\n");
+    for command in [&["list"][..], &["report"], &["kill", "--port", "1"]] {
+        let asked = ask(&[command, &["--socket", &path]].concat());
+        assert!(asked.code == Some(0) && asked.stderr.contains(&absent), "{asked:?}");
+    }
+    // One that nobody listens at any more.
+    drop(UnixListener::bind(&path).expect("a socket"));
+    assert!(ask(&["list", "--socket", &path]).stderr.contains(&absent));
+    assert!(!ask(&["list", "--socket", &path, "--alone"]).stderr.contains("no agent"));
+}
+
+#[test]
 fn a_path_that_is_too_long_is_said_and_the_agent_watches() {
     let folder = Folder::new("long");
     let path = folder.0.join("x".repeat(120)).display().to_string();
@@ -286,6 +301,26 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
     }
     list_at(&path);
     agent.stop().totals();
+}
+
+#[test]
+fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
+    let folder = Folder::new("questions");
+    let path = folder.socket();
+    let ns = Namespace::new();
+    let _sockets = flood(&ns, 5000);
+    let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
+    let _silent: Vec<UnixStream> = (0..60)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).expect("the agent");
+            stream.write_all(b"{\"form\":\"json\"}\n").expect("a question");
+            stream
+        })
+        .collect();
+    let asked = boot_seconds();
+    agent.stop();
+    let took = boot_seconds() - asked;
+    assert!(took < 5.0 * f64::from(slowness()), "{took} s");
 }
 
 #[test]

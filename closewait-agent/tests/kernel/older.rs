@@ -38,6 +38,20 @@ fn an_older_socket_has_an_age_between_two_bounds() {
 }
 
 #[test]
+fn an_older_socket_that_is_not_accepted_is_reported_as_such_at_once_and_later() {
+    let ns = Namespace::new();
+    let _inhabitant = ns.inhabit();
+    let unaccepted = unaccepted(&ns);
+    thread::sleep(Duration::from_millis(1200));
+    let mut agent = Agent::start(&["--stuck-after", "1s"]);
+    for _ in 0..2 {
+        let stuck = agent.wait_for_socket("stuck", &unaccepted.id);
+        assert_eq!(stuck["socket"]["accepted"], false, "{stuck}");
+        assert_eq!(stuck["verdict"]["class"], "never_accepted", "{stuck}");
+    }
+}
+
+#[test]
 fn an_older_socket_of_the_agents_own_namespace_is_known_once() {
     let ns = Namespace::new();
     let older = [V4, V6].map(|address| ns.waiting(address));

@@ -179,7 +179,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
     agent.wait_for_socket("stuck", &pair.id);
     let ended = agent.stop();
     ended.totals();
-    assert!(ended.stderr.contains("the recording ends here, the agent goes on"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the recording ends here, the agent continues"), "{}", ended.stderr);
     let again = recording.replay(&["--output", "json"]);
     assert!(ended.stdout.starts_with(&again.stdout), "{} {}", ended.stdout.len(), again.stdout.len());
     assert!(!again.stdout.is_empty(), "{}", again.stderr);
@@ -216,7 +216,7 @@ fn what_is_no_recording_is_told_alike_by_replay_and_report() {
         ("/dev/zero", "this is no recording"),
         (&line, "this is no recording"),
         ("/tmp", "it is a folder"),
-        (&fifo, "nobody writes to it"),
+        (&fifo, "has no writer"),
         ("/nowhere", "No such file"),
     ] {
         let [replay, report] = ["replay", "report"].map(|command| finish(&mut closewait(&[command, path])));
@@ -233,7 +233,7 @@ fn a_file_that_cannot_be_written_is_refused_at_the_start() {
         fifo
     };
     for (path, says) in
-        [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full"), (&fifo, "nobody reads")]
+        [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full"), (&fifo, "without a reader")]
     {
         let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));
         assert!(run.code == Some(1) && run.stderr.contains(says), "{}", run.stderr);

@@ -32,7 +32,7 @@ impl Rule for EventLoopBlocked {
             says: "the thread that would notice the FIN is busy",
             next: "see where the busy thread is",
             not: &[
-                "a loop that is busy and goes on: nothing is said if any was closed since",
+                "a loop that is busy and makes progress: no verdict if any socket was closed since",
                 "a busy thread of a program with many says little: medium, and only if it stands still",
             ],
             seen: &["netty/netty#10220", "nodejs/node#11307"],

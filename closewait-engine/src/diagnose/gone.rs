@@ -46,7 +46,7 @@ impl Rule for Gone {
             How::Timeout => "keepalive or retransmission gave up",
             How::Destroyed => "it was destroyed from outside, as by `ss -K`",
             How::ListenerClosed => "its listener was closed",
-            How::Unknown => "it left CLOSE_WAIT in a way that nobody saw",
+            How::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
         };
         // If nobody saw it leave, it is only known when it was found.
         let when = if gone.seen { format!("{} ago", text::span(ago)) } else { "before anybody watched".to_owned() };

@@ -28,7 +28,7 @@ impl Rule for HalfClose {
             says: "the peer has closed its sending side and still reads: legal, and for ever",
             next: "nothing while data flows; give the program a time-out for half-closed connections",
             not: &[
-                "data that nobody has acknowledged proves nothing",
+                "data that the peer has not acknowledged proves nothing",
                 "of a socket that is older than the agent it is not known whether the FIN came before the data",
             ],
             seen: &["jpillora/chisel#535", "haproxy/haproxy#541", "shadowsocks/shadowsocks-rust#1190"],

@@ -39,11 +39,11 @@ impl Rule for Inherited {
             next: "open sockets with SOCK_CLOEXEC, or close them between fork and exec; end the process that has it",
             not: &[
                 "a process for each connection (sshd, PostgreSQL): the same program listens and holds, also where its \
-                 name goes on after the listener's (sshd, sshd-session)",
+                 name continues after the listener's (sshd, sshd-session)",
                 "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3",
                 "an old process that is replaced by a new one: the same program, or one that started after the entry",
-                "an owner that could not be looked at: unless all processes could be, nobody is said to have let go",
-                "workers of a server that share a connection: nothing is said",
+                "an owner that could not be inspected: no process is said to have closed it unless all could be inspected",
+                "workers of a server that share a connection: no verdict",
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],
         }

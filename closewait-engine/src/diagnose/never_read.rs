@@ -68,7 +68,7 @@ impl Rule for NeverRead {
             certainty,
             text: format!(
                 "{owner} accepted it and has read none of the {bytes} that came in, {age} after the peer closed{others}. \
-                 {never} of {count} of its kind were never read.{doing}",
+                 {never} of {count} in its group were never read.{doing}",
                 // The FIN counts as one.
                 bytes = text::count(unread - 1, "byte"),
                 age = text::age(case),

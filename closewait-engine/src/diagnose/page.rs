@@ -53,8 +53,8 @@ still there entered. Ages are those that are certain: of a socket that is older 
 
 fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Hung => "the program does not get on: nothing of its kind is closed any more",
-        Class::Leak => "the program goes on, and forgets this one",
+        Class::Hung => "the program is stuck: it closes no socket of this group any more",
+        Class::Leak => "the program works, but never closes this socket",
         Class::Pool => "it waits in a pool of idle connections until it is wanted again",
         Class::NeverAccepted => "it waits in a listener's backlog",
         Class::HalfClose => "the peer has closed one direction only, and the other is in use",

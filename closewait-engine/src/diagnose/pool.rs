@@ -25,7 +25,7 @@ impl Rule for GrowingPool {
     fn about(&self) -> &'static About {
         &About {
             name: "growing_pool",
-            when: "a client's connection was used, all but a goodbye was read, nobody has looked since the FIN, and their \
+            when: "a client's connection was used, all but a goodbye was read, the program has not read since the FIN, and their \
                    number has grown in every one of the last windows",
             class: &[Class::Pool],
             certainty: &[(Certainty::Medium, "a pool that fills after a quiet time grows as well")],
@@ -65,7 +65,7 @@ impl Rule for Pool {
     fn about(&self) -> &'static About {
         &About {
             name: "pool",
-            when: "a client's connection was used, all but a goodbye (100 bytes at most) was read, nobody has looked since \
+            when: "a client's connection was used, all but a goodbye (100 bytes at most) was read, the program has not read since \
                    the FIN, and their number does not grow",
             class: &[Class::Pool],
             certainty: &[
@@ -110,7 +110,7 @@ impl Rule for Pool {
             certainty: if sure { Certainty::High } else { Certainty::Medium },
             text: format!(
                 "{owner} keeps {count} to {remote} that the server has closed, this one {age} ago: read to the end and \
-                 not looked at since, as in a pool{evidence}",
+                 not read since, as in a pool{evidence}",
                 count = text::count(case.group.count.max(1), "idle connection"),
                 age = text::age(case),
             ),

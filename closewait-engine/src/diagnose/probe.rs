@@ -27,7 +27,7 @@ impl Rule for Probe {
             next: "see who the prober is; give the program a time-out for the first request",
             not: &[
                 "health checks pile up before a hung server too: the signs of a hang are asked first, and without them \
-                 nobody is blamed unless the port goes on",
+                 the rule blames no program unless the port makes progress",
             ],
             seen: &["adoptium/adoptium-support#116", "netty/netty#13463"],
         }

@@ -52,7 +52,7 @@ impl Rule for ProxyWait {
             class: Class::ProxyWait,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
             text: format!(
-                "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} of its kind \
+                "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} in its group \
                  have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
                 remote = proxy_peer.socket.remote,
                 count = text::count(count, "socket"),

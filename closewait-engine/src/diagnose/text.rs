@@ -129,7 +129,7 @@ pub(super) fn port(case: &Case<'_>) -> u16 {
     if case.is_client() { case.socket.remote.port } else { case.socket.local.port }
 }
 
-/// Those of the owners that were looked at.
+/// Those of the owners that were inspected.
 fn owners<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Process> {
     let pids: Vec<u32> = tasks(case).iter().map(|task| task.pid).collect();
     case.processes.iter().copied().filter(move |process| pids.contains(&process.pid))

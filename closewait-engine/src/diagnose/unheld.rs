@@ -13,7 +13,7 @@ impl Rule for Unheld {
     fn about(&self) -> &'static About {
         &About {
             name: "unheld",
-            when: "it is a program's socket, all processes were looked at, and none has a descriptor of it",
+            when: "it is a program's socket, all processes were scanned, and none has a descriptor of it",
             class: &[Class::Unknown],
             certainty: &[
                 (
@@ -26,7 +26,7 @@ impl Rule for Unheld {
             next: "look at the process that is named, or for one that uses io_uring or passes descriptors",
             not: &[
                 "one that waits in a backlog has no holder either: `never_accepted`",
-                "a holder that may not be looked at, and a subflow of Multipath TCP: the text names both",
+                "an owner that may not be inspected, and a subflow of Multipath TCP: the text names both",
             ],
             seen: &[],
         }
@@ -53,11 +53,11 @@ impl Rule for Unheld {
             }
             None => (
                 Certainty::Low,
-                "no process that could be looked at has a descriptor of it: it may be in a message between processes \
+                "no process that could be scanned has a descriptor of it: it may be in a message between processes \
                  (SCM_RIGHTS), a direct descriptor of io_uring, a socket of the kernel itself, a subflow of Multipath \
                  TCP, or held by a process that was not to be seen"
                     .to_owned(),
-                "run `closewait doctor` to see whether all processes could be looked at".to_owned(),
+                "run `closewait doctor` to see whether all processes could be scanned".to_owned(),
             ),
         };
         Some(Judgement { class: Class::Unknown, certainty, text, next })

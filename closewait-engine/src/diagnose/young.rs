@@ -39,7 +39,7 @@ impl Rule for Young {
             class: Class::Transient,
             certainty,
             text: format!(
-                "the peer closed {} ago, too short to tell; of {count} of its kind, {stuck} stay, the oldest for {}",
+                "the peer closed {} ago, too short to tell; of {count} in its group, {stuck} are stuck, the oldest for {}",
                 text::age(case),
                 text::span(case.group.oldest)
             ),
@@ -59,7 +59,11 @@ mod tests {
         (scene.group.stuck, scene.group.oldest) = (8, secs(900));
         let verdict = scene.verdict();
         assert_eq!((verdict.rule, verdict.class), ("young", Class::Transient));
-        assert!(verdict.text.contains("of 9 sockets of its kind, 8 stay, the oldest for 15 min"), "{}", verdict.text);
+        assert!(
+            verdict.text.contains("of 9 sockets in its group, 8 are stuck, the oldest for 15 min"),
+            "{}",
+            verdict.text
+        );
     }
 
     #[test]

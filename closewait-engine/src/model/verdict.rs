@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// The program does not get on: nothing of its kind is closed any more.
+    /// The program does not get on: nothing in its group is closed any more.
     Hung,
     /// The program goes on, and forgets this one.
     Leak,

@@ -30,7 +30,7 @@ fn tracker() -> Tracker {
 /// Reports the next socket that is due at `now`, as the engine does.
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
-    tracker.forget_what_was_not_refreshed(now, now);
+    let _forgotten = tracker.forget_what_was_not_refreshed(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
     Some((tracked.socket.clone(), dwell))
 }
@@ -486,8 +486,11 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
             tracker.held_inode(7, owner("x", 1, 3));
         }
         tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
-        tracker.forget_what_was_not_refreshed(at(60_100), at(60_099));
-        tracker.get(ends).unwrap().socket.accepted
+        let forgotten = tracker.forget_what_was_not_refreshed(at(60_100), at(60_099));
+        let accepted = tracker.get(ends).unwrap().socket.accepted;
+        tracker.remember(forgotten);
+        assert_eq!(tracker.get(ends).unwrap().socket.accepted, Some(false), "the next report may know better");
+        accepted
     };
     assert_eq!(reported(true, false), Some(false));
     assert_eq!(reported(false, false), None, "not all processes were seen");

@@ -1,92 +1,64 @@
-//! Agents that die, stand still and lose, for long: what they say compared with what is known of every socket.
+//! `cargo xtask restarts` and `cargo xtask soak`: agents that are killed, stopped and overloaded for long, and their reports
+//! compared with a record of every socket.
 
 mod population;
 mod restarts;
 mod soak;
 mod watcher;
 
-use std::{
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::ops::Range;
 
-use anyhow::{Context as _, Result};
+pub(crate) use self::{restarts::Restarts, soak::Soak, watcher::Agents};
+use crate::prelude::*;
+use crate::{build, faults, namespaces, root};
 
-pub(crate) use self::{restarts::Restarts, soak::Soak};
-use crate::{
-    build,
-    exec::{self, Workspace},
-    faults, namespaces, root,
-};
-
-/// `cargo xtask restarts`.
-pub(crate) fn restarts(workspace: &Workspace, options: &Restarts) -> Result<()> {
-    let Some(binary) = &options.binary else {
-        return again_as_root(workspace, "restarts", &["--rounds".to_owned(), options.rounds.to_string()]);
+/// Builds, starts this program again as root, and runs `work` there, in its own network and with its own BPF file system.
+pub(crate) fn run(
+    workspace: &Workspace,
+    binary: Option<&Path>,
+    work: impl FnOnce(&Agents<'_>) -> Result<()>,
+) -> Result<()> {
+    let Some(binary) = binary else {
+        build::release(workspace)?;
+        return root::again(workspace, "attaching to the kernel");
     };
-    in_own_namespaces(|dir| restarts::run(binary, options, dir))
+    exec::with_scratch("endurance", |dir| {
+        let pins = pins(dir);
+        fs::create_dir(&pins)?;
+        namespaces::mount_in_new_namespace("bpf", &pins)?;
+        namespaces::enter_new_network()?;
+        let result = faults::watched(|| work(&Agents { binary, dir }));
+        // The mount would end with the process, and the pinned maps with it, but its folder has to be removed.
+        namespaces::detach(&pins)?;
+        result
+    })
 }
 
-/// `cargo xtask soak`.
-pub(crate) fn soak(workspace: &Workspace, options: &Soak) -> Result<()> {
-    let Some(binary) = &options.binary else {
-        return again_as_root(workspace, "soak", &options.again());
-    };
-    in_own_namespaces(|dir| soak::run(binary, options, dir))
-}
-
-/// Builds as the calling user, then starts this program again as root.
-fn again_as_root(workspace: &Workspace, name: &str, again: &[String]) -> Result<()> {
-    build::release(workspace)?;
-    let mut args: Vec<OsString> = [name, "--binary"].map(OsString::from).to_vec();
-    args.push(workspace.closewait().into());
-    args.extend(again.iter().map(OsString::from));
-    root::become_program(&exec::this()?, &args, "attaching to the kernel")
-}
-
-/// A folder for files, with a BPF file system in `pins`, for `work`; network and mounts are the process's own.
-fn in_own_namespaces(work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let dir = std::env::temp_dir().join(format!("closewait-endurance-{}", std::process::id()));
-    let pins = pins(&dir);
-    fs::create_dir_all(&pins).with_context(|| format!("cannot create {}; is the folder writable?", pins.display()))?;
-    namespaces::mount_bpf(&pins)?;
-    namespaces::enter_new_network()?;
-    let result = faults::watched(|| work(&dir));
-    // The mount ends with the process, and what is pinned with it; the folders below it are in its way until then.
-    namespaces::unmount(&pins)?;
-    fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}; delete it", dir.display()))?;
-    result
-}
-
+/// Where the BPF file system is mounted.
 fn pins(dir: &Path) -> PathBuf {
     dir.join("pins")
 }
 
-/// Many short connections, in a network namespace of their own. Dropping it ends them.
+/// A load of short connections in a network namespace of its own. Dropping it ends the load.
 struct Load(Child);
 
 impl Load {
-    /// For at most ten minutes.
+    /// Starts a load that ends after ten minutes at the latest.
     fn start() -> Result<Self> {
         let mut command = Command::new(exec::this()?);
         command.args(["loadgen", "--pairs", "1", "--seconds", "600"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;
-        Ok(Self(child))
+        exec::start(&mut command).map(Self)
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It fails only for one that has ended.
-        let _ended = self.0.kill();
-        let _waited = self.0.wait();
+        exec::kill(&mut self.0);
     }
 }
 
-/// Numbers that look like chance, and are the same for the same seed (xorshift64*).
+/// Pseudo-random numbers, the same for the same seed (xorshift64*).
 struct Chance(u64);
 
 impl Chance {
@@ -94,12 +66,17 @@ impl Chance {
         Self(seed.max(1))
     }
 
-    /// One of `0..below`.
+    /// Returns one of `0..below`.
     fn below(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % below.max(1)
+    }
+
+    /// Returns a duration within a range of milliseconds.
+    fn millis(&mut self, range: Range<u64>) -> Duration {
+        Duration::from_millis(range.start + self.below(range.end - range.start))
     }
 }
 

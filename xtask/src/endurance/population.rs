@@ -1,14 +1,15 @@
-//! Sockets in CLOSE_WAIT, with a record of their own of when each entered and left.
+//! Sockets in CLOSE_WAIT, with a record of when each entered and left.
 
 use std::{
     collections::BTreeMap,
-    io,
-    mem::MaybeUninit,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Chance;
+use crate::loopback;
+use crate::prelude::*;
 
 /// Every socket of a population has a local address in 127.79.0.0/16.
 pub(super) const NETWORK: &str = "127.79.";
@@ -16,18 +17,18 @@ pub(super) const NETWORK: &str = "127.79.";
 /// Local and remote end, as events write them.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
-/// Between two readings of the boot clock, nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) from: u64,
-    pub(super) to: u64,
+/// Two readings of the boot clock, nanoseconds.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u64,
+    to: u64,
 }
 
 impl Span {
-    fn around<T>(work: impl FnOnce() -> Result<T>) -> Result<(Self, T)> {
-        let from = boot_now()?;
-        let done = work()?;
-        Ok((Self { from, to: boot_now()? }, done))
+    fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
+        let from = boot_now();
+        let done = work();
+        (Self { from, to: boot_now() }, done)
     }
 }
 
@@ -57,17 +58,19 @@ struct One {
     fin: Span,
 }
 
-/// All of them.
+/// Many such sockets.
 pub(super) struct Population {
+    /// Chooses the sockets that are closed.
+    pub(super) chance: Chance,
     listener: TcpListener,
-    /// Which address it listens on.
+    /// The last two bytes of the listener's address.
     number: u16,
     sockets: BTreeMap<Ends, One>,
 }
 
 impl Population {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self { listener: listen(1)?, number: 1, sockets: BTreeMap::new() })
+    pub(super) fn new(seed: u64) -> Result<Self> {
+        Ok(Self { chance: Chance::new(seed), listener: listen(1)?, number: 1, sockets: BTreeMap::new() })
     }
 
     /// Later sockets have another local address, so that none has the ends of one that was closed.
@@ -77,86 +80,65 @@ impl Population {
         Ok(())
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.sockets.len()
+    pub(super) fn len(&self) -> u64 {
+        self.sockets.len() as u64
     }
 
-    /// Brings so many more into CLOSE_WAIT.
+    /// Brings `count` more sockets into CLOSE_WAIT.
     pub(super) fn add(&mut self, count: u64) -> Result<()> {
         let address = self.listener.local_addr().context("getsockname failed; this is a bug")?;
         for _ in 0..count {
-            let client = TcpStream::connect(address).with_context(|| format!("connect to {address} failed"))?;
-            let (server, remote) = self.listener.accept().context("accept failed; is the limit of open files low?")?;
-            let (fin, ()) = Span::around(|| {
+            let (client, server) = loopback::connect(&self.listener)?;
+            let remote = server.peer_addr().context("getpeername failed; this is a bug")?;
+            let (fin, closed) = Span::around(|| {
                 client.shutdown(Shutdown::Write).context("shutdown failed; this is a bug")?;
                 wait_for_close_wait(&server)
-            })?;
+            });
+            closed?;
             self.sockets.insert((address, remote), One { server, _client: client, fin });
         }
         Ok(())
     }
 
-    /// Closes one, the `index`th of them in turn.
-    pub(super) fn close(&mut self, index: u64) -> Result<Option<(Ends, Stay)>> {
-        let len = self.sockets.len() as u64;
-        let at = usize::try_from(index % len.max(1)).context("an index is out of range; this is a bug")?;
-        let Some(ends) = self.sockets.keys().nth(at).copied() else { return Ok(None) };
-        let Some(One { server, _client, fin }) = self.sockets.remove(&ends) else { return Ok(None) };
-        let (end, ()) = Span::around(|| {
-            drop(server);
-            Ok(())
-        })?;
-        Ok(Some((ends, Stay::between(fin, end))))
+    /// Closes `count` sockets, and returns how long each can have been in CLOSE_WAIT.
+    pub(super) fn close(&mut self, count: u64) -> Result<Vec<(Ends, Stay)>> {
+        let mut closed = Vec::new();
+        for _ in 0..count.min(self.len()) {
+            let index =
+                usize::try_from(self.chance.below(self.len())).context("an index is out of range; this is a bug")?;
+            let ends = self.sockets.keys().nth(index).copied();
+            let Some((ends, one)) = ends.and_then(|ends| self.sockets.remove_entry(&ends)) else { break };
+            let One { server, _client, fin } = one;
+            let (end, ()) = Span::around(|| drop(server));
+            closed.push((ends, Stay::between(fin, end)));
+        }
+        Ok(closed)
     }
 
-    /// How long each has stayed, were it asked now.
-    pub(super) fn ages(&self) -> Result<BTreeMap<Ends, Stay>> {
-        let now = boot_now()?;
-        let now = Span { from: now, to: now };
-        Ok(self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect())
+    /// How long each can have been in CLOSE_WAIT by now.
+    pub(super) fn ages(&self) -> BTreeMap<Ends, Stay> {
+        let (now, ()) = Span::around(|| ());
+        self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect()
     }
 }
 
 fn listen(number: u16) -> Result<TcpListener> {
     let [high, low] = number.to_be_bytes();
-    let address = SocketAddr::from((Ipv4Addr::new(127, 79, high, low), 0));
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+    loopback::listen([127, 79, high, low])
 }
 
-/// On loopback the FIN has come when the call returns, all but always.
+/// Waits for the peer's FIN. `tcp_fin` (net/ipv4/tcp_input.c at v6.18) ends the stream and enters CLOSE_WAIT under one lock of
+/// the socket, so whoever can read the end of the stream finds it in CLOSE_WAIT.
 fn wait_for_close_wait(server: &TcpStream) -> Result<()> {
-    /// `TCP_CLOSE_WAIT`, include/net/tcp_states.h.
-    const CLOSE_WAIT: u8 = 8;
-    for _ in 0..1_000_000 {
-        let mut state = MaybeUninit::<[u8; 8]>::zeroed();
-        let mut length = 8;
-        // SAFETY: TCP_INFO writes as many bytes as `length` says at most, which is what `state` has room for.
-        let result = unsafe {
-            libc::getsockopt(
-                server.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                state.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        ensure!(result == 0, "getsockopt(TCP_INFO) failed: {}", io::Error::last_os_error());
-        // SAFETY: it was zeroed, and every byte is a value.
-        if unsafe { state.assume_init() }[0] == CLOSE_WAIT {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("a FIN on loopback did not come; is the loopback up?")
+    let read = server.peek(&mut [0]).context("peek failed; is loopback up?")?;
+    ensure!(read == 0, "there is a byte that no client sent; is another program connecting to 127.79.0.0/16?");
+    Ok(())
 }
 
 /// The boot clock, nanoseconds.
-pub(super) fn boot_now() -> Result<u64> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for a write.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-    ensure!(result == 0, "clock_gettime(CLOCK_BOOTTIME) failed: {}", io::Error::last_os_error());
-    let seconds = u64::try_from(time.tv_sec).context("a time before boot; this is a bug")?;
-    Ok(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).context("less than no nanoseconds; this is a bug")?)
+fn boot_now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
 }
 
 #[cfg(test)]

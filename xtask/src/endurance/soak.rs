@@ -1,22 +1,16 @@
 //! Load and faults at random; after each, what the agent tracks is to be what is there.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
-use serde_json::Value;
+use rustix::process::Signal;
 
 use super::{
-    Chance, Load,
+    Agents, Load,
     population::{Ends, Population, Stay},
-    watcher::{Agents, Watcher},
+    watcher::Watcher,
 };
-use crate::{exec, namespaces};
+use crate::namespaces;
+use crate::prelude::*;
 
 /// Small, so that it overflows whenever the agent does not read.
 const RING_BYTES: u32 = 256 << 10;
@@ -44,16 +38,6 @@ pub(crate) struct Soak {
     /// The same seed makes the same faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The built closewait; nothing is built then
-    #[arg(long, hide = true)]
-    pub(super) binary: Option<PathBuf>,
-}
-
-impl Soak {
-    /// The flags to start this program with again.
-    pub(super) fn again(&self) -> Vec<String> {
-        ["--minutes".to_owned(), self.minutes.to_string(), "--seed".to_owned(), self.seed.to_string()].into()
-    }
 }
 
 /// What is done to the agent, or around it.
@@ -68,29 +52,16 @@ enum Fault {
     SlowReader,
 }
 
-impl Fault {
-    const ALL: [Self; 7] = [
-        Self::Kill,
-        Self::KillAndChange,
-        Self::StandStill,
-        Self::LoadComesOrGoes,
-        Self::NamespaceGoes,
-        Self::Burst,
-        Self::SlowReader,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "SIGKILL, and another agent",
-            Self::KillAndChange => "SIGKILL, and another agent with another program",
-            Self::StandStill => "SIGSTOP for 2 to 10 s while 200 sockets leave and 200 enter",
-            Self::LoadComesOrGoes => "load at full speed begins or ends",
-            Self::NamespaceGoes => "a network namespace ends with 50 sockets in it",
-            Self::Burst => "500 sockets enter and leave at once",
-            Self::SlowReader => "nobody reads the events for 2 to 10 s, while all sockets are reported",
-        }
-    }
-}
+/// All faults, and their names.
+const FAULTS: [(Fault, &str); 7] = [
+    (Fault::Kill, "SIGKILL, and another agent"),
+    (Fault::KillAndChange, "SIGKILL, and another agent with another program"),
+    (Fault::StandStill, "SIGSTOP for 2 to 10 s while 200 sockets leave and 200 enter"),
+    (Fault::LoadComesOrGoes, "load at full speed begins or ends"),
+    (Fault::NamespaceGoes, "a network namespace ends with 50 sockets in it"),
+    (Fault::Burst, "500 sockets enter and leave at once"),
+    (Fault::SlowReader, "nobody reads the events for 2 to 10 s, while all sockets are reported"),
+];
 
 /// Kilobytes of resident memory, and open descriptors.
 type Size = (u64, usize);
@@ -99,7 +70,7 @@ type Size = (u64, usize);
 #[derive(Default)]
 struct Account {
     /// How often, and the longest time until what was tracked was right again.
-    faults: BTreeMap<Fault, (u32, Duration)>,
+    faults: BTreeMap<(Fault, &'static str), (u32, Duration)>,
     checks: u64,
     /// Of the agent that is never killed, at each minute.
     sizes: Vec<Size>,
@@ -109,46 +80,47 @@ struct Account {
 }
 
 struct Soaking<'a> {
-    agents: Agents<'a>,
+    agents: &'a Agents<'a>,
     watcher: Option<Watcher>,
     /// Has maps of its own and is never killed: what grows, grows here.
     beside: Watcher,
     population: Population,
     load: Option<Load>,
-    chance: Chance,
     account: Account,
     changed: bool,
 }
 
-/// Runs and prints the summary.
-pub(super) fn run(binary: &Path, options: &Soak, dir: &Path) -> Result<()> {
-    let agents = Agents { binary, dir, ring_bytes: RING_BYTES };
-    let (watcher, beside) = (Some(agents.start("1s")?), agents.start_beside("1s")?);
-    let (population, chance, account) = (Population::new()?, Chance::new(options.seed), Account::default());
-    let mut soaking = Soaking { agents, watcher, beside, population, load: None, chance, account, changed: false };
-    soaking.population.add(LEAST)?;
-    let began = exec::now();
-    let end = began + Duration::from_secs(options.minutes * 60);
-    let mut minute = 0;
-    while exec::now() < end {
-        soaking.live(CALM)?;
-        soaking.check_within(REPAIRED_WITHIN).context("without any fault")?;
-        let fault = Fault::ALL[usize::try_from(soaking.chance.below(Fault::ALL.len() as u64))?];
-        soaking.bring_about(fault)?;
-        let took = soaking.check_within(REPAIRED_WITHIN).with_context(|| format!("after: {}", fault.name()))?;
-        let (count, longest) = soaking.account.faults.entry(fault).or_default();
-        (*count, *longest) = (*count + 1, took.max(*longest));
-        if began.elapsed().as_secs() / 60 > minute {
-            minute = began.elapsed().as_secs() / 60;
-            soaking.account.sizes.push(soaking.beside.size()?);
-            eprintln!("soak: minute {minute} of {}, {} checks", options.minutes, soaking.account.checks);
+impl Soak {
+    /// Runs and prints the summary.
+    pub(crate) fn run(&self, agents: &Agents<'_>) -> Result<()> {
+        let watcher = Some(agents.start(RING_BYTES, "1s")?);
+        let (beside, population) = (agents.start_beside(RING_BYTES, "1s")?, Population::new(self.seed)?);
+        let account = Account::default();
+        let mut soaking = Soaking { agents, watcher, beside, population, load: None, account, changed: false };
+        soaking.population.add(LEAST)?;
+        let began = exec::now();
+        let end = began + Duration::from_secs(self.minutes * 60);
+        let mut minute = 0;
+        while exec::now() < end {
+            soaking.live(CALM)?;
+            soaking.check_within(REPAIRED_WITHIN).context("without any fault")?;
+            let fault = FAULTS[usize::try_from(soaking.population.chance.below(FAULTS.len() as u64))?];
+            soaking.bring_about(fault.0)?;
+            let took = soaking.check_within(REPAIRED_WITHIN).with_context(|| format!("after: {}", fault.1))?;
+            let (count, longest) = soaking.account.faults.entry(fault).or_default();
+            (*count, *longest) = (*count + 1, took.max(*longest));
+            if began.elapsed().as_secs() / 60 > minute {
+                minute = began.elapsed().as_secs() / 60;
+                soaking.account.sizes.push(soaking.beside.size()?);
+                eprintln!("soak: minute {minute} of {}, {} checks", self.minutes, soaking.account.checks);
+            }
         }
+        let (totals, account) = soaking.end()?;
+        print(&account, &totals, began);
+        check_counts(&totals.pinned, account.phantom).context("the agents on the pinned maps")?;
+        check_counts(&totals.beside, count(&totals.beside, "phantom")).context("the agent beside")?;
+        check_sizes(&account.sizes)
     }
-    let (totals, account) = soaking.end()?;
-    print(&account, &totals, began);
-    check_counts(&totals.pinned, account.phantom).context("the agents on the pinned maps")?;
-    check_counts(&totals.beside, count(&totals.beside, "phantom")).context("the agent beside")?;
-    check_sizes(&account.sizes)
 }
 
 /// What the last agents gave at their ends.
@@ -195,33 +167,26 @@ impl Soaking<'_> {
         self.watcher.as_mut().context("no agent runs; this is a bug")
     }
 
-    /// Sockets come and go.
+    /// Sockets enter and leave.
     fn live(&mut self, time: Duration) -> Result<()> {
         let end = exec::now() + time;
         while exec::now() < end {
-            let len = self.population.len() as u64;
+            let len = self.population.len();
             if len < MOST {
-                let count = self.chance.below(8);
+                let count = self.population.chance.below(8);
                 self.population.add(count)?;
             }
             if len > LEAST {
-                let count = self.chance.below(9);
-                self.leave(count)?;
+                let count = self.population.chance.below(9);
+                self.population.close(count)?;
             }
             self.watcher()?.watch(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    fn leave(&mut self, count: u64) -> Result<()> {
-        for _ in 0..count {
-            let index = self.chance.below(u64::MAX);
-            self.population.close(index)?;
-        }
-        Ok(())
-    }
-
     fn bring_about(&mut self, fault: Fault) -> Result<()> {
+        let time = self.population.chance.millis(2000..10_000);
         match fault {
             Fault::Kill => self.replace()?,
             Fault::KillAndChange => {
@@ -229,11 +194,11 @@ impl Soaking<'_> {
                 self.replace()?;
             }
             Fault::StandStill => {
-                self.watcher()?.signal(libc::SIGSTOP)?;
-                self.leave(200)?;
+                self.watcher()?.signal(Signal::STOP)?;
+                self.population.close(200)?;
                 self.population.add(200)?;
-                thread::sleep(Duration::from_millis(2000 + self.chance.below(8000)));
-                self.watcher()?.signal(libc::SIGCONT)?;
+                thread::sleep(time);
+                self.watcher()?.signal(Signal::CONT)?;
             }
             Fault::LoadComesOrGoes => {
                 self.load = if self.load.is_some() { None } else { Some(Load::start()?) };
@@ -241,7 +206,7 @@ impl Soaking<'_> {
             Fault::NamespaceGoes => {
                 let inside = thread::spawn(|| -> Result<()> {
                     namespaces::enter_new_network()?;
-                    let mut population = Population::new()?;
+                    let mut population = Population::new(1)?;
                     population.add(50)?;
                     thread::sleep(Duration::from_secs(1));
                     Ok(())
@@ -253,10 +218,9 @@ impl Soaking<'_> {
             }
             Fault::Burst => {
                 self.population.add(500)?;
-                self.leave(500)?;
+                self.population.close(500)?;
             }
             Fault::SlowReader => {
-                let time = Duration::from_millis(2000 + self.chance.below(8000));
                 self.watcher()?.read(false);
                 self.live(time)?;
                 self.watcher()?.read(true);
@@ -265,50 +229,46 @@ impl Soaking<'_> {
         Ok(())
     }
 
-    /// Kills the agent, lets something happen, and starts another.
+    /// Kills the agent, lets sockets leave and enter, and starts another agent.
     fn replace(&mut self) -> Result<()> {
         let watcher = self.watcher.take().context("no agent runs; this is a bug")?;
         self.count(&watcher.totals);
-        watcher.kill()?;
-        let (leave, enter, wait) = (self.chance.below(50), self.chance.below(50), self.chance.below(1000));
-        self.leave(leave)?;
+        watcher.kill();
+        let (leave, enter) = (self.population.chance.below(50), self.population.chance.below(50));
+        self.population.close(leave)?;
         self.population.add(enter)?;
-        thread::sleep(Duration::from_millis(wait));
-        self.watcher = Some(self.agents.start(if self.changed { "2s" } else { "1s" })?);
+        thread::sleep(self.population.chance.millis(0..1000));
+        self.watcher = Some(self.agents.start(RING_BYTES, if self.changed { "2s" } else { "1s" })?);
         Ok(())
     }
 
     fn count(&mut self, totals: &Value) {
-        self.account.repaired += totals["repaired"].as_u64().unwrap_or(0);
-        self.account.phantom += totals["phantom"].as_u64().unwrap_or(0);
+        self.account.repaired += count(totals, "repaired");
+        self.account.phantom += count(totals, "phantom");
     }
 
     /// Waits until the agent tracks what is there, and tells how long that took.
     fn check_within(&mut self, limit: Duration) -> Result<Duration> {
         let began = exec::now();
         loop {
-            let before = self.population.ages()?;
+            let before = self.population.ages();
             let listed = self.watcher()?.list()?;
-            let after = self.population.ages()?;
+            let after = self.population.ages();
             self.account.checks += 1;
-            match difference(&before, &after, &listed) {
-                None => return Ok(began.elapsed()),
-                Some(difference) if began.elapsed() > limit => {
-                    bail!(
-                        "the agent tracks something else than what is there, {} s later: {difference}",
-                        limit.as_secs()
-                    )
-                }
-                Some(_) => self.watcher()?.watch(Duration::from_millis(500)),
-            }
+            let Some(difference) = difference(&before, &after, &listed) else { return Ok(began.elapsed()) };
+            ensure!(
+                began.elapsed() <= limit,
+                "the agent tracks something else than what is there, {} s later: {difference}",
+                limit.as_secs()
+            );
+            self.watcher()?.watch(Duration::from_millis(500));
         }
     }
 
     /// Everything is closed; the last agent gives its counts.
     fn end(mut self) -> Result<(Totals, Account)> {
         self.load = None;
-        let all = self.population.len() as u64;
-        self.leave(all)?;
+        self.population.close(self.population.len())?;
         self.check_within(REPAIRED_WITHIN).context("after all were closed")?;
         // The times of entry of those that left unseen go with the next audit.
         thread::sleep(LAST_AUDIT);
@@ -343,31 +303,35 @@ fn difference(
 }
 
 fn print(account: &Account, totals: &Totals, began: Instant) {
-    println!("{} minutes, {} comparisons of all sockets\n", began.elapsed().as_secs() / 60, account.checks);
-    println!("| fault | times | longest until all was right again |\n|---|---|---|");
-    for (fault, (count, longest)) in &account.faults {
-        println!("| {} | {count} | {:.1} s |", fault.name(), longest.as_secs_f64());
-    }
-    println!("\n| counted | on the pinned maps, by all agents | by the agent beside, never killed |\n|---|---|---|");
-    for name in ["entered", "left", "left_unseen", "replaced", "lost_ring_full", "lost_map_full", "skipped_by_kernel"] {
-        println!("| {name} | {} | {} |", totals.pinned[name], totals.beside[name]);
-    }
-    for (name, all) in [("repaired", account.repaired), ("phantom", account.phantom)] {
-        println!("| {name} | {all} | {} |", totals.beside[name]);
-    }
-    println!(
-        "| tracked at the end, after all had been closed | {} | {} |",
+    let faults = account
+        .faults
+        .iter()
+        .map(|((_fault, name), (count, longest))| format!("{name} | {count} | {:.1} s", longest.as_secs_f64()));
+    let names = ["entered", "left", "left_unseen", "replaced", "lost_ring_full", "lost_map_full", "skipped_by_kernel"];
+    let counts = names.map(|name| format!("{name} | {} | {}", totals.pinned[name], totals.beside[name]));
+    let found = [("repaired", account.repaired), ("phantom", account.phantom)];
+    let found = found.map(|(name, all)| format!("{name} | {all} | {}", totals.beside[name]));
+    let tracked = format!(
+        "tracked at the end, after all had been closed | {} | {}",
         totals.pinned["tracked"], totals.beside["tracked"]
     );
-    println!("\n| the agent beside | first minute | last | most |\n|---|---|---|---|");
-    let show = |size: Option<Size>| {
-        size.map_or(["?".to_owned(), "?".to_owned()], |(kib, fds)| [kib, fds as u64].map(|n| n.to_string()))
-    };
     let sizes = &account.sizes;
-    let [first, last, most] = [sizes.first().copied(), sizes.last().copied(), most(sizes)].map(show);
-    for (index, what) in ["resident memory, KiB", "descriptors"].into_iter().enumerate() {
-        println!("| {what} | {} | {} | {} |", first[index], last[index], most[index]);
-    }
+    let [first, last, most] = [sizes.first().copied(), sizes.last().copied(), most(sizes)].map(|size| {
+        size.map_or_else(|| ["?", "?"].map(str::to_owned), |(kib, fds)| [kib.to_string(), fds.to_string()])
+    });
+    let sizes = ["resident memory, KiB", "descriptors"].into_iter().enumerate();
+    let sizes = sizes.map(|(at, what)| format!("{what} | {} | {} | {}", first[at], last[at], most[at]));
+    println!(
+        "{} minutes, {} comparisons of all sockets\n\n{}\n{}\n{}",
+        began.elapsed().as_secs() / 60,
+        account.checks,
+        markdown::table("fault | times | longest until all was right again", faults),
+        markdown::table(
+            "counted | on the pinned maps, by all agents | by the agent beside, never killed",
+            counts.into_iter().chain(found).chain([tracked])
+        ),
+        markdown::table("the agent beside | first minute | last | most", sizes).trim_end(),
+    );
 }
 
 #[cfg(test)]

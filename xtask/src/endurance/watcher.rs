@@ -1,194 +1,131 @@
-//! An agent with pinned maps, and what it says of a population.
+//! An agent, and what it reports about the sockets of a population.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs::{self, File},
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use rustix::process::Signal;
 
 use super::population::{Ends, NETWORK};
-use crate::exec;
-
-/// Starting takes less than a second; a machine that is busy otherwise may need more.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::prelude::*;
+use crate::{
+    agent::{Program, Running},
+    bench,
+};
 
 /// How agents are started, one after the other.
-pub(super) struct Agents<'a> {
+pub(crate) struct Agents<'a> {
     pub(super) binary: &'a Path,
     pub(super) dir: &'a Path,
-    pub(super) ring_bytes: u32,
 }
 
-/// What left of a population, each with its dwell time if that was exact.
+/// Sockets of a population that left, each with its dwell time if that was exact.
 pub(super) type Left = Vec<(Ends, Option<f64>)>;
 
-/// One that runs. Dropping it kills it.
+/// A running agent.
 pub(super) struct Watcher {
-    child: Child,
-    events: Receiver<Value>,
-    /// What became of the maps of the one before.
-    pub(super) pinned: String,
+    running: Running,
     left: Left,
-    /// The last counts that it gave.
+    /// The counts that it reported last.
     pub(super) totals: Value,
     socket: PathBuf,
     binary: PathBuf,
-    /// Nobody reads its standard output.
-    unread: Arc<AtomicBool>,
 }
 
 impl Agents<'_> {
-    /// Starts one on the pinned maps and waits until it watches.
-    pub(super) fn start(&self, stuck_after: &str) -> Result<Watcher> {
-        self.start_as("pinned", &["--pin".into(), super::pins(self.dir).join("closewait").into()], stuck_after)
+    /// Starts an agent on the pinned maps and waits until it is attached.
+    pub(super) fn start(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
+        let pin = super::pins(self.dir).join("closewait");
+        let pin = pin.to_str().context("the path of the temporary folder is not UTF-8")?;
+        self.start_as("pinned", ring_bytes, stuck_after, &["--pin", pin])
     }
 
-    /// Starts one with maps of its own, beside those.
-    pub(super) fn start_beside(&self, stuck_after: &str) -> Result<Watcher> {
-        self.start_as("beside", &[], stuck_after)
+    /// Starts an agent with maps of its own.
+    pub(super) fn start_beside(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
+        self.start_as("beside", ring_bytes, stuck_after, &[])
     }
 
-    fn start_as(&self, name: &str, pin: &[OsString], stuck_after: &str) -> Result<Watcher> {
-        let stderr = self.dir.join(format!("{name}.stderr"));
+    fn start_as(&self, name: &'static str, ring_bytes: u32, stuck_after: &str, more: &[&str]) -> Result<Watcher> {
         let socket = self.dir.join(format!("{name}.socket"));
-        let mut command = Command::new(self.binary);
-        command.args(["run", "--output", "json", "--histogram-every", "5s", "--stuck-after", stuck_after]);
-        command.args(["--ring-buffer", &self.ring_bytes.to_string()]);
-        command.args(pin).arg("--socket").arg(&socket);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(File::create(&stderr).with_context(|| format!("cannot create {}", stderr.display()))?);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", exec::shown(&command)))?;
-        let stdout = child.stdout.take().context("an agent without standard output; this is a bug")?;
-        let (sender, events) = mpsc::channel();
-        let unread = Arc::new(AtomicBool::new(false));
-        let reader = Arc::clone(&unread);
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                while reader.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                // Most lines are of sockets that only stay; the last one of a killed agent may be cut off.
-                let wanted =
-                    ["\"event\":\"leave\"", "\"event\":\"start\"", "\"event\":\"stop\"", "\"event\":\"health\""];
-                if !wanted.iter().any(|wanted| line.contains(wanted)) {
-                    continue;
-                }
-                if let Ok(event) = serde_json::from_str(&line)
-                    && sender.send(event).is_err()
-                {
-                    break;
-                }
-            }
-        });
-        let binary = self.binary.to_owned();
-        let (left, totals, pinned) = (Vec::new(), Value::Null, String::new());
-        let mut watcher = Watcher { child, events, pinned, left, totals, socket, binary, unread };
-        let start = match watcher.events.recv_timeout(PATIENCE) {
-            Ok(start) => start,
-            Err(_) => bail!("an agent did not start: {}", fs::read_to_string(&stderr).unwrap_or_default()),
-        };
-        watcher.pinned = start["pinned"].as_str().unwrap_or("not pinned").to_owned();
-        Ok(watcher)
+        let (ring_bytes, path) = (ring_bytes.to_string(), socket.display().to_string());
+        let args =
+            ["--histogram-every", "5s", "--stuck-after", stuck_after, "--ring-buffer", &ring_bytes, "--socket", &path];
+        let program = Program::closewait(self.binary, self.dir, &[&args, more].concat());
+        let running = program.keep(name, &["start", "leave", "health", "stop"]).attach()?;
+        Ok(Watcher { running, left: Vec::new(), totals: Value::Null, socket, binary: self.binary.to_owned() })
     }
 }
 
 impl Watcher {
-    /// Takes in what comes for some time, or until it has ended.
+    /// Whether it uses the maps of the agent before it.
+    pub(super) fn pinned(&self) -> &str {
+        self.running.start["pinned"].as_str().unwrap_or("not pinned")
+    }
+
+    /// Takes events for some time, or until its output ends.
     pub(super) fn watch(&mut self, time: Duration) {
         let end = exec::now() + time;
-        while let Ok(event) = self.events.recv_timeout(end.saturating_duration_since(exec::now())) {
-            self.take(&event);
+        while let Some(event) = self.running.next_event(end) {
+            take(&mut self.left, &mut self.totals, &event);
         }
     }
 
-    /// Whether anybody reads its standard output.
+    /// Stops or continues the reading of its output.
     pub(super) fn read(&self, read: bool) {
-        self.unread.store(!read, Ordering::Relaxed);
+        self.running.read(read);
     }
 
-    fn take(&mut self, event: &Value) {
-        match event["event"].as_str() {
-            Some("leave") => {
-                let Some(ends) = ends(event) else { return };
-                let exact = event["exact"] == true;
-                self.left.push((ends, event["dwell_seconds"].as_f64().filter(|_| exact)));
-            }
-            Some("health") => self.totals = event.clone(),
-            Some("stop") => self.totals = event["totals"].clone(),
-            Some(_) | None => {}
-        }
+    /// Kills it and returns what left while it ran.
+    pub(super) fn kill(self) -> Left {
+        let Self { running, mut left, mut totals, .. } = self;
+        running.kill().iter().for_each(|event| take(&mut left, &mut totals, event));
+        left
     }
 
-    /// Kills it as the kernel does when memory runs out, and takes in what it had written.
-    pub(super) fn kill(mut self) -> Result<Left> {
-        self.signal(libc::SIGKILL)?;
-        self.child.wait().context("waiting for an agent failed")?;
-        self.watch(PATIENCE);
-        Ok(std::mem::take(&mut self.left))
+    /// Ends it and returns what left while it ran, and its final counts.
+    pub(super) fn stop(self) -> Result<(Left, Value)> {
+        let Self { running, mut left, mut totals, .. } = self;
+        running.stop()?.iter().for_each(|event| take(&mut left, &mut totals, event));
+        Ok((left, totals))
     }
 
-    /// Ends it as Ctrl-C does.
-    pub(super) fn stop(mut self) -> Result<(Left, Value)> {
-        self.signal(libc::SIGINT)?;
-        let status = exec::wait_at_most(&mut self.child, PATIENCE)?.context("an agent did not end by SIGINT")?;
-        anyhow::ensure!(status.success(), "an agent ended with {status}");
-        self.watch(PATIENCE);
-        Ok((std::mem::take(&mut self.left), self.totals.take()))
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        self.running.signal(signal)
     }
 
-    pub(super) fn signal(&self, signal: libc::c_int) -> Result<()> {
-        exec::signal(&self.child, signal)
-    }
-
-    /// The sockets of the population that it tracks, with the bounds of their age.
+    /// The tracked sockets of the population, each with the bounds of its age in seconds.
     pub(super) fn list(&self) -> Result<BTreeMap<Ends, (f64, f64)>> {
         let mut command = Command::new(&self.binary);
         command.args(["list", "--output", "json", "--socket"]).arg(&self.socket);
-        let text = exec::quiet(&mut command)?;
         let mut listed = BTreeMap::new();
-        for line in text.lines() {
+        for line in exec::quiet(&mut command)?.lines() {
             let object: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
             let Some(ends) = ends(&object).filter(|_| object["gone"].is_null()) else { continue };
             let low = object["dwell_seconds"].as_f64().unwrap_or(0.0);
             let high = if object["exact"] == true { Some(low) } else { object["dwell_at_most_seconds"].as_f64() };
-            anyhow::ensure!(listed.insert(ends, (low, high.unwrap_or(f64::MAX))).is_none(), "listed twice: {line}");
+            ensure!(listed.insert(ends, (low, high.unwrap_or(f64::MAX))).is_none(), "listed twice: {line}");
         }
         Ok(listed)
     }
 
-    /// Kilobytes of resident memory, and open descriptors.
+    /// Kilobytes of resident memory, and the number of open descriptors.
     pub(super) fn size(&self) -> Result<(u64, usize)> {
-        let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
-        let status = fs::read_to_string(folder.join("status")).context("reading an agent's status failed")?;
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-        let fds = fs::read_dir(folder.join("fd")).context("reading an agent's descriptors failed")?.count();
-        Ok((rss.context("a process without resident memory")?, fds))
+        let pid = self.running.pid();
+        Ok((bench::status_kib(pid, "VmRSS")?, fs::read_dir(format!("/proc/{pid}/fd"))?.count()))
     }
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        // It fails only for one that has ended.
-        let _ended = self.child.kill();
-        let _waited = self.child.wait();
+fn take(left: &mut Left, totals: &mut Value, event: &Value) {
+    match event["event"].as_str() {
+        Some("leave") => {
+            let exact = event["exact"] == true;
+            left.extend(ends(event).map(|ends| (ends, event["dwell_seconds"].as_f64().filter(|_| exact))));
+        }
+        Some("health") => *totals = event.clone(),
+        Some("stop") => *totals = event["totals"].clone(),
+        Some(_) | None => {}
     }
 }
 
-/// The ends of the socket of an event, if it is one of a population.
+/// The ends of an event's socket, if it is one of a population.
 fn ends(event: &Value) -> Option<Ends> {
     let socket = event.get("socket")?;
     let end = |name: &str| {

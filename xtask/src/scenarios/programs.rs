@@ -1,17 +1,7 @@
 //! The programs that scenarios need: Debian's packages, Python's in an environment of their own, and what is compiled.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use anyhow::{Context as _, Result};
-
-use crate::{
-    exec::{self, Workspace},
-    packages,
-};
+use crate::prelude::*;
+use crate::root;
 
 /// Programs, and the packages of Debian that have them.
 const PACKAGES: [(&str, &str); 7] = [
@@ -37,24 +27,15 @@ const JAVA: &str = "Blocked";
 pub(super) fn bring(workspace: &Workspace) -> Result<()> {
     let dir = workspace.target.join("scenarios");
     let sources = workspace.root.join("closewait-agent/tests/scenarios/programs");
-    fs::create_dir_all(&dir)
-        .with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))?;
-    packages::install(&missing(), "installing the scenarios' programs")?;
+    fs::create_dir_all(&dir)?;
+    let (import, venv_package) = VENV;
+    let has_venv = exec::quiet(Command::new("python3").args(["-c", import])).is_ok();
+    root::install(&PACKAGES, (!has_venv).then_some(venv_package), "installing the scenarios' programs")?;
     venv(&dir.join("venv"))?;
     for (program, source) in GO {
         go(&dir, program, &sources.join(source))?;
     }
     java(&dir.join("java"), &sources)
-}
-
-fn missing() -> Vec<&'static str> {
-    let absent = PACKAGES.iter().filter(|(program, _package)| exec::which(program).is_none());
-    let mut packages: Vec<_> = absent.map(|(_program, package)| *package).collect();
-    let (import, package) = VENV;
-    if exec::quiet(Command::new("python3").args(["-c", import])).is_err() {
-        packages.push(package);
-    }
-    packages
 }
 
 fn venv(dir: &Path) -> Result<()> {

@@ -1,23 +1,21 @@
-//! The table of what the agent said, from the lines that the tests print.
-
-use std::fmt::Write as _;
+//! The table of verdicts, from the lines that the tests print.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// What such a line has before its object.
+use crate::markdown;
+
+/// Text before the JSON object of a row.
 const MARK: &str = "scenario-row ";
 
-/// One line for all sockets of which the same is to be said.
+/// Members of the object, in the order of the table's columns. The first two identify a row.
+const CELLS: [&str; 6] = ["program", "situation", "expected", "run", "list", "certainty"];
+
+/// One row, for all sockets with the same expected verdict.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
-    program: String,
-    situation: String,
-    expected: String,
-    run: String,
-    list: String,
-    certainty: String,
-    /// In how many rounds it was as expected.
+    cells: [String; CELLS.len()],
+    /// Number of rounds with the expected verdict.
     good: u32,
     rounds: u32,
 }
@@ -28,11 +26,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Takes in a line of the tests' output, if it is one of ours. The last round that was not as expected is shown.
+    /// Adds a line of the tests' output, if it is a row. Of several rounds the last unexpected one is shown.
     pub(super) fn add(&mut self, line: &str) -> Result<bool> {
         let Some((_before, object)) = line.split_once(MARK) else { return Ok(false) };
         let new = parse(object).with_context(|| format!("not a row of scenarios: {object:?}"))?;
-        match self.rows.iter_mut().find(|row| row.program == new.program && row.situation == new.situation) {
+        match self.rows.iter_mut().find(|row| row.cells[..2] == new.cells[..2]) {
             None => self.rows.push(new),
             Some(old) => {
                 let (good, rounds) = (old.good + new.good, old.rounds + new.rounds);
@@ -46,20 +44,16 @@ impl Table {
     }
 
     pub(super) fn markdown(&self) -> String {
-        let mut text = String::from(
-            "| program | situation | expected | `run` | `list --alone` | certainty | ok |\n|---|---|---|---|---|---|---|\n",
-        );
-        for Row { program, situation, expected, run, list, certainty, good, rounds } in &self.rows {
-            let ok = match (good, rounds) {
+        let row = |row: &Row| {
+            let ok = match (row.good, row.rounds) {
                 (1, 1) => "yes".to_owned(),
                 (0, 1) => "NO".to_owned(),
                 (good, rounds) => format!("{good}/{rounds}"),
             };
-            // Writing to a String cannot fail.
-            let _infallible =
-                writeln!(text, "| {program} | {situation} | {expected} | {run} | {list} | {certainty} | {ok} |");
-        }
-        text
+            format!("{} | {ok}", row.cells.join(" | "))
+        };
+        let header = "program | situation | expected | `run` | `list --alone` | certainty | ok";
+        markdown::table(header, self.rows.iter().map(row))
     }
 
     /// The whole of docs/scenarios.md.
@@ -79,21 +73,12 @@ impl Table {
 
 fn parse(object: &str) -> Result<Row> {
     let object: Value = serde_json::from_str(object).context("not JSON")?;
-    let text = |name: &str| {
-        let text = object[name].as_str().with_context(|| format!("`{name}` is not a text"))?;
-        // A bar would end the cell.
-        Ok::<_, anyhow::Error>(text.replace('|', "\\|"))
-    };
-    Ok(Row {
-        program: text("program")?,
-        situation: text("situation")?,
-        expected: text("expected")?,
-        run: text("run")?,
-        list: text("list")?,
-        certainty: text("certainty")?,
-        good: u32::from(object["ok"].as_bool().context("`ok` is not a flag")?),
-        rounds: 1,
-    })
+    let mut row = Row { cells: Default::default(), good: 0, rounds: 1 };
+    for (cell, name) in row.cells.iter_mut().zip(CELLS) {
+        *cell = markdown::cell(object[name].as_str().with_context(|| format!("`{name}` is not a text"))?);
+    }
+    row.good = u32::from(object["ok"].as_bool().context("`ok` is not a flag")?);
+    Ok(row)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: what the kernel program's build needs beyond a stable toolchain.
+//! `cargo xtask setup`: what the build of the kernel program needs beyond a stable toolchain.
 //!
 //! Two things, both under `<target>/setup`: the standard library's source, which cargo wants to find inside the
 //! toolchain, and a bpf-linker that uses the compiler's own LLVM.
@@ -8,12 +8,11 @@ mod package;
 mod std_source;
 mod toolchain;
 
-use std::fs::{self, File};
+use std::fs::File;
 
-use anyhow::{Context as _, Result};
-
-use crate::exec::{self, Workspace};
 use toolchain::Toolchain;
+
+use crate::prelude::*;
 
 /// Brings what is missing; prints a line for each step and nothing when there is none.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
@@ -22,12 +21,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     if std_source::is_present(&toolchain) && bpf_linker::is_present(&dir, &toolchain) {
         return Ok(());
     }
-    fs::create_dir_all(&dir)
-        .with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))?;
-    // Two tasks in one target folder would unpack over each other. The lock goes away with the file handle.
-    let lock = dir.join("lock");
-    let held = File::create(&lock).with_context(|| format!("cannot create {}; is it yours?", lock.display()))?;
-    held.lock().with_context(|| format!("cannot lock {}; does its file system support locks?", lock.display()))?;
+    fs::create_dir_all(&dir)?;
+    // Two tasks in one target folder would unpack over each other. The lock ends with the file handle.
+    let lock = File::create(dir.join("lock")).context("cannot create the lock in the set-up's folder")?;
+    lock.lock().context("cannot lock the set-up's folder; does its file system support locks?")?;
     if !std_source::is_present(&toolchain) {
         std_source::bring(&dir, &toolchain)?;
     }

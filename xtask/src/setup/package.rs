@@ -1,14 +1,9 @@
 //! Debian's package of a tool whose version has to be that of the compiler.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use anyhow::{Context as _, Result, bail};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use crate::apt::{self, Apt};
+use crate::prelude::*;
 
 /// Suites to look into besides the machine's own release, backports first: their lists are the smallest. Names and
 /// not `stable-backports`, because a released compiler stays in the suite it was built for.
@@ -22,13 +17,15 @@ pub(super) fn unpack(setup_dir: &Path, package: &str, upstream: &str, into: &Pat
     for archive in &archives {
         for suite in suites(&codename) {
             let apt = Apt::new(&work, &archive.stanza(&suite))?;
-            match fetch(&apt, package, upstream) {
-                Ok(Some(deb)) => {
-                    apt::extract(&deb, into)?;
-                    return fs::remove_dir_all(&work)
-                        .with_context(|| format!("cannot remove {}; delete it", work.display()));
-                }
-                Ok(None) => writeln!(refusals, "{suite}: no version {upstream}")?,
+            let unpack = || -> Result<bool> {
+                apt.update()?;
+                let madison = apt.versions(package)?;
+                let Some(version) = choose_version(&madison, upstream) else { return Ok(false) };
+                apt.unpack(&format!("{package}={version}"), into).map(|()| true)
+            };
+            match unpack() {
+                Ok(true) => return exec::remove_dir(&work),
+                Ok(false) => writeln!(refusals, "{suite}: no version {upstream}")?,
                 Err(error) => writeln!(refusals, "{suite}: {error:#}")?,
             }
         }
@@ -36,34 +33,20 @@ pub(super) fn unpack(setup_dir: &Path, package: &str, upstream: &str, into: &Pat
     bail!("no suite has {package} {upstream}; use the toolchain of a release that Debian has packaged:\n{refusals}");
 }
 
-/// Downloads the package; `None` when the suite has other versions only.
-fn fetch(apt: &Apt, package: &str, upstream: &str) -> Result<Option<PathBuf>> {
-    apt.update()?;
-    let versions = apt.versions(package)?;
-    match choose_version(&versions, upstream) {
-        Some(version) => apt.download(&format!("{package}={version}")).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// The suites to try, in order.
 fn suites(codename: &str) -> Vec<String> {
-    let own = [format!("{codename}-backports"), codename.to_owned()];
-    let (backports, releases): (Vec<_>, Vec<_>) =
-        own.into_iter().chain(LATER_SUITES.map(str::to_owned)).partition(|suite| suite.ends_with("-backports"));
-    let mut suites = Vec::new();
-    for suite in backports.into_iter().chain(releases) {
-        if !suites.contains(&suite) {
-            suites.push(suite);
-        }
-    }
+    let mut suites = vec![format!("{codename}-backports"), codename.to_owned()];
+    suites.extend(LATER_SUITES.map(str::to_owned));
+    suites.sort_by_key(|suite| !suite.ends_with("-backports"));
+    let mut seen = BTreeSet::new();
+    suites.retain(|suite| seen.insert(suite.clone()));
     suites
 }
 
 /// The first line of `apt-cache madison` whose upstream version is the wanted one.
 fn choose_version<'a>(madison: &'a str, upstream: &str) -> Option<&'a str> {
-    let versions = madison.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim()));
-    versions.into_iter().find(|version| upstream_of(version) == upstream)
+    let mut versions = madison.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim()));
+    versions.find(|version| upstream_of(version) == upstream)
 }
 
 /// `1.95.0` of `1:1.95.0+dfsg1-2~bpo13+1`.

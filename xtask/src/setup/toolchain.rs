@@ -1,10 +1,8 @@
 //! The compiler in use, as it describes itself.
 
-use std::{env, path::PathBuf, process::Command};
+use std::env;
 
-use anyhow::{Context as _, Result};
-
-use crate::exec;
+use crate::prelude::*;
 
 /// The compiler that cargo will use.
 #[derive(Debug, Clone)]

@@ -1,26 +1,56 @@
 //! What each Cargo.toml must and must not say.
 
 use super::{Files, Problem};
+use crate::prelude::*;
 
-/// One `key = value` of a manifest.
-struct Entry<'a> {
-    section: &'a str,
-    key: &'a str,
-    value: &'a str,
-    line: usize,
+/// A dependency that a member must not have.
+struct Forbidden {
+    member: &'static str,
+    is_it: fn(&str, &Value) -> bool,
+    what: &'static str,
+    why: &'static str,
+    instead: &'static str,
 }
 
-/// Checks the manifests of all workspace members.
-pub(super) fn check(files: &Files) -> Vec<Problem> {
+const FORBIDDEN: [Forbidden; 3] = [
+    Forbidden {
+        member: "closewait-common",
+        is_it: |_name, dependency| dependency["kind"] != "dev" && dependency["optional"] != true,
+        what: "a mandatory dependency",
+        why: "the kernel program compiles this crate without a standard library",
+        instead: "make it `optional = true` behind a feature",
+    },
+    Forbidden {
+        member: "xtask",
+        is_it: |name, _dependency| name.starts_with("closewait"),
+        what: "a dependency",
+        why: "xtask has to build when nothing else does",
+        instead: "run the built binary, or read the source as text",
+    },
+    Forbidden {
+        member: "closewait-ebpf",
+        is_it: |name, _dependency| name == "closewait-agent",
+        what: "a dependency",
+        why: "the agent builds the kernel program, not the other way round",
+        instead: "move what both need into closewait-common",
+    },
+];
+
+/// Checks the manifests of all workspace members. `metadata` is what `cargo metadata --no-deps` prints.
+pub(super) fn check(files: &Files, metadata: &Value) -> Vec<Problem> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut problems = Vec::new();
-    let root = files.get("Cargo.toml").map_or("", String::as_str);
-    for member in members(root) {
+    for package in list(&metadata["packages"]) {
+        let member = text(&package["name"]);
         let file = format!("{member}/Cargo.toml");
-        let entries = files.get(&file).map(|text| entries(text)).unwrap_or_default();
+        let manifest = files.get(&file).map_or("", String::as_str);
         let mut problem = |line, what, why, instead| {
             problems.push(Problem { file: file.clone(), line, what, why, instead });
         };
-        if !entries.iter().any(|e| e.section == "lints" && e.key == "workspace" && e.value == "true") {
+        // cargo does not tell whether a crate inherits the lints.
+        let lints = manifest.split("\n[").find_map(|section| section.trim_start_matches('[').strip_prefix("lints]\n"));
+        if !lints.is_some_and(|lints| lints.lines().any(|line| line.replace(' ', "") == "workspace=true")) {
             problem(
                 1,
                 "there is no `[lints] workspace = true`".to_owned(),
@@ -28,33 +58,17 @@ pub(super) fn check(files: &Files) -> Vec<Problem> {
                 "add these two lines",
             );
         }
-        for (name, entry) in dependencies(&entries) {
-            if member == "closewait-common" && !is_for_tests(entry.section) && !is_optional(&entries, name) {
-                problem(
-                    entry.line,
-                    format!("`{name}` is a mandatory dependency"),
-                    "the kernel program compiles this crate without a standard library",
-                    "make it `optional = true` behind a feature",
-                );
-            }
-            if member == "xtask" && name.starts_with("closewait") {
-                problem(
-                    entry.line,
-                    format!("`{name}` is a dependency"),
-                    "xtask has to build when nothing else does",
-                    "run the built binary, or read the source as text",
-                );
-            }
-            if member == "closewait-ebpf" && name == "closewait-agent" {
-                problem(
-                    entry.line,
-                    format!("`{name}` is a dependency"),
-                    "the agent builds the kernel program, not the other way round",
-                    "move what both need into closewait-common",
-                );
+        let dependencies = list(&package["dependencies"]);
+        for dependency in &dependencies {
+            let name = text(&dependency["name"]);
+            let rules = FORBIDDEN.iter().filter(|rule| rule.member == member && (rule.is_it)(&name, dependency));
+            let line =
+                manifest.lines().position(|line| line.starts_with(&name) || line.ends_with(&format!(".{name}]")));
+            for Forbidden { what, why, instead, .. } in rules {
+                problem(line.unwrap_or(0) + 1, format!("`{name}` is {what}"), why, instead);
             }
         }
-        if member == "closewait-ebpf" && !dependencies(&entries).any(|(name, _entry)| name == "closewait-common") {
+        if member == "closewait-ebpf" && !dependencies.iter().any(|one| one["name"] == "closewait-common") {
             problem(
                 1,
                 "`closewait-common` is not a dependency".to_owned(),
@@ -66,106 +80,53 @@ pub(super) fn check(files: &Files) -> Vec<Problem> {
     problems
 }
 
-/// The member folders that the workspace's manifest lists.
-fn members(root: &str) -> Vec<&str> {
-    let Some((_before, after)) = root.split_once("\nmembers = [") else { return Vec::new() };
-    let list = after.split(']').next().unwrap_or_default();
-    list.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty()).collect()
-}
-
-fn entries(text: &str) -> Vec<Entry<'_>> {
-    let mut section = "";
-    let mut entries = Vec::new();
-    for (line, content) in (1..).zip(text.lines().map(str::trim)) {
-        if let Some(name) = content.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = name.trim_matches(['[', ']']);
-        } else if let Some((key, value)) = content.split_once('=').filter(|_| !content.starts_with('#')) {
-            entries.push(Entry { section, key: key.trim(), value: value.trim(), line });
-        }
-    }
-    entries
-}
-
-/// Every dependency by name, once for each line about it.
-fn dependencies<'a>(entries: &'a [Entry<'a>]) -> impl Iterator<Item = (&'a str, &'a Entry<'a>)> {
-    entries.iter().filter_map(|entry| {
-        let (before, after) = entry.section.split_once("dependencies")?;
-        // `[dependencies.aya]` has one dependency; `[target.'cfg(unix)'.dev-dependencies]` has one a line.
-        let _kind = before;
-        let name = after.strip_prefix('.').unwrap_or_else(|| entry.key.split('.').next().unwrap_or(entry.key));
-        Some((name.trim_matches('"'), entry))
-    })
-}
-
-fn is_for_tests(section: &str) -> bool {
-    section.contains("dev-dependencies")
-}
-
-fn is_optional(entries: &[Entry<'_>], wanted: &str) -> bool {
-    dependencies(entries).filter(|(name, entry)| *name == wanted && !is_for_tests(entry.section)).any(
-        |(_name, entry)| {
-            let compact = entry.value.replace(' ', "");
-            let own_line = entry.key == "optional" || entry.key.ends_with(".optional");
-            compact.contains("optional=true") || (own_line && compact == "true")
-        },
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    const ROOT: &str = "[workspace]\nmembers = [\"closewait-common\", \"closewait-ebpf\", \"xtask\"]\n";
-    const COMMON: &str = "[package]\nname = \"c\"\n[dependencies]\naya = { workspace = true, optional = true }\n\
-        [dev-dependencies]\nproptest.workspace = true\n[lints]\nworkspace = true\n";
-    const EBPF: &str = "[dependencies]\nclosewait-common.workspace = true\n[lints]\nworkspace = true\n";
-    const XTASK: &str = "[dependencies]\nanyhow.workspace = true\n[lints]\nworkspace = true\n";
-
-    fn found(common: &str, ebpf: &str, xtask: &str) -> Vec<String> {
-        let files = [
-            ("Cargo.toml", ROOT),
-            ("closewait-common/Cargo.toml", common),
-            ("closewait-ebpf/Cargo.toml", ebpf),
-            ("xtask/Cargo.toml", xtask),
-        ];
-        let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
-        check(&Files::from(files)).iter().map(|problem| format!("{}:{}", problem.file, problem.line)).collect()
+    /// Places of the problems of one member with these dependencies.
+    fn found(member: &str, manifest: &str, dependencies: &Value) -> Vec<String> {
+        let files = Files::from([(format!("{member}/Cargo.toml"), manifest.to_owned())]);
+        let metadata = json!({ "packages": [{ "name": member, "dependencies": dependencies }] });
+        check(&files, &metadata).iter().map(|problem| format!("{}: {}", problem.line, problem.what)).collect()
     }
 
-    #[test]
-    fn good_manifests_pass() {
-        assert_eq!(found(COMMON, EBPF, XTASK), [""; 0]);
-        let table = "[dependencies.aya]\nworkspace = true\noptional = true\n[lints]\nworkspace = true\n";
-        assert_eq!(found(table, EBPF, XTASK), [""; 0]);
-    }
+    const GOOD: &str = "[package]\nname = \"x\"\n[dependencies]\nlibc.workspace = true\n\n[lints]\nworkspace = true\n";
 
     #[test]
     fn a_mandatory_dependency_of_common_is_caught() {
-        for bad in [
-            "[dependencies]\nlibc.workspace = true\n",
-            "[dependencies.libc]\nworkspace = true\n",
-            "[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n",
-        ] {
-            assert_eq!(found(&format!("{bad}{COMMON}"), EBPF, XTASK), ["closewait-common/Cargo.toml:2"], "{bad}");
-        }
+        let with = |kind: Value, optional| {
+            found("closewait-common", GOOD, &json!([{ "name": "libc", "kind": kind, "optional": optional }]))
+        };
+        assert_eq!(with(Value::Null, false), ["4: `libc` is a mandatory dependency"]);
+        assert_eq!(with(json!("build"), false), ["4: `libc` is a mandatory dependency"]);
+        assert_eq!([with(json!("dev"), false), with(Value::Null, true)].concat(), [""; 0]);
     }
 
     #[test]
     fn a_crate_outside_the_lint_table_is_caught() {
-        assert_eq!(found(COMMON, EBPF, "[dependencies]\nanyhow.workspace = true\n"), ["xtask/Cargo.toml:1"]);
-        assert_eq!(found(COMMON, EBPF, "[lints]\n# workspace = true\n"), ["xtask/Cargo.toml:1"]);
+        for bad in [
+            "[dependencies]\nlibc.workspace = true\n",
+            "[lints]\n# workspace = true\n",
+            "[lints]\n[x]\nworkspace = true\n",
+        ] {
+            assert_eq!(found("xtask", bad, &json!([])), ["1: there is no `[lints] workspace = true`"], "{bad}");
+        }
     }
 
     #[test]
     fn xtask_depends_on_no_other_member() {
-        let bad = format!("[dev-dependencies]\nclosewait-common = {{ workspace = true }}\n{XTASK}");
-        assert_eq!(found(COMMON, EBPF, &bad), ["xtask/Cargo.toml:2"]);
+        assert_eq!(found("xtask", GOOD, &json!([{ "name": "libc" }])), [""; 0]);
+        assert_eq!(found("xtask", GOOD, &json!([{ "name": "closewait-common" }])).len(), 1);
     }
 
     #[test]
     fn the_kernel_program_knows_common_and_not_the_agent() {
-        let bad = format!("{EBPF}[build-dependencies]\nclosewait-agent = {{ path = \"../closewait-agent\" }}\n");
-        assert_eq!(found(COMMON, &bad, XTASK), ["closewait-ebpf/Cargo.toml:6"]);
-        assert_eq!(found(COMMON, "[lints]\nworkspace = true\n", XTASK), ["closewait-ebpf/Cargo.toml:1"]);
+        let common = json!({ "name": "closewait-common" });
+        assert_eq!(found("closewait-ebpf", GOOD, &json!([common])), [""; 0]);
+        assert_eq!(found("closewait-ebpf", GOOD, &json!([common, { "name": "closewait-agent" }])).len(), 1);
+        assert_eq!(found("closewait-ebpf", GOOD, &json!([])), ["1: `closewait-common` is not a dependency"]);
     }
 }

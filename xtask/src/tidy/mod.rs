@@ -9,14 +9,10 @@ mod manifests;
 mod names;
 mod workflow;
 
-use std::{collections::BTreeMap, fmt, fs, process::Command};
+use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Context as _, Result, bail};
-
-use crate::{
-    docs,
-    exec::{self, Workspace},
-};
+use crate::docs;
+use crate::prelude::*;
 
 /// A line that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +40,8 @@ type Files = BTreeMap<String, String>;
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let files = read_files(workspace)?;
     let mut problems = layers::check(&files);
-    problems.extend(manifests::check(&files));
+    let metadata = exec::json(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
+    problems.extend(manifests::check(&files, &metadata));
     problems.extend(files::check(&files));
     problems.extend(names::check(&files));
     problems.extend(workflow::check(&files));
@@ -76,9 +73,8 @@ fn read_files(workspace: &Workspace) -> Result<Files> {
         let path = workspace.root.join(name);
         // Git lists what is deleted but not committed yet, and links to folders.
         if path.is_file() {
-            let bytes = fs::read(&path).with_context(|| format!("cannot read {}; is it yours?", path.display()))?;
-            // Recorded captures and the like are not text, and no rule is about them.
-            if let Ok(text) = String::from_utf8(bytes) {
+            // Recordings and the like are not text, and no rule is about them.
+            if let Ok(text) = String::from_utf8(fs::read(&path)?) {
                 files.insert(name.to_owned(), text);
             }
         }

@@ -1,18 +1,14 @@
 //! Booting a kernel in QEMU, and reading what it prints.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-
-use crate::exec;
+use super::initramfs::Tree;
+use crate::prelude::*;
+use crate::root;
 
 /// What QEMU computes the guest with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +22,16 @@ pub(super) enum Accelerator {
 impl Accelerator {
     /// KVM if a guest can be booted with it. That the device is there, or opens, says too little: inside of another
     /// virtual machine it may fail at some instruction.
-    pub(super) fn probe(qemu: &Path, kernel: &Path, initramfs: &Path, console: &Path) -> Result<Self> {
+    pub(super) fn probe(tools: &Tools, dir: &Path, kernel: PathBuf) -> Result<Self> {
         /// A boot takes a second or two.
         const LIMIT: Duration = Duration::from_secs(20);
         if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
-        let guest = Guest { qemu, kernel, initramfs, console, append: "closewait.probe", limit: LIMIT };
+        let guest = Guest { tools, dir, name: "probe", kernel, append: "closewait.probe", limit: LIMIT };
         let mut up = false;
-        // It waits for ever after an error, so whoever reads of one need not.
-        let boot = guest.boot(Self::Kvm, |line| {
+        // After such an error QEMU waits for ever.
+        let boot = guest.boot(&guest.tree()?, Self::Kvm, |line| {
             up |= line.contains("closewait-vm: release");
             !line.contains("KVM internal error")
         })?;
@@ -61,11 +57,12 @@ impl Accelerator {
 
 /// One virtual machine, without disks and without a network.
 pub(super) struct Guest<'a> {
-    pub(super) qemu: &'a Path,
-    pub(super) kernel: &'a Path,
-    pub(super) initramfs: &'a Path,
-    /// The file that gets all that it prints.
-    pub(super) console: &'a Path,
+    pub(super) tools: &'a Tools,
+    /// The folder of its files here.
+    pub(super) dir: &'a Path,
+    pub(super) name: &'a str,
+    /// The image that is booted.
+    pub(super) kernel: PathBuf,
     /// Words on the kernel's command line.
     pub(super) append: &'a str,
     /// It is cut off after this.
@@ -91,31 +88,38 @@ pub(super) struct Boot {
 }
 
 impl Guest<'_> {
+    /// Starts a tree of its files, with busybox.
+    pub(super) fn tree(&self) -> Result<Tree> {
+        let tree = Tree::new(&self.dir.join("tree"))?;
+        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+        Ok(tree)
+    }
+
+    /// The file that gets all that it prints.
+    pub(super) fn console(&self) -> PathBuf {
+        self.dir.join(format!("console-{}.txt", self.name))
+    }
+
     /// Boots it and waits for its end. Each line is handed to `go_on` as it comes; `false` cuts the machine off.
-    pub(super) fn boot(&self, accelerator: Accelerator, mut go_on: impl FnMut(&str) -> bool) -> Result<Boot> {
-        let mut command = Command::new(self.qemu);
-        command
-            .args(accelerator.arguments())
-            .args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(self.kernel)
-            .arg("-initrd")
-            .arg(self.initramfs)
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
-        let shown = exec::shown(&command);
-        let console = |path: &Path| format!("cannot write {}; is it yours?", path.display());
-        let mut file = File::create(self.console).with_context(|| console(self.console))?;
+    pub(super) fn boot(
+        &self,
+        tree: &Tree,
+        accelerator: Accelerator,
+        mut go_on: impl FnMut(&str) -> bool,
+    ) -> Result<Boot> {
+        let initramfs = self.dir.join(format!("{}.cpio", self.name));
+        tree.pack(&self.tools.busybox, &initramfs)?;
+        let mut command = Command::new(&self.tools.qemu);
+        command.args(accelerator.arguments()).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initramfs);
+        command.args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
+        let mut file = fs::File::create(self.console())?;
         let start = exec::now();
         let deadline = start + self.limit;
         let (reader, writer) = std::io::pipe().context("pipe() failed")?;
         let stderr = writer.try_clone().context("dup() of a pipe failed")?;
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(stderr)
-            .spawn()
-            .with_context(|| format!("cannot start {shown}; install qemu-system-x86"))?;
-        // It keeps copies of the pipe's end, and the reading would never end.
+        let mut child = exec::start(command.stdin(Stdio::null()).stdout(writer).stderr(stderr))?;
+        // Otherwise its copies of the pipe's end would keep the pipe open.
         drop(command);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -126,7 +130,7 @@ impl Guest<'_> {
         let end = loop {
             match receiver.recv_timeout(deadline.saturating_duration_since(exec::now())) {
                 Ok(line) => {
-                    writeln!(file, "{line}").with_context(|| console(self.console))?;
+                    writeln!(file, "{line}")?;
                     let go_on = go_on(&line);
                     lines.push(line);
                     if !go_on {
@@ -137,9 +141,7 @@ impl Guest<'_> {
                 Err(RecvTimeoutError::Disconnected) => break End::Off,
             }
         };
-        // Fails only for one that has ended.
-        let _ended = child.kill();
-        child.wait().with_context(|| format!("waiting for {shown} failed"))?;
+        exec::kill(&mut child);
         Ok(Boot { end, took: start.elapsed(), lines })
     }
 }
@@ -162,23 +164,14 @@ impl Tools {
     pub(super) fn bring() -> Result<Self> {
         const TOOLS: [(&str, &str); 3] =
             [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("ss", "iproute2")];
-        let missing = TOOLS.iter().filter(|(program, _package)| exec::which(program).is_none());
-        let missing: Vec<_> = missing.map(|(_program, package)| *package).collect();
-        crate::packages::install(&missing, "installing what boots kernels")?;
-        let find = |program: &str, package: &str| {
+        root::install(&TOOLS, None, "installing what boots kernels")?;
+        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| {
             exec::which(program).with_context(|| format!("there is no program {program}; install {package}"))
-        };
-        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| find(program, package));
+        });
         let tools = Self { qemu: qemu?, busybox: busybox?, ss: ss? };
         // The guest has no libraries for it.
-        if exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>")) {
-            anyhow::bail!("{} is not linked statically; install busybox-static", tools.busybox.display());
-        }
+        let dynamic = exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>"));
+        ensure!(!dynamic, "{} is not linked statically; install busybox-static", tools.busybox.display());
         Ok(tools)
     }
-}
-
-/// Makes a folder below the target folder.
-pub(super) fn make_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}; is the target folder yours?", dir.display()))
 }

@@ -6,18 +6,11 @@ mod kernels;
 mod machine;
 mod report;
 
-use std::{fs, path::PathBuf, time::Duration};
-
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-
-use crate::{
-    exec::{self, Workspace},
-    setup, test,
-};
+use crate::prelude::*;
+use crate::{setup, test};
 use initramfs::Tree;
-use kernels::{Kernel, MODULES};
-use machine::{Accelerator, End, Guest, Tools, make_dir};
+use kernels::{KERNELS, Kernel, MODULES};
+use machine::{Accelerator, End, Guest, Tools};
 use report::{Row, Table};
 
 /// The page that `--bless` writes.
@@ -46,6 +39,7 @@ const NOT_OF_THE_KERNEL: [&str; 3] = ["dump::", "busy::", "what_a_shell_hands_ov
 #[derive(Args)]
 pub(crate) struct Options {
     /// Kernels, as in `5.10 7.3`; all of the matrix if there are none
+    #[arg(value_parser = KERNELS.each_ref().map(|kernel| kernel.version))]
     versions: Vec<String>,
     /// Run only tests whose name contains this
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
@@ -73,32 +67,33 @@ struct Parts<'a> {
 
 /// Boots them one after the other, prints the table and fails if anything was not as it should be.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let kernels = Kernel::choose(&options.versions)?;
+    let kernels = Kernel::choose(&options.versions);
     let dir = workspace.target.join("vm");
-    make_dir(&dir)?;
+    fs::create_dir_all(&dir)?;
     let tools = Tools::bring()?;
     kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
     let parts = Parts { tools: &tools, agent, tests, dir };
-    let accelerator = parts.probe(&kernels)?;
+    let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
+    let accelerator = Accelerator::probe(&tools, &parts.dir, newest.image(&parts.kernels())?)?;
     println!("vm: {} kernels with {}, one after the other", kernels.len(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
     let oldest = kernels.first().filter(|_| options.test.is_none());
     cases.extend(oldest.map(|kernel| Case { kernel, hidden_btf: true }));
-    let mut table = Table::default();
+    let mut rows = Vec::new();
     for case in cases {
         let row = parts.play(case, accelerator, options.test.as_deref())?;
         println!("vm: {}", row.line());
-        table.add(row);
+        rows.push(row);
     }
+    let table = Table(rows);
     println!("\n{}", table.markdown());
     println!("{}", table.summary());
     // The page says what works: nothing is written of a run in which something did not.
     table.verdict()?;
     if options.bless {
-        let path = workspace.root.join(PAGE);
-        fs::write(&path, table.page()).with_context(|| format!("cannot write {}; is it yours?", path.display()))?;
+        fs::write(workspace.root.join(PAGE), table.page())?;
         println!("wrote {PAGE}");
     }
     Ok(())
@@ -119,10 +114,7 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     .with_context(|| {
         format!("cannot link statically for {TARGET}; `rustup target add {TARGET}`, and install libc6-dev")
     })?;
-    let find = |name: &str, kind: &str| {
-        test::executable(&messages, name, kind).with_context(|| format!("cargo has built no {kind} named {name}"))
-    };
-    Ok((find("closewait", "bin")?, find("kernel", "test")?))
+    Ok((test::executable(&messages, "closewait", "bin")?, test::executable(&messages, "kernel", "test")?))
 }
 
 impl Parts<'_> {
@@ -130,31 +122,15 @@ impl Parts<'_> {
         self.dir.join("kernels")
     }
 
-    fn probe(&self, kernels: &[&Kernel]) -> Result<Accelerator> {
-        let Some(kernel) = kernels.last() else { bail!("no kernel is wanted; name one of the matrix") };
-        let tree = Tree::new(&self.dir.join("tree"))?;
-        tree.copy(&self.tools.busybox, "/bin/busybox")?;
-        let initramfs = self.dir.join("probe.cpio");
-        tree.pack(&self.tools.busybox, &initramfs)?;
-        let console = self.dir.join("console-probe.txt");
-        Accelerator::probe(&self.tools.qemu, &kernel.image(&self.kernels())?, &initramfs, &console)
-    }
-
     /// Boots one and reads what its tests say.
     fn play(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Row> {
         let name = if case.hidden_btf { format!("{}-no-btf", case.kernel.version) } else { case.kernel.version.into() };
-        let initramfs = self.dir.join(format!("{name}.cpio"));
-        self.tree(case, accelerator, filter)?.pack(&self.tools.busybox, &initramfs)?;
-        let console = self.dir.join(format!("console-{name}.txt"));
-        let guest = Guest {
-            qemu: &self.tools.qemu,
-            kernel: &case.kernel.image(&self.kernels())?,
-            initramfs: &initramfs,
-            console: &console,
-            append: COMMAND_LINE,
-            limit: LIMIT,
-        };
-        let boot = guest.boot(accelerator, |_line| true)?;
+        let kernel = case.kernel.image(&self.kernels())?;
+        let guest =
+            Guest { tools: self.tools, dir: &self.dir, name: &name, kernel, append: COMMAND_LINE, limit: LIMIT };
+        let tree = guest.tree()?;
+        self.fill(&tree, case, accelerator, filter)?;
+        let boot = guest.boot(&tree, accelerator, |_line| true)?;
         let mut row = Row::read(case.kernel.version, case.hidden_btf, &boot.lines, boot.took);
         if boot.end == End::Late {
             row.trouble.push(format!("it was cut off after {} s", LIMIT.as_secs()));
@@ -163,15 +139,13 @@ impl Parts<'_> {
             println!("{name} | {line}");
         }
         if row.failed() {
-            println!("vm: all that {name} printed is in {}", console.display());
+            println!("vm: all that {name} printed is in {}", guest.console().display());
         }
         Ok(row)
     }
 
-    /// What the guest is booted from.
-    fn tree(&self, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<Tree> {
-        let tree = Tree::new(&self.dir.join("tree"))?;
-        tree.copy(&self.tools.busybox, "/bin/busybox")?;
+    /// Adds the agent, its tests and what they need to the files of a guest.
+    fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator, filter: Option<&str>) -> Result<()> {
         tree.copy_program(&self.tools.ss)?;
         tree.copy(&self.tests, "/tests/kernel")?;
         // The tests have the agent's path built in.
@@ -194,8 +168,7 @@ impl Parts<'_> {
             arguments(case, filter).join(" "),
             report::TELL,
         );
-        tree.write("/settings", &settings, 0o644)?;
-        Ok(tree)
+        tree.write("/settings", &settings, 0o644)
     }
 }
 

@@ -1,10 +1,9 @@
 //! What the guests have printed, as one table.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
-
-use anyhow::{Result, bail};
+use std::collections::BTreeMap;
 
 use super::history;
+use crate::prelude::*;
 use crate::{
     kmsg::{fault_in, reports_fault},
     test::{self, Summary},
@@ -40,7 +39,7 @@ const COLUMNS: &[(&str, &str)] = &[
 ];
 
 /// One boot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Row {
     version: &'static str,
     hidden_btf: bool,
@@ -63,19 +62,7 @@ pub(super) struct Row {
 impl Row {
     /// Reads the console.
     pub(super) fn read(version: &'static str, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
-        let mut row = Self {
-            version,
-            hidden_btf,
-            release: None,
-            broken_iterator: None,
-            can: BTreeMap::new(),
-            summary: None,
-            ended: false,
-            log_read: false,
-            faults: Vec::new(),
-            took,
-            trouble: Vec::new(),
-        };
+        let mut row = Self { version, hidden_btf, took, ..Self::default() };
         let mut in_log = false;
         for line in lines {
             if in_log {
@@ -141,8 +128,8 @@ impl Row {
     }
 
     pub(super) fn failed(&self) -> bool {
-        let Some(Summary { passed, failed, ignored }) = &self.summary else { return true };
-        *failed > 0 || *ignored > 0 || *passed == 0 || !self.trouble.is_empty()
+        let passed = |summary: &Summary| summary.check("test", true, true).is_ok();
+        !self.summary.as_ref().is_some_and(passed) || !self.trouble.is_empty()
     }
 
     /// What came of it, in a line.
@@ -166,80 +153,50 @@ impl Row {
     }
 
     fn tests(&self) -> String {
-        match &self.summary {
-            Some(Summary { passed, failed, ignored: 0 }) => format!("{} run, {failed} failed", passed + failed),
-            Some(Summary { passed, failed, ignored }) => {
-                format!("{} run, {failed} failed, {ignored} ignored", passed + failed)
-            }
-            None => "NOT FINISHED".to_owned(),
-        }
+        let Some(summary) = &self.summary else { return "NOT FINISHED".to_owned() };
+        let ignored = if summary.ignored > 0 { format!(", {} ignored", summary.ignored) } else { String::new() };
+        format!("{} run, {} failed{ignored}", summary.run(), summary.failed)
+    }
+
+    /// The cells of the table.
+    fn cells(&self) -> String {
+        let can = COLUMNS.iter().map(|(name, _meaning)| self.can.get(*name).map_or("?", String::as_str));
+        let broken_iterator = self.broken_iterator.map_or("?", |broken| if broken { "has it" } else { "no" });
+        let trouble: String = self.trouble.iter().map(|trouble| format!("; {}", markdown::cell(trouble))).collect();
+        format!(
+            "{} | {} | {broken_iterator} | {} | {}{trouble}",
+            self.name(),
+            can.collect::<Vec<_>>().join(" | "),
+            self.log(),
+            self.tests()
+        )
     }
 }
 
 /// All boots.
-#[derive(Default)]
-pub(super) struct Table {
-    rows: Vec<Row>,
-}
+pub(super) struct Table(pub(super) Vec<Row>);
 
 impl Table {
-    pub(super) fn add(&mut self, row: Row) {
-        self.rows.push(row);
-    }
-
     pub(super) fn markdown(&self) -> String {
-        let names: Vec<&str> = COLUMNS.iter().map(|(name, _meaning)| *name).collect();
-        let mut text = format!(
-            "| kernel | {} | CVE-2026-74714 | kernel log | tests |\n|{}\n",
-            names.join(" | "),
-            "---|".repeat(names.len() + 4)
-        );
-        for row in &self.rows {
-            let can = names.iter().map(|name| row.can.get(*name).map_or("?", String::as_str));
-            let can: Vec<&str> = can.collect();
-            let trouble: String =
-                row.trouble.iter().map(|trouble| format!("; {}", trouble.replace('|', "\\|"))).collect();
-            // Writing to a String cannot fail.
-            let _infallible = writeln!(
-                text,
-                "| {} | {} | {} | {} | {}{trouble} |",
-                row.name(),
-                can.join(" | "),
-                row.broken_iterator.map_or("?", |broken| if broken { "has it" } else { "no" }),
-                row.log(),
-                row.tests()
-            );
-        }
-        text
+        let names = COLUMNS.iter().map(|(name, _meaning)| *name).collect::<Vec<_>>().join(" | ");
+        let header = format!("kernel | {names} | CVE-2026-74714 | kernel log | tests");
+        markdown::table(&header, self.0.iter().map(Row::cells))
     }
 
     /// The last line of the output.
     pub(super) fn summary(&self) -> String {
-        let failed = self.rows.iter().filter(|row| row.failed()).count();
-        let took: Duration = self.rows.iter().map(|row| row.took).sum();
-        format!("vm: {} kernels booted, {failed} with failures ({:.0} s)", self.rows.len(), took.as_secs_f64())
+        let failed = self.0.iter().filter(|row| row.failed()).count();
+        let took: Duration = self.0.iter().map(|row| row.took).sum();
+        format!("vm: {} kernels booted, {failed} with failures ({:.0} s)", self.0.len(), took.as_secs_f64())
     }
 
     pub(super) fn verdict(&self) -> Result<()> {
-        let failed: Vec<String> = self.rows.iter().filter(|row| row.failed()).map(Row::line).collect();
-        if !failed.is_empty() {
-            bail!("not as it should be; what the guests printed is above:\n{}", failed.join("\n"));
-        }
-        Ok(())
+        test::all_of(self.0.iter().filter(|row| row.failed()).map(Row::line))
+            .context("not as it should be; the output of the guests is above")
     }
 
     /// The whole of docs/kernels.md.
     pub(super) fn page(&self) -> String {
-        let mut page = format!(
-            "<!-- Written by `cargo xtask vm --bless`; the kernels are in xtask/src/vm/kernels.rs. -->\n\n\
-             # Kernels\n\n\
-             What the agent can do on each kernel, as its kernel tests have found it: the same static binary and the same tests,\n\
-             on Debian's kernels in QEMU, each with a boot of its own. What a kernel lacks is asserted to be absent there. With\n\
-             BTF hidden, the agent finds no types of the kernel, as on one that was built without them; of the tests those are\n\
-             run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n",
-            self.markdown()
-        );
-        page.push_str("`?`: not tried.\n\n");
         let more = [
             ("CVE-2026-74714", "the kernel has the bug in `iter/tcp` (docs/kernel-safety.md), by its version"),
             (
@@ -248,11 +205,18 @@ impl Table {
                  included; clean: no warning, no fault",
             ),
         ];
-        for (name, meaning) in COLUMNS.iter().copied().chain(more) {
-            // Writing to a String cannot fail.
-            let _infallible = writeln!(page, "- **{name}**: {meaning}.");
-        }
-        page
+        let meanings = COLUMNS.iter().copied().chain(more).map(|(name, meaning)| format!("- **{name}**: {meaning}.\n"));
+        format!(
+            "<!-- Written by `cargo xtask vm --bless`; the kernels are in xtask/src/vm/kernels.rs. -->\n\n\
+             # Kernels\n\n\
+             What the agent can do on each kernel, as its kernel tests have found it: the same static binary and the same tests,\n\
+             on Debian's kernels in QEMU, each with a boot of its own. What a kernel lacks is asserted to be absent there. With\n\
+             BTF hidden, the agent finds no types of the kernel, as on one that was built without them; of the tests those are\n\
+             run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n\
+             `?`: not tried.\n\n{}",
+            self.markdown(),
+            meanings.collect::<String>()
+        )
     }
 }
 
@@ -283,8 +247,7 @@ mod tests {
         let row = row(&GOOD);
         assert!(!row.failed(), "{row:?}");
         assert_eq!(row.line(), "6.18.15-cloud: tests 12 run, 0 failed (3 s)");
-        let mut table = Table::default();
-        table.add(row);
+        let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
     }
@@ -295,10 +258,9 @@ mod tests {
         let row = row(&GOOD[..3]);
         assert!(row.failed());
         assert_eq!(row.to_show(&lines, 2), &lines[1..]);
-        let mut table = Table::default();
-        table.add(row);
+        let table = Table(vec![row]);
         assert!(table.markdown().contains("NOT FINISHED"));
-        assert!(table.verdict().unwrap_err().to_string().contains("6.18.15-cloud"));
+        assert!(format!("{:#}", table.verdict().unwrap_err()).contains("6.18.15-cloud"));
     }
 
     #[test]

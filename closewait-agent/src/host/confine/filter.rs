@@ -15,10 +15,10 @@ use seccompiler::{
 pub(super) enum FilterError {
     /// It cannot be made for this machine.
     #[error("making the filter failed: {0}")]
-    Make(#[from] BackendError),
+    Make(BackendError),
     /// The kernel does not take it.
     #[error("seccomp(SECCOMP_SET_MODE_FILTER) failed: {0}")]
-    Install(#[from] seccompiler::Error),
+    Install(seccompiler::Error),
 }
 
 /// Answered with `EPERM`.
@@ -105,8 +105,8 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
 /// Installs the filters for all threads of this process, for good.
 pub(super) fn install(enter_namespaces: bool) -> Result<(), FilterError> {
     // All are made before the first holds.
-    let filters = [refused(enter_namespaces)?, unknown()?];
-    filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::from)
+    let filters = [refused(enter_namespaces).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
+    filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::Install)
 }
 
 /// What is not allowed.

@@ -44,8 +44,8 @@ pub(crate) fn capable_host() -> HostFacts {
 
 /// No type information, as with a kernel built without it.
 pub(crate) fn no_types() -> BtfError {
-    let source = io::Error::from_raw_os_error(libc::ENOENT);
-    BtfError::Read { path: PathBuf::from("/sys/kernel/btf/vmlinux"), source }
+    let error = io::Error::from_raw_os_error(libc::ENOENT);
+    BtfError::Read { path: PathBuf::from("/sys/kernel/btf/vmlinux"), error }
 }
 
 /// The members that the plan looks at are there.
@@ -54,11 +54,11 @@ fn some_layout() -> Layout {
 }
 
 fn denied(errno: i32) -> TracefsError {
-    TracefsError::MountDenied { call: "unshare", source: io::Error::from_raw_os_error(errno) }
+    TracefsError::MountDenied { call: "unshare", error: io::Error::from_raw_os_error(errno) }
 }
 
 fn no_tracefs() -> TracefsError {
-    TracefsError::Mount { call: "mount", source: io::Error::from_raw_os_error(libc::ENODEV) }
+    TracefsError::Mount { call: "mount", error: io::Error::from_raw_os_error(libc::ENODEV) }
 }
 
 fn lacks(capability: Capability) -> HostFacts {

@@ -53,9 +53,11 @@ fn an_earlier_recording_is_overwritten_and_nothing_else() {
         Destination::create(&path).unwrap().write_all(b"new").unwrap();
         assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
     }
-    let precious = folder.file("precious", "precious", 0o600);
-    assert!(refused(&precious).contains("is no recording"));
-    assert_eq!(fs::read(&precious).unwrap(), b"precious");
+    for (name, text) in [("precious", "precious"), ("letter", "c"), ("word", "closewait\n")] {
+        let precious = folder.file(name, text, 0o600);
+        assert!(refused(&precious).contains("is no recording"), "{text:?}");
+        assert_eq!(fs::read(&precious).unwrap(), text.as_bytes());
+    }
     assert!(refused(&folder.0).contains("a folder"));
     assert!(refused(&folder.0.join("no/folder")).contains("is its folder there"));
 }
@@ -107,7 +109,7 @@ fn one_agent_writes_a_file() {
 fn a_fifo_is_not_waited_for() {
     let folder = Folder::new("fifo");
     let path = folder.fifo("fifo");
-    assert!(refused(&path).contains("nobody reads"));
+    assert!(refused(&path).contains("without a reader"));
     let Err(FileError::NoWriter) = open(&path).map(|_| ()) else { unreachable!() };
     let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
     let mut reader = options.unwrap();
@@ -173,15 +175,6 @@ fn what_cannot_be_a_recording_is_told() {
     let mut text = String::new();
     open(&path).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "text");
-}
-
-#[test]
-fn work_that_does_not_end_is_left_behind() {
-    assert!(matches!(in_time(OPEN_PATIENCE, || Ok(7)), Ok(7)));
-    let (_open, never) = mpsc::channel::<u8>();
-    let hangs = move || never.recv().map_err(|_closed| FileError::Replaced);
-    let late = in_time(Duration::from_millis(50), hangs).unwrap_err();
-    assert!(late.to_string().contains("does its file system answer?"), "{late}");
 }
 
 #[test]

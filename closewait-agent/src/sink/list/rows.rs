@@ -11,7 +11,7 @@ use super::{
 };
 use closewait_engine::{
     model::{Certainty, Class, Dwell, Endpoint, Owner, Protocol, Timer, Verdict},
-    text::{push_duration, push_number},
+    text::{BoundWords, push_bounds, push_duration, push_number},
     time::BootTime,
     view::Row,
 };
@@ -129,24 +129,7 @@ fn push_age(to: &mut String, row: &Row<'_>, now: BootTime) -> usize {
     match row.dwell {
         None => to.push('?'),
         Some(Dwell::Exact(age)) => push_duration(to, age),
-        Some(Dwell::Between { at_least, at_most }) => {
-            let start = to.len();
-            to.push('≥');
-            let low = to.len();
-            push_duration(to, at_least);
-            let before = to.len();
-            let Some(at_most) = at_most else { return 0 };
-            to.push_str(" ≤");
-            let high = to.len();
-            push_duration(to, at_most);
-            // What lies between two that read the same reads as they do.
-            if to.get(low..before) == to.get(high..) {
-                to.replace_range(before.., "");
-                to.replace_range(start..low, "");
-                return 0;
-            }
-            return to.len() - before;
-        }
+        Some(Dwell::Between { at_least, at_most }) => return push_bounds(to, at_least, at_most, BoundWords::TABLE),
     }
     0
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{dwell, owner_list};
 use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
-    text::duration,
+    text::{bounds, duration},
     time::BootTime,
 };
 
@@ -44,10 +44,7 @@ fn ending(forecast: &Forecast) -> String {
         Limit::Backlog => "the backlog is full",
         Limit::Connections => "the limit of connections is reached",
     };
-    let range = match at_most {
-        Some(at_most) => format!("{} to {}", duration(*at_least), duration(*at_most)),
-        None => format!("at least {}", duration(*at_least)),
-    };
+    let range = bounds(*at_least, *at_most);
     format!("{what} in {} ({range}; {used} of {most} used)", duration(*left))
 }
 
@@ -69,10 +66,11 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     }
     let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();
     lines.push(format!(
-        "ages: half are over {}, one of ten over {}; {} remote addresses: {}",
+        "ages: p50 {}, p90 {}; {} remote address{}: {}",
         duration(evidence.median),
         duration(evidence.p90),
         evidence.remotes,
+        if evidence.remotes == 1 { "" } else { "es" },
         remotes.join(", "),
     ));
     if let Some(process) = &evidence.process {

@@ -73,6 +73,9 @@ fn colour_is_only_where_it_is_asked_for() {
 fn bounds_are_never_shown_as_one_number() {
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: Some(minutes(180)) }), "12m00s to 3h00m");
+    let seconds = Duration::from_secs(136);
+    let close = Dwell::Between { at_least: seconds, at_most: Some(seconds + Duration::from_millis(3)) };
+    assert_eq!(dwell(close), "2m16s", "both ends read the same");
     assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: None }), "at least 12m00s");
 }
 
@@ -117,7 +120,8 @@ fn a_histogram_is_one_line_of_the_log() {
     let (finished, unfinished) = (histogram.summary(), Summary::default());
     let window = Duration::from_secs(60);
     let finding = Finding::Histogram { at: BootTime(0), scope: Scope::LocalPort(80), window, finished, unfinished };
-    let line = "dwell time in 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) left, 0 still there";
+    let line =
+        "dwell, last 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) exited, 0 still in CLOSE_WAIT";
     assert_eq!(histogram_line(&finding), Some((log::Level::Debug, line.to_owned())));
     assert_eq!(histogram_line(&left_by(&[0; 16])), None);
 }

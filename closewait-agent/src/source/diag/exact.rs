@@ -23,7 +23,7 @@ pub enum DestroyError {
     /// The kernel looks at the user namespace that owns the network namespace (`sock_diag_destroy`, net/core/sock_diag.c at
     /// v5.10).
     #[error(
-        "SOCK_DESTROY was refused for want of CAP_NET_ADMIN in the user namespace that owns the socket's network namespace; run as root \
+        "SOCK_DESTROY was refused: CAP_NET_ADMIN is missing in the user namespace that owns the socket's network namespace; run as root \
          there, or add cap_net_admin to what is granted"
     )]
     Denied(#[source] io::Error),

@@ -12,6 +12,7 @@ use super::{Reading, Reads, THREADS, permille, runtime};
 use crate::{
     clock,
     host::{
+        caps,
         deadline::{ItemJob, ReadFailure, Subject},
         proc,
     },
@@ -151,7 +152,7 @@ impl ProcessRead {
         let more = process.threads.and_then(|all| all.checked_sub(process.threads_seen)).filter(|more| *more > 0);
         if let Some(more) = more {
             process.unseen.push(format!(
-                "{more} of its threads were not looked at: no more than {THREADS} are, or they have begun since"
+                "{more} of its threads were not inspected: the limit is {THREADS}, or they started later"
             ));
         }
     }
@@ -281,11 +282,7 @@ pub(super) fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>)
     match read {
         Ok(read) => Some(read),
         Err(error) => {
-            let cure = if error.kind() == io::ErrorKind::PermissionDenied {
-                "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-            } else {
-                ""
-            };
+            let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
             unseen.push(format!("{what} cannot be read: {error}{cure}"));
             None
         }

@@ -50,7 +50,7 @@ pub(super) fn by_files(
         Some(Linker::Other) | None => {}
     }
     if stuck {
-        unseen.push("its libraries were not looked at: a thread waits without a way to be interrupted".to_owned());
+        unseen.push("its libraries were not inspected: a thread waits uninterruptibly".to_owned());
         return None;
     }
     job.step("the list of its libraries");
