@@ -87,7 +87,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if cause.is::<ProgramError>() {
             return Some(exit::CONFIG);
         }
-        if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
+        if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {
             return Some(exit::CONFIG);
         }
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {

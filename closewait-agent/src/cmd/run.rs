@@ -27,7 +27,7 @@ use crate::{
     source::{
         self,
         inspector::Inspector,
-        pins::{self, Adoption, Pinned, Pins},
+        pins::{self, Adoption, Pinned, Pins, Unpinned},
         program::{Choices, KernelPrograms, Loader},
         ring::RingReader,
         scanner::Scanner,
@@ -55,12 +55,13 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
 
 /// Removes what an agent has pinned: the program ends.
 fn unpin(dir: &Path) -> anyhow::Result<()> {
-    if !dir.exists() {
-        log::info!("nothing is pinned in {}", dir.display());
-        return Ok(());
+    let unpinned = Pins::unpin(dir)?;
+    let dir = dir.display();
+    match unpinned {
+        Unpinned::Nothing => log::info!("nothing is pinned in {dir}"),
+        Unpinned::All => log::info!("what was pinned in {dir} is removed"),
+        Unpinned::Files => log::info!("what was pinned in {dir} is removed; the directory stays: it is in use"),
     }
-    Pins::open(dir)?.remove()?;
-    log::info!("what was pinned in {} is removed", dir.display());
     Ok(())
 }
 

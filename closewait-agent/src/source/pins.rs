@@ -4,6 +4,8 @@
 //! adopts all of it if the program would be the same. If only the program would differ, it adopts the maps and attaches
 //! its own program. Maps of another layout are never read: they are removed.
 
+mod recognize;
+
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
@@ -21,6 +23,8 @@ use closewait_common::{
     names,
 };
 use thiserror::Error;
+
+use self::recognize::Contents;
 
 /// Where `--pin` puts its files if it is not told.
 pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
@@ -94,6 +98,17 @@ pub enum PinsError {
     /// Files elsewhere pin nothing.
     #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
+    /// The directory, or a file in it, belongs to somebody else.
+    #[error(
+        "{} cannot be used for pins: {why}; nothing changed\n\
+         hint: give --pin a directory that does not exist yet, such as {DEFAULT}", dir.display()
+    )]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// What shows that it is not closewait's.
+        why: String,
+    },
     /// Two agents would read one ring buffer.
     #[error("another agent uses {}; stop it, or give this one another directory with --pin", .0.display())]
     Taken(PathBuf),
@@ -113,15 +128,27 @@ pub enum PinsError {
 pub struct Pins {
     dir: PathBuf,
     /// Locked for as long as it is open.
-    _lock: File,
+    lock: File,
+}
+
+/// What `--unpin` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpinned {
+    /// There was nothing to remove.
+    Nothing,
+    /// Files and directory are gone.
+    All,
+    /// The files are gone. The directory stays: it has files of others, or something is mounted there.
+    Files,
 }
 
 impl Pins {
-    /// Opens `dir`, made if it is not there, for this process alone.
+    /// Opens `dir` for this process alone; makes it if it is not there. A directory that is there is used and changed only if
+    /// it is empty and this user's own, or has the pins of an agent.
     ///
     /// # Errors
     ///
-    /// If it is not on a BPF file system, another process has it, or the system refuses.
+    /// If it is not on a BPF file system, another process has it, it is somebody else's, or the system refuses.
     pub fn open(dir: &Path) -> Result<Self, PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let parent = dir.parent().unwrap_or(dir);
@@ -133,13 +160,57 @@ impl Pins {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
             Ok(()) | Err(_) => {}
         }
+        let (pins, contents) = Self::lock(dir)?;
+        if contents == Contents::Empty {
+            // Also of one that was made with another umask.
+            pins.lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
+        }
+        Ok(pins)
+    }
+
+    /// Removes what an agent has pinned in `dir`: its program ends. The directory goes too, unless others use it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pins::open`], and if a file cannot be removed.
+    pub fn unpin(dir: &Path) -> Result<Unpinned, PinsError> {
+        let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
+        if !dir.exists() {
+            return Ok(Unpinned::Nothing);
+        }
+        if !is_bpf(dir).map_err(failed("statfs"))? {
+            return Err(PinsError::Elsewhere(dir.to_owned()));
+        }
+        if fs::read_dir(dir).map_err(failed("open"))?.next().is_none() {
+            return Ok(Unpinned::Nothing);
+        }
+        let (pins, contents) = Self::lock(dir)?;
+        pins.clear()?;
+        if matches!(contents, Contents::Ours { others: 1.. }) {
+            return Ok(Unpinned::Files);
+        }
+        match fs::remove_dir(dir) {
+            Ok(()) => Ok(Unpinned::All),
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
+                Ok(Unpinned::Files)
+            }
+            Err(error) => Err(failed("rmdir")(error)),
+        }
+    }
+
+    /// Locks a directory that is there, and looks whether it may be used. Changes nothing.
+    fn lock(dir: &Path) -> Result<(Self, Contents), PinsError> {
+        let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let lock = File::open(dir).map_err(failed("open"))?;
-        // Also of one that was there, or that was made with another umask.
-        lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(PinsError::Taken(dir.to_owned())),
-            Err(fs::TryLockError::Error(error)) => Err(failed("flock")(error)),
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(PinsError::Taken(dir.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("flock")(error)),
+        }
+        let about = lock.metadata().map_err(failed("fstat"))?;
+        match recognize::contents(dir, &about).map_err(failed("getdents64"))? {
+            Ok(contents) => Ok((Self { dir: dir.to_owned(), lock }, contents)),
+            Err(why) => Err(PinsError::NotOurs { dir: dir.to_owned(), why }),
         }
     }
 
@@ -208,7 +279,7 @@ impl Pins {
     /// # Errors
     ///
     /// If one cannot be removed.
-    pub fn clear(&self) -> Result<(), PinsError> {
+    pub(super) fn clear(&self) -> Result<(), PinsError> {
         FILES.iter().try_for_each(|name| remove(&self.dir.join(name)))
     }
 
@@ -216,20 +287,6 @@ impl Pins {
     pub(super) fn detach(&self) -> Result<(), PinsError> {
         remove(&self.link())?;
         remove(&self.program())
-    }
-
-    /// Removes everything, the directory too.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be removed, or the directory has others.
-    pub fn remove(self) -> Result<(), PinsError> {
-        self.clear()?;
-        fs::remove_dir(&self.dir).map_err(|source| PinsError::Directory {
-            call: "rmdir",
-            dir: self.dir.clone(),
-            source,
-        })
     }
 }
 
