@@ -298,7 +298,6 @@ struct Mount<'a> {
     parent: &'a [u8],
     root: &'a [u8],
     point: &'a [u8],
-    kind: &'a [u8],
 }
 
 impl<'a> Mount<'a> {
@@ -306,7 +305,7 @@ impl<'a> Mount<'a> {
         let mut fields = line.split(|&byte| byte == b' ');
         let (id, parent) = (fields.next()?, fields.next()?);
         let (root, point) = (fields.nth(1)?, fields.next()?);
-        Some(Self { id, parent, root, point, kind: fields.skip_while(|field| *field != b"-").nth(1)? })
+        Some(Self { id, parent, root, point })
     }
 }
 
@@ -318,13 +317,13 @@ fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
         return Vec::new();
     }
     let by_id: BTreeMap<_, _> = mounts().map(|mount| (mount.id, mount)).collect();
+    let behind = proc::Mounts::parse(mountinfo);
     let on_the_way = |mount: &Mount<'_>| {
         let mut parent = mount.parent;
         for _ in 0..MAX_NESTED {
             let Some(above) = by_id.get(parent) else { break };
-            let kind = String::from_utf8_lossy(above.kind);
-            if proc::is_served(&kind) {
-                return Some(kind.into_owned());
+            if let Some(kind) = behind.served(above.id) {
+                return Some(kind);
             }
             parent = above.parent;
         }
