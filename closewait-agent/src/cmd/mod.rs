@@ -7,6 +7,7 @@ mod list;
 mod replay;
 mod report;
 mod run;
+mod stdout;
 
 use std::{
     env,
@@ -40,7 +41,7 @@ mod exit {
 
 /// Does what the command line says. Prints errors.
 pub fn run(cli: &Cli) -> ExitCode {
-    let result = match &cli.command {
+    let result = stdout::check(&cli.command).and_then(|()| match &cli.command {
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
@@ -56,7 +57,7 @@ pub fn run(cli: &Cli) -> ExitCode {
                 &mut io::stdout().lock(),
             )
         }),
-    };
+    });
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
