@@ -20,6 +20,7 @@ use crate::{
         plan::{Degraded, HookChoice, Tracepoint, plan, unseen_sockets},
     },
     intake::Intake,
+    logging,
     memory::{self, Peak},
     recording::Recorder,
     runtime::{Pending, Runtime, Signals},
@@ -161,7 +162,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
-        degraded,
+        // Names that others chose are in them.
+        degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
     let sink = sink(args.shape.output, colour(args.shape));
     let writer =

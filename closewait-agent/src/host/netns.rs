@@ -19,6 +19,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use closewait_engine::text::harmless_path;
+
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
     on_fresh_thread, proc,
@@ -49,7 +51,7 @@ pub enum NetnsError {
         source: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", path.display())]
+    #[error("readlink of {} was refused: {source}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
@@ -63,7 +65,7 @@ pub enum NetnsError {
         source: io::Error,
     },
     /// A namespace could not be opened, as of too many open files.
-    #[error("opening the network namespace at {} failed: {source}; raise the limit on open files if that is reached: namespaces may be missing", path.display())]
+    #[error("opening the network namespace at {} failed: {source}; raise the limit on open files if that is reached: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
         /// Where it is.
         path: PathBuf,
@@ -71,7 +73,7 @@ pub enum NetnsError {
         source: io::Error,
     },
     /// A file system did not answer.
-    #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", path.display())]
+    #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Unanswered {
         /// Where one may be.
         path: PathBuf,
