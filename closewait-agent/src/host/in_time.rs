@@ -200,7 +200,7 @@ impl PathThread {
             return Err(Unanswered::StillWaits);
         }
         let progress = Arc::new(Mutex::new(Progress { call: "the first call", ended: false }));
-        let ending = Ending(Arc::clone(&progress));
+        let ending = CallEnding(Arc::clone(&progress));
         let thread = thread::Builder::new().name("closewait-path".to_owned()).spawn(move || {
             CALL.set(Some(Arc::clone(&ending.0)));
             work();
@@ -229,9 +229,9 @@ impl PathThread {
 }
 
 /// Takes a thread off the list when it ends.
-struct Ending(Arc<Mutex<Progress>>);
+struct CallEnding(Arc<Mutex<Progress>>);
 
-impl Drop for Ending {
+impl Drop for CallEnding {
     fn drop(&mut self) {
         let mut left_behind = lock(&LEFT_BEHIND);
         lock(&self.0).ended = true;

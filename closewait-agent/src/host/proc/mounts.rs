@@ -50,7 +50,7 @@ fn is_local(kind: &str) -> bool {
 }
 
 /// One line of `mountinfo` (proc_pid_mountinfo(5)).
-struct Mount<'a> {
+struct MountEntry<'a> {
     id: &'a [u8],
     device: &'a [u8],
     point: Vec<u8>,
@@ -59,7 +59,7 @@ struct Mount<'a> {
     options: &'a [u8],
 }
 
-impl<'a> Mount<'a> {
+impl<'a> MountEntry<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
         let (id, device) = (fields.next()?, fields.nth(1)?);
@@ -88,13 +88,13 @@ pub(super) enum Behind {
 
 /// Names of mounts.
 pub struct Mounts<'a> {
-    all: Vec<Mount<'a>>,
+    all: Vec<MountEntry<'a>>,
 }
 
 impl<'a> Mounts<'a> {
     /// Those of the text of `mountinfo`.
     pub fn parse(mountinfo: &'a [u8]) -> Self {
-        Self { all: lines(mountinfo).filter_map(Mount::parse).collect() }
+        Self { all: lines(mountinfo).filter_map(MountEntry::parse).collect() }
     }
 
     /// The file system behind the mount with this number; `None` if there is no such mount. Layers of overlayfs and ecryptfs are
@@ -127,7 +127,7 @@ impl<'a> Mounts<'a> {
         }
     }
 
-    fn below(&self, mount: &Mount<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
+    fn below(&self, mount: &MountEntry<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
         let kind = &mount.kind;
         if is_served(kind) {
             return Found::Served(kind.clone());
@@ -172,7 +172,7 @@ impl<'a> Mounts<'a> {
     }
 
     /// The mount that a path is on, by its name: the last one of those with the longest mount point.
-    fn holding(&self, path: &[u8]) -> Option<&Mount<'a>> {
+    fn holding(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
         let holds = |point: &[u8]| {
             path.strip_prefix(point).is_some_and(|rest| point == b"/" || rest.is_empty() || rest.starts_with(b"/"))
         };
@@ -180,7 +180,7 @@ impl<'a> Mounts<'a> {
     }
 
     /// The mount whose mount point ends with a path that began at a folder which is not known.
-    fn ending_with(&self, path: &[u8]) -> Option<&Mount<'a>> {
+    fn ending_with(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
         let ends = |point: &[u8]| point.strip_suffix(path).is_some_and(|rest| rest.ends_with(b"/"));
         self.all.iter().rev().find(|mount| ends(&mount.point))
     }
@@ -195,7 +195,7 @@ enum Found {
 }
 
 /// Paths of the layers of an overlayfs (`ovl_show_options` in fs/overlayfs, v5.10 and v6.18).
-fn layers_of(mount: &Mount<'_>) -> Vec<Vec<u8>> {
+fn layers_of(mount: &MountEntry<'_>) -> Vec<Vec<u8>> {
     let lower = mount.option(b"lowerdir").flat_map(|list| split_layers(&list));
     let each = [b"lowerdir+".as_slice(), b"datadir+", b"upperdir"];
     lower.chain(each.into_iter().flat_map(|name| mount.option(name))).collect()
