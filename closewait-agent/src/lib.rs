@@ -23,6 +23,7 @@
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, which nobody waits for | |
 //! | [`limits`] | limits of the environment that would end the process | |
+//! | [`signals`] | signals that whoever starts a process leaves blocked or ignored | |
 //! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
@@ -40,5 +41,6 @@ pub mod logging;
 pub mod memory;
 pub mod recording;
 pub mod runtime;
+pub mod signals;
 pub mod sink;
 pub mod source;

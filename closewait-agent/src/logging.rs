@@ -23,7 +23,7 @@ use crate::{
     host::confine,
     sink::{Backlog, Settings, Writer, poll, write_fully},
 };
-use closewait_engine::text::harmless;
+use closewait_engine::text::{harmless, harmless_path};
 
 /// The environment variable that selects what is logged.
 const VARIABLE: &str = "CLOSEWAIT_LOG";
@@ -54,7 +54,7 @@ pub fn init() -> Option<String> {
     let logger = builder
         .format(|to, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(to, "closewait: {level}: {}", record.args())
+            writeln!(to, "closewait: {level}: {}", harmless_lines(&record.args().to_string()))
         })
         .target(env_logger::Target::Pipe(Box::new(ToLines)))
         .try_init();
@@ -116,9 +116,13 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
         text.push_str(&format!("\n{backtrace}"));
     }
     // A message may quote what other programs have said.
-    let text: String = text.lines().map(|line| harmless(line.as_bytes()) + "\n").collect();
-    print(&text);
+    print(&(harmless_lines(&text) + "\n"));
     flush();
+}
+
+/// Makes the lines of a message harmless: it may quote names that others chose.
+pub fn harmless_lines(text: &str) -> String {
+    text.split('\n').map(|line| harmless_path(line.as_bytes())).collect::<Vec<_>>().join("\n")
 }
 
 /// Where `env_logger` writes: each write is a line.
@@ -321,6 +325,12 @@ mod tests {
     use crate::clock;
 
     const LONG: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn lines_of_a_message_are_harmless_and_stay_lines() {
+        assert_eq!(harmless_lines("a\\x2d\u{1b}[2J\nhint: \\b\u{202e}"), "a\\\\x2d\\u{1b}[2J\nhint: \\\\b\\u{202e}");
+        assert_eq!(harmless_lines("system\\x2dgetty\nhint: b"), "system\\x2dgetty\nhint: b");
+    }
 
     fn parsed(text: &str) -> Levels {
         Levels::parse(text)

@@ -19,6 +19,7 @@ use crate::{
     intake::Intake,
     logging,
     memory::{self, Peak},
+    signals,
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
         program::{KernelPrograms, RefreshKind},
@@ -58,8 +59,10 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// If `sigaction` refuses.
+    /// If `pthread_sigmask` or `sigaction` refuses.
     pub fn catch() -> anyhow::Result<Self> {
+        // Whoever starts an agent may have blocked them: then it would never end.
+        signals::unblock(&[libc::SIGINT, libc::SIGTERM])?;
         let catch = |kind| signal(kind).context("sigaction failed; report this with the output of `closewait doctor`");
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }

@@ -8,6 +8,7 @@ use tokio::net::unix::pipe::Receiver;
 use crate::{
     cli,
     hooks::{HookPrograms, serve},
+    signals,
 };
 
 /// Runs programs until the agent ends.
@@ -16,6 +17,8 @@ use crate::{
 ///
 /// If nobody asks through a pipe.
 pub(super) fn run(args: &cli::HooksArgs) -> anyhow::Result<()> {
+    // The programs inherit what this process has.
+    signals::set_defaults()?;
     let cli::HooksArgs { on_stuck, on_pileup, timeout } = args;
     let programs = HookPrograms { stuck: on_stuck.clone(), pileup: on_pileup.clone() };
     let requests = io::stdin().as_fd().try_clone_to_owned().context("fcntl(F_DUPFD_CLOEXEC) failed")?;

@@ -7,6 +7,7 @@ mod list;
 mod replay;
 mod report;
 mod run;
+mod stdout;
 
 use std::{
     env,
@@ -48,7 +49,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         log::error!("{error}");
         return ExitCode::from(exit::FAILED);
     }
-    let result = match &cli.command {
+    let result = stdout::check(&cli.command).and_then(|()| match &cli.command {
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
@@ -64,7 +65,7 @@ pub fn run(cli: &Cli) -> ExitCode {
                 &mut io::stdout().lock(),
             )
         }),
-    };
+    });
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -104,7 +105,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if cause.is::<ProgramError>() {
             return Some(exit::CONFIG);
         }
-        if let Some(PinsError::Elsewhere(_)) = cause.downcast_ref::<PinsError>() {
+        if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {
             return Some(exit::CONFIG);
         }
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {

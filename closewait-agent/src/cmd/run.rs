@@ -20,6 +20,7 @@ use crate::{
         plan::{Degraded, HookChoice, Tracepoint, plan, unseen_sockets},
     },
     intake::Intake,
+    logging,
     memory::{self, Peak},
     recording::Recorder,
     runtime::{Pending, Runtime, Signals},
@@ -27,7 +28,7 @@ use crate::{
     source::{
         self,
         inspector::Inspector,
-        pins::{self, Adoption, Pinned, Pins},
+        pins::{self, Adoption, Pinned, Pins, Unpinned},
         program::{Choices, KernelPrograms, Loader},
         ring::RingReader,
         scanner::Scanner,
@@ -55,12 +56,13 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
 
 /// Removes what an agent has pinned: the program ends.
 fn unpin(dir: &Path) -> anyhow::Result<()> {
-    let Some(pins) = Pins::open_existing(dir)? else {
-        log::info!("nothing is pinned in {}", dir.display());
-        return Ok(());
-    };
-    pins.remove()?;
-    log::info!("what was pinned in {} is removed", dir.display());
+    let unpinned = Pins::unpin(dir)?;
+    let dir = dir.display();
+    match unpinned {
+        Unpinned::Nothing => log::info!("nothing is pinned in {dir}"),
+        Unpinned::All => log::info!("what was pinned in {dir} is removed"),
+        Unpinned::Files => log::info!("what was pinned in {dir} is removed; the directory stays: it is in use"),
+    }
     Ok(())
 }
 
@@ -160,7 +162,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
-        degraded,
+        // Names that others chose are in them.
+        degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
     let sink = sink(args.shape.output, colour(args.shape));
     let writer =

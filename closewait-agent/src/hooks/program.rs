@@ -17,6 +17,9 @@ const OTHERS_WRITE: u32 = 0o002;
 /// Of a folder: who may write may still not touch what belongs to others.
 const STICKY: u32 = 0o1000;
 
+/// Length of the longest extended attribute, bytes (`XATTR_SIZE_MAX`).
+const LONGEST_LIST: usize = 64 << 10;
+
 /// Why a program is not one to run.
 #[derive(Debug, Error)]
 pub enum ProgramError {
@@ -56,6 +59,17 @@ pub enum ProgramError {
          elsewhere", .0.display()
     )]
     OthersWrite(PathBuf),
+    /// A user or group of its access control list can write to it, or replace it.
+    #[error(
+        "{who} may write to {} by its access control list, and so choose what runs with this agent's rights; remove that \
+         (setfacl -b), or put the program elsewhere", path.display()
+    )]
+    ListedWrite {
+        /// The file, or a folder above it.
+        path: PathBuf,
+        /// Who may write.
+        who: String,
+    },
     /// Its owner can write to it, or replace it.
     #[error(
         "{} belongs to user {owner}, who could choose what runs with this agent's rights; chown it to root, or put the \
@@ -123,6 +137,9 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
         if found.mode() & OTHERS_WRITE != 0 && !shields {
             return Err(ProgramError::OthersWrite(part.to_owned()));
         }
+        if !shields && let Some(who) = listed_writer(part, user).map_err(missing("getxattr"))? {
+            return Err(ProgramError::ListedWrite { path: part.to_owned(), who });
+        }
         if found.uid() != 0 && found.uid() != user {
             return Err(ProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
         }
@@ -132,6 +149,47 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
         Ok(()) => Ok(path),
         Err(error) => Err(ProgramError::NotExecutable { path, error }),
     }
+}
+
+/// A user or group besides root and `user` that may write by a file's access control list (acl(5)).
+fn listed_writer(path: &Path, user: u32) -> io::Result<Option<String>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut list = vec![0_u8; LONGEST_LIST];
+    // SAFETY: path and name end in a zero, `list` has room for as many bytes as are said, and all outlive the call.
+    let length = unsafe {
+        libc::getxattr(path.as_ptr(), c"system.posix_acl_access".as_ptr(), list.as_mut_ptr().cast(), list.len())
+    };
+    let Ok(length) = usize::try_from(length) else {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            // There is none, or there can be none.
+            Some(libc::ENODATA | libc::EOPNOTSUPP | libc::ENOSYS) => Ok(None),
+            _ => Err(error),
+        };
+    };
+    Ok(writer_of(list.get(..length).unwrap_or_default(), user))
+}
+
+/// The same, of the text of the extended attribute (include/uapi/linux/posix_acl_xattr.h at v5.10).
+fn writer_of(list: &[u8], user: u32) -> Option<String> {
+    /// A user by number.
+    const USER: u16 = 0x02;
+    /// A group by number.
+    const GROUP: u16 = 0x08;
+    /// The most that any of them may do.
+    const MASK: u16 = 0x10;
+    const WRITE: u16 = 2;
+    let entries = || {
+        list.get(4..).unwrap_or_default().as_chunks::<8>().0.iter().map(|&[a, b, c, d, e, f, g, h]| {
+            (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]), u32::from_le_bytes([e, f, g, h]))
+        })
+    };
+    let mask = entries().find(|(tag, ..)| *tag == MASK).map_or(u16::MAX, |(_, allowed, _)| allowed);
+    entries().find_map(|(tag, allowed, id)| match tag {
+        USER if allowed & mask & WRITE != 0 && id != 0 && id != user => Some(format!("user {id}")),
+        GROUP if allowed & mask & WRITE != 0 && id != 0 => Some(format!("group {id}")),
+        _ => None,
+    })
 }
 
 fn executable(path: &Path) -> io::Result<()> {
@@ -209,6 +267,55 @@ mod tests {
         // As in /tmp: nobody but its owner replaces the file.
         place.set("", 0o1777);
         assert!(place.find().is_ok());
+    }
+
+    /// An access control list with these entries beside owner, group and others.
+    fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        let mut all = vec![(1, 7, u32::MAX), (4, 5, u32::MAX), (0x20, 5, u32::MAX)];
+        all.extend_from_slice(entries);
+        all.sort_unstable();
+        for (tag, allowed, id) in all {
+            list.extend([u16::to_le_bytes(tag), u16::to_le_bytes(allowed)].concat());
+            list.extend(u32::to_le_bytes(id));
+        }
+        list
+    }
+
+    #[test]
+    fn a_listed_user_or_group_that_may_write_is_named() {
+        assert_eq!(writer_of(&list(&[(2, 7, 4711), (0x10, 7, u32::MAX)]), 1000).as_deref(), Some("user 4711"));
+        assert_eq!(writer_of(&list(&[(8, 6, 4712), (0x10, 7, u32::MAX)]), 1000).as_deref(), Some("group 4712"));
+        for (list, why) in [
+            (list(&[(2, 7, 4711), (0x10, 5, u32::MAX)]), "the mask forbids it"),
+            (list(&[(2, 5, 4711), (8, 5, 4711), (0x10, 7, u32::MAX)]), "it may only read"),
+            (list(&[(2, 7, 1000), (2, 7, 0), (0x10, 7, u32::MAX)]), "the agent's user and root"),
+            (list(&[]), "nobody"),
+            (vec![2, 0, 0], "cut"),
+        ] {
+            assert_eq!(writer_of(&list, 1000), None, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_listed_user_can_write_or_replace_is_refused() {
+        let place = Place::new("listed");
+        let list = list(&[(2, 7, 65534), (0x10, 7, u32::MAX)]);
+        for name in ["hook", ""] {
+            let path = CString::new(place.0.join(name).as_os_str().as_bytes()).unwrap();
+            let attribute = c"system.posix_acl_access".as_ptr();
+            // SAFETY: path and name end in a zero, and the list has as many bytes as are said.
+            let set = unsafe { libc::setxattr(path.as_ptr(), attribute, list.as_ptr().cast(), list.len(), 0) };
+            if set != 0 {
+                assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EOPNOTSUPP), "of the file system");
+                return;
+            }
+            let refused = place.find().unwrap_err();
+            assert!(matches!(&refused, ProgramError::ListedWrite { who, .. } if who == "user 65534"), "{refused}");
+            // SAFETY: path and name end in a zero.
+            assert_eq!(unsafe { libc::removexattr(path.as_ptr(), attribute) }, 0);
+            assert!(place.find().is_ok());
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ use std::{
     time::Duration,
 };
 
+use closewait_engine::text::harmless_path;
+
 use self::{handle::Opened, scan::FolderScan};
 use super::{
     deadline::{self, Patience, Subject, Told},
@@ -48,7 +50,7 @@ pub enum CgroupError {
     #[error("no cgroup2 is mounted: sockets cannot be told apart by cgroup; mount one, as at /sys/fs/cgroup/unified")]
     NotMounted,
     /// The folder of the mount cannot be opened.
-    #[error("opening {path} failed: {error}; sockets cannot be told apart by cgroup", path = .path.display())]
+    #[error("opening {} failed: {error}; sockets cannot be told apart by cgroup", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
         /// The folder.
         path: PathBuf,

@@ -200,7 +200,7 @@ impl PathThread {
             return Err(CallFailure::StillWaits);
         }
         let progress = Arc::new(Mutex::new(Progress { call: "the first call", ended: false }));
-        let ending = ThreadGuard(Arc::clone(&progress));
+        let ending = CallEnding(Arc::clone(&progress));
         let thread = thread::Builder::new().name("closewait-path".to_owned()).spawn(move || {
             CALL.set(Some(Arc::clone(&ending.0)));
             work();
@@ -228,10 +228,10 @@ impl PathThread {
     }
 }
 
-/// Guard that takes a thread off the list when it ends.
-struct ThreadGuard(Arc<Mutex<Progress>>);
+/// Takes a thread off the list when it ends.
+struct CallEnding(Arc<Mutex<Progress>>);
 
-impl Drop for ThreadGuard {
+impl Drop for CallEnding {
     fn drop(&mut self) {
         let mut left_behind = lock(&LEFT_BEHIND);
         lock(&self.0).ended = true;

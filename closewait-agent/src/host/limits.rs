@@ -1,5 +1,7 @@
 //! How much an agent keeps, decided from what the user says and from the memory that there is. Pure.
 
+use closewait_engine::text::harmless_path;
+
 use super::{memory_limit::MemoryLimit, plan::Degraded};
 
 /// Sockets whose time of entry the kernel keeps, unless the user or a memory limit says otherwise.
@@ -116,7 +118,11 @@ impl Limits {
     fn under(&self, memory: &MemoryLimit) -> Degraded {
         let Limits { max_sockets, max_tracked, .. } = self;
         let MemoryLimit { bytes, left, cgroup } = memory;
-        let limit = format!("the memory limit of {} MiB ({})", bytes >> 20, cgroup.display());
+        let limit = format!(
+            "the memory limit of {} MiB ({})",
+            bytes >> 20,
+            harmless_path(cgroup.as_os_str().as_encoded_bytes())
+        );
         let used = if left < bytes { format!(", of which {} MiB are left,", left >> 20) } else { String::new() };
         let need = self.need() >> 20;
         let (why, fix) = if self.need() > *left {
@@ -170,6 +176,14 @@ mod tests {
         let own = limits(RequestedLimits { max_sockets: Some(1), max_tracked: Some(2), ring_buffer: Some(4096) });
         assert_eq!((own.max_sockets, own.max_tracked, own.ring_buffer, own.degraded), (1, 2, 4096, None));
         assert_eq!(of_one_off_scan(None), 1_000_000);
+    }
+
+    #[test]
+    fn the_name_of_a_cgroup_is_harmless() {
+        let cgroup = "/sys/fs/cgroup/x\u{1b}[31m\u{202e}".into();
+        let memory = MemoryLimit { bytes: 64 * MIB, left: 64 * MIB, cgroup };
+        let why = limits(RequestedLimits::default(), Some(&memory)).degraded.unwrap().why;
+        assert!(why.contains("/sys/fs/cgroup/x\\u{1b}[31m\\u{202e}"), "{why}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use closewait_engine::text::harmless_path;
+
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
     on_fresh_thread, proc,
@@ -49,7 +51,7 @@ pub enum NetnsError {
         error: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", path.display())]
+    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
@@ -63,7 +65,7 @@ pub enum NetnsError {
         error: io::Error,
     },
     /// A namespace could not be opened, as of too many open files.
-    #[error("opening the network namespace at {} failed: {error}; raise the limit on open files if that is reached: namespaces may be missing", path.display())]
+    #[error("opening the network namespace at {} failed: {error}; raise the limit on open files if that is reached: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
         /// Where it is.
         path: PathBuf,
@@ -71,7 +73,7 @@ pub enum NetnsError {
         error: io::Error,
     },
     /// A file system did not answer.
-    #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", path.display())]
+    #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Unanswered {
         /// Where one may be.
         path: PathBuf,
@@ -298,7 +300,6 @@ struct Mount<'a> {
     parent: &'a [u8],
     root: &'a [u8],
     point: &'a [u8],
-    kind: &'a [u8],
 }
 
 impl<'a> Mount<'a> {
@@ -306,7 +307,7 @@ impl<'a> Mount<'a> {
         let mut fields = line.split(|&byte| byte == b' ');
         let (id, parent) = (fields.next()?, fields.next()?);
         let (root, point) = (fields.nth(1)?, fields.next()?);
-        Some(Self { id, parent, root, point, kind: fields.skip_while(|field| *field != b"-").nth(1)? })
+        Some(Self { id, parent, root, point })
     }
 }
 
@@ -318,13 +319,13 @@ fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
         return Vec::new();
     }
     let by_id: BTreeMap<_, _> = mounts().map(|mount| (mount.id, mount)).collect();
+    let behind = proc::Mounts::parse(mountinfo);
     let on_the_way = |mount: &Mount<'_>| {
         let mut parent = mount.parent;
         for _ in 0..MAX_NESTED {
             let Some(above) = by_id.get(parent) else { break };
-            let kind = String::from_utf8_lossy(above.kind);
-            if proc::is_served(&kind) {
-                return Some(kind.into_owned());
+            if let Some(kind) = behind.served(above.id) {
+                return Some(kind);
             }
             parent = above.parent;
         }

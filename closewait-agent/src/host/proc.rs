@@ -7,6 +7,7 @@
 
 mod elf;
 pub mod fdinfo;
+mod mounts;
 mod parse;
 mod program;
 
@@ -18,8 +19,9 @@ use std::{
 };
 
 pub use self::{
+    mounts::Mounts,
     parse::{Call, Stat, Status},
-    program::{Linker, is_served, linker},
+    program::{Linker, linker},
 };
 
 /// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.

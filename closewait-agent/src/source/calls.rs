@@ -2,7 +2,7 @@
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -33,6 +33,7 @@ struct TestRun {
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -111,6 +112,80 @@ struct ObjGet {
 pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     new_fd(BPF_OBJ_GET, &ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })
+}
+
+/// The member `info` of `union bpf_attr` (include/uapi/linux/bpf.h at v5.10).
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Kind of a BPF object, and what tells it from others of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum BpfObject {
+    /// A map.
+    Map {
+        /// Its name, as far as the kernel keeps it.
+        name: Vec<u8>,
+    },
+    /// A program.
+    Program {
+        /// Its name, as far as the kernel keeps it.
+        name: Vec<u8>,
+        /// Its number.
+        id: u32,
+    },
+    /// What keeps a program attached.
+    Link {
+        /// Number of the program.
+        program: u32,
+    },
+}
+
+/// Asks the kernel what a descriptor of a BPF object is.
+///
+/// # Errors
+///
+/// If it is none, the kernel refuses, or there is no `/proc`.
+pub(super) fn describe(object: BorrowedFd<'_>) -> io::Result<BpfObject> {
+    // The names of the inodes are in kernel/bpf/syscall.c (v5.10): the kernel tells the kind nowhere else.
+    let kind = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    match kind.as_os_str().as_bytes() {
+        b"anon_inode:bpf-map" => Ok(BpfObject::Map { name: text(&info::<40>(object)?[24..]) }),
+        b"anon_inode:bpf-prog" => {
+            let info = info::<80>(object)?;
+            Ok(BpfObject::Program { name: text(&info[64..]), id: number(&info[4..]) })
+        }
+        b"anon_inode:bpf-link" | b"anon_inode:bpf_link" => {
+            Ok(BpfObject::Link { program: number(&info::<12>(object)?[8..]) })
+        }
+        _ => Err(io::Error::other("neither a map, a program nor a link")),
+    }
+}
+
+/// The first `SIZE` bytes of what the kernel says of an object: of `struct bpf_map_info` and others
+/// (include/uapi/linux/bpf.h at v5.10).
+fn info<const SIZE: usize>(object: BorrowedFd<'_>) -> io::Result<[u8; SIZE]> {
+    // Zeros ask for no list.
+    let mut info = [0; SIZE];
+    let mut attributes =
+        InfoByFd { bpf_fd: object.as_raw_fd().cast_unsigned(), info_len: SIZE as u32, info: info.as_mut_ptr() as u64 };
+    // SAFETY: the attributes are those of the command, of the size given, and `info` has room for `SIZE` bytes, which the
+    // kernel reads and writes no more of, and outlives the call.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<InfoByFd>() as libc::c_long)
+    };
+    if failed == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
+fn text(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().take_while(|byte| *byte != 0).collect()
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// The member `batch` of `union bpf_attr` (include/uapi/linux/bpf.h at v5.10).

@@ -4,6 +4,8 @@
 //! adopts all of it if the program would be the same. If only the program would differ, it adopts the maps and attaches
 //! its own program. Maps of another layout are never read: they are removed.
 
+mod recognize;
+
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
@@ -22,6 +24,7 @@ use closewait_common::{
 };
 use thiserror::Error;
 
+use self::recognize::Contents;
 use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
 
 /// Where `--pin` puts its files if it is not told.
@@ -34,11 +37,24 @@ const MODE: u32 = 0o700;
 const LINK: &str = "link";
 /// The program, for its own counters.
 const PROGRAM: &str = "program";
-/// Every file that an agent makes. The link comes first: what is removed first ends the program.
-const FILES: [&str; 7] = [LINK, PROGRAM, names::KEPT, names::RING, names::SINCE, names::STATS, names::OPENERS];
-/// Names of the maps' files before layout 3. They are removed with the others.
-const OLD_FILES: [&str; 5] =
-    ["CLOSEWAIT_KEPT", "CLOSEWAIT_RING", "CLOSEWAIT_SINCE", "CLOSEWAIT_STATS", "CLOSEWAIT_OPENERS"];
+/// The notes, before layout 3.
+const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
+/// Every file that an agent makes, and those that agents made before layout 3: they are removed with the others. The link
+/// comes first: what is removed first ends the program.
+const FILES: [&str; 12] = [
+    LINK,
+    PROGRAM,
+    names::KEPT,
+    names::RING,
+    names::SINCE,
+    names::STATS,
+    names::OPENERS,
+    OLD_KEPT,
+    "CLOSEWAIT_RING",
+    "CLOSEWAIT_SINCE",
+    "CLOSEWAIT_STATS",
+    "CLOSEWAIT_OPENERS",
+];
 
 /// What became of the maps and the program of an agent before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,18 +112,29 @@ pub enum PinsError {
         #[source]
         source: io::Error,
     },
-    /// A file system along the path does not answer.
-    #[error("{} cannot be looked at; see to the file systems along the path, or give --pin another directory", dir.display())]
-    Unanswered {
-        /// The directory.
-        dir: PathBuf,
-        /// Which call, and how long it was waited for.
-        #[source]
-        why: CallFailure,
-    },
     /// Files elsewhere pin nothing.
     #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
+    /// The directory, or a file in it, belongs to somebody else.
+    #[error(
+        "{} cannot be used for pins: {why}; nothing changed\n\
+         hint: give --pin a directory that does not exist yet, such as {DEFAULT}", dir.display()
+    )]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// What shows that it is not closewait's.
+        why: String,
+    },
+    /// A file system along the path does not answer.
+    #[error("{} cannot be opened; check its file system, or give --pin another directory", dir.display())]
+    Unanswered {
+        /// The directory.
+        dir: PathBuf,
+        /// System call that did not answer, and for how long.
+        #[source]
+        why: CallFailure,
+    },
     /// Two agents would read one ring buffer.
     #[error("another agent uses {}; stop it, or give this one another directory with --pin", .0.display())]
     Taken(PathBuf),
@@ -125,56 +152,100 @@ pub enum PinsError {
 /// A directory of pinned files that this process alone uses.
 #[derive(Debug)]
 pub struct Pins {
-    /// As the user has named it.
     dir: PathBuf,
     /// Locked for as long as it is open.
-    open: File,
+    lock: File,
+}
+
+/// What `--unpin` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpinned {
+    /// There was nothing to remove.
+    Nothing,
+    /// Files and directory are gone.
+    All,
+    /// The files are gone. The directory stays: it has files of others, or something is mounted there.
+    Files,
 }
 
 impl Pins {
-    /// Opens `dir`, made if it is not there, for this process alone.
+    /// Opens `dir` for this process alone; makes it if it is not there. A directory that is there is used and changed only if
+    /// it is empty and this user's own, or has the pins of an agent.
     ///
     /// # Errors
     ///
-    /// If it is not on a BPF file system, another process has it, the system refuses, or a file system along the path does
-    /// not answer within two seconds.
+    /// If it is not on a BPF file system, another process has it, it belongs to another program or user, the system refuses, or
+    /// a file system along the path does not answer within two seconds.
     pub fn open(dir: &Path) -> Result<Self, PinsError> {
         with(dir, Self::open_and_wait)?
-    }
-
-    /// As [`open`](Self::open); `None` if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// As of [`open`](Self::open).
-    pub fn open_existing(dir: &Path) -> Result<Option<Self>, PinsError> {
-        with(dir, |dir| {
-            call("stat");
-            dir.exists().then(|| Self::open_and_wait(dir)).transpose()
-        })?
     }
 
     fn open_and_wait(dir: &Path) -> Result<Self, PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let parent = dir.parent().unwrap_or(dir);
-        call("stat");
         // Before anything is made, so that a typing error leaves nothing behind.
         if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
             return Err(PinsError::Elsewhere(dir.to_owned()));
         }
-        call("mkdir");
         match DirBuilder::new().mode(MODE).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
             Ok(()) | Err(_) => {}
         }
-        call("open");
+        let (pins, contents) = Self::lock(dir)?;
+        if contents == Contents::Empty {
+            // Also of one that was made with another umask.
+            pins.lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
+        }
+        Ok(pins)
+    }
+
+    /// Removes what an agent has pinned in `dir`: its program ends. The directory goes too, unless others use it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pins::open`], and if a file cannot be removed.
+    pub fn unpin(dir: &Path) -> Result<Unpinned, PinsError> {
+        with(dir, Self::unpin_and_wait)?
+    }
+
+    fn unpin_and_wait(dir: &Path) -> Result<Unpinned, PinsError> {
+        let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
+        if !dir.exists() {
+            return Ok(Unpinned::Nothing);
+        }
+        if !is_bpf(dir).map_err(failed("statfs"))? {
+            return Err(PinsError::Elsewhere(dir.to_owned()));
+        }
+        if fs::read_dir(dir).map_err(failed("open"))?.next().is_none() {
+            return Ok(Unpinned::Nothing);
+        }
+        let (pins, contents) = Self::lock(dir)?;
+        pins.clear()?;
+        if matches!(contents, Contents::Ours { others: 1.. }) {
+            return Ok(Unpinned::Files);
+        }
+        match fs::remove_dir(dir) {
+            Ok(()) => Ok(Unpinned::All),
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
+                Ok(Unpinned::Files)
+            }
+            Err(error) => Err(failed("rmdir")(error)),
+        }
+    }
+
+    /// Locks a directory that is there, and looks whether it may be used. Changes nothing.
+    fn lock(dir: &Path) -> Result<(Self, Contents), PinsError> {
+        let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let lock = File::open(dir).map_err(failed("open"))?;
-        // Also of one that was there, or that was made with another umask.
-        lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), open: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(PinsError::Taken(dir.to_owned())),
-            Err(fs::TryLockError::Error(error)) => Err(failed("flock")(error)),
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(PinsError::Taken(dir.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("flock")(error)),
+        }
+        let about = lock.metadata().map_err(failed("fstat"))?;
+        match recognize::contents(dir, &about).map_err(failed("getdents64"))? {
+            Ok(contents) => Ok((Self { dir: dir.to_owned(), lock }, contents)),
+            Err(why) => Err(PinsError::NotOurs { dir: dir.to_owned(), why }),
         }
     }
 
@@ -183,20 +254,19 @@ impl Pins {
         &self.dir
     }
 
-    /// Where a file is or will be: by the descriptor, so that the path of the user is never walked again, and with it no
-    /// file system that may not answer.
+    /// Where a map is or will be.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.open.as_raw_fd())).join(name)
+        self.dir.join(name)
     }
 
     /// Where the link is or will be.
     pub(super) fn link(&self) -> PathBuf {
-        self.map(LINK)
+        self.dir.join(LINK)
     }
 
     /// Where the program is or will be.
     pub(super) fn program(&self) -> PathBuf {
-        self.map(PROGRAM)
+        self.dir.join(PROGRAM)
     }
 
     /// Decides what to adopt, for an agent whose notes would be `wanted`. What cannot be used is removed.
@@ -226,7 +296,7 @@ impl Pins {
         let path = self.map(names::KEPT);
         if !path.exists() {
             // Left by one that was interrupted before it had written its notes.
-            let rest = FILES.iter().chain(&OLD_FILES).any(|name| self.map(name).exists());
+            let rest = FILES.iter().any(|name| self.map(name).exists());
             return if rest { Err("it is not complete".to_owned()) } else { Ok(None) };
         }
         let notes = MapData::from_pin(&path).map(Map::Array).and_then(Array::<_, Kept>::try_from);
@@ -244,37 +314,14 @@ impl Pins {
     /// # Errors
     ///
     /// If one cannot be removed.
-    pub fn clear(&self) -> Result<(), PinsError> {
-        FILES.iter().chain(&OLD_FILES).try_for_each(|name| self.remove_file(name))
+    pub(super) fn clear(&self) -> Result<(), PinsError> {
+        FILES.iter().try_for_each(|name| remove(&self.dir.join(name)))
     }
 
     /// Removes the link and the program: the program ends, what it has kept stays.
     pub(super) fn detach(&self) -> Result<(), PinsError> {
-        self.remove_file(LINK)?;
-        self.remove_file(PROGRAM)
-    }
-
-    fn remove_file(&self, name: &str) -> Result<(), PinsError> {
-        match fs::remove_file(self.map(name)) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(PinsError::Remove { path: self.dir.join(name), source })
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-
-    /// Removes everything, the directory too.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be removed, or the directory has others.
-    pub fn remove(self) -> Result<(), PinsError> {
-        self.clear()?;
-        let removed = with(&self.dir, |dir| {
-            call("rmdir");
-            fs::remove_dir(dir)
-        })?;
-        removed.map_err(|source| PinsError::Directory { call: "rmdir", dir: self.dir.clone(), source })
+        remove(&self.link())?;
+        remove(&self.program())
     }
 }
 
@@ -308,7 +355,16 @@ impl Pinned {
     }
 }
 
-/// Does `work` with a directory, and waits for no file system along its path that does not answer.
+fn remove(path: &Path) -> Result<(), PinsError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinsError::Remove { path: path.to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Does `work` on a thread that can be left behind if a file system along the path hangs.
 fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T, PinsError> {
     let owned = dir.to_owned();
     in_time(dir, START_PATIENCE, move || work(&owned), drop)

@@ -39,7 +39,7 @@ pub(crate) enum Mode {
     NeverFlushes,
 }
 
-/// A mounted file system with one file, `server`: a copy of `sleep`.
+/// A mounted file system with an empty folder, `folder`, and a file, `server`: a copy of `sleep`.
 pub(crate) struct FileSystem {
     path: PathBuf,
     mode: Arc<AtomicU8>,
@@ -68,9 +68,16 @@ impl FileSystem {
         Some(Self { path, mode, over, daemon })
     }
 
-    /// The path of the one file.
+    /// The path of the file.
     pub(crate) fn program(&self) -> PathBuf {
         self.path.join("server")
+    }
+
+    /// A path that leads through this file system to an absolute one. Whoever walks it asks the daemon.
+    pub(crate) fn through(&self, path: &Path) -> PathBuf {
+        let up = self.path.components().skip(1).map(|_| "..");
+        let root: PathBuf = self.path.join("folder").join("..").join(up.collect::<PathBuf>());
+        root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 
     /// Runs that file for 1,000 s.
@@ -133,8 +140,9 @@ mod op {
 
 /// `struct fuse_in_header`.
 const HEADER: usize = 40;
-const ROOT: u64 = 1;
+/// Numbers of nodes; that of the root is 1.
 const PROGRAM: u64 = 2;
+const FOLDER: u64 = 3;
 
 impl Daemon {
     fn run(mut self) {
@@ -181,6 +189,11 @@ impl Daemon {
                 body.extend([0; 8]);
                 body.extend(self.attributes(PROGRAM));
             }
+            op::LOOKUP if request.get(HEADER..) == Some(b"folder\0") => {
+                body.extend([FOLDER, 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes));
+                body.extend([0; 8]);
+                body.extend(self.attributes(FOLDER));
+            }
             op::GETATTR => {
                 body.extend([0; 16]);
                 body.extend(self.attributes(node));
@@ -206,7 +219,7 @@ impl Daemon {
 
     /// `struct fuse_attr`.
     fn attributes(&self, node: u64) -> Vec<u8> {
-        let (size, mode) = if node == ROOT { (0, 0o40_755) } else { (self.program.len() as u64, 0o100_755) };
+        let (size, mode) = if node == PROGRAM { (self.program.len() as u64, 0o100_755) } else { (0, 0o40_755) };
         let mut bytes = Vec::new();
         bytes.extend([node, size, size.div_ceil(512), 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes));
         bytes.extend([0_u32, 0, 0, mode, 1, 0, 0, 0, 4096, 0].into_iter().flat_map(u32::to_ne_bytes));

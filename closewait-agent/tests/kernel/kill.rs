@@ -409,6 +409,18 @@ fn what_cannot_be_written_is_never_a_success() {
         assert!(said.contains(why) && said.contains("1 of 1 sockets were destroyed"), "{said}");
         assert_eq!(pair.server.write(b"late").unwrap_err().kind(), ErrorKind::ConnectionAborted);
     }
+    // Nobody can have seen a plan, but no write fails.
+    let pair = ns.waiting(V4).0;
+    let open = |write| fs::OpenOptions::new().read(true).write(write).open("/dev/null").expect("/dev/null");
+    for (why, write) in [("not open for writing", false), ("standard output is closed", true)] {
+        for format in ["text", "json"] {
+            let mut command = kill(&pair.id, &["--yes", "--output", format]);
+            let (code, said) = with_output(&mut command, open(write).into());
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(why) && said.contains("nothing changed"), "{said}");
+        }
+    }
+    untouched(pair);
     // What changes nothing ends quietly when its reader has gone.
     let pair = ns.waiting(V4).0;
     let (code, said) = with_output(&mut kill(&pair.id, &[]), gone_reader());

@@ -46,3 +46,4 @@ mod pinned;
 mod privileges;
 mod recording;
 mod unresponsive;
+mod user_paths;

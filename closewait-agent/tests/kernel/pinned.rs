@@ -261,3 +261,57 @@ fn a_folder_elsewhere_is_refused() {
     assert_eq!(refused.code, Some(78), "{refused:?}");
     assert!(refused.stderr.contains("not on a BPF file system") && !dir.exists(), "{refused:?}");
 }
+
+#[test]
+fn pins_and_folders_of_somebody_else_stay_as_they_are() {
+    let pins = Pins::new("foreign");
+    let mode = |dir: &Path| fs::metadata(dir).expect("a folder").permissions().mode() & 0o7777;
+    let set = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("another mode");
+    let refused = |dir: &Path| {
+        let before = mode(dir);
+        let files = || fs::read_dir(dir).expect("a folder").count();
+        let count = files();
+        for unpin in [&[][..], &["--unpin"]] {
+            let arguments = [&["run", "--pin", dir.to_str().expect("UTF-8")], unpin].concat();
+            let refused = finish(&mut closewait(&arguments));
+            if count == 0 && !unpin.is_empty() {
+                assert!(refused.stderr.contains("nothing is pinned in"), "{refused:?}");
+            } else {
+                assert_eq!(refused.code, Some(78), "{refused:?}");
+                assert!(refused.stderr.contains("cannot be used for pins: "), "{refused:?}");
+                assert!(refused.stderr.contains("hint: "), "{refused:?}");
+            }
+            assert_eq!((mode(dir), files()), (before, count), "{refused:?}");
+        }
+    };
+    set(&pins.mount, 0o1777);
+    refused(&pins.mount);
+    kill(pins.start(&[]));
+    set(&pins.mount, 0o1777);
+    refused(&pins.mount);
+    let theirs = MapData::from_pin(pins.file(names::KEPT)).expect("a map");
+    let dir = pins.mount.join("other");
+    for names in [&["link", "program", "theirs"][..], &["theirs"], &[names::RING]] {
+        fs::create_dir(&dir).expect("a folder");
+        for name in names {
+            theirs.pin(dir.join(name)).expect("a pin");
+        }
+        for mode in [0o755, 0o700] {
+            set(&dir, mode);
+            refused(&dir);
+        }
+        fs::remove_dir_all(&dir).expect("no folder");
+    }
+    fs::create_dir(&dir).expect("a folder");
+    chown(&dir, Some(NOBODY), Some(NOBODY)).expect("another owner");
+    set(&dir, 0o755);
+    let of_another = finish(&mut closewait(&["run", "--pin", dir.to_str().expect("UTF-8")]));
+    assert_eq!((of_another.code, mode(&dir)), (Some(78), 0o755), "{of_another:?}");
+    // A file of somebody else in a folder of an agent.
+    theirs.pin(pins.file("theirs")).expect("a pin");
+    assert_eq!(pins.start(&[]).stop().code, Some(0));
+    let unpinned = finish(&mut closewait(&["run", "--unpin", "--pin", &pins.dir]));
+    assert_eq!(unpinned.code, Some(0), "{unpinned:?}");
+    assert!(unpinned.stderr.contains("the directory stays"), "{unpinned:?}");
+    assert_eq!(fs::read_dir(&pins.dir).expect("the folder").count(), 1, "{unpinned:?}");
+}

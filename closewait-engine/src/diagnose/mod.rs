@@ -95,7 +95,7 @@ pub const RULES: &[&dyn Rule] = &[
     &hung_since::HungSince,
     &probe::Probe,
     &shared::Shared,
-    &unanswered::Unanswered,
+    &unanswered::UnansweredRequest,
     &close_missing::CloseMissing,
     &abandoned_response::AbandonedResponse,
     &pool::GrowingPool,

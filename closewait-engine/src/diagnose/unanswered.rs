@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// Nothing was sent on the connection: not on one with TLS, whose handshake is sent.
-pub(super) struct Unanswered;
+pub(super) struct UnansweredRequest;
 
 /// If fewer of those on the port stay, in thousandths, the program forgets some; if more, it may hang.
 const SMALL_SHARE: u64 = 500;
 
-impl Rule for Unanswered {
+impl Rule for UnansweredRequest {
     fn about(&self) -> &'static About {
         &About {
             name: "unanswered",
@@ -89,7 +89,7 @@ mod tests {
     use crate::diagnose::testing::{Scene, secs};
 
     fn said(scene: &Scene) -> Option<(Class, Certainty)> {
-        scene.ask(&Unanswered).map(|said| (said.class, said.certainty))
+        scene.ask(&UnansweredRequest).map(|said| (said.class, said.certainty))
     }
 
     fn taken(state: ReadState) -> Scene {

@@ -1,0 +1,324 @@
+//! Which file systems are behind a mount, decided by names alone: nothing here opens a path that could hang.
+
+use super::{super::netns::unescape, parse::lines};
+
+/// File systems of which another machine or a program is the server. A file there is not opened: the server may be gone,
+/// and then a thread that has opened one of FUSE's or 9p's can wait in a way that no signal ends
+/// (`request_wait_answer` in fs/fuse/dev.c and `p9_client_rpc` in net/9p/client.c, v5.10).
+const SERVED: [&str; 22] = [
+    "9p",
+    "afs",
+    "autofs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "fuse",
+    "fuseblk",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "pvfs2",
+    "smb3",
+    "vboxsf",
+    "virtiofs",
+    "vmhgfs",
+];
+/// File systems on disks and in memory of this machine. A layer of any other type is taken for one with a server.
+const LOCAL: [&str; 22] = [
+    "bcachefs", "btrfs", "cramfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfsplus", "iso9660",
+    "jfs", "nilfs2", "ntfs3", "ramfs", "rootfs", "squashfs", "tmpfs", "udf", "vfat", "xfs",
+];
+/// Layers below layers that are followed. The kernel stacks two (`FILESYSTEM_MAX_STACK_DEPTH`); a loop device adds one.
+const MAX_DEPTH: u32 = 6;
+/// Major number of loop devices.
+const LOOP_MAJOR: &[u8] = b"7:";
+
+/// Whether a file system of this type has a server that may not answer. FUSE's have a name behind it: `fuse.sshfs`.
+fn is_served(kind: &str) -> bool {
+    let stem = kind.split_once('.').map_or(kind, |(stem, _name)| stem);
+    SERVED.contains(&stem)
+}
+
+fn is_local(kind: &str) -> bool {
+    LOCAL.contains(&kind) || kind == "zfs"
+}
+
+/// One line of `mountinfo` (proc_pid_mountinfo(5)).
+struct MountEntry<'a> {
+    id: &'a [u8],
+    device: &'a [u8],
+    point: Vec<u8>,
+    kind: String,
+    source: Vec<u8>,
+    options: &'a [u8],
+}
+
+impl<'a> MountEntry<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (id, device) = (fields.next()?, fields.nth(1)?);
+        let point = unescape(fields.nth(1)?);
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let kind = String::from_utf8_lossy(fields.next()?).into_owned();
+        let (source, options) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        Some(Self { id, device, point, kind, source: unescape(source), options })
+    }
+
+    /// Values of an option of the file system, unescaped.
+    fn option<'b>(&'b self, name: &'b [u8]) -> impl Iterator<Item = Vec<u8>> + 'b {
+        let options = self.options.split(|byte| *byte == b',');
+        options.filter_map(move |option| option.strip_prefix(name)?.strip_prefix(b"=").map(unescape))
+    }
+}
+
+/// The file system behind a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// None that has a server.
+    Local,
+    /// One of this type that has a server, or may have.
+    Served(String),
+}
+
+/// Names of mounts.
+pub struct Mounts<'a> {
+    all: Vec<MountEntry<'a>>,
+}
+
+impl<'a> Mounts<'a> {
+    /// Those of the text of `mountinfo`.
+    pub fn parse(mountinfo: &'a [u8]) -> Self {
+        Self { all: lines(mountinfo).filter_map(MountEntry::parse).collect() }
+    }
+
+    /// The file system behind the mount with this number; `None` if there is no such mount. Layers of overlayfs and ecryptfs are
+    /// looked up in `others`, the mounts of whoever has most likely mounted them: a path of a layer is one of its mounter.
+    /// `backing` returns the file behind a loop device.
+    pub(super) fn behind(
+        &self,
+        id: &[u8],
+        others: &Mounts<'_>,
+        backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Option<Behind> {
+        let mount = self.all.iter().find(|mount| mount.id == id)?;
+        // What is certain here is certain; a path of another mount namespace can lead anywhere here, or nowhere.
+        let here = match self.below(mount, backing, 0) {
+            Found::Served(kind) => Some(kind),
+            Found::Local | Found::Unknown(_) => None,
+        };
+        Some(match (here, others.below(mount, backing, 0)) {
+            (Some(kind), _) | (None, Found::Served(kind) | Found::Unknown(kind)) => Behind::Served(kind),
+            (None, Found::Local) => Behind::Local,
+        })
+    }
+
+    /// The type of a file system with a server that is behind the mount with this number; `None` if none is known.
+    pub fn served(&self, id: &[u8]) -> Option<String> {
+        let mount = self.all.iter().find(|mount| mount.id == id)?;
+        match self.below(mount, &|_| None, 0) {
+            Found::Served(kind) => Some(kind),
+            Found::Local | Found::Unknown(_) => None,
+        }
+    }
+
+    fn below(&self, mount: &MountEntry<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
+        let kind = &mount.kind;
+        if is_served(kind) {
+            return Found::Served(kind.clone());
+        }
+        if depth > MAX_DEPTH {
+            return Found::Unknown(kind.clone());
+        }
+        // Read through a daemon that fetches what is missing (fs/erofs/fscache.c, v6.1).
+        if kind == "erofs" && mount.option(b"fsid").next().is_some() {
+            return Found::Served(kind.clone());
+        }
+        let layers = match kind.as_str() {
+            "overlay" => layers_of(mount),
+            "ecryptfs" => vec![mount.source.clone()],
+            // A file, and no device.
+            "erofs" if mount.source.starts_with(b"/") && !mount.source.starts_with(b"/dev/") => {
+                vec![mount.source.clone()]
+            }
+            _ if mount.device.starts_with(LOOP_MAJOR) => match backing(mount.device) {
+                Some(file) => vec![file],
+                None => Vec::new(),
+            },
+            // The type of a mount that the file itself is on needs to be in no list: /proc and others are local too.
+            _ if depth == 0 || is_local(kind) => return Found::Local,
+            _ => return Found::Unknown(kind.clone()),
+        };
+        let unknown = || Found::Unknown(format!("{kind}, of what is not known"));
+        if layers.is_empty() {
+            return unknown();
+        }
+        let absolute = layers.iter().find(|path| path.starts_with(b"/")).and_then(|path| self.holding(path));
+        let mut found = Found::Local;
+        for layer in &layers {
+            let on = if layer.starts_with(b"/") { self.holding(layer) } else { self.ending_with(layer).or(absolute) };
+            match on.map(|on| self.below(on, backing, depth + 1)) {
+                Some(Found::Local) => {}
+                Some(Found::Served(below)) => return Found::Served(below),
+                Some(Found::Unknown(_)) | None => found = unknown(),
+            }
+        }
+        found
+    }
+
+    /// The mount that a path is on, by its name: the last one of those with the longest mount point.
+    fn holding(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
+        let holds = |point: &[u8]| {
+            path.strip_prefix(point).is_some_and(|rest| point == b"/" || rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.all.iter().filter(|mount| holds(&mount.point)).max_by_key(|mount| mount.point.len())
+    }
+
+    /// The mount whose mount point ends with a path that began at a folder which is not known.
+    fn ending_with(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
+        let ends = |point: &[u8]| point.strip_suffix(path).is_some_and(|rest| rest.ends_with(b"/"));
+        self.all.iter().rev().find(|mount| ends(&mount.point))
+    }
+}
+
+/// What names tell of what is below a mount.
+enum Found {
+    Local,
+    Served(String),
+    /// They tell nothing.
+    Unknown(String),
+}
+
+/// Paths of the layers of an overlayfs (`ovl_show_options` in fs/overlayfs, v5.10 and v6.18).
+fn layers_of(mount: &MountEntry<'_>) -> Vec<Vec<u8>> {
+    let lower = mount.option(b"lowerdir").flat_map(|list| split_layers(&list));
+    let each = [b"lowerdir+".as_slice(), b"datadir+", b"upperdir"];
+    lower.chain(each.into_iter().flat_map(|name| mount.option(name))).collect()
+}
+
+/// Splits `a:b::c`; a colon in a name has a backslash before it.
+fn split_layers(list: &[u8]) -> Vec<Vec<u8>> {
+    let (mut layers, mut layer, mut bytes) = (Vec::new(), Vec::new(), list.iter().copied());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => layer.extend(bytes.next()),
+            b':' => layers.push(std::mem::take(&mut layer)),
+            _ => layer.push(byte),
+        }
+    }
+    layers.push(layer);
+    layers.retain(|layer| !layer.is_empty());
+    layers
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOST: &str = "\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+23 22 0:30 / /run rw shared:5 - tmpfs tmpfs rw\n\
+24 22 0:31 / /images rw - fuse.stargz stargz rw\n\
+25 22 0:32 / /data rw - xfs /dev/sdb rw\n\
+26 22 0:33 / /odd rw - oddfs none rw\n\
+27 22 0:34 / /snap/7/fs rw - fuse.rawBridge stargz rw\n\
+28 22 0:35 / /stacked rw - overlay overlay rw,lowerdir=/images/x,upperdir=/data/u,workdir=/data/w\n";
+
+    fn behind(line: &str) -> Behind {
+        let own = format!("{line}\n");
+        let backing = |device: &[u8]| match device {
+            b"7:1" => Some(b"/data/disk".to_vec()),
+            b"7:2" => Some(b"/images/disk".to_vec()),
+            _ => None,
+        };
+        Mounts::parse(own.as_bytes()).behind(b"99", &Mounts::parse(HOST.as_bytes()), &backing).unwrap()
+    }
+
+    fn overlay(options: &str) -> Behind {
+        behind(&format!("99 1 0:50 / / rw - overlay overlay rw,{options}"))
+    }
+
+    #[test]
+    fn an_overlay_over_local_disks_is_local() {
+        for options in [
+            "lowerdir=/var/lib/docker/l/A:/var/lib/docker/l/B,upperdir=/var/lib/docker/u,workdir=/var/lib/docker/w",
+            "lowerdir=/data/a::/run/b",
+            "lowerdir+=/data/a,lowerdir+=/b,datadir+=/c",
+            "lowerdir=12/fs:11/fs,upperdir=/var/lib/containerd/13/fs,workdir=/var/lib/containerd/13/work",
+            "lowerdir=/imagesx,upperdir=/data/u",
+        ] {
+            assert_eq!(overlay(options), Behind::Local, "{options}");
+        }
+    }
+
+    #[test]
+    fn an_overlay_with_a_layer_that_has_a_server_is_served() {
+        for options in [
+            "lowerdir=/images/x,upperdir=/run/u,workdir=/run/w",
+            "lowerdir=/data/a:/images,upperdir=/run/u",
+            "lowerdir+=/data/a,datadir+=/images/b",
+            "lowerdir=/data/a,upperdir=/images/u",
+            "lowerdir=7/fs:6/fs,upperdir=/snap/9/fs",
+            "lowerdir=/stacked/a",
+            "lowerdir=/da\\134:ta:/images/x",
+        ] {
+            assert!(matches!(overlay(options), Behind::Served(kind) if kind.starts_with("fuse.")), "{options}");
+        }
+    }
+
+    #[test]
+    fn an_overlay_of_what_is_not_known_is_taken_for_served() {
+        for options in ["lowerdir=/odd/x", "lowerdir=l/A:l/B,upperdir=x/diff", "index=off"] {
+            assert_eq!(overlay(options), Behind::Served("overlay, of what is not known".to_owned()), "{options}");
+        }
+        // One whose only mount is itself.
+        let own = b"99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a".as_slice();
+        let mounts = Mounts::parse(own);
+        assert!(matches!(mounts.behind(b"99", &mounts, &|_| None), Some(Behind::Served(_))));
+    }
+
+    #[test]
+    fn what_is_below_ecryptfs_erofs_and_loop_devices_counts() {
+        let served = |line: &str| matches!(behind(line), Behind::Served(_));
+        assert!(
+            served("99 1 0:50 / /e rw - ecryptfs /images/x rw") && !served("99 1 0:50 / /e rw - ecryptfs /data/x rw")
+        );
+        assert!(served("99 1 7:2 / /l rw - ext4 /dev/loop2 rw") && !served("99 1 7:1 / /l rw - ext4 /dev/loop1 rw"));
+        assert!(served("99 1 0:50 / /i ro - erofs none ro,fsid=x") && !served("99 1 8:3 / /i ro - erofs /dev/sda3 ro"));
+        assert!(served("99 1 0:50 / /i ro - erofs /images/i ro") && !served("99 1 0:50 / /i ro - erofs /data/i ro"));
+    }
+
+    #[test]
+    fn a_file_on_anything_else_is_local_or_served_by_its_type() {
+        assert_eq!(behind("99 1 0:5 / /proc rw - proc proc rw"), Behind::Local);
+        assert_eq!(behind("99 1 0:5 / /n rw - nfs4 host:/ rw"), Behind::Served("nfs4".to_owned()));
+        assert!(Mounts::parse(b"99 1 0:5 / /n rw -").behind(b"99", &Mounts::parse(b""), &|_| None).is_none());
+    }
+
+    #[test]
+    fn file_systems_with_a_server_are_known_by_their_type() {
+        for kind in ["fuse", "fuse.sshfs", "fuseblk", "nfs", "nfs4", "cifs", "9p", "virtiofs"] {
+            assert!(is_served(kind), "{kind}");
+        }
+        for kind in ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "squashfs", "zfs", "fusectl"] {
+            assert!(!is_served(kind), "{kind}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_of_mounts_is_survived(text: Vec<u8>) {
+            for text in [text.clone(), [b"1 0 7:0 / / rw - overlay x lowerdir=", text.as_slice()].concat()] {
+                let mounts = Mounts::parse(&text);
+                drop(mounts.behind(b"1", &mounts, &|_| Some(b"/x".to_vec())));
+            }
+        }
+    }
+}
