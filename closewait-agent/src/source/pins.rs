@@ -183,10 +183,12 @@ impl Pins {
     fn open_and_wait(dir: &Path) -> Result<Self, PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let parent = dir.parent().unwrap_or(dir);
+        call("stat");
         // Before anything is made, so that a typing error leaves nothing behind.
         if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
             return Err(PinsError::Elsewhere(dir.to_owned()));
         }
+        call("mkdir");
         match DirBuilder::new().mode(MODE).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("mkdir")(error)),
             Ok(()) | Err(_) => {}
@@ -210,6 +212,7 @@ impl Pins {
 
     fn unpin_and_wait(dir: &Path) -> Result<Unpinned, PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
+        call("stat");
         if !dir.exists() {
             return Ok(Unpinned::Nothing);
         }
@@ -224,6 +227,7 @@ impl Pins {
         if matches!(contents, Contents::Ours { others: 1.. }) {
             return Ok(Unpinned::Files);
         }
+        call("rmdir");
         match fs::remove_dir(dir) {
             Ok(()) => Ok(Unpinned::All),
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
@@ -236,6 +240,7 @@ impl Pins {
     /// Locks a directory that is there, and looks whether it may be used. Changes nothing.
     fn lock(dir: &Path) -> Result<(Self, Contents), PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
+        call("open");
         let lock = File::open(dir).map_err(failed("open"))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -254,19 +259,20 @@ impl Pins {
         &self.dir
     }
 
-    /// Where a map is or will be.
+    /// Path of a map by the descriptor of the directory: the path of the user, with file systems along it that may not
+    /// answer, is not walked again.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        PathBuf::from(format!("/proc/self/fd/{}", self.lock.as_raw_fd())).join(name)
     }
 
     /// Where the link is or will be.
     pub(super) fn link(&self) -> PathBuf {
-        self.dir.join(LINK)
+        self.map(LINK)
     }
 
     /// Where the program is or will be.
     pub(super) fn program(&self) -> PathBuf {
-        self.dir.join(PROGRAM)
+        self.map(PROGRAM)
     }
 
     /// Decides what to adopt, for an agent whose notes would be `wanted`. What cannot be used is removed.
@@ -315,13 +321,22 @@ impl Pins {
     ///
     /// If one cannot be removed.
     pub(super) fn clear(&self) -> Result<(), PinsError> {
-        FILES.iter().try_for_each(|name| remove(&self.dir.join(name)))
+        FILES.iter().try_for_each(|name| self.remove_file(name))
     }
 
     /// Removes the link and the program: the program ends, what it has kept stays.
     pub(super) fn detach(&self) -> Result<(), PinsError> {
-        remove(&self.link())?;
-        remove(&self.program())
+        self.remove_file(LINK)?;
+        self.remove_file(PROGRAM)
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), PinsError> {
+        match fs::remove_file(self.map(name)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(PinsError::Remove { path: self.dir.join(name), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -355,15 +370,6 @@ impl Pinned {
     }
 }
 
-fn remove(path: &Path) -> Result<(), PinsError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinsError::Remove { path: path.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// Does `work` on a thread that can be left behind if a file system along the path hangs.
 fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T, PinsError> {
     let owned = dir.to_owned();
@@ -373,6 +379,7 @@ fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 's
 
 /// Whether a path is on a BPF file system.
 fn is_bpf(path: &Path) -> io::Result<bool> {
+    call("open");
     call("open");
     let file = File::open(path)?;
     let mut about = MaybeUninit::<libc::statfs>::uninit();

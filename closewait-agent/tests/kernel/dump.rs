@@ -94,8 +94,8 @@ fn go_is_asked_for_no_more_than_a_dump() {
     // SAFETY: no other thread of the tests reads the environment now: they run one after the other.
     unsafe { std::env::set_var("PPROF_PORT", port.to_string()) };
     let ended = dump.run("Go", process::id());
-    server.join().expect("the server");
     assert!(ended.stdout.contains("is cut after"), "{ended:?}");
+    server.join().expect("the server");
     let size = dump.size(".threads.txt").expect("a dump");
     assert!((1 << 20..MAX_DUMP).contains(&size), "{size}");
 }

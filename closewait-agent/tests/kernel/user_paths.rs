@@ -102,7 +102,7 @@ fn a_path_that_hangs_at_the_start_holds_up_no_end() {
         let took = boot_seconds() - began;
         assert!(took < 5.0 * f64::from(slowness()), "{flag}: it took {took} s\n{refused:?}");
         assert!(!matches!(refused.code, None | Some(0)), "{refused:?}");
-        let says = [path, &format!("{call} did not answer within 2 s"), "see to"];
+        let says = [path, &format!("{call} did not answer within 2 s"), "file system"];
         assert!(says.iter().all(|what| refused.stderr.contains(what)), "{flag}: {refused:?}");
     }
     let ended = end_of(Agent::start(&["--socket", through]));
