@@ -51,7 +51,7 @@ fn play(mut bytes: &[u8]) -> Vec<u8> {
             Item::Unwritten { at, lines } => play.engine.unwritten(at, lines),
             Item::LogDropped { at, lines } => play.engine.log_lines_dropped(at, lines),
             Item::Started(start) => play.start(&start),
-            Item::WalkBegan => drop(play.engine.scan_began()),
+            Item::ScanBegan => drop(play.engine.scan_began()),
             Item::Stopping => play.engine.stop(),
             Item::Began { .. } | Item::Polled(_) | Item::Drained | Item::Anchored(_) | Item::HandedOut => {}
         }
