@@ -12,6 +12,7 @@ pub mod facts;
 pub mod in_time;
 pub mod limits;
 pub mod memory_limit;
+pub mod mountinfo;
 pub mod netns;
 pub mod open_files;
 pub mod plan;
