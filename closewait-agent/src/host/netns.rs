@@ -16,13 +16,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use closewait_engine::text::harmless_path;
 
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
+    lock,
     mountinfo::{Mount, mounts, unescape},
     on_fresh_thread, proc,
 };
@@ -256,8 +257,7 @@ fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, Netns
 
 /// The namespace behind a file, if it is the one that is meant and not known yet.
 fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<Netns>, NetnsError> {
-    // Whoever has panicked with the lock has left a whole set behind.
-    let seen = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = || lock(seen);
     if seen().contains(&inode) {
         return Ok(None);
     }

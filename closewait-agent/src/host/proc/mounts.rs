@@ -72,8 +72,8 @@ impl<'a> Mounts<'a> {
     }
 
     /// The file system behind the mount with this number; `None` if there is no such mount. Layers of overlayfs and ecryptfs are
-    /// looked up in `others` too, the `mountinfo` of whoever has most likely mounted them: a path of a layer is one of its
-    /// mounter. It is read only for a mount that has layers. `backing` returns the file behind a loop device.
+    /// looked up in `others` too, the `mountinfo` of the process that most likely mounted them: the path of a layer is one of
+    /// that process. It is read only for a mount that has layers. `backing` returns the file behind a loop device.
     ///
     /// # Errors
     ///
