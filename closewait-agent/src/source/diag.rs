@@ -115,7 +115,7 @@ pub struct ListedSocket {
 }
 
 impl ListedSocket {
-    /// Inode of the socket, `None` if nobody has accepted it.
+    /// Inode of the socket; `None` if it is not accepted yet.
     pub fn inode(&self) -> Option<u64> {
         (self.found.inode != 0).then_some(self.found.inode.into())
     }
