@@ -23,7 +23,7 @@
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, which nobody waits for | |
 //! | [`limits`] | limits of the environment that would end the process | |
-//! | [`signals`] | signals that whoever starts a process leaves blocked or ignored | |
+//! | [`signals`] | signals that are blocked or ignored when a process starts | |
 //! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!

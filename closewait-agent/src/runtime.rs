@@ -61,7 +61,7 @@ impl Signals {
     ///
     /// If `pthread_sigmask` or `sigaction` refuses.
     pub fn catch() -> anyhow::Result<Self> {
-        // Whoever starts an agent may have blocked them: then it would never end.
+        // The agent's parent may have blocked them: then the agent would never end.
         signals::unblock(&[libc::SIGINT, libc::SIGTERM])?;
         let catch = |kind| signal(kind).context("sigaction failed; report this with the output of `closewait doctor`");
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })

@@ -1,4 +1,4 @@
-//! Signals that whoever starts a process leaves blocked or ignored.
+//! Signals that are blocked or ignored when a process starts: it inherits that from its parent.
 
 use std::{
     io,

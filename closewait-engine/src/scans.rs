@@ -64,7 +64,7 @@ impl Scans {
 
     /// A socket left.
     pub(super) fn left(&mut self, socket: &Socket, at: BootTime) {
-        if !self.has_room() {
+        if !self.can_remember() {
             return;
         }
         let exits = self.exits.entry(ends(socket)).or_insert(Exits { any: at, without_cookie: None });
@@ -77,7 +77,7 @@ impl Scans {
 
     /// A socket had left at `at`, and when is not known: others with the same ends can have come since.
     pub(super) fn missed(&mut self, socket: &Socket, at: BootTime) {
-        if !self.has_room() {
+        if !self.can_remember() {
             return;
         }
         match (socket.cookie, socket.inode) {
@@ -87,8 +87,8 @@ impl Scans {
         }
     }
 
-    /// Whether one more exit is to be remembered.
-    fn has_room(&mut self) -> bool {
+    /// Returns whether one more exit can be remembered. At the limit, all are forgotten.
+    fn can_remember(&mut self) -> bool {
         if self.running == 0 || self.overflow {
             return false;
         }
@@ -100,7 +100,7 @@ impl Scans {
         !self.overflow
     }
 
-    /// Whether a socket that a scan found at `at`, and that is not tracked, has left since. After too many exits nobody knows.
+    /// Whether a socket that a scan found at `at`, and that is not tracked, may have left since: after too many exits that is not known.
     pub(super) fn may_have_left(&self, socket: &Socket, at: BootTime) -> bool {
         self.overflow || self.has_left(socket, at)
     }

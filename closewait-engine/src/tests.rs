@@ -3,7 +3,7 @@ mod late;
 mod lossy;
 
 use super::{
-    model::{Class, Dwell, Endpoint, Scope, Since, Socket, SocketKey},
+    model::{Class, Dwell, Endpoint, Role, Scope, Since, Socket, SocketKey},
     testing::{socket, socket_on_port},
     *,
 };
@@ -320,6 +320,29 @@ fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() 
     assert!(outputs(&mut engine).contains(&Output::ReadCounters));
     engine.handle(counters(1002, Counters::default()));
     assert_eq!((words(&mut engine), engine.totals().untracked), (vec!["health".to_owned()], 2));
+}
+
+/// A socket has been accepted if its port has a listener, and was connected if it has none: where not all listeners are seen,
+/// that none was seen tells nothing.
+#[test]
+fn the_role_of_a_socket_is_unknown_if_listeners_were_not_seen() {
+    for (saw_listeners, role) in [(true, Some(Role::Client)), (false, None)] {
+        let mut engine = engine(Events::Stuck);
+        let (key, socket) = (KEY, Socket { role: None, ..socket() });
+        engine.handle(Observation::Enter { key, at: at(0), socket, replaced: false });
+        engine.handle_timeout(at(10_000));
+        engine.handle(Observation::RefreshedAll { at: at(10_000) });
+        engine.handle(Observation::ScanEnded { began: at(10_000), blind: None, saw_listeners });
+        engine.handle(Observation::InspectedOwners { at: at(10_001), worked: Duration::ZERO });
+        let roles: Vec<_> = outputs(&mut engine)
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Finding(Finding::Stuck { socket, .. }) => Some(socket.role),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(roles, [role], "saw_listeners: {saw_listeners}");
+    }
 }
 
 #[test]

@@ -62,15 +62,18 @@ pub(super) fn ask_within(
     exchange.read_answer(&mut stream).map(Some)
 }
 
-/// What came of connecting.
+/// Outcome of a connection attempt.
 enum Connected {
-    Stream(UnixStream),
+    /// An agent that the client believes.
+    Agent(UnixStream),
+    /// No program listens at the path.
+    Absent,
     /// The agent's queue was full all the time.
     Busy,
 }
 
-/// Connects to whoever listens at `path`, and makes sure that it is believed. `None` if nobody listens.
-fn connected(path: &Path, until: BootTime) -> Result<Option<Connected>, ControlError> {
+/// Connects to the agent at `path`, and checks that the client may believe it.
+fn connected(path: &Path, until: BootTime) -> Result<Connected, ControlError> {
     let failed = |call, error| ControlError::Ask { call, path: path.to_owned(), error };
     let address = SocketAddrUnix::new(path).map_err(|error| failed("connect", error.into()))?;
     let socket = place::new_socket().map_err(|error| failed("socket", error))?;
@@ -78,20 +81,20 @@ fn connected(path: &Path, until: BootTime) -> Result<Option<Connected>, ControlE
     loop {
         match connect(&socket, &address) {
             Ok(()) => break,
-            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Connected::Absent),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if clock::now() < until => {
                 call(FULL_QUEUE);
                 thread::sleep(RETRY_INTERVAL);
             }
-            Err(Errno::AGAIN) => return Ok(Some(Connected::Busy)),
+            Err(Errno::AGAIN) => return Ok(Connected::Busy),
             Err(error) => return Err(failed("connect", error.into())),
         }
     }
     let stream = UnixStream::from(socket);
     let user = peer::user_of(&stream).map_err(|error| failed("getsockopt(SO_PEERCRED)", error))?;
     if peer::is_believed(user, path) {
-        Ok(Some(Connected::Stream(stream)))
+        Ok(Connected::Agent(stream))
     } else {
         Err(ControlError::Stranger { path: path.to_owned(), user })
     }
@@ -125,16 +128,16 @@ impl Exchange<'_> {
         ControlError::Slow { path: self.path.to_owned(), waited: until.since(self.began), bytes: self.received }
     }
 
-    /// A connection to an agent that is believed, which waits for nothing. `None` if nobody listens.
+    /// Returns a non-blocking connection to an agent that the client believes; `None` if no program listens.
     fn connect(&self) -> Result<Option<UnixStream>, ControlError> {
         if self.path.as_os_str().len() > MAX_PATH {
             return Err(ControlError::TooLong { path: self.path.to_owned() });
         }
-        let (path, until) = (self.path.to_owned(), self.until);
-        match in_time(self.path, self.patience, move || connected(&path, until), drop) {
-            Ok(Ok(Some(Connected::Stream(stream)))) => Ok(Some(stream)),
-            Ok(Ok(Some(Connected::Busy))) | Err(CallFailure::Late { call: FULL_QUEUE, .. }) => Err(self.slow()),
-            Ok(Ok(None)) => Ok(None),
+        let until = self.until;
+        match in_time(self.path, self.patience, move |path| connected(path, until), drop) {
+            Ok(Ok(Connected::Agent(stream))) => Ok(Some(stream)),
+            Ok(Ok(Connected::Absent)) => Ok(None),
+            Ok(Ok(Connected::Busy)) | Err(CallFailure::Late { call: FULL_QUEUE, .. }) => Err(self.slow()),
             Ok(Err(error)) => Err(error),
             Err(why) => Err(ControlError::Unanswered { path: self.path.to_owned(), why, asked: true }),
         }

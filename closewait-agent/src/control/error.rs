@@ -142,7 +142,7 @@ impl ControlError {
         }
     }
 
-    /// Returns whether a one-off scan may replace the agent's answer: nothing speaks against whoever answers there.
+    /// Returns whether a one-off scan may replace the agent's answer: the client did not find a stranger there.
     pub fn permits_scan(&self) -> bool {
         matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. } | Self::Unanswered { .. })
     }

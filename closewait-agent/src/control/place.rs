@@ -64,13 +64,12 @@ type Occupied = (UnixListener, SocketFile, Vec<String>);
 
 /// As [`occupy`], and waits for no file system that does not answer.
 pub(super) fn occupy_in_time(path: &Path) -> Result<Occupied, ControlError> {
-    let owned = path.to_owned();
     let undo = |late: Result<Occupied, _>| {
         if let Ok((_listener, file, _doubts)) = late {
             file.leave();
         }
     };
-    in_time(path, START_PATIENCE, move || occupy(&owned), undo)
+    in_time(path, START_PATIENCE, occupy, undo)
         .unwrap_or_else(|why| Err(ControlError::Unanswered { path: path.to_owned(), why, asked: false }))
 }
 
@@ -136,7 +135,7 @@ impl SocketFile {
     /// As [`leave`](Self::leave), on a thread of its own.
     pub(super) fn begin_to_leave(self) -> Result<InTime<()>, CallFailure> {
         let path = self.path.clone();
-        InTime::begin(&path, move || self.leave(), drop)
+        InTime::begin(&path, move |_path| self.leave(), drop)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -5,7 +5,7 @@ use closewait_engine::text::is_harmful;
 
 /// Longest color sequence, bytes: `ESC [ 38 ; 5 ; 208 m` and some room.
 const MAX_SGR: usize = 16;
-/// Bytes that are looked at together.
+/// Number of bytes that are scanned at once.
 const CHUNK: usize = 64;
 
 /// A table or a report: lines of text, in color if it was asked for. Everything else that is not a visible character is

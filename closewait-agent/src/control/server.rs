@@ -26,9 +26,9 @@ use crate::{host::in_time::InTime, memory};
 /// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
 const LARGE: u64 = 4 << 20;
 
-/// Time to remove the socket's file where nobody says how long that may take.
+/// Time limit for the removal of the socket file if the caller sets none.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
-/// Time for that in any case.
+/// Least time for the removal of the socket file, also after the caller's limit.
 const LEAVE_AT_LEAST: Duration = Duration::from_millis(100);
 
 /// The socket of a running agent. Its file goes away with it.

@@ -1,12 +1,15 @@
 //! Which programs are run: only those that nobody but root or the agent's user can change.
 
 use std::{
-    ffi::CString,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{Access, access, getxattr},
+    io::Errno,
+};
 use thiserror::Error;
 
 use super::HookEventKind;
@@ -34,7 +37,7 @@ pub enum ProgramError {
         error: io::Error,
     },
     /// Its file system does not answer.
-    #[error("{} cannot be looked at; see to its file system, or put the program on another", path.display())]
+    #[error("{} cannot be checked; check its file system, or put the program on another", path.display())]
     Unanswered {
         /// Which.
         path: PathBuf,
@@ -100,8 +103,7 @@ impl HookPrograms {
     /// If one is not there, cannot be run, others could change it, or its file system does not answer within two seconds.
     pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, ProgramError> {
         let find = |path: &Path| {
-            let owned = path.to_owned();
-            in_time(path, START_PATIENCE, move || find(&owned), drop)
+            in_time(path, START_PATIENCE, find, drop)
                 .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: path.to_owned(), why }))
         };
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
@@ -151,26 +153,18 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
     }
 }
 
-/// A user or group besides root and `user` that may write by a file's access control list (acl(5)).
+/// Returns a user or group, besides root and `user`, that may write by the access control list of a file (acl(5)).
 fn listed_writer(path: &Path, user: u32) -> io::Result<Option<String>> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
     let mut list = vec![0_u8; LONGEST_LIST];
-    // SAFETY: path and name end in a zero, `list` has room for as many bytes as are said, and all outlive the call.
-    let length = unsafe {
-        libc::getxattr(path.as_ptr(), c"system.posix_acl_access".as_ptr(), list.as_mut_ptr().cast(), list.len())
-    };
-    let Ok(length) = usize::try_from(length) else {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            // There is none, or there can be none.
-            Some(libc::ENODATA | libc::EOPNOTSUPP | libc::ENOSYS) => Ok(None),
-            _ => Err(error),
-        };
-    };
-    Ok(writer_of(list.get(..length).unwrap_or_default(), user))
+    match getxattr(path, c"system.posix_acl_access", &mut *list) {
+        Ok(length) => Ok(writer_of(list.get(..length).unwrap_or_default(), user)),
+        // There is none, or there can be none.
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// The same, of the text of the extended attribute (include/uapi/linux/posix_acl_xattr.h at v5.10).
+/// Returns a writer of [`listed_writer`], of the value of the extended attribute (include/uapi/linux/posix_acl_xattr.h at v5.10).
 fn writer_of(list: &[u8], user: u32) -> Option<String> {
     /// A user by number.
     const USER: u16 = 0x02;
@@ -193,17 +187,17 @@ fn writer_of(list: &[u8], user: u32) -> Option<String> {
 }
 
 fn executable(path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the path ends in a zero and outlives the call.
-    match unsafe { libc::access(path.as_ptr(), libc::X_OK) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(access(path, Access::EXEC_OK)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, process};
+    use std::{
+        ffi::CString,
+        fs::Permissions,
+        os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+        process,
+    };
 
     use super::*;
 
@@ -304,7 +298,7 @@ mod tests {
         for name in ["hook", ""] {
             let path = CString::new(place.0.join(name).as_os_str().as_bytes()).unwrap();
             let attribute = c"system.posix_acl_access".as_ptr();
-            // SAFETY: path and name end in a zero, and the list has as many bytes as are said.
+            // SAFETY: path and name end in a zero, and the length is that of the list.
             let set = unsafe { libc::setxattr(path.as_ptr(), attribute, list.as_ptr().cast(), list.len(), 0) };
             if set != 0 {
                 assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EOPNOTSUPP), "of the file system");

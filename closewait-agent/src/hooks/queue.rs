@@ -36,7 +36,7 @@ impl Refused {
 pub(super) enum NextEvent {
     /// It is its turn.
     Run(HookEvent),
-    /// It has waited for so long that what it is about may be over.
+    /// It waited longer than the limit, so its sockets may have left meanwhile.
     Stale(HookGroup),
 }
 
@@ -49,7 +49,7 @@ pub(super) struct HookQueue {
 }
 
 impl HookQueue {
-    /// Nobody waits longer than `patience`.
+    /// Makes an empty queue. `patience` is the longest time that an event waits.
     pub(super) fn new(patience: Duration) -> Self {
         Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
     }
@@ -66,7 +66,7 @@ impl HookQueue {
         Ok(())
     }
 
-    /// The next one that is due, if one may run. It runs until it is said to be [finished](Self::finished).
+    /// Returns the next event that is due, if its program may run now. It counts as running until [`finished`](Self::finished).
     pub(super) fn next(&mut self, now: BootTime) -> Option<NextEvent> {
         if self.running.len() >= MAX_RUNNING {
             return None;

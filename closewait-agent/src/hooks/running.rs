@@ -166,13 +166,13 @@ async fn start(
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<Started> {
-    let (path, kind, facts) = (program.to_owned(), event.group.kind, event.facts.clone());
-    let work = move || {
-        let path = super::program::find(&path)?;
+    let (kind, facts) = (event.group.kind, event.facts.clone());
+    let work = move |path: &Path| {
+        let path = super::program::find(path)?;
         call("execve");
         spawn(&path, kind, &facts).context("pipe2 or posix_spawn failed")
     };
-    // Nobody would end it.
+    // No caller is left that would end it.
     let undo = |late: anyhow::Result<Started>| {
         if let Ok(Started { mut child, .. }) = late {
             signal_group(&child, libc::SIGKILL);

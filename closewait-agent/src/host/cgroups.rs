@@ -25,7 +25,7 @@ use closewait_engine::text::harmless_path;
 use self::{handle::Opened, scan::FolderScan};
 use super::{
     deadline::{self, Patience, Subject, Told},
-    netns::unescape,
+    mountinfo::{mounts, unescape},
 };
 
 /// Where the kernel lists the mounts of this process.
@@ -217,15 +217,9 @@ impl Cgroups {
 /// Where cgroup v2 is mounted, by the text of `mountinfo` (proc_pid_mountinfo(5)): the first mount of its root, else the
 /// first that there is.
 fn mount(text: &[u8]) -> Option<PathBuf> {
-    let mounts = || {
-        text.split(|byte| *byte == b'\n').filter_map(|line| {
-            let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
-            let separator = fields.iter().position(|field| *field == b"-")?;
-            (*fields.get(separator + 1)? == b"cgroup2").then_some((*fields.get(3)?, *fields.get(4)?))
-        })
-    };
-    let (_root, path) = mounts().find(|(root, _path)| *root == b"/").or_else(|| mounts().next())?;
-    Some(PathBuf::from(OsString::from_vec(unescape(path))))
+    let cgroup2 = || mounts(text).filter(|mount| mount.kind == b"cgroup2");
+    let mount = cgroup2().find(|mount| mount.root == b"/").or_else(|| cgroup2().next())?;
+    Some(PathBuf::from(OsString::from_vec(unescape(mount.point))))
 }
 
 #[cfg(fuzzing)]

@@ -38,7 +38,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
@@ -46,6 +46,7 @@ use std::{
     time::Duration,
 };
 
+use super::lock;
 use crate::clock;
 
 /// Time without any progress after which a thread is left behind.
@@ -462,11 +463,6 @@ impl Drop for Ending {
         self.0.doing().ended = true;
         abandoned.retain(|thread| !Arc::ptr_eq(&thread.watch, &self.0));
     }
-}
-
-/// Whoever has panicked with the lock has left whole values behind: all are set in one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
     fmt, io, panic,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
@@ -23,6 +23,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::sleep};
 
+use super::lock;
 use crate::clock;
 
 /// Time for one thing that an agent does with a path at its start.
@@ -76,7 +77,7 @@ struct Progress {
     ended: bool,
 }
 
-/// Names the system call that this thread makes next, for the error of whoever waits for it.
+/// Names the system call that this thread makes next, for the error of the caller that waits for it.
 pub fn call(name: &'static str) {
     CALL.with_borrow(|progress| {
         if let Some(progress) = progress {
@@ -93,20 +94,20 @@ pub struct InTime<T> {
 }
 
 impl<T: Send + 'static> InTime<T> {
-    /// Begins `work` on `path`. If nobody waits for its result any more when it is there, `undo` takes that.
+    /// Begins `work` on `path`. If the caller gave up before there is a result, `undo` takes it.
     ///
     /// # Errors
     ///
     /// If earlier work on the same path was left behind and still waits, or a thread cannot be started.
     pub fn begin(
         path: &Path,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&Path) -> T + Send + 'static,
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<Self, CallFailure> {
         // Without room, so that a result is taken by exactly one of the two.
         let (done, result) = mpsc::sync_channel(0);
-        let work = move || {
-            if let Err(mpsc::SendError(late)) = done.send(work()) {
+        let work = move |path: &Path| {
+            if let Err(mpsc::SendError(late)) = done.send(work(path)) {
                 undo(late);
             }
         };
@@ -144,7 +145,7 @@ impl<T: Send + 'static> InTime<T> {
 pub fn in_time<T: Send + 'static>(
     path: &Path,
     patience: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce(&Path) -> T + Send + 'static,
     undo: impl FnOnce(T) + Send + 'static,
 ) -> Result<T, CallFailure> {
     InTime::begin(path, work, undo)?.wait(patience)
@@ -159,12 +160,12 @@ pub async fn in_time_of_task<T: Send + 'static>(
     path: &Path,
     patience: Duration,
     stop: impl Future<Output = ()>,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce(&Path) -> T + Send + 'static,
     undo: impl FnOnce(T) + Send + 'static,
 ) -> Result<T, CallFailure> {
     let (done, mut result) = oneshot::channel();
-    let thread = PathThread::start(path, move || {
-        if let Err(late) = done.send(work()) {
+    let thread = PathThread::start(path, move |path| {
+        if let Err(late) = done.send(work(path)) {
             undo(late);
         }
     })?;
@@ -195,15 +196,16 @@ struct PathThread {
 }
 
 impl PathThread {
-    fn start(path: &Path, work: impl FnOnce() + Send + 'static) -> Result<Self, CallFailure> {
+    fn start(path: &Path, work: impl FnOnce(&Path) + Send + 'static) -> Result<Self, CallFailure> {
         if lock(&LEFT_BEHIND).iter().any(|(_, waits_for)| waits_for == path) {
             return Err(CallFailure::StillWaits);
         }
         let progress = Arc::new(Mutex::new(Progress { call: "the first call", ended: false }));
         let ending = CallEnding(Arc::clone(&progress));
+        let own = path.to_owned();
         let thread = thread::Builder::new().name("closewait-path".to_owned()).spawn(move || {
             CALL.set(Some(Arc::clone(&ending.0)));
-            work();
+            work(&own);
             drop(ending);
         });
         Ok(Self { path: path.to_owned(), progress, thread: thread.map_err(CallFailure::NoThread)? })
@@ -244,11 +246,6 @@ fn key(progress: &Arc<Mutex<Progress>>) -> u64 {
     Arc::as_ptr(progress).addr() as u64
 }
 
-/// Whoever has panicked with the lock has left whole values behind: all are set in one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -261,10 +258,10 @@ mod tests {
     #[test]
     fn what_answers_is_handed_over_and_what_does_not_is_left_behind_and_undone() {
         let path = Path::new("/in_time/thread");
-        assert_eq!(in_time(path, LONG, || 7, |_| unreachable!()).unwrap(), 7);
+        assert_eq!(in_time(path, LONG, |_path| 7, |_| unreachable!()).unwrap(), 7);
         let (go, gate) = mpsc::channel::<()>();
         let (undone, seen) = mpsc::channel();
-        let hangs = move || {
+        let hangs = move |_path: &Path| {
             call("lstat");
             let _gone = gate.recv();
             8
@@ -272,13 +269,13 @@ mod tests {
         let late = in_time(path, SHORT, hangs, move |value| undone.send(value).unwrap()).unwrap_err();
         assert!(late.to_string().starts_with("lstat did not answer within 50 ms"), "{late}");
         // Nothing is sent after it, and other paths are none of its business.
-        assert!(matches!(in_time(path, LONG, || 9, drop), Err(CallFailure::StillWaits)));
-        assert_eq!(in_time(Path::new("/in_time/other"), LONG, || 9, drop).unwrap(), 9);
+        assert!(matches!(in_time(path, LONG, |_path| 9, drop), Err(CallFailure::StillWaits)));
+        assert_eq!(in_time(Path::new("/in_time/other"), LONG, |_path| 9, drop).unwrap(), 9);
         drop(go);
         assert_eq!(seen.recv_timeout(LONG).unwrap(), 8);
         let free = (0..1000).any(|_| {
             thread::sleep(Duration::from_millis(10));
-            in_time(path, LONG, || 10, drop).is_ok()
+            in_time(path, LONG, |_path| 10, drop).is_ok()
         });
         assert!(free, "it is tried again once the file system answers");
     }
@@ -286,24 +283,25 @@ mod tests {
     #[tokio::test]
     async fn a_task_waits_in_time_and_others_go_on() {
         let path = Path::new("/in_time/task");
-        assert_eq!(in_time_of_task(path, LONG, pending(), || 7, |_| unreachable!()).await.unwrap(), 7);
+        assert_eq!(in_time_of_task(path, LONG, pending(), |_path| 7, |_| unreachable!()).await.unwrap(), 7);
         let (go, gate) = mpsc::channel::<()>();
         let (undone, seen) = mpsc::channel();
-        let hangs = move || {
+        let hangs = move |_path: &Path| {
             call("execve");
             let _gone = gate.recv();
             8
         };
         let late = in_time_of_task(path, SHORT, pending(), hangs, move |value| undone.send(value).unwrap());
-        let other = in_time_of_task(Path::new("/in_time/task/other"), LONG, pending(), || 9, drop);
+        let other = in_time_of_task(Path::new("/in_time/task/other"), LONG, pending(), |_path| 9, drop);
         let (late, other) = tokio::join!(late, other);
         assert!(matches!(late, Err(CallFailure::Late { call: "execve", .. })), "{late:?}");
         assert_eq!(other.unwrap(), 9);
-        assert!(matches!(in_time_of_task(path, LONG, pending(), || 9, drop).await, Err(CallFailure::StillWaits)));
+        assert!(matches!(in_time_of_task(path, LONG, pending(), |_path| 9, drop).await, Err(CallFailure::StillWaits)));
         drop(go);
         assert_eq!(seen.recv_timeout(LONG).unwrap(), 8);
         let (_go, gate) = mpsc::channel::<()>();
-        let stopped = in_time_of_task(Path::new("/in_time/stop"), LONG, ready(()), move || gate.recv(), drop).await;
+        let stopped =
+            in_time_of_task(Path::new("/in_time/stop"), LONG, ready(()), move |_path| gate.recv(), drop).await;
         assert!(matches!(stopped, Err(CallFailure::Late { .. })), "{stopped:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::netns::unescape;
+use super::mountinfo::{Mount, mounts, unescape};
 
 /// Limit of a cgroup, and how much of it is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +34,12 @@ pub fn find() -> Option<MemoryLimit> {
 
 /// `process` is the folder of a process, and mount points are below `root`.
 fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
-    let mounts = fs::read(process.join("mountinfo")).ok()?;
+    let mountinfo = fs::read(process.join("mountinfo")).ok()?;
     let cgroups = fs::read(process.join("cgroup")).ok()?;
     let found = [CgroupVersion::V2, CgroupVersion::V1].into_iter().filter_map(|version| {
         let own = own_cgroup(&cgroups, version)?;
         // Others of the same hierarchy show a part of it only.
-        mounts.split(|byte| *byte == b'\n').filter_map(|line| mount(line, version)).find_map(|(shown, point)| {
+        mounts(&mountinfo).filter_map(|mount| hierarchy(mount, version)).find_map(|(shown, point)| {
             let below = own.strip_prefix(&shown).ok()?;
             let top = root.join(point.strip_prefix("/").unwrap_or(&point));
             Some((version, top.join(below), top))
@@ -66,18 +66,13 @@ fn own_cgroup(text: &[u8], version: CgroupVersion) -> Option<PathBuf> {
     })
 }
 
-/// Which part of the hierarchy a line of `mountinfo` mounts, and where, if it is the one that accounts memory
-/// (proc_pid_mountinfo(5)).
-fn mount(line: &[u8], version: CgroupVersion) -> Option<(PathBuf, PathBuf)> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let (shown, point) = (fields.nth(3)?, fields.next()?);
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-    let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
+/// Part of the hierarchy that a mount shows, and its mount point, if it is the hierarchy that accounts memory.
+fn hierarchy(mount: Mount<'_>, version: CgroupVersion) -> Option<(PathBuf, PathBuf)> {
     let is_it = match version {
-        CgroupVersion::V1 => kind == b"cgroup" && options.split(|byte| *byte == b',').any(|option| option == b"memory"),
-        CgroupVersion::V2 => kind == b"cgroup2",
+        CgroupVersion::V1 => mount.kind == b"cgroup" && mount.options().any(|option| option == b"memory"),
+        CgroupVersion::V2 => mount.kind == b"cgroup2",
     };
-    is_it.then(|| (path_of(unescape(shown)), path_of(unescape(point))))
+    is_it.then(|| (path_of(unescape(mount.root)), path_of(unescape(mount.point))))
 }
 
 fn path_of(bytes: Vec<u8>) -> PathBuf {
@@ -177,7 +172,7 @@ mod tests {
         #[test]
         fn any_text_is_survived(line in "[ :,/\\\\a-z0-9-]{0,60}") {
             for version in [CgroupVersion::V1, CgroupVersion::V2] {
-                drop(mount(line.as_bytes(), version));
+                drop(mounts(line.as_bytes()).filter_map(|mount| hierarchy(mount, version)).last());
                 drop(own_cgroup(line.as_bytes(), version));
             }
         }

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod in_time;
 pub mod limits;
 pub mod memory_limit;
+pub mod mountinfo;
 pub mod netns;
 pub mod open_files;
 pub mod plan;
@@ -21,7 +22,11 @@ pub mod proc;
 pub(crate) mod testing;
 pub mod tracefs;
 
-use std::{io, panic, thread};
+use std::{
+    io, panic,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 /// Everything here that reads the text of a file of `/proc` or the name of one, for the fuzz target.
 #[cfg(fuzzing)]
@@ -38,4 +43,9 @@ fn on_fresh_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Res
         // A panic of the caller's closure goes on in the caller.
         Ok(worker.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
+}
+
+/// Locks a mutex whose value is whole after each assignment, so that a panic of its last holder does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,13 +16,15 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use closewait_engine::text::harmless_path;
 
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
+    lock,
+    mountinfo::{Mount, mounts, unescape},
     on_fresh_thread, proc,
 };
 
@@ -255,8 +257,7 @@ fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, Netns
 
 /// The namespace behind a file, if it is the one that is meant and not known yet.
 fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<Netns>, NetnsError> {
-    // Whoever has panicked with the lock has left a whole set behind.
-    let seen = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = || lock(seen);
     if seen().contains(&inode) {
         return Ok(None);
     }
@@ -294,33 +295,15 @@ fn parse_link(target: &[u8]) -> Option<u32> {
     str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// One line of `mountinfo` (proc_pid_mountinfo(5)).
-struct Mount<'a> {
-    id: &'a [u8],
-    parent: &'a [u8],
-    root: &'a [u8],
-    point: &'a [u8],
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let (id, parent) = (fields.next()?, fields.next()?);
-        let (root, point) = (fields.nth(1)?, fields.next()?);
-        Some(Self { id, parent, root, point })
-    }
-}
-
 /// The network namespaces that are bound to files.
 fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
-    let mounts = || mountinfo.split(|&byte| byte == b'\n').filter_map(Mount::parse);
-    let bound: Vec<_> = mounts().filter_map(|mount| Some((parse_link(mount.root)?, mount))).collect();
+    let bound: Vec<_> = mounts(mountinfo).filter_map(|mount| Some((parse_link(mount.root)?, mount))).collect();
     if bound.is_empty() {
         return Vec::new();
     }
-    let by_id: BTreeMap<_, _> = mounts().map(|mount| (mount.id, mount)).collect();
+    let by_id: BTreeMap<_, _> = mounts(mountinfo).map(|mount| (mount.id, mount)).collect();
     let behind = proc::Mounts::parse(mountinfo);
-    let on_the_way = |mount: &Mount<'_>| {
+    let on_the_way = |mount: Mount<'_>| {
         let mut parent = mount.parent;
         for _ in 0..MAX_NESTED {
             let Some(above) = by_id.get(parent) else { break };
@@ -333,29 +316,9 @@ fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
     };
     let namespace = |(inode, mount): (u32, Mount<'_>)| {
         let path = PathBuf::from(OsString::from_vec(unescape(mount.point)));
-        Bound { inode, path, behind: on_the_way(&mount) }
+        Bound { inode, path, behind: on_the_way(mount) }
     };
     bound.into_iter().map(namespace).collect()
-}
-
-/// Undoes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
-pub(super) fn unescape(mangled: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(mangled.len());
-    let mut rest = mangled;
-    while let Some((&first, after)) = rest.split_first() {
-        let code = (first == b'\\').then(|| str::from_utf8(after.get(..3)?).ok()).flatten();
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => {
-                path.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                path.push(first);
-                rest = after;
-            }
-        }
-    }
-    path
 }
 
 #[cfg(test)]

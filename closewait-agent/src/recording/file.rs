@@ -96,8 +96,7 @@ impl Destination {
     /// Opens the file, FIFO, character device or inherited descriptor `path`. It does not wait for a file system that does
     /// not answer.
     pub(super) fn create(path: &Path) -> Result<Self, FileError> {
-        let owned = path.to_owned();
-        in_time(path, OPEN_PATIENCE, move || create(&owned), drop)?
+        in_time(path, OPEN_PATIENCE, create, drop)?
     }
 
     /// After a write has failed: what comes after the last whole frame is removed, and in its place the recording says
@@ -299,8 +298,7 @@ fn inherited(number: RawFd) -> Result<File, FileError> {
 ///
 /// If it cannot be opened, or cannot be a recording.
 pub fn open(path: &Path) -> Result<Box<dyn Read>, FileError> {
-    let owned = path.to_owned();
-    let (first, file) = in_time(path, OPEN_PATIENCE, move || open_in_time(&owned), drop)??;
+    let (first, file) = in_time(path, OPEN_PATIENCE, open_in_time, drop)??;
     Ok(Box::new(io::Cursor::new(first).chain(file)))
 }
 

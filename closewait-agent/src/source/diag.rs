@@ -28,11 +28,13 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// What could not be seen, one sentence each.
+/// What could not be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blind {
-    /// Why.
+    /// Why sockets of a namespace could not be listed.
     pub reasons: Vec<String>,
+    /// Whether there may be namespaces that were not found.
+    pub missed_namespaces: bool,
 }
 
 /// Why `sock_diag` gave no answer.
@@ -115,7 +117,7 @@ pub struct ListedSocket {
 }
 
 impl ListedSocket {
-    /// Inode of the socket, `None` if nobody has accepted it.
+    /// Inode of the socket; `None` if it is not accepted yet.
     pub fn inode(&self) -> Option<u64> {
         (self.found.inode != 0).then_some(self.found.inode.into())
     }
@@ -133,8 +135,9 @@ pub fn take(
     now: impl Fn() -> BootTime + Sync,
     mut each: impl FnMut(Vec<ListedSocket>) + Send,
 ) -> Blind {
-    let mut blind = Blind::default();
-    for namespace in netns::all() {
+    let found = netns::find();
+    let mut blind = Blind { reasons: Vec::new(), missed_namespaces: found.denied.is_some() };
+    for namespace in found.namespaces {
         let listed = namespace.enter_and(|| {
             // One that lists cannot be asked meanwhile.
             let (lists, answers) = (Netlink::open()?, Netlink::open()?);
@@ -171,6 +174,11 @@ pub fn take(
 }
 
 impl Blind {
+    /// Whether the sockets of every network namespace were listed.
+    pub fn saw_all(&self) -> bool {
+        self.reasons.is_empty() && !self.missed_namespaces
+    }
+
     fn add(&mut self, inode: u32, error: &anyhow::Error) {
         self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error:#}"));
     }

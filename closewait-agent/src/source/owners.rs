@@ -1,14 +1,12 @@
 //! Who holds which socket, from `/proc/PID/fd`: where the kernel has no iterator over open files, or has no
 //! BTF.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use crate::host::{
     caps,
     deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
+    mountinfo::mounts,
     proc::{self, has_ended, is_refused},
 };
 use closewait_engine::{
@@ -50,7 +48,7 @@ fn scan_in(root: &Path, mut each: impl FnMut(u64, Owner)) -> Option<String> {
     let mut patience = Patience::default();
     let from = root.to_owned();
     let list = move || {
-        let mounts = fs::read_to_string(from.join("self/mountinfo")).unwrap_or_default();
+        let mounts = fs::read(from.join("self/mountinfo")).unwrap_or_default();
         Ok::<_, io::Error>((proc::pids(&from)?, hides_processes(&mounts)))
     };
     let (pids, hidden) =
@@ -179,17 +177,13 @@ fn socket_inode(target: &Path) -> Option<u64> {
 
 /// Whether `/proc` itself is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
 /// seen nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
-fn hides_processes(mountinfo: &str) -> bool {
+fn hides_processes(mountinfo: &[u8]) -> bool {
+    let hidden: [&[u8]; 6] =
+        [b"hidepid=1", b"hidepid=2", b"hidepid=4", b"hidepid=noaccess", b"hidepid=invisible", b"hidepid=ptraceable"];
     let traces = caps::Capabilities::read();
     let sees_all = traces.is_some_and(|granted| granted.has(caps::Capability::SysPtrace));
-    let hides = |line: &str| {
-        let point = line.split(' ').nth(4).map(PathBuf::from);
-        let options = line.rsplit(' ').next().unwrap_or_default();
-        let hidden = ["hidepid=1", "hidepid=2", "hidepid=4", "hidepid=noaccess", "hidepid=invisible"];
-        point.is_some_and(|point| point == Path::new("/proc"))
-            && options.split(',').any(|option| hidden.contains(&option) || option == "hidepid=ptraceable")
-    };
-    !sees_all && mountinfo.lines().any(hides)
+    let mut own = mounts(mountinfo).filter(|mount| mount.point == b"/proc");
+    !sees_all && own.any(|mount| mount.options().any(|option| hidden.contains(&option)))
 }
 
 #[cfg(test)]

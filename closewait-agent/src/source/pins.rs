@@ -115,7 +115,7 @@ pub enum PinsError {
     /// Files elsewhere pin nothing.
     #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
-    /// The directory, or a file in it, belongs to somebody else.
+    /// The directory, or a file in it, belongs to another program or user.
     #[error(
         "{} cannot be used for pins: {why}; nothing changed\n\
          hint: give --pin a directory that does not exist yet, such as {DEFAULT}", dir.display()
@@ -372,14 +372,11 @@ impl Pinned {
 
 /// Does `work` on a thread that can be left behind if a file system along the path hangs.
 fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T, PinsError> {
-    let owned = dir.to_owned();
-    in_time(dir, START_PATIENCE, move || work(&owned), drop)
-        .map_err(|why| PinsError::Unanswered { dir: dir.to_owned(), why })
+    in_time(dir, START_PATIENCE, work, drop).map_err(|why| PinsError::Unanswered { dir: dir.to_owned(), why })
 }
 
 /// Whether a path is on a BPF file system.
 fn is_bpf(path: &Path) -> io::Result<bool> {
-    call("open");
     call("open");
     let file = File::open(path)?;
     let mut about = MaybeUninit::<libc::statfs>::uninit();

@@ -85,7 +85,7 @@ impl Scanner {
         let began = now();
         if self.files().is_none() {
             let blind = listed_while(DiagQuery::Both, &now, || (), |_, one| each(fact(one, decoder))).1;
-            self.end(began, Ok(()), &mut each);
+            self.end(began, Ok(blind.saw_all()), &mut each);
             return blind.reasons;
         }
         let each = RefCell::new(each);
@@ -105,7 +105,7 @@ impl Scanner {
         });
         let mut each = each.into_inner();
         let failed = files.as_ref().err().map(cannot_list);
-        self.end(began, files, &mut each);
+        self.end(began, files.map(|()| true), &mut each);
         blind.reasons.into_iter().chain(failed).collect()
     }
 
@@ -119,15 +119,15 @@ impl Scanner {
         mut each: impl FnMut(ScanItem<'_>),
     ) -> Option<String> {
         let began = now();
-        let files = if self.files().is_some() {
-            self.read_files(known, |record| each(ScanItem::Record(record)))
+        let saw_listeners = if self.files().is_some() {
+            self.read_files(known, |record| each(ScanItem::Record(record))).map(|()| true)
         } else {
-            // What cannot be seen was reported at the start.
-            let ((), _blind) = listed_while(DiagQuery::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
-            Ok(())
+            // What cannot be seen was reported at the start. The agent may not enter other namespaces any more.
+            let ((), blind) = listed_while(DiagQuery::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
+            Ok(blind.saw_all())
         };
-        let failed = files.as_ref().err().map(cannot_list);
-        self.end(began, files, &mut each);
+        let failed = saw_listeners.as_ref().err().map(cannot_list);
+        self.end(began, saw_listeners, &mut each);
         failed
     }
 
@@ -143,19 +143,20 @@ impl Scanner {
     }
 
     /// Ends a scan that began at `began`: with the descriptors in `/proc`, if the kernel does not list open files.
-    fn end(&self, began: BootTime, files: io::Result<()>, each: &mut impl FnMut(ScanItem<'_>)) {
-        let end = match (&self.programs, files) {
+    /// `saw_listeners` is whether the listeners of all network namespaces were seen.
+    fn end(&self, began: BootTime, saw_listeners: io::Result<bool>, each: &mut impl FnMut(ScanItem<'_>)) {
+        let end = match (&self.programs, saw_listeners) {
             (_, Err(error)) => Observation::ScanFailed { at: began, why: cannot_list(&error) },
-            (Some(programs), Ok(())) if programs.files.is_some() => {
+            (Some(programs), Ok(saw_listeners)) if programs.files.is_some() => {
                 // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
                 // kernel/bpf/task_iter.c at v5.11).
                 let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
-                Observation::ScanEnded { began, blind, saw_listeners: true }
+                Observation::ScanEnded { began, blind, saw_listeners }
             }
-            (_, Ok(())) => {
+            (_, Ok(saw_listeners)) => {
                 let held = |inode, owner| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, owner })));
                 let blind = owners::scan(held);
-                Observation::ScanEnded { began, blind, saw_listeners: true }
+                Observation::ScanEnded { began, blind, saw_listeners }
             }
         };
         each(ScanItem::Fact(Box::new(end)));

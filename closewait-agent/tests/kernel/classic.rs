@@ -48,7 +48,8 @@ fn the_classic_hook_leaves_no_mount_behind_and_shows_none() {
     assert_eq!(mounts(), before, "after the agent has ended");
 }
 
-/// Its records tell neither the namespace nor the side; what walks find of both must not part what stays from what left.
+/// Records of the classic tracepoint tell neither the namespace nor the side; what scans find of both must not part what stays
+/// from what left. Without BTF the agent sees no listener there: it may not enter the server's namespace any more.
 #[test]
 fn a_slow_server_is_not_blamed_with_the_classic_hook() {
     const STAYS: Duration = Duration::from_millis(1500);
@@ -73,11 +74,13 @@ fn a_slow_server_is_not_blamed_with_the_classic_hook() {
     let ours = ended.events.iter().filter(|event| event["socket"]["local"]["port"] == 8080);
     // The first ones are judged before any was closed.
     let later = ours.skip_while(|event| event["event"] != "leave").filter(|event| event["event"] == "stuck");
-    let classes: Vec<_> = later.map(|event| event["verdict"]["class"].clone()).collect();
-    assert!(classes.len() >= 5, "{classes:?}");
+    let verdicts: Vec<_> = later.map(|event| &event["verdict"]).collect();
+    assert!(verdicts.len() >= 5, "{verdicts:?}");
     // What was read and sent tells it from other causes; without the kernel's types that is not known.
     let right = if can(Ability::Types) { &["transient"][..] } else { &["transient", "unknown"] };
-    assert!(classes.iter().all(|class| right.iter().any(|right| class == right)), "{classes:?}");
+    let wrong: Vec<_> =
+        verdicts.iter().filter(|verdict| right.iter().all(|right| verdict["class"] != *right)).collect();
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), verdicts.len(), wrong[0]);
 }
 
 #[test]

@@ -132,7 +132,7 @@ pub enum Observation {
         /// Why not all processes could be looked at, if so.
         #[serde(default, deserialize_with = "harmless_field")]
         blind: Option<String>,
-        /// Whether it found listeners too.
+        /// Whether it saw the listeners of all network namespaces.
         saw_listeners: bool,
     },
     /// The scan of open files that [`super::Output::ScanOwners`] asked for was not possible, or did not end in time.

@@ -5,13 +5,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use super::{
-    super::deadline::{self, ItemJob, Patience, Subject, Told},
+    super::{
+        deadline::{self, ItemJob, Patience, Subject, Told},
+        lock,
+    },
     parse::{lines, number},
 };
 
@@ -141,9 +144,8 @@ impl Search {
     /// The UNIX sockets of the network namespace of a process: there may be far more sockets of other kinds.
     fn unix(&self, process: &Path) -> io::Result<Arc<BTreeSet<u64>>> {
         let namespace = fs::read_link(process.join("ns/net"))?;
-        // Not kept while the list is read: a thread that is left behind there keeps nobody waiting. Whoever has panicked
-        // with the lock has left a whole map behind.
-        let known = || self.unix.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not kept while the list is read: a thread that is left behind there delays no other.
+        let known = || lock(&self.unix);
         if let Some(sockets) = known().get(&namespace) {
             return Ok(Arc::clone(sockets));
         }

@@ -1,6 +1,8 @@
 //! Which file systems are behind a mount, decided by names alone: nothing here opens a path that could hang.
 
-use super::{super::netns::unescape, parse::lines};
+use std::io;
+
+use super::super::mountinfo::{Mount, mounts, unescape};
 
 /// File systems of which another machine or a program is the server. A file there is not opened: the server may be gone,
 /// and then a thread that has opened one of FUSE's or 9p's can wait in a way that no signal ends
@@ -49,34 +51,6 @@ fn is_local(kind: &str) -> bool {
     LOCAL.contains(&kind) || kind == "zfs"
 }
 
-/// One line of `mountinfo` (proc_pid_mountinfo(5)).
-struct MountEntry<'a> {
-    id: &'a [u8],
-    device: &'a [u8],
-    point: Vec<u8>,
-    kind: String,
-    source: Vec<u8>,
-    options: &'a [u8],
-}
-
-impl<'a> MountEntry<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let (id, device) = (fields.next()?, fields.nth(1)?);
-        let point = unescape(fields.nth(1)?);
-        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let kind = String::from_utf8_lossy(fields.next()?).into_owned();
-        let (source, options) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        Some(Self { id, device, point, kind, source: unescape(source), options })
-    }
-
-    /// Values of an option of the file system, unescaped.
-    fn option<'b>(&'b self, name: &'b [u8]) -> impl Iterator<Item = Vec<u8>> + 'b {
-        let options = self.options.split(|byte| *byte == b',');
-        options.filter_map(move |option| option.strip_prefix(name)?.strip_prefix(b"=").map(unescape))
-    }
-}
-
 /// The file system behind a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
@@ -88,71 +62,69 @@ pub(super) enum Behind {
 
 /// Names of mounts.
 pub struct Mounts<'a> {
-    all: Vec<MountEntry<'a>>,
+    all: Vec<Mount<'a>>,
 }
 
 impl<'a> Mounts<'a> {
     /// Those of the text of `mountinfo`.
     pub fn parse(mountinfo: &'a [u8]) -> Self {
-        Self { all: lines(mountinfo).filter_map(MountEntry::parse).collect() }
+        Self { all: mounts(mountinfo).collect() }
     }
 
     /// The file system behind the mount with this number; `None` if there is no such mount. Layers of overlayfs and ecryptfs are
-    /// looked up in `others`, the mounts of whoever has most likely mounted them: a path of a layer is one of its mounter.
-    /// `backing` returns the file behind a loop device.
+    /// looked up in `others` too, the `mountinfo` of the process that most likely mounted them: the path of a layer is one of
+    /// that process. It is read only for a mount that has layers. `backing` returns the file behind a loop device.
+    ///
+    /// # Errors
+    ///
+    /// If `others` cannot be read.
     pub(super) fn behind(
         &self,
         id: &[u8],
-        others: &Mounts<'_>,
+        others: impl FnOnce() -> io::Result<Vec<u8>>,
         backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
-    ) -> Option<Behind> {
-        let mount = self.all.iter().find(|mount| mount.id == id)?;
+    ) -> io::Result<Option<Behind>> {
+        let Some(mount) = self.with_id(id) else { return Ok(None) };
         // What is certain here is certain; a path of another mount namespace can lead anywhere here, or nowhere.
-        let here = match self.below(mount, backing, 0) {
-            Found::Served(kind) => Some(kind),
-            Found::Local | Found::Unknown(_) => None,
-        };
-        Some(match (here, others.below(mount, backing, 0)) {
-            (Some(kind), _) | (None, Found::Served(kind) | Found::Unknown(kind)) => Behind::Served(kind),
-            (None, Found::Local) => Behind::Local,
-        })
+        if let Found::Served(kind) = self.below(mount, backing, 0) {
+            return Ok(Some(Behind::Served(kind)));
+        }
+        if layers(mount, backing).is_none() {
+            return Ok(Some(Behind::Local));
+        }
+        Ok(Some(match Mounts::parse(&others()?).below(mount, backing, 0) {
+            Found::Served(kind) | Found::Unknown(kind) => Behind::Served(kind),
+            Found::Local => Behind::Local,
+        }))
     }
 
     /// The type of a file system with a server that is behind the mount with this number; `None` if none is known.
     pub fn served(&self, id: &[u8]) -> Option<String> {
-        let mount = self.all.iter().find(|mount| mount.id == id)?;
-        match self.below(mount, &|_| None, 0) {
+        match self.below(self.with_id(id)?, &|_| None, 0) {
             Found::Served(kind) => Some(kind),
             Found::Local | Found::Unknown(_) => None,
         }
     }
 
-    fn below(&self, mount: &MountEntry<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
-        let kind = &mount.kind;
-        if is_served(kind) {
-            return Found::Served(kind.clone());
+    fn with_id(&self, id: &[u8]) -> Option<&Mount<'a>> {
+        self.all.iter().find(|mount| mount.id == id)
+    }
+
+    fn below(&self, mount: &Mount<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
+        let kind = String::from_utf8_lossy(mount.kind).into_owned();
+        if is_served(&kind) {
+            return Found::Served(kind);
         }
         if depth > MAX_DEPTH {
-            return Found::Unknown(kind.clone());
+            return Found::Unknown(kind);
         }
         // Read through a daemon that fetches what is missing (fs/erofs/fscache.c, v6.1).
-        if kind == "erofs" && mount.option(b"fsid").next().is_some() {
-            return Found::Served(kind.clone());
+        if kind == "erofs" && option(mount, b"fsid").next().is_some() {
+            return Found::Served(kind);
         }
-        let layers = match kind.as_str() {
-            "overlay" => layers_of(mount),
-            "ecryptfs" => vec![mount.source.clone()],
-            // A file, and no device.
-            "erofs" if mount.source.starts_with(b"/") && !mount.source.starts_with(b"/dev/") => {
-                vec![mount.source.clone()]
-            }
-            _ if mount.device.starts_with(LOOP_MAJOR) => match backing(mount.device) {
-                Some(file) => vec![file],
-                None => Vec::new(),
-            },
+        let Some(layers) = layers(mount, backing) else {
             // The type of a mount that the file itself is on needs to be in no list: /proc and others are local too.
-            _ if depth == 0 || is_local(kind) => return Found::Local,
-            _ => return Found::Unknown(kind.clone()),
+            return if depth == 0 || is_local(&kind) { Found::Local } else { Found::Unknown(kind) };
         };
         let unknown = || Found::Unknown(format!("{kind}, of what is not known"));
         if layers.is_empty() {
@@ -172,17 +144,19 @@ impl<'a> Mounts<'a> {
     }
 
     /// The mount that a path is on, by its name: the last one of those with the longest mount point.
-    fn holding(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
+    fn holding(&self, path: &[u8]) -> Option<&Mount<'a>> {
         let holds = |point: &[u8]| {
             path.strip_prefix(point).is_some_and(|rest| point == b"/" || rest.is_empty() || rest.starts_with(b"/"))
         };
-        self.all.iter().filter(|mount| holds(&mount.point)).max_by_key(|mount| mount.point.len())
+        let points = self.all.iter().map(|mount| (mount, unescape(mount.point)));
+        let (mount, _point) = points.filter(|(_, point)| holds(point)).max_by_key(|(_, point)| point.len())?;
+        Some(mount)
     }
 
     /// The mount whose mount point ends with a path that began at a folder which is not known.
-    fn ending_with(&self, path: &[u8]) -> Option<&MountEntry<'a>> {
+    fn ending_with(&self, path: &[u8]) -> Option<&Mount<'a>> {
         let ends = |point: &[u8]| point.strip_suffix(path).is_some_and(|rest| rest.ends_with(b"/"));
-        self.all.iter().rev().find(|mount| ends(&mount.point))
+        self.all.iter().rev().find(|mount| ends(&unescape(mount.point)))
     }
 }
 
@@ -194,11 +168,29 @@ enum Found {
     Unknown(String),
 }
 
+/// Paths of the layers of a mount, as far as they are known; `None` for a file system that has none.
+fn layers(mount: &Mount<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
+    let source = unescape(mount.source);
+    match mount.kind {
+        b"overlay" => Some(overlay_layers(mount)),
+        b"ecryptfs" => Some(vec![source]),
+        // A file, and no device.
+        b"erofs" if source.starts_with(b"/") && !source.starts_with(b"/dev/") => Some(vec![source]),
+        _ if mount.device.starts_with(LOOP_MAJOR) => Some(backing(mount.device).into_iter().collect()),
+        _ => None,
+    }
+}
+
 /// Paths of the layers of an overlayfs (`ovl_show_options` in fs/overlayfs, v5.10 and v6.18).
-fn layers_of(mount: &MountEntry<'_>) -> Vec<Vec<u8>> {
-    let lower = mount.option(b"lowerdir").flat_map(|list| split_layers(&list));
+fn overlay_layers(mount: &Mount<'_>) -> Vec<Vec<u8>> {
+    let lower = option(mount, b"lowerdir").flat_map(|list| split_layers(&list));
     let each = [b"lowerdir+".as_slice(), b"datadir+", b"upperdir"];
-    lower.chain(each.into_iter().flat_map(|name| mount.option(name))).collect()
+    lower.chain(each.into_iter().flat_map(|name| option(mount, name))).collect()
+}
+
+/// Values of an option of the file system, unescaped.
+fn option<'b>(mount: &'b Mount<'_>, name: &'b [u8]) -> impl Iterator<Item = Vec<u8>> + 'b {
+    mount.options().filter_map(move |option| option.strip_prefix(name)?.strip_prefix(b"=").map(unescape))
 }
 
 /// Splits `a:b::c`; a colon in a name has a backslash before it.
@@ -238,7 +230,7 @@ mod tests {
             b"7:2" => Some(b"/images/disk".to_vec()),
             _ => None,
         };
-        Mounts::parse(own.as_bytes()).behind(b"99", &Mounts::parse(HOST.as_bytes()), &backing).unwrap()
+        Mounts::parse(own.as_bytes()).behind(b"99", || Ok(HOST.into()), &backing).unwrap().unwrap()
     }
 
     fn overlay(options: &str) -> Behind {
@@ -280,8 +272,8 @@ mod tests {
         }
         // One whose only mount is itself.
         let own = b"99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a".as_slice();
-        let mounts = Mounts::parse(own);
-        assert!(matches!(mounts.behind(b"99", &mounts, &|_| None), Some(Behind::Served(_))));
+        let found = Mounts::parse(own).behind(b"99", || Ok(own.into()), &|_| None).unwrap();
+        assert!(matches!(found, Some(Behind::Served(_))));
     }
 
     #[test]
@@ -299,7 +291,21 @@ mod tests {
     fn a_file_on_anything_else_is_local_or_served_by_its_type() {
         assert_eq!(behind("99 1 0:5 / /proc rw - proc proc rw"), Behind::Local);
         assert_eq!(behind("99 1 0:5 / /n rw - nfs4 host:/ rw"), Behind::Served("nfs4".to_owned()));
-        assert!(Mounts::parse(b"99 1 0:5 / /n rw -").behind(b"99", &Mounts::parse(b""), &|_| None).is_none());
+        let cut = Mounts::parse(b"99 1 0:5 / /n rw -").behind(b"99", || Ok(Vec::new()), &|_| None);
+        assert!(cut.unwrap().is_none());
+    }
+
+    #[test]
+    fn other_mounts_are_read_only_for_one_that_has_layers() {
+        let asked = |line: &str| {
+            let others = || Err(io::Error::other("asked"));
+            Mounts::parse(line.as_bytes()).behind(b"99", others, &|_| None).is_err()
+        };
+        assert!(!asked("99 1 8:1 / / rw - ext4 /dev/sda1 rw") && !asked("99 1 0:5 / /n rw - nfs4 host:/ rw"));
+        assert!(
+            asked("99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a")
+                && asked("99 1 7:1 / /l rw - ext4 /dev/loop1 rw")
+        );
     }
 
     #[test]
@@ -316,8 +322,7 @@ mod tests {
         #[test]
         fn any_list_of_mounts_is_survived(text: Vec<u8>) {
             for text in [text.clone(), [b"1 0 7:0 / / rw - overlay x lowerdir=", text.as_slice()].concat()] {
-                let mounts = Mounts::parse(&text);
-                drop(mounts.behind(b"1", &mounts, &|_| Some(b"/x".to_vec())));
+                drop(Mounts::parse(&text).behind(b"1", || Ok(text.clone()), &|_| Some(b"/x".to_vec())));
             }
         }
     }

@@ -59,16 +59,15 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
         return Ok(None);
     };
     // The host's first process has the mounts that container runtimes make, and sees below them.
-    let hosts = match super::read(Path::new("/proc/1/mountinfo"), MOUNTINFO) {
-        Ok(text) if !text.is_empty() => text,
-        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MOUNTINFO)?,
+    let hosts = || match super::read(Path::new("/proc/1/mountinfo"), MOUNTINFO) {
+        Ok(text) if !text.is_empty() => Ok(text),
+        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MOUNTINFO),
     };
-    let hosts = Mounts::parse(&hosts);
     // A program that has changed its root does not list the mount that it was started from.
     for list in [process.join("mountinfo"), "/proc/self/mountinfo".into()] {
         match super::read(&list, MOUNTINFO) {
             Ok(text) => {
-                if let Some(behind) = Mounts::parse(&text).behind(mount, &hosts, &backing_file) {
+                if let Some(behind) = Mounts::parse(&text).behind(mount, hosts, &backing_file)? {
                     return Ok(Some(behind));
                 }
             }
@@ -88,8 +87,7 @@ fn backing_file(device: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(fuzzing)]
 pub(super) fn fuzz(text: &[u8]) {
-    let mounts = Mounts::parse(text);
-    drop(mounts.behind(b"1", &mounts, &|_| None));
+    drop(Mounts::parse(text).behind(b"1", || Ok(text.into()), &|_| None));
 }
 
 #[cfg(test)]
