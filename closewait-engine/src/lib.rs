@@ -55,10 +55,11 @@ use self::{
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
     model::{Counters, Exit, Finding, How, Observation, Output, Owner, Socket, SocketKey, Totals},
+    query::Filter,
     time::BootTime,
     tracked_socket::TrackedSocket,
     tracker::{Left, Tracker},
-    view::View,
+    view::{Selection, View},
     windows::Windows,
 };
 
@@ -360,11 +361,16 @@ impl Engine {
 
     /// Everything that is there at `now`, judged, oldest first.
     pub fn view(&self, now: BootTime) -> View<'_> {
-        let Self { tracker, host_context, flows, lingering, config, began, .. } = self;
+        self.select(now, &query::EVERYTHING).into()
+    }
+
+    /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.
+    pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
+        let Self { tracker, host_context, flows, lingering, config, .. } = self;
         let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
-        let watched = config.watching.then(|| now.since(*began));
-        let unseen = config.unseen_sockets.as_deref();
-        View { unseen, ..View::new(now, watched, tracker, lingering, host_context, &grouping) }
+        let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
+        selection.unseen = config.unseen_sockets.as_deref();
+        selection
     }
 
     /// A socket has left at some time before `at`, nobody knows when or how.

@@ -19,5 +19,5 @@ pub use self::{
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
     stay::{Dwell, Exit, How, Since},
-    verdict::{Certainty, Class, Verdict},
+    verdict::{Certainty, Class, RuleName, Verdict},
 };

@@ -1,14 +1,26 @@
 //! An engine as the agent drives it, with both sinks behind it: what the fuzz targets of records and recordings share.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    io,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use closewait_engine::{
         Config, Engine, Events,
         model::{Observation, Output},
-        query::{GroupBy, Form, Query},
+        query::{Filter, GroupBy, Query},
         time::BootTime,
     };
-use closewait::{clock::TimeAnchor, sink::{Sink as _, Start, json::Json, list, text::Text}};
+use closewait::{
+    clock::TimeAnchor,
+    sink::{
+        Form, Sink as _, Start,
+        answer::{AnswerCollector, answer},
+        json::Json,
+        list::{self, ListShape, Style},
+        text::Text,
+    },
+};
 
 /// An engine and what it has said so far.
 pub struct Play {
@@ -63,14 +75,19 @@ impl Play {
 
     /// Asks for everything that is there, in every form.
     pub fn list(&mut self, now: BootTime) {
-        let view = self.engine.view(now);
+        let query = Query::List(Filter::default());
+        let mut collector = AnswerCollector::default();
+        let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
+        answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");
+        let listing = collector.listing().expect("an answer has a header");
+        assert_eq!(listing.view().rows, self.engine.view(now).rows, "rows arrive as they were sent");
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             // Groups have no columns that could be left out.
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
-                let query = Query { by, form, width, wide: width.is_none(), ..Query::default() };
+                let style = Style { width, wide: width.is_none(), colour: false };
                 let mut lines = Vec::new();
-                list::render(&view, &query, anchor(), &mut lines).expect("a list is written");
+                list::render(&listing, ListShape { form, by, style }, &mut lines).expect("a list is written");
                 harmless(&lines);
                 self.lines.extend(lines);
             }

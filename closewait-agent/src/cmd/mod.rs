@@ -22,10 +22,9 @@ use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::StartRefusal},
-    sink::{Sink, json::Json, text::Text},
+    sink::{Form, Sink, json::Json, text::Text},
     source::{pins::PinsError, program},
 };
-use closewait_engine::query::Form;
 
 /// Exit codes, as in `sysexits.h`.
 mod exit {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
-    sink::report::render,
+    sink::{answer::AnswerHeader, report::render},
 };
 use closewait_engine::{model::Finding, query::Query, time::BootTime};
 
@@ -26,11 +26,16 @@ const MAX_REPORT_BYTES: usize = 4 << 20;
 /// If there is neither an agent nor a right to look, the recording cannot be read, or standard output cannot be written.
 pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
-    let answer = match &args.file {
+    let shown = match &args.file {
         Some(file) => of_recording(file, output)?,
-        None => list::answer(&args.asked, &Query { form: output.into(), report: true, ..Query::default() })?,
+        None => list::answer(&args.asked, &Query::Report, output.into(), |answer| {
+            let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
+            let mut shown = Vec::new();
+            render(&report, &version, output.into(), anchor, &mut shown)?;
+            Ok(shown)
+        })?,
     };
-    print(&answer)
+    print(&shown)
 }
 
 /// The pile-ups that a recording tells of, then all that there was at its end.
@@ -60,6 +65,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }
-    render(&engine.report(last), output.into(), player.anchor(), &mut answer)?;
+    let version = env!("CARGO_PKG_VERSION");
+    render(&engine.report(last), version, output.into(), player.anchor(), &mut answer)?;
     Ok(answer)
 }

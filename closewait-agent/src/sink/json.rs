@@ -1,22 +1,17 @@
 //! JSON, one object a line.
 
-use std::io;
+use std::io::{self, Write};
 
 use super::{
     Sink, Start,
+    answer::{AnswerHeader, Listing},
     schema::{
         self, Event, EventLine, GroupObject, LimitsObject, ListedObject, PileupEndObject, PileupObject, SCHEMA_VERSION,
         SocketObject,
     },
 };
 use crate::clock::TimeAnchor;
-use closewait_engine::{
-    groups::groups,
-    model::Finding,
-    query::GroupBy,
-    time::BootTime,
-    view::{Row, View},
-};
+use closewait_engine::{groups::ListedGroup, model::Finding, query::GroupBy, time::BootTime};
 
 /// Writes the event stream.
 #[derive(Debug, Default)]
@@ -99,29 +94,41 @@ impl Sink for Json {
     }
 }
 
-/// The objects of `list`, one a socket, or with `by` one a group.
+/// Writes the objects of `list`, one a socket.
 ///
 /// # Errors
 ///
-/// If a value cannot be written as JSON.
-pub(super) fn list<'v>(
-    view: &'v View<'_>,
-    rows: &[&'v Row<'v>],
-    by: Option<GroupBy>,
-    anchor: TimeAnchor,
-    to: &mut Vec<u8>,
-) -> io::Result<()> {
-    let time = schema::time(anchor.wall(view.now));
-    match by {
-        None => rows.iter().try_for_each(|row| write_line(&ListedObject::new(row, view.now, &time), to)),
-        Some(by) => {
-            let groups = groups(view, rows, by);
-            groups.iter().try_for_each(|group| write_line(&GroupObject::new(group, by, &time), to))
-        }
-    }
+/// If `to` fails, or a value cannot be written as JSON.
+pub(super) fn list(listing: &Listing<'_>, to: &mut impl Write) -> io::Result<()> {
+    let AnswerHeader { at, anchor, .. } = listing.header;
+    let time = schema::time(anchor.wall(at));
+    let mut line = Vec::new();
+    listing.rows().try_for_each(|row| {
+        line.clear();
+        write_line(&ListedObject::new(&row, at, &time), &mut line)?;
+        to.write_all(&line)
+    })
 }
 
-fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {
+/// Writes the objects of `list --by`, one a group.
+///
+/// # Errors
+///
+/// If `to` fails, or a value cannot be written as JSON.
+pub(super) fn groups(
+    groups: &[ListedGroup<'_>],
+    by: GroupBy,
+    header: &AnswerHeader,
+    to: &mut impl Write,
+) -> io::Result<()> {
+    let time = schema::time(header.anchor.wall(header.at));
+    let mut lines = Vec::new();
+    groups.iter().try_for_each(|group| write_line(&GroupObject::new(group, by, &time), &mut lines))?;
+    to.write_all(&lines)
+}
+
+/// Writes an object, and the end of its line. Writes nothing if it fails.
+pub(super) fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {
     let written = to.len();
     serde_json::to_writer(&mut *to, value).inspect_err(|_failed| to.truncate(written))?;
     to.push(b'\n');

@@ -48,6 +48,16 @@ pub struct Start {
     pub degraded: Vec<String>,
 }
 
+/// The form of what a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A table for people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
 /// Turns what the agent has to say into lines. Where they go is the [`Writer`]'s business.
 pub trait Sink {
     /// The agent began.
