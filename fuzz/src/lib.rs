@@ -14,7 +14,7 @@ use closewait_engine::{
 use closewait::{
     clock::TimeAnchor,
     sink::{
-        Form, Sink as _, Start,
+        Form, Numbering, Sink as _, Start,
         answer::{AnswerCollector, answer},
         json::Json,
         list::{self, ListShape, Style},
@@ -26,7 +26,7 @@ use closewait::{
 pub struct Play {
     /// It.
     pub engine: Engine,
-    json: Json,
+    numbering: Numbering,
     text: Text,
     /// The lines of both sinks.
     pub lines: Vec<u8>,
@@ -40,15 +40,16 @@ impl Play {
             events: Events::All,
             ..Config::default()
         };
-        Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }
+        Self { engine: Engine::new(config, began), numbering: Numbering::default(), text: Text::new(false), lines: Vec::new() }
     }
 
     /// Shows the event `start`, and looks at it.
     pub fn start(&mut self, start: &Start) {
         let mut line = Vec::new();
-        self.json.start(start, anchor(), &mut line).expect("a start is written as JSON");
+        let event = self.numbering.start(start, anchor());
+        Json.event(&event, &mut line).expect("a start is written as JSON");
         let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
-        self.text.start(start, anchor(), &mut line).expect("a start is written as text");
+        self.text.event(&event, &mut line).expect("a start is written as text");
         harmless(&line);
         self.lines.extend(line);
     }
@@ -65,9 +66,10 @@ impl Play {
         while let Some(output) = self.engine.poll_output() {
             let Output::Finding(finding) = output else { continue };
             let mut line = Vec::new();
-            self.json.finding(&finding, anchor(), &mut line).expect("a finding is written as JSON");
+            let event = self.numbering.finding(&finding, anchor());
+            Json.event(&event, &mut line).expect("a finding is written as JSON");
             let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
-            self.text.finding(&finding, anchor(), &mut line).expect("a finding is written as text");
+            self.text.event(&event, &mut line).expect("a finding is written as text");
             harmless(&line);
             self.lines.extend(line);
         }

@@ -118,7 +118,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
 fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
     match output {
         OutputFormat::Text => Box::new(Text::new(colour)),
-        OutputFormat::Json => Box::new(Json::default()),
+        OutputFormat::Json => Box::new(Json),
     }
 }
 

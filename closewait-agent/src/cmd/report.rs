@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
-    sink::{answer::AnswerHeader, report::render},
+    sink::{Numbering, answer::AnswerHeader, report::render},
 };
 use closewait_engine::{model::Finding, query::Query, time::BootTime};
 
@@ -43,7 +43,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
-    let mut sink = sink(output, false);
+    let (mut numbering, mut sink) = (Numbering::default(), sink(output, false));
     // What piled up and is over is part of the incident too.
     let mut answer = Vec::new();
     for item in &mut reader {
@@ -55,7 +55,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
             Shown::Finding(finding @ (Finding::Pileup { .. } | Finding::PileupEnd { .. }))
                 if answer.len() < MAX_REPORT_BYTES =>
             {
-                sink.finding(finding, anchor, &mut answer)
+                sink.event(&numbering.finding(finding, anchor), &mut answer)
             }
             Shown::Finding(_) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
         };
