@@ -89,19 +89,19 @@ fn items<'e, E>(
 #[derive(Debug, Error)]
 pub enum AnswerError {
     /// The bytes are no item of this version.
-    #[error("an item of it was not understood: {0}")]
-    Undecodable(#[source] rmp_serde::decode::Error),
+    #[error("an item of the answer was not understood: {0}")]
+    Undecodable(rmp_serde::decode::Error),
     /// It has no header, or several.
-    #[error("it does not have one header")]
+    #[error("the answer does not have one header")]
     Header,
     /// A row refers to something that did not come before it.
-    #[error("a socket refers to a {0} that is not there")]
+    #[error("a socket of the answer refers to a {0} that is not there")]
     Reference(SharedItem),
     /// It has no report, or several, though one was asked for.
-    #[error("it does not have one report")]
+    #[error("the answer does not have one report")]
     Report,
     /// It has too many sockets.
-    #[error("it has more than {MAX_ROWS} sockets; narrow the filters")]
+    #[error("the answer has more than {MAX_ROWS} sockets; narrow the filters")]
     TooMany,
 }
 
