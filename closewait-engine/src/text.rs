@@ -1,6 +1,6 @@
 //! Text that others chose: made harmless once, where it enters the model.
 
-use std::{cmp::Ordering, fmt, fmt::Write as _, time::Duration};
+use std::{cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -225,7 +225,7 @@ fn push_unit(to: &mut String, number: u64, unit: &str) {
 /// The decimal is omitted where it is 0.
 fn push_tenths(to: &mut String, tenths: u64, unit: &str) {
     push_number(to, tenths / 10);
-    if tenths % 10 != 0 {
+    if !tenths.is_multiple_of(10) {
         to.push('.');
         push_number(to, tenths % 10);
     }
