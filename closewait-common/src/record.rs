@@ -107,11 +107,11 @@ pub struct Record {
     /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen. In a record of the
     /// entry itself, when it was connected ([`flag::OPENER`]).
     pub entered_ns: u64,
-    /// Address of the `struct sock`: tells sockets apart inside the agent, and is shown to nobody.
+    /// Address of the `struct sock`: identifies a socket inside the agent, which never shows it.
     pub sk: u64,
     /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if none was given (before Linux 5.12).
     pub cookie: u64,
-    /// Inode of the socket as in `/proc/PID/fd`; 0 while nobody has accepted it.
+    /// Inode of the socket as in `/proc/PID/fd`; 0 until a program accepts it.
     pub inode: u64,
     /// Id of the socket's cgroup v2.
     pub cgroup: u64,
@@ -127,7 +127,7 @@ pub struct Record {
     pub last_ack_ticks: u32,
     /// Ticks since the last data came in (`icsk_ack.lrcvtime`); iterators only.
     pub last_data_ticks: u32,
-    /// Process id (`tgid`) in the initial pid namespace: who made the change, who holds the file, or who connected it.
+    /// Process id (`tgid`) in the initial pid namespace: the process that made the change, owns the file, or connected the socket.
     pub pid: u32,
     /// Number of the open file; only where an iterator found one, else -1.
     pub fd: i32,

@@ -229,7 +229,7 @@ fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
 fn give_up(keep: Keep, facts: &HostFacts) -> Vec<String> {
     let Confined { kept, degraded } = confine(keep);
     let kept = match kept.as_deref() {
-        None => "not known".to_owned(),
+        None => "unknown".to_owned(),
         Some([]) => "none".to_owned(),
         Some(kept) => kept.join(", "),
     };

@@ -37,7 +37,7 @@ const MAX_NESTED: usize = 64;
 pub enum NetnsError {
     /// `setns` needs a capability that this process has not.
     #[error(
-        "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets stay out of sight"
+        "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets are missing"
     )]
     EnterDenied {
         /// The namespace.
@@ -54,7 +54,7 @@ pub enum NetnsError {
         error: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
+    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted check the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum NetnsError {
     },
     /// A thread to enter it could not be started.
     #[error(
-        "starting a thread for network namespace {inode} failed: {error}; look at the limits on processes and memory"
+        "starting a thread for network namespace {inode} failed: {error}; check the limits on processes and memory"
     )]
     Thread {
         /// The namespace.

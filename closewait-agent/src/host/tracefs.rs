@@ -42,7 +42,7 @@ pub enum TracefsError {
         error: io::Error,
     },
     /// A thread to mount it on could not be started.
-    #[error("starting a thread to mount tracefs failed: {error}; look at the limits on processes and memory")]
+    #[error("starting a thread to mount tracefs failed: {error}; check the limits on processes and memory")]
     Thread {
         /// What the system said.
         error: io::Error,

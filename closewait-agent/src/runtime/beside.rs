@@ -210,7 +210,7 @@ impl Runtime {
             if purpose == Some(Purpose::Audit) {
                 log::debug!("{what}");
             } else {
-                self.complain(&format!("some owners are not known: {what}"));
+                self.complain(&format!("some owners are unknown: {what}"));
             }
         }
         match purpose {

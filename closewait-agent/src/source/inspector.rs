@@ -144,13 +144,13 @@ impl Inspector {
         if self.cgroups.is_none() {
             match deadline::run(Subject::Path("cgroup2".into()), "the mount of cgroup2", patience, Cgroups::find) {
                 Ok(found) => self.cgroups = Some(found),
-                Err(why) => log::debug!("what runs in which cgroup is not known yet: {why}"),
+                Err(why) => log::debug!("cgroups of processes are unknown until now: {why}"),
             }
         }
         let cgroups = match &mut self.cgroups {
             Some(Ok(cgroups)) => cgroups,
             Some(Err(error)) => {
-                log::debug!("what runs in which cgroup is not known: {error}");
+                log::debug!("cgroups of processes are unknown: {error}");
                 return;
             }
             None => return,
@@ -216,7 +216,7 @@ fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
 fn tell(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, told: Told<Duration>) {
     match told {
         Told::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
-        Told::Unanswered(why) => log::debug!("connection tracking of network namespace {netns} is not known: {why}"),
+        Told::Unanswered(why) => log::debug!("connection tracking of network namespace {netns} is unknown: {why}"),
     }
 }
 
@@ -225,15 +225,15 @@ fn read_pods(patience: &mut Patience) -> Pods {
     let pods = match deadline::run(Subject::Path(logs.to_owned()), pods::LOGS, patience, || Pods::read(logs)) {
         Ok(pods) => pods,
         Err(why) => {
-            log::debug!("the names of pods are not known: {why}");
+            log::debug!("the names of pods are unknown: {why}");
             return Pods::default();
         }
     };
     if let Some(error) = &pods.unreadable {
-        log::debug!("the names of pods are not known: {error}");
+        log::debug!("the names of pods are unknown: {error}");
     }
     if !pods.complete {
-        log::debug!("{} has more entries than are read; the names of some pods are not known", pods::LOGS);
+        log::debug!("{} has more entries than are read; the names of some pods are unknown", pods::LOGS);
     }
     pods
 }

@@ -298,7 +298,7 @@ impl Worker {
     }
 
     fn stuck(&self, running: &Running, now: BootTime) -> String {
-        format!("{} has not gone on for {} s", self.what, now.since(running.heard).as_secs())
+        format!("{} has made no progress for {} s", self.what, now.since(running.heard).as_secs())
     }
 }
 

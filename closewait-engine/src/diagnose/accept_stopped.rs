@@ -34,7 +34,7 @@ impl Rule for AcceptStopped {
             not: &[
                 "a burst that is being worked off: shorter than 10 s, or the program closes others of the port",
                 "connections ahead of it may have been accepted meanwhile; the text says how many at most",
-                "of several listeners on the port (SO_REUSEPORT) it is not known which one: `never_accepted`",
+                "which one of several listeners on the port (SO_REUSEPORT) is unknown: `never_accepted`",
             ],
             seen: &["unbit/uwsgi#2472", "signalwire/freeswitch#922", "gevent/gevent#276"],
         }

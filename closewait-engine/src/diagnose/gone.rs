@@ -23,14 +23,14 @@ impl Rule for Gone {
                 ),
                 (
                     Certainty::Low,
-                    "for a client, as a pool looks at a connection only when it needs one again; \
+                    "for a client, as a pool checks a connection only when it needs one again; \
                                   unknown if no process was found to have it",
                 ),
             ],
             says: "that the descriptor is open is a fact; it counts against the limit of open files and shows in no list \
                    of connections",
             next: "look for the code that has the descriptor and does not see the error that a read of it returns",
-            not: &["a program that has not got round to closing it: transient until it is as old as a stuck socket"],
+            not: &["a program that has not closed it yet: transient until it is as old as a stuck socket"],
             seen: &["moby/moby#31660", "gorilla/websocket#91"],
         }
     }

@@ -27,7 +27,7 @@ pub(super) const ABOUT: About = About {
     ],
     says: "that the program does not get on, or forgets some, from how many of them stay",
     next: "see where the owner's threads are, and what happened at the onset",
-    not: &["a burst, a pool that is filled, slow handlers: none of them is a pile-up"],
+    not: &["a burst, a pool that is filled, slow handlers: none of them is an incident"],
     seen: &["Netflix, Java 21 virtual threads (2024)"],
 };
 

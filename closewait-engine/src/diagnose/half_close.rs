@@ -29,7 +29,7 @@ impl Rule for HalfClose {
             next: "nothing while data flows; give the program a time-out for half-closed connections",
             not: &[
                 "data that the peer has not acknowledged proves nothing",
-                "of a socket that is older than the agent it is not known whether the FIN came before the data",
+                "whether the FIN came before the data is unknown for a socket that is older than the agent",
             ],
             seen: &["jpillora/chisel#535", "haproxy/haproxy#541", "shadowsocks/shadowsocks-rust#1190"],
         }

@@ -13,8 +13,8 @@ impl Rule for NeverAccepted {
     fn about(&self) -> &'static About {
         &About {
             name: "never_accepted",
-            when: "no program has accepted it, and `accept_stopped` does not apply: it is young, its listener is not \
-                   known, or the program still closes others",
+            when: "no program has accepted it, and `accept_stopped` does not apply: it is young, its listener is \
+                   unknown, or the program still closes others",
             class: &[Class::NeverAccepted],
             certainty: &[(Certainty::Fact, "the kernel has made no file for it, so no program has it")],
             says: "the peer connected, waited in the backlog and left; the accept loop is slow or has had a burst",

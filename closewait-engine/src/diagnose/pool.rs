@@ -83,7 +83,7 @@ impl Rule for Pool {
             next: "nothing; to avoid an error at that use, evict idle connections sooner than the server closes them",
             not: &[
                 "a leak of connections that were read to their end: tells itself by growth only (`growing_pool`)",
-                "a pool looks at a connection only when it needs it: that it is hours old means nothing",
+                "a pool checks a connection only when it needs it: that it is hours old means nothing",
             ],
             seen: &["aio-libs/aiohttp#4805", "urllib3/urllib3#2100", "duosecurity/duo_universal_java#51"],
         }

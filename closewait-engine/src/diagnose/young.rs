@@ -20,7 +20,7 @@ impl Rule for Young {
                 (Certainty::Low, "its entry was not seen, so that it may be older than is certain"),
             ],
             says: "it is too young to tell; the cause is to be seen at the oldest of its group",
-            next: "look at the oldest of the group",
+            next: "inspect the oldest of the group",
             not: &["a leak beside healthy traffic: the healthy ones pass through here"],
             seen: &[],
         }
@@ -43,7 +43,7 @@ impl Rule for Young {
                 text::age(case),
                 text::duration(case.group.oldest)
             ),
-            next: format!("look at the oldest: `closewait list --port {}`", text::port(case)),
+            next: format!("inspect the oldest: `closewait list --port {}`", text::port(case)),
         })
     }
 }

@@ -153,7 +153,7 @@ impl Guest<'_> {
     }
 }
 
-/// A line of the console without what moves cursors and changes colours.
+/// A line of the console without what moves cursors and changes colors.
 fn harmless(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     text.chars().filter(|c| !c.is_control() || *c == '\t').collect()

@@ -21,9 +21,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const LIMIT: Duration = Duration::from_secs(3_600);
 /// A guest that prints no line for so long hangs: each test prints one, and takes two minutes at most.
 const SILENCE: Duration = Duration::from_secs(300);
-/// The tests are told how much slower than a machine the guest is.
+/// The tests read from it how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
-/// The tests are told that the kernel is a guest's: they may then load a program that widens a race of the kernel's.
+/// Tells the tests that the kernel is a guest's: they may then load a program that widens a race of the kernel's.
 const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// A table of connections as on a host with 16 GiB. With that of a small guest, half of ten thousand clients that have closed
 /// are forgotten, their ports are used again, and a SYN ends the connection whose server is still in CLOSE_WAIT.
@@ -129,7 +129,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 /// The agent and its kernel tests as static files, built as for a release: a guest has no libraries, and a translating QEMU
-/// has no time for code that is not optimised.
+/// has no time for code that is not optimized.
 fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     setup::run(workspace)?;
     let messages = exec::output(
