@@ -63,7 +63,7 @@ impl Intake {
     }
 
     /// Hands a fact on.
-    pub fn fact(&mut self, observation: Observation) {
+    pub fn fact(&mut self, observation: impl Into<Observation>) {
         self.engine.handle(observation);
     }
 

@@ -68,7 +68,8 @@ impl RecordingEngine {
     }
 
     /// [`Engine::handle`].
-    pub fn handle(&mut self, observation: Observation) {
+    pub fn handle(&mut self, observation: impl Into<Observation>) {
+        let observation = observation.into();
         self.keep(|recording| recording.item(&Item::Fact(Cow::Borrowed(&observation))));
         self.engine.handle(observation);
     }

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{Counters, InspectionRequest, Observation, SocketKey},
+    model::{Counters, InspectionEnd, InspectionRequest, RefreshEnd, ScanEnd, SocketKey},
     query::Query,
     time::BootTime,
 };
@@ -124,15 +124,15 @@ impl Runtime {
         };
         match refreshes.then {
             Then::Nothing => {}
-            Then::All => self.intake.fact(Observation::RefreshedAll { at: clock::now() }),
+            Then::All => self.intake.fact(RefreshEnd::Inspection { at: clock::now() }),
             Then::Gone(began, lost) => {
                 if refreshes.complete && self.lost_none_since(lost) {
-                    self.intake.fact(Observation::RefreshedLingering { began });
+                    self.intake.fact(RefreshEnd::Lingering { began });
                 }
             }
             Then::Suspects { lost } => {
                 let complete = refreshes.complete && self.lost_none_since(lost);
-                self.intake.fact(Observation::RefreshedSuspects { at: clock::now(), complete });
+                self.intake.fact(RefreshEnd::Suspects { at: clock::now(), complete });
             }
         }
         true
@@ -194,7 +194,7 @@ impl Runtime {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
-                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
+                    self.intake.fact(ScanEnd::Failed { why: why.clone() });
                 }
                 self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });
             }
@@ -217,11 +217,11 @@ impl Runtime {
             Some(Purpose::Owners) => self.pending.worked += cpu,
             Some(Purpose::Audit) => {
                 let (complete, cost) = (unseen.is_empty(), Some(cpu));
-                self.intake.fact(Observation::Audited { began, at, complete, cost });
+                self.intake.fact(ScanEnd::Audit { began, at, complete, cost });
             }
             Some(Purpose::Inspection) => {
                 let worked = std::mem::take(&mut self.pending.worked) + cpu;
-                self.intake.fact(Observation::InspectedOwners { at, worked });
+                self.intake.fact(InspectionEnd::Owners { at, worked });
             }
             Some(Purpose::Question) | None => {}
         }

@@ -7,7 +7,7 @@ use crate::recording::{
 };
 use closewait_engine::{
     Engine,
-    model::{Observation, SocketKey},
+    model::{SocketEvent, SocketKey},
     testing::socket,
 };
 
@@ -87,7 +87,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
             // Something that deflate finds nothing in.
             socket.inode = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let (key, at) = (SocketKey(1 << 63 | number), BEGAN + Duration::from_nanos(number * number));
-            engine.handle(Observation::Enter { key, at, socket, replaced: false });
+            engine.handle(SocketEvent::Enter { key, at, socket });
         }
         turns += 1;
         let at = BEGAN + Duration::from_millis(turns);
