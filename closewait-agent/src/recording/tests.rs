@@ -4,12 +4,14 @@ use super::*;
 use crate::sink::{Sink as _, json::Json};
 use closewait_engine::{
     Engine, Events,
+    decode::Decoder,
     model::{Finding, InspectionEnd, Output, RefreshEnd, ScanEnd, SocketEvent, SocketKey},
     testing::socket,
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 pub(super) const BEGAN: BootTime = BootTime(1_000_000_000);
+pub(super) const DECODER: Decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
 
 pub(super) fn config() -> Config {
     Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, ..Config::default() }
@@ -75,7 +77,7 @@ struct Agent {
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), recorder);
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, recorder);
         let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);

@@ -3,7 +3,7 @@ use std::{fs, path::PathBuf, process, time::Duration};
 use super::*;
 use crate::recording::{
     RecordingEnd, RecordingEngine,
-    tests::{BEGAN, config, played},
+    tests::{BEGAN, DECODER, config, played},
 };
 use closewait_engine::{
     Engine,
@@ -52,6 +52,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
     let path = folder.0.join("recording");
     let mut engine = RecordingEngine::new(
         Engine::new(config(), BEGAN),
+        DECODER,
         Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()),
     );
     let mut length = fs::metadata(&path).unwrap().len();
@@ -77,7 +78,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
     let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
-    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), Some(recorder));
+    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, Some(recorder));
     let (mut number, mut turns) = (0_u64, 0_u64);
     let began = crate::clock::now();
     while engine.is_recording() {
