@@ -136,7 +136,7 @@ impl Decoder {
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
                 let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
-                Ok(InspectionFact::ProxyPeer { peer: ProxyPeer { state, socket }, owner }.into())
+                Ok(InspectionFact::ProxyPeer { peer: Box::new(ProxyPeer { state, socket }), owner }.into())
             }
             kind::REFRESHED => {
                 states(record.new_state == state::CLOSE_WAIT)?;

@@ -128,7 +128,7 @@ impl HostContext {
             }
             InspectionFact::ProxyPeer { peer, owner } => {
                 if self.connection_quota.take() {
-                    self.connections.entry(owner.task.pid).or_default().push(peer);
+                    self.connections.entry(owner.task.pid).or_default().push(*peer);
                 }
             }
             InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
@@ -281,7 +281,7 @@ mod tests {
 
     fn proxy_peer(host_context: &mut HostContext, pid: u32) {
         let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
-        host_context.learn(InspectionFact::ProxyPeer { peer: proxy_peer, owner: owner("x", pid, 3) });
+        host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
     }
 
     #[test]

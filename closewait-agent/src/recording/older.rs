@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(read("Lingering", of_socket()), refreshed.into());
         let peer = ProxyPeer { state: Connection::Established, socket: socket.clone() };
         let leg = Members { leg: Some(peer.clone()), holder: Some(owner.clone()), ..with() };
-        assert_eq!(read("Leg", leg), InspectionFact::ProxyPeer { peer, owner }.into());
+        assert_eq!(read("Leg", leg), InspectionFact::ProxyPeer { peer: Box::new(peer), owner }.into());
         assert_eq!(read("LookedAtAll", with()), RefreshEnd::Inspection { at }.into());
         let worked = Duration::from_millis(4);
         let inquired = read("InquiredAll", Members { worked: Some(worked), ..with() });

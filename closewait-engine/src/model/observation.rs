@@ -247,7 +247,7 @@ pub enum InspectionFact {
     ProxyPeer {
         /// What is known of it.
         #[serde(alias = "leg")]
-        peer: ProxyPeer,
+        peer: Box<ProxyPeer>,
         /// The descriptor.
         #[serde(alias = "holder")]
         owner: Owner,
