@@ -16,7 +16,7 @@ pub(crate) const NETWORK: &str = "127.78.";
 /// Least number of processes of a crowd.
 const MIN_PROCESSES: u32 = 3;
 
-/// Connections to one listener. The kernel walks through the ephemeral ports in steps of up to 16 for each listener
+/// Connections to one listener. The kernel tries the ephemeral ports in steps of up to 16 for each listener
 /// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c at v6.18). If it came round, it would take the port of a client that it
 /// has forgotten, and the RST that follows would end the server's socket.
 const MAX_CONNECTIONS: u32 = 1000;

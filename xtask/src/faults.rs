@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs `work`, and fails if the kernel has reported a fault meanwhile, whoever caused it.
 ///
-/// Where the log cannot be read, `work` runs all the same, and that is said.
+/// Where the log cannot be read, `work` runs all the same, and a warning says so.
 pub(crate) fn watched<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let log = match KernelLog::from_now() {
         Ok(log) => log,

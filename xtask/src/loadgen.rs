@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Pairs of a client and a server thread [default: one for each CPU]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     pairs: Option<u8>,
-    /// How long to go on
+    /// How long to continue
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 }
@@ -114,7 +114,7 @@ fn serve(listeners: &[TcpListener], receiver: &mpsc::Receiver<usize>) -> Result<
         let read = stream.read(&mut [0; 1]).context("read failed although the peer closed in order")?;
         anyhow::ensure!(
             read == 0,
-            "read {read} bytes that nobody sent; is another program connecting to 127.77.0.0/16?"
+            "read {read} bytes that this program did not send; is another program connecting to 127.77.0.0/16?"
         );
         drop(stream);
         count += 1;

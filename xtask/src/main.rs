@@ -59,7 +59,7 @@ enum Task {
     Restarts(endurance::Restarts),
     /// Load and faults at random for long, and what the agent tracks compared with what is there
     Soak(endurance::Soak),
-    /// Give everything that reads what closewait did not write bytes that nobody has thought of
+    /// Run the fuzz targets: every parser of untrusted bytes
     Fuzz(fuzz::Options),
     /// Run the kernel tests on Debian's kernels in virtual machines, and compare what each can do
     Vm(vm::Options),

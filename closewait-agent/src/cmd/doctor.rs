@@ -160,7 +160,7 @@ fn functions(facts: &HostFacts) -> [Check; 3] {
             "iter/task_file",
             files.0,
             files.1,
-            "who holds a socket, without a walk over /proc; sockets of namespaces that cannot be entered",
+            "owners of sockets without a scan of /proc; sockets in namespaces that the agent cannot enter",
             "use Linux 5.10 or newer, with BTF",
         ),
     ]
@@ -196,7 +196,7 @@ fn destroying(facts: &HostFacts, probed: Result<(), DestroyError>) -> [Check; 2]
 fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
     let (needed_for, without, fix) = match capability {
         Capability::Bpf => ("loading programs into the kernel", CheckState::Missing, GRANT),
-        Capability::Perfmon => ("looking at sockets from programs", CheckState::Missing, GRANT),
+        Capability::Perfmon => ("reading sockets from kernel programs", CheckState::Missing, GRANT),
         Capability::SysPtrace => {
             ("seeing what other users' processes do, and finding their network namespaces", CheckState::Degraded, GRANT)
         }
@@ -226,7 +226,7 @@ fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
             (CheckState::Ok, "not granted, and not needed on this kernel")
         }
         Some(false) => (without, "not granted"),
-        None => (CheckState::Unknown, "not known"),
+        None => (CheckState::Unknown, "unknown"),
     };
     Check::new(capability.name(), state, found, needed_for, fix)
 }
@@ -241,7 +241,7 @@ fn user_namespace(facts: &HostFacts) -> Check {
     let (state, found) = match facts.initial_user_namespace {
         Some(true) => (CheckState::Ok, "that of the host"),
         Some(false) => (CheckState::Missing, "not that of the host"),
-        None => (CheckState::Unknown, "not known"),
+        None => (CheckState::Unknown, "unknown"),
     };
     Check::new(
         "user namespace",
@@ -256,7 +256,7 @@ fn pid_namespace(facts: &HostFacts) -> Check {
     let (state, found) = match facts.initial_pid_namespace {
         Some(true) => (CheckState::Ok, "that of the host"),
         Some(false) => (CheckState::Degraded, "not that of the host"),
-        None => (CheckState::Unknown, "not known"),
+        None => (CheckState::Unknown, "unknown"),
     };
     Check::new(
         "pid namespace",
@@ -271,7 +271,7 @@ fn yes_or(known: Option<bool>, otherwise: CheckState) -> (CheckState, &'static s
     match known {
         Some(true) => (CheckState::Ok, "yes"),
         Some(false) => (otherwise, "no"),
-        None => (CheckState::Unknown, "not known"),
+        None => (CheckState::Unknown, "unknown"),
     }
 }
 

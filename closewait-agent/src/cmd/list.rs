@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::termios::tcgetwinsize;
 
 use super::colour;
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
     },
-    intake::Intake,
+    recording::RecordingEngine,
     sink::{
         Form,
         answer::{AnswerCollector, AnswerHeader},
@@ -88,8 +89,8 @@ pub(super) fn answer<T>(
     if let Some(answer) = ask_agent(asked, query)? {
         return show(answer);
     }
-    let intake = scan_once(form);
-    show(AnswerCollector::of(&intake.engine, query, clock::now(), TimeAnchor::now())?)
+    let engine = scan_once(form);
+    show(AnswerCollector::of(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
 /// What a running agent answers, if there is one: it knows exact ages, and what entered and left.
@@ -118,7 +119,7 @@ fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Answ
 }
 
 /// Scans once. What text of this `form` does not say is logged.
-fn scan_once(form: Form) -> Intake {
+fn scan_once(form: Form) -> RecordingEngine {
     // Before this process uses much itself.
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
@@ -134,24 +135,24 @@ fn scan_once(form: Form) -> Intake {
         key_secret: source::key_secret(),
         ..Config::default()
     };
-    let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
+    let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
     // The programs are needed for as long as the scanner uses them.
     let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
-    let blind = scanner.everything(decoder, clock::now, |found| intake.found(found));
-    if intake.engine.has_unheld() {
-        let known = intake.engine.scan_began();
-        scanner.owners(&known, decoder, clock::now, |found| intake.found(found));
+    let blind = scanner.everything(decoder, clock::now, |found| engine.found(found));
+    if engine.state().has_unheld() {
+        let known = engine.scan_began();
+        scanner.owners(&known, decoder, clock::now, |found| engine.found(found));
     }
-    for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
+    for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
     // For JSON, `list` says it.
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| form == Form::Text) {
         log::warn!("{unseen}");
     }
-    let request = intake.engine.inspection_request(clock::now());
-    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| intake.found(found));
-    intake
+    let request = engine.inspection_request(clock::now());
+    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| engine.found(found));
+    engine
 }
 
 /// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
@@ -202,10 +203,7 @@ pub(super) fn width() -> Option<u16> {
         if !io::stdout().is_terminal() {
             return None;
         }
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes a `winsize`, and `size` is one that lives until the call returns.
-        let failed = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-        (failed == 0 && size.ws_col > 0).then_some(size.ws_col)
+        tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
     })
 }
 

@@ -90,9 +90,11 @@ fn tell(end: Option<RecordingEnd>, file: &Path) {
     let file = file.display();
     match end {
         None | Some(RecordingEnd::Stopped) => {}
-        Some(RecordingEnd::Full) => log::warn!("{file} was full here; the agent went on (run --record-max)"),
+        Some(RecordingEnd::Full) => {
+            log::warn!("{file} was full here; the agent continued without recording (run --record-max)")
+        }
         Some(RecordingEnd::Unwritten) => log::warn!(
-            "{file} ends here, more could not be written: a disk was full, or took too long; the agent went on"
+            "{file} ends here, more could not be written: a disk was full, or took too long; the agent continued without recording"
         ),
         Some(RecordingEnd::Unfinished) => {
             log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")

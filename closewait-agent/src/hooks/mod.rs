@@ -161,7 +161,7 @@ impl Hooks {
             Ok(status) => status.to_string(),
             Err(error) => format!("wait4 failed: {error}"),
         };
-        log::error!("no hook runs from here on: their helper has ended ({how}); start the agent again");
+        log::error!("no more hooks run: their helper process ended ({how}); start the agent again");
     }
 
     /// Asks for nothing more: the helper ends, and gives the programs that it runs two seconds to end.

@@ -47,10 +47,10 @@ pub enum CgroupError {
         error: io::Error,
     },
     /// It names no cgroup v2.
-    #[error("no cgroup2 is mounted: sockets cannot be told apart by cgroup; mount one, as at /sys/fs/cgroup/unified")]
+    #[error("no cgroup2 is mounted: cgroups of sockets stay unknown; mount one, as at /sys/fs/cgroup/unified")]
     NotMounted,
     /// The folder of the mount cannot be opened.
-    #[error("opening {} failed: {error}; sockets cannot be told apart by cgroup", harmless_path(path.as_os_str().as_encoded_bytes()))]
+    #[error("opening {} failed: {error}; cgroups of sockets stay unknown", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
         /// The folder.
         path: PathBuf,
@@ -193,14 +193,14 @@ impl Cgroups {
             // A thread that was left behind still has it.
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
         };
-        match deadline::run(Subject::Path(self.path.clone()), "walking the folders of cgroups", patience, work) {
+        match deadline::run(Subject::Path(self.path.clone()), "scanning the folders of cgroups", patience, work) {
             Ok(Some(step)) => {
                 for (id, path) in step.found {
                     self.remember(id, path);
                 }
                 Ok(step.whole)
             }
-            Ok(None) => Err("an earlier walk over the folders of cgroups has not come to an end".to_owned()),
+            Ok(None) => Err("an earlier scan of the folders of cgroups has not ended".to_owned()),
             Err(why) => Err(why.to_string()),
         }
     }

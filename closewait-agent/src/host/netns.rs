@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::AsRawFd as _,
+        fd::{AsFd as _, AsRawFd as _},
         unix::{
             ffi::OsStringExt as _,
             fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -20,6 +20,7 @@ use std::{
 };
 
 use closewait_engine::text::harmless_path;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
@@ -36,7 +37,7 @@ const MAX_NESTED: usize = 64;
 pub enum NetnsError {
     /// `setns` needs a capability that this process has not.
     #[error(
-        "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets stay out of sight"
+        "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets are missing"
     )]
     EnterDenied {
         /// The namespace.
@@ -53,7 +54,7 @@ pub enum NetnsError {
         error: io::Error,
     },
     /// Links of other users' processes cannot be read.
-    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted look at the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
+    #[error("readlink of {} was refused: {error}; grant CAP_SYS_PTRACE, or if it is granted check the security modules: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
@@ -84,7 +85,7 @@ pub enum NetnsError {
     },
     /// A thread to enter it could not be started.
     #[error(
-        "starting a thread for network namespace {inode} failed: {error}; look at the limits on processes and memory"
+        "starting a thread for network namespace {inode} failed: {error}; check the limits on processes and memory"
     )]
     Thread {
         /// The namespace.
@@ -225,11 +226,10 @@ impl Netns {
     /// Moves the calling thread into this namespace.
     fn enter(&self) -> Result<(), NetnsError> {
         let inode = self.inode;
-        // SAFETY: `setns` takes two integers; the descriptor is open for as long as `self.file` lives.
-        if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+        let Err(error) = move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)) else {
             return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        };
+        let error = io::Error::from(error);
         Err(if error.raw_os_error() == Some(libc::EPERM) {
             NetnsError::EnterDenied { inode, error }
         } else {

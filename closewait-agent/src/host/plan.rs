@@ -191,7 +191,7 @@ fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
         if missing { Err(refusal()) } else { Ok(()) }
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
-    denied(Capability::Perfmon, "without it no program can look at sockets in the kernel")?;
+    denied(Capability::Perfmon, "without it no kernel program can read sockets")?;
     room_for_maps(facts)
 }
 
@@ -298,14 +298,14 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
         add(
             "sockets",
             "without type information neither queues, cgroups nor errors of a socket can be read, and the ages of those \
-             older than the agent are not known",
+             older than the agent are unknown",
             Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         );
     }
     if types && !plan.iterate_files {
         add(
             "owners",
-            "the kernel cannot iterate over the open files of all processes, so holders are searched for in /proc, which \
+            "the kernel cannot iterate over the open files of all processes, so the agent searches for owners in /proc, which \
              takes longer and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
             Some("use Linux 5.10 or newer"),
         );
@@ -318,7 +318,7 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
     if types && !plan.openers {
         add(
             "openers",
-            "programs cannot keep data with a socket, so who connected one is not known",
+            "programs cannot keep data with a socket, so the task that connected one is unknown",
             Some("use Linux 5.11 or newer"),
         );
     }
@@ -361,7 +361,7 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
 /// memory nothing is loaded. `listed`: the kernel
 /// lists open files, so that of sockets in other namespaces only those without a descriptor are out of sight.
 fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
-    let out_of_sight = if listed { " and that nobody has accepted" } else { "" };
+    let out_of_sight = if listed { " and unaccepted ones" } else { "" };
     [
         (
             Capability::SysPtrace,

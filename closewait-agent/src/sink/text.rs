@@ -217,7 +217,7 @@ fn losses(totals: Totals) -> String {
         (totals.log_lines_dropped, "lines of the log dropped, standard error was not read"),
         (totals.recordings_failed, "recording ended early, it could not be written"),
         (totals.repaired, "sockets missed and found again"),
-        (totals.phantom, "sockets whose leaving was missed"),
+        (totals.phantom, "missed exits found by an audit"),
         (totals.untracked, "sockets not tracked, there were too many (--max-tracked)"),
         (totals.ungrouped, "sockets on ports or towards ends that are too many to count each by itself"),
         (totals.unkept, "descriptors, listeners or other connections not kept, there were too many"),

@@ -11,12 +11,13 @@
 pub mod exact;
 mod wire;
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use closewait_common::tcp::{AF_INET, AF_INET6, state};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with},
+};
 use thiserror::Error;
 
 use self::wire::{DiagSocket, parse, request};
@@ -24,7 +25,7 @@ use crate::host::netns;
 use closewait_engine::{
     decode::Decoder,
     kill::{CurrentSocket, Sent},
-    model::{Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
+    model::{Listener, Protocol, Role, ScanFact, Since, Socket, Timer, TimerKind},
     time::BootTime,
 };
 
@@ -123,7 +124,7 @@ impl ListedSocket {
     }
 
     /// Everything that is known of the socket.
-    pub fn observation(self, decoder: Decoder) -> Observation {
+    pub fn observation(self, decoder: Decoder) -> ScanFact {
         self.found.observation(decoder, self.asked, self.netns)
     }
 }
@@ -186,14 +187,14 @@ impl Blind {
 
 impl DiagSocket {
     /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
-    fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> Observation {
+    fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> ScanFact {
         let (at, after) = asked;
         let key = super::key_secret().key(Some(netns), self.local, self.remote);
         let inode = (self.inode != 0).then_some(self.inode.into());
         if self.state == state::LISTEN {
             let (local, backlog, backlog_max) = (self.local, self.receive_queue, self.send_queue);
             let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
-            return Observation::Listening { key, at, listener, owner: None };
+            return ScanFact::Listening { key, at, listener, owner: None };
         }
         let info = self.info.as_deref();
         let ages = info.map(|info| (info.last_ack_recv, info.last_data_recv));
@@ -223,7 +224,7 @@ impl DiagSocket {
             timer: self.timer_kind().map(|kind| Timer { kind, expires: at + self.expires, retries: self.retries }),
             opener: None,
         };
-        Observation::Present { key, at, since, socket }
+        ScanFact::Present { key, at, since, socket }
     }
 
     fn facts(&self) -> CurrentSocket {
@@ -261,14 +262,9 @@ struct Netlink(OwnedFd);
 impl Netlink {
     /// Opens one to the namespace of this thread.
     fn open() -> Result<Self, DiagError> {
-        // SAFETY: three integers go in, a descriptor or -1 comes out.
-        let fd =
-            unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
-        if fd < 0 {
-            return Err(DiagError::Call { call: "socket", source: io::Error::last_os_error() });
-        }
-        // SAFETY: the descriptor was opened just now, and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol);
+        socket.map(Self).map_err(|errno| DiagError::Call { call: "socket", source: errno.into() })
     }
 
     /// Asks for the sockets of one address family.
@@ -288,22 +284,16 @@ impl Netlink {
     /// Asks, and hands each part of the answer to `each`.
     fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<DiagSocket>)) -> Result<(), DiagError> {
         let socket = &self.0;
-        // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
-        let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-        if sent < 0 {
-            return Err(DiagError::Call { call: "send", source: io::Error::last_os_error() });
-        }
+        // A netlink socket without a name sends to the kernel.
+        send(socket, request, SendFlags::empty())
+            .map_err(|errno| DiagError::Call { call: "send", source: errno.into() })?;
         // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
         let mut answer = vec![0; 64 * 1024];
         loop {
-            // SAFETY: pointer and length are of one live buffer.
-            let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-            let Ok(received) = usize::try_from(received) else {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(DiagError::Call { call: "recv", source: error });
+            let received = match recv(socket, &mut answer[..], RecvFlags::empty()) {
+                Ok((received, _length)) => received,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(DiagError::Call { call: "recv", source: errno.into() }),
             };
             let mut part = Vec::new();
             let is_last = parse(&answer[..received], &mut part)?;
@@ -321,8 +311,7 @@ pub fn fuzz(part: &[u8], decoder: Decoder, asked: (BootTime, BootTime)) {
     let mut found = Vec::new();
     let _last = parse(part, &mut found);
     for one in found {
-        if let Observation::Present { since: Since::Between { earliest, latest }, .. } =
-            one.observation(decoder, asked, 1)
+        if let ScanFact::Present { since: Since::Between { earliest, latest }, .. } = one.observation(decoder, asked, 1)
         {
             assert!(earliest.is_none_or(|earliest| earliest <= latest), "{earliest:?} {latest:?}");
         }

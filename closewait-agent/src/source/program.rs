@@ -55,7 +55,10 @@ pub fn check_built() -> Result<(), ProgramsError> {
 /// How much work the kernel had to check a program: where its start-up time goes.
 fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
     let count = info.ok().and_then(|info| info.verified_instruction_count());
-    log::debug!("{name}: the verifier walked {} instructions", count.map_or("?".to_owned(), |count| count.to_string()));
+    log::debug!(
+        "{name}: the verifier processed {} instructions",
+        count.map_or("?".to_owned(), |count| count.to_string())
+    );
 }
 
 /// Bytes of a ring buffer that nothing is written to.
@@ -225,7 +228,7 @@ impl KernelPrograms {
         let Ok(program) = program.fd() else { return false };
         for key in keys.iter().filter(|key| !key.is_of_ends()) {
             if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
-                log::debug!("looking at a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
+                log::debug!("refreshing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
                 return false;
             }
         }

@@ -26,6 +26,9 @@ pub(crate) enum Ability {
     FdCount,
     /// Maps are accounted to the memory of the cgroup, no more to the limit of locked memory.
     Memcg,
+    /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Seen on 7.3.4; 6.18 closes them
+    /// after (`begin_new_exec` in fs/exec.c).
+    ClosesUnlocked,
 }
 
 /// Whether this kernel can.
@@ -36,9 +39,10 @@ pub(crate) fn can(ability: Ability) -> bool {
         Ability::Cookie => (5, 12),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
+        Ability::ClosesUnlocked => (7, 0),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    (has_types || matches!(ability, Ability::Memcg | Ability::FdCount)) && version() >= since
+    (has_types || matches!(ability, Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked)) && version() >= since
 }
 
 /// Says what was found, for the table of `cargo xtask vm`.

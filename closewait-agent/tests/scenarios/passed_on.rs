@@ -53,7 +53,7 @@ const IN_FLIGHT: Scenario = Scenario {
     healthy: false,
     until: Until::Stuck(2),
     parts: &[Part {
-        situation: "the sockets wait in a UNIX socket that nobody reads",
+        situation: "the sockets wait in a UNIX socket that no process reads",
         expected: &["unknown"],
         certainties: ANY,
         owner: Owner::Nobody,

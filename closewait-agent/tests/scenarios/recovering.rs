@@ -62,7 +62,7 @@ const BURST: Scenario = Scenario {
     healthy: true,
     until: Until::Left,
     parts: &[Part {
-        situation: "a burst of clients leaves while they are queued; the server goes on",
+        situation: "a burst of clients leaves while they are queued; the server continues",
         // The first are served before they have been stuck.
         count: 20..=40,
         unread: 0..=unread("/"),

@@ -69,7 +69,7 @@ impl Rule for AbandonedResponse {
                     "{bytes} of the response from {from} are unread; {owner} may be reading it slowly, it has not been \
                      untouched for long"
                 ),
-                next: format!("look again: `closewait list --port {port}` shows whether less is unread then"),
+                next: format!("check again: `closewait list --port {port}` shows whether less is unread then"),
             });
         }
         let grows = flow.and_then(|flow| flow.trend) == Some(Trend::Growing);
@@ -82,7 +82,7 @@ impl Rule for AbandonedResponse {
                     (false, false) => Certainty::Low,
                 };
                 let growth = if grows { ", and their number grows" } else { "" };
-                let untouched = text::span(case.untouched);
+                let untouched = text::duration(case.untouched);
                 (certainty, format!("; nothing was read for {untouched}. {} alike{growth}", are(alike.max(1))))
             }
         };
@@ -95,7 +95,7 @@ impl Rule for AbandonedResponse {
             ),
             next: format!(
                 "find the calls to {from} in {owner} that drop a response without reading or closing it: errors, \
-                 redirects, statuses other than 200, cancelled calls"
+                 redirects, statuses other than 200, canceled calls"
             ),
         })
     }

@@ -25,12 +25,12 @@ impl Rule for Inherited {
             certainty: &[
                 (
                     Certainty::High,
-                    "the opener is known and has let go, and the holder has another name; or the listener is another \
+                    "the opener is known and has let go, and the owner has another name; or the listener is another \
                      program's",
                 ),
                 (
                     Certainty::Medium,
-                    "the holder has the opener's name (a daemon that went to the background), or the holders are \
+                    "the owner has the opener's name (a daemon that went to the background), or the owners are \
                      different programs",
                 ),
                 (Certainty::Low, "a client's connection that processes of the same program share: pre-fork"),
@@ -42,7 +42,7 @@ impl Rule for Inherited {
                  name continues after the listener's (sshd, sshd-session)",
                 "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3",
                 "an old process that is replaced by a new one: the same program, or one that started after the entry",
-                "an owner that could not be inspected: no process is said to have closed it unless all could be inspected",
+                "an owner that could not be inspected: the rule states that a process closed it only if all could be inspected",
                 "workers of a server that share a connection: no verdict",
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],

@@ -11,8 +11,8 @@ const HEAD: &str = "\
 # Diagnoses
 
 What `verdict` in the output of `closewait` means: which `rule` said it, when that rule speaks, and how sure it is. The
-rules are asked in the order of the table and the first that speaks is the verdict. A rule that needs something which is not
-known says nothing; where none speaks, `class` is `unknown` and `rule` is `none`.
+rules are asked in the order of the table and the first that speaks is the verdict. A rule does not apply if
+a fact that it needs is unknown; if no rule applies, `class` is `unknown` and `rule` is `none`.
 
 Wrong blame is worse than none. That a program hangs or leaks is never said with a certainty of `high` after a single look
 (`closewait list` without an agent), and that it hangs never of one that has closed others of the port since.
@@ -38,7 +38,7 @@ shows as Recv-Q) and in `received_bytes`.
 |---|---|---|
 | never read | all of `received_bytes`, more than 1 | not a byte of this connection was ever read |
 | probe | 1 of 1 | nothing came in but the FIN, and it is unread |
-| idle | 1 of more | all data was read, and nobody has read since the FIN |
+| idle | 1 of more | all data was read, and no program has read since the FIN |
 | goodbye | 2 to 100 of more | a short rest is unread: often what a peer says before it hangs up, such as the `close_notify` of TLS |
 | partial | more than 100 of more | a rest is unread |
 | FIN read | 0 | the FIN was consumed by a read; not that a read returned 0, as it can have come with the last data |

@@ -26,7 +26,7 @@ impl Rule for Probe {
             says: "the peer connected, sent nothing and left, and the program has not noticed",
             next: "see who the prober is; give the program a time-out for the first request",
             not: &[
-                "health checks pile up before a hung server too: the signs of a hang are asked first, and without them \
+                "health checks accumulate before a hung server too: the signs of a hang are asked first, and without them \
                  the rule blames no program unless the port makes progress",
             ],
             seen: &["adoptium/adoptium-support#116", "netty/netty#13463"],

@@ -24,7 +24,7 @@ impl Rule for ProxyWait {
                 (Certainty::Medium, "otherwise: connections are paired by their times, which can be a coincidence"),
             ],
             says: "it waits for whoever is at the other end of the other connection; that is where to look",
-            next: "look at the other end; give the proxy a time-out for half-closed connections",
+            next: "inspect the other end; give the proxy a time-out for half-closed connections",
             not: &[
                 "a hung server behind a proxy makes these at the proxy: asked before all rules that call it hung",
                 "a server with one connection of its own (a database) pairs with one socket only, not with half",

@@ -30,7 +30,7 @@ impl Rule for UnansweredRequest {
                 ),
                 (
                     Certainty::Low,
-                    "hung if the FIN was read too and it was not watched: a program that reads the end has gone on; a \
+                    "hung if the FIN was read too and it was not watched: a program that reads the end has continued; a \
                      leak if others were closed since and most of the port's stay",
                 ),
             ],

@@ -22,10 +22,10 @@ impl Rule for Unheld {
                 ),
                 (Certainty::Low, "it was not found, and several things can be behind that"),
             ],
-            says: "something other than a descriptor keeps it; why that does is not known",
-            next: "look at the process that is named, or for one that uses io_uring or passes descriptors",
+            says: "something other than a descriptor keeps it, for an unknown reason",
+            next: "inspect the process that is named, or find one that uses io_uring or passes descriptors",
             not: &[
-                "one that waits in a backlog has no holder either: `never_accepted`",
+                "one that waits in a backlog has no owner either: `never_accepted`",
                 "an owner that may not be inspected, and a subflow of Multipath TCP: the text names both",
             ],
             seen: &[],

@@ -20,7 +20,7 @@ impl Rule for Young {
                 (Certainty::Low, "its entry was not seen, so that it may be older than is certain"),
             ],
             says: "it is too young to tell; the cause is to be seen at the oldest of its group",
-            next: "look at the oldest of the group",
+            next: "inspect the oldest of the group",
             not: &["a leak beside healthy traffic: the healthy ones pass through here"],
             seen: &[],
         }
@@ -41,9 +41,9 @@ impl Rule for Young {
             text: format!(
                 "the peer closed {} ago, too short to tell; of {count} in its group, {stuck} are stuck, the oldest for {}",
                 text::age(case),
-                text::span(case.group.oldest)
+                text::duration(case.group.oldest)
             ),
-            next: format!("look at the oldest: `closewait list --port {}`", text::port(case)),
+            next: format!("inspect the oldest: `closewait list --port {}`", text::port(case)),
         })
     }
 }
@@ -60,7 +60,7 @@ mod tests {
         let verdict = scene.verdict();
         assert_eq!((verdict.rule, verdict.class), ("young", Class::Transient));
         assert!(
-            verdict.text.contains("of 9 sockets in its group, 8 are stuck, the oldest for 15 min"),
+            verdict.text.contains("of 9 sockets in its group, 8 are stuck, the oldest for 15m"),
             "{}",
             verdict.text
         );

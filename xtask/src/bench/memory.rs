@@ -72,7 +72,7 @@ impl Memory {
             real.push(track(binary, dir, sockets)?);
         }
         println!(
-            "{}; sockets in CLOSE_WAIT that all have been reported, one holder each. Kernel: growth of the agent's BPF maps. \
+            "{}; sockets in CLOSE_WAIT that all have been reported, one owner each. Kernel: growth of the agent's BPF maps. \
              Agent: growth of its anonymous resident memory, and the most that was seen while they were reported.\n",
             machine()?
         );

@@ -25,7 +25,7 @@ pub(crate) enum Bench {
     Refresh(refresh::Refresh),
     /// Memory for each socket that is tracked, in the kernel and in the agent: real sockets, and a recording of a million
     Memory(memory::Memory),
-    /// Records a second through decoding, tracking and the search for pile-ups, on one core
+    /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
 

@@ -48,7 +48,7 @@ impl Refresh {
         Ok(())
     }
 
-    /// CPU time of all threads of an agent that tracks so many sockets.
+    /// CPU time of all threads of an agent that tracks `count` sockets.
     fn cpu(&self, closewait: &Program, tracked: u32) -> Result<Duration> {
         let running = closewait.attach()?;
         let _crowd = Crowd::gather(0, tracked, 0)?;

@@ -70,7 +70,7 @@ impl Restarts {
                 before.double, before.off
             ),
             format!(
-                "records that found no room in the ring buffer while no agent read it | {}",
+                "records dropped because the ring buffer was full while no agent read it | {}",
                 totals["lost_ring_full"]
             ),
             format!("entries that were missed and found, phantoms | {}, {}", totals["repaired"], totals["phantom"]),

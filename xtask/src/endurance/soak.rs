@@ -22,7 +22,7 @@ const REPAIRED_WITHIN: Duration = Duration::from_secs(45);
 const LAST_AUDIT: Duration = Duration::from_secs(25);
 /// Memory may grow by this from the first third of the minutes to the last.
 const GROWTH: f64 = 0.25;
-/// And by so many kilobytes, for what one burst at the wrong moment takes.
+/// Kilobytes on top of that, for what one burst at the wrong moment takes.
 const SLACK: u64 = 4096;
 /// The population stays between these.
 const LEAST: u64 = 100;
@@ -60,7 +60,7 @@ const FAULTS: [(Fault, &str); 7] = [
     (Fault::LoadComesOrGoes, "load at full speed begins or ends"),
     (Fault::NamespaceGoes, "a network namespace ends with 50 sockets in it"),
     (Fault::Burst, "500 sockets enter and leave at once"),
-    (Fault::SlowReader, "nobody reads the events for 2 to 10 s, while all sockets are reported"),
+    (Fault::SlowReader, "no program reads the events for 2 to 10 s, while all sockets are reported"),
 ];
 
 /// Kilobytes of resident memory, and open descriptors.
@@ -133,7 +133,7 @@ fn count(totals: &Value, name: &str) -> u64 {
     totals[name].as_u64().unwrap_or(0)
 }
 
-/// Every socket that entered has left, is there, or is known to be lost: its time of entry found no room or was replaced by that
+/// Every socket that entered has left, is there, or is known to be lost: its time of entry was dropped or replaced by that
 /// of the next one at its address, or an audit found it to be gone. `phantom` is how many of the last kind there were at most.
 fn check_counts(totals: &Value, phantom: u64) -> Result<()> {
     let [entered, left, unseen, replaced, map_full, tracked] =

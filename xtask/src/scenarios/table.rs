@@ -63,8 +63,8 @@ impl Table {
              # Scenarios\n\n\
              Real programs that leave sockets in CLOSE_WAIT, and what closewait says of them: the class of the verdict on most of\n\
              a program's sockets, and the rules that gave it. `run` is the last word of `closewait run --stuck-after 2s`, which had\n\
-             watched from the beginning; `list --alone` is one look at a time when no agent is asked, and knows less.\n\n\
-             Of a healthy program no socket may ever be said to hang or to leak with certainty `high` or `fact`; this is checked\n\
+             watched from the beginning; `list --alone` is one scan without an agent, and knows less.\n\n\
+             No socket of a healthy program may ever get the verdict hung or leak with certainty `high` or `fact`; this is checked\n\
              of every event. The owners are compared with `/proc`. As of {kernel}:\n\n{}",
             self.markdown()
         )

@@ -54,7 +54,7 @@ pub(super) fn check(files: &Files, metadata: &Value) -> Vec<Problem> {
             problem(
                 1,
                 "there is no `[lints] workspace = true`".to_owned(),
-                "a lint table that a crate does not inherit holds for nobody",
+                "the workspace's lint table applies only to crates that inherit it",
                 "add these two lines",
             );
         }

@@ -1,12 +1,13 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
 //! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`names`] for types, [`files`] for every
-//! tracked text file, [`workflow`] for CI. A rule that has to be broken is a rule to change here, with its reason.
+//! tracked text file, [`phrases`] for text that users see, [`workflow`] for CI. A rule that has to be broken is a rule to change here, with its reason.
 
 mod files;
 mod layers;
 mod manifests;
 mod names;
+mod phrases;
 mod workflow;
 
 use std::{collections::BTreeMap, fmt};
@@ -44,6 +45,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     problems.extend(manifests::check(&files, &metadata));
     problems.extend(files::check(&files));
     problems.extend(names::check(&files));
+    problems.extend(phrases::check(&files));
     problems.extend(workflow::check(&files));
     problems.sort();
     for problem in &problems {
@@ -67,7 +69,7 @@ fn read_files(workspace: &Workspace) -> Result<Files> {
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(&workspace.root),
     )
-    .context("tidy looks at the files that git knows; run it in a clone")?;
+    .context("tidy checks the files that git knows; run it in a clone")?;
     let mut files = Files::new();
     for name in list.split_terminator('\0') {
         let path = workspace.root.join(name);

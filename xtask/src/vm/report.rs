@@ -23,15 +23,15 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 /// Number of the kernel's faults that are shown. The console has all.
 const SHOWN_FAULTS: usize = 10;
 
-/// What is told of each kernel: its name in the tests, and what it means.
+/// Columns for each kernel: its name in the tests, and what it means.
 const COLUMNS: &[(&str, &str)] = &[
     ("hook", "what the agent attaches to"),
     ("ring buffer", "records come out of the kernel through it"),
     ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
-    ("owners from", "where holders are looked for"),
+    ("owners from", "where the agent searches for owners"),
     ("openers", "who connected a socket (`run --openers`)"),
     ("cookie", "every socket has a lasting number; else only those that something else has asked for"),
-    ("look", "one socket is read anew before it is called stuck"),
+    ("look", "the agent reads one socket again before it reports it as stuck"),
     ("legs", "the other connection of a proxied one"),
     ("backlog", "the listener that a socket waits at, and how full its backlog is"),
     ("MPTCP", "the kernel has Multipath TCP, and its sockets are seen"),
@@ -44,7 +44,7 @@ pub(super) struct Row {
     version: &'static str,
     hidden_btf: bool,
     release: Option<String>,
-    /// Whether the kernel has CVE-2026-74714. `None`: its version is not known.
+    /// Whether the kernel has CVE-2026-74714. `None`: its version is unknown.
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
     summary: Option<Summary>,

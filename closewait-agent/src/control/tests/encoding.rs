@@ -14,7 +14,7 @@ use closewait_engine::{
     Config, Engine,
     diagnose::{RULES, Seen},
     model::{
-        Certainty, Class, Connection, Dwell, Exit, Forecast, How, Limit, Observation, Opener, ProxyPeer, Slope, Socket,
+        Certainty, Class, Connection, Dwell, Exit, Forecast, How, Limit, Opener, ProxyPeer, Slope, Socket, SocketEvent,
         SocketKey, Timer, TimerKind,
     },
     testing,
@@ -86,7 +86,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
     };
     let mut engine = Engine::new(Config::default(), BootTime(0));
     let key = SocketKey((1 << 63) + 1);
-    engine.handle(Observation::Enter { key, at: BootTime(1_000_000_000), socket: testing::socket(), replaced: false });
+    engine.handle(SocketEvent::Enter { key, at: BootTime(1_000_000_000), socket: testing::socket() });
     let mut report = engine.report(now);
     let mut group = report.groups.pop().unwrap();
     group.pileup.verdict = testing::verdict(Class::Hung, Certainty::High);

@@ -126,7 +126,7 @@ impl<'a> Mounts<'a> {
             // The type of a mount that the file itself is on needs to be in no list: /proc and others are local too.
             return if depth == 0 || is_local(&kind) { Found::Local } else { Found::Unknown(kind) };
         };
-        let unknown = || Found::Unknown(format!("{kind}, of what is not known"));
+        let unknown = || Found::Unknown(format!("{kind}, on an unknown file system"));
         if layers.is_empty() {
             return unknown();
         }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn an_overlay_of_what_is_not_known_is_taken_for_served() {
         for options in ["lowerdir=/odd/x", "lowerdir=l/A:l/B,upperdir=x/diff", "index=off"] {
-            assert_eq!(overlay(options), Behind::Served("overlay, of what is not known".to_owned()), "{options}");
+            assert_eq!(overlay(options), Behind::Served("overlay, on an unknown file system".to_owned()), "{options}");
         }
         // One whose only mount is itself.
         let own = b"99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a".as_slice();

@@ -9,7 +9,7 @@ use crate::sink::{
 };
 use closewait_engine::{
     Config,
-    model::{Certainty, Class, Dwell, Exit, How, Observation, SocketKey},
+    model::{Certainty, Class, Dwell, Exit, How, SocketEvent, SocketKey},
     query::Filter,
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
@@ -110,7 +110,7 @@ fn engine(ports: &[u16]) -> Engine {
     for port in ports {
         let key = SocketKey((1 << 63) + u64::from(*port));
         let socket = socket_on_port(*port);
-        engine.handle(Observation::Enter { key, at: BootTime(1_000_000_000), socket, replaced: false });
+        engine.handle(SocketEvent::Enter { key, at: BootTime(1_000_000_000), socket });
     }
     engine
 }

@@ -1,0 +1,232 @@
+//! Plain English in text that users see: help, messages, verdicts and documentation.
+//!
+//! The table is the check: a phrase per line, and what to write instead. Phrases are compared word by word, so a line break
+//! within one does not hide it. String literals are found by their quotes, line by line; this is no lexer.
+
+use super::{Files, Problem};
+
+const WHY: &str = "users read this, and CONTRIBUTING.md asks for plain English";
+
+/// Phrases, separated by `|`, and what to write instead.
+const BANNED: [(&str, &str); 34] = [
+    ("anew", "write `again`"),
+    ("ask no|asks no", "write `do not query`"),
+    ("closing now may not reach", "write `a FIN may no longer reach`"),
+    ("comes to close|come to close|got round to|gets round to", "write `before its close() call`"),
+    ("cures|cures nothing|no cure", "write `does not fix the cause`"),
+    ("does not go round|not go round", "write `is not a ring`"),
+    ("fault of closewait", "write `bug in closewait`"),
+    ("finds no room|find no room|found no room|no room for|without room", "write `is dropped` or `over the limit`"),
+    ("from here on", "write `now` or `from now on`"),
+    ("gives up what", "write `drops`"),
+    ("go on|goes on|went on|gone on|going on", "write `continue`"),
+    ("goes without|go without|went without", "write `is dropped`"),
+    ("half are over|one of ten", "write `p50` and `p90`"),
+    ("holder|holders", "write `owner`"),
+    ("in one piece|all that is known", "name the document"),
+    ("is said|are said|was said|were said|be said|is told|are told|was told|were told|be told", "name the actor"),
+    ("is given back|are given back|never given back", "write `released`"),
+    ("less well", "write `degraded`"),
+    ("look at|looks at|looked at|looking at", "write `inspect`, `check` or `read`"),
+    ("look again|looks again|look around|looks around", "write `check again` or `scan`"),
+    ("nobody", "name the actor"),
+    ("not known", "write `unknown`"),
+    ("nothing was touched|to do it", "write `nothing changed`"),
+    ("of its kind|of their kind", "write `of the same group`"),
+    ("of a plan is kept", "name what is evaluated again"),
+    ("out of sight", "write `hidden`"),
+    ("per cent", "write `percent`"),
+    ("a pile up|pile ups", "write `incident`"),
+    ("so many", "write `number of`"),
+    ("this kernel cannot", "write `unsupported kernel`"),
+    ("walk|walks|walked|walking", "write `scan`"),
+    ("whose leaving|leavings|the leaving of", "write `exit`"),
+    ("who holds|who has it", "write `which process owns`"),
+    ("as it is seen|is seen as", "write `looks like`"),
+];
+
+/// British spellings, as they begin, and the American ones.
+const BRITISH: [(&str, &str); 16] = [
+    ("analys", "analyz"),
+    ("behaviour", "behavior"),
+    ("cancelled", "canceled"),
+    ("catalogue", "catalog"),
+    ("centre", "center"),
+    ("colour", "color"),
+    ("favour", "favor"),
+    ("initialis", "initializ"),
+    ("labelled", "labeled"),
+    ("licence", "license"),
+    ("neighbour", "neighbor"),
+    ("normalis", "normaliz"),
+    ("optimis", "optimiz"),
+    ("organis", "organiz"),
+    ("recognis", "recogniz"),
+    ("serialis", "serializ"),
+];
+/// Words that begin like a British spelling and are not one.
+const NOT_BRITISH: [&str; 1] = ["analysis"];
+
+/// Where users read the string literals.
+const LITERALS: [&str; 3] = ["closewait-agent/src/", "closewait-engine/src/diagnose/", "xtask/src/"];
+/// Where users read the doc comments: clap prints them as help.
+const HELP: [&str; 2] = ["closewait-agent/src/cli.rs", "xtask/src/"];
+/// This file quotes what it bans.
+const EXEMPT: &str = "xtask/src/tidy/phrases.rs";
+
+/// A word or a punctuation mark, in lowercase, with its line.
+type Token = (usize, String);
+
+/// Checks every text that users see.
+pub(super) fn check(files: &Files) -> Vec<Problem> {
+    let banned: Vec<(Vec<String>, &str)> = BANNED
+        .iter()
+        .flat_map(|(phrases, instead)| phrases.split('|').map(|phrase| (words(phrase), *instead)))
+        .collect();
+    let mut problems = Vec::new();
+    for (file, text) in files.iter().filter(|(file, _text)| *file != EXEMPT) {
+        let mut problem = |line, what, instead| {
+            problems.push(Problem { file: file.clone(), line, what, why: WHY, instead });
+        };
+        let tokens = if file.ends_with(".md") && !file.starts_with('.') {
+            tokens((1..).zip(text.lines()))
+        } else if let Some(visible) = in_rust(file, text) {
+            if visible.iter().filter(|(_line, text)| text == "\"").count() % 2 == 1 {
+                problem(
+                    1,
+                    "a quote without its other half".to_owned(),
+                    "write it so that this check can find the literals",
+                );
+            }
+            tokens(visible.iter().map(|(line, text)| (*line, text.as_str())))
+        } else {
+            continue;
+        };
+        for (at, (line, word)) in tokens.iter().enumerate() {
+            let mut report = |phrase: &str, instead| {
+                problem(*line, format!("`{phrase}` in a text that users see"), instead);
+            };
+            for (phrase, instead) in &banned {
+                let here = tokens.iter().skip(at).map(|(_line, word)| word);
+                if here.take(phrase.len()).eq(phrase) {
+                    report(&phrase.join(" "), instead);
+                }
+            }
+            let british = BRITISH.iter().find(|(start, _american)| word.starts_with(start));
+            if british.is_some() && !NOT_BRITISH.contains(&word.as_str()) {
+                report(word, "write it as Americans do");
+            }
+        }
+    }
+    problems
+}
+
+/// Text in a Rust file that users see, by line, without the test module. `None`: a file without such text.
+fn in_rust(file: &str, text: &str) -> Option<Vec<(usize, String)>> {
+    let starts = |folders: &[&str]| folders.iter().any(|folder| file.starts_with(folder));
+    let is_test = file.ends_with("tests.rs") || file.contains("/tests/") || file.ends_with("testing.rs");
+    if !file.ends_with(".rs") || is_test || !starts(&LITERALS) {
+        return None;
+    }
+    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let mut visible = Vec::new();
+    let mut in_string = false; // Goes over the ends of lines.
+    for (line, content) in (1..).zip(text.get(..end)?.lines()) {
+        let trimmed = content.trim_start();
+        if !in_string && trimmed.starts_with("//") {
+            if let Some(help) = trimmed.strip_prefix("///").filter(|_help| starts(&HELP)) {
+                visible.push((line, help.to_owned()));
+            } else {
+                visible.push((line, ";".to_owned()));
+            }
+            continue;
+        }
+        let content = content.replace("'\"'", "").replace("\\\\", "").replace("\\\"", "");
+        for (at, part) in content.split('"').enumerate() {
+            if at > 0 {
+                in_string = !in_string;
+                visible.push((line, "\"".to_owned()));
+            }
+            if in_string {
+                visible.push((line, part.replace("\\n", " ")));
+            } else if part.contains("// ") {
+                break;
+            }
+        }
+    }
+    Some(visible)
+}
+
+fn tokens<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<Token> {
+    lines.flat_map(|(line, text)| words(text).into_iter().map(move |word| (line, word))).collect()
+}
+
+/// Words and punctuation marks of a text. A hyphen is a space, and so is the backslash at the end of a line of a literal.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut within = false;
+    for letter in text.chars() {
+        let is_word = letter.is_alphanumeric() || letter == '_' || letter == '\'';
+        if is_word && within {
+            words.last_mut().expect("a word has begun").extend(letter.to_lowercase());
+        } else if !letter.is_whitespace() && !"-\\".contains(letter) {
+            words.push(letter.to_lowercase().to_string());
+        }
+        within = is_word;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(file: &str, text: &str) -> Vec<usize> {
+        check(&Files::from([(file.to_owned(), text.to_owned())])).iter().map(|problem| problem.line).collect()
+    }
+
+    #[test]
+    fn every_banned_phrase_is_found_in_a_page() {
+        for phrase in BANNED.iter().flat_map(|(phrases, _instead)| phrases.split('|')) {
+            assert_eq!(lines("docs/a.md", &format!("Fine.\nx {phrase} y\n")).first(), Some(&2), "{phrase}");
+        }
+        for (start, _american) in BRITISH {
+            assert_eq!(lines("docs/a.md", &format!("{start}ed")), [1], "{start}");
+        }
+    }
+
+    #[test]
+    fn help_and_messages_are_checked() {
+        let cli = "/// Runs it, so\n/// many times.\npub x: u8,\n// nobody\n";
+        assert_eq!(lines("closewait-agent/src/cli.rs", cli), [1]);
+        assert_eq!(lines("closewait-agent/src/sink/text.rs", cli), [0; 0]);
+        let message = "const A: &str = \"fine\";\n    log::warn!(\n        \"it \\\n         goes \\\n on\");\n";
+        assert_eq!(lines("closewait-agent/src/host/a.rs", message), [4]);
+        assert_eq!(lines("closewait-engine/src/diagnose/a.rs", message), [4]);
+        assert_eq!(lines("closewait-engine/src/tracker.rs", message), [0; 0]);
+    }
+
+    #[test]
+    fn code_comments_and_tests_are_not_checked() {
+        for good in [
+            "let holder = x; // \"nobody\n",
+            "    // \"goes on\n    f(\"a\");\n",
+            "f('\"', \"a\\\"b\", holder);\n",
+            "f(\"it goes\", \"on\");\n",
+            "const A: &str = \"\\n\";\n",
+            "\n#[cfg(test)]\nmod tests {\n    \"nobody\"\n}\n",
+        ] {
+            assert_eq!(lines("closewait-agent/src/host/a.rs", good), [0; 0], "{good}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_literals_cannot_be_found_is_reported() {
+        assert_eq!(lines("xtask/src/a.rs", "f(r#\"one \" more\"#);"), [1]);
+    }
+
+    #[test]
+    fn words_are_compared_whole() {
+        assert_eq!(lines("README.md", "A stakeholder walkway, gone. On `nobody_x`.\nAn analysis.\n"), [0; 0]);
+    }
+}
