@@ -18,10 +18,28 @@ const SHORTEST_AGE: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
-    /// The sockets that the filter selects.
-    List(Filter),
+    /// A list of sockets.
+    List {
+        /// Which sockets.
+        #[serde(default)]
+        filter: Filter,
+        /// Which of them come with the texts of their verdicts.
+        #[serde(default)]
+        texts: VerdictTexts,
+    },
     /// An incident report.
     Report,
+}
+
+/// Which sockets of a list come with the texts of their verdicts. Texts are half of what an agent sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictTexts {
+    /// All, as JSON has them.
+    #[default]
+    All,
+    /// The first of each process and rule, as the hints below a table need.
+    FirstOfEach,
 }
 
 /// Property by which listed sockets are grouped.
@@ -466,13 +484,13 @@ mod tests {
             older_than: Some(Duration::from_millis(1500)),
             verdicts: vec![Class::NeverAccepted],
         };
-        for query in [Query::List(filter), Query::Report] {
+        for query in [Query::List { filter, texts: VerdictTexts::FirstOfEach }, Query::Report] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);
         }
-        // A filter that names no value of a member leaves nothing out by it.
-        let any = Query::List(Filter::default());
-        assert_eq!(serde_json::from_str::<Query>(r#"{"list":{}}"#).unwrap(), any);
+        // A question that names no filter is for everything.
+        let all = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+        assert_eq!(serde_json::from_str::<Query>(r#"{"list":{}}"#).unwrap(), all);
     }
 }

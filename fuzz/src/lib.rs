@@ -8,7 +8,7 @@ use std::{
 use closewait_engine::{
         Config, Engine, Events,
         model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
-        query::{Filter, GroupBy, Query},
+        query::{Filter, GroupBy, Query, VerdictTexts},
         time::BootTime,
     };
 use closewait::{
@@ -77,7 +77,7 @@ impl Play {
 
     /// Asks for everything that is there, in every form.
     pub fn list(&mut self, now: BootTime) {
-        let query = Query::List(Filter::default());
+        let query = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
         let mut collector = AnswerCollector::default();
         let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
         answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");

@@ -30,7 +30,7 @@ use crate::{
 };
 use closewait_engine::{
     kill::{Failure, Outcome, Refusal, Selected, Target},
-    query::{Filter, Query},
+    query::{Filter, Query, VerdictTexts},
 };
 
 /// Text below a plan that this process may not carry out.
@@ -142,7 +142,7 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
     }
-    let query = Query::List(filter.clone());
+    let query = Query::List { filter: filter.clone(), texts: VerdictTexts::All };
     // The plan has no place for what is not listed, whatever its form.
     answer(&args.asked, &query, Form::Json, |answer| {
         let listing = answer.listing()?;

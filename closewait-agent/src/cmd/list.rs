@@ -56,7 +56,8 @@ const WRITE: usize = 64 * 1024;
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     let shape = shape(args);
-    answer(&args.asked, &Query::List(filter(&args.filters)), shape.form, |answer| {
+    let query = Query::List { filter: filter(&args.filters), texts: shape.texts() };
+    answer(&args.asked, &query, shape.form, |answer| {
         let listing = answer.listing()?;
         // JSON objects have no member for it.
         if shape.form == Form::Json {

@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::BTreeMap, io};
 use thiserror::Error;
 
 use self::items::FirstUses;
-pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, SharedItem};
+pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, ItemFrame, SharedItem};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     Engine,
@@ -42,16 +42,16 @@ pub fn answer(
     anchor: TimeAnchor,
     mut frame: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(2 * FRAME);
+    let mut filling = ItemFrame::default();
     items(engine, query, now, anchor, |item| {
-        item.encode(&mut bytes).map_err(io::Error::other)?;
-        if bytes.len() >= FRAME {
-            frame(&bytes)?;
-            bytes.clear();
+        filling.add(&item).map_err(io::Error::other)?;
+        if filling.size() >= FRAME {
+            frame(filling.bytes())?;
+            filling.clear();
         }
         Ok::<(), io::Error>(())
     })?;
-    if bytes.is_empty() { Ok(()) } else { frame(&bytes) }
+    if filling.is_empty() { Ok(()) } else { frame(filling.bytes()) }
 }
 
 /// Gives the items of the answer to `query` to `take`, one after the other.
@@ -63,8 +63,8 @@ fn items<'e, E>(
     mut take: impl FnMut(AnswerItem<'e>) -> Result<(), E>,
 ) -> Result<(), E> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let filter = match query {
-        Query::List(filter) => filter,
+    let (filter, texts) = match query {
+        Query::List { filter, texts } => (filter, *texts),
         Query::Report => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
             let mut report = engine.report(now);
@@ -78,7 +78,7 @@ fn items<'e, E>(
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
     let processes = selection.processes;
-    let mut shared = FirstUses::default();
+    let mut shared = FirstUses::new(texts);
     for row in selection {
         shared.row(row, processes, &mut take)?;
     }
@@ -133,11 +133,9 @@ impl<'a> AnswerCollector<'a> {
     /// # Errors
     ///
     /// If there is something else in it, or the items do not belong together.
-    pub fn frame(&mut self, mut bytes: &[u8]) -> Result<(), AnswerError> {
-        while !bytes.is_empty() {
-            self.add(AnswerItem::decode(&mut bytes).map_err(AnswerError::Undecodable)?)?;
-        }
-        Ok(())
+    pub fn frame(&mut self, bytes: &[u8]) -> Result<(), AnswerError> {
+        let mut items = ItemFrame::decode(bytes).map_err(AnswerError::Undecodable)?.into_iter();
+        items.try_for_each(|item| self.add(item))
     }
 
     /// Adds an item.
@@ -212,11 +210,15 @@ pub struct Listing<'a> {
 }
 
 #[cfg(test)]
+use closewait_engine::query::VerdictTexts;
+
+#[cfg(test)]
 impl<'a> Listing<'a> {
     /// As an agent encodes these rows at `at` and a client collects them.
     pub(super) fn of_rows(rows: impl Iterator<Item = Row<'a>>, at: BootTime) -> Listing<'static> {
         let processes = BTreeMap::new();
-        tests::sent(&View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes }, None)
+        let view = View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes };
+        tests::sent(&view, None, VerdictTexts::All)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Form, answer::Listing, json};
 use closewait_engine::{
     groups::groups,
     hints::hints,
-    query::GroupBy,
+    query::{GroupBy, VerdictTexts},
     view::{Row, View},
     workload::Workload,
 };
@@ -26,6 +26,16 @@ pub struct ListShape {
     pub by: Option<GroupBy>,
     /// How text looks.
     pub style: Style,
+}
+
+impl ListShape {
+    /// Which texts of verdicts are printed.
+    pub fn texts(self) -> VerdictTexts {
+        match (self.form, self.by) {
+            (Form::Json, None) => VerdictTexts::All,
+            (Form::Json, Some(_)) | (Form::Text, _) => VerdictTexts::FirstOfEach,
+        }
+    }
 }
 
 /// Writes a list.

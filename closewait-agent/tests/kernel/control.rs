@@ -15,10 +15,13 @@ use std::{
     time::Duration,
 };
 
-use closewait::{control::PROTOCOL, sink::answer::AnswerItem};
+use closewait::{
+    control::PROTOCOL,
+    sink::answer::{AnswerItem, ItemFrame},
+};
 use closewait_engine::{
     model::{Certainty, Class},
-    query::{Filter, Query},
+    query::{Filter, Query, VerdictTexts},
 };
 use serde_json::Value;
 
@@ -279,7 +282,7 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
     let _sockets = flood(&ns, 2000);
     let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
     let mut whole = Vec::new();
-    assert!(ask_agent(&path, &Query::List(Filter::default()), |frame| whole.extend_from_slice(frame)));
+    assert!(ask_agent(&path, &everything(), |frame| whole.extend_from_slice(frame)));
     let length = whole.len();
     // As they would be all together, in KiB.
     let raw = length as u64 * SILENT as u64 / 1024;
@@ -450,6 +453,11 @@ pub(crate) fn gone_reader() -> Stdio {
 /// Number of clients that take no answer.
 const SILENT: usize = 32;
 
+/// The question that the line of [`question`] asks.
+fn everything() -> Query {
+    Query::List { filter: Filter::default(), texts: VerdictTexts::All }
+}
+
 /// The line of a question for all sockets.
 pub(crate) fn question() -> String {
     format!("{{\"protocol\":{PROTOCOL},\"query\":{{\"list\":{{}}}}}}\n")
@@ -470,11 +478,8 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     let agent = Agent::start(&["--socket", &folder.socket()]);
     let filter = Filter { pids: vec![process::id()], ports: vec![id.remote.port()], ..Filter::default() };
     let mut items = Vec::new();
-    let asked = ask_agent(&folder.socket(), &Query::List(filter), |mut frame| {
-        while !frame.is_empty() {
-            items.push(AnswerItem::decode(&mut frame).expect("an item"));
-        }
-    });
+    let query = Query::List { filter, texts: VerdictTexts::All };
+    let asked = ask_agent(&folder.socket(), &query, |frame| items.extend(ItemFrame::decode(frame).expect("items")));
     assert!(asked, "the agent answers");
     agent.stop().totals();
     let is_it = |item: &AnswerItem<'_>| match item {
@@ -488,12 +493,13 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
 
 /// What an agent says that answers with these items.
 pub(crate) fn answer_of(items: &[AnswerItem<'_>]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    items.iter().for_each(|item| item.encode(&mut frame).expect("an item"));
+    let mut frame = ItemFrame::default();
+    items.iter().for_each(|item| frame.add(item).expect("an item"));
+    let frame = frame.bytes();
     let head = format!("{{\"protocol\":{PROTOCOL},\"agent\":\"0.1.0\"}}\n");
     let length = u32::try_from(frame.len()).expect("a short frame");
     // The end mark: no length, and the number of frames.
-    [head.as_bytes(), &length.to_le_bytes(), &frame, &[0; 4], &1_u64.to_le_bytes()].concat()
+    [head.as_bytes(), &length.to_le_bytes(), frame, &[0; 4], &1_u64.to_le_bytes()].concat()
 }
 
 /// Long enough for an age to be told from none.

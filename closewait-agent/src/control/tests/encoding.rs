@@ -8,7 +8,7 @@ use std::{
 use super::super::PROTOCOL;
 use crate::{
     clock::TimeAnchor,
-    sink::answer::{AnswerHeader, AnswerItem, AnswerRow},
+    sink::answer::{AnswerHeader, AnswerItem, AnswerRow, ItemFrame},
 };
 use closewait_engine::{
     Config, Engine,
@@ -24,11 +24,10 @@ use closewait_engine::{
 /// Members are encoded by their places. Whoever changes them makes another version of the protocol.
 #[test]
 fn the_encoding_is_that_of_this_version_of_the_protocol() {
-    let mut bytes = Vec::new();
-    for item in sample() {
-        item.encode(&mut bytes).unwrap();
-    }
-    let text: String = bytes.iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
+    let mut frame = ItemFrame::default();
+    sample().iter().for_each(|item| frame.add(item).unwrap());
+    let text: String =
+        frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
     assert_eq!((PROTOCOL, text.as_str()), (1, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 

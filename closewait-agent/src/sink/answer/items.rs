@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     diagnose::Seen,
-    model::{Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, Socket, Verdict},
+    groups::owners,
+    model::{Class, Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, RuleName, Socket, Verdict},
     process::Process,
+    query::VerdictTexts,
     text::harmless_field,
     time::BootTime,
     view::Row,
@@ -79,29 +81,73 @@ pub struct AnswerRow<'a> {
     pub proxy_peer: Option<Box<ProxyPeer>>,
     /// Pid of its first owner, or while nobody has accepted it that of its listener, if that process was looked at.
     pub process: Option<u32>,
-    /// Why it stays.
+    /// Why it stays. Its texts are empty if they were not asked for.
     pub verdict: Verdict,
 }
 
-impl AnswerItem<'static> {
-    /// The next of the items that `bytes` begin with, which are then those behind it.
-    ///
-    /// # Errors
-    ///
-    /// If there is none.
-    pub fn decode(bytes: &mut &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-        rmp_serde::from_read(bytes)
+/// Marker of an array with 32 bits of length.
+const ARRAY_32: u8 = 0xdd;
+/// Size of the marker and of the length behind it, bytes.
+const ARRAY_HEADER: usize = 5;
+
+/// Items in a frame: an array in MessagePack, whose length is set when all are there. Structs have no names of members, so the
+/// version of the protocol has to tell how they are read.
+#[derive(Debug)]
+pub struct ItemFrame {
+    bytes: Vec<u8>,
+    items: u32,
+}
+
+impl Default for ItemFrame {
+    fn default() -> Self {
+        Self { bytes: vec![ARRAY_32, 0, 0, 0, 0], items: 0 }
     }
 }
 
-impl AnswerItem<'_> {
-    /// Puts it behind `to`. Structs have no names of members, so the version of the protocol has to tell how they are read.
+impl ItemFrame {
+    /// Number of bytes so far.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no item.
+    pub(super) fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Adds an item.
     ///
     /// # Errors
     ///
     /// If it has no form in MessagePack.
-    pub fn encode(&self, to: &mut Vec<u8>) -> Result<(), rmp_serde::encode::Error> {
-        rmp_serde::encode::write(to, self)
+    pub fn add(&mut self, item: &AnswerItem<'_>) -> Result<(), rmp_serde::encode::Error> {
+        let before = self.bytes.len();
+        rmp_serde::encode::write(&mut self.bytes, item).inspect_err(|_partly| self.bytes.truncate(before))?;
+        self.items += 1;
+        Ok(())
+    }
+
+    /// The bytes of the frame.
+    pub fn bytes(&mut self) -> &[u8] {
+        if let Some(length) = self.bytes.get_mut(1..ARRAY_HEADER) {
+            length.copy_from_slice(&self.items.to_be_bytes());
+        }
+        &self.bytes
+    }
+
+    /// Removes all items.
+    pub(super) fn clear(&mut self) {
+        self.bytes.truncate(ARRAY_HEADER);
+        self.items = 0;
+    }
+
+    /// Returns the items of a frame.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Vec<AnswerItem<'static>>, rmp_serde::decode::Error> {
+        rmp_serde::from_slice(bytes)
     }
 }
 
@@ -128,21 +174,33 @@ impl fmt::Display for SharedItem {
 
 /// What rows had in common so far: it is sent before the first row that refers to it. Each is known by its place in memory,
 /// which is the same in all rows of an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FirstUses {
+    texts: VerdictTexts,
+    /// The first owner, the class and the rule of rows so far.
+    causes: BTreeSet<(Option<u32>, Class, RuleName)>,
     listeners: BTreeMap<usize, u32>,
     workloads: BTreeMap<usize, u32>,
     processes: BTreeSet<u32>,
 }
 
 impl FirstUses {
+    pub(super) fn new(texts: VerdictTexts) -> Self {
+        let (listeners, workloads) = (BTreeMap::new(), BTreeMap::new());
+        Self { texts, causes: BTreeSet::new(), listeners, workloads, processes: BTreeSet::new() }
+    }
+
     /// Gives `row` to `take`, and before it what no row has referred to before.
     pub(super) fn row<'e, E>(
         &mut self,
-        row: Row<'e>,
+        mut row: Row<'e>,
         processes: &'e BTreeMap<u32, Process>,
         take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let cause = (owners(&row).next().map(|task| task.pid), row.verdict.class, row.verdict.rule);
+        if self.texts == VerdictTexts::FirstOfEach && !self.causes.insert(cause) {
+            (row.verdict.text, row.verdict.next) = (String::new(), String::new());
+        }
         let Row { socket, dwell, gone, owners, listener, workload, conntrack, proxy_peer, process, verdict } = row;
         let of_listener = listener.map(|listener| listener.owners.as_slice()).unwrap_or_default();
         let pids = owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid);

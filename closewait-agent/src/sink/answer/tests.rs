@@ -10,7 +10,7 @@ use crate::sink::{
 use closewait_engine::{
     Config,
     model::{Certainty, Class, Dwell, Exit, How, SocketEvent, SocketKey},
-    query::Filter,
+    query::{Filter, VerdictTexts},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
 };
@@ -23,25 +23,25 @@ fn header(at: BootTime, total: u64) -> AnswerHeader {
 }
 
 /// The items of an answer with the rows of `view`, in one frame; `total` sockets without a filter.
-fn encoded(view: &View<'_>, total: Option<usize>) -> Vec<u8> {
-    let mut bytes = Vec::new();
+fn encoded(view: &View<'_>, total: Option<usize>, texts: VerdictTexts) -> Vec<u8> {
+    let mut frame = ItemFrame::default();
     let header = AnswerHeader {
         untracked: view.untracked,
         unseen: view.unseen.map(str::to_owned),
         ..header(view.now, total.unwrap_or(view.rows.len()) as u64)
     };
-    AnswerItem::Header(header).encode(&mut bytes).unwrap();
-    let mut shared = FirstUses::default();
+    frame.add(&AnswerItem::Header(header)).unwrap();
+    let mut shared = FirstUses::new(texts);
     for row in &view.rows {
-        shared.row(row.clone(), view.processes, &mut |item: AnswerItem<'_>| item.encode(&mut bytes)).unwrap();
+        shared.row(row.clone(), view.processes, &mut |item: AnswerItem<'_>| frame.add(&item)).unwrap();
     }
-    bytes
+    frame.bytes().to_vec()
 }
 
 /// As an agent encodes `view` and a client collects it; `total` sockets without a filter.
-pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>) -> Listing<'static> {
+pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, texts: VerdictTexts) -> Listing<'static> {
     let mut collector = AnswerCollector::default();
-    collector.frame(&encoded(view, total)).unwrap();
+    collector.frame(&encoded(view, total, texts)).unwrap();
     collector.listing().unwrap()
 }
 
@@ -78,7 +78,7 @@ fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
 #[test]
 fn rows_arrive_as_they_were_sent_with_the_processes_they_refer_to() {
     with_full_view(|view| {
-        let listing = sent(view, Some(7));
+        let listing = sent(view, Some(7), VerdictTexts::All);
         let AnswerHeader { at, total, untracked, unseen, .. } = &listing.header;
         assert_eq!((*at, *total, *untracked, unseen.as_deref()), (NOW, 7, 3, Some("why")));
         assert_eq!(listing.view().rows, view.rows);
@@ -87,20 +87,45 @@ fn rows_arrive_as_they_were_sent_with_the_processes_they_refer_to() {
 }
 
 #[test]
+fn a_table_gets_the_texts_that_its_hints_show() {
+    let socket = socket();
+    let owners = [7, 8].map(|pid| [owner("app", pid, 3)]);
+    let row = |number: usize, certainty| Row {
+        owners: owners.get(number).map(<[_; 1]>::as_slice),
+        verdict: verdict(Class::Leak, certainty),
+        ..row(&socket)
+    };
+    let rows = vec![
+        row(0, Certainty::High),
+        row(0, Certainty::Low),
+        row(1, Certainty::High),
+        row(1, Certainty::High),
+        row(2, Certainty::High),
+    ];
+    let processes = BTreeMap::new();
+    let view = View { now: NOW, rows, untracked: 0, unseen: None, processes: &processes };
+    let has_texts: Vec<bool> = sent(&view, None, VerdictTexts::FirstOfEach)
+        .rows()
+        .map(|row| !row.verdict.text.is_empty() && !row.verdict.next.is_empty())
+        .collect();
+    assert_eq!(has_texts, [true, false, true, false, true]);
+}
+
+#[test]
 fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
-    let bytes = with_full_view(|view| encoded(view, None));
-    let mut rest = bytes.as_slice();
-    let mut kinds = Vec::new();
-    while !rest.is_empty() {
-        kinds.push(match AnswerItem::decode(&mut rest).unwrap() {
+    let bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
+    let items = ItemFrame::decode(&bytes).unwrap();
+    let kinds: Vec<&str> = items
+        .iter()
+        .map(|item| match item {
             AnswerItem::Header(_) => "header",
             AnswerItem::Listener(_) => "listener",
             AnswerItem::Workload(_) => "workload",
             AnswerItem::Process(_) => "process",
             AnswerItem::Row(_) => "row",
             AnswerItem::Report(_) | AnswerItem::Group(_) => "report",
-        });
-    }
+        })
+        .collect();
     assert_eq!(kinds, ["header", "process", "workload", "row", "process", "listener", "row", "row"]);
 }
 
@@ -119,7 +144,8 @@ fn engine(ports: &[u16]) -> Engine {
 fn an_agent_and_a_scan_give_the_same_answer_in_bounded_frames() {
     let ports: Vec<u16> = (1..=500).collect();
     let engine = engine(&ports);
-    let query = Query::List(Filter { ports: (10..500).collect(), ..Filter::default() });
+    let filter = Filter { ports: (10..500).collect(), ..Filter::default() };
+    let query = Query::List { filter: filter.clone(), texts: VerdictTexts::All };
     let anchor = TimeAnchor::booted_at(UNIX_EPOCH);
     let (mut asked, mut frames) = (AnswerCollector::default(), 0);
     let collect = |frame: &[u8]| {
@@ -135,7 +161,6 @@ fn an_agent_and_a_scan_give_the_same_answer_in_bounded_frames() {
     assert_eq!(asked.header, alone.header);
     assert_eq!(asked.view(), alone.view());
     let all: Vec<_> = engine.view(NOW).rows;
-    let Query::List(filter) = &query else { unreachable!() };
     assert!(asked.rows().eq(all.into_iter().filter(|row| filter.matches(row, NOW))));
 }
 
@@ -186,7 +211,7 @@ fn items_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn a_verdict_of_no_rule_is_refused() {
-    let bytes = with_full_view(|view| encoded(view, None));
+    let bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
     let known = b"close_missing";
     let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
     let mut other = bytes;
@@ -215,7 +240,7 @@ proptest! {
         };
         (row.verdict.text, row.verdict.next) = (text.clone(), text.clone());
         let view = View { now: NOW, rows: vec![row], untracked: 0, unseen: Some(&text), processes: &processes };
-        let listing = sent(&view, None);
+        let listing = sent(&view, None, VerdictTexts::All);
         let mut shown = Vec::new();
         for form in [Form::Text, Form::Json] {
             let shape = ListShape { form, ..Default::default() };
@@ -227,7 +252,7 @@ proptest! {
 
     #[test]
     fn a_damaged_answer_is_survived(at in 0_usize..4000, with: u8) {
-        let mut bytes = with_full_view(|view| encoded(view, None));
+        let mut bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
         let at = at % bytes.len();
         bytes[at] = with;
         let mut collector = AnswerCollector::default();

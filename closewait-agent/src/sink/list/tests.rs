@@ -112,10 +112,10 @@ struct Asked {
 fn shown(view: &View<'_>, query: &Asked) -> String {
     let Asked { filter, by, form, width, wide, colour } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
-    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()));
-    let style = Style { width: *width, wide: *wide, colour: *colour };
+    let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, colour: *colour } };
+    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape.texts());
     let mut to = Vec::new();
-    render(&listing, ListShape { form: *form, by: *by, style }, &mut to).unwrap();
+    render(&listing, shape, &mut to).unwrap();
     String::from_utf8(to).unwrap()
 }
 
