@@ -149,7 +149,7 @@ fn backlog<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
 /// The upstream that most sockets wait for.
 fn waits_for<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
     let waiting = rows.iter().filter(|row| row.gone.is_none()).filter_map(|row| {
-        let upstream = row.proxy_peer.as_ref()?.socket.remote;
+        let upstream = row.proxy_peer?.socket.remote;
         Some(((owners(row).next().map(|task| task.pid), upstream), row))
     });
     let most = most(waiting)?;
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn sockets_that_wait_for_an_upstream_name_it() {
         let (owners, socket) = ([owner("nginx", 812, 5)], socket());
-        let proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: socket.clone() });
-        let one = Row { owners: Some(&owners), proxy_peer, verdict: quiet(), ..row(&socket) };
+        let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket.clone() };
+        let one = Row { owners: Some(&owners), proxy_peer: Some(&proxy_peer), verdict: quiet(), ..row(&socket) };
         let expected = "2 sockets of nginx[812] wait for upstream 10.0.0.9:51234, oldest 1m30s";
         assert_eq!(told(vec![one.clone(), one], None), [expected]);
     }

@@ -34,7 +34,7 @@ pub struct Row<'a> {
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
-    pub proxy_peer: Option<ProxyPeer>,
+    pub proxy_peer: Option<&'a ProxyPeer>,
     /// Its first owner, or while nobody has accepted it that of its listener, as far as it was looked at.
     pub process: Option<&'a Process>,
     /// Why it stays.
@@ -149,7 +149,7 @@ impl<'a> Selection<'a> {
         let row = self.judged(facts, || self.grouping.verdict(key, one))?;
         Some(Row {
             conntrack: self.host_context.conntrack(one.socket.netns),
-            proxy_peer: self.grouping.proxy_peer(key, one).cloned(),
+            proxy_peer: self.grouping.proxy_peer(key, one),
             ..row
         })
     }

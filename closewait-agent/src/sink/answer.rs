@@ -109,7 +109,7 @@ pub enum AnswerError {
 #[derive(Debug, Default)]
 pub struct AnswerCollector<'a> {
     header: Option<AnswerHeader>,
-    rows: Vec<AnswerRow<'a>>,
+    rows: Vec<Box<AnswerRow<'a>>>,
     listeners: Vec<Cow<'a, Seen<Listener>>>,
     workloads: Vec<Cow<'a, Workload>>,
     processes: BTreeMap<u32, Process>,
@@ -169,7 +169,7 @@ impl<'a> AnswerCollector<'a> {
                 if self.rows.len() >= MAX_ROWS {
                     return Err(AnswerError::TooMany);
                 }
-                self.rows.push(*row);
+                self.rows.push(row);
             }
             AnswerItem::Report(report) if self.report.is_none() => self.report = Some(*report),
             AnswerItem::Report(_) => return Err(AnswerError::Report),
@@ -203,7 +203,7 @@ impl<'a> AnswerCollector<'a> {
 pub struct Listing<'a> {
     /// What it begins with.
     pub header: AnswerHeader,
-    rows: Vec<AnswerRow<'a>>,
+    rows: Vec<Box<AnswerRow<'a>>>,
     listeners: Vec<Cow<'a, Seen<Listener>>>,
     workloads: Vec<Cow<'a, Workload>>,
     processes: BTreeMap<u32, Process>,
@@ -238,12 +238,12 @@ impl Listing<'_> {
         self.rows.iter().map(|row| Row {
             socket: &row.socket,
             dwell: row.dwell,
-            gone: row.gone.as_deref(),
+            gone: row.gone.as_deref().map(Cow::as_ref),
             owners: row.owners.as_deref(),
             listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
             workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
             conntrack: row.conntrack,
-            proxy_peer: row.proxy_peer.as_deref().cloned(),
+            proxy_peer: row.proxy_peer.as_deref().map(Cow::as_ref),
             process: row.process.and_then(|pid| self.processes.get(&pid)),
             verdict: row.verdict.clone(),
         })

@@ -102,12 +102,18 @@ fn sample() -> Vec<AnswerItem<'static>> {
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),
         dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),
-        gone: Some(Cow::Owned(Exit { at: now, seen: true, how: How::Reset, closer: Some(task()), dwell: None })),
+        gone: Some(Box::new(Cow::Owned(Exit {
+            at: now,
+            seen: true,
+            how: How::Reset,
+            closer: Some(task()),
+            dwell: None,
+        }))),
         owners: Some(Cow::Owned(vec![testing::owner("app", 7, 5)])),
         listener: Some(0),
         workload: Some(0),
         conntrack: Some(Duration::from_secs(60)),
-        proxy_peer: Some(Box::new(ProxyPeer { state: Connection::FinWait2, socket })),
+        proxy_peer: Some(Box::new(Cow::Owned(ProxyPeer { state: Connection::FinWait2, socket }))),
         process: Some(7),
         verdict: testing::verdict(Class::Leak, Certainty::Medium),
     };

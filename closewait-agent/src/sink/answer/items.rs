@@ -68,7 +68,7 @@ pub struct AnswerRow<'a> {
     /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
     pub dwell: Option<Dwell>,
     /// If it is out of CLOSE_WAIT and only its descriptor is left.
-    pub gone: Option<Cow<'a, Exit>>,
+    pub gone: Option<Box<Cow<'a, Exit>>>,
     /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
     pub owners: Option<Cow<'a, [Owner]>>,
     /// Number of the listener that it waits at or came out of.
@@ -78,7 +78,7 @@ pub struct AnswerRow<'a> {
     /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
-    pub proxy_peer: Option<Box<ProxyPeer>>,
+    pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
     /// Pid of its first owner, or while nobody has accepted it that of its listener, if that process was looked at.
     pub process: Option<u32>,
     /// Why it stays. Its texts are empty if they were not asked for.
@@ -220,12 +220,12 @@ impl FirstUses {
         take(AnswerItem::Row(Box::new(AnswerRow {
             socket: Cow::Borrowed(socket),
             dwell,
-            gone: gone.map(Cow::Borrowed),
+            gone: gone.map(|gone| Box::new(Cow::Borrowed(gone))),
             owners: owners.map(Cow::Borrowed),
             listener,
             workload,
             conntrack,
-            proxy_peer: proxy_peer.map(Box::new),
+            proxy_peer: proxy_peer.map(|peer| Box::new(Cow::Borrowed(peer))),
             process: process.map(|process| process.pid),
             verdict,
         })))

@@ -34,6 +34,7 @@ struct World {
     owners: Vec<Vec<Owner>>,
     listener: Seen<Listener>,
     gone: Exit,
+    proxy_peer: ProxyPeer,
     workload: Workload,
     processes: BTreeMap<u32, Process>,
 }
@@ -55,7 +56,9 @@ impl World {
         };
         let waits = Socket { accepted: Some(false), inode: None, unread_bytes: None, ..server.clone() };
         let over = Socket { remote: end("10.0.0.9:40000"), timer: None, ..server.clone() };
+        let proxy_peer = ProxyPeer { state: Connection::Established, socket: client.clone() };
         Self {
+            proxy_peer,
             sockets: vec![server, client, waits, over],
             owners: vec![
                 vec![owner("shop-api-worker1", 1234567, 153), owner("java", 77, 3), owner("java", 78, 3)],
@@ -75,7 +78,7 @@ impl World {
         let mut rows: Vec<_> = rows.map(|(socket, owners)| Row { owners: Some(owners), ..row(socket) }).collect();
         let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
         server.workload = Some(&self.workload);
-        server.proxy_peer = Some(ProxyPeer { state: Connection::Established, socket: self.sockets[1].clone() });
+        server.proxy_peer = Some(&self.proxy_peer);
         server.conntrack = Some(Duration::from_secs(60));
         let (at_least, at_most) = (Duration::from_secs(720), Some(Duration::from_secs(10_800)));
         client.dwell = Some(Dwell::Between { at_least, at_most });

@@ -64,7 +64,7 @@ impl<'a> ListedObject<'a> {
             owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
             verdict: (&row.verdict).into(),
             listener: row.listener.map(Into::into),
-            waits_for: row.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
+            waits_for: row.proxy_peer.map(|proxy_peer| proxy_peer.socket.remote.into()),
             conntrack_timeout_seconds: row.conntrack.map(seconds),
             fd_open: match (row.gone, owners, row.socket.accepted) {
                 (Some(_), _, _) | (None, Some([_, ..]), _) => Some(true),
