@@ -130,7 +130,7 @@ fn entries(pid: u32) -> usize {
         .collect();
     let of_entries = |id: &u32| {
         let info = aya::maps::MapInfo::from_id(*id).ok()?;
-        if !info.name().starts_with(b"CLOSEWAIT_SINC") {
+        if info.name() != closewait_common::names::SINCE.as_bytes() {
             return None;
         }
         let map = Map::HashMap(MapData::from_id(*id).ok()?);

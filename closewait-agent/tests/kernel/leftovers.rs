@@ -51,7 +51,7 @@ fn orphans() -> BTreeSet<Object> {
 
 /// All of ours, by their names.
 fn loaded() -> BTreeSet<Object> {
-    let ours = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"closewait");
+    let ours = |name: &[u8]| name.starts_with(b"cw_");
     // An object that vanishes during the walk is an error of that one step.
     let programs = aya::programs::loaded_programs().flatten();
     let maps = aya::maps::loaded_maps().flatten();
