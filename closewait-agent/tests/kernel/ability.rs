@@ -26,6 +26,8 @@ pub(crate) enum Ability {
     FdCount,
     /// Maps are accounted to the memory of the cgroup, no more to the limit of locked memory.
     Memcg,
+    /// The kernel shows how many instructions the verifier processed for a program (`verified_insns` in fdinfo).
+    VerifiedCount,
 }
 
 /// Whether this kernel can.
@@ -34,11 +36,13 @@ pub(crate) fn can(ability: Ability) -> bool {
         Ability::Types | Ability::Files => (0, 0),
         Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
+        Ability::VerifiedCount => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    (has_types || matches!(ability, Ability::Memcg | Ability::FdCount)) && version() >= since
+    let needs_types = !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::VerifiedCount);
+    (has_types || !needs_types) && version() >= since
 }
 
 /// Says what was found, for the table of `cargo xtask vm`.
@@ -53,7 +57,8 @@ pub(crate) fn tell_whether(what: &str, found: bool) {
     tell(what, if found { "yes" } else { "no" });
 }
 
-fn version() -> (u32, u32) {
+/// Major and minor version of this kernel.
+pub(crate) fn version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the release");
     let mut numbers = release.split(['.', '-', '+']).map(|number| number.trim().parse().expect("a number"));
     (numbers.next().expect("a major version"), numbers.next().expect("a minor version"))

@@ -21,6 +21,7 @@ mod accepting;
 mod audit;
 mod bad_input;
 mod bounds;
+mod budget;
 mod busy;
 mod classic;
 mod confinement;
