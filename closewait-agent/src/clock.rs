@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use closewait_engine::time::BootTime;
@@ -24,12 +25,12 @@ pub fn of_proc(boottime_ns: u64) -> BootTime {
 
 /// CPU time that this thread has used.
 pub fn thread_cpu() -> Duration {
-    read(libc::CLOCK_THREAD_CPUTIME_ID)
+    read(ClockId::ThreadCPUTime)
 }
 
 /// How long the machine has been suspended since boot.
 pub fn suspended() -> Duration {
-    since_boot().saturating_sub(offsets().monotonic.remove_from(read(libc::CLOCK_MONOTONIC)))
+    since_boot().saturating_sub(offsets().monotonic.remove_from(read(ClockId::Monotonic)))
 }
 
 /// Ties the kernel program's clock to the wall's.
@@ -43,7 +44,7 @@ pub struct TimeAnchor {
 impl TimeAnchor {
     /// As both clocks stand now. A later step of the wall clock needs a new anchor.
     pub fn now() -> Self {
-        let wall = UNIX_EPOCH + read(libc::CLOCK_REALTIME);
+        let wall = UNIX_EPOCH + read(ClockId::Realtime);
         Self { booted: wall.checked_sub(since_boot()).unwrap_or(UNIX_EPOCH) }
     }
 
@@ -78,7 +79,7 @@ impl From<TimeAnchor> for u64 {
 
 /// `CLOCK_BOOTTIME` as the kernel and its programs have it (`bpf_ktime_get_boot_ns`, kernel/bpf/helpers.c at v5.10).
 fn since_boot() -> Duration {
-    offsets().boottime.remove_from(read(libc::CLOCK_BOOTTIME))
+    offsets().boottime.remove_from(read(ClockId::Boottime))
 }
 
 /// What the time namespace of this process adds to its clocks (Linux 5.6).
@@ -122,11 +123,8 @@ impl Offset {
     }
 }
 
-fn read(clock: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for a write, and the clocks named above exist since Linux 2.6.39, so it cannot fail.
-    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    debug_assert_eq!(failed, 0, "clock_gettime({clock})");
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use log::LevelFilter;
+use rustix::event::PollFlags;
 
 use crate::{
     host::confine,
@@ -272,7 +273,9 @@ impl<W: AsFd> AsFd for Lossy<W> {
 
 /// Whether `bytes` were written, without waiting.
 fn write_at_once(to: &mut (impl Write + AsFd), bytes: &[u8]) -> bool {
-    bytes.len() <= ATOMIC && poll(to.as_fd(), libc::POLLOUT, 0) & libc::POLLOUT != 0 && to.write_all(bytes).is_ok()
+    bytes.len() <= ATOMIC
+        && poll(to.as_fd(), PollFlags::OUT, Duration::ZERO).contains(PollFlags::OUT)
+        && to.write_all(bytes).is_ok()
 }
 
 fn count_lines(bytes: &[u8]) -> u64 {

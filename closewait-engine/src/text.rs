@@ -1,6 +1,6 @@
 //! Text that others chose: made harmless once, where it enters the model.
 
-use std::{cmp::Ordering, fmt, fmt::Write as _, time::Duration};
+use std::{cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -194,42 +194,60 @@ pub fn is_harmful(character: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Two units at most: `12.3ms`, `4.250s`, `3m12s`, `4h07m`, `9d03h`.
+/// Returns a duration as people read it, cut off after two or three digits: `850us`, `1.2ms`, `850ms`, `4.3s`, `37s`, `1m11s`,
+/// `5h31m`, `3d4h`. JSON has the exact number.
 pub fn duration(duration: Duration) -> String {
     let mut text = String::with_capacity(8);
     push_duration(&mut text, duration);
     text
 }
 
-/// The same, at the end of `to`.
+/// Writes a duration at the end of `to`, as [`duration`] returns it.
 pub fn push_duration(to: &mut String, duration: Duration) {
-    let seconds = duration.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    if minutes == 0 {
-        // Writing to a String cannot fail.
-        let _infallible: fmt::Result = if duration < Duration::from_millis(1) {
-            write!(to, "{}us", duration.as_micros())
-        } else if seconds == 0 {
-            write!(to, "{:.1}ms", duration.as_secs_f64() * 1e3)
-        } else {
-            write!(to, "{:.3}s", duration.as_secs_f64())
-        };
-        return;
+    let (seconds, millis, micros) = (duration.as_secs(), duration.subsec_millis(), duration.subsec_micros());
+    match seconds {
+        0 if millis == 0 => push_unit(to, micros.into(), "us"),
+        0 if millis < 10 => push_tenths(to, (micros / 100).into(), "ms"),
+        0 => push_unit(to, millis.into(), "ms"),
+        1..10 => push_tenths(to, seconds * 10 + u64::from(millis / 100), "s"),
+        10..60 => push_unit(to, seconds, "s"),
+        60..3600 => push_pair(to, (seconds / 60, "m"), (seconds % 60, "s")),
+        3600..86400 => push_pair(to, (seconds / 3600, "h"), (seconds / 60 % 60, "m")),
+        86400.. => push_pair(to, (seconds / 86400, "d"), (seconds / 3600 % 24, "h")),
     }
-    let (large, unit, small, small_unit) = if hours == 0 {
-        (minutes, 'm', seconds % 60, 's')
-    } else if days == 0 {
-        (hours, 'h', minutes % 60, 'm')
-    } else {
-        (days, 'd', hours % 24, 'h')
+}
+
+fn push_unit(to: &mut String, number: u64, unit: &str) {
+    push_number(to, number);
+    to.push_str(unit);
+}
+
+/// The decimal is omitted where it is 0.
+fn push_tenths(to: &mut String, tenths: u64, unit: &str) {
+    push_number(to, tenths / 10);
+    if !tenths.is_multiple_of(10) {
+        to.push('.');
+        push_number(to, tenths % 10);
+    }
+    to.push_str(unit);
+}
+
+/// The smaller unit is omitted where it is 0.
+fn push_pair(to: &mut String, (large, large_unit): (u64, &str), (small, small_unit): (u64, &str)) {
+    push_unit(to, large, large_unit);
+    if small != 0 {
+        push_unit(to, small, small_unit);
+    }
+}
+
+/// Returns a rate as people read it: `20/s`, `1.2/s`, `0.05/s`.
+pub fn rate(per_second: f64) -> String {
+    let decimals = match per_second.abs() {
+        9.95.. => 0,
+        0.995.. => 1,
+        _ => 2,
     };
-    push_number(to, large);
-    to.push(unit);
-    if small < 10 {
-        to.push('0');
-    }
-    push_number(to, small);
-    to.push(small_unit);
+    format!("{per_second:.decimals$}/s")
 }
 
 /// Words around the bounds of a duration.

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::termios::tcgetwinsize;
+
 use super::{colour, print};
 use crate::{
     cli,
@@ -184,10 +186,7 @@ pub(super) fn width() -> Option<u16> {
         if !io::stdout().is_terminal() {
             return None;
         }
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes a `winsize`, and `size` is one that lives until the call returns.
-        let failed = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-        (failed == 0 && size.ws_col > 0).then_some(size.ws_col)
+        tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
     })
 }
 

@@ -105,9 +105,7 @@ async fn read_all(mut from: Receiver, to: mpsc::Sender<HookEvent>) -> io::Result
 
 /// Leaves the agent's terminal, whose signals are for the agent, and takes a name by which it is known.
 fn detach() {
-    // SAFETY: takes nothing; it fails only for one that leads a group already, which then has its own.
-    let _leader: libc::pid_t = unsafe { libc::setsid() };
-    let name = c"closewait-hooks";
-    // SAFETY: the name ends in a zero, and is 16 bytes long with it, as many as are read.
-    let _never: libc::c_int = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    // It fails only for one that leads a group already, which then has its own.
+    let _leader = rustix::process::setsid();
+    let _never = rustix::thread::set_name(c"closewait-hooks");
 }

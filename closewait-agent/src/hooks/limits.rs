@@ -189,7 +189,7 @@ mod tests {
         let line = skipped.line(at(160)).unwrap();
         assert_eq!(
             line,
-            "hooks not run: 2 because one of the same group ran within 1m00s (--hook-every), 1 because 10 ran in a minute"
+            "hooks not run: 2 because one of the same group ran within 1m (--hook-every), 1 because 10 ran in a minute"
         );
         skipped.unsent();
         assert_eq!(skipped.line(at(161)), None);

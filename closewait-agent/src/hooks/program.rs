@@ -9,6 +9,7 @@ use std::{
 use rustix::{
     fs::{Access, access, getxattr},
     io::Errno,
+    process::geteuid,
 };
 use thiserror::Error;
 
@@ -121,7 +122,7 @@ impl HookPrograms {
 /// Where a program is, if it is one to run. Waits for its file system.
 pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
     // SAFETY: takes nothing and cannot fail.
-    find_for(path, unsafe { libc::geteuid() })
+    find_for(path, geteuid().as_raw())
 }
 
 fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
@@ -192,12 +193,9 @@ fn executable(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        ffi::CString,
-        fs::Permissions,
-        os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-        process,
-    };
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, process};
+
+    use rustix::fs::{XattrFlags, removexattr, setxattr};
 
     use super::*;
 
@@ -296,18 +294,14 @@ mod tests {
         let place = Place::new("listed");
         let list = list(&[(2, 7, 65534), (0x10, 7, u32::MAX)]);
         for name in ["hook", ""] {
-            let path = CString::new(place.0.join(name).as_os_str().as_bytes()).unwrap();
-            let attribute = c"system.posix_acl_access".as_ptr();
-            // SAFETY: path and name end in a zero, and the length is that of the list.
-            let set = unsafe { libc::setxattr(path.as_ptr(), attribute, list.as_ptr().cast(), list.len(), 0) };
-            if set != 0 {
-                assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EOPNOTSUPP), "of the file system");
-                return;
+            let (path, attribute) = (place.0.join(name), "system.posix_acl_access");
+            match setxattr(&path, attribute, &list, XattrFlags::empty()) {
+                Err(Errno::OPNOTSUPP) => return,
+                set => set.unwrap(),
             }
             let refused = place.find().unwrap_err();
             assert!(matches!(&refused, ProgramError::ListedWrite { who, .. } if who == "user 65534"), "{refused}");
-            // SAFETY: path and name end in a zero.
-            assert_eq!(unsafe { libc::removexattr(path.as_ptr(), attribute) }, 0);
+            removexattr(&path, attribute).unwrap();
             assert!(place.find().is_ok());
         }
     }

@@ -4,7 +4,6 @@ use std::{
     env,
     fs::File,
     io::{self, Read as _},
-    mem::zeroed,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::Path,
     pin::pin,
@@ -13,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe::{Receiver, Sender},
@@ -126,18 +126,18 @@ async fn run(
         cause = cause.or(Some(due));
         stage = match stage {
             Stage::Runs => {
-                signal_group(&child, libc::SIGTERM);
+                signal_group(&child, Signal::TERM);
                 alarm.set(sleep(GRACE));
                 Stage::Terminated
             }
             Stage::Terminated | Stage::Killed => {
-                signal_group(&child, libc::SIGKILL);
+                signal_group(&child, Signal::KILL);
                 Stage::Killed
             }
         };
     }
     // What it has left behind. Until it is waited for, its number and that of its group are nobody else's.
-    signal_group(&child, libc::SIGKILL);
+    signal_group(&child, Signal::KILL);
     feeding.abort();
     // Not to the end: what has made itself independent may keep the pipe open.
     if let Some(mut pipe) = pipe.map(Receiver::into_nonblocking_fd).transpose().context("fcntl failed")?.map(File::from)
@@ -175,7 +175,7 @@ async fn start(
     // No caller is left that would end it.
     let undo = |late: anyhow::Result<Started>| {
         if let Ok(Started { mut child, .. }) = late {
-            signal_group(&child, libc::SIGKILL);
+            signal_group(&child, Signal::KILL);
             let _ended: io::Result<ExitStatus> = child.wait();
         }
     };
@@ -219,22 +219,14 @@ async fn read(pipe: Option<&Receiver>, piece: &mut [u8]) -> io::Result<usize> {
 
 /// Whether the child has ended. It is not waited for: it stays in its group.
 fn has_ended(child: &Child) -> io::Result<bool> {
-    // SAFETY: a `siginfo_t` is numbers and pointers that may be null, for all of which zeros are valid.
-    let mut info: libc::siginfo_t = unsafe { zeroed() };
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: `info` is valid for a write and outlives the call.
-    if unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut info, options) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has filled in what it says of children, or left the zeros.
-    Ok(unsafe { info.si_pid() } != 0)
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(Pid::from_child(child)), options)?.is_some())
 }
 
-/// To the child and all of its group that has not made itself independent.
-fn signal_group(child: &Child, signal: libc::c_int) {
-    let Ok(group) = libc::pid_t::try_from(child.id()) else { return };
-    // SAFETY: takes numbers only; the child was not waited for, so the group is the one that it was started in.
-    let _gone: libc::c_int = unsafe { libc::kill(-group, signal) };
+/// Sends a signal to the child and to all of its group that has not left it. The child was not waited for, so the group is the
+/// one that it was started in.
+fn signal_group(child: &Child, signal: Signal) {
+    let _gone: rustix::io::Result<()> = kill_process_group(Pid::from_child(child), signal);
 }
 
 #[cfg(test)]

@@ -125,11 +125,7 @@ fn bound(kept: u64) {
 
 /// From here on `execve` grants nothing, whatever the file says (Documentation/userspace-api/no_new_privs.rst, v6.18).
 fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: takes numbers only; it takes away what a later execve could gain, and changes no memory.
-    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 fn refused(what: &'static str, why: &str, fix: &str) -> Degraded {

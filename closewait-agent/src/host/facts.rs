@@ -8,6 +8,11 @@ use closewait_common::{
     names,
 };
 
+use rustix::{
+    process::{Resource, getrlimit},
+    time::{ClockId, clock_getres},
+};
+
 use super::{
     btf::{self, Btf, BtfError},
     caps::Capabilities,
@@ -174,23 +179,16 @@ fn has_seccomp() -> Option<bool> {
     sysctl.try_exists().ok()?.then(|| sysctl.join("seccomp/actions_avail").exists())
 }
 
-/// The limit as it is: aya tries to take it away, which every process may that has a hard limit of infinity.
+/// The limit as it is; infinite if its hard limit is: aya tries to take it away, which every process may that has a hard limit of infinity.
 fn locked_memory() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live struct of the type that the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
-        return None;
-    }
-    Some(if limit.rlim_max == libc::RLIM_INFINITY { u64::MAX } else { limit.rlim_cur })
+    let limit = getrlimit(Resource::Memlock);
+    // A soft limit of infinity needs a hard one.
+    Some(limit.maximum.and(limit.current).unwrap_or(u64::MAX))
 }
 
 /// The resolution of the coarse clock is one tick (`posix_get_coarse_res` in kernel/time/posix-timers.c, v6.18).
 fn tick() -> Option<Duration> {
-    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live struct of the type that the call fills.
-    if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0 {
-        return None;
-    }
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
     let seconds = u64::try_from(resolution.tv_sec).ok()?;
     Some(Duration::new(seconds, u32::try_from(resolution.tv_nsec).ok()?)).filter(|tick| !tick.is_zero())
 }

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::AsRawFd as _,
+        fd::{AsFd as _, AsRawFd as _},
         unix::{
             ffi::OsStringExt as _,
             fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -20,6 +20,7 @@ use std::{
 };
 
 use closewait_engine::text::harmless_path;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
     deadline::{self, ItemJob, Patience, Subject, Told},
@@ -225,11 +226,10 @@ impl Netns {
     /// Moves the calling thread into this namespace.
     fn enter(&self) -> Result<(), NetnsError> {
         let inode = self.inode;
-        // SAFETY: `setns` takes two integers; the descriptor is open for as long as `self.file` lives.
-        if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+        let Err(error) = move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)) else {
             return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        };
+        let error = io::Error::from(error);
         Err(if error.raw_os_error() == Some(libc::EPERM) {
             NetnsError::EnterDenied { inode, error }
         } else {

@@ -2,6 +2,8 @@
 
 use std::{fs::File, io};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Descriptors that a command needs beside those that it has at its start. An agent has some 30 open, and a scan opens more
 /// for a moment.
 const NEEDED: u64 = 64;
@@ -30,7 +32,7 @@ pub fn hint(error: &io::Error) -> Option<&'static str> {
 /// The limit as it was at the start, where this process has raised it.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFiles {
-    before: Option<libc::rlimit>,
+    before: Option<Rlimit>,
 }
 
 impl OpenFiles {
@@ -40,10 +42,10 @@ impl OpenFiles {
     ///
     /// If there are not.
     pub fn raise() -> Result<Self, TooFewError> {
-        let before = read().filter(|limit| limit.rlim_cur < limit.rlim_max);
-        let raised = before.filter(|limit| write(libc::rlimit { rlim_cur: limit.rlim_max, ..*limit }));
+        let before = getrlimit(Resource::Nofile);
+        let raised = before.current != before.maximum && write(Rlimit { current: before.maximum, ..before });
         check()?;
-        Ok(Self { before: raised })
+        Ok(Self { before: raised.then_some(before) })
     }
 
     /// Runs `f` with the soft limit that this process was started with, so that a child that `f` starts has that: programs
@@ -52,11 +54,12 @@ impl OpenFiles {
         let Some(before) = self.before else { return f() };
         // Not fewer than to start a child takes.
         let open = open().unwrap_or(0);
-        let soft = before.rlim_cur.max(open + NEEDED).min(before.rlim_max);
-        let lowered = write(libc::rlimit { rlim_cur: soft, ..before });
+        let needed = before.current.map(|soft| soft.max(open + NEEDED));
+        let soft = needed.map(|needed| before.maximum.map_or(needed, |hard| needed.min(hard)));
+        let lowered = write(Rlimit { current: soft, ..before });
         let done = f();
         if lowered {
-            let _raised: bool = write(libc::rlimit { rlim_cur: before.rlim_max, ..before });
+            let _raised: bool = write(Rlimit { current: before.maximum, ..before });
         }
         done
     }
@@ -79,16 +82,9 @@ fn open() -> Option<u64> {
     u64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()
 }
 
-fn read() -> Option<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live struct of the type that the call fills.
-    (unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0).then_some(limit)
-}
-
-/// Returns whether the limit is as given.
-fn write(limit: libc::rlimit) -> bool {
-    // SAFETY: the pointer is to a live struct of the type that the call reads.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 }
+/// Sets the limit. Returns whether it is as given.
+fn write(limit: Rlimit) -> bool {
+    setrlimit(Resource::Nofile, limit).is_ok()
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! tracefs, for the classic tracepoint alone: it gives the number of the tracepoint and where its fields are.
 
 use std::{
-    ffi::{CStr, CString},
     fs, io,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    ptr,
 };
 
 use closewait_common::{
     config::{MISSING, TraceLayout},
     names,
+};
+use rustix::{
+    fs::statfs,
+    io::Errno,
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::on_fresh_thread;
@@ -173,47 +176,31 @@ impl<'a> Field<'a> {
 
 /// Gives the calling thread a copy of all mounts, and mounts tracefs there.
 fn mount_privately() -> Result<(), TracefsError> {
-    // SAFETY: `unshare` takes one integer. The new namespace is this thread's alone: the flag also ends the sharing of
-    // the current directory with other threads.
-    check("unshare(CLONE_NEWNS)", unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-    // Otherwise the mount would go on to the namespace that this one was copied from.
-    mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE, "making the mounts private")?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    mount(c"tracefs", c"/sys/kernel/tracing", Some(c"tracefs"), flags, "mounting it")
+    // SAFETY: the new namespace is this thread's alone. The flag also ends the sharing of the current directory with other
+    // threads, and does not touch the table of descriptors.
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
+    unshared.map_err(failed("unshare(CLONE_NEWNS)"))?;
+    // Otherwise the mount would reach the namespace that this one was copied from.
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(failed("making the mounts private"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tracefs", "/sys/kernel/tracing", "tracefs", flags, None).map_err(failed("mounting it"))
 }
 
-fn mount(
-    source: &CStr,
-    target: &CStr,
-    kind: Option<&CStr>,
-    flags: libc::c_ulong,
-    call: &'static str,
-) -> Result<(), TracefsError> {
-    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
-    // SAFETY: the first three are null or point to strings that end in 0 and outlive the call; no data is passed.
-    check(call, unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, ptr::null()) })
-}
-
-fn check(call: &'static str, result: libc::c_int) -> Result<(), TracefsError> {
-    if result == 0 {
-        return Ok(());
+fn failed(call: &'static str) -> impl Fn(Errno) -> TracefsError {
+    move |errno| {
+        let error = errno.into();
+        // Containers answer with either of the two.
+        match errno {
+            Errno::PERM | Errno::ACCESS => TracefsError::MountDenied { call, error },
+            _ => TracefsError::Mount { call, error },
+        }
     }
-    let error = io::Error::last_os_error();
-    // Containers answer with either of the two.
-    Err(match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => TracefsError::MountDenied { call, error },
-        _ => TracefsError::Mount { call, error },
-    })
 }
 
 /// Whether a tracefs is mounted right there. Needs no right to read it.
 fn is_tracefs(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: `statfs` is a struct of integers, for which zeros are valid.
-    let mut info: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends in 0, and both it and `info` outlive the call.
-    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut info) };
-    result == 0 && info.f_type == libc::TRACEFS_MAGIC
+    statfs(path).is_ok_and(|info| info.f_type == libc::TRACEFS_MAGIC)
 }
 
 #[cfg(test)]

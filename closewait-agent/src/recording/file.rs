@@ -12,6 +12,10 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::geteuid,
+};
 use thiserror::Error;
 
 use super::{
@@ -213,9 +217,7 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
     if kind.is_char_device() {
         return Ok(Existing::Taken(Destination { file, whole: None }));
     }
-    // SAFETY: takes nothing and cannot fail.
-    let user = unsafe { libc::geteuid() };
-    if found.uid() != user {
+    if found.uid() != geteuid().as_raw() {
         return Err(FileError::OtherOwner(found.uid()));
     }
     if !kind.is_file() {
@@ -280,13 +282,11 @@ fn inherited(number: RawFd) -> Result<File, FileError> {
     if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
         return Err(none());
     }
-    // SAFETY: takes numbers only; the descriptor is open.
-    let mode = unsafe { libc::fcntl(number, libc::F_GETFL) };
-    if mode < 0 || mode & libc::O_ACCMODE == libc::O_RDONLY {
-        return Err(none());
-    }
     // SAFETY: the descriptor was found to be open, and nothing in this process closes one that it has inherited.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if fcntl_getfl(borrowed).is_ok_and(|mode| mode & OFlags::ACCMODE == OFlags::RDONLY) {
+        return Err(none());
+    }
     let copy = borrowed.try_clone_to_owned().map_err(call("fcntl", "is a limit on open files reached?"))?;
     Ok(File::from(copy))
 }
@@ -329,10 +329,8 @@ fn open_in_time(path: &Path) -> Result<(Vec<u8>, File), FileError> {
     } else {
         first.clear();
     }
-    // SAFETY: takes numbers only; the descriptor is open, and its description is this process's own.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) } < 0 {
-        return Err(call("fcntl", "report this")(io::Error::last_os_error()));
-    }
+    // The open file description is this process's own.
+    fcntl_setfl(&file, OFlags::empty()).map_err(|errno| call("fcntl", "report this")(errno.into()))?;
     Ok((first, file))
 }
 

@@ -259,7 +259,7 @@ mod tests {
         for words in ["1 socket to destroy, of 3 that match", "RST", "ECONNABORTED", "not freed"] {
             assert!(shown.contains(words), "{words}: {shown}");
         }
-        let refused = "2 sockets refused (the first is 10.0.0.5:81 <- 10.0.0.9:51234): it sent data 3.000s ago";
+        let refused = "2 sockets refused (the first is 10.0.0.5:81 <- 10.0.0.9:51234): it sent data 3s ago";
         assert!(shown.contains(refused), "{shown}");
         assert_eq!(text(|to| plan(NOW, &[], &[], PLAIN, to)), "no socket matches\n");
     }

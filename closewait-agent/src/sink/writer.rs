@@ -6,12 +6,13 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -364,21 +365,24 @@ fn try_again(fd: BorrowedFd<'_>, error: io::Error, refused: bool) -> io::Result<
     if refused {
         thread::sleep(RETRY_INTERVAL);
     }
-    poll(fd, libc::POLLOUT, 1000);
+    poll(fd, PollFlags::OUT, Duration::from_secs(1));
     Ok(true)
 }
 
 /// Whether `fd` is a pipe or a socket whose other end was closed.
 fn reader_is_gone(fd: BorrowedFd<'_>) -> bool {
-    poll(fd, 0, 0) & (libc::POLLERR | libc::POLLHUP) != 0
+    poll(fd, PollFlags::empty(), Duration::ZERO).intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
-/// What a descriptor is ready for, after at most `timeout` milliseconds; 0 if it is not, or the call was interrupted.
-pub fn poll(fd: BorrowedFd<'_>, events: libc::c_short, timeout: libc::c_int) -> libc::c_short {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    // SAFETY: `poll` is one valid entry that outlives the call, and the count is 1.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
-    if ready == 1 { poll.revents } else { 0 }
+/// Returns what a descriptor is ready for, after at most `timeout`; nothing if it is not, or the call was interrupted.
+pub fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: Duration) -> PollFlags {
+    let mut entry = [PollFd::from_borrowed_fd(fd, events)];
+    // A timeout of many years is cut off by the kernel.
+    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+    match event::poll(&mut entry, Some(&timeout)) {
+        Ok(1..) => entry[0].revents(),
+        Ok(0) | Err(_) => PollFlags::empty(),
+    }
 }
 
 #[cfg(test)]

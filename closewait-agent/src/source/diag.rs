@@ -11,12 +11,13 @@
 pub mod exact;
 mod wire;
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use closewait_common::tcp::{AF_INET, AF_INET6, state};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with},
+};
 use thiserror::Error;
 
 use self::wire::{DiagSocket, parse, request};
@@ -261,14 +262,9 @@ struct Netlink(OwnedFd);
 impl Netlink {
     /// Opens one to the namespace of this thread.
     fn open() -> Result<Self, DiagError> {
-        // SAFETY: three integers go in, a descriptor or -1 comes out.
-        let fd =
-            unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
-        if fd < 0 {
-            return Err(DiagError::Call { call: "socket", source: io::Error::last_os_error() });
-        }
-        // SAFETY: the descriptor was opened just now, and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol);
+        socket.map(Self).map_err(|errno| DiagError::Call { call: "socket", source: errno.into() })
     }
 
     /// Asks for the sockets of one address family.
@@ -288,22 +284,16 @@ impl Netlink {
     /// Asks, and hands each part of the answer to `each`.
     fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<DiagSocket>)) -> Result<(), DiagError> {
         let socket = &self.0;
-        // SAFETY: pointer and length are of one live slice; a netlink socket without a name sends to the kernel.
-        let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-        if sent < 0 {
-            return Err(DiagError::Call { call: "send", source: io::Error::last_os_error() });
-        }
+        // A netlink socket without a name sends to the kernel.
+        send(socket, request, SendFlags::empty())
+            .map_err(|errno| DiagError::Call { call: "send", source: errno.into() })?;
         // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
         let mut answer = vec![0; 64 * 1024];
         loop {
-            // SAFETY: pointer and length are of one live buffer.
-            let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-            let Ok(received) = usize::try_from(received) else {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(DiagError::Call { call: "recv", source: error });
+            let received = match recv(socket, &mut answer[..], RecvFlags::empty()) {
+                Ok((received, _length)) => received,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(DiagError::Call { call: "recv", source: errno.into() }),
             };
             let mut part = Vec::new();
             let is_last = parse(&answer[..received], &mut part)?;

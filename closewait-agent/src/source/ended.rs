@@ -1,35 +1,26 @@
 //! Whether a process has ended, asked without `/proc`: nothing here waits for a lock of that process.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 /// Whether a process has ended, also if its parent has not waited for it yet. `false` where that cannot be found out: before
 /// Linux 5.3, and if no descriptor is left.
 pub fn has_ended(pid: u32) -> bool {
-    match open(pid) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    match pidfd_open(pid, PidfdFlags::empty()) {
         // It became readable at the end of its last thread (`pidfd_poll`, kernel/fork.c at v5.10).
         Ok(process) => is_readable(&process),
-        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+        Err(error) => error == Errno::SRCH,
     }
-}
-
-fn open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes two numbers.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
-    let opened = libc::c_int::try_from(opened).map_err(io::Error::other)?;
-    if opened < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was opened just now, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 
 fn is_readable(process: &OwnedFd) -> bool {
-    let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: `poll` is one pollfd that lives here for the time of the call, which does not wait.
-    (unsafe { libc::poll(&raw mut poll, 1, 0) }) > 0 && poll.revents & libc::POLLIN != 0
+    let mut entry = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut entry, Some(&Timespec::default())).is_ok() && entry[0].revents().contains(PollFlags::IN)
 }
 
 #[cfg(test)]

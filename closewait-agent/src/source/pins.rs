@@ -9,7 +9,6 @@ mod recognize;
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
-    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -22,6 +21,7 @@ use closewait_common::{
     kept::{Kept, LAYOUT},
     names,
 };
+use rustix::fs::fstatfs;
 use thiserror::Error;
 
 use self::recognize::Contents;
@@ -379,14 +379,7 @@ fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 's
 fn is_bpf(path: &Path) -> io::Result<bool> {
     call("open");
     let file = File::open(path)?;
-    let mut about = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: `about` has room for a `statfs`, and the descriptor is open until the call has returned.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it has written all of it.
-    let about = unsafe { about.assume_init() };
-    Ok(about.f_type == libc::BPF_FS_MAGIC)
+    Ok(fstatfs(&file)?.f_type == libc::BPF_FS_MAGIC)
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ pub(crate) enum Ability {
     Memcg,
     /// The kernel shows how many instructions the verifier processed for a program (`verified_insns` in fdinfo).
     VerifiedCount,
+    /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Seen on 7.3.4; 6.18 closes them
+    /// after (`begin_new_exec` in fs/exec.c).
+    ClosesUnlocked,
 }
 
 /// Whether this kernel can.
@@ -39,9 +42,11 @@ pub(crate) fn can(ability: Ability) -> bool {
         Ability::VerifiedCount => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
+        Ability::ClosesUnlocked => (7, 0),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    let needs_types = !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::VerifiedCount);
+    let needs_types =
+        !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked | Ability::VerifiedCount);
     (has_types || !needs_types) && version() >= since
 }
 

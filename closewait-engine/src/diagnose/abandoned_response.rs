@@ -82,7 +82,7 @@ impl Rule for AbandonedResponse {
                     (false, false) => Certainty::Low,
                 };
                 let growth = if grows { ", and their number grows" } else { "" };
-                let untouched = text::span(case.untouched);
+                let untouched = text::duration(case.untouched);
                 (certainty, format!("; nothing was read for {untouched}. {} alike{growth}", are(alike.max(1))))
             }
         };

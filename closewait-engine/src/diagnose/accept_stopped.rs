@@ -63,7 +63,7 @@ impl Rule for AcceptStopped {
                 "it waits in the backlog of {local} ({backlog} of {max}), and {program} has not accepted it: the oldest \
                  has waited for {waited}, in which accept() took at most the {ahead} that fit in ahead of it.{doing}",
                 local = listener.local,
-                waited = text::span(waits),
+                waited = text::duration(waits),
                 ahead = text::count(u64::from(max) + 1, "connection"),
             ),
             next: match who {
@@ -94,7 +94,7 @@ mod tests {
     fn a_queue_that_does_not_move_is_named_with_its_listener() {
         let said = waiting(120).ask(&AcceptStopped).unwrap();
         assert_eq!((said.class, said.certainty), (Class::NeverAccepted, Certainty::Fact));
-        for part in ["10.0.0.5:8080 (5 of 128)", "uwsgi[7]", "2 min", "129 connections"] {
+        for part in ["10.0.0.5:8080 (5 of 128)", "uwsgi[7]", "2m", "129 connections"] {
             assert!(said.text.contains(part), "{part}: {}", said.text);
         }
         assert!(said.next.contains("uwsgi[7]"), "{}", said.next);
@@ -104,7 +104,7 @@ mod tests {
     fn the_oldest_of_the_queue_counts() {
         let mut scene = waiting(20);
         scene.group.oldest = secs(600);
-        assert!(scene.ask(&AcceptStopped).unwrap().text.contains("10 min"));
+        assert!(scene.ask(&AcceptStopped).unwrap().text.contains("10m"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Rule for Gone {
             How::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
         };
         // If nobody saw it leave, it is only known when it was found.
-        let when = if gone.seen { format!("{} ago", text::span(ago)) } else { "before anybody watched".to_owned() };
+        let when = if gone.seen { format!("{} ago", text::duration(ago)) } else { "before anybody watched".to_owned() };
         if case.owners.is_some_and(<[_]>::is_empty) {
             return Some(Judgement {
                 class: Class::Unknown,
@@ -94,7 +94,7 @@ mod tests {
     fn a_descriptor_that_is_kept_is_a_leak() {
         let said = gone(Scene::server(), 300, How::Reset).unwrap();
         assert_eq!((said.class, said.certainty), (Class::Leak, Certainty::Medium));
-        assert!(said.text.starts_with("the peer reset it 5 min ago, but app[42] still has"), "{}", said.text);
+        assert!(said.text.starts_with("the peer reset it 5m ago, but app[42] still has"), "{}", said.text);
     }
 
     #[test]

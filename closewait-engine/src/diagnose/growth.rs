@@ -6,6 +6,7 @@ use super::{About, text};
 use crate::{
     model::{Certainty, Class, PileupGroup, Task, Verdict},
     process::Process,
+    text::rate,
 };
 
 /// Of a hang, that nearly all stay.
@@ -57,7 +58,7 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         (true, None, Some(_remote)) => (Class::Leak, Certainty::Medium),
         (true, None, None) | (false, ..) => (Class::Leak, Certainty::Low),
     };
-    let since = text::span(since);
+    let (since, rate) = (text::duration(since), rate(entered_per_second));
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
     let next = owner.map(|task| text::dump_of(task, process));
@@ -66,9 +67,7 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
         class,
         rule: ABOUT.name,
         certainty,
-        text: format!(
-            "since {since} ago sockets {group} enter CLOSE_WAIT at {entered_per_second:.1} a second{share}.{doing}"
-        ),
+        text: format!("since {since} ago sockets {group} enter CLOSE_WAIT at {rate}{share}.{doing}"),
         next: format!("{next}; see what happened {since} ago"),
     }
 }
@@ -122,13 +121,13 @@ mod tests {
         };
         let verdict = growth(&growing);
         assert!(
-            verdict.text.starts_with(
-                "since 12 s ago sockets on port 8080 enter CLOSE_WAIT at 20.0 a second, and 100 % of them stay."
-            ),
+            verdict
+                .text
+                .starts_with("since 12s ago sockets on port 8080 enter CLOSE_WAIT at 20/s, and 100 % of them stay."),
             "{}",
             verdict.text
         );
         assert!(verdict.next.starts_with("see where the threads of shop[7] are: `"), "{}", verdict.next);
-        assert!(verdict.next.ends_with("; see what happened 12 s ago"), "{}", verdict.next);
+        assert!(verdict.next.ends_with("; see what happened 12s ago"), "{}", verdict.next);
     }
 }

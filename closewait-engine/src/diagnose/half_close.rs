@@ -43,10 +43,10 @@ impl Rule for HalfClose {
         let owner = text::owner(case);
         let (certainty, text, next) = if silent < SILENT.max(case.stuck_after.saturating_mul(SILENT_TIMES)) {
             let next = "nothing: it is in use. A time-out for half-closed connections would bound it";
-            (Certainty::High, format!("the last data went out {} ago", text::span(silent)), next.to_owned())
+            (Certainty::High, format!("the last data went out {} ago", text::duration(silent)), next.to_owned())
         } else {
             let next = format!("see whether {owner} has more to send; if not, it forgets to close");
-            (Certainty::Medium, format!("it has been silent since, for {}", text::span(silent)), next)
+            (Certainty::Medium, format!("it has been silent since, for {}", text::duration(silent)), next)
         };
         Some(Judgement {
             class: Class::HalfClose,
@@ -74,14 +74,14 @@ mod tests {
     fn a_peer_that_still_reads_is_in_the_right() {
         let said = sent(900, 10).ask(&HalfClose).unwrap();
         assert_eq!((said.class, said.certainty), (Class::HalfClose, Certainty::High));
-        assert!(said.text.contains("app[42]") && said.text.contains("10 s ago"), "{}", said.text);
+        assert!(said.text.contains("app[42]") && said.text.contains("10s ago"), "{}", said.text);
     }
 
     #[test]
     fn silence_makes_it_less_sure() {
         let said = sent(900, 400).ask(&HalfClose).unwrap();
         assert_eq!(said.certainty, Certainty::Medium);
-        assert!(said.text.contains("silent since, for 6 min 40 s"), "{}", said.text);
+        assert!(said.text.contains("silent since, for 6m40s"), "{}", said.text);
     }
 
     #[test]

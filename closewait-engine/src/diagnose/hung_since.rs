@@ -63,7 +63,7 @@ impl Rule for HungSince {
         let many_peers = case.group.remotes > 1 || since >= case.stuck_after.saturating_mul(SINGLE_REMOTE_TIMES);
         let sure = proven && !answered && entered >= MIN_STUCK_FOR_CERTAINTY && many_peers;
         let before = match flow.longest_closed {
-            Some(longest) => format!("; before, it closed {}, each within {}", flow.closed, text::span(longest)),
+            Some(longest) => format!("; before, it closed {}, each within {}", flow.closed, text::duration(longest)),
             None => String::new(),
         };
         Some(Judgement {
@@ -73,12 +73,12 @@ impl Rule for HungSince {
                 "nothing of port {port} was closed since the oldest of these entered {since} ago: of {entered} that \
                  entered since, {there} are still there ({share} %){before}.{doing}",
                 port = text::port(case),
-                since = text::span(since),
+                since = text::duration(since),
                 there = flow.since_onset_present,
                 share = share / 10,
                 doing = text::doing(case),
             ),
-            next: format!("{}; see what happened {} ago", text::dump(case), text::span(since)),
+            next: format!("{}; see what happened {} ago", text::dump(case), text::duration(since)),
         })
     }
 }
@@ -107,7 +107,7 @@ mod tests {
         let scene = hung(300, 12);
         assert_eq!(certainty(&scene), Some(Certainty::High));
         let text = scene.ask(&HungSince).unwrap().text;
-        for part in ["port 8080", "5 min ago", "of 12 that", "12 are still there (100 %)", "340, each within 2 s"] {
+        for part in ["port 8080", "5m ago", "of 12 that", "12 are still there (100 %)", "340, each within 2s"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

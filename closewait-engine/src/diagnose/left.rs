@@ -34,9 +34,9 @@ pub fn left(
     wrote: Option<u64>,
 ) -> Option<Verdict> {
     let after = dwell.map_or_else(String::new, |dwell| match dwell {
-        Dwell::Exact(exact) => format!(" after {}", text::span(exact)),
+        Dwell::Exact(exact) => format!(" after {}", text::duration(exact)),
         Dwell::Between { at_least, at_most: _ } if at_least == Duration::ZERO => String::new(),
-        Dwell::Between { at_least, at_most: _ } => format!(" after at least {}", text::span(at_least)),
+        Dwell::Between { at_least, at_most: _ } => format!(" after at least {}", text::duration(at_least)),
     });
     let remains = match fd_open {
         Some(true) => "; its descriptor is still open and counts against the limit of open files",
@@ -93,7 +93,7 @@ mod tests {
             let verdict = left(&socket(), DWELL, how, Some(false), None).unwrap();
             assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
             assert!(verdict.text.starts_with("it was slow, not stuck for ever: "), "{}", verdict.text);
-            assert!(verdict.text.ends_with("after 12 s"), "{}", verdict.text);
+            assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
     fn one_that_was_answered_too_late_was_slow() {
         let verdict = left(&socket(), DWELL, How::Reset, Some(true), Some(38)).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
-        assert!(verdict.text.contains("wrote 38 bytes after 12 s"), "{}", verdict.text);
+        assert!(verdict.text.contains("wrote 38 bytes after 12s"), "{}", verdict.text);
         let nothing = left(&socket(), DWELL, How::Reset, Some(true), Some(0)).unwrap();
         assert_eq!(nothing.class, Class::Unknown);
     }
@@ -125,6 +125,6 @@ mod tests {
     fn an_age_that_is_not_known_is_not_told() {
         assert!(left(&socket(), None, How::Closed, None, None).unwrap().text.ends_with("closed"));
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
-        assert!(left(&socket(), bounds, How::Closed, None, None).unwrap().text.ends_with("after at least 12 s"));
+        assert!(left(&socket(), bounds, How::Closed, None, None).unwrap().text.ends_with("after at least 12s"));
     }
 }

@@ -37,7 +37,7 @@ impl Rule for NeverAccepted {
         let goes_on = match last_closed.filter(|closed| *closed >= case.entered) {
             Some(closed) => format!(
                 "; others of the port were closed since, the last {} ago: the accept loop is slow, or has had a burst",
-                text::span(case.now.since(closed))
+                text::duration(case.now.since(closed))
             ),
             None => String::new(),
         };
@@ -80,7 +80,7 @@ mod tests {
         let scene = Scene::server().unaccepted().listened_by(&[owned_by(7, "uwsgi", 3)]).closed_before(4, secs(1));
         let verdict = scene.verdict();
         assert_eq!(verdict.rule, "never_accepted");
-        assert!(verdict.text.contains("the last 4 s ago: the accept loop is slow"), "{}", verdict.text);
+        assert!(verdict.text.contains("the last 4s ago: the accept loop is slow"), "{}", verdict.text);
         assert!(verdict.next.contains("uwsgi[7]"), "{}", verdict.next);
     }
 

@@ -51,7 +51,7 @@ impl Rule for GrowingPool {
                 count = text::count(case.group.count.max(1), "idle connection"),
                 entered = flow.entered,
                 closed = flow.closed,
-                watched = text::span(flow.watched),
+                watched = text::duration(flow.watched),
             ),
             next: format!(
                 "see whether {owner} makes a new client for each call; share one, and let it evict idle connections \
@@ -99,7 +99,7 @@ impl Rule for Pool {
             level.is_some_and(|flow| flow.closed > 0 || flow.watched >= case.stuck_after.saturating_mul(LEVEL_TIMES));
         let evidence = match level {
             Some(flow) => {
-                format!("; their number has been level while it was watched, for {}", text::span(flow.watched))
+                format!("; their number has been level while it was watched, for {}", text::duration(flow.watched))
             }
             None if case.group.same_moment() => "; all of them were closed by the server within seconds".to_owned(),
             None => String::new(),

@@ -42,7 +42,7 @@ impl Rule for Slow {
                 closed,
                 age = text::age(case),
                 port = text::port(case),
-                longest = text::span(longest),
+                longest = text::duration(longest),
                 owner = text::owner(case),
             ),
             next: format!("see which requests on port {} take so long; their clients give up sooner", text::port(case)),
@@ -64,7 +64,7 @@ mod tests {
             let scene = Scene::server().aged(240).reading(state).replied(false).closed_before(20, secs(280));
             let verdict = scene.verdict();
             assert_eq!((verdict.rule, verdict.class), ("slow", Class::Transient));
-            assert!(verdict.text.contains("4 min") && verdict.text.contains("4 min 40 s"), "{}", verdict.text);
+            assert!(verdict.text.contains("4m") && verdict.text.contains("4m40s"), "{}", verdict.text);
         }
     }
 

@@ -45,7 +45,7 @@ impl Rule for Transient {
             class: Class::Transient,
             certainty,
             text: format!("the peer closed {age} ago, which is not long{others}"),
-            next: format!("nothing, unless it is still there after {}", text::span(case.stuck_after)),
+            next: format!("nothing, unless it is still there after {}", text::duration(case.stuck_after)),
         })
     }
 }
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!((said.class, said.certainty), (Class::Transient, Certainty::Medium));
         let said = Scene::server().aged(5).closed_before(1, secs(2)).ask(&Transient).unwrap();
         assert_eq!(said.certainty, Certainty::High);
-        assert!(said.text.contains("5 s ago") && said.text.contains("340 like it"), "{}", said.text);
+        assert!(said.text.contains("5s ago") && said.text.contains("340 like it"), "{}", said.text);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Rule for Young {
             text: format!(
                 "the peer closed {} ago, too short to tell; of {count} in its group, {stuck} are stuck, the oldest for {}",
                 text::age(case),
-                text::span(case.group.oldest)
+                text::duration(case.group.oldest)
             ),
             next: format!("inspect the oldest: `closewait list --port {}`", text::port(case)),
         })
@@ -60,7 +60,7 @@ mod tests {
         let verdict = scene.verdict();
         assert_eq!((verdict.rule, verdict.class), ("young", Class::Transient));
         assert!(
-            verdict.text.contains("of 9 sockets in its group, 8 are stuck, the oldest for 15 min"),
+            verdict.text.contains("of 9 sockets in its group, 8 are stuck, the oldest for 15m"),
             "{}",
             verdict.text
         );

@@ -28,7 +28,8 @@ impl Accelerator {
         if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
-        let guest = Guest { tools, dir, name: "probe", kernel, append: "closewait.probe", limit: LIMIT };
+        let guest =
+            Guest { tools, dir, name: "probe", kernel, append: "closewait.probe", limit: LIMIT, silence: LIMIT };
         let mut up = false;
         // After such an error QEMU waits for ever.
         let boot = guest.boot(&guest.tree()?, Self::Kvm, |line| {
@@ -65,8 +66,10 @@ pub(super) struct Guest<'a> {
     pub(super) kernel: PathBuf,
     /// Words on the kernel's command line.
     pub(super) append: &'a str,
-    /// It is cut off after this.
+    /// It is cut off after this,
     pub(super) limit: Duration,
+    /// or when it has printed no line for this long.
+    pub(super) silence: Duration,
 }
 
 /// How a boot ended.
@@ -76,6 +79,8 @@ pub(super) enum End {
     Off,
     /// It was cut off by the limit.
     Late,
+    /// It was cut off because it printed nothing.
+    Silent,
     /// It was cut off because of what it printed.
     Stopped,
 }
@@ -128,7 +133,8 @@ impl Guest<'_> {
         });
         let mut lines = Vec::new();
         let end = loop {
-            match receiver.recv_timeout(deadline.saturating_duration_since(exec::now())) {
+            let left = deadline.saturating_duration_since(exec::now());
+            match receiver.recv_timeout(left.min(self.silence)) {
                 Ok(line) => {
                     writeln!(file, "{line}")?;
                     let go_on = go_on(&line);
@@ -137,6 +143,7 @@ impl Guest<'_> {
                         break End::Stopped;
                     }
                 }
+                Err(RecvTimeoutError::Timeout) if left > self.silence => break End::Silent,
                 Err(RecvTimeoutError::Timeout) => break End::Late,
                 Err(RecvTimeoutError::Disconnected) => break End::Off,
             }

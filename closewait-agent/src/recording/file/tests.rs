@@ -3,6 +3,8 @@ use std::os::unix::{
     net::UnixListener,
 };
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use super::*;
 
 /// A folder that is gone after the test.
@@ -24,9 +26,7 @@ impl Folder {
 
     fn fifo(&self, name: &str) -> PathBuf {
         let path = self.0.join(name);
-        let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-        // SAFETY: the path ends in a zero and outlives the call.
-        assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         path
     }
 }
@@ -151,8 +151,7 @@ fn a_descriptor_that_was_handed_over_is_written_to() {
     let (mut reader, to) = io::pipe().unwrap();
     let path = PathBuf::from(format!("/dev/fd/{}", to.as_raw_fd()));
     assert!(refused(&path).contains("was not handed"), "closed on exec: it was opened here");
-    // SAFETY: takes numbers only; the descriptor is open.
-    assert_eq!(unsafe { libc::fcntl(to.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+    rustix::io::fcntl_setfd(&to, rustix::io::FdFlags::empty()).unwrap();
     Destination::create(&path).unwrap().write_all(b"x").unwrap();
     // It stays open: another test may have started a child meanwhile, which has it too.
     let _kept = to.into_raw_fd();

@@ -1,5 +1,7 @@
 use std::{fs, path::PathBuf, process, time::Duration};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use super::*;
 use crate::recording::{
     RecordingEnd, RecordingEngine,
@@ -72,9 +74,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
     let folder = Folder::new("fifo");
     let path = folder.0.join("fifo");
-    let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: the path ends in a zero and outlives the call.
-    assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
     let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), Some(recorder));

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use super::{dwell, owner_list};
 use closewait_engine::{
     model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
-    text::{bounds, duration},
+    text::{bounds, duration, rate},
     time::BootTime,
 };
+
+/// An error of more than this part of a slope is shown.
+const UNCERTAIN: f64 = 4.0;
 
 /// What it is, how it goes and where it ends.
 pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
@@ -20,7 +23,12 @@ pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
         }
     }
     if let Some((slope, shape)) = slope.zip(*shape) {
-        push(&mut line, format_args!("; {:+.1} a second (+-{:.1}), {}", slope.per_second, slope.error, shape.name()));
+        let sign = if slope.per_second > 0.0 { "+" } else { "" };
+        push(&mut line, format_args!("; {sign}{}", rate(slope.per_second)));
+        if slope.error > slope.per_second.abs() / UNCERTAIN {
+            push(&mut line, format_args!(" (±{})", rate(slope.error)));
+        }
+        push(&mut line, format_args!(", {}", shape.name()));
     }
     if let Some(share) = stuck_permille {
         push(&mut line, format_args!("; {} % stay", share / 10));

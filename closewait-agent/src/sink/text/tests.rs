@@ -5,7 +5,7 @@ use closewait_engine::{
     histogram::Histogram,
     model::{Certainty, Class, Task, Verdict},
     testing::socket,
-    text::Comm,
+    text::{Comm, rate},
 };
 
 fn lines(colour: bool, finding: &Finding) -> String {
@@ -72,19 +72,28 @@ fn colour_is_only_where_it_is_asked_for() {
 #[test]
 fn bounds_are_never_shown_as_one_number() {
     let minutes = |n: u64| Duration::from_secs(n * 60);
-    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: Some(minutes(180)) }), "12m00s to 3h00m");
+    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: Some(minutes(180)) }), "12m to 3h");
     let seconds = Duration::from_secs(136);
     let close = Dwell::Between { at_least: seconds, at_most: Some(seconds + Duration::from_millis(3)) };
     assert_eq!(dwell(close), "2m16s", "both ends read the same");
-    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: None }), "at least 12m00s");
+    assert_eq!(dwell(Dwell::Between { at_least: minutes(12), at_most: None }), "at least 12m");
 }
 
 #[test]
 fn durations_have_two_units_at_most() {
-    let shown: Vec<_> = [5, 12_300, 999_900, 4_250_000, 192_000_000, 14_820_000_000, 788_400_000_000]
+    let shown: Vec<_> = [0, 5, 1_290, 9_000, 12_300, 999_900, 1_000_000, 4_290_000, 59_999_999]
+        .into_iter()
+        .chain([60_000_000, 192_000_000, 3_600_000_000, 14_820_000_000, 86_400_000_000, 788_400_000_000])
         .map(|micros| duration(Duration::from_micros(micros)))
-        .into();
-    assert_eq!(shown, ["5us", "12.3ms", "999.9ms", "4.250s", "3m12s", "4h07m", "9d03h"]);
+        .collect();
+    let below_a_minute = ["0us", "5us", "1.2ms", "9ms", "12ms", "999ms", "1s", "4.2s", "59s"];
+    let above = ["1m", "3m12s", "1h", "4h7m", "1d", "9d3h"];
+    assert_eq!(shown, [&below_a_minute[..], &above].concat());
+}
+
+#[test]
+fn rates_have_two_digits_or_more() {
+    assert_eq!([0.05, 1.24, 9.96, 19.6, 1234.5].map(rate), ["0.05/s", "1.2/s", "10/s", "20/s", "1234/s"]);
 }
 
 #[test]
@@ -120,8 +129,7 @@ fn a_histogram_is_one_line_of_the_log() {
     let (finished, unfinished) = (histogram.summary(), Summary::default());
     let window = Duration::from_secs(60);
     let finding = Finding::Histogram { at: BootTime(0), scope: Scope::LocalPort(80), window, finished, unfinished };
-    let line =
-        "dwell, last 1m00s, port 80: 1 (p50 20.0ms, p90 20.0ms, p99 20.0ms, max 20.0ms) exited, 0 still in CLOSE_WAIT";
+    let line = "dwell, last 1m, port 80: 1 (p50 20ms, p90 20ms, p99 20ms, max 20ms) exited, 0 still in CLOSE_WAIT";
     assert_eq!(histogram_line(&finding), Some((log::Level::Debug, line.to_owned())));
     assert_eq!(histogram_line(&left_by(&[0; 16])), None);
 }

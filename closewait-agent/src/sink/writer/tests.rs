@@ -75,8 +75,7 @@ fn the_last_bytes_have_room_always_and_nothing_comes_after_them() {
 #[test]
 fn a_descriptor_that_does_not_wait_is_waited_for() {
     let (mut reader, writer) = io::pipe().unwrap();
-    // SAFETY: takes numbers only; the descriptor is open.
-    assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, 0);
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
     let writer = Writer::new(writer, 10).unwrap();
     stall(&writer);
     let reading = thread::spawn(move || {
@@ -90,7 +89,7 @@ fn a_descriptor_that_does_not_wait_is_waited_for() {
 /// Bytes that a pipe has now.
 fn read_now(reader: &PipeReader) -> Vec<u8> {
     let mut bytes = vec![0; 100];
-    if poll(reader.as_fd(), libc::POLLIN, 0) & libc::POLLIN == 0 {
+    if !poll(reader.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN) {
         return Vec::new();
     }
     let length = (&mut &*reader).read(&mut bytes).unwrap();

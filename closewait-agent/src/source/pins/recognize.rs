@@ -13,6 +13,7 @@ use std::{
 
 use closewait_common::names;
 use closewait_engine::text::harmless_path;
+use rustix::process::geteuid;
 
 use super::{
     super::calls::{self, BpfObject},
@@ -54,8 +55,7 @@ pub(super) fn contents(dir: &Path, about: &Metadata) -> io::Result<Result<Conten
             parent if parent.dev() != about.dev() || parent.ino() == about.ino() => {
                 Err("it is the root of a mounted file system".to_owned())
             }
-            // SAFETY: takes nothing and cannot fail.
-            _ if about.uid() != unsafe { libc::geteuid() } => Err(format!("it belongs to user {}", about.uid())),
+            _ if about.uid() != geteuid().as_raw() => Err(format!("it belongs to user {}", about.uid())),
             _ => Ok(Contents::Empty),
         });
     }
