@@ -11,7 +11,7 @@ use std::{
 
 /// Something that not every kernel can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ability {
+pub enum Ability {
     /// Its types are readable (`CONFIG_DEBUG_INFO_BTF`).
     Types,
     /// `iter/task_file`.
@@ -34,7 +34,7 @@ pub(crate) enum Ability {
 }
 
 /// Whether this kernel can.
-pub(crate) fn can(ability: Ability) -> bool {
+pub fn can(ability: Ability) -> bool {
     let since = match ability {
         Ability::Types | Ability::Files => (0, 0),
         Ability::Openers | Ability::Memcg => (5, 11),
@@ -51,19 +51,20 @@ pub(crate) fn can(ability: Ability) -> bool {
 }
 
 /// Says what was found, for the table of `cargo xtask vm`.
-pub(crate) fn tell(what: &str, found: &str) {
+pub fn tell(what: &str, found: &str) {
     if env::var_os("CLOSEWAIT_TEST_TELL").is_some() {
         // Not println!: libtest keeps that back when a test passes.
         writeln!(stdout(), "closewait-can: {what}: {found}").expect("stdout");
     }
 }
 
-pub(crate) fn tell_whether(what: &str, found: bool) {
+/// Says whether something was found, for the same table.
+pub fn tell_whether(what: &str, found: bool) {
     tell(what, if found { "yes" } else { "no" });
 }
 
 /// Major and minor version of this kernel.
-pub(crate) fn version() -> (u32, u32) {
+pub fn version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the release");
     let mut numbers = release.split(['.', '-', '+']).map(|number| number.trim().parse().expect("a number"));
     (numbers.next().expect("a major version"), numbers.next().expect("a minor version"))
