@@ -5,6 +5,7 @@
 
 pub mod ability;
 pub mod agent;
+pub mod blame;
 pub mod clock;
 pub mod kmsg;
 pub mod net;
