@@ -13,7 +13,10 @@ use closewait::{
 };
 use closewait_engine::{
     Config,
-    model::{Endpoint, Finding, How, Observation, Owner, Protocol, Role, Socket, SocketKey, Task},
+    model::{
+        Endpoint, Finding, How, InspectionEnd, Observation, Owner, Protocol, RefreshEnd, RefreshFact, Role, ScanEnd,
+        ScanFact, Socket, SocketEvent, SocketKey, Task,
+    },
     text::Comm,
     time::BootTime,
 };
@@ -92,17 +95,17 @@ impl TestLoad {
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
         let refreshed = move |number| {
-            fact(Observation::Refreshed { key: key(number), at, since: None, socket: socket(self, number) })
+            fact(RefreshFact::Present { key: key(number), at, since: None, socket: socket(self, number) })
         };
         let holds = move |number| {
-            fact(Observation::Holds { key: key(number), at: None, inode: inode(number), owner: owner(number) })
+            fact(ScanFact::Descriptor { key: key(number), at: None, inode: inode(number), owner: owner(number) })
         };
-        let scan_ended = fact(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
-        let inspected = fact(Observation::InspectedOwners { at, worked: Duration::ZERO });
+        let scan_ended = fact(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
+        let inspected = fact(InspectionEnd::Owners { at, worked: Duration::ZERO });
         [Item::Time(at)]
             .into_iter()
             .chain((0..self.sockets).map(refreshed))
-            .chain([fact(Observation::RefreshedAll { at })])
+            .chain([fact(RefreshEnd::Inspection { at })])
             .chain((0..self.sockets).map(holds))
             .chain([scan_ended, inspected])
     }
@@ -159,17 +162,17 @@ fn main() -> anyhow::Result<()> {
     io::Write::write_all(&mut io::stdout(), format!("{report}\n").as_bytes()).context("writing the result failed")
 }
 
-fn fact(observation: Observation) -> Item<'static> {
-    Item::Fact(Cow::Owned(observation))
+fn fact(observation: impl Into<Observation>) -> Item<'static> {
+    Item::Fact(Cow::Owned(observation.into()))
 }
 
-fn enter(plan: TestLoad, number: u32, at: BootTime) -> Observation {
-    Observation::Enter { key: key(number), at, socket: socket(plan, number), replaced: false }
+fn enter(plan: TestLoad, number: u32, at: BootTime) -> SocketEvent {
+    SocketEvent::Enter { key: key(number), at, socket: socket(plan, number) }
 }
 
-fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> Observation {
+fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> SocketEvent {
     let (entered, socket) = (Some(entered), socket(plan, number));
-    Observation::Leave { key: key(number), at, entered, socket, how: How::Closed, closer: None, fd_open: Some(false) }
+    SocketEvent::Leave { key: key(number), at, entered, socket, how: How::Closed, closer: None, fd_open: Some(false) }
 }
 
 fn key(number: u32) -> SocketKey {

@@ -17,8 +17,7 @@
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
 //! | [`hooks`] | the programs that a user has run when something is found, and the helper that runs them | what they do |
-//! | [`intake`] | the one door into the engine | |
-//! | [`recording`] | what goes through that door kept in a file, and played again: the same events | what they mean |
+//! | [`recording`] | [`recording::RecordingEngine`], the one way into the engine; a file of all that goes in, and its replay: the same events | what they mean |
 //! | [`control`] | the Unix socket between a running agent and other commands: who may ask, who is believed, limits | the questions and answers themselves |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, which nobody waits for | |
@@ -35,7 +34,6 @@ pub mod cmd;
 pub mod control;
 pub mod hooks;
 pub mod host;
-pub mod intake;
 pub mod limits;
 pub mod logging;
 pub mod memory;

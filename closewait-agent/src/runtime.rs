@@ -16,9 +16,9 @@ use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
     hooks::Hooks,
-    intake::Intake,
     logging,
     memory::{self, Peak},
+    recording::RecordingEngine,
     signals,
     sink::{Backlog, Sink, Start, Writer, text::histogram_line},
     source::{
@@ -87,7 +87,7 @@ pub struct Runtime {
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
     /// The engine.
-    pub intake: Intake,
+    pub engine: RecordingEngine,
     /// Threads that scan and inspect.
     pub workers: Workers,
     /// What goes on beside the event loop.
@@ -141,8 +141,8 @@ impl Runtime {
     pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<BootTime>) -> anyhow::Result<()> {
         let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
-        self.intake.engine.anchored(anchor);
-        self.intake.engine.started(start);
+        self.engine.anchored(anchor);
+        self.engine.started(start);
         self.sink.start(start, anchor, &mut piece.bytes).context("writing the start failed")?;
         piece.lines += 1;
         self.hand_over(&mut piece);
@@ -150,7 +150,7 @@ impl Runtime {
         loop {
             let now = clock::now();
             self.workers.give_up(now);
-            self.intake.time(now);
+            self.engine.handle_timeout(now);
             self.put_out()?;
             // What has been refreshed may make the engine want more at once.
             let has_looked = self.continue_refresh();
@@ -158,7 +158,7 @@ impl Runtime {
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.intake.engine.poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
+            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
             let idle = emptied && !has_looked && !has_questions && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
@@ -202,8 +202,8 @@ impl Runtime {
         tokio::time::sleep(DETACHED).await;
         // Whatever the kernel has written so far belongs to the totals.
         self.drain_all();
-        self.intake.engine.count_losses(clock::now(), logging::dropped());
-        self.intake.engine.stop();
+        self.engine.count_losses(clock::now(), logging::dropped());
+        self.engine.stop();
         self.put_out()?;
         self.finish(end)
     }
@@ -231,8 +231,8 @@ impl Runtime {
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { ring, intake, .. } = self;
-        ring.drain(limit, |bytes| intake.record(bytes))
+        let Self { ring, engine, .. } = self;
+        ring.drain(limit, |bytes| engine.record(bytes))
     }
 
     /// Hands all records that are in the ring buffer now to the engine. Not those that come meanwhile: they may come faster than
@@ -245,9 +245,9 @@ impl Runtime {
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
-        self.intake.engine.anchored(anchor);
+        self.engine.anchored(anchor);
         let mut findings = 0;
-        while let Some(output) = self.intake.engine.poll_output() {
+        while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
                     findings += 1;
@@ -255,7 +255,7 @@ impl Runtime {
                         log::log!(level, "{line}");
                     }
                     if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
-                        self.programs.keep_reported(*at, self.intake.engine.counters())?;
+                        self.programs.keep_reported(*at, self.engine.state().counters())?;
                     }
                     if let Some(hooks) = &mut self.hooks {
                         hooks.finding(&finding, anchor, clock::now());
@@ -269,7 +269,7 @@ impl Runtime {
                 }
                 Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, Then::Nothing),
                 Output::Refresh(keys) => {
-                    self.intake.notice_suspends();
+                    self.engine.notice_suspends();
                     // An inspection begins; what was done for questions is none of its cost.
                     self.pending.worked = Duration::ZERO;
                     self.refresh(keys, RefreshKind::Waiting, Then::All);
@@ -292,9 +292,9 @@ impl Runtime {
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.counters());
-                    self.intake.engine.count_losses(clock::now(), logging::dropped());
-                    self.intake.fact(Observation::Counters { at: clock::now(), counters });
-                    if self.peak.is_over(self.intake.engine.totals().tracked) {
+                    self.engine.count_losses(clock::now(), logging::dropped());
+                    self.engine.handle(Observation::Counters { at: clock::now(), counters });
+                    if self.peak.is_over(self.engine.state().totals().tracked) {
                         memory::give_back();
                     }
                 }
@@ -309,16 +309,16 @@ impl Runtime {
 
     /// What was seen was seen, whatever becomes of the recording.
     fn finish_recording(&mut self, patience: Duration) {
-        if let Err(error) = self.intake.engine.finish(patience) {
+        if let Err(error) = self.engine.finish(patience) {
             log::error!("the recording has no end: {error:#}");
         }
     }
 
     fn hand_over(&mut self, piece: &mut PendingLines) {
         let PendingLines { bytes, lines } = std::mem::take(piece);
-        let recorded = self.intake.engine.handing_out();
+        let recorded = self.engine.handing_out();
         if lines > 0 && self.writer.send_after(bytes, recorded) == Backlog::Full {
-            self.intake.engine.unwritten(clock::now(), lines);
+            self.engine.unwritten(clock::now(), lines);
         }
     }
 }

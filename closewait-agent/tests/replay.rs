@@ -139,7 +139,7 @@ fn a_cut_tail_is_skipped_with_a_word_and_damage_before_it_is_an_error() {
 #[test]
 fn what_is_no_recording_of_this_version_is_refused_with_what_to_do() {
     for (text, says) in [
-        ("closewait recording 2\n", "has format 2, and this closewait reads format 1; play it with the one that"),
+        ("closewait recording 3\n", "has format 3, and this closewait reads formats 1 to 2\nhint: play it with"),
         ("{\"format\":1}\n", "this is no recording"),
     ] {
         let file = Scratch::new("other", text.as_bytes());

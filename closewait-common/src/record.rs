@@ -1,7 +1,7 @@
 //! The record of one event, as the kernel program writes it and the agent's decoder reads it.
 
 /// Version of the layout of [`Record`] and [`Detailed`]; a decoder refuses any other.
-pub const FORMAT: u16 = 3;
+pub const FORMAT: u16 = 4;
 
 /// Bytes of a [`Record`].
 pub const SIZE: usize = size_of::<Record>();
@@ -55,10 +55,6 @@ pub mod flag {
     pub const FILE: u32 = 1 << 8;
     /// No descriptor refers to the socket's file any more: the change was made by the last close.
     pub const FILE_GONE: u32 = 1 << 9;
-    /// The kernel's map of entry times was full or out of memory.
-    pub const NOT_STORED: u32 = 1 << 10;
-    /// The map still had an entry for this socket: its leaving was never seen.
-    pub const REPLACED: u32 = 1 << 11;
     /// `last_sent_ticks` is set.
     pub const SENT: u32 = 1 << 12;
     /// `acked_bytes` and `send_queue_bytes` are set.
@@ -67,8 +63,8 @@ pub mod flag {
     pub const TIMER: u32 = 1 << 14;
     /// `backlog` and `backlog_max` are set.
     pub const LISTENER: u32 = 1 << 15;
-    /// In a record of [`super::kind::ENTER`]: `pid` and `comm` are those of the task that connected the socket, at
-    /// `entered_ns`.
+    /// In a record of [`super::kind::ENTER`]: `pid` and `comm` are those of the task that connected the socket, and
+    /// `opened_ns` is set.
     pub const OPENER: u32 = 1 << 16;
     /// The FIN of the peer has been taken in (`SOCK_DONE`, which only `tcp_fin` sets: net/ipv4/tcp_input.c at v5.10).
     pub const FIN_SEEN: u32 = 1 << 17;
@@ -104,8 +100,7 @@ pub struct Record {
     pub sk_err: i32,
     /// When it happened, nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`, Linux 5.8).
     pub time_ns: u64,
-    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen. In a record of the
-    /// entry itself, when it was connected ([`flag::OPENER`]).
+    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen.
     pub entered_ns: u64,
     /// Address of the `struct sock`: identifies a socket inside the agent, which never shows it.
     pub sk: u64,
@@ -123,10 +118,8 @@ pub struct Record {
     pub netns: u32,
     /// `rcv_nxt - copied_seq`, bytes not read yet; the FIN counts as one.
     pub unread_bytes: u32,
-    /// Ticks since the last ACK came in (`tcp_sock.rcv_tstamp`); iterators only.
-    pub last_ack_ticks: u32,
-    /// Ticks since the last data came in (`icsk_ack.lrcvtime`); iterators only.
-    pub last_data_ticks: u32,
+    /// When the task of `pid` connected the socket ([`flag::OPENER`]), nanoseconds of `CLOCK_BOOTTIME`.
+    pub opened_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace: the process that made the change, owns the file, or connected the socket.
     pub pid: u32,
     /// Number of the open file; only where an iterator found one, else -1.
@@ -168,6 +161,10 @@ pub struct Detail {
     pub send_queue_bytes: u32,
     /// Ticks since data was last sent (`tcp_sock.lsndtime`).
     pub last_sent_ticks: u32,
+    /// Ticks since the last ACK came in (`tcp_sock.rcv_tstamp`).
+    pub last_ack_ticks: u32,
+    /// Ticks since the last data came in (`icsk_ack.lrcvtime`).
+    pub last_data_ticks: u32,
     /// Ticks until the timer expires; below zero if it is late.
     pub timer_ticks: i32,
     /// `sk_ack_backlog` of a listener: connections that wait to be accepted.
@@ -188,6 +185,8 @@ impl Detail {
         acked_bytes: 0,
         send_queue_bytes: 0,
         last_sent_ticks: 0,
+        last_ack_ticks: 0,
+        last_data_ticks: 0,
         timer_ticks: 0,
         backlog: 0,
         backlog_max: 0,
@@ -256,14 +255,15 @@ pub struct OpenerRecord {
 }
 
 const _: () = assert!(size_of::<OpenerRecord>() == 32);
-const _: () = assert!(size_of::<Detailed>() == 192);
+const _: () = assert!(size_of::<Detailed>() == 200);
 const _: () = assert!(core::mem::offset_of!(Detailed, detail) == 160);
 const _: () = assert!(core::mem::offset_of!(Detail, send_queue_bytes) == 8);
-const _: () = assert!(core::mem::offset_of!(Detail, timer) == 28);
+const _: () = assert!(core::mem::offset_of!(Detail, timer) == 36);
 const _: () = assert!(size_of::<Record>() == 160);
 const _: () = assert!(align_of::<Record>() == 8);
 const _: () = assert!(core::mem::offset_of!(Record, flags) == 16);
 const _: () = assert!(core::mem::offset_of!(Record, time_ns) == 24);
 const _: () = assert!(core::mem::offset_of!(Record, netns) == 88);
+const _: () = assert!(core::mem::offset_of!(Record, opened_ns) == 96);
 const _: () = assert!(core::mem::offset_of!(Record, local_address) == 112);
 const _: () = assert!(core::mem::offset_of!(Record, comm) == 144);

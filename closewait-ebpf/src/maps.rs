@@ -12,7 +12,7 @@ use closewait_common::{
     Record, histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
-    record::{Detailed, OpenerRecord, flag},
+    record::{Detailed, OpenerRecord},
     stats::{Counter, Stats},
 };
 
@@ -113,20 +113,19 @@ fn add_one(slot: *mut u64) {
     unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1_u64) };
 }
 
-/// Keeps the time of entry of a socket. Returns the [`flag`] that tells what went wrong, or 0.
+/// Stores the time of entry of a socket, and counts what goes wrong.
 #[inline(always)]
-pub(crate) fn store_entry(sk: u64, now_ns: u64) -> u32 {
+pub(crate) fn store_entry(sk: u64, now_ns: u64) {
     if SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
-        return 0;
+        return;
     }
     // Either there is an entry of a socket whose leaving was missed, or there is no room.
     let was_there = SINCE.get_ptr(sk).is_some();
     if was_there && SINCE.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
         count(Counter::Replaced);
-        return flag::REPLACED;
+    } else {
+        count(Counter::MapFull);
     }
-    count(Counter::MapFull);
-    flag::NOT_STORED
 }
 
 /// The time of entry of a socket, and forgets it.

@@ -19,7 +19,7 @@ use closewait_common::{
 
 use crate::{
     globals::{ability, trace_layout},
-    maps::{self},
+    maps,
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -143,19 +143,20 @@ pub(crate) fn classic(ctx: &TracePointContext) {
 fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();
     let sk = change.sk;
-    let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
+    let (kind, entered_ns) = if change.new == state::CLOSE_WAIT {
         maps::count(Counter::Entered);
-        (kind::ENTER, now_ns, maps::store_entry(sk, now_ns))
+        maps::store_entry(sk, now_ns);
+        (kind::ENTER, now_ns)
     } else {
         maps::count(Counter::Left);
         match maps::take_entry(sk) {
             Some(entered_ns) => {
                 maps::count_dwell(now_ns.saturating_sub(entered_ns));
-                (kind::LEAVE, entered_ns, 0)
+                (kind::LEAVE, entered_ns)
             }
             None => {
                 maps::count(Counter::LeftUnseen);
-                (kind::LEAVE, 0, 0)
+                (kind::LEAVE, 0)
             }
         }
     };
@@ -165,7 +166,6 @@ fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record
         record.old_state = change.old;
         record.new_state = change.new;
         record.protocol = change.protocol;
-        record.flags = flags;
         record.time_ns = now_ns;
         record.entered_ns = entered_ns;
         fill(record);

@@ -56,8 +56,7 @@ pub(crate) const EMPTY: Record = Record {
     sent_bytes: 0,
     netns: 0,
     unread_bytes: 0,
-    last_ack_ticks: 0,
-    last_data_ticks: 0,
+    opened_ns: 0,
     pid: 0,
     fd: -1,
     local_address: [0; 16],
@@ -299,8 +298,8 @@ pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, deta
     let now = time::ticks();
     let Some(ack) = tcp.read::<u32>(layout!(tcp_rcv_tstamp)) else { return };
     let Some(data) = tcp.read::<u32>(layout!(tcp_lrcvtime)) else { return };
-    record.last_ack_ticks = now.wrapping_sub(ack);
-    record.last_data_ticks = now.wrapping_sub(data);
+    detail.last_ack_ticks = now.wrapping_sub(ack);
+    detail.last_data_ticks = now.wrapping_sub(data);
     record.flags |= flag::AGES;
     if let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) {
         detail.last_sent_ticks = now.wrapping_sub(sent);
@@ -398,7 +397,7 @@ pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
     let opener = unsafe { &*kept };
     record.pid = opener.pid;
     record.comm = opener.comm;
-    record.entered_ns = opener.opened_ns;
+    record.opened_ns = opener.opened_ns;
     record.flags |= flag::OPENER;
 }
 

@@ -209,7 +209,7 @@ impl Engine {
             if let Since::Exact(entered) = phantom.since {
                 forget.push((key, entered));
             }
-            self.missed_leaving(at, phantom);
+            self.missed_exit(at, phantom);
         }
         if !forget.is_empty() {
             self.outputs.push_back(Output::Forget(forget));

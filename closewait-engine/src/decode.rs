@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::{
     model::{
-        Connection, Endpoint, How, Listener, Observation, Opener, Owner, Protocol, ProxyPeer, Role, Since, Socket,
-        SocketKey, Task, Timer, TimerKind,
+        Connection, Endpoint, How, InspectionFact, Listener, Observation, Opener, Owner, Protocol, ProxyPeer,
+        RefreshFact, Role, ScanFact, Since, Socket, SocketEvent, SocketKey, Task, Timer, TimerKind,
     },
     text::Comm,
     time::BootTime,
@@ -91,7 +91,7 @@ impl Decoder {
         match record.kind {
             kind::ENTER => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Enter { key, at, socket, replaced: record.has(flag::REPLACED) })
+                Ok(SocketEvent::Enter { key, at, socket }.into())
             }
             kind::LEAVE => {
                 states(record.old_state == state::CLOSE_WAIT)?;
@@ -100,16 +100,16 @@ impl Decoder {
                 }
                 let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
-                Ok(Observation::Leave { key, at, entered, socket, how, closer: task(&record), fd_open })
+                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open }.into())
             }
             kind::PRESENT => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Present { key, at, since: self.since(&record), socket })
+                Ok(ScanFact::Present { key, at, since: self.since(&record, &detail), socket }.into())
             }
             kind::HELD => {
                 states(record.new_state == state::CLOSE_WAIT)?;
                 let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
-                Ok(Observation::Held { key, at, since: self.since(&record), socket, owner })
+                Ok(ScanFact::Owned { key, at, since: self.since(&record, &detail), socket, owner }.into())
             }
             kind::LISTENING => {
                 states(record.new_state == state::LISTEN)?;
@@ -119,25 +119,28 @@ impl Decoder {
                     return Err(DecodeError::Contradiction("a listener without a backlog"));
                 }
                 let listener = Listener { netns, local, backlog, backlog_max, inode };
-                Ok(Observation::Listening { key, at, listener, owner: owner(&record) })
+                Ok(ScanFact::Listening { key, at, listener, owner: owner(&record) }.into())
             }
             kind::LINGERING => {
                 states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
                 let (how, _fd_open) = how_left(&record);
                 // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
                 let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
-                Ok(Observation::Lingering { key, at, socket, how, owner: owner(&record) })
+                Ok(match owner(&record) {
+                    Some(owner) => ScanFact::Lingering { key, at, socket, how, owner }.into(),
+                    None => RefreshFact::Lingering { key, at, socket }.into(),
+                })
             }
             kind::PROXY_PEER => {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
                 let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
                 let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
-                Ok(Observation::ProxyPeer { key, at, peer: ProxyPeer { state, socket }, owner })
+                Ok(InspectionFact::ProxyPeer { peer: Box::new(ProxyPeer { state, socket }), owner }.into())
             }
             kind::REFRESHED => {
                 states(record.new_state == state::CLOSE_WAIT)?;
-                Ok(Observation::Refreshed { key, at, since: Some(self.since(&record)), socket })
+                Ok(RefreshFact::Present { key, at, since: Some(self.since(&record, &detail)), socket }.into())
             }
             unknown => Err(DecodeError::Kind(unknown)),
         }
@@ -155,8 +158,8 @@ impl Decoder {
         Since::Between { earliest: Some(at - at_most), latest: at - at_least }
     }
 
-    fn since(&self, record: &Record) -> Since {
-        let ages = (self.tick.saturating_mul(record.last_ack_ticks), self.tick.saturating_mul(record.last_data_ticks));
+    fn since(&self, record: &Record, detail: &Detail) -> Since {
+        let ages = (self.tick.saturating_mul(detail.last_ack_ticks), self.tick.saturating_mul(detail.last_data_ticks));
         let between = self.between(BootTime(record.time_ns), record.has(flag::AGES).then_some(ages));
         let entered = BootTime(record.entered_ns);
         let is_of_this_stay = match between {
@@ -189,7 +192,7 @@ impl Decoder {
         let ago = |flag, ticks| record.has(flag).then(|| at - self.tick.saturating_mul(ticks));
         let opener = record.has(flag::OPENER).then(|| {
             let task = Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) };
-            Box::new(Opener { task, at: BootTime(record.entered_ns) })
+            Box::new(Opener { task, at: BootTime(record.opened_ns) })
         });
         // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
         let in_backlog = known && !record.has(flag::ACCEPTED) && record.new_state == state::CLOSE_WAIT;
@@ -214,8 +217,8 @@ impl Decoder {
             keepalive: known.then_some(record.has(flag::KEEPALIVE)),
             acked_bytes: queue.then_some(detail.acked_bytes),
             send_queue_bytes: queue.then_some(detail.send_queue_bytes),
-            last_received: ago(flag::AGES, record.last_data_ticks),
-            last_ack: ago(flag::AGES, record.last_ack_ticks),
+            last_received: ago(flag::AGES, detail.last_data_ticks),
+            last_ack: ago(flag::AGES, detail.last_ack_ticks),
             last_sent: ago(flag::SENT, detail.last_sent_ticks),
             timer: self.timer(record, detail),
             opener,
@@ -303,7 +306,7 @@ fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     let pid = buf.get_u32_ne();
     buf.advance(4);
     let comm = Comm::from_kernel(&array(&mut buf));
-    Ok(Observation::Holds { key, at, inode, owner: Owner { task: Task { pid, comm }, fd } })
+    Ok(ScanFact::Descriptor { key, at, inode, owner: Owner { task: Task { pid, comm }, fd } }.into())
 }
 
 fn owner(record: &Record) -> Option<Owner> {
@@ -346,8 +349,7 @@ fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
         sent_bytes: buf.get_u64_ne(),
         netns: buf.get_u32_ne(),
         unread_bytes: buf.get_u32_ne(),
-        last_ack_ticks: buf.get_u32_ne(),
-        last_data_ticks: buf.get_u32_ne(),
+        opened_ns: buf.get_u64_ne(),
         pid: buf.get_u32_ne(),
         fd: buf.get_i32_ne(),
         local_address: array(&mut buf),
@@ -366,6 +368,8 @@ fn read_detail(buf: &mut &[u8]) -> Detail {
         acked_bytes: buf.get_u64_ne(),
         send_queue_bytes: buf.get_u32_ne(),
         last_sent_ticks: buf.get_u32_ne(),
+        last_ack_ticks: buf.get_u32_ne(),
+        last_data_ticks: buf.get_u32_ne(),
         timer_ticks: buf.get_i32_ne(),
         backlog: buf.get_u32_ne(),
         backlog_max: buf.get_u32_ne(),

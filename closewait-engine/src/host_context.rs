@@ -9,7 +9,8 @@ use super::{
     diagnose::Seen,
     limits::{Quota, keep_owner},
     model::{
-        InspectionRequest, Listener, Observation, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, SocketLocation,
+        InspectionFact, InspectionRequest, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey,
+        SocketLocation,
     },
     process::Process,
     time::BootTime,
@@ -118,44 +119,25 @@ impl HostContext {
         self.blind.as_deref()
     }
 
-    /// Takes in part of the answer to an inquiry.
-    pub(super) fn learn(&mut self, observation: Observation) {
-        match observation {
-            Observation::Process { at, process } => {
+    /// Takes in part of the result of an inspection.
+    pub(super) fn learn(&mut self, fact: InspectionFact) {
+        match fact {
+            InspectionFact::Process { at, process } => {
                 self.inspected.insert(process.pid, at);
                 self.processes.insert(process.pid, *process);
             }
-            Observation::ProxyPeer { peer: proxy_peer, owner, .. } => {
+            InspectionFact::ProxyPeer { peer, owner } => {
                 if self.connection_quota.take() {
-                    self.connections.entry(owner.task.pid).or_default().push(proxy_peer);
+                    self.connections.entry(owner.task.pid).or_default().push(*peer);
                 }
             }
-            Observation::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
-            Observation::Namespace { netns, conntrack_close_wait } => {
+            InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
+            InspectionFact::Namespace { netns, conntrack_close_wait } => {
                 remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
             }
-            Observation::Placed { inode, place } => {
+            InspectionFact::Location { inode, place } => {
                 self.places.insert(inode, place);
             }
-            Observation::Enter { .. }
-            | Observation::Leave { .. }
-            | Observation::Present { .. }
-            | Observation::Held { .. }
-            | Observation::Holds { .. }
-            | Observation::HeldInode { .. }
-            | Observation::Lingering { .. }
-            | Observation::Listening { .. }
-            | Observation::ScanEnded { .. }
-            | Observation::ScanFailed { .. }
-            | Observation::InspectedOwners { .. }
-            | Observation::Refreshed { .. }
-            | Observation::RefreshedAll { .. }
-            | Observation::RefreshedLingering { .. }
-            | Observation::Resumed { .. }
-            | Observation::Stored { .. }
-            | Observation::Audited { .. }
-            | Observation::RefreshedSuspects { .. }
-            | Observation::Counters { .. } => {}
         }
     }
 
@@ -299,12 +281,7 @@ mod tests {
 
     fn proxy_peer(host_context: &mut HostContext, pid: u32) {
         let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
-        host_context.learn(Observation::ProxyPeer {
-            key: SocketKey(1),
-            at: BootTime(0),
-            peer: proxy_peer,
-            owner: owner("x", pid, 3),
-        });
+        host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
     }
 
     #[test]
@@ -350,7 +327,8 @@ mod tests {
     fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
         let mut host_context = HostContext::default();
         for netns in 0..MAX_NAMESPACES as u32 + 2 {
-            host_context.learn(Observation::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
+            host_context
+                .learn(InspectionFact::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
         }
         assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (MAX_NAMESPACES, None));
         assert!(host_context.conntrack(Some(2)).is_some());
@@ -366,7 +344,7 @@ mod tests {
         let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
         assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
         for inode in request.unheld {
-            host_context.learn(Observation::Placed { inode, place: SocketLocation::InFlight(Vec::new()) });
+            host_context.learn(InspectionFact::Location { inode, place: SocketLocation::InFlight(Vec::new()) });
         }
         let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
         assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));

@@ -11,6 +11,7 @@ mod audit;
 mod config;
 pub mod decode;
 pub mod diagnose;
+mod facts;
 mod flows;
 mod grouping;
 pub mod groups;
@@ -54,10 +55,9 @@ use self::{
     host_context::HostContext,
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
-    model::{Counters, Exit, Finding, How, Observation, Output, Owner, Socket, SocketKey, Totals},
+    model::{Counters, Finding, Observation, Output, Totals},
     time::BootTime,
-    tracked_socket::TrackedSocket,
-    tracker::{Left, Tracker},
+    tracker::Tracker,
     view::View,
     windows::Windows,
 };
@@ -149,100 +149,8 @@ impl Engine {
     }
 
     /// Takes in one fact.
-    pub fn handle(&mut self, observation: Observation) {
-        match observation {
-            Observation::Enter { key, at, socket, replaced: _ } => {
-                self.something_happened(at);
-                if self.config.events == Events::All {
-                    self.find(Finding::Enter { at, socket: socket.clone() });
-                }
-                self.lingering.remove(key);
-                if let Some(flows) = &mut self.flows {
-                    flows.entered(&socket, at);
-                }
-                if let Some(missed) = self.tracker.enter(key, at, socket) {
-                    self.missed_leaving(at, missed);
-                }
-            }
-            Observation::Leave { key, at, entered, socket, how, closer, fd_open } => {
-                self.something_happened(at);
-                self.audit.left(key, at);
-                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
-                if let Some(missed) = missed {
-                    self.missed_leaving(at, missed);
-                }
-                if let Some(dwell) = dwell {
-                    self.windows.finished(&socket, dwell);
-                    if entered.is_none() {
-                        self.windows.finished_uncounted(dwell);
-                    }
-                }
-                if let Some(flows) = &mut self.flows {
-                    flows.left(&socket, at, entered, dwell, how);
-                }
-                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
-                let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
-                let socket = with_what_was_found_out(socket, tracked.as_deref());
-                if fd_open == Some(true) {
-                    let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
-                    let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
-                    self.lingering.add(key, socket.clone(), gone, owners);
-                }
-                let stuck = tracked.is_some_and(|tracked| tracked.reported)
-                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
-                if stuck || self.config.events == Events::All {
-                    let verdict =
-                        if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
-                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
-                }
-            }
-            Observation::Present { key, at, since, socket } => {
-                if !self.tracker.is_outdated(key, at, &socket) {
-                    self.present(key, at, since, socket);
-                }
-            }
-            Observation::Held { key, at, since, socket, owner } => {
-                if !self.tracker.is_outdated(key, at, &socket) {
-                    self.present(key, at, since, socket.clone());
-                    self.tracker.held(key, &socket, owner);
-                }
-            }
-            Observation::Holds { key, at, inode, owner } => self.tracker.holds(key, at, inode, owner),
-            Observation::HeldInode { inode, owner } => {
-                self.host_context.held_inode(inode, &owner);
-                self.lingering.held_inode(inode, &owner);
-                self.tracker.held_inode(inode, owner);
-            }
-            Observation::Lingering { key, at, socket, how, owner } => {
-                self.found_lingering(key, at, socket, how, owner);
-            }
-            Observation::Listening { key, at, listener, owner } => {
-                self.host_context.listening(key, at, listener, owner)
-            }
-            Observation::ScanEnded { began, blind, saw_listeners } => self.scan_ended(began, blind, saw_listeners),
-            Observation::ScanFailed { at: _, why } => self.scan_failed(why),
-            Observation::ProxyPeer { .. }
-            | Observation::Process { .. }
-            | Observation::Cgroup { .. }
-            | Observation::Namespace { .. }
-            | Observation::Placed { .. } => self.host_context.learn(observation),
-            Observation::InspectedOwners { at, worked } => self.inspected_owners(at, worked),
-            Observation::Refreshed { key, at, since, socket } => {
-                self.refreshed_stored(key, at, since, &socket);
-                self.tracker.refreshed(key, at, &socket);
-            }
-            Observation::RefreshedAll { at } => self.refreshed_all(at),
-            Observation::RefreshedLingering { began } => self.lingering.refreshed_found(began),
-            Observation::Resumed { reported, dwell } => {
-                self.windows.resume(reported);
-                self.counters.dwell = dwell;
-                self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
-            }
-            Observation::Stored { key, entered } => self.stored(key, entered),
-            Observation::Audited { began, at, complete, cost } => self.audit_scan_ended(began, at, complete, cost),
-            Observation::RefreshedSuspects { at, complete } => self.refreshed_suspects(at, complete),
-            Observation::Counters { at, counters } => self.counters_read(at, *counters),
-        }
+    pub fn handle(&mut self, observation: impl Into<Observation>) {
+        self.take_in(observation.into());
     }
 
     /// Some bytes at `at` were no record.
@@ -367,46 +275,6 @@ impl Engine {
         View { unseen, ..View::new(now, watched, tracker, lingering, host_context, &grouping) }
     }
 
-    /// A socket has left at some time before `at`, nobody knows when or how.
-    fn missed_leaving(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
-        if missed.reported || self.config.events == Events::All {
-            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
-            let (dwell, closer, fd_open, verdict) = (None, None, None, None);
-            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
-        }
-    }
-
-    fn present(&mut self, key: SocketKey, at: BootTime, since: model::Since, socket: Socket) {
-        if let Some(missed) = self.tracker.take_another(key, since, &socket) {
-            self.missed_leaving(at, missed);
-        }
-        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
-        let untracked = self.tracker.untracked_total();
-        let is_new = self.tracker.present(key, at, since, socket);
-        if self.tracker.untracked_total() > untracked {
-            // `health` counts it.
-            self.something_happened(at);
-        }
-        if is_new {
-            self.found_new(since);
-        }
-        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
-            flows.found(flow_key, at);
-        }
-    }
-
-    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, owner: Option<Owner>) {
-        if self.lingering.seen(key, at, &socket, owner.clone()) {
-            return;
-        }
-        // Nobody saw it leave: it is older than the agent. Unless its error tells, it need not have been in CLOSE_WAIT.
-        if let Some(owner) = owner.filter(|_| how != How::Unknown) {
-            let gone = Exit { at, seen: false, how, closer: None, dwell: None };
-            self.lingering.add(key, socket.clone(), gone, None);
-            self.lingering.seen(key, at, &socket, Some(owner));
-        }
-    }
-
     fn find(&mut self, finding: Finding) {
         self.outputs.push_back(Output::Finding(finding));
     }
@@ -451,17 +319,6 @@ impl Engine {
         let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
         // These are no sign that anything of the kernel was missed.
         [untracked, ungrouped, unkept, unwatched, log_lines_dropped, recordings_failed]
-    }
-}
-
-/// What the last record says of a socket, with what was found out before and does not change.
-fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
-    let Some(tracked) = tracked else { return socket };
-    Socket {
-        role: socket.role.or(tracked.socket.role),
-        cgroup: socket.cgroup.or(tracked.socket.cgroup),
-        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
-        ..socket
     }
 }
 

@@ -9,7 +9,9 @@ mod verdict;
 
 pub use self::{
     finding::{Counters, Finding, InspectionRequest, Output, Scope, Totals},
-    observation::Observation,
+    observation::{
+        InspectionEnd, InspectionFact, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent,
+    },
     pileup::{
         Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery,
         ReportedGroup, Shape, Slope,

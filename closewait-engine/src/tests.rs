@@ -3,7 +3,10 @@ mod late;
 mod lossy;
 
 use super::{
-    model::{Class, Dwell, Endpoint, Role, Scope, Since, Socket, SocketKey},
+    model::{
+        Class, Dwell, Endpoint, How, InspectionEnd, RefreshEnd, RefreshFact, Role, ScanEnd, ScanFact, Scope, Since,
+        Socket, SocketEvent, SocketKey,
+    },
     testing::{socket, socket_on_port},
     *,
 };
@@ -22,17 +25,17 @@ fn engine(events: Events) -> Engine {
     Engine::new(config(events), at(0))
 }
 
-fn enter(millis: u64) -> Observation {
-    Observation::Enter { key: KEY, at: at(millis), socket: socket(), replaced: false }
+fn enter(millis: u64) -> SocketEvent {
+    SocketEvent::Enter { key: KEY, at: at(millis), socket: socket() }
 }
 
-fn leave(millis: u64, entered: Option<u64>) -> Observation {
+fn leave(millis: u64, entered: Option<u64>) -> SocketEvent {
     leave_of(socket(), millis, entered)
 }
 
-fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> Observation {
+fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> SocketEvent {
     let (how, fd_open) = (How::Closed, Some(false));
-    Observation::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
+    SocketEvent::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
 }
 
 fn counters(millis: u64, counters: Counters) -> Observation {
@@ -92,9 +95,9 @@ fn time_comes(engine: &mut Engine, millis: u64) {
 /// Answers all that an inspection asks for, with nothing found.
 fn answer(engine: &mut Engine, millis: u64) {
     let (at, worked) = (at(millis), Duration::ZERO);
-    engine.handle(Observation::RefreshedAll { at });
-    engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
-    engine.handle(Observation::InspectedOwners { at, worked });
+    engine.handle(RefreshEnd::Inspection { at });
+    engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
+    engine.handle(InspectionEnd::Owners { at, worked });
 }
 
 fn outputs(engine: &mut Engine) -> Vec<Output> {
@@ -194,7 +197,7 @@ fn a_leaving_that_only_a_walk_noticed_is_told() {
     engine.handle(enter(0));
     let found = Socket { cookie: Some(8), ..socket() };
     let since = Since::Exact(at(4_000));
-    engine.handle(Observation::Present { key: KEY, at: at(5_000), since, socket: found });
+    engine.handle(ScanFact::Present { key: KEY, at: at(5_000), since, socket: found });
     assert_eq!(words(&mut engine), ["enter", "leave None Unknown"]);
     assert_eq!(engine.totals().tracked, 1);
 }
@@ -263,7 +266,7 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
     let key = |number| SocketKey(KEY.0 + number);
     for number in 0..5 {
         let socket = in_namespace(number);
-        engine.handle(Observation::Enter { key: key(number), at: at(number), socket, replaced: false });
+        engine.handle(SocketEvent::Enter { key: key(number), at: at(number), socket });
     }
     engine.handle(counters(1000, Counters::default()));
     assert_eq!(words(&mut engine), ["health"]);
@@ -273,11 +276,11 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
 
     // One that is not tracked leaves, and one that is.
     for number in [4, 0] {
-        let Observation::Leave { at, entered, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
+        let SocketEvent::Leave { at, entered, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
             unreachable!()
         };
         let socket = in_namespace(number);
-        engine.handle(Observation::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
+        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
     }
     assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
     engine.handle_timeout(at(60_000));
@@ -292,7 +295,7 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     let other = SocketKey(KEY.0 + 1);
     let present = || {
         let socket = Socket { cookie: Some(8), ..socket_on_port(9090) };
-        Observation::Present { key: other, at: at(2), since: Since::Exact(at(1)), socket }
+        ScanFact::Present { key: other, at: at(2), since: Since::Exact(at(1)), socket }
     };
     engine.handle(enter(0));
     engine.handle(present());
@@ -313,7 +316,7 @@ fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() 
     for number in 0..3 {
         let key = SocketKey(KEY.0 + number);
         let socket = in_namespace(number);
-        engine.handle(Observation::Present { key, at: at(2), since: Since::Exact(at(1)), socket });
+        engine.handle(ScanFact::Present { key, at: at(2), since: Since::Exact(at(1)), socket });
     }
     assert!(engine.poll_timeout() <= Some(at(1002)), "{:?}", engine.poll_timeout());
     engine.handle_timeout(at(1002));
@@ -329,11 +332,11 @@ fn the_role_of_a_socket_is_unknown_if_listeners_were_not_seen() {
     for (saw_listeners, role) in [(true, Some(Role::Client)), (false, None)] {
         let mut engine = engine(Events::Stuck);
         let (key, socket) = (KEY, Socket { role: None, ..socket() });
-        engine.handle(Observation::Enter { key, at: at(0), socket, replaced: false });
+        engine.handle(SocketEvent::Enter { key, at: at(0), socket });
         engine.handle_timeout(at(10_000));
-        engine.handle(Observation::RefreshedAll { at: at(10_000) });
-        engine.handle(Observation::ScanEnded { began: at(10_000), blind: None, saw_listeners });
-        engine.handle(Observation::InspectedOwners { at: at(10_001), worked: Duration::ZERO });
+        engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+        engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners });
+        engine.handle(InspectionEnd::Owners { at: at(10_001), worked: Duration::ZERO });
         let outputs = outputs(&mut engine);
         let stuck = outputs
             .iter()
@@ -349,13 +352,13 @@ fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
     let mut engine = Engine::new(config, at(0));
     for number in 0..MANY {
         let key = SocketKey(KEY.0 + number);
-        engine.handle(Observation::Enter { key, at: at(0), socket: socket(), replaced: false });
+        engine.handle(SocketEvent::Enter { key, at: at(0), socket: socket() });
     }
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::RefreshedAll { at: at(10_000) });
-    engine.handle(Observation::ScanEnded { began: at(10_000), blind: None, saw_listeners: true });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     assert!(words(&mut engine).iter().all(|word| !word.starts_with("stuck")));
-    engine.handle(Observation::InspectedOwners { at: at(10_001), worked: Duration::ZERO });
+    engine.handle(InspectionEnd::Owners { at: at(10_001), worked: Duration::ZERO });
     let (mut told, mut most) = (0, 0);
     while let Some(output) = engine.poll_output() {
         told += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
@@ -397,7 +400,7 @@ fn an_idle_engine_wants_to_be_woken_for_its_window_only() {
 fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
     let mut engine = engine(Events::Stuck);
     let since = Since::Between { earliest: Some(at(0)), latest: at(100_000) };
-    engine.handle(Observation::Present { key: KEY, at: at(200_000), since, socket: socket() });
+    engine.handle(ScanFact::Present { key: KEY, at: at(200_000), since, socket: socket() });
     time_comes(&mut engine, 200_000);
     let stuck: Vec<_> = words(&mut engine).into_iter().filter(|word| word.starts_with("stuck")).collect();
     assert_eq!(stuck, ["stuck 100s"]);
@@ -412,9 +415,9 @@ fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
     stuck.collect()
 }
 
-fn enter_unaccepted() -> Observation {
+fn enter_unaccepted() -> SocketEvent {
     let socket = Socket { accepted: Some(false), inode: None, ..socket() };
-    Observation::Enter { key: KEY, at: at(0), socket, replaced: false }
+    SocketEvent::Enter { key: KEY, at: at(0), socket }
 }
 
 #[test]
@@ -434,7 +437,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket() });
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine), [(socket(), Class::Unknown)]);
 }
@@ -444,8 +447,8 @@ fn a_socket_still_in_the_backlog_is() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    let Observation::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
-    engine.handle(Observation::Refreshed { key: KEY, at: at(10_001), since: None, socket });
+    let SocketEvent::Enter { socket, .. } = enter_unaccepted() else { unreachable!() };
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_001), since: None, socket });
     answer(&mut engine, 10_000);
     assert_eq!(stuck(&mut engine)[0].1, Class::NeverAccepted);
 }
@@ -464,7 +467,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket_on_port(9) });
     answer(&mut engine, 10_000);
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
@@ -476,7 +479,7 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(leave(9_999, Some(0)));
-    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket() });
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
     answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, mem::offset_of, time::Duration};
 
 use closewait_engine::{
         decode::Decoder,
-        model::{Counters, Observation, Since},
+        model::{Counters, Observation, ScanFact, SocketEvent, Since},
         time::BootTime,
     };
 use closewait::recording::Item;
@@ -73,10 +73,10 @@ fn decode(play: &mut Play, taken: &[u8], length: usize) {
     }
     let Ok(observation) = DECODER.decode(&record) else { return };
     match &observation {
-        Observation::Present { at, since: Since::Between { earliest, latest }, .. } => {
+        Observation::Scan(ScanFact::Present { at, since: Since::Between { earliest, latest }, .. }) => {
             assert!(latest <= at && earliest.is_none_or(|earliest| earliest <= *latest));
         }
-        Observation::Leave { at, entered, .. } => assert!(entered.is_none_or(|entered| entered <= *at)),
+        Observation::Socket(SocketEvent::Leave { at, entered, .. }) => assert!(entered.is_none_or(|entered| entered <= *at)),
         _ => {}
     }
     let mut recorded = Vec::new();

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use closewait_engine::{
         Config, Engine, Events,
-        model::{Observation, Output},
+        model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
         query::{GroupBy, Form, Query},
         time::BootTime,
     };
@@ -43,9 +43,9 @@ impl Play {
 
     /// Answers as an agent does that has found out nothing.
     pub fn answer(&mut self, at: BootTime) {
-        self.engine.handle(Observation::RefreshedAll { at });
-        self.engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
-        self.engine.handle(Observation::InspectedOwners { at, worked: Duration::from_millis(1) });
+        self.engine.handle(RefreshEnd::Inspection { at });
+        self.engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
+        self.engine.handle(InspectionEnd::Owners { at, worked: Duration::from_millis(1) });
     }
 
     /// Takes all that the engine wants said and done, and looks at every line.

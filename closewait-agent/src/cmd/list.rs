@@ -20,7 +20,7 @@ use crate::{
         memory_limit,
         plan::{HookChoice, plan, unseen_sockets},
     },
-    intake::Intake,
+    recording::RecordingEngine,
     sink::answer,
     source::{
         self,
@@ -107,25 +107,25 @@ fn scan_once(query: &Query) -> anyhow::Result<Vec<u8>> {
         key_secret: source::key_secret(),
         ..Config::default()
     };
-    let mut intake = Intake::new(Engine::new(config, clock::now()), decoder, None);
+    let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
     // The programs are needed for as long as the scanner uses them.
     let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
-    let blind = scanner.everything(decoder, clock::now, |found| intake.found(found));
-    if intake.engine.has_unheld() {
-        let known = intake.engine.scan_began();
-        scanner.owners(&known, decoder, clock::now, |found| intake.found(found));
+    let blind = scanner.everything(decoder, clock::now, |found| engine.found(found));
+    if engine.state().has_unheld() {
+        let known = engine.scan_began();
+        scanner.owners(&known, decoder, clock::now, |found| engine.found(found));
     }
-    for what in blind.iter().map(String::as_str).chain(intake.engine.blind()) {
+    for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
     // For JSON, `answer::answer` returns it.
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
         log::warn!("{unseen}");
     }
-    let request = intake.engine.inspection_request(clock::now());
-    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| intake.found(found));
+    let request = engine.inspection_request(clock::now());
+    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| engine.found(found));
     let mut answer = Vec::new();
-    if let Some(missing) = answer::answer(&intake.engine, query, clock::now(), TimeAnchor::now(), &mut answer)? {
+    if let Some(missing) = answer::answer(engine.state(), query, clock::now(), TimeAnchor::now(), &mut answer)? {
         log::warn!("{missing}");
     }
     Ok(answer)

@@ -19,10 +19,9 @@ use crate::{
         open_files::OpenFiles,
         plan::{Degraded, HookChoice, Tracepoint, plan, unseen_sockets},
     },
-    intake::Intake,
     logging,
     memory::{self, Peak},
-    recording::Recorder,
+    recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
     sink::{Start, Writer},
     source::{
@@ -112,12 +111,12 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let began = clock::now();
     let recorder = args.record.as_deref();
     let recorder = recorder.map(|path| Recorder::create(path, args.record_max, &config, began)).transpose()?;
-    let mut intake = Intake::new(Engine::new(config, began), decoder, recorder);
+    let mut engine = RecordingEngine::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;
     let at = clock::now();
     if let Some(Pinned { kept, adoption: Adoption::All | Adoption::Maps, .. }) = programs.pinned() {
-        intake.fact(Observation::Resumed { reported: BootTime(kept.reported_ns), dwell: kept.reported.to_vec() });
+        engine.handle(Observation::Resumed { reported: BootTime(kept.reported_ns), dwell: kept.reported.to_vec() });
     }
     // What is there already goes in before the first record is read: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().chain(&limits.degraded).map(sentence).collect();
@@ -127,7 +126,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
     }
     let (scanner, proxy_peers) = programs.scanner()?;
-    let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut intake, &mut signals).await? else {
+    let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut engine, &mut signals).await? else {
         return Ok(());
     };
     degraded.extend(unseen);
@@ -172,7 +171,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let ring_records = ring_buffer_bytes as usize / SIZE;
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime { programs, ring, ring_records, kernel_log, intake, workers, pending, control, hooks, peak, sink, writer }
+    Runtime { programs, ring, ring_records, kernel_log, engine, workers, pending, control, hooks, peak, sink, writer }
         .run(&start, signals, end)
         .await
 }
@@ -181,7 +180,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
 async fn first_scan(
     scanner: Scanner,
     decoder: Decoder,
-    intake: &mut Intake,
+    engine: &mut RecordingEngine,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<(Scanner, Vec<String>)>> {
     let scan = FirstScan::begin(scanner, decoder);
@@ -193,7 +192,7 @@ async fn first_scan(
             () = signals.any() => return Ok(None),
             piece = scan.piece() => match piece {
                 Some(Piece::Ended(report)) => unseen = report.unseen,
-                Some(piece) => intake.piece(piece),
+                Some(piece) => engine.piece(piece),
                 None => return Ok(Some((scan.finish(), unseen))),
             }
         }

@@ -1,22 +1,26 @@
-//! Engine with a recorder: no call that changes the engine bypasses the recording.
+//! The one way into the engine of this process: it decodes what comes from the kernel, and records every call that changes
+//! the engine, if a recording was asked for.
 
-use std::{borrow::Cow, ops::Deref, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use super::{EarlyEnd, Item, Recorder};
 use crate::{
-    clock::TimeAnchor,
+    clock::{self, TimeAnchor},
     sink::{Mark, Start},
+    source::{files, scanner::ScanItem, worker::Piece},
 };
 use closewait_engine::{
     Engine,
+    decode::Decoder,
     model::{InspectionRequest, Observation, Output},
     time::BootTime,
 };
 
-/// Engine that records every call that changes it, if a recording was asked for. It can be read as an [`Engine`].
+/// Engine that decodes what comes in, and records every call that changes it, if a recording was asked for.
 #[derive(Debug)]
 pub struct RecordingEngine {
     engine: Engine,
+    decoder: Decoder,
     recording: Option<ActiveRecording>,
     /// A recording that has ended before the agent, and is not written to its end.
     ended: Option<Recorder>,
@@ -52,23 +56,63 @@ impl ActiveRecording {
     }
 }
 
-impl Deref for RecordingEngine {
-    type Target = Engine;
+impl RecordingEngine {
+    /// Without a `recorder` nothing is recorded.
+    pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
+        let recording = recorder.map(|recorder| ActiveRecording { recorder, polled: 0, anchor: None, shown: false });
+        Self { engine, decoder, recording, ended: None, failed: false }
+    }
 
-    fn deref(&self) -> &Engine {
+    /// Returns the engine, which can only be read this way.
+    pub fn state(&self) -> &Engine {
         &self.engine
     }
-}
 
-impl RecordingEngine {
-    /// Without a `recorder` nothing is kept.
-    pub fn new(engine: Engine, recorder: Option<Recorder>) -> Self {
-        let recording = recorder.map(|recorder| ActiveRecording { recorder, polled: 0, anchor: None, shown: false });
-        Self { engine, recording, ended: None, failed: false }
+    /// Returns how records are decoded.
+    pub fn decoder(&self) -> Decoder {
+        self.decoder
+    }
+
+    /// Reads how long the machine has been suspended, which decoding has to know: TCP's times stand still meanwhile.
+    pub fn notice_suspends(&mut self) {
+        self.decoder.suspended = clock::suspended();
+    }
+
+    /// Decodes one record and takes it in.
+    pub fn record(&mut self, bytes: &[u8]) {
+        match self.decoder.decode(bytes) {
+            Ok(observation) => self.handle(observation),
+            Err(error) => {
+                log::debug!("a record was not understood: {error}");
+                self.undecodable(clock::now());
+            }
+        }
+    }
+
+    /// Takes in an item of a scan or of an inspection.
+    pub fn found(&mut self, found: ScanItem<'_>) {
+        match found {
+            ScanItem::Record(bytes) => self.record(bytes),
+            ScanItem::Fact(observation) => self.handle(*observation),
+        }
+    }
+
+    /// Takes in a piece of the result of a scan or of an inspection. Its end changes nothing here.
+    pub fn piece(&mut self, piece: Piece) {
+        match piece {
+            Piece::Records(bytes) => {
+                let used = files::hand_over(&bytes, &mut |record| self.record(record));
+                // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+                bytes.get(used..).filter(|rest| !rest.is_empty()).into_iter().for_each(|rest| self.record(rest));
+            }
+            Piece::Facts(facts) => facts.into_iter().for_each(|fact| self.handle(fact)),
+            Piece::Ended(_) => {}
+        }
     }
 
     /// [`Engine::handle`].
-    pub fn handle(&mut self, observation: Observation) {
+    pub fn handle(&mut self, observation: impl Into<Observation>) {
+        let observation = observation.into();
         self.keep(|recording| recording.item(&Item::Fact(Cow::Borrowed(&observation))));
         self.engine.handle(observation);
     }

@@ -3,7 +3,7 @@
 //! # Format
 //!
 //! ```text
-//! closewait recording 1\n          a line of text: what this is, and the version of all that follows
+//! closewait recording 2\n          a line of text: what this is, and the version of all that follows
 //! frame frame frame ...            each: kind and length | check of this head | check of the payload | payload
 //! ```
 //!
@@ -25,6 +25,7 @@
 mod engine;
 mod file;
 mod frame;
+mod older;
 mod player;
 mod reader;
 mod recorder;
@@ -45,9 +46,11 @@ pub use self::{
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{Config, model::Observation, time::BootTime};
 
-/// The version that is written, and the only one that is read. To be raised when an item comes to mean something else, or
-/// when a member of one that has to be there is new.
-const VERSION: u32 = 1;
+/// Format that is written. To be raised when an item comes to mean something else, or when a member of one that has to be there
+/// is new.
+const VERSION: u32 = 2;
+/// Oldest format that is read: [`older`] converts its facts.
+const OLDEST_VERSION: u32 = 1;
 
 /// Something that happened to the engine or to its lines, in order: all that events depend on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,7 +85,7 @@ pub enum Item<'a> {
         lines: u64,
     },
     /// [`closewait_engine::Engine::scan_began`] was called.
-    #[serde(rename = "WalkBegan")]
+    #[serde(alias = "WalkBegan")]
     ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.
     Stopping,

@@ -3,8 +3,9 @@
 use std::io::{self, BufReader, Read};
 
 use super::{
-    Item, VERSION,
+    Item, OLDEST_VERSION, VERSION,
     frame::{FrameHead, FrameKind, HEAD, Inflate, MAX_ITEMS_BYTES, has_frame},
+    older,
 };
 
 /// What the first line of any version begins with.
@@ -47,7 +48,8 @@ pub enum RecordingReadError {
     Empty,
     /// It is of another version.
     #[error(
-        "the recording has format {0}, and this closewait reads format {VERSION}; play it with the one that recorded it"
+        "the recording has format {0}, and this closewait reads formats {OLDEST_VERSION} to {VERSION}\n\
+         hint: play it with the closewait that recorded it"
     )]
     Version(String),
     /// Something in it is not as it was written, and more comes after it.
@@ -85,6 +87,7 @@ pub struct Reader<R> {
     /// Bytes read.
     at: u64,
     inflate: Inflate,
+    version: u32,
     /// Where the frame of `items` begins.
     frame: u64,
     items: io::Cursor<Vec<u8>>,
@@ -100,7 +103,8 @@ impl<R: Read> Reader<R> {
     /// If this is no recording, or one of another version.
     pub fn new(from: R) -> Result<Self, RecordingReadError> {
         let (from, items) = (BufReader::new(from), io::Cursor::default());
-        let mut reader = Self { from, at: 0, inflate: Inflate::new(), frame: 0, items, end: None, failed: false };
+        let inflate = Inflate::new();
+        let mut reader = Self { from, at: 0, inflate, version: VERSION, frame: 0, items, end: None, failed: false };
         let line = reader.first_line()?;
         let Some((b'\n', line)) = line.split_last() else {
             if reader.at == 0 {
@@ -116,8 +120,10 @@ impl<R: Read> Reader<R> {
         let version = line.strip_prefix(NAME).and_then(|version| str::from_utf8(version).ok());
         match version.filter(|version| version.bytes().all(|byte| byte.is_ascii_digit())) {
             None => Err(RecordingReadError::NoRecording),
-            Some(version) if version.parse() == Ok(VERSION) => Ok(reader),
-            Some(version) => Err(RecordingReadError::Version(version.to_owned())),
+            Some(version) => match version.parse() {
+                Ok(known @ OLDEST_VERSION..=VERSION) => Ok(Self { version: known, ..reader }),
+                _ => Err(RecordingReadError::Version(version.to_owned())),
+            },
         }
     }
 
@@ -206,7 +212,10 @@ impl<R: Read> Iterator for Reader<R> {
                 return None;
             }
             if self.has_items() {
-                let item = rmp_serde::from_read(&mut self.items);
+                let item = match self.version {
+                    VERSION => rmp_serde::from_read(&mut self.items),
+                    _ => older::item(&mut self.items),
+                };
                 self.failed = item.is_err();
                 return Some(item.map_err(|source| RecordingReadError::Item { at: self.frame, source }));
             }

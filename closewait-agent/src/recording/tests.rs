@@ -4,12 +4,14 @@ use super::*;
 use crate::sink::{Sink as _, json::Json};
 use closewait_engine::{
     Engine, Events,
-    model::{Finding, Output, SocketKey},
+    decode::Decoder,
+    model::{Finding, InspectionEnd, Output, RefreshEnd, ScanEnd, SocketEvent, SocketKey},
     testing::socket,
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 pub(super) const BEGAN: BootTime = BootTime(1_000_000_000);
+pub(super) const DECODER: Decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
 
 pub(super) fn config() -> Config {
     Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, ..Config::default() }
@@ -75,7 +77,7 @@ struct Agent {
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), recorder);
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, recorder);
         let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);
@@ -109,22 +111,22 @@ impl Agent {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
-                Output::Refresh(_) => self.engine.handle(Observation::RefreshedAll { at: now }),
+                Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now }),
                 Output::ScanOwners => {
                     let _known = self.engine.scan_began();
-                    self.engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
+                    self.engine.handle(ScanEnd::Descriptors { began: now, blind: None, saw_listeners: true });
                 }
                 Output::InspectOwners(_) => {
-                    self.engine.handle(Observation::InspectedOwners { at: now, worked: Duration::from_millis(1) });
+                    self.engine.handle(InspectionEnd::Owners { at: now, worked: Duration::from_millis(1) });
                 }
                 Output::ReadCounters => {
                     self.engine.handle(Observation::Counters { at: now, counters: Box::default() });
                 }
                 Output::Audit { .. } => {
-                    self.engine.handle(Observation::Audited { began: now, at: now, complete: true, cost: None });
+                    self.engine.handle(ScanEnd::Audit { began: now, at: now, complete: true, cost: None });
                 }
                 Output::RefreshSuspects(_) => {
-                    self.engine.handle(Observation::RefreshedSuspects { at: now, complete: true });
+                    self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                 }
                 Output::RefreshLingering(_) | Output::Forget(_) => {}
             }
@@ -136,7 +138,7 @@ impl Agent {
         let mut socket = socket();
         socket.remote.port = 1000 + u16::try_from(number % 50_000).unwrap();
         let key = SocketKey(1 << 63 | number);
-        self.engine.handle(Observation::Enter { key, at, socket, replaced: false });
+        self.engine.handle(SocketEvent::Enter { key, at, socket });
     }
 
     /// Sockets that come and are stuck, lines that nobody reads unless `all` are read, and the end.

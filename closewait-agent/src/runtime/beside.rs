@@ -17,7 +17,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{Counters, InspectionRequest, Observation, SocketKey},
+    model::{Counters, InspectionEnd, InspectionRequest, RefreshEnd, ScanEnd, SocketKey},
     query::Query,
     time::BootTime,
 };
@@ -124,15 +124,15 @@ impl Runtime {
         };
         match refreshes.then {
             Then::Nothing => {}
-            Then::All => self.intake.fact(Observation::RefreshedAll { at: clock::now() }),
+            Then::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
             Then::Gone(began, lost) => {
                 if refreshes.complete && self.lost_none_since(lost) {
-                    self.intake.fact(Observation::RefreshedLingering { began });
+                    self.engine.handle(RefreshEnd::Lingering { began });
                 }
             }
             Then::Suspects { lost } => {
                 let complete = refreshes.complete && self.lost_none_since(lost);
-                self.intake.fact(Observation::RefreshedSuspects { at: clock::now(), complete });
+                self.engine.handle(RefreshEnd::Suspects { at: clock::now(), complete });
             }
         }
         true
@@ -145,7 +145,7 @@ impl Runtime {
             Ok(counters) => counters,
             Err(error) => {
                 self.complain(&format!("the kernel's counters cannot be read: {:#}", anyhow::Error::from(error)));
-                self.intake.engine.counters().clone()
+                self.engine.state().counters().clone()
             }
         }
     }
@@ -172,7 +172,7 @@ impl Runtime {
     }
 
     pub(super) fn find_owners(&mut self, purpose: Purpose) -> JobId {
-        let known = self.intake.engine.scan_began();
+        let known = self.engine.scan_began();
         self.begin(Job::Owners { known }, purpose)
     }
 
@@ -180,7 +180,7 @@ impl Runtime {
     pub(super) fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
         // Records of what has happened before go in before what is found.
         self.drain_all();
-        let id = self.workers.ask(job, self.intake.decoder(), clock::now());
+        let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
         id
     }
@@ -189,12 +189,12 @@ impl Runtime {
     pub(super) fn take(&mut self, answer: WorkerEvent) {
         match answer {
             WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
-            WorkerEvent::Piece(_, piece) => self.intake.piece(piece),
+            WorkerEvent::Piece(_, piece) => self.engine.piece(piece),
             WorkerEvent::GivenUp(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
-                    self.intake.fact(Observation::ScanFailed { at, why: why.clone() });
+                    self.engine.handle(ScanEnd::Failed { why: why.clone() });
                 }
                 self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });
             }
@@ -217,11 +217,11 @@ impl Runtime {
             Some(Purpose::Owners) => self.pending.worked += cpu,
             Some(Purpose::Audit) => {
                 let (complete, cost) = (unseen.is_empty(), Some(cpu));
-                self.intake.fact(Observation::Audited { began, at, complete, cost });
+                self.engine.handle(ScanEnd::Audit { began, at, complete, cost });
             }
             Some(Purpose::Inspection) => {
                 let worked = std::mem::take(&mut self.pending.worked) + cpu;
-                self.intake.fact(Observation::InspectedOwners { at, worked });
+                self.engine.handle(InspectionEnd::Owners { at, worked });
             }
             Some(Purpose::Question) | None => {}
         }
@@ -233,14 +233,14 @@ impl Runtime {
     /// Somebody asks: what is missing is found out first.
     pub(super) fn asked(&mut self, query: Query, asker: Asker) {
         let now = clock::now();
-        self.refresh(self.intake.engine.not_refreshed(now), RefreshKind::Waiting, Then::Nothing);
+        self.refresh(self.engine.state().not_refreshed(now), RefreshKind::Waiting, Then::Nothing);
         let gone = Then::Gone(now, self.lost());
-        self.refresh(self.intake.engine.descriptors_left(), RefreshKind::Lingering, gone);
-        let owners = self.intake.engine.owner_pids(MAX_OWNERS_CHECKED);
+        self.refresh(self.engine.state().descriptors_left(), RefreshKind::Lingering, gone);
+        let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
         let waits_for = if owners.into_iter().any(ended::has_ended) {
             // A scan that is running may have seen their descriptors.
             Some(self.find_owners(Purpose::Owners))
-        } else if self.intake.engine.wants_owner_scan(now) {
+        } else if self.engine.state().wants_owner_scan(now) {
             let scans = self.pending.jobs.iter().rev();
             let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
             Some(running.unwrap_or_else(|| self.find_owners(Purpose::Owners)))
@@ -259,7 +259,7 @@ impl Runtime {
             let late = question.until <= now;
             if !late && question.waits_for.is_none() && !question.named {
                 question.named = true;
-                let cgroups = self.intake.engine.unnamed_cgroups();
+                let cgroups = self.engine.state().unnamed_cgroups();
                 question.waits_for = (!cgroups.is_empty()).then(|| {
                     let request = InspectionRequest { cgroups, ..InspectionRequest::default() };
                     self.begin(Job::Inspect(Box::new(request)), Purpose::Question)
@@ -279,7 +279,7 @@ impl Runtime {
 
     pub(super) fn answer(&self, query: &Query, asker: Asker) {
         let mut body = asker.body();
-        let engine = &self.intake.engine;
+        let engine = self.engine.state();
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
             Ok(missing) => asker.answer(body, missing),
             Err(error) => asker.refuse(error.to_string()),

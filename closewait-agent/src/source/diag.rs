@@ -25,7 +25,7 @@ use crate::host::netns;
 use closewait_engine::{
     decode::Decoder,
     kill::{CurrentSocket, Sent},
-    model::{Listener, Observation, Protocol, Role, Since, Socket, Timer, TimerKind},
+    model::{Listener, Protocol, Role, ScanFact, Since, Socket, Timer, TimerKind},
     time::BootTime,
 };
 
@@ -124,7 +124,7 @@ impl ListedSocket {
     }
 
     /// Everything that is known of the socket.
-    pub fn observation(self, decoder: Decoder) -> Observation {
+    pub fn observation(self, decoder: Decoder) -> ScanFact {
         self.found.observation(decoder, self.asked, self.netns)
     }
 }
@@ -187,14 +187,14 @@ impl Blind {
 
 impl DiagSocket {
     /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
-    fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> Observation {
+    fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> ScanFact {
         let (at, after) = asked;
         let key = super::key_secret().key(Some(netns), self.local, self.remote);
         let inode = (self.inode != 0).then_some(self.inode.into());
         if self.state == state::LISTEN {
             let (local, backlog, backlog_max) = (self.local, self.receive_queue, self.send_queue);
             let listener = Listener { netns: Some(netns), local, backlog, backlog_max, inode };
-            return Observation::Listening { key, at, listener, owner: None };
+            return ScanFact::Listening { key, at, listener, owner: None };
         }
         let info = self.info.as_deref();
         let ages = info.map(|info| (info.last_ack_recv, info.last_data_recv));
@@ -224,7 +224,7 @@ impl DiagSocket {
             timer: self.timer_kind().map(|kind| Timer { kind, expires: at + self.expires, retries: self.retries }),
             opener: None,
         };
-        Observation::Present { key, at, since, socket }
+        ScanFact::Present { key, at, since, socket }
     }
 
     fn facts(&self) -> CurrentSocket {
@@ -311,8 +311,7 @@ pub fn fuzz(part: &[u8], decoder: Decoder, asked: (BootTime, BootTime)) {
     let mut found = Vec::new();
     let _last = parse(part, &mut found);
     for one in found {
-        if let Observation::Present { since: Since::Between { earliest, latest }, .. } =
-            one.observation(decoder, asked, 1)
+        if let ScanFact::Present { since: Since::Between { earliest, latest }, .. } = one.observation(decoder, asked, 1)
         {
             assert!(earliest.is_none_or(|earliest| earliest <= latest), "{earliest:?} {latest:?}");
         }

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{InspectionRequest, Observation},
+    model::{InspectionFact, InspectionRequest},
     text::harmless_path,
     workload::Workload,
 };
@@ -101,7 +101,7 @@ impl Inspector {
         }
         let at = clock::now();
         for process in sampling.finish(at) {
-            each(ScanItem::Fact(Box::new(Observation::Process { at, process: Box::new(process) })));
+            each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
     }
 
@@ -120,22 +120,22 @@ impl Inspector {
         }
         let patience = sampling.patience();
         // The least that there is to wait for comes first.
-        self.cgroups(&request.cgroups, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
+        self.cgroups(&request.cgroups, patience, |fact| each(ScanItem::fact(fact)));
         for (inode, place) in processes::places(&request.unheld, patience) {
-            each(ScanItem::Fact(Box::new(Observation::Placed { inode, place })));
+            each(ScanItem::fact(InspectionFact::Location { inode, place }));
         }
-        self.conntrack(&request.namespaces, patience, |observation| each(ScanItem::Fact(Box::new(observation))));
+        self.conntrack(&request.namespaces, patience, |fact| each(ScanItem::fact(fact)));
         sampling
     }
 
     /// Hands what runs in each of these cgroups to `each`, now: for an answer. Some ten microseconds for a cgroup, a quarter
     /// of a second at most if a file system does not answer. Those that cannot be found are left out.
-    pub fn workloads(&mut self, cgroups: &[u64], each: impl FnMut(Observation)) {
+    pub fn workloads(&mut self, cgroups: &[u64], each: impl FnMut(InspectionFact)) {
         self.cgroups(cgroups, &mut Patience::for_one_read(), each);
     }
 
     /// What runs in each of the cgroups that can be found.
-    fn cgroups(&mut self, wanted: &[u64], patience: &mut Patience, mut each: impl FnMut(Observation)) {
+    fn cgroups(&mut self, wanted: &[u64], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
         let wanted: Vec<u64> =
             wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < MAX_TRIES)).collect();
         if wanted.is_empty() {
@@ -171,13 +171,13 @@ impl Inspector {
             if let Some(pods) = &pods {
                 name(&mut workload, pods);
             }
-            each(Observation::Cgroup { id, workload: Box::new(workload) });
+            each(InspectionFact::Cgroup { id, workload: Box::new(workload) });
         }
     }
 
     /// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered or were
     /// looked into ahead.
-    fn conntrack(&self, wanted: &[u32], patience: &mut Patience, mut each: impl FnMut(Observation)) {
+    fn conntrack(&self, wanted: &[u32], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
         if wanted.is_empty() {
             return;
         }
@@ -199,7 +199,7 @@ impl Inspector {
         };
         deadline::each(namespaces, patience, enter, |namespace, told| tell(&mut timeouts, namespace.inode, told));
         for (netns, conntrack_close_wait) in timeouts {
-            each(Observation::Namespace { netns, conntrack_close_wait });
+            each(InspectionFact::Namespace { netns, conntrack_close_wait });
         }
     }
 }

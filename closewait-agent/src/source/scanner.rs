@@ -29,7 +29,7 @@ use super::{
 use crate::host::open_files;
 use closewait_engine::{
     decode::Decoder,
-    model::{Observation, SocketKey},
+    model::{Observation, ScanEnd, ScanFact, SocketKey},
     time::BootTime,
 };
 
@@ -46,6 +46,13 @@ pub enum ScanItem<'a> {
     Record(&'a [u8]),
     /// What was learned elsewhere.
     Fact(Box<Observation>),
+}
+
+impl ScanItem<'_> {
+    /// Makes one of a fact.
+    pub fn fact(fact: impl Into<Observation>) -> Self {
+        Self::Fact(Box::new(fact.into()))
+    }
 }
 
 /// Scans this host, by whatever it offers. There must be one scan at a time: the kernel program for open files has one place
@@ -146,20 +153,20 @@ impl Scanner {
     /// `saw_listeners` is whether the listeners of all network namespaces were seen.
     fn end(&self, began: BootTime, saw_listeners: io::Result<bool>, each: &mut impl FnMut(ScanItem<'_>)) {
         let end = match (&self.programs, saw_listeners) {
-            (_, Err(error)) => Observation::ScanFailed { at: began, why: cannot_list(&error) },
+            (_, Err(error)) => ScanEnd::Failed { why: cannot_list(&error) },
             (Some(programs), Ok(saw_listeners)) if programs.files.is_some() => {
                 // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
                 // kernel/bpf/task_iter.c at v5.11).
                 let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
-                Observation::ScanEnded { began, blind, saw_listeners }
+                ScanEnd::Descriptors { began, blind, saw_listeners }
             }
             (_, Ok(saw_listeners)) => {
-                let held = |inode, owner| each(ScanItem::Fact(Box::new(Observation::HeldInode { inode, owner })));
+                let held = |inode, owner| each(ScanItem::fact(ScanFact::InodeDescriptor { inode, owner }));
                 let blind = owners::scan(held);
-                Observation::ScanEnded { began, blind, saw_listeners }
+                ScanEnd::Descriptors { began, blind, saw_listeners }
             }
         };
-        each(ScanItem::Fact(Box::new(end)));
+        each(ScanItem::fact(end));
     }
 
     /// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
@@ -188,7 +195,7 @@ impl ScanPrograms {
 }
 
 fn fact(one: ListedSocket, decoder: Decoder) -> ScanItem<'static> {
-    ScanItem::Fact(Box::new(one.observation(decoder)))
+    ScanItem::fact(one.observation(decoder))
 }
 
 /// Does `work` while another thread lists sockets, and hands these to `each` after that. The thread waits when too many are

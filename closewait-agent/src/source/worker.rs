@@ -22,7 +22,7 @@ use super::{
 use crate::{clock, host::deadline};
 use closewait_engine::{
     decode::Decoder,
-    model::{InspectionRequest, Observation},
+    model::{InspectionRequest, Observation, ScanFact},
     time::BootTime,
 };
 
@@ -417,7 +417,7 @@ fn everything(scanner: &mut Scanner, sweep: bool, decoder: Decoder, to: &mut Out
         match scanner.entries() {
             Ok(entries) => {
                 for (key, entered) in entries {
-                    to.put(ScanItem::Fact(Box::new(Observation::Stored { key, entered })));
+                    to.put(ScanItem::fact(ScanFact::StoredEntry { key, entered }));
                 }
             }
             Err(error) => unseen.push(format!("the kernel's times of entry cannot be read: {error}")),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use closewait::recording::{Item, Reader, Recorder};
-use closewait_engine::model::Observation;
+use closewait_engine::model::{InspectionFact, Observation, RefreshFact, ScanFact, SocketEvent};
 
 use crate::scenario::Scenario;
 
@@ -42,39 +42,38 @@ pub(crate) fn keep_only(path: &Path, netns: u64) {
     kept.finish(Duration::from_secs(10)).expect("the recording");
 }
 
-/// Of the socket that it is about.
+/// Network namespace of the socket that a fact is about.
 fn namespace(fact: &Observation) -> Option<u32> {
     match fact {
-        Observation::Enter { socket, .. }
-        | Observation::Leave { socket, .. }
-        | Observation::Present { socket, .. }
-        | Observation::Held { socket, .. }
-        | Observation::Refreshed { socket, .. }
-        | Observation::Lingering { socket, .. } => socket.netns,
-        Observation::Listening { listener, .. } => listener.netns,
-        Observation::ProxyPeer { peer: leg, .. } => leg.socket.netns,
-        Observation::Holds { .. }
-        | Observation::HeldInode { .. }
-        | Observation::ScanEnded { .. }
-        | Observation::ScanFailed { .. }
-        | Observation::Process { .. }
-        | Observation::Cgroup { .. }
-        | Observation::Namespace { .. }
-        | Observation::Placed { .. }
-        | Observation::InspectedOwners { .. }
-        | Observation::RefreshedAll { .. }
-        | Observation::RefreshedLingering { .. }
-        | Observation::Resumed { .. }
-        | Observation::Stored { .. }
-        | Observation::Audited { .. }
-        | Observation::RefreshedSuspects { .. }
-        | Observation::Counters { .. } => None,
+        Observation::Socket(SocketEvent::Enter { socket, .. } | SocketEvent::Leave { socket, .. })
+        | Observation::Scan(
+            ScanFact::Present { socket, .. } | ScanFact::Owned { socket, .. } | ScanFact::Lingering { socket, .. },
+        )
+        | Observation::Refresh(RefreshFact::Present { socket, .. } | RefreshFact::Lingering { socket, .. }) => {
+            socket.netns
+        }
+        Observation::Scan(ScanFact::Listening { listener, .. }) => listener.netns,
+        Observation::Inspection(InspectionFact::ProxyPeer { peer, .. }) => peer.socket.netns,
+        Observation::Scan(
+            ScanFact::Descriptor { .. } | ScanFact::InodeDescriptor { .. } | ScanFact::StoredEntry { .. },
+        )
+        | Observation::Inspection(
+            InspectionFact::Process { .. }
+            | InspectionFact::Cgroup { .. }
+            | InspectionFact::Namespace { .. }
+            | InspectionFact::Location { .. },
+        )
+        | Observation::ScanEnd(_)
+        | Observation::RefreshEnd(_)
+        | Observation::InspectionEnd(_)
+        | Observation::Counters { .. }
+        | Observation::Resumed { .. } => None,
     }
 }
 
-/// The program of a process, as if it were in the usual place.
+/// Replaces the folder of the program of a process by the usual one.
 fn without_folder(mut fact: Observation) -> Observation {
-    if let Observation::Process { process, .. } = &mut fact
+    if let Observation::Inspection(InspectionFact::Process { process, .. }) = &mut fact
         && let Some(exe) = &mut process.exe
     {
         *exe = format!("/usr/bin/{}", exe.rsplit('/').next().unwrap_or_default());

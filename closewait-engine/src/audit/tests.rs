@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Config, Events,
-    model::{Counters, How, Observation},
+    model::{Counters, How, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent},
     testing::socket,
 };
 
@@ -23,12 +23,12 @@ fn engine() -> Engine {
     Engine::new(config, at(0))
 }
 
-fn enter(key: SocketKey, millis: u64) -> Observation {
-    Observation::Enter { key, at: at(millis), socket: socket(), replaced: false }
+fn enter(key: SocketKey, millis: u64) -> SocketEvent {
+    SocketEvent::Enter { key, at: at(millis), socket: socket() }
 }
 
-fn present(key: SocketKey, millis: u64, since: Since) -> Observation {
-    Observation::Present { key, at: at(millis), since, socket: socket() }
+fn present(key: SocketKey, millis: u64, since: Since) -> ScanFact {
+    ScanFact::Present { key, at: at(millis), since, socket: socket() }
 }
 
 /// What the engine wants done, but for what it says and counts.
@@ -48,21 +48,21 @@ fn said_and_wanted(engine: &mut Engine) -> (Vec<Finding>, Vec<Output>) {
     (said, wanted)
 }
 
-/// An audit at `millis`, with what the scan and the look find.
+/// An audit at `millis`, with what the scan and the refresh find.
 fn audit(
     engine: &mut Engine,
     millis: u64,
-    walk: Vec<Observation>,
-    look: Vec<Observation>,
+    scan: Vec<ScanFact>,
+    refresh: Vec<Observation>,
 ) -> (Vec<Finding>, Vec<Output>) {
     wanted(engine);
     engine.audit.hurry(at(millis));
     engine.handle_timeout(at(millis));
     assert_eq!(wanted(engine), [Output::Audit { sweep: true }]);
-    walk.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::Audited { began: at(millis), at: at(millis + 10), complete: false, cost: None });
-    look.into_iter().for_each(|found| engine.handle(found));
-    engine.handle(Observation::RefreshedSuspects { at: at(millis + 20), complete: true });
+    scan.into_iter().for_each(|found| engine.handle(found));
+    engine.handle(ScanEnd::Audit { began: at(millis), at: at(millis + 10), complete: false, cost: None });
+    refresh.into_iter().for_each(|found| engine.handle(found));
+    engine.handle(RefreshEnd::Suspects { at: at(millis + 20), complete: true });
     said_and_wanted(engine)
 }
 
@@ -131,7 +131,7 @@ fn a_phantom_is_removed_and_its_leaving_told() {
 fn one_that_only_the_walk_could_not_see_stays() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
-    let look = vec![Observation::Refreshed { key: KEY, at: at(9_015), since: None, socket: socket() }];
+    let look = vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()];
     let (said, _) = audit(&mut engine, 9_000, vec![], look);
     assert_eq!((health(&said), engine.totals().tracked), (None, 1));
 }
@@ -143,8 +143,8 @@ fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
         engine.handle(enter(KEY, 1_000));
         engine.audit.hurry(at(9_000));
         engine.handle_timeout(at(9_000));
-        engine.handle(Observation::Audited { began: at(9_000), at: at(9_010), complete, cost: None });
-        engine.handle(Observation::RefreshedSuspects { at: at(9_020), complete: false });
+        engine.handle(ScanEnd::Audit { began: at(9_000), at: at(9_010), complete, cost: None });
+        engine.handle(RefreshEnd::Suspects { at: at(9_020), complete: false });
         assert_eq!((engine.totals().phantom, engine.totals().tracked), (removed, 1 - removed), "{complete}");
     }
 }
@@ -154,16 +154,19 @@ fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
     for entered in [None, Some(9_012)] {
         let mut engine = engine();
         engine.handle(enter(KEY, 1_000));
-        let mut look = vec![Observation::Leave {
-            key: KEY,
-            at: at(9_011),
-            entered: Some(at(1_000)),
-            socket: socket(),
-            how: How::Closed,
-            closer: None,
-            fd_open: Some(false),
-        }];
-        look.extend(entered.map(|millis| enter(KEY, millis)));
+        let mut look = vec![
+            SocketEvent::Leave {
+                key: KEY,
+                at: at(9_011),
+                entered: Some(at(1_000)),
+                socket: socket(),
+                how: How::Closed,
+                closer: None,
+                fd_open: Some(false),
+            }
+            .into(),
+        ];
+        look.extend(entered.map(|millis| enter(KEY, millis).into()));
         let (said, _) = audit(&mut engine, 9_000, vec![], look);
         assert_eq!((health(&said), engine.totals().tracked), (None, u64::from(entered.is_some())));
     }
@@ -173,9 +176,9 @@ fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
 fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
     for there in [true, false] {
         let mut engine = engine();
-        let walk = vec![Observation::Stored { key: KEY, entered: at(1_000) }];
+        let walk = vec![ScanFact::StoredEntry { key: KEY, entered: at(1_000) }];
         let look = if there {
-            vec![Observation::Refreshed { key: KEY, at: at(9_015), since: None, socket: socket() }]
+            vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()]
         } else {
             vec![]
         };
@@ -193,6 +196,7 @@ fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
 #[test]
 fn a_time_of_entry_just_stored_belongs_to_a_record_that_comes() {
     let mut engine = engine();
-    let (said, wanted) = audit(&mut engine, 9_000, vec![Observation::Stored { key: KEY, entered: at(8_950) }], vec![]);
+    let (said, wanted) =
+        audit(&mut engine, 9_000, vec![ScanFact::StoredEntry { key: KEY, entered: at(8_950) }], vec![]);
     assert_eq!((health(&said), wanted.len()), (None, 1));
 }

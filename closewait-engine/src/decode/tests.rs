@@ -31,8 +31,7 @@ fn record() -> Record {
         sent_bytes: 0,
         netns: 4_026_531_840,
         unread_bytes: 6,
-        last_ack_ticks: 0,
-        last_data_ticks: 0,
+        opened_ns: 0,
         pid: 0,
         fd: -1,
         local_address: v4(5),
@@ -61,14 +60,16 @@ fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option
     let flags = flag::SOCK | flags;
     let left =
         Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
-    let Ok(Observation::Leave { how, fd_open, .. }) = decode(&left) else { panic!("{left:?} is a leaving") };
+    let Ok(Observation::Socket(SocketEvent::Leave { how, fd_open, .. })) = decode(&left) else {
+        panic!("{left:?} is a leaving")
+    };
     (how, fd_open)
 }
 
 #[test]
 fn an_entry_is_read_field_by_field() {
-    let Ok(Observation::Enter { key, at, socket, replaced }) = decode(&record()) else { panic!("an entry") };
-    assert_eq!((key, at, replaced), (SocketKey(0xffff_8880_0000_1000), BootTime(5_000_000_000), false));
+    let Ok(Observation::Socket(SocketEvent::Enter { key, at, socket })) = decode(&record()) else { panic!("an entry") };
+    assert_eq!((key, at), (SocketKey(0xffff_8880_0000_1000), BootTime(5_000_000_000)));
     let expected = Socket {
         cookie: Some(77),
         netns: Some(4_026_531_840),
@@ -96,14 +97,15 @@ fn an_entry_is_read_field_by_field() {
 
 #[test]
 fn the_decoder_reads_the_fields_where_the_struct_has_them() {
-    let all =
-        Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, last_ack_ticks: 3, ..record() };
+    let all = Record { pid: 7, comm: *b"0123456789abcdef", shutdown: 3, sk_err: -5, _pad: 9, opened_ns: 3, ..record() };
     assert_eq!(read(&bytes(&all)), Ok((all, Detail::EMPTY)));
     let record = Record { kind: kind::REFRESHED, ..all };
     let detail = Detail {
         acked_bytes: 1,
         send_queue_bytes: 2,
         last_sent_ticks: 3,
+        last_ack_ticks: 9,
+        last_data_ticks: 10,
         timer_ticks: -4,
         backlog: 5,
         backlog_max: 6,
@@ -117,7 +119,7 @@ fn the_decoder_reads_the_fields_where_the_struct_has_them() {
 #[test]
 fn what_has_no_flag_is_unknown() {
     let bare = Record { flags: 0, cookie: 0, netns: 0, inode: 0, ..record() };
-    let Ok(Observation::Enter { socket, .. }) = decode(&bare) else { panic!("an entry") };
+    let Ok(Observation::Socket(SocketEvent::Enter { socket, .. })) = decode(&bare) else { panic!("an entry") };
     let Socket { cookie, netns, role, inode, cgroup, accepted, unread_bytes, keepalive, .. } = socket;
     assert_eq!((cookie, netns, role, inode), (None, None, None, None));
     assert_eq!((cgroup, accepted, unread_bytes, keepalive), (None, None, None, None));
@@ -128,7 +130,7 @@ fn an_ipv6_address_stays_and_a_mapped_one_becomes_ipv4() {
     let mut six = record();
     six.family = AF_INET6;
     six.local_address = Ipv6Addr::LOCALHOST.octets();
-    let Ok(Observation::Enter { socket, .. }) = decode(&six) else { panic!("an entry") };
+    let Ok(Observation::Socket(SocketEvent::Enter { socket, .. })) = decode(&six) else { panic!("an entry") };
     assert_eq!(socket.local.address, IpAddr::V6(Ipv6Addr::LOCALHOST));
     assert_eq!(socket.remote.address, IpAddr::from([10, 0, 0, 9]));
 }
@@ -160,27 +162,26 @@ fn every_way_of_leaving_is_told() {
 fn without_offsets_only_the_states_tell_how_it_left() {
     let left = |new_state| Record { kind: kind::LEAVE, old_state: 8, new_state, flags: 0, ..record() };
     for (new_state, expected) in [(9, How::Closed), (7, How::Unknown)] {
-        let Ok(Observation::Leave { how, fd_open, closer, .. }) = decode(&left(new_state)) else { panic!("a leaving") };
+        let Ok(Observation::Socket(SocketEvent::Leave { how, fd_open, closer, .. })) = decode(&left(new_state)) else {
+            panic!("a leaving")
+        };
         assert_eq!((how, fd_open, closer), (expected, None, None));
     }
 }
 
 #[test]
 fn the_age_of_an_older_socket_is_an_interval() {
-    let found = Record {
-        kind: kind::PRESENT,
-        entered_ns: 0,
-        flags: flag::SOCK | flag::AGES,
-        last_ack_ticks: 250,
-        last_data_ticks: 450,
-        ..record()
-    };
+    let record = Record { kind: kind::PRESENT, entered_ns: 0, flags: flag::SOCK | flag::AGES, ..record() };
+    let detail = Detail { last_ack_ticks: 250, last_data_ticks: 450, ..Detail::EMPTY };
+    let found = detailed_bytes(&Detailed { record, detail });
     let decoder = Decoder { suspended: Duration::from_secs(1), ..DECODER };
-    let Ok(Observation::Present { at, since, .. }) = decoder.decode(&bytes(&found)) else { panic!("a socket found") };
+    let Ok(Observation::Scan(ScanFact::Present { at, since, .. })) = decoder.decode(&found) else {
+        panic!("a socket found")
+    };
     let millis = Duration::from_millis;
     assert_eq!(since, Since::Between { earliest: Some(at - millis(1804 + 1000)), latest: at - millis(996) });
-    let unknown = Record { flags: flag::SOCK, ..found };
-    let Ok(Observation::Present { since, .. }) = decode(&unknown) else { panic!("a socket found") };
+    let unknown = Record { flags: flag::SOCK, ..record };
+    let Ok(Observation::Scan(ScanFact::Present { since, .. })) = decode(&unknown) else { panic!("a socket found") };
     assert_eq!(since, Since::Between { earliest: None, latest: at });
 }
 
@@ -188,7 +189,7 @@ fn the_age_of_an_older_socket_is_an_interval() {
 fn a_holder_is_read() {
     let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
     let held = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, pid: 42, fd: 7, comm, ..record() };
-    let Ok(Observation::Held { owner, .. }) = decode(&held) else { panic!("a descriptor") };
+    let Ok(Observation::Scan(ScanFact::Owned { owner, .. })) = decode(&held) else { panic!("a descriptor") };
     assert_eq!((owner.task.pid, owner.fd, owner.task.comm.as_str()), (42, 7, "worker"));
 }
 
@@ -211,7 +212,7 @@ fn a_hold_is_read_and_nothing_but_a_whole_one() {
         // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(hold).cast::<u8>(), HOLD_SIZE) }.to_vec()
     };
-    let Ok(Observation::Holds { key, at, inode, owner }) = DECODER.decode(&bytes(&hold)) else {
+    let Ok(Observation::Scan(ScanFact::Descriptor { key, at, inode, owner })) = DECODER.decode(&bytes(&hold)) else {
         panic!("a descriptor")
     };
     assert_eq!((key, at, inode, owner.task.pid, owner.fd), (SocketKey(5), Some(BootTime(8)), 99, 42, 7));
@@ -261,10 +262,11 @@ fn a_record_about_a_change_has_no_details_and_others_have_them() {
 #[test]
 fn times_of_the_connection_and_its_timer_are_read() {
     let flags = flag::SOCK | flag::TCP | flag::AGES | flag::SENT | flag::SEND_QUEUE | flag::TIMER;
-    let record =
-        Record { kind: kind::REFRESHED, flags, last_ack_ticks: 10, last_data_ticks: 20, sent_bytes: 5, ..record() };
+    let record = Record { kind: kind::REFRESHED, flags, sent_bytes: 5, ..record() };
     let detail = Detail {
         last_sent_ticks: 15,
+        last_ack_ticks: 10,
+        last_data_ticks: 20,
         send_queue_bytes: 3,
         acked_bytes: 2,
         timer: timer::KEEPALIVE,
@@ -272,7 +274,8 @@ fn times_of_the_connection_and_its_timer_are_read() {
         timer_retries: 1,
         ..Detail::EMPTY
     };
-    let Ok(Observation::Refreshed { at, socket, .. }) = DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
+    let Ok(Observation::Refresh(RefreshFact::Present { at, socket, .. })) =
+        DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
     else {
         panic!("a look")
     };
@@ -290,10 +293,10 @@ fn who_connected_a_socket_makes_it_a_client() {
         flags: flag::OPENER,
         pid: 7,
         comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
-        entered_ns: 1_000_000_000,
+        opened_ns: 1_000_000_000,
         ..record()
     };
-    let Ok(Observation::Enter { socket, .. }) = decode(&entered) else { panic!("an entry") };
+    let Ok(Observation::Socket(SocketEvent::Enter { socket, .. })) = decode(&entered) else { panic!("an entry") };
     let opener = socket.opener.expect("its opener");
     assert_eq!((opener.task.pid, opener.task.comm.as_str(), opener.at), (7, "curl", BootTime(1_000_000_000)));
     assert_eq!(socket.role, Some(Role::Client));
@@ -305,16 +308,20 @@ fn listeners_legs_and_lingering_descriptors_are_told_apart() {
     let listening = of(kind::LISTENING, 10, flag::LISTENER);
     let detail = Detail { backlog: 3, backlog_max: 128, ..Detail::EMPTY };
     let bytes = detailed_bytes(&Detailed { record: listening, detail });
-    let Ok(Observation::Listening { listener, owner, .. }) = DECODER.decode(&bytes) else { panic!("a listener") };
+    let Ok(Observation::Scan(ScanFact::Listening { listener, owner, .. })) = DECODER.decode(&bytes) else {
+        panic!("a listener")
+    };
     assert_eq!((listener.backlog, listener.backlog_max, listener.local.port, owner), (3, 128, 8080, None));
     let held = of(kind::LISTENING, 10, flag::LISTENER | flag::TASK);
-    assert!(matches!(decode(&held), Ok(Observation::Listening { owner: Some(_), .. })));
+    assert!(matches!(decode(&held), Ok(Observation::Scan(ScanFact::Listening { owner: Some(_), .. }))));
     for state in [state::CLOSE, state::LAST_ACK] {
         let lingering = of(kind::LINGERING, state, flag::TASK);
-        assert!(matches!(decode(&lingering), Ok(Observation::Lingering { owner: Some(_), .. })));
+        assert!(matches!(decode(&lingering), Ok(Observation::Scan(ScanFact::Lingering { .. }))));
+        let refreshed = of(kind::LINGERING, state, 0);
+        assert!(matches!(decode(&refreshed), Ok(Observation::Refresh(RefreshFact::Lingering { .. }))));
     }
     let record = of(kind::PROXY_PEER, state::FIN_WAIT2, flag::TASK);
-    let Ok(Observation::ProxyPeer { peer, .. }) = decode(&record) else { panic!("a leg") };
+    let Ok(Observation::Inspection(InspectionFact::ProxyPeer { peer, .. })) = decode(&record) else { panic!("a leg") };
     assert_eq!(peer.state, Connection::FinWait2);
     for (kind, state) in [(kind::LISTENING, 1), (kind::LINGERING, 1), (kind::PROXY_PEER, 8)] {
         let refused = decode(&of(kind, state, flag::TASK | flag::LISTENER));

@@ -9,7 +9,8 @@ use super::*;
 use crate::{
     Config, Engine,
     model::{
-        Class, Counters, Endpoint, Finding, How, Limit, Observation, Output, Pileup, PileupEnd, Role, Socket, SocketKey,
+        Class, Counters, Endpoint, Finding, How, InspectionEnd, InspectionFact, Limit, Observation, Output, Pileup,
+        PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
     testing::{owner, process, socket_on_port},
 };
@@ -57,14 +58,14 @@ fn play(lives: &[Life], end: u64) -> Said {
         ..Config::default()
     };
     let mut engine = Engine::new(config, at(0));
-    let mut records = BTreeMap::<(u64, u64, bool), Observation>::new();
+    let mut records = BTreeMap::<(u64, u64, bool), SocketEvent>::new();
     for (number, life) in (0_u64..).zip(lives) {
         let (key, socket) = (SocketKey((1 << 63) + number), life.socket.clone());
-        let enter = Observation::Enter { key, at: at(life.enters), socket: socket.clone(), replaced: false };
+        let enter = SocketEvent::Enter { key, at: at(life.enters), socket: socket.clone() };
         records.insert((life.enters, number, false), enter);
         let (entered, fd_open) = (Some(at(life.enters)), Some(false));
         let leave =
-            Observation::Leave { key, at: at(life.leaves), entered, socket, how: How::Closed, closer: None, fd_open };
+            SocketEvent::Leave { key, at: at(life.leaves), entered, socket, how: How::Closed, closer: None, fd_open };
         records.insert((life.leaves, number, true), leave);
     }
     let mut records = records.into_iter().peekable();
@@ -78,10 +79,9 @@ fn play(lives: &[Life], end: u64) -> Said {
             && *millis <= now
             && let Some((_, record)) = records.next()
         {
-            if let Observation::Enter { key, socket, .. } = &record {
-                there.insert(*key, socket.clone());
-            } else if let Observation::Leave { key, .. } = &record {
-                there.remove(key);
+            match &record {
+                SocketEvent::Enter { key, socket, .. } => drop(there.insert(*key, socket.clone())),
+                SocketEvent::Leave { key, .. } => drop(there.remove(key)),
             }
             engine.handle(record);
         }
@@ -89,18 +89,18 @@ fn play(lives: &[Life], end: u64) -> Said {
         while let Some(output) = engine.poll_output() {
             let at = at(now);
             match output {
-                Output::Refresh(_) => engine.handle(Observation::RefreshedAll { at }),
+                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at }),
                 Output::ScanOwners => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
-                        engine.handle(Observation::Holds { key, at: None, inode, owner: owner("server", 7, 9) });
+                        engine.handle(ScanFact::Descriptor { key, at: None, inode, owner: owner("server", 7, 9) });
                     }
-                    engine.handle(Observation::ScanEnded { began: at, blind: None, saw_listeners: true });
+                    engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
                 }
                 Output::InspectOwners(_) => {
                     let process = Box::new(process("server", 7, Some((20 + there.len() as u64, 1024))));
-                    engine.handle(Observation::Process { at, process });
-                    engine.handle(Observation::InspectedOwners { at, worked: Duration::from_millis(1) });
+                    engine.handle(InspectionFact::Process { at, process });
+                    engine.handle(InspectionEnd::Owners { at, worked: Duration::from_millis(1) });
                 }
                 Output::Finding(Finding::Pileup { pileup, .. }) => said.pileups.push((now, *pileup)),
                 Output::Finding(Finding::PileupEnd { end, .. }) => said.ends.push((now, *end)),
@@ -108,10 +108,8 @@ fn play(lives: &[Life], end: u64) -> Said {
                     let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                     engine.handle(Observation::Counters { at, counters });
                 }
-                Output::Audit { .. } => {
-                    engine.handle(Observation::Audited { began: at, at, complete: false, cost: None })
-                }
-                Output::RefreshSuspects(_) => engine.handle(Observation::RefreshedSuspects { at, complete: false }),
+                Output::Audit { .. } => engine.handle(ScanEnd::Audit { began: at, at, complete: false, cost: None }),
+                Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at, complete: false }),
                 Output::Finding(_) | Output::RefreshLingering(_) | Output::Forget(_) => {}
             }
         }

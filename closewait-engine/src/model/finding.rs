@@ -198,15 +198,15 @@ pub enum Finding {
 /// Processes, cgroups, sockets and namespaces to inspect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InspectionRequest {
-    /// Processes: hand in [`super::Observation::Process`].
+    /// Processes: hand in [`super::InspectionFact::Process`].
     pub processes: Vec<u32>,
-    /// Processes whose other connections matter: hand in [`super::Observation::ProxyPeer`].
+    /// Processes whose other connections matter: hand in [`super::InspectionFact::ProxyPeer`].
     pub connections_of: Vec<u32>,
-    /// Cgroups: hand in [`super::Observation::Cgroup`].
+    /// Cgroups: hand in [`super::InspectionFact::Cgroup`].
     pub cgroups: Vec<u64>,
-    /// Inodes of sockets that no process holds: hand in [`super::Observation::Placed`].
+    /// Inodes of sockets that no process holds: hand in [`super::InspectionFact::Location`].
     pub unheld: Vec<u64>,
-    /// Network namespaces: hand in [`super::Observation::Namespace`].
+    /// Network namespaces: hand in [`super::InspectionFact::Namespace`].
     pub namespaces: Vec<u32>,
 }
 
@@ -217,23 +217,23 @@ pub enum Output {
     /// Show this.
     Finding(Finding),
     /// Look whether a program still has a descriptor of these sockets, whose connections are over, and hand in those of
-    /// which that is so as [`super::Observation::Lingering`]. An [`Output::Refresh`] follows.
+    /// which that is so as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
     RefreshLingering(Vec<SocketKey>),
-    /// Look at these sockets anew and hand in what is found as [`super::Observation::Refreshed`], at the end
-    /// [`super::Observation::RefreshedAll`].
+    /// Look at these sockets anew and hand in what is found as [`super::RefreshFact::Present`], at the end
+    /// [`super::RefreshEnd::Inspection`].
     Refresh(Vec<SocketKey>),
-    /// Find all who hold a socket in CLOSE_WAIT: hand in [`super::Observation::Held`], [`super::Observation::Listening`] and
-    /// [`super::Observation::Lingering`], at the end [`super::Observation::ScanEnded`].
+    /// Find all who hold a socket in CLOSE_WAIT: hand in [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
+    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`].
     ScanOwners,
-    /// Look at the owners, at the end [`super::Observation::InspectedOwners`].
+    /// Look at the owners, at the end [`super::InspectionEnd::Owners`].
     InspectOwners(InspectionRequest),
-    /// Hand in everything that is there as [`super::Observation::Present`] and the like, with `sweep` also every time of
-    /// entry that the kernel keeps as [`super::Observation::Stored`], at the end [`super::Observation::Audited`].
+    /// Hand in everything that is there as [`super::ScanFact::Present`] and the like, with `sweep` also every time of
+    /// entry that the kernel keeps as [`super::ScanFact::StoredEntry`], at the end [`super::ScanEnd::Audit`].
     Audit {
         /// Whether the kernel's map is to be read.
         sweep: bool,
     },
-    /// Look at these sockets as with [`Output::Refresh`], at the end [`super::Observation::RefreshedSuspects`].
+    /// Look at these sockets as with [`Output::Refresh`], at the end [`super::RefreshEnd::Suspects`].
     RefreshSuspects(Vec<SocketKey>),
     /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
     Forget(Vec<(SocketKey, BootTime)>),

@@ -1,4 +1,4 @@
-//! What comes in.
+//! The facts that come in, one enum for each place they come from.
 
 use std::time::Duration;
 
@@ -10,22 +10,53 @@ use crate::{process::Process, text::harmless_field, time::BootTime, workload::Wo
 /// One fact from outside, with the time at which it held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observation {
+    /// A socket changed its state.
+    Socket(SocketEvent),
+    /// A scan found something.
+    Scan(ScanFact),
+    /// A scan ended.
+    ScanEnd(ScanEnd),
+    /// A refresh found a socket.
+    Refresh(RefreshFact),
+    /// A refresh ended.
+    RefreshEnd(RefreshEnd),
+    /// An inspection found something.
+    Inspection(InspectionFact),
+    /// An inspection ended.
+    InspectionEnd(InspectionEnd),
+    /// The agent read the kernel's counters, the answer to [`super::Output::ReadCounters`].
+    Counters {
+        /// When they were read.
+        at: BootTime,
+        /// Since the program was loaded.
+        counters: Box<Counters>,
+    },
+    /// The agent continues where an earlier one has stopped.
+    Resumed {
+        /// When the last window of the histograms ended.
+        reported: BootTime,
+        /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
+        dwell: Vec<u64>,
+    },
+}
+
+/// Change of a socket's state, from the kernel's ring buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketEvent {
     /// A socket entered CLOSE_WAIT.
     Enter {
-        /// Which.
+        /// The socket.
         key: SocketKey,
-        /// When.
+        /// When it entered.
         at: BootTime,
         /// What is known of it.
         socket: Socket,
-        /// The kernel still had an entry for this key: a leaving was missed.
-        replaced: bool,
     },
     /// A socket left CLOSE_WAIT.
     Leave {
-        /// Which.
+        /// The socket.
         key: SocketKey,
-        /// When.
+        /// When it left.
         at: BootTime,
         /// When it entered, if the kernel saw that.
         entered: Option<BootTime>,
@@ -33,14 +64,19 @@ pub enum Observation {
         socket: Socket,
         /// How it left.
         how: How,
-        /// Who closed it.
+        /// The task that closed it.
         closer: Option<Task>,
         /// Whether a program still has a descriptor for it.
         fd_open: Option<bool>,
     },
-    /// A snapshot found a socket in CLOSE_WAIT.
+}
+
+/// Part of the result of a scan: the one at the start, [`super::Output::ScanOwners`] or [`super::Output::Audit`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScanFact {
+    /// A socket in CLOSE_WAIT.
     Present {
-        /// Which.
+        /// The socket.
         key: SocketKey,
         /// When it was found.
         at: BootTime,
@@ -49,9 +85,9 @@ pub enum Observation {
         /// What is known of it.
         socket: Socket,
     },
-    /// A snapshot found a descriptor of a socket in CLOSE_WAIT.
-    Held {
-        /// Which socket.
+    /// A descriptor of a socket in CLOSE_WAIT, with the socket.
+    Owned {
+        /// The socket.
         key: SocketKey,
         /// When it was found.
         at: BootTime,
@@ -60,33 +96,32 @@ pub enum Observation {
         /// What is known of it.
         socket: Socket,
         /// The descriptor.
-        #[serde(rename = "holder")]
+        #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A scan of open files found a descriptor of a socket that is known.
-    Holds {
-        /// Which socket.
+    /// A descriptor of a socket that is tracked.
+    Descriptor {
+        /// The socket.
         key: SocketKey,
         /// When it was found; `None` in recordings of older versions.
-        #[serde(default)]
         at: Option<BootTime>,
-        /// Its inode.
+        /// Inode of the socket.
         inode: u64,
         /// The descriptor.
-        #[serde(rename = "holder")]
+        #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A scan of open files that knows nothing else of a socket than its inode found a descriptor.
-    HeldInode {
-        /// Of which socket.
+    /// A descriptor of a socket of which only the inode is known.
+    InodeDescriptor {
+        /// Inode of the socket.
         inode: u64,
         /// The descriptor.
-        #[serde(rename = "holder")]
+        #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A scan of open files found one of a socket whose connection is over: out of CLOSE_WAIT, or found so.
+    /// A descriptor of a socket whose connection is over: out of CLOSE_WAIT, or found so.
     Lingering {
-        /// Which socket.
+        /// The socket.
         key: SocketKey,
         /// When it was found.
         at: BootTime,
@@ -94,155 +129,181 @@ pub enum Observation {
         socket: Socket,
         /// How its connection ended, as far as its error still tells.
         how: How,
-        /// The descriptor; `None` if it was the answer to a look.
-        #[serde(rename = "holder")]
-        owner: Option<Owner>,
+        /// The descriptor.
+        #[serde(alias = "holder")]
+        owner: Owner,
     },
-    /// A scan found a socket that listens.
+    /// A socket that listens.
     Listening {
-        /// Which.
+        /// The socket.
         key: SocketKey,
         /// When it was found.
         at: BootTime,
         /// What is known of it.
         listener: Listener,
         /// A descriptor of it, if the scan was one over open files.
-        #[serde(rename = "holder")]
+        #[serde(alias = "holder")]
         owner: Option<Owner>,
     },
-    /// A scan of the open files of one process found another connection.
-    #[serde(rename = "Leg")]
-    ProxyPeer {
-        /// Which.
+    /// A time of entry that the kernel stores.
+    StoredEntry {
+        /// The socket.
         key: SocketKey,
-        /// When it was found.
-        at: BootTime,
-        /// What is known of it.
-        #[serde(rename = "leg")]
-        peer: ProxyPeer,
-        /// The descriptor.
-        #[serde(rename = "holder")]
-        owner: Owner,
+        /// When it entered.
+        entered: BootTime,
     },
-    /// The end of a scan of the open files of all processes, the answer to [`super::Output::ScanOwners`].
-    #[serde(rename = "WalkEnded")]
-    ScanEnded {
-        /// When it began: a descriptor that was not found and is older than this is gone.
+}
+
+/// End of a scan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScanEnd {
+    /// All descriptors were read that can be read.
+    Descriptors {
+        /// When the scan began: a descriptor that was not found and is older than this is gone.
         began: BootTime,
-        /// Why not all processes could be looked at, if so.
+        /// The reason why the descriptors of some processes were not read, if so.
         #[serde(default, deserialize_with = "harmless_field")]
         blind: Option<String>,
-        /// Whether it saw the listeners of all network namespaces.
+        /// Whether the scan saw the listeners of all network namespaces.
         saw_listeners: bool,
     },
-    /// The scan of open files that [`super::Output::ScanOwners`] asked for was not possible, or did not end in time.
-    ScanFailed {
-        /// When the agent gave it up.
-        at: BootTime,
+    /// The scan was not possible, or did not end in time.
+    Failed {
         /// The cause.
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
-    /// What a process is and does, part of the answer to [`super::Output::InspectOwners`].
-    Process {
-        /// When it was looked at.
+    /// All of the scan for [`super::Output::Audit`] is over.
+    Audit {
+        /// When the scan began.
+        began: BootTime,
+        /// When it ended.
         at: BootTime,
-        /// What was seen.
+        /// Whether the scan saw every network namespace.
+        complete: bool,
+        /// CPU time that it took; `None` in recordings of older versions, which had waited for it.
+        cost: Option<Duration>,
+    },
+}
+
+/// State of one socket that was read again, part of the answer to one of the refreshes of [`super::Output`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefreshFact {
+    /// The socket is in CLOSE_WAIT.
+    Present {
+        /// The socket.
+        key: SocketKey,
+        /// When it was read.
+        at: BootTime,
+        /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
+        since: Option<Since>,
+        /// What is known of it.
+        socket: Socket,
+    },
+    /// The connection of the socket is over, and a program still has a descriptor for it.
+    Lingering {
+        /// The socket.
+        key: SocketKey,
+        /// When it was read.
+        at: BootTime,
+        /// What is known of it.
+        socket: Socket,
+    },
+}
+
+/// End of a refresh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefreshEnd {
+    /// The answer to [`super::Output::Refresh`] is complete, as far as sockets can be read again.
+    Inspection {
+        /// When it ended.
+        at: BootTime,
+    },
+    /// All of [`crate::Engine::descriptors_left`] were read again.
+    Lingering {
+        /// When that began.
+        began: BootTime,
+    },
+    /// The answer to [`super::Output::RefreshSuspects`] is over.
+    Suspects {
+        /// When it ended.
+        at: BootTime,
+        /// Whether all sockets that have a kernel address were read.
+        complete: bool,
+    },
+}
+
+/// Part of the result of an inspection, the answer to [`super::Output::InspectOwners`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InspectionFact {
+    /// What a process is and does.
+    Process {
+        /// When it was read.
+        at: BootTime,
+        /// What was read.
         process: Box<Process>,
+    },
+    /// Another connection of a process.
+    ProxyPeer {
+        /// What is known of it.
+        #[serde(alias = "leg")]
+        peer: Box<ProxyPeer>,
+        /// The descriptor.
+        #[serde(alias = "holder")]
+        owner: Owner,
     },
     /// Which unit, container or pod a cgroup is.
     Cgroup {
-        /// Its id.
+        /// Id of the cgroup.
         id: u64,
         /// What its path says.
         workload: Box<Workload>,
     },
     /// Settings of a network namespace.
     Namespace {
-        /// Its inode.
+        /// Inode of the namespace.
         netns: u32,
         /// `net.netfilter.nf_conntrack_tcp_timeout_close_wait`; `None` where connections are not tracked.
         conntrack_close_wait: Option<Duration>,
     },
-    /// Where a socket is that no process holds.
-    Placed {
-        /// Its inode.
+    /// Where a socket is that has no owner.
+    Location {
+        /// Inode of the socket.
         inode: u64,
         /// Where it is.
         place: SocketLocation,
     },
-    /// The end of the answer to [`super::Output::InspectOwners`].
-    #[serde(rename = "InquiredAll")]
-    InspectedOwners {
-        /// When.
-        at: BootTime,
-        /// How long the agent has worked for it since [`super::Output::Refresh`]: what it costs to inspect.
-        worked: Duration,
-    },
-    /// A fresh look at one socket, part of the answer to [`super::Output::Refresh`].
-    #[serde(rename = "Looked")]
-    Refreshed {
-        /// Which.
-        key: SocketKey,
-        /// When.
-        at: BootTime,
-        /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
-        #[serde(default)]
-        since: Option<Since>,
-        /// What is known of it.
-        socket: Socket,
-    },
-    /// The end of the answer to [`super::Output::Refresh`]: what could be looked at has been.
-    #[serde(rename = "LookedAtAll")]
-    RefreshedAll {
-        /// When.
-        at: BootTime,
-    },
-    /// All of [`crate::Engine::descriptors_left`] were looked at, each answer an [`Observation::Lingering`].
-    #[serde(rename = "LookedAtGone")]
-    RefreshedLingering {
-        /// When that began.
-        began: BootTime,
-    },
-    /// The agent goes on where one before it has stopped.
-    Resumed {
-        /// When the last window of the histograms ended.
-        reported: BootTime,
-        /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
-        dwell: Vec<u64>,
-    },
-    /// A time of entry that the kernel keeps, part of the answer to [`super::Output::Audit`].
-    Stored {
-        /// Of which socket.
-        key: SocketKey,
-        /// When it entered.
-        entered: BootTime,
-    },
-    /// The end of the answer to [`super::Output::Audit`].
-    Audited {
-        /// When the scan began.
-        began: BootTime,
+}
+
+/// End of an inspection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InspectionEnd {
+    /// The answer to [`super::Output::InspectOwners`] is complete.
+    Owners {
         /// When it ended.
         at: BootTime,
-        /// Whether every network namespace could be looked into.
-        complete: bool,
-        /// CPU time that it took; `None` in recordings of older versions, which had waited for it.
-        #[serde(default)]
-        cost: Option<Duration>,
+        /// CPU time that the agent has used for this inspection since [`super::Output::Refresh`].
+        worked: Duration,
     },
-    /// The end of the answer to [`super::Output::RefreshSuspects`].
-    #[serde(rename = "LookedAtSuspects")]
-    RefreshedSuspects {
-        /// When.
-        at: BootTime,
-        /// Whether all that can be looked at by their address have been.
-        complete: bool,
-    },
-    /// The kernel's counters, the answer to [`super::Output::ReadCounters`].
-    Counters {
-        /// When they were read.
-        at: BootTime,
-        /// Since the program was loaded.
-        counters: Box<Counters>,
-    },
+}
+
+/// Makes an [`Observation`] of each of its parts.
+macro_rules! parts {
+    ($($part:ident = $type:ty),+ $(,)?) => {
+        $(impl From<$type> for Observation {
+            fn from(part: $type) -> Self {
+                Self::$part(part)
+            }
+        })+
+    };
+}
+
+parts! {
+    Socket = SocketEvent,
+    Scan = ScanFact,
+    ScanEnd = ScanEnd,
+    Refresh = RefreshFact,
+    RefreshEnd = RefreshEnd,
+    Inspection = InspectionFact,
+    InspectionEnd = InspectionEnd,
 }

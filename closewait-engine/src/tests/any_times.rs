@@ -45,47 +45,83 @@ fn how() -> impl Strategy<Value = How> {
     prop_oneof![Just(How::Closed), Just(How::Reset), Just(How::Unknown), Just(How::ListenerClosed)]
 }
 
-/// Everything but what is learned of owners, which has no state that times could bring into disorder.
-fn fact() -> impl Strategy<Value = Observation> {
+fn socket_event() -> impl Strategy<Value = SocketEvent> {
     let fd_open = || prop::option::of(any::<bool>());
     prop_oneof![
-        3 => (named(), time(), any::<bool>())
-            .prop_map(|((key, socket), at, replaced)| Observation::Enter { key, at, socket, replaced }),
-        3 => (named(), time(), prop::option::of(time()), how(), fd_open())
-            .prop_map(|((key, socket), at, entered, how, fd_open)| {
-                // The decoder refuses a leaving before its entry.
+        (named(), time()).prop_map(|((key, socket), at)| SocketEvent::Enter { key, at, socket }),
+        (named(), time(), prop::option::of(time()), how(), fd_open()).prop_map(
+            |((key, socket), at, entered, how, fd_open)| {
+                // The decoder refuses an exit before its entry.
                 let entered = entered.map(|entered| entered.min(at));
-                Observation::Leave { key, at, entered, socket, how, closer: None, fd_open }
-            }),
+                SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open }
+            }
+        ),
+    ]
+}
+
+fn scan_fact() -> impl Strategy<Value = ScanFact> {
+    prop_oneof![
         2 => (named(), time(), since())
-            .prop_map(|((key, socket), at, since)| Observation::Present { key, at, since, socket }),
+            .prop_map(|((key, socket), at, since)| ScanFact::Present { key, at, since, socket }),
         1 => (named(), time(), since()).prop_map(|((key, socket), at, since)| {
-            Observation::Held { key, at, since, socket, owner: owner("x", 1, 3) }
+            ScanFact::Owned { key, at, since, socket, owner: owner("x", 1, 3) }
         }),
         1 => (named(), prop::option::of(time()), 0..3_u64)
-            .prop_map(|((key, _), at, inode)| Observation::Holds { key, at, inode, owner: owner("y", 2, 3) }),
-        1 => (0..3_u64).prop_map(|inode| Observation::HeldInode { inode, owner: owner("z", 3, 3) }),
-        1 => (named(), time(), how(), any::<bool>()).prop_map(|((key, socket), at, how, held)| {
-            Observation::Lingering { key, at, socket, how, owner: held.then(|| owner("x", 1, 4)) }
+            .prop_map(|((key, _), at, inode)| ScanFact::Descriptor { key, at, inode, owner: owner("y", 2, 3) }),
+        1 => (0..3_u64).prop_map(|inode| ScanFact::InodeDescriptor { inode, owner: owner("z", 3, 3) }),
+        1 => (named(), time(), how()).prop_map(|((key, socket), at, how)| {
+            ScanFact::Lingering { key, at, socket, how, owner: owner("x", 1, 4) }
         }),
         1 => (named(), time(), 0..9_u32, 0..9_u32).prop_map(|((key, socket), at, backlog, backlog_max)| {
             let Socket { netns, local, inode, .. } = socket;
             let listener = Listener { netns, local, backlog, backlog_max, inode };
-            Observation::Listening { key, at, listener, owner: None }
+            ScanFact::Listening { key, at, listener, owner: None }
         }),
-        1 => (named(), time()).prop_map(|((key, socket), at)| Observation::Refreshed { key, at, since: None, socket }),
-        1 => time().prop_map(|at| Observation::RefreshedAll { at }),
-        1 => (named(), time()).prop_map(|((key, _), entered)| Observation::Stored { key, entered }),
-        1 => (time(), time(), any::<bool>())
-            .prop_map(|(began, at, complete)| Observation::Audited { began, at, complete, cost: None }),
-        1 => (time(), any::<bool>()).prop_map(|(at, complete)| Observation::RefreshedSuspects { at, complete }),
-        1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
-        1 => (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
-            Observation::ScanEnded { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
+        1 => (named(), time()).prop_map(|((key, _), entered)| ScanFact::StoredEntry { key, entered }),
+    ]
+}
+
+fn scan_end() -> impl Strategy<Value = ScanEnd> {
+    prop_oneof![
+        (time(), any::<bool>(), any::<bool>()).prop_map(|(began, blind, saw_listeners)| {
+            ScanEnd::Descriptors { began, blind: blind.then(|| "blind".to_owned()), saw_listeners }
         }),
+        (time(), time(), any::<bool>()).prop_map(|(began, at, complete)| ScanEnd::Audit {
+            began,
+            at,
+            complete,
+            cost: None
+        }),
+    ]
+}
+
+fn refresh_fact() -> impl Strategy<Value = RefreshFact> {
+    prop_oneof![
+        (named(), time()).prop_map(|((key, socket), at)| RefreshFact::Present { key, at, since: None, socket }),
+        (named(), time()).prop_map(|((key, socket), at)| RefreshFact::Lingering { key, at, socket }),
+    ]
+}
+
+fn refresh_end() -> impl Strategy<Value = RefreshEnd> {
+    prop_oneof![
+        time().prop_map(|at| RefreshEnd::Inspection { at }),
+        time().prop_map(|began| RefreshEnd::Lingering { began }),
+        (time(), any::<bool>()).prop_map(|(at, complete)| RefreshEnd::Suspects { at, complete }),
+    ]
+}
+
+/// Everything but facts about owners, which have no state that times could bring into disorder.
+fn fact() -> impl Strategy<Value = Observation> {
+    prop_oneof![
+        6 => socket_event().prop_map(Observation::from).boxed(),
+        7 => scan_fact().prop_map(Observation::from).boxed(),
+        2 => scan_end().prop_map(Observation::from).boxed(),
+        2 => refresh_fact().prop_map(Observation::from).boxed(),
+        3 => refresh_end().prop_map(Observation::from).boxed(),
         1 => (time(), any::<u64>()).prop_map(|(at, worked)| {
-            Observation::InspectedOwners { at, worked: Duration::from_nanos(worked) }
+            InspectionEnd::Owners { at, worked: Duration::from_nanos(worked) }.into()
         }),
+        1 => time().prop_map(|reported| Observation::Resumed { reported, dwell: vec![1, 2] }),
         1 => (time(), 0..3_u64).prop_map(|(at, ring_full)| {
             Observation::Counters { at, counters: Box::new(Counters { ring_full, ..Counters::default() }) }
         }),
@@ -167,19 +203,19 @@ proptest! {
                 socket.remote.port = 1000 + port;
                 let key = SocketKey(KEY.0 + number);
                 engine.handle(if *enters {
-                    Observation::Enter { key, at, socket, replaced: false }
+                    SocketEvent::Enter { key, at, socket }
                 } else {
                     let (how, fd_open) = (How::Closed, Some(true));
-                    Observation::Leave { key, at, entered: None, socket, how, closer: None, fd_open }
+                    SocketEvent::Leave { key, at, entered: None, socket, how, closer: None, fd_open }
                 });
                 engine.handle_timeout(at);
                 found.extend(outputs(&mut engine));
             }
             let now = BootTime(500_000_000_000);
             engine.handle_timeout(now);
-            engine.handle(Observation::RefreshedAll { at: now });
-            engine.handle(Observation::ScanEnded { began: now, blind: None, saw_listeners: true });
-            engine.handle(Observation::InspectedOwners { at: now, worked: Duration::ZERO });
+            engine.handle(RefreshEnd::Inspection { at: now });
+            engine.handle(ScanEnd::Descriptors { began: now, blind: None, saw_listeners: true });
+            engine.handle(InspectionEnd::Owners { at: now, worked: Duration::ZERO });
             engine.handle(Observation::Counters { at: now, counters: Box::default() });
             found.extend(outputs(&mut engine));
             (format!("{found:?} {:?}", engine.report(now)), engine.totals())

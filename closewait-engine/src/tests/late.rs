@@ -17,8 +17,8 @@ fn scanning() -> Engine {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::Refreshed { key: KEY, at: at(10_000), since: None, socket: socket() });
-    engine.handle(Observation::RefreshedAll { at: at(10_000) });
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
     assert!(words(&mut engine).contains(&"look for holders".to_owned()));
     engine
 }
@@ -40,7 +40,7 @@ fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
     let mut engine = scanning();
     engine.handle_timeout(at(11_000));
     assert_eq!(stuck(&mut engine)[0].0, socket());
-    engine.handle(Observation::Held {
+    engine.handle(ScanFact::Owned {
         key: KEY,
         at: at(12_000),
         since: Since::Exact(at(0)),
@@ -49,7 +49,7 @@ fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
     });
     answer(&mut engine, 12_000);
     engine.handle_timeout(at(20_000));
-    engine.handle(Observation::RefreshedAll { at: at(20_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(20_000) });
     engine.handle_timeout(at(21_000));
     assert_eq!(reports(&mut engine), [(21_000, true)]);
 }
@@ -57,13 +57,13 @@ fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
 #[test]
 fn a_scan_that_fails_leaves_owners_unknown_and_the_next_inspection_tries_again() {
     let mut engine = scanning();
-    engine.handle(Observation::ScanFailed { at: at(10_100), why: "no descriptors".to_owned() });
+    engine.handle(ScanEnd::Failed { why: "no descriptors".to_owned() });
     assert!(words(&mut engine).contains(&"look at owners".to_owned()));
-    engine.handle(Observation::InspectedOwners { at: at(10_100), worked: Duration::ZERO });
+    engine.handle(InspectionEnd::Owners { at: at(10_100), worked: Duration::ZERO });
     assert_eq!(reports(&mut engine), [(10_000, false)]);
     assert_eq!(engine.blind(), Some("no descriptors"));
     engine.handle_timeout(at(20_000));
-    engine.handle(Observation::RefreshedAll { at: at(20_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(20_000) });
     assert!(words(&mut engine).contains(&"look for holders".to_owned()));
 }
 
@@ -72,18 +72,18 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
-    engine.handle(Observation::RefreshedAll { at: at(10_000) });
-    engine.handle(Observation::ScanEnded { began: at(10_000), blind: None, saw_listeners: true });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     // It may use a fiftieth of a CPU: there is none in the next ten seconds.
-    engine.handle(Observation::InspectedOwners { at: at(10_100), worked: Duration::from_secs(3) });
+    engine.handle(InspectionEnd::Owners { at: at(10_100), worked: Duration::from_secs(3) });
     assert_eq!(reports(&mut engine), [(10_000, true)]);
     let another = SocketKey(KEY.0 + 1);
-    engine.handle(Observation::Enter { key: another, at: at(1000), socket: socket_on_port(9), replaced: false });
+    engine.handle(SocketEvent::Enter { key: another, at: at(1000), socket: socket_on_port(9) });
     engine.handle_timeout(at(11_000));
     assert_eq!(words(&mut engine), ["read counters"]);
     engine.handle_timeout(at(12_000));
     assert_eq!(words(&mut engine), ["look at 1"]);
-    engine.handle(Observation::RefreshedAll { at: at(12_001) });
+    engine.handle(RefreshEnd::Inspection { at: at(12_001) });
     assert_eq!(reports(&mut engine), [(11_000, false)]);
     for millis in [13_000, 19_000] {
         engine.handle_timeout(at(millis));
@@ -111,11 +111,11 @@ fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
     engine.scan_began();
     engine.handle(leave(10_200, Some(0)));
     let (socket, since) = (socket(), Since::Exact(at(0)));
-    engine.handle(Observation::Held { key: KEY, at: at(10_100), since, socket, owner: owner("x", 7, 3) });
+    engine.handle(ScanFact::Owned { key: KEY, at: at(10_100), since, socket, owner: owner("x", 7, 3) });
     assert_eq!(engine.totals().tracked, 0);
     answer(&mut engine, 10_300);
     // The same facts without the exit.
     let socket = super::socket();
-    engine.handle(Observation::Present { key: KEY, at: at(10_100), since, socket });
+    engine.handle(ScanFact::Present { key: KEY, at: at(10_100), since, socket });
     assert_eq!(engine.totals().tracked, 1, "after the scan nothing is known of exits");
 }

@@ -81,7 +81,7 @@ struct Kernel {
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
     since: BTreeMap<SocketKey, BootTime>,
-    ring: VecDeque<Observation>,
+    ring: VecDeque<SocketEvent>,
     counters: Counters,
     /// When each socket entered, and when it left, by its cookie. Not those of which the map had the time of another.
     lives: BTreeMap<u64, (BootTime, Option<BootTime>)>,
@@ -110,7 +110,7 @@ impl Kernel {
         at(self.millis)
     }
 
-    fn write(&mut self, fate: Fate, record: Observation) {
+    fn write(&mut self, fate: Fate, record: SocketEvent) {
         self.lost_since_scan |= fate != Fate::Written;
         match fate {
             Fate::Written => self.ring.push_back(record),
@@ -133,7 +133,7 @@ impl Kernel {
         let stale = fate == Fate::Skipped && known.is_some();
         self.lives.extend(cookie.filter(|_| !stale).map(|cookie| (cookie, (at, None))));
         self.sockets.insert(key, Real { socket: socket.clone(), entered: at, stale });
-        self.write(fate, Observation::Enter { key, at, socket, replaced });
+        self.write(fate, SocketEvent::Enter { key, at, socket });
     }
 
     fn leave(&mut self, key: SocketKey, fate: Fate) {
@@ -146,16 +146,21 @@ impl Kernel {
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
             *left = Some(at);
         }
-        self.write(fate, Observation::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
+        self.write(fate, SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
     }
 
     /// What a scan over sockets finds at one of them.
-    fn present(&self, key: SocketKey, real: &Real) -> Observation {
+    fn present(&self, key: SocketKey, real: &Real) -> ScanFact {
+        let (at, since) = self.since(key, real);
+        ScanFact::Present { key, at, since, socket: real.socket.clone() }
+    }
+
+    /// The time now, and when a socket has entered, as far as a scan or a refresh can tell.
+    fn since(&self, key: SocketKey, real: &Real) -> (BootTime, Since) {
         let second = Duration::from_secs(1);
         let at = self.now();
         let between = Since::Between { earliest: Some(real.entered - second), latest: (real.entered + second).min(at) };
-        let since = self.since.get(&key).map_or(between, |entered| Since::Exact(*entered));
-        Observation::Present { key, at, since, socket: real.socket.clone() }
+        (at, self.since.get(&key).map_or(between, |entered| Since::Exact(*entered)))
     }
 }
 
@@ -221,7 +226,7 @@ impl World {
         for (key, real) in &self.kernel.sockets {
             self.engine.handle(self.kernel.present(*key, real));
         }
-        self.engine.handle(Observation::ScanEnded { began, blind: None, saw_listeners: true });
+        self.engine.handle(ScanEnd::Descriptors { began, blind: None, saw_listeners: true });
         if self.kernel.ring.is_empty() {
             self.check_against_the_truth();
         }
@@ -232,18 +237,15 @@ impl World {
         self.read(usize::MAX);
         let began = self.kernel.now();
         self.kernel.lost_since_scan = false;
-        self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real)));
-        self.scanned.push_back(Observation::ScanEnded { began, blind: None, saw_listeners: true });
+        self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real).into()));
+        self.scanned.push_back(ScanEnd::Descriptors { began, blind: None, saw_listeners: true }.into());
         if sweep {
-            let stored = |(key, entered): (&SocketKey, &BootTime)| Observation::Stored { key: *key, entered: *entered };
-            self.scanned.extend(self.kernel.since.iter().map(stored));
+            let stored =
+                |(key, entered): (&SocketKey, &BootTime)| ScanFact::StoredEntry { key: *key, entered: *entered };
+            self.scanned.extend(self.kernel.since.iter().map(stored).map(Observation::from));
         }
-        self.scanned.push_back(Observation::Audited {
-            began,
-            at: began,
-            complete: true,
-            cost: Some(Duration::from_millis(1)),
-        });
+        let cost = Some(Duration::from_millis(1));
+        self.scanned.push_back(ScanEnd::Audit { began, at: began, complete: true, cost }.into());
     }
 
     /// The same, for owners.
@@ -255,21 +257,22 @@ impl World {
             let (key, owner) = (*key, owner("worker", 7, 3));
             if real.socket.netns.is_some_and(|netns| known.contains(&netns)) {
                 let inode = real.socket.inode.unwrap_or_default();
-                self.scanned.push_back(Observation::Holds { key, at: Some(began), inode, owner });
-            } else if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
-                self.scanned.push_back(Observation::Held { key, at, since, socket, owner });
+                self.scanned.push_back(ScanFact::Descriptor { key, at: Some(began), inode, owner }.into());
+            } else {
+                let ((at, since), socket) = (self.kernel.since(key, real), real.socket.clone());
+                self.scanned.push_back(ScanFact::Owned { key, at, since, socket, owner }.into());
             }
         }
-        self.scanned.push_back(Observation::ScanEnded { began, blind: None, saw_listeners: true });
+        self.scanned.push_back(ScanEnd::Descriptors { began, blind: None, saw_listeners: true }.into());
     }
 
     /// Takes in so many facts of scans.
     fn take_in(&mut self, facts: usize) {
         for _ in 0..facts {
             let Some(fact) = self.scanned.pop_front() else { return };
-            let fact = if let Observation::Audited { began, complete, cost, .. } = fact {
+            let fact = if let Observation::ScanEnd(ScanEnd::Audit { began, complete, cost, .. }) = fact {
                 self.kernel.millis += 1;
-                Observation::Audited { began, at: self.kernel.now(), complete, cost }
+                ScanEnd::Audit { began, at: self.kernel.now(), complete, cost }.into()
             } else {
                 fact
             };
@@ -283,9 +286,8 @@ impl World {
     fn refresh(&mut self, keys: &[SocketKey]) {
         self.read(usize::MAX);
         for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
-            if let Observation::Present { key, at, since, socket } = self.kernel.present(key, real) {
-                self.engine.handle(Observation::Refreshed { key, at, since: Some(since), socket });
-            }
+            let ((at, since), socket) = (self.kernel.since(key, real), real.socket.clone());
+            self.engine.handle(RefreshFact::Present { key, at, since: Some(since), socket });
         }
     }
 
@@ -296,11 +298,11 @@ impl World {
             match output {
                 Output::Refresh(keys) => {
                     self.refresh(&keys);
-                    self.engine.handle(Observation::RefreshedAll { at: now });
+                    self.engine.handle(RefreshEnd::Inspection { at: now });
                 }
                 Output::ScanOwners => self.scan(),
                 Output::InspectOwners(_) => {
-                    self.engine.handle(Observation::InspectedOwners { at: now, worked: Duration::from_millis(1) });
+                    self.engine.handle(InspectionEnd::Owners { at: now, worked: Duration::from_millis(1) });
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.kernel.counters.clone());
@@ -321,7 +323,7 @@ impl World {
                 Output::Audit { sweep } => self.audit(sweep),
                 Output::RefreshSuspects(keys) => {
                     self.refresh(&keys);
-                    self.engine.handle(Observation::RefreshedSuspects { at: now, complete: true });
+                    self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                     if !self.kernel.lost_since_scan {
                         // Whoever was lost is no longer there for the agent either.
                         self.kernel.lost_leavings.clear();

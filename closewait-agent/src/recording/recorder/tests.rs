@@ -5,11 +5,11 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use super::*;
 use crate::recording::{
     RecordingEnd, RecordingEngine,
-    tests::{BEGAN, config, played},
+    tests::{BEGAN, DECODER, config, played},
 };
 use closewait_engine::{
     Engine,
-    model::{Observation, SocketKey},
+    model::{SocketEvent, SocketKey},
     testing::socket,
 };
 
@@ -54,6 +54,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
     let path = folder.0.join("recording");
     let mut engine = RecordingEngine::new(
         Engine::new(config(), BEGAN),
+        DECODER,
         Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()),
     );
     let mut length = fs::metadata(&path).unwrap().len();
@@ -77,7 +78,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
-    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), Some(recorder));
+    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, Some(recorder));
     let (mut number, mut turns) = (0_u64, 0_u64);
     let began = crate::clock::now();
     while engine.is_recording() {
@@ -87,7 +88,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
             // Something that deflate finds nothing in.
             socket.inode = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let (key, at) = (SocketKey(1 << 63 | number), BEGAN + Duration::from_nanos(number * number));
-            engine.handle(Observation::Enter { key, at, socket, replaced: false });
+            engine.handle(SocketEvent::Enter { key, at, socket });
         }
         turns += 1;
         let at = BEGAN + Duration::from_millis(turns);

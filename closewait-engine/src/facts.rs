@@ -1,0 +1,180 @@
+//! What each fact changes: one method for each part of [`Observation`].
+
+use super::{
+    CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
+    model::{
+        Exit, Finding, How, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
+        Socket, SocketEvent, SocketKey,
+    },
+    time::BootTime,
+    tracked_socket::TrackedSocket,
+    tracker::Left,
+};
+
+impl Engine {
+    pub(super) fn take_in(&mut self, observation: Observation) {
+        match observation {
+            Observation::Socket(event) => self.socket_changed(event),
+            Observation::Scan(fact) => self.scan_found(fact),
+            Observation::ScanEnd(ScanEnd::Descriptors { began, blind, saw_listeners }) => {
+                self.scan_ended(began, blind, saw_listeners);
+            }
+            Observation::ScanEnd(ScanEnd::Failed { why }) => self.scan_failed(why),
+            Observation::ScanEnd(ScanEnd::Audit { began, at, complete, cost }) => {
+                self.audit_scan_ended(began, at, complete, cost);
+            }
+            Observation::Refresh(fact) => self.refresh_found(fact),
+            Observation::RefreshEnd(RefreshEnd::Inspection { at }) => self.refreshed_all(at),
+            Observation::RefreshEnd(RefreshEnd::Lingering { began }) => self.lingering.refreshed_found(began),
+            Observation::RefreshEnd(RefreshEnd::Suspects { at, complete }) => self.refreshed_suspects(at, complete),
+            Observation::Inspection(fact) => self.host_context.learn(fact),
+            Observation::InspectionEnd(InspectionEnd::Owners { at, worked }) => self.inspected_owners(at, worked),
+            Observation::Counters { at, counters } => self.counters_read(at, *counters),
+            Observation::Resumed { reported, dwell } => {
+                self.windows.resume(reported);
+                self.counters.dwell = dwell;
+                self.audit.hurry(self.began + CHECK_COUNTERS_AFTER);
+            }
+        }
+    }
+
+    fn socket_changed(&mut self, event: SocketEvent) {
+        match event {
+            SocketEvent::Enter { key, at, socket } => self.entered(key, at, socket),
+            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open } => {
+                self.something_happened(at);
+                self.audit.left(key, at);
+                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
+                if let Some(missed) = missed {
+                    self.missed_exit(at, missed);
+                }
+                if let Some(dwell) = dwell {
+                    self.windows.finished(&socket, dwell);
+                    if entered.is_none() {
+                        self.windows.finished_uncounted(dwell);
+                    }
+                }
+                if let Some(flows) = &mut self.flows {
+                    flows.left(&socket, at, entered, dwell, how);
+                }
+                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
+                let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
+                let socket = with_what_was_found_out(socket, tracked.as_deref());
+                if fd_open == Some(true) {
+                    let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
+                    let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
+                    self.lingering.add(key, socket.clone(), gone, owners);
+                }
+                let stuck = tracked.is_some_and(|tracked| tracked.reported)
+                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
+                if stuck || self.config.events == Events::All {
+                    let verdict =
+                        if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
+                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+                }
+            }
+        }
+    }
+
+    fn entered(&mut self, key: SocketKey, at: BootTime, socket: Socket) {
+        self.something_happened(at);
+        if self.config.events == Events::All {
+            self.find(Finding::Enter { at, socket: socket.clone() });
+        }
+        self.lingering.remove(key);
+        if let Some(flows) = &mut self.flows {
+            flows.entered(&socket, at);
+        }
+        if let Some(missed) = self.tracker.enter(key, at, socket) {
+            self.missed_exit(at, missed);
+        }
+    }
+
+    fn scan_found(&mut self, fact: ScanFact) {
+        match fact {
+            ScanFact::Present { key, at, since, socket } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket);
+                }
+            }
+            ScanFact::Owned { key, at, since, socket, owner } => {
+                if !self.tracker.is_outdated(key, at, &socket) {
+                    self.present(key, at, since, socket.clone());
+                    self.tracker.held(key, &socket, owner);
+                }
+            }
+            ScanFact::Descriptor { key, at, inode, owner } => self.tracker.holds(key, at, inode, owner),
+            ScanFact::InodeDescriptor { inode, owner } => {
+                self.host_context.held_inode(inode, &owner);
+                self.lingering.held_inode(inode, &owner);
+                self.tracker.held_inode(inode, owner);
+            }
+            ScanFact::Lingering { key, at, socket, how, owner } => self.found_lingering(key, at, socket, how, owner),
+            ScanFact::Listening { key, at, listener, owner } => self.host_context.listening(key, at, listener, owner),
+            ScanFact::StoredEntry { key, entered } => self.stored(key, entered),
+        }
+    }
+
+    fn refresh_found(&mut self, fact: RefreshFact) {
+        match fact {
+            RefreshFact::Present { key, at, since, socket } => {
+                self.refreshed_stored(key, at, since, &socket);
+                self.tracker.refreshed(key, at, &socket);
+            }
+            RefreshFact::Lingering { key, at, socket } => {
+                // One that is not known has no owner to report.
+                let _known = self.lingering.seen(key, at, &socket, None);
+            }
+        }
+    }
+
+    /// The exit of a socket was missed: it left at some time before `at`.
+    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
+        if missed.reported || self.config.events == Events::All {
+            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
+            let (dwell, closer, fd_open, verdict) = (None, None, None, None);
+            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+        }
+    }
+
+    /// A scan found a socket in CLOSE_WAIT.
+    pub(super) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) {
+        if let Some(missed) = self.tracker.take_another(key, since, &socket) {
+            self.missed_exit(at, missed);
+        }
+        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
+        let untracked = self.tracker.untracked_total();
+        let is_new = self.tracker.present(key, at, since, socket);
+        if self.tracker.untracked_total() > untracked {
+            // `health` counts it.
+            self.something_happened(at);
+        }
+        if is_new {
+            self.found_new(since);
+        }
+        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
+            flows.found(flow_key, at);
+        }
+    }
+
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, owner: Owner) {
+        // The exit of an unknown one was not seen: it is older than the agent. Unless its error tells, it need not have been
+        // in CLOSE_WAIT.
+        if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != How::Unknown {
+            let gone = Exit { at, seen: false, how, closer: None, dwell: None };
+            self.lingering.add(key, socket.clone(), gone, None);
+            self.lingering.seen(key, at, &socket, Some(owner));
+        }
+    }
+}
+
+/// Adds to what the last record says of a socket what was found out before and does not change.
+fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
+    let Some(tracked) = tracked else { return socket };
+    Socket {
+        role: socket.role.or(tracked.socket.role),
+        cgroup: socket.cgroup.or(tracked.socket.cgroup),
+        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
+        ..socket
+    }
+}
