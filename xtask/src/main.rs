@@ -18,8 +18,6 @@ mod endurance;
 mod exec;
 mod faults;
 mod fuzz;
-#[path = "../../closewait-agent/tests/kernel/kmsg.rs"]
-mod kmsg;
 mod loadgen;
 mod loopback;
 mod markdown;
