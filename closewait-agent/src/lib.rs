@@ -13,12 +13,12 @@
 //! |---|---|---|
 //! | [`closewait_engine`] | everything that decides: decoding, tracking, grouping, verdicts, findings | clocks, files, sockets, threads, tokio, aya |
 //! | [`source`] | where observations come from: the ring buffer, snapshots; [`source::destroy`], which destroys sockets | what they mean |
-//! | [`sink`] | where findings go: text for people, JSON lines | where they come from |
+//! | [`sink`] | where findings go: text for people, JSON lines; the typed answer of `list`, `report` and `kill`, and what the client prints of it | where they come from |
 //! | [`host`] | what this kernel offers: BTF, tracefs, capabilities, namespaces; the plan made of it; what is given up after the start | the engine |
 //! | [`runtime`] | the one event loop of `closewait run` | decisions |
 //! | [`hooks`] | the programs that a user has run when something is found, and the helper that runs them | what they do |
 //! | [`recording`] | [`recording::RecordingEngine`], the one way into the engine; a file of all that goes in, and its replay: the same events | what they mean |
-//! | [`control`] | the Unix socket between a running agent and other commands: who may ask, who is believed, limits | the questions and answers themselves |
+//! | [`control`] | the Unix socket between a running agent and other commands: who may ask, who is believed, limits, the version of the protocol | the questions and answers themselves ([`sink::answer`]) |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, which nobody waits for | |
 //! | [`limits`] | limits of the environment that would end the process | |

@@ -20,7 +20,7 @@ use crate::{
     memory::{self, Peak},
     recording::RecordingEngine,
     signals,
-    sink::{Backlog, Sink, Start, Writer, text::histogram_line},
+    sink::{Backlog, Numbering, Sink, Start, Writer, text::histogram_line},
     source::{
         program::{KernelPrograms, RefreshKind},
         ring::RingReader,
@@ -98,6 +98,8 @@ pub struct Runtime {
     pub hooks: Option<Hooks>,
     /// When memory is to be given back.
     pub peak: Peak,
+    /// Numbers events.
+    pub numbering: Numbering,
     /// Makes lines.
     pub sink: Box<dyn Sink>,
     /// Writes lines.
@@ -143,7 +145,8 @@ impl Runtime {
         let anchor = TimeAnchor::now();
         self.engine.anchored(anchor);
         self.engine.started(start);
-        self.sink.start(start, anchor, &mut piece.bytes).context("writing the start failed")?;
+        let event = self.numbering.start(start, anchor);
+        self.sink.event(&event, &mut piece.bytes).context("writing the start failed")?;
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(BATCH);
@@ -257,11 +260,12 @@ impl Runtime {
                     if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
                         self.programs.keep_reported(*at, self.engine.state().counters())?;
                     }
+                    let event = self.numbering.finding(&finding, anchor);
                     if let Some(hooks) = &mut self.hooks {
-                        hooks.finding(&finding, anchor, clock::now());
+                        hooks.finding(&finding, &event, clock::now());
                     }
                     let before = piece.bytes.len();
-                    self.sink.finding(&finding, anchor, &mut piece.bytes).context("writing a finding failed")?;
+                    self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;
                     piece.lines += u64::from(piece.bytes.len() > before);
                     if piece.bytes.len() >= PIECE {
                         self.hand_over(&mut piece);

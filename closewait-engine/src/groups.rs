@@ -196,7 +196,7 @@ mod tests {
         let sockets = [1, 2, 2, 3].map(socket_on_port);
         let rows = sockets.iter().zip([5, 7, 9, 6]).map(|(socket, age)| aged(socket, age)).collect();
         let processes = BTreeMap::new();
-        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let groups = grouped(&view, GroupBy::Listener);
         let port =
             |group: &ListedGroup<'_>| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
@@ -219,7 +219,7 @@ mod tests {
             row(&socket),
         ];
         let processes = BTreeMap::from([(1, process("a", 1, Some((812, 1024))))]);
-        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let groups = grouped(&view, GroupBy::Process);
         let expected = [(Key::Process(1), 2), (Key::Process(2), 1), (Key::NoProcess, 1), (Key::AnyProcess, 1)];
         assert_eq!(counts(&groups), expected);
@@ -233,7 +233,7 @@ mod tests {
         let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
         let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
         let processes = BTreeMap::new();
-        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let groups = grouped(&view, GroupBy::Cgroup);
         let one = &groups[0];
         assert_eq!((one.key, one.count, one.gone, one.oldest), (Key::NoCgroup, 0, 1, None));
@@ -245,7 +245,7 @@ mod tests {
         let client = Socket { role: Some(Role::Client), ..socket.clone() };
         let rows = vec![row(&socket), row(&client)];
         let processes = BTreeMap::new();
-        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let address = socket.remote.address;
         let expected = [(Key::Peer(address, None), 1), (Key::Peer(address, Some(51_234)), 1)];
         let mut counts = counts(&grouped(&view, GroupBy::Peer));

@@ -282,7 +282,7 @@ mod tests {
 
     fn told(rows: Vec<Row<'_>>, fds: Option<(u64, u64)>) -> Vec<String> {
         let processes = BTreeMap::from([(812, process("nginx", 812, fds))]);
-        let view = View { now: BootTime(0), watched: None, untracked: 0, unseen: None, rows, processes: &processes };
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let rows: Vec<_> = view.rows.iter().collect();
         hints(&view, &rows).iter().map(ToString::to_string).collect()
     }

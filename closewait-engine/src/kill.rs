@@ -7,8 +7,8 @@ use std::{fmt, time::Duration};
 use closewait_common::tcp::state;
 
 use super::{
-    diagnose::{AROUND_FIN, STREAM_OVER, Seen},
-    model::{Dwell, Endpoint, Exit, Listener, Owner, Protocol, Socket, TimerKind, Verdict},
+    diagnose::{AROUND_FIN, STREAM_OVER},
+    model::{Dwell, Endpoint, Exit, Owner, Protocol, Socket, TimerKind, Verdict},
     query::Filter,
     text::duration,
     time::BootTime,
@@ -18,12 +18,10 @@ use super::{
 /// How far the kernel's ages of a socket, in ticks of its clock, may be behind the true ones.
 const TICKS: Duration = Duration::from_millis(100);
 
-/// A socket that was selected, as `list` has it.
+/// A socket that was selected, as it was listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// What `list` printed of it.
-    pub line: String,
-    /// When that was.
+    /// When it was listed.
     pub at: BootTime,
     /// What is known of it.
     pub socket: Socket,
@@ -33,18 +31,21 @@ pub struct Selected {
     pub gone: Option<Exit>,
     /// Every descriptor of it; `None` if they could not be looked for.
     pub owners: Option<Vec<Owner>>,
-    /// Its listener with its owners, if that is known.
-    pub listener: Option<Seen<Listener>>,
     /// Why it stays.
     pub verdict: Verdict,
 }
 
 impl Selected {
-    /// Whether the filter means it, by what the list itself says of it. An agent that answers with any other socket is not to
-    /// be trusted. Cgroups are not compared: a list does not have their paths.
-    pub fn is_meant(&self, filter: &Filter) -> bool {
-        let filter = Filter { cgroups: Vec::new(), ..filter.clone() };
-        filter.matches(&Row { listener: self.listener.as_ref(), ..self.row() }, self.at)
+    /// From a row as it was listed at `at`.
+    pub fn new(row: &Row<'_>, at: BootTime) -> Self {
+        Self {
+            at,
+            socket: row.socket.clone(),
+            dwell: row.dwell,
+            gone: row.gone.cloned(),
+            owners: row.owners.map(<[_]>::to_vec),
+            verdict: row.verdict.clone(),
+        }
     }
 
     /// The same as tables show it.

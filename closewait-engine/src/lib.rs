@@ -56,9 +56,10 @@ use self::{
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
     model::{Counters, Finding, Observation, Output, Totals},
+    query::Filter,
     time::BootTime,
     tracker::Tracker,
-    view::View,
+    view::{Selection, View},
     windows::Windows,
 };
 
@@ -268,11 +269,16 @@ impl Engine {
 
     /// Everything that is there at `now`, judged, oldest first.
     pub fn view(&self, now: BootTime) -> View<'_> {
-        let Self { tracker, host_context, flows, lingering, config, began, .. } = self;
+        self.select(now, &query::EVERYTHING).into()
+    }
+
+    /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.
+    pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
+        let Self { tracker, host_context, flows, lingering, config, .. } = self;
         let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
-        let watched = config.watching.then(|| now.since(*began));
-        let unseen = config.unseen_sockets.as_deref();
-        View { unseen, ..View::new(now, watched, tracker, lingering, host_context, &grouping) }
+        let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
+        selection.unseen = config.unseen_sockets.as_deref();
+        selection
     }
 
     fn find(&mut self, finding: Finding) {

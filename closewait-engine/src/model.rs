@@ -21,5 +21,5 @@ pub use self::{
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
     stay::{Dwell, Exit, How, Since},
-    verdict::{Certainty, Class, Verdict},
+    verdict::{Certainty, Class, RuleName, Verdict},
 };

@@ -1,5 +1,4 @@
-//! What of a [`View`](super::view::View) is asked for, and in which form: `closewait list` writes it as one line of JSON to
-//! the agent.
+//! Questions to an agent, and the filters in them: `closewait list` sends one as a line of JSON.
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     model::{Class, Endpoint},
     time::BootTime,
-    view::Row,
+    view::{Row, RowFacts},
     workload::Workload,
 };
 
@@ -16,39 +15,13 @@ use super::{
 const SHORTEST_AGE: Duration = Duration::from_millis(1);
 
 /// A question.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Query {
-    /// Which sockets.
-    #[serde(default)]
-    pub filter: Filter,
-    /// One line for each group of them; `None`: one line for each socket.
-    #[serde(default)]
-    pub by: Option<GroupBy>,
-    /// Text or JSON.
-    pub form: Form,
-    /// How wide the reader's screen is; `None`: nothing is shortened.
-    #[serde(default)]
-    pub width: Option<u16>,
-    /// Every column, also those that say nothing here.
-    #[serde(default)]
-    pub wide: bool,
-    /// Whether the reader's screen shows colour.
-    #[serde(default)]
-    pub colour: bool,
-    /// A report is asked for, and nothing of the above but the form matters.
-    #[serde(default)]
-    pub report: bool,
-}
-
-/// The form of an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
-    /// A table for people.
-    #[default]
-    Text,
-    /// One object a line.
-    Json,
+pub enum Query {
+    /// The sockets that the filter selects.
+    List(Filter),
+    /// An incident report.
+    Report,
 }
 
 /// Property by which listed sockets are grouped.
@@ -76,6 +49,16 @@ impl GroupBy {
         }
     }
 }
+
+/// The empty filter.
+pub(super) static EVERYTHING: Filter = Filter {
+    pids: Vec::new(),
+    ports: Vec::new(),
+    peers: Vec::new(),
+    cgroups: Vec::new(),
+    older_than: None,
+    verdicts: Vec::new(),
+};
 
 /// Which sockets are meant: of several values of one member any has to fit, of several members all. An empty one fits
 /// everything.
@@ -119,15 +102,25 @@ impl Filter {
     /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
     /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
-        let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
-        let any_port = |port: &u16| [row.socket.local.port, row.socket.remote.port].contains(port);
-        (pids.is_empty() || owners(row).any(|pid| pids.contains(&pid)))
+        self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
+    }
+
+    /// Whether a socket is one that is meant, as far as that can be decided before it is judged.
+    pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
+        let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
+        let RowFacts { socket, workload, .. } = facts;
+        let any_port = |port: &u16| [socket.local.port, socket.remote.port].contains(port);
+        (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
             && (ports.is_empty() || ports.iter().any(any_port))
-            && (peers.is_empty() || peers.iter().any(|peer| peer.matches(row.socket.remote)))
+            && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
             && (cgroups.is_empty()
-                || row.workload.is_some_and(|workload| cgroups.iter().any(|text| is_in_cgroup(workload, text))))
-            && older_than.is_none_or(|age| since_entry(row, now).is_some_and(|since| since >= age))
-            && (verdicts.is_empty() || verdicts.contains(&row.verdict.class))
+                || workload.is_some_and(|workload| cgroups.iter().any(|text| is_in_cgroup(workload, text))))
+            && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
+    }
+
+    /// Whether a socket with a verdict of this class is one that is meant, as far as the verdict decides it.
+    pub fn matches_verdict(&self, class: Class) -> bool {
+        self.verdicts.is_empty() || self.verdicts.contains(&class)
     }
 }
 
@@ -154,18 +147,18 @@ fn covers_a_family(peers: &[Peer]) -> bool {
 }
 
 /// The processes that hold the socket, or while nobody has accepted it, its listener.
-fn owners(row: &Row<'_>) -> impl Iterator<Item = u32> {
-    let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
+fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
+    let waits_at = facts.listener.filter(|_| facts.socket.accepted == Some(false));
     let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();
-    row.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
+    facts.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
 }
 
 /// How long ago it entered CLOSE_WAIT, at least.
-fn since_entry(row: &Row<'_>, now: BootTime) -> Option<Duration> {
-    let stayed = row.dwell.map(super::model::Dwell::at_least);
-    match row.gone {
+fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
+    let stayed = facts.dwell.map(super::model::Dwell::at_least);
+    match facts.gone {
         None => stayed,
-        Some(gone) => Some(stayed.unwrap_or_default() + now.since(gone.at)),
+        Some(gone) => Some(stayed.unwrap_or_default().saturating_add(now.since(gone.at))),
     }
 }
 
@@ -473,13 +466,13 @@ mod tests {
             older_than: Some(Duration::from_millis(1500)),
             verdicts: vec![Class::NeverAccepted],
         };
-        let width = Some(80);
-        let query =
-            Query { filter, by: Some(GroupBy::Peer), form: Form::Json, width, wide: true, colour: true, report: false };
-        let line = serde_json::to_string(&query).unwrap();
-        assert!(!line.contains('\n'));
-        assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);
-        // An older or newer one asks for less or more.
-        assert_eq!(serde_json::from_str::<Query>(r#"{"form":"text","new":1}"#).unwrap(), Query::default());
+        for query in [Query::List(filter), Query::Report] {
+            let line = serde_json::to_string(&query).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);
+        }
+        // A filter that names no value of a member leaves nothing out by it.
+        let any = Query::List(Filter::default());
+        assert_eq!(serde_json::from_str::<Query>(r#"{"list":{}}"#).unwrap(), any);
     }
 }

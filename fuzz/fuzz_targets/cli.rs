@@ -1,12 +1,19 @@
 //! What people type, and what another process asks of the agent or answers in its place: a word a line, a question in JSON,
-//! or a list.
+//! or a frame of an answer.
 #![no_main]
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, time::UNIX_EPOCH};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use clap::Parser as _;
-use closewait_engine::query::{Peer, Query};
-use closewait::{cli::{Cli, Command, Speed}, clock::TimeAnchor, sink};
+use closewait_engine::query::{GroupBy, Peer, Query};
+use closewait::{
+    cli::{Cli, Command, Speed},
+    sink::{
+        Form,
+        answer::AnswerCollector,
+        list::{self, ListShape},
+    },
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -35,8 +42,9 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
         again(&peer);
     }
-    if let Ok(selected) = sink::kill::read(bytes, TimeAnchor::booted_at(UNIX_EPOCH)) {
-        selected.iter().for_each(|one| assert!(!one.line.contains('\n'), "one object a line"));
+    let mut answer = AnswerCollector::default();
+    if answer.frame(bytes).is_ok() {
+        show(answer);
     }
     if let Ok(query) = serde_json::from_slice::<Query>(bytes) {
         let line = serde_json::to_string(&query).expect("a question can be asked");
@@ -44,6 +52,20 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(serde_json::from_str::<Query>(&line).expect("and understood"), query);
     }
 });
+
+/// Whatever an agent says, what is printed of it does not act on a terminal.
+fn show(answer: AnswerCollector<'_>) {
+    let Ok(listing) = answer.listing() else { return };
+    let mut shown = Vec::new();
+    for form in [Form::Text, Form::Json] {
+        for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
+            let shape = ListShape { form, by, ..ListShape::default() };
+            list::render(&listing, shape, &mut shown).expect("a list is written");
+        }
+    }
+    let shown = str::from_utf8(&shown).expect("lines are UTF-8");
+    assert!(!shown.chars().any(|shown| shown.is_control() && shown != '\n'), "{shown:?}");
+}
 
 /// A peer is understood as it is shown.
 fn again(peer: &Peer) {

@@ -1,20 +1,32 @@
 //! An engine as the agent drives it, with both sinks behind it: what the fuzz targets of records and recordings share.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    io,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use closewait_engine::{
         Config, Engine, Events,
         model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
-        query::{GroupBy, Form, Query},
+        query::{Filter, GroupBy, Query},
         time::BootTime,
     };
-use closewait::{clock::TimeAnchor, sink::{Sink as _, Start, json::Json, list, text::Text}};
+use closewait::{
+    clock::TimeAnchor,
+    sink::{
+        Form, Numbering, Sink as _, Start,
+        answer::{AnswerCollector, answer},
+        json::Json,
+        list::{self, ListShape, Style},
+        text::Text,
+    },
+};
 
 /// An engine and what it has said so far.
 pub struct Play {
     /// It.
     pub engine: Engine,
-    json: Json,
+    numbering: Numbering,
     text: Text,
     /// The lines of both sinks.
     pub lines: Vec<u8>,
@@ -28,15 +40,16 @@ impl Play {
             events: Events::All,
             ..Config::default()
         };
-        Self { engine: Engine::new(config, began), json: Json::default(), text: Text::new(false), lines: Vec::new() }
+        Self { engine: Engine::new(config, began), numbering: Numbering::default(), text: Text::new(false), lines: Vec::new() }
     }
 
     /// Shows the event `start`, and looks at it.
     pub fn start(&mut self, start: &Start) {
         let mut line = Vec::new();
-        self.json.start(start, anchor(), &mut line).expect("a start is written as JSON");
+        let event = self.numbering.start(start, anchor());
+        Json.event(&event, &mut line).expect("a start is written as JSON");
         let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
-        self.text.start(start, anchor(), &mut line).expect("a start is written as text");
+        self.text.event(&event, &mut line).expect("a start is written as text");
         harmless(&line);
         self.lines.extend(line);
     }
@@ -53,9 +66,10 @@ impl Play {
         while let Some(output) = self.engine.poll_output() {
             let Output::Finding(finding) = output else { continue };
             let mut line = Vec::new();
-            self.json.finding(&finding, anchor(), &mut line).expect("a finding is written as JSON");
+            let event = self.numbering.finding(&finding, anchor());
+            Json.event(&event, &mut line).expect("a finding is written as JSON");
             let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
-            self.text.finding(&finding, anchor(), &mut line).expect("a finding is written as text");
+            self.text.event(&event, &mut line).expect("a finding is written as text");
             harmless(&line);
             self.lines.extend(line);
         }
@@ -63,14 +77,19 @@ impl Play {
 
     /// Asks for everything that is there, in every form.
     pub fn list(&mut self, now: BootTime) {
-        let view = self.engine.view(now);
+        let query = Query::List(Filter::default());
+        let mut collector = AnswerCollector::default();
+        let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
+        answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");
+        let listing = collector.listing().expect("an answer has a header");
+        assert_eq!(listing.view().rows, self.engine.view(now).rows, "rows arrive as they were sent");
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             // Groups have no columns that could be left out.
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
-                let query = Query { by, form, width, wide: width.is_none(), ..Query::default() };
+                let style = Style { width, wide: width.is_none(), colour: false };
                 let mut lines = Vec::new();
-                list::render(&view, &query, anchor(), &mut lines).expect("a list is written");
+                list::render(&listing, ListShape { form, by, style }, &mut lines).expect("a list is written");
                 harmless(&lines);
                 self.lines.extend(lines);
             }

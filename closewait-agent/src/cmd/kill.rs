@@ -1,9 +1,8 @@
 //! `closewait kill`.
 //!
-//! What is selected is what `list` shows with the same filters, of a running agent or of a one-off scan: it is asked for the
-//! objects of `--output json`, and they are read again, so there is one selection for both. They say enough to find each
-//! socket, and nothing that they say is enough to destroy it: the filters are applied to them again, and to what the kernel
-//! says of each socket now, once for the plan and once more right before.
+//! Kill selects from the rows that `list` shows with the same filters, of a running agent or of a one-off scan. They say enough
+//! to find each socket, and nothing that they say is enough to destroy it: the filters are applied to them again, and to what
+//! the kernel says of each socket now, once for the plan and once more right before.
 
 use std::io;
 
@@ -11,15 +10,17 @@ use thiserror::Error;
 
 use super::{
     colour, exit,
-    list::{answer, filter, width},
+    list::{answer, filter, warn_of_missing, width},
     print,
 };
 use crate::{
     cli::{self, OutputFormat},
-    clock::{self, TimeAnchor},
+    clock,
     host::caps::{Capabilities, Capability},
     sink::{
-        kill::{self, Done, Planned},
+        Form,
+        answer::Listing,
+        kill::{self, Done, MAX_SELECTED, Planned},
         list::Style,
     },
     source::{
@@ -29,7 +30,7 @@ use crate::{
 };
 use closewait_engine::{
     kill::{Failure, Outcome, Refusal, Selected, Target},
-    query::{Filter, Form, Query},
+    query::{Filter, Query},
 };
 
 /// Text below a plan that this process may not carry out.
@@ -54,6 +55,9 @@ pub(super) enum KillError {
         /// How many may be.
         max: u32,
     },
+    /// More than are taken at once.
+    #[error("more than {MAX_SELECTED} sockets match, and kill takes no more at once; narrow the filters")]
+    TooManyMatch,
     /// This process may not.
     #[error("{count} sockets were not destroyed because a capability is missing: {why}")]
     Denied {
@@ -104,6 +108,7 @@ impl KillError {
             Self::Denied { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::NoFilter
             | Self::TooMany { .. }
+            | Self::TooManyMatch
             | Self::Unsupported(_)
             | Self::NotMeant { .. }
             | Self::PlanUnwritten(_)
@@ -115,6 +120,7 @@ impl KillError {
         match self {
             Self::NoFilter => exit::USAGE,
             Self::TooMany { .. }
+            | Self::TooManyMatch
             | Self::NotMeant { .. }
             | Self::PlanUnwritten(_)
             | Self::ResultUnwritten { .. }
@@ -136,27 +142,39 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
     }
-    let listed = answer(&args.asked, &Query { filter: filter.clone(), form: Form::Json, ..Query::default() })?;
-    let selected = kill::read(&listed, TimeAnchor::now())?;
-    drop(listed);
-    check_meant(&selected, &filter)?;
-    let plans = destroy::plan(&selected, &filter, clock::now);
-    let targets: Vec<Target> = plans.iter().flatten().cloned().collect();
-    if args.yes {
-        act(args, &filter, &selected, &plans, &targets)
-    } else {
-        only_plan(args, &selected, &plans, targets.len())
-    }
+    let query = Query::List(filter.clone());
+    // The plan has no place for what is not listed, whatever its form.
+    answer(&args.asked, &query, Form::Json, |answer| {
+        let listing = answer.listing()?;
+        warn_of_missing(&listing.header);
+        check_listed(&listing, &filter)?;
+        let selected: Vec<Selected> = listing.rows().map(|row| Selected::new(&row, listing.header.at)).collect();
+        let plans = destroy::plan(&selected, &filter, clock::now);
+        let targets: Vec<Target> = plans.iter().flatten().cloned().collect();
+        let plan = KillPlan { listing: &listing, selected, plans };
+        if args.yes { act(args, &filter, &plan, &targets) } else { only_plan(args, &plan, targets.len()) }
+    })
 }
 
-/// An error if anything was selected that the filter does not mean.
-fn check_meant(selected: &[Selected], filter: &Filter) -> Result<(), KillError> {
-    let count = selected.iter().filter(|selected| !selected.is_meant(filter)).count();
+/// The sockets that were selected, and what is planned for each.
+struct KillPlan<'a> {
+    /// As they were listed.
+    listing: &'a Listing<'a>,
+    selected: Vec<Selected>,
+    plans: Vec<Planned>,
+}
+
+/// An error if there are too many sockets, or any that the filter does not mean.
+fn check_listed(listing: &Listing<'_>, filter: &Filter) -> Result<(), KillError> {
+    if listing.len() > MAX_SELECTED {
+        return Err(KillError::TooManyMatch);
+    }
+    let count = listing.rows().filter(|row| !filter.matches(row, listing.header.at)).count();
     if count == 0 { Ok(()) } else { Err(KillError::NotMeant { count }) }
 }
 
 /// Shows what would be done, and touches nothing.
-fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], count: usize) -> anyhow::Result<()> {
+fn only_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, count: usize) -> anyhow::Result<()> {
     if count > 0
         && let Err(error @ DestroyError::Unsupported(_)) = probe_destroy()
     {
@@ -170,7 +188,7 @@ fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], cou
     if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == OutputFormat::Json) {
         log::warn!("{refused}");
     }
-    show_plan(args, selected, plans, |text| {
+    show_plan(args, plan, |text| {
         if lacks_right {
             text.push_str(&format!("\n{MISSING_RIGHT}\n"));
         }
@@ -183,19 +201,13 @@ fn only_plan(args: &cli::KillArgs, selected: &[Selected], plans: &[Planned], cou
 }
 
 /// Does it, unless it is more than was expected.
-fn act(
-    args: &cli::KillArgs,
-    filter: &Filter,
-    selected: &[Selected],
-    plans: &[Planned],
-    targets: &[Target],
-) -> anyhow::Result<()> {
+fn act(args: &cli::KillArgs, filter: &Filter, plan: &KillPlan<'_>, targets: &[Target]) -> anyhow::Result<()> {
     let is_text = args.shape.output == OutputFormat::Text;
     let too_many = check_count(args, targets.len());
     // Nothing is done that was not shown. JSON has one object a socket, which has plan and result.
     if is_text || too_many.is_err() {
         // A reader that has gone is no reason to end quietly where something was to be done.
-        show_plan(args, selected, plans, |_text| {}).map_err(|error| KillError::PlanUnwritten(io_error(error)))?;
+        show_plan(args, plan, |_text| {}).map_err(|error| KillError::PlanUnwritten(io_error(error)))?;
     }
     too_many?;
     if !targets.is_empty() {
@@ -220,10 +232,10 @@ fn act(
             (target, Done { outcome, open })
         })
         .collect();
-    let failed = failures(plans, &done);
+    let failed = failures(&plan.plans, &done);
     let mut text = Vec::new();
     if !is_text {
-        kill::json(selected, plans, Some(&done), &mut text)?;
+        kill::json(plan.listing, &plan.plans, Some(&done), &mut text)?;
         if let Some(blind) = &blind {
             log::warn!("there may be more descriptors: {blind}");
         }
@@ -251,19 +263,14 @@ fn check_count(args: &cli::KillArgs, count: usize) -> Result<(), KillError> {
 }
 
 /// Shows the plan; `last` adds what comes below its text.
-fn show_plan(
-    args: &cli::KillArgs,
-    selected: &[Selected],
-    plans: &[Planned],
-    last: impl FnOnce(&mut String),
-) -> anyhow::Result<()> {
+fn show_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, last: impl FnOnce(&mut String)) -> anyhow::Result<()> {
     let mut text = Vec::new();
     match args.shape.output {
-        OutputFormat::Json => kill::json(selected, plans, None, &mut text)?,
+        OutputFormat::Json => kill::json(plan.listing, &plan.plans, None, &mut text)?,
         OutputFormat::Text => {
             let width = if args.wide { None } else { width() };
             let style = Style { width, wide: args.wide, colour: colour(args.shape) };
-            kill::plan(clock::now(), selected, plans, style, &mut text);
+            kill::plan(clock::now(), &plan.selected, &plan.plans, style, &mut text);
             let mut below = String::new();
             last(&mut below);
             text.extend_from_slice(below.as_bytes());

@@ -2,18 +2,19 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _},
+    io::{self, BufWriter, IsTerminal as _, Write as _},
     path::Path,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use rustix::termios::tcgetwinsize;
 
-use super::{colour, print};
+use super::colour;
 use crate::{
     cli,
     clock::{self, TimeAnchor},
-    control::{self, harmless_json, harmless_text},
+    control,
     host::{
         facts::HostFacts,
         limits::of_one_off_scan,
@@ -21,7 +22,11 @@ use crate::{
         plan::{HookChoice, plan, unseen_sockets},
     },
     recording::RecordingEngine,
-    sink::answer,
+    sink::{
+        Form,
+        answer::{AnswerCollector, AnswerHeader},
+        list::{ListShape, Style, missing, render},
+    },
     source::{
         self,
         inspector::{Inspector, ProxyPeerReader},
@@ -32,7 +37,7 @@ use crate::{
 use closewait_engine::{
     Config, Engine,
     decode::Decoder,
-    query::{Filter, Form, GroupBy, Query},
+    query::{Filter, GroupBy, Query},
 };
 
 /// Age at which a socket counts as stuck for a one-off scan, as for an agent that is told nothing else.
@@ -41,46 +46,69 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// The time between two looks at what processes do.
 const WINDOW: Duration = Duration::from_millis(20);
 
+/// Bytes that are written at once.
+const WRITE: usize = 64 * 1024;
+
 /// Shows the sockets that are in CLOSE_WAIT now.
 ///
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
-    let query = query(args);
-    print(&answer(&args.asked, &query)?)
+    let shape = shape(args);
+    answer(&args.asked, &Query::List(filter(&args.filters)), shape.form, |answer| {
+        let listing = answer.listing()?;
+        // JSON objects have no member for it.
+        if shape.form == Form::Json {
+            warn_of_missing(&listing.header);
+        }
+        let mut stdout = BufWriter::with_capacity(WRITE, io::stdout());
+        render(&listing, shape, &mut stdout).and_then(|()| stdout.flush()).context("writing standard output failed")
+    })
 }
 
-/// What an agent says, or what a one-off scan shows.
-///
-/// # Errors
-///
-/// If an agent runs that gives no answer, or this kernel or these privileges do not allow a look.
-pub(super) fn answer(asked: &cli::AgentArgs, query: &Query) -> anyhow::Result<Vec<u8>> {
-    match ask_agent(asked, query)? {
-        Some(answer) => Ok(answer),
-        None => scan_once(query),
+/// Logs which sockets may be in CLOSE_WAIT and are not listed.
+pub(super) fn warn_of_missing(header: &AnswerHeader) {
+    let missing: Vec<String> = missing(header.untracked, header.unseen.as_deref()).collect();
+    if !missing.is_empty() {
+        log::warn!("{}", missing.join("\n"));
     }
 }
 
-/// What a running agent says, if there is one: it knows exact ages, and what came and went. Nothing in it acts on a terminal.
-fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<u8>>> {
+/// Hands to `show` what an agent answers, or what a one-off scan finds.
+///
+/// # Errors
+///
+/// If an agent runs that gives no answer, this kernel or these privileges do not allow a scan, or `show` fails.
+pub(super) fn answer<T>(
+    asked: &cli::AgentArgs,
+    query: &Query,
+    form: Form,
+    show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if let Some(answer) = ask_agent(asked, query)? {
+        return show(answer);
+    }
+    let engine = scan_once(form);
+    show(AnswerCollector::of(engine.state(), query, clock::now(), TimeAnchor::now())?)
+}
+
+/// What a running agent answers, if there is one: it knows exact ages, and what entered and left.
+fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<AnswerCollector<'static>>> {
     if args.alone {
         return Ok(None);
     }
     let socket = args.socket.as_deref().unwrap_or(Path::new(cli::SOCKET));
-    match control::ask(socket, query) {
-        Ok(None) => {
+    let mut answer = AnswerCollector::default();
+    match control::ask(socket, query, |frame| answer.frame(frame).map_err(|error| error.to_string())) {
+        Ok(false) => {
             // Without an agent, the default path is absent. A path that the user gave is expected to have one.
             if args.socket.is_some() {
                 log::warn!("no agent answers at {}; this is a one-off scan", socket.display());
             }
             Ok(None)
         }
-        Ok(answer) => Ok(answer.map(match query.form {
-            Form::Text => harmless_text,
-            Form::Json => harmless_json,
-        })),
+        Ok(true) => Ok(Some(answer)),
         // An agent that this user may not ask, or that does not answer, is no reason to say nothing.
         Err(error) if error.permits_scan() => {
             log::warn!("{}; looking without it", error.problem());
@@ -90,8 +118,8 @@ fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<Vec<
     }
 }
 
-/// Returns the answer to `query` from a one-off scan.
-fn scan_once(query: &Query) -> anyhow::Result<Vec<u8>> {
+/// Scans once. What text of this `form` does not say is logged.
+fn scan_once(form: Form) -> RecordingEngine {
     // Before this process uses much itself.
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
@@ -118,17 +146,13 @@ fn scan_once(query: &Query) -> anyhow::Result<Vec<u8>> {
     for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
-    // For JSON, `answer::answer` returns it.
-    if let Some(unseen) = unseen_sockets(&facts).filter(|_| query.form == Form::Text) {
+    // For JSON, `list` says it.
+    if let Some(unseen) = unseen_sockets(&facts).filter(|_| form == Form::Text) {
         log::warn!("{unseen}");
     }
     let request = engine.inspection_request(clock::now());
     Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| engine.found(found));
-    let mut answer = Vec::new();
-    if let Some(missing) = answer::answer(engine.state(), query, clock::now(), TimeAnchor::now(), &mut answer)? {
-        log::warn!("{missing}");
-    }
-    Ok(answer)
+    engine
 }
 
 /// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
@@ -152,18 +176,11 @@ fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanne
     loaded.unwrap_or_default()
 }
 
-/// What the command line asks for.
-fn query(args: &cli::ListArgs) -> Query {
-    let cli::ListArgs { shape, filters, by, wide, asked: _ } = args;
-    Query {
-        filter: filter(filters),
-        by: by.map(Into::into),
-        form: shape.output.into(),
-        width: if *wide { None } else { width() },
-        wide: *wide,
-        colour: colour(*shape),
-        report: false,
-    }
+/// How the command line asks for the list to be printed.
+fn shape(args: &cli::ListArgs) -> ListShape {
+    let cli::ListArgs { shape, filters: _, by, wide, asked: _ } = args;
+    let style = Style { width: if *wide { None } else { width() }, wide: *wide, colour: colour(*shape) };
+    ListShape { form: shape.output.into(), by: by.map(Into::into), style }
 }
 
 /// Which sockets are meant.

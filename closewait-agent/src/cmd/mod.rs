@@ -22,10 +22,9 @@ use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
     hooks::ProgramError,
     host::{open_files::OpenFiles, plan::StartRefusal},
-    sink::{Sink, json::Json, text::Text},
+    sink::{Form, Sink, json::Json, text::Text},
     source::{pins::PinsError, program},
 };
-use closewait_engine::query::Form;
 
 /// Exit codes, as in `sysexits.h`.
 mod exit {
@@ -119,7 +118,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
 fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
     match output {
         OutputFormat::Text => Box::new(Text::new(colour)),
-        OutputFormat::Json => Box::new(Json::default()),
+        OutputFormat::Json => Box::new(Json),
     }
 }
 

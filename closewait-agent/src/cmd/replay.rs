@@ -13,7 +13,7 @@ use crate::{
     cli::{self, Speed},
     clock::{self, TimeAnchor},
     recording::{self, Item, Player, Reader, RecordingEnd, Shown},
-    sink::{Sink, text::histogram_line},
+    sink::{Numbering, Sink, text::histogram_line},
 };
 use closewait_engine::time::BootTime;
 
@@ -126,6 +126,7 @@ impl Playback {
 
 /// Output lines of a replay, dropped where the recorded agent dropped them.
 struct ReplayedLines<W> {
+    numbering: Numbering,
     sink: Box<dyn Sink>,
     to: W,
     /// Handed out last: written, unless they were dropped.
@@ -136,17 +137,17 @@ struct ReplayedLines<W> {
 
 impl<W: Write> ReplayedLines<W> {
     fn new(sink: Box<dyn Sink>, to: W) -> Self {
-        Self { sink, to, handed_out: Vec::new(), waiting: Vec::new() }
+        Self { numbering: Numbering::default(), sink, to, handed_out: Vec::new(), waiting: Vec::new() }
     }
 
     fn show(&mut self, shown: Shown<'_>, anchor: TimeAnchor) -> io::Result<()> {
         match shown {
-            Shown::Start(start) => self.sink.start(start, anchor, &mut self.waiting)?,
+            Shown::Start(start) => self.sink.event(&self.numbering.start(start, anchor), &mut self.waiting)?,
             Shown::Finding(finding) => {
                 if let Some((level, line)) = histogram_line(finding) {
                     log::log!(level, "{line}");
                 }
-                self.sink.finding(finding, anchor, &mut self.waiting)?;
+                self.sink.event(&self.numbering.finding(finding, anchor), &mut self.waiting)?;
                 if self.waiting.len() > MAX_WAITING_BYTES {
                     return self.end();
                 }

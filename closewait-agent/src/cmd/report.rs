@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
-    sink::report::render,
+    sink::{Numbering, answer::AnswerHeader, report::render},
 };
 use closewait_engine::{model::Finding, query::Query, time::BootTime};
 
@@ -26,11 +26,16 @@ const MAX_REPORT_BYTES: usize = 4 << 20;
 /// If there is neither an agent nor a right to look, the recording cannot be read, or standard output cannot be written.
 pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
-    let answer = match &args.file {
+    let shown = match &args.file {
         Some(file) => of_recording(file, output)?,
-        None => list::answer(&args.asked, &Query { form: output.into(), report: true, ..Query::default() })?,
+        None => list::answer(&args.asked, &Query::Report, output.into(), |answer| {
+            let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
+            let mut shown = Vec::new();
+            render(&report, &version, output.into(), anchor, &mut shown)?;
+            Ok(shown)
+        })?,
     };
-    print(&answer)
+    print(&shown)
 }
 
 /// The pile-ups that a recording tells of, then all that there was at its end.
@@ -38,7 +43,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
-    let mut sink = sink(output, false);
+    let (mut numbering, mut sink) = (Numbering::default(), sink(output, false));
     // What piled up and is over is part of the incident too.
     let mut answer = Vec::new();
     for item in &mut reader {
@@ -50,7 +55,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
             Shown::Finding(finding @ (Finding::Pileup { .. } | Finding::PileupEnd { .. }))
                 if answer.len() < MAX_REPORT_BYTES =>
             {
-                sink.finding(finding, anchor, &mut answer)
+                sink.event(&numbering.finding(finding, anchor), &mut answer)
             }
             Shown::Finding(_) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
         };
@@ -60,6 +65,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }
-    render(&engine.report(last), output.into(), player.anchor(), &mut answer)?;
+    let version = env!("CARGO_PKG_VERSION");
+    render(&engine.report(last), version, output.into(), player.anchor(), &mut answer)?;
     Ok(answer)
 }

@@ -23,7 +23,7 @@ use crate::{
     memory::{self, Peak},
     recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
-    sink::{Start, Writer},
+    sink::{Numbering, Start, Writer},
     source::{
         self,
         inspector::Inspector,
@@ -164,16 +164,30 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // Names that others chose are in them.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
-    let sink = sink(args.shape.output, colour(args.shape));
+    let (numbering, sink) = (Numbering::default(), sink(args.shape.output, colour(args.shape)));
     let writer =
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let ring_records = ring_buffer_bytes as usize / SIZE;
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime { programs, ring, ring_records, kernel_log, engine, workers, pending, control, hooks, peak, sink, writer }
-        .run(&start, signals, end)
-        .await
+    Runtime {
+        programs,
+        ring,
+        ring_records,
+        kernel_log,
+        engine,
+        workers,
+        pending,
+        control,
+        hooks,
+        peak,
+        numbering,
+        sink,
+        writer,
+    }
+    .run(&start, signals, end)
+    .await
 }
 
 /// Takes in everything that is there already, and what could not be seen. `None` if a signal has come meanwhile.

@@ -87,7 +87,7 @@ impl Body {
 
 /// Makes an answer. Writing fails when all answers in flight together would be over the limit.
 #[derive(Debug)]
-pub struct BodyWriter {
+pub(super) struct BodyWriter {
     body: Body,
     /// The piece that is being filled.
     piece: Vec<u8>,

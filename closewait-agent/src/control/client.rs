@@ -17,8 +17,9 @@ use rustix::{
 use serde::Serialize;
 
 use super::{
-    Head, MAX_ANSWER, MAX_HEAD, MAX_QUESTION, PATIENCE,
+    Head, MAX_ANSWER, MAX_HEAD, MAX_QUESTION, PATIENCE, PROTOCOL, Request,
     error::{ControlError, MAX_PATH},
+    frames::FrameReader,
     peer, place, transfer_time,
 };
 use crate::{
@@ -34,32 +35,39 @@ const FULL_QUEUE: &str = "connect (the agent's queue is full)";
 /// Bytes that are read at once.
 const READ: usize = 256 * 1024;
 
-/// Asks the agent at `path`. `None` if there is none. Believes root, the own user, and the user to whom root has given the
-/// folder of the socket.
+/// Asks the agent at `path`, and gives each frame of its answer to `take`. Returns whether there is an agent. Believes root,
+/// the own user, and the user to whom root has given the folder of the socket.
 ///
 /// # Errors
 ///
-/// If there is one that cannot be asked, that is not believed, or that gives no answer in time.
-pub fn ask(path: &Path, question: &impl Serialize) -> Result<Option<Vec<u8>>, ControlError> {
-    ask_within(path, question, PATIENCE)
+/// If there is one that cannot be asked, that is not believed, that gives no whole answer in time, or one that `take` refuses.
+pub fn ask(
+    path: &Path,
+    query: &impl Serialize,
+    take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<bool, ControlError> {
+    ask_within(path, query, PATIENCE, take)
 }
 
 pub(super) fn ask_within(
     path: &Path,
-    question: &impl Serialize,
+    query: &impl Serialize,
     patience: Duration,
-) -> Result<Option<Vec<u8>>, ControlError> {
+    take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<bool, ControlError> {
     let refused = |why| ControlError::Answer { path: path.to_owned(), why };
-    let mut line = serde_json::to_vec(question).map_err(|error| refused(error.to_string()))?;
+    let request = Request { protocol: PROTOCOL, query };
+    let mut line = serde_json::to_vec(&request).map_err(|error| refused(error.to_string()))?;
     line.push(b'\n');
     if line.len() > MAX_QUESTION {
         return Err(refused(format!("the question has {} bytes, and {MAX_QUESTION} are possible", line.len())));
     }
     let began = clock::now();
     let mut exchange = Exchange { path, patience, began, until: began + patience, last: began, received: 0 };
-    let Some(mut stream) = exchange.connect()? else { return Ok(None) };
+    let Some(mut stream) = exchange.connect()? else { return Ok(false) };
     exchange.write(&mut stream, &line)?;
-    exchange.read_answer(&mut stream).map(Some)
+    exchange.read_answer(&mut stream, take)?;
+    Ok(true)
 }
 
 /// Outcome of a connection attempt.
@@ -157,50 +165,54 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    fn read_answer(&mut self, stream: &mut UnixStream) -> Result<Vec<u8>, ControlError> {
-        let mut answer = Vec::new();
-        let end = loop {
-            if let Some(end) = answer.iter().position(|byte| *byte == b'\n') {
-                break end;
+    fn read_answer(
+        &mut self,
+        stream: &mut UnixStream,
+        mut take: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), ControlError> {
+        let mut bytes = Vec::new();
+        self.read_head(stream, &mut bytes)?;
+        let (mut frames, mut ended) = (FrameReader::default(), false);
+        loop {
+            ended |= frames.read(&mut bytes, &mut take).map_err(|why| self.unusable(still_harmless(why)))?;
+            if self.received > MAX_ANSWER {
+                let most = MAX_ANSWER >> 20;
+                return Err(
+                    self.unusable(format!("it has more than the {most} MiB that are possible; narrow the filters"))
+                );
             }
-            if answer.len() > MAX_HEAD {
-                return Err(self.unusable("its first line does not end"));
-            }
-            if self.read(stream, &mut answer)? == 0 {
-                return Err(self.unusable("it hung up"));
-            }
-        };
-        let head = answer.get(..end).unwrap_or_default();
-        let (length, missing) = match serde_json::from_slice(head) {
-            Ok(Head::Bytes(length)) => (length, None),
-            Ok(Head::Part { bytes, missing }) => (bytes, Some(missing)),
-            Ok(Head::Refused(why)) => return Err(self.unusable(still_harmless(why))),
-            Err(error) => return Err(self.unusable(format!("its first line was not understood: {error}"))),
-        };
-        if length > MAX_ANSWER {
-            return Err(self.unusable(format!(
-                "it would take {} MiB, and {} are possible; narrow the filters",
-                length >> 20,
-                MAX_ANSWER >> 20
-            )));
-        }
-        answer.drain(..=end);
-        let length = usize::try_from(length).map_err(|_too_long| self.unusable("it is too long"))?;
-        // All at once, so that nothing is copied; an error rather than an abort if there is no memory.
-        let more = length.saturating_sub(answer.len()).saturating_add(READ);
-        answer.try_reserve_exact(more).map_err(|error| self.unusable(error.to_string()))?;
-        while answer.len() <= length {
-            if self.read(stream, &mut answer)? == 0 {
+            if self.read(stream, &mut bytes)? == 0 {
                 break;
             }
         }
-        if answer.len() != length {
-            return Err(self.unusable(format!("{} bytes of {length} came", answer.len())));
+        if ended { Ok(()) } else { Err(self.unusable(format!("it was cut off after {} bytes", self.received))) }
+    }
+
+    /// Reads the first line of an answer into `bytes`, and removes it from them again.
+    fn read_head(&mut self, stream: &mut UnixStream, bytes: &mut Vec<u8>) -> Result<(), ControlError> {
+        let end = loop {
+            if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            if bytes.len() > MAX_HEAD {
+                return Err(self.unusable("its first line does not end"));
+            }
+            if self.read(stream, bytes)? == 0 {
+                return Err(self.unusable("it hung up"));
+            }
+        };
+        let head = serde_json::from_slice(bytes.get(..end).unwrap_or_default());
+        let not_understood = |error| format!("its first line was not understood: {error}");
+        let Head { protocol, agent, refused } =
+            head.map_err(|error| self.unusable(still_harmless(not_understood(error))))?;
+        if protocol != PROTOCOL {
+            return Err(ControlError::Version { path: self.path.to_owned(), protocol, agent });
         }
-        if let Some(missing) = missing {
-            log::warn!("{}", still_harmless(missing));
+        if let Some(why) = refused {
+            return Err(self.unusable(why));
         }
-        Ok(answer)
+        bytes.drain(..=end);
+        Ok(())
     }
 
     /// Reads what is there, or waits until something is. Returns its length; 0 at the end.

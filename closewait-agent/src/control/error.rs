@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
 
+use super::PROTOCOL;
 use crate::host::in_time::CallFailure;
 
 /// Why an agent cannot listen, or cannot be asked. Printed as the problem with its cause, and a line with a hint.
@@ -74,6 +75,15 @@ pub enum ControlError {
         /// Its error.
         error: io::Error,
     },
+    /// The agent speaks another version of the protocol.
+    Version {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Version of the agent's protocol; 0 before the first.
+        protocol: u32,
+        /// Version of the agent; empty before the first.
+        agent: String,
+    },
     /// The agent refused to answer, or its answer cannot be used.
     Answer {
         /// Path of the socket.
@@ -118,6 +128,15 @@ impl ControlError {
             Self::Ask { call, path, error } => {
                 format!("asking the agent at {} failed ({call}): {error}", path.display())
             }
+            Self::Version { path, protocol, agent } => {
+                let version = if agent.is_empty() { String::new() } else { format!(" of version {agent}") };
+                format!(
+                    "the agent{version} at {} speaks version {protocol} of the control protocol, and this closewait (version {}) \
+                     speaks version {PROTOCOL}",
+                    path.display(),
+                    env!("CARGO_PKG_VERSION")
+                )
+            }
             Self::Answer { path, why } => format!("the agent at {} gave no answer: {why}", path.display()),
         }
     }
@@ -138,6 +157,9 @@ impl ControlError {
             }
             Self::Unanswered { .. } => "see to the file system of the path, or give a --socket on another",
             Self::Ask { .. } => "run as root or as the user that runs the agent, or look without it: --alone",
+            Self::Version { .. } => {
+                "restart the agent with this closewait, use the closewait of the agent, or look without it: --alone"
+            }
             Self::Answer { .. } => "see whether the agent is of the same version, or look without it: --alone",
         }
     }

@@ -1,24 +1,25 @@
 //! The Unix socket on which a running agent answers other closewait commands.
 //!
-//! A connection carries one question and one answer, each a line of JSON; the text that the answer's line announces
-//! follows it.
+//! A connection carries one question and one answer. Each begins with a line of JSON that has the version of the protocol, in
+//! every version; frames of typed items follow the line of an answer, and then an end mark. [`crate::sink::answer`] has the
+//! items.
 //!
 //! | file | content |
 //! |---|---|
 //! | `place` | the socket file: created with the right mode, never in the place of something else, removed only by its owner |
 //! | `peer` | who is at the other end, and whether to believe it |
 //! | `server` | the agent's side: bounded in clients, bytes and time |
+//! | `frames` | the parts of an answer, and the mark at its end |
 //! | `body`, `pool` | answers in flight: pieces that are freed as they are written, compressed if they are large, within one limit for all |
 //! | `client` | the side of `list`, `report` and `kill`: bounded in bytes and time |
-//! | `screen` | removes from an answer what could act on a terminal |
 
 mod body;
 mod client;
 mod error;
+mod frames;
 mod peer;
 mod place;
 mod pool;
-mod screen;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -27,11 +28,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use closewait_engine::text::harmless_field;
+
 pub use self::{
-    body::BodyWriter,
     client::ask,
     error::ControlError,
-    screen::{harmless_json, harmless_text},
+    frames::AnswerWriter,
     server::{Asker, Control},
 };
 
@@ -43,7 +45,7 @@ pub const MAX_BYTES_IN_FLIGHT: usize = 32 << 20;
 const MAX_QUESTION: usize = 64 * 1024;
 /// Clients that are served at the same time. More wait in the kernel's queue.
 const MAX_CLIENTS: usize = 64;
-/// Longest answer that a client takes, bytes: a million sockets in JSON and half as much again.
+/// Longest answer that a client takes, bytes: two million sockets.
 const MAX_ANSWER: u64 = 1 << 30;
 /// Longest first line of an answer, bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -55,21 +57,42 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(4);
 /// Slowest transfer of an answer, bytes per second beyond the first [`PATIENCE`].
 const MIN_RATE: u64 = 256 * 1024;
 
-/// First line of an answer.
+/// Version of the protocol: of questions, of the items of an answer and of their encoding. Raise it whenever one of them changes;
+/// a test of this module notices a change of the encoding.
+pub const PROTOCOL: u32 = 1;
+
+/// Line of a question.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Head {
-    /// A complete answer of this many bytes follows.
-    Bytes(u64),
-    /// An answer follows that is not complete.
-    Part {
-        /// Length of the text.
-        bytes: u64,
-        /// What is missing, for people.
-        missing: String,
-    },
-    /// There is no answer, for this reason.
-    Refused(String),
+struct Request<Q> {
+    protocol: u32,
+    query: Q,
+}
+
+/// Member of the line of a question in every version of the protocol; 0 before the first.
+#[derive(Debug, Deserialize)]
+struct AnyRequest {
+    #[serde(default)]
+    protocol: u32,
+}
+
+/// First line of an answer. Every version of the protocol has these members.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Head {
+    protocol: u32,
+    /// Version of the agent.
+    #[serde(deserialize_with = "harmless_field")]
+    agent: String,
+    /// Reason why there is no answer. Otherwise frames follow.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "harmless_field")]
+    refused: Option<String>,
+}
+
+impl Head {
+    /// The line of this agent.
+    fn new(refused: Option<String>) -> Self {
+        Self { protocol: PROTOCOL, agent: env!("CARGO_PKG_VERSION").to_owned(), refused }
+    }
 }
 
 /// Time that the transfer of an answer may take beyond the patience once `bytes` of it have passed.

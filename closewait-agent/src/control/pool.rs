@@ -31,7 +31,7 @@ impl BytePool {
         self.limit / 4
     }
 
-    /// Waits until an eighth of the limit is free: room for some 80,000 sockets in compressed JSON at the default limit.
+    /// Waits until an eighth of the limit is free: room for the compressed rows of tens of thousands of sockets at the default limit.
     pub(super) async fn has_room(&self) {
         while self.used.load(Ordering::Relaxed) > self.limit - self.limit / 8 {
             self.released.notified().await;

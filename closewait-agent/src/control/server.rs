@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Head, MAX_CLIENTS, MAX_QUESTION, PATIENCE, QUEUE_PATIENCE,
+    AnswerWriter, AnyRequest, Head, MAX_CLIENTS, MAX_QUESTION, PATIENCE, PROTOCOL, QUEUE_PATIENCE, Request,
     body::{Body, BodyWriter},
     error::ControlError,
     peer,
@@ -169,11 +169,22 @@ async fn serve<Q: DeserializeOwned>(mut asker: Asker, ask: mpsc::Sender<(Q, Aske
     }
     let mut question = Vec::new();
     let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await else { return };
-    match serde_json::from_slice(&question) {
+    match understood(&question) {
         // The agent may be ending.
         Ok(question) => drop(ask.send((question, asker)).await),
-        Err(error) => asker.refuse(format!("the question was not understood: {error}")),
+        Err(why) => asker.refuse(why),
     }
+}
+
+/// The question in a line, or why it cannot be answered.
+fn understood<Q: DeserializeOwned>(line: &[u8]) -> Result<Q, String> {
+    let not_understood = |error| format!("the question was not understood: {error}");
+    let AnyRequest { protocol } = serde_json::from_slice(line).map_err(not_understood)?;
+    if protocol != PROTOCOL {
+        return Err(format!("the agent speaks version {PROTOCOL} of the control protocol, and not version {protocol}"));
+    }
+    let Request { protocol: _, query } = serde_json::from_slice(line).map_err(not_understood)?;
+    Ok(query)
 }
 
 /// A client that has asked.
@@ -189,28 +200,21 @@ pub struct Asker {
 
 impl Asker {
     /// What the answer is written to.
-    pub fn body(&self) -> BodyWriter {
-        BodyWriter::new(Arc::clone(&self.pool))
+    pub fn writer(&self) -> AnswerWriter {
+        AnswerWriter::new(BodyWriter::new(Arc::clone(&self.pool)))
     }
 
-    /// Answers in the background: a client that does not take the answer holds up nobody. `missing` says what is not in it.
-    pub fn answer(self, body: BodyWriter, missing: Option<String>) {
-        match body.finish() {
-            Ok(body) => {
-                let bytes = body.length();
-                let head = match missing {
-                    None => Head::Bytes(bytes),
-                    Some(missing) => Head::Part { bytes, missing },
-                };
-                self.send(&head, Some(body));
-            }
+    /// Answers in the background: a client that does not take the answer holds up nobody.
+    pub fn answer(self, answer: AnswerWriter) {
+        match answer.finish() {
+            Ok(body) => self.send(&Head::new(None), Some(body)),
             Err(error) => self.refuse(error.to_string()),
         }
     }
 
     /// Says in the background that there is no answer, and why.
     pub fn refuse(self, why: String) {
-        self.send(&Head::Refused(why), None);
+        self.send(&Head::new(Some(why)), None);
     }
 
     fn send(mut self, head: &Head, body: Option<Body>) {

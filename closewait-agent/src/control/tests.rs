@@ -1,5 +1,7 @@
 //! Agent and client together.
 
+mod encoding;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -16,6 +18,30 @@ const SHORT: Duration = Duration::from_millis(400);
 
 fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("closewait-control-{}-{name}", process::id()))
+}
+
+/// Asks, and returns all frames of the answer together; `None` if there is no agent.
+fn asked(path: &Path, question: &str) -> Result<Option<Vec<u8>>, ControlError> {
+    asked_within(path, question, PATIENCE)
+}
+
+fn asked_within(path: &Path, question: &str, patience: Duration) -> Result<Option<Vec<u8>>, ControlError> {
+    let mut answer = Vec::new();
+    let take = |frame: &[u8]| {
+        answer.extend_from_slice(frame);
+        Ok(())
+    };
+    Ok(ask_within(path, &question, patience, take)?.then_some(answer))
+}
+
+/// The line of a question.
+fn line(question: &str) -> String {
+    format!("{{\"protocol\":{PROTOCOL},\"query\":\"{question}\"}}\n")
+}
+
+/// The line that an answer begins with.
+fn head() -> String {
+    format!("{{\"protocol\":{PROTOCOL},\"agent\":\"0.1.0\"}}\n")
 }
 
 /// Runs `asks` beside an agent that answers every question: `no` is refused, a number with that many bytes, others with
@@ -43,15 +69,14 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
 }
 
 fn answer(question: &str, asker: Asker) {
-    let mut body = asker.body();
+    let mut answer = asker.writer();
     let written = match question.parse() {
-        Ok(bytes) => body.write_all(&text(bytes)),
-        Err(_) => body.write_all(question.as_bytes()),
+        Ok(bytes) => text(bytes).chunks(32 * 1024).try_for_each(|part| answer.frame(part)),
+        Err(_) => answer.frame(question.as_bytes()),
     };
     match (question, written) {
         ("no", _) => asker.refuse("never".to_owned()),
-        ("much", Ok(())) => asker.answer(body, Some("the rest".to_owned())),
-        (_, Ok(())) => asker.answer(body, None),
+        (_, Ok(())) => asker.answer(answer),
         (_, Err(error)) => asker.refuse(error.to_string()),
     }
 }
@@ -85,26 +110,20 @@ fn read_question(stream: &mut UnixStream) {
 
 #[test]
 fn a_question_gets_its_answer() {
-    let answer = with_agent("answer", 1 << 20, |path| ask(path, &"two\nlines").unwrap());
+    let answer = with_agent("answer", 1 << 20, |path| asked(path, "two\nlines").unwrap());
     assert_eq!(answer.as_deref(), Some(&b"two\nlines"[..]));
-}
-
-#[test]
-fn an_answer_that_is_not_all_is_an_answer() {
-    let answer = with_agent("part", 1 << 20, |path| ask(path, &"much").unwrap());
-    assert_eq!(answer.as_deref(), Some(&b"much"[..]));
 }
 
 #[test]
 fn an_answer_that_is_larger_than_the_limit_for_all_passes() {
     const LENGTH: usize = 24 << 20;
-    let answer = with_agent("large", 4 << 20, |path| ask(path, &LENGTH.to_string()).unwrap().unwrap());
+    let answer = with_agent("large", 4 << 20, |path| asked(path, &LENGTH.to_string()).unwrap().unwrap());
     assert!(answer == text(LENGTH));
 }
 
 #[test]
 fn a_refusal_says_why_and_what_to_do() {
-    let error = with_agent("refusal", 1 << 20, |path| ask(path, &"no").unwrap_err().to_string());
+    let error = with_agent("refusal", 1 << 20, |path| asked(path, "no").unwrap_err().to_string());
     assert!(error.contains("never") && error.contains("\nhint: ") && error.contains("--alone"), "{error}");
 }
 
@@ -114,7 +133,7 @@ fn nonsense_and_silence_hold_up_nobody() {
         let silent = UnixStream::connect(path).unwrap();
         let mut rude = UnixStream::connect(path).unwrap();
         rude.write_all(b"{]\n").unwrap();
-        let answer = ask(path, &"hello").unwrap();
+        let answer = asked(path, "hello").unwrap();
         let mut told = String::new();
         rude.read_to_string(&mut told).unwrap();
         assert!(told.contains("not understood"), "{told}");
@@ -134,16 +153,16 @@ fn a_question_without_an_end_is_cut_off() {
         let mut told = Vec::new();
         let _reset = rude.read_to_end(&mut told);
         assert_eq!(told, b"");
-        assert!(ask(path, &"hello").unwrap().is_some());
+        assert!(asked(path, "hello").unwrap().is_some());
     });
 }
 
 #[test]
 fn nobody_there_is_no_error() {
-    assert!(ask(&path("nobody"), &"hello").unwrap().is_none());
+    assert!(asked(&path("nobody"), "hello").unwrap().is_none());
     let left = path("left");
     drop(UnixListener::bind(&left).unwrap());
-    assert!(ask(&left, &"hello").unwrap().is_none());
+    assert!(asked(&left, "hello").unwrap().is_none());
     fs::remove_file(left).unwrap();
 }
 
@@ -158,13 +177,13 @@ fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
         let silent: Vec<UnixStream> = (0..16)
             .map(|_| {
                 let mut stream = UnixStream::connect(&path).unwrap();
-                stream.write_all(format!("\"{LENGTH}\"\n").as_bytes()).unwrap();
+                stream.write_all(line(&LENGTH.to_string()).as_bytes()).unwrap();
                 stream
             })
             .collect();
         let beside = {
             let path = path.clone();
-            thread::spawn(move || ask_within(&path, &"hello", 10 * PATIENCE))
+            thread::spawn(move || asked_within(&path, "hello", 10 * PATIENCE))
         };
         let mut most = 0;
         while !beside.is_finished() {
@@ -195,12 +214,12 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut control = Control::<String>::listen(&path, 4 << 20).unwrap();
-        let (mut held, asked) = {
+        let (mut held, first) = {
             let mut stream = UnixStream::connect(&path).unwrap();
-            stream.write_all(b"\"held\"\n").unwrap();
+            stream.write_all(line("held").as_bytes()).unwrap();
             (stream, control.question().await.unwrap())
         };
-        let mut full = asked.1.body();
+        let mut full = first.1.writer();
         // Does not compress, and leaves less than an eighth, whatever the kernel takes of it.
         let noise: Vec<u8> = (0_u64..)
             .scan(1_u64, |state, _| {
@@ -209,11 +228,11 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             })
             .take(4_120_000)
             .collect();
-        full.write_all(&noise).unwrap();
-        asked.1.answer(full, None);
+        full.frame(&noise).unwrap();
+        first.1.answer(full);
         let ask_there = || {
             let path = path.clone();
-            thread::spawn(move || ask(&path, &"hello"))
+            thread::spawn(move || asked(&path, "hello"))
         };
         let refused = ask_there();
         let until_refused = async {
@@ -251,11 +270,11 @@ fn a_client_that_has_given_up_is_not_answered() {
     runtime.block_on(async {
         let mut control = Control::<String>::listen(&path, 1 << 20).unwrap();
         let mut gone = UnixStream::connect(&path).unwrap();
-        gone.write_all(b"\"gone\"\n").unwrap();
+        gone.write_all(line("gone").as_bytes()).unwrap();
         drop(gone);
         // One that has only ended its own direction waits for its answer.
         let mut half = UnixStream::connect(&path).unwrap();
-        half.write_all(b"\"half\"\n").unwrap();
+        half.write_all(line("half").as_bytes()).unwrap();
         half.shutdown(std::net::Shutdown::Write).unwrap();
         let (question, _asker) = control.question().await.unwrap();
         assert_eq!(question, "half");
@@ -283,7 +302,7 @@ fn an_agent_that_does_not_answer_is_given_up() {
             read_question(&mut stream);
             let _given_up = stream.read(&mut [0]);
         },
-        |path| ask_within(path, &"hello", Duration::from_secs(1)).unwrap_err(),
+        |path| asked_within(path, "hello", Duration::from_secs(1)).unwrap_err(),
     );
     assert!(error.to_string().starts_with("the agent did not answer within 1 s"), "{error}");
     assert!(error.permits_scan());
@@ -303,7 +322,7 @@ fn an_agent_that_trickles_is_given_up() {
                 thread::sleep(Duration::from_millis(50));
             }
         },
-        |path| ask_within(path, &"hello", SHORT).unwrap_err(),
+        |path| asked_within(path, "hello", SHORT).unwrap_err(),
     );
     assert!(matches!(error, ControlError::Slow { bytes: 1.., .. }), "{error}");
     assert!(clock::now().since(began) < Duration::from_secs(3));
@@ -318,31 +337,89 @@ fn an_agent_that_cannot_even_accept_is_given_up() {
     rustix::net::listen(&socket, 0).unwrap();
     // The only place in its queue.
     let _waiting = UnixStream::connect(&path).unwrap();
-    let error = ask_within(&path, &"hello", SHORT).unwrap_err();
+    let error = asked_within(&path, "hello", SHORT).unwrap_err();
     fs::remove_file(&path).unwrap();
     assert!(matches!(error, ControlError::Slow { bytes: 0, .. }), "{error}");
 }
 
+/// The error of a question to something that answers with these bytes.
+fn error_of(name: &str, said: Vec<u8>) -> ControlError {
+    with_other(
+        name,
+        move |mut stream| {
+            read_question(&mut stream);
+            // One that has seen enough hangs up.
+            let _gone = stream.write_all(&said);
+        },
+        |path| asked(path, "hello").unwrap_err(),
+    )
+}
+
 #[test]
 fn what_is_no_answer_is_refused() {
+    let frame = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
+    let end = |frames: u64| [&[0; 4][..], &frames.to_le_bytes()].concat();
     for (name, said, words) in [
-        ("empty", &b""[..], "hung up"),
-        ("other", b"hello\n", "not understood"),
-        ("short", b"{\"bytes\":5}\nfour", "4 bytes of 5 came"),
-        ("long", b"{\"bytes\":3}\nfour", "bytes of 3 came"),
-        ("huge", b"{\"bytes\":99999999999}\n", "narrow the filters"),
-        ("escape", b"{\"refused\":\"\\u001b[2J\"}\n", "\\u{1b}[2J"),
+        ("empty", Vec::new(), "hung up"),
+        ("other", b"hello\n".to_vec(), "not understood"),
+        ("none", head().into_bytes(), "was cut off"),
+        ("short", [head().as_bytes(), &5_u32.to_le_bytes(), b"four"].concat(), "was cut off"),
+        ("endless", [head().as_bytes(), &frame(b"four")].concat(), "was cut off"),
+        ("fewer", [head().as_bytes(), &frame(b"four"), &end(2)].concat(), "1 parts of 2 came"),
+        ("behind", [head().as_bytes(), &frame(b"four"), &end(1), b"x"].concat(), "follows its end"),
+        ("huge", [head().as_bytes(), &u32::MAX.to_le_bytes()].concat(), "are possible"),
+        (
+            "escape",
+            format!("{{\"protocol\":{PROTOCOL},\"refused\":\"\\u001b[2J\"}}\n").into_bytes(),
+            "gave no answer: \\u{1b}[2J",
+        ),
     ] {
-        let error = with_other(
-            name,
-            |mut stream| {
-                read_question(&mut stream);
-                stream.write_all(said).unwrap();
-            },
-            |path| ask(path, &"hello").unwrap_err(),
-        );
+        let error = error_of(name, said);
         assert!(error.to_string().contains(words) && !error.permits_scan(), "{name}: {error}");
     }
+}
+
+#[test]
+fn an_agent_of_another_version_is_named_with_what_to_do() {
+    let next = PROTOCOL + 1;
+    for (name, said, words) in [
+        (
+            "next",
+            format!("{{\"protocol\":{next},\"agent\":\"9.1\\u0007\",\"new\":[]}}\n"),
+            format!("agent of version 9.1\\u{{7}} at"),
+        ),
+        ("refusing", format!("{{\"protocol\":{next},\"refused\":\"no\"}}\n"), format!("speaks version {next} of")),
+        ("first", "{\"bytes\":5}\nhello".to_owned(), "speaks version 0 of".to_owned()),
+        ("told", "{\"refused\":\"no\"}\n".to_owned(), "speaks version 0 of".to_owned()),
+    ] {
+        let error = error_of(name, said.into_bytes());
+        assert!(matches!(error, ControlError::Version { .. }) && !error.permits_scan(), "{name}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(&words) && text.contains(&format!("speaks version {PROTOCOL}\nhint: restart")), "{text}");
+    }
+}
+
+#[test]
+fn a_client_of_another_version_is_told_the_version_of_the_agent() {
+    with_agent("client", 1 << 20, |path| {
+        for question in ["{\"form\":\"json\"}", "{\"protocol\":7,\"query\":{\"new\":1}}"] {
+            let mut stream = UnixStream::connect(path).unwrap();
+            stream.write_all(format!("{question}\n").as_bytes()).unwrap();
+            let mut told = String::new();
+            stream.read_to_string(&mut told).unwrap();
+            let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(told["protocol"], PROTOCOL);
+            assert!(told["refused"].as_str().unwrap().contains("speaks version"), "{told}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_its_reader_refuses_is_an_error_without_control_characters() {
+    let error = with_agent("refused", 1 << 20, |path| {
+        ask(path, &"hello", |_frame| Err("\u{1b}[2J".to_owned())).unwrap_err().to_string()
+    });
+    assert!(error.contains("gave no answer: \\u{1b}[2J"), "{error}");
 }
 
 #[test]
@@ -353,7 +430,7 @@ fn a_first_line_without_an_end_is_not_read_for_ever() {
             read_question(&mut stream);
             while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
         },
-        |path| ask(path, &"hello").unwrap_err(),
+        |path| asked(path, "hello").unwrap_err(),
     );
     assert!(error.to_string().contains("does not end"), "{error}");
 }
@@ -361,5 +438,5 @@ fn a_first_line_without_an_end_is_not_read_for_ever() {
 #[test]
 fn a_path_that_is_too_long_is_said() {
     let long = PathBuf::from(format!("/{}", "x".repeat(200)));
-    assert!(matches!(ask(&long, &"hello"), Err(ControlError::TooLong { .. })));
+    assert!(matches!(asked(&long, "hello"), Err(ControlError::TooLong { .. })));
 }

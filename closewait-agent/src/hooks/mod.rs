@@ -34,8 +34,8 @@ pub use self::{
     program::{HookPrograms, ProgramError},
 };
 use crate::{
-    clock::{self, TimeAnchor},
-    sink::{Backlog, Sink as _, Writer, json::Json},
+    clock,
+    sink::{Backlog, NumberedEvent, Writer},
 };
 use closewait_engine::{model::Finding, time::BootTime};
 
@@ -97,16 +97,12 @@ impl Helper {
     pub fn connect(self) -> io::Result<Hooks> {
         let Self { child, requests, config } = self;
         let now = clock::now();
-        let mut json = Json::default();
-        // The event `start`.
-        json.pass();
         Ok(Hooks {
             child,
             writer: Writer::new(requests, BACKLOG)?,
             limits: StartLimiter::new(config.every, now),
             skipped: Skipped::new(config.every, now),
             programs: config.programs,
-            json,
         })
     }
 }
@@ -119,22 +115,18 @@ pub struct Hooks {
     limits: StartLimiter,
     skipped: Skipped,
     programs: HookPrograms,
-    /// Counts along, so that a program gets the very line that the stream has.
-    json: Json,
 }
 
 impl Hooks {
-    /// Takes every finding, in order, and asks for a program where that is called for.
-    pub fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, now: BootTime) {
+    /// Asks for a program if `finding`, which became this event, is a reason to run one. The program gets the line that the
+    /// stream has.
+    pub fn finding(&mut self, finding: &Finding, event: &NumberedEvent<'_>, now: BootTime) {
         let group = event::group(finding).filter(|group| self.programs.of(group.kind).is_some());
         match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
-            None => self.json.pass(),
-            Some(Err(skip)) => {
-                self.json.pass();
-                self.skipped.skip(skip);
-            }
+            None => {}
+            Some(Err(skip)) => self.skipped.skip(skip),
             Some(Ok(group)) => {
-                if let Err(error) = self.ask(group, finding, anchor) {
+                if let Err(error) = self.ask(group, finding, event) {
                     log::error!("a hook is not run, as its event cannot be written as JSON: {error}; report this");
                 }
             }
@@ -144,11 +136,9 @@ impl Hooks {
         }
     }
 
-    fn ask(&mut self, group: HookGroup, finding: &Finding, anchor: TimeAnchor) -> io::Result<()> {
-        let mut line = Vec::new();
-        self.json.finding(finding, anchor, &mut line)?;
-        let json = String::from_utf8(line).map_err(io::Error::other)?;
-        let event = HookEvent { group, facts: event::facts(finding, anchor), json };
+    fn ask(&mut self, group: HookGroup, finding: &Finding, event: &NumberedEvent<'_>) -> io::Result<()> {
+        let json = str::from_utf8(event.json()?).map_err(io::Error::other)?.to_owned();
+        let event = HookEvent { group, facts: event::facts(finding, event.anchor), json };
         match event.frame()? {
             None => self.skipped.too_long(),
             Some(frame) => {

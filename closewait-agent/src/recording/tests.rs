@@ -1,7 +1,7 @@
 use std::{cell::RefCell, io, rc::Rc, time::Duration};
 
 use super::*;
-use crate::sink::{Sink as _, json::Json};
+use crate::sink::{Numbering, Sink as _, json::Json};
 use closewait_engine::{
     Engine, Events,
     decode::Decoder,
@@ -68,7 +68,7 @@ impl io::Write for Disk {
 /// An agent in small: takes from the engine what it wants done, and hands out lines.
 struct Agent {
     engine: RecordingEngine,
-    sink: Json,
+    numbering: Numbering,
     anchor: u64,
     /// Lines that were read.
     lines: Vec<u8>,
@@ -78,11 +78,12 @@ struct Agent {
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
         let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, recorder);
-        let mut agent = Self { engine, sink: Json::default(), anchor: 0, lines: Vec::new(), piece: Vec::new() };
+        let numbering = Numbering::default();
+        let mut agent = Self { engine, numbering, anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);
         agent.engine.started(&start);
-        agent.sink.start(&start, anchor, &mut agent.piece).unwrap();
+        Json.event(&agent.numbering.start(&start, anchor), &mut agent.piece).unwrap();
         agent.hand_out(true, BEGAN);
         agent
     }
@@ -110,7 +111,9 @@ impl Agent {
         self.engine.anchored(anchor);
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Finding(finding) => self.sink.finding(&finding, anchor, &mut self.piece).unwrap(),
+                Output::Finding(finding) => {
+                    Json.event(&self.numbering.finding(&finding, anchor), &mut self.piece).unwrap();
+                }
                 Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now }),
                 Output::ScanOwners => {
                     let _known = self.engine.scan_began();
@@ -163,13 +166,13 @@ impl Agent {
 
 /// The lines of a recording, and how it ends.
 pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<RecordingEnd>)> {
-    let (mut sink, mut player) = (Json::default(), Player::default());
+    let (mut numbering, mut player) = (Numbering::default(), Player::default());
     let (mut lines, mut handed_out, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let mut reader = Reader::new(bytes)?;
     for item in &mut reader {
         player.play(item?, |shown, anchor| match shown {
-            Shown::Start(start) => sink.start(start, anchor, &mut waiting),
-            Shown::Finding(finding) => sink.finding(finding, anchor, &mut waiting),
+            Shown::Start(start) => Json.event(&numbering.start(start, anchor), &mut waiting),
+            Shown::Finding(finding) => Json.event(&numbering.finding(finding, anchor), &mut waiting),
             Shown::HandedOut => {
                 lines.append(&mut handed_out);
                 handed_out = std::mem::take(&mut waiting);
@@ -404,6 +407,6 @@ fn any_time_that_an_anchor_can_be_has_a_text() {
         let anchor = TimeAnchor::from(booted);
         assert_eq!(u64::from(anchor), booted);
         let finding = Finding::Stop { at: BootTime(u64::MAX), totals: Default::default() };
-        Json::default().finding(&finding, anchor, &mut Vec::new()).unwrap();
+        Json.event(&Numbering::default().finding(&finding, anchor), &mut Vec::new()).unwrap();
     }
 }

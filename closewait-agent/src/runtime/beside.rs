@@ -278,10 +278,10 @@ impl Runtime {
     }
 
     pub(super) fn answer(&self, query: &Query, asker: Asker) {
-        let mut body = asker.body();
+        let mut answer = asker.writer();
         let engine = self.engine.state();
-        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), &mut body) {
-            Ok(missing) => asker.answer(body, missing),
+        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {
+            Ok(()) => asker.answer(answer),
             Err(error) => asker.refuse(error.to_string()),
         }
     }

@@ -1,62 +1,264 @@
-//! What is said to whoever asks: a list, or a report.
+//! The answer to a [`Query`]: typed items, which an agent encodes for its control socket and the client collects and renders.
+//! A one-off scan gives the same items to the same collector, without encoding.
+//!
+//! What many rows have in common (listeners, workloads, processes) is an item of its own, sent once and before the first row
+//! that refers to it. Text in an item that was decoded is harmless, whoever has sent it.
 
-use std::io::{self, Write};
+mod items;
 
-use super::{
-    json,
-    list::{missing, render},
-    report,
-};
+use std::{borrow::Cow, collections::BTreeMap, io};
+
+use thiserror::Error;
+
+use self::items::FirstUses;
+pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, SharedItem};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     Engine,
-    query::{Form, Query},
+    diagnose::Seen,
+    model::{IncidentReport, Listener},
+    process::Process,
+    query::Query,
     time::BootTime,
     view::{Row, View},
+    workload::Workload,
 };
 
-/// Sockets whose objects are written at once.
-const AT_ONCE: usize = 64;
+/// Size from which on a frame ends, bytes.
+const FRAME: usize = 32 * 1024;
+/// Most sockets that a client collects: four times the default of `--max-tracked`.
+const MAX_ROWS: usize = 4_000_000;
 
-/// Writes the answer to a question, of what is true at `now`. Returns what a person has to be told beside it.
+/// Writes the answer to `query`, of what is true at `now`, as frames of encoded items. Each socket is judged, encoded and
+/// forgotten before the next.
 ///
 /// # Errors
 ///
-/// If it cannot be written as JSON, or `to` refuses it.
+/// If an item cannot be encoded, or `frame` refuses one.
 pub fn answer(
     engine: &Engine,
     query: &Query,
     now: BootTime,
     anchor: TimeAnchor,
-    to: &mut impl Write,
-) -> io::Result<Option<String>> {
-    let mut text = Vec::new();
-    if query.report {
-        report::render(&engine.report(now), query.form, anchor, &mut text)?;
-        to.write_all(&text)?;
-        return Ok(None);
-    }
-    let view = engine.view(now);
-    match (query.form, query.by) {
-        (Form::Json, None) => objects(&view, query, anchor, to)?,
-        (Form::Json, Some(_)) | (Form::Text, _) => {
-            render(&view, query, anchor, &mut text)?;
-            to.write_all(&text)?;
+    mut frame: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(2 * FRAME);
+    items(engine, query, now, anchor, |item| {
+        item.encode(&mut bytes).map_err(io::Error::other)?;
+        if bytes.len() >= FRAME {
+            frame(&bytes)?;
+            bytes.clear();
         }
-    }
-    // JSON objects have no field for it.
-    let missing: Vec<String> = missing(view.untracked, view.unseen).collect();
-    Ok((query.form == Form::Json && !missing.is_empty()).then(|| missing.join("\n")))
+        Ok::<(), io::Error>(())
+    })?;
+    if bytes.is_empty() { Ok(()) } else { frame(&bytes) }
 }
 
-/// An object for each socket, in pieces: all of them would take a kilobyte each.
-fn objects(view: &View<'_>, query: &Query, anchor: TimeAnchor, to: &mut impl Write) -> io::Result<()> {
-    let rows: Vec<&Row<'_>> = view.rows.iter().filter(|row| query.filter.matches(row, view.now)).collect();
-    let mut text = Vec::new();
-    for rows in rows.chunks(AT_ONCE) {
-        text.clear();
-        json::list(view, rows, None, anchor, &mut text)?;
-        to.write_all(&text)?;
+/// Gives the items of the answer to `query` to `take`, one after the other.
+fn items<'e, E>(
+    engine: &'e Engine,
+    query: &'e Query,
+    now: BootTime,
+    anchor: TimeAnchor,
+    mut take: impl FnMut(AnswerItem<'e>) -> Result<(), E>,
+) -> Result<(), E> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let filter = match query {
+        Query::List(filter) => filter,
+        Query::Report => {
+            take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
+            let mut report = engine.report(now);
+            let groups = std::mem::take(&mut report.groups);
+            take(AnswerItem::Report(Box::new(report)))?;
+            return groups.into_iter().try_for_each(|group| take(AnswerItem::Group(Box::new(group))));
+        }
+    };
+    let selection = engine.select(now, filter);
+    let (total, untracked) = (selection.total as u64, selection.untracked);
+    let unseen = selection.unseen.map(str::to_owned);
+    take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
+    let processes = selection.processes;
+    let mut shared = FirstUses::default();
+    for row in selection {
+        shared.row(row, processes, &mut take)?;
     }
     Ok(())
 }
+
+/// Reason why items are no answer.
+#[derive(Debug, Error)]
+pub enum AnswerError {
+    /// The bytes are no item of this version.
+    #[error("an item of the answer was not understood: {0}")]
+    Undecodable(rmp_serde::decode::Error),
+    /// It has no header, or several.
+    #[error("the answer does not have one header")]
+    Header,
+    /// A row refers to something that did not come before it.
+    #[error("a socket of the answer refers to a {0} that is not there")]
+    Reference(SharedItem),
+    /// It has no report, or several, though one was asked for.
+    #[error("the answer does not have one report")]
+    Report,
+    /// It has too many sockets.
+    #[error("the answer has more than {MAX_ROWS} sockets; narrow the filters")]
+    TooMany,
+}
+
+/// Collects the items of an answer.
+#[derive(Debug, Default)]
+pub struct AnswerCollector<'a> {
+    header: Option<AnswerHeader>,
+    rows: Vec<AnswerRow<'a>>,
+    listeners: Vec<Cow<'a, Seen<Listener>>>,
+    workloads: Vec<Cow<'a, Workload>>,
+    processes: BTreeMap<u32, Process>,
+    report: Option<IncidentReport>,
+}
+
+impl<'a> AnswerCollector<'a> {
+    /// Collects the answer to `query`, of what is true at `now`, without encoding.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many sockets.
+    pub fn of(engine: &'a Engine, query: &'a Query, now: BootTime, anchor: TimeAnchor) -> Result<Self, AnswerError> {
+        let mut collector = Self::default();
+        items(engine, query, now, anchor, |item| collector.add(item))?;
+        Ok(collector)
+    }
+
+    /// Adds the items of a frame.
+    ///
+    /// # Errors
+    ///
+    /// If there is something else in it, or the items do not belong together.
+    pub fn frame(&mut self, mut bytes: &[u8]) -> Result<(), AnswerError> {
+        while !bytes.is_empty() {
+            self.add(AnswerItem::decode(&mut bytes).map_err(AnswerError::Undecodable)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds an item.
+    ///
+    /// # Errors
+    ///
+    /// If it does not belong to those before it.
+    pub fn add(&mut self, item: AnswerItem<'a>) -> Result<(), AnswerError> {
+        // The header comes first, and once.
+        if matches!(item, AnswerItem::Header(_)) != self.header.is_none() {
+            return Err(AnswerError::Header);
+        }
+        match item {
+            AnswerItem::Header(header) => self.header = Some(header),
+            AnswerItem::Listener(listener) => self.listeners.push(listener),
+            AnswerItem::Workload(workload) => self.workloads.push(workload),
+            AnswerItem::Process(process) => {
+                self.processes.insert(process.pid, process.into_owned());
+            }
+            AnswerItem::Row(row) => {
+                let is_there = |index: Option<u32>, length: usize| index.is_none_or(|index| (index as usize) < length);
+                if !is_there(row.listener, self.listeners.len()) {
+                    return Err(AnswerError::Reference(SharedItem::Listener));
+                }
+                if !is_there(row.workload, self.workloads.len()) {
+                    return Err(AnswerError::Reference(SharedItem::Workload));
+                }
+                if row.process.is_some_and(|pid| !self.processes.contains_key(&pid)) {
+                    return Err(AnswerError::Reference(SharedItem::Process));
+                }
+                if self.rows.len() >= MAX_ROWS {
+                    return Err(AnswerError::TooMany);
+                }
+                self.rows.push(*row);
+            }
+            AnswerItem::Report(report) if self.report.is_none() => self.report = Some(*report),
+            AnswerItem::Report(_) => return Err(AnswerError::Report),
+            AnswerItem::Group(group) => self.report.as_mut().ok_or(AnswerError::Report)?.groups.push(*group),
+        }
+        Ok(())
+    }
+
+    /// Ends a list.
+    ///
+    /// # Errors
+    ///
+    /// If there is no header.
+    pub fn listing(self) -> Result<Listing<'a>, AnswerError> {
+        let Self { header, rows, listeners, workloads, processes, report: _ } = self;
+        Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, listeners, workloads, processes })
+    }
+
+    /// Ends an incident report.
+    ///
+    /// # Errors
+    ///
+    /// If there is no header or no report.
+    pub fn report(self) -> Result<(AnswerHeader, IncidentReport), AnswerError> {
+        Ok((self.header.ok_or(AnswerError::Header)?, self.report.ok_or(AnswerError::Report)?))
+    }
+}
+
+/// Sockets that an agent or a one-off scan has listed.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    /// What it begins with.
+    pub header: AnswerHeader,
+    rows: Vec<AnswerRow<'a>>,
+    listeners: Vec<Cow<'a, Seen<Listener>>>,
+    workloads: Vec<Cow<'a, Workload>>,
+    processes: BTreeMap<u32, Process>,
+}
+
+#[cfg(test)]
+impl<'a> Listing<'a> {
+    /// As an agent encodes these rows at `at` and a client collects them.
+    pub(super) fn of_rows(rows: impl Iterator<Item = Row<'a>>, at: BootTime) -> Listing<'static> {
+        let processes = BTreeMap::new();
+        tests::sent(&View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes }, None)
+    }
+}
+
+impl Listing<'_> {
+    /// Number of sockets.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it has no socket.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The sockets, oldest first.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
+        self.rows.iter().map(|row| Row {
+            socket: &row.socket,
+            dwell: row.dwell,
+            gone: row.gone.as_deref(),
+            owners: row.owners.as_deref(),
+            listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
+            workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
+            conntrack: row.conntrack,
+            proxy_peer: row.proxy_peer.as_deref().cloned(),
+            process: row.process.and_then(|pid| self.processes.get(&pid)),
+            verdict: row.verdict.clone(),
+        })
+    }
+
+    /// All of it at once.
+    pub fn view(&self) -> View<'_> {
+        let AnswerHeader { at, untracked, unseen, .. } = &self.header;
+        View {
+            now: *at,
+            rows: self.rows().collect(),
+            untracked: *untracked,
+            unseen: unseen.as_deref(),
+            processes: &self.processes,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,7 +1,5 @@
 //! What `closewait kill` prints: the plan, and what became of it.
 
-mod selected;
-
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -11,10 +9,11 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::selected::{ListReadError, MAX_SELECTED, read};
 use super::{
+    answer::Listing,
+    json::write_line,
     list::{Style, rows},
-    schema::OwnerObject,
+    schema::{self, ListedObject, OwnerObject},
     table::{Align, Column},
 };
 use closewait_engine::{
@@ -22,6 +21,9 @@ use closewait_engine::{
     model::{Owner, Socket},
     time::BootTime,
 };
+
+/// Most sockets that are taken at once.
+pub const MAX_SELECTED: usize = 100_000;
 
 /// What is planned for a socket.
 pub type Planned = Result<Target, Refusal>;
@@ -137,9 +139,11 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
     }
 }
 
-/// The members behind those of `list`.
+/// The object of `list` with more members behind its own.
 #[derive(Serialize)]
-struct Added<'a> {
+struct PlannedObject<'a> {
+    #[serde(flatten)]
+    listed: ListedObject<'a>,
     plan: &'static str,
     reason: Option<String>,
     #[serde(flatten)]
@@ -160,13 +164,15 @@ struct ResultMembers<'a> {
 ///
 /// If a value cannot be written as JSON.
 pub fn json(
-    selected: &[Selected],
+    listing: &Listing<'_>,
     plans: &[Planned],
     done: Option<&[(&Target, Done)]>,
     to: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut outcomes = done.map(<[_]>::iter);
-    for (selected, plan) in selected.iter().zip(plans) {
+    let now = listing.header.at;
+    let time = schema::time(listing.header.anchor.wall(now));
+    for (row, plan) in listing.rows().zip(plans) {
         let result = outcomes.as_mut().map(|outcomes| {
             let done = plan.as_ref().ok().and_then(|_| outcomes.next()).map(|(_, done)| done);
             ResultMembers {
@@ -175,11 +181,9 @@ pub fn json(
                 fds_open: done.and_then(|done| Some(done.open.as_ref()?.iter().map(Into::into).collect())),
             }
         });
-        let added = Added { plan: word(plan), reason: plan.as_ref().err().map(ToString::to_string), result };
-        // Both are objects with members, and the list's stay as they are.
-        let (listed, added) = (selected.line.trim_end(), serde_json::to_string(&added)?);
-        let (listed, added) = (listed.strip_suffix('}').unwrap_or(listed), added.strip_prefix('{').unwrap_or(&added));
-        line(to, &format!("{listed},{added}"));
+        let listed = ListedObject::new(&row, now, &time);
+        let reason = plan.as_ref().err().map(ToString::to_string);
+        write_line(&PlannedObject { listed, plan: word(plan), reason, result }, to)?;
     }
     Ok(())
 }
@@ -213,7 +217,7 @@ mod tests {
     use closewait_engine::{
         kill::Failure,
         model::{Certainty, Class, Dwell},
-        testing::{owner, socket_on_port, verdict},
+        testing::{owner, row, socket_on_port, verdict},
     };
 
     const NOW: BootTime = BootTime(3_600_000_000_000);
@@ -221,13 +225,11 @@ mod tests {
 
     fn selected(port: u16) -> Selected {
         Selected {
-            line: format!("{{\"schema_version\":1,\"socket\":{{\"port\":{port}}}}}"),
             at: NOW,
             socket: socket_on_port(port),
             dwell: Some(Dwell::Exact(Duration::from_secs(90))),
             gone: None,
             owners: Some(vec![owner("app", 42, 5)]),
-            listener: None,
             verdict: verdict(Class::Leak, Certainty::High),
         }
     }
@@ -321,19 +323,27 @@ mod tests {
 
     #[test]
     fn json_is_that_of_the_list_with_the_plan_and_the_result_behind_it() {
-        let selected = [selected(80), selected(81)];
+        let sockets = [80, 81].map(socket_on_port);
+        let rows = || sockets.iter().map(row);
+        let listing = Listing::of_rows(rows(), NOW);
+        let selected: Vec<Selected> = rows().map(|row| Selected::new(&row, NOW)).collect();
         let plans = [Err(Refusal::NeverAccepted), Ok(target(&selected[1]))];
-        let parse = |text: String| -> Vec<serde_json::Value> {
+        let parse = |text: &str| -> Vec<serde_json::Value> {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         };
-        let lines = parse(text(|to| json(&selected, &plans, None, to).unwrap()));
-        assert_eq!((&lines[0]["socket"]["port"], &lines[0]["plan"]), (&80.into(), &"refuse".into()));
+        let shown = text(|to| json(&listing, &plans, None, to).unwrap());
+        let lines = parse(&shown);
+        assert_eq!((&lines[0]["socket"]["local"]["port"], &lines[0]["plan"]), (&80.into(), &"refuse".into()));
         assert!(lines[0]["reason"].as_str().unwrap().contains("accepted") && lines[0].get("result").is_none());
         assert_eq!((&lines[1]["plan"], lines[1]["reason"].is_null()), (&"kill".into(), true));
+        let listed = text(|to| crate::sink::json::list(&listing, to).unwrap());
+        for (shown, listed) in shown.lines().zip(listed.lines()) {
+            assert!(shown.starts_with(listed.strip_suffix('}').unwrap()), "{shown} {listed}");
+        }
 
         let target = target(&selected[1]);
         let done = [(&target, done(Outcome::Destroyed, &[5]))];
-        let lines = parse(text(|to| json(&selected, &plans, Some(&done), to).unwrap()));
+        let lines = parse(&text(|to| json(&listing, &plans, Some(&done), to).unwrap()));
         assert!(lines[0]["result"].is_null() && lines[0]["fds_open"].is_null());
         assert_eq!((&lines[1]["result"], &lines[1]["fds_open"][0]["fd"]), (&"destroyed".into(), &5.into()));
     }

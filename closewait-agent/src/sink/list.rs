@@ -1,41 +1,56 @@
-//! The answer to a [`Query`]: what `closewait list` prints, by itself or for an agent.
+//! What `closewait list` prints of a [`Listing`], an agent's or its own.
 
 mod grouped;
 pub(super) mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 
 pub use self::rows::Style;
-use super::json;
-use crate::clock::TimeAnchor;
+use super::{Form, answer::Listing, json};
 use closewait_engine::{
     groups::groups,
     hints::hints,
-    query::{Form, Query},
+    query::GroupBy,
     view::{Row, View},
     workload::Workload,
 };
 
-/// Writes what `query` asks of `view`.
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListShape {
+    /// Text or JSON.
+    pub form: Form,
+    /// One line for each group of sockets; `None`: one line for each socket.
+    pub by: Option<GroupBy>,
+    /// How text looks.
+    pub style: Style,
+}
+
+/// Writes a list.
 ///
 /// # Errors
 ///
-/// If a value cannot be written as JSON.
-pub fn render(view: &View<'_>, query: &Query, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
-    let rows: Vec<&Row<'_>> = view.rows.iter().filter(|row| query.filter.matches(row, view.now)).collect();
-    match query.form {
-        Form::Json => json::list(view, &rows, query.by, anchor, to),
-        Form::Text => {
-            text(view, &rows, query, to);
-            Ok(())
+/// If `to` fails, or a value cannot be written as JSON.
+pub fn render(listing: &Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
+    match (shape.form, shape.by) {
+        (Form::Json, None) => json::list(listing, to),
+        (Form::Json, Some(by)) => {
+            let view = listing.view();
+            json::groups(&groups(&view, &view.rows.iter().collect::<Vec<_>>(), by), by, &listing.header, to)
+        }
+        (Form::Text, _) => {
+            let mut lines = Vec::new();
+            text(listing, shape, &mut lines);
+            to.write_all(&lines)
         }
     }
 }
 
-fn text<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
-    table(view, rows, query, to);
+fn text(listing: &Listing<'_>, shape: ListShape, to: &mut Vec<u8>) {
+    let view = listing.view();
+    table(&view, listing.header.total, shape, to);
     for missing in missing(view.untracked, view.unseen) {
         let _infallible: io::Result<()> = writeln!(to, "\n{missing}");
     }
@@ -63,22 +78,23 @@ pub(super) fn none(untracked: u64, unseen: Option<&str>) -> &'static str {
     }
 }
 
-fn table<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], query: &Query, to: &mut Vec<u8>) {
+/// Writes the table, or why it is empty; `total` is the number of sockets without the filters.
+fn table(view: &View<'_>, total: u64, shape: ListShape, to: &mut Vec<u8>) {
+    let rows: Vec<&Row<'_>> = view.rows.iter().collect();
     if rows.is_empty() {
         // Writing to a Vec cannot fail.
-        let _infallible: io::Result<()> = match view.rows.len() {
+        let _infallible: io::Result<()> = match total {
             0 => writeln!(to, "{}", none(view.untracked, view.unseen)),
             others => writeln!(to, "no socket matches; {others} without the filters"),
         };
         return;
     }
-    let Query { width, wide, colour, .. } = *query;
-    match query.by {
-        None => rows::write(view.now, rows, Style { width, wide, colour }, to),
-        Some(by) => grouped::write(&groups(view, rows, by), by, width.map(usize::from), to),
+    match shape.by {
+        None => rows::write(view.now, &rows, shape.style, to),
+        Some(by) => grouped::write(&groups(view, &rows, by), by, shape.style.width.map(usize::from), to),
     }
     let mut gap = "\n";
-    for hint in hints(view, rows) {
+    for hint in hints(view, &rows) {
         let _infallible: io::Result<()> = writeln!(to, "{gap}{hint}");
         gap = "";
     }

@@ -1,6 +1,7 @@
 //! Where findings go.
 
 pub mod answer;
+mod event;
 pub mod json;
 pub mod kill;
 pub mod list;
@@ -14,9 +15,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::event::{EventContent, NumberedEvent, Numbering};
 pub use self::writer::{Backlog, Mark, Settings, Writer, poll, write_fully};
-use crate::clock::TimeAnchor;
-use closewait_engine::{model::Finding, text::harmless_field, time::BootTime};
+use closewait_engine::{text::harmless_field, time::BootTime};
 
 /// What the agent began with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,19 +49,22 @@ pub struct Start {
     pub degraded: Vec<String>,
 }
 
+/// The form of what a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A table for people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
 /// Turns what the agent has to say into lines. Where they go is the [`Writer`]'s business.
 pub trait Sink {
-    /// The agent began.
+    /// Writes an event.
     ///
     /// # Errors
     ///
     /// If a value cannot be written in this format.
-    fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()>;
-
-    /// The engine found something.
-    ///
-    /// # Errors
-    ///
-    /// If a value cannot be written in this format.
-    fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()>;
+    fn event(&mut self, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()>;
 }

@@ -5,6 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use super::{
+    Form,
     list::{missing, none},
     schema::{self, PileupObject, SCHEMA_VERSION, TotalsObject},
     text::pileup,
@@ -12,7 +13,6 @@ use super::{
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     model::{IncidentReport, ReportedGroup},
-    query::Form,
     text::duration,
     time::BootTime,
 };
@@ -22,7 +22,7 @@ use closewait_engine::{
 struct ReportObject<'a> {
     schema_version: u32,
     time: String,
-    closewait: &'static str,
+    closewait: &'a str,
     watched_seconds: Option<f64>,
     stuck_after_seconds: f64,
     totals: TotalsObject,
@@ -39,15 +39,21 @@ struct ReportedObject<'a> {
     pileup: PileupObject<'a>,
 }
 
-/// Writes a report.
+/// Writes a report that closewait of this `version` has made.
 ///
 /// # Errors
 ///
 /// If it cannot be written as JSON.
-pub fn render(report: &IncidentReport, form: Form, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+pub fn render(
+    report: &IncidentReport,
+    version: &str,
+    form: Form,
+    anchor: TimeAnchor,
+    to: &mut Vec<u8>,
+) -> io::Result<()> {
     let time = |at: BootTime| schema::time(anchor.wall(at));
     match form {
-        Form::Text => to.extend_from_slice(text(report, &time).as_bytes()),
+        Form::Text => to.extend_from_slice(text(report, version, &time).as_bytes()),
         Form::Json => {
             let groups = report.groups.iter().map(|ReportedGroup { piles_up_since, pileup }| ReportedObject {
                 piles_up_since: piles_up_since.map(time),
@@ -56,7 +62,7 @@ pub fn render(report: &IncidentReport, form: Form, anchor: TimeAnchor, to: &mut 
             let object = ReportObject {
                 schema_version: SCHEMA_VERSION,
                 time: time(report.at),
-                closewait: env!("CARGO_PKG_VERSION"),
+                closewait: version,
                 watched_seconds: report.watched.map(schema::seconds),
                 stuck_after_seconds: schema::seconds(report.stuck_after),
                 totals: report.totals.into(),
@@ -72,14 +78,14 @@ pub fn render(report: &IncidentReport, form: Form, anchor: TimeAnchor, to: &mut 
     Ok(())
 }
 
-fn text(report: &IncidentReport, time: &impl Fn(BootTime) -> String) -> String {
+fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> String) -> String {
     let IncidentReport { at, watched, stuck_after, totals, untracked, unseen, groups, more } = report;
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!("closewait {} report of {}", env!("CARGO_PKG_VERSION"), short(time(*at))));
+    line(format!("closewait {version} report of {}", short(time(*at))));
     line(match watched {
         Some(watched) => format!(
             "watched for {}; {} entered CLOSE_WAIT, {} left, {} are there; stuck is what is older than {}",

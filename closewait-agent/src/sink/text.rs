@@ -5,7 +5,7 @@ pub(super) mod pileup;
 use std::{fmt::Write as _, io};
 
 use super::{
-    Sink, Start,
+    EventContent, NumberedEvent, Sink, Start,
     schema::{how, time},
 };
 use crate::clock::TimeAnchor;
@@ -42,7 +42,17 @@ mod sgr {
 }
 
 impl Sink for Text {
-    fn start(&mut self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+    fn event(&mut self, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()> {
+        match event.content {
+            EventContent::Start(start) => self.start(start, event.anchor, to),
+            EventContent::Finding(finding) => self.finding(finding, event.anchor, to),
+        }
+        Ok(())
+    }
+}
+
+impl Text {
+    fn start(self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) {
         let Start { version, hook, stuck_after, .. } = start;
         let kernel = start.kernel.as_deref().unwrap_or("of an unknown release");
         let word = self.paint(sgr::DIM, "start");
@@ -53,10 +63,9 @@ impl Sink for Text {
             start.at,
             &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"),
         );
-        Ok(())
     }
 
-    fn finding(&mut self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+    fn finding(self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
         match finding {
             Finding::Enter { at, socket } => {
                 let word = self.paint(sgr::DIM, "enter");
@@ -107,7 +116,6 @@ impl Sink for Text {
                 push(to, anchor, *at, &line);
             }
         }
-        Ok(())
     }
 }
 

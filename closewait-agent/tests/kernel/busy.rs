@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Ended, Running, closewait, finish},
     clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    control::question,
     fuse::{FileSystem, Mode},
     listing::{objects, of_namespace},
     logging::Fifos,
@@ -175,7 +176,7 @@ fn assert_counts(ended: &Ended, kept: &[One], ns: &Namespace) {
 /// A client that asks for everything and takes nothing.
 fn ask_and_stay_silent(path: &str) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(path).ok()?;
-    stream.write_all(b"{\"form\":\"json\"}\n").ok()?;
+    stream.write_all(question().as_bytes()).ok()?;
     Some(stream)
 }
 

@@ -15,6 +15,11 @@ use std::{
     time::Duration,
 };
 
+use closewait::{control::PROTOCOL, sink::answer::AnswerItem};
+use closewait_engine::{
+    model::{Certainty, Class},
+    query::{Filter, Query},
+};
 use serde_json::Value;
 
 use crate::{
@@ -206,7 +211,7 @@ fn a_stranger_is_not_believed_by_any_command() {
             let mut stream = stream.expect("a client");
             // The client hangs up without a word.
             assert_eq!(stream.read(&mut [0; 8]).expect("the end"), 0, "a stranger is not even asked");
-            let _gone = stream.write_all(b"{\"bytes\":17}\nno socket matches");
+            let _gone = stream.write_all(&answer_of(&[]));
         }
     });
     for command in [&["list"][..], &["report"], &["kill", "--yes", "--port", "1"]] {
@@ -232,14 +237,15 @@ fn a_stranger_gets_no_answer() {
         let mut stream = UnixStream::connect(folder.socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // It may have been refused, and hung up on, before that.
-        let _refused = stream.write_all(b"{\"form\":\"json\"}\n");
+        let _refused = stream.write_all(question().as_bytes());
         let mut byte = [0];
         while stream.read(&mut byte).is_ok_and(|read| read == 1) && byte != *b"\n" {
             told.push(char::from(byte[0]));
         }
         Ok(())
     });
-    assert_eq!(told, "{\"refused\":\"user 65534 may not ask; only root and user 0 may\"}");
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["refused"], "user 65534 may not ask; only root and user 0 may");
     agent.stop().totals();
 }
 
@@ -270,34 +276,36 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
     let folder = Folder::new("silent");
     let path = folder.socket();
     let ns = Namespace::new();
-    let _sockets = flood(&ns, 1500);
+    let _sockets = flood(&ns, 2000);
     let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
-    let length: usize = list_at(&path).iter().map(|object| object.to_string().len()).sum();
+    let mut whole = Vec::new();
+    assert!(ask_agent(&path, &Query::List(Filter::default()), |frame| whole.extend_from_slice(frame)));
+    let length = whole.len();
     // As they would be all together, in KiB.
-    let raw = length as u64 * 16 / 1024;
+    let raw = length as u64 * SILENT as u64 / 1024;
     assert!(raw > 32 << 10, "{raw} KiB: more than the agent keeps for answers");
     // From here on the most that it has is counted anew (proc_pid_clear_refs(5)).
     fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").expect("clear_refs");
     let before = resident(agent.pid(), "VmRSS:");
-    let silent: Vec<UnixStream> = (0..16)
+    let silent: Vec<UnixStream> = (0..SILENT)
         .map(|_| {
             let mut stream = UnixStream::connect(&path).expect("the agent");
-            stream.write_all(b"{\"form\":\"json\"}\n").expect("a question");
+            stream.write_all(question().as_bytes()).expect("a question");
             stream
         })
         .collect();
-    // It comes after 16 others, which takes its time in a program that was not optimized.
+    // It comes after all others, which takes its time in a program that was not optimized.
     let beside = || ask(&["list", "--port", "1", "--socket", &path]);
     assert!(poll_until(PATIENCE, || beside().stderr.is_empty()), "{:?}", beside());
     let most = resident(agent.pid(), "VmHWM:") - before;
-    assert!(most < raw / 2, "{most} KiB for 16 answers of {} KiB each", length / 1024);
+    assert!(most < raw / 2, "{most} KiB for {SILENT} answers of {} KiB each", length / 1024);
     // Each is hung up on, with the answer cut off.
     for mut stream in silent {
         let mut taken = Vec::new();
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         assert!(poll_until(PATIENCE, || hung_up(&stream)));
         stream.read_to_end(&mut taken).expect("the end");
-        assert!(taken.starts_with(b"{\"bytes\":") && taken.len() < length, "{}", taken.len());
+        assert!(taken.starts_with(b"{\"protocol\":") && taken.len() < length, "{}", taken.len());
     }
     list_at(&path);
     agent.stop().totals();
@@ -352,7 +360,7 @@ fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
     let _silent: Vec<UnixStream> = (0..60)
         .map(|_| {
             let mut stream = UnixStream::connect(&path).expect("the agent");
-            stream.write_all(b"{\"form\":\"json\"}\n").expect("a question");
+            stream.write_all(question().as_bytes()).expect("a question");
             stream
         })
         .collect();
@@ -367,15 +375,56 @@ fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
 #[test]
 fn control_characters_of_an_answer_reach_no_terminal() {
     let folder = Folder::new("escape");
-    let said = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{1b}[0m\u{202e}\r\nno\n";
-    for (output, shown) in [
-        ("text", "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\u{1b}[31mred\u{1b}[0m\\u{202e}\\u{d}\nno\n"),
-        ("json", "\\u001b]0;owned\\u0007\\u001b[2J\\u001b[31mred\\u001b[0m\\u202e\\u000d\nno\n"),
-    ] {
-        let answering = answer_once(&folder.socket(), format!("{{\"bytes\":{}}}\n{said}", said.len()));
+    let said = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{1b}[0m\u{202e}\r\nno";
+    let shown = "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{1b}[31mred\\u{1b}[0m\\u{202e}\\u{d}\\u{a}no";
+    let ns = Namespace::inhabited();
+    let mut items = items_of(&ns.waiting(V4).0.id);
+    for item in &mut items {
+        match item {
+            AnswerItem::Header(header) => header.unseen = Some(said.to_owned()),
+            AnswerItem::Row(row) => {
+                (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
+                (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
+            }
+            _ => {}
+        }
+    }
+    for (output, times) in [("text", 3), ("json", 2)] {
+        let answering = answer_once(&folder.socket(), answer_of(&items));
         let asked = ask(&["list", "--output", output, "--socket", &folder.socket()]);
-        assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), shown));
+        assert_eq!(asked.code, Some(0), "{asked:?}");
+        let printed = if output == "json" { asked.stdout.replace("\\\\", "\\") } else { asked.stdout.clone() };
+        assert_eq!(printed.matches(shown).count(), times, "{asked:?}");
+        assert!(!asked.stdout.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{asked:?}");
+        assert!(output == "text" || asked.stderr.contains(shown), "{asked:?}");
         answering.join().expect("the answer");
+    }
+    // Nor do those of a refusal.
+    let refusal = format!("{}\n", serde_json::json!({ "protocol": PROTOCOL, "refused": said }));
+    let answering = answer_once(&folder.socket(), refusal.into_bytes());
+    let asked = ask(&["list", "--socket", &folder.socket()]);
+    assert!(asked.code == Some(1) && asked.stderr.contains(shown), "{asked:?}");
+    answering.join().expect("the answer");
+}
+
+#[test]
+fn an_answer_that_is_cut_off_or_of_another_version_is_no_list() {
+    let folder = Folder::new("version");
+    let ns = Namespace::inhabited();
+    let whole = answer_of(&items_of(&ns.waiting(V4).0.id));
+    let other = String::from_utf8_lossy(&whole).replace(&format!("\"protocol\":{PROTOCOL}"), "\"protocol\":99");
+    for (answer, words) in [
+        (whole[..whole.len() - 1].to_vec(), "was cut off"),
+        (other.into_bytes(), "speaks version 99 of the control protocol"),
+        (b"{\"bytes\":17}\nno socket matches".to_vec(), "speaks version 0 of the control protocol"),
+    ] {
+        for command in [&["list"][..], &["report"], &["kill", "--yes", "--port", "1"]] {
+            let answering = answer_once(&folder.socket(), answer.clone());
+            let asked = ask(&[command, &["--socket", &folder.socket()]].concat());
+            assert_eq!((asked.code, asked.stdout.as_str()), (Some(1), ""), "{asked:?}");
+            assert!(asked.stderr.contains(words) && asked.stderr.contains("\nhint: "), "{asked:?}");
+            answering.join().expect("the answer");
+        }
     }
 }
 
@@ -388,7 +437,7 @@ fn hung_up(stream: &UnixStream) -> bool {
 }
 
 /// Takes one question as an agent of this user, and answers this.
-pub(crate) fn answer_once(path: &str, answer: String) -> JoinHandle<()> {
+pub(crate) fn answer_once(path: &str, answer: Vec<u8>) -> JoinHandle<()> {
     let _left = fs::remove_file(path);
     let listener = UnixListener::bind(path).expect("a socket");
     thread::spawn(move || {
@@ -398,7 +447,7 @@ pub(crate) fn answer_once(path: &str, answer: String) -> JoinHandle<()> {
             stream.read_exact(&mut byte).expect("a question");
         }
         // One that is not interested hangs up.
-        let _gone = stream.write_all(answer.as_bytes());
+        let _gone = stream.write_all(&answer);
     })
 }
 
@@ -434,18 +483,53 @@ pub(crate) fn gone_reader() -> Stdio {
     writer.into()
 }
 
-/// A row of `list --alone` as an agent would answer it.
-pub(crate) fn row_of(id: &Id) -> Value {
-    let port = id.remote.port().to_string();
-    let listed = ask(&["list", "--alone", "--output", "json", "--pid", &process::id().to_string(), "--port", &port]);
-    let rows: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    rows.into_iter().find(|row| id.is_in(row)).expect("the socket is listed")
+/// Number of clients that take no answer.
+const SILENT: usize = 32;
+
+/// The line of a question for all sockets.
+pub(crate) fn question() -> String {
+    format!("{{\"protocol\":{PROTOCOL},\"query\":{{\"list\":{{}}}}}}\n")
 }
 
-/// What an agent says that answers with this row.
-pub(crate) fn answer_of(row: &Value) -> String {
-    let line = format!("{row}\n");
-    format!("{{\"bytes\":{}}}\n{line}", line.len())
+/// Asks an agent as the commands do. Returns whether there is one.
+fn ask_agent(path: &str, query: &Query, mut take: impl FnMut(&[u8])) -> bool {
+    let take = |frame: &[u8]| {
+        take(frame);
+        Ok(())
+    };
+    closewait::control::ask(Path::new(path), query, take).expect("an answer")
+}
+
+/// The items with which an agent answers a question for a socket of this process.
+pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
+    let folder = Folder::new(&format!("items-{}", id.remote.port()));
+    let agent = Agent::start(&["--socket", &folder.socket()]);
+    let filter = Filter { pids: vec![process::id()], ports: vec![id.remote.port()], ..Filter::default() };
+    let mut items = Vec::new();
+    let asked = ask_agent(&folder.socket(), &Query::List(filter), |mut frame| {
+        while !frame.is_empty() {
+            items.push(AnswerItem::decode(&mut frame).expect("an item"));
+        }
+    });
+    assert!(asked, "the agent answers");
+    agent.stop().totals();
+    let is_it = |item: &AnswerItem<'_>| match item {
+        AnswerItem::Row(row) => row.socket.netns.map(u64::from) == id.netns,
+        _ => true,
+    };
+    items.retain(is_it);
+    assert_eq!(items.iter().filter(|item| matches!(item, AnswerItem::Row(_))).count(), 1, "{items:?}");
+    items
+}
+
+/// What an agent says that answers with these items.
+pub(crate) fn answer_of(items: &[AnswerItem<'_>]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    items.iter().for_each(|item| item.encode(&mut frame).expect("an item"));
+    let head = format!("{{\"protocol\":{PROTOCOL},\"agent\":\"0.1.0\"}}\n");
+    let length = u32::try_from(frame.len()).expect("a short frame");
+    // The end mark: no length, and the number of frames.
+    [head.as_bytes(), &length.to_le_bytes(), &frame, &[0; 4], &1_u64.to_le_bytes()].concat()
 }
 
 /// Long enough for an age to be told from none.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use closewait::{
-    clock::{self, TimeAnchor},
-    sink::kill::read,
+    clock,
+    sink::answer::{AnswerCollector, AnswerItem, AnswerRow},
     source::{
         destroy::{act, plan},
         diag::exact::{self, DestroyError},
@@ -22,6 +22,7 @@ use closewait::{
 };
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
+    model::Dwell,
     query::Filter,
 };
 use serde_json::Value;
@@ -30,7 +31,7 @@ use crate::{
     ability::{Ability, can},
     agent::{Agent, Finished, closewait, finish},
     clock::{PATIENCE, poll_until},
-    control::{AWHILE, Folder, answer_of, answer_once, gone_reader, row_of},
+    control::{AWHILE, Folder, answer_of, answer_once, gone_reader, items_of},
     leftovers,
     net::{Id, Namespace, Pair, V4, V6},
     schema,
@@ -339,21 +340,26 @@ fn an_answer_does_not_select_what_is_destroyed() {
     let pair = ns.waiting(V4).0;
     let port = pair.id.remote.port().to_string();
     let other = ns.inhabit();
-    let row = row_of(&pair.id);
+    let items = items_of(&pair.id);
     thread::sleep(AWHILE);
-    let with = |change: fn(&mut Value)| {
-        let mut row = row.clone();
-        change(&mut row);
-        row
+    let with = |change: &dyn Fn(&mut AnswerRow<'static>)| {
+        let mut items = items.clone();
+        for item in &mut items {
+            if let AnswerItem::Row(row) = item {
+                change(row);
+            }
+        }
+        items
     };
-    let old = with(|row| {
-        (row["dwell_seconds"], row["exact"]) = (3600.into(), true.into());
-        row.as_object_mut().expect("an object").remove("dwell_at_most_seconds");
+    let old = with(&|row| row.dwell = Some(Dwell::Exact(Duration::from_secs(3600))));
+    let of_other = with(&|row| {
+        if let Some(owner) = row.owners.as_mut().and_then(|owners| owners.to_mut().first_mut()) {
+            owner.task.pid = other.pid();
+        }
     });
-    let mut of_other = row.clone();
-    of_other["owners"][0]["pid"] = other.pid().into();
+    let elsewhere = with(&|row| row.socket.to_mut().remote.port = 1);
     let other = other.pid().to_string();
-    let asked = |row: &Value, filter: &[&str]| finish_as(&folder, row, filter);
+    let asked = |items: &[AnswerItem<'static>], filter: &[&str]| finish_as(&folder, items, filter);
     // Others than those that were asked for: nothing of that answer is believed.
     for filter in [
         &["--port", "1"][..],
@@ -362,28 +368,27 @@ fn an_answer_does_not_select_what_is_destroyed() {
         &["--older-than", "1h"],
         &["--verdict", "proxy_wait"],
     ] {
-        let refused = asked(&row, filter);
+        let refused = asked(&items, filter);
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{filter:?}: {refused:?}");
         assert!(refused.stderr.contains("not to be trusted: nothing changed"), "{refused:?}");
     }
     // Those that the answer says to be what they are not.
     let (mine, kept) = (pid(), "younger than --older-than");
-    for (row, filter, why) in [
+    for (items, filter, why) in [
         (&old, &["--port", &port, "--pid", &mine, "--older-than", "1h"][..], kept),
         (&of_other, &["--port", &port, "--pid", &other], "no process of --pid has a descriptor"),
     ] {
-        let refused = the_only(&asked(row, filter), &pair.id);
+        let refused = the_only(&asked(items, filter), &pair.id);
         assert_eq!((&refused["plan"], &refused["result"]), (&"refuse".into(), &Value::Null), "{refused}");
         assert!(refused["reason"].as_str().unwrap().contains(why), "{refused}");
     }
-    let elsewhere = with(|row| row["socket"]["remote"]["port"] = 1.into());
     let refused = asked(&elsewhere, &["--port", "1", "--pid", &mine]);
     assert!(refused.stdout.contains("\"plan\":\"refuse\""), "its ends are those of no socket: {refused:?}");
     untouched(pair);
 }
 
-fn finish_as(folder: &Folder, row: &Value, filter: &[&str]) -> Finished {
-    let answering = answer_once(&folder.socket(), answer_of(row));
+fn finish_as(folder: &Folder, items: &[AnswerItem<'_>], filter: &[&str]) -> Finished {
+    let answering = answer_once(&folder.socket(), answer_of(items));
     let done = finish(closewait(&["kill", "--yes", "--output", "json", "--socket", &folder.socket()]).args(filter));
     answering.join().expect("the answer");
     done
@@ -467,12 +472,10 @@ fn the_only(finished: &Finished, id: &Id) -> Value {
 
 /// As the command selects it.
 fn selected(id: &Id) -> Vec<Selected> {
-    let port = id.remote.port().to_string();
-    let listed = finish(&mut closewait(&["list", "--alone", "--output", "json", "--pid", &pid(), "--port", &port]));
-    let mut selected = read(listed.stdout.as_bytes(), TimeAnchor::now()).expect("a list");
-    selected.retain(|one| one.socket.netns.map(u64::from) == id.netns);
-    assert_eq!(selected.len(), 1, "{listed:?}");
-    selected
+    let mut collector = AnswerCollector::default();
+    items_of(id).into_iter().try_for_each(|item| collector.add(item)).expect("an answer");
+    let listing = collector.listing().expect("a list");
+    listing.rows().map(|row| Selected::new(&row, listing.header.at)).collect()
 }
 
 /// As the command plans it.

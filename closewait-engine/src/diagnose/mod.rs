@@ -68,6 +68,9 @@ pub struct Judgement {
     pub next: String,
 }
 
+/// Name in verdicts that no rule made.
+const NO_RULE: &str = "none";
+
 /// All rules, in the order in which they are asked. The order is part of what they mean:
 ///
 /// - What the kernel says of this very socket comes first: that it is gone, was never accepted, is held by nobody, that
@@ -107,9 +110,15 @@ pub const RULES: &[&dyn Rule] = &[
 /// The verdict on a socket that stays in CLOSE_WAIT.
 pub fn verdict(case: &Case<'_>) -> Verdict {
     let said = RULES.iter().find_map(|rule| Some((rule.about().name, rule.check(case)?)));
-    let (rule, judgement) = said.unwrap_or_else(|| ("none", unknown(case)));
+    let (rule, judgement) = said.unwrap_or_else(|| (NO_RULE, unknown(case)));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }
+}
+
+/// Returns the name of a rule as verdicts have it; `None` if no rule has this name.
+pub fn rule_name(name: &str) -> Option<&'static str> {
+    let others = [NO_RULE, left::ABOUT.name, growth::ABOUT.name];
+    RULES.iter().map(|rule| rule.about().name).chain(others).find(|known| *known == name)
 }
 
 fn unknown(case: &Case<'_>) -> Judgement {
@@ -142,6 +151,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), RULES.len());
-        assert!(["none", left::ABOUT.name, growth::ABOUT.name].iter().all(|name| !names.contains(name)));
+        assert!([NO_RULE, left::ABOUT.name, growth::ABOUT.name].iter().all(|name| !names.contains(name)));
     }
 }

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     model::{Certainty, Class, How},
-    testing::{listener, owner, socket, verdict},
+    testing::{socket, verdict},
 };
 
 const NOW: BootTime = BootTime(3_600_000_000_000);
@@ -15,16 +15,7 @@ const fn secs(seconds: u64) -> Duration {
 /// One that a program holds and has not written to, in CLOSE_WAIT for `dwell`.
 fn selected(dwell: Dwell) -> Selected {
     let (socket, verdict) = (socket(), verdict(Class::Leak, Certainty::High));
-    Selected {
-        line: "{}".to_owned(),
-        at: NOW,
-        socket,
-        dwell: Some(dwell),
-        gone: None,
-        owners: None,
-        listener: None,
-        verdict,
-    }
+    Selected { at: NOW, socket, dwell: Some(dwell), gone: None, owners: None, verdict }
 }
 
 fn seen_entering(seconds: u64) -> Selected {
@@ -189,37 +180,6 @@ fn every_refusal_says_why_in_a_sentence() {
         let text = refusal.to_string();
         assert!(text.contains(' ') && !text.contains("  ") && !text.ends_with('.'), "{text}");
     }
-}
-
-#[test]
-fn what_the_filter_does_not_mean_is_known_from_the_list_itself() {
-    let listed = Selected { owners: Some(vec![owner("app", 42, 5)]), ..seen_entering(90) };
-    let port = |port| Filter { ports: vec![port], ..Filter::default() };
-    let meant = [
-        port(8080),
-        Filter { pids: vec![42], ..port(8080) },
-        Filter { peers: vec!["10.0.0.0/8".parse().unwrap()], ..Filter::default() },
-        Filter { older_than: Some(secs(90)), ..Filter::default() },
-        Filter { verdicts: vec![Class::Leak], ..Filter::default() },
-        // Of which a list does not say enough.
-        Filter { cgroups: vec!["/other.slice".to_owned()], ..port(8080) },
-    ];
-    assert!(meant.iter().all(|filter| listed.is_meant(filter)));
-    let others = [
-        port(8081),
-        Filter { pids: vec![43], ..port(8080) },
-        Filter { peers: vec!["11.0.0.0/8".parse().unwrap()], ..Filter::default() },
-        Filter { older_than: Some(secs(91)), ..Filter::default() },
-        Filter { verdicts: vec![Class::Hung], ..Filter::default() },
-    ];
-    assert!(!others.iter().any(|filter| listed.is_meant(filter)));
-
-    // Until it is accepted, it is its listener's owner that is meant.
-    let seen = Seen { what: listener(8080, 1, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
-    let mut waits = Selected { listener: Some(seen), ..seen_entering(90) };
-    waits.socket.accepted = Some(false);
-    assert!(waits.is_meant(&Filter { pids: vec![30], ..port(8080) }));
-    assert!(!waits.is_meant(&Filter { pids: vec![42], ..port(8080) }));
 }
 
 #[test]

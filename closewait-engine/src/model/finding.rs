@@ -52,7 +52,7 @@ mod sparse {
 }
 
 /// Everything that was counted since the agent began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Sockets that entered CLOSE_WAIT.
     pub entered: u64,

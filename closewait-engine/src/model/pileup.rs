@@ -2,11 +2,13 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Dwell, Endpoint, Owner, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
-use crate::{process::Process, time::BootTime, workload::Workload};
+use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// How a count goes, each second.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Slope {
     /// More, or if negative fewer, each second.
     pub per_second: f64,
@@ -15,7 +17,7 @@ pub struct Slope {
 }
 
 /// How a group's count goes, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Shape {
     /// All leave in time.
     Transient,
@@ -43,7 +45,7 @@ impl Shape {
 }
 
 /// What the sockets of a group have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PileupGroup {
     /// Which end of their connections they are.
     pub role: Option<Role>,
@@ -69,7 +71,7 @@ impl fmt::Display for PileupGroup {
 }
 
 /// The first limit that is hit if all goes on as it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Limit {
     /// Open descriptors of a process: `RLIMIT_NOFILE`.
     Descriptors,
@@ -91,7 +93,7 @@ impl Limit {
 }
 
 /// When a limit is hit.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Which.
     pub limit: Limit,
@@ -108,7 +110,7 @@ pub struct Forecast {
 }
 
 /// Since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Onset {
     /// When the oldest that is still there entered, at the latest.
     pub first_stuck: BootTime,
@@ -121,7 +123,7 @@ pub struct Onset {
 }
 
 /// What a restart would destroy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The oldest sockets: they are the cause, the later ones the effect.
     pub oldest: Vec<Oldest>,
@@ -150,7 +152,7 @@ pub struct Evidence {
 }
 
 /// One of the oldest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Oldest {
     /// The peer.
     pub remote: Endpoint,
@@ -165,7 +167,7 @@ pub struct Oldest {
 }
 
 /// Counts at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// When.
     pub at: BootTime,
@@ -178,7 +180,7 @@ pub struct Moment {
 }
 
 /// A group grows without closing.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pileup {
     /// Which.
     pub group: PileupGroup,
@@ -245,7 +247,7 @@ pub struct PileupEnd {
 }
 
 /// Everything at one moment that a person needs to know of an incident.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncidentReport {
     /// When.
     pub at: BootTime,
@@ -258,6 +260,7 @@ pub struct IncidentReport {
     /// Sockets in CLOSE_WAIT at this time that are not tracked, because too many are.
     pub untracked: u64,
     /// Why there may be sockets that cannot be seen, if so.
+    #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
     /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
     pub groups: Vec<ReportedGroup>,
@@ -266,7 +269,7 @@ pub struct IncidentReport {
 }
 
 /// One group of a report.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportedGroup {
     /// When it was found to pile up, if it does.
     pub piles_up_since: Option<BootTime>,

@@ -1,6 +1,8 @@
 //! Why a socket stays.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{diagnose, text::harmless_field};
 
 /// The kind of cause that keeps a socket in CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -69,7 +71,7 @@ impl Certainty {
 }
 
 /// How sure a verdict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Certainty {
     /// The kernel says so.
     Fact,
@@ -81,17 +83,29 @@ pub enum Certainty {
     Low,
 }
 
+/// Name of a rule. Under its own name because serde would borrow a field that is `&'static str` from its input.
+pub type RuleName = &'static str;
+
 /// Why a socket stays in CLOSE_WAIT.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The kind of cause.
     pub class: Class,
     /// Name of the rule that says so; `none` if no rule does.
-    pub rule: &'static str,
+    #[serde(deserialize_with = "rule_name")]
+    pub rule: RuleName,
     /// How sure that is.
     pub certainty: Certainty,
     /// The evidence, in a sentence.
+    #[serde(deserialize_with = "harmless_field")]
     pub text: String,
     /// What a person should do.
+    #[serde(deserialize_with = "harmless_field")]
     pub next: String,
+}
+
+/// Reads the name of one of this build's rules.
+fn rule_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    diagnose::rule_name(&name).ok_or_else(|| D::Error::custom(format_args!("no rule has the name {name:?}")))
 }

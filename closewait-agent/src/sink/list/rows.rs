@@ -17,7 +17,7 @@ use closewait_engine::{
 };
 
 /// How the table is to look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
     /// Of the screen; `None`: nothing is shortened.
     pub width: Option<u16>,

@@ -1,8 +1,9 @@
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::sink::answer::tests::sent;
 use closewait_engine::{
     diagnose::Seen,
     model::{
@@ -10,7 +11,7 @@ use closewait_engine::{
         Timer, TimerKind,
     },
     process::Process,
-    query::{Filter, GroupBy},
+    query::Filter,
     testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };
@@ -83,27 +84,43 @@ impl World {
         waits.verdict = verdict(Class::NeverAccepted, Certainty::Fact);
         over.gone = Some(&self.gone);
         over.verdict = verdict(Class::Unknown, Certainty::Low);
-        View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &self.processes }
+        View { now: NOW, untracked: 0, unseen: None, rows, processes: &self.processes }
     }
 
-    fn shown(&self, query: &Query) -> String {
+    fn shown(&self, query: &Asked) -> String {
         shown(&self.view(), query)
     }
 
     fn objects(&self, by: Option<GroupBy>) -> Vec<Value> {
-        let text = self.shown(&Query { by, form: Form::Json, ..Query::default() });
+        let text = self.shown(&Asked { by, form: Form::Json, ..Asked::default() });
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-fn shown(view: &View<'_>, query: &Query) -> String {
+/// What is asked for, and how it is to be printed.
+#[derive(Default)]
+struct Asked {
+    filter: Filter,
+    by: Option<GroupBy>,
+    form: Form,
+    width: Option<u16>,
+    wide: bool,
+    colour: bool,
+}
+
+/// As a client prints what an agent has sent.
+fn shown(view: &View<'_>, query: &Asked) -> String {
+    let Asked { filter, by, form, width, wide, colour } = query;
+    let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
+    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()));
+    let style = Style { width: *width, wide: *wide, colour: *colour };
     let mut to = Vec::new();
-    render(view, query, TimeAnchor::booted_at(UNIX_EPOCH), &mut to).unwrap();
+    render(&listing, ListShape { form: *form, by: *by, style }, &mut to).unwrap();
     String::from_utf8(to).unwrap()
 }
 
-fn at_width(width: u16) -> Query {
-    Query { width: Some(width), ..Query::default() }
+fn at_width(width: u16) -> Asked {
+    Asked { width: Some(width), ..Asked::default() }
 }
 
 /// The table without the hints.
@@ -118,7 +135,7 @@ fn a_pipe_gets_everything() {
 ≥12m ≤3h               1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12                                                             pool medium
 1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted (backlog 65/64 of nginx[812])                                            never_accepted fact
 gone: reset 3m12s ago        1       0                         10.0.0.5:8080                   10.0.0.9:40000                                 nginx[812] fd 7                                                                         unknown";
-    assert_eq!(table(&World::new().shown(&Query::default())), expected);
+    assert_eq!(table(&World::new().shown(&Asked::default())), expected);
 }
 
 #[test]
@@ -146,7 +163,7 @@ fn no_line_of_a_table_is_longer_than_the_screen() {
     let world = World::new();
     for width in 50..=260 {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
-            let text = world.shown(&Query { by, ..at_width(width) });
+            let text = world.shown(&Asked { by, ..at_width(width) });
             for line in table(&text).lines() {
                 assert!(super::super::table::width(line) <= width.into(), "{width}: {line}");
             }
@@ -156,7 +173,7 @@ fn no_line_of_a_table_is_longer_than_the_screen() {
 
 #[test]
 fn a_hostile_name_stays_in_its_cell() {
-    for query in [Query::default(), at_width(80), Query { by: Some(GroupBy::Process), ..Query::default() }] {
+    for query in [Asked::default(), at_width(80), Asked { by: Some(GroupBy::Process), ..Asked::default() }] {
         let text = World::new().shown(&query);
         assert_eq!(table(&text).lines().count(), if query.by.is_some() { 6 } else { 5 });
         assert!(text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{text:?}");
@@ -167,13 +184,12 @@ fn a_hostile_name_stays_in_its_cell() {
 fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
-    let view =
-        View { now: NOW, watched: None, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
-    let header = |query: &Query| shown(&view, query).lines().next().unwrap().to_owned();
+    let view = View { now: NOW, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
+    let header = |query: &Asked| shown(&view, query).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
-    assert_eq!(words(header(&Query::default())), plain);
-    let wide = words(header(&Query { wide: true, ..Query::default() }));
+    assert_eq!(words(header(&Asked::default())), plain);
+    let wide = words(header(&Asked { wide: true, ..Asked::default() }));
     assert!(["TIMER", "WHERE", "NETNS"].iter().all(|name| wide.iter().any(|word| word == name)), "{wide:?}");
 }
 
@@ -181,15 +197,9 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
 fn several_namespaces_are_told_apart() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
-    let view = View {
-        now: NOW,
-        watched: None,
-        untracked: 0,
-        unseen: None,
-        rows: sockets.iter().map(row).collect(),
-        processes: &processes,
-    };
-    assert!(shown(&view, &Query::default()).contains("NETNS"));
+    let view =
+        View { now: NOW, untracked: 0, unseen: None, rows: sockets.iter().map(row).collect(), processes: &processes };
+    assert!(shown(&view, &Asked::default()).contains("NETNS"));
 }
 
 #[test]
@@ -199,13 +209,12 @@ fn no_owner_is_told_from_owners_that_nobody_looked_for() {
         let socket = Socket { accepted, ..socket.clone() };
         let view = View {
             now: NOW,
-            watched: None,
             untracked: 0,
             unseen: None,
             rows: vec![Row { owners, ..row(&socket) }],
             processes: &processes,
         };
-        shown(&view, &Query::default())
+        shown(&view, &Asked::default())
     };
     assert!(owner(Some(&[]), Some(true)).contains("no process"));
     assert!(owner(None, Some(true)).contains(" ? "));
@@ -219,10 +228,8 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
     let age = |at_least, at_most: Option<u64>| {
         let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
-        let text = shown(
-            &View { now: NOW, watched: None, untracked: 0, unseen: None, rows, processes: &processes },
-            &Query::default(),
-        );
+        let text =
+            shown(&View { now: NOW, untracked: 0, unseen: None, rows, processes: &processes }, &Asked::default());
         text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m");
@@ -234,46 +241,46 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
 fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
     let world = World::new();
     assert!(!world.shown(&at_width(120)).contains('\x1b'));
-    let coloured = world.shown(&Query { colour: true, ..at_width(120) });
+    let coloured = world.shown(&Asked { colour: true, ..at_width(120) });
     assert!(coloured.contains("\x1b[1;31mhung high\x1b[0m") && coloured.contains("\x1b[33mpool medium\x1b[0m"));
 }
 
 #[test]
 fn an_empty_list_says_so_and_why() {
     let processes = BTreeMap::new();
-    let view = View { now: NOW, watched: None, untracked: 0, unseen: None, rows: Vec::new(), processes: &processes };
-    assert_eq!(shown(&view, &Query::default()), "no socket is in CLOSE_WAIT\n");
+    let view = View { now: NOW, untracked: 0, unseen: None, rows: Vec::new(), processes: &processes };
+    assert_eq!(shown(&view, &Asked::default()), "no socket is in CLOSE_WAIT\n");
     let full = View { untracked: 3, ..view.clone() };
-    assert!(shown(&full, &Query::default()).starts_with("no tracked socket is in CLOSE_WAIT\n\n3 more sockets are"));
+    assert!(shown(&full, &Asked::default()).starts_with("no tracked socket is in CLOSE_WAIT\n\n3 more sockets are"));
     let contained = View { unseen: Some("others are not seen: why"), ..view };
     assert_eq!(
-        shown(&contained, &Query::default()),
+        shown(&contained, &Asked::default()),
         "no socket that can be seen from here is in CLOSE_WAIT\n\nothers are not seen: why\n"
     );
-    let query = Query { filter: Filter { pids: vec![5], ..Filter::default() }, ..Query::default() };
+    let query = Asked { filter: Filter { pids: vec![5], ..Filter::default() }, ..Asked::default() };
     assert_eq!(World::new().shown(&query), "no socket matches; 4 without the filters\n");
-    assert_eq!(World::new().shown(&Query { form: Form::Json, ..query }), "");
+    assert_eq!(World::new().shown(&Asked { form: Form::Json, ..query }), "");
 }
 
 #[test]
 fn what_is_not_tracked_is_said_in_words() {
     let world = World::new();
     let view = View { untracked: 1234, ..world.view() };
-    let text = shown(&view, &Query::default());
+    let text = shown(&view, &Asked::default());
     assert!(text.ends_with(
         "\n\n1234 more sockets are in CLOSE_WAIT and not shown: the agent tracks no more\nhint: raise --max-tracked of \
          closewait run, or the memory limit that lowers it\n"
     ));
     // Where every line is an object, whoever prints them says it.
-    let objects = shown(&view, &Query { form: Form::Json, ..Query::default() });
+    let objects = shown(&view, &Asked { form: Form::Json, ..Asked::default() });
     assert_eq!(objects.lines().count(), world.sockets.len());
     assert!(missing(view.untracked, view.unseen).all(|words| text.contains(&words)));
     assert_eq!(missing(0, None).count(), 0);
-    let by = Query { by: Some(GroupBy::Process), ..Query::default() };
+    let by = Asked { by: Some(GroupBy::Process), ..Asked::default() };
     assert!(shown(&view, &by).contains("1234 more sockets"));
     // A filter is no reason to be silent: those that are not tracked may fit it.
     let filter = Filter { pids: vec![5], ..Filter::default() };
-    assert!(shown(&view, &Query { filter, ..Query::default() }).contains("1234 more sockets"));
+    assert!(shown(&view, &Asked { filter, ..Asked::default() }).contains("1234 more sockets"));
 }
 
 #[test]
@@ -294,13 +301,13 @@ past conntrack's timeout of 60 s: a FIN may no longer reach the peer of 1 socket
 1 socket of nginx[812], never_accepted (fact): this is why
   next: do this
 ";
-    assert_eq!(World::new().shown(&Query { by: Some(GroupBy::Process), ..Query::default() }), expected);
+    assert_eq!(World::new().shown(&Asked { by: Some(GroupBy::Process), ..Asked::default() }), expected);
 }
 
 #[test]
 fn listeners_peers_and_cgroups_are_groups_too() {
     let world = World::new();
-    let by = |by| world.shown(&Query { by: Some(by), ..Query::default() });
+    let by = |by| world.shown(&Asked { by: Some(by), ..Asked::default() });
     let all = [GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
     let expected = r"COUNT  OLDEST  MEDIAN  VERDICT         LISTENER       OWNERS                         FDS
     1  12m     12m     pool            no listener    \u{1b}[2J\u{202e}x[9]

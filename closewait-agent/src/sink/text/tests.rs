@@ -10,7 +10,7 @@ use closewait_engine::{
 
 fn lines(colour: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
-    Text::new(colour).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to).unwrap();
+    Text::new(colour).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to);
     String::from_utf8(to).unwrap()
 }
 

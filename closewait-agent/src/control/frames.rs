@@ -1,0 +1,180 @@
+//! The frames of an answer: each is its length and so many bytes. After the last one comes an end mark with their number, so
+//! that an answer that was cut off is recognized.
+
+use std::io::{self, Write as _};
+
+use super::body::{Body, BodyWriter};
+
+/// Longest frame, bytes: far more than a socket has that ten thousand processes hold.
+pub(super) const MAX_FRAME: usize = 16 << 20;
+/// Size of the length in front of a frame, bytes.
+const LENGTH: usize = size_of::<u32>();
+
+/// Makes an answer of frames. Writing fails when all answers in flight together would be over the limit.
+#[derive(Debug)]
+pub struct AnswerWriter {
+    body: BodyWriter,
+    frames: u64,
+}
+
+impl AnswerWriter {
+    pub(super) fn new(body: BodyWriter) -> Self {
+        Self { body, frames: 0 }
+    }
+
+    /// Adds a frame.
+    ///
+    /// # Errors
+    ///
+    /// If all answers in flight together are over the limit, or the frame is empty or longer than any may be.
+    pub fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).ok().filter(|_| (1..=MAX_FRAME).contains(&bytes.len()));
+        let length = length.ok_or_else(|| io::Error::other(format!("a part of it has {} bytes", bytes.len())))?;
+        self.body.write_all(&length.to_le_bytes())?;
+        self.body.write_all(bytes)?;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Ends the answer.
+    pub(super) fn finish(mut self) -> io::Result<Body> {
+        self.body.write_all(&0_u32.to_le_bytes())?;
+        self.body.write_all(&self.frames.to_le_bytes())?;
+        self.body.finish()
+    }
+}
+
+/// Reads the frames of an answer.
+#[derive(Debug, Default)]
+pub(super) struct FrameReader {
+    frames: u64,
+    ended: bool,
+}
+
+impl FrameReader {
+    /// Gives each complete frame that `bytes` begin with to `take`, and removes it from them. Returns whether the answer has
+    /// ended.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no frames, or `take` refuses one.
+    pub(super) fn read(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        mut take: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<bool, String> {
+        let mut rest = bytes.as_slice();
+        while !self.ended
+            && let Some((length, after)) = rest.split_first_chunk::<LENGTH>()
+        {
+            let length = u32::from_le_bytes(*length) as usize;
+            if length > MAX_FRAME {
+                return Err(format!("a part of it has {length} bytes, and {MAX_FRAME} are possible"));
+            }
+            if length == 0 {
+                let Some((frames, after)) = after.split_first_chunk() else { break };
+                let frames = u64::from_le_bytes(*frames);
+                if frames != self.frames {
+                    return Err(format!("{} parts of {frames} came", self.frames));
+                }
+                (self.ended, rest) = (true, after);
+            } else {
+                let Some((frame, after)) = after.split_at_checked(length) else { break };
+                take(frame)?;
+                self.frames += 1;
+                rest = after;
+            }
+        }
+        if self.ended && !rest.is_empty() {
+            return Err("something follows its end".to_owned());
+        }
+        let used = bytes.len() - rest.len();
+        bytes.drain(..used);
+        Ok(self.ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::{super::pool::BytePool, *};
+
+    /// Size of the end mark, bytes: a length of 0, and the number of frames.
+    const END_MARK: usize = LENGTH + size_of::<u64>();
+
+    /// The bytes of an answer with these frames.
+    fn written(frames: &[Vec<u8>]) -> Vec<u8> {
+        let pool = BytePool::new(8 << 20);
+        let mut writer = AnswerWriter::new(BodyWriter::new(Arc::clone(&pool)));
+        frames.iter().for_each(|frame| writer.frame(frame).unwrap());
+        let (mut body, mut all) = (writer.finish().unwrap(), Vec::new());
+        while let Some(piece) = body.next().unwrap() {
+            all.extend(piece);
+        }
+        all
+    }
+
+    /// The frames that are read from `bytes`, which come in parts of `step` bytes, and whether the answer has ended.
+    fn read(bytes: &[u8], step: usize) -> Result<(Vec<Vec<u8>>, bool), String> {
+        let (mut reader, mut waiting, mut frames, mut ended) = (FrameReader::default(), Vec::new(), Vec::new(), false);
+        for part in bytes.chunks(step) {
+            waiting.extend_from_slice(part);
+            ended = reader.read(&mut waiting, |frame| {
+                frames.push(frame.to_vec());
+                Ok(())
+            })?;
+        }
+        Ok((frames, ended))
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_has_no_end() {
+        let frames = [b"one".to_vec(), b"two".to_vec()];
+        let all = written(&frames);
+        assert_eq!(all.len(), 2 * (LENGTH + 3) + END_MARK);
+        for length in 0..all.len() {
+            assert!(!read(&all[..length], 5).unwrap().1, "{length} of {}", all.len());
+        }
+        assert_eq!(read(&all, 5), Ok((frames.to_vec(), true)));
+        assert_eq!(read(&written(&[]), 1), Ok((Vec::new(), true)), "an empty one is one");
+    }
+
+    #[test]
+    fn a_part_that_is_missing_too_long_or_behind_the_end_is_noticed() {
+        let one = written(&[b"one".to_vec()]);
+        let missing = [&written(&[b"one".to_vec(), b"two".to_vec()])[..LENGTH + 3], &one[LENGTH + 3..]].concat();
+        assert_eq!(read(&missing, 100).map(|(frames, _)| frames.len()), Ok(1));
+        let two = written(&[b"one".to_vec(), b"two".to_vec()]);
+        assert!(read(&two[LENGTH + 3..], 100).unwrap_err().contains("1 parts of 2 came"));
+        assert!(read(&[one.as_slice(), b"x"].concat(), 100).unwrap_err().contains("follows its end"));
+        assert!(read(&u32::MAX.to_le_bytes(), 1).unwrap_err().contains("are possible"));
+        let mut writer = AnswerWriter::new(BodyWriter::new(BytePool::new(64 << 20)));
+        assert!(writer.frame(&[]).is_err() && writer.frame(&vec![0; MAX_FRAME + 1]).is_err());
+        assert!(writer.frame(&[0]).is_ok());
+    }
+
+    #[test]
+    fn a_frame_that_is_refused_ends_the_reading() {
+        let mut bytes = written(&[b"one".to_vec(), b"two".to_vec()]);
+        let refused = FrameReader::default().read(&mut bytes, |_frame| Err("no".to_owned()));
+        assert_eq!(refused, Err("no".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_frames_in_any_parts_come_out_the_same(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..20),
+            step in 1_usize..500,
+        ) {
+            prop_assert_eq!(read(&written(&frames), step), Ok((frames, true)));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>, step in 1_usize..20) {
+            let _any_result = read(&bytes, step);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The encoding of an answer, which has no names of members.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use super::super::PROTOCOL;
+use crate::{
+    clock::TimeAnchor,
+    sink::answer::{AnswerHeader, AnswerItem, AnswerRow},
+};
+use closewait_engine::{
+    Config, Engine,
+    diagnose::{RULES, Seen},
+    model::{
+        Certainty, Class, Connection, Dwell, Exit, Forecast, How, Limit, Opener, ProxyPeer, Slope, Socket, SocketEvent,
+        SocketKey, Timer, TimerKind,
+    },
+    testing,
+    time::BootTime,
+};
+
+/// Members are encoded by their places. Whoever changes them makes another version of the protocol.
+#[test]
+fn the_encoding_is_that_of_this_version_of_the_protocol() {
+    let mut bytes = Vec::new();
+    for item in sample() {
+        item.encode(&mut bytes).unwrap();
+    }
+    let text: String = bytes.iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
+    assert_eq!((PROTOCOL, text.as_str()), (1, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+}
+
+/// A client refuses a row whose rule it does not know.
+#[test]
+fn the_rules_are_those_of_this_version_of_the_protocol() {
+    let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
+    names.sort_unstable();
+    assert_eq!((PROTOCOL, names.as_slice()), (1, &NAMES[..]), "raise PROTOCOL, and change the names");
+}
+
+/// Names of all rules of sockets that stay.
+const NAMES: [&str; 22] = [
+    "abandoned_response",
+    "accept_stopped",
+    "close_missing",
+    "event_loop_blocked",
+    "gone",
+    "growing_pool",
+    "half_close",
+    "hung_since",
+    "inherited",
+    "never_accepted",
+    "never_read",
+    "peer_event",
+    "pool",
+    "probe",
+    "proxy_wait",
+    "response_leaked",
+    "shared",
+    "slow",
+    "transient",
+    "unanswered",
+    "unheld",
+    "young",
+];
+
+/// As [`sample`] is encoded.
+const ENCODED: &str = include_str!("encoded.txt");
+
+/// One item of each kind, with a value for nearly each member.
+fn sample() -> Vec<AnswerItem<'static>> {
+    let (now, anchor) = (BootTime(100_000_000_000), TimeAnchor::booted_at(UNIX_EPOCH));
+    let task = || testing::owner("app", 7, 5).task;
+    let socket = Socket {
+        cgroup: Some(1),
+        acked_bytes: Some(2),
+        send_queue_bytes: Some(3),
+        last_received: Some(BootTime(4)),
+        last_ack: Some(BootTime(5)),
+        last_sent: Some(BootTime(6)),
+        timer: Some(Timer { kind: TimerKind::Persist, expires: now, retries: 1 }),
+        opener: Some(Box::new(Opener { task: task(), at: BootTime(7) })),
+        ..testing::socket()
+    };
+    let mut engine = Engine::new(Config::default(), BootTime(0));
+    let key = SocketKey((1 << 63) + 1);
+    engine.handle(SocketEvent::Enter { key, at: BootTime(1_000_000_000), socket: testing::socket() });
+    let mut report = engine.report(now);
+    let mut group = report.groups.pop().unwrap();
+    group.pileup.verdict = testing::verdict(Class::Hung, Certainty::High);
+    group.pileup.slope = Some(Slope { per_second: 0.5, error: 0.25 });
+    let limit = Forecast {
+        limit: Limit::Backlog,
+        used: 1,
+        most: 2,
+        left: Duration::from_secs(3),
+        at_least: Duration::from_secs(2),
+        at_most: None,
+    };
+    group.pileup.forecast = Some(limit);
+    let row = AnswerRow {
+        socket: Cow::Owned(socket.clone()),
+        dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),
+        gone: Some(Cow::Owned(Exit { at: now, seen: true, how: How::Reset, closer: Some(task()), dwell: None })),
+        owners: Some(Cow::Owned(vec![testing::owner("app", 7, 5)])),
+        listener: Some(0),
+        workload: Some(0),
+        conntrack: Some(Duration::from_secs(60)),
+        proxy_peer: Some(Box::new(ProxyPeer { state: Connection::FinWait2, socket })),
+        process: Some(7),
+        verdict: testing::verdict(Class::Leak, Certainty::Medium),
+    };
+    let version = "0.1.0".to_owned();
+    let header = AnswerHeader { version, at: now, anchor, total: 1, untracked: 2, unseen: Some("why".to_owned()) };
+    let seen = Seen { what: testing::listener(80, 1, 2), at: now, owners: vec![testing::owner("app", 7, 5)] };
+    vec![
+        AnswerItem::Header(header),
+        AnswerItem::Listener(Cow::Owned(seen)),
+        AnswerItem::Workload(Cow::Owned(testing::workload())),
+        AnswerItem::Process(Cow::Owned(testing::process("app", 7, Some((5, 1024))))),
+        AnswerItem::Row(Box::new(row)),
+        AnswerItem::Report(Box::new(report)),
+        AnswerItem::Group(Box::new(group)),
+    ]
+}

@@ -1,0 +1,191 @@
+//! The items of an answer, and their encoding.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt, ptr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    diagnose::Seen,
+    model::{Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, Socket, Verdict},
+    process::Process,
+    text::harmless_field,
+    time::BootTime,
+    view::Row,
+    workload::Workload,
+};
+
+/// One item of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum AnswerItem<'a> {
+    /// What every answer begins with.
+    Header(AnswerHeader),
+    /// A listener. Rows refer to it by the number of listeners before it.
+    Listener(Cow<'a, Seen<Listener>>),
+    /// What a cgroup is. Rows refer to it by the number of workloads before it.
+    Workload(Cow<'a, Workload>),
+    /// A process. Rows refer to it by its pid.
+    Process(Cow<'a, Process>),
+    /// A socket.
+    Row(Box<AnswerRow<'a>>),
+    /// An incident report, without its groups.
+    Report(Box<IncidentReport>),
+    /// A group of the incident report before it.
+    Group(Box<ReportedGroup>),
+}
+
+/// What an answer begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerHeader {
+    /// Version of the program that answers.
+    #[serde(deserialize_with = "harmless_field")]
+    pub version: String,
+    /// When the answer was true.
+    pub at: BootTime,
+    /// How the kernel's clock and the wall's stood to each other then.
+    pub anchor: TimeAnchor,
+    /// Number of sockets that are tracked, those included that the filter leaves out; 0 in an incident report.
+    pub total: u64,
+    /// Number of further sockets in CLOSE_WAIT that are not tracked; 0 in an incident report, which has its own.
+    pub untracked: u64,
+    /// Why there may be sockets that cannot be seen, if so; `None` in an incident report, which has its own.
+    #[serde(deserialize_with = "harmless_field")]
+    pub unseen: Option<String>,
+}
+
+/// One listed socket: a [`Row`] that refers to what other rows have too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRow<'a> {
+    /// What is known of it.
+    pub socket: Cow<'a, Socket>,
+    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    pub dwell: Option<Dwell>,
+    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    pub gone: Option<Cow<'a, Exit>>,
+    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    pub owners: Option<Cow<'a, [Owner]>>,
+    /// Number of the listener that it waits at or came out of.
+    pub listener: Option<u32>,
+    /// Number of the workload that its cgroup is.
+    pub workload: Option<u32>,
+    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    pub conntrack: Option<Duration>,
+    /// The connection that it waits for, if it is one leg of a proxied one.
+    pub proxy_peer: Option<Box<ProxyPeer>>,
+    /// Pid of its first owner, or while nobody has accepted it that of its listener, if that process was looked at.
+    pub process: Option<u32>,
+    /// Why it stays.
+    pub verdict: Verdict,
+}
+
+impl AnswerItem<'static> {
+    /// The next of the items that `bytes` begin with, which are then those behind it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn decode(bytes: &mut &[u8]) -> Result<Self, rmp_serde::decode::Error> {
+        rmp_serde::from_read(bytes)
+    }
+}
+
+impl AnswerItem<'_> {
+    /// Puts it behind `to`. Structs have no names of members, so the version of the protocol has to tell how they are read.
+    ///
+    /// # Errors
+    ///
+    /// If it has no form in MessagePack.
+    pub fn encode(&self, to: &mut Vec<u8>) -> Result<(), rmp_serde::encode::Error> {
+        rmp_serde::encode::write(to, self)
+    }
+}
+
+/// Something that rows have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedItem {
+    /// A listener.
+    Listener,
+    /// A workload.
+    Workload,
+    /// A process.
+    Process,
+}
+
+impl fmt::Display for SharedItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listener => "listener",
+            Self::Workload => "workload",
+            Self::Process => "process",
+        })
+    }
+}
+
+/// What rows had in common so far: it is sent before the first row that refers to it. Each is known by its place in memory,
+/// which is the same in all rows of an answer.
+#[derive(Debug, Default)]
+pub(super) struct FirstUses {
+    listeners: BTreeMap<usize, u32>,
+    workloads: BTreeMap<usize, u32>,
+    processes: BTreeSet<u32>,
+}
+
+impl FirstUses {
+    /// Gives `row` to `take`, and before it what no row has referred to before.
+    pub(super) fn row<'e, E>(
+        &mut self,
+        row: Row<'e>,
+        processes: &'e BTreeMap<u32, Process>,
+        take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Row { socket, dwell, gone, owners, listener, workload, conntrack, proxy_peer, process, verdict } = row;
+        let of_listener = listener.map(|listener| listener.owners.as_slice()).unwrap_or_default();
+        let pids = owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid);
+        for pid in pids {
+            if let Some(process) = processes.get(&pid)
+                && self.processes.insert(pid)
+            {
+                take(AnswerItem::Process(Cow::Borrowed(process)))?;
+            }
+        }
+        let listener = listener
+            .map(|one| number_of(one, &mut self.listeners, || take(AnswerItem::Listener(Cow::Borrowed(one)))))
+            .transpose()?;
+        let workload = workload
+            .map(|one| number_of(one, &mut self.workloads, || take(AnswerItem::Workload(Cow::Borrowed(one)))))
+            .transpose()?;
+        take(AnswerItem::Row(Box::new(AnswerRow {
+            socket: Cow::Borrowed(socket),
+            dwell,
+            gone: gone.map(Cow::Borrowed),
+            owners: owners.map(Cow::Borrowed),
+            listener,
+            workload,
+            conntrack,
+            proxy_peer: proxy_peer.map(Box::new),
+            process: process.map(|process| process.pid),
+            verdict,
+        })))
+    }
+}
+
+/// Returns the number of `one` among those that were sent; `send` sends it if it is new.
+fn number_of<T, E>(
+    one: &T,
+    numbers: &mut BTreeMap<usize, u32>,
+    send: impl FnOnce() -> Result<(), E>,
+) -> Result<u32, E> {
+    let place = ptr::from_ref(one).addr();
+    if let Some(number) = numbers.get(&place) {
+        return Ok(*number);
+    }
+    send()?;
+    let number = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+    numbers.insert(place, number);
+    Ok(number)
+}
