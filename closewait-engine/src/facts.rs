@@ -20,6 +20,10 @@ impl Engine {
                 self.scan_ended(began, blind, saw_listeners);
             }
             Observation::ScanEnd(ScanEnd::Failed { why }) => self.scan_failed(why),
+            Observation::ScanEnd(ScanEnd::Owners) => {
+                self.queries.scan_ended();
+                self.continue_queries();
+            }
             Observation::ScanEnd(ScanEnd::Audit { began, at, complete, cost }) => {
                 self.audit_scan_ended(began, at, complete, cost);
             }
@@ -29,6 +33,7 @@ impl Engine {
             Observation::RefreshEnd(RefreshEnd::Suspects { at, complete }) => self.refreshed_suspects(at, complete),
             Observation::Inspection(fact) => self.host_context.learn(fact),
             Observation::InspectionEnd(InspectionEnd::Owners { at, worked }) => self.inspected_owners(at, worked),
+            Observation::Query(event) => self.query_event(event),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);

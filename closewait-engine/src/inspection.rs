@@ -158,7 +158,7 @@ impl Engine {
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
             self.inspection = InspectionStep::Scanning { asked };
-            self.outputs.push_back(Output::ScanOwners);
+            self.scan_owners();
         } else {
             self.inspected(asked, Duration::ZERO);
         }

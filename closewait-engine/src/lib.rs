@@ -28,8 +28,8 @@ pub mod model;
 mod overflow;
 mod pairing;
 pub mod process;
+mod queries;
 pub mod query;
-mod questions;
 mod scans;
 mod schedule;
 #[cfg(any(test, feature = "testing"))]
@@ -56,6 +56,7 @@ use self::{
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
     model::{Counters, Finding, Observation, Output, Totals},
+    queries::Queries,
     query::Filter,
     time::BootTime,
     tracker::Tracker,
@@ -90,6 +91,7 @@ pub struct Engine {
     lingering: LingeringSockets,
     inspection: InspectionStep,
     audit: Audit,
+    queries: Queries,
     budget: Budget,
     /// No inspection begins before this.
     next_inspection: BootTime,
@@ -137,6 +139,7 @@ impl Engine {
             lingering: LingeringSockets::default(),
             inspection: InspectionStep::Idle,
             audit: Audit::new(now),
+            queries: Queries::default(),
             budget: Budget::new(now),
             next_inspection: now,
             next_late_report: now,
@@ -184,6 +187,7 @@ impl Engine {
         self.count(now);
         self.inspect_or_report(now);
         self.audit(now);
+        self.answer_late_queries(now);
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
             self.outputs.push_back(Output::ReadCounters);
@@ -200,7 +204,8 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
         let inspection = [self.next_inspection_due(), self.report_deadline()];
-        let others = [flows, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+        let queries = self.queries.poll_timeout();
+        let others = [flows, self.audit.poll_timeout(), queries, self.check_counters, Some(self.window_ends)];
         inspection.into_iter().chain(others).flatten().min()
     }
 
@@ -209,7 +214,10 @@ impl Engine {
         if self.outputs.is_empty() {
             self.report_more();
         }
-        let output = self.outputs.pop_front();
+        let mut output = self.outputs.pop_front();
+        if let Some(Output::ScanOwners { known }) = &mut output {
+            *known = self.scan_began();
+        }
         limits::shrink_queue(&mut self.outputs);
         output
     }
@@ -245,9 +253,11 @@ impl Engine {
         }
     }
 
-    /// A scan of open files begins. Returns the network namespaces of which it need not describe each socket: those whose
-    /// sockets are all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets
-    /// that were dropped could be tracked now: then the scan finds what was missed.
+    /// A scan for owners begins. Returns the network namespaces of which it need not describe each socket: those whose sockets are
+    /// all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets that were dropped
+    /// could be tracked now: then the scan finds what was missed.
+    ///
+    /// [`Engine::poll_output`] calls it; a caller does only for recordings of format 1.
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();

@@ -60,11 +60,12 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::ReadCounters => "read counters".to_owned(),
             Output::Refresh(keys) => format!("look at {}", keys.len()),
             Output::RefreshLingering(keys) => format!("look at {} gone", keys.len()),
-            Output::ScanOwners => "look for holders".to_owned(),
+            Output::ScanOwners { .. } => "look for holders".to_owned(),
             Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
             Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
             Output::InspectOwners(_) => "look at owners".to_owned(),
+            Output::Query(command) => format!("{command:?}"),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
             Output::Finding(Finding::Leave { dwell, how, .. }) => {
