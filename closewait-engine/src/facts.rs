@@ -60,7 +60,7 @@ impl Engine {
                     }
                 }
                 if let Some(flows) = &mut self.flows {
-                    flows.left(&socket, at, entered, dwell, how);
+                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, how);
                 }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
@@ -88,7 +88,7 @@ impl Engine {
         }
         self.lingering.remove(key);
         if let Some(flows) = &mut self.flows {
-            flows.entered(&socket, at);
+            flows.entered(self.group_keys.flow(&socket), at);
         }
         if let Some(missed) = self.tracker.enter(key, at, socket) {
             self.missed_exit(at, missed);
@@ -147,7 +147,7 @@ impl Engine {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_exit(at, missed);
         }
-        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
+        let flow_key = self.group_keys.flow(&socket);
         let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
         if self.tracker.untracked_total() > untracked {
@@ -157,7 +157,7 @@ impl Engine {
         if is_new {
             self.found_new(since);
         }
-        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
+        if let Some(flows) = self.flows.as_mut().filter(|_| is_new) {
             flows.found(flow_key, at);
         }
     }

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod diagnose;
 mod facts;
 mod flows;
+mod group_key;
 mod grouping;
 pub mod groups;
 mod growth;
@@ -51,6 +52,7 @@ pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
     flows::Flows,
+    group_key::GroupKeys,
     grouping::Grouping,
     host_context::HostContext,
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
@@ -87,6 +89,7 @@ pub struct Engine {
     /// When it was last called with the time.
     now: BootTime,
     flows: Option<Flows>,
+    group_keys: GroupKeys,
     host_context: HostContext,
     lingering: LingeringSockets,
     inspection: InspectionStep,
@@ -131,10 +134,8 @@ impl Engine {
             reported: Default::default(),
             began: now,
             now,
-            flows: config.watching.then(|| {
-                let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
-                Flows::new(now, config.stuck_after, unnamed)
-            }),
+            flows: config.watching.then(|| Flows::new(now, config.stuck_after)),
+            group_keys: GroupKeys::new((config.watching && !config.named).then(|| config.ephemeral_ports.clone())),
             host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
             inspection: InspectionStep::Idle,
@@ -284,8 +285,8 @@ impl Engine {
 
     /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.
     pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
-        let Self { tracker, host_context, flows, lingering, config, .. } = self;
-        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
+        let Self { tracker, host_context, flows, group_keys, lingering, config, .. } = self;
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref());
         let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
         selection.unseen = config.unseen_sockets.as_deref();
         selection

@@ -307,7 +307,7 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
-    let flow = engine.flows.as_ref().unwrap().flow(flows::FlowKey::of(&socket_on_port(9090)), None, at(3));
+    let flow = engine.flows.as_ref().unwrap().flow(engine.group_keys.flow(&socket_on_port(9090)), None, at(3));
     assert_eq!(flow.unwrap().entered, 0, "found, and that once");
 }
 
