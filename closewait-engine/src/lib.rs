@@ -1,4 +1,4 @@
-//! The pure core: observations and the time go in, findings come out.
+//! The pure core: observations and the time go in, findings and commands come out.
 //!
 //! Nothing here reads a clock, a file or a socket, nor knows of threads, tokio or aya: the same observations give the same
 //! findings, always. The caller
@@ -6,6 +6,22 @@
 //! 1. hands in everything that is there with [`Engine::handle`], snapshots before the records written meanwhile,
 //! 2. calls [`Engine::handle_timeout`] with the time once that is after [`Engine::poll_timeout`],
 //! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
+//!
+//! # Code map
+//!
+//! | modules | contents |
+//! |---|---|
+//! | [`model`] | types: what comes in ([`model::Observation`]), what goes out ([`model::Output`], [`model::Finding`]), sockets, verdicts |
+//! | [`decode`] | from bytes of the kernel program to observations |
+//! | `facts` | what each observation changes |
+//! | `tracker`, `tracked_socket`, `schedule`, `scans`, `overflow`, `lingering` | sockets in CLOSE_WAIT, and those out of it that still have a descriptor |
+//! | `group_key`, `grouping` | in which group a socket is; all groups at one time |
+//! | `flows`, `growth`, `windows`, [`histogram`] | counts of each group over time, incidents, dwell times |
+//! | `host_context`, `pairing`, [`process`], [`workload`] | owners, listeners, cgroups, namespaces |
+//! | `inspection`, `queries`, `audit` | state machines: commands to refresh, scan and inspect, before an incident, before an answer, after a loss |
+//! | [`diagnose`] | rules: the cause of each socket and group |
+//! | [`view`], [`query`], [`groups`], [`hints`], [`kill`] | what is shown of one time, and what may be destroyed |
+//! | `config`, `limits`, `hashing`, [`text`], [`time`] | settings and tools |
 
 mod audit;
 mod config;
