@@ -8,7 +8,7 @@ use super::{Files, Problem};
 const WHY: &str = "users read this, and CONTRIBUTING.md asks for plain English";
 
 /// Phrases, separated by `|`, and what to write instead.
-const BANNED: [(&str, &str); 34] = [
+const BANNED: [(&str, &str); 37] = [
     ("anew", "write `again`"),
     ("ask no|asks no", "write `do not query`"),
     ("closing now may not reach", "write `a FIN may no longer reach`"),
@@ -43,6 +43,9 @@ const BANNED: [(&str, &str); 34] = [
     ("whose leaving|leavings|the leaving of", "write `exit`"),
     ("who holds|who has it", "write `which process owns`"),
     ("as it is seen|is seen as", "write `looks like`"),
+    ("dwell time in", "write `dwell, last 1m`"),
+    ("that a filter selects", "write `matching`"),
+    ("or forgets it|forgets it", "write `never makes the call`"),
 ];
 
 /// Beginnings of words in British spelling.
