@@ -37,7 +37,7 @@ const BANNED: [(&str, &str); 37] = [
     ("out of sight", "write `hidden`"),
     ("per cent", "write `percent`"),
     ("a pile up|pile ups", "write `incident`"),
-    ("so many", "write `number of`"),
+    ("so many|so much", "write `number of`"),
     ("this kernel cannot", "write `unsupported kernel`"),
     ("walk|walks|walked|walking", "write `scan`"),
     ("whose leaving|leavings|the leaving of", "write `exit`"),
