@@ -87,7 +87,8 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
             }
             Output::RefreshLingering(_)
             | Output::Refresh(_)
-            | Output::ScanOwners
+            | Output::ScanOwners { .. }
+            | Output::Query(_)
             | Output::InspectOwners(_)
             | Output::Audit { .. }
             | Output::RefreshSuspects(_)

@@ -3,15 +3,15 @@
 //! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
 //! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
 
-mod beside;
+mod commands;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub use self::beside::Pending;
-use self::beside::{Purpose, Then};
+pub use self::commands::Pending;
+use self::commands::{Purpose, Then};
 use crate::{
     clock::{self, TimeAnchor},
     control::{Asker, Control},
@@ -156,14 +156,14 @@ impl Runtime {
             self.engine.handle_timeout(now);
             self.put_out()?;
             // What has been refreshed may make the engine want more at once.
-            let has_looked = self.continue_refresh();
-            let has_questions = self.answer_question(now);
+            let has_refreshed = self.continue_refresh();
+            let has_answers = self.answer_next();
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), self.pending.deadline(), end];
+            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && !has_looked && !has_questions && self.pending.is_idle();
+            let idle = emptied && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
             // Lets tokio look for signals. It does so only while the loop waits, and a busy loop never waits.
             tokio::task::yield_now().await;
@@ -278,9 +278,10 @@ impl Runtime {
                     self.pending.worked = Duration::ZERO;
                     self.refresh(keys, RefreshKind::Waiting, Then::All);
                 }
-                Output::ScanOwners => {
-                    self.find_owners(Purpose::Owners);
+                Output::ScanOwners { known } => {
+                    self.begin(Job::Owners { known }, Purpose::Owners);
                 }
+                Output::Query(command) => self.query_command(command),
                 Output::InspectOwners(request) => {
                     self.begin(Job::Inspect(Box::new(request)), Purpose::Inspection);
                 }

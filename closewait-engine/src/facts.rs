@@ -20,6 +20,10 @@ impl Engine {
                 self.scan_ended(began, blind, saw_listeners);
             }
             Observation::ScanEnd(ScanEnd::Failed { why }) => self.scan_failed(why),
+            Observation::ScanEnd(ScanEnd::Owners) => {
+                self.queries.scan_ended();
+                self.continue_queries();
+            }
             Observation::ScanEnd(ScanEnd::Audit { began, at, complete, cost }) => {
                 self.audit_scan_ended(began, at, complete, cost);
             }
@@ -29,6 +33,7 @@ impl Engine {
             Observation::RefreshEnd(RefreshEnd::Suspects { at, complete }) => self.refreshed_suspects(at, complete),
             Observation::Inspection(fact) => self.host_context.learn(fact),
             Observation::InspectionEnd(InspectionEnd::Owners { at, worked }) => self.inspected_owners(at, worked),
+            Observation::Query(event) => self.query_event(event),
             Observation::Counters { at, counters } => self.counters_read(at, *counters),
             Observation::Resumed { reported, dwell } => {
                 self.windows.resume(reported);
@@ -55,7 +60,7 @@ impl Engine {
                     }
                 }
                 if let Some(flows) = &mut self.flows {
-                    flows.left(&socket, at, entered, dwell, how);
+                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, how);
                 }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
                 let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
@@ -83,7 +88,7 @@ impl Engine {
         }
         self.lingering.remove(key);
         if let Some(flows) = &mut self.flows {
-            flows.entered(&socket, at);
+            flows.entered(self.group_keys.flow(&socket), at);
         }
         if let Some(missed) = self.tracker.enter(key, at, socket) {
             self.missed_exit(at, missed);
@@ -142,7 +147,7 @@ impl Engine {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_exit(at, missed);
         }
-        let flow_key = self.flows.as_ref().map(|flows| flows.of(&socket));
+        let flow_key = self.group_keys.flow(&socket);
         let untracked = self.tracker.untracked_total();
         let is_new = self.tracker.present(key, at, since, socket);
         if self.tracker.untracked_total() > untracked {
@@ -152,7 +157,7 @@ impl Engine {
         if is_new {
             self.found_new(since);
         }
-        if let Some((flows, flow_key)) = self.flows.as_mut().zip(flow_key).filter(|_| is_new) {
+        if let Some(flows) = self.flows.as_mut().filter(|_| is_new) {
             flows.found(flow_key, at);
         }
     }

@@ -1,11 +1,8 @@
 //! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
 //! hangs from one that forgets.
 
-mod key;
-
 use std::{
     collections::{BTreeSet, VecDeque},
-    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -14,13 +11,12 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
-use self::key::ClientScope;
-pub(super) use self::key::FlowKey;
 use super::{
     diagnose::{Flow, Trend},
+    group_key::FlowKey,
     growth::{Aged, EndedIncident, Growth, Habit, Point},
     hashing::KeyedState,
-    model::{Dwell, How, Since, Socket},
+    model::{Dwell, How, Since},
     time::{BootTime, nanos},
 };
 
@@ -86,8 +82,6 @@ struct FlowStats {
 pub(super) struct Flows {
     began: BootTime,
     stuck_after: Duration,
-    /// Where records tell neither namespace nor side: the ports of connecting sockets.
-    unnamed: Option<RangeInclusive<u16>>,
     /// Looked up for every record.
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
     /// When what is there is counted next.
@@ -103,12 +97,11 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Begins at `now`. `unnamed` are the ports of connecting sockets, where records tell neither namespace nor side.
-    pub(super) fn new(now: BootTime, stuck_after: Duration, unnamed: Option<RangeInclusive<u16>>) -> Self {
+    /// Begins at `now`.
+    pub(super) fn new(now: BootTime, stuck_after: Duration) -> Self {
         Self {
             began: now,
             stuck_after,
-            unnamed,
             flows: IndexMap::default(),
             tick: now + stuck_after.min(COUNT_INTERVAL),
             window_ends: now + stuck_after,
@@ -119,23 +112,11 @@ impl Flows {
         }
     }
 
-    /// Returns the flow of a socket. What is found out about it later, and its records do not tell, changes nothing: else it would be
-    /// counted here when it enters, and there while it stays.
-    pub(super) fn of(&self, socket: &Socket) -> FlowKey {
-        match &self.unnamed {
-            None => FlowKey::of(socket),
-            Some(connecting) if connecting.contains(&socket.local.port) => {
-                FlowKey::Remote(ClientScope { netns: None, cgroup: None }, socket.remote)
-            }
-            Some(_) => FlowKey::Port(None, socket.local.port),
-        }
-    }
-
     /// A socket entered.
-    pub(super) fn entered(&mut self, socket: &Socket, at: BootTime) {
+    pub(super) fn entered(&mut self, key: FlowKey, at: BootTime) {
         let number = self.number(at);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
-        let (key, stats) = self.stats_mut(self.of(socket), at);
+        let (key, stats) = self.stats_mut(key, at);
         stats.entered += 1;
         match stats.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
@@ -164,7 +145,7 @@ impl Flows {
     /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
     pub(super) fn left(
         &mut self,
-        socket: &Socket,
+        key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
@@ -172,7 +153,7 @@ impl Flows {
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
-        let (_, stats) = self.stats_mut(self.of(socket), at);
+        let (_, stats) = self.stats_mut(key, at);
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
@@ -202,10 +183,10 @@ impl Flows {
 
     /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
     /// pile-ups that are over.
-    pub(super) fn handle_timeout<'a>(
+    pub(super) fn handle_timeout(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (&'a Socket, Since)>,
+        sockets: impl Iterator<Item = (FlowKey, Since)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
         if self.tick > now {
             return Vec::new();
@@ -228,15 +209,15 @@ impl Flows {
     }
 
     /// Counts what is there, and returns how many that are.
-    fn count<'a>(&mut self, now: BootTime, sockets: impl Iterator<Item = (&'a Socket, Since)>) -> u32 {
+    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since)>) -> u32 {
         for stats in self.flows.values_mut() {
             stats.start(now);
         }
         let stuck_after = self.stuck_after;
         let mut all = 0_u32;
-        for (socket, since) in sockets {
+        for (key, since) in sockets {
             all = all.saturating_add(1);
-            let (_, stats) = self.stats_mut(self.of(socket), now);
+            let (_, stats) = self.stats_mut(key, now);
             stats.present(since.dwell(now).at_least(), now, stuck_after);
         }
         all
@@ -300,13 +281,8 @@ impl Flows {
         self.flows.get(&key)?.habit.longest()
     }
 
-    /// Under which name a socket is counted.
-    pub(super) fn counts_as(&self, socket: &Socket) -> FlowKey {
-        self.known_as(self.of(socket))
-    }
-
-    /// Returns the key under which a flow is counted.
-    fn known_as(&self, key: FlowKey) -> FlowKey {
+    /// Returns the key under which a flow is counted: its own, unless the limit was reached.
+    pub(super) fn counted_as(&self, key: FlowKey) -> FlowKey {
         if self.flows.contains_key(&key) { key } else { FlowKey::Rest }
     }
 
@@ -358,7 +334,7 @@ impl Flows {
     /// Returns the counts of a flow and the key under which they are kept: its own, if the limit allows it.
     fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
         let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
-        let key = if full { self.known_as(key) } else { key };
+        let key = if full { self.counted_as(key) } else { key };
         let stats = match self.flows.entry(key) {
             Occupied(known) => known.into_mut(),
             Vacant(room) => {

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     diagnose::{self, Case, Group, ProxyPeers, Seen},
-    flows::{FlowKey, Flows},
+    flows::Flows,
+    group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
     hashing::KeyedState,
     host_context::HostContext,
     lingering::Lingering,
@@ -23,20 +24,6 @@ use super::{
 /// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
 /// itself.
 const MAX_GROUPS: usize = 65_536;
-
-/// Owner of the sockets of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum GroupOwner {
-    /// Nobody yet: they wait to be accepted.
-    Backlog,
-    /// Nobody knows.
-    Unknown,
-    /// The first process, and how many processes.
-    Held(u32, u32),
-}
-
-/// Key of a group: sockets with the same owner and flow.
-type GroupKey = (GroupOwner, FlowKey);
 
 /// Sockets of a group while it is put together.
 #[derive(Default)]
@@ -94,7 +81,7 @@ pub(super) struct Grouping<'a> {
     now: BootTime,
     stuck_after: Duration,
     host_context: &'a HostContext,
-    flows: Option<&'a Flows>,
+    keys: &'a GroupKeys,
     groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
@@ -106,13 +93,14 @@ impl<'a> Grouping<'a> {
         stuck_after: Duration,
         tracker: &'a Tracker,
         host_context: &'a HostContext,
+        keys: &'a GroupKeys,
         flows: Option<&'a Flows>,
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
         let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
         let mut onsets = BTreeMap::<FlowKey, BootTime>::new();
         for (key, tracked) in tracker.iter() {
-            let (owner, flow_key) = group_of(flows, tracked);
+            let (owner, flow_key) = keys.group(tracked);
             if owner == GroupOwner::Backlog {
                 *unaccepted.entry(flow_key).or_default() += 1;
             }
@@ -143,12 +131,12 @@ impl<'a> Grouping<'a> {
         for seen in host_context.listeners() {
             listeners.entry(seen.what.local.port).or_default().push(seen);
         }
-        Self { now, stuck_after, host_context, flows, groups, listeners }
+        Self { now, stuck_after, host_context, keys, groups, listeners }
     }
 
     /// Judges a socket in CLOSE_WAIT.
     pub(super) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        let of = group_of(self.flows, tracked);
+        let of = self.keys.group(tracked);
         let alone;
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
             Some(surveyed) => surveyed,
@@ -215,7 +203,7 @@ impl<'a> Grouping<'a> {
 
     /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
     pub(super) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
-        let of = group_of(self.flows, tracked);
+        let of = self.keys.group(tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
@@ -257,19 +245,6 @@ impl<'a> Grouping<'a> {
     }
 }
 
-fn group_of(flows: Option<&Flows>, tracked: &TrackedSocket) -> GroupKey {
-    let socket = &tracked.socket;
-    let owner = match tracked.owners.as_deref() {
-        _ if socket.accepted == Some(false) => GroupOwner::Backlog,
-        None | Some([]) => GroupOwner::Unknown,
-        Some(owners @ [first, ..]) => {
-            let others = owners.iter().zip(&owners[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
-            GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
-        }
-    };
-    (owner, flows.map_or_else(|| FlowKey::of(socket), |flows| flows.of(socket)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,7 +265,8 @@ mod tests {
             tracker.enter(key(number), entered, socket);
         }
         let host_context = HostContext::default();
-        let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, None);
+        let keys = GroupKeys::default();
+        let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
         assert_eq!(verdict(last), verdict(0), "each is the only one in its group");

@@ -158,7 +158,7 @@ impl Engine {
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
             self.inspection = InspectionStep::Scanning { asked };
-            self.outputs.push_back(Output::ScanOwners);
+            self.scan_owners();
         } else {
             self.inspected(asked, Duration::ZERO);
         }
@@ -194,7 +194,9 @@ impl Engine {
             self.inspection = InspectionStep::Inspecting { asked };
             let suspects = self.suspects();
             let flows = self.flows.as_ref();
-            let is_suspect = |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counts_as(socket)));
+            let is_suspect = |socket: &Socket| {
+                flows.is_some_and(|flows| suspects.contains(&flows.counted_as(self.group_keys.flow(socket))))
+            };
             let tracked = self.tracker.stuck_or_due(asked, is_suspect);
             let request = self.host_context.inspection_request(asked, tracked);
             self.outputs.push_back(Output::InspectOwners(request));
@@ -247,7 +249,8 @@ impl Engine {
         }
         let forgotten = self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
         let flows = self.flows.as_ref();
-        let grouping = Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, flows);
+        let grouping =
+            Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows);
         let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()

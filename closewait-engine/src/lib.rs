@@ -1,4 +1,4 @@
-//! The pure core: observations and the time go in, findings come out.
+//! The pure core: observations and the time go in, findings and commands come out.
 //!
 //! Nothing here reads a clock, a file or a socket, nor knows of threads, tokio or aya: the same observations give the same
 //! findings, always. The caller
@@ -6,6 +6,22 @@
 //! 1. hands in everything that is there with [`Engine::handle`], snapshots before the records written meanwhile,
 //! 2. calls [`Engine::handle_timeout`] with the time once that is after [`Engine::poll_timeout`],
 //! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
+//!
+//! # Code map
+//!
+//! | modules | contents |
+//! |---|---|
+//! | [`model`] | types: what comes in ([`model::Observation`]), what goes out ([`model::Output`], [`model::Finding`]), sockets, verdicts |
+//! | [`decode`] | from bytes of the kernel program to observations |
+//! | `facts` | what each observation changes |
+//! | `tracker`, `tracked_socket`, `schedule`, `scans`, `overflow`, `lingering` | sockets in CLOSE_WAIT, and those out of it that still have a descriptor |
+//! | `group_key`, `grouping` | in which group a socket is; all groups at one time |
+//! | `flows`, `growth`, `windows`, [`histogram`] | counts of each group over time, incidents, dwell times |
+//! | `host_context`, `pairing`, [`process`], [`workload`] | owners, listeners, cgroups, namespaces |
+//! | `inspection`, `queries`, `audit` | state machines: commands to refresh, scan and inspect, before an incident, before an answer, after a loss |
+//! | [`diagnose`] | rules: the cause of each socket and group |
+//! | [`view`], [`query`], [`groups`], [`hints`], [`kill`] | what is shown of one time, and what may be destroyed |
+//! | `config`, `limits`, `hashing`, [`text`], [`time`] | settings and tools |
 
 mod audit;
 mod config;
@@ -13,6 +29,7 @@ pub mod decode;
 pub mod diagnose;
 mod facts;
 mod flows;
+mod group_key;
 mod grouping;
 pub mod groups;
 mod growth;
@@ -28,8 +45,8 @@ pub mod model;
 mod overflow;
 mod pairing;
 pub mod process;
+mod queries;
 pub mod query;
-mod questions;
 mod scans;
 mod schedule;
 #[cfg(any(test, feature = "testing"))]
@@ -51,11 +68,13 @@ pub use self::config::{Config, Events};
 use self::{
     audit::Audit,
     flows::Flows,
+    group_key::GroupKeys,
     grouping::Grouping,
     host_context::HostContext,
     inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     lingering::LingeringSockets,
     model::{Counters, Finding, Observation, Output, Totals},
+    queries::Queries,
     query::Filter,
     time::BootTime,
     tracker::Tracker,
@@ -86,10 +105,12 @@ pub struct Engine {
     /// When it was last called with the time.
     now: BootTime,
     flows: Option<Flows>,
+    group_keys: GroupKeys,
     host_context: HostContext,
     lingering: LingeringSockets,
     inspection: InspectionStep,
     audit: Audit,
+    queries: Queries,
     budget: Budget,
     /// No inspection begins before this.
     next_inspection: BootTime,
@@ -129,14 +150,13 @@ impl Engine {
             reported: Default::default(),
             began: now,
             now,
-            flows: config.watching.then(|| {
-                let unnamed = (!config.named).then(|| config.ephemeral_ports.clone());
-                Flows::new(now, config.stuck_after, unnamed)
-            }),
+            flows: config.watching.then(|| Flows::new(now, config.stuck_after)),
+            group_keys: GroupKeys::new((config.watching && !config.named).then(|| config.ephemeral_ports.clone())),
             host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
             inspection: InspectionStep::Idle,
             audit: Audit::new(now),
+            queries: Queries::default(),
             budget: Budget::new(now),
             next_inspection: now,
             next_late_report: now,
@@ -184,6 +204,7 @@ impl Engine {
         self.count(now);
         self.inspect_or_report(now);
         self.audit(now);
+        self.answer_late_queries(now);
         if self.window_ends <= now || self.check_counters.is_some_and(|check| check <= now) {
             self.check_counters = None;
             self.outputs.push_back(Output::ReadCounters);
@@ -200,7 +221,8 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
         let inspection = [self.next_inspection_due(), self.report_deadline()];
-        let others = [flows, self.audit.poll_timeout(), self.check_counters, Some(self.window_ends)];
+        let queries = self.queries.poll_timeout();
+        let others = [flows, self.audit.poll_timeout(), queries, self.check_counters, Some(self.window_ends)];
         inspection.into_iter().chain(others).flatten().min()
     }
 
@@ -209,7 +231,10 @@ impl Engine {
         if self.outputs.is_empty() {
             self.report_more();
         }
-        let output = self.outputs.pop_front();
+        let mut output = self.outputs.pop_front();
+        if let Some(Output::ScanOwners { known }) = &mut output {
+            *known = self.scan_began();
+        }
         limits::shrink_queue(&mut self.outputs);
         output
     }
@@ -245,9 +270,11 @@ impl Engine {
         }
     }
 
-    /// A scan of open files begins. Returns the network namespaces of which it need not describe each socket: those whose
-    /// sockets are all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets
-    /// that were dropped could be tracked now: then the scan finds what was missed.
+    /// A scan for owners begins. Returns the network namespaces of which it need not describe each socket: those whose sockets are
+    /// all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets that were dropped
+    /// could be tracked now: then the scan finds what was missed.
+    ///
+    /// [`Engine::poll_output`] calls it; a caller does only for recordings of format 1.
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();
@@ -274,8 +301,8 @@ impl Engine {
 
     /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.
     pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
-        let Self { tracker, host_context, flows, lingering, config, .. } = self;
-        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, flows.as_ref());
+        let Self { tracker, host_context, flows, group_keys, lingering, config, .. } = self;
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref());
         let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
         selection.unseen = config.unseen_sockets.as_deref();
         selection

@@ -8,9 +8,9 @@ mod stay;
 mod verdict;
 
 pub use self::{
-    finding::{Counters, Finding, InspectionRequest, Output, Scope, Totals},
+    finding::{Counters, Finding, InspectionRequest, Output, QueryCommand, QueryId, Scope, Totals},
     observation::{
-        InspectionEnd, InspectionFact, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent,
+        InspectionEnd, InspectionFact, Observation, QueryEvent, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent,
     },
     pileup::{
         Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery,

@@ -60,11 +60,12 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::ReadCounters => "read counters".to_owned(),
             Output::Refresh(keys) => format!("look at {}", keys.len()),
             Output::RefreshLingering(keys) => format!("look at {} gone", keys.len()),
-            Output::ScanOwners => "look for holders".to_owned(),
+            Output::ScanOwners { .. } => "look for holders".to_owned(),
             Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
             Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
             Output::InspectOwners(_) => "look at owners".to_owned(),
+            Output::Query(command) => format!("{command:?}"),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
             Output::Finding(Finding::Leave { dwell, how, .. }) => {
@@ -306,7 +307,7 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     assert!(engine.scan_began().is_empty(), "the walk is to tell all");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
-    let flow = engine.flows.as_ref().unwrap().flow(flows::FlowKey::of(&socket_on_port(9090)), None, at(3));
+    let flow = engine.flows.as_ref().unwrap().flow(engine.group_keys.flow(&socket_on_port(9090)), None, at(3));
     assert_eq!(flow.unwrap().entered, 0, "found, and that once");
 }
 

@@ -223,6 +223,7 @@ impl<'a> From<Selection<'a>> for View<'a> {
 mod tests {
     use super::*;
     use crate::{
+        group_key::GroupKeys,
         model::{Certainty, Class, KeySecret},
         testing::{socket_on_port, verdict},
     };
@@ -235,7 +236,8 @@ mod tests {
         let (tracker, lingering) =
             (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
         let host_context = HostContext::default();
-        let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, None);
+        let keys = GroupKeys::default();
+        let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         let selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
         let (mut count, mut ports) = (0, Vec::new());
         for socket in &sockets {

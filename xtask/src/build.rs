@@ -6,8 +6,7 @@ use crate::prelude::*;
 use crate::{root, setup};
 
 /// First arguments that closewait itself understands; `cargo xtask run` puts `run` before anything else.
-const SUBCOMMANDS: [&str; 11] =
-    ["run", "list", "top", "tail", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
+const SUBCOMMANDS: [&str; 9] = ["run", "list", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
 
 #[derive(Args)]
 pub(crate) struct Run {
@@ -35,7 +34,8 @@ pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
     setup::run(workspace)?;
     // The kernel program has no standard library and does not build for the host. `--all-targets` omits the tests that
     // a plain `cargo test` does not run.
-    let host = ["--workspace", "--exclude", "closewait-ebpf", "--all-targets", "--test", "kernel"];
+    let host =
+        ["--workspace", "--exclude", "closewait-ebpf", "--all-targets", "--test", "kernel", "--test", "scenarios"];
     exec::run(workspace.cargo("clippy").args(host).args(["--", "-D", "warnings"]))?;
     exec::run(
         workspace

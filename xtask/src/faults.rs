@@ -5,7 +5,8 @@ use std::{
     sync::mpsc::{self, Receiver, RecvTimeoutError},
 };
 
-use crate::kmsg::KernelLog;
+use tests_support::kmsg::KernelLog;
+
 use crate::prelude::*;
 
 /// How often the log is read: its oldest records are overwritten when it is full.

@@ -52,7 +52,7 @@ pub(crate) struct Options {
     /// Targets; all if none is given
     #[arg(value_name = "TARGET", value_parser = TARGETS)]
     targets: Vec<String>,
-    /// For how long each runs; 0: only what is in the corpus
+    /// Seconds for each target; 0: run only the corpus
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
 }

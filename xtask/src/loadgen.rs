@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Pairs of a client and a server thread [default: one for each CPU]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     pairs: Option<u8>,
-    /// How long to continue
+    /// Duration in seconds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 }

@@ -18,8 +18,6 @@ mod endurance;
 mod exec;
 mod faults;
 mod fuzz;
-#[path = "../../closewait-agent/tests/kernel/kmsg.rs"]
-mod kmsg;
 mod loadgen;
 mod loopback;
 mod markdown;
@@ -45,7 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Bring the standard library's source and bpf-linker into target/setup; silent when both are there
+    /// Install the standard library's source and bpf-linker into target/setup, if they are missing
     Setup,
     /// Build target/release/closewait
     Build,
@@ -53,23 +51,23 @@ enum Task {
     Run(build::Run),
     /// Run the tests that need no root, then the kernel tests as root
     Test(test::Options),
-    /// Run real programs that leave sockets in CLOSE_WAIT, as root, and compare what the agent says of them
+    /// Run real programs that leave sockets in CLOSE_WAIT, as root, and check the agent's verdicts
     Scenarios(scenarios::Options),
-    /// Kill an agent with pinned maps and start it again, under load, and compare every dwell time
+    /// Kill and restart an agent with pinned maps under load, as root, and check every dwell time
     Restarts(endurance::Restarts),
-    /// Load and faults at random for long, and what the agent tracks compared with what is there
+    /// Run random load and faults for a long time, as root, and compare the tracked sockets with the kernel's
     Soak(endurance::Soak),
     /// Run the fuzz targets: every parser of untrusted bytes
     Fuzz(fuzz::Options),
-    /// Run the kernel tests on Debian's kernels in virtual machines, and compare what each can do
+    /// Run the kernel tests on Debian's kernels in virtual machines, and compare their features
     Vm(vm::Options),
     /// Lint the host crates and the kernel program; a warning is an error
     Clippy,
-    /// Check the rules of the house that the compiler cannot: layers, manifests, sizes, paths
+    /// Check the rules that the compiler cannot: layers, names, phrases, manifests, sizes, paths
     Tidy,
-    /// Write what is generated in docs/
+    /// Write docs/diagnoses.md
     Docs(docs::Options),
-    /// Measure
+    /// Measure time and memory
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Open and close TCP connections on loopback in a network namespace of its own
@@ -84,10 +82,7 @@ fn main() -> ExitCode {
     match dispatch(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            for cause in error.chain().skip(1) {
-                eprintln!("  because: {cause}");
-            }
+            eprintln!("error: {error:#}");
             let io_kind = |cause: &(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind);
             if error.chain().filter_map(io_kind).any(|kind| kind == io::ErrorKind::PermissionDenied) {
                 eprintln!("hint: run this as the owner of that file or folder, or as root");

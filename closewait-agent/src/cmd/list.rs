@@ -37,6 +37,7 @@ use crate::{
 use closewait_engine::{
     Config, Engine,
     decode::Decoder,
+    model::{Output, QueryCommand, QueryEvent, QueryId, ScanEnd},
     query::{Filter, GroupBy, Query},
 };
 
@@ -139,11 +140,7 @@ fn scan_once(form: Form) -> RecordingEngine {
     let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
     // The programs are needed for as long as the scanner uses them.
     let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
-    let blind = scanner.everything(decoder, clock::now, |found| engine.found(found));
-    if engine.state().has_unheld() {
-        let known = engine.scan_began();
-        scanner.owners(&known, decoder, clock::now, |found| engine.found(found));
-    }
+    let blind = find_out(&mut engine, &mut scanner, Inspector::new(proxy_peers));
     for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
@@ -151,9 +148,43 @@ fn scan_once(form: Form) -> RecordingEngine {
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| form == Form::Text) {
         log::warn!("{unseen}");
     }
-    let request = engine.inspection_request(clock::now());
-    Inspector::new(proxy_peers).inspect(&request, WINDOW, |found| engine.found(found));
     engine
+}
+
+/// Executes the commands of an engine that prepares one answer. Returns what the scan of all sockets could not see, one sentence
+/// each.
+fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: Inspector) -> Vec<String> {
+    let (decoder, mut blind) = (engine.decoder(), Vec::new());
+    engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
+    while let Some(output) = engine.poll_output() {
+        match output {
+            Output::Query(QueryCommand::ScanAll { query }) => {
+                blind = scanner.everything(decoder, clock::now, |found| engine.found(found));
+                engine.handle(QueryEvent::ScannedAll { query });
+            }
+            Output::ScanOwners { known } => {
+                // The engine knows what it cannot see.
+                let _failed = scanner.owners(&known, decoder, clock::now, |found| engine.found(found));
+                engine.handle(ScanEnd::Owners);
+            }
+            Output::Query(QueryCommand::Inspect { query, request }) => {
+                inspector.inspect(&request, WINDOW, |found| engine.found(found));
+                engine.handle(QueryEvent::Inspected { query });
+            }
+            Output::Query(QueryCommand::Answer { query: _ }) => break,
+            // Only for an agent, which has a ring buffer and watches.
+            Output::Query(QueryCommand::Refresh { .. })
+            | Output::Finding(_)
+            | Output::RefreshLingering(_)
+            | Output::Refresh(_)
+            | Output::InspectOwners(_)
+            | Output::Audit { .. }
+            | Output::RefreshSuspects(_)
+            | Output::Forget(_)
+            | Output::ReadCounters => {}
+        }
+    }
+    blind
 }
 
 /// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.

@@ -386,7 +386,7 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
         (
             "next",
             format!("{{\"protocol\":{next},\"agent\":\"9.1\\u0007\",\"new\":[]}}\n"),
-            format!("agent of version 9.1\\u{{7}} at"),
+            "agent of version 9.1\\u{7} at".to_owned(),
         ),
         ("refusing", format!("{{\"protocol\":{next},\"refused\":\"no\"}}\n"), format!("speaks version {next} of")),
         ("first", "{\"bytes\":5}\nhello".to_owned(), "speaks version 0 of".to_owned()),

@@ -12,7 +12,7 @@ use crate::{
 use closewait_engine::{
     Engine,
     decode::Decoder,
-    model::{InspectionRequest, Observation, Output},
+    model::{Observation, Output},
     time::BootTime,
 };
 
@@ -148,22 +148,10 @@ impl RecordingEngine {
         }
     }
 
-    /// [`Engine::scan_began`].
-    pub fn scan_began(&mut self) -> Vec<u32> {
-        self.keep(|recording| recording.item(&Item::ScanBegan));
-        self.engine.scan_began()
-    }
-
     /// [`Engine::stop`].
     pub fn stop(&mut self) {
         self.keep(|recording| recording.item(&Item::Stopping));
         self.engine.stop();
-    }
-
-    /// [`Engine::inspection_request`], for a one-off scan: that is never recorded.
-    pub fn inspection_request(&mut self, now: BootTime) -> InspectionRequest {
-        debug_assert!(self.recording.is_none(), "what changes the engine is kept");
-        self.engine.inspection_request(now)
     }
 
     /// [`Engine::poll_output`].

@@ -84,7 +84,7 @@ pub enum Item<'a> {
         /// Number of lines.
         lines: u64,
     },
-    /// [`closewait_engine::Engine::scan_began`] was called.
+    /// A scan for owners began: only in recordings of format 1, in which the agent said so.
     #[serde(alias = "WalkBegan")]
     ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.

@@ -54,7 +54,9 @@ pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> 
     let length = (items.get_ref().len() - start - behind.len()) as u64;
     if name == b"Lingering" {
         items.set_position(items.position() + length);
-        return Ok(Item::Fact(Cow::Owned(Lingering::deserialize(&mut rmp_serde::Deserializer::new(items))?.into())));
+        return Ok(Item::Fact(Cow::Owned(
+            LingeringMembers::deserialize(&mut rmp_serde::Deserializer::new(items))?.into(),
+        )));
     }
     let Some((_, part, new)) = NAMES.iter().find(|(old, ..)| old.as_bytes() == name) else {
         // It is in no part now either.
@@ -83,7 +85,7 @@ fn variant(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// One name for what is found by scans, with an owner, and by refreshes, without.
 #[derive(serde::Deserialize)]
-struct Lingering {
+struct LingeringMembers {
     key: SocketKey,
     at: BootTime,
     socket: Socket,
@@ -91,8 +93,8 @@ struct Lingering {
     holder: Option<Owner>,
 }
 
-impl From<Lingering> for Observation {
-    fn from(Lingering { key, at, socket, how, holder }: Lingering) -> Self {
+impl From<LingeringMembers> for Observation {
+    fn from(LingeringMembers { key, at, socket, how, holder }: LingeringMembers) -> Self {
         match holder {
             Some(owner) => ScanFact::Lingering { key, at, socket, how, owner }.into(),
             None => RefreshFact::Lingering { key, at, socket }.into(),
@@ -133,10 +135,8 @@ mod tests {
         let mut items = Cursor::new(bytes);
         let first = item(&mut items).unwrap();
         assert!(matches!(item(&mut items), Ok(Item::Time(BootTime(5)))), "the next item is read too");
-        match first {
-            Item::Fact(fact) => fact.into_owned(),
-            other => panic!("{other:?} is no fact"),
-        }
+        let Item::Fact(fact) = first else { panic!("{first:?} is no fact") };
+        fact.into_owned()
     }
 
     #[test]

@@ -27,11 +27,13 @@ pub enum Shown<'a> {
 pub struct Player {
     engine: Option<Engine>,
     anchor: TimeAnchor,
+    /// The last output was a scan for owners, of which the engine knows that it begins.
+    knows_of_scan: bool,
 }
 
 impl Default for Player {
     fn default() -> Self {
-        Self { engine: None, anchor: TimeAnchor::booted_at(UNIX_EPOCH) }
+        Self { engine: None, knows_of_scan: false, anchor: TimeAnchor::booted_at(UNIX_EPOCH) }
     }
 }
 
@@ -76,16 +78,23 @@ impl Player {
                 engine.unwritten(at, lines);
             }
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
-            Item::ScanBegan => drop(engine.scan_began()),
+            Item::ScanBegan => {
+                // Scans for queries were no output then.
+                if !std::mem::take(&mut self.knows_of_scan) {
+                    let _known = engine.scan_began();
+                }
+            }
             Item::Stopping => engine.stop(),
             Item::Polled(count) => {
                 for _ in 0..count {
                     let Some(output) = engine.poll_output() else { break };
+                    self.knows_of_scan = matches!(output, Output::ScanOwners { .. });
                     show_output(&output, self.anchor, &mut show)?;
                 }
             }
             Item::Drained => {
                 while let Some(output) = engine.poll_output() {
+                    self.knows_of_scan = matches!(output, Output::ScanOwners { .. });
                     show_output(&output, self.anchor, &mut show)?;
                 }
             }

@@ -115,9 +115,9 @@ impl Agent {
                     Json.event(&self.numbering.finding(&finding, anchor), &mut self.piece).unwrap();
                 }
                 Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now }),
-                Output::ScanOwners => {
-                    let _known = self.engine.scan_began();
+                Output::ScanOwners { .. } => {
                     self.engine.handle(ScanEnd::Descriptors { began: now, blind: None, saw_listeners: true });
+                    self.engine.handle(ScanEnd::Owners);
                 }
                 Output::InspectOwners(_) => {
                     self.engine.handle(InspectionEnd::Owners { at: now, worked: Duration::from_millis(1) });
@@ -131,7 +131,7 @@ impl Agent {
                 Output::RefreshSuspects(_) => {
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                 }
-                Output::RefreshLingering(_) | Output::Forget(_) => {}
+                Output::RefreshLingering(_) | Output::Forget(_) | Output::Query(_) => {}
             }
         }
         self.hand_out(read, now);

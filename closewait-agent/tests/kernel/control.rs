@@ -315,6 +315,42 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
 }
 
 #[test]
+fn silent_clients_are_hung_up_on_and_delay_no_other_client() {
+    let folder = Folder::new("mute");
+    let path = folder.socket();
+    let agent = Agent::start(&["--socket", &path]);
+    let connect = |said: &str| {
+        let mut stream = UnixStream::connect(&path).expect("the agent");
+        stream.write_all(said.as_bytes()).expect("a part of a question");
+        stream
+    };
+    let began = boot_seconds();
+    let silent = ["", "{\"form\":", "{\"form\":\"json\"}"].map(connect);
+    list_at(&path);
+    let answered = boot_seconds() - began;
+    assert!(silent.iter().all(|stream| !hung_up(stream)) || answered > 4.0, "the agent waits for them meanwhile");
+    // It gives a question five seconds.
+    for stream in &silent {
+        assert!(poll_until(PATIENCE, || hung_up(stream)));
+    }
+    let took = boot_seconds() - began;
+    assert!(answered < 4.0 * f64::from(slowness()), "another client got its answer after {answered} s");
+    assert!((4.9..5.0 + 5.0 * f64::from(slowness())).contains(&took), "the silent ones were hung up on after {took} s");
+    for mut stream in silent {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the end");
+        assert_eq!(answer, "", "half a question has no answer");
+    }
+    // As many as the agent serves at once: a command works all the same, with the agent's answer or without it.
+    let silent: Vec<_> = (0..64).map(|_| connect("")).collect();
+    let asked = ask(&["list", "--port", "1", "--socket", &path]);
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    assert!(poll_until(PATIENCE, || silent.iter().all(hung_up)));
+    list_at(&path);
+    agent.stop().totals();
+}
+
+#[test]
 fn questions_that_wait_do_not_hold_up_the_end_of_an_agent() {
     let folder = Folder::new("questions");
     let path = folder.socket();

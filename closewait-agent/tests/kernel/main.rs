@@ -3,24 +3,20 @@
 //!
 //! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
 
+use tests_support::{ability, agent, clock, kmsg, net, schema, socket};
+
 mod abilities;
-mod ability;
-mod agent;
 mod amplifier;
 mod churn;
-mod clock;
 mod fuse;
-mod kmsg;
 mod leftovers;
-mod net;
-mod schema;
 mod setup;
-mod socket;
 
 mod accepting;
 mod audit;
 mod bad_input;
 mod bounds;
+mod budget;
 mod busy;
 mod classic;
 mod confinement;

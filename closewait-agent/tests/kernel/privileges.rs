@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ability::{Ability, can},
-    agent::{Agent, closewait, finish, run_command},
+    agent::{Agent, binary, closewait, finish, run_command},
     leftovers,
     net::{Id, Namespace, V4},
     schema,
@@ -146,7 +146,7 @@ fn in_namespaces_of_its_own_list_does_not_say_that_there_is_no_socket() {
     let (_pair, _fin) = ns.waiting(V4);
     for (arguments, text) in [(&["list"][..], true), (&["list", "--output", "json"], false), (&["report"], true)] {
         let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--net", "--mount-proc", env!("CARGO_BIN_EXE_closewait")]);
+        command.args(["--pid", "--fork", "--net", "--mount-proc"]).arg(binary());
         let ended = finish(command.args(arguments).arg("--alone"));
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let told = if text { &ended.stdout } else { &ended.stderr };
@@ -156,7 +156,7 @@ fn in_namespaces_of_its_own_list_does_not_say_that_there_is_no_socket() {
         assert!(ended.stderr.contains("other network namespaces"), "{ended:?}");
     }
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--net", "--mount-proc", env!("CARGO_BIN_EXE_closewait")]);
+    command.args(["--pid", "--fork", "--net", "--mount-proc"]).arg(binary());
     let ended =
         finish(command.args(["run", "--for", "0s", "--output", "json", "--socket", "/nonexistent/closewait.sock"]));
     let start: Value = serde_json::from_str(ended.stdout.lines().next().expect("`start`")).expect("JSON");

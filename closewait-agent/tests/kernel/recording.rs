@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    agent::{Agent, Finished, closewait, finish, run_command},
+    agent::{Agent, Finished, binary, closewait, finish, run_command},
     clock::{PATIENCE, boot_seconds, poll_until, slowness},
     logging::Fifos,
     net::{Namespace, V4, V6},
@@ -144,7 +144,7 @@ fn what_a_shell_hands_over_is_recorded_to() {
     let recording = Recording::new("piped");
     let script = "closewait=$1; shift; \"$closewait\" run --for 1s --record >(cat > \"$1\")";
     let mut bash = Command::new("bash");
-    bash.args(["-c", script, "bash", env!("CARGO_BIN_EXE_closewait"), recording.path()]);
+    bash.args(["-c", script, "bash"]).arg(binary()).arg(recording.path());
     let ended = finish(&mut bash);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     // The shell does not wait for `cat`.

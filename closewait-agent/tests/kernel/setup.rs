@@ -11,7 +11,10 @@ use std::{
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::ability::{Ability, can};
+use crate::{
+    ability::{Ability, can},
+    agent::binary,
+};
 
 /// The user and the group without rights.
 pub(crate) const NOBODY: libc::uid_t = 65534;
@@ -170,7 +173,7 @@ pub(crate) struct PublicBinary {
 impl PublicBinary {
     pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("closewait-kernel-test-{}", process::id()));
-        fs::copy(env!("CARGO_BIN_EXE_closewait"), &path).expect("a copy of the binary");
+        fs::copy(binary(), &path).expect("a copy of the binary");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions of the copy");
         Self { path }
     }

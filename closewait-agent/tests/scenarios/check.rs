@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use tests_support::blame::{exception, is_blame};
 
 use crate::{
     net::Id,
@@ -17,8 +18,9 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     let mut problems = Vec::new();
     if scenario.healthy {
         let objects = seen.events.iter().chain(seen.listed.values().map(|listed| &listed.object));
-        let alarms = objects.filter(|object| is_alarm(&object["verdict"]));
-        problems.extend(alarms.map(|object| format!("a false alarm: {object}")));
+        let blamed = objects.filter(|object| is_blame(&object["verdict"]));
+        let blamed = blamed.filter(|object| exception(scenario.name, &object["verdict"]).is_none());
+        problems.extend(blamed.map(|object| format!("wrong blame: {object}")));
     }
     // What came or went while `list` ran may be there or not.
     let [before, after] = &seen.waiting;
@@ -149,12 +151,6 @@ fn run_problems(part: &Part, run: &Majority, last: &[&Value]) -> Vec<String> {
 /// The last verdict on a socket: that of its leaving, if there is one.
 fn verdict<'a>(events: &[&'a Value]) -> Option<&'a Value> {
     events.iter().rev().map(|event| &event["verdict"]).find(|verdict| verdict.is_object())
-}
-
-/// Wrong blame: a healthy program said to hang or to leak, and surely.
-fn is_alarm(verdict: &Value) -> bool {
-    let one_of = |name: &str, words: &[&str]| verdict[name].as_str().is_some_and(|word| words.contains(&word));
-    one_of("class", &["hung", "leak"]) && one_of("certainty", &["high", "fact"])
 }
 
 /// What most verdicts say.

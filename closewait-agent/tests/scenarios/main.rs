@@ -3,24 +3,7 @@
 //!
 //! Needs root and what `cargo xtask scenarios` brings, which also makes a table of the lines that [`row`] writes.
 
-#[path = "../kernel/ability.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod ability;
-#[path = "../kernel/agent.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod agent;
-#[path = "../kernel/clock.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod clock;
-#[path = "../kernel/net.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod net;
-#[path = "../kernel/schema.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod schema;
-#[path = "../kernel/socket.rs"]
-#[expect(dead_code, reason = "the kernel tests need more of it")]
-mod socket;
+use tests_support::{agent, clock, net, schema, socket};
 
 mod check;
 mod play;

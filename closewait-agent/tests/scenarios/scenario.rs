@@ -18,7 +18,7 @@ pub(crate) struct Scenario {
     /// Short, for the names of files.
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
-    /// Whether nothing is wrong: then no socket may ever be said to hang or to leak, unless carefully.
+    /// Whether nothing is wrong: then no verdict may blame the program (`tests_support::blame`).
     pub(crate) healthy: bool,
     pub(crate) until: Until,
     /// Its sockets, by what is to be said of them.

@@ -10,7 +10,7 @@ use super::{Course, Growth};
 use crate::{
     Engine,
     diagnose::{self, Growing},
-    flows::FlowKey,
+    group_key::FlowKey,
     grouping::Grouping,
     model::{
         Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
@@ -51,7 +51,8 @@ impl Engine {
     /// Counts what is there at `now`, and says which pile-ups are over.
     pub(crate) fn count(&mut self, now: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        let ended = flows.handle_timeout(now, self.tracker.iter().map(|(_, one)| (&one.socket, one.since)));
+        let sockets = self.tracker.iter().map(|(_, one)| (self.group_keys.flow(&one.socket), one.since));
+        let ended = flows.handle_timeout(now, sockets);
         for (flow_key, ended) in ended {
             let super::EndedIncident { began, count, most, how } = ended;
             let end = Box::new(PileupEnd { group: flow_key.group(), began, count, most, how });
@@ -77,8 +78,8 @@ impl Engine {
     fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
         let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
         for (key, tracked) in self.tracker.iter() {
-            let socket = &tracked.socket;
-            let flow_key = self.flows.as_ref().map_or_else(|| FlowKey::of(socket), |one| one.counts_as(socket));
+            let flow_key = self.group_keys.flow(&tracked.socket);
+            let flow_key = self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key));
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push((key, tracked));
             }
@@ -91,8 +92,14 @@ impl Engine {
 
     /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
     pub fn report(&self, now: BootTime) -> IncidentReport {
-        let grouping =
-            Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, self.flows.as_ref());
+        let grouping = Grouping::new(
+            now,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
         let members = self.members(|_service| true);
         let mut flows: Vec<_> = members.iter().collect();
         flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
@@ -121,8 +128,14 @@ impl Engine {
         if suspects.is_empty() {
             return;
         }
-        let grouping =
-            Grouping::new(asked, self.config.stuck_after, &self.tracker, &self.host_context, self.flows.as_ref());
+        let grouping = Grouping::new(
+            asked,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
         let members = self.members(|flow_key| suspects.contains(&flow_key));
         let pileups: Vec<_> = suspects
             .iter()

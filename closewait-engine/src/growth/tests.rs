@@ -90,7 +90,7 @@ fn play(lives: &[Life], end: u64) -> Said {
             let at = at(now);
             match output {
                 Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at }),
-                Output::ScanOwners => {
+                Output::ScanOwners { .. } => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());
                         engine.handle(ScanFact::Descriptor { key, at: None, inode, owner: owner("server", 7, 9) });
@@ -110,7 +110,7 @@ fn play(lives: &[Life], end: u64) -> Said {
                 }
                 Output::Audit { .. } => engine.handle(ScanEnd::Audit { began: at, at, complete: false, cost: None }),
                 Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at, complete: false }),
-                Output::Finding(_) | Output::RefreshLingering(_) | Output::Forget(_) => {}
+                Output::Finding(_) | Output::RefreshLingering(_) | Output::Forget(_) | Output::Query(_) => {}
             }
         }
     }

@@ -223,8 +223,12 @@ pub enum Output {
     /// [`super::RefreshEnd::Inspection`].
     Refresh(Vec<SocketKey>),
     /// Find all who hold a socket in CLOSE_WAIT: hand in [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
-    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`].
-    ScanOwners,
+    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`] or
+    /// [`super::ScanEnd::Failed`], and [`super::ScanEnd::Owners`].
+    ScanOwners {
+        /// Network namespaces of which the scan need not describe each socket: all are tracked by their kernel addresses.
+        known: Vec<u32>,
+    },
     /// Look at the owners, at the end [`super::InspectionEnd::Owners`].
     InspectOwners(InspectionRequest),
     /// Hand in everything that is there as [`super::ScanFact::Present`] and the like, with `sweep` also every time of
@@ -235,8 +239,45 @@ pub enum Output {
     },
     /// Look at these sockets as with [`Output::Refresh`], at the end [`super::RefreshEnd::Suspects`].
     RefreshSuspects(Vec<SocketKey>),
+    /// Do the next step for a query.
+    Query(QueryCommand),
     /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
     Forget(Vec<(SocketKey, BootTime)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
     ReadCounters,
+}
+
+/// Number of a query that waits for its answer, given by the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QueryId(pub u64);
+
+/// Next step for a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryCommand {
+    /// Scan everything, for a one-off scan: hand in [`super::ScanFact`]s, at the end [`super::QueryEvent::ScannedAll`].
+    ScanAll {
+        /// The query.
+        query: QueryId,
+    },
+    /// Read these sockets again and hand in [`super::RefreshFact`]s, at the end [`super::QueryEvent::Refreshed`].
+    Refresh {
+        /// The query.
+        query: QueryId,
+        /// Sockets in CLOSE_WAIT.
+        present: Vec<SocketKey>,
+        /// Sockets of which only a descriptor is left. If all were read, hand in [`super::RefreshEnd::Lingering`].
+        lingering: Vec<SocketKey>,
+    },
+    /// Inspect and hand in [`super::InspectionFact`]s, at the end [`super::QueryEvent::Inspected`].
+    Inspect {
+        /// The query.
+        query: QueryId,
+        /// What to inspect.
+        request: Box<InspectionRequest>,
+    },
+    /// Answer the query with what is known now.
+    Answer {
+        /// The query.
+        query: QueryId,
+    },
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, How, Listener, Owner, ProxyPeer, Since, Socket, SocketKey, SocketLocation, Task};
+use super::{Counters, How, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// One fact from outside, with the time at which it held.
@@ -24,6 +24,8 @@ pub enum Observation {
     Inspection(InspectionFact),
     /// An inspection ended.
     InspectionEnd(InspectionEnd),
+    /// Something happened to a query.
+    Query(QueryEvent),
     /// The agent read the kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
         /// When they were read.
@@ -173,6 +175,8 @@ pub enum ScanEnd {
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
+    /// All of the scan for [`super::Output::ScanOwners`] is over: it ended, failed or was given up.
+    Owners,
     /// All of the scan for [`super::Output::Audit`] is over.
     Audit {
         /// When the scan began.
@@ -219,7 +223,7 @@ pub enum RefreshEnd {
         /// When it ended.
         at: BootTime,
     },
-    /// All of [`crate::Engine::descriptors_left`] were read again.
+    /// All sockets of which only a descriptor was left were read again, as [`super::QueryCommand::Refresh`] asks.
     Lingering {
         /// When that began.
         began: BootTime,
@@ -287,6 +291,35 @@ pub enum InspectionEnd {
     },
 }
 
+/// What happens to a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueryEvent {
+    /// A user asks.
+    Asked {
+        /// The query.
+        query: QueryId,
+        /// When it was asked.
+        at: BootTime,
+        /// Whether one of [`crate::Engine::owner_pids`] has ended.
+        owner_ended: bool,
+    },
+    /// The answer to [`super::QueryCommand::ScanAll`] is complete.
+    ScannedAll {
+        /// The query.
+        query: QueryId,
+    },
+    /// The answer to [`super::QueryCommand::Refresh`] is complete, as far as sockets can be read again.
+    Refreshed {
+        /// The query.
+        query: QueryId,
+    },
+    /// The answer to [`super::QueryCommand::Inspect`] is complete.
+    Inspected {
+        /// The query.
+        query: QueryId,
+    },
+}
+
 /// Makes an [`Observation`] of each of its parts.
 macro_rules! parts {
     ($($part:ident = $type:ty),+ $(,)?) => {
@@ -306,4 +339,5 @@ parts! {
     RefreshEnd = RefreshEnd,
     Inspection = InspectionFact,
     InspectionEnd = InspectionEnd,
+    Query = QueryEvent,
 }

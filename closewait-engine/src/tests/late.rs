@@ -108,7 +108,6 @@ fn a_socket_that_left_when_it_was_due_had_been_stuck_and_one_that_left_before_ha
 #[test]
 fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
     let mut engine = scanning();
-    engine.scan_began();
     engine.handle(leave(10_200, Some(0)));
     let (socket, since) = (socket(), Since::Exact(at(0)));
     engine.handle(ScanFact::Owned { key: KEY, at: at(10_100), since, socket, owner: owner("x", 7, 3) });

@@ -249,10 +249,9 @@ impl World {
     }
 
     /// The same, for owners.
-    fn scan(&mut self) {
+    fn scan(&mut self, known: &[u32]) {
         self.read(usize::MAX);
         let began = self.kernel.now();
-        let known = self.engine.scan_began();
         for (key, real) in &self.kernel.sockets {
             let (key, owner) = (*key, owner("worker", 7, 3));
             if real.socket.netns.is_some_and(|netns| known.contains(&netns)) {
@@ -300,7 +299,7 @@ impl World {
                     self.refresh(&keys);
                     self.engine.handle(RefreshEnd::Inspection { at: now });
                 }
-                Output::ScanOwners => self.scan(),
+                Output::ScanOwners { known } => self.scan(&known),
                 Output::InspectOwners(_) => {
                     self.engine.handle(InspectionEnd::Owners { at: now, worked: Duration::from_millis(1) });
                 }
@@ -337,7 +336,7 @@ impl World {
                         }
                     }
                 }
-                Output::RefreshLingering(_) | Output::Finding(_) => {}
+                Output::RefreshLingering(_) | Output::Finding(_) | Output::Query(_) => {}
             }
         }
     }

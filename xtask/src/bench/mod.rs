@@ -17,13 +17,13 @@ use crate::{build, root};
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Connections per second with closewait, with other tracers and with none, in short interleaved rounds
+    /// Measure connections per second with closewait, with other tracers and with none
     Overhead(overhead::Overhead),
-    /// Time to list 12,000 sockets among 48,000 descriptors, beside ss and lsof, and how it grows with their number
+    /// Measure the time to list sockets, compared with ss and lsof, and its growth with their number
     List(list::List),
-    /// CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
+    /// Measure the CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
     Refresh(refresh::Refresh),
-    /// Memory for each socket that is tracked, in the kernel and in the agent: real sockets, and a recording of a million
+    /// Measure the memory per tracked socket, in the kernel and in the agent
     Memory(memory::Memory),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),

@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use tests_support::clock::Window;
 
 use super::Chance;
 use crate::loopback;
@@ -17,21 +17,6 @@ pub(super) const NETWORK: &str = "127.79.";
 /// Local and remote end, as events write them.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
-/// Two readings of the boot clock, nanoseconds.
-#[derive(Clone, Copy)]
-struct Span {
-    from: u64,
-    to: u64,
-}
-
-impl Span {
-    fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
-        let from = boot_now();
-        let done = work();
-        (Self { from, to: boot_now() }, done)
-    }
-}
-
 /// How long a socket can have stayed, seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stay {
@@ -40,9 +25,9 @@ pub(super) struct Stay {
 }
 
 impl Stay {
-    fn between(fin: Span, end: Span) -> Self {
-        let seconds = |nanos: u64| nanos as f64 / 1e9;
-        Self { shortest: seconds(end.from.saturating_sub(fin.to)), longest: seconds(end.to.saturating_sub(fin.from)) }
+    fn between(fin: Window, end: Window) -> Self {
+        let (shortest, longest) = fin.until(end);
+        Self { shortest: shortest.max(0.0), longest }
     }
 
     /// How far a dwell time is off, seconds; 0 if it is possible.
@@ -55,7 +40,7 @@ struct One {
     server: TcpStream,
     /// Half open, so that the kernel keeps its port.
     _client: TcpStream,
-    fin: Span,
+    fin: Window,
 }
 
 /// Many such sockets.
@@ -90,7 +75,7 @@ impl Population {
         for _ in 0..count {
             let (client, server) = loopback::connect(&self.listener)?;
             let remote = server.peer_addr().context("getpeername failed; this is a bug")?;
-            let (fin, closed) = Span::around(|| {
+            let (fin, closed) = Window::around(|| {
                 client.shutdown(Shutdown::Write).context("shutdown failed; this is a bug")?;
                 wait_for_close_wait(&server)
             });
@@ -109,7 +94,7 @@ impl Population {
             let ends = self.sockets.keys().nth(index).copied();
             let Some((ends, one)) = ends.and_then(|ends| self.sockets.remove_entry(&ends)) else { break };
             let One { server, _client, fin } = one;
-            let (end, ()) = Span::around(|| drop(server));
+            let (end, ()) = Window::around(|| drop(server));
             closed.push((ends, Stay::between(fin, end)));
         }
         Ok(closed)
@@ -117,7 +102,7 @@ impl Population {
 
     /// How long each can have been in CLOSE_WAIT by now.
     pub(super) fn ages(&self) -> BTreeMap<Ends, Stay> {
-        let (now, ()) = Span::around(|| ());
+        let (now, ()) = Window::around(|| ());
         self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect()
     }
 }
@@ -135,22 +120,13 @@ fn wait_for_close_wait(server: &TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// The boot clock, nanoseconds.
-fn boot_now() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_stay_lies_between_the_closest_and_the_farthest_readings() {
-        let stay = Stay::between(
-            Span { from: 1_000_000_000, to: 2_000_000_000 },
-            Span { from: 5_000_000_000, to: 6_000_000_000 },
-        );
+        let stay = Stay::between(Window { from: 1.0, to: 2.0 }, Window { from: 5.0, to: 6.0 });
         assert_eq!(stay, Stay { shortest: 3.0, longest: 5.0 });
         assert_eq!((stay.off(4.0), stay.off(2.5), stay.off(5.5)), (0.0, 0.5, 0.5));
     }

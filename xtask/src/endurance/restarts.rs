@@ -15,7 +15,7 @@ const TOLERANCE: f64 = 0.005;
 
 #[derive(Args)]
 pub(crate) struct Restarts {
-    /// How often the agent is killed
+    /// Number of kills
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
 }

@@ -27,12 +27,12 @@ const SLACK: u64 = 4096;
 /// The population stays between these.
 const LEAST: u64 = 100;
 const MOST: u64 = 3000;
-/// So much an age may be off, seconds.
+/// Highest accepted error of an age, seconds.
 const TOLERANCE: f64 = 0.005;
 
 #[derive(Args)]
 pub(crate) struct Soak {
-    /// How long
+    /// Duration in minutes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     minutes: u64,
     /// The same seed makes the same faults

@@ -186,8 +186,8 @@ impl Parts<'_> {
     fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator) -> Result<()> {
         tree.copy_program(&self.tools.ss)?;
         tree.copy(&self.tests, "/tests/kernel")?;
-        // The tests have the agent's path built in.
-        tree.copy(&self.agent, self.agent.to_str().context("the target folder's path is not UTF-8")?)?;
+        // The tests find it in the folder above their own.
+        tree.copy(&self.agent, "/closewait")?;
         let mut modules = Vec::new();
         for module in MODULES {
             let Some(file) = case.kernel.module(&self.kernels(), module)? else { continue };

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use tests_support::kmsg::{fault_in, reports_fault};
+
 use super::history;
 use crate::prelude::*;
-use crate::{
-    kmsg::{fault_in, reports_fault},
-    test::{self, Summary},
-};
+use crate::test::{self, Summary};
 
 /// With this variable the tests print what they have found the kernel to be able to.
 pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";

@@ -11,7 +11,7 @@ use std::{
 use crate::clock::{PATIENCE, Window};
 
 /// A new stream socket of `family` and `protocol`.
-pub(crate) fn open(family: c_int, protocol: c_int) -> io::Result<OwnedFd> {
+pub fn open(family: c_int, protocol: c_int) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
     if fd < 0 {
@@ -22,7 +22,7 @@ pub(crate) fn open(family: c_int, protocol: c_int) -> io::Result<OwnedFd> {
 }
 
 /// Gives the socket its own address. One that only lingers in TIME_WAIT there is no obstacle.
-pub(crate) fn bind(socket: &impl AsRawFd, address: SocketAddr) {
+pub fn bind(socket: &impl AsRawFd, address: SocketAddr) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.
     let result = with_raw(address, |raw, length| unsafe { libc::bind(socket.as_raw_fd(), raw, length) });
@@ -30,28 +30,28 @@ pub(crate) fn bind(socket: &impl AsRawFd, address: SocketAddr) {
 }
 
 /// Lets the socket take connections.
-pub(crate) fn listen(socket: &impl AsRawFd) {
+pub fn listen(socket: &impl AsRawFd) {
     // SAFETY: takes numbers only.
     let result = unsafe { libc::listen(socket.as_raw_fd(), 128) };
     check(result, "listen");
 }
 
 /// Lets no more than so many connections wait, and one.
-pub(crate) fn limit_backlog(listener: &impl AsRawFd, backlog: usize) {
+pub fn limit_backlog(listener: &impl AsRawFd, backlog: usize) {
     // SAFETY: takes numbers only.
     let result = unsafe { libc::listen(listener.as_raw_fd(), backlog as c_int) };
     check(result, "listen");
 }
 
 /// Connects the socket and waits until it is.
-pub(crate) fn connect(socket: &impl AsRawFd, address: SocketAddr) {
+pub fn connect(socket: &impl AsRawFd, address: SocketAddr) {
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.
     let result = with_raw(address, |raw, length| unsafe { libc::connect(socket.as_raw_fd(), raw, length) });
     check(result, "connect");
 }
 
 /// Cuts the socket off from its peer and keeps the descriptor: `connect` to the family "none".
-pub(crate) fn disconnect(socket: &impl AsRawFd) {
+pub fn disconnect(socket: &impl AsRawFd) {
     let none = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
     // SAFETY: `none` is a whole address that lives longer than the call.
     let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const none, size_of::<libc::sockaddr>() as u32) };
@@ -59,12 +59,12 @@ pub(crate) fn disconnect(socket: &impl AsRawFd) {
 }
 
 /// Makes `close` send a reset.
-pub(crate) fn linger_zero(socket: &impl AsRawFd) {
+pub fn linger_zero(socket: &impl AsRawFd) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
 /// Sets an option of a type that is the kernel's own for it.
-pub(crate) fn set_option<T: Copy>(socket: &impl AsRawFd, level: c_int, name: c_int, value: T) {
+pub fn set_option<T: Copy>(socket: &impl AsRawFd, level: c_int, name: c_int, value: T) {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` lives here for the time of the call and is `length` bytes long.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
@@ -72,7 +72,7 @@ pub(crate) fn set_option<T: Copy>(socket: &impl AsRawFd, level: c_int, name: c_i
 }
 
 /// The number the kernel calls this socket by, as `ss -e` shows it.
-pub(crate) fn cookie(socket: &impl AsRawFd) -> u64 {
+pub fn cookie(socket: &impl AsRawFd) -> u64 {
     let mut value = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     let into = (&raw mut value).cast();
@@ -84,7 +84,7 @@ pub(crate) fn cookie(socket: &impl AsRawFd) -> u64 {
 }
 
 /// The inode of the socket, as `/proc/PID/fd` shows it.
-pub(crate) fn inode(socket: &impl AsRawFd) -> u64 {
+pub fn inode(socket: &impl AsRawFd) -> u64 {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("the link of the descriptor");
     let name = link.to_string_lossy();
     let number = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).expect("a socket's link");
@@ -92,7 +92,7 @@ pub(crate) fn inode(socket: &impl AsRawFd) -> u64 {
 }
 
 /// Sends bytes from one end of a connection and takes them in at the other.
-pub(crate) fn exchange(from: &mut impl Write, to: &mut impl Read, bytes: &[u8]) {
+pub fn exchange(from: &mut impl Write, to: &mut impl Read, bytes: &[u8]) {
     from.write_all(bytes).expect("write");
     let mut read = vec![0; bytes.len()];
     to.read_exact(&mut read).expect("read");
@@ -100,17 +100,17 @@ pub(crate) fn exchange(from: &mut impl Write, to: &mut impl Read, bytes: &[u8]) 
 }
 
 /// Waits until the socket has the peer's FIN.
-pub(crate) fn wait_for_fin(socket: &impl AsRawFd) {
+pub fn wait_for_fin(socket: &impl AsRawFd) {
     wait_for(socket, libc::POLLRDHUP);
 }
 
 /// Waits until the socket's connection is gone in both directions.
-pub(crate) fn wait_for_end(socket: &impl AsRawFd) {
+pub fn wait_for_end(socket: &impl AsRawFd) {
     wait_for(socket, libc::POLLHUP);
 }
 
 /// Runs `send_fin` and waits until `receiver` has the FIN; the FIN came within the window.
-pub(crate) fn fin(receiver: &impl AsRawFd, send_fin: impl FnOnce()) -> Window {
+pub fn fin(receiver: &impl AsRawFd, send_fin: impl FnOnce()) -> Window {
     let (window, ()) = Window::around(|| {
         send_fin();
         wait_for_fin(receiver);
@@ -152,6 +152,6 @@ fn with_raw<R>(address: SocketAddr, work: impl FnOnce(*const libc::sockaddr, lib
 }
 
 /// Fails the test with the error of `call`, if there was one.
-pub(crate) fn check(result: c_int, call: &str) {
+pub fn check(result: c_int, call: &str) {
     assert!(result >= 0, "{call} failed: {}", io::Error::last_os_error());
 }

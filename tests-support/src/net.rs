@@ -23,34 +23,35 @@ use crate::{
 };
 
 /// Any port of the IPv4 loopback.
-pub(crate) const V4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub const V4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Any port of the IPv6 loopback.
-pub(crate) const V6: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+pub const V6: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
 
 /// A network namespace with nothing in it but a loopback that is up.
-pub(crate) struct Namespace {
+pub struct Namespace {
     handle: File,
     /// As in `/proc/PID/ns/net`.
-    pub(crate) inode: u64,
+    pub inode: u64,
     /// A process inside, where namespaces are found by their processes alone.
     inhabitant: Option<Running>,
 }
 
 impl Namespace {
     /// One whose sockets can be found on any kernel.
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "it makes something in the kernel")]
+    pub fn new() -> Self {
         if can(Ability::Files) { Self::deserted() } else { Self::inhabited() }
     }
 
     /// One that can be found without a socket.
-    pub(crate) fn inhabited() -> Self {
+    pub fn inhabited() -> Self {
         let mut ns = Self::deserted();
         ns.inhabitant = Some(ns.inhabit());
         ns
     }
 
     /// One in which no process lives.
-    pub(crate) fn deserted() -> Self {
+    pub fn deserted() -> Self {
         let made = thread::spawn(|| {
             // SAFETY: takes a number only, and moves no thread but this one.
             let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
@@ -64,12 +65,12 @@ impl Namespace {
     }
 
     /// A process that lives inside, as a container has one: by it the namespace can be found from outside.
-    pub(crate) fn inhabit(&self) -> Running {
+    pub fn inhabit(&self) -> Running {
         self.run(|| Running::spawn(Command::new("sleep").arg("1000")))
     }
 
     /// Runs `work` inside. Sockets and processes that it makes stay inside for good.
-    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             // SAFETY: takes numbers only, and moves no thread but this one.
             let result = unsafe { libc::setns(self.handle.as_raw_fd(), libc::CLONE_NEWNET) };
@@ -80,29 +81,31 @@ impl Namespace {
         thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|cause| panic::resume_unwind(cause))
     }
 
-    pub(crate) fn listen(&self, address: SocketAddr) -> TcpListener {
+    /// Listens inside.
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
         self.run(|| TcpListener::bind(address).expect("a listener"))
     }
 
-    pub(crate) fn connect(&self, address: SocketAddr) -> TcpStream {
+    /// Connects inside.
+    pub fn connect(&self, address: SocketAddr) -> TcpStream {
         self.run(|| TcpStream::connect(address).expect("a connection"))
     }
 
     /// A connection, accepted.
-    pub(crate) fn pair(&self, address: SocketAddr) -> Pair {
+    pub fn pair(&self, address: SocketAddr) -> Pair {
         let listener = self.listen(address);
         self.pair_at(&listener, listener.local_addr().expect("the listener's address"))
     }
 
     /// A connection to `address`, accepted from `listener`.
-    pub(crate) fn pair_at(&self, listener: &TcpListener, address: SocketAddr) -> Pair {
+    pub fn pair_at(&self, listener: &TcpListener, address: SocketAddr) -> Pair {
         let client = self.connect(address);
         let (server, _address) = listener.accept().expect("accept");
         Pair { id: self.id(&server), client, server }
     }
 
     /// A connection between two addresses with their ports, accepted by `far`.
-    pub(crate) fn pair_between(&self, near: SocketAddr, far: SocketAddr) -> Pair {
+    pub fn pair_between(&self, near: SocketAddr, far: SocketAddr) -> Pair {
         let listener = self.listen(far);
         let connect = || {
             let client = socket::open(libc::AF_INET, 0).expect("a socket");
@@ -116,24 +119,24 @@ impl Namespace {
     }
 
     /// A connection to `address` whose server is in CLOSE_WAIT since some time in the window.
-    pub(crate) fn waiting(&self, address: SocketAddr) -> (Pair, Window) {
+    pub fn waiting(&self, address: SocketAddr) -> (Pair, Window) {
         let pair = self.pair(address);
         let fin = pair.fin();
         (pair, fin)
     }
 
     /// Takes the loopback down: nothing that is sent arrives any more.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.run(|| set_loopback(false));
     }
 
     /// Takes it up again.
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.run(|| set_loopback(true));
     }
 
     /// Whose events to look for.
-    pub(crate) fn id(&self, stream: &TcpStream) -> Id {
+    pub fn id(&self, stream: &TcpStream) -> Id {
         Id {
             netns: Some(self.inode),
             local: canonical(stream.local_addr().expect("the local address")),
@@ -142,43 +145,43 @@ impl Namespace {
     }
 
     /// The same for the other end of `stream`.
-    pub(crate) fn id_of_peer(&self, stream: &TcpStream) -> Id {
+    pub fn id_of_peer(&self, stream: &TcpStream) -> Id {
         let near = self.id(stream);
         Id { netns: near.netns, local: near.remote, remote: near.local }
     }
 }
 
 /// Both ends of a connection. `server` is the accepted one, and the one that `id` names.
-pub(crate) struct Pair {
-    pub(crate) client: TcpStream,
-    pub(crate) server: TcpStream,
-    pub(crate) id: Id,
+pub struct Pair {
+    pub client: TcpStream,
+    pub server: TcpStream,
+    pub id: Id,
 }
 
 impl Pair {
     /// The client sends its FIN: the server is in CLOSE_WAIT from some time in the window on.
-    pub(crate) fn fin(&self) -> Window {
+    pub fn fin(&self) -> Window {
         socket::fin(&self.server, || self.client.shutdown(Shutdown::Write).expect("shutdown"))
     }
 }
 
 /// One socket as events name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Id {
+pub struct Id {
     /// `None` for a socket of any namespace.
-    pub(crate) netns: Option<u64>,
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+    pub netns: Option<u64>,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 impl Id {
     /// The same socket for a source that does not know namespaces.
-    pub(crate) fn in_any_namespace(&self) -> Self {
+    pub fn in_any_namespace(&self) -> Self {
         Self { netns: None, ..self.clone() }
     }
 
     /// The socket of an event, or of an object that `list` printed.
-    pub(crate) fn of_event(event: &Value) -> Option<Self> {
+    pub fn of_event(event: &Value) -> Option<Self> {
         let socket = event.get("socket")?;
         let end = |name: &str| {
             let address = socket[name]["address"].as_str()?.parse().ok()?;
@@ -189,7 +192,7 @@ impl Id {
     }
 
     /// Whether the event is about this socket.
-    pub(crate) fn is_in(&self, event: &Value) -> bool {
+    pub fn is_in(&self, event: &Value) -> bool {
         Self::of_event(event).is_some_and(|other| {
             self.local == other.local
                 && self.remote == other.remote
@@ -205,7 +208,7 @@ impl fmt::Display for Id {
 }
 
 /// An IPv4-mapped IPv6 address as the IPv4 address it is.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -12,11 +12,11 @@ use std::{
 };
 
 /// How long anything is waited for: far more than it takes, for the machine may be busy with something else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How many times slower than a machine that does nothing else this one is said to be: guests whose processor is only
 /// imitated say so. Where nothing is said all times hold as they stand in the tests.
-pub(crate) fn slowness() -> u32 {
+pub fn slowness() -> u32 {
     static SLOWNESS: OnceLock<u32> = OnceLock::new();
     *SLOWNESS.get_or_init(|| match env::var("CLOSEWAIT_TEST_SLOWNESS") {
         Ok(text) => text.parse().expect("CLOSEWAIT_TEST_SLOWNESS is a number"),
@@ -25,32 +25,32 @@ pub(crate) fn slowness() -> u32 {
 }
 
 /// How far in seconds two clocks may be apart that are read one after the other.
-pub(crate) fn apart() -> f64 {
+pub fn apart() -> f64 {
     0.005 * f64::from(slowness())
 }
 
 /// How far in seconds the kernel's ticks may be behind its clock. They are not, where the processor is there when one is due.
-pub(crate) fn ticks_late() -> f64 {
+pub fn ticks_late() -> f64 {
     apart() - 0.005
 }
 
 /// Seconds of `CLOCK_BOOTTIME`, the clock of the kernel program.
-pub(crate) fn boot_seconds() -> f64 {
+pub fn boot_seconds() -> f64 {
     read(libc::CLOCK_BOOTTIME)
 }
 
 /// Seconds of `CLOCK_REALTIME` since 1970.
-pub(crate) fn wall_seconds() -> f64 {
+pub fn wall_seconds() -> f64 {
     read(libc::CLOCK_REALTIME)
 }
 
 /// A time of the wall clock as one of the boot clock.
-pub(crate) fn boot_from_wall(wall_seconds: f64) -> f64 {
+pub fn boot_from_wall(wall_seconds: f64) -> f64 {
     wall_seconds - read(libc::CLOCK_REALTIME) + boot_seconds()
 }
 
 /// Asks `done` every few milliseconds and says whether it was ever true.
-pub(crate) fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = boot_seconds() + limit.as_secs_f64();
     loop {
         if done() {
@@ -64,7 +64,7 @@ pub(crate) fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> boo
 }
 
 /// What `work` saw on a machine that let it run. A pause of the whole machine is nobody's fault: then it has to try again.
-pub(crate) fn undisturbed<T>(work: impl Fn() -> T) -> T {
+pub fn undisturbed<T>(work: impl Fn() -> T) -> T {
     let mut pauses = Vec::new();
     for _ in 0..5 {
         let (pause, seen) = with_longest_pause(&work);
@@ -101,21 +101,21 @@ fn with_longest_pause<T>(work: impl FnOnce() -> T) -> (f64, T) {
 
 /// Something happened at some time between `from` and `to`, in seconds of the boot clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) from: f64,
-    pub(crate) to: f64,
+pub struct Window {
+    pub from: f64,
+    pub to: f64,
 }
 
 impl Window {
     /// Runs `work` and says when it was.
-    pub(crate) fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
+    pub fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
         let from = boot_seconds();
         let result = work();
         (Self { from, to: boot_seconds() }, result)
     }
 
     /// The shortest and the longest time that can have passed from this to a later one.
-    pub(crate) fn until(self, later: Self) -> (f64, f64) {
+    pub fn until(self, later: Self) -> (f64, f64) {
         (later.from - self.to, later.to - self.from)
     }
 }

@@ -230,7 +230,7 @@ const READ_STATES: &[&str] = &["never_read", "probe", "idle_fin", "goodbye", "pa
 const HOW: &[&str] = &["closed", "shutdown", "aborted", "reset", "timeout", "destroyed", "listener_closed", "unknown"];
 
 /// Fails the test if the event is not what the contract says.
-pub(crate) fn check_event(event: &Value) {
+pub fn check_event(event: &Value) {
     members(event, EVENT, event);
     assert_eq!(event["schema_version"], 1, "{event}");
     wall_seconds(event);
@@ -272,7 +272,7 @@ pub(crate) fn check_event(event: &Value) {
 }
 
 /// The same for an object that `list` prints.
-pub(crate) fn check_listed(object: &Value) {
+pub fn check_listed(object: &Value) {
     members(object, LISTED, object);
     assert_eq!(object["schema_version"], 1, "{object}");
     wall_seconds(object);
@@ -285,7 +285,7 @@ pub(crate) fn check_listed(object: &Value) {
 }
 
 /// The same for one that `kill` prints.
-pub(crate) fn check_killed(object: &Value) {
+pub fn check_killed(object: &Value) {
     check_listed(object);
     members(object, KILLED, object);
     one_of(&object["plan"], &["kill", "refuse"], object);
@@ -299,7 +299,7 @@ pub(crate) fn check_killed(object: &Value) {
 }
 
 /// The same for one that `list --by` prints.
-pub(crate) fn check_grouped(object: &Value) {
+pub fn check_grouped(object: &Value) {
     members(object, GROUPED, object);
     assert_eq!(object["schema_version"], 1, "{object}");
     wall_seconds(object);
@@ -309,7 +309,7 @@ pub(crate) fn check_grouped(object: &Value) {
 }
 
 /// The member `time`, in seconds since 1970.
-pub(crate) fn wall_seconds(event: &Value) -> f64 {
+pub fn wall_seconds(event: &Value) -> f64 {
     let text = event["time"].as_str().expect("`time` is a text");
     let nanoseconds = text.rsplit_once('.').and_then(|(_seconds, rest)| rest.strip_suffix('Z'));
     assert!(nanoseconds.is_some_and(|digits| digits.len() == 9), "not in nanoseconds and UTC: {text}");

@@ -1,4 +1,5 @@
-//! What goes on beside the event loop: sockets that are refreshed, scans and inspections, questions that wait for them.
+//! Executes the engine's commands beside the event loop: refreshes of sockets, scans and inspections, and answers to queries. It
+//! hands the results back as facts, and decides nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,19 +18,17 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{Counters, InspectionEnd, InspectionRequest, RefreshEnd, ScanEnd, SocketKey},
+    model::{Counters, InspectionEnd, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd, SocketKey},
     query::Query,
     time::BootTime,
 };
 
 /// Number of sockets that are refreshed before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
-/// Maximum number of questions that wait for an answer here; others wait in the control socket.
-const MAX_QUESTIONS: usize = 16;
-/// Owners of which a question finds out whether they have ended, at some microseconds each.
+/// Maximum number of queries that wait for an answer here; others wait in the control socket.
+const MAX_QUERIES: usize = 16;
+/// Owners that are checked for whether they have ended when a user asks, at some microseconds each.
 const MAX_OWNERS_CHECKED: usize = 1024;
-/// Time that a question waits for owners and names. After that it is answered with what is known: the client waits for 5 s.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A scan or inspection that fails is reported in the log no more often than this.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -48,8 +47,12 @@ struct Refreshes {
 pub(super) enum Then {
     Nothing,
     All,
-    /// Sockets of which only a descriptor is left, since this time and with what the ring buffer had dropped before.
-    Gone(BootTime, Option<u64>),
+    /// Sockets of a query of which only a descriptor is left, since `began`, with what the ring buffer had dropped before.
+    Query {
+        query: QueryId,
+        began: BootTime,
+        lost: Option<u64>,
+    },
     /// With what the ring buffer had dropped before.
     Suspects {
         lost: Option<u64>,
@@ -62,18 +65,8 @@ pub(super) enum Purpose {
     Owners,
     Audit,
     Inspection,
-    Question,
-}
-
-/// A question that waits for an answer.
-struct Question {
-    query: Query,
-    asker: Asker,
-    /// The job that it waits for.
-    waits_for: Option<JobId>,
-    /// Whether it has waited for the names of cgroups.
-    named: bool,
-    until: BootTime,
+    QueryScan(QueryId),
+    QueryInspection(QueryId),
 }
 
 /// What goes on beside the event loop.
@@ -81,26 +74,25 @@ struct Question {
 pub struct Pending {
     refreshes: VecDeque<Refreshes>,
     jobs: BTreeMap<JobId, Purpose>,
-    questions: Vec<Question>,
+    /// Queries that the engine prepares the answers of, and who asked them.
+    queries: BTreeMap<QueryId, (Query, Asker)>,
+    last_query: u64,
+    /// Queries that can be answered now.
+    ready: VecDeque<QueryId>,
     /// CPU time that the inspection that goes on has taken.
     pub(super) worked: Duration,
     complained: Option<BootTime>,
 }
 
 impl Pending {
-    /// Whether another question can be taken.
+    /// Whether another query can be taken.
     pub(super) fn may_ask(&self) -> bool {
-        self.questions.len() < MAX_QUESTIONS
+        self.queries.len() < MAX_QUERIES
     }
 
     /// Whether all sockets were refreshed.
     pub(super) fn is_idle(&self) -> bool {
         self.refreshes.is_empty()
-    }
-
-    /// When the next question is to be answered with what is known.
-    pub(super) fn deadline(&self) -> Option<BootTime> {
-        self.questions.iter().map(|question| question.until).min()
     }
 }
 
@@ -125,10 +117,11 @@ impl Runtime {
         match refreshes.then {
             Then::Nothing => {}
             Then::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
-            Then::Gone(began, lost) => {
+            Then::Query { query, began, lost } => {
                 if refreshes.complete && self.lost_none_since(lost) {
                     self.engine.handle(RefreshEnd::Lingering { began });
                 }
+                self.engine.handle(QueryEvent::Refreshed { query });
             }
             Then::Suspects { lost } => {
                 let complete = refreshes.complete && self.lost_none_since(lost);
@@ -171,18 +164,12 @@ impl Runtime {
         }
     }
 
-    pub(super) fn find_owners(&mut self, purpose: Purpose) -> JobId {
-        let known = self.engine.scan_began();
-        self.begin(Job::Owners { known }, purpose)
-    }
-
     /// Has a job done beside the event loop.
-    pub(super) fn begin(&mut self, job: Job, purpose: Purpose) -> JobId {
+    pub(super) fn begin(&mut self, job: Job, purpose: Purpose) {
         // Records of what has happened before go in before what is found.
         self.drain_all();
         let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
-        id
     }
 
     /// Takes in what a job has found.
@@ -193,7 +180,9 @@ impl Runtime {
             WorkerEvent::GivenUp(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
-                if purpose.is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit)) {
+                if purpose
+                    .is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit | Purpose::QueryScan(_)))
+                {
                     self.engine.handle(ScanEnd::Failed { why: why.clone() });
                 }
                 self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });
@@ -214,7 +203,10 @@ impl Runtime {
             }
         }
         match purpose {
-            Some(Purpose::Owners) => self.pending.worked += cpu,
+            Some(Purpose::Owners) => {
+                self.pending.worked += cpu;
+                self.engine.handle(ScanEnd::Owners);
+            }
             Some(Purpose::Audit) => {
                 let (complete, cost) = (unseen.is_empty(), Some(cpu));
                 self.engine.handle(ScanEnd::Audit { began, at, complete, cost });
@@ -223,61 +215,51 @@ impl Runtime {
                 let worked = std::mem::take(&mut self.pending.worked) + cpu;
                 self.engine.handle(InspectionEnd::Owners { at, worked });
             }
-            Some(Purpose::Question) | None => {}
-        }
-        for question in &mut self.pending.questions {
-            question.waits_for = question.waits_for.filter(|waits_for| *waits_for != id);
+            Some(Purpose::QueryScan(query)) => self.engine.handle(QueryEvent::ScannedAll { query }),
+            Some(Purpose::QueryInspection(query)) => self.engine.handle(QueryEvent::Inspected { query }),
+            None => {}
         }
     }
 
-    /// Somebody asks: what is missing is found out first.
+    /// A user asks: the engine says what has to be found out before the answer.
     pub(super) fn asked(&mut self, query: Query, asker: Asker) {
-        let now = clock::now();
-        self.refresh(self.engine.state().not_refreshed(now), RefreshKind::Waiting, Then::Nothing);
-        let gone = Then::Gone(now, self.lost());
-        self.refresh(self.engine.state().descriptors_left(), RefreshKind::Lingering, gone);
+        self.pending.last_query += 1;
+        let id = QueryId(self.pending.last_query);
+        self.pending.queries.insert(id, (query, asker));
         let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
-        let waits_for = if owners.into_iter().any(ended::has_ended) {
-            // A scan that is running may have seen their descriptors.
-            Some(self.find_owners(Purpose::Owners))
-        } else if self.engine.state().wants_owner_scan(now) {
-            let scans = self.pending.jobs.iter().rev();
-            let running = scans.filter(|(_, purpose)| **purpose == Purpose::Owners).map(|(id, _)| *id).next();
-            Some(running.unwrap_or_else(|| self.find_owners(Purpose::Owners)))
-        } else {
-            None
-        };
-        let question = Question { query, asker, waits_for, named: false, until: now + QUESTION_PATIENCE };
-        self.pending.questions.push(question);
+        let owner_ended = owners.into_iter().any(ended::has_ended);
+        self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended });
     }
 
-    /// Answers the oldest question that waits for nothing any more, with what is true now. Returns whether another one can be
-    /// answered now. One answer may take long, so the event loop reads signals and the ring before it makes the next.
-    pub(super) fn answer_question(&mut self, now: BootTime) -> bool {
-        let (mut has_answered, mut has_more) = (false, false);
-        for mut question in std::mem::take(&mut self.pending.questions) {
-            let late = question.until <= now;
-            if !late && question.waits_for.is_none() && !question.named {
-                question.named = true;
-                let cgroups = self.engine.state().unnamed_cgroups();
-                question.waits_for = (!cgroups.is_empty()).then(|| {
-                    let request = InspectionRequest { cgroups, ..InspectionRequest::default() };
-                    self.begin(Job::Inspect(Box::new(request)), Purpose::Question)
-                });
+    /// Does the next step for a query.
+    pub(super) fn query_command(&mut self, command: QueryCommand) {
+        match command {
+            QueryCommand::ScanAll { query } => {
+                self.begin(Job::Everything { sweep: false }, Purpose::QueryScan(query));
             }
-            let is_ready = late || (question.waits_for.is_none() && self.pending.refreshes.is_empty());
-            if is_ready && !has_answered {
-                self.answer(&question.query, question.asker);
-                has_answered = true;
-            } else {
-                has_more |= is_ready;
-                self.pending.questions.push(question);
+            QueryCommand::Refresh { query, present, lingering } => {
+                let (began, lost) = (clock::now(), self.lost());
+                self.refresh(present, RefreshKind::Waiting, Then::Nothing);
+                self.refresh(lingering, RefreshKind::Lingering, Then::Query { query, began, lost });
             }
+            QueryCommand::Inspect { query, request } => {
+                self.begin(Job::Inspect(request), Purpose::QueryInspection(query));
+            }
+            QueryCommand::Answer { query } => self.pending.ready.push_back(query),
         }
-        has_more
     }
 
-    pub(super) fn answer(&self, query: &Query, asker: Asker) {
+    /// Answers the next query that can be answered, with what is true now. Returns whether there are more. One answer may take
+    /// long, so the event loop reads signals and the ring before the next.
+    pub(super) fn answer_next(&mut self) -> bool {
+        let next = self.pending.ready.pop_front();
+        if let Some((query, asker)) = next.and_then(|id| self.pending.queries.remove(&id)) {
+            self.answer(&query, asker);
+        }
+        !self.pending.ready.is_empty()
+    }
+
+    fn answer(&self, query: &Query, asker: Asker) {
         let mut answer = asker.writer();
         let engine = self.engine.state();
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {

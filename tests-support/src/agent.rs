@@ -1,8 +1,10 @@
 //! The agent as a child process, and the events it prints.
 
 use std::{
+    env,
     ffi::c_int,
     io::{BufRead as _, BufReader, Read},
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread::{self, JoinHandle},
@@ -18,26 +20,30 @@ use crate::{
     socket::check,
 };
 
+/// The binary under test: cargo puts it above the folder of the test's executable, and `cargo xtask vm` does so in a guest.
+pub fn binary() -> PathBuf {
+    let test = env::current_exe().expect("the path of this test");
+    let binary = test.parent().and_then(Path::parent).expect("two folders").join("closewait");
+    assert!(binary.is_file(), "there is no {}; run these tests with cargo", binary.display());
+    binary
+}
+
 /// The binary under test with these arguments.
-pub(crate) fn closewait(arguments: &[&str]) -> Command {
-    assert!(
-        cfg!(kernel_program),
-        "the binary under test has no kernel program; run `cargo xtask setup`, then these tests again"
-    );
-    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+pub fn closewait(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
     command.args(arguments).env_remove("RUST_LOG");
     command
 }
 
 /// `closewait run` with these arguments beside those the tests read it by.
-pub(crate) fn run_command(arguments: &[&str]) -> Command {
+pub fn run_command(arguments: &[&str]) -> Command {
     let mut command = closewait(&["run", "--output", "json"]);
     command.args(arguments);
     command
 }
 
 /// Runs the command to its end.
-pub(crate) fn finish(command: &mut Command) -> Finished {
+pub fn finish(command: &mut Command) -> Finished {
     let mut child = Running::spawn(command);
     let stdout = read_in_background(child.0.stdout.take().expect("stdout is a pipe"));
     let stderr = read_in_background(child.0.stderr.take().expect("stderr is a pipe"));
@@ -47,51 +53,51 @@ pub(crate) fn finish(command: &mut Command) -> Finished {
 
 /// What a command that has ended left behind.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub struct Finished {
     /// `None` if a signal ended it.
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// A running agent, killed at the end of the test if it still runs then.
-pub(crate) struct Agent {
+pub struct Agent {
     child: Running,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
     /// All that have come so far.
-    pub(crate) events: Vec<Value>,
+    pub events: Vec<Value>,
     /// The same, as they came.
     stdout: String,
 }
 
 /// What an agent that has ended left behind.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub struct Ended {
     /// `None` if a signal ended it.
-    pub(crate) code: Option<i32>,
+    pub code: Option<i32>,
     /// All of them, from the first to the last.
-    pub(crate) events: Vec<Value>,
+    pub events: Vec<Value>,
     /// The same, as they came.
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Agent {
     /// Starts `closewait run` outside of all namespaces of the tests, and waits until it watches.
-    pub(crate) fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         Self::spawn(&mut run_command(arguments))
     }
 
     /// The same for a command that the test has prepared itself.
-    pub(crate) fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         let mut agent = Self::spawn_unready(command);
         agent.wait_for("the event `start`", |event| event["event"] == "start");
         agent
     }
 
     /// Waits for nothing.
-    pub(crate) fn spawn_unready(command: &mut Command) -> Self {
+    pub fn spawn_unready(command: &mut Command) -> Self {
         let mut child = Running::spawn(command);
         let stdout = BufReader::new(child.0.stdout.take().expect("stdout is a pipe"));
         let stderr = read_in_background(child.0.stderr.take().expect("stderr is a pipe"));
@@ -101,12 +107,13 @@ impl Agent {
         Self { child, lines, stderr: Some(stderr), events: Vec::new(), stdout: String::new() }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
         self.child.0.id()
     }
 
     /// The first event that `wanted` is true for, of those that have come and those that will. It sees each once.
-    pub(crate) fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+    pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let end = boot_seconds() + PATIENCE.as_secs_f64();
         let mut next = 0;
         loop {
@@ -125,30 +132,31 @@ impl Agent {
     }
 
     /// Waits for the event `kind` of one socket.
-    pub(crate) fn wait_for_socket(&mut self, kind: &str, id: &Id) -> Value {
+    pub fn wait_for_socket(&mut self, kind: &str, id: &Id) -> Value {
         self.wait_for(&format!("`{kind}` of {id}"), |event| event["event"] == kind && id.is_in(event))
     }
 
     /// Takes in what comes for some time.
-    pub(crate) fn watch(&mut self, time: Duration) {
+    pub fn watch(&mut self, time: Duration) {
         let end = boot_seconds() + time.as_secs_f64();
         while matches!(self.receive(end), Received::Event) {}
     }
 
-    pub(crate) fn signal(&self, signal: c_int) {
+    /// Sends a signal.
+    pub fn signal(&self, signal: c_int) {
         // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
         let result = unsafe { libc::kill(self.pid() as libc::pid_t, signal) };
         check(result, "kill");
     }
 
     /// Ends the agent as Ctrl-C does.
-    pub(crate) fn stop(self) -> Ended {
+    pub fn stop(self) -> Ended {
         self.signal(libc::SIGINT);
         self.join()
     }
 
     /// Waits until the agent ends by itself.
-    pub(crate) fn join(mut self) -> Ended {
+    pub fn join(mut self) -> Ended {
         let end = boot_seconds() + PATIENCE.as_secs_f64();
         loop {
             match self.receive(end) {
@@ -191,7 +199,7 @@ impl Agent {
 
 impl Ended {
     /// The totals of the last event, which is `stop` whatever has ended the agent.
-    pub(crate) fn totals(&self) -> &Value {
+    pub fn totals(&self) -> &Value {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         let last = self.events.last().expect("at least one event");
         assert_eq!(last["event"], "stop", "{last}");
@@ -199,7 +207,7 @@ impl Ended {
     }
 
     /// All events `kind` of one socket.
-    pub(crate) fn of_socket(&self, kind: &str, id: &Id) -> Vec<&Value> {
+    pub fn of_socket(&self, kind: &str, id: &Id) -> Vec<&Value> {
         self.events.iter().filter(|event| event["event"] == kind && id.is_in(event)).collect()
     }
 }
@@ -213,27 +221,29 @@ enum Received {
 }
 
 /// A child process that does not outlive its test.
-pub(crate) struct Running(pub(crate) Child);
+pub struct Running(pub Child);
 
 impl Running {
-    pub(crate) fn spawn(command: &mut Command) -> Self {
+    /// Starts it, with pipes for its output.
+    pub fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// Kills it, if it still runs.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         // Fails only for one that was waited for.
         let _ended = self.0.kill();
         self.0.wait().expect("wait");
     }
 
     /// Waits until it ends by itself.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         poll_until(PATIENCE, || {
             status = self.0.try_wait().expect("wait");
@@ -250,7 +260,7 @@ impl Drop for Running {
 }
 
 /// Reads to the end on a thread of its own, so that no writer has to wait.
-pub(crate) fn read_in_background(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
+pub fn read_in_background(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut all = Vec::new();
         from.read_to_end(&mut all).expect("read");

@@ -1,6 +1,6 @@
 //! The kernel's log: its new records, and which of them report a fault of the kernel.
 //!
-//! The kernel tests and `cargo xtask` share this file, so that both mean the same by a fault.
+//! The kernel tests and `cargo xtask` mean the same by a fault.
 
 use std::{
     fs::File,
@@ -42,7 +42,7 @@ const FAULTS: [&str; 25] = [
 const AUDIT: &str = "audit:";
 
 /// A position in the kernel's log.
-pub(crate) struct KernelLog(File);
+pub struct KernelLog(File);
 
 impl KernelLog {
     /// The log's end: only later records are new.
@@ -50,7 +50,7 @@ impl KernelLog {
     /// # Errors
     ///
     /// If `/dev/kmsg` cannot be opened: with `kernel.dmesg_restrict=1` that takes `CAP_SYSLOG`.
-    pub(crate) fn from_now() -> io::Result<Self> {
+    pub fn from_now() -> io::Result<Self> {
         let mut device = File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
         device.seek(SeekFrom::End(0))?;
         Ok(Self(device))
@@ -61,7 +61,7 @@ impl KernelLog {
     /// # Errors
     ///
     /// If the log cannot be read, or if the kernel has overwritten records before they were read.
-    pub(crate) fn new_records(&mut self) -> io::Result<Vec<String>> {
+    pub fn new_records(&mut self) -> io::Result<Vec<String>> {
         /// The longest record (`PRINTKRB_RECORD_MAX`, kernel/printk/internal.h at v6.18, and its prefix).
         const LONGEST: usize = 8192;
         let (mut records, mut buffer) = (Vec::new(), vec![0; LONGEST]);
@@ -81,7 +81,7 @@ impl KernelLog {
     /// # Errors
     ///
     /// As for [`KernelLog::new_records`].
-    pub(crate) fn new_faults(&mut self) -> io::Result<Vec<String>> {
+    pub fn new_faults(&mut self) -> io::Result<Vec<String>> {
         let records = self.new_records()?;
         Ok(records.iter().filter_map(|record| fault_in(record)).map(str::to_owned).collect())
     }
@@ -91,7 +91,7 @@ impl KernelLog {
 ///
 /// The format is `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,..];TEXT` (Documentation/ABI/testing/dev-kmsg at v6.18); the
 /// facility is in the priority's upper bits, and 0 is the kernel.
-pub(crate) fn fault_in(record: &str) -> Option<&str> {
+pub fn fault_in(record: &str) -> Option<&str> {
     let (head, text) = record.split_once(';')?;
     let priority: u32 = head.split(',').next()?.parse().ok()?;
     // Programs can write to the log, too.
@@ -104,7 +104,7 @@ pub(crate) fn fault_in(record: &str) -> Option<&str> {
 }
 
 /// Whether this text of the kernel reports a fault.
-pub(crate) fn reports_fault(text: &str) -> bool {
+pub fn reports_fault(text: &str) -> bool {
     !text.starts_with(AUDIT) && FAULTS.iter().any(|fault| has_word(text, fault))
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 /// Something that not every kernel can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ability {
+pub enum Ability {
     /// Its types are readable (`CONFIG_DEBUG_INFO_BTF`).
     Types,
     /// `iter/task_file`.
@@ -26,38 +26,45 @@ pub(crate) enum Ability {
     FdCount,
     /// Maps are accounted to the memory of the cgroup, no more to the limit of locked memory.
     Memcg,
+    /// The kernel shows how many instructions the verifier processed for a program (`verified_insns` in fdinfo).
+    VerifiedCount,
     /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Seen on 7.3.4; 6.18 closes them
     /// after (`begin_new_exec` in fs/exec.c).
     ClosesUnlocked,
 }
 
 /// Whether this kernel can.
-pub(crate) fn can(ability: Ability) -> bool {
+pub fn can(ability: Ability) -> bool {
     let since = match ability {
         Ability::Types | Ability::Files => (0, 0),
         Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
+        Ability::VerifiedCount => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
         Ability::ClosesUnlocked => (7, 0),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    (has_types || matches!(ability, Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked)) && version() >= since
+    let needs_types =
+        !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked | Ability::VerifiedCount);
+    (has_types || !needs_types) && version() >= since
 }
 
 /// Says what was found, for the table of `cargo xtask vm`.
-pub(crate) fn tell(what: &str, found: &str) {
+pub fn tell(what: &str, found: &str) {
     if env::var_os("CLOSEWAIT_TEST_TELL").is_some() {
         // Not println!: libtest keeps that back when a test passes.
         writeln!(stdout(), "closewait-can: {what}: {found}").expect("stdout");
     }
 }
 
-pub(crate) fn tell_whether(what: &str, found: bool) {
+/// Says whether something was found, for the same table.
+pub fn tell_whether(what: &str, found: bool) {
     tell(what, if found { "yes" } else { "no" });
 }
 
-fn version() -> (u32, u32) {
+/// Major and minor version of this kernel.
+pub fn version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the release");
     let mut numbers = release.split(['.', '-', '+']).map(|number| number.trim().parse().expect("a number"));
     (numbers.next().expect("a major version"), numbers.next().expect("a minor version"))

@@ -1,0 +1,83 @@
+//! The command line as users see it: the help of each command, and errors that need neither root nor the kernel.
+//!
+//! The texts are in this folder. `SNAPSHOTS=overwrite cargo test --test cli` writes them again.
+
+use std::{
+    fmt::Write as _,
+    process::{Command, Stdio},
+};
+
+use snapbox::{assert_data_eq, file};
+
+/// Command lines that have something wrong, separated by line breaks.
+const WRONG: &str = "\
+closewait
+closewait watch
+closewait run extra
+closewait run --stuck-after soon
+closewait run --stuck-after 0s
+closewait run --ring-buffer 5000
+closewait run --max-sockets 0
+closewait run --record-max 1K
+closewait run --record-max 1.5M
+closewait run --connection-limit 8080
+closewait run --hook kprobe
+closewait list --verdict stuck
+closewait list --peer example.org
+closewait list --port 70000
+closewait list --by port
+closewait list --cgroup a,
+closewait list --ouptut json
+closewait kill --max 0
+closewait replay
+closewait replay --speed fast recording
+closewait replay /nowhere/recording
+closewait replay Cargo.toml
+closewait report /nowhere/recording
+closewait report Cargo.toml";
+
+/// Runs command lines on a screen of 100 columns, and returns what each prints, and its exit code if that is not 0.
+fn transcript(lines: &str) -> String {
+    let mut transcript = String::new();
+    for line in lines.lines() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        command.args(line.split(' ').skip(1)).env("COLUMNS", "100").env_remove("CLOSEWAIT_LOG").stdin(Stdio::null());
+        let output = command.output().expect("closewait");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        write!(transcript, "$ {line}\n{}{}", text(output.stdout), text(output.stderr)).expect("a string");
+        match output.status.code() {
+            Some(0) => transcript.push('\n'),
+            code => writeln!(transcript, "exit code: {}\n", code.expect("it ends by itself")).expect("a string"),
+        }
+    }
+    transcript
+}
+
+#[test]
+fn help_is_as_written() {
+    assert_data_eq!(transcript("closewait --help"), file!["help.txt"]);
+    assert_data_eq!(transcript("closewait run --help"), file!["help-run.txt"]);
+    assert_data_eq!(transcript("closewait list --help"), file!["help-list.txt"]);
+    assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);
+    assert_data_eq!(transcript("closewait report --help"), file!["help-report.txt"]);
+    assert_data_eq!(transcript("closewait replay --help"), file!["help-replay.txt"]);
+    assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(transcript("closewait --version"), format!("$ closewait --version\nclosewait {version}\n\n"));
+}
+
+#[test]
+fn errors_are_as_written() {
+    assert_data_eq!(transcript(WRONG), file!["errors.txt"]);
+}
+
+/// A binary without its kernel program says that first.
+#[cfg(kernel_program)]
+#[test]
+fn the_error_of_kill_without_a_filter_is_as_written() {
+    assert_data_eq!(transcript("closewait kill"), file!["errors-complete.txt"]);
+}

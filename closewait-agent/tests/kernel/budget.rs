@@ -1,0 +1,110 @@
+//! Cost of the kernel side: the instructions that the verifier processes for each program, and the memory of each map, each
+//! with a budget. docs/kernel-safety.md names these tables.
+
+use std::{collections::BTreeMap, fs};
+
+use closewait_common::names;
+
+use crate::{
+    ability::{Ability, can, tell, version},
+    agent::Agent,
+};
+
+/// Most instructions that the verifier may process for each program, on kernels before 6.12 and on later ones: about 1.5 times
+/// what 6.1 needs, and what the greediest of 6.12, 6.18 and 7.3 needs. The verifier's own limit is a million.
+const INSTRUCTIONS: [(&str, u64, u64); 5] = [
+    (names::PROGRAM_BTF, 45_000, 4_500),
+    (names::PROGRAM_CLASSIC, 2_500, 1_500),
+    (names::ITER_FILES, 10_000, 9_500),
+    (names::ITER_PROXY_PEERS, 3_700, 3_600),
+    (names::REFRESH, 6_700, 6_500),
+];
+
+/// Most bytes that each map may take with the default settings: by itself, and for each CPU. About 1.5 times what 5.10 and
+/// those kernels account for; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
+const BYTES: [(&str, u64, u64); 9] = [
+    (names::SINCE, 32 << 20, 0),
+    (names::RING, 6 << 20, 0),
+    (names::LOG_RING, 216 << 10, 0),
+    (names::KNOWN, 128 << 10, 0),
+    (names::KEPT, 24 << 10, 0),
+    (names::STATS, 4 << 10, 24 << 10),
+    (names::OPENERS, 6 << 10, 0),
+    ("cw_work", 8 << 10, 1 << 10),
+    // Globals that are constant after the load.
+    (".rodata", 6 << 10, 0),
+];
+
+#[test]
+fn every_program_and_map_stays_within_its_budget() {
+    let (mut programs, mut maps) = (BTreeMap::new(), BTreeMap::new());
+    let everything: &[&str] = if can(Ability::Openers) { &["--openers", "--kernel-log"] } else { &["--kernel-log"] };
+    for arguments in [everything, &["--hook", "classic"]] {
+        let agent = Agent::start(arguments);
+        for fields in descriptors(agent.pid()) {
+            let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
+            // A link has the number of its program too, but no instructions.
+            if let (Some(id), true) = (number("prog_id"), fields.contains_key("prog_jited")) {
+                programs.insert(program_name(id), number("verified_insns"));
+            } else if let (Some(id), Some(bytes)) = (number("map_id"), number("memlock")) {
+                let largest = maps.entry(map_name(id)).or_insert(bytes);
+                *largest = bytes.max(*largest);
+            }
+        }
+        agent.stop().totals();
+    }
+    let mut over = Vec::new();
+    for (name, instructions) in &programs {
+        let budget = INSTRUCTIONS.iter().find(|(known, ..)| known == name);
+        let budget = budget.map(|(_name, before, since)| if version() < (6, 12) { *before } else { *since });
+        report(&format!("instructions of {name}"), *instructions, budget, &mut over);
+        assert!(instructions.is_some() || !can(Ability::VerifiedCount), "the kernel has counted for {name}");
+    }
+    for (name, bytes) in &maps {
+        let budget = BYTES.iter().find(|(known, ..)| known == name).map(|(_name, all, each)| all + each * cpus());
+        report(&format!("bytes of {name}"), Some(*bytes), budget, &mut over);
+    }
+    assert!(over.is_empty(), "make it smaller, or raise its budget with a reason: {over:#?}");
+    // The tables are about what is there.
+    assert!(programs.contains_key(names::PROGRAM_CLASSIC), "{programs:?}");
+    assert!(!can(Ability::Legs) || programs.len() == INSTRUCTIONS.len(), "{programs:?}");
+    assert!(!can(Ability::Legs) || maps.len() == BYTES.len(), "{maps:?}");
+}
+
+/// Shows one number beside its budget, and keeps it if it is over that or has none.
+#[expect(clippy::print_stdout, reason = "shown with --nocapture")]
+fn report(what: &str, number: Option<u64>, budget: Option<u64>, over: &mut Vec<String>) {
+    let shown = |number: Option<u64>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
+    let line = format!("{} of {}", shown(number), shown(budget));
+    println!("{what}: {line}");
+    tell(what, &line);
+    if budget.is_none() || number > budget {
+        over.push(format!("{what}: {line}"));
+    }
+}
+
+/// Fields of `/proc/PID/fdinfo`, of each descriptor.
+fn descriptors(pid: u32) -> Vec<BTreeMap<String, String>> {
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the descriptors of the agent").flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    texts.map(|text| text.lines().filter_map(field).collect()).collect()
+}
+
+fn program_name(id: u64) -> String {
+    let mut loaded = aya::programs::loaded_programs().flatten();
+    let program = loaded.find(|program| u64::from(program.id()) == id).expect("a program of the agent");
+    program.name_as_str().expect("UTF-8").to_owned()
+}
+
+fn map_name(id: u64) -> String {
+    let info = aya::maps::MapInfo::from_id(u32::try_from(id).expect("an id")).expect("a map of the agent");
+    info.name_as_str().expect("UTF-8").to_owned()
+}
+
+/// Number of CPUs that the kernel has room for: a per-CPU map has a value for each.
+fn cpus() -> u64 {
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").expect("the CPUs");
+    let last = possible.trim().rsplit(['-', ',']).next().expect("a number");
+    last.parse::<u64>().expect("a number") + 1
+}
