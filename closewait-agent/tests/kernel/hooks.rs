@@ -147,8 +147,9 @@ fn what_one_leaves_behind_ends_with_it() {
 #[test]
 fn one_that_starts_a_daemon_is_not_waited_for() {
     let ns = Namespace::new();
-    let script =
-        "echo before; setsid sh -c 'echo $$ > '$dir'/pids; exec sleep 1000' & while ! [ -s $dir/pids ]; do :; done";
+    // It waits for a file of its own: the test removes `pids`.
+    let script = "echo before; setsid sh -c 'echo $$ > '$dir'/pids; : > '$dir/ran.$$'; exec sleep 1000' & \
+        while ! [ -e $dir/ran.$$ ]; do :; done";
     let hook = Hook::new("daemon", &ns, script);
     let mut agent = hook.agent(&[]);
     let (_pair, _fin) = ns.waiting(V4);
