@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
-use closewait_engine::{model::Class, query::Peer};
+use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Default path of the control socket.
 pub const SOCKET: &str = "/run/closewait/agent.sock";

@@ -29,7 +29,7 @@ use crate::{
 };
 use closewait_engine::{
     model::{Finding, Observation, Output, Scope},
-    query::Query,
+    snapshot::query::Query,
     time::BootTime,
 };
 

@@ -7,8 +7,8 @@ use super::{
         Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
-    tracked_socket::TrackedSocket,
-    tracker::Left,
+    track::tracked_socket::TrackedSocket,
+    track::tracker::Left,
 };
 
 impl Engine {

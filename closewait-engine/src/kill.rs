@@ -9,10 +9,10 @@ use closewait_common::tcp::state;
 use super::{
     diagnose::{AROUND_FIN, STREAM_OVER},
     model::{Dwell, Endpoint, Exit, Owner, Protocol, Socket, TimerKind, Verdict},
-    query::Filter,
+    snapshot::query::Filter,
+    snapshot::view::Row,
     text::duration,
     time::BootTime,
-    view::Row,
 };
 
 /// How far the kernel's ages of a socket, in ticks of its clock, may be behind the true ones.

@@ -9,54 +9,37 @@
 //!
 //! # Code map
 //!
-//! | modules | contents |
+//! | folder or file | contents |
 //! |---|---|
 //! | [`model`] | types: what comes in ([`model::Observation`]), what goes out ([`model::Output`], [`model::Finding`]), sockets, verdicts |
 //! | [`decode`] | from bytes of the kernel program to observations |
 //! | `facts` | what each observation changes |
-//! | `tracker`, `tracked_socket`, `schedule`, `scans`, `overflow`, `lingering` | sockets in CLOSE_WAIT, and those out of it that still have a descriptor |
-//! | `group_key`, `grouping` | in which group a socket is; all groups at one time |
-//! | `flows`, `growth`, `windows`, [`histogram`] | counts of each group over time, incidents, dwell times |
-//! | `host_context`, `pairing`, [`process`], [`workload`] | owners, listeners, cgroups, namespaces |
-//! | `inspection`, `queries`, `audit` | state machines: commands to refresh, scan and inspect, before an incident, before an answer, after a loss |
-//! | [`diagnose`] | rules: the cause of each socket and group |
-//! | [`view`], [`query`], [`groups`], [`hints`], [`kill`] | what is shown of one time, and what may be destroyed |
-//! | `config`, `limits`, `hashing`, [`text`], [`time`] | settings and tools |
+//! | `track` | sockets in CLOSE_WAIT, and those out of it that still have a descriptor |
+//! | `flow`, [`histogram`] | in which group a socket is; counts of each group over time, incidents, dwell times |
+//! | `context`, [`process`], [`workload`] | owners, listeners, cgroups, namespaces, the other connections of proxies |
+//! | `jobs` | state machines: commands to refresh, scan and inspect, before an incident, before an answer, after a loss |
+//! | [`diagnose`] | all groups at one time, and the rules: the cause of each socket and group |
+//! | [`snapshot`], [`kill`] | what is shown of one time, and what may be destroyed |
+//! | `config`, `limits`, [`text`], [`time`] | settings and tools |
 
-mod audit;
 mod config;
+mod context;
 pub mod decode;
 pub mod diagnose;
 mod facts;
-mod flows;
-mod group_key;
-mod grouping;
-pub mod groups;
-mod growth;
-mod hashing;
-pub mod hints;
+mod flow;
 pub mod histogram;
-mod host_context;
-mod inspection;
+mod jobs;
 pub mod kill;
 mod limits;
-mod lingering;
 pub mod model;
-mod overflow;
-mod pairing;
 pub mod process;
-mod queries;
-pub mod query;
-mod scans;
-mod schedule;
+pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;
 pub mod time;
-mod tracked_socket;
-mod tracker;
-pub mod view;
-mod windows;
+mod track;
 pub mod workload;
 
 use std::{
@@ -66,20 +49,20 @@ use std::{
 
 pub use self::config::{Config, Events};
 use self::{
-    audit::Audit,
-    flows::Flows,
-    group_key::GroupKeys,
-    grouping::Grouping,
-    host_context::HostContext,
-    inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
-    lingering::LingeringSockets,
+    context::host_context::HostContext,
+    diagnose::grouping::Grouping,
+    flow::flows::Flows,
+    flow::group_key::GroupKeys,
+    flow::windows::Windows,
+    jobs::audit::Audit,
+    jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
+    jobs::queries::Queries,
     model::{Counters, Finding, Observation, Output, Totals},
-    queries::Queries,
-    query::Filter,
+    snapshot::query::Filter,
+    snapshot::view::{Selection, View},
     time::BootTime,
-    tracker::Tracker,
-    view::{Selection, View},
-    windows::Windows,
+    track::lingering::LingeringSockets,
+    track::tracker::Tracker,
 };
 
 /// How soon a loss is looked for after something has happened.
@@ -296,7 +279,7 @@ impl Engine {
 
     /// Everything that is there at `now`, judged, oldest first.
     pub fn view(&self, now: BootTime) -> View<'_> {
-        self.select(now, &query::EVERYTHING).into()
+        self.select(now, &snapshot::query::EVERYTHING).into()
     }
 
     /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.

@@ -5,8 +5,8 @@ use std::{net::Ipv4Addr, time::Duration};
 use super::{
     model::{Certainty, Class, Dwell, Endpoint, Listener, Owner, Protocol, Role, Socket, Task, Verdict},
     process::Process,
+    snapshot::view::Row,
     text::Comm,
-    view::Row,
     workload::Workload,
 };
 

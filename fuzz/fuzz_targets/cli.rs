@@ -5,7 +5,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use clap::Parser as _;
-use closewait_engine::query::{GroupBy, Peer, Query};
+use closewait_engine::snapshot::query::{GroupBy, Peer, Query};
 use closewait::{
     cli::{Cli, Command, Speed},
     sink::{

@@ -8,7 +8,7 @@ use std::{
 use closewait_engine::{
         Config, Engine, Events,
         model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
-        query::{Filter, GroupBy, Query, VerdictTexts},
+        snapshot::query::{Filter, GroupBy, Query, VerdictTexts},
         time::BootTime,
     };
 use closewait::{

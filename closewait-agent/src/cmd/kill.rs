@@ -30,7 +30,7 @@ use crate::{
 };
 use closewait_engine::{
     kill::{Failure, Outcome, Refusal, Selected, Target},
-    query::{Filter, Query, VerdictTexts},
+    snapshot::query::{Filter, Query, VerdictTexts},
 };
 
 /// Text below a plan that this process may not carry out.

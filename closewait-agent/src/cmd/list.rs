@@ -38,7 +38,7 @@ use closewait_engine::{
     Config, Engine,
     decode::Decoder,
     model::{Output, QueryCommand, QueryEvent, QueryId, ScanEnd},
-    query::{Filter, GroupBy, Query},
+    snapshot::query::{Filter, GroupBy, Query},
 };
 
 /// Age at which a socket counts as stuck for a one-off scan, as for an agent that is told nothing else.

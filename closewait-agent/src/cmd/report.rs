@@ -14,7 +14,7 @@ use crate::{
     recording::{Item, Player, Shown},
     sink::{Numbering, answer::AnswerHeader, report::render},
 };
-use closewait_engine::{model::Finding, query::Query, time::BootTime};
+use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 
 /// So many bytes of pile-ups that a recording tells of, or a little more.
 const MAX_REPORT_BYTES: usize = 4 << 20;

@@ -34,7 +34,7 @@ use crate::{
         worker::{FirstScan, Piece, Workers},
     },
 };
-use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, query::Query, time::BootTime};
+use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, snapshot::query::Query, time::BootTime};
 
 /// Watches until told to stop.
 ///

@@ -19,7 +19,7 @@ use crate::{
 };
 use closewait_engine::{
     model::{Counters, InspectionEnd, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd, SocketKey},
-    query::Query,
+    snapshot::query::Query,
     time::BootTime,
 };
 

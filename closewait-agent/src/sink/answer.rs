@@ -18,9 +18,9 @@ use closewait_engine::{
     diagnose::Seen,
     model::{IncidentReport, Listener},
     process::Process,
-    query::Query,
+    snapshot::query::Query,
+    snapshot::view::{Row, View},
     time::BootTime,
-    view::{Row, View},
     workload::Workload,
 };
 
@@ -106,6 +106,7 @@ pub enum AnswerError {
 }
 
 /// Collects the items of an answer.
+#[expect(clippy::vec_box, reason = "a vector that grows copies pointers, and needs no room for all rows twice")]
 #[derive(Debug, Default)]
 pub struct AnswerCollector<'a> {
     header: Option<AnswerHeader>,
@@ -199,6 +200,7 @@ impl<'a> AnswerCollector<'a> {
 }
 
 /// Sockets that an agent or a one-off scan has listed.
+#[expect(clippy::vec_box, reason = "as the collector has them")]
 #[derive(Debug)]
 pub struct Listing<'a> {
     /// What it begins with.
@@ -210,7 +212,7 @@ pub struct Listing<'a> {
 }
 
 #[cfg(test)]
-use closewait_engine::query::VerdictTexts;
+use closewait_engine::snapshot::query::VerdictTexts;
 
 #[cfg(test)]
 impl<'a> Listing<'a> {

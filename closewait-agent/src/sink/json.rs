@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::clock::TimeAnchor;
-use closewait_engine::{groups::ListedGroup, model::Finding, query::GroupBy, time::BootTime};
+use closewait_engine::{model::Finding, snapshot::groups::ListedGroup, snapshot::query::GroupBy, time::BootTime};
 
 /// Writes the event stream.
 #[derive(Clone, Copy, Debug)]

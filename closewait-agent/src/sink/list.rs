@@ -10,10 +10,10 @@ use std::io::{self, Write};
 pub use self::rows::Style;
 use super::{Form, answer::Listing, json};
 use closewait_engine::{
-    groups::groups,
-    hints::hints,
-    query::{GroupBy, VerdictTexts},
-    view::{Row, View},
+    snapshot::groups::groups,
+    snapshot::hints::hints,
+    snapshot::query::{GroupBy, VerdictTexts},
+    snapshot::view::{Row, View},
     workload::Workload,
 };
 

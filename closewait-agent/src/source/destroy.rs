@@ -24,7 +24,7 @@ use crate::host::{
 use closewait_engine::{
     kill::{self, CurrentSocket, Failure, Outcome, Refusal, Selected, Target},
     model::{Endpoint, Owner},
-    query::Filter,
+    snapshot::query::Filter,
     time::BootTime,
 };
 

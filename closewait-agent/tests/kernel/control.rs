@@ -21,7 +21,7 @@ use closewait::{
 };
 use closewait_engine::{
     model::{Certainty, Class},
-    query::{Filter, Query, VerdictTexts},
+    snapshot::query::{Filter, Query, VerdictTexts},
 };
 use serde_json::Value;
 

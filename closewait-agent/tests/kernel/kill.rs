@@ -23,7 +23,7 @@ use closewait::{
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::Dwell,
-    query::Filter,
+    snapshot::query::Filter,
 };
 use serde_json::Value;
 

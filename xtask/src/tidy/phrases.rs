@@ -184,7 +184,7 @@ mod tests {
         let message = "const A: &str = \"fine\";\n    log::warn!(\n        \"it \\\n         goes \\\n on\");\n";
         assert_eq!(lines("closewait-agent/src/host/a.rs", message), [4]);
         assert_eq!(lines("closewait-engine/src/diagnose/a.rs", message), [4]);
-        assert_eq!(lines("closewait-engine/src/tracker.rs", message), [0; 0]);
+        assert_eq!(lines("closewait-engine/src/track/tracker.rs", message), [0; 0]);
     }
 
     #[test]

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     diagnose::Seen,
-    groups::owners,
     model::{Class, Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, RuleName, Socket, Verdict},
     process::Process,
-    query::VerdictTexts,
+    snapshot::groups::owners,
+    snapshot::query::VerdictTexts,
+    snapshot::view::Row,
     text::harmless_field,
     time::BootTime,
-    view::Row,
     workload::Workload,
 };
 

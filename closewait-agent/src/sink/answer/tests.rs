@@ -10,7 +10,7 @@ use crate::sink::{
 use closewait_engine::{
     Config,
     model::{Certainty, Class, Dwell, Exit, How, SocketEvent, SocketKey},
-    query::{Filter, VerdictTexts},
+    snapshot::query::{Filter, VerdictTexts},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
 };

@@ -8,9 +8,9 @@ use super::{
     rows::{push_endpoint, push_peer},
 };
 use closewait_engine::{
-    groups::{Key, ListedGroup},
     model::Task,
-    query::GroupBy,
+    snapshot::groups::{Key, ListedGroup},
+    snapshot::query::GroupBy,
     text::{push_duration, push_number},
 };
 

@@ -11,9 +11,9 @@ use super::{
 };
 use closewait_engine::{
     model::{Certainty, Class, Dwell, Endpoint, Owner, Protocol, Timer, Verdict},
+    snapshot::view::Row,
     text::{BoundWords, push_bounds, push_duration, push_number},
     time::BootTime,
-    view::Row,
 };
 
 /// How the table is to look.

@@ -11,7 +11,7 @@ use closewait_engine::{
         Timer, TimerKind,
     },
     process::Process,
-    query::Filter,
+    snapshot::query::Filter,
     testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };

@@ -11,11 +11,11 @@ use super::{
 };
 use closewait_engine::{
     diagnose::Seen,
-    groups::{Key, ListedGroup},
     model::{Class, Exit, Listener},
-    query::GroupBy,
+    snapshot::groups::{Key, ListedGroup},
+    snapshot::query::GroupBy,
+    snapshot::view::Row,
     time::BootTime,
-    view::Row,
 };
 
 /// JSON object of one listed socket.

@@ -1,0 +1,352 @@
+//! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    diagnose::Seen,
+    limits::{Quota, keep_owner},
+    model::{
+        InspectionFact, InspectionRequest, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey,
+        SocketLocation,
+    },
+    process::Process,
+    time::BootTime,
+    workload::Workload,
+};
+
+/// Number of processes that are inspected; those that own most sockets come first.
+const MAX_PROCESSES: usize = 64;
+/// Number of processes whose other connections are read at a time.
+const MAX_PROXY_PROCESSES: usize = 16;
+/// Cgroups that are remembered, and asked for at a time.
+const MAX_CGROUPS: usize = 4096;
+/// Network namespaces that are remembered, and asked for at a time.
+const MAX_NAMESPACES: usize = 4096;
+/// Listeners of the whole host that are known, at some 200 bytes.
+const MAX_LISTENERS: usize = 65_536;
+/// Number of descriptors that are kept beside the first of each listener.
+const MAX_MORE_OWNERS: usize = 65_536;
+/// Number of other connections that are kept, at some 300 bytes each.
+const MAX_CONNECTIONS: usize = 65_536;
+/// Sockets without a owner that are searched for elsewhere at a time: the processes named for each make a list.
+const MAX_UNHELD: usize = 4096;
+/// Age at which the state of a process is read again.
+const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
+#[derive(Debug)]
+pub(crate) struct HostContext {
+    listeners: BTreeMap<SocketKey, Seen<Listener>>,
+    /// What the scan that goes on has found so far.
+    found: BTreeMap<SocketKey, Seen<Listener>>,
+    blind: Option<String>,
+    processes: BTreeMap<u32, Process>,
+    inspected: BTreeMap<u32, BootTime>,
+    connections: BTreeMap<u32, Vec<ProxyPeer>>,
+    cgroups: BTreeMap<u64, Workload>,
+    namespaces: BTreeMap<u32, Option<Duration>>,
+    places: BTreeMap<u64, SocketLocation>,
+    owner_quota: Quota,
+    connection_quota: Quota,
+    /// Number of facts that the last scan dropped, and that the last inspection dropped.
+    dropped: [u64; 2],
+}
+
+impl Default for HostContext {
+    fn default() -> Self {
+        Self {
+            listeners: BTreeMap::new(),
+            found: BTreeMap::new(),
+            blind: None,
+            processes: BTreeMap::new(),
+            inspected: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            cgroups: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            places: BTreeMap::new(),
+            owner_quota: Quota::new(MAX_MORE_OWNERS),
+            connection_quota: Quota::new(MAX_CONNECTIONS),
+            dropped: [0; 2],
+        }
+    }
+}
+
+impl HostContext {
+    /// A listener was found.
+    pub(crate) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
+        if self.found.len() >= MAX_LISTENERS && !self.found.contains_key(&key) {
+            self.owner_quota.count_dropped();
+            return;
+        }
+        let seen = self.found.entry(key).or_insert_with(|| Seen { what: listener.clone(), at, owners: Vec::new() });
+        seen.what = listener;
+        seen.at = at;
+        if let Some(owner) = owner {
+            keep_owner(&mut seen.owners, owner, &mut self.owner_quota);
+        }
+    }
+
+    /// A scan that knows no more of a socket than its inode found a descriptor: perhaps a listener's.
+    pub(crate) fn held_inode(&mut self, inode: u64, owner: &Owner) {
+        for seen in self.found.values_mut().filter(|seen| seen.what.inode == Some(inode)) {
+            keep_owner(&mut seen.owners, owner.clone(), &mut self.owner_quota);
+        }
+    }
+
+    /// Takes over the result of a scan of the open files of all processes.
+    pub(crate) fn scan_ended(&mut self, blind: Option<String>) {
+        self.listeners = std::mem::take(&mut self.found);
+        self.dropped[0] = self.owner_quota.reset(0);
+        for seen in self.listeners.values_mut() {
+            seen.owners.sort_by_key(|owner| (owner.task.pid, owner.fd));
+        }
+        self.blind = blind;
+        self.places.clear();
+    }
+
+    /// A scan of open files gave up, for this reason: the listeners of the one before stay.
+    pub(crate) fn scan_failed(&mut self, why: String) {
+        self.found.clear();
+        self.owner_quota.reset(0);
+        self.blind = Some(why);
+    }
+
+    /// Why the last scan could not see all processes, if so.
+    pub(crate) fn blind(&self) -> Option<&str> {
+        self.blind.as_deref()
+    }
+
+    /// Takes in part of the result of an inspection.
+    pub(crate) fn learn(&mut self, fact: InspectionFact) {
+        match fact {
+            InspectionFact::Process { at, process } => {
+                self.inspected.insert(process.pid, at);
+                self.processes.insert(process.pid, *process);
+            }
+            InspectionFact::ProxyPeer { peer, owner } => {
+                if self.connection_quota.take() {
+                    self.connections.entry(owner.task.pid).or_default().push(*peer);
+                }
+            }
+            InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
+            InspectionFact::Namespace { netns, conntrack_close_wait } => {
+                remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
+            }
+            InspectionFact::Location { inode, place } => {
+                self.places.insert(inode, place);
+            }
+        }
+    }
+
+    /// Returns what an inspection at `now` has to find out about the given sockets and their owners.
+    pub(crate) fn inspection_request<'a>(
+        &mut self,
+        now: BootTime,
+        sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Owner]>)>,
+    ) -> InspectionRequest {
+        let mut counts = BTreeMap::<u32, u64>::new();
+        let mut served = BTreeMap::<_, u64>::new();
+        // Those that have taken something in which they may have passed on.
+        let mut readers = BTreeSet::new();
+        let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (socket, owners) in sockets {
+            let has_read = match socket.read_state() {
+                Some(ReadState::NeverRead | ReadState::Probe) => false,
+                Some(ReadState::IdleFin | ReadState::Goodbye | ReadState::Partial | ReadState::FinConsumed) | None => {
+                    true
+                }
+            };
+            for owner in owners.unwrap_or_default() {
+                *counts.entry(owner.task.pid).or_default() += 1;
+                if has_read {
+                    readers.insert(owner.task.pid);
+                }
+            }
+            cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
+            namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
+            if owners.is_some_and(<[Owner]>::is_empty) {
+                unheld.extend(socket.inode.filter(|inode| !self.places.contains_key(inode)));
+            }
+            if socket.role == Some(Role::Server) {
+                *served.entry((socket.netns, socket.local)).or_default() += 1;
+            }
+        }
+        // Whoever listens may have handed a socket on, or have to accept it.
+        for ((netns, local), count) in served {
+            for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
+                for owner in &listener.owners {
+                    *counts.entry(owner.task.pid).or_default() += count;
+                }
+            }
+        }
+        let mut ranked: Vec<_> = counts.into_iter().collect();
+        ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
+        ranked.truncate(MAX_PROCESSES);
+        let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
+        self.processes.retain(|pid, _| wanted.contains(pid));
+        self.inspected.retain(|pid, _| wanted.contains(pid));
+        self.connections.retain(|pid, _| wanted.contains(pid));
+        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= PROCESS_REFRESH_INTERVAL);
+        let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
+        let connections_of: Vec<u32> =
+            processes.iter().copied().filter(|pid| readers.contains(pid)).take(MAX_PROXY_PROCESSES).collect();
+        for pid in &connections_of {
+            self.connections.remove(pid);
+        }
+        let dropped_connections = self.connection_quota.reset(self.connections.values().map(Vec::len).sum());
+        self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
+        InspectionRequest {
+            processes,
+            connections_of,
+            cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
+            unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
+            namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
+        }
+    }
+
+    /// Those of `cgroups` whose workloads are not known, each once and no more than are asked for at a time.
+    pub(crate) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
+        let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
+        unnamed.into_iter().take(MAX_CGROUPS).collect()
+    }
+
+    /// Number of facts that were dropped at the last scan and the last inspection, because a limit was reached.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// The listeners that a socket can have come from.
+    pub(crate) fn listeners_of(&self, socket: &Socket) -> impl Iterator<Item = &Seen<Listener>> {
+        let (netns, local) = (socket.netns, socket.local);
+        self.listeners.values().filter(move |seen| seen.what.serves(netns, local))
+    }
+
+    /// All listeners.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Seen<Listener>> {
+        self.listeners.values()
+    }
+
+    /// Returns the time at which a process was inspected.
+    pub(crate) fn inspected_at(&self, pid: u32) -> Option<BootTime> {
+        self.inspected.get(&pid).copied()
+    }
+
+    /// The processes that were inspected.
+    pub(crate) fn processes(&self) -> &BTreeMap<u32, Process> {
+        &self.processes
+    }
+
+    /// Returns the connections of a process that are not in CLOSE_WAIT.
+    pub(crate) fn connections(&self, pid: u32) -> &[ProxyPeer] {
+        self.connections.get(&pid).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first owner.
+    pub(crate) fn workload(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&Workload> {
+        let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
+        let of_owner = || self.processes.get(&owners?.first()?.task.pid)?.workload.as_deref();
+        own.filter(|own| !own.is_root()).or_else(|| of_owner().filter(|of_owner| !of_owner.is_root()))
+    }
+
+    /// How long a namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    pub(crate) fn conntrack(&self, netns: Option<u32>) -> Option<Duration> {
+        *self.namespaces.get(&netns?)?
+    }
+
+    /// Where a socket is that no process holds.
+    pub(crate) fn place(&self, inode: Option<u64>) -> Option<&SocketLocation> {
+        self.places.get(&inode?)
+    }
+}
+
+/// Keeps one more; of too many the one with the lowest number goes, for the kernel counts up. It is found out again if a
+/// socket asks for it.
+fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
+    known.insert(key, value);
+    if known.len() > most {
+        known.pop_first();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::Connection,
+        testing::{listener, owner, socket},
+    };
+
+    fn proxy_peer(host_context: &mut HostContext, pid: u32) {
+        let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
+        host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
+    }
+
+    #[test]
+    fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
+        let mut host_context = HostContext::default();
+        for key in 0..MAX_LISTENERS as u64 + 3 {
+            host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, 3)));
+        }
+        host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(owner("y", 2, 3)));
+        host_context.scan_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (MAX_LISTENERS, 3));
+        assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "one that is known may have more holders");
+        host_context.scan_ended(None);
+        assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
+    }
+
+    #[test]
+    fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
+        let mut host_context = HostContext::default();
+        for fd in 0..MAX_MORE_OWNERS as u32 + 6 {
+            host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, fd)));
+        }
+        host_context.scan_ended(None);
+        assert_eq!(
+            (host_context.listeners[&SocketKey(1)].owners.len(), host_context.dropped()),
+            (MAX_MORE_OWNERS + 1, 5)
+        );
+    }
+
+    #[test]
+    fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
+        let mut host_context = HostContext::default();
+        (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+        assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
+        assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
+        proxy_peer(&mut host_context, 6);
+        host_context.inspection_request(BootTime(0), std::iter::empty());
+        assert_eq!(host_context.dropped(), 0);
+    }
+
+    #[test]
+    fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
+        let mut host_context = HostContext::default();
+        for netns in 0..MAX_NAMESPACES as u32 + 2 {
+            host_context
+                .learn(InspectionFact::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
+        }
+        assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (MAX_NAMESPACES, None));
+        assert!(host_context.conntrack(Some(2)).is_some());
+    }
+
+    #[test]
+    fn one_inquiry_asks_for_so_much_and_the_next_for_the_rest() {
+        let sockets: Vec<Socket> = (0..MAX_UNHELD as u64 + 9)
+            .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
+            .collect();
+        let mut host_context = HostContext::default();
+        let none: &[Owner] = &[];
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
+        for inode in request.unheld {
+            host_context.learn(InspectionFact::Location { inode, place: SocketLocation::InFlight(Vec::new()) });
+        }
+        let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+        assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
+    }
+}

@@ -1,0 +1,274 @@
+//! All sockets at one moment, put into groups, so that rules can judge each among those that are like it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    context::host_context::HostContext,
+    context::pairing,
+    diagnose::{self, Case, Group, ProxyPeers, Seen},
+    flow::flows::Flows,
+    flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
+    model::{Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
+    process::Process,
+    time::BootTime,
+    track::hashing::KeyedState,
+    track::lingering::Lingering,
+    track::tracked_socket::TrackedSocket,
+    track::tracker::Tracker,
+};
+
+/// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
+/// itself.
+const MAX_GROUPS: usize = 65_536;
+
+/// Sockets of a group while it is put together.
+#[derive(Default)]
+struct GroupBuilder<'a> {
+    members: Vec<(SocketKey, &'a TrackedSocket)>,
+    ages: Vec<Duration>,
+    reads: BTreeMap<ReadState, u32>,
+    unanswered: u32,
+    remotes: BTreeSet<IpAddr>,
+}
+
+impl<'a> GroupBuilder<'a> {
+    fn add(&mut self, key: SocketKey, tracked: &'a TrackedSocket, now: BootTime) {
+        self.members.push((key, tracked));
+        self.ages.push(tracked.since.dwell(now).at_least());
+        if let Some(state) = tracked.socket.read_state() {
+            *self.reads.entry(state).or_default() += 1;
+        }
+        self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
+        self.remotes.insert(tracked.socket.remote.address);
+    }
+
+    /// Builds the group, without its flow.
+    fn group(&mut self, stuck_after: Duration) -> Group {
+        self.ages.sort_unstable();
+        let ages = &self.ages;
+        let age = |index: usize| ages.get(index).copied().unwrap_or_default();
+        let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+        Group {
+            count: number(ages.len()),
+            stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),
+            oldest: age(ages.len().saturating_sub(1)),
+            median: age(ages.len() / 2),
+            youngest: age(0),
+            reads: std::mem::take(&mut self.reads).into_iter().collect(),
+            unanswered: self.unanswered,
+            remotes: number(self.remotes.len()),
+            unaccepted: 0,
+            flow: None,
+        }
+    }
+}
+
+/// Group with the connections that its sockets wait for.
+#[derive(Default)]
+struct GroupedSockets<'a> {
+    group: Group,
+    pairs: BTreeMap<SocketKey, &'a ProxyPeer>,
+    /// What is the same for all of them.
+    proxy_peers: ProxyPeers,
+}
+
+/// All groups at one moment.
+pub(crate) struct Grouping<'a> {
+    now: BootTime,
+    stuck_after: Duration,
+    host_context: &'a HostContext,
+    keys: &'a GroupKeys,
+    groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
+    listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
+}
+
+impl<'a> Grouping<'a> {
+    /// Puts everything that is tracked into groups. `flows` are those that were watched, if any were.
+    pub(crate) fn new(
+        now: BootTime,
+        stuck_after: Duration,
+        tracker: &'a Tracker,
+        host_context: &'a HostContext,
+        keys: &'a GroupKeys,
+        flows: Option<&'a Flows>,
+    ) -> Self {
+        let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
+        let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
+        let mut onsets = BTreeMap::<FlowKey, BootTime>::new();
+        for (key, tracked) in tracker.iter() {
+            let (owner, flow_key) = keys.group(tracked);
+            if owner == GroupOwner::Backlog {
+                *unaccepted.entry(flow_key).or_default() += 1;
+            }
+            let entered = tracked.since.latest();
+            onsets.entry(flow_key).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
+            if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
+                gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
+            }
+        }
+        let groups = gathered.into_iter().map(|(key, mut gathered)| {
+            let (owner, flow_key) = key;
+            let flow = flows.and_then(|flows| flows.flow(flow_key, onsets.get(&flow_key).copied(), now));
+            let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
+            let group = Group { unaccepted, flow, ..gathered.group(stuck_after) };
+            let pairs = match owner {
+                GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
+                    let sockets: Vec<_> =
+                        gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since)).collect();
+                    pairing::pair(&sockets, host_context.connections(pid))
+                }
+                GroupOwner::Held(..) | GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
+            };
+            let proxy_peers = pairing::proxy_peers(&pairs);
+            (key, GroupedSockets { group, pairs, proxy_peers })
+        });
+        let groups = groups.collect();
+        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
+        for seen in host_context.listeners() {
+            listeners.entry(seen.what.local.port).or_default().push(seen);
+        }
+        Self { now, stuck_after, host_context, keys, groups, listeners }
+    }
+
+    /// Judges a socket in CLOSE_WAIT.
+    pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
+        let of = self.keys.group(tracked);
+        let alone;
+        let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
+            Some(surveyed) => surveyed,
+            None => {
+                alone = self.alone(key, tracked);
+                &alone
+            }
+        };
+        let proxy_peers =
+            ProxyPeers { own: pairs.get(&key).map(|proxy_peer| (*proxy_peer).clone()), ..proxy_peers.clone() };
+        let processes = self.processes(&tracked.socket, tracked.owners.as_deref());
+        let case = Case {
+            now: self.now,
+            stuck_after: self.stuck_after,
+            socket: &tracked.socket,
+            dwell: tracked.since.dwell(self.now),
+            entered: tracked.since.latest(),
+            gone: None,
+            owners: tracked.owners.as_deref(),
+            blind: self.host_context.blind().is_some(),
+            place: self.host_context.place(tracked.socket.inode),
+            untouched: self.now.since(tracked.touched),
+            group,
+            listener: self.listener(&tracked.socket),
+            proxy_peers: &proxy_peers,
+            processes: &processes,
+            conntrack: self.host_context.conntrack(tracked.socket.netns),
+        };
+        diagnose::verdict(&case)
+    }
+
+    /// A group of one.
+    fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
+        let mut gathered = GroupBuilder::default();
+        gathered.add(key, tracked, self.now);
+        let unaccepted = u32::from(tracked.socket.accepted == Some(false));
+        GroupedSockets { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..GroupedSockets::default() }
+    }
+
+    /// Judges a socket of which only a descriptor is left.
+    pub(crate) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
+        let Lingering { socket, gone, owners, .. } = lingering;
+        let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
+        let processes = self.processes(socket, owners.as_deref());
+        let case = Case {
+            now: self.now,
+            stuck_after: self.stuck_after,
+            socket,
+            dwell: crate::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
+            entered: gone.at,
+            gone: Some(gone),
+            owners: owners.as_deref(),
+            blind: self.host_context.blind().is_some(),
+            place: None,
+            untouched: self.now.since(gone.at),
+            group: &group,
+            listener: self.listener(socket),
+            proxy_peers: &proxy_peers,
+            processes: &processes,
+            conntrack: None,
+        };
+        diagnose::verdict(&case)
+    }
+
+    /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
+    pub(crate) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
+        let of = self.keys.group(tracked);
+        self.groups.get(&of)?.pairs.get(&key).copied()
+    }
+
+    /// The listener that a socket came out of or waits at; none if it can have been one of several.
+    pub(crate) fn listener(&self, socket: &Socket) -> Option<&'a Seen<Listener>> {
+        if socket.role != Some(Role::Server) {
+            return None;
+        }
+        let serving = || {
+            let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
+            on_port.copied().filter(|seen| seen.what.serves(socket.netns, socket.local))
+        };
+        // The kernel prefers the one that is bound to the very address (`compute_score`, net/ipv4/inet_hashtables.c).
+        let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
+        match (exact.next(), exact.next()) {
+            (Some(one), None) => return Some(one),
+            (Some(_), Some(_)) => return None,
+            (None, _) => {}
+        }
+        let mut any = serving();
+        any.next().filter(|_| any.next().is_none())
+    }
+
+    /// The first process that holds a socket, or while nobody has accepted it, its listener.
+    pub(crate) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
+        let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
+        let of_listener = || waits_at().map(|listener| listener.owners.as_slice());
+        let first = owners.filter(|owners| !owners.is_empty()).or_else(of_listener)?.first()?;
+        self.host_context.processes().get(&first.task.pid)
+    }
+
+    fn processes(&self, socket: &Socket, owners: Option<&[Owner]>) -> Vec<&'a Process> {
+        let listening = self.listener(socket).map_or(&[][..], |listener| &listener.owners);
+        let mut pids: Vec<u32> =
+            owners.unwrap_or_default().iter().chain(listening).map(|owner| owner.task.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids.iter().filter_map(|pid| self.host_context.processes().get(pid)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Endpoint, KeySecret},
+        testing::socket,
+    };
+
+    #[test]
+    fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
+        let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
+        let key = |number| SocketKey((1 << 63) + number);
+        let last = MAX_GROUPS as u64 + 1;
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
+        for number in 0..=last {
+            let address = std::net::Ipv4Addr::from_bits(number as u32).into();
+            let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
+            tracker.enter(key(number), entered, socket);
+        }
+        let host_context = HostContext::default();
+        let keys = GroupKeys::default();
+        let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
+        assert_eq!(grouping.groups.len(), MAX_GROUPS);
+        let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
+        assert_eq!(verdict(last), verdict(0), "each is the only one in its group");
+    }
+}

@@ -1,0 +1,104 @@
+//! A proxy that keeps one connection until the other one ends.
+
+use crate::diagnose::{About, Judgement, Rule, Trend, text};
+use crate::{
+    diagnose::Case,
+    model::{Certainty, Class, Connection},
+};
+
+/// A proxy hands the FIN on and waits for the other end to do the same.
+pub(super) struct ProxyWait;
+
+impl Rule for ProxyWait {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "proxy_wait",
+            when: "its process has another connection that goes with it by its times, and so it is for at least half of \
+                   its group",
+            class: &[Class::ProxyWait],
+            certainty: &[
+                (
+                    Certainty::High,
+                    "more than 90 % of the group, 3 at least, have one, and their number grows or none was closed",
+                ),
+                (Certainty::Medium, "otherwise: connections are paired by their times, which can be a coincidence"),
+            ],
+            says: "it waits for whoever is at the other end of the other connection; that is where to look",
+            next: "inspect the other end; give the proxy a time-out for half-closed connections",
+            not: &[
+                "a hung server behind a proxy makes these at the proxy: asked before all rules that call it hung",
+                "a server with one connection of its own (a database) pairs with one socket only, not with half",
+            ],
+            seen: &["kubernetes/kubernetes#18354", "docker/for-linux#335", "etcd-io/etcd#2743"],
+        }
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        let (proxy_peer, paired, count) = (case.proxy_peers.own.as_ref()?, case.proxy_peers.paired, case.group.count);
+        if paired == 0 || u64::from(paired) * 2 < u64::from(count) {
+            return None;
+        }
+        let flow = case.group.flow.as_ref();
+        let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
+        let sure = piles_up && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
+        let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
+        let state = match proxy_peer.state {
+            Connection::Established => "which is open",
+            Connection::FinWait1 => "which it has closed on its side, not yet acknowledged",
+            Connection::FinWait2 => "which it has closed on its side and the other end has not",
+        };
+        let owner = text::owner(case);
+        Some(Judgement {
+            class: Class::ProxyWait,
+            certainty: if sure { Certainty::High } else { Certainty::Medium },
+            text: format!(
+                "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} in its group \
+                 have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
+                remote = proxy_peer.socket.remote,
+                count = text::count(count, "socket"),
+            ),
+            next: format!(
+                "see what {towards} does with the connections of {owner}; a time-out for half-closed connections in \
+                 the proxy bounds the wait (HAProxy: `timeout client-fin`)"
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testing::{Scene, secs};
+
+    #[test]
+    fn a_proxy_points_at_its_other_end() {
+        let said = Scene::server().of(10).paired(6).ask(&ProxyWait).unwrap();
+        assert_eq!((said.class, said.certainty), (Class::ProxyWait, Certainty::Medium));
+        assert!(said.text.contains("to 10.0.0.7:9000") && said.text.contains("6 of 10 sockets"), "{}", said.text);
+        assert!(said.next.contains("10.0.0.7:9000"), "{}", said.next);
+    }
+
+    #[test]
+    fn nearly_all_of_a_group_that_piles_up_is_sure() {
+        let certainty = |scene: Scene| scene.ask(&ProxyWait).map(|said| said.certainty);
+        assert_eq!(certainty(Scene::server().of(10).paired(10).flowing(|_| ())), Some(Certainty::High));
+        assert_eq!(certainty(Scene::server().of(10).paired(10)), Some(Certainty::Medium), "not watched");
+        assert_eq!(certainty(Scene::server().of(2).paired(2).flowing(|_| ())), Some(Certainty::Medium), "few");
+        assert_eq!(certainty(Scene::server().of(10).paired(10).closed_before(9, secs(2))), Some(Certainty::Medium));
+    }
+
+    #[test]
+    fn a_hung_server_behind_it_is_not_blamed_on_the_proxy() {
+        let scene = Scene::server().of(12).aged(600).replied(false).closed_before(900, secs(1)).all_stuck(12);
+        assert_eq!(scene.paired(12).verdict().class, Class::ProxyWait);
+    }
+
+    #[test]
+    fn one_connection_of_its_own_does_not_make_a_server_a_proxy() {
+        assert_eq!(Scene::server().of(10).paired(4).ask(&ProxyWait), None);
+        let mut scene = Scene::server().of(10).paired(9);
+        scene.proxy_peers.own = None;
+        assert_eq!(scene.ask(&ProxyWait), None, "this one has none");
+        assert_eq!(Scene::server().ask(&ProxyWait), None);
+    }
+}

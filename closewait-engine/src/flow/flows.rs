@@ -1,0 +1,422 @@
+//! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
+//! hangs from one that forgets.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use indexmap::{
+    IndexMap,
+    map::Entry::{Occupied, Vacant},
+};
+
+use crate::{
+    diagnose::{Flow, Trend},
+    flow::group_key::FlowKey,
+    flow::growth::{Aged, EndedIncident, Growth, Habit, Point},
+    model::{Dwell, How, Since},
+    time::{BootTime, nanos},
+    track::hashing::KeyedState,
+};
+
+/// Number of flows, at some 3 KB each; further ones are dropped, and what enters there is counted.
+const MAX_FLOWS: usize = 4096;
+/// Number of flows of remote ends, of which there may be any number: they leave the rest to local ports.
+const MAX_REMOTES: usize = MAX_FLOWS / 4 * 3;
+/// Number of flows above which the longest quiet ones are evicted at the end of a window.
+const MAX_QUIET_FLOWS: usize = MAX_FLOWS / 2;
+/// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
+/// at which a socket counts as stuck.
+const MAX_COHORTS: usize = 128;
+/// Number of windows, each as long as the age at which a socket counts as stuck, for which the longest dwell time is
+/// known.
+const WINDOWS_PER_SPAN: usize = 64;
+/// Number of windows of a trend.
+const MAX_TREND_WINDOWS: usize = 6;
+/// Number of windows without which there is no trend: three differences.
+const MIN_TREND_WINDOWS: usize = 4;
+/// Interval of counts, unless the age at which a socket counts as stuck is less.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest interval of counts for each socket: a count takes a hundredth of that.
+const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
+
+/// Those that entered at about the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cohort {
+    number: u64,
+    entered: u32,
+    left: u32,
+}
+
+/// Counts of one flow: what entered, what left and how, what is there.
+#[derive(Debug, Default)]
+struct FlowStats {
+    entered: u64,
+    closed: u64,
+    lost: u64,
+    last_closed: Option<BootTime>,
+    /// The longest stay that the program ended, in this span of windows and in the one before: what was long once must
+    /// not count for ever.
+    longest_closed: [Option<Duration>; 2],
+    cohorts: VecDeque<Cohort>,
+    /// Last count of what is there.
+    latest: Point,
+    /// Count before [`Self::latest`].
+    previous: Point,
+    /// How many had left when they were mature.
+    mature_left: u64,
+    /// And when they were stuck.
+    stuck_left: u64,
+    habit: Habit,
+    /// While there are mature ones.
+    growth: Option<Box<Growth>>,
+    /// How many were there at the ends of the last windows.
+    counts: VecDeque<u64>,
+    /// When it last changed.
+    changed: BootTime,
+}
+
+/// Counts of all flows.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    began: BootTime,
+    stuck_after: Duration,
+    /// Looked up for every record.
+    flows: IndexMap<FlowKey, FlowStats, KeyedState>,
+    /// When what is there is counted next.
+    tick: BootTime,
+    window_ends: BootTime,
+    /// Whether any group is to be reported as piling up.
+    suspects: bool,
+    /// Windows that have ended in this span.
+    ended: usize,
+    /// Number of remote ends in `flows`.
+    remotes: usize,
+    ungrouped: u64,
+}
+
+impl Flows {
+    /// Begins at `now`.
+    pub(crate) fn new(now: BootTime, stuck_after: Duration) -> Self {
+        Self {
+            began: now,
+            stuck_after,
+            flows: IndexMap::default(),
+            tick: now + stuck_after.min(COUNT_INTERVAL),
+            window_ends: now + stuck_after,
+            suspects: false,
+            ended: 0,
+            remotes: 0,
+            ungrouped: 0,
+        }
+    }
+
+    /// A socket entered.
+    pub(crate) fn entered(&mut self, key: FlowKey, at: BootTime) {
+        let number = self.number(at);
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
+        let (key, stats) = self.stats_mut(key, at);
+        stats.entered += 1;
+        match stats.cohorts.back_mut() {
+            Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
+            _ => {
+                // First, so that the queue never asks for more places than that.
+                if stats.cohorts.len() >= MAX_COHORTS {
+                    stats.cohorts.pop_front();
+                }
+                stats.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
+            }
+        }
+        self.ungrouped += u64::from(key == FlowKey::Rest);
+    }
+
+    /// Number of sockets that entered without a flow of their own, because the limit was reached.
+    pub(crate) fn ungrouped(&self) -> u64 {
+        self.ungrouped
+    }
+
+    /// One was found that is older than the agent, or whose entry was missed.
+    pub(crate) fn found(&mut self, key: FlowKey, at: BootTime) {
+        self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
+        self.stats_mut(key, at);
+    }
+
+    /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
+    pub(crate) fn left(
+        &mut self,
+        key: FlowKey,
+        at: BootTime,
+        entered: Option<BootTime>,
+        dwell: Option<Dwell>,
+        how: How,
+    ) {
+        let number = entered.map(|entered| self.number(entered));
+        let stuck_after = self.stuck_after;
+        let (_, stats) = self.stats_mut(key, at);
+        let stayed = dwell.map(Dwell::at_least);
+        let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
+        stats.mature_left += stayed_for(stats.mature_age(stuck_after));
+        stats.stuck_left += stayed_for(stuck_after);
+        // Most have entered of late.
+        let mut cohorts = stats.cohorts.iter_mut().rev();
+        if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
+            cohort.left = cohort.left.saturating_add(1);
+        }
+        match how {
+            How::Closed | How::Shutdown | How::Aborted => {
+                stats.closed += 1;
+                stats.last_closed = stats.last_closed.max(Some(at));
+                stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
+                if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
+                    stats.habit.closed(stayed);
+                }
+            }
+            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => stats.lost += 1,
+        }
+    }
+
+    /// When [`Flows::handle_timeout`] has something to do; never while there is nothing to count.
+    pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
+        (!self.flows.is_empty()).then_some(self.tick)
+    }
+
+    /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
+    /// pile-ups that are over.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: BootTime,
+        sockets: impl Iterator<Item = (FlowKey, Since)>,
+    ) -> Vec<(FlowKey, EndedIncident)> {
+        if self.tick > now {
+            return Vec::new();
+        }
+        let all = self.count(now, sockets);
+        let window = self.stuck_after.min(COUNT_INTERVAL).max(COUNT_INTERVAL_PER_SOCKET.saturating_mul(all));
+        let mut ended = Vec::new();
+        for (key, stats) in &mut self.flows {
+            ended.extend(stats.grow(window, self.stuck_after).map(|end| (*key, end)));
+        }
+        ended.sort_unstable_by_key(|(key, _)| *key);
+        self.suspects = self.any_suspect();
+        if self.window_ends <= now {
+            self.end_window(now);
+        }
+        // While there is nothing to count, nobody is woken for it.
+        let is_still = all == 0 && self.growths().next().is_none();
+        self.tick = if is_still { self.window_ends } else { now + window };
+        ended
+    }
+
+    /// Counts what is there, and returns how many that are.
+    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since)>) -> u32 {
+        for stats in self.flows.values_mut() {
+            stats.start(now);
+        }
+        let stuck_after = self.stuck_after;
+        let mut all = 0_u32;
+        for (key, since) in sockets {
+            all = all.saturating_add(1);
+            let (_, stats) = self.stats_mut(key, now);
+            stats.present(since.dwell(now).at_least(), now, stuck_after);
+        }
+        all
+    }
+
+    fn end_window(&mut self, now: BootTime) {
+        self.ended = (self.ended + 1) % WINDOWS_PER_SPAN;
+        for stats in self.flows.values_mut() {
+            if self.ended == 0 {
+                stats.longest_closed = [None, stats.longest_closed[0]];
+                stats.habit.turn();
+            }
+            stats.counts.push_back(stats.latest.present);
+            if stats.counts.len() > MAX_TREND_WINDOWS {
+                stats.counts.pop_front();
+            }
+        }
+        let kept = self.stuck_after.saturating_mul(MAX_COHORTS as u32 / 2);
+        self.flows.retain(|_, stats| !stats.is_quiet() || now.since(stats.changed) < kept);
+        self.evict_quiet();
+        self.remotes = self.flows.keys().filter(|key| key.is_remote()).count();
+        self.window_ends = now + self.stuck_after;
+    }
+
+    /// Whether any group is to be reported as piling up.
+    pub(crate) fn has_suspects(&self) -> bool {
+        self.suspects
+    }
+
+    /// Those that are to be reported as piling up, so many at most.
+    pub(crate) fn suspects(&self, most: usize) -> BTreeSet<FlowKey> {
+        let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
+        let suspects: BTreeSet<_> = suspects.map(|(key, _)| key).collect();
+        suspects.into_iter().take(most).collect()
+    }
+
+    /// The growth of a group.
+    pub(crate) fn growth(&self, key: FlowKey) -> Option<&Growth> {
+        self.flows.get(&key)?.growth.as_deref()
+    }
+
+    /// A group is reported at `at` as piling up, with so many sockets; none if it was nothing after all. Says when it was
+    /// first, and whether that was before.
+    pub(crate) fn said(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
+        let said = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.said(at, count));
+        self.suspects = self.any_suspect();
+        said
+    }
+
+    fn any_suspect(&self) -> bool {
+        self.growths().any(|(_, growth)| growth.is_suspected())
+    }
+
+    fn growths(&self) -> impl Iterator<Item = (FlowKey, &Growth)> {
+        let growths = self.flows.iter();
+        growths.filter_map(|(key, stats)| Some((*key, stats.growth.as_deref()?)))
+    }
+
+    /// The longest healthy stay of late, if there is a habit.
+    pub(crate) fn longest_healthy(&self, key: FlowKey) -> Option<Duration> {
+        self.flows.get(&key)?.habit.longest()
+    }
+
+    /// Returns the key under which a flow is counted: its own, unless the limit was reached.
+    pub(crate) fn counted_as(&self, key: FlowKey) -> FlowKey {
+        if self.flows.contains_key(&key) { key } else { FlowKey::Rest }
+    }
+
+    /// Returns the counts of a flow at `now`; `onset` is when the oldest that is still there entered.
+    pub(crate) fn flow(&self, key: FlowKey, onset: Option<BootTime>, now: BootTime) -> Option<Flow> {
+        let stats = self.flows.get(&key)?;
+        let young = self.number(now - self.stuck_after);
+        let first = onset.map(|onset| self.number(onset));
+        let mut flow = Flow {
+            watched: now.since(self.began),
+            entered: stats.entered,
+            closed: stats.closed,
+            lost: stats.lost,
+            last_closed: stats.last_closed,
+            longest_closed: stats.longest_closed.into_iter().max().flatten(),
+            onset,
+            trend: trend(&stats.counts),
+            ..Flow::default()
+        };
+        for cohort in stats.cohorts.iter().filter(|cohort| cohort.number < young) {
+            let entered = u64::from(cohort.entered);
+            let present = entered.saturating_sub(cohort.left.into());
+            flow.old_entered += entered;
+            flow.old_present += present;
+            if first.is_some_and(|first| cohort.number >= first) {
+                flow.since_onset_entered += entered;
+                flow.since_onset_present += present;
+            }
+        }
+        Some(flow)
+    }
+
+    /// So that a crowd of remote ends that is gone again does not keep others out.
+    fn evict_quiet(&mut self) {
+        let surplus = self.flows.len().saturating_sub(MAX_QUIET_FLOWS);
+        let quiet = self.flows.iter().filter(|(_, stats)| stats.is_quiet());
+        let mut quiet: Vec<_> = quiet.map(|(key, stats)| (stats.changed, *key)).collect();
+        quiet.sort_unstable();
+        for (_, key) in quiet.iter().take(surplus) {
+            self.flows.swap_remove(key);
+        }
+    }
+
+    /// Which cohort a moment belongs to.
+    fn number(&self, at: BootTime) -> u64 {
+        at.0 / (nanos(self.stuck_after) / 2).max(1)
+    }
+
+    /// Returns the counts of a flow and the key under which they are kept: its own, if the limit allows it.
+    fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
+        let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
+        let key = if full { self.counted_as(key) } else { key };
+        let stats = match self.flows.entry(key) {
+            Occupied(known) => known.into_mut(),
+            Vacant(room) => {
+                self.remotes += usize::from(key.is_remote());
+                room.insert(FlowStats::default())
+            }
+        };
+        stats.changed = stats.changed.max(at);
+        (key, stats)
+    }
+}
+
+impl FlowStats {
+    /// From which age on its sockets are mature.
+    fn mature_age(&self, stuck_after: Duration) -> Duration {
+        let settled = self.growth.as_ref().and_then(|growth| growth.settled_age());
+        settled.unwrap_or_else(|| self.habit.mature_age(stuck_after))
+    }
+
+    /// A count begins at `now`.
+    fn start(&mut self, now: BootTime) {
+        let latest = Point {
+            at: now,
+            present: 0,
+            mature: Aged { present: 0, left: self.mature_left },
+            stuck: Aged { present: 0, left: self.stuck_left },
+            entered: self.entered,
+            left: self.closed + self.lost,
+        };
+        self.previous = std::mem::replace(&mut self.latest, latest);
+    }
+
+    /// One of so much age is there at `now`.
+    fn present(&mut self, age: Duration, now: BootTime, stuck_after: Duration) {
+        if self.latest.at != now {
+            // The first one of a flow that had none.
+            self.start(now);
+        }
+        self.latest.present += 1;
+        self.latest.mature.present += u64::from(age >= self.mature_age(stuck_after));
+        self.latest.stuck.present += u64::from(age >= stuck_after);
+    }
+
+    /// A count is over.
+    fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<EndedIncident> {
+        let age = self.mature_age(stuck_after);
+        if self.growth.is_none() && self.latest.mature.present > 0 {
+            // Of one that has not been counted before, nothing is known of what was before.
+            let before = Some(self.previous).filter(|before| before.at != BootTime::default());
+            self.growth = Some(Box::new(Growth::new(before, window)));
+        }
+        let growth = self.growth.as_mut()?;
+        let ended = growth.window(self.latest, window, age, stuck_after);
+        if growth.is_over() {
+            self.growth = None;
+        }
+        ended
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.latest.present == 0 && self.growth.is_none()
+    }
+}
+
+/// How a count goes over the last windows.
+fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
+    if counts.len() < MIN_TREND_WINDOWS {
+        return None;
+    }
+    let (first, last) = (*counts.front()?, *counts.back()?);
+    let (least, most) = (*counts.iter().min()?, *counts.iter().max()?);
+    let pairs = || counts.iter().zip(counts.iter().skip(1));
+    Some(if most - least <= (most / 10).max(1) {
+        Trend::Level
+    } else if pairs().all(|(before, after)| after >= before) && last > first {
+        Trend::Growing
+    } else if pairs().all(|(before, after)| after <= before) {
+        Trend::Falling
+    } else {
+        Trend::Uneven
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Keys of groups, and [`GroupKeys`], which alone says in which group a socket is.
+
+use std::{
+    hash::{Hash, Hasher},
+    ops::RangeInclusive,
+};
+
+use crate::{
+    model::{Endpoint, PileupGroup, Role, Socket},
+    track::tracked_socket::TrackedSocket,
+};
+
+/// Assigns sockets to groups.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupKeys {
+    /// Ports of connecting sockets, where records tell neither namespace nor side.
+    connecting_ports: Option<RangeInclusive<u16>>,
+}
+
+impl GroupKeys {
+    /// `connecting_ports` are the ports of connecting sockets, where records tell neither namespace nor side.
+    pub(crate) fn new(connecting_ports: Option<RangeInclusive<u16>>) -> Self {
+        Self { connecting_ports }
+    }
+
+    /// Returns the flow of a socket. What is found out about the socket later, and its records do not tell, changes nothing: else
+    /// it would be counted here when it enters, and there while it stays.
+    pub(crate) fn flow(&self, socket: &Socket) -> FlowKey {
+        let Socket { netns, cgroup, local, remote, .. } = *socket;
+        match (&self.connecting_ports, socket.role) {
+            (None, Some(Role::Server)) => FlowKey::Port(netns, local.port),
+            (None, Some(Role::Client) | None) => FlowKey::Remote(ClientScope { netns, cgroup }, remote),
+            (Some(connecting), _) if connecting.contains(&local.port) => {
+                FlowKey::Remote(ClientScope { netns: None, cgroup: None }, remote)
+            }
+            (Some(_), _) => FlowKey::Port(None, local.port),
+        }
+    }
+
+    /// Returns the group of a socket.
+    pub(crate) fn group(&self, tracked: &TrackedSocket) -> GroupKey {
+        let owner = match tracked.owners.as_deref() {
+            _ if tracked.socket.accepted == Some(false) => GroupOwner::Backlog,
+            None | Some([]) => GroupOwner::Unknown,
+            Some(owners @ [first, ..]) => {
+                let others = owners.iter().zip(&owners[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
+                GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
+            }
+        };
+        (owner, self.flow(&tracked.socket))
+    }
+}
+
+/// Key of a group: sockets with the same owner and flow.
+pub(crate) type GroupKey = (GroupOwner, FlowKey);
+
+/// Owner of the sockets of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum GroupOwner {
+    /// None yet: the sockets wait to be accepted.
+    Backlog,
+    /// Not known.
+    Unknown,
+    /// The first process, and how many processes.
+    Held(u32, u32),
+}
+
+/// Network namespace and cgroup of connecting programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientScope {
+    pub(crate) netns: Option<u32>,
+    /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
+    pub(crate) cgroup: Option<u64>,
+}
+
+/// Key of a flow: a local port that is listened on in one network namespace, or a remote endpoint that programs of one
+/// scope connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FlowKey {
+    /// Accepting side.
+    Port(Option<u32>, u16),
+    /// Connecting side.
+    Remote(ClientScope, Endpoint),
+    /// Everything beyond the limit of flows.
+    Rest,
+}
+
+/// In one word for a port: it is hashed for every record, and each piece of a derived hash costs as much as a word.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            // Less than 2^51: no other kind begins like that.
+            Self::Port(netns, port) => {
+                let netns = netns.map_or(0, |netns| u64::from(netns) + 1);
+                state.write_u64(netns << 16 | u64::from(*port));
+            }
+            Self::Remote(place, remote) => {
+                state.write_u64(u64::MAX);
+                (place, remote).hash(state);
+            }
+            Self::Rest => state.write_u64(u64::MAX - 1),
+        }
+    }
+}
+
+impl FlowKey {
+    pub(crate) fn is_remote(self) -> bool {
+        matches!(self, Self::Remote(..))
+    }
+
+    /// As events describe it.
+    pub(crate) fn group(self) -> PileupGroup {
+        let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
+        match self {
+            Self::Port(netns, port) => PileupGroup { role: Some(Role::Server), netns, local_port: Some(port), ..none },
+            Self::Remote(ClientScope { netns, cgroup }, remote) => {
+                PileupGroup { netns, cgroup, remote: Some(remote), ..none }
+            }
+            Self::Rest => none,
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What is said of a group that piles up, and what a restart would destroy of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use super::{Course, Growth};
+use crate::{
+    Engine,
+    diagnose::grouping::Grouping,
+    diagnose::{self, Growing},
+    flow::group_key::FlowKey,
+    model::{
+        Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
+        ReportedGroup, Shape, Slope, SocketKey, Task,
+    },
+    time::BootTime,
+    track::tracked_socket::TrackedSocket,
+};
+
+/// Number of groups that are reported at a time; the others wait for the next inspection.
+const MAX_REPORTED_AT_ONCE: usize = 32;
+/// Number of groups of a report.
+const MAX_REPORT_GROUPS: usize = 64;
+/// Number of oldest sockets that are shown of each group.
+const MAX_OLDEST: usize = 5;
+/// Number of sockets of each suspected group that are refreshed before it is reported.
+const MAX_REFRESHED: usize = 32;
+/// Number of remote addresses that are shown.
+const MAX_TOP_REMOTES: usize = 3;
+/// Processes, by how many sockets they hold.
+const MAX_OWNERS: usize = 8;
+
+/// A limit, and how much of it was used when that was looked at.
+#[derive(Clone, Copy)]
+struct Used {
+    limit: Limit,
+    used: u64,
+    most: u64,
+    /// So much of the group's growth counts there.
+    share: f64,
+    at: BootTime,
+}
+
+/// The sockets of a group, oldest first.
+type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
+
+impl Engine {
+    /// Counts what is there at `now`, and says which pile-ups are over.
+    pub(crate) fn count(&mut self, now: BootTime) {
+        let Some(flows) = &mut self.flows else { return };
+        let sockets = self.tracker.iter().map(|(_, one)| (self.group_keys.flow(&one.socket), one.since));
+        let ended = flows.handle_timeout(now, sockets);
+        for (flow_key, ended) in ended {
+            let super::EndedIncident { began, count, most, how } = ended;
+            let end = Box::new(PileupEnd { group: flow_key.group(), began, count, most, how });
+            self.find(Finding::PileupEnd { at: now, end });
+        }
+    }
+
+    /// The groups that are to be reported.
+    pub(crate) fn suspects(&self) -> BTreeSet<FlowKey> {
+        self.flows.as_ref().map(|flows| flows.suspects(MAX_REPORTED_AT_ONCE)).unwrap_or_default()
+    }
+
+    /// Their oldest sockets, which are to be looked at before.
+    pub(crate) fn oldest_of_suspects(&self) -> Vec<SocketKey> {
+        let suspects = self.suspects();
+        if suspects.is_empty() {
+            return Vec::new();
+        }
+        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
+    }
+
+    fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
+        let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
+        for (key, tracked) in self.tracker.iter() {
+            let flow_key = self.group_keys.flow(&tracked.socket);
+            let flow_key = self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key));
+            if wanted(flow_key) {
+                members.entry(flow_key).or_default().push((key, tracked));
+            }
+        }
+        for members in members.values_mut() {
+            members.sort_by_key(|(_, one)| (one.since.latest(), one.socket.local, one.socket.remote));
+        }
+        members
+    }
+
+    /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
+    pub fn report(&self, now: BootTime) -> IncidentReport {
+        let grouping = Grouping::new(
+            now,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
+        let members = self.members(|_service| true);
+        let mut flows: Vec<_> = members.iter().collect();
+        flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
+        let more = flows.len().saturating_sub(MAX_REPORT_GROUPS) as u64;
+        flows.truncate(MAX_REPORT_GROUPS);
+        let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
+        let reported = |(flow_key, members): (&FlowKey, &Members<'_>)| {
+            let pileup = self.pileup(*flow_key, members, &grouping, now)?;
+            Some(ReportedGroup { piles_up_since: growth(flow_key).and_then(Growth::active_since), pileup })
+        };
+        IncidentReport {
+            at: now,
+            watched: self.config.watching.then(|| now.since(self.began)),
+            stuck_after: self.config.stuck_after,
+            totals: self.totals(),
+            untracked: self.tracker.untracked(),
+            unseen: self.config.unseen_sockets.clone(),
+            groups: flows.into_iter().filter_map(reported).collect(),
+            more,
+        }
+    }
+
+    /// Reports the groups that pile up, as of `asked`.
+    pub(crate) fn report_pileups(&mut self, asked: BootTime) {
+        let suspects = self.suspects();
+        if suspects.is_empty() {
+            return;
+        }
+        let grouping = Grouping::new(
+            asked,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
+        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        let pileups: Vec<_> = suspects
+            .iter()
+            .map(|flow_key| {
+                (*flow_key, members.get(flow_key).and_then(|members| self.pileup(*flow_key, members, &grouping, asked)))
+            })
+            .collect();
+        for (flow_key, pileup) in pileups {
+            let Some(flows) = &mut self.flows else { return };
+            let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
+            let said = flows.said(flow_key, asked, count);
+            if let Some(((began, again), pileup)) = said.zip(pileup) {
+                let pileup = Box::new(Pileup { began, again, ..pileup });
+                self.find(Finding::Pileup { at: asked, pileup });
+            }
+        }
+    }
+
+    /// What the user says of its port.
+    fn connection_limit(&self, flow_key: FlowKey) -> Option<u64> {
+        let port = match flow_key {
+            FlowKey::Port(_, port) => port,
+            FlowKey::Remote(_, remote) => remote.port,
+            FlowKey::Rest => return None,
+        };
+        let limits = self.config.connection_limits.iter();
+        limits.filter(|(of, _)| *of == port).map(|(_, most)| u64::from(*most)).min()
+    }
+
+    fn pileup(
+        &self,
+        flow_key: FlowKey,
+        members: &Members<'_>,
+        grouping: &Grouping<'_>,
+        now: BootTime,
+    ) -> Option<Pileup> {
+        let flows = self.flows.as_ref();
+        let growth = flows.and_then(|flows| flows.growth(flow_key));
+        let flow = |onset| flows.and_then(|flows| flows.flow(flow_key, onset, now));
+        let last_closed = flow(None).and_then(|flow| flow.last_closed);
+        let longest = flows.and_then(|flows| flows.longest_healthy(flow_key));
+        let first = first_of_growth(members, last_closed, longest);
+        let (grown, onset) = (members.get(first..)?, members.get(first)?.1.since.latest());
+        let course = growth.map(|growth| growth.course(onset));
+        let stuck_permille = flow(Some(onset)).and_then(|flow| flow.stuck_permille_since_onset());
+        let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
+        let owners = owners(grown);
+        let (key, oldest) = *grown.first()?;
+        let oldest_owners = oldest.owners.as_deref();
+        let process = match owners.as_deref() {
+            Some([(task, _), ..]) => self.host_context.processes().get(&task.pid),
+            Some([]) | None => grouping.process(&oldest.socket, oldest_owners),
+        };
+        let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
+        let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
+        let unaccepted = waiting.count();
+        let listener = grouping.listener(&oldest.socket);
+        let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
+        let ages = |permille: usize| {
+            // The oldest come first.
+            let at = (members.len() - 1) * (1000 - permille) / 1000;
+            members.get(at).map_or(Duration::ZERO, |(_, one)| one.since.dwell(now).at_least())
+        };
+        let (reads, remotes) = (reads(members), remotes(members));
+        let waits = unaccepted * 2 > members.len();
+        let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
+        let used = match (process, backlog) {
+            // One more than the limit may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+            (_, Some((used, most))) if waits => Some(Used {
+                limit: Limit::Backlog,
+                used: used.into(),
+                most: u64::from(most) + 1,
+                share: 1.0,
+                at: listener?.at,
+            }),
+            (Some(process), _) if !waits => process.fds_open.zip(process.fds_limit).map(|(used, most)| {
+                let at = self.host_context.inspected_at(process.pid).unwrap_or(now);
+                Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
+            }),
+            _ => None,
+        };
+        let count = members.len() as u64;
+        let limits = self.connection_limit(flow_key);
+        let limits = limits.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
+        let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
+        let forecast = forecasts.min_by_key(|forecast| forecast.left);
+        let judged = grouping.verdict(key, oldest);
+        let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
+        let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
+        let group = flow_key.group();
+        let verdict = grows.map_or(judged, |course| {
+            diagnose::growth(&Growing {
+                group: &group,
+                entered_per_second: course.entered_per_second,
+                stuck_permille,
+                since: now.since(onset),
+                owner: owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task),
+                process,
+            })
+        });
+        let history = growth.map(|growth| growth.history()).unwrap_or_default();
+        let moments = history.windows(2).map(|pair| Moment {
+            at: pair[1].at,
+            count: pair[1].present,
+            entered: pair[1].entered - pair[0].entered,
+            left: pair[1].left - pair[0].left,
+        });
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let evidence = Evidence {
+            oldest: grown.iter().take(MAX_OLDEST).map(|(_, one)| shown(one, now)).collect(),
+            median: ages(500),
+            p90: ages(900),
+            reads,
+            unaccepted: number(unaccepted),
+            remotes: number(remotes.len()),
+            top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
+            process: process.cloned().map(Box::new),
+            workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
+            backlog,
+            proxy_peer: grouping.proxy_peer(key, oldest).cloned(),
+            history: moments.collect(),
+        };
+        Some(Pileup {
+            group,
+            began: now,
+            again: false,
+            count,
+            owners,
+            shape: course.map(|course| course.shape),
+            slope: course.and_then(|course| course.slope),
+            entered_per_second: course.map(|course| course.entered_per_second),
+            left_per_second: course.map(|course| course.left_per_second),
+            stuck_permille,
+            onset: Onset { first_stuck: onset, last_closed, unaccepted_since },
+            forecast,
+            verdict,
+            evidence,
+        })
+    }
+}
+
+impl Course {
+    /// The part of those that enter that stays, in thousandths.
+    fn stuck_permille(&self) -> Option<u64> {
+        let share = 1.0 - self.left_per_second / self.entered_per_second;
+        (self.entered_per_second > 0.0).then(|| (share.clamp(0.0, 1.0) * 1000.0) as u64)
+    }
+
+    /// When a limit is hit; none unless the count grows along a line.
+    fn forecast(&self, of: Used, now: BootTime) -> Option<Forecast> {
+        let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
+        let Used { limit, used, most, share, at } = of;
+        let rest = most.saturating_sub(used) as f64;
+        let left = |per_second: f64| {
+            // It has grown since it was looked at.
+            let seconds = rest / (per_second * share) - now.since(at).as_secs_f64();
+            Duration::try_from_secs_f64(seconds.max(0.0)).ok()
+        };
+        Some(Forecast {
+            limit,
+            used,
+            most,
+            left: left(per_second)?,
+            at_least: left(per_second + error)?,
+            at_most: Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left),
+        })
+    }
+}
+
+/// Where the growth begins among the sockets of a group: with those that the program would have ended with the last that it
+/// did; if those are few, it ends others, and all of them are part of it.
+fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
+    let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
+    let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
+    if (members.len() - since) * 2 >= members.len() { since } else { 0 }
+}
+
+/// The processes that hold them, that with the most first.
+fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
+    let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
+    let mut looked_for = false;
+    for (_, one) in members {
+        looked_for |= one.owners.is_some();
+        let mut last = None;
+        for owner in one.owners.as_deref().unwrap_or_default() {
+            if last.replace(owner.task.pid) != Some(owner.task.pid) {
+                counts.entry(owner.task.pid).or_insert((&owner.task, 0)).1 += 1;
+            }
+        }
+    }
+    let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
+    owners.sort_by_key(|(task, count)| (std::cmp::Reverse(*count), task.pid));
+    owners.truncate(MAX_OWNERS);
+    looked_for.then_some(owners)
+}
+
+fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
+    let mut counts = BTreeMap::<ReadState, u32>::new();
+    for state in members.iter().filter_map(|(_, one)| one.socket.read_state()) {
+        *counts.entry(state).or_default() += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// All remote addresses, the most frequent first.
+fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
+    let mut counts = BTreeMap::<IpAddr, u32>::new();
+    for (_, one) in members {
+        *counts.entry(one.socket.remote.address).or_default() += 1;
+    }
+    let mut remotes: Vec<_> = counts.into_iter().collect();
+    remotes.sort_by_key(|(address, count)| (std::cmp::Reverse(*count), *address));
+    remotes
+}
+
+fn shown(one: &TrackedSocket, now: BootTime) -> Oldest {
+    Oldest {
+        remote: one.socket.remote,
+        cookie: one.socket.cookie,
+        dwell: one.since.dwell(now),
+        read: one.socket.read_state(),
+        owners: one.owners.clone(),
+    }
+}

@@ -1,0 +1,305 @@
+//! Whether the sockets of a group get more and more: a pile-up.
+//!
+//! What counts are the sockets that are older than their group's get as long as all is well: *mature* ones. A program that
+//! keeps up has none, however many come and go. They pile up if they get more in three windows in a row, by far more than
+//! leave: windows from seconds, for a hang, to a quarter of an hour, for a leak of one a minute.
+
+mod evidence;
+mod series;
+
+use std::time::Duration;
+
+pub(crate) use self::series::{Aged, Point};
+use self::series::{Series, slope};
+use crate::{
+    model::{Recovery, Shape, Slope},
+    time::BootTime,
+};
+
+/// Age below which no socket is mature: a burst may queue for so long.
+const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
+/// Mature is what is so many times as old as the longest healthy stay.
+const TIMES_LONGEST: u32 = 3;
+/// Number of healthy exits that make a habit. Without one, only stuck sockets are mature.
+const MIN_HEALTHY_EXITS: u64 = 10;
+/// Smallest growth of an incident, sockets.
+const MIN_GROWTH: u64 = 10;
+/// By so many times its chance fluctuation growth has to be above 0: leavings come as they like.
+const SIGMAS: f64 = 4.0;
+/// A pile-up is over when a quarter of the mature ones is left, for so many windows.
+const LOW_WINDOWS: u8 = 3;
+/// Time without growth after which an incident is level.
+const LEVEL_PERIOD: Duration = Duration::from_secs(600);
+/// A line fits if its slope is off by no more than a quarter.
+const FITS: f64 = 0.25;
+/// Growth accelerates if its second half is so many times as steep as its first.
+const ACCELERATES: f64 = 1.5;
+
+/// How long the sockets of a group stay as long as all is well.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Habit {
+    closed: u64,
+    /// In this span of windows, and in the one before: what was long once must not count for ever.
+    longest: [Option<Duration>; 2],
+}
+
+impl Habit {
+    /// The program ended one in time.
+    pub(crate) fn closed(&mut self, dwell: Duration) {
+        self.closed = self.closed.saturating_add(1);
+        self.longest[0] = self.longest[0].max(Some(dwell));
+    }
+
+    /// A span of windows is over.
+    pub(crate) fn turn(&mut self) {
+        self.longest = [None, self.longest[0]];
+    }
+
+    /// The longest of them of late, if there were enough.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        self.longest.into_iter().max().flatten().filter(|_| self.closed >= MIN_HEALTHY_EXITS)
+    }
+
+    /// From which age on a socket is mature.
+    pub(crate) fn mature_age(&self, stuck_after: Duration) -> Duration {
+        let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(MIN_MATURE_AGE).min(stuck_after);
+        self.longest().map_or(stuck_after, mature)
+    }
+}
+
+/// A pile-up that was reported.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    began: BootTime,
+    /// The most mature sockets, and when there were so many.
+    most: u64,
+    most_at: BootTime,
+    /// The most sockets.
+    most_present: u64,
+    /// How many there were at the last report.
+    said: u64,
+    /// For how many windows few have been left.
+    low: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum GrowthState {
+    Quiet,
+    /// To be reported; again, if it was before.
+    Suspected(Option<Active>),
+    Active(Active),
+    /// It was a pile-up, and this many mature ones stay.
+    Level(u64),
+}
+
+/// Incident that is resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EndedIncident {
+    pub(crate) began: BootTime,
+    pub(crate) count: u64,
+    pub(crate) most: u64,
+    pub(crate) how: Recovery,
+}
+
+/// The counts of a group that has mature sockets, and what they amount to.
+#[derive(Debug)]
+pub(crate) struct Growth {
+    series: Series,
+    state: GrowthState,
+    /// From which age on its sockets are mature: that does not change during a pile-up.
+    age: Duration,
+    /// Whether that is less than the age at which a socket counts as stuck.
+    early: bool,
+}
+
+/// How a group's count goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Course {
+    pub(crate) shape: Shape,
+    pub(crate) slope: Option<Slope>,
+    /// Whether the slope can be relied on.
+    pub(crate) fits: bool,
+    pub(crate) entered_per_second: f64,
+    pub(crate) left_per_second: f64,
+}
+
+impl Growth {
+    /// Begins with the counts before the first mature ones, if there were any.
+    pub(crate) fn new(before: Option<Point>, window: Duration) -> Self {
+        let mut series = Series::new();
+        if let Some(before) = before {
+            series.push(before, window);
+        }
+        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false }
+    }
+
+    /// From which age on its sockets are mature, if that is settled.
+    pub(crate) fn settled_age(&self) -> Option<Duration> {
+        match self.state {
+            GrowthState::Quiet => None,
+            GrowthState::Suspected(_) | GrowthState::Active(_) | GrowthState::Level(_) => Some(self.age),
+        }
+    }
+
+    /// Takes in the counts of a window that is over. `age` is from which age on sockets were mature in it.
+    pub(crate) fn window(
+        &mut self,
+        point: Point,
+        window: Duration,
+        age: Duration,
+        stuck_after: Duration,
+    ) -> Option<EndedIncident> {
+        self.series.push(point, window);
+        (self.age, self.early) = (age, age < stuck_after);
+        let mature = point.mature.present;
+        match self.state {
+            GrowthState::Quiet if self.grows().is_some() => self.state = GrowthState::Suspected(None),
+            GrowthState::Level(level) if mature >= level + level / 2 && self.grows().is_some() => {
+                self.state = GrowthState::Suspected(None);
+            }
+            GrowthState::Level(level) if mature <= level / 4 => self.state = GrowthState::Quiet,
+            GrowthState::Active(active) => return self.go_on(active, point),
+            GrowthState::Quiet | GrowthState::Level(_) | GrowthState::Suspected(_) => {}
+        }
+        None
+    }
+
+    fn go_on(&mut self, mut active: Active, point: Point) -> Option<EndedIncident> {
+        if point.mature.present > active.most {
+            (active.most, active.most_at) = (point.mature.present, point.at);
+        }
+        active.most_present = active.most_present.max(point.present);
+        active.low = if point.mature.present <= active.most / 4 { active.low + 1 } else { 0 };
+        let (count, most) = (point.present, active.most_present);
+        let ended = |how| Some(EndedIncident { began: active.began, count, most, how });
+        if active.low >= LOW_WINDOWS {
+            self.state = GrowthState::Quiet;
+            return ended(Recovery::Drained);
+        }
+        if point.at.since(active.most_at) >= LEVEL_PERIOD {
+            self.state = GrowthState::Level(point.mature.present);
+            return ended(Recovery::Level);
+        }
+        let doubled = point.present >= active.said.saturating_mul(2);
+        self.state = if doubled { GrowthState::Suspected(Some(active)) } else { GrowthState::Active(active) };
+        None
+    }
+
+    /// Since when it piles up, if it does.
+    pub(crate) fn active_since(&self) -> Option<BootTime> {
+        match self.state {
+            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => Some(active.began),
+            GrowthState::Quiet | GrowthState::Suspected(None) | GrowthState::Level(_) => None,
+        }
+    }
+
+    /// What was counted, oldest first.
+    pub(crate) fn history(&self) -> Vec<Point> {
+        self.series.history()
+    }
+
+    /// Whether it is to be reported.
+    pub(crate) fn is_suspected(&self) -> bool {
+        matches!(self.state, GrowthState::Suspected(_))
+    }
+
+    /// Whether it has no past that matters.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
+    }
+
+    /// It is reported at `at`, with so many sockets; none if it was nothing after all. Says when it was reported first, and
+    /// whether that was before.
+    pub(crate) fn said(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
+        if count == 0 {
+            self.state = GrowthState::Quiet;
+            return None;
+        }
+        let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
+        let before = match self.state {
+            GrowthState::Suspected(before) => before,
+            GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => None,
+        };
+        let active = before.map_or(
+            Active { began: at, most: mature, most_at: at, most_present: count, said: count, low: 0 },
+            |before| Active { said: count, ..before },
+        );
+        self.state = GrowthState::Active(active);
+        Some((active.began, before.is_some()))
+    }
+
+    /// How the count goes, of sockets of which the oldest that is still there entered at `onset`.
+    pub(crate) fn course(&self, onset: BootTime) -> Course {
+        let growing = self.grows();
+        let grows = growing.is_some();
+        let all = growing.unwrap_or_else(|| self.series.finest().copied().collect());
+        let since: Vec<Point> = all.iter().copied().filter(|point| point.at >= onset).collect();
+        let points = if since.len() >= 3 { since } else { all };
+        let line = slope(&points, |point| point.present);
+        let per_second = |count: fn(&Point) -> u64| match (points.first(), points.last()) {
+            (Some(first), Some(last)) if last.at > first.at => {
+                count(last).saturating_sub(count(first)) as f64 / last.at.since(first.at).as_secs_f64()
+            }
+            _ => 0.0,
+        };
+        Course {
+            shape: self.shape(grows, &points),
+            slope: line,
+            fits: grows && points.len() > 3 && line.is_some_and(|line| line.error <= line.per_second * FITS),
+            entered_per_second: per_second(|point| point.entered),
+            left_per_second: per_second(|point| point.left),
+        }
+    }
+
+    fn shape(&self, grows: bool, points: &[Point]) -> Shape {
+        let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
+        if mature == 0 {
+            return Shape::Transient;
+        }
+        if grows {
+            let middle = points.len() / 2;
+            let halves = [&points[..=middle.min(points.len() - 1)], &points[middle..]];
+            let [first, second] = halves.map(|half| slope(half, |point| point.present));
+            return match (first, second) {
+                (Some(first), Some(second))
+                    if second.per_second > first.per_second.max(0.0) * ACCELERATES + first.error =>
+                {
+                    Shape::Accelerating
+                }
+                _ => Shape::Linear,
+            };
+        }
+        let most = match self.state {
+            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => active.most,
+            GrowthState::Level(level) => level,
+            GrowthState::Quiet | GrowthState::Suspected(None) => mature,
+        };
+        if mature < most - most / 4 { Shape::Recovering } else { Shape::Plateau }
+    }
+
+    /// The points of the shortest windows in which it grows.
+    fn grows(&self) -> Option<Vec<Point>> {
+        let newest = self.series.newest()?;
+        self.series.scales().find(|points| {
+            grows(points, newest, |point| point.stuck, false) || grows(points, newest, |point| point.mature, self.early)
+        })
+    }
+}
+
+/// Whether there are more at each of the last points, and too many more for chance.
+fn grows(points: &[Point], newest: &Point, of: impl Fn(&Point) -> Aged, early: bool) -> bool {
+    let Some(last4) = points.last_chunk::<4>() else { return false };
+    let [first, .., last] = last4;
+    let present = |point: &Point| of(point).present;
+    if present(newest) < present(last) || last4.windows(2).any(|pair| present(&pair[1]) <= present(&pair[0])) {
+        return false;
+    }
+    let grown = present(last) - present(first);
+    let left = of(last).left - of(first).left;
+    // Nothing is stuck yet: only if nearly all that come stay.
+    let in_doubt = early && (left * 3 > grown || grown * 2 < last.entered - first.entered);
+    grown >= MIN_GROWTH && grown as f64 >= 3.0 + SIGMAS * (left as f64).sqrt() && !in_doubt
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Counts of each group over time: enters and exits, growth, dwell times.
+
+pub(crate) mod flows;
+pub(crate) mod group_key;
+pub(crate) mod growth;
+pub(crate) mod windows;

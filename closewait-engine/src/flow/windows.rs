@@ -1,0 +1,106 @@
+//! Dwell histograms of one window of time: overall from the kernel's own counts, for each port from the records.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use indexmap::IndexMap;
+
+use crate::{
+    histogram::Histogram,
+    model::{Dwell, Finding, Role, Scope, Socket},
+    time::BootTime,
+    track::hashing::FastState,
+};
+
+/// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
+const PORTS: usize = 64;
+
+/// Looked up for every record. Anybody may choose a port, but too few have a histogram for collisions to matter.
+type Histograms = IndexMap<Scope, Histogram, FastState>;
+
+/// The window that is open.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    began: BootTime,
+    ephemeral_ports: RangeInclusive<u16>,
+    /// As the kernel counted; no ring buffer is between.
+    kernel: Option<Histogram>,
+    longest: Option<Duration>,
+    finished: Histograms,
+}
+
+impl Windows {
+    /// The first window begins at `now`.
+    pub(crate) fn new(now: BootTime, ephemeral_ports: RangeInclusive<u16>) -> Self {
+        Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: Histograms::default() }
+    }
+
+    /// The first window began at `began` with an agent before this one, if that ended one.
+    pub(crate) fn resume(&mut self, began: BootTime) {
+        if began != BootTime(0) {
+            self.began = began.min(self.began);
+        }
+    }
+
+    /// A socket left after `dwell`. Only exact ones count: a bound is no duration.
+    pub(crate) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
+        let Dwell::Exact(dwell) = dwell else { return };
+        self.longest = self.longest.max(Some(dwell));
+        own(&mut self.finished, socket, &self.ephemeral_ports).record(dwell);
+    }
+
+    /// The kernel had no room for when a socket entered that left after `dwell`, so it has not counted it.
+    pub(crate) fn finished_uncounted(&mut self, dwell: Dwell) {
+        if let Dwell::Exact(dwell) = dwell {
+            self.kernel.get_or_insert_default().record(dwell);
+        }
+    }
+
+    /// What the kernel has counted of late.
+    pub(crate) fn kernel_counted(&mut self, before: &[u64], now: &[u64]) {
+        let new = Histogram::difference(now, before);
+        match &mut self.kernel {
+            Some(kernel) => kernel.add(&new),
+            None => self.kernel = Some(new),
+        }
+    }
+
+    /// Ends the window at `at`. `ages` are the sockets that are still there.
+    pub(crate) fn end<'a>(&mut self, at: BootTime, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
+        let mut unfinished = Histograms::default();
+        for (socket, dwell) in ages {
+            unfinished.entry(Scope::All).or_default().record(dwell.at_least());
+            own(&mut unfinished, socket, &self.ephemeral_ports).record(dwell.at_least());
+        }
+        let window = at.since(self.began);
+        let mut finished = std::mem::take(&mut self.finished);
+        let all = self.kernel.take().unwrap_or_default().with_longest(self.longest.take());
+        finished.insert(Scope::All, all);
+        self.began = at;
+        let mut scopes: Vec<_> = finished.keys().chain(unfinished.keys()).copied().collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let summary = |of: &Histograms, scope| of.get(&scope).map(Histogram::summary).unwrap_or_default();
+        let finding = |scope| {
+            let (finished, unfinished) = (summary(&finished, scope), summary(&unfinished, scope));
+            Finding::Histogram { at, scope, window, finished, unfinished }
+        };
+        scopes.into_iter().map(finding).collect()
+    }
+}
+
+/// The histogram that counts `socket`: its local port's own if that is a port to listen on and there is room.
+fn own<'h>(
+    histograms: &'h mut Histograms,
+    socket: &Socket,
+    ephemeral_ports: &RangeInclusive<u16>,
+) -> &'h mut Histogram {
+    let port = socket.local.port;
+    let listened_on = match socket.role {
+        Some(Role::Server) => true,
+        Some(Role::Client) => false,
+        None => !ephemeral_ports.contains(&port),
+    };
+    let own = Scope::LocalPort(port);
+    let has_own = listened_on && (histograms.len() < PORTS || histograms.contains_key(&own));
+    histograms.entry(if has_own { own } else { Scope::Other }).or_default()
+}

@@ -1,0 +1,5 @@
+//! State machines that emit commands: to refresh, scan and inspect, before an incident, before an answer, after a loss.
+
+pub(crate) mod audit;
+pub(crate) mod inspection;
+pub(crate) mod queries;

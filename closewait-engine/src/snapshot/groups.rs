@@ -1,0 +1,255 @@
+//! Rows put together: `closewait list --by`.
+
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, time::Duration};
+
+use crate::{
+    model::{Class, Dwell, Endpoint, Role, Task},
+    snapshot::query::GroupBy,
+    snapshot::view::{Row, View},
+    workload::Workload,
+};
+
+/// What the rows of a group have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// The process of this pid holds them, or the listener that they wait at.
+    Process(u32),
+    /// Nobody holds them.
+    NoProcess,
+    /// Their owners could not be looked for.
+    AnyProcess,
+    /// They came out of the listener here; all zeros is a listener on every address.
+    Listener {
+        /// Its network namespace.
+        netns: Option<u32>,
+        /// Where it listens, or where the connections lead.
+        local: Endpoint,
+    },
+    /// They came out of no listener that is known.
+    NoListener,
+    /// The other end; with the port if that is a server's.
+    Peer(IpAddr, Option<u16>),
+    /// The cgroup of this id.
+    Cgroup(u64),
+    /// It is not known in which cgroup they are.
+    NoCgroup,
+}
+
+/// Rows of a list with the same key.
+#[derive(Clone, Debug)]
+pub struct ListedGroup<'v> {
+    /// What they have in common.
+    pub key: Key,
+    /// Sockets in CLOSE_WAIT.
+    pub count: u32,
+    /// Sockets out of CLOSE_WAIT whose descriptors are open.
+    pub gone: u32,
+    /// The certain age of the oldest in CLOSE_WAIT.
+    pub oldest: Option<Duration>,
+    /// The certain age of the one in the middle.
+    pub median: Option<Duration>,
+    /// How often each verdict is there, the most frequent first.
+    pub verdicts: Vec<(Class, u32)>,
+    /// Every process that holds one of them, or a listener that one waits at.
+    pub owners: Vec<&'v Task>,
+    /// What their cgroup is, if all have the same.
+    pub workload: Option<&'v Workload>,
+    /// Open descriptors of the process and its limit, if it is one process.
+    pub fds: (Option<u64>, Option<u64>),
+}
+
+#[derive(Default)]
+struct Tally<'v> {
+    ages: Vec<Duration>,
+    gone: u32,
+    verdicts: BTreeMap<Class, u32>,
+    owners: BTreeMap<u32, &'v Task>,
+    workload: Option<&'v Workload>,
+}
+
+/// Puts `rows` together: the largest group first, of groups of the same size the oldest. A socket that several processes
+/// hold is in the group of each.
+pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<ListedGroup<'v>> {
+    let mut tallies: BTreeMap<Key, Tally<'v>> = BTreeMap::new();
+    let mut keys = Vec::new();
+    for row in rows {
+        keys.clear();
+        keys_of(row, by, &mut keys);
+        for key in &keys {
+            tallies.entry(*key).or_default().add(row, *key);
+        }
+    }
+    let mut groups: Vec<_> = tallies.into_iter().map(|(key, tally)| tally.group(view, key)).collect();
+    groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
+    groups
+}
+
+/// The tasks that hold it, one a process; while nobody has accepted it, those of its listener.
+pub fn owners<'v>(row: &'v Row<'v>) -> impl Iterator<Item = &'v Task> {
+    let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
+    let owners = waits_at.map_or_else(|| row.owners.unwrap_or_default(), |listener| &listener.owners);
+    let mut last = None;
+    let tasks = owners.iter().map(|owner| &owner.task);
+    tasks.filter(move |task| last.replace(task.pid) != Some(task.pid))
+}
+
+fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
+    let socket = row.socket;
+    match by {
+        GroupBy::Process if socket.accepted == Some(false) => {
+            // Workers of a server inherit its listener: it counts once, for the first of them.
+            keys.push(owners(row).next().map_or(Key::AnyProcess, |task| Key::Process(task.pid)));
+        }
+        GroupBy::Process => {
+            keys.extend(owners(row).map(|task| Key::Process(task.pid)));
+            if keys.is_empty() {
+                keys.push(if row.owners.is_some() { Key::NoProcess } else { Key::AnyProcess });
+            }
+        }
+        GroupBy::Listener => keys.push(match row.listener {
+            Some(listener) => Key::Listener { netns: listener.what.netns, local: listener.what.local },
+            None if socket.role == Some(Role::Server) => Key::Listener { netns: socket.netns, local: socket.local },
+            None => Key::NoListener,
+        }),
+        GroupBy::Peer => {
+            let is_server = socket.role == Some(Role::Client);
+            keys.push(Key::Peer(socket.remote.address, is_server.then_some(socket.remote.port)));
+        }
+        GroupBy::Cgroup => keys.push(socket.cgroup.map_or(Key::NoCgroup, Key::Cgroup)),
+    }
+}
+
+impl<'v> Tally<'v> {
+    fn add(&mut self, row: &'v Row<'v>, key: Key) {
+        if row.gone.is_some() {
+            self.gone += 1;
+        } else {
+            self.ages.push(row.dwell.map_or(Duration::ZERO, Dwell::at_least));
+        }
+        *self.verdicts.entry(row.verdict.class).or_default() += 1;
+        for task in owners(row) {
+            match key {
+                Key::Process(pid) if pid != task.pid => {}
+                Key::Process(_)
+                | Key::NoProcess
+                | Key::AnyProcess
+                | Key::Listener { .. }
+                | Key::NoListener
+                | Key::Peer(..)
+                | Key::Cgroup(_)
+                | Key::NoCgroup => {
+                    self.owners.entry(task.pid).or_insert(task);
+                }
+            }
+        }
+        self.workload = self.workload.or(row.workload);
+    }
+
+    fn group(mut self, view: &'v View<'_>, key: Key) -> ListedGroup<'v> {
+        self.ages.sort_unstable();
+        let mut verdicts: Vec<_> = self.verdicts.into_iter().collect();
+        verdicts.sort_by_key(|(_class, count)| Reverse(*count));
+        let owners: Vec<_> = self.owners.into_values().collect();
+        let process = match owners[..] {
+            [one] => view.processes.get(&one.pid),
+            [] | [_, ..] => None,
+        };
+        ListedGroup {
+            key,
+            count: u32::try_from(self.ages.len()).unwrap_or(u32::MAX),
+            gone: self.gone,
+            oldest: self.ages.last().copied(),
+            median: self.ages.get(self.ages.len().saturating_sub(1) / 2).copied(),
+            verdicts,
+            workload: self.workload.filter(|_| matches!(key, Key::Cgroup(_))),
+            fds: (process.and_then(|process| process.fds_open), process.and_then(|process| process.fds_limit)),
+            owners,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::Seen,
+        model::{Exit, How, Socket},
+        testing::{listener, owner, process, row, socket, socket_on_port},
+        time::BootTime,
+    };
+
+    fn grouped<'v>(view: &'v View<'v>, by: GroupBy) -> Vec<ListedGroup<'v>> {
+        let rows: Vec<_> = view.rows.iter().collect();
+        groups(view, &rows, by)
+    }
+
+    fn counts(groups: &[ListedGroup<'_>]) -> Vec<(Key, u32)> {
+        groups.iter().map(|group| (group.key, group.count)).collect()
+    }
+
+    fn aged<'v>(socket: &'v Socket, seconds: u64) -> Row<'v> {
+        Row { dwell: Some(Dwell::Exact(Duration::from_secs(seconds))), ..row(socket) }
+    }
+
+    #[test]
+    fn the_largest_group_comes_first_then_the_oldest() {
+        let sockets = [1, 2, 2, 3].map(socket_on_port);
+        let rows = sockets.iter().zip([5, 7, 9, 6]).map(|(socket, age)| aged(socket, age)).collect();
+        let processes = BTreeMap::new();
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Listener);
+        let port =
+            |group: &ListedGroup<'_>| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
+        let ports: Vec<_> = groups.iter().filter_map(port).collect();
+        assert_eq!(ports, [2, 3, 1]);
+        let seconds = |age: Option<Duration>| age.unwrap().as_secs();
+        assert_eq!((seconds(groups[0].oldest), seconds(groups[0].median)), (9, 7));
+    }
+
+    #[test]
+    fn a_shared_socket_counts_for_each_of_its_processes_and_a_backlog_for_one() {
+        let shared = [owner("a", 1, 3), owner("a", 1, 4), owner("b", 2, 3)];
+        let socket = socket();
+        let waits = Socket { accepted: Some(false), ..socket.clone() };
+        let listener = Seen { what: listener(8080, 1, 128), at: BootTime(0), owners: shared.to_vec() };
+        let rows = vec![
+            Row { owners: Some(&shared), ..row(&socket) },
+            Row { owners: Some(&[]), listener: Some(&listener), ..row(&waits) },
+            Row { owners: Some(&[]), ..row(&socket) },
+            row(&socket),
+        ];
+        let processes = BTreeMap::from([(1, process("a", 1, Some((812, 1024))))]);
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Process);
+        let expected = [(Key::Process(1), 2), (Key::Process(2), 1), (Key::NoProcess, 1), (Key::AnyProcess, 1)];
+        assert_eq!(counts(&groups), expected);
+        assert_eq!(groups[0].fds, (Some(812), Some(1024)));
+        assert_eq!(groups[1].fds, (None, None));
+    }
+
+    #[test]
+    fn what_is_gone_is_counted_beside_and_has_no_age() {
+        let socket = socket();
+        let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
+        let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
+        let processes = BTreeMap::new();
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
+        let groups = grouped(&view, GroupBy::Cgroup);
+        let one = &groups[0];
+        assert_eq!((one.key, one.count, one.gone, one.oldest), (Key::NoCgroup, 0, 1, None));
+    }
+
+    #[test]
+    fn the_port_of_a_peer_matters_where_it_is_the_server() {
+        let socket = socket();
+        let client = Socket { role: Some(Role::Client), ..socket.clone() };
+        let rows = vec![row(&socket), row(&client)];
+        let processes = BTreeMap::new();
+        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
+        let address = socket.remote.address;
+        let expected = [(Key::Peer(address, None), 1), (Key::Peer(address, Some(51_234)), 1)];
+        let mut counts = counts(&grouped(&view, GroupBy::Peer));
+        counts.sort_unstable();
+        assert_eq!(counts, expected);
+    }
+}

@@ -1,0 +1,6 @@
+//! What is shown of one time: rows, filters, groups, hints.
+
+pub mod groups;
+pub mod hints;
+pub mod query;
+pub mod view;

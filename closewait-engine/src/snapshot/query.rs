@@ -1,0 +1,496 @@
+//! Questions to an agent, and the filters in them: `closewait list` sends one as a line of JSON.
+
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{Class, Endpoint},
+    snapshot::view::{Row, RowFacts},
+    time::BootTime,
+    workload::Workload,
+};
+
+/// Shortest age that leaves a socket out: any younger one has passed it before an answer is made.
+const SHORTEST_AGE: Duration = Duration::from_millis(1);
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// A list of sockets.
+    List {
+        /// Which sockets.
+        #[serde(default)]
+        filter: Filter,
+        /// Which of them come with the texts of their verdicts.
+        #[serde(default)]
+        texts: VerdictTexts,
+    },
+    /// An incident report.
+    Report,
+}
+
+/// Which sockets of a list come with the texts of their verdicts. Texts are half of what an agent sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictTexts {
+    /// All, as JSON has them.
+    #[default]
+    All,
+    /// The first of each process and rule, as the hints below a table need.
+    FirstOfEach,
+}
+
+/// Property by which listed sockets are grouped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupBy {
+    /// Who holds them, or their listener.
+    Process,
+    /// The listener that they came out of.
+    Listener,
+    /// The other end.
+    Peer,
+    /// The cgroup.
+    Cgroup,
+}
+
+impl GroupBy {
+    /// The word that flags and JSON use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Listener => "listener",
+            Self::Peer => "peer",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// The empty filter.
+pub(crate) static EVERYTHING: Filter = Filter {
+    pids: Vec::new(),
+    ports: Vec::new(),
+    peers: Vec::new(),
+    cgroups: Vec::new(),
+    older_than: None,
+    verdicts: Vec::new(),
+};
+
+/// Which sockets are meant: of several values of one member any has to fit, of several members all. An empty one fits
+/// everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Processes that hold it, or the listener that it waits at.
+    pub pids: Vec<u32>,
+    /// Ports of either end.
+    pub ports: Vec<u16>,
+    /// Other ends.
+    pub peers: Vec<Peer>,
+    /// Cgroups; see [`Filter::matches`].
+    pub cgroups: Vec<String>,
+    /// Its certain age, at least.
+    pub older_than: Option<Duration>,
+    /// What keeps it.
+    pub verdicts: Vec<Class>,
+}
+
+impl Filter {
+    /// Whether it fits everything.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it leaves nothing out, empty or not: every value that was given selects all sockets, or all of one address
+    /// family, or all whose cgroup is known.
+    pub fn fits_everything(&self) -> bool {
+        let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
+        pids.is_empty()
+            && ports.is_empty()
+            && (peers.is_empty() || covers_a_family(peers))
+            && (cgroups.is_empty() || cgroups.iter().any(|text| text.trim_end_matches('/').is_empty()))
+            && older_than.is_none_or(|age| age < SHORTEST_AGE)
+            && (verdicts.is_empty() || Class::ALL.iter().all(|class| verdicts.contains(class)))
+    }
+
+    /// Whether `row` is one that is meant.
+    ///
+    /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
+    /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
+    pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
+        self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
+    }
+
+    /// Whether a socket is one that is meant, as far as that can be decided before it is judged.
+    pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
+        let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
+        let RowFacts { socket, workload, .. } = facts;
+        let any_port = |port: &u16| [socket.local.port, socket.remote.port].contains(port);
+        (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
+            && (ports.is_empty() || ports.iter().any(any_port))
+            && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
+            && (cgroups.is_empty()
+                || workload.is_some_and(|workload| cgroups.iter().any(|text| is_in_cgroup(workload, text))))
+            && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
+    }
+
+    /// Whether a socket with a verdict of this class is one that is meant, as far as the verdict decides it.
+    pub fn matches_verdict(&self, class: Class) -> bool {
+        self.verdicts.is_empty() || self.verdicts.contains(&class)
+    }
+}
+
+/// Whether networks without a port have every address of IPv4, or of IPv6.
+fn covers_a_family(peers: &[Peer]) -> bool {
+    let covers = |is_v4: bool| {
+        let of_family = peers.iter().filter(|peer| peer.address.is_ipv4() == is_v4 && peer.port.is_none());
+        let mut ranges: Vec<(u128, u128)> = of_family.map(|peer| peer.range()).collect();
+        ranges.sort_unstable();
+        let last = if is_v4 { u32::MAX.into() } else { u128::MAX };
+        // The lowest address that none so far has; `None` once there is none left.
+        let mut next = Some(0);
+        for (low, high) in ranges {
+            match next {
+                Some(lowest) if low <= lowest && high >= lowest => {
+                    next = if high >= last { None } else { high.checked_add(1) };
+                }
+                Some(_) | None => {}
+            }
+        }
+        next.is_none()
+    };
+    covers(true) || covers(false)
+}
+
+/// The processes that hold the socket, or while nobody has accepted it, its listener.
+fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
+    let waits_at = facts.listener.filter(|_| facts.socket.accepted == Some(false));
+    let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();
+    facts.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
+}
+
+/// How long ago it entered CLOSE_WAIT, at least.
+fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
+    let stayed = facts.dwell.map(crate::model::Dwell::at_least);
+    match facts.gone {
+        None => stayed,
+        Some(gone) => Some(stayed.unwrap_or_default().saturating_add(now.since(gone.at))),
+    }
+}
+
+fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
+    let Workload { cgroup_path: path, unit, container, pod, .. } = workload;
+    if text.starts_with('/') {
+        let text = text.trim_end_matches('/');
+        return path.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    }
+    let contains = |name: &Option<String>| name.as_ref().is_some_and(|name| name.contains(text));
+    let is_pod = pod.as_ref().is_some_and(|pod| {
+        let (namespace, name) = text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name));
+        let in_namespace = namespace.is_none() || pod.namespace.as_deref() == namespace;
+        (in_namespace && pod.name.as_ref().is_some_and(|of| of.contains(name)))
+            || contains(&pod.container_name)
+            || pod.uid.starts_with(text)
+    });
+    path.contains(text)
+        || contains(unit)
+        || is_pod
+        || container.as_ref().is_some_and(|container| container.id.starts_with(text))
+}
+
+/// An address, all addresses with the same first bits, or one port of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    address: IpAddr,
+    prefix: u8,
+    port: Option<u16>,
+}
+
+impl Peer {
+    /// The lowest and the highest address that it has.
+    fn range(self) -> (u128, u128) {
+        let address = match self.address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let free = u32::from(bits(self.address).saturating_sub(self.prefix));
+        let mask = 1_u128.checked_shl(free).map_or(u128::MAX, |size| size - 1);
+        (address & !mask, address | mask)
+    }
+
+    fn matches(self, remote: Endpoint) -> bool {
+        self.port.is_none_or(|port| port == remote.port)
+            && match (self.address, remote.address) {
+                (IpAddr::V4(wanted), IpAddr::V4(is)) => {
+                    let differ = u32::from(wanted) ^ u32::from(is);
+                    self.prefix == 0 || differ >> 32_u8.saturating_sub(self.prefix) == 0
+                }
+                (IpAddr::V6(wanted), IpAddr::V6(is)) => {
+                    let differ = u128::from(wanted) ^ u128::from(is);
+                    self.prefix == 0 || differ >> 128_u8.saturating_sub(self.prefix) == 0
+                }
+                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+            }
+    }
+}
+
+/// How many bits an address has.
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| format!("{why}; write it like 10.0.0.7, 10.0.0.7:8080, [2001:db8::7]:8080 or 10.0.0.0/8");
+        let address = |text: &str| {
+            let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+            text.parse::<IpAddr>().map_err(|_not_one| bad("not an IP address"))
+        };
+        if let Some((network, prefix)) = text.split_once('/') {
+            let network = address(network)?;
+            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits(network));
+            let prefix = prefix.ok_or_else(|| bad(&format!("the prefix is a number from 0 to {}", bits(network))))?;
+            return Ok(Self { address: network, prefix, port: None });
+        }
+        let (address, port) = match text.rsplit_once(':') {
+            // An IPv6 address has a port only after a bracket.
+            Some((before, port)) if !before.contains(':') || before.ends_with(']') => {
+                let port = port.parse().map_err(|_not_one| bad("the port is a number from 0 to 65535"))?;
+                (address(before)?, Some(port))
+            }
+            Some(_) | None => (address(text)?, None),
+        };
+        // As addresses of sockets are shown.
+        let address = address.to_canonical();
+        Ok(Self { address, prefix: bits(address), port })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => Endpoint { address: self.address, port }.fmt(f),
+            None if self.prefix == bits(self.address) => self.address.fmt(f),
+            None => write!(f, "{}/{}", self.address, self.prefix),
+        }
+    }
+}
+
+impl Serialize for Peer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Peer {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let same = |class: &&Self| class.name().eq_ignore_ascii_case(&text.replace('-', "_"));
+        Self::ALL.iter().find(same).copied().ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|class| class.name()).collect();
+            format!("no such verdict; take one of {}", names.join(", "))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::Seen,
+        model::{Dwell, Socket},
+        testing::{listener, owner, row, socket, workload},
+    };
+
+    const NOW: BootTime = BootTime(3_600_000_000_000);
+
+    fn peer(text: &str) -> Peer {
+        text.parse().unwrap()
+    }
+
+    fn fits(filter: &Filter, row: &Row<'_>) -> bool {
+        filter.matches(row, NOW)
+    }
+
+    fn from(address: &str) -> Socket {
+        let remote = address.parse::<std::net::SocketAddr>().unwrap();
+        Socket { remote: Endpoint { address: remote.ip(), port: remote.port() }, ..socket() }
+    }
+
+    #[test]
+    fn an_empty_filter_fits_everything() {
+        assert!(Filter::default().is_empty());
+        assert!(fits(&Filter::default(), &row(&socket())));
+        let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
+        assert!(Filter::default().fits_everything() && older(0).fits_everything() && !older(1).fits_everything());
+    }
+
+    #[test]
+    fn a_filter_that_leaves_nothing_out_is_known_by_what_it_selects() {
+        let peers =
+            |texts: &[&str]| Filter { peers: texts.iter().map(|text| peer(text)).collect(), ..Filter::default() };
+        let everything = [
+            peers(&["0.0.0.0/0", "::/0"]),
+            peers(&["0.0.0.0/0"]),
+            peers(&["::/0"]),
+            peers(&["10.0.0.9", "::/0"]),
+            peers(&["128.0.0.0/1", "0.0.0.0/2", "64.0.0.0/2"]),
+            peers(&["8000::/1", "::/1"]),
+            Filter { verdicts: Class::ALL.to_vec(), ..Filter::default() },
+            Filter { older_than: Some(Duration::from_nanos(1)), ..Filter::default() },
+            Filter { cgroups: vec!["/".to_owned()], ..Filter::default() },
+            Filter { cgroups: vec!["a".to_owned(), "//".to_owned()], ..Filter::default() },
+            Filter { older_than: Some(Duration::ZERO), verdicts: Class::ALL.to_vec(), ..peers(&["::/0"]) },
+        ];
+        for filter in everything {
+            assert!(filter.fits_everything(), "{filter:?}");
+        }
+        let some = [
+            peers(&["10.0.0.9"]),
+            peers(&["0.0.0.0/1"]),
+            peers(&["0.0.0.0/1", "128.0.0.0/2"]),
+            peers(&["0.0.0.0:80"]),
+            peers(&["::", "255.255.255.255"]),
+            Filter { verdicts: Class::ALL[1..].to_vec(), ..Filter::default() },
+            Filter { older_than: Some(SHORTEST_AGE), ..Filter::default() },
+            Filter { cgroups: vec!["/a".to_owned()], ..Filter::default() },
+            Filter { pids: vec![1], ..peers(&["0.0.0.0/0"]) },
+            Filter { ports: vec![0], verdicts: Class::ALL.to_vec(), ..Filter::default() },
+        ];
+        for filter in some {
+            assert!(!filter.fits_everything(), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn any_holder_will_do_and_for_one_never_accepted_that_of_its_listener() {
+        let owners = [owner("a", 10, 3), owner("b", 20, 3)];
+        let socket = socket();
+        let held = Row { owners: Some(&owners), ..row(&socket) };
+        let of = |pid| Filter { pids: vec![1, pid], ..Filter::default() };
+        assert!(fits(&of(20), &held) && !fits(&of(30), &held));
+
+        let seen = Seen { what: listener(8080, 3, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
+        let accepted = Row { listener: Some(&seen), ..held };
+        assert!(!fits(&of(30), &accepted), "the listener of an accepted socket does not hold it");
+        let waits = Socket { accepted: Some(false), ..socket.clone() };
+        assert!(fits(&of(30), &Row { listener: Some(&seen), ..row(&waits) }));
+    }
+
+    #[test]
+    fn several_values_of_one_flag_are_alternatives_and_different_flags_add_up() {
+        let socket = socket();
+        let row = row(&socket);
+        let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
+        assert!(fits(&ports(&[8080]), &row) && fits(&ports(&[51_234]), &row) && fits(&ports(&[1, 8080]), &row));
+        assert!(!fits(&ports(&[1]), &row));
+        assert!(!fits(&Filter { peers: vec![peer("10.9.9.9")], ..ports(&[8080]) }, &row));
+    }
+
+    #[test]
+    fn peers_are_addresses_networks_or_one_port() {
+        for (text, address, is) in [
+            ("10.0.0.9", "10.0.0.9:1", true),
+            ("10.0.0.9", "10.0.0.8:1", false),
+            ("10.0.0.9:80", "10.0.0.9:80", true),
+            ("10.0.0.9:80", "10.0.0.9:81", false),
+            ("10.0.0.0/8", "10.200.0.9:81", true),
+            ("10.0.0.0/8", "11.0.0.9:81", false),
+            ("0.0.0.0/0", "11.0.0.9:81", true),
+            ("0.0.0.0/0", "[::1]:81", false),
+            ("2001:db8::/32", "[2001:db8:1::1]:81", true),
+            ("2001:db8::/32", "[2001:db9::1]:81", false),
+            ("2001:db8::7", "[2001:db8::7]:81", true),
+            ("[2001:db8::7]:80", "[2001:db8::7]:81", false),
+            ("::/0", "[2001:db8::7]:81", true),
+            ("::ffff:10.0.0.9", "10.0.0.9:1", true),
+        ] {
+            let filter = Filter { peers: vec![peer(text)], ..Filter::default() };
+            assert_eq!(fits(&filter, &row(&from(address))), is, "{text} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_peer_is_refused_with_an_example() {
+        for text in ["", "example.org", "10.0.0.9:http", "10.0.0.0/33", "::1/129", "10.0.0.0/x", "10.0.0.9:70000"] {
+            let error = text.parse::<Peer>().unwrap_err();
+            assert!(error.contains("write it like 10.0.0.7"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_goes_by_path_unit_container_or_pod() {
+        let workload = workload();
+        let socket = socket();
+        let row = Row { workload: Some(&workload), ..row(&socket) };
+        for (text, is) in [
+            ("/kubepods.slice", true),
+            ("/kubepods.slice/", true),
+            ("/kubepods", false),
+            ("/", true),
+            ("kubepods", true),
+            ("4f5e6d", true),
+            ("shop-api-7d9f", true),
+            ("shop/shop-api-7d9f", true),
+            ("other/shop-api-7d9f", false),
+            ("api", true),
+            ("nginx", false),
+        ] {
+            let filter = Filter { cgroups: vec![text.to_owned()], ..Filter::default() };
+            assert_eq!(fits(&filter, &row), is, "{text}");
+        }
+        let any = Filter { cgroups: vec!["/".to_owned()], ..Filter::default() };
+        assert!(!fits(&any, &Row { workload: None, ..row }), "what is not known does not fit");
+    }
+
+    #[test]
+    fn an_age_has_to_be_certain() {
+        let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let socket = socket();
+        let bounds = Some(Dwell::Between { at_least: minute, at_most: Some(hour) });
+        let row = Row { dwell: bounds, ..row(&socket) };
+        assert!(fits(&older(60), &row) && !fits(&older(61), &row));
+    }
+
+    #[test]
+    fn verdicts_go_by_their_names() {
+        assert_eq!("never-accepted".parse(), Ok(Class::NeverAccepted));
+        for class in Class::ALL {
+            assert_eq!(class.name().parse(), Ok(class));
+        }
+        let error = "stuck".parse::<Class>().unwrap_err();
+        assert!(error.contains("hung, leak, pool, never_accepted"), "{error}");
+    }
+
+    #[test]
+    fn a_question_survives_its_way_to_the_agent_on_one_line() {
+        let filter = Filter {
+            pids: vec![1],
+            ports: vec![80],
+            peers: vec![peer("10.0.0.0/8"), peer("[::1]:80"), peer("::1")],
+            cgroups: vec!["a\nb".to_owned()],
+            older_than: Some(Duration::from_millis(1500)),
+            verdicts: vec![Class::NeverAccepted],
+        };
+        for query in [Query::List { filter, texts: VerdictTexts::FirstOfEach }, Query::Report] {
+            let line = serde_json::to_string(&query).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);
+        }
+        // A question that names no filter is for everything.
+        let all = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+        assert_eq!(serde_json::from_str::<Query>(r#"{"list":{}}"#).unwrap(), all);
+    }
+}

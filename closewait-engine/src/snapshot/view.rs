@@ -1,0 +1,263 @@
+//! What is there at one moment, judged: for `closewait list`.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration, vec};
+
+use crate::{
+    context::host_context::HostContext,
+    diagnose::Seen,
+    diagnose::grouping::Grouping,
+    model::{Dwell, Exit, Listener, Owner, ProxyPeer, Since, Socket, SocketKey, Verdict},
+    process::Process,
+    snapshot::query::Filter,
+    time::BootTime,
+    track::lingering::{Lingering, LingeringSockets},
+    track::tracked_socket::TrackedSocket,
+    track::tracker::Tracker,
+    workload::Workload,
+};
+
+/// One socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// What is known of it.
+    pub socket: &'a Socket,
+    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    pub dwell: Option<Dwell>,
+    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    pub gone: Option<&'a Exit>,
+    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    pub owners: Option<&'a [Owner]>,
+    /// The listener that it waits at or came out of.
+    pub listener: Option<&'a Seen<Listener>>,
+    /// What its cgroup is.
+    pub workload: Option<&'a Workload>,
+    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    pub conntrack: Option<Duration>,
+    /// The connection that it waits for, if it is one leg of a proxied one.
+    pub proxy_peer: Option<&'a ProxyPeer>,
+    /// Its first owner, or while nobody has accepted it that of its listener, as far as it was looked at.
+    pub process: Option<&'a Process>,
+    /// Why it stays.
+    pub verdict: Verdict,
+}
+
+/// Everything that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// When.
+    pub now: BootTime,
+    /// The sockets, oldest first: by the age that is certain.
+    pub rows: Vec<Row<'a>>,
+    /// Further sockets that are there, of which nothing else is known for want of room.
+    pub untracked: u64,
+    /// Why there may be sockets that cannot be seen, if so.
+    pub unseen: Option<&'a str>,
+    /// The processes that hold them, or their listeners, as far as they were looked at.
+    pub processes: &'a BTreeMap<u32, Process>,
+}
+
+/// Facts of one socket that filters compare. They are known before the socket is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct RowFacts<'a> {
+    /// What is known of it.
+    pub socket: &'a Socket,
+    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    pub dwell: Option<Dwell>,
+    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    pub gone: Option<&'a Exit>,
+    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    pub owners: Option<&'a [Owner]>,
+    /// The listener that it waits at or came out of.
+    pub listener: Option<&'a Seen<Listener>>,
+    /// What its cgroup is.
+    pub workload: Option<&'a Workload>,
+}
+
+impl<'a> Row<'a> {
+    /// Returns the facts that filters compare.
+    pub fn facts(&self) -> RowFacts<'a> {
+        let Self { socket, dwell, gone, owners, listener, workload, .. } = *self;
+        RowFacts { socket, dwell, gone, owners, listener, workload }
+    }
+}
+
+/// Sockets that a filter selects, oldest first: by the age that is certain. Each is judged when it is taken; one that the
+/// filter leaves out by its facts is never judged.
+pub struct Selection<'a> {
+    /// When.
+    pub now: BootTime,
+    /// Number of sockets that are there, those included that the filter leaves out.
+    pub total: usize,
+    /// Further sockets that are there and not tracked, because a limit was reached.
+    pub untracked: u64,
+    /// Why there may be sockets that cannot be seen, if so.
+    pub unseen: Option<&'a str>,
+    /// The processes that hold them, or their listeners, as far as they were looked at.
+    pub processes: &'a BTreeMap<u32, Process>,
+    filter: &'a Filter,
+    host_context: &'a HostContext,
+    grouping: Grouping<'a>,
+    tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
+    gone: vec::IntoIter<&'a Lingering>,
+}
+
+impl<'a> Selection<'a> {
+    /// Selects among everything at `now`, the time of `grouping`.
+    pub(crate) fn new(
+        now: BootTime,
+        filter: &'a Filter,
+        (tracker, lingering): (&'a Tracker, &'a LingeringSockets),
+        host_context: &'a HostContext,
+        grouping: Grouping<'a>,
+    ) -> Self {
+        let mut tracked: Vec<_> = tracker.iter().collect();
+        // The wider interval first, then the ends, so that the order is the same every time.
+        tracked.sort_by_key(|(_, one)| {
+            let earliest = match one.since {
+                Since::Exact(since) => Some(since),
+                Since::Between { earliest, .. } => earliest,
+            };
+            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+        });
+        let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
+        gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
+        Self {
+            now,
+            total: tracked.len() + gone.len(),
+            untracked: tracker.untracked(),
+            unseen: None,
+            processes: host_context.processes(),
+            filter,
+            host_context,
+            grouping,
+            tracked: tracked.into_iter(),
+            gone: gone.into_iter(),
+        }
+    }
+
+    /// Returns the row of a socket in CLOSE_WAIT; `None` if the filter leaves it out.
+    fn tracked(&self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
+        let owners = one.owners.as_deref();
+        let facts = RowFacts {
+            socket: &one.socket,
+            dwell: Some(one.since.dwell(self.now)),
+            gone: None,
+            owners,
+            listener: self.grouping.listener(&one.socket),
+            workload: self.host_context.workload(&one.socket, owners),
+        };
+        let row = self.judged(facts, || self.grouping.verdict(key, one))?;
+        Some(Row {
+            conntrack: self.host_context.conntrack(one.socket.netns),
+            proxy_peer: self.grouping.proxy_peer(key, one),
+            ..row
+        })
+    }
+
+    /// Returns the row of a socket of which only a descriptor is left; `None` if the filter leaves it out.
+    fn gone(&self, one: &'a Lingering) -> Option<Row<'a>> {
+        let owners = one.owners.as_deref();
+        let facts = RowFacts {
+            socket: &one.socket,
+            dwell: one.gone.dwell,
+            gone: Some(&one.gone),
+            owners,
+            listener: self.grouping.listener(&one.socket),
+            workload: self.host_context.workload(&one.socket, owners),
+        };
+        self.judged(facts, || self.grouping.verdict_on_lingering(one))
+    }
+
+    /// Asks for the verdict only if the filter does not leave the socket out before.
+    fn judged(&self, facts: RowFacts<'a>, verdict: impl FnOnce() -> Verdict) -> Option<Row<'a>> {
+        if !self.filter.matches_facts(&facts, self.now) {
+            return None;
+        }
+        let verdict = verdict();
+        let RowFacts { socket, dwell, gone, owners, listener, workload } = facts;
+        let process = self.grouping.process(socket, owners);
+        let row = Row {
+            socket,
+            dwell,
+            gone,
+            owners,
+            listener,
+            workload,
+            conntrack: None,
+            proxy_peer: None,
+            process,
+            verdict,
+        };
+        self.filter.matches_verdict(row.verdict.class).then_some(row)
+    }
+}
+
+impl<'a> Iterator for Selection<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        while let Some((key, one)) = self.tracked.next() {
+            if let Some(row) = self.tracked(key, one) {
+                return Some(row);
+            }
+        }
+        while let Some(one) = self.gone.next() {
+            if let Some(row) = self.gone(one) {
+                return Some(row);
+            }
+        }
+        None
+    }
+}
+
+impl<'a> From<Selection<'a>> for View<'a> {
+    /// Judges everything.
+    fn from(mut selection: Selection<'a>) -> Self {
+        let rows = selection.by_ref().collect();
+        let Selection { now, untracked, unseen, processes, .. } = selection;
+        Self { now, rows, untracked, unseen, processes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flow::group_key::GroupKeys,
+        model::{Certainty, Class, KeySecret},
+        testing::{socket_on_port, verdict},
+    };
+
+    const NOW: BootTime = BootTime(100_000_000_000);
+
+    /// Number of verdicts that are made, and ports of the rows, when `filter` selects among sockets on ports 80 to 84.
+    fn judged(filter: &Filter) -> (u32, Vec<u16>) {
+        let sockets: Vec<_> = (80..85).map(socket_on_port).collect();
+        let (tracker, lingering) =
+            (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
+        let host_context = HostContext::default();
+        let keys = GroupKeys::default();
+        let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
+        let selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
+        let (mut count, mut ports) = (0, Vec::new());
+        for socket in &sockets {
+            let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
+            let facts = RowFacts { socket, dwell, gone: None, owners: None, listener: None, workload: None };
+            let row = selection.judged(facts, || {
+                count += 1;
+                verdict(if socket.local.port == 80 { Class::Leak } else { Class::Hung }, Certainty::High)
+            });
+            ports.extend(row.map(|row| row.socket.local.port));
+        }
+        (count, ports)
+    }
+
+    #[test]
+    fn a_socket_that_the_filter_leaves_out_is_not_judged() {
+        let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
+        assert_eq!(judged(&Filter::default()), (5, vec![80, 81, 82, 83, 84]));
+        assert_eq!(judged(&ports(&[80, 82])), (2, vec![80, 82]));
+        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[80, 82]) }), (2, vec![82]));
+        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[1]) }), (0, Vec::new()));
+    }
+}

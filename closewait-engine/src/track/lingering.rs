@@ -1,0 +1,279 @@
+//! Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+//!
+//! No list of connections shows them, and nothing happens when the descriptor is closed at last: the only way to notice is
+//! to look again, ever more seldom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use crate::{
+    limits::{Quota, keep_owner, shrink},
+    model::{Exit, Owner, Socket, SocketKey},
+    time::BootTime,
+    track::hashing::FastState,
+};
+
+/// Number of lingering sockets that are watched, at some 400 bytes each; further ones are counted.
+const MAX_LINGERING: usize = 65_536;
+/// Number of descriptors that are kept beside the first of each socket.
+const MAX_MORE_OWNERS: usize = 65_536;
+/// Time between the exit of a socket and its first refresh.
+const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
+/// Longest time between two refreshes of a socket.
+const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lingering {
+    /// What was known of it when it left.
+    pub socket: Socket,
+    /// How and when it left.
+    pub gone: Exit,
+    /// Every descriptor of it, as of the last scan; `None` before the first.
+    pub owners: Option<Vec<Owner>>,
+    found: Vec<Owner>,
+    due: BootTime,
+    /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
+    seen: Option<BootTime>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct LingeringSockets {
+    sockets: HashMap<SocketKey, Lingering, FastState>,
+    due: BTreeSet<(BootTime, SocketKey)>,
+    unwatched: u64,
+    /// Keys by inode, while a scan needs them.
+    by_inode: Option<BTreeMap<u64, SocketKey>>,
+    owner_quota: Quota,
+    /// Number of descriptors that the last scan dropped.
+    dropped_owners: u64,
+}
+
+impl Default for LingeringSockets {
+    fn default() -> Self {
+        Self {
+            sockets: HashMap::default(),
+            due: BTreeSet::new(),
+            unwatched: 0,
+            by_inode: None,
+            owner_quota: Quota::new(MAX_MORE_OWNERS),
+            dropped_owners: 0,
+        }
+    }
+}
+
+impl LingeringSockets {
+    /// How many were found to be there still.
+    pub(crate) fn len(&self) -> usize {
+        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
+        known.filter(|lingering| lingering.seen.is_some()).count()
+    }
+
+    /// How many are not watched for want of room.
+    pub(crate) fn unwatched(&self) -> u64 {
+        self.unwatched
+    }
+
+    /// Number of descriptors that the last scan found and that were dropped, because a limit was reached.
+    pub(crate) fn dropped_owners(&self) -> u64 {
+        self.dropped_owners
+    }
+
+    /// When the next look is due.
+    pub(crate) fn next_due(&self) -> Option<BootTime> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Those that were found to be there still, in the order of their keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Lingering)> {
+        let mut keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
+        keys.sort_unstable();
+        let known = keys.into_iter().filter_map(|key| Some((key, self.sockets.get(&key)?)));
+        known.filter(|(_, lingering)| lingering.seen.is_some())
+    }
+
+    /// A socket left, or was found so.
+    pub(crate) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, owners: Option<Vec<Owner>>) {
+        self.remove(key);
+        if self.sockets.len() >= MAX_LINGERING {
+            self.unwatched += 1;
+            return;
+        }
+        let due = gone.at + FIRST_REFRESH_AFTER;
+        self.due.insert((due, key));
+        self.sockets.insert(key, Lingering { socket, gone, owners, found: Vec::new(), due, seen: None });
+    }
+
+    /// The address of a socket was given to another one: the old one is gone.
+    pub(crate) fn remove(&mut self, key: SocketKey) {
+        if let Some(known) = self.sockets.remove(&key) {
+            self.due.remove(&(known.due, key));
+            shrink(&mut self.sockets);
+        }
+    }
+
+    /// A look or a scan found it at `at`. Returns whether it is known.
+    pub(crate) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, owner: Option<Owner>) -> bool {
+        let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
+        known.seen = known.seen.max(Some(at));
+        if let Some(owner) = owner {
+            keep_owner(&mut known.found, owner, &mut self.owner_quota);
+        }
+        true
+    }
+
+    /// A scan that knows no more of a socket than its inode found a descriptor.
+    pub(crate) fn held_inode(&mut self, inode: u64, owner: &Owner) {
+        let by_inode = self.by_inode.get_or_insert_with(|| {
+            self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
+        });
+        if let Some(known) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
+            keep_owner(&mut known.found, owner.clone(), &mut self.owner_quota);
+        }
+    }
+
+    /// Those that are to be looked at, at `now`.
+    pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
+        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
+    }
+
+    /// Takes over the refresh of all that were due at `asked`: those that were not seen are gone.
+    pub(crate) fn refreshed_due(&mut self, asked: BootTime) {
+        for key in self.due(asked) {
+            let Some(known) = self.sockets.get_mut(&key) else { continue };
+            self.due.remove(&(known.due, key));
+            if known.seen.is_none_or(|seen| seen < asked) {
+                self.sockets.remove(&key);
+                continue;
+            }
+            let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
+            known.due = asked + gap;
+            self.due.insert((known.due, key));
+        }
+        shrink(&mut self.sockets);
+    }
+
+    /// Takes over the refresh since `asked` of all that were found before: those that were not found again are gone.
+    pub(crate) fn refreshed_found(&mut self, asked: BootTime) {
+        let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
+        let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.remove(key));
+    }
+
+    /// Takes over the result of a scan of open files that began at `began`; `complete` is whether it read all
+    /// processes.
+    pub(crate) fn scan_ended(&mut self, began: BootTime, complete: bool) {
+        self.by_inode = None;
+        self.dropped_owners = self.owner_quota.reset(0);
+        let keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
+        for key in keys {
+            let Some(known) = self.sockets.get_mut(&key) else { continue };
+            let mut found = std::mem::take(&mut known.found);
+            found.sort_by_key(|owner| (owner.task.pid, owner.fd));
+            if !found.is_empty() || (complete && known.gone.at < began) {
+                known.owners = Some(found);
+            }
+        }
+    }
+}
+
+/// Whether two descriptions are of the same socket; an address can be another's by now.
+fn same(a: &Socket, b: &Socket) -> bool {
+    let cookies = a.cookie.zip(b.cookie).is_none_or(|(a, b)| a == b);
+    let inodes = a.inode.zip(b.inode).is_none_or(|(a, b)| a == b);
+    cookies && inodes && (a.local, a.remote) == (b.local, b.remote)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::How,
+        testing::{owner, socket, socket_on_port},
+    };
+
+    const KEY: SocketKey = SocketKey(1 << 63);
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    fn gone() -> Exit {
+        Exit { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
+    }
+
+    fn one() -> LingeringSockets {
+        let mut sockets = LingeringSockets::default();
+        sockets.add(KEY, socket(), gone(), None);
+        sockets
+    }
+
+    #[test]
+    fn one_that_is_still_there_is_looked_at_ever_more_seldom() {
+        let mut sockets = one();
+        let mut refreshes = Vec::new();
+        for _ in 0..9 {
+            let due = sockets.next_due().unwrap();
+            refreshes.push(due.since(at(10)).as_secs());
+            assert!(sockets.seen(KEY, due, &socket(), None));
+            sockets.refreshed_due(due);
+        }
+        assert_eq!(refreshes, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
+    }
+
+    #[test]
+    fn one_that_is_not_found_any_more_is_forgotten() {
+        let mut sockets = one();
+        assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
+        sockets.refreshed_due(at(11));
+        assert_eq!(sockets.next_due(), None);
+    }
+
+    #[test]
+    fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
+        let mut sockets = one();
+        sockets.refreshed_found(at(11));
+        assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.refreshed_due(at(11));
+        assert!(sockets.seen(KEY, at(20), &socket(), None));
+        sockets.refreshed_found(at(20));
+        assert_eq!(sockets.len(), 1);
+        sockets.refreshed_found(at(21));
+        assert_eq!((sockets.len(), sockets.next_due()), (0, None));
+    }
+
+    #[test]
+    fn holders_are_those_of_the_last_walk() {
+        let mut sockets = one();
+        assert!(sockets.seen(KEY, at(12), &socket(), Some(owner("worker", 7, 3))));
+        sockets.scan_ended(at(12), true);
+        assert_eq!(sockets.iter().next().unwrap().1.owners.as_ref().map(Vec::len), Some(1));
+        sockets.scan_ended(at(13), true);
+        assert_eq!(sockets.iter().next().unwrap().1.owners.as_ref().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn holders_are_found_by_inode_where_a_walk_knows_no_more() {
+        let mut sockets = one();
+        let inode = socket().inode.unwrap();
+        assert!(sockets.seen(KEY, at(11), &socket(), None));
+        sockets.held_inode(inode + 1, &owner("other", 8, 3));
+        sockets.held_inode(inode, &owner("worker", 7, 3));
+        sockets.scan_ended(at(12), true);
+        assert_eq!(sockets.iter().next().unwrap().1.owners, Some(vec![owner("worker", 7, 3)]));
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted() {
+        let mut sockets = LingeringSockets::default();
+        for key in 0..MAX_LINGERING as u64 + 5 {
+            sockets.add(SocketKey(key), socket(), gone(), None);
+        }
+        assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
+        assert_eq!(sockets.len(), 0, "nobody has found one of them yet");
+    }
+}

@@ -1,0 +1,9 @@
+//! Sockets in CLOSE_WAIT, and those out of it that still have a descriptor.
+
+pub(crate) mod hashing;
+pub(crate) mod lingering;
+pub(crate) mod overflow;
+pub(crate) mod scans;
+pub(crate) mod schedule;
+pub(crate) mod tracked_socket;
+pub(crate) mod tracker;

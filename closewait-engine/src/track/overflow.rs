@@ -1,0 +1,134 @@
+//! Sockets in CLOSE_WAIT beyond the limit of tracked ones. They are counted, and nothing else is known of them.
+
+use std::collections::HashSet;
+
+use crate::{
+    model::{KeySecret, Socket, SocketKey},
+    track::hashing::FastState,
+};
+
+/// So many are told apart, by 10 MB of keys at most: as many as fill a table of 2^20 places. Of further ones only those that
+/// were seen to enter are counted, for a scan cannot tell which of them it has found before.
+const MAX_NAMED: usize = (1 << 20) / 8 * 7;
+
+/// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a
+/// socket, and a scan by `sock_diag` does not.
+#[derive(Debug)]
+pub(crate) struct Overflow {
+    named: HashSet<SocketKey, FastState>,
+    nameless: u64,
+    total: u64,
+    key_secret: KeySecret,
+}
+
+impl Overflow {
+    /// Keys that are made of ends have this secret.
+    pub(crate) fn new(key_secret: KeySecret) -> Self {
+        Self { named: HashSet::default(), nameless: 0, total: 0, key_secret }
+    }
+
+    /// One entered.
+    pub(crate) fn entered(&mut self, socket: &Socket) {
+        self.total += 1;
+        let [name, _] = self.names(socket);
+        if self.named.contains(&name) {
+            return;
+        }
+        if self.named.len() < MAX_NAMED {
+            self.named.insert(name);
+        } else {
+            self.nameless += 1;
+        }
+    }
+
+    /// A scan found one. Returns whether it is new.
+    pub(crate) fn found(&mut self, socket: &Socket) -> bool {
+        let [name, without_netns] = self.names(socket);
+        let is_new = self.named.len() < MAX_NAMED && !self.named.contains(&without_netns) && self.named.insert(name);
+        self.total += u64::from(is_new);
+        is_new
+    }
+
+    /// One left that is not tracked: perhaps one of these.
+    pub(crate) fn left(&mut self, socket: &Socket) {
+        if self.count() > 0 && !self.remove(socket) {
+            self.nameless = self.nameless.saturating_sub(1);
+        }
+    }
+
+    /// One of them is tracked from now on. Returns whether it was one.
+    pub(crate) fn remove(&mut self, socket: &Socket) -> bool {
+        if self.named.is_empty() {
+            return false;
+        }
+        let was_one = self.names(socket).iter().any(|name| self.named.remove(name));
+        if was_one && self.named.len() < self.named.capacity() / 8 {
+            self.named.shrink_to(2 * self.named.len());
+        }
+        was_one
+    }
+
+    /// The name of a socket, and the one that it has in records which do not give its namespace.
+    fn names(&self, socket: &Socket) -> [SocketKey; 2] {
+        let Socket { netns, local, remote, .. } = *socket;
+        [netns, None].map(|netns| self.key_secret.key(netns, local, remote))
+    }
+
+    /// How many are there now.
+    pub(crate) fn count(&self) -> u64 {
+        self.named.len() as u64 + self.nameless
+    }
+
+    /// How many there ever were.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::socket;
+
+    fn numbered(number: u64) -> Socket {
+        Socket { netns: Some(u32::try_from(number).unwrap()), ..socket() }
+    }
+
+    #[test]
+    fn one_that_is_found_again_and_again_counts_once_and_one_that_enters_again_twice() {
+        let mut overflow = Overflow::new(KeySecret::default());
+        assert!(overflow.found(&socket()) && !overflow.found(&socket()));
+        overflow.entered(&socket());
+        assert_eq!((overflow.count(), overflow.total()), (1, 2));
+        overflow.left(&socket());
+        overflow.left(&socket());
+        assert_eq!((overflow.count(), overflow.total()), (0, 2));
+    }
+
+    #[test]
+    fn one_that_entered_is_not_new_to_a_scan_whether_or_not_its_record_gives_the_namespace() {
+        for netns in [Some(1), None] {
+            let mut overflow = Overflow::new(KeySecret([3, 4]));
+            overflow.entered(&Socket { netns, ..socket() });
+            assert!(!overflow.found(&Socket { netns: Some(1), ..socket() }), "{netns:?}");
+            assert!(overflow.found(&socket()) == netns.is_some(), "in another namespace, {netns:?}");
+            overflow.left(&Socket { netns, ..socket() });
+            assert_eq!(overflow.count(), u64::from(netns.is_some()));
+        }
+    }
+
+    #[test]
+    fn beyond_the_names_there_is_a_number_and_no_key_takes_memory() {
+        let mut overflow = Overflow::new(KeySecret::default());
+        for number in 0..MAX_NAMED as u64 + 10 {
+            overflow.entered(&numbered(number));
+        }
+        assert!(!overflow.found(&socket()), "it may have been found before");
+        assert_eq!((overflow.named.len(), overflow.count()), (MAX_NAMED, MAX_NAMED as u64 + 10));
+        for number in 0..MAX_NAMED as u64 + 10 {
+            overflow.left(&numbered(number));
+        }
+        assert_eq!((overflow.count(), overflow.total()), (0, MAX_NAMED as u64 + 10));
+        assert!(overflow.named.capacity() < 1000, "{}", overflow.named.capacity());
+    }
+}
