@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use closewait_engine::time::BootTime;
-use closewait::{recording::{Item, Player, Reader, Shown}, sink::{Sink as _, json::Json}};
+use closewait::{recording::{Item, Player, Reader, Shown}, sink::Numbering};
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
 
@@ -16,13 +16,17 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// Of a file.
 fn lines(bytes: &[u8]) -> Vec<u8> {
-    let (mut player, mut sink, mut lines) = (Player::default(), Json::default(), Vec::new());
+    let (mut player, mut numbering, mut lines) = (Player::default(), Numbering::default(), Vec::new());
     let Ok(reader) = Reader::new(bytes) else { return lines };
     for item in reader.map_while(Result::ok) {
-        let played = player.play(item, |shown, anchor| match shown {
-            Shown::Start(start) => sink.start(start, anchor, &mut lines),
-            Shown::Finding(finding) => sink.finding(finding, anchor, &mut lines),
-            Shown::HandedOut | Shown::Unwritten => Ok(()),
+        let played = player.play(item, |shown, anchor| {
+            let event = match shown {
+                Shown::Start(start) => numbering.start(start, anchor),
+                Shown::Finding(finding) => numbering.finding(finding, anchor),
+                Shown::HandedOut | Shown::Unwritten => return Ok(()),
+            };
+            lines.extend_from_slice(event.json()?);
+            Ok(())
         });
         if played.is_err() {
             break;

@@ -106,7 +106,7 @@ pub enum AnswerError {
 }
 
 /// Collects the items of an answer.
-#[expect(clippy::vec_box, reason = "a vector that grows copies pointers, and needs no room for all rows twice")]
+#[expect(clippy::vec_box, reason = "a vector that grows copies pointers, and never needs memory for all rows twice")]
 #[derive(Debug, Default)]
 pub struct AnswerCollector<'a> {
     header: Option<AnswerHeader>,
