@@ -87,7 +87,7 @@ impl Play {
             // Groups have no columns that could be left out.
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
-                let style = Style { width, wide: width.is_none(), colour: false };
+                let style = Style { width, wide: width.is_none(), color: false };
                 let mut lines = Vec::new();
                 list::render(&listing, ListShape { form, by, style }, &mut lines).expect("a list is written");
                 harmless(&lines);

@@ -9,7 +9,7 @@ use std::io;
 use thiserror::Error;
 
 use super::{
-    colour, exit,
+    color, exit,
     list::{answer, filter, warn_of_missing, width},
     print,
 };
@@ -269,7 +269,7 @@ fn show_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, last: impl FnOnce(&mut S
         OutputFormat::Json => kill::json(plan.listing, &plan.plans, None, &mut text)?,
         OutputFormat::Text => {
             let width = if args.wide { None } else { width() };
-            let style = Style { width, wide: args.wide, colour: colour(args.shape) };
+            let style = Style { width, wide: args.wide, color: color(args.shape) };
             kill::plan(clock::now(), &plan.selected, &plan.plans, style, &mut text);
             let mut below = String::new();
             last(&mut below);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use rustix::termios::tcgetwinsize;
 
-use super::colour;
+use super::color;
 use crate::{
     cli,
     clock::{self, TimeAnchor},
@@ -211,7 +211,7 @@ fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanne
 /// How the command line asks for the list to be printed.
 fn shape(args: &cli::ListArgs) -> ListShape {
     let cli::ListArgs { shape, filters: _, by, wide, asked: _ } = args;
-    let style = Style { width: if *wide { None } else { width() }, wide: *wide, colour: colour(*shape) };
+    let style = Style { width: if *wide { None } else { width() }, wide: *wide, color: color(*shape) };
     ListShape { form: shape.output.into(), by: by.map(Into::into), style }
 }
 

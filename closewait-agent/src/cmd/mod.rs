@@ -115,9 +115,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
 }
 
 /// Where findings go.
-fn sink(output: OutputFormat, colour: bool) -> Box<dyn Sink> {
+fn sink(output: OutputFormat, color: bool) -> Box<dyn Sink> {
     match output {
-        OutputFormat::Text => Box::new(Text::new(colour)),
+        OutputFormat::Text => Box::new(Text::new(color)),
         OutputFormat::Json => Box::new(Json),
     }
 }
@@ -137,8 +137,8 @@ impl From<OutputFormat> for Form {
     }
 }
 
-/// Whether text is to be coloured.
-fn colour(shape: OutputArgs) -> bool {
+/// Whether text is to be colored.
+fn color(shape: OutputArgs) -> bool {
     match shape.color {
         Color::Always => true,
         Color::Never => false,

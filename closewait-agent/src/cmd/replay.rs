@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{colour, sink};
+use super::{color, sink};
 use crate::{
     cli::{self, Speed},
     clock::{self, TimeAnchor},
@@ -28,7 +28,7 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let shown = args.file.display();
     let reader = open(&args.file)?;
-    let mut lines = ReplayedLines::new(sink(args.shape.output, colour(args.shape)), io::stdout().lock());
+    let mut lines = ReplayedLines::new(sink(args.shape.output, color(args.shape)), io::stdout().lock());
     let played = play(reader, args.speed, &mut lines);
     // What was played before it failed is shown too.
     lines.end().context("writing standard output failed")?;

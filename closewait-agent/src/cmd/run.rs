@@ -5,7 +5,7 @@ use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
 
-use super::{colour, sink};
+use super::{color, sink};
 use crate::{
     cli, clock,
     control::{self, Control},
@@ -164,7 +164,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // Names that others chose are in them.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
-    let (numbering, sink) = (Numbering::default(), sink(args.shape.output, colour(args.shape)));
+    let (numbering, sink) = (Numbering::default(), sink(args.shape.output, color(args.shape)));
     let writer =
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;

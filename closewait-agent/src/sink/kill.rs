@@ -47,7 +47,7 @@ pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Styl
     let mut column = Column::new("PLAN", Align::Left, rows.len());
     for plan in plans {
         column.text().push_str(word(plan));
-        column.end_in(if style.colour && plan.is_ok() { Some("1;31") } else { None });
+        column.end_in(if style.color && plan.is_ok() { Some("1;31") } else { None });
     }
     rows::write_with(column, now, &rows.iter().collect::<Vec<_>>(), style, to);
     let count = plans.iter().filter(|plan| plan.is_ok()).count();
@@ -221,7 +221,7 @@ mod tests {
     };
 
     const NOW: BootTime = BootTime(3_600_000_000_000);
-    const PLAIN: Style = Style { width: None, wide: false, colour: false };
+    const PLAIN: Style = Style { width: None, wide: false, color: false };
 
     fn selected(port: u16) -> Selected {
         Selected {

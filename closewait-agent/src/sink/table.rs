@@ -75,7 +75,7 @@ impl Column {
         self.end_with(rest.saturating_sub(tail), rest, None);
     }
 
-    /// Ends a cell in a colour.
+    /// Ends a cell in a color.
     pub(super) fn end_in(&mut self, sgr: Option<&'static str>) {
         self.end_with(self.text.len(), self.text.len(), sgr);
     }
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_takes_no_place() {
+    fn color_takes_no_place() {
         let mut column = Column::new("A", Align::Left, 1);
         column.text().push_str("red");
         column.end_in(Some("31"));

@@ -19,17 +19,17 @@ use closewait_engine::{
 /// Writes one line a finding. Histograms are the log's business, see [`histogram_line`].
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
-    colour: bool,
+    color: bool,
 }
 
 impl Text {
-    /// `colour` is whether the reader is a terminal that shows it.
-    pub fn new(colour: bool) -> Self {
-        Self { colour }
+    /// `color` is whether the reader is a terminal that shows it.
+    pub fn new(color: bool) -> Self {
+        Self { color }
     }
 
     fn paint(self, sgr: &str, word: &str) -> String {
-        if self.colour { format!("\x1b[{sgr}m{word:<6}\x1b[0m") } else { format!("{word:<6}") }
+        if self.color { format!("\x1b[{sgr}m{word:<6}\x1b[0m") } else { format!("{word:<6}") }
     }
 }
 

@@ -23,8 +23,8 @@ pub struct Style {
     pub width: Option<u16>,
     /// Every column, also those that say nothing.
     pub wide: bool,
-    /// Whether it shows colour.
-    pub colour: bool,
+    /// Whether it shows color.
+    pub color: bool,
 }
 
 /// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
@@ -99,7 +99,7 @@ fn columns(now: BootTime, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
         });
         place.end_keeping(tail, 0);
         push_verdict(verdict.text(), &row.verdict);
-        verdict.end_in(if style.colour { sgr(&row.verdict) } else { None });
+        verdict.end_in(if style.color { sgr(&row.verdict) } else { None });
         push_known(netns.text(), socket.netns);
         netns.end();
     }

@@ -108,14 +108,14 @@ struct Asked {
     form: Form,
     width: Option<u16>,
     wide: bool,
-    colour: bool,
+    color: bool,
 }
 
 /// As a client prints what an agent has sent.
 fn shown(view: &View<'_>, query: &Asked) -> String {
-    let Asked { filter, by, form, width, wide, colour } = query;
+    let Asked { filter, by, form, width, wide, color } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
-    let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, colour: *colour } };
+    let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, color: *color } };
     let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape.texts());
     let mut to = Vec::new();
     render(&listing, shape, &mut to).unwrap();
@@ -241,11 +241,11 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
 }
 
 #[test]
-fn colour_follows_the_verdict_and_is_only_where_it_is_asked_for() {
+fn color_follows_the_verdict_and_is_only_where_it_is_asked_for() {
     let world = World::new();
     assert!(!world.shown(&at_width(120)).contains('\x1b'));
-    let coloured = world.shown(&Asked { colour: true, ..at_width(120) });
-    assert!(coloured.contains("\x1b[1;31mhung high\x1b[0m") && coloured.contains("\x1b[33mpool medium\x1b[0m"));
+    let colored = world.shown(&Asked { color: true, ..at_width(120) });
+    assert!(colored.contains("\x1b[1;31mhung high\x1b[0m") && colored.contains("\x1b[33mpool medium\x1b[0m"));
 }
 
 #[test]

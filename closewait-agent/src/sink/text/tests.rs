@@ -8,9 +8,9 @@ use closewait_engine::{
     text::{Comm, rate},
 };
 
-fn lines(colour: bool, finding: &Finding) -> String {
+fn lines(color: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
-    Text::new(colour).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to);
+    Text::new(color).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to);
     String::from_utf8(to).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn a_hostile_name_cannot_reach_the_terminal() {
 }
 
 #[test]
-fn colour_is_only_where_it_is_asked_for() {
+fn color_is_only_where_it_is_asked_for() {
     let (socket, dwell) = (socket(), Dwell::Exact(Duration::from_secs(60)));
     let verdict = Verdict {
         class: Class::Unknown,
