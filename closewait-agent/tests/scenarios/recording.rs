@@ -67,7 +67,8 @@ fn namespace(fact: &Observation) -> Option<u32> {
         | Observation::RefreshEnd(_)
         | Observation::InspectionEnd(_)
         | Observation::Counters { .. }
-        | Observation::Resumed { .. } => None,
+        | Observation::Resumed { .. }
+        | Observation::Query(_) => None,
     }
 }
 
