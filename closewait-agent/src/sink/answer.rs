@@ -90,7 +90,7 @@ fn items<'e, E>(
 pub enum AnswerError {
     /// The bytes are no item of this version.
     #[error("an item of the answer was not understood: {0}")]
-    Undecodable(rmp_serde::decode::Error),
+    Undecodable(#[from] postcard::Error),
     /// It has no header, or several.
     #[error("the answer does not have one header")]
     Header,
@@ -135,8 +135,7 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// If there is something else in it, or the items do not belong together.
     pub fn frame(&mut self, bytes: &[u8]) -> Result<(), AnswerError> {
-        let mut items = ItemFrame::decode(bytes).map_err(AnswerError::Undecodable)?.into_iter();
-        items.try_for_each(|item| self.add(item))
+        ItemFrame::decode(bytes, |item| self.add(item))
     }
 
     /// Adds an item.

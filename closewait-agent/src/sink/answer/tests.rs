@@ -114,18 +114,19 @@ fn a_table_gets_the_texts_that_its_hints_show() {
 #[test]
 fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
     let bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
-    let items = ItemFrame::decode(&bytes).unwrap();
-    let kinds: Vec<&str> = items
-        .iter()
-        .map(|item| match item {
+    let mut kinds = Vec::new();
+    ItemFrame::decode(&bytes, |item| {
+        kinds.push(match item {
             AnswerItem::Header(_) => "header",
             AnswerItem::Listener(_) => "listener",
             AnswerItem::Workload(_) => "workload",
             AnswerItem::Process(_) => "process",
             AnswerItem::Row(_) => "row",
             AnswerItem::Report(_) | AnswerItem::Group(_) => "report",
-        })
-        .collect();
+        });
+        Ok::<(), AnswerError>(())
+    })
+    .unwrap();
     assert_eq!(kinds, ["header", "process", "workload", "row", "process", "listener", "row", "row"]);
 }
 
@@ -216,8 +217,7 @@ fn a_verdict_of_no_rule_is_refused() {
     let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
     let mut other = bytes;
     other[at] = b'x';
-    let error = AnswerCollector::default().frame(&other).unwrap_err().to_string();
-    assert!(error.contains("xlose_missing"), "{error}");
+    assert!(matches!(AnswerCollector::default().frame(&other), Err(AnswerError::Undecodable(_))));
 }
 
 proptest! {
