@@ -1,4 +1,4 @@
-//! The form of every event: design.md section 4 as tables. Members that are not named here may come at any time.
+//! The form of every event: docs/events.md as tables. Members that are not named here may come at any time.
 
 use std::time::UNIX_EPOCH;
 

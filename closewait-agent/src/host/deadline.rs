@@ -9,7 +9,7 @@
 //!
 //! | call | what it waits for | killable | treated as |
 //! |---|---|---|---|
-//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait for ever; not done at all on file systems of the list in `host/proc/program.rs` |
+//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait for ever; not done at all on file systems of the list in `host/proc/mounts.rs` |
 //! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait for ever |
 //! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait for ever (`cmdline` and `environ` are not read) |
 //! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait for ever |
