@@ -17,7 +17,7 @@ use std::{
 
 use closewait::{
     control::PROTOCOL,
-    sink::answer::{AnswerItem, ItemFrame},
+    sink::answer::{AnswerError, AnswerItem, ItemFrame},
 };
 use closewait_engine::{
     model::{Certainty, Class},
@@ -515,7 +515,13 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     let filter = Filter { pids: vec![process::id()], ports: vec![id.remote.port()], ..Filter::default() };
     let mut items = Vec::new();
     let query = Query::List { filter, texts: VerdictTexts::All };
-    let asked = ask_agent(&folder.socket(), &query, |frame| items.extend(ItemFrame::decode(frame).expect("items")));
+    let asked = ask_agent(&folder.socket(), &query, |frame| {
+        let add = |item| {
+            items.push(item);
+            Ok::<(), AnswerError>(())
+        };
+        ItemFrame::decode(frame, add).expect("items");
+    });
     assert!(asked, "the agent answers");
     agent.stop().totals();
     let is_it = |item: &AnswerItem<'_>| match item {
