@@ -279,7 +279,7 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
     let folder = Folder::new("silent");
     let path = folder.socket();
     let ns = Namespace::new();
-    let _sockets = flood(&ns, 2000);
+    let _sockets = flood(&ns, 3000);
     let agent = Agent::start(&["--stuck-after", "1h", "--socket", &path]);
     let mut whole = Vec::new();
     assert!(ask_agent(&path, &everything(), |frame| whole.extend_from_slice(frame)));
