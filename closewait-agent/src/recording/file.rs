@@ -284,7 +284,7 @@ fn inherited(number: RawFd) -> Result<File, FileError> {
     }
     // SAFETY: the descriptor was found to be open, and nothing in this process closes one that it has inherited.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    if fcntl_getfl(borrowed).is_ok_and(|mode| mode & OFlags::ACCMODE == OFlags::RDONLY) {
+    if !fcntl_getfl(borrowed).is_ok_and(|mode| mode & OFlags::ACCMODE != OFlags::RDONLY) {
         return Err(none());
     }
     let copy = borrowed.try_clone_to_owned().map_err(call("fcntl", "is a limit on open files reached?"))?;
