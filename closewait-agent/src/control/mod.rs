@@ -37,8 +37,6 @@ pub use self::{
     server::{Asker, Control},
 };
 
-/// Where the agent listens unless told otherwise.
-pub const PATH: &str = "/run/closewait/agent.sock";
 /// Default limit of the bytes of all answers in flight: answers that were made and not taken yet.
 pub const MAX_BYTES_IN_FLIGHT: usize = 32 << 20;
 /// Longest question, bytes.

@@ -1,8 +1,7 @@
 //! The agent's side: takes questions, hands them to the event loop one by one, and sends the answers.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,7 +20,7 @@ use super::{
     pool::BytePool,
     transfer_time,
 };
-use crate::{host::in_time::InTime, memory};
+use crate::{host::in_time::InTime, memory, sink::reader_is_gone};
 
 /// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
 const LARGE: u64 = 4 << 20;
@@ -234,10 +233,7 @@ impl Asker {
 
     /// Whether the client has closed the connection in both directions.
     fn has_gone(&self) -> bool {
-        let mut events = [PollFd::new(&self.stream, PollFlags::empty())];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut events, Some(&at_once)).is_ok_and(|ready| ready > 0)
-            && events.iter().any(|event| event.revents().intersects(PollFlags::HUP | PollFlags::ERR))
+        reader_is_gone(self.stream.as_fd())
     }
 }
 

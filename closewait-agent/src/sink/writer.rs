@@ -370,7 +370,7 @@ fn try_again(fd: BorrowedFd<'_>, error: io::Error, refused: bool) -> io::Result<
 }
 
 /// Whether `fd` is a pipe or a socket whose other end was closed.
-fn reader_is_gone(fd: BorrowedFd<'_>) -> bool {
+pub fn reader_is_gone(fd: BorrowedFd<'_>) -> bool {
     poll(fd, PollFlags::empty(), Duration::ZERO).intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
