@@ -41,7 +41,7 @@ use closewait_engine::{
     snapshot::query::{Filter, GroupBy, Query},
 };
 
-/// Age at which a socket counts as stuck for a one-off scan, as for an agent that is told nothing else.
+/// Age at which a socket counts as stuck for a one-off scan: the default of an agent.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// The time between two looks at what processes do.

@@ -1,5 +1,5 @@
-//! The frames of an answer: each is its length and so many bytes. After the last one comes an end mark with their number, so
-//! that an answer that was cut off is recognized.
+//! The frames of an answer: a length, and that number of bytes. An end mark with the number of frames follows the last one, so
+//! that the client recognizes an answer that was cut off.
 
 use std::io::{self, Write as _};
 

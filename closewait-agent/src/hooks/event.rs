@@ -179,7 +179,7 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
     facts
 }
 
-/// The first owner; of a socket that nobody has accepted, whose listener it is.
+/// First owner of a socket, or of its listener if no program has accepted the socket.
 fn owner<'a>(owners: Option<&'a [Owner]>, process: Option<&'a Process>) -> Option<(u32, &'a str)> {
     let held = owners.and_then(|owners| owners.first()).map(|Owner { task: Task { pid, comm }, .. }| (*pid, comm));
     let (pid, comm) = held.or_else(|| process.map(|process| (process.pid, &process.comm)))?;

@@ -227,7 +227,7 @@ impl<'a> Grouping<'a> {
         any.next().filter(|_| any.next().is_none())
     }
 
-    /// The first process that holds a socket, or while nobody has accepted it, its listener.
+    /// First owner of a socket, or of its listener while no program has accepted the socket.
     pub(crate) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
         let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
         let of_listener = || waits_at().map(|listener| listener.owners.as_slice());

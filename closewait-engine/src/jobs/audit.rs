@@ -189,8 +189,8 @@ impl Engine {
         }
     }
 
-    /// The suspects have been looked at; `looked` says whether all that have an address were. Without that, only a scan
-    /// through every namespace proves that a socket is not there.
+    /// Continues after the refresh of the suspects. `refreshed`: all that have an address were read. Without that, only a scan
+    /// of every namespace proves that a socket is gone.
     pub(crate) fn refreshed_suspects(&mut self, at: BootTime, refreshed: bool) {
         let Step::Refreshing { asked, complete, mut tracked, mut stored } =
             std::mem::replace(&mut self.audit.step, Step::Idle)

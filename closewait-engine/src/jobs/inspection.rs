@@ -1,5 +1,5 @@
-//! Finding out about sockets that stay, before anything is said of them: look at them, search for their owners, look at
-//! their owners. One after the other, each step an answer to an [`Output`].
+//! Inspection of stuck sockets before the agent reports them: refresh the sockets, scan for their owners, inspect the owners. Each
+//! step is an [`Output`] and ends with a fact.
 
 use std::time::Duration;
 

@@ -130,7 +130,7 @@ pub enum Finding {
         verdict: Box<Verdict>,
         /// What its cgroup is.
         workload: Option<Box<Workload>>,
-        /// Its first owner, or if nobody has accepted it that of its listener, as it was looked at.
+        /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection.
         process: Option<Box<Process>>,
     },
     /// A socket left CLOSE_WAIT.

@@ -84,7 +84,7 @@ pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<
     groups
 }
 
-/// The tasks that hold it, one a process; while nobody has accepted it, those of its listener.
+/// Owners of a socket, one task of each process; while no program has accepted the socket, those of its listener.
 pub fn owners<'v>(row: &'v Row<'v>) -> impl Iterator<Item = &'v Task> {
     let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
     let owners = waits_at.map_or_else(|| row.owners.unwrap_or_default(), |listener| &listener.owners);

@@ -164,7 +164,7 @@ fn covers_a_family(peers: &[Peer]) -> bool {
     covers(true) || covers(false)
 }
 
-/// The processes that hold the socket, or while nobody has accepted it, its listener.
+/// Pids of the owners of a socket, or of its listener while no program has accepted the socket.
 fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
     let waits_at = facts.listener.filter(|_| facts.socket.accepted == Some(false));
     let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();

@@ -35,7 +35,7 @@ pub struct Row<'a> {
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
     pub proxy_peer: Option<&'a ProxyPeer>,
-    /// Its first owner, or while nobody has accepted it that of its listener, as far as it was looked at.
+    /// First owner of the socket, or of its listener while no program has accepted the socket; `None` if it was not inspected.
     pub process: Option<&'a Process>,
     /// Why it stays.
     pub verdict: Verdict,
@@ -52,7 +52,7 @@ pub struct View<'a> {
     pub untracked: u64,
     /// Why there may be sockets that cannot be seen, if so.
     pub unseen: Option<&'a str>,
-    /// The processes that hold them, or their listeners, as far as they were looked at.
+    /// Owners of the sockets and of their listeners that were inspected, by pid.
     pub processes: &'a BTreeMap<u32, Process>,
 }
 
@@ -92,7 +92,7 @@ pub struct Selection<'a> {
     pub untracked: u64,
     /// Why there may be sockets that cannot be seen, if so.
     pub unseen: Option<&'a str>,
-    /// The processes that hold them, or their listeners, as far as they were looked at.
+    /// Owners of the sockets and of their listeners that were inspected, by pid.
     pub processes: &'a BTreeMap<u32, Process>,
     filter: &'a Filter,
     host_context: &'a HostContext,

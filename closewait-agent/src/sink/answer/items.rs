@@ -79,7 +79,7 @@ pub struct AnswerRow<'a> {
     pub conntrack: Option<Duration>,
     /// The connection that it waits for, if it is one leg of a proxied one.
     pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
-    /// Pid of its first owner, or while nobody has accepted it that of its listener, if that process was looked at.
+    /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was inspected.
     pub process: Option<u32>,
     /// Why it stays. Its texts are empty if they were not asked for.
     pub verdict: Verdict,
