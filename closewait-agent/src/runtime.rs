@@ -292,6 +292,7 @@ impl Runtime {
                     let lost = self.lost();
                     self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
+                Output::WatchPorts(_ports) => {}
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }

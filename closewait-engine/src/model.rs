@@ -8,9 +8,10 @@ mod stay;
 mod verdict;
 
 pub use self::{
-    finding::{Counters, Finding, InspectionRequest, Output, QueryCommand, QueryId, Scope, Totals},
+    finding::{Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals},
     observation::{
-        InspectionEnd, InspectionFact, Observation, QueryEvent, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent,
+        InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd, RefreshFact, ScanEnd,
+        ScanFact, SocketEvent, WatchedPort,
     },
     pileup::{
         Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery,

@@ -63,6 +63,7 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::ScanOwners { .. } => "look for holders".to_owned(),
             Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
             Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
+            Output::WatchPorts(ports) => format!("watch {}", ports.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
             Output::InspectOwners(_) => "look at owners".to_owned(),
             Output::Query(command) => format!("{command:?}"),

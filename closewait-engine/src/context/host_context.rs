@@ -9,8 +9,8 @@ use crate::{
     diagnose::Seen,
     limits::{Quota, keep_owner},
     model::{
-        InspectionFact, InspectionRequest, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey,
-        SocketLocation,
+        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, ReadState, Role, Socket,
+        SocketKey, SocketLocation,
     },
     process::Process,
     time::BootTime,
@@ -46,6 +46,10 @@ pub(crate) struct HostContext {
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
     connections: BTreeMap<u32, Vec<ProxyPeer>>,
+    /// Time at which the connections of each process were last read.
+    connections_read: BTreeMap<u32, BootTime>,
+    closes: BTreeMap<(Option<u32>, u16), PortCloses>,
+    peer_ends: BTreeMap<SocketKey, PeerEnd>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -64,6 +68,9 @@ impl Default for HostContext {
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
             connections: BTreeMap::new(),
+            connections_read: BTreeMap::new(),
+            closes: BTreeMap::new(),
+            peer_ends: BTreeMap::new(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -130,6 +137,15 @@ impl HostContext {
                 if self.connection_quota.take() {
                     self.connections.entry(owner.task.pid).or_default().push(*peer);
                 }
+            }
+            InspectionFact::ConnectionsRead { pid, at } => {
+                self.connections_read.insert(pid, at);
+            }
+            InspectionFact::Closes(closes) => {
+                self.closes.insert((closes.port.netns, closes.port.port), closes);
+            }
+            InspectionFact::PeerEnd { key, at: _, end } => {
+                self.peer_ends.insert(key, end);
             }
             InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
             InspectionFact::Namespace { netns, conntrack_close_wait } => {
@@ -204,6 +220,8 @@ impl HostContext {
             cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
             unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
             namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
+            closes_of: Vec::new(),
+            peer_ends_of: Vec::new(),
         }
     }
 
@@ -242,6 +260,21 @@ impl HostContext {
     /// Returns the connections of a process that are not in CLOSE_WAIT.
     pub(crate) fn connections(&self, pid: u32) -> &[ProxyPeer] {
         self.connections.get(&pid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the time at which the connections of a process were last read; `None` if they never were.
+    pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
+        self.connections_read.get(&pid).copied()
+    }
+
+    /// Returns the closes of a port since its onset; `None` if the port is not watched.
+    pub(crate) fn closes(&self, netns: Option<u32>, port: u16) -> Option<&PortCloses> {
+        self.closes.get(&(netns, port))
+    }
+
+    /// Returns what is known of the other end of a socket; `None` if it was not looked up.
+    pub(crate) fn peer_end(&self, key: SocketKey) -> Option<PeerEnd> {
+        self.peer_ends.get(&key).copied()
     }
 
     /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first owner.

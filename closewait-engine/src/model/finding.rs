@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, How, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
+use super::{Dwell, Endpoint, How, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict, WatchedPort};
 use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
@@ -208,6 +208,21 @@ pub struct InspectionRequest {
     pub unheld: Vec<u64>,
     /// Network namespaces: hand in [`super::InspectionFact::Namespace`].
     pub namespaces: Vec<u32>,
+    /// Watched ports: hand in [`super::InspectionFact::Closes`].
+    pub closes_of: Vec<WatchedPort>,
+    /// Sockets whose other end may be on this host: hand in [`super::InspectionFact::PeerEnd`].
+    pub peer_ends_of: Vec<PeerQuestion>,
+}
+
+/// Socket whose other end is to be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerQuestion {
+    /// The socket.
+    pub key: SocketKey,
+    /// Its local end.
+    pub local: Endpoint,
+    /// Its remote end.
+    pub remote: Endpoint,
 }
 
 /// What the engine wants done.
@@ -241,6 +256,8 @@ pub enum Output {
     RefreshSuspects(Vec<SocketKey>),
     /// Do the next step for a query.
     Query(QueryCommand),
+    /// The kernel program is to count the closes of these ports, and of no others.
+    WatchPorts(Vec<WatchedPort>),
     /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
     Forget(Vec<(SocketKey, BootTime)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].

@@ -247,7 +247,8 @@ pub enum InspectionFact {
         /// What was read.
         process: Box<Process>,
     },
-    /// Another connection of a process.
+    /// Another connection of a process: one side of a proxied connection, or an open connection to a port that the process
+    /// serves.
     ProxyPeer {
         /// What is known of it.
         #[serde(alias = "leg")]
@@ -270,6 +271,24 @@ pub enum InspectionFact {
         /// `net.netfilter.nf_conntrack_tcp_timeout_close_wait`; `None` where connections are not tracked.
         conntrack_close_wait: Option<Duration>,
     },
+    /// All other connections of a process were read, or as many of them as are read at a time.
+    ConnectionsRead {
+        /// The process.
+        pid: u32,
+        /// Time of the read.
+        at: BootTime,
+    },
+    /// Closes of a port that is watched, see [`super::InspectionRequest::closes_of`].
+    Closes(PortCloses),
+    /// The other end of a socket, looked up on this host.
+    PeerEnd {
+        /// The socket in CLOSE_WAIT.
+        key: SocketKey,
+        /// Time of the look-up.
+        at: BootTime,
+        /// What was found.
+        end: PeerEnd,
+    },
     /// Where a socket is that has no owner.
     Location {
         /// Inode of the socket.
@@ -277,6 +296,40 @@ pub enum InspectionFact {
         /// Where it is.
         place: SocketLocation,
     },
+}
+
+/// Port that the kernel program counts closes of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WatchedPort {
+    /// Network namespace; `None` where records do not tell.
+    pub netns: Option<u32>,
+    /// Local port.
+    pub port: u16,
+    /// Onset: entry of the oldest socket that is still in CLOSE_WAIT.
+    pub since: BootTime,
+}
+
+/// Closes of a watched port: of connections that the program ended, in any state but CLOSE_WAIT, and on which it had sent data
+/// since the onset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCloses {
+    /// The port. `since` is the onset from which on data counts.
+    pub port: WatchedPort,
+    /// Number of closes.
+    pub count: u64,
+    /// Time of the last one; `None` if there was none.
+    pub last: Option<BootTime>,
+}
+
+/// The other end of a connection, as far as it is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerEnd {
+    /// It was not found in the namespaces that were read: on another host, behind address translation, or closed.
+    NotFound,
+    /// It has closed its sending side, and a program still has a descriptor of it: it can still read.
+    HalfClosed,
+    /// It is closed: no program has a descriptor of it.
+    Closed,
 }
 
 /// End of an inspection.

@@ -129,6 +129,15 @@ impl fmt::Display for Syscall {
     }
 }
 
+/// How long a thread waits at most in its system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WaitLimit {
+    /// The call has a timeout: the thread is idle in a pool, sleeps, or polls.
+    Limited,
+    /// The call has none: it waits for a lock, for another thread, or in an event loop.
+    Unlimited,
+}
+
 /// One thread, as it was looked at. What could not be seen is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
@@ -140,6 +149,9 @@ pub struct Thread {
     pub syscall: Option<Syscall>,
     /// That call's first argument: a futex's address, or a descriptor.
     pub arg: Option<u64>,
+    /// How long it waits at most in that call; `None` if the call does not tell.
+    #[serde(default)]
+    pub limit: Option<WaitLimit>,
     /// The function of the kernel in which it waits.
     pub wchan: Option<String>,
     /// Its CPU time, in thousandths of one CPU.
@@ -159,6 +171,9 @@ pub struct ThreadGroup {
     pub syscall: Option<Syscall>,
     /// The futex's address or the descriptor that all of them wait for; `None` also if each waits for one of its own.
     pub arg: Option<u64>,
+    /// How long they wait at most in that call; `None` if the call does not tell.
+    #[serde(default)]
+    pub limit: Option<WaitLimit>,
     /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
     pub own: bool,
     /// The function of the kernel in which the first of them waits.
@@ -206,18 +221,20 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
         let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
         // Where the system call is known, the function in it tells no more.
         let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
-        let group = groups.entry((thread.state, thread.syscall, arg, wchan)).or_insert_with(|| ThreadGroup {
-            count: 0,
-            state: thread.state,
-            syscall: thread.syscall,
-            arg,
-            own: false,
-            wchan: thread.wchan.clone(),
-            comms: Vec::new(),
-            busiest_permille: None,
-            main_permille: None,
-            has_main: false,
-        });
+        let group =
+            groups.entry((thread.state, thread.syscall, arg, thread.limit, wchan)).or_insert_with(|| ThreadGroup {
+                count: 0,
+                state: thread.state,
+                syscall: thread.syscall,
+                arg,
+                limit: thread.limit,
+                own: false,
+                wchan: thread.wchan.clone(),
+                comms: Vec::new(),
+                busiest_permille: None,
+                main_permille: None,
+                has_main: false,
+            });
         group.count += 1;
         group.busiest_permille = group.busiest_permille.max(thread.cpu_permille);
         if thread.main {
@@ -239,8 +256,8 @@ fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
         groups.into_iter().partition(|group| group.count == 1 && group.same().is_some());
     let mut together = BTreeMap::<_, ThreadGroup>::new();
     for one in alone {
-        let Some(group) = together.get_mut(&(one.state, one.syscall)) else {
-            together.insert((one.state, one.syscall), one);
+        let Some(group) = together.get_mut(&(one.state, one.syscall, one.limit)) else {
+            together.insert((one.state, one.syscall, one.limit), one);
             continue;
         };
         group.count += 1;
@@ -269,6 +286,7 @@ mod tests {
             state: ThreadState::Sleeping,
             syscall: Some(Syscall(syscall)),
             arg: Some(arg),
+            limit: None,
             wchan: Some("futex_wait_queue".to_owned()),
             cpu_permille: Some(u32::from(name)),
             main: name == b'm',

@@ -329,6 +329,7 @@ impl World {
                         self.check_against_the_truth();
                     }
                 }
+                Output::WatchPorts(_) => {}
                 Output::Forget(entries) => {
                     for (key, entered) in entries {
                         if self.kernel.since.get(&key) == Some(&entered) {

@@ -270,6 +270,7 @@ fn thread(
         state: ThreadState::from_letter(stat.state),
         syscall: call.map(|call| Syscall(call.number)),
         arg: call.map(|call| call.first),
+        limit: None,
         wchan: proc::wchan(folder).map(|name| harmless(&name)),
         cpu_permille: None,
         main,

@@ -110,7 +110,11 @@ fn play(lives: &[Life], end: u64) -> Said {
                 }
                 Output::Audit { .. } => engine.handle(ScanEnd::Audit { began: at, at, complete: false, cost: None }),
                 Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at, complete: false }),
-                Output::Finding(_) | Output::RefreshLingering(_) | Output::Forget(_) | Output::Query(_) => {}
+                Output::Finding(_)
+                | Output::RefreshLingering(_)
+                | Output::Forget(_)
+                | Output::WatchPorts(_)
+                | Output::Query(_) => {}
             }
         }
     }
