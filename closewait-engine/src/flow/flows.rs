@@ -15,7 +15,7 @@ use crate::{
     diagnose::{Flow, Trend},
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Point},
-    model::{Dwell, How, Since},
+    model::{Dwell, ExitCause, Since},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -149,7 +149,7 @@ impl Flows {
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        how: How,
+        how: ExitCause,
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
@@ -164,7 +164,7 @@ impl Flows {
             cohort.left = cohort.left.saturating_add(1);
         }
         match how {
-            How::Closed | How::Shutdown | How::Aborted => {
+            ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => {
                 stats.closed += 1;
                 stats.last_closed = stats.last_closed.max(Some(at));
                 stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
@@ -172,7 +172,11 @@ impl Flows {
                     stats.habit.closed(stayed);
                 }
             }
-            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => stats.lost += 1,
+            ExitCause::Reset
+            | ExitCause::Timeout
+            | ExitCause::Destroyed
+            | ExitCause::ListenerClosed
+            | ExitCause::Unknown => stats.lost += 1,
         }
     }
 
