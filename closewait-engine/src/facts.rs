@@ -3,7 +3,7 @@
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     model::{
-        Exit, Finding, How, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
+        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
         Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
@@ -136,7 +136,7 @@ impl Engine {
     /// The exit of a socket was missed: it left at some time before `at`.
     pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         if missed.reported || self.config.events == Events::All {
-            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
+            let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
             self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
         }
@@ -162,10 +162,10 @@ impl Engine {
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, owner: Owner) {
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: ExitCause, owner: Owner) {
         // The exit of an unknown one was not seen: it is older than the agent. Unless its error tells, it need not have been
         // in CLOSE_WAIT.
-        if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != How::Unknown {
+        if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(owner));

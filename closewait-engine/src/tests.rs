@@ -4,8 +4,8 @@ mod lossy;
 
 use super::{
     model::{
-        Class, Dwell, Endpoint, How, InspectionEnd, RefreshEnd, RefreshFact, Role, ScanEnd, ScanFact, Scope, Since,
-        Socket, SocketEvent, SocketKey,
+        Class, Dwell, Endpoint, ExitCause, InspectionEnd, RefreshEnd, RefreshFact, Role, ScanEnd, ScanFact, Scope,
+        Since, Socket, SocketEvent, SocketKey,
     },
     testing::{socket, socket_on_port},
     *,
@@ -34,7 +34,7 @@ fn leave(millis: u64, entered: Option<u64>) -> SocketEvent {
 }
 
 fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> SocketEvent {
-    let (how, fd_open) = (How::Closed, Some(false));
+    let (how, fd_open) = (ExitCause::Closed, Some(false));
     SocketEvent::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
 }
 

@@ -21,17 +21,17 @@ use crate::{
 const MAX_PROCESSES: usize = 64;
 /// Number of processes whose other connections are read at a time.
 const MAX_PROXY_PROCESSES: usize = 16;
-/// Cgroups that are remembered, and asked for at a time.
+/// Maximum number of known cgroups, and of cgroups in one inspection.
 const MAX_CGROUPS: usize = 4096;
-/// Network namespaces that are remembered, and asked for at a time.
+/// Maximum number of known network namespaces, and of namespaces in one inspection.
 const MAX_NAMESPACES: usize = 4096;
-/// Listeners of the whole host that are known, at some 200 bytes.
+/// Maximum number of known listeners of the whole host, at some 200 bytes each.
 const MAX_LISTENERS: usize = 65_536;
 /// Number of descriptors that are kept beside the first of each listener.
 const MAX_MORE_OWNERS: usize = 65_536;
 /// Number of other connections that are kept, at some 300 bytes each.
 const MAX_CONNECTIONS: usize = 65_536;
-/// Sockets without a owner that are searched for elsewhere at a time: the processes named for each make a list.
+/// Maximum number of sockets without an owner that one inspection searches for elsewhere: the processes named for each make a list.
 const MAX_UNHELD: usize = 4096;
 /// Age at which the state of a process is read again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
-    /// What the scan that goes on has found so far.
+    /// Listeners that the running scan has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
@@ -114,14 +114,14 @@ impl HostContext {
         self.places.clear();
     }
 
-    /// A scan of open files gave up, for this reason: the listeners of the one before stay.
+    /// Keeps the listeners of the scan before, as a scan of open files failed for the reason `why`.
     pub(crate) fn scan_failed(&mut self, why: String) {
         self.found.clear();
         self.owner_quota.reset(0);
         self.blind = Some(why);
     }
 
-    /// Why the last scan could not see all processes, if so.
+    /// Returns the reason why the last scan could not see all processes; `None` if it saw all.
     pub(crate) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -225,7 +225,7 @@ impl HostContext {
         }
     }
 
-    /// Those of `cgroups` whose workloads are not known, each once and no more than are asked for at a time.
+    /// Returns the ones among `cgroups` whose workloads are unknown, each once and [`MAX_CGROUPS`] at most.
     pub(crate) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
         let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
         unnamed.into_iter().take(MAX_CGROUPS).collect()
@@ -277,26 +277,27 @@ impl HostContext {
         self.peer_ends.get(&key).copied()
     }
 
-    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first owner.
+    /// Returns the workload of a socket's cgroup. If that is the root of all, as with cgroup v1, returns the first
+    /// owner's.
     pub(crate) fn workload(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&Workload> {
         let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
         let of_owner = || self.processes.get(&owners?.first()?.task.pid)?.workload.as_deref();
         own.filter(|own| !own.is_root()).or_else(|| of_owner().filter(|of_owner| !of_owner.is_root()))
     }
 
-    /// How long a namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    /// Returns the timeout after which a namespace's connection tracking forgets a connection in CLOSE_WAIT.
     pub(crate) fn conntrack(&self, netns: Option<u32>) -> Option<Duration> {
         *self.namespaces.get(&netns?)?
     }
 
-    /// Where a socket is that no process holds.
+    /// Returns the location of a socket without an owner.
     pub(crate) fn place(&self, inode: Option<u64>) -> Option<&SocketLocation> {
         self.places.get(&inode?)
     }
 }
 
-/// Keeps one more; of too many the one with the lowest number goes, for the kernel counts up. It is found out again if a
-/// socket asks for it.
+/// Inserts a value. Over the limit `most` the lowest number is dropped, as the kernel counts up. It is inspected again if a
+/// socket needs it.
 fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
     known.insert(key, value);
     if known.len() > most {

@@ -10,7 +10,7 @@ use super::{
     testing::{STUCK_AFTER, Scene, owned_by, process, secs, task},
 };
 use crate::{
-    model::{Certainty, Class, Dwell, Exit, How, Opener, ReadState, Role, SocketLocation},
+    model::{Certainty, Class, Dwell, Exit, ExitCause, Opener, ReadState, Role, SocketLocation},
     time::BootTime,
 };
 
@@ -36,15 +36,15 @@ impl Dice {
     }
 }
 
-const HOW: [How; 8] = [
-    How::Closed,
-    How::Shutdown,
-    How::Aborted,
-    How::Reset,
-    How::Timeout,
-    How::Destroyed,
-    How::ListenerClosed,
-    How::Unknown,
+const HOW: [ExitCause; 8] = [
+    ExitCause::Closed,
+    ExitCause::Shutdown,
+    ExitCause::Aborted,
+    ExitCause::Reset,
+    ExitCause::Timeout,
+    ExitCause::Destroyed,
+    ExitCause::ListenerClosed,
+    ExitCause::Unknown,
 ];
 
 const READS: [ReadState; 6] = [

@@ -142,7 +142,7 @@ impl Kernel {
         if fate != Fate::Written {
             self.lost_leavings.insert(key);
         }
-        let (at, how) = (self.now(), How::Closed);
+        let (at, how) = (self.now(), ExitCause::Closed);
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
             *left = Some(at);
         }

@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     Config, Engine,
     model::{
-        Class, Counters, Endpoint, Finding, How, InspectionEnd, InspectionFact, Limit, Observation, Output, Pileup,
-        PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
+        Class, Counters, Endpoint, ExitCause, Finding, InspectionEnd, InspectionFact, Limit, Observation, Output,
+        Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
     testing::{owner, process, socket_on_port},
 };
@@ -64,8 +64,15 @@ fn play(lives: &[Life], end: u64) -> Said {
         let enter = SocketEvent::Enter { key, at: at(life.enters), socket: socket.clone() };
         records.insert((life.enters, number, false), enter);
         let (entered, fd_open) = (Some(at(life.enters)), Some(false));
-        let leave =
-            SocketEvent::Leave { key, at: at(life.leaves), entered, socket, how: How::Closed, closer: None, fd_open };
+        let leave = SocketEvent::Leave {
+            key,
+            at: at(life.leaves),
+            entered,
+            socket,
+            how: ExitCause::Closed,
+            closer: None,
+            fd_open,
+        };
         records.insert((life.leaves, number, true), leave);
     }
     let mut records = records.into_iter().peekable();
