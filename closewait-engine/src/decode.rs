@@ -100,7 +100,8 @@ impl Decoder {
                 }
                 let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
-                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open }.into())
+                let wrote = record.has(flag::WROTE_KNOWN).then(|| record.has(flag::WROTE));
+                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open, wrote }.into())
             }
             kind::PRESENT => {
                 states(record.new_state == state::CLOSE_WAIT)?;

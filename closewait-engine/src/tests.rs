@@ -35,7 +35,16 @@ fn leave(millis: u64, entered: Option<u64>) -> SocketEvent {
 
 fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> SocketEvent {
     let (how, fd_open) = (ExitCause::Closed, Some(false));
-    SocketEvent::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
+    SocketEvent::Leave {
+        key: KEY,
+        at: at(millis),
+        entered: entered.map(at),
+        socket,
+        how,
+        closer: None,
+        fd_open,
+        wrote: None,
+    }
 }
 
 fn counters(millis: u64, counters: Counters) -> Observation {
@@ -282,7 +291,7 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
             unreachable!()
         };
         let socket = in_namespace(number);
-        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
+        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open, wrote: None });
     }
     assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
     engine.handle_timeout(at(60_000));

@@ -1,12 +1,12 @@
 //! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use crate::{
-    diagnose::Seen,
+    diagnose::{Seen, evidence::WaitsSample},
     limits::{Quota, keep_owner},
     model::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, ReadState, Role, Socket,
@@ -21,6 +21,8 @@ use crate::{
 const MAX_PROCESSES: usize = 64;
 /// Number of processes whose other connections are read at a time.
 const MAX_PROXY_PROCESSES: usize = 16;
+/// Number of inspections of a process of which the waiting threads are remembered.
+const MAX_WAIT_SAMPLES: usize = 16;
 /// Maximum number of known cgroups, and of cgroups in one inspection.
 const MAX_CGROUPS: usize = 4096;
 /// Maximum number of known network namespaces, and of namespaces in one inspection.
@@ -49,6 +51,8 @@ pub(crate) struct HostContext {
     /// Time at which the connections of each process were last read.
     connections_read: BTreeMap<u32, BootTime>,
     closes: BTreeMap<(Option<u32>, u16), PortCloses>,
+    /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
+    wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
     peer_ends: BTreeMap<SocketKey, PeerEnd>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
@@ -70,6 +74,7 @@ impl Default for HostContext {
             connections: BTreeMap::new(),
             connections_read: BTreeMap::new(),
             closes: BTreeMap::new(),
+            wait_samples: BTreeMap::new(),
             peer_ends: BTreeMap::new(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -131,6 +136,11 @@ impl HostContext {
         match fact {
             InspectionFact::Process { at, process } => {
                 self.inspected.insert(process.pid, at);
+                let samples = self.wait_samples.entry(process.pid).or_default();
+                if samples.len() >= MAX_WAIT_SAMPLES {
+                    samples.pop_front();
+                }
+                samples.push_back(WaitsSample::of(&process, at));
                 self.processes.insert(process.pid, *process);
             }
             InspectionFact::ProxyPeer { peer, owner } => {
@@ -204,6 +214,7 @@ impl HostContext {
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
         self.processes.retain(|pid, _| wanted.contains(pid));
         self.inspected.retain(|pid, _| wanted.contains(pid));
+        self.wait_samples.retain(|pid, _| wanted.contains(pid));
         self.connections.retain(|pid, _| wanted.contains(pid));
         let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= PROCESS_REFRESH_INTERVAL);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
@@ -265,6 +276,11 @@ impl HostContext {
     /// Returns the time at which the connections of a process were last read; `None` if they never were.
     pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
         self.connections_read.get(&pid).copied()
+    }
+
+    /// Returns how many threads of a process waited with a timeout at the last inspections, the oldest first.
+    pub(crate) fn wait_samples(&self, pid: u32) -> impl Iterator<Item = WaitsSample> {
+        self.wait_samples.get(&pid).into_iter().flatten().copied()
     }
 
     /// Returns the closes of a port since its onset; `None` if the port is not watched.

@@ -13,6 +13,12 @@ use crate::{
     model::{Connection, ProxyPeer, Role, Since, Socket, SocketKey},
 };
 
+/// Longest tick of the kernel's times, at 100 Hz.
+const TICK: Duration = Duration::from_millis(10);
+/// Time after which an ACK without data is one that was delayed.
+const MIN_DELAYED_ACK: Duration = Duration::from_millis(8);
+/// Longest delay of an ACK, and a tick at each end.
+const MAX_DELAYED_ACK: Duration = Duration::from_millis(500);
 /// Longest time between the arrival of a request and its forwarding: the proxy may have to connect first.
 const MAX_REQUEST_DELAY: Duration = Duration::from_secs(3);
 /// Longest time between the arrival of a FIN and its forwarding.
@@ -56,12 +62,23 @@ pub(crate) fn proxy_peers(pairs: &BTreeMap<SocketKey, &ProxyPeer>) -> ProxyPeers
 }
 
 /// Whether the connection waits: for an answer to its last data, or for the other side's FIN.
-fn waits(peer: &ProxyPeer) -> bool {
+pub(crate) fn waits(peer: &ProxyPeer) -> bool {
     match peer.state {
         Connection::FinWait1 | Connection::FinWait2 => true,
         Connection::Established => {
-            let sent = peer.socket.sent_bytes.is_some_and(|sent| sent > 0);
-            sent && peer.socket.last_sent >= peer.socket.last_received
+            let socket = &peer.socket;
+            let sent = socket.sent_bytes.is_some_and(|sent| sent > 0);
+            // Nothing was ever received: the kernel has the time of the set-up in its place.
+            if socket.received_bytes == Some(0) {
+                return sent;
+            }
+            let (Some(last_sent), Some(last_received)) = (socket.last_sent, socket.last_received) else { return false };
+            // Within a tick, the order is unknown. An end that sent last and gets no answer gets a delayed ACK
+            // (`TCP_DELACK_MIN` and `TCP_DELACK_MAX`, include/net/tcp.h at v5.10).
+            let tie = last_sent <= last_received + TICK && last_received <= last_sent + TICK;
+            let delay = socket.last_ack.map(|ack| ack.since(last_received));
+            let got_delayed_ack = delay.is_some_and(|delay| delay >= MIN_DELAYED_ACK && delay <= MAX_DELAYED_ACK);
+            sent && if tie { got_delayed_ack } else { last_sent > last_received }
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn left(
     dwell: Option<Dwell>,
     how: ExitCause,
     fd_open: Option<bool>,
-    wrote: Option<u64>,
+    (answered, sent): (bool, Option<u64>),
 ) -> Option<Verdict> {
     let after = dwell.map_or_else(String::new, |dwell| match dwell {
         Dwell::Exact(exact) => format!(" after {}", text::duration(exact)),
@@ -51,12 +51,14 @@ pub fn left(
             (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}"))
         }
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
-        ExitCause::Reset if wrote.is_some_and(|bytes| bytes > 0) => {
-            let bytes = text::count(u32::try_from(wrote.unwrap_or(0)).unwrap_or(u32::MAX), "byte");
+        ExitCause::Reset if answered => {
+            let bytes = sent
+                .filter(|sent| *sent > 0)
+                .map_or_else(String::new, |sent| format!(" {}", text::count(sent, "byte")));
             (
                 true,
                 format!(
-                    "it was slow, not stuck for ever: its program wrote {bytes}{after}, to which the peer, gone by then, answered with a reset"
+                    "it was slow, not stuck for ever: its program wrote{bytes}{after}, to which the peer, gone by then, answered with a reset"
                 ),
             )
         }
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn one_that_its_program_ended_was_slow() {
         for how in [ExitCause::Closed, ExitCause::Shutdown, ExitCause::Aborted] {
-            let verdict = left(&socket(), DWELL, how, Some(false), None).unwrap();
+            let verdict = left(&socket(), DWELL, how, Some(false), (false, None)).unwrap();
             assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
             assert!(verdict.text.starts_with("it was slow, not stuck for ever: "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
@@ -103,17 +105,17 @@ mod tests {
 
     #[test]
     fn one_that_was_answered_too_late_was_slow() {
-        let verdict = left(&socket(), DWELL, ExitCause::Reset, Some(true), Some(38)).unwrap();
+        let verdict = left(&socket(), DWELL, ExitCause::Reset, Some(true), (true, Some(38))).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
         assert!(verdict.text.contains("wrote 38 bytes after 12s"), "{}", verdict.text);
-        let nothing = left(&socket(), DWELL, ExitCause::Reset, Some(true), Some(0)).unwrap();
+        let nothing = left(&socket(), DWELL, ExitCause::Reset, Some(true), (false, Some(0))).unwrap();
         assert_eq!(nothing.class, Class::Unknown);
     }
 
     #[test]
     fn one_that_was_taken_away_says_that_nothing_was_closed() {
         for how in [ExitCause::Reset, ExitCause::Timeout, ExitCause::Destroyed, ExitCause::ListenerClosed] {
-            let verdict = left(&socket(), DWELL, how, Some(true), None).unwrap();
+            let verdict = left(&socket(), DWELL, how, Some(true), (false, None)).unwrap();
             assert_eq!(verdict.class, Class::Unknown);
             assert!(verdict.text.contains("without a close()"), "{}", verdict.text);
             assert!(verdict.text.contains("descriptor is still open"), "{}", verdict.text);
@@ -122,13 +124,18 @@ mod tests {
 
     #[test]
     fn nothing_is_said_if_nothing_tells() {
-        assert_eq!(left(&socket(), DWELL, ExitCause::Unknown, None, None), None);
+        assert_eq!(left(&socket(), DWELL, ExitCause::Unknown, None, (false, None)), None);
     }
 
     #[test]
     fn an_age_that_is_not_known_is_not_told() {
-        assert!(left(&socket(), None, ExitCause::Closed, None, None).unwrap().text.ends_with("closed"));
+        assert!(left(&socket(), None, ExitCause::Closed, None, (false, None)).unwrap().text.ends_with("closed"));
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
-        assert!(left(&socket(), bounds, ExitCause::Closed, None, None).unwrap().text.ends_with("after at least 12s"));
+        assert!(
+            left(&socket(), bounds, ExitCause::Closed, None, (false, None))
+                .unwrap()
+                .text
+                .ends_with("after at least 12s")
+        );
     }
 }

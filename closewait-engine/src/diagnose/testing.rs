@@ -193,6 +193,7 @@ impl Scene {
             untouched: self.untouched,
             group: &self.group,
             listener: self.listener.as_ref(),
+            listeners: usize::from(self.listener.is_some()),
             proxy_peers: &self.proxy_peers,
             processes: &processes,
             conntrack: None,

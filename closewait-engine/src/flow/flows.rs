@@ -12,10 +12,13 @@ use indexmap::{
 };
 
 use crate::{
-    diagnose::{Flow, Trend},
+    diagnose::{
+        Flow, Trend,
+        evidence::{LATE, LateExits},
+    },
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Point},
-    model::{Dwell, ExitCause, Since},
+    model::{Dwell, Since},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -32,6 +35,8 @@ const MAX_COHORTS: usize = 128;
 /// Number of windows, each as long as the age at which a socket counts as stuck, for which the longest dwell time is
 /// known.
 const WINDOWS_PER_SPAN: usize = 64;
+/// Number of late exits of each flow that are kept.
+const MAX_LATE_EXITS: usize = 8;
 /// Number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
 /// Minimum number of windows for a trend: three differences.
@@ -59,6 +64,8 @@ struct FlowStats {
     /// Longest dwell time that the program ended, in this span of windows and in the one before. Older values expire,
     /// so that one slow request does not count for ever.
     longest_closed: [Option<Duration>; 2],
+    /// The last exits of sockets that the program had kept for [`LATE`] or longer: time and dwell time.
+    late_exits: VecDeque<(BootTime, Duration)>,
     cohorts: VecDeque<Cohort>,
     /// Last count of the present sockets.
     latest: Point,
@@ -149,7 +156,7 @@ impl Flows {
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        how: ExitCause,
+        finished: bool,
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
@@ -163,20 +170,21 @@ impl Flows {
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
         }
-        match how {
-            ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => {
-                stats.closed += 1;
-                stats.last_closed = stats.last_closed.max(Some(at));
-                stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
-                if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
-                    stats.habit.closed(stayed);
-                }
+        if !finished {
+            stats.lost += 1;
+            return;
+        }
+        stats.closed += 1;
+        stats.last_closed = stats.last_closed.max(Some(at));
+        stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
+        if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
+            stats.habit.closed(stayed);
+        }
+        if let Some(stayed) = stayed.filter(|stayed| *stayed >= LATE) {
+            if stats.late_exits.len() >= MAX_LATE_EXITS {
+                stats.late_exits.pop_front();
             }
-            ExitCause::Reset
-            | ExitCause::Timeout
-            | ExitCause::Destroyed
-            | ExitCause::ListenerClosed
-            | ExitCause::Unknown => stats.lost += 1,
+            stats.late_exits.push_back((at, stayed));
         }
     }
 
@@ -317,6 +325,16 @@ impl Flows {
             }
         }
         Some(flow)
+    }
+
+    /// Returns the late exits of a flow.
+    pub(crate) fn late_exits(&self, key: FlowKey) -> LateExits {
+        let Some(stats) = self.flows.get(&key) else { return LateExits::default() };
+        LateExits {
+            count: u32::try_from(stats.late_exits.len()).unwrap_or(u32::MAX),
+            last: stats.late_exits.back().map(|(at, _)| *at),
+            longest: stats.late_exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
+        }
     }
 
     /// Evicts quiet flows, so that many short-lived remote endpoints do not keep others out.

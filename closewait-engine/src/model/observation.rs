@@ -70,6 +70,9 @@ pub enum SocketEvent {
         closer: Option<Task>,
         /// Whether a program still has a descriptor for it.
         fd_open: Option<bool>,
+        /// Whether the program sent data after the entry; `None` if the kernel program does not tell.
+        #[serde(default)]
+        wrote: Option<bool>,
     },
 }
 

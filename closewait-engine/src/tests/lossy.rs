@@ -146,7 +146,10 @@ impl Kernel {
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
             *left = Some(at);
         }
-        self.write(fate, SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
+        self.write(
+            fate,
+            SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false), wrote: None },
+        );
     }
 
     /// What a scan over sockets finds at one of them.

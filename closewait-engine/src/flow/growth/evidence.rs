@@ -13,8 +13,8 @@ use crate::{
     diagnose::{self, Growing},
     flow::group_key::FlowKey,
     model::{
-        Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
-        ReportedGroup, Shape, Slope, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
+        ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -223,7 +223,8 @@ impl Engine {
         let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
         let judged = grouping.verdict(key, oldest);
-        let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
+        let says_nothing =
+            matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         let group = flow_key.group();
         let verdict = grows.map_or(judged, |course| {

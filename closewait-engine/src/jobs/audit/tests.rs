@@ -166,6 +166,7 @@ fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
                 how: ExitCause::Closed,
                 closer: None,
                 fd_open: Some(false),
+                wrote: None,
             }
             .into(),
         ];
