@@ -1,13 +1,15 @@
 //! What a process is and does.
 
 mod runtime;
+mod syscall;
 mod thread;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     runtime::ProgramRuntime,
-    thread::{Syscall, Thread, ThreadGroup, ThreadState, WaitLimit, group},
+    syscall::{Syscall, SyscallArgs, WaitKind, WaitLimit},
+    thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
     text::{Comm, harmless_field},
