@@ -63,3 +63,52 @@ impl ClientFacts {
         facts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Opener, Task},
+        testing::socket,
+        text::Comm,
+    };
+
+    const ENTERED: BootTime = BootTime(100_000_000_000);
+
+    /// Last sent and received so many milliseconds before the FIN.
+    fn client(sent: u64, received: u64, unread: u32) -> Socket {
+        let before = |millis: u64| Some(BootTime(ENTERED.0 - millis * 1_000_000));
+        Socket {
+            last_sent: before(sent),
+            last_received: before(received),
+            unread_bytes: Some(unread),
+            sent_bytes: Some(9),
+            ..socket()
+        }
+    }
+
+    fn facts(sockets: &[Socket]) -> ClientFacts {
+        ClientFacts::of(sockets.iter().map(|socket| (socket, Since::Exact(ENTERED))), ENTERED)
+    }
+
+    #[test]
+    fn a_farewell_comes_with_the_fin_after_a_silence() {
+        assert_eq!(facts(&[client(5000, 0, 118)]).farewells, 1);
+        assert_eq!(facts(&[client(100, 0, 54)]).farewells, 0, "it answers what was just sent");
+        assert_eq!(facts(&[client(5000, 4000, 5000)]).farewells, 0, "a response that was not read");
+        assert_eq!(facts(&[client(5000, 4000, 1)]).idle, 1);
+        assert_eq!(facts(&[client(100, 90, 5000)]).responses, 1);
+    }
+
+    #[test]
+    fn what_was_opened_after_the_onset_is_counted() {
+        let opened = |at| Socket {
+            opener: Some(Box::new(Opener { task: Task { pid: 1, comm: Comm::from_name(b"x") }, at })),
+            ..client(100, 90, 1)
+        };
+        assert_eq!(facts(&[client(100, 90, 1)]).opened_after_onset, None, "no opener is known");
+        let (before, after) = (opened(BootTime(1)), opened(BootTime(ENTERED.0 + 1)));
+        let found = facts(&[before, after]);
+        assert_eq!((found.opened_after_onset, found.same_moment), (Some(1), 2));
+    }
+}

@@ -174,3 +174,24 @@ impl Waits {
 fn is_postgres(process: &Process) -> bool {
     process.runtime == Some(ProgramRuntime::Postgres)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(threads: u32, limited: u32) -> Waits {
+        Waits { threads, limited, complete: true, ..Waits::default() }
+    }
+
+    #[test]
+    fn threads_follow_the_sockets_if_both_rise_alike() {
+        // Four idle threads of a pool, whatever the number of sockets.
+        assert_eq!(waits(40, 4).follows(4, [(4, 1)].into_iter()), Some(false));
+        assert_eq!(waits(40, 4).follows(12, std::iter::empty()), Some(false), "too few, whatever there was before");
+        // Four idle ones, and one for each socket.
+        assert_eq!(waits(40, 24).follows(20, [(5, 1), (14, 10)].into_iter()), Some(true));
+        assert_eq!(waits(40, 24).follows(20, std::iter::empty()), None, "they can have been there before");
+        assert_eq!(waits(1, 1).follows(1, std::iter::empty()), Some(true), "it has no other thread");
+        assert_eq!(Waits { complete: false, ..waits(1, 1) }.follows(1, std::iter::empty()), None);
+    }
+}

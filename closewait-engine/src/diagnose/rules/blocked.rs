@@ -172,3 +172,97 @@ fn threads(waits: &Waits, count: u32) -> String {
         format!("{count} of {} threads {wait}", waits.threads)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::{Backends, LateExits, PeerEnds, Siblings},
+        testing::{Scene, secs},
+    };
+
+    /// A thread pool of 20 that waits for one lock, with everything read.
+    fn hung(age: u64) -> Scene {
+        let mut scene = Scene::server().of(20).aged(age);
+        scene.socket.send_queue_bytes = Some(0);
+        let evidence = &mut scene.group.evidence;
+        evidence.demand = 12;
+        evidence.late_exits = Some(LateExits::default());
+        evidence.siblings = Some(Siblings::default());
+        evidence.closes = Some(crate::model::PortCloses {
+            port: crate::model::WatchedPort { netns: None, port: 8080, since: crate::time::BootTime(0) },
+            count: 0,
+            last: None,
+        });
+        evidence.peer_ends = PeerEnds { read: 20, half_closed: 0 };
+        evidence.backends = Some(Backends::default());
+        evidence.eof_unread = 20;
+        evidence.waits = Some(Waits {
+            threads: 24,
+            complete: true,
+            accepting: 1,
+            blocked: 20,
+            limited: 3,
+            follows: Some(false),
+            ..Waits::default()
+        });
+        scene
+    }
+
+    fn said(scene: &Scene) -> (Class, Certainty) {
+        let verdict = scene.verdict();
+        (verdict.class, verdict.certainty)
+    }
+
+    #[test]
+    fn a_hang_gets_surer_with_time_and_is_told_at_once() {
+        let certainties: Vec<_> = [4, 20, 90].map(|age| said(&hung(age))).into();
+        let hung_with = |certainty| (Class::Hung, certainty);
+        assert_eq!(certainties, [Certainty::Low, Certainty::Medium, Certainty::High].map(hung_with));
+        assert!(hung(4).verdict().text.starts_with("too early to be sure"), "{}", hung(4).verdict().text);
+    }
+
+    #[test]
+    fn each_kind_of_progress_excludes_it_and_what_was_not_read_makes_it_less_sure() {
+        let mut scene = hung(90);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_ne!(said(&scene).1, Certainty::High);
+        let mut scene = hung(90);
+        scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(8) });
+        assert_eq!(said(&scene).0, Class::Transient);
+        let mut scene = hung(90);
+        scene.group.evidence.peer_ends.half_closed = 20;
+        assert_eq!(said(&scene).0, Class::HalfClose);
+        let mut scene = hung(90);
+        scene.group.evidence.backends = Some(Backends { read: 20, waiting: 20 });
+        assert_ne!(said(&scene).0, Class::Hung);
+        let mut scene = hung(90);
+        scene.group.evidence.closes = None;
+        assert_eq!(said(&scene), (Class::Hung, Certainty::Medium));
+    }
+
+    #[test]
+    fn without_new_connections_nothing_shows_a_hang() {
+        let mut scene = hung(90);
+        scene.group.evidence.demand = 0;
+        assert_eq!((said(&scene).0, scene.verdict().rule), (Class::Unknown, "no_demand"));
+    }
+
+    #[test]
+    fn an_idle_event_loop_is_not_hung_and_one_that_waits_for_something_else_is() {
+        let mut scene = hung(90);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.blocked, waits.events, waits.idle_loop, waits.threads) = (4, 1, Some(true), 5);
+        assert_ne!(said(&scene).0, Class::Hung);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.blocked, waits.events, waits.idle_loop) = (5, 0, Some(false));
+        assert_eq!(said(&scene).0, Class::Hung);
+    }
+
+    #[test]
+    fn some_that_wait_for_ever_beside_others_that_are_served_are_a_guess() {
+        let mut scene = hung(20);
+        scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
+        assert_eq!((said(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+    }
+}

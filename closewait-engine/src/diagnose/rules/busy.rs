@@ -69,3 +69,42 @@ impl Rule for BusyThread {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::{
+            evidence::Siblings,
+            testing::{Scene, process, running},
+        },
+        process::{ProgramRuntime, group},
+    };
+
+    fn busy(runtime: Option<ProgramRuntime>) -> Scene {
+        let mut scene = Scene::server().of(6).aged(90);
+        let group = group(&[running(990)]);
+        let one = process(42, "app", "/usr/bin/app");
+        scene.processes =
+            vec![crate::process::Process { runtime, threads: Some(1), threads_seen: 1, groups: group, ..one }];
+        (scene.group.evidence.eof_unread, scene.group.evidence.demand) = (6, 9);
+        scene
+    }
+
+    #[test]
+    fn an_event_loop_that_computes_is_hung_unless_others_are_served() {
+        let mut scene = busy(Some(ProgramRuntime::Node));
+        assert_eq!(scene.ask(&BusyThread).map(|said| said.class), Some(Class::Hung));
+        assert_eq!(scene.verdict().certainty, Certainty::Medium, "what else it serves was not read");
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_ne!(scene.verdict().class, Class::Hung);
+    }
+
+    #[test]
+    fn a_thread_of_a_program_with_several_says_nothing_until_it_is_read_that_none_is_served() {
+        let mut scene = busy(None);
+        assert_eq!(scene.ask(&BusyThread), None);
+        scene.group.evidence.siblings = Some(Siblings::default());
+        assert_eq!(scene.ask(&BusyThread).unwrap().certainty, Certainty::Medium);
+    }
+}

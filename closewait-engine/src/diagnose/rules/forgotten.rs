@@ -73,3 +73,28 @@ impl Rule for Forgotten {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::{Backends, Siblings, Waits},
+        testing::Scene,
+    };
+
+    #[test]
+    fn an_idle_program_with_open_sockets_has_forgotten_them() {
+        let mut scene = Scene::server().of(12).aged(20);
+        let idle = Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(idle);
+        assert_eq!(scene.ask(&Forgotten), None, "what it waits for was not read");
+        scene.group.evidence.backends = Some(Backends::default());
+        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Medium);
+        scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });
+        assert_eq!(scene.ask(&Forgotten), None, "it waits for a timer");
+        scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
+        assert_eq!(scene.ask(&Forgotten), None, "threads work on them");
+    }
+}

@@ -125,3 +125,33 @@ impl Rule for NoDemand {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::LateExits,
+        testing::{Scene, secs},
+    };
+
+    #[test]
+    fn what_has_just_entered_is_transient_surely_if_the_program_keeps_up() {
+        let scene = Scene::server().aged(2);
+        assert_eq!(scene.ask(&Fresh).unwrap().certainty, Certainty::Medium);
+        assert_eq!(scene.clone().closed_before(1, secs(1)).ask(&Fresh).unwrap().certainty, Certainty::High);
+        assert_eq!(scene.clone().bounded().ask(&Fresh).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.aged(3).ask(&Fresh), None);
+    }
+
+    #[test]
+    fn the_first_minute_is_too_early_and_a_port_that_nobody_uses_tells_nothing() {
+        assert_eq!(Scene::server().aged(59).ask(&TooEarly).unwrap().class, Class::Transient);
+        assert_eq!(Scene::server().aged(60).ask(&TooEarly), None);
+        let mut scene = Scene::server();
+        assert_eq!(scene.ask(&NoDemand), None, "it was not watched");
+        scene.group.evidence.late_exits = Some(LateExits::default());
+        assert_eq!(scene.ask(&NoDemand).unwrap().class, Class::Unknown);
+        scene.group.evidence.demand = 1;
+        assert_eq!(scene.ask(&NoDemand), None);
+    }
+}

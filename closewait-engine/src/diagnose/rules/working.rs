@@ -109,3 +109,34 @@ impl Rule for ServesOthers {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::{Siblings, Waits},
+        testing::Scene,
+    };
+
+    #[test]
+    fn threads_that_sleep_one_for_each_socket_are_slow() {
+        let mut scene = Scene::server().of(9).aged(20);
+        scene.group.evidence.waits = Some(Waits { threads: 9, limited: 9, follows: Some(true), ..Waits::default() });
+        assert_eq!(scene.ask(&Working).unwrap().class, Class::Unknown);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        let said = scene.ask(&Working).unwrap();
+        assert_eq!((said.class, said.certainty), (Class::Transient, Certainty::Medium));
+    }
+
+    #[test]
+    fn a_program_that_serves_others_is_slow_at_first_and_unknown_later() {
+        let mut scene = Scene::server().of(9).aged(20);
+        assert_eq!(scene.ask(&ServesOthers), None);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Transient);
+        scene = scene.aged(70);
+        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Unknown);
+        scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
+        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Leak);
+    }
+}
