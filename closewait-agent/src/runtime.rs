@@ -5,7 +5,7 @@
 
 mod commands;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,8 +22,8 @@ use crate::{
     signals,
     sink::{Backlog, Numbering, Sink, Start, Writer, text::histogram_line},
     source::{
-        program::{KernelPrograms, RefreshKind},
-        ring::RingReader,
+        program::RefreshKind,
+        records::RecordSource,
         worker::{Job, Workers},
     },
 };
@@ -77,13 +77,9 @@ impl Signals {
 }
 
 /// Everything that runs.
-pub struct Runtime {
-    /// The kernel programs, attached.
-    pub programs: KernelPrograms,
-    /// What the tracepoint's program writes to.
-    pub ring: RingReader,
-    /// Number of records that it has room for.
-    pub ring_records: usize,
+pub struct Runtime<S> {
+    /// The kernel side.
+    pub source: S,
     /// The kernel program's debug messages, if they were asked for.
     pub kernel_log: Option<KernelLog>,
     /// The engine.
@@ -134,13 +130,19 @@ async fn no_more_hooks(hooks: Option<&Hooks>) {
     }
 }
 
-impl Runtime {
-    /// Runs until a signal, until `end` if there is one, or until nobody reads standard output any more.
+impl<S: RecordSource> Runtime<S> {
+    /// Runs until `stopped` returns, until `end` if there is one, or until nobody reads standard output any more.
     ///
     /// # Errors
     ///
     /// If the kernel's counters cannot be read or standard output cannot be written.
-    pub async fn run(mut self, start: &Start, mut signals: Signals, end: Option<BootTime>) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        start: &Start,
+        stopped: impl Future<Output = ()>,
+        end: Option<BootTime>,
+    ) -> anyhow::Result<()> {
+        let mut stopped = pin!(stopped);
         let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.engine.anchored(anchor);
@@ -169,11 +171,11 @@ impl Runtime {
             tokio::task::yield_now().await;
             tokio::select! {
                 biased;
-                () = signals.any() => break,
+                () = &mut stopped => break,
                 () = self.writer.ended() => {
                     return self.finish(clock::now() + PATIENCE);
                 }
-                ready = self.ring.ready(), if idle => {
+                ready = self.source.ready(), if idle => {
                     ready.context("epoll_wait on the ring buffer failed; report this")?;
                     tokio::time::sleep(GATHER).await;
                 }
@@ -201,7 +203,7 @@ impl Runtime {
         }
         let end = clock::now() + PATIENCE;
         // First nothing is written to the ring buffer any more, then it goes away (docs/kernel-safety.md).
-        self.programs.detach();
+        self.source.detach();
         tokio::time::sleep(DETACHED).await;
         // Whatever the kernel has written so far belongs to the totals.
         self.drain_all();
@@ -234,14 +236,14 @@ impl Runtime {
 
     /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { ring, engine, .. } = self;
-        ring.drain(limit, |bytes| engine.record(bytes))
+        let Self { source, engine, .. } = self;
+        source.drain(limit, |bytes| engine.record(bytes))
     }
 
     /// Hands all records that are in the ring buffer now to the engine. Not those that come meanwhile: they may come faster than
     /// they are taken.
     fn drain_all(&mut self) {
-        let _emptied = self.drain(self.ring_records);
+        let _emptied = self.drain(self.source.capacity());
     }
 
     /// Does all that the engine wants done.
@@ -258,7 +260,7 @@ impl Runtime {
                         log::log!(level, "{line}");
                     }
                     if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
-                        self.programs.keep_reported(*at, self.engine.state().counters())?;
+                        self.source.keep_reported(*at, self.engine.state().counters())?;
                     }
                     let event = self.numbering.finding(&finding, anchor);
                     if let Some(hooks) = &mut self.hooks {
@@ -294,7 +296,7 @@ impl Runtime {
                 }
                 Output::WatchPorts(_ports) => {}
                 Output::Forget(entries) => {
-                    self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
+                    self.source.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.counters());
@@ -328,3 +330,6 @@ impl Runtime {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

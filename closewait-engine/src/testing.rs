@@ -1,6 +1,12 @@
-//! Sockets for tests.
+//! Sockets and records for tests.
 
 use std::{net::Ipv4Addr, time::Duration};
+
+use closewait_common::{
+    Detailed, Record,
+    record::{DETAILED_SIZE, Detail, FORMAT, SIZE, flag, kind},
+    tcp::{AF_INET, IPPROTO_TCP, RCV_SHUTDOWN, state},
+};
 
 use super::{
     model::{Certainty, Class, Dwell, Endpoint, Listener, Owner, Protocol, Role, Socket, Task, Verdict},
@@ -93,4 +99,52 @@ pub fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
         fds_limit: fds.map(|(_open, limit)| limit),
         ..Process::unread(pid, owner(comm, pid, 0).task.comm)
     }
+}
+
+/// A record of an accepted IPv4 socket that entered.
+pub fn record() -> Record {
+    let v4 = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
+    Record {
+        format: FORMAT,
+        kind: kind::ENTER,
+        old_state: state::ESTABLISHED,
+        new_state: state::CLOSE_WAIT,
+        shutdown: RCV_SHUTDOWN,
+        family: AF_INET,
+        protocol: IPPROTO_TCP,
+        local_port: 8080,
+        remote_port: 51_234,
+        _pad: 0,
+        flags: flag::SOCK | flag::TCP | flag::ACCEPTED | flag::BACKLOG,
+        sk_err: 0,
+        time_ns: 5_000_000_000,
+        entered_ns: 5_000_000_000,
+        sk: 0xffff_8880_0000_1000,
+        cookie: 77,
+        inode: 99,
+        cgroup: 1,
+        received_bytes: 6,
+        sent_bytes: 0,
+        netns: 4_026_531_840,
+        unread_bytes: 6,
+        opened_ns: 0,
+        pid: 0,
+        fd: -1,
+        local_address: v4(5),
+        remote_address: v4(9),
+        comm: [0; 16],
+    }
+}
+
+/// The bytes of a record, as the kernel program writes them: with details, unless it is about a change.
+pub fn record_bytes(record: &Record) -> Vec<u8> {
+    let detailed = detailed_bytes(&Detailed { record: *record, detail: Detail::EMPTY });
+    let is_change = matches!(record.kind, kind::ENTER | kind::LEAVE);
+    detailed[..if is_change { SIZE } else { DETAILED_SIZE }].to_vec()
+}
+
+/// The bytes of a record with details.
+pub fn detailed_bytes(detailed: &Detailed) -> Vec<u8> {
+    // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(detailed).cast::<u8>(), DETAILED_SIZE) }.to_vec()
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::prelude::*;
-use crate::{root, setup};
+use crate::{root, setup, test::PACKAGES};
 
 /// First arguments that closewait itself understands; `cargo xtask run` puts `run` before anything else.
 const SUBCOMMANDS: [&str; 9] = ["run", "list", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
@@ -32,11 +32,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Run) -> Result<()> {
 /// Lints the host crates, then the kernel program.
 pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
     setup::run(workspace)?;
-    // The kernel program has no standard library and does not build for the host. `--all-targets` omits the tests that
-    // a plain `cargo test` does not run.
-    let host =
-        ["--workspace", "--exclude", "closewait-ebpf", "--all-targets", "--test", "kernel", "--test", "scenarios"];
-    exec::run(workspace.cargo("clippy").args(host).args(["--", "-D", "warnings"]))?;
+    // `--all-targets` omits targets with `test = false`, which are the kernel tests and the scenarios, and ignores `--test`.
+    for targets in [&["--all-targets"][..], &["--test", "*"]] {
+        exec::run(workspace.cargo("clippy").args(PACKAGES).args(targets).args(["--", "-D", "warnings"]))?;
+    }
     exec::run(
         workspace
             .cargo("clippy")

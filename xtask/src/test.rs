@@ -8,7 +8,8 @@ use std::{
 use crate::prelude::*;
 use crate::{faults, root, setup};
 
-/// Packages that are tested. Commands that name the same packages get the same features, so cargo builds them once.
+/// Packages that are tested and linted: the kernel program has no standard library and does not build for the host.
+/// Commands that name the same packages get the same features, so cargo builds them once.
 pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "closewait-ebpf"];
 
 #[derive(Args)]

@@ -29,6 +29,7 @@ use crate::{
         inspector::Inspector,
         pins::{self, Adoption, Pinned, Pins, Unpinned},
         program::{Choices, KernelPrograms, Loader},
+        records::KernelSource,
         ring::RingReader,
         scanner::Scanner,
         worker::{FirstScan, Piece, Workers},
@@ -169,25 +170,11 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
     let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let ring_records = ring_buffer_bytes as usize / SIZE;
+    let source = KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE };
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime {
-        programs,
-        ring,
-        ring_records,
-        kernel_log,
-        engine,
-        workers,
-        pending,
-        control,
-        hooks,
-        peak,
-        numbering,
-        sink,
-        writer,
-    }
-    .run(&start, signals, end)
-    .await
+    Runtime { source, kernel_log, engine, workers, pending, control, hooks, peak, numbering, sink, writer }
+        .run(&start, signals.any(), end)
+        .await
 }
 
 /// Takes in everything that is there already, and what could not be seen. `None` if a signal has come meanwhile.

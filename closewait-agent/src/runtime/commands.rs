@@ -14,6 +14,7 @@ use crate::{
     source::{
         ended,
         program::RefreshKind,
+        records::RecordSource,
         worker::{Job, JobId, JobReport, Piece, WorkerEvent},
     },
 };
@@ -96,7 +97,7 @@ impl Pending {
     }
 }
 
-impl Runtime {
+impl<S: RecordSource> Runtime<S> {
     /// Queues sockets to refresh, behind those of earlier calls.
     pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: Then) {
         self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
@@ -108,7 +109,7 @@ impl Runtime {
         let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         let before = clock::thread_cpu();
         let keys: Vec<SocketKey> = refreshes.keys.drain(..refreshes.keys.len().min(MAX_REFRESHES)).collect();
-        refreshes.complete &= self.programs.refresh(&keys, refreshes.kind);
+        refreshes.complete &= self.source.refresh(&keys, refreshes.kind);
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
         self.drain_all();
         let Some(refreshes) = self.pending.refreshes.pop_front_if(|refreshes| refreshes.keys.is_empty()) else {
@@ -134,7 +135,7 @@ impl Runtime {
     /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library
     /// opens a file to learn the number of CPUs.
     pub(super) fn counters(&mut self) -> Counters {
-        match self.programs.counters() {
+        match self.source.counters() {
             Ok(counters) => counters,
             Err(error) => {
                 self.complain(&format!("the kernel's counters cannot be read: {:#}", anyhow::Error::from(error)));
@@ -145,7 +146,7 @@ impl Runtime {
 
     /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
     pub(super) fn lost(&self) -> Option<u64> {
-        self.programs.counters().ok().map(|counters| counters.ring_full)
+        self.source.counters().ok().map(|counters| counters.ring_full)
     }
 
     /// Whether the ring buffer has dropped nothing since it had dropped `before` records: one that it dropped is no answer.

@@ -3,6 +3,7 @@
 //! - [`program`]: the object with the kernel programs, loaded as the plan says.
 //! - [`pins`]: programs and maps that outlive the agent.
 //! - [`ring`]: records of the tracepoint, as they come.
+//! - [`records`]: the kernel side as the event loop uses it; its tests have another.
 //! - [`scanner`]: the sockets that are there now, and who holds them, by whatever this host offers.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inspector`]: owners, cgroups, namespaces.
@@ -25,6 +26,7 @@ pub mod owners;
 pub mod pins;
 pub mod processes;
 pub mod program;
+pub mod records;
 pub mod ring;
 pub mod scanner;
 mod types;

@@ -124,6 +124,7 @@ struct Worker {
     jobs: Sender<(JobId, Job, Decoder)>,
     waiting: VecDeque<(JobId, Job, Decoder)>,
     running: Option<Running>,
+    patience: Duration,
     what: &'static str,
 }
 
@@ -132,6 +133,7 @@ struct Running {
     id: JobId,
     /// When it gave something last.
     heard: BootTime,
+    patience: Duration,
     given_up: bool,
 }
 
@@ -142,28 +144,41 @@ impl Workers {
     ///
     /// If a thread cannot be started.
     pub fn start(mut scanner: Scanner, mut inspector: Inspector) -> io::Result<Self> {
-        let (sender, pieces) = channel::channel(PIECES);
-        let scans = {
-            let sender = sender.clone();
-            Worker::start("closewait-scan", "a scan", move |id, job, decoder| {
-                let mut to = Outbox::new(id, &sender);
-                let report = match job {
-                    Job::Owners { known } => {
-                        let failed = scanner.owners(&known, decoder, clock::now, |found| to.put(found));
-                        failed.into_iter().collect()
-                    }
-                    Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, &mut to),
-                    Job::Inspect(_) => Vec::new(),
-                };
-                to.end(report);
-            })?
+        let scan = move |job, decoder, to: &mut Outbox<'_>| match job {
+            Job::Owners { known } => {
+                let failed = scanner.owners(&known, decoder, clock::now, |found| to.put(found));
+                failed.into_iter().collect()
+            }
+            Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, to),
+            Job::Inspect(_) => Vec::new(),
         };
-        let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
-            let mut to = Outbox::new(id, &sender);
+        let inspect = move |job, _decoder, to: &mut Outbox<'_>| {
             if let Job::Inspect(request) = job {
                 inspector.inspect(&request, WINDOW, |found| to.put(found));
             }
-            to.end(Vec::new());
+            Vec::new()
+        };
+        Self::start_with(scan, inspect, PATIENCE)
+    }
+
+    /// Starts both threads. `scan` and `inspect` do their jobs, and return what could not be seen, one sentence each. A job that
+    /// gives nothing for `patience` is given up.
+    pub(crate) fn start_with(
+        mut scan: impl FnMut(Job, Decoder, &mut Outbox<'_>) -> Vec<String> + Send + 'static,
+        mut inspect: impl FnMut(Job, Decoder, &mut Outbox<'_>) -> Vec<String> + Send + 'static,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let (sender, pieces) = channel::channel(PIECES);
+        let for_scans = sender.clone();
+        let scans = Worker::start("closewait-scan", "a scan", patience, move |id, job, decoder| {
+            let mut to = Outbox::new(id, &for_scans);
+            let unseen = scan(job, decoder, &mut to);
+            to.end(unseen);
+        })?;
+        let inspections = Worker::start("closewait-owner", "an inspection", patience, move |id, job, decoder| {
+            let mut to = Outbox::new(id, &sender);
+            let unseen = inspect(job, decoder, &mut to);
+            to.end(unseen);
         })?;
         Ok(Self { scans, inspections, pieces, given_up: VecDeque::new(), last: 0 })
     }
@@ -234,13 +249,14 @@ impl Worker {
     fn start(
         name: &str,
         what: &'static str,
+        patience: Duration,
         mut work: impl FnMut(JobId, Job, Decoder) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, taken): (_, Receiver<(JobId, Job, Decoder)>) = mpsc::channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || taken.into_iter().for_each(|(id, job, decoder)| work(id, job, decoder)))?;
-        Ok(Self { jobs, waiting: VecDeque::new(), running: None, what })
+        Ok(Self { jobs, waiting: VecDeque::new(), running: None, patience, what })
     }
 
     fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) -> Result<(), String> {
@@ -259,7 +275,7 @@ impl Worker {
     }
 
     fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) {
-        self.running = Some(Running { id, heard: now, given_up: false });
+        self.running = Some(Running { id, heard: now, patience: self.patience, given_up: false });
         // A thread that has ended by a panic never answers.
         let _given_up_in_time: Result<(), mpsc::SendError<_>> = self.jobs.send((id, job, decoder));
     }
@@ -304,7 +320,7 @@ impl Worker {
 
 impl Running {
     fn deadline(&self) -> BootTime {
-        self.heard + PATIENCE
+        self.heard + self.patience
     }
 }
 
@@ -345,7 +361,7 @@ impl FirstScan {
 }
 
 /// What a job has found and not sent yet.
-struct Outbox<'a> {
+pub(crate) struct Outbox<'a> {
     id: JobId,
     to: &'a channel::Sender<(JobId, Piece)>,
     records: Vec<u8>,
@@ -360,7 +376,8 @@ impl<'a> Outbox<'a> {
         Self { id, to, records: Vec::new(), facts: Vec::new(), began, cpu_before }
     }
 
-    fn put(&mut self, found: ScanItem<'_>) {
+    /// Sends an item, after those before it.
+    pub(crate) fn put(&mut self, found: ScanItem<'_>) {
         match found {
             ScanItem::Record(bytes) => {
                 self.send_facts();

@@ -174,8 +174,8 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
     for _round in 0..ROUNDS {
         watched.ns.run(|| come_and_go(&listeners));
         watched.agent.watch(Duration::from_millis(1500));
-        let healths = watched.agent.events.iter().filter(|event| event["event"] == "health");
-        skipped = healths.last().map_or(Value::Null, |health| health["skipped_by_kernel"].clone());
+        let mut healths = watched.agent.events.iter().filter(|event| event["event"] == "health");
+        skipped = healths.next_back().map_or(Value::Null, |health| health["skipped_by_kernel"].clone());
         if skipped.as_u64() > Some(0) {
             break;
         }

@@ -101,7 +101,8 @@ fn what_is_no_socket_of_an_agent_stays_and_the_agent_watches_all_the_same() {
     let folder = Folder::new("occupied");
     let path = folder.socket();
     fs::write(folder.0.join("precious"), "precious").expect("a file");
-    let make: [(&str, fn(&str)); 4] = [
+    type MakeFile = fn(&str);
+    let make: [(&str, MakeFile); 4] = [
         ("a regular file", |path| fs::write(path, "precious").expect("a file")),
         ("a symbolic link", |path| std::os::unix::fs::symlink("precious", path).expect("a link")),
         ("a folder", |path| fs::create_dir(path).expect("a folder")),
@@ -383,13 +384,11 @@ fn control_characters_of_an_answer_reach_no_terminal() {
     let ns = Namespace::inhabited();
     let mut items = items_of(&ns.waiting(V4).0.id);
     for item in &mut items {
-        match item {
-            AnswerItem::Header(header) => header.unseen = Some(said.to_owned()),
-            AnswerItem::Row(row) => {
-                (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
-                (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
-            }
-            _ => {}
+        if let AnswerItem::Header(header) = item {
+            header.unseen = Some(said.to_owned());
+        } else if let AnswerItem::Row(row) = item {
+            (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
+            (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
         }
     }
     for (output, times) in [("text", 3), ("json", 2)] {
@@ -524,11 +523,7 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     });
     assert!(asked, "the agent answers");
     agent.stop().totals();
-    let is_it = |item: &AnswerItem<'_>| match item {
-        AnswerItem::Row(row) => row.socket.netns.map(u64::from) == id.netns,
-        _ => true,
-    };
-    items.retain(is_it);
+    items.retain(|item| !matches!(item, AnswerItem::Row(row) if row.socket.netns.map(u64::from) != id.netns));
     assert_eq!(items.iter().filter(|item| matches!(item, AnswerItem::Row(_))).count(), 1, "{items:?}");
     items
 }

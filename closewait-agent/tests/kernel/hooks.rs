@@ -285,16 +285,16 @@ impl Hook {
     fn new(name: &str, ns: &Namespace, script: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("closewait-hooks-{}-{name}", process::id()));
         let _earlier = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(&folder).expect("a folder");
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("chmod of the folder");
         let hook = Self { folder };
         let text = format!(
             "#!/bin/sh\n[ \"$CLOSEWAIT_NETNS\" = {} ] || exit 0\ndir={}\n{script}\n",
             ns.inode,
             hook.folder.display()
         );
-        fs::write(hook.program(), text).unwrap();
-        fs::set_permissions(hook.program(), Permissions::from_mode(0o755)).unwrap();
+        fs::write(hook.program(), text).expect("a script");
+        fs::set_permissions(hook.program(), Permissions::from_mode(0o755)).expect("chmod of the script");
         hook
     }
 
@@ -342,7 +342,7 @@ impl Hook {
     fn holder(&self, name: &[u8], pair: &Pair) -> Running {
         let link = self.folder.join(std::ffi::OsStr::from_bytes(name));
         let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| PathBuf::from(path).exists());
-        symlink(sleep.expect("sleep"), &link).unwrap();
+        symlink(sleep.expect("sleep"), &link).expect("a link");
         let raw = pair.server.as_raw_fd();
         let keep_open = move || {
             // SAFETY: takes numbers only; the descriptor is the child's copy.

@@ -5,11 +5,16 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, RawFd},
     process, thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use rustix::{
+    io::{read, write},
+    net::accept,
+    process::{Resource, Rlimit, setrlimit},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,11 +42,13 @@ struct Server(libc::pid_t);
 impl Server {
     fn start(ns: &Namespace, listener: &TcpListener, hangs_at: f64) -> Self {
         let raw = listener.as_raw_fd();
-        // SAFETY: the child makes system calls only, on its own stack: it neither allocates nor takes a lock, and ends by _exit.
-        let pid = ns.run(|| unsafe {
-            let pid = libc::fork();
+        let pid = ns.run(|| {
+            // SAFETY: the child makes system calls only, on its own stack: it neither allocates nor takes a lock, and ends by
+            // _exit.
+            let pid = unsafe { libc::fork() };
             if pid == 0 {
-                serve(raw, hangs_at);
+                // SAFETY: this is the child.
+                unsafe { serve(raw, hangs_at) };
             }
             pid
         });
@@ -64,32 +71,31 @@ impl Server {
 ///
 /// To be called in a child of fork only: it closes every descriptor but one.
 unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
-    let limit = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
-    // SAFETY: takes the address of a whole rlimit, and numbers.
-    unsafe {
-        if libc::dup2(listener, 0) < 0 || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) < 0 {
-            libc::_exit(1);
-        }
-        for fd in 1..4096 {
-            libc::close(fd);
-        }
+    let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+    // SAFETY: takes numbers only; nothing in this child uses its standard input.
+    let duplicate = unsafe { libc::dup2(listener, 0) };
+    if duplicate < 0 || setrlimit(Resource::Nofile, limit).is_err() {
+        // SAFETY: ends this process without running anything of its parent's.
+        unsafe { libc::_exit(1) };
     }
+    for fd in 1..4096 {
+        // SAFETY: takes a number only; nothing in this child uses the descriptor.
+        unsafe { libc::close(fd) };
+    }
+    // SAFETY: the listener was duplicated to this descriptor, which stays open until this process ends.
+    let listener = unsafe { BorrowedFd::borrow_raw(0) };
     loop {
-        // SAFETY: no address is asked for.
-        let fd = unsafe { libc::accept(0, std::ptr::null_mut(), std::ptr::null_mut()) };
-        if fd < 0 {
+        let Ok(stream) = accept(listener) else {
             // SAFETY: ends this process without running anything of its parent's.
             unsafe { libc::_exit(0) };
-        }
+        };
         if boot_seconds() < hangs_at {
-            let mut byte = 0_u8;
-            // SAFETY: one byte is read and written, and there is room for one.
-            unsafe {
-                libc::read(fd, (&raw mut byte).cast(), 1);
-                libc::write(fd, (&raw const byte).cast(), 1);
-                libc::read(fd, (&raw mut byte).cast(), 1);
-                libc::close(fd);
-            }
+            let mut byte = [0_u8];
+            // A client that has gone away is closed like one that was answered.
+            let _ = read(&stream, &mut byte).and_then(|_| write(&stream, &byte)).and_then(|_| read(&stream, &mut byte));
+        } else {
+            // Stays open.
+            let _raw = stream.into_raw_fd();
         }
     }
 }
@@ -97,8 +103,8 @@ unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
 /// Asks at a steady rate until `done`. Returns when the first client gave up that the server had not answered.
 fn ask(address: SocketAddr, done: impl Fn() -> bool) -> f64 {
     let mut first = None;
-    let mut waiting = VecDeque::<(Instant, TcpStream)>::new();
-    let began = Instant::now();
+    let mut waiting = VecDeque::<(f64, TcpStream)>::new();
+    let began = boot_seconds();
     for number in 1_u32.. {
         if done() {
             break;
@@ -107,10 +113,10 @@ fn ask(address: SocketAddr, done: impl Fn() -> bool) -> f64 {
         let Ok(mut client) = TcpStream::connect(address) else { break };
         client.write_all(b"?").expect("write");
         client.set_nonblocking(true).expect("O_NONBLOCK");
-        waiting.push_back((Instant::now(), client));
+        waiting.push_back((boot_seconds(), client));
         while let Some((asked, client)) = waiting.front_mut() {
             let answered = client.read(&mut [0]).is_ok();
-            if !answered && asked.elapsed() < CLIENT_PATIENCE {
+            if !answered && boot_seconds() - *asked < CLIENT_PATIENCE.as_secs_f64() {
                 break;
             }
             if !answered {
@@ -118,7 +124,8 @@ fn ask(address: SocketAddr, done: impl Fn() -> bool) -> f64 {
             }
             waiting.pop_front();
         }
-        thread::sleep((began + EVERY * number).saturating_duration_since(Instant::now()));
+        let next = began + (EVERY * number).as_secs_f64();
+        thread::sleep(Duration::from_secs_f64((next - boot_seconds()).max(0.0)));
     }
     first.expect("no client gave up")
 }

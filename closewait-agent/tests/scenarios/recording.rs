@@ -31,12 +31,13 @@ pub(crate) fn keep_only(path: &Path, netns: u64) {
     let items: Vec<Item<'_>> = reader.map(|item| item.expect("an item of the recording")).collect();
     let kept = File::create(path).expect("the recording");
     let mut kept = Recorder::empty(kept, u64::MAX).expect("a recording");
-    for item in items {
-        let item = match item {
-            Item::Fact(fact) if namespace(&fact).is_some_and(|of| u64::from(of) != netns) => continue,
-            Item::Fact(fact) => Item::Fact(Cow::Owned(without_folder(fact.into_owned()))),
-            other => other,
-        };
+    for mut item in items {
+        if let Item::Fact(fact) = item {
+            if namespace(&fact).is_some_and(|of| u64::from(of) != netns) {
+                continue;
+            }
+            item = Item::Fact(Cow::Owned(without_folder(fact.into_owned())));
+        }
         kept.item(&item).expect("an item");
     }
     kept.finish(Duration::from_secs(10)).expect("the recording");

@@ -1,0 +1,438 @@
+//! The event loop with a source of records and jobs that need neither a kernel program nor root.
+
+use std::{
+    cell::{RefCell, RefMut},
+    collections::VecDeque,
+    fs,
+    io::{self, BufRead as _, BufReader, PipeReader},
+    path::{Path, PathBuf},
+    process,
+    rc::Rc,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
+
+use closewait_common::{
+    Record,
+    record::kind,
+    tcp::{RCV_SHUTDOWN, SEND_SHUTDOWN, state},
+};
+use serde_json::Value;
+use tokio::sync::{Notify, oneshot};
+
+use super::*;
+use crate::{
+    control::{self, ask},
+    sink::{
+        answer::{AnswerError, AnswerHeader, AnswerItem, ItemFrame},
+        json::Json,
+    },
+    source::{
+        program::ProgramsError,
+        scanner::ScanItem,
+        worker::{Job, Outbox},
+    },
+};
+use closewait_engine::{
+    Config, Engine, Events,
+    decode::Decoder,
+    model::{Counters, ScanEnd, ScanFact, Since, SocketKey},
+    snapshot::query::{Filter, VerdictTexts},
+    testing,
+};
+
+/// Time after which a test fails that waits for something.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Number of records that the fake source has room for.
+const CAPACITY: usize = 64;
+const ADDRESS: u64 = 0xffff_8880_0000_1000;
+
+/// A source of records that a test fills.
+#[derive(Clone, Default)]
+struct FakeSource {
+    state: Rc<RefCell<FakeState>>,
+    wakeup: Rc<Notify>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    records: VecDeque<Vec<u8>>,
+    /// More records are there whenever some were read.
+    endless: bool,
+    counters: Counters,
+    /// Records that the kernel drops during each refresh.
+    lost_by_refresh: u64,
+    /// Record that the kernel program writes while it is being detached.
+    last: Option<Vec<u8>>,
+    refreshed: Vec<SocketKey>,
+    forgotten: Vec<(SocketKey, BootTime)>,
+    detached: bool,
+}
+
+impl FakeSource {
+    fn state(&self) -> RefMut<'_, FakeState> {
+        self.state.borrow_mut()
+    }
+
+    fn write(&self, records: impl IntoIterator<Item = Vec<u8>>) {
+        self.state().records.extend(records);
+        self.wakeup.notify_one();
+    }
+}
+
+impl RecordSource for FakeSource {
+    async fn ready(&self) -> io::Result<()> {
+        self.wakeup.notified().await;
+        Ok(())
+    }
+
+    fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
+        let mut state = self.state();
+        if state.endless {
+            state.records.extend([enter(7), leave(7)]);
+        }
+        let count = limit.min(state.records.len());
+        state.records.drain(..count).for_each(|record| each(&record));
+        state.records.is_empty() && !state.endless
+    }
+
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    fn refresh(&self, keys: &[SocketKey], _kind: RefreshKind) -> bool {
+        let mut state = self.state();
+        state.refreshed.extend(keys);
+        state.counters.ring_full += state.lost_by_refresh;
+        true
+    }
+
+    fn counters(&self) -> Result<Counters, ProgramsError> {
+        Ok(self.state().counters.clone())
+    }
+
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
+        self.state().forgotten.extend(entries);
+        Ok(())
+    }
+
+    fn keep_reported(&mut self, _at: BootTime, _counters: &Counters) -> Result<(), ProgramsError> {
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        let mut state = self.state();
+        state.detached = true;
+        let last = state.last.take();
+        state.records.extend(last);
+    }
+}
+
+fn key(number: u16) -> SocketKey {
+    SocketKey(ADDRESS + u64::from(number) * 0x1000)
+}
+
+/// A record of a socket with this number as its remote port.
+fn record(number: u16, change: Record) -> Vec<u8> {
+    let now = clock::now().0;
+    let entered_ns = if change.entered_ns == 0 { now } else { change.entered_ns };
+    let SocketKey(sk) = key(number);
+    testing::record_bytes(&Record { remote_port: number, sk, time_ns: now, entered_ns, ..change })
+}
+
+fn enter(number: u16) -> Vec<u8> {
+    record(number, Record { entered_ns: 0, ..testing::record() })
+}
+
+fn leave(number: u16) -> Vec<u8> {
+    let (kind, shutdown) = (kind::LEAVE, RCV_SHUTDOWN | SEND_SHUTDOWN);
+    let (old_state, new_state) = (state::CLOSE_WAIT, state::LAST_ACK);
+    record(number, Record { kind, shutdown, old_state, new_state, entered_ns: 0, ..testing::record() })
+}
+
+/// Lines of the agent, as they come.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<Value>>>);
+
+impl Lines {
+    fn read(from: PipeReader) -> Self {
+        let lines = Self::default();
+        let shared = Arc::clone(&lines.0);
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines() {
+                let event = serde_json::from_str(&line.unwrap()).unwrap();
+                shared.lock().unwrap().push(event);
+            }
+        });
+        lines
+    }
+
+    fn all(&self) -> Vec<Value> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits until there are this many events of this kind.
+    async fn wait_for(&self, event: &str, count: usize) {
+        let has_come = || self.all().iter().filter(|line| line["event"] == event).count() >= count;
+        wait_until(&format!("{count} events {event}"), has_come).await;
+    }
+}
+
+async fn wait_until(what: &str, is_true: impl Fn() -> bool) {
+    let began = clock::now();
+    while !is_true() {
+        assert!(clock::now().since(began) < LIMIT, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Events with what tells them apart: their kind, and the remote port of their socket.
+fn kinds(events: &[Value]) -> Vec<(String, Option<u64>)> {
+    let kind =
+        |event: &Value| (event["event"].as_str().unwrap().to_owned(), event["socket"]["remote"]["port"].as_u64());
+    events.iter().map(kind).collect()
+}
+
+fn config() -> Config {
+    Config { events: Events::All, histogram_every: Duration::from_secs(3600), ..Config::default() }
+}
+
+/// What a job finds if it finds nothing.
+fn nothing(_job: Job, _decoder: Decoder, to: &mut Outbox<'_>) -> Vec<String> {
+    to.put(ScanItem::fact(ScanEnd::Descriptors { began: clock::now(), blind: None, saw_listeners: true }));
+    Vec::new()
+}
+
+/// Runs an agent on `source` until `drive` has returned and it has ended. Returns its events.
+fn run(
+    source: &FakeSource,
+    config: Config,
+    workers: Workers,
+    socket: Option<&Path>,
+    drive: impl AsyncFnOnce(&Lines),
+) -> Vec<Value> {
+    let (reader, writer) = io::pipe().unwrap();
+    let lines = Lines::read(reader);
+    let at = clock::now();
+    let start = Start {
+        at,
+        version: "0.1.0".to_owned(),
+        kernel: None,
+        hook: "fake".to_owned(),
+        max_sockets: 1,
+        max_tracked: 1,
+        ring_buffer_bytes: 1,
+        pinned: None,
+        stuck_after: config.stuck_after,
+        degraded: Vec::new(),
+    };
+    let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let runtime = Runtime {
+            source: source.clone(),
+            kernel_log: None,
+            engine: RecordingEngine::new(Engine::new(config, at), decoder, None),
+            workers,
+            pending: Pending::default(),
+            control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
+            hooks: None,
+            peak: Peak::default(),
+            numbering: Numbering::default(),
+            sink: Box::new(Json),
+            writer: Writer::new(writer, 1 << 20).unwrap(),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { stopped.await.unwrap() };
+        let driving = async {
+            drive(&lines).await;
+            stop.send(()).unwrap();
+        };
+        let both = async { tokio::join!(runtime.run(&start, stopped, None), driving) };
+        let (ended, ()) = tokio::time::timeout(2 * LIMIT, both).await.expect("the agent ends");
+        ended.unwrap();
+        lines.wait_for("stop", 1).await;
+    });
+    lines.all()
+}
+
+fn no_jobs() -> Workers {
+    Workers::start_with(nothing, nothing, LIMIT).unwrap()
+}
+
+/// A path for a control socket.
+fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("closewait-runtime-{}-{name}", process::id()))
+}
+
+/// The header of an agent's answer, and the number of its sockets.
+fn list(path: &Path) -> (AnswerHeader, usize) {
+    let query = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+    let (mut header, mut rows) = (None, 0);
+    let asked = ask(path, &query, |frame| {
+        let each = |item| {
+            if let AnswerItem::Header(one) = item {
+                header = Some(one);
+            } else if let AnswerItem::Row(_) = item {
+                rows += 1;
+            }
+            Ok::<(), AnswerError>(())
+        };
+        ItemFrame::decode(frame, each).map_err(|error| error.to_string())
+    });
+    assert!(asked.unwrap(), "an agent listens");
+    (header.unwrap(), rows)
+}
+
+#[test]
+fn findings_come_in_the_order_of_records() {
+    let source = FakeSource::default();
+    // Before the loop begins, and while it waits.
+    source.write([enter(1), enter(2)]);
+    let events = run(&source, config(), no_jobs(), None, async |lines| {
+        lines.wait_for("enter", 2).await;
+        source.write([leave(2), enter(3), leave(1), leave(3)]);
+        lines.wait_for("leave", 3).await;
+    });
+    let order = [("enter", 1), ("enter", 2), ("leave", 2), ("enter", 3), ("leave", 1), ("leave", 3)];
+    let wanted: Vec<_> = [("start".to_owned(), None)]
+        .into_iter()
+        .chain(order.map(|(event, port)| (event.to_owned(), Some(port))))
+        .chain(["histogram", "histogram", "stop"].map(|event| (event.to_owned(), None)))
+        .collect();
+    assert_eq!(kinds(&events), wanted);
+    let numbers: Vec<_> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+}
+
+#[test]
+fn what_was_written_until_the_detach_is_in_the_output_of_an_agent_that_is_stopped() {
+    let source = FakeSource::default();
+    let events = run(&source, config(), no_jobs(), None, async |lines| {
+        lines.wait_for("start", 1).await;
+        // Nothing wakes the loop up for these, and the last one comes after the signal.
+        let mut state = source.state();
+        state.records.push_back(enter(1));
+        state.last = Some(leave(1));
+        state.counters.entered = 1;
+    });
+    assert!(source.state().detached);
+    let kinds = kinds(&events);
+    let kinds: Vec<_> = kinds.iter().map(|(event, _port)| event.as_str()).collect();
+    assert_eq!(kinds, ["start", "enter", "leave", "histogram", "histogram", "stop"]);
+    assert_eq!(events[5]["totals"]["entered"], 1, "the counters were read again");
+}
+
+#[test]
+fn an_agent_is_stopped_while_records_come_without_an_end() {
+    let source = FakeSource::default();
+    source.state().endless = true;
+    let events = run(&source, config(), no_jobs(), None, async |lines| lines.wait_for("leave", 3).await);
+    assert_eq!(events.last().unwrap()["event"], "stop");
+}
+
+#[test]
+fn a_query_is_answered_while_records_come_without_an_end() {
+    let source = FakeSource::default();
+    source.state().endless = true;
+    source.write([enter(1)]);
+    let path = socket("query");
+    run(&source, config(), no_jobs(), Some(&path), async |lines| {
+        lines.wait_for("leave", 1).await;
+        let asking = thread::spawn({
+            let path = path.clone();
+            move || list(&path)
+        });
+        wait_until("an answer", || asking.is_finished()).await;
+        let left = lines.all().len();
+        let (header, rows) = asking.join().unwrap();
+        // The socket of the endless records is there or not.
+        assert!(header.total == rows as u64 && (1..=2).contains(&rows), "{header:?}, {rows} rows");
+        wait_until("records after the answer", || lines.all().len() > left).await;
+    });
+    assert!(!fs::exists(&path).unwrap(), "the socket's file goes away");
+}
+
+/// Runs an agent that tracks a socket and loses records then. The scan that repairs finds another one, and not the first, of
+/// which a refresh finds nothing.
+fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
+    let source = FakeSource::default();
+    source.write([enter(1)]);
+    let (jobs, done) = mpsc::channel();
+    let scan = move |job, _decoder, to: &mut Outbox<'_>| {
+        if matches!(job, Job::Everything { sweep: true }) {
+            let (at, since) = (clock::now(), Since::Exact(clock::now() - Duration::from_secs(1)));
+            to.put(ScanItem::fact(ScanFact::Present { key: key(2), at, since, socket: testing::socket_on_port(2) }));
+        }
+        jobs.send(job).unwrap();
+        // Without this, a scan alone proves that a socket is gone.
+        vec!["one network namespace".to_owned()]
+    };
+    let workers = Workers::start_with(scan, nothing, LIMIT).unwrap();
+    let events = run(&source, config(), workers, None, async |lines| {
+        lines.wait_for("enter", 1).await;
+        source.state().lost_by_refresh = lost_by_refresh;
+        source.state().counters.ring_full = 5;
+        // The counters are read a second after anything that may be a loss.
+        source.write([vec![0; 3]]);
+        lines.wait_for("health", 2).await;
+        wait_until("a refresh of the suspects", || !source.state().refreshed.is_empty()).await;
+    });
+    let jobs: Vec<_> = done.try_iter().collect();
+    assert!(matches!(jobs[..], [Job::Everything { sweep: true }]), "{jobs:?}");
+    (source, events)
+}
+
+#[test]
+fn a_loss_is_repaired_by_a_scan_and_a_refresh_of_what_it_did_not_find() {
+    let (source, events) = audited(0);
+    let healths: Vec<_> = events.iter().filter(|event| event["event"] == "health").collect();
+    assert_eq!((&healths[0]["lost_ring_full"], &healths[0]["undecodable"]), (&5.into(), &1.into()), "{healths:?}");
+    let last = events.last().unwrap();
+    assert_eq!((&last["totals"]["repaired"], &last["totals"]["phantom"]), (&1.into(), &1.into()), "{last}");
+    let state = source.state();
+    assert_eq!(state.refreshed, [key(1)]);
+    assert_eq!(state.forgotten.iter().map(|(key, _entered)| *key).collect::<Vec<_>>(), [key(1)]);
+}
+
+#[test]
+fn a_refresh_whose_records_may_be_lost_proves_nothing() {
+    let (source, events) = audited(1);
+    let last = events.last().unwrap();
+    assert_eq!((&last["totals"]["repaired"], &last["totals"]["phantom"]), (&1.into(), &0.into()), "{last}");
+    assert_eq!(source.state().forgotten, []);
+}
+
+#[test]
+fn a_job_that_gives_nothing_is_given_up_and_the_agent_goes_on() {
+    let source = FakeSource::default();
+    source.write([enter(1)]);
+    let (end_of_test, never) = mpsc::channel::<()>();
+    let scan = move |_job, _decoder, _to: &mut Outbox<'_>| {
+        let _ended = never.recv();
+        Vec::new()
+    };
+    let patience = Duration::from_millis(300);
+    let workers = Workers::start_with(scan, nothing, patience).unwrap();
+    let path = socket("given-up");
+    run(&source, config(), workers, Some(&path), async |lines| {
+        lines.wait_for("enter", 1).await;
+        // The second query comes while the thread still hangs.
+        for _ in 0..2 {
+            let began = clock::now();
+            let asking = thread::spawn({
+                let path = path.clone();
+                move || list(&path)
+            });
+            wait_until("an answer", || asking.is_finished()).await;
+            // The engine answers by itself after two seconds.
+            let took = clock::now().since(began);
+            assert!(took < Duration::from_millis(1500), "{took:?}");
+            let (header, rows) = asking.join().unwrap();
+            assert_eq!((header.total, rows), (1, 1), "what is known is answered");
+        }
+        source.write([enter(2)]);
+        lines.wait_for("enter", 2).await;
+        drop(end_of_test);
+    });
+}

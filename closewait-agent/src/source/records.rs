@@ -1,0 +1,100 @@
+//! The kernel side of a running agent, as the event loop uses it. The event loop's tests have one without a kernel.
+
+use std::io;
+
+use super::{
+    program::{KernelPrograms, ProgramsError, RefreshKind},
+    ring::RingReader,
+};
+use closewait_engine::{
+    model::{Counters, SocketKey},
+    time::BootTime,
+};
+
+/// Gives records of what happens, and does what the engine wants of the kernel.
+pub trait RecordSource {
+    /// Returns when there may be records to read. Drain the source until it is empty before waiting again.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime is gone.
+    fn ready(&self) -> impl Future<Output = io::Result<()>>;
+
+    /// Hands up to `limit` records to `each`. Returns whether none is left.
+    fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> bool;
+
+    /// Number of records that can wait to be read.
+    fn capacity(&self) -> usize;
+
+    /// Reads sockets again. For each that still is of this kind, a record can be drained when this returns. Returns whether all
+    /// were read.
+    fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool;
+
+    /// Returns the kernel's counters.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    fn counters(&self) -> Result<Counters, ProgramsError>;
+
+    /// Removes times of entry from the kernel, each unless another socket has entered at the address since.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError>;
+
+    /// Stores for the next agent that a window of the histograms ended at `at`, with these counters.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError>;
+
+    /// Ends the writing of records. The last ones may still have to be drained.
+    fn detach(&mut self);
+}
+
+/// The kernel programs, attached, and the ring buffer that they write to.
+pub struct KernelSource {
+    /// The programs. They end before the ring buffer does (docs/kernel-safety.md).
+    pub programs: KernelPrograms,
+    /// The ring buffer.
+    pub ring: RingReader,
+    /// Number of records that the ring buffer has room for.
+    pub capacity: usize,
+}
+
+impl RecordSource for KernelSource {
+    fn ready(&self) -> impl Future<Output = io::Result<()>> {
+        self.ring.ready()
+    }
+
+    fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> bool {
+        self.ring.drain(limit, each)
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
+        self.programs.refresh(keys, kind)
+    }
+
+    fn counters(&self) -> Result<Counters, ProgramsError> {
+        self.programs.counters()
+    }
+
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
+        self.programs.forget(entries)
+    }
+
+    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError> {
+        self.programs.keep_reported(at, counters)
+    }
+
+    fn detach(&mut self) {
+        self.programs.detach();
+    }
+}
