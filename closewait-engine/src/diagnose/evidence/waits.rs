@@ -54,6 +54,9 @@ impl WaitsSample {
     }
 }
 
+/// If fewer than one part in this number of the threads is unknown, all are as good as known.
+const UNKNOWN_PART: u64 = 10;
+
 /// Runtimes whose single thread serves all connections.
 fn is_event_loop(process: &Process) -> bool {
     let single = process.threads == Some(1);
@@ -90,7 +93,7 @@ impl Waits {
     pub(crate) fn add(&mut self, process: &Process) {
         let frozen = process.frozen == Some(true);
         let first = self.threads == 0;
-        let mut known = process.threads == Some(process.threads_seen);
+        let mut unknown = process.threads.map_or(u32::MAX, |threads| threads.saturating_sub(process.threads_seen));
         for group in &process.groups {
             let count = group.count;
             self.threads += count;
@@ -115,7 +118,7 @@ impl Waits {
                         }
                         (Some(WaitCall::Sleep), _) | (Some(WaitCall::Other), Some(WaitLimit::Limited)) => {}
                         (Some(WaitCall::Other), _) => self.blocked += count,
-                        (None, _) => known = false,
+                        (None, _) => unknown = unknown.saturating_add(count),
                     }
                     if group.limit == Some(WaitLimit::Limited) {
                         self.limited += count;
@@ -123,9 +126,13 @@ impl Waits {
                 }
             }
         }
-        self.complete = known && (first || self.complete);
+        // Threads come and go while they are read.
+        let complete = u64::from(unknown) * UNKNOWN_PART <= u64::from(process.threads_seen);
+        self.complete = complete && (first || self.complete);
         if is_event_loop(process) && !is_postgres(process) {
             let main = process.groups.iter().find(|group| group.has_main);
+            // A program of one thread that waits in accept() has no loop.
+            let main = main.filter(|group| call(group) != Some(WaitCall::Accept));
             let idle = main.map(|group| group.state == ThreadState::Sleeping && call(group) == Some(WaitCall::Events));
             self.idle_loop = idle.map(|idle| idle && self.idle_loop.unwrap_or(true));
         }

@@ -17,8 +17,11 @@ impl Rule for Forgotten {
                    and no connection to another program waits for an answer",
             class: &[Class::Leak],
             certainty: &[
-                (Certainty::Medium, "3 or more sockets, the oldest for 15 s or longer, and the program serves others"),
-                (Certainty::Low, "otherwise"),
+                (Certainty::Medium, "3 or more sockets, the oldest for 15 s or longer, and no thread waits for events"),
+                (
+                    Certainty::Low,
+                    "otherwise: an event loop can wait for a pipe, a child or a UNIX socket, which are not read",
+                ),
             ],
             says: "the program is idle and has these sockets open: it has forgotten to close them",
             next: "see which requests leave them behind",
@@ -54,7 +57,7 @@ impl Rule for Forgotten {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
-        let sure = serves && case.group.count >= MIN_SOCKETS && case.group.oldest >= super::SOME_AGE;
+        let sure = waits.events == 0 && case.group.count >= MIN_SOCKETS && case.group.oldest >= super::SOME_AGE;
         let owner = text::owner(case);
         let others = if serves { "serves others" } else { "is idle" };
         Some(Judgement {
@@ -91,6 +94,8 @@ mod tests {
         scene.group.evidence.backends = Some(Backends::default());
         assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.evidence.waits = Some(Waits { events: 0, accepting: 1, idle_loop: None, ..idle });
         assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Medium);
         scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });
         assert_eq!(scene.ask(&Forgotten), None, "it waits for a timer");

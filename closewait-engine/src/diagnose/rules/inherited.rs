@@ -1,6 +1,6 @@
 //! A process that has a descriptor which it did not open.
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Task},
@@ -28,12 +28,11 @@ impl Rule for Inherited {
                     "the opener is known and has let go, and the owner has another name; or the listener is another \
                      program's",
                 ),
+                (Certainty::Medium, "the owner has the opener's name (a daemon that went to the background)"),
                 (
-                    Certainty::Medium,
-                    "the owner has the opener's name (a daemon that went to the background), or the owners are \
-                     different programs",
+                    Certainty::Low,
+                    "processes share it, of different programs, or of one that connected it: handing on is no leak",
                 ),
-                (Certainty::Low, "a client's connection that processes of the same program share: pre-fork"),
             ],
             says: "a copy of the descriptor keeps the connection open after its owner closed",
             next: "open sockets with SOCK_CLOEXEC, or close them between fork and exec; end the process that has it",
@@ -47,6 +46,10 @@ impl Rule for Inherited {
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],
         }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[CounterEvidence::PeersWait, CounterEvidence::Sending]
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
@@ -98,12 +101,16 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     if others.is_empty() {
         return None;
     }
+    // Super-servers and shells hand these down on purpose.
+    if case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER) {
+        return None;
+    }
     let program = |task: &Task| program(case, task.pid);
     let different = program(first)
         .is_some_and(|one| others.iter().any(|other| program(other).is_some_and(|other| !related(one, other))));
     let (count, who) = (tasks.len(), text::names(tasks)?);
     if different {
-        return Some((Certainty::Medium, format!("{count} processes of different programs have it: {who}")));
+        return Some((Certainty::Low, format!("{count} processes of different programs have it: {who}")));
     }
     case.is_client().then(|| (Certainty::Low, format!("{count} processes have it: {who}")))
 }
@@ -196,11 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn different_programs_that_share_it_are_likely() {
+    fn different_programs_that_share_it_are_a_guess() {
         let mut scene = Scene::server();
         scene.owners = Some(vec![owned_by(1, "httpd", 9), owned_by(2, "report", 9)]);
         scene.processes = vec![process(1, "httpd", "/usr/sbin/httpd"), process(2, "report", "/srv/report")];
-        assert_eq!(certainty(&scene), Some(Certainty::Medium));
+        assert_eq!(certainty(&scene), Some(Certainty::Low));
+        scene.owners = Some(vec![owned_by(1, "sh", 0), owned_by(2, "sleep", 1)]);
+        assert_eq!(certainty(&scene), None, "handed on as standard input and output");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod owner_stopped;
 mod peers_wait;
 mod pool;
 mod proxy_wait;
+mod queue;
 mod sending;
 mod shared;
 mod slow;
@@ -51,6 +52,7 @@ pub const RULES: &[&dyn Rule] = &[
     &slow::Slow,
     &proxy_wait::ProxyWait,
     &busy::BusyThread,
+    &queue::Queue,
     &working::Working,
     &forgotten::Forgotten,
     &blocked::Blocked,

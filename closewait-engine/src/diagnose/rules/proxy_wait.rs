@@ -40,7 +40,8 @@ impl Rule for ProxyWait {
         }
         let flow = case.group.flow.as_ref();
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
-        let sure = piles_up && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
+        let serves = case.group.evidence.progresses(case.now) == Some(true);
+        let sure = piles_up && !serves && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
         let state = match proxy_peer.state {
             Connection::Established => "which is open",
