@@ -166,8 +166,8 @@ pub struct Abilities {
     pub socket_of_file: u32,
     /// 1 where the program keeps who connected a socket (`bpf_sk_storage_get` in tracing programs, Linux 5.11).
     pub openers: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Nanoseconds of a tick, the unit of TCP's times; 0 if not known.
+    pub tick_ns: u32,
     /// Sockets that stay shorter than this, nanoseconds, are healthy and shown to nobody: their records only say which
     /// they are. 0: every record says all.
     pub healthy_below_ns: u64,
@@ -181,7 +181,7 @@ impl Abilities {
         done_bit: MISSING,
         socket_of_file: 0,
         openers: 0,
-        _pad: 0,
+        tick_ns: 0,
         healthy_below_ns: 0,
     };
 }

@@ -56,12 +56,13 @@ pub(crate) fn task_file(ctx: *mut c_void) {
     });
 }
 
-/// One open file of the walk over one process.
+/// One open file of the walk over one process: a connection that its program closed first, that waits for an answer, or that
+/// was used lately.
 #[inline(always)]
 pub(crate) fn proxy_peers(ctx: *mut c_void) {
     of_file(ctx, RecordSlot::ProxyPeers, |sk, state| match state {
         state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::PROXY_PEER),
-        state::ESTABLISHED if sock::awaits_answer(sk) => Some(kind::PROXY_PEER),
+        state::ESTABLISHED if sock::is_busy(sk) => Some(kind::PROXY_PEER),
         _ => None,
     });
 }

@@ -217,15 +217,23 @@ pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
     sk.follow(layout!(sock_net))?.read(layout!(net_inum))
 }
 
-/// Whether a program has connected it, has sent something and has got nothing since: as far as this can be told.
+/// Whether an open connection was used lately, or its program has connected it, has sent something and has got nothing
+/// since: as far as this can be told.
 #[inline(always)]
-pub(crate) fn awaits_answer(sk: impl Pointer) -> bool {
-    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
-        return false;
-    }
-    let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return true };
-    let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return true };
-    sent.wrapping_sub(received) as i32 >= 0
+pub(crate) fn is_busy(sk: impl Pointer) -> bool {
+    let is_accepted = sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0;
+    let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return !is_accepted };
+    let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return !is_accepted };
+    (!is_accepted && sent.wrapping_sub(received) as i32 >= 0) || is_recent(sent) || is_recent(received)
+}
+
+/// Whether a time of TCP, in ticks, is less than a minute ago. Another CPU may have written it just now, with a younger clock.
+#[inline(always)]
+fn is_recent(at: u32) -> bool {
+    const AHEAD: u32 = 16;
+    const RECENT_NS: u64 = 60_000_000_000;
+    let Some(recent) = RECENT_NS.checked_div(u64::from(ability!(tick_ns))) else { return false };
+    u64::from(time::ticks().wrapping_sub(at).wrapping_add(AHEAD)) < recent + u64::from(AHEAD)
 }
 
 /// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.

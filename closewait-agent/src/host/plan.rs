@@ -140,11 +140,12 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
     };
     let types = facts.types.as_ref().ok();
     let tracefs = if hook == Tracepoint::Classic { facts.tracefs().as_ref().ok() } else { None };
+    let tick_ns = u32::try_from(facts.tick.as_nanos()).unwrap_or(0);
     let mut plan = Plan {
         hook,
         layout: types.map_or(Layout::NONE, |types| types.layout),
         trace_layout: tracefs.map_or(TraceLayout::NONE, |tracefs| tracefs.layout),
-        abilities: types.map_or(Abilities::NONE, |types| types.abilities),
+        abilities: types.map_or(Abilities::NONE, |types| Abilities { tick_ns, ..types.abilities }),
         iterate_files: types.is_some_and(|types| types.iter_files),
         sees_all_processes: facts.initial_pid_namespace != Some(false),
         openers: types.is_some_and(|types| types.sk_storage),

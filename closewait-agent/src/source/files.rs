@@ -17,7 +17,20 @@ const CHUNK: usize = 64 * 1024;
 /// # Errors
 ///
 /// If it cannot be read.
-pub(super) fn read_records(mut file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    read_records_until(file, |record| {
+        each(record);
+        true
+    })
+}
+
+/// Hands every record of an iterator to `each`, until it returns `false`; of those that the kernel had written by then, the
+/// others of the same read follow.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub(super) fn read_records_until(mut file: File, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut pending = BytesMut::with_capacity(CHUNK + record::DETAILED_SIZE);
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -28,8 +41,12 @@ pub(super) fn read_records(mut file: File, mut each: impl FnMut(&[u8])) -> io::R
             Err(error) => return Err(error),
         };
         pending.extend_from_slice(&chunk[..read]);
-        let used = hand_over(&pending, &mut each);
+        let mut wants_more = true;
+        let used = hand_over(&pending, &mut |record| wants_more &= each(record));
         pending.advance(used);
+        if !wants_more {
+            return Ok(());
+        }
     }
     // The kernel writes whole records; what is left over goes to the decoder, which counts it.
     if !pending.is_empty() {

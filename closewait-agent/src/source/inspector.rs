@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    calls, files,
+    calls, ended, files,
     processes::{self, Sampling},
     scanner::ScanItem,
 };
@@ -43,16 +43,30 @@ const MAX_KEPT_OPEN: usize = 128;
 /// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
 const MAX_NOT_FOUND: usize = 4096;
 
+/// Number of connections that are read of each process.
+const MAX_CONNECTIONS: usize = 4096;
+
 /// Iterator over the open files of one process, which finds its other connections; `None` where the kernel has none
 /// (before Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
 #[derive(Debug, Default)]
 pub struct ProxyPeerReader(pub(super) Option<OwnedFd>);
 
 impl ProxyPeerReader {
-    /// Hands a record for every other connection of a process to `each`.
-    fn read(&self, pid: u32, each: impl FnMut(&[u8])) -> io::Result<()> {
-        let Some(program) = &self.0 else { return Ok(()) };
-        files::read_records(calls::open_files(program.as_fd(), Some(pid))?, each)
+    /// Hands a record for every other connection of a process to `each`, some [`MAX_CONNECTIONS`] at most. Returns whether
+    /// they were read; not where the kernel has no such iterator.
+    fn read(&self, pid: u32, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        let Some(program) = &self.0 else { return Ok(false) };
+        let mut count = 0;
+        let read = files::read_records_until(calls::open_files(program.as_fd(), Some(pid))?, |record| {
+            count += 1;
+            each(record);
+            count < MAX_CONNECTIONS
+        });
+        match read {
+            Err(error) if count == 0 => Err(error),
+            // Of a process that has ended there is nothing to read, and that is no error.
+            Err(_) | Ok(()) => Ok(count > 0 || !ended::has_ended(pid)),
+        }
     }
 }
 
@@ -109,12 +123,18 @@ impl Inspector {
     fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
         let mut sampling = Sampling::begin(&request.processes, clock::now());
         for pid in &request.connections_of {
-            if let Err(error) = self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
-                log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                // The kernel knows no iterator of one process.
-                if error.raw_os_error() == Some(libc::EINVAL) {
-                    self.proxy_peers = ProxyPeerReader(None);
-                    break;
+            // What is found may be as old as this.
+            let at = clock::now();
+            match self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
+                Ok(true) => each(ScanItem::fact(InspectionFact::ConnectionsRead { pid: *pid, at })),
+                Ok(false) => {}
+                Err(error) => {
+                    log::debug!("the other connections of process {pid} cannot be seen: {error}");
+                    // The kernel knows no iterator of one process.
+                    if error.raw_os_error() == Some(libc::EINVAL) {
+                        self.proxy_peers = ProxyPeerReader(None);
+                        break;
+                    }
                 }
             }
         }

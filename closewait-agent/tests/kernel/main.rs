@@ -40,6 +40,7 @@ mod owners;
 mod pileup;
 mod pinned;
 mod privileges;
+mod progress;
 mod recording;
 mod unresponsive;
 mod user_paths;

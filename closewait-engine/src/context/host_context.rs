@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use super::connections::Connections;
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     limits::{Quota, keep_owner},
     model::{
-        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, ReadState, Role, Socket,
-        SocketKey, SocketLocation,
+        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, Role, Socket, SocketKey,
+        SocketLocation,
     },
     process::Process,
     time::BootTime,
@@ -19,8 +20,6 @@ use crate::{
 
 /// Number of processes that are inspected; those that own most sockets come first.
 const MAX_PROCESSES: usize = 64;
-/// Number of processes whose other connections are read at a time.
-const MAX_PROXY_PROCESSES: usize = 16;
 /// Number of inspections of a process of which the waiting threads are remembered.
 const MAX_WAIT_SAMPLES: usize = 16;
 /// Maximum number of known cgroups, and of cgroups in one inspection.
@@ -31,8 +30,6 @@ const MAX_NAMESPACES: usize = 4096;
 const MAX_LISTENERS: usize = 65_536;
 /// Number of descriptors that are kept beside the first of each listener.
 const MAX_MORE_OWNERS: usize = 65_536;
-/// Number of other connections that are kept, at some 300 bytes each.
-const MAX_CONNECTIONS: usize = 65_536;
 /// Maximum number of sockets without an owner that one inspection searches for elsewhere: the processes named for each make a list.
 const MAX_UNHELD: usize = 4096;
 /// Age at which the state of a process is read again.
@@ -47,9 +44,7 @@ pub(crate) struct HostContext {
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
-    connections: BTreeMap<u32, Vec<ProxyPeer>>,
-    /// Time at which the connections of each process were last read.
-    connections_read: BTreeMap<u32, BootTime>,
+    connections: Connections,
     closes: BTreeMap<(Option<u32>, u16), PortCloses>,
     /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
     wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
@@ -58,7 +53,6 @@ pub(crate) struct HostContext {
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
     owner_quota: Quota,
-    connection_quota: Quota,
     /// Number of facts that the last scan dropped, and that the last inspection dropped.
     dropped: [u64; 2],
 }
@@ -71,8 +65,7 @@ impl Default for HostContext {
             blind: None,
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
-            connections: BTreeMap::new(),
-            connections_read: BTreeMap::new(),
+            connections: Connections::default(),
             closes: BTreeMap::new(),
             wait_samples: BTreeMap::new(),
             peer_ends: BTreeMap::new(),
@@ -80,7 +73,6 @@ impl Default for HostContext {
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
             owner_quota: Quota::new(MAX_MORE_OWNERS),
-            connection_quota: Quota::new(MAX_CONNECTIONS),
             dropped: [0; 2],
         }
     }
@@ -143,14 +135,8 @@ impl HostContext {
                 samples.push_back(WaitsSample::of(&process, at));
                 self.processes.insert(process.pid, *process);
             }
-            InspectionFact::ProxyPeer { peer, owner } => {
-                if self.connection_quota.take() {
-                    self.connections.entry(owner.task.pid).or_default().push(*peer);
-                }
-            }
-            InspectionFact::ConnectionsRead { pid, at } => {
-                self.connections_read.insert(pid, at);
-            }
+            InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
+            InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
                 self.closes.insert((closes.port.netns, closes.port.port), closes);
             }
@@ -167,6 +153,11 @@ impl HostContext {
         }
     }
 
+    /// An inspection ended: no more facts of it come.
+    pub(crate) fn inspection_ended(&mut self) {
+        self.connections.inspection_ended();
+    }
+
     /// Returns what an inspection at `now` has to find out about the given sockets and their owners.
     pub(crate) fn inspection_request<'a>(
         &mut self,
@@ -175,21 +166,12 @@ impl HostContext {
     ) -> InspectionRequest {
         let mut counts = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
-        // Those that have taken something in which they may have passed on.
-        let mut readers = BTreeSet::new();
+        let mut own = BTreeSet::new();
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (socket, owners) in sockets {
-            let has_read = match socket.read_state() {
-                Some(ReadState::NeverRead | ReadState::Probe) => false,
-                Some(ReadState::IdleFin | ReadState::Goodbye | ReadState::Partial | ReadState::FinConsumed) | None => {
-                    true
-                }
-            };
             for owner in owners.unwrap_or_default() {
                 *counts.entry(owner.task.pid).or_default() += 1;
-                if has_read {
-                    readers.insert(owner.task.pid);
-                }
+                own.insert(owner.task.pid);
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
@@ -215,15 +197,12 @@ impl HostContext {
         self.processes.retain(|pid, _| wanted.contains(pid));
         self.inspected.retain(|pid, _| wanted.contains(pid));
         self.wait_samples.retain(|pid, _| wanted.contains(pid));
-        self.connections.retain(|pid, _| wanted.contains(pid));
-        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= PROCESS_REFRESH_INTERVAL);
+        let is_stale = |at: BootTime| now.since(at) >= PROCESS_REFRESH_INTERVAL;
+        let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| is_stale(*at));
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
-        let connections_of: Vec<u32> =
-            processes.iter().copied().filter(|pid| readers.contains(pid)).take(MAX_PROXY_PROCESSES).collect();
-        for pid in &connections_of {
-            self.connections.remove(pid);
-        }
-        let dropped_connections = self.connection_quota.reset(self.connections.values().map(Vec::len).sum());
+        let owners = ranked.iter().map(|(pid, _)| *pid).filter(|pid| own.contains(pid));
+        let connections_of = self.connections.request(now, owners, is_stale, &wanted);
+        let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         InspectionRequest {
             processes,
@@ -270,12 +249,12 @@ impl HostContext {
 
     /// Returns the connections of a process that are not in CLOSE_WAIT.
     pub(crate) fn connections(&self, pid: u32) -> &[ProxyPeer] {
-        self.connections.get(&pid).map_or(&[], Vec::as_slice)
+        self.connections.of(pid)
     }
 
-    /// Returns the time at which the connections of a process were last read; `None` if they never were.
+    /// Returns the time at which the connections of a process were last read; `None` if they never were, or not all are kept.
     pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
-        self.connections_read.get(&pid).copied()
+        self.connections.read_at(pid)
     }
 
     /// Returns how many threads of a process waited with a timeout at the last inspections, the oldest first.
@@ -325,6 +304,7 @@ fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize
 mod tests {
     use super::*;
     use crate::{
+        context::connections::MAX_CONNECTIONS,
         model::Connection,
         testing::{listener, owner, socket},
     };
@@ -364,13 +344,72 @@ mod tests {
     #[test]
     fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
         let mut host_context = HostContext::default();
+        let (socket, owners) = (socket(), [owner("x", 5, 3)]);
+        host_context.inspection_request(BootTime(0), std::iter::once((&socket, Some(&owners[..]))));
         (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+        host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
         assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
+        assert_eq!(host_context.connections_read(5), None, "some were dropped");
         host_context.inspection_request(BootTime(0), std::iter::empty());
         assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
         proxy_peer(&mut host_context, 6);
         host_context.inspection_request(BootTime(0), std::iter::empty());
         assert_eq!(host_context.dropped(), 0);
+    }
+
+    #[test]
+    fn each_of_many_owners_has_its_connections_read_in_turn_and_keeps_them_meanwhile() {
+        let at = |seconds: u64| BootTime(seconds * 1_000_000_000);
+        let mut host_context = HostContext::default();
+        let socket = socket();
+        let owners: Vec<_> = (1..=64).map(|pid| [owner("x", pid, 3)]).collect();
+        let mut read = Vec::new();
+        for round in 0..4 {
+            let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
+            let asked = host_context.inspection_request(at(round * 5), sockets).connections_of;
+            assert_eq!(asked.len(), 16);
+            for pid in &asked {
+                proxy_peer(&mut host_context, *pid);
+                host_context.learn(InspectionFact::ConnectionsRead { pid: *pid, at: at(round * 5) });
+            }
+            host_context.inspection_ended();
+            read.extend(asked);
+        }
+        read.sort_unstable();
+        assert_eq!(read, (1..=64).collect::<Vec<u32>>());
+        assert!((1..=64).all(|pid| host_context.connections(pid).len() == 1));
+        assert_eq!((host_context.connections_read(1), host_context.connections_read(64)), (Some(at(0)), Some(at(15))));
+        let again = |host_context: &mut HostContext, now| {
+            let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
+            host_context.inspection_request(now, sockets).connections_of
+        };
+        assert_eq!(again(&mut host_context, at(16)), (1..=16).collect::<Vec<u32>>(), "read longest ago");
+        assert_eq!(again(&mut host_context, at(16)), (17..=32).collect::<Vec<u32>>(), "not twice in five seconds");
+    }
+
+    #[test]
+    fn a_read_that_was_not_possible_leaves_what_is_known_with_its_time() {
+        let (socket, owners) = (socket(), [owner("x", 5, 3)]);
+        let mut host_context = HostContext::default();
+        let ask = |host_context: &mut HostContext, now| {
+            host_context.inspection_request(BootTime(now), std::iter::once((&socket, Some(&owners[..]))));
+        };
+        ask(&mut host_context, 0);
+        host_context.inspection_ended();
+        assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (0, None), "never read");
+        ask(&mut host_context, 10_000_000_000);
+        proxy_peer(&mut host_context, 5);
+        assert_eq!(host_context.connections(5).len(), 0, "not yet: more may come");
+        host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(11) });
+        host_context.inspection_ended();
+        ask(&mut host_context, 20_000_000_000);
+        host_context.inspection_ended();
+        assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (1, Some(BootTime(11))));
+        ask(&mut host_context, 30_000_000_000);
+        proxy_peer(&mut host_context, 5);
+        proxy_peer(&mut host_context, 5);
+        host_context.inspection_ended();
+        assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (2, None), "cut off");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Surroundings of sockets: owners, listeners, cgroups, namespaces, the other connections of proxies.
 
+mod connections;
 pub(crate) mod host_context;
 pub(crate) mod pairing;

@@ -179,6 +179,17 @@ mod tests {
     }
 
     #[test]
+    fn accepted_connections_in_use_are_nobody_s_legs() {
+        let mut sibling = outbound(at(11), at(11));
+        sibling.socket.role = Some(Role::Server);
+        assert_eq!(pairs(&[10], &[sibling.clone()]), 0, "of a socket that was accepted");
+        let client = Socket { role: Some(Role::Client), ..inbound(10) };
+        let sockets = [(SocketKey(1), &client, Since::Exact(at(10)))];
+        assert_eq!(pair(&sockets, &[sibling]).len(), 0, "of one that was connected");
+        assert_eq!(pairs(&[10], &[outbound(at(10), at(11))]), 0, "a leg that has its answer");
+    }
+
+    #[test]
     fn the_group_s_legs_lead_to_where_most_go() {
         let proxy_peers = [outbound(at(11), at(9)), outbound(at(11), at(9))];
         let (a, b) = (inbound(10), inbound(10));

@@ -212,6 +212,7 @@ impl Engine {
     }
 
     pub(crate) fn inspected_owners(&mut self, at: BootTime, worked: Duration) {
+        self.host_context.inspection_ended();
         let InspectionStep::Inspecting { asked } = self.inspection else { return };
         self.inspection = InspectionStep::Reporting { asked, at, worked };
         self.report_more();

@@ -80,7 +80,10 @@ impl Engine {
                     *refreshed = true;
                 }
             }
-            QueryEvent::Inspected { query } => self.answer_query(query),
+            QueryEvent::Inspected { query } => {
+                self.host_context.inspection_ended();
+                self.answer_query(query);
+            }
         }
         self.continue_queries();
     }

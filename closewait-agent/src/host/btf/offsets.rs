@@ -74,7 +74,7 @@ pub fn abilities(btf: &Btf) -> Abilities {
         done_bit: btf.enum_value("sock_flags", "SOCK_DONE").unwrap_or(MISSING),
         socket_of_file: u32::from(btf.has_function("bpf_sock_from_file")),
         openers: 0,
-        _pad: 0,
+        tick_ns: 0,
         healthy_below_ns: 0,
     }
 }
