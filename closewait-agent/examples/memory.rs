@@ -14,8 +14,8 @@ use closewait::{
 use closewait_engine::{
     Config,
     model::{
-        Endpoint, Finding, How, InspectionEnd, Observation, Owner, Protocol, RefreshEnd, RefreshFact, Role, ScanEnd,
-        ScanFact, Socket, SocketEvent, SocketKey, Task,
+        Endpoint, ExitCause, Finding, InspectionEnd, Observation, Owner, Protocol, RefreshEnd, RefreshFact, Role,
+        ScanEnd, ScanFact, Socket, SocketEvent, SocketKey, Task,
     },
     text::Comm,
     time::BootTime,
@@ -172,7 +172,15 @@ fn enter(plan: TestLoad, number: u32, at: BootTime) -> SocketEvent {
 
 fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> SocketEvent {
     let (entered, socket) = (Some(entered), socket(plan, number));
-    SocketEvent::Leave { key: key(number), at, entered, socket, how: How::Closed, closer: None, fd_open: Some(false) }
+    SocketEvent::Leave {
+        key: key(number),
+        at,
+        entered,
+        socket,
+        how: ExitCause::Closed,
+        closer: None,
+        fd_open: Some(false),
+    }
 }
 
 fn key(number: u32) -> SocketKey {

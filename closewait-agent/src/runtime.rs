@@ -294,6 +294,7 @@ impl<S: RecordSource> Runtime<S> {
                     let lost = self.lost();
                     self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
+                Output::WatchPorts(_ports) => {}
                 Output::Forget(entries) => {
                     self.source.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }

@@ -68,6 +68,10 @@ pub mod flag {
     pub const OPENER: u32 = 1 << 16;
     /// The FIN of the peer has been taken in (`SOCK_DONE`, which only `tcp_fin` sets: net/ipv4/tcp_input.c at v5.10).
     pub const FIN_SEEN: u32 = 1 << 17;
+    /// [`WROTE`] could be read.
+    pub const WROTE_KNOWN: u32 = 1 << 18;
+    /// In a record of [`super::kind::LEAVE`]: data was sent after the entry.
+    pub const WROTE: u32 = 1 << 19;
 }
 
 /// One event. Written by the kernel program, in the byte order of the machine.

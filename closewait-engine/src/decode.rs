@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::{
     model::{
-        Connection, Endpoint, How, InspectionFact, Listener, Observation, Opener, Owner, Protocol, ProxyPeer,
+        Connection, Endpoint, ExitCause, InspectionFact, Listener, Observation, Opener, Owner, Protocol, ProxyPeer,
         RefreshFact, Role, ScanFact, Since, Socket, SocketEvent, SocketKey, Task, Timer, TimerKind,
     },
     text::Comm,
@@ -100,7 +100,8 @@ impl Decoder {
                 }
                 let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
-                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open }.into())
+                let wrote = record.has(flag::WROTE_KNOWN).then(|| record.has(flag::WROTE));
+                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open, wrote }.into())
             }
             kind::PRESENT => {
                 states(record.new_state == state::CLOSE_WAIT)?;
@@ -125,7 +126,7 @@ impl Decoder {
                 states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
                 let (how, _fd_open) = how_left(&record);
                 // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
-                let how = if record.new_state == state::CLOSE && record.sk_err == 0 { How::Unknown } else { how };
+                let how = if record.new_state == state::CLOSE && record.sk_err == 0 { ExitCause::Unknown } else { how };
                 Ok(match owner(&record) {
                     Some(owner) => ScanFact::Lingering { key, at, socket, how, owner }.into(),
                     None => RefreshFact::Lingering { key, at, socket }.into(),
@@ -241,7 +242,7 @@ impl Decoder {
 }
 
 /// How a socket left, and whether a descriptor of it is still open (the table in docs/events.md).
-fn how_left(record: &Record) -> (How, Option<bool>) {
+fn how_left(record: &Record) -> (ExitCause, Option<bool>) {
     /// Errnos of Linux, positive as in `sk_err`.
     mod errno {
         pub(super) const EPIPE: i32 = 32;
@@ -257,29 +258,29 @@ fn how_left(record: &Record) -> (How, Option<bool>) {
         if known && !accepted { Some(false) } else { record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE)) };
     let how = match (record.new_state, record.sk_err) {
         // The close and the shutdown of the sending side take the same way; only the file tells them apart.
-        (state::LAST_ACK, _) if fd_open == Some(true) || record.kind == kind::LINGERING => How::Shutdown,
-        (state::LAST_ACK, _) => How::Closed,
-        (state::CLOSE, _) if !known => How::Unknown,
-        (state::CLOSE, 0) if accepted => How::Aborted,
-        (state::CLOSE, 0) => How::ListenerClosed,
+        (state::LAST_ACK, _) if fd_open == Some(true) || record.kind == kind::LINGERING => ExitCause::Shutdown,
+        (state::LAST_ACK, _) => ExitCause::Closed,
+        (state::CLOSE, _) if !known => ExitCause::Unknown,
+        (state::CLOSE, 0) if accepted => ExitCause::Aborted,
+        (state::CLOSE, 0) => ExitCause::ListenerClosed,
         // `tcp_reset` turns a reset in CLOSE_WAIT into EPIPE (net/ipv4/tcp_input.c at v5.10).
-        (state::CLOSE, errno::EPIPE | errno::ECONNRESET) => How::Reset,
+        (state::CLOSE, errno::EPIPE | errno::ECONNRESET) => ExitCause::Reset,
         // `tcp_write_err` prefers what a router said to the plain time-out (net/ipv4/tcp_timer.c at v5.10).
-        (state::CLOSE, errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::ENETUNREACH) => How::Timeout,
-        (state::CLOSE, errno::ECONNABORTED) => How::Destroyed,
-        _ => How::Unknown,
+        (state::CLOSE, errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::ENETUNREACH) => ExitCause::Timeout,
+        (state::CLOSE, errno::ECONNABORTED) => ExitCause::Destroyed,
+        _ => ExitCause::Unknown,
     };
     // Without a file to look at, an abort in close() still shows: it shuts down both directions, `connect` to
     // AF_UNSPEC does not (`__tcp_close` and `tcp_disconnect`, net/ipv4/tcp.c at v5.10).
     let fd_open = match how {
-        How::Aborted => fd_open.or(Some(record.shutdown & SEND_SHUTDOWN == 0)),
-        How::Closed
-        | How::Shutdown
-        | How::Reset
-        | How::Timeout
-        | How::Destroyed
-        | How::ListenerClosed
-        | How::Unknown => fd_open,
+        ExitCause::Aborted => fd_open.or(Some(record.shutdown & SEND_SHUTDOWN == 0)),
+        ExitCause::Closed
+        | ExitCause::Shutdown
+        | ExitCause::Reset
+        | ExitCause::Timeout
+        | ExitCause::Destroyed
+        | ExitCause::ListenerClosed
+        | ExitCause::Unknown => fd_open,
     };
     (how, fd_open)
 }

@@ -3,7 +3,7 @@
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     model::{
-        Exit, Finding, How, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
+        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
         Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
@@ -46,7 +46,7 @@ impl Engine {
     fn socket_changed(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Enter { key, at, socket } => self.entered(key, at, socket),
-            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open } => {
+            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote } => {
                 self.something_happened(at);
                 self.audit.left(key, at);
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
@@ -59,11 +59,20 @@ impl Engine {
                         self.windows.finished_uncounted(dwell);
                     }
                 }
-                if let Some(flows) = &mut self.flows {
-                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, how);
-                }
                 let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
-                let wrote = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
+                let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
+                // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
+                let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
+                if let Some(flows) = &mut self.flows {
+                    let finished = match how {
+                        ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
+                        ExitCause::Reset => answered,
+                        ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => {
+                            false
+                        }
+                    };
+                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, finished);
+                }
                 let socket = with_what_was_found_out(socket, tracked.as_deref());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
@@ -73,8 +82,11 @@ impl Engine {
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
-                    let verdict =
-                        if stuck { diagnose::left(&socket, dwell, how, fd_open, wrote).map(Box::new) } else { None };
+                    let verdict = if stuck {
+                        diagnose::left(&socket, dwell, how, fd_open, (answered, sent)).map(Box::new)
+                    } else {
+                        None
+                    };
                     self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
                 }
             }
@@ -136,7 +148,7 @@ impl Engine {
     /// The exit of a socket was missed: it left at some time before `at`.
     pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         if missed.reported || self.config.events == Events::All {
-            let (socket, stuck, how) = (missed.socket, missed.reported, How::Unknown);
+            let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
             self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
         }
@@ -162,10 +174,10 @@ impl Engine {
         }
     }
 
-    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: How, owner: Owner) {
+    fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: ExitCause, owner: Owner) {
         // The exit of an unknown one was not seen: it is older than the agent. Unless its error tells, it need not have been
         // in CLOSE_WAIT.
-        if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != How::Unknown {
+        if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
             self.lingering.seen(key, at, &socket, Some(owner));

@@ -1,16 +1,20 @@
-//! What the engine knows, takes in and gives out. Every other part of the agent speaks in these types.
+//! Types of the engine's facts, inputs and outputs, which every other part of the agent uses.
 
+mod dwell;
+mod exit;
 mod finding;
 mod observation;
 mod pileup;
 mod socket;
-mod stay;
 mod verdict;
 
 pub use self::{
-    finding::{Counters, Finding, InspectionRequest, Output, QueryCommand, QueryId, Scope, Totals},
+    dwell::{Dwell, Since},
+    exit::{Exit, ExitCause},
+    finding::{Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals},
     observation::{
-        InspectionEnd, InspectionFact, Observation, QueryEvent, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent,
+        InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd, RefreshFact, ScanEnd,
+        ScanFact, SocketEvent, WatchedPort,
     },
     pileup::{
         Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup, Recovery,
@@ -20,6 +24,5 @@ pub use self::{
         Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
-    stay::{Dwell, Exit, How, Since},
     verdict::{Certainty, Class, RuleName, Verdict},
 };

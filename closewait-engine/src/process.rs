@@ -1,13 +1,15 @@
 //! What a process is and does.
 
 mod runtime;
+mod syscall;
 mod thread;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     runtime::ProgramRuntime,
-    thread::{Syscall, Thread, ThreadGroup, ThreadState, group},
+    syscall::{Syscall, SyscallArgs, WaitKind, WaitLimit},
+    thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
     text::{Comm, harmless_field},
@@ -50,6 +52,9 @@ pub struct Process {
     pub groups: Vec<ThreadGroup>,
     /// CPU time of the threads that were inspected, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
+    /// Whether its cgroup is frozen, by `cgroup.freeze` or the freezer of cgroup v1; `None` if that was not read.
+    #[serde(default)]
+    pub frozen: Option<bool>,
     /// What could not be seen and why, one sentence each.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
@@ -72,6 +77,7 @@ impl Process {
             threads_seen: 0,
             groups: Vec::new(),
             cpu_permille: None,
+            frozen: None,
             unseen: Vec::new(),
         }
     }
@@ -191,6 +197,7 @@ mod tests {
             state: ThreadState::Sleeping,
             syscall: Some(Syscall(syscall)),
             arg: Some(arg),
+            limit: None,
             wchan: None,
             cpu_permille: Some(0),
             main: false,

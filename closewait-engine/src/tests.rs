@@ -4,8 +4,8 @@ mod lossy;
 
 use super::{
     model::{
-        Class, Dwell, Endpoint, How, InspectionEnd, RefreshEnd, RefreshFact, Role, ScanEnd, ScanFact, Scope, Since,
-        Socket, SocketEvent, SocketKey,
+        Class, Dwell, Endpoint, ExitCause, InspectionEnd, RefreshEnd, RefreshFact, Role, ScanEnd, ScanFact, Scope,
+        Since, Socket, SocketEvent, SocketKey,
     },
     testing::{socket, socket_on_port},
     *,
@@ -34,8 +34,17 @@ fn leave(millis: u64, entered: Option<u64>) -> SocketEvent {
 }
 
 fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> SocketEvent {
-    let (how, fd_open) = (How::Closed, Some(false));
-    SocketEvent::Leave { key: KEY, at: at(millis), entered: entered.map(at), socket, how, closer: None, fd_open }
+    let (how, fd_open) = (ExitCause::Closed, Some(false));
+    SocketEvent::Leave {
+        key: KEY,
+        at: at(millis),
+        entered: entered.map(at),
+        socket,
+        how,
+        closer: None,
+        fd_open,
+        wrote: None,
+    }
 }
 
 fn counters(millis: u64, counters: Counters) -> Observation {
@@ -63,6 +72,7 @@ fn words(engine: &mut Engine) -> Vec<String> {
             Output::ScanOwners { .. } => "look for holders".to_owned(),
             Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
             Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
+            Output::WatchPorts(ports) => format!("watch {}", ports.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
             Output::InspectOwners(_) => "look at owners".to_owned(),
             Output::Query(command) => format!("{command:?}"),
@@ -281,7 +291,7 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
             unreachable!()
         };
         let socket = in_namespace(number);
-        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open });
+        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open, wrote: None });
     }
     assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
     engine.handle_timeout(at(60_000));

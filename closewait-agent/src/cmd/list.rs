@@ -181,6 +181,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
             | Output::Audit { .. }
             | Output::RefreshSuspects(_)
             | Output::Forget(_)
+            | Output::WatchPorts(_)
             | Output::ReadCounters => {}
         }
     }

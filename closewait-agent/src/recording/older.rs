@@ -12,7 +12,7 @@ use serde::Deserialize as _;
 
 use super::Item;
 use closewait_engine::{
-    model::{How, Observation, Owner, RefreshFact, ScanFact, Socket, SocketKey},
+    model::{ExitCause, Observation, Owner, RefreshFact, ScanFact, Socket, SocketKey},
     time::BootTime,
 };
 
@@ -89,7 +89,7 @@ struct LingeringMembers {
     key: SocketKey,
     at: BootTime,
     socket: Socket,
-    how: How,
+    how: ExitCause,
     holder: Option<Owner>,
 }
 
@@ -120,7 +120,7 @@ mod tests {
         key: Option<SocketKey>,
         at: Option<BootTime>,
         socket: Option<Socket>,
-        how: Option<How>,
+        how: Option<ExitCause>,
         holder: Option<Owner>,
         leg: Option<ProxyPeer>,
         inode: Option<u64>,
@@ -143,13 +143,13 @@ mod tests {
     fn facts_of_format_1_are_found_in_the_part_that_has_them_now() {
         let (key, at, socket, owner) = (SocketKey(1), BootTime(2), socket(), owner("x", 7, 3));
         let with = || Members { key: Some(key), at: Some(at), ..Members::default() };
-        let of_socket = || Members { socket: Some(socket.clone()), how: Some(How::Reset), ..with() };
+        let of_socket = || Members { socket: Some(socket.clone()), how: Some(ExitCause::Reset), ..with() };
         let entered = SocketEvent::Enter { key, at, socket: socket.clone() };
         assert_eq!(read("Enter", Members { replaced: true, ..of_socket() }), entered.into());
         let descriptor = ScanFact::Descriptor { key, at: Some(at), inode: 9, owner: owner.clone() };
         let holds = Members { inode: Some(9), holder: Some(owner.clone()), ..with() };
         assert_eq!(read("Holds", holds), descriptor.into());
-        let how = How::Reset;
+        let how = ExitCause::Reset;
         let found = ScanFact::Lingering { key, at, socket: socket.clone(), how, owner: owner.clone() };
         assert_eq!(read("Lingering", Members { holder: Some(owner.clone()), ..of_socket() }), found.into());
         let refreshed = RefreshFact::Lingering { key, at, socket: socket.clone() };

@@ -131,7 +131,7 @@ impl Agent {
                 Output::RefreshSuspects(_) => {
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                 }
-                Output::RefreshLingering(_) | Output::Forget(_) | Output::Query(_) => {}
+                Output::RefreshLingering(_) | Output::Forget(_) | Output::WatchPorts(_) | Output::Query(_) => {}
             }
         }
         self.hand_out(read, now);

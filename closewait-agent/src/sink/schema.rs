@@ -15,7 +15,7 @@ pub(super) use self::{
 };
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, Endpoint, How, Owner, Scope, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, ExitCause, Owner, Scope, Task, Totals, Verdict},
     process::{Process, ProgramRuntime},
 };
 
@@ -295,16 +295,16 @@ pub(super) struct EventLine<'a> {
     pub(super) event: Event<'a>,
 }
 
-pub(super) fn how(how: How) -> &'static str {
+pub(super) fn how(how: ExitCause) -> &'static str {
     match how {
-        How::Closed => "closed",
-        How::Shutdown => "shutdown",
-        How::Aborted => "aborted",
-        How::Reset => "reset",
-        How::Timeout => "timeout",
-        How::Destroyed => "destroyed",
-        How::ListenerClosed => "listener_closed",
-        How::Unknown => "unknown",
+        ExitCause::Closed => "closed",
+        ExitCause::Shutdown => "shutdown",
+        ExitCause::Aborted => "aborted",
+        ExitCause::Reset => "reset",
+        ExitCause::Timeout => "timeout",
+        ExitCause::Destroyed => "destroyed",
+        ExitCause::ListenerClosed => "listener_closed",
+        ExitCause::Unknown => "unknown",
     }
 }
 

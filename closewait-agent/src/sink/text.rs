@@ -11,7 +11,7 @@ use super::{
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, Finding, How, Owner, Protocol, Role, Scope, Socket, Totals},
+    model::{Dwell, ExitCause, Finding, Owner, Protocol, Role, Scope, Socket, Totals},
     text::{bounds, duration},
     time::BootTime,
 };
@@ -192,16 +192,16 @@ fn facts(socket: &Socket) -> String {
     facts
 }
 
-fn how_text(left: How) -> &'static str {
+fn how_text(left: ExitCause) -> &'static str {
     match left {
-        How::Closed => "closed",
-        How::Shutdown => "sending side shut down",
-        How::Aborted => "closed with a reset",
-        How::Reset => "reset by the peer",
-        How::Timeout => "timed out",
-        How::Destroyed => "destroyed from outside",
-        How::ListenerClosed => "its listener was closed",
-        How::Unknown => how(left),
+        ExitCause::Closed => "closed",
+        ExitCause::Shutdown => "sending side shut down",
+        ExitCause::Aborted => "closed with a reset",
+        ExitCause::Reset => "reset by the peer",
+        ExitCause::Timeout => "timed out",
+        ExitCause::Destroyed => "destroyed from outside",
+        ExitCause::ListenerClosed => "its listener was closed",
+        ExitCause::Unknown => how(left),
     }
 }
 

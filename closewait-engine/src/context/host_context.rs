@@ -1,16 +1,16 @@
 //! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use crate::{
-    diagnose::Seen,
+    diagnose::{Seen, evidence::WaitsSample},
     limits::{Quota, keep_owner},
     model::{
-        InspectionFact, InspectionRequest, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey,
-        SocketLocation,
+        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, ReadState, Role, Socket,
+        SocketKey, SocketLocation,
     },
     process::Process,
     time::BootTime,
@@ -21,17 +21,19 @@ use crate::{
 const MAX_PROCESSES: usize = 64;
 /// Number of processes whose other connections are read at a time.
 const MAX_PROXY_PROCESSES: usize = 16;
-/// Cgroups that are remembered, and asked for at a time.
+/// Number of inspections of a process of which the waiting threads are remembered.
+const MAX_WAIT_SAMPLES: usize = 16;
+/// Maximum number of known cgroups, and of cgroups in one inspection.
 const MAX_CGROUPS: usize = 4096;
-/// Network namespaces that are remembered, and asked for at a time.
+/// Maximum number of known network namespaces, and of namespaces in one inspection.
 const MAX_NAMESPACES: usize = 4096;
-/// Listeners of the whole host that are known, at some 200 bytes.
+/// Maximum number of known listeners of the whole host, at some 200 bytes each.
 const MAX_LISTENERS: usize = 65_536;
 /// Number of descriptors that are kept beside the first of each listener.
 const MAX_MORE_OWNERS: usize = 65_536;
 /// Number of other connections that are kept, at some 300 bytes each.
 const MAX_CONNECTIONS: usize = 65_536;
-/// Sockets without a owner that are searched for elsewhere at a time: the processes named for each make a list.
+/// Maximum number of sockets without an owner that one inspection searches for elsewhere: the processes named for each make a list.
 const MAX_UNHELD: usize = 4096;
 /// Age at which the state of a process is read again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,12 +42,18 @@ const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
-    /// What the scan that goes on has found so far.
+    /// Listeners that the running scan has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
     connections: BTreeMap<u32, Vec<ProxyPeer>>,
+    /// Time at which the connections of each process were last read.
+    connections_read: BTreeMap<u32, BootTime>,
+    closes: BTreeMap<(Option<u32>, u16), PortCloses>,
+    /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
+    wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
+    peer_ends: BTreeMap<SocketKey, PeerEnd>,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -64,6 +72,10 @@ impl Default for HostContext {
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
             connections: BTreeMap::new(),
+            connections_read: BTreeMap::new(),
+            closes: BTreeMap::new(),
+            wait_samples: BTreeMap::new(),
+            peer_ends: BTreeMap::new(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -107,14 +119,14 @@ impl HostContext {
         self.places.clear();
     }
 
-    /// A scan of open files gave up, for this reason: the listeners of the one before stay.
+    /// Keeps the listeners of the scan before, as a scan of open files failed for the reason `why`.
     pub(crate) fn scan_failed(&mut self, why: String) {
         self.found.clear();
         self.owner_quota.reset(0);
         self.blind = Some(why);
     }
 
-    /// Why the last scan could not see all processes, if so.
+    /// Returns the reason why the last scan could not see all processes; `None` if it saw all.
     pub(crate) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -124,12 +136,26 @@ impl HostContext {
         match fact {
             InspectionFact::Process { at, process } => {
                 self.inspected.insert(process.pid, at);
+                let samples = self.wait_samples.entry(process.pid).or_default();
+                if samples.len() >= MAX_WAIT_SAMPLES {
+                    samples.pop_front();
+                }
+                samples.push_back(WaitsSample::of(&process, at));
                 self.processes.insert(process.pid, *process);
             }
             InspectionFact::ProxyPeer { peer, owner } => {
                 if self.connection_quota.take() {
                     self.connections.entry(owner.task.pid).or_default().push(*peer);
                 }
+            }
+            InspectionFact::ConnectionsRead { pid, at } => {
+                self.connections_read.insert(pid, at);
+            }
+            InspectionFact::Closes(closes) => {
+                self.closes.insert((closes.port.netns, closes.port.port), closes);
+            }
+            InspectionFact::PeerEnd { key, at: _, end } => {
+                self.peer_ends.insert(key, end);
             }
             InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
             InspectionFact::Namespace { netns, conntrack_close_wait } => {
@@ -188,6 +214,7 @@ impl HostContext {
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
         self.processes.retain(|pid, _| wanted.contains(pid));
         self.inspected.retain(|pid, _| wanted.contains(pid));
+        self.wait_samples.retain(|pid, _| wanted.contains(pid));
         self.connections.retain(|pid, _| wanted.contains(pid));
         let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| now.since(*at) >= PROCESS_REFRESH_INTERVAL);
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
@@ -204,10 +231,12 @@ impl HostContext {
             cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
             unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
             namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
+            closes_of: Vec::new(),
+            peer_ends_of: Vec::new(),
         }
     }
 
-    /// Those of `cgroups` whose workloads are not known, each once and no more than are asked for at a time.
+    /// Returns the ones among `cgroups` whose workloads are unknown, each once and [`MAX_CGROUPS`] at most.
     pub(crate) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
         let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
         unnamed.into_iter().take(MAX_CGROUPS).collect()
@@ -244,26 +273,47 @@ impl HostContext {
         self.connections.get(&pid).map_or(&[], Vec::as_slice)
     }
 
-    /// What the cgroup of a socket is; where that is the root of all, as with cgroup v1, that of its first owner.
+    /// Returns the time at which the connections of a process were last read; `None` if they never were.
+    pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
+        self.connections_read.get(&pid).copied()
+    }
+
+    /// Returns how many threads of a process waited with a timeout at the last inspections, the oldest first.
+    pub(crate) fn wait_samples(&self, pid: u32) -> impl Iterator<Item = WaitsSample> {
+        self.wait_samples.get(&pid).into_iter().flatten().copied()
+    }
+
+    /// Returns the closes of a port since its onset; `None` if the port is not watched.
+    pub(crate) fn closes(&self, netns: Option<u32>, port: u16) -> Option<&PortCloses> {
+        self.closes.get(&(netns, port))
+    }
+
+    /// Returns what is known of the other end of a socket; `None` if it was not looked up.
+    pub(crate) fn peer_end(&self, key: SocketKey) -> Option<PeerEnd> {
+        self.peer_ends.get(&key).copied()
+    }
+
+    /// Returns the workload of a socket's cgroup. If that is the root of all, as with cgroup v1, returns the first
+    /// owner's.
     pub(crate) fn workload(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&Workload> {
         let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
         let of_owner = || self.processes.get(&owners?.first()?.task.pid)?.workload.as_deref();
         own.filter(|own| !own.is_root()).or_else(|| of_owner().filter(|of_owner| !of_owner.is_root()))
     }
 
-    /// How long a namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    /// Returns the timeout after which a namespace's connection tracking forgets a connection in CLOSE_WAIT.
     pub(crate) fn conntrack(&self, netns: Option<u32>) -> Option<Duration> {
         *self.namespaces.get(&netns?)?
     }
 
-    /// Where a socket is that no process holds.
+    /// Returns the location of a socket without an owner.
     pub(crate) fn place(&self, inode: Option<u64>) -> Option<&SocketLocation> {
         self.places.get(&inode?)
     }
 }
 
-/// Keeps one more; of too many the one with the lowest number goes, for the kernel counts up. It is found out again if a
-/// socket asks for it.
+/// Inserts a value. Over the limit `most` the lowest number is dropped, as the kernel counts up. It is inspected again if a
+/// socket needs it.
 fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
     known.insert(key, value);
     if known.len() > most {

@@ -1,7 +1,7 @@
-//! Which other connection of a proxy belongs to a socket in CLOSE_WAIT: the one that was used right after it.
+//! Pairs a socket in CLOSE_WAIT with the other connection of its proxy: the one that was used right after the socket.
 //!
-//! A proxy that has passed a request on sends on the other leg within moments of having received it, and then waits. One
-//! that has passed the FIN on has its other leg in FIN_WAIT2, acknowledged within moments of the FIN.
+//! A proxy that has forwarded a request sends on the other connection within moments of receiving it, and then waits.
+//! The other connection of a proxy that has forwarded the FIN is in FIN_WAIT2, acknowledged within moments of the FIN.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +13,18 @@ use crate::{
     model::{Connection, ProxyPeer, Role, Since, Socket, SocketKey},
 };
 
-/// A request is passed on so soon after it has come; the other connection may have to be made first.
-const REQUEST: Duration = Duration::from_secs(3);
-/// A FIN is passed on so soon after it has come.
-const FIN: Duration = Duration::from_secs(2);
-/// Times of the kernel's TCP are within some ticks.
-const TICKS: Duration = Duration::from_millis(50);
+/// Longest tick of the kernel's times, at 100 Hz.
+const TICK: Duration = Duration::from_millis(10);
+/// Time after which an ACK without data is one that was delayed.
+const MIN_DELAYED_ACK: Duration = Duration::from_millis(8);
+/// Longest delay of an ACK, and a tick at each end.
+const MAX_DELAYED_ACK: Duration = Duration::from_millis(500);
+/// Longest time between the arrival of a request and its forwarding: the proxy may have to connect first.
+const MAX_REQUEST_DELAY: Duration = Duration::from_secs(3);
+/// Longest time between the arrival of a FIN and its forwarding.
+const MAX_FIN_DELAY: Duration = Duration::from_secs(2);
+/// Error of the kernel's TCP timestamps: some ticks.
+const TCP_TIME_ERROR: Duration = Duration::from_millis(50);
 
 /// Finds the proxy peer of each of a group's sockets. No connection is the peer of two sockets.
 pub(crate) fn pair<'a>(
@@ -45,7 +51,7 @@ pub(crate) fn pair<'a>(
     pairs
 }
 
-/// What the pairs of a group say of all of its sockets.
+/// Summarizes the pairs of a group for all of its sockets.
 pub(crate) fn proxy_peers(pairs: &BTreeMap<SocketKey, &ProxyPeer>) -> ProxyPeers {
     let mut towards = BTreeMap::<_, u32>::new();
     for peer in pairs.values() {
@@ -55,40 +61,51 @@ pub(crate) fn proxy_peers(pairs: &BTreeMap<SocketKey, &ProxyPeer>) -> ProxyPeers
     ProxyPeers { paired: u32::try_from(pairs.len()).unwrap_or(u32::MAX), own: None, towards: most }
 }
 
-/// Whether it waits for somebody: for an answer to what it has sent last, or for the other side's FIN.
-fn waits(peer: &ProxyPeer) -> bool {
+/// Whether the connection waits: for an answer to its last data, or for the other side's FIN.
+pub(crate) fn waits(peer: &ProxyPeer) -> bool {
     match peer.state {
         Connection::FinWait1 | Connection::FinWait2 => true,
         Connection::Established => {
-            let sent = peer.socket.sent_bytes.is_some_and(|sent| sent > 0);
-            sent && peer.socket.last_sent >= peer.socket.last_received
+            let socket = &peer.socket;
+            let sent = socket.sent_bytes.is_some_and(|sent| sent > 0);
+            // Nothing was ever received: the kernel has the time of the set-up in its place.
+            if socket.received_bytes == Some(0) {
+                return sent;
+            }
+            let (Some(last_sent), Some(last_received)) = (socket.last_sent, socket.last_received) else { return false };
+            // Within a tick, the order is unknown. An end that sent last and gets no answer gets a delayed ACK
+            // (`TCP_DELACK_MIN` and `TCP_DELACK_MAX`, include/net/tcp.h at v5.10).
+            let tie = last_sent <= last_received + TICK && last_received <= last_sent + TICK;
+            let delay = socket.last_ack.map(|ack| ack.since(last_received));
+            let got_delayed_ack = delay.is_some_and(|delay| delay >= MIN_DELAYED_ACK && delay <= MAX_DELAYED_ACK);
+            sent && if tie { got_delayed_ack } else { last_sent > last_received }
         }
     }
 }
 
-/// A proxy accepts the one and connects the other.
+/// Whether one side was accepted and the other connected, as by a proxy.
 fn opposite(socket: &Socket, peer: &Socket) -> bool {
     (socket.role == Some(Role::Server)) != (peer.role == Some(Role::Server))
 }
 
-/// Whether the leg was sent on right after the socket had received.
+/// Whether the other connection sent right after the socket had received.
 fn asked_for(socket: &Socket, peer: &ProxyPeer) -> bool {
     let (Some(received), Some(sent)) = (socket.last_received, peer.socket.last_sent) else { return false };
-    // The other way round it is a client that is slow to read an answer, and says nothing.
+    // The opposite roles are a client that is slow to read an answer, which proves nothing.
     socket.role == Some(Role::Server)
         && peer.state == Connection::Established
-        && sent + TICKS >= received
-        && sent <= received + REQUEST
+        && sent + TCP_TIME_ERROR >= received
+        && sent <= received + MAX_REQUEST_DELAY
 }
 
-/// Whether the leg's FIN was acknowledged right after the socket's had come.
+/// Whether the other connection's FIN was acknowledged right after the socket's had arrived.
 fn passed_on(since: Since, peer: &ProxyPeer) -> bool {
     let Some(acked) = peer.socket.last_ack.filter(|_| peer.state != Connection::Established) else { return false };
     let earliest = match since {
         Since::Exact(entered) => entered,
         Since::Between { earliest, latest } => earliest.unwrap_or(latest),
     };
-    acked + TICKS >= earliest && acked <= since.latest() + FIN
+    acked + TCP_TIME_ERROR >= earliest && acked <= since.latest() + MAX_FIN_DELAY
 }
 
 #[cfg(test)]
@@ -105,7 +122,7 @@ mod tests {
 
     /// A moment after which nothing is waited for any more.
     fn late(at: BootTime) -> BootTime {
-        at + REQUEST + TICKS
+        at + MAX_REQUEST_DELAY + TCP_TIME_ERROR
     }
 
     fn inbound(received: u64) -> Socket {

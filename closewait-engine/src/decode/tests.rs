@@ -10,7 +10,7 @@ fn decode(record: &Record) -> Result<Observation, DecodeError> {
     DECODER.decode(&bytes(record))
 }
 
-fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (How, Option<bool>) {
+fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (ExitCause, Option<bool>) {
     let flags = flag::SOCK | flags;
     let left =
         Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
@@ -94,18 +94,18 @@ fn every_way_of_leaving_is_told() {
     const FILE: u32 = flag::ACCEPTED | flag::FILE;
     const GONE: u32 = FILE | flag::FILE_GONE;
     let rows = [
-        (leaving(9, 0, 3, GONE), (How::Closed, Some(false))),
-        (leaving(9, 0, 3, FILE), (How::Shutdown, Some(true))),
-        (leaving(9, 0, 3, flag::ACCEPTED), (How::Closed, None)),
-        (leaving(7, 0, 3, GONE), (How::Aborted, Some(false))),
-        (leaving(7, 0, 1, FILE), (How::Aborted, Some(true))),
-        (leaving(7, 32, 1, FILE), (How::Reset, Some(true))),
-        (leaving(7, 110, 1, FILE), (How::Timeout, Some(true))),
-        (leaving(7, 113, 1, FILE), (How::Timeout, Some(true))),
-        (leaving(7, 103, 1, FILE), (How::Destroyed, Some(true))),
-        (leaving(7, 103, 1, 0), (How::Destroyed, Some(false))),
-        (leaving(7, 0, 1, 0), (How::ListenerClosed, Some(false))),
-        (leaving(7, 1, 1, FILE), (How::Unknown, Some(true))),
+        (leaving(9, 0, 3, GONE), (ExitCause::Closed, Some(false))),
+        (leaving(9, 0, 3, FILE), (ExitCause::Shutdown, Some(true))),
+        (leaving(9, 0, 3, flag::ACCEPTED), (ExitCause::Closed, None)),
+        (leaving(7, 0, 3, GONE), (ExitCause::Aborted, Some(false))),
+        (leaving(7, 0, 1, FILE), (ExitCause::Aborted, Some(true))),
+        (leaving(7, 32, 1, FILE), (ExitCause::Reset, Some(true))),
+        (leaving(7, 110, 1, FILE), (ExitCause::Timeout, Some(true))),
+        (leaving(7, 113, 1, FILE), (ExitCause::Timeout, Some(true))),
+        (leaving(7, 103, 1, FILE), (ExitCause::Destroyed, Some(true))),
+        (leaving(7, 103, 1, 0), (ExitCause::Destroyed, Some(false))),
+        (leaving(7, 0, 1, 0), (ExitCause::ListenerClosed, Some(false))),
+        (leaving(7, 1, 1, FILE), (ExitCause::Unknown, Some(true))),
     ];
     for (got, expected) in rows {
         assert_eq!(got, expected);
@@ -115,7 +115,7 @@ fn every_way_of_leaving_is_told() {
 #[test]
 fn without_offsets_only_the_states_tell_how_it_left() {
     let left = |new_state| Record { kind: kind::LEAVE, old_state: 8, new_state, flags: 0, ..record() };
-    for (new_state, expected) in [(9, How::Closed), (7, How::Unknown)] {
+    for (new_state, expected) in [(9, ExitCause::Closed), (7, ExitCause::Unknown)] {
         let Ok(Observation::Socket(SocketEvent::Leave { how, fd_open, closer, .. })) = decode(&left(new_state)) else {
             panic!("a leaving")
         };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::evidence::GroupEvidence;
 use crate::{
     model::{Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation},
     process::Process,
@@ -40,6 +41,8 @@ pub struct Case<'a> {
     pub group: &'a Group,
     /// The listener that it came out of, or waits at.
     pub listener: Option<&'a Seen<Listener>>,
+    /// Number of listeners that it can have come from (`SO_REUSEPORT`).
+    pub listeners: usize,
     /// Other connections of its owners that are likely to be the other leg of a proxied one.
     pub proxy_peers: &'a ProxyPeers,
     /// The processes that hold it, and those that hold its listener.
@@ -84,6 +87,8 @@ pub struct Group {
     /// What was seen come and go on the same local port (servers) or to the same remote end (clients), whoever held it;
     /// `None` for a one-off scan without an agent.
     pub flow: Option<Flow>,
+    /// What was read of the group for and against the causes.
+    pub evidence: GroupEvidence,
 }
 
 /// What came and went while the agent watched.

@@ -9,7 +9,10 @@ use std::{
 use crate::{
     context::host_context::HostContext,
     context::pairing,
-    diagnose::{self, Case, Group, ProxyPeers, Seen},
+    diagnose::{
+        self, Case, Group, ProxyPeers, Seen,
+        evidence::{GroupEvidence, Sources},
+    },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
     model::{Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
@@ -24,6 +27,12 @@ use crate::{
 /// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
 /// itself.
 const MAX_GROUPS: usize = 65_536;
+
+/// Of several listeners (`SO_REUSEPORT`), returns the only one in whose backlog an unaccepted socket can wait.
+fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listener>>) -> Option<&'a Seen<Listener>> {
+    let mut waiting = listeners.filter(|seen| socket.accepted == Some(false) && seen.what.backlog > 0);
+    waiting.next().filter(|_| waiting.next().is_none())
+}
 
 /// Sockets of a group while it is put together.
 #[derive(Default)]
@@ -63,6 +72,7 @@ impl<'a> GroupBuilder<'a> {
             remotes: number(self.remotes.len()),
             unaccepted: 0,
             flow: None,
+            evidence: GroupEvidence::default(),
         }
     }
 }
@@ -98,23 +108,24 @@ impl<'a> Grouping<'a> {
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
         let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
-        let mut onsets = BTreeMap::<FlowKey, BootTime>::new();
+        let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
         for (key, tracked) in tracker.iter() {
             let (owner, flow_key) = keys.group(tracked);
             if owner == GroupOwner::Backlog {
                 *unaccepted.entry(flow_key).or_default() += 1;
             }
-            let entered = tracked.since.latest();
-            onsets.entry(flow_key).and_modify(|onset| *onset = entered.min(*onset)).or_insert(entered);
+            entries.entry(flow_key).or_default().push(tracked.since.latest());
             if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, flow_key) = key;
-            let flow = flows.and_then(|flows| flows.flow(flow_key, onsets.get(&flow_key).copied(), now));
+            let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
+            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.iter().min().copied(), now));
+            let evidence = Sources { now, host_context, flows, flow_key, entries }.evidence(&gathered.members);
             let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
-            let group = Group { unaccepted, flow, ..gathered.group(stuck_after) };
+            let group = Group { unaccepted, flow, evidence, ..gathered.group(stuck_after) };
             let pairs = match owner {
                 GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
                     let sockets: Vec<_> =
@@ -161,6 +172,7 @@ impl<'a> Grouping<'a> {
             untouched: self.now.since(tracked.touched),
             group,
             listener: self.listener(&tracked.socket),
+            listeners: self.listeners(&tracked.socket),
             proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: self.host_context.conntrack(tracked.socket.netns),
@@ -194,6 +206,7 @@ impl<'a> Grouping<'a> {
             untouched: self.now.since(gone.at),
             group: &group,
             listener: self.listener(socket),
+            listeners: self.listeners(socket),
             proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: None,
@@ -220,11 +233,23 @@ impl<'a> Grouping<'a> {
         let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
         match (exact.next(), exact.next()) {
             (Some(one), None) => return Some(one),
-            (Some(_), Some(_)) => return None,
+            (Some(_), Some(_)) => {
+                return waiting(socket, serving().filter(|seen| seen.what.local.address == socket.local.address));
+            }
             (None, _) => {}
         }
         let mut any = serving();
-        any.next().filter(|_| any.next().is_none())
+        match (any.next(), any.next()) {
+            (Some(one), None) => Some(one),
+            (Some(_), Some(_)) => waiting(socket, serving()),
+            (None, _) => None,
+        }
+    }
+
+    /// Returns how many listeners a socket can have come from.
+    fn listeners(&self, socket: &Socket) -> usize {
+        let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
+        on_port.filter(|seen| seen.what.serves(socket.netns, socket.local)).count()
     }
 
     /// First owner of a socket, or of its listener while no program has accepted the socket.
@@ -269,6 +294,7 @@ mod tests {
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
-        assert_eq!(verdict(last), verdict(0), "each is the only one in its group");
+        let told = |number| (verdict(number).class, verdict(number).rule);
+        assert_eq!(told(last), told(0), "each is the only one in its group");
     }
 }

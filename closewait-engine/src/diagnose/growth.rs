@@ -9,23 +9,17 @@ use crate::{
     text::rate,
 };
 
-/// Of a hang, that nearly all stay.
-const HANG_PERMILLE: u64 = 900;
-
 /// The name and the words of this, which is no rule: it is asked of a group that grows when the rules say nothing of its oldest
 /// socket.
 pub(super) const ABOUT: About = About {
     name: "growth",
     when: "a group piles up, and no rule says of its oldest socket why",
-    class: &[Class::Hung, Class::Leak],
-    certainty: &[
-        (
-            Certainty::Medium,
-            "90 % and more of those that enter stay: hung of a server; a leak of who connects and closes none",
-        ),
-        (Certainty::Low, "a leak: some of them are closed"),
-    ],
-    says: "that the program does not get on, or forgets some, from how many of them stay",
+    class: &[Class::Unknown],
+    certainty: &[(
+        Certainty::Low,
+        "growth alone does not tell a slow program from a hung one or from one that forgets",
+    )],
+    says: "sockets pile up, and how many of them stay",
     next: "see where the owner's threads are, and what happened at the onset",
     not: &["a burst, a pool that is filled, slow handlers: none of them is an incident"],
     seen: &["Netflix, Java 21 virtual threads (2024)"],
@@ -51,22 +45,15 @@ pub struct Growing<'a> {
 /// The verdict on it.
 pub fn growth(growing: &Growing<'_>) -> Verdict {
     let Growing { group, entered_per_second, stuck_permille, since, owner, process } = *growing;
-    let nearly_all = stuck_permille.is_some_and(|share| share >= HANG_PERMILLE);
-    let (class, certainty) = match (nearly_all, group.local_port, group.remote) {
-        (true, Some(_port), _) => (Class::Hung, Certainty::Medium),
-        // Whoever connects and closes none of them forgets it, more likely.
-        (true, None, Some(_remote)) => (Class::Leak, Certainty::Medium),
-        (true, None, None) | (false, ..) => (Class::Leak, Certainty::Low),
-    };
     let (since, rate) = (text::duration(since), rate(entered_per_second));
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
     let next = owner.map(|task| text::dump_of(task, process));
     let next = next.unwrap_or_else(|| "find the process that holds them".to_owned());
     Verdict {
-        class,
+        class: Class::Unknown,
         rule: ABOUT.name,
-        certainty,
+        certainty: Certainty::Low,
         text: format!("since {since} ago sockets {group} enter CLOSE_WAIT at {rate}{share}.{doing}"),
         next: format!("{next}; see what happened {since} ago"),
     }
@@ -74,39 +61,14 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::{
         diagnose::testing::{process, task},
-        model::{Endpoint, Role},
+        model::Role,
     };
 
     const NOWHERE: PileupGroup = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
     const PORT: PileupGroup = PileupGroup { role: Some(Role::Server), local_port: Some(8080), ..NOWHERE };
-
-    fn judged(group: &PileupGroup, stuck_permille: Option<u64>) -> (Class, Certainty) {
-        let since = Duration::from_secs(12);
-        let growing = Growing { group, entered_per_second: 20.0, stuck_permille, since, owner: None, process: None };
-        let verdict = growth(&growing);
-        assert!(ABOUT.class.contains(&verdict.class) && verdict.rule == ABOUT.name);
-        (verdict.class, verdict.certainty)
-    }
-
-    #[test]
-    fn a_server_that_closes_none_hangs_and_a_client_leaks() {
-        let remote = Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 5432 };
-        let client = PileupGroup { remote: Some(remote), ..NOWHERE };
-        assert_eq!(judged(&PORT, Some(1000)), (Class::Hung, Certainty::Medium));
-        assert_eq!(judged(&client, Some(950)), (Class::Leak, Certainty::Medium));
-        assert_eq!(judged(&NOWHERE, Some(1000)), (Class::Leak, Certainty::Low));
-    }
-
-    #[test]
-    fn one_that_closes_some_leaks() {
-        assert_eq!(judged(&PORT, Some(899)), (Class::Leak, Certainty::Low));
-        assert_eq!(judged(&PORT, None), (Class::Leak, Certainty::Low));
-    }
 
     #[test]
     fn it_says_what_the_owner_does_and_how_to_see_more() {

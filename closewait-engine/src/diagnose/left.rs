@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{About, text};
-use crate::model::{Certainty, Class, Dwell, How, Socket, Verdict};
+use crate::model::{Certainty, Class, Dwell, ExitCause, Socket, Verdict};
 
 /// The name and the words of this, which is no rule: it is asked once a socket has left.
 pub(super) const ABOUT: About = About {
@@ -29,9 +29,9 @@ pub(super) const ABOUT: About = About {
 pub fn left(
     socket: &Socket,
     dwell: Option<Dwell>,
-    how: How,
+    how: ExitCause,
     fd_open: Option<bool>,
-    wrote: Option<u64>,
+    (answered, sent): (bool, Option<u64>),
 ) -> Option<Verdict> {
     let after = dwell.map_or_else(String::new, |dwell| match dwell {
         Dwell::Exact(exact) => format!(" after {}", text::duration(exact)),
@@ -43,24 +43,30 @@ pub fn left(
         Some(false) | None => "",
     };
     let (closed, fell) = match how {
-        How::Closed => (true, format!("it was slow, not stuck for ever: closed{after}")),
-        How::Shutdown => (true, format!("it was slow, not stuck for ever: its sending side was shut down{after}")),
-        How::Aborted => (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}")),
+        ExitCause::Closed => (true, format!("it was slow, not stuck for ever: closed{after}")),
+        ExitCause::Shutdown => {
+            (true, format!("it was slow, not stuck for ever: its sending side was shut down{after}"))
+        }
+        ExitCause::Aborted => {
+            (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}"))
+        }
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
-        How::Reset if wrote.is_some_and(|bytes| bytes > 0) => {
-            let bytes = text::count(u32::try_from(wrote.unwrap_or(0)).unwrap_or(u32::MAX), "byte");
+        ExitCause::Reset if answered => {
+            let bytes = sent
+                .filter(|sent| *sent > 0)
+                .map_or_else(String::new, |sent| format!(" {}", text::count(sent, "byte")));
             (
                 true,
                 format!(
-                    "it was slow, not stuck for ever: its program wrote {bytes}{after}, to which the peer, gone by then, answered with a reset"
+                    "it was slow, not stuck for ever: its program wrote{bytes}{after}, to which the peer, gone by then, answered with a reset"
                 ),
             )
         }
-        How::Reset => (false, format!("the peer reset it{after}")),
-        How::Timeout => (false, format!("keepalive or retransmission gave up{after}")),
-        How::Destroyed => (false, format!("it was destroyed from outside{after}, as by `ss -K`")),
-        How::ListenerClosed => (false, format!("its listener was closed{after}, before it was accepted")),
-        How::Unknown => return None,
+        ExitCause::Reset => (false, format!("the peer reset it{after}")),
+        ExitCause::Timeout => (false, format!("keepalive or retransmission gave up{after}")),
+        ExitCause::Destroyed => (false, format!("it was destroyed from outside{after}, as by `ss -K`")),
+        ExitCause::ListenerClosed => (false, format!("its listener was closed{after}, before it was accepted")),
+        ExitCause::Unknown => return None,
     };
     let verdict = |class, certainty, text, next| Some(Verdict { class, rule: ABOUT.name, certainty, text, next });
     if closed {
@@ -89,8 +95,8 @@ mod tests {
 
     #[test]
     fn one_that_its_program_ended_was_slow() {
-        for how in [How::Closed, How::Shutdown, How::Aborted] {
-            let verdict = left(&socket(), DWELL, how, Some(false), None).unwrap();
+        for how in [ExitCause::Closed, ExitCause::Shutdown, ExitCause::Aborted] {
+            let verdict = left(&socket(), DWELL, how, Some(false), (false, None)).unwrap();
             assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
             assert!(verdict.text.starts_with("it was slow, not stuck for ever: "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
@@ -99,17 +105,17 @@ mod tests {
 
     #[test]
     fn one_that_was_answered_too_late_was_slow() {
-        let verdict = left(&socket(), DWELL, How::Reset, Some(true), Some(38)).unwrap();
+        let verdict = left(&socket(), DWELL, ExitCause::Reset, Some(true), (true, Some(38))).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
         assert!(verdict.text.contains("wrote 38 bytes after 12s"), "{}", verdict.text);
-        let nothing = left(&socket(), DWELL, How::Reset, Some(true), Some(0)).unwrap();
+        let nothing = left(&socket(), DWELL, ExitCause::Reset, Some(true), (false, Some(0))).unwrap();
         assert_eq!(nothing.class, Class::Unknown);
     }
 
     #[test]
     fn one_that_was_taken_away_says_that_nothing_was_closed() {
-        for how in [How::Reset, How::Timeout, How::Destroyed, How::ListenerClosed] {
-            let verdict = left(&socket(), DWELL, how, Some(true), None).unwrap();
+        for how in [ExitCause::Reset, ExitCause::Timeout, ExitCause::Destroyed, ExitCause::ListenerClosed] {
+            let verdict = left(&socket(), DWELL, how, Some(true), (false, None)).unwrap();
             assert_eq!(verdict.class, Class::Unknown);
             assert!(verdict.text.contains("without a close()"), "{}", verdict.text);
             assert!(verdict.text.contains("descriptor is still open"), "{}", verdict.text);
@@ -118,13 +124,18 @@ mod tests {
 
     #[test]
     fn nothing_is_said_if_nothing_tells() {
-        assert_eq!(left(&socket(), DWELL, How::Unknown, None, None), None);
+        assert_eq!(left(&socket(), DWELL, ExitCause::Unknown, None, (false, None)), None);
     }
 
     #[test]
     fn an_age_that_is_not_known_is_not_told() {
-        assert!(left(&socket(), None, How::Closed, None, None).unwrap().text.ends_with("closed"));
+        assert!(left(&socket(), None, ExitCause::Closed, None, (false, None)).unwrap().text.ends_with("closed"));
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
-        assert!(left(&socket(), bounds, How::Closed, None, None).unwrap().text.ends_with("after at least 12s"));
+        assert!(
+            left(&socket(), bounds, ExitCause::Closed, None, (false, None))
+                .unwrap()
+                .text
+                .ends_with("after at least 12s")
+        );
     }
 }

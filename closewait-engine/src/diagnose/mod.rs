@@ -4,10 +4,11 @@
 
 mod about;
 mod case;
+pub mod evidence;
 pub(crate) mod grouping;
 mod growth;
 mod left;
-mod pace;
+mod policy;
 mod rules;
 mod text;
 
@@ -32,6 +33,12 @@ pub trait Rule: Sync {
     /// What it is, for `docs/diagnoses.md`.
     fn about(&self) -> &'static About;
 
+    /// The kinds of counter-evidence that it needs before it may blame a program: with one that speaks against it, it says
+    /// nothing; with one that was not read, it is at most `medium`. A rule that declares none never blames with `high`.
+    fn counter_evidence(&self) -> &'static [evidence::CounterEvidence] {
+        &[]
+    }
+
     /// What it says of a socket; `None` if it does not apply, or too little is known.
     fn check(&self, case: &Case<'_>) -> Option<Judgement>;
 }
@@ -54,7 +61,10 @@ const NO_RULE: &str = "none";
 
 /// The verdict on a socket that stays in CLOSE_WAIT.
 pub fn verdict(case: &Case<'_>) -> Verdict {
-    let said = RULES.iter().find_map(|rule| Some((rule.about().name, rule.check(case)?)));
+    let said = RULES.iter().find_map(|rule| {
+        let said = policy::weigh(*rule, case, rule.check(case)?)?;
+        Some((rule.about().name, said))
+    });
     let (rule, judgement) = said.unwrap_or_else(|| (NO_RULE, unknown(case)));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }

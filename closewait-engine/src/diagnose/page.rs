@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{About, RULES, growth, left};
+use super::{About, RULES, evidence::CounterEvidence, growth, left};
 use crate::model::Class;
 
 const HEAD: &str = "\
@@ -10,12 +10,14 @@ const HEAD: &str = "\
 
 # Diagnoses
 
-What `verdict` in the output of `closewait` means: which `rule` said it, when that rule speaks, and how sure it is. The
-rules are asked in the order of the table and the first that speaks is the verdict. A rule does not apply if
-a fact that it needs is unknown; if no rule applies, `class` is `unknown` and `rule` is `none`.
+What `verdict` in the output of `closewait` means: its `rule`, the condition of that rule, and the certainty. closewait checks the
+rules in the order of the table, and the first that applies gives the verdict. A rule does not apply if a fact that it needs is
+unknown; if no rule applies, `class` is `unknown` and `rule` is `none`. All sockets of a group get the same verdict, except for
+facts about one socket: the rules above `fresh`.
 
-Wrong blame is worse than none. That a program hangs or leaks is never said with a certainty of `high` after a single look
-(`closewait list` without an agent), and that it hangs never of one that has closed others of the port since.
+Wrong blame is worse than none. A rule that blames a program (`hung`, `leak`, `inherited`) declares the evidence that would speak
+against it. If some does, the rule says nothing; if some was not read, its certainty is `medium` at most. `high` means that
+somebody should be woken up.
 
 | `certainty` | means |
 |---|---|
@@ -45,15 +47,24 @@ shows as Recv-Q) and in `received_bytes`.
 
 ## What is compared
 
-A *group* are the sockets of one owner, in one network namespace, with the same role and the same local port (servers) or
-remote end (clients). What came and went is counted for the port or the remote end, whoever held it. A *window* is as long as
-`--stuck-after`; a number grows or is level if it was so for three windows or more. The *onset* is when the oldest that is
-still there entered. Ages are those that are certain: of a socket that is older than the agent, the lower bound.
+A *group* are the sockets of one owner, in one network namespace, with the same role and the same local port (servers) or remote
+endpoint (clients). The *onset* is the entry of the oldest that is still in CLOSE_WAIT. Ages are those that are certain: of a socket
+that is older than the agent, the lower bound.
+
+| evidence | what it is | where it is read |
+|---|---|---|
+| late exits | the program ended sockets that it had kept for 3 s or longer: it closed them, or wrote to a peer that had gone | records of the kernel program; of the port or remote endpoint |
+| other connections | open connections of the owner to the same port, on which it received and sent after the onset, and sent within 10 s | an iterator over the owner's files (Linux 6.1) |
+| closes | connections of the same port that the program closed, in any state, and had sent on after the onset; the last within 10 s | a counter of the kernel program (with BTF) |
+| peers that wait | half of the peers are on this host, have closed one direction, and a program still has them open | `sock_diag`, in all network namespaces that could be opened |
+| backends | half as many connections to other programs as sockets wait for an answer | the iterator over the owner's files |
+| data to send | the peer has not acknowledged data on most of the sockets | a refresh of each socket |
+| threads | as many threads as sockets wait with a timeout, and they have become more with the sockets | `/proc/PID/task/TID/syscall` |
 ";
 
 fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Hung => "the program is stuck: it closes no socket of this group any more",
+        Class::Hung => "the program is stuck: it serves nobody on this port any more, or not these",
         Class::Leak => "the program works, but never closes this socket",
         Class::Pool => "it waits in a pool of idle connections until it is wanted again",
         Class::NeverAccepted => "it waits in a listener's backlog",
@@ -93,18 +104,26 @@ fn page() -> String {
          socket tells nothing, [`growth`](#growth).\n"
         .to_owned());
     put(READS.to_owned());
-    for about in abouts().chain([&left::ABOUT, &growth::ABOUT]) {
-        put(section(about));
+    for rule in RULES {
+        put(section(rule.about(), rule.counter_evidence()));
+    }
+    for about in [&left::ABOUT, &growth::ABOUT] {
+        put(section(about, &[]));
     }
     page
 }
 
-fn section(about: &About) -> String {
+fn section(about: &About, against: &[CounterEvidence]) -> String {
     let About { name, when, class: _, certainty, says, next, not, seen } = about;
     let mut text = format!("\n## {name}\n\n**When** {when}.\n\n**Says** ({}): {says}.\n\n", classes(about));
     for (certainty, why) in *certainty {
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = writeln!(text, "- `{}`: {why}.", certainty.name());
+    }
+    if !against.is_empty() {
+        let names: Vec<&str> = against.iter().map(|kind| kind.name()).collect();
+        let _infallible: std::fmt::Result =
+            write!(text, "\n**Evidence against it that is read**: {}.\n", names.join(", "));
     }
     let _infallible: std::fmt::Result = write!(text, "\n**Next**: {next}.\n\n**Not to be taken for it**\n\n");
     for trap in *not {

@@ -8,7 +8,7 @@ use crate::{
         Connection, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
         Verdict,
     },
-    process::Process,
+    process::{Process, Thread, ThreadState},
     testing::{self, socket},
     text::Comm,
     time::BootTime,
@@ -53,6 +53,20 @@ pub(super) fn owned_by(pid: u32, name: &str, fd: u32) -> Owner {
 
 pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
     Process { exe: Some(exe.to_owned()), ..testing::process(name, pid, None) }
+}
+
+/// The first thread of a process, which runs with so many thousandths of a CPU.
+pub(super) fn running(cpu_permille: u32) -> Thread {
+    Thread {
+        comm: comm("main"),
+        state: ThreadState::Running,
+        syscall: None,
+        arg: None,
+        limit: None,
+        wchan: None,
+        cpu_permille: Some(cpu_permille),
+        main: true,
+    }
 }
 
 impl Scene {
@@ -193,6 +207,7 @@ impl Scene {
             untouched: self.untouched,
             group: &self.group,
             listener: self.listener.as_ref(),
+            listeners: usize::from(self.listener.is_some()),
             proxy_peers: &self.proxy_peers,
             processes: &processes,
             conntrack: None,

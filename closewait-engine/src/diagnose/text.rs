@@ -89,6 +89,11 @@ pub(super) fn busy(case: &Case<'_>) -> Option<Busy> {
     })
 }
 
+/// Whether the cgroup of an owner is frozen.
+pub(super) fn is_frozen(case: &Case<'_>) -> bool {
+    owners(case).any(|process| process.frozen == Some(true))
+}
+
 /// How to see where the owner is.
 pub(super) fn dump(case: &Case<'_>) -> String {
     let Some(task) = tasks(case).first().copied() else {

@@ -1,5 +1,5 @@
-//! What comes and goes on each local port and towards each remote end, also of the healthy: what tells a program that
-//! hangs from one that forgets.
+//! Entries and exits of each local port and each remote endpoint, healthy ones included: they distinguish a hung
+//! program from one that misses some closes.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -12,36 +12,41 @@ use indexmap::{
 };
 
 use crate::{
-    diagnose::{Flow, Trend},
+    diagnose::{
+        Flow, Trend,
+        evidence::{LATE, LateExits},
+    },
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Point},
-    model::{Dwell, How, Since},
+    model::{Dwell, Since},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
 
-/// Number of flows, at some 3 KB each; further ones are dropped, and what enters there is counted.
+/// Maximum number of flows, at some 3 KB each. Further flows are dropped, and their entries are counted.
 const MAX_FLOWS: usize = 4096;
 /// Number of flows of remote ends, of which there may be any number: they leave the rest to local ports.
 const MAX_REMOTES: usize = MAX_FLOWS / 4 * 3;
 /// Number of flows above which the longest quiet ones are evicted at the end of a window.
 const MAX_QUIET_FLOWS: usize = MAX_FLOWS / 2;
-/// Sockets that entered at about the same time are counted together; so many times are kept, each half as long as the age
-/// at which a socket counts as stuck.
+/// Maximum number of cohorts of a flow. A cohort counts the sockets that entered in one interval, half as long as
+/// `stuck_after`.
 const MAX_COHORTS: usize = 128;
 /// Number of windows, each as long as the age at which a socket counts as stuck, for which the longest dwell time is
 /// known.
 const WINDOWS_PER_SPAN: usize = 64;
+/// Number of late exits of each flow that are kept.
+const MAX_LATE_EXITS: usize = 8;
 /// Number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
-/// Number of windows without which there is no trend: three differences.
+/// Minimum number of windows for a trend: three differences.
 const MIN_TREND_WINDOWS: usize = 4;
 /// Interval of counts, unless the age at which a socket counts as stuck is less.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest interval of counts for each socket: a count takes a hundredth of that.
 const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
 
-/// Those that entered at about the same time.
+/// Counts of the sockets that entered at about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cohort {
     number: u64,
@@ -49,31 +54,33 @@ struct Cohort {
     left: u32,
 }
 
-/// Counts of one flow: what entered, what left and how, what is there.
+/// Counts of one flow: entries, exits by cause, present sockets.
 #[derive(Debug, Default)]
 struct FlowStats {
     entered: u64,
     closed: u64,
     lost: u64,
     last_closed: Option<BootTime>,
-    /// The longest stay that the program ended, in this span of windows and in the one before: what was long once must
-    /// not count for ever.
+    /// Longest dwell time that the program ended, in this span of windows and in the one before. Older values expire,
+    /// so that one slow request does not count for ever.
     longest_closed: [Option<Duration>; 2],
+    /// The last exits of sockets that the program had kept for [`LATE`] or longer: time and dwell time.
+    late_exits: VecDeque<(BootTime, Duration)>,
     cohorts: VecDeque<Cohort>,
-    /// Last count of what is there.
+    /// Last count of the present sockets.
     latest: Point,
     /// Count before [`Self::latest`].
     previous: Point,
-    /// How many had left when they were mature.
+    /// Exits of mature sockets.
     mature_left: u64,
-    /// And when they were stuck.
+    /// Exits of stuck sockets.
     stuck_left: u64,
     habit: Habit,
-    /// While there are mature ones.
+    /// Growth of the flow, while it has mature sockets.
     growth: Option<Box<Growth>>,
-    /// How many were there at the ends of the last windows.
+    /// Number of sockets at the ends of the last windows.
     counts: VecDeque<u64>,
-    /// When it last changed.
+    /// Time of the last entry or exit.
     changed: BootTime,
 }
 
@@ -82,12 +89,12 @@ struct FlowStats {
 pub(crate) struct Flows {
     began: BootTime,
     stuck_after: Duration,
-    /// Looked up for every record.
+    /// Counts of each flow, read for every record.
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
-    /// When what is there is counted next.
+    /// Time of the next count of the present sockets.
     tick: BootTime,
     window_ends: BootTime,
-    /// Whether any group is to be reported as piling up.
+    /// Whether the growth of any flow is to be reported.
     suspects: bool,
     /// Windows that have ended in this span.
     ended: usize,
@@ -112,7 +119,7 @@ impl Flows {
         }
     }
 
-    /// A socket entered.
+    /// Counts a socket that entered.
     pub(crate) fn entered(&mut self, key: FlowKey, at: BootTime) {
         let number = self.number(at);
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
@@ -142,14 +149,14 @@ impl Flows {
         self.stats_mut(key, at);
     }
 
-    /// A socket left at `at`, after `dwell`; `entered` is when it entered, if that was seen.
+    /// Counts a socket that left at `at`, after `dwell`; `entered` is the time of its entry, if that was seen.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        how: How,
+        finished: bool,
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
@@ -163,20 +170,25 @@ impl Flows {
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
         }
-        match how {
-            How::Closed | How::Shutdown | How::Aborted => {
-                stats.closed += 1;
-                stats.last_closed = stats.last_closed.max(Some(at));
-                stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
-                if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
-                    stats.habit.closed(stayed);
-                }
+        if !finished {
+            stats.lost += 1;
+            return;
+        }
+        stats.closed += 1;
+        stats.last_closed = stats.last_closed.max(Some(at));
+        stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
+        if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
+            stats.habit.closed(stayed);
+        }
+        if let Some(stayed) = stayed.filter(|stayed| *stayed >= LATE) {
+            if stats.late_exits.len() >= MAX_LATE_EXITS {
+                stats.late_exits.pop_front();
             }
-            How::Reset | How::Timeout | How::Destroyed | How::ListenerClosed | How::Unknown => stats.lost += 1,
+            stats.late_exits.push_back((at, stayed));
         }
     }
 
-    /// When [`Flows::handle_timeout`] has something to do; never while there is nothing to count.
+    /// Returns the time of the next call of [`Flows::handle_timeout`]; `None` while there is nothing to count.
     pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
         (!self.flows.is_empty()).then_some(self.tick)
     }
@@ -242,25 +254,25 @@ impl Flows {
         self.window_ends = now + self.stuck_after;
     }
 
-    /// Whether any group is to be reported as piling up.
+    /// Whether the growth of any flow is to be reported.
     pub(crate) fn has_suspects(&self) -> bool {
         self.suspects
     }
 
-    /// Those that are to be reported as piling up, so many at most.
+    /// Returns the flows whose growth is to be reported, `most` at most.
     pub(crate) fn suspects(&self, most: usize) -> BTreeSet<FlowKey> {
         let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
         let suspects: BTreeSet<_> = suspects.map(|(key, _)| key).collect();
         suspects.into_iter().take(most).collect()
     }
 
-    /// The growth of a group.
+    /// Returns the growth of a flow.
     pub(crate) fn growth(&self, key: FlowKey) -> Option<&Growth> {
         self.flows.get(&key)?.growth.as_deref()
     }
 
-    /// A group is reported at `at` as piling up, with so many sockets; none if it was nothing after all. Says when it was
-    /// first, and whether that was before.
+    /// Takes in that the flow's incident is reported at `at` with `count` sockets; 0 ends the suspicion. Returns the
+    /// time of the incident's first report, and whether that was an earlier one.
     pub(crate) fn said(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         let said = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.said(at, count));
         self.suspects = self.any_suspect();
@@ -276,7 +288,7 @@ impl Flows {
         growths.filter_map(|(key, stats)| Some((*key, stats.growth.as_deref()?)))
     }
 
-    /// The longest healthy stay of late, if there is a habit.
+    /// Returns the longest recent healthy dwell time of the flow; `None` before it has a habit.
     pub(crate) fn longest_healthy(&self, key: FlowKey) -> Option<Duration> {
         self.flows.get(&key)?.habit.longest()
     }
@@ -286,7 +298,7 @@ impl Flows {
         if self.flows.contains_key(&key) { key } else { FlowKey::Rest }
     }
 
-    /// Returns the counts of a flow at `now`; `onset` is when the oldest that is still there entered.
+    /// Returns the counts of a flow at `now`; `onset` is the entry of the oldest remaining socket.
     pub(crate) fn flow(&self, key: FlowKey, onset: Option<BootTime>, now: BootTime) -> Option<Flow> {
         let stats = self.flows.get(&key)?;
         let young = self.number(now - self.stuck_after);
@@ -315,7 +327,17 @@ impl Flows {
         Some(flow)
     }
 
-    /// So that a crowd of remote ends that is gone again does not keep others out.
+    /// Returns the late exits of a flow.
+    pub(crate) fn late_exits(&self, key: FlowKey) -> LateExits {
+        let Some(stats) = self.flows.get(&key) else { return LateExits::default() };
+        LateExits {
+            count: u32::try_from(stats.late_exits.len()).unwrap_or(u32::MAX),
+            last: stats.late_exits.back().map(|(at, _)| *at),
+            longest: stats.late_exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
+        }
+    }
+
+    /// Evicts quiet flows, so that many short-lived remote endpoints do not keep others out.
     fn evict_quiet(&mut self) {
         let surplus = self.flows.len().saturating_sub(MAX_QUIET_FLOWS);
         let quiet = self.flows.iter().filter(|(_, stats)| stats.is_quiet());
@@ -326,7 +348,7 @@ impl Flows {
         }
     }
 
-    /// Which cohort a moment belongs to.
+    /// Returns the number of the cohort that a time belongs to.
     fn number(&self, at: BootTime) -> u64 {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
@@ -348,13 +370,13 @@ impl Flows {
 }
 
 impl FlowStats {
-    /// From which age on its sockets are mature.
+    /// Returns the age from which on sockets of the flow are mature.
     fn mature_age(&self, stuck_after: Duration) -> Duration {
         let settled = self.growth.as_ref().and_then(|growth| growth.settled_age());
         settled.unwrap_or_else(|| self.habit.mature_age(stuck_after))
     }
 
-    /// A count begins at `now`.
+    /// Begins a count at `now`.
     fn start(&mut self, now: BootTime) {
         let latest = Point {
             at: now,
@@ -378,7 +400,7 @@ impl FlowStats {
         self.latest.stuck.present += u64::from(age >= stuck_after);
     }
 
-    /// A count is over.
+    /// Ends a count.
     fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<EndedIncident> {
         let age = self.mature_age(stuck_after);
         if self.growth.is_none() && self.latest.mature.present > 0 {
@@ -399,7 +421,7 @@ impl FlowStats {
     }
 }
 
-/// How a count goes over the last windows.
+/// Returns the trend of a count over the last windows; `None` if there are too few.
 fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
     if counts.len() < MIN_TREND_WINDOWS {
         return None;

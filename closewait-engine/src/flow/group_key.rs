@@ -1,4 +1,8 @@
-//! Keys of groups, and [`GroupKeys`], which alone says in which group a socket is.
+//! Keys of flows and groups, and [`GroupKeys`], which alone assigns sockets to them.
+//!
+//! A *flow* ([`FlowKey`]) is one local port or remote endpoint, whichever process owns its sockets: incidents and
+//! counts of entries and exits belong to a flow. A *group* ([`GroupKey`]) is the sockets of one owner in one flow:
+//! verdicts compare the sockets of a group.
 
 use std::{
     hash::{Hash, Hasher},
@@ -13,18 +17,19 @@ use crate::{
 /// Assigns sockets to groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GroupKeys {
-    /// Ports of connecting sockets, where records tell neither namespace nor side.
+    /// Local ports that the kernel gives to connecting sockets; set only if records lack namespace and role.
     connecting_ports: Option<RangeInclusive<u16>>,
 }
 
 impl GroupKeys {
-    /// `connecting_ports` are the ports of connecting sockets, where records tell neither namespace nor side.
+    /// Creates the assignment. `connecting_ports` are the ports of connecting sockets, if records lack namespace and
+    /// role.
     pub(crate) fn new(connecting_ports: Option<RangeInclusive<u16>>) -> Self {
         Self { connecting_ports }
     }
 
-    /// Returns the flow of a socket. What is found out about the socket later, and its records do not tell, changes nothing: else
-    /// it would be counted here when it enters, and there while it stays.
+    /// Returns the flow of a socket. Only facts of its records decide, not what a scan finds later: otherwise its entry
+    /// would be counted in one flow, and the socket in another.
     pub(crate) fn flow(&self, socket: &Socket) -> FlowKey {
         let Socket { netns, cgroup, local, remote, .. } = *socket;
         match (&self.connecting_ports, socket.role) {
@@ -57,11 +62,11 @@ pub(crate) type GroupKey = (GroupOwner, FlowKey);
 /// Owner of the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum GroupOwner {
-    /// None yet: the sockets wait to be accepted.
+    /// No process yet: the sockets wait to be accepted.
     Backlog,
-    /// Not known.
+    /// Unknown owner.
     Unknown,
-    /// The first process, and how many processes.
+    /// First process (PID), and number of processes.
     Held(u32, u32),
 }
 
@@ -69,7 +74,7 @@ pub(crate) enum GroupOwner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClientScope {
     pub(crate) netns: Option<u32>,
-    /// Tells the programs of a namespace apart: which of them leaks, among others with the same remote end that close.
+    /// Cgroup of the program: programs of one namespace that connect to the same remote endpoint differ in it.
     pub(crate) cgroup: Option<u64>,
 }
 
@@ -85,7 +90,8 @@ pub(crate) enum FlowKey {
     Rest,
 }
 
-/// In one word for a port: it is hashed for every record, and each piece of a derived hash costs as much as a word.
+/// Hashes a port as one word. The hash is computed for every record, and each piece of a derived hash costs as much as
+/// a word.
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
@@ -108,7 +114,7 @@ impl FlowKey {
         matches!(self, Self::Remote(..))
     }
 
-    /// As events describe it.
+    /// Returns the flow as events describe it.
     pub(crate) fn group(self) -> PileupGroup {
         let none = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
         match self {

@@ -11,51 +11,54 @@ use crate::{
     track::hashing::FastState,
 };
 
-/// So many local ports have a histogram of their own; the rest share one. Each costs 15 KB while its window lasts.
+/// Maximum number of local ports with a histogram of their own; the rest share one. Each costs 15 KB while its window
+/// lasts.
 const PORTS: usize = 64;
 
-/// Looked up for every record. Anybody may choose a port, but too few have a histogram for collisions to matter.
+/// Histograms by scope, found for every record. A peer can choose a port, but too few have a histogram for collisions
+/// to matter.
 type Histograms = IndexMap<Scope, Histogram, FastState>;
 
-/// The window that is open.
+/// Counts of the current window.
 #[derive(Debug)]
 pub(crate) struct Windows {
     began: BootTime,
     ephemeral_ports: RangeInclusive<u16>,
-    /// As the kernel counted; no ring buffer is between.
+    /// Counts of the kernel program, which lose nothing in the ring buffer.
     kernel: Option<Histogram>,
     longest: Option<Duration>,
     finished: Histograms,
 }
 
 impl Windows {
-    /// The first window begins at `now`.
+    /// Begins the first window at `now`.
     pub(crate) fn new(now: BootTime, ephemeral_ports: RangeInclusive<u16>) -> Self {
         Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: Histograms::default() }
     }
 
-    /// The first window began at `began` with an agent before this one, if that ended one.
+    /// Continues the window that an earlier agent began at `began`; 0 means that it ended none.
     pub(crate) fn resume(&mut self, began: BootTime) {
         if began != BootTime(0) {
             self.began = began.min(self.began);
         }
     }
 
-    /// A socket left after `dwell`. Only exact ones count: a bound is no duration.
+    /// Counts a socket that left after `dwell`. Only exact dwell times count.
     pub(crate) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
         let Dwell::Exact(dwell) = dwell else { return };
         self.longest = self.longest.max(Some(dwell));
         own(&mut self.finished, socket, &self.ephemeral_ports).record(dwell);
     }
 
-    /// The kernel had no room for when a socket entered that left after `dwell`, so it has not counted it.
+    /// Counts a socket that left after `dwell` and that the kernel did not count, because its map of entry times was
+    /// full.
     pub(crate) fn finished_uncounted(&mut self, dwell: Dwell) {
         if let Dwell::Exact(dwell) = dwell {
             self.kernel.get_or_insert_default().record(dwell);
         }
     }
 
-    /// What the kernel has counted of late.
+    /// Adds the difference between two readings of the kernel's counts.
     pub(crate) fn kernel_counted(&mut self, before: &[u64], now: &[u64]) {
         let new = Histogram::difference(now, before);
         match &mut self.kernel {
@@ -88,7 +91,8 @@ impl Windows {
     }
 }
 
-/// The histogram that counts `socket`: its local port's own if that is a port to listen on and there is room.
+/// Returns the histogram that counts `socket`: its local port's own if that is a listening port and the limit allows
+/// it.
 fn own<'h>(
     histograms: &'h mut Histograms,
     socket: &Socket,

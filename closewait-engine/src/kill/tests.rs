@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    model::{Certainty, Class, How},
+    model::{Certainty, Class, ExitCause},
     testing::{socket, verdict},
 };
 
@@ -62,7 +62,7 @@ fn a_socket_that_is_the_same_and_silent_is_planned() {
 
 #[test]
 fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refused() {
-    let gone = Exit { at: NOW, seen: true, how: How::Destroyed, closer: None, dwell: None };
+    let gone = Exit { at: NOW, seen: true, how: ExitCause::Destroyed, closer: None, dwell: None };
     let left = Selected { gone: Some(gone), ..seen_entering(90) };
     assert_eq!(plan_with(&left, facts()), Err(Refusal::Left));
 

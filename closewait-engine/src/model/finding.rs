@@ -1,10 +1,10 @@
-//! What goes out.
+//! Outputs of the engine: findings for the user, and tasks for the agent.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, How, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict};
+use super::{Dwell, Endpoint, ExitCause, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict, WatchedPort};
 use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// The kernel's counters over all CPUs, since the program was loaded.
@@ -14,13 +14,13 @@ pub struct Counters {
     pub entered: u64,
     /// Sockets that left CLOSE_WAIT.
     pub left: u64,
-    /// Of those, the ones whose entry the kernel program had not seen.
+    /// Sockets that left CLOSE_WAIT although the kernel program had not seen their entry; included in `left`.
     pub left_unseen: u64,
-    /// Records that found no room in the ring buffer.
+    /// Records dropped because the ring buffer was full.
     pub ring_full: u64,
-    /// Entry times that found no room in the map.
+    /// Entry times dropped because the map was full.
     pub map_full: u64,
-    /// Entries overwritten because the leaving before was missed.
+    /// Entry times overwritten because the exit before was missed.
     pub replaced: u64,
     /// Runs that the kernel skipped because the program was already running on that CPU; `None` where the kernel does
     /// not count them (before Linux 5.12).
@@ -58,13 +58,14 @@ pub struct Totals {
     pub entered: u64,
     /// Sockets that left CLOSE_WAIT.
     pub left: u64,
-    /// Of those, the ones whose entry was not seen: older than the agent, or missed.
+    /// Sockets that left CLOSE_WAIT although their entry was not seen: older than the agent, or missed. Included in
+    /// `left`.
     pub left_unseen: u64,
     /// Records lost because the ring buffer was full.
     pub lost_ring_full: u64,
     /// Entry times lost because the map was full.
     pub lost_map_full: u64,
-    /// Leavings that were missed, noticed because the socket entered again.
+    /// Missed exits, noticed because the socket entered again.
     pub replaced: u64,
     /// Runs of the kernel program that the kernel skipped; `None` where it does not count them.
     pub skipped_by_kernel: Option<u64>,
@@ -84,93 +85,96 @@ pub struct Totals {
     pub tracked: u64,
     /// Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
     pub fd_open: u64,
-    /// Of those, the ones that nobody watches, because there are too many.
+    /// Open descriptors of ended connections over the limit, which the agent does not watch; included in `fd_open`.
     pub fd_open_unwatched: u64,
-    /// Sockets in CLOSE_WAIT that were not tracked for want of room; one that enters anew counts again.
+    /// Sockets in CLOSE_WAIT that were dropped because `max_tracked` was reached; a socket that enters again counts
+    /// again.
     pub untracked: u64,
-    /// Sockets that entered on a port, or towards a remote end, whose comings and goings are not counted for want of room.
+    /// Sockets that entered on a port, or towards a remote endpoint, that has no counts of its own because `MAX_FLOWS`
+    /// was reached.
     pub ungrouped: u64,
-    /// Facts around the sockets that found no room, the most at one look: descriptors beyond a socket's first, listeners,
-    /// other connections of owners, sockets without a owner that were not searched for elsewhere.
+    /// Facts about the surroundings of sockets that were dropped over a limit, the most in one scan: descriptors beyond
+    /// a socket's first, listeners, other connections of owners, sockets without an owner that were not searched for
+    /// elsewhere.
     pub unkept: u64,
 }
 
-/// Which sockets a [`Finding::Histogram`] is about.
+/// Sockets that a [`Finding::Histogram`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// All of the machine.
+    /// All sockets of the machine.
     All,
-    /// Those of one local port, on the accepting side.
+    /// Accepted sockets of one local port.
     LocalPort(u16),
     /// All that have no scope of their own: connecting sides, and ports beyond the limit.
     Other,
 }
 
-/// What the engine has found out.
+/// Result that the engine reports to the user.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
     /// A socket entered CLOSE_WAIT.
     Enter {
-        /// When.
+        /// Time at which the socket entered.
         at: BootTime,
-        /// Which.
+        /// Socket that entered.
         socket: Socket,
     },
     /// A socket has been in CLOSE_WAIT for the threshold, or for another doubling of it.
     Stuck {
-        /// When this was found.
+        /// Time at which the engine found the socket stuck.
         at: BootTime,
-        /// Which.
+        /// Stuck socket.
         socket: Socket,
-        /// Its age.
+        /// Dwell time of the socket.
         dwell: Dwell,
-        /// Every descriptor of it; `None` if they could not be looked for.
+        /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
         owners: Option<Vec<Owner>>,
-        /// Why it stays.
+        /// Reason why the socket stays in CLOSE_WAIT.
         verdict: Box<Verdict>,
-        /// What its cgroup is.
+        /// Unit, container or pod of the socket's cgroup.
         workload: Option<Box<Workload>>,
         /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection.
         process: Option<Box<Process>>,
     },
     /// A socket left CLOSE_WAIT.
     Leave {
-        /// When.
+        /// Time of the exit; if it was missed, time at which the engine noticed it.
         at: BootTime,
-        /// Which.
+        /// Socket that left.
         socket: Socket,
-        /// How long it stayed; `None` if its entry is unknown.
+        /// Dwell time of the socket; `None` if its entry is unknown.
         dwell: Option<Dwell>,
-        /// How it left.
-        how: How,
-        /// Who closed it.
+        /// Cause of the exit.
+        how: ExitCause,
+        /// Task that closed the socket, if known.
         closer: Option<Task>,
         /// Whether a program still has a descriptor for it.
         fd_open: Option<bool>,
         /// Whether it had been stuck: it was reported, or its dwell time had reached the threshold.
         stuck: bool,
-        /// Of a socket that had been stuck: what its leaving says of the cause.
+        /// Meaning of the exit for the cause, if the socket had been stuck.
         verdict: Option<Box<Verdict>>,
     },
-    /// A group grows without closing, or has doubled since that was last said.
+    /// A group grows without closing, or has doubled since the last report.
     Pileup {
-        /// When this was found.
+        /// Time of the report.
         at: BootTime,
-        /// All of it.
+        /// Report of the incident.
         pileup: Box<Pileup>,
     },
-    /// It grows no longer.
+    /// An incident is over.
     PileupEnd {
-        /// When this was found.
+        /// Time at which the engine found the end.
         at: BootTime,
-        /// All of it.
+        /// Report of the end.
         end: Box<PileupEnd>,
     },
     /// Dwell times of one window.
     Histogram {
-        /// When the window ended.
+        /// End of the window.
         at: BootTime,
-        /// Which sockets.
+        /// Counted sockets.
         scope: Scope,
         /// Length of the window.
         window: Duration,
@@ -181,14 +185,14 @@ pub enum Finding {
     },
     /// Something was lost.
     Health {
-        /// When this was found.
+        /// Time at which the engine found the loss.
         at: BootTime,
         /// All counts so far.
         totals: Totals,
     },
     /// The end.
     Stop {
-        /// When.
+        /// Time of the end.
         at: BootTime,
         /// All counts.
         totals: Totals,
@@ -204,32 +208,47 @@ pub struct InspectionRequest {
     pub connections_of: Vec<u32>,
     /// Cgroups: hand in [`super::InspectionFact::Cgroup`].
     pub cgroups: Vec<u64>,
-    /// Inodes of sockets that no process holds: hand in [`super::InspectionFact::Location`].
+    /// Inodes of sockets without an owner: hand in [`super::InspectionFact::Location`].
     pub unheld: Vec<u64>,
     /// Network namespaces: hand in [`super::InspectionFact::Namespace`].
     pub namespaces: Vec<u32>,
+    /// Watched ports: hand in [`super::InspectionFact::Closes`].
+    pub closes_of: Vec<WatchedPort>,
+    /// Sockets whose other end may be on this host: hand in [`super::InspectionFact::PeerEnd`].
+    pub peer_ends_of: Vec<PeerQuestion>,
 }
 
-/// What the engine wants done.
+/// Socket whose other end is to be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerQuestion {
+    /// The socket.
+    pub key: SocketKey,
+    /// Its local end.
+    pub local: Endpoint,
+    /// Its remote end.
+    pub remote: Endpoint,
+}
+
+/// Finding, or task for the agent.
 #[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Show this.
     Finding(Finding),
-    /// Look whether a program still has a descriptor of these sockets, whose connections are over, and hand in those of
-    /// which that is so as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
+    /// Check whether a program still has a descriptor of these sockets, whose connections are over, and hand in those
+    /// that have one as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
     RefreshLingering(Vec<SocketKey>),
-    /// Look at these sockets anew and hand in what is found as [`super::RefreshFact::Present`], at the end
+    /// Refresh these sockets and hand in each one found as [`super::RefreshFact::Present`], at the end
     /// [`super::RefreshEnd::Inspection`].
     Refresh(Vec<SocketKey>),
-    /// Find all who hold a socket in CLOSE_WAIT: hand in [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
-    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`] or
-    /// [`super::ScanEnd::Failed`], and [`super::ScanEnd::Owners`].
+    /// Find all owners of sockets in CLOSE_WAIT: hand in [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
+    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`] or [`super::ScanEnd::Failed`], and
+    /// [`super::ScanEnd::Owners`].
     ScanOwners {
         /// Network namespaces of which the scan need not describe each socket: all are tracked by their kernel addresses.
         known: Vec<u32>,
     },
-    /// Look at the owners, at the end [`super::InspectionEnd::Owners`].
+    /// Inspect the owners, at the end hand in [`super::InspectionEnd::Owners`].
     InspectOwners(InspectionRequest),
     /// Hand in everything that is there as [`super::ScanFact::Present`] and the like, with `sweep` also every time of
     /// entry that the kernel keeps as [`super::ScanFact::StoredEntry`], at the end [`super::ScanEnd::Audit`].
@@ -237,11 +256,13 @@ pub enum Output {
         /// Whether the kernel's map is to be read.
         sweep: bool,
     },
-    /// Look at these sockets as with [`Output::Refresh`], at the end [`super::RefreshEnd::Suspects`].
+    /// Refresh these sockets as with [`Output::Refresh`], at the end hand in [`super::RefreshEnd::Suspects`].
     RefreshSuspects(Vec<SocketKey>),
     /// Do the next step for a query.
     Query(QueryCommand),
-    /// The kernel is to forget these times of entry: nobody is in CLOSE_WAIT there since then.
+    /// The kernel program is to count the closes of these ports, and of no others.
+    WatchPorts(Vec<WatchedPort>),
+    /// Delete these entry times from the kernel's map: their sockets have left CLOSE_WAIT since.
     Forget(Vec<(SocketKey, BootTime)>),
     /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
     ReadCounters,
@@ -272,7 +293,7 @@ pub enum QueryCommand {
     Inspect {
         /// The query.
         query: QueryId,
-        /// What to inspect.
+        /// Processes, cgroups, sockets and namespaces to inspect.
         request: Box<InspectionRequest>,
     },
     /// Answer the query with what is known now.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, How, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
+use super::{Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
-/// One fact from outside, with the time at which it held.
+/// Fact from outside, with the time at which it was true.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observation {
     /// A socket changed its state.
@@ -28,14 +28,14 @@ pub enum Observation {
     Query(QueryEvent),
     /// The agent read the kernel's counters, the answer to [`super::Output::ReadCounters`].
     Counters {
-        /// When they were read.
+        /// Time at which the agent read the counters.
         at: BootTime,
         /// Since the program was loaded.
         counters: Box<Counters>,
     },
     /// The agent continues where an earlier one has stopped.
     Resumed {
-        /// When the last window of the histograms ended.
+        /// End of the last window of the histograms.
         reported: BootTime,
         /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
         dwell: Vec<u64>,
@@ -49,27 +49,30 @@ pub enum SocketEvent {
     Enter {
         /// The socket.
         key: SocketKey,
-        /// When it entered.
+        /// Time of the entry.
         at: BootTime,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
     },
     /// A socket left CLOSE_WAIT.
     Leave {
         /// The socket.
         key: SocketKey,
-        /// When it left.
+        /// Time of the exit.
         at: BootTime,
-        /// When it entered, if the kernel saw that.
+        /// Time of the entry, if the kernel program saw it.
         entered: Option<BootTime>,
-        /// What is known of it at the end.
+        /// Facts about the socket at its exit.
         socket: Socket,
-        /// How it left.
-        how: How,
+        /// Cause of the exit.
+        how: ExitCause,
         /// The task that closed it.
         closer: Option<Task>,
         /// Whether a program still has a descriptor for it.
         fd_open: Option<bool>,
+        /// Whether the program sent data after the entry; `None` if the kernel program does not tell.
+        #[serde(default)]
+        wrote: Option<bool>,
     },
 }
 
@@ -80,22 +83,22 @@ pub enum ScanFact {
     Present {
         /// The socket.
         key: SocketKey,
-        /// When it was found.
+        /// Time at which the scan found the socket.
         at: BootTime,
-        /// When it entered, as far as can be told.
+        /// Time of the entry, or its bounds.
         since: Since,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
     },
     /// A descriptor of a socket in CLOSE_WAIT, with the socket.
     Owned {
         /// The socket.
         key: SocketKey,
-        /// When it was found.
+        /// Time at which the scan found the socket.
         at: BootTime,
-        /// When it entered, as far as can be told.
+        /// Time of the entry, or its bounds.
         since: Since,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
         /// The descriptor.
         #[serde(alias = "holder")]
@@ -105,7 +108,7 @@ pub enum ScanFact {
     Descriptor {
         /// The socket.
         key: SocketKey,
-        /// When it was found; `None` in recordings of older versions.
+        /// Time at which the scan found the descriptor; `None` in recordings of older versions.
         at: Option<BootTime>,
         /// Inode of the socket.
         inode: u64,
@@ -125,12 +128,12 @@ pub enum ScanFact {
     Lingering {
         /// The socket.
         key: SocketKey,
-        /// When it was found.
+        /// Time at which the scan found the socket.
         at: BootTime,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
-        /// How its connection ended, as far as its error still tells.
-        how: How,
+        /// Cause of the exit, as far as the socket's error still shows it.
+        how: ExitCause,
         /// The descriptor.
         #[serde(alias = "holder")]
         owner: Owner,
@@ -139,11 +142,11 @@ pub enum ScanFact {
     Listening {
         /// The socket.
         key: SocketKey,
-        /// When it was found.
+        /// Time at which the scan found the listener.
         at: BootTime,
-        /// What is known of it.
+        /// Facts about the listener.
         listener: Listener,
-        /// A descriptor of it, if the scan was one over open files.
+        /// Descriptor of the listener, if the scan was one over open files.
         #[serde(alias = "holder")]
         owner: Option<Owner>,
     },
@@ -151,7 +154,7 @@ pub enum ScanFact {
     StoredEntry {
         /// The socket.
         key: SocketKey,
-        /// When it entered.
+        /// Time of the entry.
         entered: BootTime,
     },
 }
@@ -161,7 +164,7 @@ pub enum ScanFact {
 pub enum ScanEnd {
     /// All descriptors were read that can be read.
     Descriptors {
-        /// When the scan began: a descriptor that was not found and is older than this is gone.
+        /// Start of the scan. A descriptor that is older and was not found is closed.
         began: BootTime,
         /// The reason why the descriptors of some processes were not read, if so.
         #[serde(default, deserialize_with = "harmless_field")]
@@ -175,13 +178,13 @@ pub enum ScanEnd {
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
-    /// All of the scan for [`super::Output::ScanOwners`] is over: it ended, failed or was given up.
+    /// The scan for [`super::Output::ScanOwners`] is over: it ended, failed or was given up.
     Owners,
-    /// All of the scan for [`super::Output::Audit`] is over.
+    /// The scan for [`super::Output::Audit`] is over.
     Audit {
-        /// When the scan began.
+        /// Start of the scan.
         began: BootTime,
-        /// When it ended.
+        /// End of the scan.
         at: BootTime,
         /// Whether the scan saw every network namespace.
         complete: bool,
@@ -197,20 +200,20 @@ pub enum RefreshFact {
     Present {
         /// The socket.
         key: SocketKey,
-        /// When it was read.
+        /// Time at which the agent read the socket.
         at: BootTime,
-        /// When it entered, as far as can be told at that moment; `None` in recordings of older versions.
+        /// Time of the entry, or its bounds, as known at `at`; `None` in recordings of older versions.
         since: Option<Since>,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
     },
     /// The connection of the socket is over, and a program still has a descriptor for it.
     Lingering {
         /// The socket.
         key: SocketKey,
-        /// When it was read.
+        /// Time at which the agent read the socket.
         at: BootTime,
-        /// What is known of it.
+        /// Facts about the socket.
         socket: Socket,
     },
 }
@@ -220,17 +223,17 @@ pub enum RefreshFact {
 pub enum RefreshEnd {
     /// The answer to [`super::Output::Refresh`] is complete, as far as sockets can be read again.
     Inspection {
-        /// When it ended.
+        /// End of the refresh.
         at: BootTime,
     },
     /// All sockets of which only a descriptor was left were read again, as [`super::QueryCommand::Refresh`] asks.
     Lingering {
-        /// When that began.
+        /// Start of the refresh.
         began: BootTime,
     },
     /// The answer to [`super::Output::RefreshSuspects`] is over.
     Suspects {
-        /// When it ended.
+        /// End of the refresh.
         at: BootTime,
         /// Whether all sockets that have a kernel address were read.
         complete: bool,
@@ -240,27 +243,28 @@ pub enum RefreshEnd {
 /// Part of the result of an inspection, the answer to [`super::Output::InspectOwners`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InspectionFact {
-    /// What a process is and does.
+    /// Identity of a process, and the state of its threads.
     Process {
-        /// When it was read.
+        /// Time at which the agent read the process.
         at: BootTime,
-        /// What was read.
+        /// Facts about the process.
         process: Box<Process>,
     },
-    /// Another connection of a process.
+    /// Another connection of a process: one side of a proxied connection, or an open connection to a port that the process
+    /// serves.
     ProxyPeer {
-        /// What is known of it.
+        /// Facts about the connection.
         #[serde(alias = "leg")]
         peer: Box<ProxyPeer>,
         /// The descriptor.
         #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// Which unit, container or pod a cgroup is.
+    /// Unit, container or pod of a cgroup.
     Cgroup {
         /// Id of the cgroup.
         id: u64,
-        /// What its path says.
+        /// Workload that the cgroup's path names.
         workload: Box<Workload>,
     },
     /// Settings of a network namespace.
@@ -270,13 +274,65 @@ pub enum InspectionFact {
         /// `net.netfilter.nf_conntrack_tcp_timeout_close_wait`; `None` where connections are not tracked.
         conntrack_close_wait: Option<Duration>,
     },
-    /// Where a socket is that has no owner.
+    /// All other connections of a process were read, or as many of them as are read at a time.
+    ConnectionsRead {
+        /// The process.
+        pid: u32,
+        /// Time of the read.
+        at: BootTime,
+    },
+    /// Closes of a port that is watched, see [`super::InspectionRequest::closes_of`].
+    Closes(PortCloses),
+    /// The other end of a socket, looked up on this host.
+    PeerEnd {
+        /// The socket in CLOSE_WAIT.
+        key: SocketKey,
+        /// Time of the look-up.
+        at: BootTime,
+        /// What was found.
+        end: PeerEnd,
+    },
+    /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.
         inode: u64,
-        /// Where it is.
+        /// Location of the socket.
         place: SocketLocation,
     },
+}
+
+/// Port that the kernel program counts closes of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WatchedPort {
+    /// Network namespace; `None` where records do not tell.
+    pub netns: Option<u32>,
+    /// Local port.
+    pub port: u16,
+    /// Onset: entry of the oldest socket that is still in CLOSE_WAIT.
+    pub since: BootTime,
+}
+
+/// Closes of a watched port: of connections that the program ended, in any state but CLOSE_WAIT, and on which it had sent data
+/// since the onset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCloses {
+    /// The port. `since` is the onset from which on data counts.
+    pub port: WatchedPort,
+    /// Number of closes.
+    pub count: u64,
+    /// Time of the last one; `None` if there was none.
+    pub last: Option<BootTime>,
+}
+
+/// The other end of a connection, as far as it is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerEnd {
+    /// It was not found in the namespaces that were read: on another host, behind address translation, or closed.
+    NotFound,
+    /// It has closed its sending side, and a program still has a descriptor of it: it can still read.
+    HalfClosed,
+    /// It is closed: no program has a descriptor of it.
+    Closed,
 }
 
 /// End of an inspection.
@@ -284,21 +340,21 @@ pub enum InspectionFact {
 pub enum InspectionEnd {
     /// The answer to [`super::Output::InspectOwners`] is complete.
     Owners {
-        /// When it ended.
+        /// End of the inspection.
         at: BootTime,
         /// CPU time that the agent has used for this inspection since [`super::Output::Refresh`].
         worked: Duration,
     },
 }
 
-/// What happens to a query.
+/// Step of a query that has begun or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryEvent {
     /// A user asks.
     Asked {
         /// The query.
         query: QueryId,
-        /// When it was asked.
+        /// Time at which the user sent the query.
         at: BootTime,
         /// Whether one of [`crate::Engine::owner_pids`] has ended.
         owner_ended: bool,

@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 use super::{Dwell, Endpoint, Owner, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
-/// How a count goes, each second.
+/// Change of a count per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Slope {
-    /// More, or if negative fewer, each second.
+    /// Sockets per second; negative if the count falls.
     pub per_second: f64,
-    /// How far that may be off.
+    /// Possible error of `per_second`, in sockets per second.
     pub error: f64,
 }
 
-/// How a group's count goes, in a word.
+/// Course of a group's count, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Shape {
     /// All leave in time.
     Transient,
-    /// Some stay, and they do not get more.
+    /// Some sockets remain, and the count is level.
     Plateau,
-    /// They get more, at an even rate.
+    /// The count grows at an even rate.
     Linear,
-    /// They get more, faster and faster.
+    /// The count grows at an increasing rate.
     Accelerating,
-    /// They get fewer.
+    /// The count falls.
     Recovering,
 }
 
@@ -44,10 +44,10 @@ impl Shape {
     }
 }
 
-/// What the sockets of a group have in common.
+/// Common properties of the sockets of an incident: their port or remote endpoint, and what else they share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PileupGroup {
-    /// Which end of their connections they are.
+    /// Side of the connection that the sockets are on.
     pub role: Option<Role>,
     /// Their network namespace.
     pub netns: Option<u32>,
@@ -60,7 +60,7 @@ pub struct PileupGroup {
 }
 
 impl fmt::Display for PileupGroup {
-    /// Where its sockets are: `on port 8080`, `towards 10.0.0.7:443`.
+    /// Writes the port or remote endpoint: `on port 8080`, `towards 10.0.0.7:443`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.local_port, self.remote) {
             (Some(port), _) => write!(f, "on port {port}"),
@@ -70,14 +70,14 @@ impl fmt::Display for PileupGroup {
     }
 }
 
-/// The first limit that is hit if all goes on as it does.
+/// Limit that the group hits first if it continues to grow as it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Limit {
     /// Open descriptors of a process: `RLIMIT_NOFILE`.
     Descriptors,
     /// Connections that wait at a listener.
     Backlog,
-    /// What the user said of the port (`--connection-limit`).
+    /// Connections that the user allows on the port (`--connection-limit`).
     Connections,
 }
 
@@ -92,37 +92,37 @@ impl Limit {
     }
 }
 
-/// When a limit is hit.
+/// Time to exhaustion of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Which.
+    /// Limit that the group hits first.
     pub limit: Limit,
-    /// How much of it was used when that was last looked at.
+    /// Used amount of the limit at its last reading.
     pub used: u64,
-    /// How much there is.
+    /// Highest possible amount.
     pub most: u64,
     /// The time that is left.
     pub left: Duration,
-    /// And if the count grows as fast as may be.
+    /// Time to exhaustion at the fastest growth that the counts allow.
     pub at_least: Duration,
-    /// And if it grows as slowly as may be; `None` if it may not grow then.
+    /// Time to exhaustion at the slowest growth that the counts allow; `None` if that is no growth.
     pub at_most: Option<Duration>,
 }
 
 /// Since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Onset {
-    /// When the oldest that is still there entered, at the latest.
+    /// Entry of the oldest remaining socket; its latest possible time if the entry was not seen.
     pub first_stuck: BootTime,
-    /// When the program last ended one by itself; `None` if it was not seen to.
+    /// Time at which the program last closed a socket itself; `None` if the agent saw no such exit.
     pub last_closed: Option<BootTime>,
-    /// When the oldest that no program has accepted entered. A backlog is a queue (`reqsk_queue_remove`,
-    /// include/net/request_sock.h at v5.10): what came to its listener after that was not accepted either. When accept() was last
-    /// called, the kernel keeps nowhere.
+    /// Entry of the oldest socket that no program has accepted. A backlog is a queue (`reqsk_queue_remove`,
+    /// include/net/request_sock.h at v5.10): later arrivals at its listener were not accepted either. The kernel does
+    /// not store the time of the last accept().
     pub unaccepted_since: Option<BootTime>,
 }
 
-/// What a restart would destroy.
+/// Evidence that a restart would destroy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The oldest sockets: they are the cause, the later ones the effect.
@@ -131,23 +131,23 @@ pub struct Evidence {
     pub median: Duration,
     /// The certain age that nine of ten do not reach.
     pub p90: Duration,
-    /// How many are in each read state.
+    /// Number of sockets in each read state.
     pub reads: Vec<(ReadState, u32)>,
-    /// How many wait to be accepted.
+    /// Number of sockets that wait to be accepted.
     pub unaccepted: u32,
-    /// How many different remote addresses there are.
+    /// Number of different remote addresses.
     pub remotes: u32,
     /// The most frequent remote addresses.
     pub top_remotes: Vec<(std::net::IpAddr, u32)>,
     /// The process of most of those that entered since the onset.
     pub process: Option<Box<Process>>,
-    /// What its cgroup is.
+    /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// The listener's backlog and how long it may be.
     pub backlog: Option<(u32, u32)>,
     /// The other connection that the oldest waits for, of a proxy.
     pub proxy_peer: Option<ProxyPeer>,
-    /// What was counted before, oldest first.
+    /// Counts of the group before the report, oldest first.
     pub history: Vec<Moment>,
 }
 
@@ -158,20 +158,20 @@ pub struct Oldest {
     pub remote: Endpoint,
     /// The number that `ss -e` shows.
     pub cookie: Option<u64>,
-    /// Its age.
+    /// Dwell time of the socket.
     pub dwell: Dwell,
-    /// What its program has read.
+    /// Part of the received data that the program has read; `None` if unknown.
     pub read: Option<ReadState>,
-    /// Every descriptor of it; `None` if they could not be looked for.
+    /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<Vec<Owner>>,
 }
 
 /// Counts at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// When.
+    /// Time of the count.
     pub at: BootTime,
-    /// In CLOSE_WAIT.
+    /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
     /// Entered since the moment before.
     pub entered: u64,
@@ -182,42 +182,44 @@ pub struct Moment {
 /// A group grows without closing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pileup {
-    /// Which.
+    /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
-    /// When it was first found.
+    /// Time of the incident's first report.
     pub began: BootTime,
     /// Whether it was reported before: it has doubled since.
     pub again: bool,
-    /// How many there are.
+    /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
-    /// Who holds those that entered since the onset, and how many each; `None` if owners could not be looked for.
+    /// Owners of the sockets that entered since the onset, with the number of sockets of each; `None` if no scan for
+    /// owners was possible.
     pub owners: Option<Vec<(Task, u32)>>,
-    /// How the count goes; `None` if it was not watched.
+    /// Course of the count; `None` if no agent watched.
     pub shape: Option<Shape>,
-    /// The same in numbers; `None` before there are three windows.
+    /// Change of the count per second; `None` before there are three windows.
     pub slope: Option<Slope>,
-    /// How many enter each second.
+    /// Entries per second.
     pub entered_per_second: Option<f64>,
-    /// How many leave each second.
+    /// Exits per second.
     pub left_per_second: Option<f64>,
-    /// Of those that entered since the onset, the part that is still there, in thousandths.
+    /// Share of the sockets that entered since the onset and are still in CLOSE_WAIT, in thousandths.
     pub stuck_permille: Option<u64>,
     /// Since when.
     pub onset: Onset,
-    /// Where it ends; `None` if nothing tells, or the line is not good enough.
+    /// Limit that is exhausted first, and when; `None` if no limit is known, or the growth is too uneven for a
+    /// forecast.
     pub forecast: Option<Forecast>,
-    /// Why.
+    /// Diagnosis of the group.
     pub verdict: Verdict,
-    /// What tells why.
+    /// Evidence that a restart would destroy.
     pub evidence: Evidence,
 }
 
-/// How a pile-up ended.
+/// Way in which an incident ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
     /// Nearly all have left.
     Drained,
-    /// Those that are there stay, and no more came for long.
+    /// The remaining sockets stay in CLOSE_WAIT, and their number has been level for long.
     Level,
 }
 
@@ -234,24 +236,24 @@ impl Recovery {
 /// A group grows no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PileupEnd {
-    /// Which.
+    /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
-    /// When it was first found.
+    /// Time of the incident's first report.
     pub began: BootTime,
-    /// How many there are.
+    /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
-    /// How many there were at most.
+    /// Highest number of sockets during the incident.
     pub most: u64,
-    /// How it ended.
+    /// Way in which the incident ended.
     pub how: Recovery,
 }
 
 /// Everything at one moment that a person needs to know of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncidentReport {
-    /// When.
+    /// Time of the report.
     pub at: BootTime,
-    /// For how long an agent has watched; `None` for a one-off scan.
+    /// Time for which an agent has watched; `None` for a one-off scan.
     pub watched: Option<Duration>,
     /// The age at which a socket counts as stuck.
     pub stuck_after: Duration,
@@ -259,20 +261,20 @@ pub struct IncidentReport {
     pub totals: Totals,
     /// Sockets in CLOSE_WAIT at this time that are not tracked, because too many are.
     pub untracked: u64,
-    /// Why there may be sockets that cannot be seen, if so.
+    /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
     /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
     pub groups: Vec<ReportedGroup>,
-    /// So many more, whose sockets are younger.
+    /// Number of further groups, whose oldest sockets are younger.
     pub more: u64,
 }
 
 /// One group of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportedGroup {
-    /// When it was found to pile up, if it does.
+    /// Start of the group's incident; `None` if it has none.
     pub piles_up_since: Option<BootTime>,
-    /// All of it.
+    /// Report of the group.
     pub pileup: Pileup,
 }

@@ -12,8 +12,8 @@ use siphasher::sip::SipHasher13;
 
 use crate::{text::Comm, time::BootTime};
 
-/// Tells the sockets of one machine apart while they live: the address of the kernel's `struct sock`, or for a snapshot
-/// without kernel programs a number made from what is known. Never shown.
+/// Identity of a socket on one machine while it lives: the address of the kernel's `struct sock`, or for a scan without
+/// kernel programs a number computed from the facts about the socket. Never shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SocketKey(pub u64);
 
@@ -24,10 +24,10 @@ impl SocketKey {
     }
 }
 
-/// Secret of the keys that are made of the ends of connections. Two sockets with the same key would be taken for one, and
-/// without the secret nobody can choose connections whose keys are the same.
+/// Secret for keys that are computed from the ends of connections. Two sockets with the same key would be taken for
+/// one; an attacker who does not know the secret cannot choose connections with equal keys.
 ///
-/// The agent makes one at its start (`source::key_secret`). A recording has it, as it has the keys.
+/// The agent draws one at its start (`source::key_secret`). A recording contains it, as it contains the keys.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySecret(pub [u64; 2]);
 
@@ -75,21 +75,21 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Which transport protocol the socket speaks.
+/// Transport protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP, subflows of Multipath TCP included.
     Tcp,
-    /// The socket that a program holds of a Multipath TCP connection.
+    /// Multipath TCP: the socket for which the program has a descriptor.
     Mptcp,
 }
 
-/// Which end of the connection the socket is.
+/// Side of the connection that a socket is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
-    /// It came out of a listener.
+    /// A listener created the socket.
     Server,
-    /// It was connected by its program.
+    /// The program connected the socket.
     Client,
 }
 
@@ -103,7 +103,7 @@ impl Role {
     }
 }
 
-/// What is known of one socket. `None` is "unknown", never a stand-in for a value.
+/// Facts about one socket. `None` is "unknown", never a stand-in for a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
     /// The number that `SO_COOKIE` and `ss -e` show.
@@ -112,7 +112,7 @@ pub struct Socket {
     pub netns: Option<u32>,
     /// TCP or MPTCP.
     pub protocol: Protocol,
-    /// This end.
+    /// Local endpoint.
     pub local: Endpoint,
     /// The peer.
     pub remote: Endpoint,
@@ -136,11 +136,11 @@ pub struct Socket {
     pub acked_bytes: Option<u64>,
     /// Bytes written that the peer has not acknowledged: what `ss` shows as Send-Q.
     pub send_queue_bytes: Option<u32>,
-    /// When data last came in, within a tick; the time of the connection if none ever did.
+    /// Time at which data last arrived, within a tick; the time of the connection if none ever did.
     pub last_received: Option<BootTime>,
-    /// When an ACK last came in, within a tick. The FIN carries one.
+    /// Time at which an ACK last arrived, within a tick. The FIN carries one.
     pub last_ack: Option<BootTime>,
-    /// When data was last sent, within a tick; the time of the connection if none ever was.
+    /// Time at which data was last sent, within a tick; the time of the connection if none ever was.
     pub last_sent: Option<BootTime>,
     /// The timer that runs, if one does.
     pub timer: Option<Timer>,
@@ -149,7 +149,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The same without what changes while it stays, for when nobody could look again.
+    /// Returns the socket without the facts that change while it is in CLOSE_WAIT, for sockets that the agent cannot
+    /// refresh.
     pub fn without_what_changes(self) -> Self {
         Self {
             // Once accepted it stays so, and keeps its inode.
@@ -168,9 +169,10 @@ impl Socket {
         }
     }
 
-    /// What its program has read of what came in.
+    /// Returns which part of the received data the program has read.
     pub fn read_state(&self) -> Option<ReadState> {
-        /// A `close_notify` alert, a `GOAWAY`, a `408`: what servers say before they hang up is short.
+        /// Most unread bytes of a goodbye, such as a `close_notify` alert, a `GOAWAY` or a `408`: a server's last
+        /// message before it closes is short.
         const GOODBYE_BYTES: u64 = 100;
         let (unread, received) = (u64::from(self.unread_bytes?), self.received_bytes?);
         Some(match unread {
@@ -197,16 +199,16 @@ impl Socket {
 pub struct Task {
     /// Process id in the initial pid namespace.
     pub pid: u32,
-    /// Its name, made harmless.
+    /// Name of the task, made harmless.
     pub comm: Comm,
 }
 
 /// The task that made a connection: called `connect()`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opener {
-    /// Which.
+    /// Task that opened the socket.
     pub task: Task,
-    /// When.
+    /// Time at which the task opened the socket.
     pub at: BootTime,
 }
 
@@ -219,16 +221,17 @@ pub struct Owner {
     pub fd: u32,
 }
 
-/// What a program has read of what came in, from bytes received and bytes unread (the FIN counts as one in both).
+/// Part of the received data that a program has read, computed from bytes received and bytes unread (the FIN counts as
+/// one in both).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ReadState {
-    /// Data came, and not a byte of it was ever read.
+    /// Data arrived, and the program never read a byte of it.
     NeverRead,
-    /// No data came, only the FIN, and it is unread.
+    /// No data arrived, only the FIN, and it is unread.
     Probe,
-    /// All data was read; nobody has read since the FIN.
+    /// The program read all data, and has not read since the FIN.
     IdleFin,
-    /// All but a short rest was read: what a peer says before it hangs up.
+    /// The program read all but a short rest, such as a peer's last message before it closes.
     Goodbye,
     /// Some of the data was read.
     Partial,
@@ -236,7 +239,7 @@ pub enum ReadState {
     FinConsumed,
 }
 
-/// Which timer of a socket runs, as `ss -o` names it.
+/// Running timer of a socket, named as in `ss -o`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TimerKind {
     /// Retransmission, loss probe or reordering.
@@ -250,9 +253,9 @@ pub enum TimerKind {
 /// A timer of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timer {
-    /// Which.
+    /// Running timer.
     pub kind: TimerKind,
-    /// When it expires.
+    /// Time at which the timer expires.
     pub expires: BootTime,
     /// Retransmissions or probes so far.
     pub retries: u8,
@@ -263,13 +266,13 @@ pub struct Timer {
 pub struct Listener {
     /// Inode of its network namespace.
     pub netns: Option<u32>,
-    /// Where it listens.
+    /// Local endpoint of the listener.
     pub local: Endpoint,
     /// Connections that wait to be accepted: what `ss` shows as Recv-Q.
     pub backlog: u32,
-    /// How many may: what `ss` shows as Send-Q.
+    /// Limit of the backlog: Send-Q in `ss`.
     pub backlog_max: u32,
-    /// Its inode.
+    /// Inode of the listener.
     pub inode: Option<u64>,
 }
 
@@ -297,7 +300,7 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// From the kernel's number.
+    /// Converts the kernel's number of a state; `None` for any other state.
     pub fn from_state(number: u8) -> Option<Self> {
         match number {
             state::ESTABLISHED => Some(Self::Established),
@@ -308,12 +311,12 @@ impl Connection {
     }
 }
 
-/// Another connection of a process that holds a socket in CLOSE_WAIT: perhaps the other side of a proxied connection.
+/// Another connection of a process that owns a socket in CLOSE_WAIT: perhaps the other side of a proxied connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyPeer {
-    /// Its state.
+    /// TCP state of the connection.
     pub state: Connection,
-    /// What is known of it.
+    /// Facts about the connection.
     pub socket: Socket,
 }
 
@@ -322,7 +325,7 @@ pub struct ProxyPeer {
 pub enum SocketLocation {
     /// A direct descriptor of an io_uring instance of this process.
     IoUring(Task),
-    /// In a message (`SCM_RIGHTS`) that waits in a UNIX socket, perhaps of one of these processes.
+    /// A message (`SCM_RIGHTS`) that waits in a UNIX socket, perhaps of one of these processes.
     InFlight(Vec<Task>),
 }
 

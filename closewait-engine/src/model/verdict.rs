@@ -1,4 +1,4 @@
-//! Why a socket stays.
+//! Diagnosis of a socket or group.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
@@ -8,13 +8,13 @@ use crate::{diagnose, text::harmless_field};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// The program does not get on: nothing in its group is closed any more.
+    /// The program is stuck: it closes no socket of this group any more.
     Hung,
-    /// The program goes on, and forgets this one.
+    /// The program works, but never closes this socket.
     Leak,
-    /// It waits in a pool of idle connections until it is wanted again.
+    /// The socket waits in a pool of idle connections for its next use.
     Pool,
-    /// It waits in a listener's backlog.
+    /// The socket waits in a listener's backlog.
     NeverAccepted,
     /// The peer has closed one direction only, and the other is in use.
     HalfClose,
@@ -22,14 +22,14 @@ pub enum Class {
     Inherited,
     /// A proxy keeps it until its other connection ends.
     ProxyWait,
-    /// It is about to go away by itself.
+    /// The socket will soon exit by itself.
     Transient,
-    /// Nothing tells.
+    /// No rule applies.
     Unknown,
 }
 
 impl Class {
-    /// All of them.
+    /// Every class, in the order of the documentation.
     pub const ALL: [Self; 9] = [
         Self::Hung,
         Self::Leak,
@@ -70,14 +70,14 @@ impl Certainty {
     }
 }
 
-/// How sure a verdict is.
+/// Certainty of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Certainty {
-    /// The kernel says so.
+    /// The kernel's data prove the verdict.
     Fact,
-    /// It would be a surprise if it were otherwise.
+    /// Any other cause would be a surprise.
     High,
-    /// More likely than not.
+    /// The verdict is more likely than not.
     Medium,
     /// A guess.
     Low,
@@ -86,20 +86,20 @@ pub enum Certainty {
 /// Name of a rule. Under its own name because serde would borrow a field that is `&'static str` from its input.
 pub type RuleName = &'static str;
 
-/// Why a socket stays in CLOSE_WAIT.
+/// Reason why a socket stays in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The kind of cause.
     pub class: Class,
-    /// Name of the rule that says so; `none` if no rule does.
+    /// Name of the rule that applies; `none` if no rule does.
     #[serde(deserialize_with = "rule_name")]
     pub rule: RuleName,
-    /// How sure that is.
+    /// Certainty of `class`.
     pub certainty: Certainty,
     /// The evidence, in a sentence.
     #[serde(deserialize_with = "harmless_field")]
     pub text: String,
-    /// What a person should do.
+    /// Next step for the user.
     #[serde(deserialize_with = "harmless_field")]
     pub next: String,
 }

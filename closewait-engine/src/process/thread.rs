@@ -1,9 +1,10 @@
 //! What threads do.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::syscall::{First, Syscall, WaitKind, WaitLimit};
 use crate::text::Comm;
 
 /// Names of threads that a group keeps.
@@ -40,95 +41,6 @@ impl ThreadState {
     }
 }
 
-/// The number of a system call of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl at v6.12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Syscall(pub i64);
-
-/// What the first argument of a system call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum First {
-    Descriptor,
-    Address,
-    /// Nothing that threads could have in common.
-    Own,
-}
-
-/// Those that block, by number.
-const TABLE: [(i64, &str, First); 41] = [
-    (0, "read", First::Descriptor),
-    (1, "write", First::Descriptor),
-    (3, "close", First::Descriptor),
-    (7, "poll", First::Own),
-    (17, "pread64", First::Descriptor),
-    (18, "pwrite64", First::Descriptor),
-    (19, "readv", First::Descriptor),
-    (20, "writev", First::Descriptor),
-    (23, "select", First::Own),
-    (34, "pause", First::Own),
-    (35, "nanosleep", First::Own),
-    (40, "sendfile", First::Descriptor),
-    (42, "connect", First::Descriptor),
-    (43, "accept", First::Descriptor),
-    (44, "sendto", First::Descriptor),
-    (45, "recvfrom", First::Descriptor),
-    (46, "sendmsg", First::Descriptor),
-    (47, "recvmsg", First::Descriptor),
-    (61, "wait4", First::Own),
-    (72, "fcntl", First::Descriptor),
-    (73, "flock", First::Descriptor),
-    (74, "fsync", First::Descriptor),
-    (75, "fdatasync", First::Descriptor),
-    (128, "rt_sigtimedwait", First::Own),
-    (130, "rt_sigsuspend", First::Own),
-    (202, "futex", First::Address),
-    // What was interrupted goes on; its arguments are not those that were given.
-    (219, "restart_syscall", First::Own),
-    (230, "clock_nanosleep", First::Own),
-    (232, "epoll_wait", First::Descriptor),
-    (247, "waitid", First::Own),
-    (257, "openat", First::Own),
-    (270, "pselect6", First::Own),
-    (271, "ppoll", First::Own),
-    (275, "splice", First::Descriptor),
-    (281, "epoll_pwait", First::Descriptor),
-    (288, "accept4", First::Descriptor),
-    (299, "recvmmsg", First::Descriptor),
-    (426, "io_uring_enter", First::Descriptor),
-    (441, "epoll_pwait2", First::Descriptor),
-    (449, "futex_waitv", First::Own),
-    (455, "futex_wait", First::Address),
-];
-
-impl Syscall {
-    /// Its name, if it is one of those that block.
-    pub fn name(self) -> Option<&'static str> {
-        Some(self.row()?.1)
-    }
-
-    /// Whether it waits for any of several descriptors.
-    pub fn waits_for_many(self) -> bool {
-        matches!(self.0, 7 | 23 | 232 | 270 | 271 | 281 | 426 | 441)
-    }
-
-    fn first(self) -> First {
-        self.row().map_or(First::Own, |row| row.2)
-    }
-
-    fn row(self) -> Option<&'static (i64, &'static str, First)> {
-        TABLE.iter().find(|row| row.0 == self.0)
-    }
-}
-
-impl fmt::Display for Syscall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name() {
-            Some(name) => f.pad(name),
-            None => write!(f, "syscall {}", self.0),
-        }
-    }
-}
-
 /// One thread, as it was looked at. What could not be seen is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
@@ -140,6 +52,9 @@ pub struct Thread {
     pub syscall: Option<Syscall>,
     /// That call's first argument: a futex's address, or a descriptor.
     pub arg: Option<u64>,
+    /// How long it waits at most in that call; `None` if the call does not tell.
+    #[serde(default)]
+    pub limit: Option<WaitLimit>,
     /// The function of the kernel in which it waits.
     pub wchan: Option<String>,
     /// Its CPU time, in thousandths of one CPU.
@@ -159,6 +74,9 @@ pub struct ThreadGroup {
     pub syscall: Option<Syscall>,
     /// The futex's address or the descriptor that all of them wait for; `None` also if each waits for one of its own.
     pub arg: Option<u64>,
+    /// How long they wait at most in that call; `None` if the call does not tell.
+    #[serde(default)]
+    pub limit: Option<WaitLimit>,
     /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
     pub own: bool,
     /// The function of the kernel in which the first of them waits.
@@ -177,6 +95,18 @@ impl ThreadGroup {
     /// Where they wait: a system call, else a function of the kernel.
     pub fn place(&self) -> Option<String> {
         self.syscall.map(|call| call.to_string()).or_else(|| self.wchan.clone())
+    }
+
+    /// What each of them waits for; `None` if they do not wait, or nothing tells.
+    pub fn wait(&self) -> Option<WaitKind> {
+        match self.state {
+            ThreadState::Sleeping | ThreadState::DiskSleep => {}
+            ThreadState::Running | ThreadState::Stopped | ThreadState::Zombie | ThreadState::Other => return None,
+        }
+        match (self.syscall, self.wchan.as_deref()) {
+            (Some(call), wchan) => Some(call.wait(self.arg, wchan)),
+            (None, wchan) => WaitKind::in_function(wchan?),
+        }
     }
 
     /// What all of them wait for, in a word.
@@ -206,18 +136,20 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
         let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
         // Where the system call is known, the function in it tells no more.
         let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
-        let group = groups.entry((thread.state, thread.syscall, arg, wchan)).or_insert_with(|| ThreadGroup {
-            count: 0,
-            state: thread.state,
-            syscall: thread.syscall,
-            arg,
-            own: false,
-            wchan: thread.wchan.clone(),
-            comms: Vec::new(),
-            busiest_permille: None,
-            main_permille: None,
-            has_main: false,
-        });
+        let group =
+            groups.entry((thread.state, thread.syscall, arg, thread.limit, wchan)).or_insert_with(|| ThreadGroup {
+                count: 0,
+                state: thread.state,
+                syscall: thread.syscall,
+                arg,
+                limit: thread.limit,
+                own: false,
+                wchan: thread.wchan.clone(),
+                comms: Vec::new(),
+                busiest_permille: None,
+                main_permille: None,
+                has_main: false,
+            });
         group.count += 1;
         group.busiest_permille = group.busiest_permille.max(thread.cpu_permille);
         if thread.main {
@@ -239,8 +171,8 @@ fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
         groups.into_iter().partition(|group| group.count == 1 && group.same().is_some());
     let mut together = BTreeMap::<_, ThreadGroup>::new();
     for one in alone {
-        let Some(group) = together.get_mut(&(one.state, one.syscall)) else {
-            together.insert((one.state, one.syscall), one);
+        let Some(group) = together.get_mut(&(one.state, one.syscall, one.limit)) else {
+            together.insert((one.state, one.syscall, one.limit), one);
             continue;
         };
         group.count += 1;
@@ -269,6 +201,7 @@ mod tests {
             state: ThreadState::Sleeping,
             syscall: Some(Syscall(syscall)),
             arg: Some(arg),
+            limit: None,
             wchan: Some("futex_wait_queue".to_owned()),
             cpu_permille: Some(u32::from(name)),
             main: name == b'm',
@@ -308,9 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_in_order_and_others_are_told_by_number() {
-        assert!(TABLE.is_sorted_by(|one, next| one.0 < next.0));
-        assert_eq!(Syscall(455).to_string(), "futex_wait");
-        assert_eq!(Syscall(5000).to_string(), "syscall 5000");
+    fn only_threads_that_wait_have_something_that_they_wait_for() {
+        let one = |thread: Thread| group(&[thread])[0].wait();
+        assert_eq!(one(thread(b'a', 202, 1)), Some(WaitKind::Lock));
+        assert_eq!(one(thread(b'a', 0, 7)), Some(WaitKind::Read(Some(7))));
+        for state in [ThreadState::Running, ThreadState::Stopped, ThreadState::Zombie] {
+            assert_eq!(one(Thread { state, ..thread(b'a', 202, 1) }), None, "{state:?}");
+        }
+        // Without the system call, as on another architecture, the function of the kernel tells.
+        assert_eq!(one(Thread { syscall: None, ..thread(b'a', 0, 1) }), Some(WaitKind::Lock));
+        assert_eq!(one(Thread { syscall: None, wchan: None, ..thread(b'a', 0, 1) }), None);
+        let each_its_own = group(&[thread(b'a', 0, 1), thread(b'a', 0, 2)]);
+        assert_eq!(each_its_own[0].wait(), Some(WaitKind::Read(None)));
     }
 }

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Exit, How, Socket},
+        model::{Exit, ExitCause, Socket},
         testing::{listener, owner, process, row, socket, socket_on_port},
         time::BootTime,
     };
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_counted_beside_and_has_no_age() {
         let socket = socket();
-        let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
+        let gone = Exit { at: BootTime(0), seen: true, how: ExitCause::Reset, closer: None, dwell: None };
         let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
         let processes = BTreeMap::new();
         let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };

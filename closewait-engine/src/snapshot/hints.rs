@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Certainty, Connection, Exit, How, ProxyPeer, Socket},
+        model::{Certainty, Connection, Exit, ExitCause, ProxyPeer, Socket},
         testing::{listener, owner, process, row, socket, verdict},
         time::BootTime,
     };
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_closed_connection_and_one_that_was_forgotten_are_told_of() {
         let socket = socket();
-        let gone = Exit { at: BootTime(0), seen: true, how: How::Reset, closer: None, dwell: None };
+        let gone = Exit { at: BootTime(0), seen: true, how: ExitCause::Reset, closer: None, dwell: None };
         let over = Row { gone: Some(&gone), dwell: None, verdict: quiet(), ..row(&socket) };
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [

@@ -41,8 +41,13 @@ fn named() -> impl Strategy<Value = (SocketKey, Socket)> {
     )
 }
 
-fn how() -> impl Strategy<Value = How> {
-    prop_oneof![Just(How::Closed), Just(How::Reset), Just(How::Unknown), Just(How::ListenerClosed)]
+fn how() -> impl Strategy<Value = ExitCause> {
+    prop_oneof![
+        Just(ExitCause::Closed),
+        Just(ExitCause::Reset),
+        Just(ExitCause::Unknown),
+        Just(ExitCause::ListenerClosed)
+    ]
 }
 
 fn socket_event() -> impl Strategy<Value = SocketEvent> {
@@ -53,7 +58,7 @@ fn socket_event() -> impl Strategy<Value = SocketEvent> {
             |((key, socket), at, entered, how, fd_open)| {
                 // The decoder refuses an exit before its entry.
                 let entered = entered.map(|entered| entered.min(at));
-                SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open }
+                SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open, wrote: None }
             }
         ),
     ]
@@ -205,8 +210,8 @@ proptest! {
                 engine.handle(if *enters {
                     SocketEvent::Enter { key, at, socket }
                 } else {
-                    let (how, fd_open) = (How::Closed, Some(true));
-                    SocketEvent::Leave { key, at, entered: None, socket, how, closer: None, fd_open }
+                    let (how, fd_open) = (ExitCause::Closed, Some(true));
+                    SocketEvent::Leave { key, at, entered: None, socket, how, closer: None, fd_open, wrote: None }
                 });
                 engine.handle_timeout(at);
                 found.extend(outputs(&mut engine));

@@ -142,11 +142,14 @@ impl Kernel {
         if fate != Fate::Written {
             self.lost_leavings.insert(key);
         }
-        let (at, how) = (self.now(), How::Closed);
+        let (at, how) = (self.now(), ExitCause::Closed);
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
             *left = Some(at);
         }
-        self.write(fate, SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false) });
+        self.write(
+            fate,
+            SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false), wrote: None },
+        );
     }
 
     /// What a scan over sockets finds at one of them.
@@ -329,6 +332,7 @@ impl World {
                         self.check_against_the_truth();
                     }
                 }
+                Output::WatchPorts(_) => {}
                 Output::Forget(entries) => {
                     for (key, entered) in entries {
                         if self.kernel.since.get(&key) == Some(&entered) {

@@ -191,7 +191,7 @@ fn same(a: &Socket, b: &Socket) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        model::How,
+        model::ExitCause,
         testing::{owner, socket, socket_on_port},
     };
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn gone() -> Exit {
-        Exit { at: at(10), seen: true, how: How::Reset, closer: None, dwell: None }
+        Exit { at: at(10), seen: true, how: ExitCause::Reset, closer: None, dwell: None }
     }
 
     fn one() -> LingeringSockets {

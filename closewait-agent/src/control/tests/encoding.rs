@@ -14,8 +14,8 @@ use closewait_engine::{
     Config, Engine,
     diagnose::{RULES, Seen},
     model::{
-        Certainty, Class, Connection, Dwell, Exit, Forecast, How, Limit, Opener, ProxyPeer, Slope, Socket, SocketEvent,
-        SocketKey, Timer, TimerKind,
+        Certainty, Class, Connection, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope, Socket,
+        SocketEvent, SocketKey, Timer, TimerKind,
     },
     testing,
     time::BootTime,
@@ -105,7 +105,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
         gone: Some(Box::new(Cow::Owned(Exit {
             at: now,
             seen: true,
-            how: How::Reset,
+            how: ExitCause::Reset,
             closer: Some(task()),
             dwell: None,
         }))),

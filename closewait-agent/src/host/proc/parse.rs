@@ -57,17 +57,21 @@ impl Status {
 pub struct Call {
     /// Its number, of this architecture.
     pub number: i64,
-    /// Its first argument.
-    pub first: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
 }
 
 impl Call {
-    /// `running`, `-1 SP PC` outside of a system call, else `NUMBER ARG…`.
+    /// `running`, `-1 SP PC` outside of a system call, else `NUMBER ARG… SP PC`, with six arguments.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = words(text);
         let number = number(fields.next()?).filter(|number| *number >= 0)?;
-        let first = str::from_utf8(fields.next()?.strip_prefix(b"0x")?).ok()?;
-        Some(Self { number, first: u64::from_str_radix(first, 16).ok()? })
+        let mut args = [0; 6];
+        for arg in &mut args {
+            let digits = str::from_utf8(fields.next()?.strip_prefix(b"0x")?).ok()?;
+            *arg = u64::from_str_radix(digits, 16).ok()?;
+        }
+        Some(Self { number, args })
     }
 }
 
@@ -152,7 +156,8 @@ mod tests {
         assert_eq!(Call::parse(b"running\n"), None);
         assert_eq!(Call::parse(b"-1 0x7ffc 0x7f00\n"), None);
         let call = Call::parse(b"202 0x7f0011223344 0x80 0x2 0x0 0x0 0x0 0x7ffc 0x7f00\n").unwrap();
-        assert_eq!(call, Call { number: 202, first: 0x7f00_1122_3344 });
+        assert_eq!(call, Call { number: 202, args: [0x7f00_1122_3344, 0x80, 2, 0, 0, 0] });
+        assert_eq!(Call::parse(b"202 0x7f0011223344 0x80\n"), None, "cut off");
     }
 
     #[test]

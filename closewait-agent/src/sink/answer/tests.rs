@@ -9,7 +9,7 @@ use crate::sink::{
 };
 use closewait_engine::{
     Config,
-    model::{Certainty, Class, Dwell, Exit, How, SocketEvent, SocketKey},
+    model::{Certainty, Class, Dwell, Exit, ExitCause, SocketEvent, SocketKey},
     snapshot::query::{Filter, VerdictTexts},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
@@ -49,7 +49,7 @@ pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, texts: Verdic
 fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
     let (sockets, workload) = ([socket(), socket_on_port(81), socket_on_port(82)], workload());
     let owners = [owner("nginx", 812, 7), owner("nginx", 813, 7)];
-    let gone = Exit { at: NOW, seen: true, how: How::Reset, closer: Some(owners[0].task.clone()), dwell: None };
+    let gone = Exit { at: NOW, seen: true, how: ExitCause::Reset, closer: Some(owners[0].task.clone()), dwell: None };
     let seen = Seen { what: listener(81, 3, 128), at: NOW, owners: vec![owner("nginx", 814, 6)] };
     let processes: BTreeMap<u32, Process> =
         [812, 814, 9].into_iter().map(|pid| (pid, process("nginx", pid, Some((5, 1024))))).collect();

@@ -7,8 +7,8 @@ use crate::sink::answer::tests::sent;
 use closewait_engine::{
     diagnose::Seen,
     model::{
-        Certainty, Class, Connection, Dwell, Endpoint, Exit, How, Listener, Opener, Owner, ProxyPeer, Role, Socket,
-        Timer, TimerKind,
+        Certainty, Class, Connection, Dwell, Endpoint, Exit, ExitCause, Listener, Opener, Owner, ProxyPeer, Role,
+        Socket, Timer, TimerKind,
     },
     process::Process,
     snapshot::query::Filter,
@@ -67,7 +67,7 @@ impl World {
                 vec![owner("nginx", 812, 7)],
             ],
             listener: Seen { what: listener(8080, 65, 64), at: NOW, owners: vec![owner("nginx", 812, 6)] },
-            gone: Exit { at: ago(192), seen: true, how: How::Reset, closer: None, dwell: None },
+            gone: Exit { at: ago(192), seen: true, how: ExitCause::Reset, closer: None, dwell: None },
             workload: workload(),
             processes: BTreeMap::from([(812, process("nginx", 812, Some((812, 1024))))]),
         }

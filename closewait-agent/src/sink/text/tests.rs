@@ -19,7 +19,7 @@ fn left_by(comm: &[u8; 16]) -> Finding {
         at: BootTime(1_500_000_000),
         socket: socket(),
         dwell: Some(Dwell::Exact(Duration::from_millis(72_003))),
-        how: How::Closed,
+        how: ExitCause::Closed,
         closer: Some(Task { pid: 42, comm: Comm::from_kernel(comm) }),
         fd_open: Some(false),
         stuck: true,

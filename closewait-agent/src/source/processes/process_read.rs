@@ -265,12 +265,18 @@ fn thread(
     // The engine knows the numbers of one architecture.
     let call = call.filter(|_| cfg!(target_arch = "x86_64"));
     job.step("its threads");
+    let wchan = proc::wchan(folder).map(|name| harmless(&name));
+    let state = ThreadState::from_letter(stat.state);
+    // A thread that is stopped waits for no more than to continue.
+    let waits = matches!(state, ThreadState::Sleeping | ThreadState::DiskSleep);
+    let limit = |call: proc::Call| Syscall(call.number).wait_limit(&call.args, wchan.as_deref());
     let thread = Thread {
         comm: Comm::from_name(&stat.comm),
-        state: ThreadState::from_letter(stat.state),
+        state,
         syscall: call.map(|call| Syscall(call.number)),
-        arg: call.map(|call| call.first),
-        wchan: proc::wchan(folder).map(|name| harmless(&name)),
+        arg: call.map(|call| call.args[0]),
+        limit: call.filter(|_| waits).and_then(limit),
+        wchan,
         cpu_permille: None,
         main,
     };

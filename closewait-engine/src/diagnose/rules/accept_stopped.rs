@@ -47,7 +47,8 @@ impl Rule for AcceptStopped {
         let listener = &case.listener?.what;
         // The oldest of the group waits in the same queue.
         let waits = case.group.oldest.max(case.age());
-        let flow = case.group.flow.as_ref();
+        // With several listeners, another one may have had those.
+        let flow = case.group.flow.as_ref().filter(|_| case.listeners < 2);
         if flow.and_then(|flow| flow.last_closed).is_some_and(|closed| closed >= case.now - waits) {
             return None;
         }

@@ -3,7 +3,7 @@
 use crate::diagnose::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class, How},
+    model::{Certainty, Class, ExitCause},
 };
 
 /// Leaving CLOSE_WAIT is not being closed: `tcp_reset`, `tcp_write_err` and `tcp_abort` end the connection and leave the
@@ -39,14 +39,14 @@ impl Rule for Gone {
         let gone = case.gone?;
         let ago = case.now.since(gone.at);
         let how = match gone.how {
-            How::Closed => "its program ended it",
-            How::Shutdown => "its program shut down its sending side",
-            How::Aborted => "its program ended it with a reset",
-            How::Reset => "the peer reset it",
-            How::Timeout => "keepalive or retransmission gave up",
-            How::Destroyed => "it was destroyed from outside, as by `ss -K`",
-            How::ListenerClosed => "its listener was closed",
-            How::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
+            ExitCause::Closed => "its program ended it",
+            ExitCause::Shutdown => "its program shut down its sending side",
+            ExitCause::Aborted => "its program ended it with a reset",
+            ExitCause::Reset => "the peer reset it",
+            ExitCause::Timeout => "keepalive or retransmission gave up",
+            ExitCause::Destroyed => "it was destroyed from outside, as by `ss -K`",
+            ExitCause::ListenerClosed => "its listener was closed",
+            ExitCause::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
         };
         // If nobody saw it leave, it is only known when it was found.
         let when = if gone.seen { format!("{} ago", text::duration(ago)) } else { "before anybody watched".to_owned() };
@@ -85,32 +85,32 @@ mod tests {
         model,
     };
 
-    fn gone(scene: Scene, ago: u64, how: How) -> Option<Judgement> {
+    fn gone(scene: Scene, ago: u64, how: ExitCause) -> Option<Judgement> {
         let at = scene.now - secs(ago);
         Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
     }
 
     #[test]
     fn a_descriptor_that_is_kept_is_a_leak() {
-        let said = gone(Scene::server(), 300, How::Reset).unwrap();
+        let said = gone(Scene::server(), 300, ExitCause::Reset).unwrap();
         assert_eq!((said.class, said.certainty), (Class::Leak, Certainty::Medium));
         assert!(said.text.starts_with("the peer reset it 5m ago, but app[42] still has"), "{}", said.text);
     }
 
     #[test]
     fn a_program_gets_time_to_close_it() {
-        assert_eq!(gone(Scene::server(), 30, How::Timeout).unwrap().class, Class::Transient);
+        assert_eq!(gone(Scene::server(), 30, ExitCause::Timeout).unwrap().class, Class::Transient);
     }
 
     #[test]
     fn a_pool_may_not_have_looked() {
-        assert_eq!(gone(Scene::client(), 300, How::Reset).unwrap().certainty, Certainty::Low);
+        assert_eq!(gone(Scene::client(), 300, ExitCause::Reset).unwrap().certainty, Certainty::Low);
     }
 
     #[test]
     fn nobody_is_blamed_if_nobody_has_it() {
         let scene = Scene { owners: Some(Vec::new()), ..Scene::server() };
-        assert_eq!(gone(scene, 300, How::Destroyed).unwrap().class, Class::Unknown);
+        assert_eq!(gone(scene, 300, ExitCause::Destroyed).unwrap().class, Class::Unknown);
     }
 
     #[test]

@@ -1,62 +1,92 @@
 //! The rules, one file each, and their order.
 
-mod abandoned_response;
 mod accept_stopped;
-mod close_missing;
-mod event_loop_blocked;
+mod accumulates;
+mod blocked;
+mod busy;
+mod forgotten;
 mod gone;
 mod half_close;
-mod hung_since;
 mod inherited;
 mod never_accepted;
-mod never_read;
-mod peer_event;
+mod owner_stopped;
+mod peers_wait;
 mod pool;
-mod probe;
 mod proxy_wait;
-mod response_leaked;
+mod sending;
 mod shared;
 mod slow;
-mod transient;
-mod unanswered;
+mod undecided;
 mod unheld;
-mod young;
+mod working;
+
+use std::time::Duration;
+
+use super::{Case, Rule};
+use crate::model::Certainty;
 
 pub use self::half_close::SILENT as STREAM_OVER;
-use super::Rule;
 
-/// All rules, in the order in which they are asked. The order is part of what they mean:
+/// All rules, in the order in which they are checked. The order is part of what they mean:
 ///
-/// - What the kernel says of this very socket comes first: that it is gone, was never accepted, is held by nobody, that
-///   its peer still reads.
-/// - `transient` and `young` take what is younger than the age at which a socket counts as stuck, so that no rule below
-///   them accuses a program of what may be over in a moment.
-/// - Reasons outside of the program that could be blamed come before it: a descriptor that another process keeps, another
-///   connection that a proxy waits for.
-/// - `event_loop_blocked` comes before the other signs of a hang, as it names the reason and they only the fact.
-/// - `slow` comes before everything that calls a server hung or a leak.
-/// - `probe` comes after the signs of a hang: a health check that a hung server does not notice is not the cause.
+/// - Facts of one socket come first: that its connection is over, that no program accepted it or has it, that its peer reads.
+/// - What is `fresh` is not judged.
+/// - Facts of the whole group follow, each the same for all of its sockets: its owner is stopped, its peers wait, it sends.
+/// - Reasons outside of the program that could be blamed come before it: a descriptor that another process has, a program that
+///   is slow and finishes, a backend that a proxy waits for.
+/// - Rules that blame come after all of these; each declares the evidence that would speak against it.
+/// - The last ones say that nothing decides, and what would.
 pub const RULES: &[&dyn Rule] = &[
     &gone::Gone,
     &accept_stopped::AcceptStopped,
     &never_accepted::NeverAccepted,
     &unheld::Unheld,
     &half_close::HalfClose,
-    &transient::Transient,
-    &young::Young,
+    &undecided::Fresh,
+    &owner_stopped::OwnerStopped,
     &inherited::Inherited,
-    &proxy_wait::ProxyWait,
-    &event_loop_blocked::EventLoopBlocked,
-    &slow::Slow,
-    &never_read::NeverRead,
-    &hung_since::HungSince,
-    &probe::Probe,
-    &shared::Shared,
-    &unanswered::UnansweredRequest,
-    &close_missing::CloseMissing,
-    &abandoned_response::AbandonedResponse,
-    &pool::GrowingPool,
+    &sending::Sending,
+    &peers_wait::PeersWait,
     &pool::Pool,
-    &response_leaked::ResponseLeaked,
-    &peer_event::PeerEvent,
+    &slow::Slow,
+    &proxy_wait::ProxyWait,
+    &busy::BusyThread,
+    &working::Working,
+    &forgotten::Forgotten,
+    &blocked::Blocked,
+    &blocked::PartlyBlocked,
+    &accumulates::Accumulates,
+    &shared::Shared,
+    &working::ServesOthers,
+    &accumulates::UnreadResponse,
+    &undecided::NoDemand,
+    &undecided::TooEarly,
+    &accumulates::ClientUndecided,
 ];
+
+/// Age of the oldest socket of a group from which on a verdict can be sure.
+const SURE_AGE: Duration = Duration::from_secs(60);
+/// Age of the oldest socket of a group from which on a verdict can be more than a guess.
+const SOME_AGE: Duration = Duration::from_secs(15);
+/// New connections that a program has to leave unserved so that a verdict is sure.
+const SURE_DEMAND: u32 = 5;
+
+/// Certainty of a verdict that could be as sure as `surest`: too early it is a guess, and sure only after a minute and with several
+/// connections that were not served.
+fn sure_from(case: &Case<'_>, surest: Certainty) -> Certainty {
+    let (age, demand) = (case.group.oldest, case.group.evidence.demand);
+    let most = if age < SOME_AGE || demand < 2 {
+        Certainty::Low
+    } else if age >= SURE_AGE && demand >= SURE_DEMAND {
+        Certainty::High
+    } else {
+        Certainty::Medium
+    };
+    // The surest comes first.
+    most.max(surest)
+}
+
+/// Beginning of a text for a verdict that is given too early to be sure.
+fn early(case: &Case<'_>, class: &str) -> String {
+    if case.group.oldest < SURE_AGE { format!("too early to be sure; it looks {class}: ") } else { String::new() }
+}

@@ -33,7 +33,8 @@ impl Rule for NeverAccepted {
             .listener
             .map(|listener| &listener.what)
             .map_or_else(String::new, |listener| format!(" ({} of {})", listener.backlog, listener.backlog_max));
-        let last_closed = case.group.flow.as_ref().and_then(|flow| flow.last_closed);
+        let flow = case.group.flow.as_ref().filter(|_| case.listeners < 2);
+        let last_closed = flow.and_then(|flow| flow.last_closed);
         let goes_on = match last_closed.filter(|closed| *closed >= case.entered) {
             Some(closed) => format!(
                 "; others of the port were closed since, the last {} ago: the accept loop is slow, or has had a burst",

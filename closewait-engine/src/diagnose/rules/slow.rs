@@ -1,51 +1,48 @@
-//! A server that takes its time, and gets there.
+//! A program that is slow, and finishes.
 
-use crate::diagnose::{
-    About, Judgement, Rule,
-    pace::{self, Pace},
-    text,
-};
-use crate::{
-    diagnose::Case,
-    model::{Certainty, Class},
-};
+use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::model::{Certainty, Class};
 
-/// A client with a short time-out makes a socket that stays for just as long as the handler takes.
+/// A client with a short timeout makes a socket that stays for as long as the handler takes.
 pub(super) struct Slow;
 
 impl Rule for Slow {
     fn about(&self) -> &'static About {
         &About {
             name: "slow",
-            when: "a server closed others of the port since it entered, and needed at least half as long for one of them",
+            when: "the program ended 2 or more sockets of the port or the remote endpoint that had stayed for 3 s or longer, the \
+                   last one no longer ago than 10 s or the longest of them took",
             class: &[Class::Transient],
-            certainty: &[(Certainty::Medium, "what took as long before ended; whether this one will is to be seen")],
-            says: "a slow handler: the client gave up before the answer came",
-            next: "compare how long requests take with the time-out of the clients",
-            not: &["a hang: the program closes others", "a leak: it stays longer than twice the longest that ended"],
+            certainty: &[(Certainty::Medium, "sockets that took as long did exit; this one may not")],
+            says: "slow, not stuck: the client gave up before the answer came",
+            next: "compare how long requests take with the timeout of the clients",
+            not: &[
+                "a hung program: it ends none",
+                "an exit that the program did not cause, as by a timeout of the kernel, does not count",
+            ],
             seen: &["revel/revel#1194"],
         }
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
-        let Pace::Slow { longest } = pace::of(case) else { return None };
-        if !case.is_server() {
-            return None;
-        }
-        let closed = case.group.flow.as_ref()?.closed;
+        let exits = case.group.evidence.late_exits.filter(|exits| exits.is_current(case.now))?;
+        let owner = text::owner(case);
+        let port = if case.is_client() {
+            format!("to {}", case.socket.remote)
+        } else {
+            format!("of port {}", text::port(case))
+        };
         Some(Judgement {
             class: Class::Transient,
             certainty: Certainty::Medium,
             text: format!(
-                "it stays for {age}, and others of port {port} stayed for up to {longest} until {owner} closed them ({} \
-                 closed, some since this one entered): slow, not stuck",
-                closed,
-                age = text::age(case),
-                port = text::port(case),
-                longest = text::duration(longest),
-                owner = text::owner(case),
+                "{owner} is slow, not stuck: it ended {count} other sockets {port} after up to {longest}, the last one \
+                 {last} ago",
+                count = exits.count,
+                longest = text::duration(exits.longest),
+                last = text::duration(case.now.since(exits.last?)),
             ),
-            next: format!("see which requests on port {} take so long; their clients give up sooner", text::port(case)),
+            next: format!("see which requests {port} take so long: their clients give up sooner"),
         })
     }
 }
@@ -53,26 +50,21 @@ impl Rule for Slow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        diagnose::testing::{Scene, secs},
-        model::ReadState,
+    use crate::diagnose::{
+        evidence::LateExits,
+        testing::{Scene, secs},
     };
 
     #[test]
-    fn a_slow_handler_is_not_hung() {
-        for state in [ReadState::NeverRead, ReadState::IdleFin, ReadState::FinConsumed] {
-            let scene = Scene::server().aged(240).reading(state).replied(false).closed_before(20, secs(280));
-            let verdict = scene.verdict();
-            assert_eq!((verdict.rule, verdict.class), ("slow", Class::Transient));
-            assert!(verdict.text.contains("4m") && verdict.text.contains("4m40s"), "{}", verdict.text);
-        }
-    }
-
-    #[test]
-    fn it_says_nothing_of_what_stays_far_longer_or_where_nothing_is_closed() {
-        assert_eq!(Scene::server().aged(600).closed_before(20, secs(280)).ask(&Slow), None);
-        assert_eq!(Scene::server().aged(240).closed_before(300, secs(280)).ask(&Slow), None);
-        assert_eq!(Scene::server().ask(&Slow), None);
-        assert_eq!(Scene::client().aged(240).closed_before(20, secs(280)).ask(&Slow), None);
+    fn a_program_that_finished_two_of_late_is_slow_and_one_that_has_stopped_to_is_not() {
+        let mut scene = Scene::server();
+        let exits = |count, ago| Some(LateExits { count, last: Some(scene.now - secs(ago)), longest: secs(8) });
+        let (one, two, old) = (exits(1, 1), exits(2, 9), exits(2, 11));
+        scene.group.evidence.late_exits = one;
+        assert_eq!(scene.ask(&Slow), None);
+        scene.group.evidence.late_exits = two;
+        assert_eq!(scene.ask(&Slow).unwrap().class, Class::Transient);
+        scene.group.evidence.late_exits = old;
+        assert_eq!(scene.ask(&Slow), None);
     }
 }

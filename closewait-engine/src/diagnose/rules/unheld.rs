@@ -54,8 +54,9 @@ impl Rule for Unheld {
             None => (
                 Certainty::Low,
                 "no process that could be scanned has a descriptor of it: it may be in a message between processes \
-                 (SCM_RIGHTS), a direct descriptor of io_uring, a socket of the kernel itself, a subflow of Multipath \
-                 TCP, or held by a process that was not to be seen"
+                 (SCM_RIGHTS), a direct descriptor of io_uring, in use by an unfinished request of io_uring or by a thread \
+                 inside a system call that began before the close, a socket of the kernel itself, a subflow of Multipath \
+                 TCP, or owned by a process that could not be read"
                     .to_owned(),
                 "run `closewait doctor` to see whether all processes could be scanned".to_owned(),
             ),

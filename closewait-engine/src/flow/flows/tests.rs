@@ -37,7 +37,7 @@ fn enter(flows: &mut Flows, seconds: u64) {
 
 fn close(flows: &mut Flows, entered: u64, left: u64) {
     let dwell = Dwell::Exact(Duration::from_secs(left - entered));
-    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), How::Closed);
+    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), true);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_socket
         flows.entered(key(&socket), entered);
         // The first one stays.
         if number > 0 {
-            flows.left(key(&socket), entered, Some(entered), None, How::Closed);
+            flows.left(key(&socket), entered, Some(entered), None, true);
         }
     }
     count(&mut flows, 10, &[towards(0)]);
@@ -165,7 +165,7 @@ fn what_is_found_out_later_does_not_count_a_socket_twice() {
         flows.entered(keys.flow(&told), at(second));
         if second > 0 {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            flows.left(keys.flow(&told), at(second), Some(at(second - 1)), dwell, How::Closed);
+            flows.left(keys.flow(&told), at(second), Some(at(second - 1)), dwell, true);
         }
     }
     let flow_key = keys.flow(&named);

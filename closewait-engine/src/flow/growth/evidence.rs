@@ -1,4 +1,4 @@
-//! What is said of a group that piles up, and what a restart would destroy of it.
+//! Report of an incident, and the evidence that a restart would destroy.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +13,8 @@ use crate::{
     diagnose::{self, Growing},
     flow::group_key::FlowKey,
     model::{
-        Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, ReadState,
-        ReportedGroup, Shape, Slope, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
+        ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -30,25 +30,25 @@ const MAX_OLDEST: usize = 5;
 const MAX_REFRESHED: usize = 32;
 /// Number of remote addresses that are shown.
 const MAX_TOP_REMOTES: usize = 3;
-/// Processes, by how many sockets they hold.
+/// Maximum number of reported owners, those of most sockets first.
 const MAX_OWNERS: usize = 8;
 
-/// A limit, and how much of it was used when that was looked at.
+/// Limit with its used amount at the last reading.
 #[derive(Clone, Copy)]
 struct Used {
     limit: Limit,
     used: u64,
     most: u64,
-    /// So much of the group's growth counts there.
+    /// Share of the group's growth that counts towards the limit, 0 to 1.
     share: f64,
     at: BootTime,
 }
 
-/// The sockets of a group, oldest first.
+/// Sockets of a flow, oldest first.
 type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
 
 impl Engine {
-    /// Counts what is there at `now`, and says which pile-ups are over.
+    /// Counts the present sockets at `now`, and reports the incidents that are over.
     pub(crate) fn count(&mut self, now: BootTime) {
         let Some(flows) = &mut self.flows else { return };
         let sockets = self.tracker.iter().map(|(_, one)| (self.group_keys.flow(&one.socket), one.since));
@@ -60,12 +60,12 @@ impl Engine {
         }
     }
 
-    /// The groups that are to be reported.
+    /// Returns the flows whose growth is to be reported.
     pub(crate) fn suspects(&self) -> BTreeSet<FlowKey> {
         self.flows.as_ref().map(|flows| flows.suspects(MAX_REPORTED_AT_ONCE)).unwrap_or_default()
     }
 
-    /// Their oldest sockets, which are to be looked at before.
+    /// Returns the oldest sockets of the suspected flows, to be refreshed before the report.
     pub(crate) fn oldest_of_suspects(&self) -> Vec<SocketKey> {
         let suspects = self.suspects();
         if suspects.is_empty() {
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Reports the groups that pile up, as of `asked`.
+    /// Reports the incidents of suspected flows, as of `asked`.
     pub(crate) fn report_pileups(&mut self, asked: BootTime) {
         let suspects = self.suspects();
         if suspects.is_empty() {
@@ -154,7 +154,7 @@ impl Engine {
         }
     }
 
-    /// What the user says of its port.
+    /// Returns the connection limit that the user set for the flow's port.
     fn connection_limit(&self, flow_key: FlowKey) -> Option<u64> {
         let port = match flow_key {
             FlowKey::Port(_, port) => port,
@@ -223,7 +223,8 @@ impl Engine {
         let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
         let judged = grouping.verdict(key, oldest);
-        let says_nothing = matches!(judged.class, Class::Transient | Class::Unknown);
+        let says_nothing =
+            matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         let group = flow_key.group();
         let verdict = grows.map_or(judged, |course| {
@@ -278,19 +279,19 @@ impl Engine {
 }
 
 impl Course {
-    /// The part of those that enter that stays, in thousandths.
+    /// Returns the share of the entering sockets that remain, in thousandths; `None` if none enters.
     fn stuck_permille(&self) -> Option<u64> {
         let share = 1.0 - self.left_per_second / self.entered_per_second;
         (self.entered_per_second > 0.0).then(|| (share.clamp(0.0, 1.0) * 1000.0) as u64)
     }
 
-    /// When a limit is hit; none unless the count grows along a line.
+    /// Returns the time to exhaustion of a limit; `None` unless the count grows along a line.
     fn forecast(&self, of: Used, now: BootTime) -> Option<Forecast> {
         let Slope { per_second, error } = self.slope.filter(|slope| self.fits && slope.per_second > 0.0)?;
         let Used { limit, used, most, share, at } = of;
         let rest = most.saturating_sub(used) as f64;
         let left = |per_second: f64| {
-            // It has grown since it was looked at.
+            // The amount has grown since its reading.
             let seconds = rest / (per_second * share) - now.since(at).as_secs_f64();
             Duration::try_from_secs_f64(seconds.max(0.0)).ok()
         };
@@ -305,15 +306,17 @@ impl Course {
     }
 }
 
-/// Where the growth begins among the sockets of a group: with those that the program would have ended with the last that it
-/// did; if those are few, it ends others, and all of them are part of it.
+/// Returns the index of the first socket of the growth among `members`. The growth begins with the sockets that the
+/// program would have closed no earlier than its last close. If those are fewer than half, the program closes others,
+/// and all members are part of the growth.
 fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
 }
 
-/// The processes that hold them, that with the most first.
+/// Returns the owners of the sockets with the number of sockets of each, the most first; `None` if no scan for owners
+/// was possible.
 fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
     let mut looked_for = false;

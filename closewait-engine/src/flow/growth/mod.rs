@@ -1,8 +1,9 @@
-//! Whether the sockets of a group get more and more: a pile-up.
+//! Detection of growth: whether a flow has an incident.
 //!
-//! What counts are the sockets that are older than their group's get as long as all is well: *mature* ones. A program that
-//! keeps up has none, however many come and go. They pile up if they get more in three windows in a row, by far more than
-//! leave: windows from seconds, for a hang, to a quarter of an hour, for a leak of one a minute.
+//! Only *mature* sockets count: those older than any socket of the flow gets in normal operation. A program that keeps
+//! up has none, however many sockets enter and exit. An incident begins if their number grows in three windows in a
+//! row, by far more than exit. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of one socket
+//! a minute.
 
 mod evidence;
 mod series;
@@ -16,79 +17,81 @@ use crate::{
     time::BootTime,
 };
 
-/// Age below which no socket is mature: a burst may queue for so long.
+/// Lowest possible age of a mature socket: a burst may queue for as long.
 const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
-/// Mature is what is so many times as old as the longest healthy stay.
+/// Age of a mature socket, as a multiple of the longest healthy dwell time.
 const TIMES_LONGEST: u32 = 3;
 /// Number of healthy exits that make a habit. Without one, only stuck sockets are mature.
 const MIN_HEALTHY_EXITS: u64 = 10;
 /// Smallest growth of an incident, sockets.
 const MIN_GROWTH: u64 = 10;
-/// By so many times its chance fluctuation growth has to be above 0: leavings come as they like.
+/// Growth of an incident, as a multiple of its standard deviation: exits fluctuate by chance.
 const SIGMAS: f64 = 4.0;
-/// A pile-up is over when a quarter of the mature ones is left, for so many windows.
+/// Number of windows with at most a quarter of the mature sockets, after which an incident is over.
 const LOW_WINDOWS: u8 = 3;
 /// Time without growth after which an incident is level.
 const LEVEL_PERIOD: Duration = Duration::from_secs(600);
-/// A line fits if its slope is off by no more than a quarter.
+/// Highest relative error of a slope that a forecast may use.
 const FITS: f64 = 0.25;
-/// Growth accelerates if its second half is so many times as steep as its first.
+/// Slope of the second half, as a multiple of the first half's, from which on growth accelerates.
 const ACCELERATES: f64 = 1.5;
 
-/// How long the sockets of a group stay as long as all is well.
+/// Dwell times of a flow's sockets in normal operation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Habit {
     closed: u64,
-    /// In this span of windows, and in the one before: what was long once must not count for ever.
+    /// Longest dwell time in this span of windows, and in the one before. Older values expire, so that one slow request
+    /// does not count for ever.
     longest: [Option<Duration>; 2],
 }
 
 impl Habit {
-    /// The program ended one in time.
+    /// Adds a healthy exit after `dwell`.
     pub(crate) fn closed(&mut self, dwell: Duration) {
         self.closed = self.closed.saturating_add(1);
         self.longest[0] = self.longest[0].max(Some(dwell));
     }
 
-    /// A span of windows is over.
+    /// Ends a span of windows.
     pub(crate) fn turn(&mut self) {
         self.longest = [None, self.longest[0]];
     }
 
-    /// The longest of them of late, if there were enough.
+    /// Returns the longest recent dwell time; `None` before there were enough exits.
     pub(crate) fn longest(&self) -> Option<Duration> {
         self.longest.into_iter().max().flatten().filter(|_| self.closed >= MIN_HEALTHY_EXITS)
     }
 
-    /// From which age on a socket is mature.
+    /// Returns the age from which on a socket is mature.
     pub(crate) fn mature_age(&self, stuck_after: Duration) -> Duration {
         let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(MIN_MATURE_AGE).min(stuck_after);
         self.longest().map_or(stuck_after, mature)
     }
 }
 
-/// A pile-up that was reported.
+/// Reported incident.
 #[derive(Clone, Copy, Debug)]
 struct Active {
     began: BootTime,
-    /// The most mature sockets, and when there were so many.
+    /// Highest number of mature sockets.
     most: u64,
+    /// Time of the first window with `most` mature sockets.
     most_at: BootTime,
-    /// The most sockets.
+    /// Highest number of sockets.
     most_present: u64,
-    /// How many there were at the last report.
+    /// Number of sockets at the last report.
     said: u64,
-    /// For how many windows few have been left.
+    /// Number of windows in a row with few mature sockets.
     low: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum GrowthState {
     Quiet,
-    /// To be reported; again, if it was before.
+    /// Growth that is to be reported; a second time if it has an incident.
     Suspected(Option<Active>),
     Active(Active),
-    /// It was a pile-up, and this many mature ones stay.
+    /// Former incident that left this number of mature sockets.
     Level(u64),
 }
 
@@ -101,18 +104,18 @@ pub(crate) struct EndedIncident {
     pub(crate) how: Recovery,
 }
 
-/// The counts of a group that has mature sockets, and what they amount to.
+/// Counts of a flow that has mature sockets, and the state of its incident.
 #[derive(Debug)]
 pub(crate) struct Growth {
     series: Series,
     state: GrowthState,
-    /// From which age on its sockets are mature: that does not change during a pile-up.
+    /// Age from which on the flow's sockets are mature; constant during an incident.
     age: Duration,
-    /// Whether that is less than the age at which a socket counts as stuck.
+    /// Whether `age` is less than `stuck_after`.
     early: bool,
 }
 
-/// How a group's count goes.
+/// Course of a flow's count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Course {
     pub(crate) shape: Shape,
@@ -124,7 +127,7 @@ pub(crate) struct Course {
 }
 
 impl Growth {
-    /// Begins with the counts before the first mature ones, if there were any.
+    /// Creates the growth from the count before the first mature sockets, if there was one.
     pub(crate) fn new(before: Option<Point>, window: Duration) -> Self {
         let mut series = Series::new();
         if let Some(before) = before {
@@ -133,7 +136,7 @@ impl Growth {
         Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false }
     }
 
-    /// From which age on its sockets are mature, if that is settled.
+    /// Returns the age from which on the flow's sockets are mature, while an incident fixes it.
     pub(crate) fn settled_age(&self) -> Option<Duration> {
         match self.state {
             GrowthState::Quiet => None,
@@ -141,7 +144,7 @@ impl Growth {
         }
     }
 
-    /// Takes in the counts of a window that is over. `age` is from which age on sockets were mature in it.
+    /// Takes in the counts of a window that has ended. `age` is the age of mature sockets in that window.
     pub(crate) fn window(
         &mut self,
         point: Point,
@@ -185,7 +188,7 @@ impl Growth {
         None
     }
 
-    /// Since when it piles up, if it does.
+    /// Returns the start of the incident; `None` if there is none.
     pub(crate) fn active_since(&self) -> Option<BootTime> {
         match self.state {
             GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => Some(active.began),
@@ -193,23 +196,23 @@ impl Growth {
         }
     }
 
-    /// What was counted, oldest first.
+    /// Returns the counts, oldest first.
     pub(crate) fn history(&self) -> Vec<Point> {
         self.series.history()
     }
 
-    /// Whether it is to be reported.
+    /// Whether the growth is to be reported.
     pub(crate) fn is_suspected(&self) -> bool {
         matches!(self.state, GrowthState::Suspected(_))
     }
 
-    /// Whether it has no past that matters.
+    /// Whether the growth is over and its counts can be dropped.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
-    /// It is reported at `at`, with so many sockets; none if it was nothing after all. Says when it was reported first, and
-    /// whether that was before.
+    /// Takes in that the incident is reported at `at` with `count` sockets; 0 ends the suspicion. Returns the time of
+    /// the first report, and whether that was an earlier one.
     pub(crate) fn said(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         if count == 0 {
             self.state = GrowthState::Quiet;
@@ -228,7 +231,7 @@ impl Growth {
         Some((active.began, before.is_some()))
     }
 
-    /// How the count goes, of sockets of which the oldest that is still there entered at `onset`.
+    /// Returns the course of the count. `onset` is the entry of the oldest remaining socket.
     pub(crate) fn course(&self, onset: BootTime) -> Course {
         let growing = self.grows();
         let grows = growing.is_some();
@@ -277,7 +280,7 @@ impl Growth {
         if mature < most - most / 4 { Shape::Recovering } else { Shape::Plateau }
     }
 
-    /// The points of the shortest windows in which it grows.
+    /// Returns the points of the shortest windows in which the count grows.
     fn grows(&self) -> Option<Vec<Point>> {
         let newest = self.series.newest()?;
         self.series.scales().find(|points| {

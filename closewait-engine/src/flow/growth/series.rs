@@ -1,4 +1,4 @@
-//! Counts of a group at moments that lie closer together the younger they are.
+//! Counts of a flow over time, at shorter intervals the younger they are.
 
 use std::collections::VecDeque;
 
@@ -9,22 +9,22 @@ use crate::{
 
 /// Points of one scale: three windows make growth, a few more a better line.
 const MAX_POINTS: usize = 8;
-/// Each scale's windows are so many times as long as those of the one before. From windows of 2 s to windows of 17 minutes.
+/// Lengths of the windows of each scale, as multiples of the shortest: from 2 s to 17 minutes.
 const SCALES: [u64; 4] = [1, 8, 64, 512];
 
-/// What was counted of a group at one moment.
+/// Counts of a flow at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Point {
     pub(crate) at: BootTime,
     /// Sockets in CLOSE_WAIT.
     pub(crate) present: u64,
-    /// Of those, the ones that are older than the group's sockets get as long as all is well.
+    /// Sockets that are older than sockets of the flow get in normal operation; included in `present`.
     pub(crate) mature: Aged,
-    /// Of those, the ones that are so old that they count as stuck.
+    /// Stuck sockets; included in `present`.
     pub(crate) stuck: Aged,
-    /// How many have entered so far.
+    /// Number of entries so far.
     pub(crate) entered: u64,
-    /// How many have left so far.
+    /// Number of exits so far.
     pub(crate) left: u64,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Point {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Aged {
     pub(crate) present: u64,
-    /// How many have left so far.
+    /// Number of exits of such sockets so far.
     pub(crate) left: u64,
 }
 
@@ -47,7 +47,7 @@ impl Series {
         Self { scales: std::array::from_fn(|_| VecDeque::with_capacity(MAX_POINTS)) }
     }
 
-    /// The next point; `window` is how long the shortest windows are meant to be.
+    /// Adds a point; `window` is the intended length of the shortest windows.
     pub(super) fn push(&mut self, point: Point, window: std::time::Duration) {
         for (points, scale) in self.scales.iter_mut().zip(SCALES) {
             let length = nanos(window).saturating_mul(scale);
@@ -62,17 +62,17 @@ impl Series {
         }
     }
 
-    /// The points of each scale, from the shortest windows to the longest.
+    /// Returns the points of each scale, from the shortest windows to the longest.
     pub(super) fn scales(&self) -> impl Iterator<Item = Vec<Point>> {
         self.scales.iter().map(|points| points.iter().copied().collect())
     }
 
-    /// The newest point of all.
+    /// Returns the newest point.
     pub(super) fn newest(&self) -> Option<&Point> {
         self.scales[0].back()
     }
 
-    /// The points with the shortest windows.
+    /// Returns the points of the shortest windows.
     pub(super) fn finest(&self) -> impl Iterator<Item = &Point> {
         self.scales[0].iter()
     }
@@ -86,7 +86,7 @@ impl Series {
     }
 }
 
-/// The line through points by the median of the slopes between all pairs (Theil and Sen), which one wild point does not bend.
+/// Fits a line through points by the median of the slopes between all pairs (Theil and Sen), which one wild point does not bend.
 /// The error is half the span in which two thirds of those slopes lie. `None` for fewer than three points.
 pub(super) fn slope(points: &[Point], count: impl Fn(&Point) -> u64) -> Option<Slope> {
     if points.len() < 3 {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Config, Events,
-    model::{Counters, How, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent},
+    model::{Counters, ExitCause, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent},
     testing::socket,
 };
 
@@ -123,7 +123,10 @@ fn a_phantom_is_removed_and_its_leaving_told() {
         [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])],
         "the kernel is to forget it too"
     );
-    assert!(said.iter().any(|one| matches!(one, Finding::Leave { how: How::Unknown, dwell: None, .. })), "{said:?}");
+    assert!(
+        said.iter().any(|one| matches!(one, Finding::Leave { how: ExitCause::Unknown, dwell: None, .. })),
+        "{said:?}"
+    );
     assert_eq!((health(&said), engine.totals().tracked), (Some((0, 1)), 1));
 }
 
@@ -160,9 +163,10 @@ fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
                 at: at(9_011),
                 entered: Some(at(1_000)),
                 socket: socket(),
-                how: How::Closed,
+                how: ExitCause::Closed,
                 closer: None,
                 fd_open: Some(false),
+                wrote: None,
             }
             .into(),
         ];

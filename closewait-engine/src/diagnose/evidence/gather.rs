@@ -1,0 +1,147 @@
+//! Puts the evidence of a group together, from what was read of its owners and its port.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeerEnds, RECENT, Siblings, Waits};
+use crate::{
+    context::{host_context::HostContext, pairing},
+    flow::{flows::Flows, group_key::FlowKey},
+    model::{Connection, PeerEnd, ProxyPeer, Role, SocketKey},
+    time::BootTime,
+    track::tracked_socket::TrackedSocket,
+};
+
+/// Age from which on what was read of owners is no evidence any more.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// Times of the kernel's TCP are within ticks: what is to be later has to be later by more than one of 100 Hz.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What a group is put together from.
+pub(crate) struct Sources<'a> {
+    /// Time of the judgement.
+    pub(crate) now: BootTime,
+    /// Facts about owners.
+    pub(crate) host_context: &'a HostContext,
+    /// Facts about ports and remote endpoints; `None` without an agent that watches.
+    pub(crate) flows: Option<&'a Flows>,
+    /// The port or remote endpoint of the group.
+    pub(crate) flow_key: FlowKey,
+    /// Entries of all sockets of that which are in CLOSE_WAIT.
+    pub(crate) entries: &'a [BootTime],
+}
+
+impl Sources<'_> {
+    /// Returns the evidence of the group with these sockets.
+    pub(crate) fn evidence(&self, members: &[(SocketKey, &TrackedSocket)]) -> GroupEvidence {
+        let Some(onset) = members.iter().map(|(_, one)| one.since.latest()).min() else {
+            return GroupEvidence::default();
+        };
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let sockets = || members.iter().map(|(_, one)| &one.socket);
+        let owners = members.iter().filter_map(|(_, one)| one.owners.as_deref());
+        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(PIDS).collect();
+        let is_server = matches!(self.flow_key, FlowKey::Port(..));
+        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
+        let after = self.entries.iter().filter(|entry| **entry > onset + AFTER_ONSET).count();
+        let (netns, port) = match self.flow_key {
+            FlowKey::Port(netns, port) => (netns, Some(port)),
+            FlowKey::Remote(..) | FlowKey::Rest => (None, None),
+        };
+        let peer_ends: Vec<PeerEnd> = if is_server {
+            members.iter().filter_map(|(key, _)| self.host_context.peer_end(*key)).collect()
+        } else {
+            Vec::new()
+        };
+        GroupEvidence {
+            onset: Some(onset),
+            demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
+            recent_entries: number(self.entries.iter().filter(|entry| self.now.since(**entry) <= RECENT).count()),
+            late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
+            siblings,
+            closes: port.and_then(|port| self.host_context.closes(netns, port)).copied(),
+            peer_ends: PeerEnds {
+                read: number(peer_ends.len()),
+                half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
+            },
+            backends: self.backends(&pids),
+            waits: self.waits(&pids, members),
+            sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
+            eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
+            clients: if is_server {
+                ClientFacts::default()
+            } else {
+                ClientFacts::of(members.iter().map(|(_, one)| (&one.socket, one.since)), onset)
+            },
+        }
+    }
+
+    /// Returns the connections of all owners; `None` if those of one were not read, or long ago.
+    fn connections(&self, pids: &BTreeSet<u32>) -> Option<impl Iterator<Item = (BootTime, &ProxyPeer)>> {
+        let fresh = |pid: &u32| {
+            let read = self.host_context.connections_read(*pid)?;
+            (self.now.since(read) <= MAX_AGE).then_some((*pid, read))
+        };
+        let read: Vec<(u32, BootTime)> = pids.iter().map(fresh).collect::<Option<_>>()?;
+        let of = |(pid, read): (u32, BootTime)| self.host_context.connections(pid).iter().map(move |peer| (read, peer));
+        (!read.is_empty()).then(|| read.into_iter().flat_map(of))
+    }
+
+    fn siblings(&self, pids: &BTreeSet<u32>, onset: BootTime) -> Option<Siblings> {
+        let FlowKey::Port(netns, port) = self.flow_key else { return None };
+        let mut siblings = Siblings::default();
+        for (read, peer) in self.connections(pids)? {
+            let socket = &peer.socket;
+            let same_port = socket.role == Some(Role::Server)
+                && socket.local.port == port
+                && (netns.is_none() || socket.netns.is_none() || socket.netns == netns);
+            if !same_port || peer.state != Connection::Established {
+                continue;
+            }
+            let (Some(sent), Some(received)) = (socket.last_sent, socket.last_received) else { continue };
+            let has_sent = socket.sent_bytes.is_some_and(|bytes| bytes > 0);
+            let has_received = socket.received_bytes.is_some_and(|bytes| bytes > 0);
+            let after = |at: BootTime| at > onset + TICK;
+            let lately = read.since(sent) <= RECENT;
+            siblings.served += u32::from(has_sent && has_received && after(sent) && after(received) && lately);
+            siblings.waiting += u32::from(has_received && after(received) && (!has_sent || received > sent + TICK));
+        }
+        Some(siblings)
+    }
+
+    fn backends(&self, pids: &BTreeSet<u32>) -> Option<Backends> {
+        let mut backends = Backends::default();
+        for (_, peer) in self.connections(pids)? {
+            if peer.socket.role != Some(Role::Server) {
+                backends.read += 1;
+                backends.waiting += u32::from(pairing::waits(peer));
+            }
+        }
+        Some(backends)
+    }
+
+    fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {
+        let mut waits = Waits::default();
+        for pid in pids {
+            let fresh = self.host_context.inspected_at(*pid).is_some_and(|at| self.now.since(at) <= MAX_AGE);
+            waits.add(self.host_context.processes().get(pid).filter(|_| fresh)?);
+        }
+        if pids.is_empty() || waits.threads == 0 {
+            return None;
+        }
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        if let Some(pid) = pids.first().filter(|_| pids.len() == 1) {
+            let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
+            let samples = self.host_context.wait_samples(*pid);
+            waits.set_follows(
+                number(members.len()),
+                samples.map(|sample| (sample.limited, number(entered_by(sample.at)))),
+            );
+        } else {
+            waits.set_follows(number(members.len()), std::iter::empty());
+        }
+        Some(waits)
+    }
+}
+
+/// Number of owners of a group that are looked at.
+const PIDS: usize = 64;

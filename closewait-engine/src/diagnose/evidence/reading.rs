@@ -1,0 +1,81 @@
+//! Counter-evidence: what speaks against blaming a program, and whether it was read.
+
+use crate::diagnose::Case;
+
+/// A kind of evidence that speaks against blaming a program. A rule that blames declares which kinds it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterEvidence {
+    /// The program finishes sockets of the port late.
+    LateExits,
+    /// The program serves other connections of the port.
+    OtherConnections,
+    /// The program closes connections of the port that it has answered.
+    Closes,
+    /// The peers still wait for an answer: they have closed one direction only.
+    PeersWait,
+    /// The program waits for other programs.
+    BackendsWait,
+    /// The program has data to send that the peer does not take.
+    Sending,
+    /// What the program's threads do: each works on a socket and has a timeout.
+    Threads,
+}
+
+/// Result of reading one kind of counter-evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceReading {
+    /// It was not read, or could not be.
+    NotRead,
+    /// It was read, and there is none.
+    Absent,
+    /// It was read, and speaks against blame.
+    Present,
+}
+
+impl EvidenceReading {
+    fn of(present: Option<bool>) -> Self {
+        match present {
+            None => Self::NotRead,
+            Some(false) => Self::Absent,
+            Some(true) => Self::Present,
+        }
+    }
+}
+
+impl CounterEvidence {
+    /// Name in `docs/diagnoses.md`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LateExits => "late exits",
+            Self::OtherConnections => "other connections",
+            Self::Closes => "closes",
+            Self::PeersWait => "peers that wait",
+            Self::BackendsWait => "backends",
+            Self::Sending => "data to send",
+            Self::Threads => "threads",
+        }
+    }
+
+    /// Reads it in a case.
+    pub fn read(self, case: &Case<'_>) -> EvidenceReading {
+        let evidence = &case.group.evidence;
+        match self {
+            Self::LateExits => EvidenceReading::of(evidence.finishes_late(case.now)),
+            Self::OtherConnections => EvidenceReading::of(evidence.siblings.map(|siblings| siblings.served > 0)),
+            Self::Closes => EvidenceReading::of(
+                evidence.closes.map(|closes| closes.last.is_some_and(|last| case.now.since(last) <= super::RECENT)),
+            ),
+            Self::PeersWait => {
+                let ends = evidence.peer_ends;
+                EvidenceReading::of((ends.read > 0).then(|| ends.half_closed * 2 >= ends.read))
+            }
+            Self::BackendsWait => EvidenceReading::of(evidence.backends.map(|backends| {
+                backends.waiting > 0 && u64::from(backends.waiting) * 2 >= u64::from(case.group.count)
+            })),
+            Self::Sending => {
+                EvidenceReading::of(case.socket.send_queue_bytes.map(|_read| evidence.sending * 2 > case.group.count))
+            }
+            Self::Threads => EvidenceReading::of(evidence.waits.map(|waits| waits.follows == Some(true))),
+        }
+    }
+}

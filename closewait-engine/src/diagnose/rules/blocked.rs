@@ -1,0 +1,268 @@
+//! A server whose threads wait for something that does not come.
+
+use crate::diagnose::{
+    About, Case, Judgement, Rule,
+    evidence::{CounterEvidence, Waits},
+    text,
+};
+use crate::model::{Certainty, Class};
+
+use super::sure_from;
+
+/// Nothing of the port goes on, and the threads that should serve it wait without a timeout.
+pub(super) struct Blocked;
+
+/// Some of the threads wait for ever, while others serve.
+pub(super) struct PartlyBlocked;
+
+/// Age from which on a program of which threads tell nothing may be called hung.
+const SOME_AGE: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl Rule for Blocked {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "blocked",
+            when: "of a server, since the oldest of the group entered: no other connection was served or closed, no socket was \
+                   finished late, 2 or more connections came; and its threads wait without a timeout, enough of them for half of \
+                   the sockets, or none waits for events; or the runtime runs many tasks on each thread",
+            class: &[Class::Hung],
+            certainty: &[
+                (
+                    Certainty::High,
+                    "for 60 s or longer, with 5 or more new connections, by threads that wait without a timeout",
+                ),
+                (Certainty::Medium, "for 15 s or longer"),
+                (Certainty::Low, "for less long, or where threads do not tell (Go), until 60 s"),
+            ],
+            says: "the program hangs since the onset",
+            next: "see where its threads are, and what happened at the onset",
+            not: &[
+                "a slow server: its threads wait with a timeout, or for a backend",
+                "a server without new connections: nothing shows that it would not serve them",
+                "an event loop that waits for events: it is idle, not stuck",
+            ],
+            seen: &["gevent/gevent#464", "Netflix, Java 21 virtual threads (2024)", "gin-gonic/gin#596"],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[
+            CounterEvidence::LateExits,
+            CounterEvidence::OtherConnections,
+            CounterEvidence::Closes,
+            CounterEvidence::PeersWait,
+            CounterEvidence::BackendsWait,
+            CounterEvidence::Sending,
+            CounterEvidence::Threads,
+        ]
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        let evidence = &case.group.evidence;
+        let waits = evidence.waits?;
+        if !case.is_server() || evidence.demand < 2 || evidence.progresses(case.now) == Some(true) {
+            return None;
+        }
+        let count = u64::from(case.group.count);
+        let blocked = u64::from(waits.blocked);
+        let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
+        let enough = blocked * 2 >= count && blocked > 0;
+        let (surest, what) = match waits.idle_loop {
+            Some(true) => return None,
+            Some(false) if blocked > 0 => {
+                (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
+            }
+            Some(false) | None if serves_nothing || enough => {
+                (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
+            }
+            // The tasks of such a runtime are not to be seen from here.
+            _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= SOME_AGE => {
+                let sure = case.group.oldest >= super::SURE_AGE;
+                (
+                    if sure { Certainty::Medium } else { Certainty::Low },
+                    "its threads do not tell what each waits for".to_owned(),
+                )
+            }
+            _ => return None,
+        };
+        let unread = evidence.progresses(case.now).is_none();
+        let certainty = if unread { Certainty::Low } else { sure_from(case, surest) };
+        Some(Judgement {
+            class: Class::Hung,
+            certainty,
+            text: format!(
+                "{early}since the oldest of {count} entered {since} ago, {owner} has served no other connection of port {port}, \
+                 and {demand} came; {what}.{doing}",
+                early = super::early(case, "hung"),
+                count = text::count(case.group.count.max(1), "socket"),
+                since = text::duration(case.group.oldest),
+                owner = text::owner(case),
+                port = text::port(case),
+                demand = evidence.demand,
+                doing = text::doing(case),
+            ),
+            next: format!("{}; see what happened {} ago", text::dump(case), text::duration(case.group.oldest)),
+        })
+    }
+}
+
+impl Rule for PartlyBlocked {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "partly_blocked",
+            when: "of a server that serves others: 3 or more sockets, the oldest for 15 s or longer, the FIN unread, as many threads \
+                   wait without a timeout, and those with a timeout have not become more with the sockets",
+            class: &[Class::Hung],
+            certainty: &[(Certainty::Low, "the program works: a slow lock or a leak can look alike")],
+            says: "some requests wait for something that does not come, while others are served",
+            next: "see what the waiting threads wait for",
+            not: &["a slow path: its threads wait with a timeout, one for each socket"],
+            seen: &["jetty/jetty.project#8908"],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[
+            CounterEvidence::LateExits,
+            CounterEvidence::PeersWait,
+            CounterEvidence::BackendsWait,
+            CounterEvidence::Sending,
+            CounterEvidence::Threads,
+        ]
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        let evidence = &case.group.evidence;
+        let waits = evidence.waits?;
+        let count = case.group.count;
+        let applies = case.is_server()
+            && evidence.progresses(case.now) == Some(true)
+            && count >= 3
+            && case.group.oldest >= SOME_AGE
+            && evidence.eof_unread * 2 >= count
+            && !waits.multiplexes
+            && waits.idle_loop != Some(true)
+            && waits.blocked >= count
+            && waits.follows == Some(false);
+        if !applies {
+            return None;
+        }
+        Some(Judgement {
+            class: Class::Hung,
+            certainty: Certainty::Low,
+            text: format!(
+                "{owner} serves other connections of port {port}, and {stay} since {since}; {threads} without a timeout.{doing}",
+                owner = text::owner(case),
+                port = text::port(case),
+                stay = if count == 1 { "1 socket stays".to_owned() } else { format!("{count} sockets stay") },
+                since = text::duration(case.group.oldest),
+                threads = threads(&waits, waits.blocked),
+                doing = text::doing(case),
+            ),
+            next: text::dump(case),
+        })
+    }
+}
+
+fn threads(waits: &Waits, count: u32) -> String {
+    let wait = if count == 1 { "waits" } else { "wait" };
+    if waits.threads == 1 {
+        "its only thread waits".to_owned()
+    } else {
+        format!("{count} of {} threads {wait}", waits.threads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::{Backends, LateExits, PeerEnds, Siblings},
+        testing::{Scene, secs},
+    };
+
+    /// A thread pool of 20 that waits for one lock, with everything read.
+    fn hung(age: u64) -> Scene {
+        let mut scene = Scene::server().of(20).aged(age);
+        scene.socket.send_queue_bytes = Some(0);
+        let evidence = &mut scene.group.evidence;
+        evidence.demand = 12;
+        evidence.late_exits = Some(LateExits::default());
+        evidence.siblings = Some(Siblings::default());
+        evidence.closes = Some(crate::model::PortCloses {
+            port: crate::model::WatchedPort { netns: None, port: 8080, since: crate::time::BootTime(0) },
+            count: 0,
+            last: None,
+        });
+        evidence.peer_ends = PeerEnds { read: 20, half_closed: 0 };
+        evidence.backends = Some(Backends::default());
+        evidence.eof_unread = 20;
+        evidence.waits = Some(Waits {
+            threads: 24,
+            complete: true,
+            accepting: 1,
+            blocked: 20,
+            limited: 3,
+            follows: Some(false),
+            ..Waits::default()
+        });
+        scene
+    }
+
+    fn said(scene: &Scene) -> (Class, Certainty) {
+        let verdict = scene.verdict();
+        (verdict.class, verdict.certainty)
+    }
+
+    #[test]
+    fn a_hang_gets_surer_with_time_and_is_told_at_once() {
+        let certainties: Vec<_> = [4, 20, 90].map(|age| said(&hung(age))).into();
+        let hung_with = |certainty| (Class::Hung, certainty);
+        assert_eq!(certainties, [Certainty::Low, Certainty::Medium, Certainty::High].map(hung_with));
+        assert!(hung(4).verdict().text.starts_with("too early to be sure"), "{}", hung(4).verdict().text);
+    }
+
+    #[test]
+    fn each_kind_of_progress_excludes_it_and_what_was_not_read_makes_it_less_sure() {
+        let mut scene = hung(90);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_ne!(said(&scene).1, Certainty::High);
+        let mut scene = hung(90);
+        scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(8) });
+        assert_eq!(said(&scene).0, Class::Transient);
+        let mut scene = hung(90);
+        scene.group.evidence.peer_ends.half_closed = 20;
+        assert_eq!(said(&scene).0, Class::HalfClose);
+        let mut scene = hung(90);
+        scene.group.evidence.backends = Some(Backends { read: 20, waiting: 20 });
+        assert_ne!(said(&scene).0, Class::Hung);
+        let mut scene = hung(90);
+        scene.group.evidence.closes = None;
+        assert_eq!(said(&scene), (Class::Hung, Certainty::Medium));
+    }
+
+    #[test]
+    fn without_new_connections_nothing_shows_a_hang() {
+        let mut scene = hung(90);
+        scene.group.evidence.demand = 0;
+        assert_eq!((said(&scene).0, scene.verdict().rule), (Class::Unknown, "no_demand"));
+    }
+
+    #[test]
+    fn an_idle_event_loop_is_not_hung_and_one_that_waits_for_something_else_is() {
+        let mut scene = hung(90);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.blocked, waits.events, waits.idle_loop, waits.threads) = (4, 1, Some(true), 5);
+        assert_ne!(said(&scene).0, Class::Hung);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.blocked, waits.events, waits.idle_loop) = (5, 0, Some(false));
+        assert_eq!(said(&scene).0, Class::Hung);
+    }
+
+    #[test]
+    fn some_that_wait_for_ever_beside_others_that_are_served_are_a_guess() {
+        let mut scene = hung(20);
+        scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
+        assert_eq!((said(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+    }
+}

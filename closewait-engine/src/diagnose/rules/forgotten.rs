@@ -1,0 +1,100 @@
+//! Sockets that no thread works on.
+
+use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::model::{Certainty, Class};
+
+/// The program waits for new work only, and sockets stay: nobody in it will close them.
+pub(super) struct Forgotten;
+
+/// Number of sockets from which on the verdict is more than a guess.
+const MIN_SOCKETS: u32 = 3;
+
+impl Rule for Forgotten {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "forgotten",
+            when: "of a server: all threads but a quarter of the sockets' number wait for events or in accept(), without a timeout, \
+                   and no connection to another program waits for an answer",
+            class: &[Class::Leak],
+            certainty: &[
+                (Certainty::Medium, "3 or more sockets, the oldest for 15 s or longer, and the program serves others"),
+                (Certainty::Low, "otherwise"),
+            ],
+            says: "the program is idle and has these sockets open: it has forgotten to close them",
+            next: "see which requests leave them behind",
+            not: &[
+                "a program that waits for a timer: its wait has a timeout",
+                "a program that waits for another one: its connection to that waits for an answer",
+                "a runtime that runs many tasks on each thread (Go): its threads tell nothing",
+            ],
+            seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[
+            CounterEvidence::LateExits,
+            CounterEvidence::PeersWait,
+            CounterEvidence::BackendsWait,
+            CounterEvidence::Sending,
+        ]
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        let evidence = &case.group.evidence;
+        let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes)?;
+        let waiting = evidence.backends?.waiting;
+        let idle = match waits.idle_loop {
+            Some(idle) => idle && waits.limited == 0,
+            None => waits.events + waits.accepting > 0,
+        };
+        let working = waits.blocked + waits.limited + waits.running + waits.writing;
+        let works = if waits.idle_loop == Some(true) { 0 } else { working };
+        if !case.is_server() || !idle || waiting > 0 || works * 4 > case.group.count {
+            return None;
+        }
+        let serves = evidence.progresses(case.now) == Some(true);
+        let sure = serves && case.group.count >= MIN_SOCKETS && case.group.oldest >= super::SOME_AGE;
+        let owner = text::owner(case);
+        let others = if serves { "serves others" } else { "is idle" };
+        Some(Judgement {
+            class: Class::Leak,
+            certainty: if sure { Certainty::Medium } else { Certainty::Low },
+            text: format!(
+                "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work only, \
+                 none works on these",
+                count = text::count(case.group.count.max(1), "socket"),
+                age = text::duration(case.group.oldest),
+            ),
+            next: format!(
+                "find the path in {owner} that skips the close: which requests leave a socket behind, and what happens to it \
+                 when the peer closes first"
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{
+        evidence::{Backends, Siblings, Waits},
+        testing::Scene,
+    };
+
+    #[test]
+    fn an_idle_program_with_open_sockets_has_forgotten_them() {
+        let mut scene = Scene::server().of(12).aged(20);
+        let idle = Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(idle);
+        assert_eq!(scene.ask(&Forgotten), None, "what it waits for was not read");
+        scene.group.evidence.backends = Some(Backends::default());
+        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Medium);
+        scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });
+        assert_eq!(scene.ask(&Forgotten), None, "it waits for a timer");
+        scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
+        assert_eq!(scene.ask(&Forgotten), None, "threads work on them");
+    }
+}

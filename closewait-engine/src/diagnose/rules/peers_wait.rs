@@ -1,0 +1,61 @@
+//! Peers that have closed one direction and wait for the answer.
+
+use crate::diagnose::{
+    About, Case, Judgement, Rule,
+    evidence::{CounterEvidence, EvidenceReading},
+    text,
+};
+use crate::model::{Certainty, Class};
+
+/// On the same host, the other end can be asked: in FIN_WAIT2 with a descriptor it still reads.
+pub(super) struct PeersWait;
+
+impl Rule for PeersWait {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "peers_wait",
+            when: "a server accepted it, and at least half of the group's other ends are on this host, have closed their sending \
+                   side only, and have a descriptor",
+            class: &[Class::HalfClose],
+            certainty: &[(Certainty::Medium, "the peers can still read; a program that hangs behind them looks alike")],
+            says: "the clients have sent all and wait for the answer",
+            next: "nothing while the program works; see what the peers wait for",
+            not: &["a peer that is not found on this host tells nothing"],
+            seen: &["jpillora/chisel#535"],
+        }
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        if !case.is_server() || CounterEvidence::PeersWait.read(case) != EvidenceReading::Present {
+            return None;
+        }
+        let ends = case.group.evidence.peer_ends;
+        let owner = text::owner(case);
+        Some(Judgement {
+            class: Class::HalfClose,
+            certainty: Certainty::Medium,
+            text: format!(
+                "{} of {} peers on this host have closed only their sending side and still wait for {owner} to answer",
+                ends.half_closed, ends.read,
+            ),
+            next: format!(
+                "nothing while {owner} works on it; a timeout for half-closed connections would bound the wait"
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{evidence::PeerEnds, testing::Scene};
+
+    #[test]
+    fn peers_that_can_still_read_are_half_closed() {
+        let mut scene = Scene::server();
+        scene.group.evidence.peer_ends = PeerEnds { read: 4, half_closed: 1 };
+        assert_eq!(scene.ask(&PeersWait), None);
+        scene.group.evidence.peer_ends.half_closed = 2;
+        assert_eq!(scene.ask(&PeersWait).unwrap().class, Class::HalfClose);
+    }
+}

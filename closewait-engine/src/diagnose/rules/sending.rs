@@ -1,0 +1,71 @@
+//! Data that the peer does not take.
+
+use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::model::{Certainty, Class};
+
+/// A connection with data in its send queue is in use, whatever it looks like otherwise.
+pub(super) struct Sending;
+
+impl Rule for Sending {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "sending",
+            when: "more than half of the group's sockets have sent data that the peer has not acknowledged",
+            class: &[Class::Transient, Class::Unknown],
+            certainty: &[
+                (
+                    Certainty::Medium,
+                    "transient, for a server: it is still answering, and the kernel gives up in the end",
+                ),
+                (Certainty::Low, "unknown, for a client: its peer has closed one direction, or does not read"),
+            ],
+            says: "the connection is in use: the program sends, and the peer does not read",
+            next: "see why the peer does not read",
+            not: &["an idle connection of a pool: its send queue is empty"],
+            seen: &["katja-beam/katja#8"],
+        }
+    }
+
+    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+        let evidence = &case.group.evidence;
+        let queued = case.socket.send_queue_bytes.filter(|queued| *queued > 0)?;
+        if evidence.sending * 2 <= case.group.count {
+            return None;
+        }
+        let (owner, remote) = (text::owner(case), case.socket.remote);
+        let writers = evidence.waits.map_or(0, |waits| waits.writing);
+        let waits = match writers {
+            0 => String::new(),
+            1 => "; a thread of it waits in a call that sends".to_owned(),
+            threads => format!("; {threads} threads of it wait in calls that send"),
+        };
+        let (class, certainty) =
+            if case.is_client() { (Class::Unknown, Certainty::Low) } else { (Class::Transient, Certainty::Medium) };
+        Some(Judgement {
+            class,
+            certainty,
+            text: format!(
+                "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after its FIN: the \
+                 connection is in use{waits}",
+                age = text::age(case),
+            ),
+            next: format!("see why {remote} does not read; a send timeout in {owner} bounds the wait"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testing::Scene;
+
+    #[test]
+    fn a_client_with_a_full_send_queue_is_no_pool() {
+        let mut scene = Scene::client();
+        assert_eq!(scene.ask(&Sending), None);
+        (scene.socket.send_queue_bytes, scene.group.evidence.sending) = (Some(2_000_000), 1);
+        let said = scene.ask(&Sending).unwrap();
+        assert_eq!((said.class, said.certainty), (Class::Unknown, Certainty::Low));
+        assert!(said.text.contains("2000000 bytes (Send-Q)"), "{}", said.text);
+    }
+}

@@ -1,0 +1,73 @@
+//! Dwell time of a socket, and the time of its entry.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::BootTime;
+
+/// Dwell time of a socket, exact or as bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dwell {
+    /// Dwell time of a socket whose entry was seen.
+    Exact(Duration),
+    /// Bounds for a socket that is older than the agent, or whose entry was missed.
+    Between {
+        /// Lower bound.
+        at_least: Duration,
+        /// Upper bound; `None` if unknown.
+        at_most: Option<Duration>,
+    },
+}
+
+impl Dwell {
+    /// The time that is certain.
+    pub fn at_least(self) -> Duration {
+        match self {
+            Self::Exact(dwell) => dwell,
+            Self::Between { at_least, .. } => at_least,
+        }
+    }
+}
+
+/// Time at which a socket entered CLOSE_WAIT, exact or as bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Since {
+    /// Time of an entry that was seen.
+    Exact(BootTime),
+    /// Bounds for an entry that was not seen.
+    Between {
+        /// Earliest possible entry; `None` if unknown.
+        earliest: Option<BootTime>,
+        /// Latest possible entry.
+        latest: BootTime,
+    },
+}
+
+impl Since {
+    /// Returns the dwell time at `now`.
+    pub fn dwell(self, now: BootTime) -> Dwell {
+        match self {
+            Self::Exact(entered) => Dwell::Exact(now.since(entered)),
+            Self::Between { earliest, latest } => {
+                Dwell::Between { at_least: now.since(latest), at_most: earliest.map(|earliest| now.since(earliest)) }
+            }
+        }
+    }
+
+    /// Whether it cannot have entered at `moment`.
+    pub fn excludes(self, moment: BootTime) -> bool {
+        match self {
+            Self::Exact(entered) => moment != entered,
+            Self::Between { earliest, latest } => moment > latest || earliest.is_some_and(|earliest| moment < earliest),
+        }
+    }
+
+    /// The moment from which on it certainly was in CLOSE_WAIT.
+    pub fn latest(self) -> BootTime {
+        match self {
+            Self::Exact(entered) => entered,
+            Self::Between { latest, .. } => latest,
+        }
+    }
+}
