@@ -92,7 +92,8 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
             | Output::InspectOwners(_)
             | Output::Audit { .. }
             | Output::RefreshSuspects(_)
-            | Output::Forget(_) => {}
+            | Output::Forget(_)
+            | Output::WatchPorts(_) => {}
         }
     }
     findings

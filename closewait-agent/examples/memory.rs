@@ -180,6 +180,7 @@ fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> Socket
         how: ExitCause::Closed,
         closer: None,
         fd_open: Some(false),
+        wrote: Some(false),
     }
 }
 

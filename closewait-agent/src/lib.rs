@@ -26,7 +26,7 @@
 //! | [`memory`] | gives memory back after a peak | |
 //! | [`cmd`], [`cli`] | one file a subcommand; the flags | |
 //!
-//! `cargo xtask tidy` checks what `host`, `sink`, `source` and `hooks` may use (`xtask/src/tidy/layers.rs`).
+//! `cargo xtask tidy` checks what these modules may use, apart from `runtime` and the commands (`xtask/src/tidy/layers.rs`).
 
 pub mod cli;
 pub mod clock;

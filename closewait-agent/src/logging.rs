@@ -22,7 +22,8 @@ use rustix::event::PollFlags;
 
 use crate::{
     host::confine,
-    sink::{Backlog, Settings, Writer, poll, write_fully},
+    host::poll::poll,
+    sink::{Backlog, Settings, Writer, write_fully},
 };
 use closewait_engine::text::{harmless, harmless_path};
 

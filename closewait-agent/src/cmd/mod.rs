@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use self::kill::KillError;
 use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
-    hooks::ProgramError,
+    hooks::HookProgramError,
     host::{open_files::OpenFiles, plan::StartRefusal},
     sink::{Form, Sink, json::Json, text::Text},
     source::{pins::PinsError, program},
@@ -101,7 +101,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if let Some(error) = cause.downcast_ref::<KillError>() {
             return Some(error.exit_code());
         }
-        if cause.is::<ProgramError>() {
+        if cause.is::<HookProgramError>() {
             return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {
@@ -185,8 +185,8 @@ mod tests {
             NetnsError::Open { path: path(), error: cause() }.into(),
             TracefsError::MountDenied { call: "mount", error: cause() }.into(),
             PodsError { path: path(), error: cause() }.into(),
-            ProgramError::NotExecutable { path: path(), error: cause() }.into(),
-            ProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
+            HookProgramError::NotExecutable { path: path(), error: cause() }.into(),
+            HookProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
         ];
         for error in errors {
             let text = format!("{error:#}");

@@ -20,7 +20,10 @@ use super::{
     pool::BytePool,
     transfer_time,
 };
-use crate::{host::in_time::InTime, memory, sink::reader_is_gone};
+use crate::{
+    host::{in_time::InTime, poll::reader_is_gone},
+    memory,
+};
 
 /// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
 const LARGE: u64 = 4 << 20;

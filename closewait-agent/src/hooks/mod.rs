@@ -31,7 +31,7 @@ use self::limits::{Skipped, StartLimiter};
 pub use self::{
     event::{HookEnvironment, HookEvent, HookEventKind, HookGroup},
     helper::serve,
-    program::{HookPrograms, ProgramError},
+    program::{HookProgramError, HookPrograms},
 };
 use crate::{
     clock,

@@ -26,7 +26,7 @@ const LONGEST_LIST: usize = 64 << 10;
 
 /// Why a program is not one to run.
 #[derive(Debug, Error)]
-pub enum ProgramError {
+pub enum HookProgramError {
     /// It is not there.
     #[error("{call} of {} failed: {error}; give the path of a program, without arguments: a script can have them", path.display())]
     Missing {
@@ -102,10 +102,10 @@ impl HookPrograms {
     /// # Errors
     ///
     /// If one is not there, cannot be run, others could change it, or its file system does not answer within two seconds.
-    pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, ProgramError> {
+    pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, HookProgramError> {
         let find = |path: &Path| {
             in_time(path, START_PATIENCE, find, drop)
-                .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: path.to_owned(), why }))
+                .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: path.to_owned(), why }))
         };
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
@@ -120,37 +120,37 @@ impl HookPrograms {
 }
 
 /// Where a program is, if it is one to run. Waits for its file system.
-pub(super) fn find(path: &Path) -> Result<PathBuf, ProgramError> {
+pub(super) fn find(path: &Path) -> Result<PathBuf, HookProgramError> {
     // SAFETY: takes nothing and cannot fail.
     find_for(path, geteuid().as_raw())
 }
 
-fn find_for(path: &Path, user: u32) -> Result<PathBuf, ProgramError> {
-    let missing = |call| move |error| ProgramError::Missing { call, path: path.to_owned(), error };
+fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
+    let missing = |call| move |error| HookProgramError::Missing { call, path: path.to_owned(), error };
     call("realpath");
     let path = fs::canonicalize(path).map_err(missing("realpath"))?;
     call("stat");
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
-        return Err(ProgramError::NoFile(path));
+        return Err(HookProgramError::NoFile(path));
     }
     // Whoever can write to a folder can put another file in the place of this one.
     for part in path.ancestors() {
         let found = fs::metadata(part).map_err(missing("stat"))?;
         let shields = found.is_dir() && found.mode() & STICKY != 0;
         if found.mode() & OTHERS_WRITE != 0 && !shields {
-            return Err(ProgramError::OthersWrite(part.to_owned()));
+            return Err(HookProgramError::OthersWrite(part.to_owned()));
         }
         if !shields && let Some(who) = listed_writer(part, user).map_err(missing("getxattr"))? {
-            return Err(ProgramError::ListedWrite { path: part.to_owned(), who });
+            return Err(HookProgramError::ListedWrite { path: part.to_owned(), who });
         }
         if found.uid() != 0 && found.uid() != user {
-            return Err(ProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
+            return Err(HookProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
         }
     }
     call("access");
     match executable(&path) {
         Ok(()) => Ok(path),
-        Err(error) => Err(ProgramError::NotExecutable { path, error }),
+        Err(error) => Err(HookProgramError::NotExecutable { path, error }),
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
             fs::set_permissions(self.0.join(name), Permissions::from_mode(mode)).unwrap();
         }
 
-        fn find(&self) -> Result<PathBuf, ProgramError> {
+        fn find(&self) -> Result<PathBuf, HookProgramError> {
             find(&self.0.join("hook"))
         }
     }
@@ -241,21 +241,21 @@ mod tests {
     fn what_is_no_program_is_refused_with_what_to_do() {
         let place = Place::new("none");
         let error = find(&place.0.join("hook --with arguments")).unwrap_err();
-        assert!(matches!(&error, ProgramError::Missing { call: "realpath", .. }));
+        assert!(matches!(&error, HookProgramError::Missing { call: "realpath", .. }));
         assert!(error.to_string().contains("without arguments"), "{error}");
-        assert!(matches!(find(&place.0), Err(ProgramError::NoFile(_))));
+        assert!(matches!(find(&place.0), Err(HookProgramError::NoFile(_))));
         place.set("hook", 0o644);
-        assert!(matches!(place.find(), Err(ProgramError::NotExecutable { .. })));
+        assert!(matches!(place.find(), Err(HookProgramError::NotExecutable { .. })));
     }
 
     #[test]
     fn what_others_can_write_or_replace_is_refused() {
         let place = Place::new("others");
         place.set("hook", 0o757);
-        assert!(matches!(place.find(), Err(ProgramError::OthersWrite(path)) if path.ends_with("hook")));
+        assert!(matches!(place.find(), Err(HookProgramError::OthersWrite(path)) if path.ends_with("hook")));
         place.set("hook", 0o755);
         place.set("", 0o777);
-        assert!(matches!(place.find(), Err(ProgramError::OthersWrite(path)) if !path.ends_with("hook")));
+        assert!(matches!(place.find(), Err(HookProgramError::OthersWrite(path)) if !path.ends_with("hook")));
         // As in /tmp: nobody but its owner replaces the file.
         place.set("", 0o1777);
         assert!(place.find().is_ok());
@@ -300,7 +300,7 @@ mod tests {
                 set => set.unwrap(),
             }
             let refused = place.find().unwrap_err();
-            assert!(matches!(&refused, ProgramError::ListedWrite { who, .. } if who == "user 65534"), "{refused}");
+            assert!(matches!(&refused, HookProgramError::ListedWrite { who, .. } if who == "user 65534"), "{refused}");
             removexattr(&path, attribute).unwrap();
             assert!(place.find().is_ok());
         }
@@ -312,11 +312,11 @@ mod tests {
         let owner = fs::metadata(&place.0).unwrap().uid();
         if owner == 0 {
             std::os::unix::fs::chown(place.0.join("hook"), Some(4711), None).unwrap();
-            assert!(matches!(place.find(), Err(ProgramError::OthersOwn { owner: 4711, .. })));
+            assert!(matches!(place.find(), Err(HookProgramError::OthersOwn { owner: 4711, .. })));
             assert!(find_for(&place.0.join("hook"), 4711).is_ok());
         } else {
             let refused = find_for(&place.0.join("hook"), owner + 1);
-            assert!(matches!(refused, Err(ProgramError::OthersOwn { .. })));
+            assert!(matches!(refused, Err(HookProgramError::OthersOwn { .. })));
         }
     }
 }

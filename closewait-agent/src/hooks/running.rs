@@ -21,7 +21,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{HookEnvironment, HookEvent, HookEventKind, ProgramError, output::CapturedOutput};
+use super::{HookEnvironment, HookEvent, HookEventKind, HookProgramError, output::CapturedOutput};
 use crate::{
     clock,
     host::in_time::{call, in_time_of_task},
@@ -182,7 +182,7 @@ async fn start(
     let stop = async { drop(stopping.changed().await) };
     in_time_of_task(program, timeout.min(START), stop, work, undo)
         .await
-        .unwrap_or_else(|why| Err(ProgramError::Unanswered { path: program.to_owned(), why }.into()))
+        .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: program.to_owned(), why }.into()))
 }
 
 /// In a group of processes of its own, without a shell and without arguments.

@@ -17,6 +17,7 @@ pub mod netns;
 pub mod open_files;
 pub mod plan;
 pub mod pods;
+pub mod poll;
 pub mod proc;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -249,7 +249,7 @@ fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, Netns
     match linked_inode(path) {
         Ok(Some(inode)) => open(seen, inode, path),
         Ok(None) => Ok(None),
-        Err(error) if proc::has_ended(&error) => Ok(None),
+        Err(error) if proc::is_gone(&error) => Ok(None),
         Err(error) if proc::is_refused(&error) => Err(NetnsError::LinkDenied { path: path.to_owned(), error }),
         Err(error) => Err(NetnsError::Open { path: path.to_owned(), error }),
     }

@@ -38,7 +38,7 @@ pub fn folder(root: &Path, pid: u32) -> PathBuf {
 
 /// Whether an error of a read below `/proc/PID` says that the process or thread has ended. Every other one says nothing of
 /// it: there may be too many open files, or no memory.
-pub fn has_ended(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
@@ -277,15 +277,15 @@ mod tests {
     fn who_is_not_there_is_an_error() {
         let nobody = folder(Path::new("/nowhere"), 1);
         assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
-        assert!(has_ended(&threads(&nobody, 8).unwrap_err()) && has_ended(&pids(Path::new("/nowhere")).unwrap_err()));
+        assert!(is_gone(&threads(&nobody, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
     }
 
     #[test]
     fn only_some_errors_say_that_a_process_has_ended() {
         let error = io::Error::from_raw_os_error;
-        assert!(has_ended(&error(libc::ESRCH)) && has_ended(&error(libc::ENOENT)));
+        assert!(is_gone(&error(libc::ESRCH)) && is_gone(&error(libc::ENOENT)));
         for other in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EACCES, libc::EINTR] {
-            assert!(!has_ended(&error(other)), "{other}");
+            assert!(!is_gone(&error(other)), "{other}");
         }
     }
 }

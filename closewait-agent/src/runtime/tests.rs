@@ -28,7 +28,7 @@ use crate::{
         json::Json,
     },
     source::{
-        program::ProgramsError,
+        program::KernelProgramError,
         scanner::ScanItem,
         worker::{Job, Outbox},
     },
@@ -107,16 +107,16 @@ impl RecordSource for FakeSource {
         true
     }
 
-    fn counters(&self) -> Result<Counters, ProgramsError> {
+    fn counters(&self) -> Result<Counters, KernelProgramError> {
         Ok(self.state().counters.clone())
     }
 
-    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), KernelProgramError> {
         self.state().forgotten.extend(entries);
         Ok(())
     }
 
-    fn keep_reported(&mut self, _at: BootTime, _counters: &Counters) -> Result<(), ProgramsError> {
+    fn keep_reported(&mut self, _at: BootTime, _counters: &Counters) -> Result<(), KernelProgramError> {
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use self::event::{EventContent, NumberedEvent, Numbering};
-pub use self::writer::{Backlog, Mark, Settings, Writer, poll, reader_is_gone, write_fully};
+pub use self::writer::{Backlog, Mark, Settings, Writer, write_fully};
 use closewait_engine::{text::harmless_field, time::BootTime};
 
 /// What the agent began with.

@@ -121,7 +121,7 @@ impl Held {
             match sockets_of(*pid, &mut inodes) {
                 Ok(()) => {}
                 // It has ended, and has none.
-                Err(error) if proc::has_ended(&error) => {}
+                Err(error) if proc::is_gone(&error) => {}
                 Err(error) => {
                     let why = || {
                         let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
@@ -149,7 +149,7 @@ fn sockets_of(pid: u32, to: &mut BTreeSet<u32>) -> io::Result<()> {
     for table in proc::descriptor_tables(&proc::folder(Path::new("/proc"), pid))? {
         match sockets_in(&table, to) {
             // The thread has ended.
-            Err(error) if proc::has_ended(&error) => {}
+            Err(error) if proc::is_gone(&error) => {}
             other => other?,
         }
     }

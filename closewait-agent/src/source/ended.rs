@@ -1,11 +1,14 @@
 //! Whether a process has ended, asked without `/proc`: nothing here waits for a lock of that process.
 
+use std::{os::fd::AsFd as _, time::Duration};
+
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fd::OwnedFd,
+    event::PollFlags,
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
+
+use crate::host::poll::poll;
 
 /// Whether a process has ended, also if its parent has not waited for it yet. `false` where that cannot be found out: before
 /// Linux 5.3, and if no descriptor is left.
@@ -13,14 +16,9 @@ pub fn has_ended(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     match pidfd_open(pid, PidfdFlags::empty()) {
         // It became readable at the end of its last thread (`pidfd_poll`, kernel/fork.c at v5.10).
-        Ok(process) => is_readable(&process),
+        Ok(process) => poll(process.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN),
         Err(error) => error == Errno::SRCH,
     }
-}
-
-fn is_readable(process: &OwnedFd) -> bool {
-    let mut entry = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut entry, Some(&Timespec::default())).is_ok() && entry[0].revents().contains(PollFlags::IN)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::host::{
     caps,
     deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
     mountinfo::mounts,
-    proc::{self, has_ended, is_refused},
+    proc::{self, is_gone, is_refused},
 };
 use closewait_engine::{
     model::{Owner, Task},
@@ -79,7 +79,7 @@ impl Unseen {
     fn failed(&mut self, error: &io::Error) {
         if is_refused(error) {
             self.denied += 1;
-        } else if !has_ended(error) {
+        } else if !is_gone(error) {
             self.others += 1;
             self.why.get_or_insert_with(|| error.to_string());
         }
@@ -130,7 +130,7 @@ fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut V
     for table in proc::descriptor_tables(process)? {
         match collect_table(process, &table, (pid, &mut task), job, held) {
             // The thread has ended; of a process that has, nothing is missing.
-            Err(error) if has_ended(&error) => {}
+            Err(error) if is_gone(&error) => {}
             other => other?,
         }
     }
@@ -152,7 +152,7 @@ fn collect_table(
         let target = match fs::read_link(entry.path()) {
             Ok(target) => target,
             // It was closed.
-            Err(error) if has_ended(&error) => continue,
+            Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
         let Some(inode) = socket_inode(&target) else { continue };

@@ -47,9 +47,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/closewa
 ///
 /// # Errors
 ///
-/// If it was not: [`ProgramsError::NotBuilt`].
-pub fn check_built() -> Result<(), ProgramsError> {
-    if OBJECT.is_empty() { Err(ProgramsError::NotBuilt) } else { Ok(()) }
+/// If it was not: [`KernelProgramError::NotBuilt`].
+pub fn check_built() -> Result<(), KernelProgramError> {
+    if OBJECT.is_empty() { Err(KernelProgramError::NotBuilt) } else { Ok(()) }
 }
 
 /// How much work the kernel had to check a program: where its start-up time goes.
@@ -66,7 +66,7 @@ const UNUSED_RING: u32 = 4096;
 
 /// What went wrong with a kernel program.
 #[derive(Debug, Error)]
-pub enum ProgramsError {
+pub enum KernelProgramError {
     /// The build had no tools for the kernel program.
     #[error(
         "this binary was built without its kernel program\nhint: build it again, in a clone of the repository:\n    cargo xtask build"
@@ -181,10 +181,10 @@ impl KernelPrograms {
         choices: Option<Choices>,
         pins: Option<Pins>,
         log_kernel: bool,
-    ) -> Result<Self, ProgramsError> {
+    ) -> Result<Self, KernelProgramError> {
         check_built()?;
         let needs_btf = plan.hook == Tracepoint::Btf || plan.iterate_files;
-        let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(ProgramsError::Btf)?;
+        let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(KernelProgramError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
         let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Tracepoint::Btf && plan.openers;
@@ -217,7 +217,7 @@ impl KernelPrograms {
                 loader.map_pin_path(name, pinned.pins().map(name));
             }
         }
-        let ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
+        let ebpf = loader.load(OBJECT).map_err(KernelProgramError::Load)?;
         Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None })
     }
 
@@ -240,10 +240,10 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If it was taken, or cannot be mapped.
-    pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, ProgramsError> {
+    pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, KernelProgramError> {
         let name = names::RING;
-        let map = self.ebpf.take_map(name).ok_or(ProgramsError::Missing(name))?;
-        RingBuf::try_from(map).map_err(|source| ProgramsError::Map { name, source })
+        let map = self.ebpf.take_map(name).ok_or(KernelProgramError::Missing(name))?;
+        RingBuf::try_from(map).map_err(|source| KernelProgramError::Map { name, source })
     }
 
     /// The kernel program's own debug messages, handed to the agent's log. They come only if it was loaded with them.
@@ -261,7 +261,7 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If the kernel refuses one.
-    pub fn scanner(&mut self) -> Result<(Scanner, ProxyPeerReader), ProgramsError> {
+    pub fn scanner(&mut self) -> Result<(Scanner, ProxyPeerReader), KernelProgramError> {
         let (mut files, mut proxy_peers) = (None, None);
         if self.plan.iterate_files {
             files = Some(self.iterator(names::ITER_FILES)?);
@@ -277,11 +277,11 @@ impl KernelPrograms {
                 .ok();
         }
         let name = names::KNOWN;
-        let known = self.ebpf.take_map(name).ok_or(ProgramsError::Missing(name))?;
-        let known = HashMap::try_from(known).map_err(|source| ProgramsError::Map { name, source })?;
+        let known = self.ebpf.take_map(name).ok_or(KernelProgramError::Missing(name))?;
+        let known = HashMap::try_from(known).map_err(|source| KernelProgramError::Map { name, source })?;
         let name = names::SINCE;
-        let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(ProgramsError::Missing(name)) };
-        let entries = entries.fd().as_fd().try_clone_to_owned().map_err(ProgramsError::Descriptor)?;
+        let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
+        let entries = entries.fd().as_fd().try_clone_to_owned().map_err(KernelProgramError::Descriptor)?;
         let sees_all_processes = self.plan.sees_all_processes;
         Ok((
             Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) },
@@ -290,14 +290,14 @@ impl KernelPrograms {
     }
 
     /// A descriptor of an iterator over open files, loaded.
-    fn iterator(&mut self, name: &'static str) -> Result<OwnedFd, ProgramsError> {
-        let refused = |source| ProgramsError::Program { name, source };
-        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+    fn iterator(&mut self, name: &'static str) -> Result<OwnedFd, KernelProgramError> {
+        let refused = |source| KernelProgramError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
         let iter: &mut Iter = program.try_into().map_err(refused)?;
-        let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+        let btf = self.btf.as_ref().ok_or(KernelProgramError::Missing("BTF"))?;
         iter.load("task_file", btf).map_err(refused)?;
         log_verified(name, iter.info());
-        iter.fd().map_err(refused)?.as_fd().try_clone_to_owned().map_err(ProgramsError::Descriptor)
+        iter.fd().map_err(refused)?.as_fd().try_clone_to_owned().map_err(KernelProgramError::Descriptor)
     }
 
     /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
@@ -310,10 +310,10 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
+    pub fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), KernelProgramError> {
         let name = names::SINCE;
-        let failed = |source| ProgramsError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let failed = |source| KernelProgramError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(KernelProgramError::Missing(name))?;
         let mut since: HashMap<_, u64, u64> = HashMap::try_from(map).map_err(failed)?;
         for (key, entered) in entries {
             match since.get(&key.0, 0) {
@@ -338,10 +338,10 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, ProgramsError> {
+    pub fn counters(&self) -> Result<Counters, KernelProgramError> {
         let name = names::STATS;
-        let map = self.ebpf.map(name).ok_or(ProgramsError::Missing(name))?;
-        let failed = |source| ProgramsError::Map { name, source };
+        let map = self.ebpf.map(name).ok_or(KernelProgramError::Missing(name))?;
+        let failed = |source| KernelProgramError::Map { name, source };
         let stats: PerCpuArray<_, Stats> = PerCpuArray::try_from(map).map_err(failed)?;
         let of_cpus = stats.get(&0, 0).map_err(failed)?;
         let sum = |counter: Counter| of_cpus.iter().map(|cpu| cpu.counters[counter as usize]).sum();

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    program::{KernelPrograms, ProgramsError, RefreshKind},
+    program::{KernelProgramError, KernelPrograms, RefreshKind},
     ring::RingReader,
 };
 use closewait_engine::{
@@ -35,21 +35,21 @@ pub trait RecordSource {
     /// # Errors
     ///
     /// If they cannot be read.
-    fn counters(&self) -> Result<Counters, ProgramsError>;
+    fn counters(&self) -> Result<Counters, KernelProgramError>;
 
     /// Removes times of entry from the kernel, each unless another socket has entered at the address since.
     ///
     /// # Errors
     ///
     /// If the map cannot be written.
-    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError>;
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), KernelProgramError>;
 
     /// Stores for the next agent that a window of the histograms ended at `at`, with these counters.
     ///
     /// # Errors
     ///
     /// If the map cannot be written.
-    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError>;
+    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError>;
 
     /// Ends the writing of records. The last ones may still have to be drained.
     fn detach(&mut self);
@@ -82,15 +82,15 @@ impl RecordSource for KernelSource {
         self.programs.refresh(keys, kind)
     }
 
-    fn counters(&self) -> Result<Counters, ProgramsError> {
+    fn counters(&self) -> Result<Counters, KernelProgramError> {
         self.programs.counters()
     }
 
-    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), ProgramsError> {
+    fn forget(&mut self, entries: &[(SocketKey, BootTime)]) -> Result<(), KernelProgramError> {
         self.programs.forget(entries)
     }
 
-    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError> {
+    fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError> {
         self.programs.keep_reported(at, counters)
     }
 

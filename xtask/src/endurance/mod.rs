@@ -8,6 +8,8 @@ mod watcher;
 
 use std::ops::Range;
 
+use fastrand::Rng;
+
 pub(crate) use self::{restarts::Restarts, soak::Soak, watcher::Agents};
 use crate::prelude::*;
 use crate::{build, faults, namespaces, root};
@@ -58,40 +60,7 @@ impl Drop for Load {
     }
 }
 
-/// Pseudo-random numbers, the same for the same seed (xorshift64*).
-struct Chance(u64);
-
-impl Chance {
-    fn new(seed: u64) -> Self {
-        Self(seed.max(1))
-    }
-
-    /// Returns one of `0..below`.
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % below.max(1)
-    }
-
-    /// Returns a duration within a range of milliseconds.
-    fn millis(&mut self, range: Range<u64>) -> Duration {
-        Duration::from_millis(range.start + self.below(range.end - range.start))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chance_is_the_same_twice_and_reaches_all() {
-        let draw = || {
-            let mut chance = Chance::new(7);
-            (0..100).map(|_| chance.below(5)).collect::<Vec<_>>()
-        };
-        let drawn = draw();
-        assert_eq!(drawn, draw());
-        assert!((0..5).all(|wanted| drawn.contains(&wanted)));
-    }
+/// Returns a random duration within a range of milliseconds.
+fn millis(random: &mut Rng, range: Range<u64>) -> Duration {
+    Duration::from_millis(random.u64(range))
 }

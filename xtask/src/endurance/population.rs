@@ -5,9 +5,9 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
+use fastrand::Rng;
 use tests_support::clock::Window;
 
-use super::Chance;
 use crate::loopback;
 use crate::prelude::*;
 
@@ -45,8 +45,8 @@ struct One {
 
 /// Many such sockets.
 pub(super) struct Population {
-    /// Chooses the sockets that are closed.
-    pub(super) chance: Chance,
+    /// Chooses the sockets that are closed. The same seed chooses the same ones.
+    pub(super) random: Rng,
     listener: TcpListener,
     /// The last two bytes of the listener's address.
     number: u16,
@@ -55,7 +55,7 @@ pub(super) struct Population {
 
 impl Population {
     pub(super) fn new(seed: u64) -> Result<Self> {
-        Ok(Self { chance: Chance::new(seed), listener: listen(1)?, number: 1, sockets: BTreeMap::new() })
+        Ok(Self { random: Rng::with_seed(seed), listener: listen(1)?, number: 1, sockets: BTreeMap::new() })
     }
 
     /// Later sockets have another local address, so that none has the ends of one that was closed.
@@ -89,8 +89,7 @@ impl Population {
     pub(super) fn close(&mut self, count: u64) -> Result<Vec<(Ends, Stay)>> {
         let mut closed = Vec::new();
         for _ in 0..count.min(self.len()) {
-            let index =
-                usize::try_from(self.chance.below(self.len())).context("an index is out of range; this is a bug")?;
+            let index = self.random.usize(..self.sockets.len());
             let ends = self.sockets.keys().nth(index).copied();
             let Some((ends, one)) = ends.and_then(|ends| self.sockets.remove_entry(&ends)) else { break };
             let One { server, _client, fin } = one;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Agents, Load,
+    Agents, Load, millis,
     population::{Ends, Population, Stay},
 };
 use crate::prelude::*;
@@ -35,13 +35,13 @@ impl Restarts {
             ensure!(round == 0 || watcher.pinned() == "adopted", "round {round}: the maps were {}", watcher.pinned());
             population.move_on()?;
             population.add(10)?;
-            watcher.watch(population.chance.millis(20..300));
+            watcher.watch(millis(&mut population.random, 20..300));
             closed_before.extend(population.close(3)?);
-            watcher.watch(population.chance.millis(0..20));
+            watcher.watch(millis(&mut population.random, 0..20));
             told_before.extend(watcher.kill());
             // From here on no agent reads the ring buffer.
             population.add(10)?;
-            thread::sleep(population.chance.millis(0..100));
+            thread::sleep(millis(&mut population.random, 0..100));
             closed_before.extend(population.close(3)?);
             if (round + 1) % 10 == 0 {
                 eprintln!("restarts: round {} of {}", round + 1, self.rounds);

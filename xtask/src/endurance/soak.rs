@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::process::Signal;
 
 use super::{
-    Agents, Load,
+    Agents, Load, millis,
     population::{Ends, Population, Stay},
     watcher::Watcher,
 };
@@ -104,7 +104,7 @@ impl Soak {
         while exec::now() < end {
             soaking.live(CALM)?;
             soaking.check_within(REPAIRED_WITHIN).context("without any fault")?;
-            let fault = FAULTS[usize::try_from(soaking.population.chance.below(FAULTS.len() as u64))?];
+            let fault = FAULTS[soaking.population.random.usize(..FAULTS.len())];
             soaking.bring_about(fault.0)?;
             let took = soaking.check_within(REPAIRED_WITHIN).with_context(|| format!("after: {}", fault.1))?;
             let (count, longest) = soaking.account.faults.entry(fault).or_default();
@@ -173,11 +173,11 @@ impl Soaking<'_> {
         while exec::now() < end {
             let len = self.population.len();
             if len < MOST {
-                let count = self.population.chance.below(8);
+                let count = self.population.random.u64(..8);
                 self.population.add(count)?;
             }
             if len > LEAST {
-                let count = self.population.chance.below(9);
+                let count = self.population.random.u64(..9);
                 self.population.close(count)?;
             }
             self.watcher()?.watch(Duration::from_millis(50));
@@ -186,7 +186,7 @@ impl Soaking<'_> {
     }
 
     fn bring_about(&mut self, fault: Fault) -> Result<()> {
-        let time = self.population.chance.millis(2000..10_000);
+        let time = millis(&mut self.population.random, 2000..10_000);
         match fault {
             Fault::Kill => self.replace()?,
             Fault::KillAndChange => {
@@ -234,10 +234,10 @@ impl Soaking<'_> {
         let watcher = self.watcher.take().context("no agent runs; this is a bug")?;
         self.count(&watcher.totals);
         watcher.kill();
-        let (leave, enter) = (self.population.chance.below(50), self.population.chance.below(50));
+        let (leave, enter) = (self.population.random.u64(..50), self.population.random.u64(..50));
         self.population.close(leave)?;
         self.population.add(enter)?;
-        thread::sleep(self.population.chance.millis(0..1000));
+        thread::sleep(millis(&mut self.population.random, 0..1000));
         self.watcher = Some(self.agents.start(RING_BYTES, if self.changed { "2s" } else { "1s" })?);
         Ok(())
     }

@@ -6,12 +6,21 @@ use super::{Files, Problem};
 const SRC: &str = "closewait-agent/src/";
 
 /// A module, the modules that it may use besides itself, and why no others.
-const LAYERS: [(&str, &[&str], &str); 4] = [
+const LAYERS: [(&str, &[&str], &str); 11] = [
     ("host", &["clock"], "facts about the host are gathered before anything that uses them exists"),
-    ("sink", &["clock"], "a sink shows what the engine found and knows nothing else"),
+    ("sink", &["clock", "host"], "a sink shows what the engine found and knows nothing else"),
     ("source", &["clock", "host"], "a source turns what the host reports into observations and knows nothing else"),
     ("hooks", &["clock", "host", "sink"], "hooks run programs when the engine finds something and decide nothing else"),
+    ("recording", RECORDING, "a recording has what goes into the engine and what came out, and no more"),
+    ("control", &["clock", "host", "memory", "sink"], "the control socket knows nothing of what answers are made from"),
+    ("logging", &["clock", "host", "sink"], "everything writes to the log"),
+    ("clock", &[], LOWEST),
+    ("limits", &[], LOWEST),
+    ("signals", &[], LOWEST),
+    ("memory", &[], LOWEST),
 ];
+const RECORDING: &[&str] = &["clock", "host", "sink", "source"];
+const LOWEST: &str = "every module may use it, so it may use none";
 /// Modules that only `main.rs` and the commands may use.
 const COMMAND_LINE: [&str; 2] = ["cli", "cmd"];
 /// Files and folders that may use them.
@@ -111,6 +120,10 @@ mod tests {
             ("hooks/mod.rs", "use crate::{sink, runtime};"),
             ("runtime.rs", "use crate::cli::Run;"),
             ("sink/mod.rs", "use crate::cmd;"),
+            ("recording/mod.rs", "use crate::runtime::Pending;"),
+            ("control/server.rs", "use crate::source::scanner;"),
+            ("logging.rs", "use crate::hooks;"),
+            ("clock.rs", "use crate::host;"),
         ] {
             assert_eq!(lines(file, bad), [1], "{file}: {bad}");
         }

@@ -67,7 +67,7 @@ impl FolderScan {
                 // A cgroup can be removed meanwhile.
                 match fs::read_dir(&next.folder) {
                     Ok(entries) => self.current = Some((entries, next)),
-                    Err(error) => self.complete &= super::super::proc::has_ended(&error),
+                    Err(error) => self.complete &= super::super::proc::is_gone(&error),
                 }
             }
             self.list(max_folders, &mut step);

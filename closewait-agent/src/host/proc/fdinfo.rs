@@ -78,7 +78,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
         let free = job.about(Subject::Process(*pid, None));
         job.step("its descriptors");
         match free.map(|()| search.process(*pid, job)) {
-            Ok(Err(error)) if !super::has_ended(&error) && !super::is_refused(&error) => {
+            Ok(Err(error)) if !super::is_gone(&error) && !super::is_refused(&error) => {
                 job.put(ProcessHit::Unseen(error.to_string()));
             }
             Ok(Ok(()) | Err(_)) => {}
@@ -110,7 +110,7 @@ impl Search {
             let target = match fs::read_link(entry.path()) {
                 Ok(target) => target,
                 // It was closed.
-                Err(error) if super::has_ended(&error) => continue,
+                Err(error) if super::is_gone(&error) => continue,
                 Err(error) => return Err(error),
             };
             let target = target.as_os_str().as_encoded_bytes();
@@ -161,7 +161,7 @@ impl Search {
 fn or_closed<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(error) if super::has_ended(&error) => Ok(None),
+        Err(error) if super::is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -52,7 +52,7 @@ impl ProcessRead {
         let mut process_read = Self::default(pid);
         match process_read.read(&folder, (reads, free), rest, job) {
             Ok(()) => job.put(Some(process_read)),
-            Err(error) if proc::has_ended(&error) => job.put(None),
+            Err(error) if proc::is_gone(&error) => job.put(None),
             Err(error) => {
                 let _unread: Option<()> = seen("its state", Err(error), &mut process_read.process.unseen);
                 job.put(Some(process_read));
@@ -228,7 +228,7 @@ impl Second {
         match proc::stat(&folder) {
             Ok(stat) if Some(clock::of_proc(stat.started_ns).0) == self.started_ns => {}
             Ok(_other) => return Ok(None),
-            Err(error) if proc::has_ended(&error) => return Ok(None),
+            Err(error) if proc::is_gone(&error) => return Ok(None),
             Err(error) => return Err(format!("the CPU time of its threads cannot be read: {error}")),
         }
         let task = folder.join("task");
@@ -254,7 +254,7 @@ fn thread(
     let call = if may_wait {
         job.step("the system calls of its threads");
         proc::syscall(folder).unwrap_or_else(|error| {
-            if !proc::has_ended(&error) {
+            if !proc::is_gone(&error) {
                 *denied = Some(error);
             }
             None

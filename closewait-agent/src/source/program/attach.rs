@@ -24,7 +24,7 @@ use super::{
         calls,
         pins::{Adoption, Pinned, Pins},
     },
-    Choices, KernelPrograms, OBJECT, ProgramsError, log_verified,
+    Choices, KernelProgramError, KernelPrograms, OBJECT, log_verified,
 };
 use crate::host::{
     plan::{Plan, Tracepoint},
@@ -67,8 +67,8 @@ const fn program_of(hook: Tracepoint) -> &'static str {
     }
 }
 
-fn not_pinned(error: impl std::error::Error + Send + Sync + 'static) -> ProgramsError {
-    ProgramsError::Pin(Box::new(error))
+fn not_pinned(error: impl std::error::Error + Send + Sync + 'static) -> KernelProgramError {
+    KernelProgramError::Pin(Box::new(error))
 }
 
 impl KernelPrograms {
@@ -77,10 +77,10 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If the kernel refuses the program, or tracefs is needed and cannot be had.
-    pub fn attach(&mut self) -> Result<(), ProgramsError> {
+    pub fn attach(&mut self) -> Result<(), KernelProgramError> {
         if let Some(mut pinned) = self.pinned.take() {
             if pinned.adoption == Adoption::All {
-                let failed = |error| ProgramsError::Program {
+                let failed = |error| KernelProgramError::Program {
                     name: program_of(self.plan.hook),
                     source: ProgramError::IOError(error),
                 };
@@ -97,7 +97,7 @@ impl KernelPrograms {
     }
 
     /// Ends the program of an agent before, and pins one of this agent. What changes between the two is not seen by either.
-    fn replace(&mut self, pinned: &Pinned) -> Result<(), ProgramsError> {
+    fn replace(&mut self, pinned: &Pinned) -> Result<(), KernelProgramError> {
         // Should this be interrupted: maps that were in use can be used, those of nobody are not complete yet.
         let layout = if pinned.adoption == Adoption::Maps { kept::LAYOUT } else { 0 };
         self.write_notes(&Kept { layout, program: 0, ..pinned.kept })?;
@@ -110,15 +110,15 @@ impl KernelPrograms {
         self.write_notes(&pinned.kept)
     }
 
-    fn attach_own(&mut self, pins: Option<&Pins>) -> Result<(), ProgramsError> {
+    fn attach_own(&mut self, pins: Option<&Pins>) -> Result<(), KernelProgramError> {
         let name = program_of(self.plan.hook);
-        let refused = |source| ProgramsError::Program { name, source };
-        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let refused = |source| KernelProgramError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
         // A link that is taken out of its program lives no longer than it is held.
         let mut own = None;
         let link = match self.plan.hook {
             Tracepoint::Btf => {
-                let btf = self.btf.as_ref().ok_or(ProgramsError::Missing("BTF"))?;
+                let btf = self.btf.as_ref().ok_or(KernelProgramError::Missing("BTF"))?;
                 let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
                 program.load(names::TRACEPOINT, btf).map_err(refused)?;
                 log_verified(name, program.info());
@@ -147,7 +147,11 @@ impl KernelPrograms {
         self.link = own;
         if let Some((link, pins)) = link.zip(pins) {
             link.pin(pins.link()).map_err(not_pinned)?;
-            self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?.pin(pins.program()).map_err(not_pinned)?;
+            self.ebpf
+                .program_mut(name)
+                .ok_or(KernelProgramError::Missing(name))?
+                .pin(pins.program())
+                .map_err(not_pinned)?;
         }
         Ok(())
     }
@@ -165,10 +169,10 @@ impl KernelPrograms {
     }
 
     /// Loads the program for [`KernelPrograms::refresh`]. It is not attached to anything.
-    fn load_refresh(&mut self) -> Result<(), ProgramsError> {
+    fn load_refresh(&mut self) -> Result<(), KernelProgramError> {
         let name = names::REFRESH;
-        let refused = |source| ProgramsError::Program { name, source };
-        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let refused = |source| KernelProgramError::Program { name, source };
+        let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
         let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
         program.load().map_err(refused)
     }
@@ -183,7 +187,7 @@ impl KernelPrograms {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), ProgramsError> {
+    pub fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError> {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
         pinned.kept.reported_ns = at.0;
         for (kept, count) in pinned.kept.reported.iter_mut().zip(&counters.dwell) {
@@ -193,10 +197,10 @@ impl KernelPrograms {
         self.write_notes(&kept)
     }
 
-    fn write_notes(&mut self, kept: &Kept) -> Result<(), ProgramsError> {
+    fn write_notes(&mut self, kept: &Kept) -> Result<(), KernelProgramError> {
         let name = names::KEPT;
-        let failed = |source| ProgramsError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let failed = |source| KernelProgramError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(KernelProgramError::Missing(name))?;
         let mut notes: Array<_, Kept> = Array::try_from(map).map_err(failed)?;
         notes.set(0, kept, 0).map_err(failed)
     }
