@@ -57,7 +57,7 @@ const MIN_RATE: u64 = 256 * 1024;
 
 /// Version of the protocol: of questions, of the items of an answer and of their encoding. Raise it whenever one of them changes;
 /// a test of this module notices a change of the encoding.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Line of a question.
 #[derive(Debug, Serialize, Deserialize)]
