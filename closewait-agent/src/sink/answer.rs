@@ -151,7 +151,7 @@ pub struct AnswerCollector<'a> {
     rows: Vec<Box<AnswerRow<'a>>>,
     /// What rows are added to instead, if no more of them is shown.
     table: Option<SocketTable>,
-    shared: Shared<'a>,
+    shared: SharedItems<'a>,
     groups: Vec<ListedGroup>,
     hints: Vec<Hint>,
     report: Option<IncidentReport>,
@@ -159,13 +159,13 @@ pub struct AnswerCollector<'a> {
 
 /// What rows have in common.
 #[derive(Debug, Default)]
-struct Shared<'a> {
+struct SharedItems<'a> {
     listeners: Vec<Cow<'a, Seen<Listener>>>,
     workloads: Vec<Cow<'a, Workload>>,
     processes: BTreeMap<u32, Process>,
 }
 
-impl Shared<'_> {
+impl SharedItems<'_> {
     /// Whether everything is there that `row` refers to.
     fn check(&self, row: &AnswerRow<'_>) -> Result<(), AnswerError> {
         let is_there = |index: Option<u32>, length: usize| index.is_none_or(|index| (index as usize) < length);
@@ -297,7 +297,7 @@ pub struct Listing<'a> {
     rows: Vec<Box<AnswerRow<'a>>>,
     /// The rows, if no more of them is shown.
     pub(super) table: Option<SocketTable>,
-    shared: Shared<'a>,
+    shared: SharedItems<'a>,
     /// Groups of sockets, the largest first, if they were asked for.
     pub groups: Vec<ListedGroup>,
     /// What is worth saying below a table.

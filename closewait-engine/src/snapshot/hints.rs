@@ -88,8 +88,15 @@ struct Pile<T> {
     count: u64,
 }
 
+/// Piles of rows by what they have in common.
+type Piles<K, T> = BTreeMap<K, Pile<T>>;
+/// The first owner of a row, if it has one.
+type FirstOwner<'a> = Option<&'a Task>;
+/// Network namespace and address of a listener.
+type Place = (Option<u32>, Endpoint);
+
 /// Adds a row to the pile of its key; `first` is what is needed of it if it is the first.
-fn count<K: Ord, T>(piles: &mut BTreeMap<K, Pile<T>>, key: K, first: impl FnOnce() -> T) {
+fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) {
     piles.entry(key).or_insert_with(|| Pile { first: first(), count: 0 }).count += 1;
 }
 
@@ -97,17 +104,17 @@ fn count<K: Ord, T>(piles: &mut BTreeMap<K, Pile<T>>, key: K, first: impl FnOnce
 #[derive(Debug, Default)]
 pub struct HintBuilder<'a> {
     /// Descriptors of each process.
-    held: BTreeMap<u32, Pile<&'a Task>>,
+    held: Piles<u32, &'a Task>,
     /// By network namespace and address of the listener; with the age of the oldest row.
-    backlogs: BTreeMap<(Option<u32>, Endpoint), Pile<(&'a Seen<Listener>, Duration)>>,
+    backlogs: Piles<Place, (&'a Seen<Listener>, Duration)>,
     /// By the first owner and the upstream; with the age of the oldest row.
-    waits: BTreeMap<(Option<u32>, Endpoint), Pile<(Option<&'a Task>, Duration)>>,
+    waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
     /// By the first owner, the class and the rule.
-    causes: BTreeMap<(Option<u32>, Class, RuleName), Pile<(Option<&'a Task>, Verdict)>>,
+    causes: Piles<(Option<u32>, Class, RuleName), (FirstOwner<'a>, Verdict)>,
     /// By the first owner.
-    gone: BTreeMap<Option<u32>, Pile<Option<&'a Task>>>,
+    gone: Piles<Option<u32>, FirstOwner<'a>>,
     /// By the timeout of connection tracking; with the age of the oldest row.
-    forgotten: BTreeMap<Duration, Pile<Duration>>,
+    forgotten: Piles<Duration, Duration>,
 }
 
 impl<'a> HintBuilder<'a> {
@@ -185,7 +192,7 @@ impl Hint {
 }
 
 /// The process that is nearest to its limit, if it has used half of it.
-fn descriptors(held: BTreeMap<u32, Pile<&Task>>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
+fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
     let near = held.into_iter().filter_map(|(pid, Pile { first: owner, count: of_these })| {
         let process = processes.get(&pid)?;
         let (open, limit) = (process.fds_open?, process.fds_limit.filter(|limit| *limit > 0)?);
@@ -198,7 +205,7 @@ fn descriptors(held: BTreeMap<u32, Pile<&Task>>, processes: &BTreeMap<u32, Proce
 }
 
 /// The listener at which most sockets wait.
-fn backlog<K>(piles: BTreeMap<K, Pile<(&Seen<Listener>, Duration)>>) -> Option<Hint> {
+fn backlog<K>(piles: Piles<K, (&Seen<Listener>, Duration)>) -> Option<Hint> {
     let Pile { first: (listener, oldest), count } =
         piles.into_values().max_by_key(|pile| (pile.count, pile.first.1))?;
     let owner = listener.owners.first().map(|owner| owner.task.clone());
@@ -206,18 +213,18 @@ fn backlog<K>(piles: BTreeMap<K, Pile<(&Seen<Listener>, Duration)>>) -> Option<H
 }
 
 /// The upstream that most sockets wait for.
-fn waits_for(piles: BTreeMap<(Option<u32>, Endpoint), Pile<(Option<&Task>, Duration)>>) -> Option<Hint> {
+fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner<'_>, Duration)>) -> Option<Hint> {
     let ((_pid, upstream), Pile { first: (owner, oldest), count }) =
         piles.into_iter().max_by_key(|(_, pile)| (pile.count, pile.first.1))?;
     Some(Hint::WaitsFor { owner: owner.cloned(), upstream, count, oldest })
 }
 
 /// The causes that keep most sockets, one a process and rule.
-fn causes_of<K>(piles: BTreeMap<K, Pile<(Option<&Task>, Verdict)>>) -> Vec<Hint> {
+fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> Vec<Hint> {
     let mut piles: Vec<_> = piles.into_values().collect();
     piles.sort_by_key(|pile| Reverse(pile.count));
     piles.truncate(CAUSES);
-    let hint = |Pile { first: (owner, verdict), count }: Pile<(Option<&Task>, _)>| Hint::Cause {
+    let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner<'_>, _)>| Hint::Cause {
         owner: owner.cloned(),
         count,
         verdict,
@@ -226,7 +233,7 @@ fn causes_of<K>(piles: BTreeMap<K, Pile<(Option<&Task>, Verdict)>>) -> Vec<Hint>
 }
 
 /// The connections that are over.
-fn gone_of<K>(piles: BTreeMap<K, Pile<Option<&Task>>>) -> Option<Hint> {
+fn gone_of<K>(piles: Piles<K, FirstOwner<'_>>) -> Option<Hint> {
     let count = piles.values().map(|pile| pile.count).sum();
     let most = piles.into_values().max_by_key(|pile| pile.count)?;
     Some(Hint::Gone { owner: most.first.cloned(), of_owner: most.count, count })

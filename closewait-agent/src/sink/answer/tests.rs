@@ -114,7 +114,10 @@ fn a_table_gets_hints_and_rows_without_what_it_does_not_show() {
                 }
                 AnswerItem::Hint(hint) => assert_eq!(Some(*hint), expected.next()),
                 AnswerItem::Process(_) => panic!("a table shows no process by itself"),
-                _ => {}
+                AnswerItem::Header(_) | AnswerItem::Listener(_) | AnswerItem::Workload(_) => {}
+                AnswerItem::Report(_) | AnswerItem::Group(_) | AnswerItem::ListedGroup(_) => {
+                    panic!("no part of a table")
+                }
             }
         }
         assert_eq!((rows, expected.next()), (view.rows.len(), None));
