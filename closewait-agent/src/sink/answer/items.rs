@@ -85,7 +85,8 @@ pub struct AnswerRow<'a> {
     pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
     /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was inspected.
     pub process: Option<u32>,
-    /// Why it stays. In an answer for a table its texts are empty, and `conntrack`, `proxy_peer` and `process` are `None`.
+    /// Why it stays. In an answer for a table its texts are empty; `conntrack`, `proxy_peer`, `process`, and the members of the socket
+    /// that tables do not show, are `None` there.
     pub verdict: Verdict,
 }
 
@@ -181,7 +182,14 @@ impl FirstUses {
         take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
     ) -> Result<(), E> {
         let verdict = Verdict { text: String::new(), next: String::new(), ..row.verdict };
-        self.row(Row { conntrack: None, proxy_peer: None, process: None, verdict, ..row }, None, take)
+        let mut take_row = |item| match item {
+            AnswerItem::Row(mut row) => {
+                row.socket = Cow::Owned(shown_in_table(&row.socket));
+                take(AnswerItem::Row(row))
+            }
+            other => take(other),
+        };
+        self.row(Row { conntrack: None, proxy_peer: None, process: None, verdict, ..row }, None, &mut take_row)
     }
 
     /// Gives `row` to `take`, and before it what no row has referred to before.
@@ -219,6 +227,33 @@ impl FirstUses {
             process: process.map(|process| process.pid),
             verdict,
         })))
+    }
+}
+
+/// Returns the part of a socket that tables show: half of it to encode and to read.
+fn shown_in_table(socket: &Socket) -> Socket {
+    let Socket { netns, protocol, local, remote, accepted, unread_bytes, send_queue_bytes, timer, .. } = *socket;
+    Socket {
+        netns,
+        protocol,
+        local,
+        remote,
+        accepted,
+        unread_bytes,
+        send_queue_bytes,
+        timer,
+        cookie: None,
+        role: None,
+        inode: None,
+        cgroup: None,
+        received_bytes: None,
+        sent_bytes: None,
+        keepalive: None,
+        acked_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        opener: None,
     }
 }
 

@@ -110,6 +110,7 @@ fn a_table_gets_hints_and_rows_without_what_it_does_not_show() {
             match item {
                 AnswerItem::Row(row) => {
                     assert!(row.verdict.text.is_empty() && row.verdict.next.is_empty() && row.process.is_none());
+                    assert!(row.socket.received_bytes.is_none() && row.socket.unread_bytes.is_some());
                     rows += 1;
                 }
                 AnswerItem::Hint(hint) => assert_eq!(Some(*hint), expected.next()),
