@@ -90,6 +90,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         sock::describe(sk, socket, record);
         sock::describe_tcp(tcp, record);
         if record.kind == kind::LEAVE {
+            sock::describe_writing(tcp, record);
             // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
             // change is made by whatever a packet or a timer has interrupted.
             if record.sk_err == 0 {

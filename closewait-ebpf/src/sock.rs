@@ -299,6 +299,24 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
     record.flags |= flag::TCP;
 }
 
+/// Whether data was sent after the socket had entered, as the program does that answers a peer which has gone. A socket that
+/// sent within the tick of its entry did so before, for all that is known.
+#[inline(always)]
+pub(crate) fn describe_writing(tcp: Option<impl Pointer>, record: &mut Record) {
+    let Some(tcp) = tcp else { return };
+    let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) else { return };
+    let tick_ns = u64::from(ability!(tick_ns));
+    if record.entered_ns == 0 || tick_ns == 0 || !record.has(flag::TCP) {
+        return;
+    }
+    record.flags |= flag::WROTE_KNOWN;
+    // The difference is rounded down, and the entry lies within a tick.
+    let ago_ns = (u64::from(time::ticks().wrapping_sub(sent)) + 2) * tick_ns;
+    if record.sent_bytes > 0 && ago_ns < record.time_ns.saturating_sub(record.entered_ns) {
+        record.flags |= flag::WROTE;
+    }
+}
+
 /// How long ago the last ACK and the last data came in: the FIN lies between.
 #[inline(always)]
 pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {

@@ -61,7 +61,7 @@ pub fn listener(port: u16, backlog: u32, backlog_max: u32) -> Listener {
 /// A verdict.
 pub fn verdict(class: Class, certainty: Certainty) -> Verdict {
     let (text, next) = ("this is why".to_owned(), "do this".to_owned());
-    Verdict { class, rule: "close_missing", certainty, text, next }
+    Verdict { class, rule: "slow", certainty, text, next }
 }
 
 /// A socket and nothing around it, 90 seconds in CLOSE_WAIT.

@@ -42,10 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
         again(&peer);
     }
-    let mut answer = AnswerCollector::default();
-    if answer.frame(bytes).is_ok() {
-        show(answer);
-    }
+    show(bytes);
     if let Ok(query) = serde_json::from_slice::<Query>(bytes) {
         let line = serde_json::to_string(&query).expect("a question can be asked");
         assert!(!line.contains('\n'), "a question is one line");
@@ -53,14 +50,16 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Whatever an agent says, what is printed of it does not act on a terminal.
-fn show(answer: AnswerCollector<'_>) {
-    let Ok(listing) = answer.listing() else { return };
+/// Whatever an agent says in a frame, what is printed of it does not act on a terminal.
+fn show(frame: &[u8]) {
     let mut shown = Vec::new();
     for form in [Form::Text, Form::Json] {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
-            list::render(&listing, shape, &mut shown).expect("a list is written");
+            let mut answer = AnswerCollector::new(shape);
+            if answer.frame(frame).is_ok() && let Ok(listing) = answer.listing() {
+                list::render(listing, shape, &mut shown).expect("a list is written");
+            }
         }
     }
     let shown = str::from_utf8(&shown).expect("lines are UTF-8");

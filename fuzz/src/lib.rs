@@ -8,7 +8,7 @@ use std::{
 use closewait_engine::{
         Config, Engine, Events,
         model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
-        snapshot::query::{Filter, GroupBy, Query, VerdictTexts},
+        snapshot::query::{Filter, GroupBy, Query, ListContent},
         time::BootTime,
     };
 use closewait::{
@@ -77,7 +77,7 @@ impl Play {
 
     /// Asks for everything that is there, in every form.
     pub fn list(&mut self, now: BootTime) {
-        let query = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+        let query = Query::List { filter: Filter::default(), content: ListContent::Sockets };
         let mut collector = AnswerCollector::default();
         let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
         answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");
@@ -88,8 +88,13 @@ impl Play {
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
                 let style = Style { width, wide: width.is_none(), color: false };
-                let mut lines = Vec::new();
-                list::render(&listing, ListShape { form, by, style }, &mut lines).expect("a list is written");
+                let (mut lines, shape) = (Vec::new(), ListShape { form, by, style });
+                let query = Query::List { filter: Filter::default(), content: shape.content() };
+                let mut collector = AnswerCollector::new(shape);
+                let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
+                answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");
+                let listing = collector.listing().expect("an answer has a header");
+                list::render(listing, shape, &mut lines).expect("a list is written");
                 harmless(&lines);
                 self.lines.extend(lines);
             }

@@ -21,7 +21,7 @@ use crate::{
         Form,
         answer::Listing,
         kill::{self, Done, MAX_SELECTED, Planned},
-        list::Style,
+        list::{ListShape, Style},
     },
     source::{
         destroy,
@@ -30,7 +30,7 @@ use crate::{
 };
 use closewait_engine::{
     kill::{Failure, Outcome, Refusal, Selected, Target},
-    snapshot::query::{Filter, Query, VerdictTexts},
+    snapshot::query::{Filter, ListContent, Query},
 };
 
 /// Text below a plan that this process may not carry out.
@@ -142,9 +142,10 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
     }
-    let query = Query::List { filter: filter.clone(), texts: VerdictTexts::All };
-    // The plan has no place for what is not listed, whatever its form.
-    answer(&args.asked, &query, Form::Json, |answer| {
+    let query = Query::List { filter: filter.clone(), content: ListContent::Sockets };
+    // The plan has no place for what is not listed, whatever its form, and needs everything that is known of each socket.
+    let shape = ListShape { form: Form::Json, ..ListShape::default() };
+    answer(&args.asked, &query, shape, |answer| {
         let listing = answer.listing()?;
         warn_of_missing(&listing.header);
         check_listed(&listing, &filter)?;

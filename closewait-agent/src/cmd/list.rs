@@ -57,15 +57,15 @@ const WRITE: usize = 64 * 1024;
 /// If this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     let shape = shape(args);
-    let query = Query::List { filter: filter(&args.filters), texts: shape.texts() };
-    answer(&args.asked, &query, shape.form, |answer| {
+    let query = Query::List { filter: filter(&args.filters), content: shape.content() };
+    answer(&args.asked, &query, shape, |answer| {
         let listing = answer.listing()?;
         // JSON objects have no member for it.
         if shape.form == Form::Json {
             warn_of_missing(&listing.header);
         }
         let mut stdout = BufWriter::with_capacity(WRITE, io::stdout());
-        render(&listing, shape, &mut stdout).and_then(|()| stdout.flush()).context("writing standard output failed")
+        render(listing, shape, &mut stdout).and_then(|()| stdout.flush()).context("writing standard output failed")
     })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn warn_of_missing(header: &AnswerHeader) {
     }
 }
 
-/// Hands to `show` what an agent answers, or what a one-off scan finds.
+/// Hands to `show` what an agent answers, or what a one-off scan finds: as much of it as this shape of a list shows.
 ///
 /// # Errors
 ///
@@ -85,23 +85,27 @@ pub(super) fn warn_of_missing(header: &AnswerHeader) {
 pub(super) fn answer<T>(
     asked: &cli::AgentArgs,
     query: &Query,
-    form: Form,
+    shape: ListShape,
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    if let Some(answer) = ask_agent(asked, query)? {
+    if let Some(answer) = ask_agent(asked, query, shape)? {
         return show(answer);
     }
-    let engine = scan_once(form);
-    show(AnswerCollector::of(engine.state(), query, clock::now(), TimeAnchor::now())?)
+    let engine = scan_once(shape.form);
+    show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
 /// What a running agent answers, if there is one: it knows exact ages, and what entered and left.
-fn ask_agent(args: &cli::AgentArgs, query: &Query) -> anyhow::Result<Option<AnswerCollector<'static>>> {
+fn ask_agent(
+    args: &cli::AgentArgs,
+    query: &Query,
+    shape: ListShape,
+) -> anyhow::Result<Option<AnswerCollector<'static>>> {
     if args.alone {
         return Ok(None);
     }
     let socket = args.socket.as_deref().unwrap_or(Path::new(cli::SOCKET));
-    let mut answer = AnswerCollector::default();
+    let mut answer = AnswerCollector::new(shape);
     match control::ask(socket, query, |frame| answer.frame(frame).map_err(|error| error.to_string())) {
         Ok(false) => {
             // Without an agent, the default path is absent. A path that the user gave is expected to have one.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
-    sink::{Numbering, answer::AnswerHeader, report::render},
+    sink::{Numbering, answer::AnswerHeader, list::ListShape, report::render},
 };
 use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 
@@ -28,12 +28,17 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
     let shown = match &args.file {
         Some(file) => of_recording(file, output)?,
-        None => list::answer(&args.asked, &Query::Report, output.into(), |answer| {
-            let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
-            let mut shown = Vec::new();
-            render(&report, &version, output.into(), anchor, &mut shown)?;
-            Ok(shown)
-        })?,
+        None => list::answer(
+            &args.asked,
+            &Query::Report,
+            ListShape { form: output.into(), ..ListShape::default() },
+            |answer| {
+                let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
+                let mut shown = Vec::new();
+                render(&report, &version, output.into(), anchor, &mut shown)?;
+                Ok(shown)
+            },
+        )?,
     };
     print(&shown)
 }

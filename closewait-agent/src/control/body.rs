@@ -191,7 +191,8 @@ impl Write for BodyWriter {
     }
 }
 
-fn full(pool: &BytePool) -> io::Error {
+/// The error of an answer that is over the limit.
+pub(super) fn full(pool: &BytePool) -> io::Error {
     io::Error::other(format!(
         "it does not fit into the {} MiB that the agent keeps for answers, of which other clients have not taken theirs; \
          narrow the filters, or ask again later",

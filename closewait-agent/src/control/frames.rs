@@ -1,48 +1,14 @@
 //! The frames of an answer: a length, and that number of bytes. An end mark with the number of frames follows the last one, so
-//! that the client recognizes an answer that was cut off.
-
-use std::io::{self, Write as _};
-
-use super::body::{Body, BodyWriter};
+//! that the client recognizes an answer that was cut off. The reason why the answer ends early may come in its place.
 
 /// Longest frame, bytes: far more than a socket has that ten thousand processes hold.
 pub(super) const MAX_FRAME: usize = 16 << 20;
 /// Size of the length in front of a frame, bytes.
-const LENGTH: usize = size_of::<u32>();
-
-/// Makes an answer of frames. Writing fails when all answers in flight together would be over the limit.
-#[derive(Debug)]
-pub struct AnswerWriter {
-    body: BodyWriter,
-    frames: u64,
-}
-
-impl AnswerWriter {
-    pub(super) fn new(body: BodyWriter) -> Self {
-        Self { body, frames: 0 }
-    }
-
-    /// Adds a frame.
-    ///
-    /// # Errors
-    ///
-    /// If all answers in flight together are over the limit, or the frame is empty or longer than any may be.
-    pub fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(bytes.len()).ok().filter(|_| (1..=MAX_FRAME).contains(&bytes.len()));
-        let length = length.ok_or_else(|| io::Error::other(format!("a part of it has {} bytes", bytes.len())))?;
-        self.body.write_all(&length.to_le_bytes())?;
-        self.body.write_all(bytes)?;
-        self.frames += 1;
-        Ok(())
-    }
-
-    /// Ends the answer.
-    pub(super) fn finish(mut self) -> io::Result<Body> {
-        self.body.write_all(&0_u32.to_le_bytes())?;
-        self.body.write_all(&self.frames.to_le_bytes())?;
-        self.body.finish()
-    }
-}
+pub(super) const LENGTH: usize = size_of::<u32>();
+/// Stands in place of a length. The length of a reason follows, then the reason why there is no more of the answer.
+pub(super) const REFUSAL: u32 = u32::MAX;
+/// Longest reason, bytes.
+pub(super) const MAX_REFUSAL: usize = 4096;
 
 /// Reads the frames of an answer.
 #[derive(Debug, Default)]
@@ -57,7 +23,7 @@ impl FrameReader {
     ///
     /// # Errors
     ///
-    /// If the bytes are no frames, or `take` refuses one.
+    /// If the bytes are no frames, the agent gives a reason why there is no more of the answer, or `take` refuses a frame.
     pub(super) fn read(
         &mut self,
         bytes: &mut Vec<u8>,
@@ -67,7 +33,14 @@ impl FrameReader {
         while !self.ended
             && let Some((length, after)) = rest.split_first_chunk::<LENGTH>()
         {
-            let length = u32::from_le_bytes(*length) as usize;
+            let length = u32::from_le_bytes(*length);
+            if length == REFUSAL {
+                let Some((length, after)) = after.split_first_chunk() else { break };
+                let length = u32::from_le_bytes(*length) as usize;
+                let Some(why) = after.get(..length.min(MAX_REFUSAL)) else { break };
+                return Err(String::from_utf8_lossy(why).into_owned());
+            }
+            let length = length as usize;
             if length > MAX_FRAME {
                 return Err(format!("a part of it has {length} bytes, and {MAX_FRAME} are possible"));
             }
@@ -96,24 +69,19 @@ impl FrameReader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
-    use super::{super::pool::BytePool, *};
+    use super::*;
 
     /// Size of the end mark, bytes: a length of 0, and the number of frames.
     const END_MARK: usize = LENGTH + size_of::<u64>();
 
     /// The bytes of an answer with these frames.
     fn written(frames: &[Vec<u8>]) -> Vec<u8> {
-        let pool = BytePool::new(8 << 20);
-        let mut writer = AnswerWriter::new(BodyWriter::new(Arc::clone(&pool)));
-        frames.iter().for_each(|frame| writer.frame(frame).unwrap());
-        let (mut body, mut all) = (writer.finish().unwrap(), Vec::new());
-        while let Some(piece) = body.next().unwrap() {
-            all.extend(piece);
-        }
+        let lengths = frames.iter().map(|frame| (frame.len() as u32).to_le_bytes());
+        let mut all: Vec<u8> = lengths.zip(frames).flat_map(|(length, frame)| [&length[..], frame].concat()).collect();
+        all.extend([0; LENGTH]);
+        all.extend((frames.len() as u64).to_le_bytes());
         all
     }
 
@@ -150,10 +118,17 @@ mod tests {
         let two = written(&[b"one".to_vec(), b"two".to_vec()]);
         assert!(read(&two[LENGTH + 3..], 100).unwrap_err().contains("1 parts of 2 came"));
         assert!(read(&[one.as_slice(), b"x"].concat(), 100).unwrap_err().contains("follows its end"));
-        assert!(read(&u32::MAX.to_le_bytes(), 1).unwrap_err().contains("are possible"));
-        let mut writer = AnswerWriter::new(BodyWriter::new(BytePool::new(64 << 20)));
-        assert!(writer.frame(&[]).is_err() && writer.frame(&vec![0; MAX_FRAME + 1]).is_err());
-        assert!(writer.frame(&[0]).is_ok());
+        assert!(read(&(u32::MAX - 1).to_le_bytes(), 1).unwrap_err().contains("are possible"));
+    }
+
+    #[test]
+    fn a_reason_in_place_of_a_frame_ends_the_answer() {
+        let frame = &written(&[b"one".to_vec()])[..LENGTH + 3];
+        let all = [frame, &REFUSAL.to_le_bytes(), &5_u32.to_le_bytes(), b"never"].concat();
+        for step in [1, 7, 100] {
+            assert_eq!(read(&all, step), Err("never".to_owned()));
+            assert!(!read(&all[..all.len() - 1], step).unwrap().1, "half a reason is none");
+        }
     }
 
     #[test]

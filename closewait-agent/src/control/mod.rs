@@ -9,10 +9,12 @@
 //! | `place` | the socket file: created with the right mode, never in the place of something else, removed only by its owner |
 //! | `peer` | who is at the other end, and whether to believe it |
 //! | `server` | the agent's side: bounded in clients, bytes and time |
+//! | `answer_writer` | an answer that is sent while it is made, as far as its client takes it at once |
 //! | `frames` | the parts of an answer, and the mark at its end |
 //! | `body`, `pool` | answers in flight: pieces that are freed as they are written, compressed if they are large, within one limit for all |
 //! | `client` | the side of `list`, `report` and `kill`: bounded in bytes and time |
 
+mod answer_writer;
 mod body;
 mod client;
 mod error;
@@ -31,9 +33,9 @@ use serde::{Deserialize, Serialize};
 use closewait_engine::text::harmless_field;
 
 pub use self::{
+    answer_writer::AnswerWriter,
     client::ask,
     error::ControlError,
-    frames::AnswerWriter,
     server::{Asker, Control},
 };
 
@@ -57,7 +59,7 @@ const MIN_RATE: u64 = 256 * 1024;
 
 /// Version of the protocol: of questions, of the items of an answer and of their encoding. Raise it whenever one of them changes;
 /// a test of this module notices a change of the encoding.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Line of a question.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +92,14 @@ impl Head {
     /// The line of this agent.
     fn new(refused: Option<String>) -> Self {
         Self { protocol: PROTOCOL, agent: env!("CARGO_PKG_VERSION").to_owned(), refused }
+    }
+
+    /// It with the end of its line.
+    fn line(&self) -> Vec<u8> {
+        // Text and a number have a form in JSON.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
     }
 }
 

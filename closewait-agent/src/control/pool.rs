@@ -70,6 +70,17 @@ impl Lease {
         taken
     }
 
+    /// Takes or gives back what makes it `bytes`, if all answers together then have `limit` bytes at most. Returns whether it did.
+    pub(super) fn resize(&mut self, bytes: usize, limit: usize) -> bool {
+        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
+            return self.take(more, limit);
+        }
+        if bytes < self.bytes {
+            self.release(self.bytes - bytes);
+        }
+        true
+    }
+
     /// Gives `bytes` back.
     pub(super) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -98,6 +109,8 @@ mod tests {
         first.release(10);
         assert_eq!(pool.used(), 90);
         assert!(!first.take(usize::MAX, usize::MAX), "no overflow");
+        assert!(first.resize(60, 100) && !first.resize(61, 100) && pool.used() == 100);
+        assert!(first.resize(50, 1) && pool.used() == 90, "less is always possible");
         drop(first);
         assert_eq!(pool.used(), 40);
         second.release(1000);

@@ -13,11 +13,11 @@ use tokio::{
 
 use super::{
     AnswerWriter, AnyRequest, Head, MAX_CLIENTS, MAX_QUESTION, PATIENCE, PROTOCOL, QUEUE_PATIENCE, Request,
-    body::{Body, BodyWriter},
+    body::Body,
     error::ControlError,
     peer,
     place::{self, SocketFile},
-    pool::BytePool,
+    pool::{BytePool, Lease},
     transfer_time,
 };
 use crate::{
@@ -201,31 +201,34 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// What the answer is written to.
-    pub fn writer(&self) -> AnswerWriter {
-        AnswerWriter::new(BodyWriter::new(Arc::clone(&self.pool)))
-    }
-
-    /// Answers in the background: a client that does not take the answer holds up nobody.
-    pub fn answer(self, answer: AnswerWriter) {
-        match answer.finish() {
-            Ok(body) => self.send(&Head::new(None), Some(body)),
-            Err(error) => self.refuse(error.to_string()),
-        }
+    /// Begins an answer, which is sent while it is made.
+    pub fn begin(self) -> AnswerWriter {
+        let head = Head::new(None).line();
+        AnswerWriter::new(self, head)
     }
 
     /// Says in the background that there is no answer, and why.
     pub fn refuse(self, why: String) {
-        self.send(&Head::new(Some(why)), None);
+        let lease = Lease::new(self.pool());
+        self.send((Head::new(Some(why)).line(), lease), None);
     }
 
-    fn send(mut self, head: &Head, body: Option<Body>) {
-        let Ok(mut line) = serde_json::to_vec(head) else { return };
-        line.push(b'\n');
+    /// Bytes of all answers in flight.
+    pub(super) fn pool(&self) -> Arc<BytePool> {
+        Arc::clone(&self.pool)
+    }
+
+    /// Sends as many of these bytes as the client takes without waiting. Returns their number.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
+    }
+
+    /// Sends in the background what comes first, then the body.
+    pub(super) fn send(mut self, (first, lease): (Vec<u8>, Lease), body: Option<Body>) {
         tokio::spawn(async move {
             let is_large = body.as_ref().is_some_and(|body| body.length() >= LARGE);
             // One who is gone or too slow has lost interest.
-            if let Err(error) = write(&mut self.stream, line, body).await {
+            if let Err(error) = write(&mut self.stream, (first, lease), body).await {
                 log::debug!("a client has not taken its answer: {error}");
             }
             if is_large {
@@ -241,10 +244,10 @@ impl Asker {
 }
 
 /// Sends an answer piece by piece, as long as the client makes progress.
-async fn write(stream: &mut UnixStream, line: Vec<u8>, body: Option<Body>) -> io::Result<()> {
+async fn write(stream: &mut UnixStream, (first, lease): (Vec<u8>, Lease), body: Option<Body>) -> io::Result<()> {
     let (began, mut sent) = (Instant::now(), 0);
-    let mut body = body;
-    let mut next = Some(line);
+    let (mut body, mut lease) = (body, Some(lease));
+    let mut next = Some(first);
     while let Some(piece) = next {
         let mut rest = piece.as_slice();
         while !rest.is_empty() {
@@ -256,6 +259,8 @@ async fn write(stream: &mut UnixStream, line: Vec<u8>, body: Option<Body>) -> io
             sent += written as u64;
             rest = rest.get(written..).unwrap_or_default();
         }
+        // That of what came first.
+        drop(lease.take());
         next = match &mut body {
             Some(body) => body.next()?,
             None => None,

@@ -1,6 +1,7 @@
 //! Agent and client together.
 
 mod encoding;
+mod while_made;
 
 use std::{
     fs,
@@ -69,15 +70,15 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
 }
 
 fn answer(question: &str, asker: Asker) {
-    let mut answer = asker.writer();
+    let mut answer = asker.begin();
     let written = match question.parse() {
         Ok(bytes) => text(bytes).chunks(32 * 1024).try_for_each(|part| answer.frame(part)),
         Err(_) => answer.frame(question.as_bytes()),
     };
     match (question, written) {
-        ("no", _) => asker.refuse("never".to_owned()),
-        (_, Ok(())) => asker.answer(answer),
-        (_, Err(error)) => asker.refuse(error.to_string()),
+        ("no", _) => answer.refuse("never"),
+        (_, Ok(())) => answer.finish(),
+        (_, Err(error)) => answer.refuse(&error.to_string()),
     }
 }
 
@@ -219,7 +220,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             stream.write_all(line("held").as_bytes()).unwrap();
             (stream, control.question().await.unwrap())
         };
-        let mut full = first.1.writer();
+        let mut full = first.1.begin();
         // Does not compress, and leaves less than an eighth, whatever the kernel takes of it.
         let noise: Vec<u8> = (0_u64..)
             .scan(1_u64, |state, _| {
@@ -229,7 +230,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             .take(4_120_000)
             .collect();
         full.frame(&noise).unwrap();
-        first.1.answer(full);
+        full.finish();
         let ask_there = || {
             let path = path.clone();
             thread::spawn(move || asked(&path, "hello"))
@@ -367,7 +368,12 @@ fn what_is_no_answer_is_refused() {
         ("endless", [head().as_bytes(), &frame(b"four")].concat(), "was cut off"),
         ("fewer", [head().as_bytes(), &frame(b"four"), &end(2)].concat(), "1 parts of 2 came"),
         ("behind", [head().as_bytes(), &frame(b"four"), &end(1), b"x"].concat(), "follows its end"),
-        ("huge", [head().as_bytes(), &u32::MAX.to_le_bytes()].concat(), "are possible"),
+        ("huge", [head().as_bytes(), &(u32::MAX - 1).to_le_bytes()].concat(), "are possible"),
+        (
+            "ended",
+            [head().as_bytes(), &frame(b"four"), &[0xff; 4], &3_u32.to_le_bytes(), b"no\x1b"].concat(),
+            "no\\u{1b}",
+        ),
         (
             "escape",
             format!("{{\"protocol\":{PROTOCOL},\"refused\":\"\\u001b[2J\"}}\n").into_bytes(),

@@ -261,11 +261,11 @@ impl<S: RecordSource> Runtime<S> {
     }
 
     fn answer(&self, query: &Query, asker: Asker) {
-        let mut answer = asker.writer();
+        let mut answer = asker.begin();
         let engine = self.engine.state();
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {
-            Ok(()) => asker.answer(answer),
-            Err(error) => asker.refuse(error.to_string()),
+            Ok(()) => answer.finish(),
+            Err(error) => answer.refuse(&error.to_string()),
         }
     }
 }

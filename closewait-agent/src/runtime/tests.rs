@@ -37,7 +37,7 @@ use closewait_engine::{
     Config, Engine, Events,
     decode::Decoder,
     model::{Counters, ScanEnd, ScanFact, Since, SocketKey},
-    snapshot::query::{Filter, VerdictTexts},
+    snapshot::query::{Filter, ListContent},
     testing,
 };
 
@@ -267,7 +267,7 @@ fn socket(name: &str) -> PathBuf {
 
 /// The header of an agent's answer, and the number of its sockets.
 fn list(path: &Path) -> (AnswerHeader, usize) {
-    let query = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+    let query = Query::List { filter: Filter::default(), content: ListContent::Sockets };
     let (mut header, mut rows) = (None, 0);
     let asked = ask(path, &query, |frame| {
         let each = |item| {

@@ -12,13 +12,16 @@ use thiserror::Error;
 
 use self::items::FirstUses;
 pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, ItemFrame, SharedItem};
+use super::list::{ListShape, rows::SocketTable};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     Engine,
     diagnose::Seen,
     model::{IncidentReport, Listener},
     process::Process,
-    snapshot::query::Query,
+    snapshot::groups::{ListedGroup, ListedGroupBuilder},
+    snapshot::hints::{Hint, HintBuilder},
+    snapshot::query::{ListContent, Query},
     snapshot::view::{Row, View},
     time::BootTime,
     workload::Workload,
@@ -28,6 +31,8 @@ use closewait_engine::{
 const FRAME: usize = 32 * 1024;
 /// Most sockets that a client collects: four times the default of `--max-tracked`.
 const MAX_ROWS: usize = 4_000_000;
+/// Most hints that a client collects: more than any agent has to give.
+const MAX_HINTS: usize = 64;
 
 /// Writes the answer to `query`, of what is true at `now`, as frames of encoded items. Each socket is judged, encoded and
 /// forgotten before the next.
@@ -63,8 +68,8 @@ fn items<'e, E>(
     mut take: impl FnMut(AnswerItem<'e>) -> Result<(), E>,
 ) -> Result<(), E> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let (filter, texts) = match query {
-        Query::List { filter, texts } => (filter, *texts),
+    let (filter, content) = match query {
+        Query::List { filter, content } => (filter, *content),
         Query::Report => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
             let mut report = engine.report(now);
@@ -78,11 +83,41 @@ fn items<'e, E>(
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
     let processes = selection.processes;
-    let mut shared = FirstUses::new(texts);
-    for row in selection {
-        shared.row(row, processes, &mut take)?;
+    list(selection, processes, content, &mut take)
+}
+
+/// Gives the items of a list of `rows` to `take`, those behind the header. `processes` are the inspected owners, by pid.
+fn list<'e, E>(
+    rows: impl Iterator<Item = Row<'e>>,
+    processes: &'e BTreeMap<u32, Process>,
+    content: ListContent,
+    take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut shared, mut hints) = (FirstUses::default(), HintBuilder::default());
+    match content {
+        ListContent::Sockets => {
+            for row in rows {
+                shared.row(row, Some(processes), take)?;
+            }
+            return Ok(());
+        }
+        ListContent::Table => {
+            for row in rows {
+                hints.add(&row);
+                shared.table_row(row, take)?;
+            }
+        }
+        ListContent::Groups(by) => {
+            let mut groups = ListedGroupBuilder::new(by);
+            for row in rows {
+                hints.add(&row);
+                groups.add(&row);
+            }
+            let mut groups = groups.finish(processes).into_iter();
+            groups.try_for_each(|group| take(AnswerItem::ListedGroup(Box::new(group))))?;
+        }
     }
-    Ok(())
+    hints.finish(processes).into_iter().try_for_each(|hint| take(AnswerItem::Hint(Box::new(hint))))
 }
 
 /// Reason why items are no answer.
@@ -100,6 +135,9 @@ pub enum AnswerError {
     /// It has no report, or several, though one was asked for.
     #[error("the answer does not have one report")]
     Report,
+    /// It says too much below the table.
+    #[error("the answer has more than {MAX_HINTS} hints")]
+    Hints,
     /// It has too many sockets.
     #[error("the answer has more than {MAX_ROWS} sockets; narrow the filters")]
     TooMany,
@@ -111,22 +149,76 @@ pub enum AnswerError {
 pub struct AnswerCollector<'a> {
     header: Option<AnswerHeader>,
     rows: Vec<Box<AnswerRow<'a>>>,
-    listeners: Vec<Cow<'a, Seen<Listener>>>,
-    workloads: Vec<Cow<'a, Workload>>,
-    processes: BTreeMap<u32, Process>,
+    /// What rows are added to instead, if no more of them is shown.
+    table: Option<SocketTable>,
+    shared: SharedItems<'a>,
+    groups: Vec<ListedGroup>,
+    hints: Vec<Hint>,
     report: Option<IncidentReport>,
 }
 
+/// What rows have in common.
+#[derive(Debug, Default)]
+struct SharedItems<'a> {
+    listeners: Vec<Cow<'a, Seen<Listener>>>,
+    workloads: Vec<Cow<'a, Workload>>,
+    processes: BTreeMap<u32, Process>,
+}
+
+impl SharedItems<'_> {
+    /// Whether everything is there that `row` refers to.
+    fn check(&self, row: &AnswerRow<'_>) -> Result<(), AnswerError> {
+        let is_there = |index: Option<u32>, length: usize| index.is_none_or(|index| (index as usize) < length);
+        if !is_there(row.listener, self.listeners.len()) {
+            return Err(AnswerError::Reference(SharedItem::Listener));
+        }
+        if !is_there(row.workload, self.workloads.len()) {
+            return Err(AnswerError::Reference(SharedItem::Workload));
+        }
+        if row.process.is_some_and(|pid| !self.processes.contains_key(&pid)) {
+            return Err(AnswerError::Reference(SharedItem::Process));
+        }
+        Ok(())
+    }
+
+    /// The row with what it refers to.
+    fn row<'r>(&'r self, row: &'r AnswerRow<'_>) -> Row<'r> {
+        Row {
+            socket: &row.socket,
+            dwell: row.dwell,
+            gone: row.gone.as_deref().map(Cow::as_ref),
+            owners: row.owners.as_deref(),
+            listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
+            workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
+            conntrack: row.conntrack,
+            proxy_peer: row.proxy_peer.as_deref().map(Cow::as_ref),
+            process: row.process.and_then(|pid| self.processes.get(&pid)),
+            verdict: row.verdict.clone(),
+        }
+    }
+}
+
 impl<'a> AnswerCollector<'a> {
+    /// Collects what a list of this shape shows.
+    pub fn new(shape: ListShape) -> Self {
+        let table = (shape.content() == ListContent::Table).then(|| SocketTable::new(shape.style));
+        Self { table, ..Self::default() }
+    }
+
     /// Collects the answer to `query`, of what is true at `now`, without encoding.
     ///
     /// # Errors
     ///
     /// If there are too many sockets.
-    pub fn of(engine: &'a Engine, query: &'a Query, now: BootTime, anchor: TimeAnchor) -> Result<Self, AnswerError> {
-        let mut collector = Self::default();
-        items(engine, query, now, anchor, |item| collector.add(item))?;
-        Ok(collector)
+    pub fn scanned(
+        mut self,
+        engine: &'a Engine,
+        query: &'a Query,
+        now: BootTime,
+        anchor: TimeAnchor,
+    ) -> Result<Self, AnswerError> {
+        items(engine, query, now, anchor, |item| self.add(item))?;
+        Ok(self)
     }
 
     /// Adds the items of a frame.
@@ -150,27 +242,25 @@ impl<'a> AnswerCollector<'a> {
         }
         match item {
             AnswerItem::Header(header) => self.header = Some(header),
-            AnswerItem::Listener(listener) => self.listeners.push(listener),
-            AnswerItem::Workload(workload) => self.workloads.push(workload),
+            AnswerItem::Listener(listener) => self.shared.listeners.push(listener),
+            AnswerItem::Workload(workload) => self.shared.workloads.push(workload),
             AnswerItem::Process(process) => {
-                self.processes.insert(process.pid, process.into_owned());
+                self.shared.processes.insert(process.pid, process.into_owned());
             }
             AnswerItem::Row(row) => {
-                let is_there = |index: Option<u32>, length: usize| index.is_none_or(|index| (index as usize) < length);
-                if !is_there(row.listener, self.listeners.len()) {
-                    return Err(AnswerError::Reference(SharedItem::Listener));
-                }
-                if !is_there(row.workload, self.workloads.len()) {
-                    return Err(AnswerError::Reference(SharedItem::Workload));
-                }
-                if row.process.is_some_and(|pid| !self.processes.contains_key(&pid)) {
-                    return Err(AnswerError::Reference(SharedItem::Process));
-                }
-                if self.rows.len() >= MAX_ROWS {
+                self.shared.check(&row)?;
+                if self.rows.len().max(self.table.as_ref().map_or(0, SocketTable::len)) >= MAX_ROWS {
                     return Err(AnswerError::TooMany);
                 }
-                self.rows.push(row);
+                match (&mut self.table, &self.header) {
+                    (Some(table), Some(header)) => table.add(&self.shared.row(&row), header.at),
+                    (None, _) | (_, None) => self.rows.push(row),
+                }
             }
+            AnswerItem::ListedGroup(_) if self.groups.len() >= MAX_ROWS => return Err(AnswerError::TooMany),
+            AnswerItem::ListedGroup(group) => self.groups.push(*group),
+            AnswerItem::Hint(_) if self.hints.len() >= MAX_HINTS => return Err(AnswerError::Hints),
+            AnswerItem::Hint(hint) => self.hints.push(*hint),
             AnswerItem::Report(report) if self.report.is_none() => self.report = Some(*report),
             AnswerItem::Report(_) => return Err(AnswerError::Report),
             AnswerItem::Group(group) => self.report.as_mut().ok_or(AnswerError::Report)?.groups.push(*group),
@@ -184,8 +274,8 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// If there is no header.
     pub fn listing(self) -> Result<Listing<'a>, AnswerError> {
-        let Self { header, rows, listeners, workloads, processes, report: _ } = self;
-        Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, listeners, workloads, processes })
+        let Self { header, rows, table, shared, groups, hints, report: _ } = self;
+        Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, table, shared, groups, hints })
     }
 
     /// Ends an incident report.
@@ -205,13 +295,14 @@ pub struct Listing<'a> {
     /// What it begins with.
     pub header: AnswerHeader,
     rows: Vec<Box<AnswerRow<'a>>>,
-    listeners: Vec<Cow<'a, Seen<Listener>>>,
-    workloads: Vec<Cow<'a, Workload>>,
-    processes: BTreeMap<u32, Process>,
+    /// The rows, if no more of them is shown.
+    pub(super) table: Option<SocketTable>,
+    shared: SharedItems<'a>,
+    /// Groups of sockets, the largest first, if they were asked for.
+    pub groups: Vec<ListedGroup>,
+    /// What is worth saying below a table.
+    pub hints: Vec<Hint>,
 }
-
-#[cfg(test)]
-use closewait_engine::snapshot::query::VerdictTexts;
 
 #[cfg(test)]
 impl<'a> Listing<'a> {
@@ -219,7 +310,7 @@ impl<'a> Listing<'a> {
     pub(super) fn of_rows(rows: impl Iterator<Item = Row<'a>>, at: BootTime) -> Listing<'static> {
         let processes = BTreeMap::new();
         let view = View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes };
-        tests::sent(&view, None, VerdictTexts::All)
+        tests::sent(&view, None, ListShape { form: super::Form::Json, ..ListShape::default() })
     }
 }
 
@@ -236,18 +327,7 @@ impl Listing<'_> {
 
     /// The sockets, oldest first.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
-        self.rows.iter().map(|row| Row {
-            socket: &row.socket,
-            dwell: row.dwell,
-            gone: row.gone.as_deref().map(Cow::as_ref),
-            owners: row.owners.as_deref(),
-            listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
-            workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
-            conntrack: row.conntrack,
-            proxy_peer: row.proxy_peer.as_deref().map(Cow::as_ref),
-            process: row.process.and_then(|pid| self.processes.get(&pid)),
-            verdict: row.verdict.clone(),
-        })
+        self.rows.iter().map(|row| self.shared.row(row))
     }
 
     /// All of it at once.
@@ -258,7 +338,7 @@ impl Listing<'_> {
             rows: self.rows().collect(),
             untracked: *untracked,
             unseen: unseen.as_deref(),
-            processes: &self.processes,
+            processes: &self.shared.processes,
         }
     }
 }

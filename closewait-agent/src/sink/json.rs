@@ -115,7 +115,7 @@ pub(super) fn list(listing: &Listing<'_>, to: &mut impl Write) -> io::Result<()>
 ///
 /// If `to` fails, or a value cannot be written as JSON.
 pub(super) fn groups(
-    groups: &[ListedGroup<'_>],
+    groups: &[ListedGroup],
     by: GroupBy,
     header: &AnswerHeader,
     to: &mut impl Write,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     answer::Listing,
     json::write_line,
-    list::{Style, rows},
+    list::{Style, rows::SocketTable},
     schema::{self, ListedObject, OwnerObject},
     table::{Align, Column},
 };
@@ -43,13 +43,15 @@ pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Styl
         line(to, "no socket matches");
         return;
     }
-    let rows: Vec<_> = selected.iter().map(Selected::row).collect();
-    let mut column = Column::new("PLAN", Align::Left, rows.len());
+    let mut column = Column::new("PLAN", Align::Left, selected.len());
     for plan in plans {
         column.text().push_str(word(plan));
         column.end_in(if style.color && plan.is_ok() { Some("1;31") } else { None });
     }
-    rows::write_with(column, now, &rows.iter().collect::<Vec<_>>(), style, to);
+    let mut table = SocketTable::new(style);
+    selected.iter().for_each(|selected| table.add(&selected.row(), now));
+    // Writing to a Vec cannot fail.
+    let _infallible: io::Result<()> = table.write(Some(column), to);
     let count = plans.iter().filter(|plan| plan.is_ok()).count();
     line(
         to,

@@ -8,12 +8,13 @@ mod tests;
 use std::io::{self, Write};
 
 pub use self::rows::Style;
-use super::{Form, answer::Listing, json};
+use super::{
+    Form,
+    answer::{AnswerHeader, Listing},
+    json,
+};
 use closewait_engine::{
-    snapshot::groups::groups,
-    snapshot::hints::hints,
-    snapshot::query::{GroupBy, VerdictTexts},
-    snapshot::view::{Row, View},
+    snapshot::query::{GroupBy, ListContent},
     workload::Workload,
 };
 
@@ -29,41 +30,47 @@ pub struct ListShape {
 }
 
 impl ListShape {
-    /// Which texts of verdicts are printed.
-    pub fn texts(self) -> VerdictTexts {
+    /// What an answer has to have, so that it can be printed.
+    pub fn content(self) -> ListContent {
         match (self.form, self.by) {
-            (Form::Json, None) => VerdictTexts::All,
-            (Form::Json, Some(_)) | (Form::Text, _) => VerdictTexts::FirstOfEach,
+            (_, Some(by)) => ListContent::Groups(by),
+            (Form::Json, None) => ListContent::Sockets,
+            (Form::Text, None) => ListContent::Table,
         }
     }
 }
 
-/// Writes a list.
+/// Writes a list. It has to be the answer to a question for the content of this shape.
 ///
 /// # Errors
 ///
 /// If `to` fails, or a value cannot be written as JSON.
-pub fn render(listing: &Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
+pub fn render(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
     match (shape.form, shape.by) {
-        (Form::Json, None) => json::list(listing, to),
-        (Form::Json, Some(by)) => {
-            let view = listing.view();
-            json::groups(&groups(&view, &view.rows.iter().collect::<Vec<_>>(), by), by, &listing.header, to)
-        }
-        (Form::Text, _) => {
-            let mut lines = Vec::new();
-            text(listing, shape, &mut lines);
-            to.write_all(&lines)
-        }
+        (Form::Json, None) => json::list(&listing, to),
+        (Form::Json, Some(by)) => json::groups(&listing.groups, by, &listing.header, to),
+        (Form::Text, _) => text(listing, shape, to),
     }
 }
 
-fn text(listing: &Listing<'_>, shape: ListShape, to: &mut Vec<u8>) {
-    let view = listing.view();
-    table(&view, listing.header.total, shape, to);
-    for missing in missing(view.untracked, view.unseen) {
-        let _infallible: io::Result<()> = writeln!(to, "\n{missing}");
+/// Writes the table, or why it is empty, then what it does not say by itself.
+fn text(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
+    let Listing { header: AnswerHeader { total, untracked, unseen, .. }, table, groups, hints, .. } = listing;
+    let table = table.filter(|table| table.len() > 0);
+    match (shape.by, table) {
+        (Some(by), _) if !groups.is_empty() => {
+            grouped::write(&groups, by, shape.style.width.map(usize::from), to)?;
+        }
+        (None, Some(table)) => table.write(None, to)?,
+        (Some(_), _) | (None, None) => match total {
+            0 => writeln!(to, "{}", none(untracked, unseen.as_deref()))?,
+            others => writeln!(to, "no socket matches; {others} without the filters")?,
+        },
     }
+    for (at, hint) in hints.iter().enumerate() {
+        writeln!(to, "{}{hint}", if at == 0 { "\n" } else { "" })?;
+    }
+    missing(untracked, unseen.as_deref()).try_for_each(|missing| writeln!(to, "\n{missing}"))
 }
 
 /// Text for each kind of socket that may be in CLOSE_WAIT and is not shown: those that are not tracked, and those that
@@ -85,28 +92,6 @@ pub(super) fn none(untracked: u64, unseen: Option<&str>) -> &'static str {
         (0, None) => "no socket is in CLOSE_WAIT",
         (_, None) => "no tracked socket is in CLOSE_WAIT",
         (_, Some(_)) => "no socket that can be seen from here is in CLOSE_WAIT",
-    }
-}
-
-/// Writes the table, or why it is empty; `total` is the number of sockets without the filters.
-fn table(view: &View<'_>, total: u64, shape: ListShape, to: &mut Vec<u8>) {
-    let rows: Vec<&Row<'_>> = view.rows.iter().collect();
-    if rows.is_empty() {
-        // Writing to a Vec cannot fail.
-        let _infallible: io::Result<()> = match total {
-            0 => writeln!(to, "{}", none(view.untracked, view.unseen)),
-            others => writeln!(to, "no socket matches; {others} without the filters"),
-        };
-        return;
-    }
-    match shape.by {
-        None => rows::write(view.now, &rows, shape.style, to),
-        Some(by) => grouped::write(&groups(view, &rows, by), by, shape.style.width.map(usize::from), to),
-    }
-    let mut gap = "\n";
-    for hint in hints(view, &rows) {
-        let _infallible: io::Result<()> = writeln!(to, "{gap}{hint}");
-        gap = "";
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables that fit a screen: cells are collected by column, then columns give way until a line fits.
 
+use std::io::{self, Write};
+
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Between columns.
@@ -7,6 +9,8 @@ const GAP: usize = 2;
 /// The narrowest screen that a table is fitted to.
 const NARROWEST: usize = 50;
 const SPACES: &[u8] = &[b' '; 128];
+/// Size from which on complete lines are written, bytes.
+const WRITE: usize = 64 * 1024;
 
 /// How the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,27 +35,28 @@ pub(super) struct Column {
     align: Align,
     text: String,
     cells: Vec<Cell>,
+    /// Colors of the cells that have one, by the number of the cell.
+    colors: Vec<(u32, &'static str)>,
     /// Width of the widest cell, the name included.
     full: usize,
 }
 
-/// Where a cell ends, and how to write it.
+/// Where a cell ends, and how to write it. Small, because a table has ten of them a line.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    end: usize,
+    end: u32,
     /// From here to `rest` it must not be cut, if that can be helped.
-    tail: usize,
+    tail: u32,
     /// What is from here on goes first.
-    rest: usize,
-    width: usize,
-    sgr: Option<&'static str>,
+    rest: u32,
+    width: u32,
 }
 
 impl Column {
     /// An empty one for so many rows.
     pub(super) fn new(name: &'static str, align: Align, rows: usize) -> Self {
         let (text, cells) = (String::with_capacity(rows * 16), Vec::with_capacity(rows));
-        Self { name, align, text, cells, full: name.len() }
+        Self { name, align, text, cells, colors: Vec::new(), full: name.len() }
     }
 
     /// What stands over it.
@@ -72,19 +77,21 @@ impl Column {
     /// Ends a cell of which the last `rest` bytes go first if it is too wide, and the `tail` bytes before them last.
     pub(super) fn end_keeping(&mut self, tail: usize, rest: usize) {
         let rest = self.text.len().saturating_sub(rest);
-        self.end_with(rest.saturating_sub(tail), rest, None);
+        self.end_with(rest.saturating_sub(tail), rest);
     }
 
     /// Ends a cell in a color.
     pub(super) fn end_in(&mut self, sgr: Option<&'static str>) {
-        self.end_with(self.text.len(), self.text.len(), sgr);
+        self.colors.extend(sgr.map(|sgr| (short(self.cells.len()), sgr)));
+        self.end_with(self.text.len(), self.text.len());
     }
 
-    fn end_with(&mut self, tail: usize, rest: usize, sgr: Option<&'static str>) {
-        let start = self.cells.last().map_or(0, |cell| cell.end);
+    fn end_with(&mut self, tail: usize, rest: usize) {
+        let start = self.cells.last().map_or(0, |cell| cell.end as usize);
         let width = width(self.text.get(start..).unwrap_or_default());
         self.full = self.full.max(width);
-        self.cells.push(Cell { end: self.text.len(), tail, rest, width, sgr });
+        let (end, tail, rest, width) = (short(self.text.len()), short(tail), short(rest), short(width));
+        self.cells.push(Cell { end, tail, rest, width });
     }
 
     /// Whether no cell says anything.
@@ -97,46 +104,72 @@ impl Column {
         let mut start = 0;
         let mut first = None;
         self.cells.iter().all(|cell| {
-            let text = self.text.get(start..cell.end);
-            start = cell.end;
+            let text = self.text.get(start..cell.end as usize);
+            start = cell.end as usize;
             first.get_or_insert(text) == &text
         })
     }
 }
 
+/// A place in the text of a column. No answer is so long that one has none.
+fn short(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
 /// Writes the columns side by side, in lines of at most `width`.
-pub(super) fn write(columns: &[Column], width: Option<usize>, concessions: &[Concession], to: &mut Vec<u8>) {
+///
+/// # Errors
+///
+/// If `to` fails.
+pub(super) fn write(
+    columns: &[Column],
+    width: Option<usize>,
+    concessions: &[Concession],
+    to: &mut impl Write,
+) -> io::Result<()> {
     let widths = widths(columns, width, concessions);
     let kept: Vec<(&Column, usize)> =
         columns.iter().zip(widths).filter_map(|(column, width)| Some((column, width?))).collect();
+    let mut lines = Vec::with_capacity(WRITE + WRITE / 4);
     for (at, (column, width)) in kept.iter().enumerate() {
-        let cell = Cell { end: 0, tail: 0, rest: 0, width: column.name.len(), sgr: None };
-        write_cell(column.name, cell, column.align, *width, at + 1 == kept.len(), to);
+        let name = CellText { text: column.name, width: column.name.len(), sgr: None };
+        write_cell(name, column.align, *width, at + 1 == kept.len(), &mut lines);
     }
-    end_line(to);
+    end_line(&mut lines);
     let rows = columns.first().map_or(0, |column| column.cells.len());
-    let line: usize = kept.iter().map(|(_, width)| width + GAP).sum();
-    to.reserve(line * rows);
-    let mut starts = vec![0; kept.len()];
-    let mut short = String::new();
+    let mut places: Vec<_> = kept.iter().map(|(column, _)| (0, column.colors.iter().peekable())).collect();
+    let mut cut_text = String::new();
     for row in 0..rows {
-        for (at, ((column, width), start)) in kept.iter().zip(&mut starts).enumerate() {
+        for (at, ((column, width), (start, colors))) in kept.iter().zip(&mut places).enumerate() {
             let Some(cell) = column.cells.get(row) else { continue };
-            let text = column.text.get(*start..cell.end).unwrap_or_default();
-            let (tail, rest) = (cell.tail.saturating_sub(*start), cell.rest.saturating_sub(*start));
-            *start = cell.end;
-            let is_last = at + 1 == kept.len();
-            if cell.width <= *width {
-                write_cell(text, *cell, column.align, *width, is_last, to);
-            } else {
-                short.clear();
-                cut(text, tail, rest, *width, &mut short);
-                let cell = Cell { width: self::width(&short), ..*cell };
-                write_cell(&short, cell, column.align, *width, is_last, to);
+            let (end, tail, rest) = (cell.end as usize, cell.tail as usize, cell.rest as usize);
+            let text = column.text.get(*start..end).unwrap_or_default();
+            let (tail, rest) = (tail.saturating_sub(*start), rest.saturating_sub(*start));
+            *start = end;
+            let sgr = colors.next_if(|(of, _)| *of as usize == row).map(|(_, sgr)| *sgr);
+            let mut shown = CellText { text, width: cell.width as usize, sgr };
+            if shown.width > *width {
+                cut_text.clear();
+                cut(text, tail, rest, *width, &mut cut_text);
+                (shown.text, shown.width) = (&cut_text, self::width(&cut_text));
             }
+            write_cell(shown, column.align, *width, at + 1 == kept.len(), &mut lines);
         }
-        end_line(to);
+        end_line(&mut lines);
+        if lines.len() >= WRITE {
+            to.write_all(&lines)?;
+            lines.clear();
+        }
     }
+    to.write_all(&lines)
+}
+
+/// What is written of a cell.
+#[derive(Clone, Copy)]
+struct CellText<'a> {
+    text: &'a str,
+    width: usize,
+    sgr: Option<&'static str>,
 }
 
 /// How wide each column is; `None`: it is left out.
@@ -180,12 +213,13 @@ fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession])
     widths
 }
 
-fn write_cell(text: &str, cell: Cell, align: Align, width: usize, is_last: bool, to: &mut Vec<u8>) {
+fn write_cell(cell: CellText<'_>, align: Align, width: usize, is_last: bool, to: &mut Vec<u8>) {
+    let CellText { text, sgr, .. } = cell;
     let pad = width.saturating_sub(cell.width);
     if align == Align::Right {
         spaces(pad, to);
     }
-    match cell.sgr {
+    match sgr {
         Some(sgr) if !text.is_empty() => {
             for part in ["\x1b[", sgr, "m", text, "\x1b[0m"] {
                 to.extend_from_slice(part.as_bytes());
@@ -296,7 +330,7 @@ mod tests {
 
     fn written(columns: &[Column], width: Option<usize>, concessions: &[Concession]) -> String {
         let mut to = Vec::new();
-        write(columns, width, concessions, &mut to);
+        write(columns, width, concessions, &mut to).unwrap();
         String::from_utf8(to).unwrap()
     }
 

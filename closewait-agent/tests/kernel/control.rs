@@ -21,7 +21,8 @@ use closewait::{
 };
 use closewait_engine::{
     model::{Certainty, Class},
-    snapshot::query::{Filter, Query, VerdictTexts},
+    snapshot::hints::Hint,
+    snapshot::query::{Filter, ListContent, Query},
 };
 use serde_json::Value;
 
@@ -383,14 +384,19 @@ fn control_characters_of_an_answer_reach_no_terminal() {
     let shown = "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{1b}[31mred\\u{1b}[0m\\u{202e}\\u{d}\\u{a}no";
     let ns = Namespace::inhabited();
     let mut items = items_of(&ns.waiting(V4).0.id);
+    let mut hint = None;
     for item in &mut items {
-        if let AnswerItem::Header(header) = item {
-            header.unseen = Some(said.to_owned());
-        } else if let AnswerItem::Row(row) = item {
-            (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
-            (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
+        match item {
+            AnswerItem::Header(header) => header.unseen = Some(said.to_owned()),
+            AnswerItem::Row(row) => {
+                (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
+                (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
+                hint = Some(Hint::Cause { owner: None, count: 1, verdict: row.verdict.clone() });
+            }
+            _ => {}
         }
     }
+    items.extend(hint.map(|hint| AnswerItem::Hint(Box::new(hint))));
     for (output, times) in [("text", 3), ("json", 2)] {
         let answering = answer_once(&folder.socket(), answer_of(&items));
         let asked = ask(&["list", "--output", output, "--socket", &folder.socket()]);
@@ -490,7 +496,7 @@ const SILENT: usize = 32;
 
 /// The question that the line of [`question`] asks.
 fn everything() -> Query {
-    Query::List { filter: Filter::default(), texts: VerdictTexts::All }
+    Query::List { filter: Filter::default(), content: ListContent::Sockets }
 }
 
 /// The line of a question for all sockets.
@@ -513,7 +519,7 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     let agent = Agent::start(&["--socket", &folder.socket()]);
     let filter = Filter { pids: vec![process::id()], ports: vec![id.remote.port()], ..Filter::default() };
     let mut items = Vec::new();
-    let query = Query::List { filter, texts: VerdictTexts::All };
+    let query = Query::List { filter, content: ListContent::Sockets };
     let asked = ask_agent(&folder.socket(), &query, |frame| {
         let add = |item| {
             items.push(item);

@@ -2,15 +2,18 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{Class, Dwell, Endpoint, Role, Task},
+    process::Process,
     snapshot::query::GroupBy,
-    snapshot::view::{Row, View},
+    snapshot::view::Row,
     workload::Workload,
 };
 
 /// What the rows of a group have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
     /// The process of this pid holds them, or the listener that they wait at.
     Process(u32),
@@ -36,8 +39,8 @@ pub enum Key {
 }
 
 /// Rows of a list with the same key.
-#[derive(Clone, Debug)]
-pub struct ListedGroup<'v> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedGroup {
     /// What they have in common.
     pub key: Key,
     /// Sockets in CLOSE_WAIT.
@@ -51,43 +54,59 @@ pub struct ListedGroup<'v> {
     /// How often each verdict is there, the most frequent first.
     pub verdicts: Vec<(Class, u32)>,
     /// Every process that holds one of them, or a listener that one waits at.
-    pub owners: Vec<&'v Task>,
+    pub owners: Vec<Task>,
     /// What their cgroup is, if all have the same.
-    pub workload: Option<&'v Workload>,
+    pub workload: Option<Workload>,
     /// Open descriptors of the process and its limit, if it is one process.
     pub fds: (Option<u64>, Option<u64>),
 }
 
-#[derive(Default)]
-struct Tally<'v> {
+#[derive(Debug, Default)]
+struct Tally<'a> {
     ages: Vec<Duration>,
     gone: u32,
     verdicts: BTreeMap<Class, u32>,
-    owners: BTreeMap<u32, &'v Task>,
-    workload: Option<&'v Workload>,
+    owners: BTreeMap<u32, &'a Task>,
+    workload: Option<&'a Workload>,
 }
 
-/// Puts `rows` together: the largest group first, of groups of the same size the oldest. A socket that several processes
-/// hold is in the group of each.
-pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<ListedGroup<'v>> {
-    let mut tallies: BTreeMap<Key, Tally<'v>> = BTreeMap::new();
-    let mut keys = Vec::new();
-    for row in rows {
-        keys.clear();
-        keys_of(row, by, &mut keys);
-        for key in &keys {
-            tallies.entry(*key).or_default().add(row, *key);
+/// Groups rows one after the other, without keeping them. A socket that several processes hold is in the group of each.
+#[derive(Debug)]
+pub struct ListedGroupBuilder<'a> {
+    by: GroupBy,
+    tallies: BTreeMap<Key, Tally<'a>>,
+    /// Of the row that is added.
+    keys: Vec<Key>,
+}
+
+impl<'a> ListedGroupBuilder<'a> {
+    /// Without a row.
+    pub fn new(by: GroupBy) -> Self {
+        Self { by, tallies: BTreeMap::new(), keys: Vec::new() }
+    }
+
+    /// Adds a row to its groups.
+    pub fn add(&mut self, row: &Row<'a>) {
+        self.keys.clear();
+        keys_of(row, self.by, &mut self.keys);
+        for key in &self.keys {
+            self.tallies.entry(*key).or_default().add(row, *key);
         }
     }
-    let mut groups: Vec<_> = tallies.into_iter().map(|(key, tally)| tally.group(view, key)).collect();
-    groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
-    groups
+
+    /// Returns the groups: the largest first, of groups of the same size the oldest. `processes` are the inspected owners, by pid.
+    pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<ListedGroup> {
+        let mut groups: Vec<_> = self.tallies.into_iter().map(|(key, tally)| tally.group(processes, key)).collect();
+        groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
+        groups
+    }
 }
 
 /// Owners of a socket, one task of each process; while no program has accepted the socket, those of its listener.
-pub fn owners<'v>(row: &'v Row<'v>) -> impl Iterator<Item = &'v Task> {
-    let waits_at = row.listener.filter(|_| row.socket.accepted == Some(false));
-    let owners = waits_at.map_or_else(|| row.owners.unwrap_or_default(), |listener| &listener.owners);
+pub fn owners<'a>(row: &Row<'a>) -> impl Iterator<Item = &'a Task> + use<'a> {
+    let Row { socket, owners, listener, .. } = *row;
+    let waits_at = listener.filter(|_| socket.accepted == Some(false));
+    let owners = waits_at.map_or_else(|| owners.unwrap_or_default(), |listener| &listener.owners);
     let mut last = None;
     let tasks = owners.iter().map(|owner| &owner.task);
     tasks.filter(move |task| last.replace(task.pid) != Some(task.pid))
@@ -119,8 +138,8 @@ fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
     }
 }
 
-impl<'v> Tally<'v> {
-    fn add(&mut self, row: &'v Row<'v>, key: Key) {
+impl<'a> Tally<'a> {
+    fn add(&mut self, row: &Row<'a>, key: Key) {
         if row.gone.is_some() {
             self.gone += 1;
         } else {
@@ -145,13 +164,13 @@ impl<'v> Tally<'v> {
         self.workload = self.workload.or(row.workload);
     }
 
-    fn group(mut self, view: &'v View<'_>, key: Key) -> ListedGroup<'v> {
+    fn group(mut self, processes: &BTreeMap<u32, Process>, key: Key) -> ListedGroup {
         self.ages.sort_unstable();
         let mut verdicts: Vec<_> = self.verdicts.into_iter().collect();
         verdicts.sort_by_key(|(_class, count)| Reverse(*count));
-        let owners: Vec<_> = self.owners.into_values().collect();
-        let process = match owners[..] {
-            [one] => view.processes.get(&one.pid),
+        let owners: Vec<Task> = self.owners.into_values().cloned().collect();
+        let process = match &owners[..] {
+            [one] => processes.get(&one.pid),
             [] | [_, ..] => None,
         };
         ListedGroup {
@@ -161,7 +180,7 @@ impl<'v> Tally<'v> {
             oldest: self.ages.last().copied(),
             median: self.ages.get(self.ages.len().saturating_sub(1) / 2).copied(),
             verdicts,
-            workload: self.workload.filter(|_| matches!(key, Key::Cgroup(_))),
+            workload: self.workload.filter(|_| matches!(key, Key::Cgroup(_))).cloned(),
             fds: (process.and_then(|process| process.fds_open), process.and_then(|process| process.fds_limit)),
             owners,
         }
@@ -174,16 +193,18 @@ mod tests {
     use crate::{
         diagnose::Seen,
         model::{Exit, ExitCause, Socket},
+        snapshot::view::View,
         testing::{listener, owner, process, row, socket, socket_on_port},
         time::BootTime,
     };
 
-    fn grouped<'v>(view: &'v View<'v>, by: GroupBy) -> Vec<ListedGroup<'v>> {
-        let rows: Vec<_> = view.rows.iter().collect();
-        groups(view, &rows, by)
+    fn grouped(view: &View<'_>, by: GroupBy) -> Vec<ListedGroup> {
+        let mut groups = ListedGroupBuilder::new(by);
+        view.rows.iter().for_each(|row| groups.add(row));
+        groups.finish(view.processes)
     }
 
-    fn counts(groups: &[ListedGroup<'_>]) -> Vec<(Key, u32)> {
+    fn counts(groups: &[ListedGroup]) -> Vec<(Key, u32)> {
         groups.iter().map(|group| (group.key, group.count)).collect()
     }
 
@@ -199,7 +220,7 @@ mod tests {
         let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
         let groups = grouped(&view, GroupBy::Listener);
         let port =
-            |group: &ListedGroup<'_>| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
+            |group: &ListedGroup| if let Key::Listener { local, .. } = group.key { Some(local.port) } else { None };
         let ports: Vec<_> = groups.iter().filter_map(port).collect();
         assert_eq!(ports, [2, 3, 1]);
         let seconds = |age: Option<Duration>| age.unwrap().as_secs();

@@ -2,10 +2,14 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    model::{Class, Dwell, Endpoint, Listener, Task, Verdict},
+    diagnose::Seen,
+    model::{Class, Dwell, Endpoint, Listener, RuleName, Task, Verdict},
+    process::Process,
     snapshot::groups::owners,
-    snapshot::view::{Row, View},
+    snapshot::view::Row,
     text,
 };
 
@@ -15,12 +19,12 @@ const LINES: usize = 8;
 const CAUSES: usize = 3;
 
 /// One thing worth saying.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hint<'v> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hint {
     /// A process has most of the descriptors that it may have, and sockets that are over take part in that.
     Descriptors {
         /// The process.
-        owner: &'v Task,
+        owner: Task,
         /// How many it has.
         open: u64,
         /// How many it may have.
@@ -31,9 +35,9 @@ pub enum Hint<'v> {
     /// Connections wait to be accepted.
     Backlog {
         /// The first process that has the listener.
-        owner: Option<&'v Task>,
+        owner: Option<Task>,
         /// Where they wait.
-        listener: &'v Listener,
+        listener: Listener,
         /// How many are in CLOSE_WAIT.
         count: u64,
         /// The age of the oldest.
@@ -42,7 +46,7 @@ pub enum Hint<'v> {
     /// Connections wait for another connection of the same process.
     WaitsFor {
         /// The process.
-        owner: Option<&'v Task>,
+        owner: Option<Task>,
         /// Where that leads.
         upstream: Endpoint,
         /// How many there are.
@@ -53,16 +57,16 @@ pub enum Hint<'v> {
     /// Why most of a process's sockets stay.
     Cause {
         /// The process.
-        owner: Option<&'v Task>,
+        owner: Option<Task>,
         /// How many there are.
         count: u64,
         /// Of the oldest.
-        verdict: &'v Verdict,
+        verdict: Verdict,
     },
     /// Connections are over, their descriptors are open.
     Gone {
         /// The process that has the most.
-        owner: Option<&'v Task>,
+        owner: Option<Task>,
         /// How many it has.
         of_owner: u64,
         /// How many there are.
@@ -77,27 +81,103 @@ pub enum Hint<'v> {
     },
 }
 
-/// What is worth saying of `rows`, the most important first; not more than a person reads.
-pub fn hints<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Vec<Hint<'v>> {
-    let mut causes = causes(rows).into_iter();
-    let mut hints = Vec::new();
-    hints.extend(descriptors(view, rows));
-    hints.extend(backlog(rows));
-    hints.extend(waits_for(rows));
-    hints.extend(causes.next());
-    hints.extend(gone(rows));
-    hints.extend(forgotten(rows));
-    hints.extend(causes);
-    let mut lines = 0;
-    let end = hints.iter().position(|hint| {
-        lines += hint.lines();
-        lines > LINES
-    });
-    hints.truncate(end.unwrap_or(hints.len()));
-    hints
+/// A number of rows, and what is needed of the first of them, the oldest.
+#[derive(Debug)]
+struct Pile<T> {
+    first: T,
+    count: u64,
 }
 
-impl Hint<'_> {
+/// Piles of rows by what they have in common.
+type Piles<K, T> = BTreeMap<K, Pile<T>>;
+/// The first owner of a row, if it has one.
+type FirstOwner<'a> = Option<&'a Task>;
+/// Network namespace and address of a listener.
+type Place = (Option<u32>, Endpoint);
+
+/// Adds a row to the pile of its key; `first` is what is needed of it if it is the first.
+fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) {
+    piles.entry(key).or_insert_with(|| Pile { first: first(), count: 0 }).count += 1;
+}
+
+/// Finds out what is worth saying of rows, one after the other, oldest first, without keeping them.
+#[derive(Debug, Default)]
+pub struct HintBuilder<'a> {
+    /// Descriptors of each process.
+    held: Piles<u32, &'a Task>,
+    /// By network namespace and address of the listener; with the age of the oldest row.
+    backlogs: Piles<Place, (&'a Seen<Listener>, Duration)>,
+    /// By the first owner and the upstream; with the age of the oldest row.
+    waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
+    /// By the first owner, the class and the rule.
+    causes: Piles<(Option<u32>, Class, RuleName), (FirstOwner<'a>, Verdict)>,
+    /// By the first owner.
+    gone: Piles<Option<u32>, FirstOwner<'a>>,
+    /// By the timeout of connection tracking; with the age of the oldest row.
+    forgotten: Piles<Duration, Duration>,
+}
+
+impl<'a> HintBuilder<'a> {
+    /// Adds a row.
+    pub fn add(&mut self, row: &Row<'a>) {
+        for owner in row.owners.unwrap_or_default() {
+            count(&mut self.held, owner.task.pid, || &owner.task);
+        }
+        let owner = owners(row).next();
+        let pid = owner.map(|task| task.pid);
+        match row.verdict.class {
+            Class::Unknown | Class::Transient => {}
+            Class::Hung
+            | Class::Leak
+            | Class::Pool
+            | Class::NeverAccepted
+            | Class::HalfClose
+            | Class::Inherited
+            | Class::ProxyWait => {
+                let verdict = &row.verdict;
+                count(&mut self.causes, (pid, verdict.class, verdict.rule), || (owner, verdict.clone()));
+            }
+        }
+        if row.gone.is_some() {
+            return count(&mut self.gone, pid, || owner);
+        }
+        let age = row.dwell.map_or(Duration::ZERO, Dwell::at_least);
+        if let Some(listener) = row.listener.filter(|_| row.socket.accepted == Some(false)) {
+            count(&mut self.backlogs, (listener.what.netns, listener.what.local), || (listener, age));
+        }
+        if let Some(upstream) = row.proxy_peer.map(|peer| peer.socket.remote) {
+            count(&mut self.waits, (pid, upstream), || (owner, age));
+        }
+        if let Some(after) = row.conntrack.filter(|after| age > *after) {
+            count(&mut self.forgotten, after, || age);
+        }
+    }
+
+    /// Returns what is worth saying, the most important first; not more than a person reads. `processes` are the inspected owners,
+    /// by pid.
+    pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<Hint> {
+        let Self { held, backlogs, waits, causes, gone, forgotten } = self;
+        let mut causes = causes_of(causes).into_iter();
+        let mut hints = Vec::new();
+        hints.extend(descriptors(held, processes));
+        hints.extend(backlog(backlogs));
+        hints.extend(waits_for(waits));
+        hints.extend(causes.next());
+        hints.extend(gone_of(gone));
+        let late = forgotten.into_iter().max_by_key(|(_after, pile)| (pile.count, pile.first));
+        hints.extend(late.map(|(after, pile)| Hint::Forgotten { after, count: pile.count }));
+        hints.extend(causes);
+        let mut lines = 0;
+        let end = hints.iter().position(|hint| {
+            lines += hint.lines();
+            lines > LINES
+        });
+        hints.truncate(end.unwrap_or(hints.len()));
+        hints
+    }
+}
+
+impl Hint {
     /// How many lines it has.
     fn lines(&self) -> usize {
         match self {
@@ -112,104 +192,51 @@ impl Hint<'_> {
 }
 
 /// The process that is nearest to its limit, if it has used half of it.
-fn descriptors<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
-    let mut held: BTreeMap<u32, (&Task, u64)> = BTreeMap::new();
-    for owner in rows.iter().flat_map(|row| row.owners.unwrap_or_default()) {
-        held.entry(owner.task.pid).or_insert((&owner.task, 0)).1 += 1;
-    }
-    let near = held.into_iter().filter_map(|(pid, (owner, of_these))| {
-        let process = view.processes.get(&pid)?;
+fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
+    let near = held.into_iter().filter_map(|(pid, Pile { first: owner, count: of_these })| {
+        let process = processes.get(&pid)?;
         let (open, limit) = (process.fds_open?, process.fds_limit.filter(|limit| *limit > 0)?);
         // A few among many are not what fills it.
         let matters = open >= limit / 2 && of_these >= open / 10;
-        matters.then_some(Hint::Descriptors { owner, open, limit, of_these })
+        matters.then_some((owner, open, limit, of_these))
     });
-    near.max_by_key(|hint| match hint {
-        Hint::Descriptors { open, limit, .. } => open.saturating_mul(1000) / limit,
-        Hint::Backlog { .. }
-        | Hint::WaitsFor { .. }
-        | Hint::Cause { .. }
-        | Hint::Gone { .. }
-        | Hint::Forgotten { .. } => 0,
-    })
+    let (owner, open, limit, of_these) = near.max_by_key(|(_, open, limit, _)| open.saturating_mul(1000) / limit)?;
+    Some(Hint::Descriptors { owner: owner.clone(), open, limit, of_these })
 }
 
 /// The listener at which most sockets wait.
-fn backlog<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
-    let waiting = rows.iter().filter(|row| row.socket.accepted == Some(false) && row.gone.is_none());
-    let most = most(waiting.filter_map(|row| {
-        let listener = &row.listener?.what;
-        Some(((listener.netns, listener.local), row))
-    }))?;
-    let listener = most.first.listener?;
-    let owner = listener.owners.first().map(|owner| &owner.task);
-    Some(Hint::Backlog { owner, listener: &listener.what, count: most.count, oldest: age(most.first) })
+fn backlog<K>(piles: Piles<K, (&Seen<Listener>, Duration)>) -> Option<Hint> {
+    let Pile { first: (listener, oldest), count } =
+        piles.into_values().max_by_key(|pile| (pile.count, pile.first.1))?;
+    let owner = listener.owners.first().map(|owner| owner.task.clone());
+    Some(Hint::Backlog { owner, listener: listener.what.clone(), count, oldest })
 }
 
 /// The upstream that most sockets wait for.
-fn waits_for<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
-    let waiting = rows.iter().filter(|row| row.gone.is_none()).filter_map(|row| {
-        let upstream = row.proxy_peer?.socket.remote;
-        Some(((owners(row).next().map(|task| task.pid), upstream), row))
-    });
-    let most = most(waiting)?;
-    let (_pid, upstream) = most.key;
-    Some(Hint::WaitsFor { owner: owners(most.first).next(), upstream, count: most.count, oldest: age(most.first) })
+fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner<'_>, Duration)>) -> Option<Hint> {
+    let ((_pid, upstream), Pile { first: (owner, oldest), count }) =
+        piles.into_iter().max_by_key(|(_, pile)| (pile.count, pile.first.1))?;
+    Some(Hint::WaitsFor { owner: owner.cloned(), upstream, count, oldest })
 }
 
 /// The causes that keep most sockets, one a process and rule.
-fn causes<'v>(rows: &[&'v Row<'v>]) -> Vec<Hint<'v>> {
-    let told = rows.iter().filter(|row| !matches!(row.verdict.class, Class::Unknown | Class::Transient));
-    let mut piles =
-        piles(told.map(|row| ((owners(row).next().map(|task| task.pid), row.verdict.class, row.verdict.rule), row)));
+fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> Vec<Hint> {
+    let mut piles: Vec<_> = piles.into_values().collect();
     piles.sort_by_key(|pile| Reverse(pile.count));
     piles.truncate(CAUSES);
-    let hint = |pile: &Pile<'v, _>| Hint::Cause {
-        owner: owners(pile.first).next(),
-        count: pile.count,
-        verdict: &pile.first.verdict,
+    let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner<'_>, _)>| Hint::Cause {
+        owner: owner.cloned(),
+        count,
+        verdict,
     };
-    piles.iter().map(hint).collect()
+    piles.into_iter().map(hint).collect()
 }
 
-fn gone<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
-    let gone = rows.iter().filter(|row| row.gone.is_some());
-    let piles = piles(gone.map(|row| (owners(row).next().map(|task| task.pid), row)));
-    let count = piles.iter().map(|pile| pile.count).sum();
-    let most = piles.into_iter().max_by_key(|pile| pile.count)?;
-    Some(Hint::Gone { owner: owners(most.first).next(), of_owner: most.count, count })
-}
-
-fn forgotten<'v>(rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
-    let late = rows.iter().filter(|row| row.gone.is_none()).filter_map(|row| {
-        let after = row.conntrack?;
-        (age(row) > after).then_some((after, row))
-    });
-    let most = most(late)?;
-    Some(Hint::Forgotten { after: most.key, count: most.count })
-}
-
-/// Rows with the same key; the first is the oldest.
-struct Pile<'v, K> {
-    key: K,
-    first: &'v Row<'v>,
-    count: u64,
-}
-
-fn piles<'r, 'v: 'r, K: Ord + Copy>(rows: impl Iterator<Item = (K, &'r &'v Row<'v>)>) -> Vec<Pile<'v, K>> {
-    let mut piles: BTreeMap<K, Pile<'v, K>> = BTreeMap::new();
-    for (key, row) in rows {
-        piles.entry(key).or_insert(Pile { key, first: row, count: 0 }).count += 1;
-    }
-    piles.into_values().collect()
-}
-
-fn most<'r, 'v: 'r, K: Ord + Copy>(rows: impl Iterator<Item = (K, &'r &'v Row<'v>)>) -> Option<Pile<'v, K>> {
-    piles(rows).into_iter().max_by_key(|pile| (pile.count, age(pile.first)))
-}
-
-fn age(row: &Row<'_>) -> Duration {
-    row.dwell.map_or(Duration::ZERO, Dwell::at_least)
+/// The connections that are over.
+fn gone_of<K>(piles: Piles<K, FirstOwner<'_>>) -> Option<Hint> {
+    let count = piles.values().map(|pile| pile.count).sum();
+    let most = piles.into_values().max_by_key(|pile| pile.count)?;
+    Some(Hint::Gone { owner: most.first.cloned(), of_owner: most.count, count })
 }
 
 /// `12 sockets of nginx[812]`.
@@ -223,7 +250,7 @@ impl fmt::Display for Of<'_> {
     }
 }
 
-impl fmt::Display for Hint<'_> {
+impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = |count: u64| if count == 1 { "s" } else { "" };
         match self {
@@ -243,20 +270,20 @@ impl fmt::Display for Hint<'_> {
                 write!(f, " (backlog {backlog} of {backlog_max}), oldest {}", text::duration(*oldest))
             }
             Self::WaitsFor { owner, upstream, count, oldest } => {
-                let (who, oldest) = (Of(*count, *owner), text::duration(*oldest));
+                let (who, oldest) = (Of(*count, owner.as_ref()), text::duration(*oldest));
                 write!(f, "{who} wait{} for upstream {upstream}, oldest {oldest}", s(*count))
             }
             Self::Cause { owner, count, verdict } => {
                 let Verdict { class, certainty, text, next, .. } = verdict;
                 let (class, certainty) = (class.name(), certainty.name());
-                write!(f, "{}, {class} ({certainty}): {text}\n  next: {next}", Of(*count, *owner))
+                write!(f, "{}, {class} ({certainty}): {text}\n  next: {next}", Of(*count, owner.as_ref()))
             }
             Self::Gone { owner, of_owner, count } => {
                 let (are, their) =
                     if *count == 1 { (" is", "its descriptor is") } else { ("s are", "their descriptors are") };
                 write!(f, "{count} connection{are} over but {their} open")?;
                 let most = if of_owner == count { "" } else { "most " };
-                owner.map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
+                owner.as_ref().map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
             }
             Self::Forgotten { after, count } => {
                 let after = after.as_secs();
@@ -274,7 +301,6 @@ impl fmt::Display for Hint<'_> {
 mod tests {
     use super::*;
     use crate::{
-        diagnose::Seen,
         model::{Certainty, Connection, Exit, ExitCause, ProxyPeer, Socket},
         testing::{listener, owner, process, row, socket, verdict},
         time::BootTime,
@@ -282,9 +308,9 @@ mod tests {
 
     fn told(rows: Vec<Row<'_>>, fds: Option<(u64, u64)>) -> Vec<String> {
         let processes = BTreeMap::from([(812, process("nginx", 812, fds))]);
-        let view = View { now: BootTime(0), untracked: 0, unseen: None, rows, processes: &processes };
-        let rows: Vec<_> = view.rows.iter().collect();
-        hints(&view, &rows).iter().map(ToString::to_string).collect()
+        let mut hints = HintBuilder::default();
+        rows.iter().for_each(|row| hints.add(row));
+        hints.finish(&processes).iter().map(ToString::to_string).collect()
     }
 
     fn quiet() -> Verdict {

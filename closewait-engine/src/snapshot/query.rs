@@ -23,23 +23,25 @@ pub enum Query {
         /// Which sockets.
         #[serde(default)]
         filter: Filter,
-        /// Which of them come with the texts of their verdicts.
+        /// What the answer has of them.
         #[serde(default)]
-        texts: VerdictTexts,
+        content: ListContent,
     },
     /// An incident report.
     Report,
 }
 
-/// Which sockets of a list come with the texts of their verdicts. Texts are half of what an agent sends.
+/// What the answer to a list has of the sockets that the filter selects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum VerdictTexts {
-    /// All, as JSON has them.
+pub enum ListContent {
+    /// Everything that is known of each, as JSON has it.
     #[default]
-    All,
-    /// The first of each process and rule, as the hints below a table need.
-    FirstOfEach,
+    Sockets,
+    /// The part that tables show of each, and the hints below a table. That is a third of what an agent sends otherwise.
+    Table,
+    /// No socket alone, but groups of them, and the hints below a table.
+    Groups(GroupBy),
 }
 
 /// Property by which listed sockets are grouped.
@@ -484,13 +486,15 @@ mod tests {
             older_than: Some(Duration::from_millis(1500)),
             verdicts: vec![Class::NeverAccepted],
         };
-        for query in [Query::List { filter, texts: VerdictTexts::FirstOfEach }, Query::Report] {
+        let list = |content| Query::List { filter: filter.clone(), content };
+        let groups = ListContent::Groups(GroupBy::Process);
+        for query in [list(ListContent::Table), list(groups), Query::Report] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);
         }
         // A question that names no filter is for everything.
-        let all = Query::List { filter: Filter::default(), texts: VerdictTexts::All };
+        let all = Query::List { filter: Filter::default(), content: ListContent::Sockets };
         assert_eq!(serde_json::from_str::<Query>(r#"{"list":{}}"#).unwrap(), all);
     }
 }

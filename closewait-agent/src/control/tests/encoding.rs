@@ -17,6 +17,8 @@ use closewait_engine::{
         Certainty, Class, Connection, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope, Socket,
         SocketEvent, SocketKey, Timer, TimerKind,
     },
+    snapshot::groups::{Key, ListedGroup},
+    snapshot::hints::Hint,
     testing,
     time::BootTime,
 };
@@ -28,7 +30,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (1, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (2, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -36,7 +38,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (1, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (2, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules of sockets that stay.
@@ -117,6 +119,19 @@ fn sample() -> Vec<AnswerItem<'static>> {
         process: Some(7),
         verdict: testing::verdict(Class::Leak, Certainty::Medium),
     };
+    let listed = ListedGroup {
+        key: Key::Listener { netns: Some(1), local: testing::listener(80, 1, 2).local },
+        count: 2,
+        gone: 3,
+        oldest: Some(Duration::from_secs(4)),
+        median: Some(Duration::from_secs(5)),
+        verdicts: vec![(Class::Leak, 6)],
+        owners: vec![task()],
+        workload: Some(testing::workload()),
+        fds: (Some(7), Some(8)),
+    };
+    let oldest = Duration::from_secs(9);
+    let hint = Hint::Backlog { owner: Some(task()), listener: testing::listener(80, 1, 2), count: 10, oldest };
     let version = "0.1.0".to_owned();
     let header = AnswerHeader { version, at: now, anchor, total: 1, untracked: 2, unseen: Some("why".to_owned()) };
     let seen = Seen { what: testing::listener(80, 1, 2), at: now, owners: vec![testing::owner("app", 7, 5)] };
@@ -128,5 +143,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
         AnswerItem::Row(Box::new(row)),
         AnswerItem::Report(Box::new(report)),
         AnswerItem::Group(Box::new(group)),
+        AnswerItem::ListedGroup(Box::new(listed)),
+        AnswerItem::Hint(Box::new(hint)),
     ]
 }

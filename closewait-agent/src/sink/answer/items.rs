@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     diagnose::Seen,
-    model::{Class, Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, RuleName, Socket, Verdict},
+    model::{Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, Socket, Verdict},
     process::Process,
-    snapshot::groups::owners,
-    snapshot::query::VerdictTexts,
+    snapshot::groups::ListedGroup,
+    snapshot::hints::Hint,
     snapshot::view::Row,
     text::harmless_field,
     time::BootTime,
@@ -39,6 +39,10 @@ pub enum AnswerItem<'a> {
     Report(Box<IncidentReport>),
     /// A group of the incident report before it.
     Group(Box<ReportedGroup>),
+    /// A group of sockets.
+    ListedGroup(Box<ListedGroup>),
+    /// What is worth saying below a table.
+    Hint(Box<Hint>),
 }
 
 /// What an answer begins with.
@@ -81,7 +85,8 @@ pub struct AnswerRow<'a> {
     pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
     /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was inspected.
     pub process: Option<u32>,
-    /// Why it stays. Its texts are empty if they were not asked for.
+    /// Why it stays. In an answer for a table its texts are empty; `conntrack`, `proxy_peer`, `process`, and the members of the socket
+    /// that tables do not show, are `None` there.
     pub verdict: Verdict,
 }
 
@@ -162,38 +167,43 @@ impl fmt::Display for SharedItem {
 
 /// What rows had in common so far: it is sent before the first row that refers to it. Each is known by its place in memory,
 /// which is the same in all rows of an answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FirstUses {
-    texts: VerdictTexts,
-    /// The first owner, the class and the rule of rows so far.
-    causes: BTreeSet<(Option<u32>, Class, RuleName)>,
     listeners: BTreeMap<usize, u32>,
     workloads: BTreeMap<usize, u32>,
     processes: BTreeSet<u32>,
 }
 
 impl FirstUses {
-    pub(super) fn new(texts: VerdictTexts) -> Self {
-        let (listeners, workloads) = (BTreeMap::new(), BTreeMap::new());
-        Self { texts, causes: BTreeSet::new(), listeners, workloads, processes: BTreeSet::new() }
+    /// Gives the part of `row` that tables show to `take`, and before it what no row has referred to before.
+    pub(super) fn table_row<'e, E>(
+        &mut self,
+        row: Row<'e>,
+        take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let verdict = Verdict { text: String::new(), next: String::new(), ..row.verdict };
+        let mut take_row = |item| match item {
+            AnswerItem::Row(mut row) => {
+                row.socket = Cow::Owned(shown_in_table(&row.socket));
+                take(AnswerItem::Row(row))
+            }
+            other => take(other),
+        };
+        self.row(Row { conntrack: None, proxy_peer: None, process: None, verdict, ..row }, None, &mut take_row)
     }
 
     /// Gives `row` to `take`, and before it what no row has referred to before.
     pub(super) fn row<'e, E>(
         &mut self,
-        mut row: Row<'e>,
-        processes: &'e BTreeMap<u32, Process>,
+        row: Row<'e>,
+        processes: Option<&'e BTreeMap<u32, Process>>,
         take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let cause = (owners(&row).next().map(|task| task.pid), row.verdict.class, row.verdict.rule);
-        if self.texts == VerdictTexts::FirstOfEach && !self.causes.insert(cause) {
-            (row.verdict.text, row.verdict.next) = (String::new(), String::new());
-        }
         let Row { socket, dwell, gone, owners, listener, workload, conntrack, proxy_peer, process, verdict } = row;
         let of_listener = listener.map(|listener| listener.owners.as_slice()).unwrap_or_default();
         let pids = owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid);
         for pid in pids {
-            if let Some(process) = processes.get(&pid)
+            if let Some(process) = processes.and_then(|processes| processes.get(&pid))
                 && self.processes.insert(pid)
             {
                 take(AnswerItem::Process(Cow::Borrowed(process)))?;
@@ -217,6 +227,33 @@ impl FirstUses {
             process: process.map(|process| process.pid),
             verdict,
         })))
+    }
+}
+
+/// Returns the part of a socket that tables show: half of it to encode and to read.
+fn shown_in_table(socket: &Socket) -> Socket {
+    let Socket { netns, protocol, local, remote, accepted, unread_bytes, send_queue_bytes, timer, .. } = *socket;
+    Socket {
+        netns,
+        protocol,
+        local,
+        remote,
+        accepted,
+        unread_bytes,
+        send_queue_bytes,
+        timer,
+        cookie: None,
+        role: None,
+        inode: None,
+        cgroup: None,
+        received_bytes: None,
+        sent_bytes: None,
+        keepalive: None,
+        acked_bytes: None,
+        last_received: None,
+        last_ack: None,
+        last_sent: None,
+        opener: None,
     }
 }
 

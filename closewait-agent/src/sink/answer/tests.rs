@@ -2,7 +2,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::{items::FirstUses, *};
+use super::*;
 use crate::sink::{
     Form,
     list::{ListShape, render},
@@ -10,7 +10,7 @@ use crate::sink::{
 use closewait_engine::{
     Config,
     model::{Certainty, Class, Dwell, Exit, ExitCause, SocketEvent, SocketKey},
-    snapshot::query::{Filter, VerdictTexts},
+    snapshot::query::{Filter, GroupBy, ListContent},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
 };
@@ -22,27 +22,30 @@ fn header(at: BootTime, total: u64) -> AnswerHeader {
     AnswerHeader { version, at, anchor, total, untracked: 0, unseen: None }
 }
 
-/// The items of an answer with the rows of `view`, in one frame; `total` sockets without a filter.
-fn encoded(view: &View<'_>, total: Option<usize>, texts: VerdictTexts) -> Vec<u8> {
+/// The items of an answer with this content of the rows of `view`, in one frame; `total` sockets without a filter.
+fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u8> {
     let mut frame = ItemFrame::default();
     let header = AnswerHeader {
         untracked: view.untracked,
         unseen: view.unseen.map(str::to_owned),
         ..header(view.now, total.unwrap_or(view.rows.len()) as u64)
     };
-    frame.add(&AnswerItem::Header(header)).unwrap();
-    let mut shared = FirstUses::new(texts);
-    for row in &view.rows {
-        shared.row(row.clone(), view.processes, &mut |item: AnswerItem<'_>| frame.add(&item)).unwrap();
-    }
+    let mut add = |item: AnswerItem<'_>| frame.add(&item);
+    add(AnswerItem::Header(header)).unwrap();
+    list(view.rows.iter().cloned(), view.processes, content, &mut add).unwrap();
     frame.bytes().to_vec()
 }
 
 /// As an agent encodes `view` and a client collects it; `total` sockets without a filter.
-pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, texts: VerdictTexts) -> Listing<'static> {
-    let mut collector = AnswerCollector::default();
-    collector.frame(&encoded(view, total, texts)).unwrap();
+pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, shape: ListShape) -> Listing<'static> {
+    let mut collector = AnswerCollector::new(shape);
+    collector.frame(&encoded(view, total, shape.content())).unwrap();
     collector.listing().unwrap()
+}
+
+/// As a list in JSON.
+fn sent_sockets(view: &View<'_>, total: Option<usize>) -> Listing<'static> {
+    sent(view, total, ListShape { form: Form::Json, ..ListShape::default() })
 }
 
 /// Rows with everything that a row can have.
@@ -78,42 +81,69 @@ fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
 #[test]
 fn rows_arrive_as_they_were_sent_with_the_processes_they_refer_to() {
     with_full_view(|view| {
-        let listing = sent(view, Some(7), VerdictTexts::All);
+        let listing = sent_sockets(view, Some(7));
         let AnswerHeader { at, total, untracked, unseen, .. } = &listing.header;
         assert_eq!((*at, *total, *untracked, unseen.as_deref()), (NOW, 7, 3, Some("why")));
         assert_eq!(listing.view().rows, view.rows);
-        assert_eq!(listing.processes.keys().copied().collect::<Vec<_>>(), [812, 814], "no row refers to pid 9");
+        assert_eq!(listing.shared.processes.keys().copied().collect::<Vec<_>>(), [812, 814], "no row refers to pid 9");
+    });
+}
+
+/// All items of an answer.
+fn items_of(view: &View<'_>, content: ListContent) -> Vec<AnswerItem<'static>> {
+    let mut items = Vec::new();
+    let add = |item| {
+        items.push(item);
+        Ok::<(), AnswerError>(())
+    };
+    ItemFrame::decode(&encoded(view, None, content), add).unwrap();
+    items
+}
+
+#[test]
+fn a_table_gets_hints_and_rows_without_what_it_does_not_show() {
+    with_full_view(|view| {
+        let (mut rows, mut hints) = (0, HintBuilder::default());
+        view.rows.iter().for_each(|row| hints.add(row));
+        let mut expected = hints.finish(view.processes).into_iter();
+        for item in items_of(view, ListContent::Table) {
+            match item {
+                AnswerItem::Row(row) => {
+                    assert!(row.verdict.text.is_empty() && row.verdict.next.is_empty() && row.process.is_none());
+                    assert!(row.socket.received_bytes.is_none() && row.socket.unread_bytes.is_some());
+                    rows += 1;
+                }
+                AnswerItem::Hint(hint) => assert_eq!(Some(*hint), expected.next()),
+                AnswerItem::Process(_) => panic!("a table shows no process by itself"),
+                AnswerItem::Header(_) | AnswerItem::Listener(_) | AnswerItem::Workload(_) => {}
+                AnswerItem::Report(_) | AnswerItem::Group(_) | AnswerItem::ListedGroup(_) => {
+                    panic!("no part of a table")
+                }
+            }
+        }
+        assert_eq!((rows, expected.next()), (view.rows.len(), None));
     });
 }
 
 #[test]
-fn a_table_gets_the_texts_that_its_hints_show() {
-    let socket = socket();
-    let owners = [7, 8].map(|pid| [owner("app", pid, 3)]);
-    let row = |number: usize, certainty| Row {
-        owners: owners.get(number).map(<[_; 1]>::as_slice),
-        verdict: verdict(Class::Leak, certainty),
-        ..row(&socket)
-    };
-    let rows = vec![
-        row(0, Certainty::High),
-        row(0, Certainty::Low),
-        row(1, Certainty::High),
-        row(1, Certainty::High),
-        row(2, Certainty::High),
-    ];
-    let processes = BTreeMap::new();
-    let view = View { now: NOW, rows, untracked: 0, unseen: None, processes: &processes };
-    let has_texts: Vec<bool> = sent(&view, None, VerdictTexts::FirstOfEach)
-        .rows()
-        .map(|row| !row.verdict.text.is_empty() && !row.verdict.next.is_empty())
-        .collect();
-    assert_eq!(has_texts, [true, false, true, false, true]);
+fn groups_come_without_the_sockets_and_are_those_of_the_rows() {
+    with_full_view(|view| {
+        for by in [GroupBy::Process, GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup] {
+            let mut groups = ListedGroupBuilder::new(by);
+            view.rows.iter().for_each(|row| groups.add(row));
+            let groups = groups.finish(view.processes);
+            assert!(!groups.is_empty());
+            let listing = sent(view, None, ListShape { by: Some(by), ..ListShape::default() });
+            assert_eq!((listing.len(), &listing.groups), (0, &groups), "{by:?}");
+            let of_table = sent(view, None, ListShape::default());
+            assert!(!listing.hints.is_empty() && listing.hints == of_table.hints, "{by:?}");
+        }
+    });
 }
 
 #[test]
 fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
-    let bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
+    let bytes = with_full_view(|view| encoded(view, None, ListContent::Sockets));
     let mut kinds = Vec::new();
     ItemFrame::decode(&bytes, |item| {
         kinds.push(match item {
@@ -123,6 +153,7 @@ fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
             AnswerItem::Process(_) => "process",
             AnswerItem::Row(_) => "row",
             AnswerItem::Report(_) | AnswerItem::Group(_) => "report",
+            AnswerItem::ListedGroup(_) | AnswerItem::Hint(_) => "summary",
         });
         Ok::<(), AnswerError>(())
     })
@@ -146,7 +177,7 @@ fn an_agent_and_a_scan_give_the_same_answer_in_bounded_frames() {
     let ports: Vec<u16> = (1..=500).collect();
     let engine = engine(&ports);
     let filter = Filter { ports: (10..500).collect(), ..Filter::default() };
-    let query = Query::List { filter: filter.clone(), texts: VerdictTexts::All };
+    let query = Query::List { filter: filter.clone(), content: ListContent::Sockets };
     let anchor = TimeAnchor::booted_at(UNIX_EPOCH);
     let (mut asked, mut frames) = (AnswerCollector::default(), 0);
     let collect = |frame: &[u8]| {
@@ -156,13 +187,41 @@ fn an_agent_and_a_scan_give_the_same_answer_in_bounded_frames() {
     };
     answer(&engine, &query, NOW, anchor, collect).unwrap();
     assert!(frames > 2, "{frames}");
-    let (asked, alone) =
-        (asked.listing().unwrap(), AnswerCollector::of(&engine, &query, NOW, anchor).unwrap().listing().unwrap());
+    let alone = AnswerCollector::default().scanned(&engine, &query, NOW, anchor).unwrap();
+    let (asked, alone) = (asked.listing().unwrap(), alone.listing().unwrap());
     assert_eq!((asked.len(), asked.header.total), (490, 500));
     assert_eq!(asked.header, alone.header);
     assert_eq!(asked.view(), alone.view());
     let all: Vec<_> = engine.view(NOW).rows;
     assert!(asked.rows().eq(all.into_iter().filter(|row| filter.matches(row, NOW))));
+}
+
+#[test]
+fn an_agent_and_a_scan_show_the_same_in_every_shape() {
+    let engine = engine(&(1..=500).collect::<Vec<_>>());
+    let anchor = TimeAnchor::booted_at(UNIX_EPOCH);
+    for form in [Form::Text, Form::Json] {
+        for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
+            let shape = ListShape { form, by, ..ListShape::default() };
+            let query = Query::List { filter: Filter::default(), content: shape.content() };
+            let mut asked = AnswerCollector::new(shape);
+            answer(&engine, &query, NOW, anchor, |frame| asked.frame(frame).map_err(io::Error::other)).unwrap();
+            let alone = AnswerCollector::new(shape).scanned(&engine, &query, NOW, anchor).unwrap();
+            let shown = |answer: AnswerCollector<'_>| {
+                let mut shown = Vec::new();
+                render(answer.listing().unwrap(), shape, &mut shown).unwrap();
+                String::from_utf8(shown).unwrap()
+            };
+            let (asked, alone) = (shown(asked), shown(alone));
+            assert!(asked == alone, "{shape:?}");
+            let least = match (form, by) {
+                (Form::Text, None) => 501,
+                (Form::Json, None) | (_, Some(GroupBy::Listener)) => 500,
+                (_, Some(_)) => 1,
+            };
+            assert!(asked.lines().count() >= least, "{shape:?}: {} lines", asked.lines().count());
+        }
+    }
 }
 
 #[test]
@@ -212,7 +271,7 @@ fn items_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn a_verdict_of_no_rule_is_refused() {
-    let bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
+    let bytes = with_full_view(|view| encoded(view, None, ListContent::Sockets));
     let known = b"close_missing";
     let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
     let mut other = bytes;
@@ -240,11 +299,12 @@ proptest! {
         };
         (row.verdict.text, row.verdict.next) = (text.clone(), text.clone());
         let view = View { now: NOW, rows: vec![row], untracked: 0, unseen: Some(&text), processes: &processes };
-        let listing = sent(&view, None, VerdictTexts::All);
         let mut shown = Vec::new();
         for form in [Form::Text, Form::Json] {
-            let shape = ListShape { form, ..Default::default() };
-            render(&listing, shape, &mut shown).unwrap();
+            for by in [None, Some(GroupBy::Process), Some(GroupBy::Cgroup)] {
+                let shape = ListShape { form, by, ..Default::default() };
+                render(sent(&view, None, shape), shape, &mut shown).unwrap();
+            }
         }
         let shown = String::from_utf8(shown).unwrap();
         prop_assert!(!shown.chars().any(|shown| is_harmful(shown) && shown != '\n'), "{shown:?}");
@@ -252,14 +312,19 @@ proptest! {
 
     #[test]
     fn a_damaged_answer_is_survived(at in 0_usize..4000, with: u8) {
-        let mut bytes = with_full_view(|view| encoded(view, None, VerdictTexts::All));
-        let at = at % bytes.len();
-        bytes[at] = with;
-        let mut collector = AnswerCollector::default();
-        if collector.frame(&bytes).is_ok() && let Ok(listing) = collector.listing() {
-            let mut shown = Vec::new();
-            render(&listing, Default::default(), &mut shown).unwrap();
-            prop_assert!(String::from_utf8(shown).is_ok());
+        for content in [ListContent::Sockets, ListContent::Table, ListContent::Groups(GroupBy::Cgroup)] {
+            let mut bytes = with_full_view(|view| encoded(view, None, content));
+            let at = at % bytes.len();
+            bytes[at] = with;
+            for form in [Form::Text, Form::Json] {
+                let shape = ListShape { form, ..Default::default() };
+                let mut collector = AnswerCollector::new(shape);
+                if collector.frame(&bytes).is_ok() && let Ok(listing) = collector.listing() {
+                    let mut shown = Vec::new();
+                    render(listing, shape, &mut shown).unwrap();
+                    prop_assert!(String::from_utf8(shown).is_ok());
+                }
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One line a group of sockets.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use super::{
     super::table::{self, Align, Column, Concession},
@@ -27,7 +30,11 @@ const CONCESSIONS: [Concession; 5] = [
 const NAMED: usize = 2;
 
 /// Writes the table.
-pub(super) fn write(groups: &[ListedGroup<'_>], by: GroupBy, width: Option<usize>, to: &mut Vec<u8>) {
+///
+/// # Errors
+///
+/// If `to` fails.
+pub(super) fn write(groups: &[ListedGroup], by: GroupBy, width: Option<usize>, to: &mut impl Write) -> io::Result<()> {
     let column = |name| Column::new(name, Align::Left, groups.len());
     let (mut count, mut oldest, mut median) =
         (Column::new("COUNT", Align::Right, groups.len()), column("OLDEST"), column("MEDIAN"));
@@ -67,11 +74,11 @@ pub(super) fn write(groups: &[ListedGroup<'_>], by: GroupBy, width: Option<usize
     let name = columns.get(4).map_or("", Column::name);
     let last = [Concession::Shrink(name, 16), Concession::Drop("OLDEST"), Concession::Shrink(name, 8)];
     let concessions: Vec<_> = CONCESSIONS.into_iter().chain(last).collect();
-    table::write(&columns, width, &concessions, to);
+    table::write(&columns, width, &concessions, to)
 }
 
 /// The most frequent with its share: `hung 80%`, or `hung` if there is no other.
-fn push_verdicts(to: &mut String, group: &ListedGroup<'_>) {
+fn push_verdicts(to: &mut String, group: &ListedGroup) {
     let Some((class, count)) = group.verdicts.first() else { return };
     to.push_str(class.name());
     let all: u64 = group.verdicts.iter().map(|(_class, count)| u64::from(*count)).sum();
@@ -83,7 +90,7 @@ fn push_verdicts(to: &mut String, group: &ListedGroup<'_>) {
 }
 
 /// Returns how many bytes at its end should stay when it is cut.
-fn push_key(to: &mut String, group: &ListedGroup<'_>) -> usize {
+fn push_key(to: &mut String, group: &ListedGroup) -> usize {
     match group.key {
         Key::Process(_) => return group.owners.first().map_or(0, |task| push_task(to, task)),
         Key::NoProcess => to.push_str("no process"),
@@ -95,7 +102,7 @@ fn push_key(to: &mut String, group: &ListedGroup<'_>) -> usize {
         Key::Listener { local, .. } => return push_endpoint(to, local),
         Key::NoListener => to.push_str("no listener"),
         Key::Peer(address, port) => return push_peer(to, address, port),
-        Key::Cgroup(id) => match group.workload {
+        Key::Cgroup(id) => match &group.workload {
             Some(workload) => push_workload(to, workload),
             None => {
                 to.push_str("id ");
@@ -117,7 +124,7 @@ fn push_task(to: &mut String, task: &Task) -> usize {
     to.len() - before
 }
 
-fn push_owners(to: &mut String, group: &ListedGroup<'_>) {
+fn push_owners(to: &mut String, group: &ListedGroup) {
     for (at, task) in group.owners.iter().take(NAMED).enumerate() {
         if at > 0 {
             to.push_str(", ");
@@ -133,7 +140,7 @@ fn push_owners(to: &mut String, group: &ListedGroup<'_>) {
 }
 
 /// `812 of 1024`, and how many of them are of connections that are over.
-fn push_fds(to: &mut String, group: &ListedGroup<'_>) {
+fn push_fds(to: &mut String, group: &ListedGroup) {
     // Writing to a String cannot fail.
     let _infallible: std::fmt::Result = match group.fds {
         (Some(open), Some(limit)) => write!(to, "{open} of {limit}"),

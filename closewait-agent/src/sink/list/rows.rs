@@ -1,6 +1,11 @@
 //! One line a socket.
 
-use std::{fmt::Write as _, net::IpAddr, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{
     super::{
@@ -50,27 +55,53 @@ const CONCESSIONS: [Concession; 16] = [
 /// Holders that are named on a screen.
 const NAMED: usize = 2;
 
-/// Writes the table.
-pub(super) fn write(now: BootTime, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
-    table::write(&columns(now, rows, style), style.width.map(usize::from), &CONCESSIONS, to);
+/// The table, which is filled row by row.
+#[derive(Debug)]
+pub(in crate::sink) struct SocketTable {
+    style: Style,
+    rows: usize,
+    age: Column,
+    unread: Column,
+    unsent: Column,
+    timer: Column,
+    local: Column,
+    remote: Column,
+    owner: Column,
+    place: Column,
+    verdict: Column,
+    netns: Column,
 }
 
-/// Writes the table with one more column, which does not give way.
-pub(in crate::sink) fn write_with(last: Column, now: BootTime, rows: &[&Row<'_>], style: Style, to: &mut Vec<u8>) {
-    let mut columns = columns(now, rows, style);
-    columns.push(last);
-    table::write(&columns, style.width.map(usize::from), &CONCESSIONS, to);
-}
+impl SocketTable {
+    /// A table without a row.
+    pub(in crate::sink) fn new(style: Style) -> Self {
+        let column = |name| Column::new(name, Align::Left, 0);
+        let number = |name| Column::new(name, Align::Right, 0);
+        Self {
+            style,
+            rows: 0,
+            age: column("AGE"),
+            unread: number("RECV-Q"),
+            unsent: number("SEND-Q"),
+            timer: column("TIMER"),
+            local: column("LOCAL"),
+            remote: column("REMOTE"),
+            owner: column("OWNER"),
+            place: column("WHERE"),
+            verdict: column("VERDICT"),
+            netns: column("NETNS"),
+        }
+    }
 
-fn columns(now: BootTime, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
-    let column = |name| Column::new(name, Align::Left, rows.len());
-    let number = |name| Column::new(name, Align::Right, rows.len());
-    let (mut age, mut unread, mut unsent, mut timer) =
-        (column("AGE"), number("RECV-Q"), number("SEND-Q"), column("TIMER"));
-    let (mut local, mut remote, mut owner) = (column("LOCAL"), column("REMOTE"), column("OWNER"));
-    let (mut place, mut verdict, mut netns) = (column("WHERE"), column("VERDICT"), column("NETNS"));
-    let named = style.width.map_or(usize::MAX, |_| NAMED);
-    for row in rows {
+    /// Number of rows.
+    pub(in crate::sink) fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds a row, as it is at `now`.
+    pub(in crate::sink) fn add(&mut self, row: &Row<'_>, now: BootTime) {
+        let Self { style, rows, age, unread, unsent, timer, local, remote, owner, place, verdict, netns } = self;
+        *rows += 1;
         let socket = row.socket;
         let rest = push_age(age.text(), row, now);
         age.end_keeping(0, rest);
@@ -90,7 +121,7 @@ fn columns(now: BootTime, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
             port += " (mptcp)".len();
         }
         remote.end_keeping(port, 0);
-        let (tail, rest) = push_owner(owner.text(), row, named);
+        let (tail, rest) = push_owner(owner.text(), row, style.width.map_or(usize::MAX, |_| NAMED));
         owner.end_keeping(tail, rest);
         let tail = row.workload.map_or(0, |workload| {
             let before = place.text().len();
@@ -103,13 +134,24 @@ fn columns(now: BootTime, rows: &[&Row<'_>], style: Style) -> Vec<Column> {
         push_known(netns.text(), socket.netns);
         netns.end();
     }
-    let all = [age, unread, unsent, timer, local, remote, owner, place, verdict, netns];
-    let says_something = |column: &Column| match column.name() {
-        "TIMER" | "WHERE" => !column.is_blank(),
-        "NETNS" => !column.is_monotonous(),
-        _ => true,
-    };
-    all.into_iter().filter(|column| style.wide || says_something(column)).collect()
+
+    /// Writes it, with one more column if there is one, which does not give way.
+    ///
+    /// # Errors
+    ///
+    /// If `to` fails.
+    pub(in crate::sink) fn write(self, last: Option<Column>, to: &mut impl Write) -> io::Result<()> {
+        let Self { style, rows: _, age, unread, unsent, timer, local, remote, owner, place, verdict, netns } = self;
+        let all = [age, unread, unsent, timer, local, remote, owner, place, verdict, netns];
+        let says_something = |column: &Column| match column.name() {
+            "TIMER" | "WHERE" => !column.is_blank(),
+            "NETNS" => !column.is_monotonous(),
+            _ => true,
+        };
+        let columns: Vec<_> =
+            all.into_iter().filter(|column| style.wide || says_something(column)).chain(last).collect();
+        table::write(&columns, style.width.map(usize::from), &CONCESSIONS, to)
+    }
 }
 
 /// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.

@@ -12,6 +12,7 @@ use closewait_engine::{
     },
     process::Process,
     snapshot::query::Filter,
+    snapshot::view::{Row, View},
     testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };
@@ -116,9 +117,9 @@ fn shown(view: &View<'_>, query: &Asked) -> String {
     let Asked { filter, by, form, width, wide, color } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
     let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, color: *color } };
-    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape.texts());
+    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape);
     let mut to = Vec::new();
-    render(&listing, shape, &mut to).unwrap();
+    render(listing, shape, &mut to).unwrap();
     String::from_utf8(to).unwrap()
 }
 

@@ -133,15 +133,15 @@ impl Serialize for Verdicts<'_> {
 
 impl<'a> GroupObject<'a> {
     /// One line of `list --by`.
-    pub(in crate::sink) fn new(group: &'a ListedGroup<'a>, by: GroupBy, time: &'a str) -> Self {
+    pub(in crate::sink) fn new(group: &'a ListedGroup, by: GroupBy, time: &'a str) -> Self {
         let key = match group.key {
-            Key::Process(_) => KeyMembers::Process { process: group.owners.first().map(|task| (*task).into()) },
+            Key::Process(_) => KeyMembers::Process { process: group.owners.first().map(Into::into) },
             Key::NoProcess | Key::AnyProcess => KeyMembers::Process { process: None },
             Key::Listener { netns, local } => KeyMembers::Listener { netns, listener: Some(local.into()) },
             Key::NoListener => KeyMembers::Listener { netns: None, listener: None },
             Key::Peer(address, port) => KeyMembers::Peer { peer: PeerObject { address, port } },
             Key::Cgroup(_) | Key::NoCgroup => {
-                let (container, unit, pod) = workload_members(group.workload);
+                let (container, unit, pod) = workload_members(group.workload.as_ref());
                 let id = if let Key::Cgroup(id) = group.key { Some(id) } else { None };
                 KeyMembers::Cgroup { cgroup: id, container, unit, pod }
             }
@@ -155,7 +155,7 @@ impl<'a> GroupObject<'a> {
             oldest_seconds: group.oldest.map(seconds),
             median_seconds: group.median.map(seconds),
             verdicts: Verdicts(&group.verdicts),
-            owners: group.owners.iter().map(|task| (*task).into()).collect(),
+            owners: group.owners.iter().map(Into::into).collect(),
             fds_open: group.fds.0,
             fds_limit: group.fds.1,
             zombies: group.gone,
