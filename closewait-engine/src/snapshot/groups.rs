@@ -9,36 +9,36 @@ use crate::{
     workload::Workload,
 };
 
-/// What the rows of a group have in common.
+/// Common property of the rows of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// The process of this pid holds them, or the listener that they wait at.
+    /// Owner of the sockets, or of the listener that they wait at (PID).
     Process(u32),
-    /// Nobody holds them.
+    /// Sockets without an owner.
     NoProcess,
-    /// Their owners could not be looked for.
+    /// Sockets whose owners could not be searched for.
     AnyProcess,
-    /// They came out of the listener here; all zeros is a listener on every address.
+    /// Listener that created the sockets; all zeros is a listener on every address.
     Listener {
-        /// Its network namespace.
+        /// Network namespace of the listener.
         netns: Option<u32>,
-        /// Where it listens, or where the connections lead.
+        /// Local endpoint of the listener, or remote endpoint of the connections.
         local: Endpoint,
     },
-    /// They came out of no listener that is known.
+    /// Sockets without a known listener.
     NoListener,
     /// The other end; with the port if that is a server's.
     Peer(IpAddr, Option<u16>),
     /// The cgroup of this id.
     Cgroup(u64),
-    /// It is not known in which cgroup they are.
+    /// Sockets whose cgroup is unknown.
     NoCgroup,
 }
 
 /// Rows of a list with the same key.
 #[derive(Clone, Debug)]
 pub struct ListedGroup<'v> {
-    /// What they have in common.
+    /// Common property of the sockets.
     pub key: Key,
     /// Sockets in CLOSE_WAIT.
     pub count: u32,
@@ -48,11 +48,11 @@ pub struct ListedGroup<'v> {
     pub oldest: Option<Duration>,
     /// The certain age of the one in the middle.
     pub median: Option<Duration>,
-    /// How often each verdict is there, the most frequent first.
+    /// Number of sockets with each verdict, the most frequent first.
     pub verdicts: Vec<(Class, u32)>,
-    /// Every process that holds one of them, or a listener that one waits at.
+    /// Owners of the sockets, and of the listeners that they wait at.
     pub owners: Vec<&'v Task>,
-    /// What their cgroup is, if all have the same.
+    /// Unit, container or pod of the cgroup, if all have the same.
     pub workload: Option<&'v Workload>,
     /// Open descriptors of the process and its limit, if it is one process.
     pub fds: (Option<u64>, Option<u64>),
@@ -67,8 +67,8 @@ struct Tally<'v> {
     workload: Option<&'v Workload>,
 }
 
-/// Puts `rows` together: the largest group first, of groups of the same size the oldest. A socket that several processes
-/// hold is in the group of each.
+/// Groups `rows`: the largest group first, of equal sizes the oldest. A socket with several owners is in the group of
+/// each.
 pub fn groups<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>], by: GroupBy) -> Vec<ListedGroup<'v>> {
     let mut tallies: BTreeMap<Key, Tally<'v>> = BTreeMap::new();
     let mut keys = Vec::new();
