@@ -35,7 +35,7 @@ pub(super) struct Column {
     full: usize,
 }
 
-/// Where a cell ends, and how to write it.
+/// End of a cell, and its style.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     end: usize,

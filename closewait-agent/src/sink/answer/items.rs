@@ -55,7 +55,7 @@ pub struct AnswerHeader {
     pub total: u64,
     /// Number of further sockets in CLOSE_WAIT that are not tracked; 0 in an incident report, which has its own.
     pub untracked: u64,
-    /// Why there may be sockets that cannot be seen, if so; `None` in an incident report, which has its own.
+    /// Reason why the answer may lack sockets, if so; `None` in an incident report, which has its own.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
 }
@@ -81,7 +81,7 @@ pub struct AnswerRow<'a> {
     pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
     /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was inspected.
     pub process: Option<u32>,
-    /// Why it stays. Its texts are empty if they were not asked for.
+    /// Reason why the socket stays in CLOSE_WAIT. The texts are empty if the query did not ask for them.
     pub verdict: Verdict,
 }
 
