@@ -1,4 +1,4 @@
-//! What a table of sockets does not say by itself: what they have in common, and what follows.
+//! Summary below a table of sockets: common causes, and their consequences.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
@@ -9,9 +9,9 @@ use crate::{
     text,
 };
 
-/// How many lines of hints are worth reading.
+/// Maximum number of lines of hints.
 const LINES: usize = 8;
-/// Groups whose cause is told.
+/// Maximum number of groups whose cause is shown.
 const CAUSES: usize = 3;
 
 /// One thing worth saying.
@@ -21,20 +21,20 @@ pub enum Hint<'v> {
     Descriptors {
         /// The process.
         owner: &'v Task,
-        /// How many it has.
+        /// Number of open descriptors.
         open: u64,
-        /// How many it may have.
+        /// Limit of open descriptors.
         limit: u64,
-        /// How many of them are of sockets in CLOSE_WAIT, or out of it.
+        /// Number of open descriptors of sockets in CLOSE_WAIT, or of ended connections.
         of_these: u64,
     },
     /// Connections wait to be accepted.
     Backlog {
         /// The first process that has the listener.
         owner: Option<&'v Task>,
-        /// Where they wait.
+        /// Listener whose backlog the sockets wait in.
         listener: &'v Listener,
-        /// How many are in CLOSE_WAIT.
+        /// Number of sockets in CLOSE_WAIT.
         count: u64,
         /// The age of the oldest.
         oldest: Duration,
@@ -43,41 +43,41 @@ pub enum Hint<'v> {
     WaitsFor {
         /// The process.
         owner: Option<&'v Task>,
-        /// Where that leads.
+        /// Remote endpoint of the other connections.
         upstream: Endpoint,
-        /// How many there are.
+        /// Number of sockets.
         count: u64,
         /// The age of the oldest.
         oldest: Duration,
     },
-    /// Why most of a process's sockets stay.
+    /// Cause of most sockets of a process.
     Cause {
         /// The process.
         owner: Option<&'v Task>,
-        /// How many there are.
+        /// Number of sockets.
         count: u64,
-        /// Of the oldest.
+        /// Verdict of the oldest socket.
         verdict: &'v Verdict,
     },
     /// Connections are over, their descriptors are open.
     Gone {
         /// The process that has the most.
         owner: Option<&'v Task>,
-        /// How many it has.
+        /// Number of connections of this owner.
         of_owner: u64,
-        /// How many there are.
+        /// Number of connections.
         count: u64,
     },
     /// Connection tracking has forgotten connections.
     Forgotten {
         /// After this time in CLOSE_WAIT.
         after: Duration,
-        /// How many.
+        /// Number of sockets.
         count: u64,
     },
 }
 
-/// What is worth saying of `rows`, the most important first; not more than a person reads.
+/// Returns the hints for `rows`, the most important first, `LINES` at most.
 pub fn hints<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Vec<Hint<'v>> {
     let mut causes = causes(rows).into_iter();
     let mut hints = Vec::new();
@@ -98,7 +98,7 @@ pub fn hints<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Vec<Hint<'v>> {
 }
 
 impl Hint<'_> {
-    /// How many lines it has.
+    /// Returns the number of lines of the hint.
     fn lines(&self) -> usize {
         match self {
             Self::Cause { .. } => 2,
@@ -111,7 +111,7 @@ impl Hint<'_> {
     }
 }
 
-/// The process that is nearest to its limit, if it has used half of it.
+/// Returns the process that is nearest to its limit, if it has used half of it.
 fn descriptors<'v>(view: &'v View<'_>, rows: &[&'v Row<'v>]) -> Option<Hint<'v>> {
     let mut held: BTreeMap<u32, (&Task, u64)> = BTreeMap::new();
     for owner in rows.iter().flat_map(|row| row.owners.unwrap_or_default()) {
@@ -259,10 +259,10 @@ impl fmt::Display for Hint<'_> {
                 owner.map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
             }
             Self::Forgotten { after, count } => {
-                let after = after.as_secs();
+                let after = text::duration(*after);
                 write!(
                     f,
-                    "past conntrack's timeout of {after} s: a FIN may no longer reach the peer of {}",
+                    "past conntrack's timeout of {after}: a FIN may no longer reach the peer of {}",
                     Of(*count, None)
                 )
             }
@@ -335,7 +335,7 @@ mod tests {
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [
             "1 connection is over but its descriptor is open",
-            "past conntrack's timeout of 60 s: a FIN may no longer reach the peer of 1 socket",
+            "past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket",
         ];
         assert_eq!(told(vec![over, late], None), expected);
     }
