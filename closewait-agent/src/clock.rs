@@ -16,8 +16,8 @@ pub fn now() -> BootTime {
     BootTime(closewait_engine::time::nanos(since_boot()))
 }
 
-/// The same for a time in nanoseconds that `/proc` tells, which shows times as this process is to see them
-/// (`do_task_stat`, fs/proc/array.c at v5.10).
+/// Converts nanoseconds since boot as `/proc` shows them to this process (`do_task_stat`, fs/proc/array.c at v5.10) to
+/// the kernel program's clock.
 pub fn of_proc(boottime_ns: u64) -> BootTime {
     let shifted = offsets().boottime.remove_from(Duration::from_nanos(boottime_ns));
     BootTime(closewait_engine::time::nanos(shifted))

@@ -127,7 +127,7 @@ pub fn harmless_lines(text: &str) -> String {
     text.split('\n').map(|line| harmless_path(line.as_bytes())).collect::<Vec<_>>().join("\n")
 }
 
-/// Where `env_logger` writes: each write is a line.
+/// Writer of `env_logger`: each write is a line.
 struct ToLines;
 
 impl ToLines {
@@ -164,7 +164,7 @@ struct LogLines {
 #[derive(Debug, Default)]
 struct DroppedLines {
     all: AtomicU64,
-    /// Those of which the log has not told yet.
+    /// Dropped lines that the log has not reported yet.
     unreported: AtomicU64,
 }
 

@@ -10,7 +10,7 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// So many are there. Returns whether the last peak is over: less than half of it is left.
+    /// Takes in the current count. Returns whether the last peak is over: less than half of it remains.
     pub fn is_over(&mut self, count: u64) -> bool {
         let over = self.most >= SMALL && count < self.most / 2;
         self.most = if over { count } else { self.most.max(count) };

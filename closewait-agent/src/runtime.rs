@@ -88,7 +88,7 @@ pub struct Runtime<S> {
     pub workers: Workers,
     /// What goes on beside the event loop.
     pub pending: Pending,
-    /// Where `closewait list` asks, if anybody can.
+    /// Control socket, if it is available.
     pub control: Option<Control<Query>>,
     /// Runs a user's programs, if there are any to run.
     pub hooks: Option<Hooks>,

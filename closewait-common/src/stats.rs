@@ -12,7 +12,7 @@ pub enum Counter {
     Left = 1,
     /// Of those that left, the ones whose entry was not seen: older than the program, or missed.
     LeftUnseen = 2,
-    /// Records that found no room in the ring buffer.
+    /// Records dropped because the ring buffer was full.
     RingFull = 3,
     /// Entry times that could not be stored: the map was full or the kernel out of memory.
     MapFull = 4,

@@ -101,7 +101,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
 }
 
 /// Whether nobody will see what the record says of its socket: it has not been stuck, or not yet. What is needed of one
-/// that gets stuck is read anew at that moment.
+/// that gets stuck is read again at that moment.
 #[inline(always)]
 fn is_healthy(record: &Record) -> bool {
     let healthy_below_ns = ability!(healthy_below_ns);

@@ -1,4 +1,4 @@
-//! What the engine is told at its beginning.
+//! Settings of the engine.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -6,38 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use super::{model::KeySecret, text::harmless_field};
 
-/// Which sockets get `enter` and `leave` findings.
+/// Selection of the sockets that get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Events {
-    /// Those that had been stuck.
+    /// Only sockets that were stuck.
     Stuck,
     /// Every one.
     All,
 }
 
-/// What the user has chosen, and what the host has. It stands in every recording: what is added here gets a
-/// `#[serde(default)]` that does what was done before, so that those made before are still read.
+/// Choices of the user, and facts about the host. Every recording contains them: a new field needs a
+/// `#[serde(default)]` with the former behavior, so that earlier recordings can still be read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Age at which a socket counts as stuck. Not zero.
     pub stuck_after: Duration,
-    /// Which sockets get findings for their entering and leaving.
+    /// Sockets that get findings for their entry and exit.
     pub events: Events,
-    /// So many sockets are tracked at a time; further ones are counted.
+    /// Maximum number of tracked sockets; further ones are counted.
     pub max_tracked: usize,
     /// Length of a window of the histograms. Not zero.
     pub histogram_every: Duration,
-    /// Whether records tell the namespace and the side of a socket: those of the classic tracepoint do not.
+    /// Whether records contain the namespace and the role of a socket: those of the classic tracepoint do not.
     #[serde(default = "yes")]
     pub named: bool,
-    /// Whether events come in. A one-off scan has none, and knows nothing of what came and went.
+    /// Whether events come in. A one-off scan has none, and knows no earlier entries and exits.
     pub watching: bool,
     /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,
-    /// How many connections a local port, or the remote ends at a port, may have, as the user says.
+    /// Limit of connections that the user sets for a local port, or for the remote endpoints at a port.
     #[serde(default)]
     pub connection_limits: Vec<(u16, u32)>,
-    /// Why there may be sockets that cannot be seen, in words, if so.
+    /// Reason why the agent may not see all sockets; `None` if it sees all.
     #[serde(default, deserialize_with = "harmless_field")]
     pub unseen_sockets: Option<String>,
     /// Secret of the keys that are made of the ends of connections.
@@ -45,13 +45,13 @@ pub struct Config {
     pub key_secret: KeySecret,
 }
 
-/// Of recordings that do not say.
+/// Default for recordings without the field.
 fn yes() -> bool {
     true
 }
 
 impl Default for Config {
-    /// What an agent has that is told nothing, on a host with the kernel's own range of ports.
+    /// Returns the settings of an agent without flags, on a host with the kernel's default port range.
     fn default() -> Self {
         Self {
             stuck_after: Duration::from_secs(60),
@@ -69,7 +69,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether an engine can begin with it: one from a recording may say anything.
+    /// Whether an engine can start with these settings: a recording may contain any values.
     pub fn is_sound(&self) -> bool {
         !self.stuck_after.is_zero() && !self.histogram_every.is_zero()
     }

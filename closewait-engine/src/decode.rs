@@ -1,4 +1,4 @@
-//! From the kernel program's bytes to observations. Nothing in the bytes is trusted.
+//! Decoding of the kernel program's bytes to observations. The decoder trusts none of the bytes.
 
 use std::{
     mem::offset_of,
@@ -23,7 +23,7 @@ use super::{
     time::BootTime,
 };
 
-/// Why some bytes are no record.
+/// Reason why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// Cut off, or something follows.
@@ -32,7 +32,7 @@ pub enum DecodeError {
     /// Written by a program of another version.
     #[error("the record has format {0}, this agent reads {FORMAT}")]
     Format(u16),
-    /// Not one of [`kind`].
+    /// Unknown kind, not one of [`kind`].
     #[error("unknown kind of record {0}")]
     Kind(u8),
     /// Neither IPv4 nor IPv6.
@@ -51,23 +51,23 @@ pub enum DecodeError {
         /// State after.
         new: u8,
     },
-    /// A leaving before its entry, or a descriptor below zero.
+    /// Exit before its entry, or negative descriptor.
     #[error("the record contradicts itself: {0}")]
     Contradiction(&'static str),
 }
 
-/// What decoding has to know of the host.
+/// Facts about the host that decoding needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoder {
     /// Length of a tick of the kernel (`1 / CONFIG_HZ`).
     pub tick: Duration,
-    /// How long the machine has been suspended since boot. TCP's timestamps stand still meanwhile, so the age of a
-    /// socket found by a snapshot can be longer by so much.
+    /// Time for which the machine has been suspended since boot. TCP's timestamps stop meanwhile, so the age of a
+    /// socket that a scan finds can be longer by this time.
     pub suspended: Duration,
 }
 
-/// The kernel's ticks can be behind its clock by so much, where a CPU was kept from its timer: on a busy host, and more in
-/// a guest. What a tick says of the past is too late then.
+/// Largest delay of the kernel's ticks behind its clock, as on a busy host, and more so in a guest. A time computed
+/// from ticks is too late by up to this delay.
 const TICKS_LATE: Duration = Duration::from_millis(100);
 
 impl Decoder {
@@ -147,11 +147,12 @@ impl Decoder {
         }
     }
 
-    /// When a socket that was found at `at` has entered, from how long ago the last ACK and the last data came in.
+    /// Returns the bounds of the entry of a socket that was found at `at`, from the ages of its last ACK and its last
+    /// data.
     ///
-    /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`: it came no later than the last ACK. Only segments with
-    /// data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN: it came
-    /// no earlier than the last data. Both are counted in ticks, rounded down.
+    /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`: it arrived no later than the last ACK. Only segments
+    /// with data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN: it
+    /// arrived no earlier than the last data. Both are counted in ticks, rounded down.
     pub fn between(&self, at: BootTime, ages: Option<(Duration, Duration)>) -> Since {
         let Some((last_ack, last_data)) = ages else { return Since::Between { earliest: None, latest: at } };
         let at_least = last_ack.saturating_sub(self.tick);
@@ -241,7 +242,7 @@ impl Decoder {
     }
 }
 
-/// How a socket left, and whether a descriptor of it is still open (the table in docs/events.md).
+/// Returns the cause of an exit, and whether a descriptor of the socket is still open (the table in docs/events.md).
 fn how_left(record: &Record) -> (ExitCause, Option<bool>) {
     /// Errnos of Linux, positive as in `sk_err`.
     mod errno {

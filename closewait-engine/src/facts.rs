@@ -1,4 +1,4 @@
-//! What each fact changes: one method for each part of [`Observation`].
+//! Effect of each fact: one method for each part of [`Observation`].
 
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
@@ -185,7 +185,7 @@ impl Engine {
     }
 }
 
-/// Adds to what the last record says of a socket what was found out before and does not change.
+/// Adds to the facts of the last record earlier findings about the socket that do not change.
 fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {

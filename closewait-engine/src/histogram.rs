@@ -19,8 +19,8 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// What `now` has more than `before`; both are counts since the same moment. Shorter slices count as zeroes, and a
-    /// count that went down as no change.
+    /// Returns the increase from `before` to `now`; both are counts since the same time. Missing buckets of a shorter
+    /// slice count as zeroes, and a decrease as no change.
     pub fn difference(now: &[u64], before: &[u64]) -> Self {
         let counts = (0..BUCKETS).map(|i| {
             let count = |of: &[u64]| of.get(i).copied().unwrap_or(0);
@@ -83,13 +83,13 @@ impl Histogram {
 /// A histogram as it is shown. Quantiles are upper edges of buckets: at most 3.2 % too high, never too low.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// How many.
+    /// Number of sockets.
     pub count: u64,
-    /// Half stayed at most so long; `None` if there was none.
+    /// Median dwell time; `None` without sockets.
     pub p50: Option<Duration>,
-    /// Nine in ten stayed at most so long.
+    /// Dwell time that nine in ten sockets do not exceed; `None` without sockets.
     pub p90: Option<Duration>,
-    /// Ninety-nine in a hundred stayed at most so long.
+    /// Dwell time that ninety-nine in a hundred sockets do not exceed; `None` without sockets.
     pub p99: Option<Duration>,
     /// The longest.
     pub max: Option<Duration>,

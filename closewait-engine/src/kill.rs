@@ -1,6 +1,6 @@
-//! Which sockets may be destroyed, for `closewait kill`: the rules, and what became of each.
+//! Sockets that `closewait kill` may destroy: the conditions, and the outcome for each.
 //!
-//! Destroying a socket (`SOCK_DESTROY`) cannot be taken back, so whatever is not known here speaks against it.
+//! A destroyed socket (`SOCK_DESTROY`) cannot be restored, so each unknown fact is a reason to refuse.
 
 use std::{fmt, time::Duration};
 
@@ -15,28 +15,28 @@ use super::{
     time::BootTime,
 };
 
-/// How far the kernel's ages of a socket, in ticks of its clock, may be behind the true ones.
+/// Largest delay of the kernel's ages of a socket, in ticks of its clock, behind the true ones.
 const TICKS: Duration = Duration::from_millis(100);
 
 /// A socket that was selected, as it was listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// When it was listed.
+    /// Time at which the socket was listed.
     pub at: BootTime,
-    /// What is known of it.
+    /// Facts about the socket.
     pub socket: Socket,
-    /// Its age then.
+    /// Dwell time at `at`; `None` if unknown.
     pub dwell: Option<Dwell>,
-    /// If it had left CLOSE_WAIT.
+    /// Exit of the socket, if it had left CLOSE_WAIT.
     pub gone: Option<Exit>,
-    /// Every descriptor of it; `None` if they could not be looked for.
+    /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<Vec<Owner>>,
-    /// Why it stays.
+    /// Reason why the socket stays in CLOSE_WAIT.
     pub verdict: Verdict,
 }
 
 impl Selected {
-    /// From a row as it was listed at `at`.
+    /// Copies a row that was listed at `at`.
     pub fn new(row: &Row<'_>, at: BootTime) -> Self {
         Self {
             at,
@@ -48,7 +48,7 @@ impl Selected {
         }
     }
 
-    /// The same as tables show it.
+    /// Returns the socket as a row of a table.
     pub fn row(&self) -> Row<'_> {
         Row {
             socket: &self.socket,
@@ -64,7 +64,7 @@ impl Selected {
         }
     }
 
-    /// When the peer's FIN came, if that was seen.
+    /// Returns the arrival time of the peer's FIN, if that was seen.
     fn entered(&self) -> Option<BootTime> {
         match self.dwell? {
             Dwell::Exact(dwell) => Some(self.at - dwell),
@@ -78,13 +78,13 @@ impl Selected {
 pub struct CurrentSocket {
     /// Number of its state.
     pub state: u8,
-    /// This end.
+    /// Local endpoint.
     pub local: Endpoint,
     /// The peer.
     pub remote: Endpoint,
-    /// Its cookie.
+    /// Cookie of the socket.
     pub cookie: u64,
-    /// Its inode; 0: no program has ever had it.
+    /// Inode of the socket; 0: no program has ever owned it.
     pub inode: u32,
     /// Index of the interface that it is bound to; 0: none.
     pub interface: u32,
@@ -92,72 +92,72 @@ pub struct CurrentSocket {
     pub send_queue_bytes: u32,
     /// The timer that runs, if one does.
     pub timer: Option<TimerKind>,
-    /// What it has sent; `None` if the kernel does not say.
+    /// Sent data; `None` if the kernel does not report it.
     pub sent: Option<Sent>,
 }
 
-/// What a socket has sent.
+/// Data that a socket has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u64,
-    /// How long ago it last sent any.
+    /// Time since it last sent data.
     pub ago: Duration,
-    /// How long ago data last came in.
+    /// Time since it last received data.
     pub received_ago: Duration,
 }
 
-/// A socket that may be destroyed, and what has to be true of it still at that moment.
+/// Socket that may be destroyed, with the conditions that must still hold at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Its network namespace.
+    /// Network namespace of the socket.
     pub netns: u32,
-    /// This end.
+    /// Local endpoint.
     pub local: Endpoint,
     /// The peer.
     pub remote: Endpoint,
-    /// Its cookie.
+    /// Cookie of the socket.
     pub cookie: u64,
-    /// Its inode.
+    /// Inode of the socket.
     pub inode: u32,
     /// Index of the interface that it is bound to; 0: none.
     pub interface: u32,
-    /// When it entered CLOSE_WAIT, if that was seen.
+    /// Time of the entry, if that was seen.
     pub entered: Option<BootTime>,
 }
 
-/// Why a socket is not destroyed.
+/// Reason why a socket is not destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Only a descriptor is left of it.
+    /// Only a descriptor is left of the socket.
     Left,
-    /// It speaks MPTCP.
+    /// The socket uses MPTCP.
     Mptcp,
-    /// It waits in a backlog.
+    /// The socket waits in a backlog.
     NeverAccepted,
-    /// What was selected does not say enough to find it again.
+    /// The selection lacks facts that are needed to find the socket again.
     Unidentified,
-    /// Its network namespace cannot be looked into, and why.
+    /// The socket's network namespace is inaccessible, for this reason.
     Namespace(String),
-    /// The same for want of a privilege.
+    /// The socket's network namespace is inaccessible because a privilege is missing.
     Denied(String),
-    /// It left CLOSE_WAIT after it was selected.
+    /// The socket left CLOSE_WAIT after it was selected.
     Gone,
     /// Another socket has its place.
     Replaced,
-    /// So many bytes are on their way to the peer.
+    /// The peer has not acknowledged this number of bytes.
     Unacknowledged(u32),
-    /// It sends something again, or asks whether it may.
+    /// The socket retransmits data, or probes the peer's window.
     Sending,
-    /// It sent data so long ago, after the peer's FIN.
+    /// The socket sent data this long ago, after the peer's FIN.
     InUse(Duration),
-    /// It sent data so long ago, and nobody saw whether that was after the peer's FIN.
+    /// The socket sent data this long ago, perhaps after the peer's FIN, whose arrival was not seen.
     PerhapsInUse(Duration),
-    /// The kernel does not say what it has sent.
+    /// The kernel does not report the sent data.
     SentUnknown,
-    /// None of the processes that the filter names has a descriptor of it.
+    /// No process of the filter has a descriptor of the socket.
     NotHeld,
-    /// Whether one of them has cannot be checked, and why.
+    /// The owners of the socket cannot be checked, for this reason.
     OwnersUnknown(String),
     /// Data came in this long ago, which is less than the filter's age, and the FIN came after it.
     TooYoung(Duration),
@@ -212,14 +212,14 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What became of a socket that was to be destroyed.
+/// Outcome for a socket that was to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is no more.
+    /// The kernel destroyed the socket.
     Destroyed,
-    /// It had gone before.
+    /// The socket no longer existed.
     GoneBefore,
-    /// It had gone, and another socket had its place.
+    /// The socket no longer existed, and another had the same ends.
     Replaced,
     /// Something has changed that speaks against it.
     Refused(Refusal),
@@ -227,14 +227,14 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// Why the kernel did not destroy a socket.
+/// Reason why the kernel did not destroy a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A capability is missing.
     Denied(String),
-    /// It cannot.
+    /// The kernel has no `SOCK_DESTROY`.
     Unsupported,
-    /// It said yes, and the socket is still there.
+    /// The kernel reported success, and the socket still exists.
     StillThere,
     /// Something else.
     Other(String),
@@ -262,7 +262,7 @@ impl Outcome {
         }
     }
 
-    /// Why it was not destroyed, if there is more to say than the name.
+    /// Returns the reason of a failure, if there is one beyond its name.
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Destroyed | Self::GoneBefore | Self::Replaced => None,
@@ -272,11 +272,11 @@ impl Outcome {
     }
 }
 
-/// Whether what was selected is enough to go and look for it.
+/// Checks whether the selection is enough to find the socket.
 ///
 /// # Errors
 ///
-/// If it is not, or speaks against it already.
+/// Returns a refusal if it is not, or if it is itself a reason against it.
 pub fn preselect(selected: &Selected) -> Result<u32, Refusal> {
     let Socket { netns, cookie, inode, protocol, accepted, .. } = selected.socket;
     if selected.gone.is_some() {
@@ -311,12 +311,12 @@ pub fn identify(selected: &Selected, with_its_ends: &[CurrentSocket]) -> Result<
     Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
 }
 
-/// Whether the kernel's own ages leave it possible that a socket is as old as the filter asks: the FIN comes after the last
-/// data.
+/// Checks whether the socket can be as old as the filter requires, by the kernel's own ages: the FIN arrives after the
+/// last data.
 ///
 /// # Errors
 ///
-/// If the socket is younger, or the kernel does not say.
+/// Returns a refusal if the socket is younger, or the kernel does not report an age.
 pub fn check_age(facts: &CurrentSocket, filter: &Filter) -> Result<(), Refusal> {
     let Some(age) = filter.older_than else { return Ok(()) };
     let Sent { received_ago, .. } = facts.sent.ok_or(Refusal::SentUnknown)?;
@@ -324,11 +324,11 @@ pub fn check_age(facts: &CurrentSocket, filter: &Filter) -> Result<(), Refusal> 
 }
 
 impl Target {
-    /// Whether it may be destroyed at `now`, being as the kernel says.
+    /// Checks whether the socket may be destroyed at `now`, by the kernel's facts.
     ///
     /// # Errors
     ///
-    /// If it is another socket, or something speaks against it.
+    /// Returns a refusal if it is another socket, or a condition does not hold.
     pub fn check(&self, facts: &CurrentSocket, now: BootTime) -> Result<(), Refusal> {
         let Self { netns: _, local, remote, cookie, inode, interface, entered } = *self;
         if (facts.local, facts.remote, facts.cookie) != (local, remote, cookie) || facts.interface != interface {

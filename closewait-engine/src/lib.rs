@@ -65,7 +65,7 @@ use self::{
     track::tracker::Tracker,
 };
 
-/// How soon a loss is looked for after something has happened.
+/// Delay of the check for losses after an observation.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
 
 /// The state of everything.
@@ -80,12 +80,12 @@ pub struct Engine {
     log_lines_dropped: u64,
     recordings_failed: u64,
     outputs: VecDeque<Output>,
-    /// When to ask for the kernel's counters, for the end of a window or to see whether something was lost.
+    /// End of the current window, at which the engine asks for the kernel's counters.
     window_ends: BootTime,
     check_counters: Option<BootTime>,
     reported: (Losses, Full),
     began: BootTime,
-    /// When it was last called with the time.
+    /// Latest time that the engine got.
     now: BootTime,
     flows: Option<Flows>,
     group_keys: GroupKeys,
@@ -95,15 +95,15 @@ pub struct Engine {
     audit: Audit,
     queries: Queries,
     budget: Budget,
-    /// No inspection begins before this.
+    /// Earliest time of the next inspection.
     next_inspection: BootTime,
-    /// No socket is reported without an inspection before this.
+    /// Earliest time of the next report of a socket without an inspection.
     next_late_report: BootTime,
-    /// When what is known of sockets that stay gets old.
+    /// Time of the next refresh of sockets that stay in CLOSE_WAIT.
     refresh: BootTime,
-    /// When owners were last searched for.
+    /// Time of the last scan for owners.
     scanned: Option<BootTime>,
-    /// What had been lost then.
+    /// Losses at the time of that scan.
     losses_at_scan: Losses,
     /// Largest number of facts around the sockets that one inspection dropped.
     dropped: u64,
@@ -163,7 +163,7 @@ impl Engine {
         self.undecodable = self.undecodable.saturating_add(1);
     }
 
-    /// `lines` were dropped at `at` because nobody read them.
+    /// Counts `lines` that were dropped at `at` because no program read the output fast enough.
     pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.unwritten = self.unwritten.saturating_add(lines);
@@ -200,7 +200,7 @@ impl Engine {
         self.outputs.push_back(Output::ReadCounters);
     }
 
-    /// When [`Engine::handle_timeout`] has something to do next.
+    /// Returns the time of the next call of [`Engine::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let flows = self.flows.as_ref().and_then(Flows::poll_timeout);
         let inspection = [self.next_inspection_due(), self.report_deadline()];
@@ -209,7 +209,7 @@ impl Engine {
         inspection.into_iter().chain(others).flatten().min()
     }
 
-    /// The next thing to do, if there is one.
+    /// Returns the next output, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.outputs.is_empty() {
             self.report_more();
@@ -272,7 +272,7 @@ impl Engine {
         known.difference(&without_address).copied().collect()
     }
 
-    /// Why some descriptors cannot be seen, as of the last scan.
+    /// Returns the reason why the last scan could not see all descriptors; `None` if it saw all.
     pub fn blind(&self) -> Option<&str> {
         self.host_context.blind()
     }
@@ -328,7 +328,7 @@ impl Engine {
         [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
     }
 
-    /// Of what goes on and on while a limit is reached, only that it has begun.
+    /// Returns which limits are reached: a limit is reported once when it is reached, not for each dropped item.
     fn full(&self) -> Full {
         let Totals { untracked, ungrouped, unkept, fd_open_unwatched, log_lines_dropped, recordings_failed, .. } =
             self.totals();

@@ -1,4 +1,4 @@
-//! What a process is and does.
+//! Identity of a process, and the state of its threads.
 
 mod runtime;
 mod syscall;
@@ -21,32 +21,32 @@ const BUSY_PERMILLE: u32 = 900;
 /// Parts of the description of what a process does.
 const PARTS: usize = 2;
 
-/// A process, as it was looked at. What could not be seen is `None`.
+/// Process at the time of its inspection. An unknown fact is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its pid, in the agent's pid namespace.
+    /// PID in the agent's pid namespace.
     pub pid: u32,
-    /// Its name: that of its first thread.
+    /// Name of the first thread.
     pub comm: Comm,
-    /// When it began, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`,
-    /// fs/proc/array.c at v5.10).
+    /// Start time, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`, fs/proc/array.c at
+    /// v5.10).
     pub started_ns: Option<u64>,
     /// The pid of its parent; `None` also if that is in another pid namespace.
     pub parent: Option<u32>,
     /// The file that it runs, with ` (deleted)` behind it if it is there no more.
     #[serde(default, deserialize_with = "harmless_field")]
     pub exe: Option<String>,
-    /// What runs its program, if that is one of those that are known.
+    /// Runtime of the program, if it is a known one.
     pub runtime: Option<ProgramRuntime>,
     /// Descriptors that it has open.
     pub fds_open: Option<u64>,
     /// The descriptor at which opening more fails: the soft limit `RLIMIT_NOFILE`.
     pub fds_limit: Option<u64>,
-    /// All of its threads.
+    /// Number of threads.
     pub threads: Option<u32>,
-    /// What its cgroup is.
+    /// Unit, container or pod of the cgroup.
     pub workload: Option<Box<Workload>>,
-    /// Those of them that were inspected.
+    /// Number of inspected threads.
     pub threads_seen: u32,
     /// The threads that were inspected, those that do the same together, the largest group first.
     pub groups: Vec<ThreadGroup>,
@@ -55,7 +55,7 @@ pub struct Process {
     /// Whether its cgroup is frozen, by `cgroup.freeze` or the freezer of cgroup v1; `None` if that was not read.
     #[serde(default)]
     pub frozen: Option<bool>,
-    /// What could not be seen and why, one sentence each.
+    /// Facts that could not be read, with the reason, one sentence each.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
 }
@@ -82,7 +82,7 @@ impl Process {
         }
     }
 
-    /// What its threads do, in words: the most telling two statements. `None` if nothing tells.
+    /// Describes the state of the threads with the two most telling statements; `None` if there is none.
     pub fn activity(&self) -> Option<String> {
         let parts: Vec<String> =
             [self.stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
@@ -159,7 +159,7 @@ impl Process {
         }
     }
 
-    /// What more than half of the threads do.
+    /// Describes the wait of more than half of the threads.
     fn most_threads(&self) -> Option<String> {
         let group = self.groups.first().filter(|group| group.count * 2 > self.threads_seen)?;
         // Said already, or nothing that can be named.

@@ -4,21 +4,21 @@ use std::{cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The name of a task: what the process itself set, so any bytes at all. Held as text in which every character is safe
-/// to print to a terminal and to a log.
+/// Name of a task. The process chooses it, so it can be any bytes. Stored as text in which every character is safe to
+/// print to a terminal and to a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Comm(Name);
 
 /// Without a place of its own in memory if it is short, as all are that need no escapes: every owner of a socket has one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
-    /// What is beyond the length is zero.
+    /// Inline text; bytes beyond the length are zero.
     Short(u8, [u8; Name::SHORT]),
     Long(Box<str>),
 }
 
 impl Name {
-    /// As long as makes it no larger than a `Box<str>` and what tells the two apart.
+    /// Longest inline text, bytes: the enum is no larger than a `Box<str>` and its tag.
     const SHORT: usize = 22;
 
     fn new(text: &str) -> Self {
@@ -62,13 +62,13 @@ impl fmt::Debug for Comm {
 }
 
 impl Comm {
-    /// From the kernel's 16 bytes, up to the first zero if there is one.
+    /// Converts the kernel's 16 bytes, up to the first zero if there is one.
     pub fn from_kernel(bytes: &[u8; 16]) -> Self {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         Self(Name::new(&harmless(&bytes[..end])))
     }
 
-    /// From a name that was read elsewhere, as from `/proc`; what is beyond the kernel's 16 bytes is not part of it.
+    /// Converts a name from elsewhere, such as `/proc`; only the kernel's 16 bytes count.
     pub fn from_name(name: &[u8]) -> Self {
         let mut bytes = [0; 16];
         for (to, from) in bytes.iter_mut().zip(name) {
@@ -96,7 +96,7 @@ impl Serialize for Comm {
 }
 
 impl<'de> Deserialize<'de> for Comm {
-    /// From a recording, which anybody may have written: made harmless again where it is not.
+    /// Reads a name from a recording, which any user may have written: escapes it again if it is not harmless.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         harmless_field(deserializer).map(|text: String| Self(Name::new(&text)))
     }
@@ -109,9 +109,9 @@ pub fn still_harmless(text: String) -> String {
     if is_plain || !text.chars().any(is_harmful) { text } else { harmless(text.as_bytes()) }
 }
 
-/// Like [`harmless`], but a backslash in text that needs no other escape stays single: systemd writes them into the names
-/// of units and cgroups (`system-serial\x2dgetty.slice`), and a person pastes those names into commands. Different paths
-/// can look the same through this one.
+/// Makes a path harmless as [`harmless`] does, but keeps a backslash single in text that needs no other escape: systemd
+/// writes them into the names of units and cgroups (`system-serial\x2dgetty.slice`), and users paste those names into
+/// commands. Different paths can become equal.
 pub fn harmless_path(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(is_harmful) => text.to_owned(),
@@ -119,14 +119,14 @@ pub fn harmless_path(bytes: &[u8]) -> String {
     }
 }
 
-/// For fields of recordings that hold harmless text: `#[serde(deserialize_with = "harmless_field")]`.
+/// Reads a field of a recording that contains harmless text: `#[serde(deserialize_with = "harmless_field")]`.
 pub fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer: D) -> Result<T, D::Error> {
     T::Raw::deserialize(deserializer).map(T::from_raw)
 }
 
-/// What [`harmless_field`] can read.
+/// Type that [`harmless_field`] can read.
 pub trait StillHarmless: Sized {
-    /// As it was written.
+    /// Type of the field in the recording.
     type Raw: for<'de> Deserialize<'de>;
 
     /// Makes it harmless.
@@ -157,9 +157,9 @@ impl<T: StillHarmless> StillHarmless for Vec<T> {
     }
 }
 
-/// `bytes` as text without a character that could act on a terminal or reorder what is around it: bytes that are not
-/// UTF-8, control characters, line and paragraph separators, bidirectional and other invisible format characters are
-/// written as `\xNN` or `\u{N}`, and so is the backslash itself, so that nobody can forge an escape.
+/// Converts `bytes` to text without characters that act on a terminal or reorder their surroundings. Bytes that are not
+/// UTF-8, control characters, line and paragraph separators, bidirectional and other invisible format characters become
+/// `\xNN` or `\u{N}`, and so does the backslash itself, so that a name cannot forge an escape.
 pub fn harmless(bytes: &[u8]) -> String {
     // Nearly every name is plain, and every socket that closes has one.
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';

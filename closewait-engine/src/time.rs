@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct BootTime(pub u64);
 
 impl BootTime {
-    /// How much later `self` is than `earlier`; zero if it is not.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -43,7 +43,7 @@ impl fmt::Display for BootTime {
     }
 }
 
-/// `duration` in nanoseconds; `u64::MAX` if it is longer than that can say.
+/// Converts a duration to nanoseconds; `u64::MAX` if it is longer.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,8 @@
-//! Which unit, container and pod a cgroup belongs to, read from its path alone.
+//! Unit, container and pod of a cgroup, read from its path alone.
 //!
-//! Paths are written by systemd and by container engines, each with a habit of its own and with a driver that either
-//! makes scopes of systemd (`docker-ID.scope`) or plain folders (`docker/ID`). One path can hold several of them: a
-//! container in a container, a systemd in a container. The innermost one counts.
+//! systemd and container engines write paths in different ways, with a driver that either makes scopes of systemd
+//! (`docker-ID.scope`) or plain folders (`docker/ID`). One path can contain several of them: a container in a
+//! container, a systemd in a container. The innermost one counts.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text::{harmless_field, still_harmless};
 
-/// What a cgroup belongs to. Text in it is harmless.
+/// Unit, container and pod of a cgroup. All text is harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// The path that was read.
@@ -32,11 +32,11 @@ pub struct Container {
     /// 64 hexadecimal digits, or the name where the engine knows only that (LXC, nspawn).
     #[serde(deserialize_with = "harmless_field")]
     pub id: String,
-    /// What runs it; `None` where the path has only the id, as with the `cgroupfs` driver of Kubernetes.
+    /// Engine that runs the container; `None` if the path has only the id, as with the `cgroupfs` driver of Kubernetes.
     pub runtime: Option<ContainerRuntime>,
 }
 
-/// What runs containers.
+/// Engine that runs containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContainerRuntime {
@@ -74,16 +74,16 @@ impl fmt::Display for ContainerRuntime {
     }
 }
 
-/// A pod. A path holds only its uid; the names come from elsewhere.
+/// Pod. A path contains only its uid; the names come from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// With dashes, or 32 digits without for a static pod, as the API and the folders of its logs have it.
+    /// Uid with dashes, or 32 digits without for a static pod, as the API and the folders of its logs have it.
     #[serde(deserialize_with = "harmless_field")]
     pub uid: String,
-    /// Its name.
+    /// Name of the pod.
     #[serde(default, deserialize_with = "harmless_field")]
     pub name: Option<String>,
-    /// Its namespace.
+    /// Namespace of the pod.
     #[serde(default, deserialize_with = "harmless_field")]
     pub namespace: Option<String>,
     /// Name of the container in it.
@@ -91,7 +91,7 @@ pub struct Pod {
     pub container_name: Option<String>,
 }
 
-/// What stands before an id: `docker-ID.scope`. Longest first where one begins another.
+/// Prefixes of an id, as in `docker-ID.scope`. If one begins with another, the longer comes first.
 const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
     ("cri-containerd-", Some(ContainerRuntime::Containerd)),
     ("containerd-", Some(ContainerRuntime::Containerd)),
@@ -109,8 +109,8 @@ const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
 ];
 
 impl Workload {
-    /// From the path of a cgroup, relative to the root of its hierarchy. Nothing is recognised in a path that follows no
-    /// known habit; that is no error.
+    /// Parses the path of a cgroup, relative to the root of its hierarchy. A path in an unknown form names no workload;
+    /// that is no error.
     pub fn parse(path: &str) -> Self {
         let mut found = Self { cgroup_path: still_harmless(path.to_owned()), ..Self::default() };
         let path = found.cgroup_path.clone();
@@ -122,7 +122,7 @@ impl Workload {
         found
     }
 
-    /// Whether it is the root of all cgroups, which tells nothing.
+    /// Whether the cgroup is the root of all, which names no workload.
     pub fn is_root(&self) -> bool {
         self.cgroup_path.trim_matches('/').is_empty()
     }

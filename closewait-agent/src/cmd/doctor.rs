@@ -342,7 +342,7 @@ struct SummaryLine<'a> {
     exit_code: u8,
     /// `null` if refused.
     hook: Option<&'static str>,
-    /// Why `run` refuses, else `null`.
+    /// Reason why `run` refuses, otherwise `null`.
     message: Option<String>,
     degraded: Vec<DegradedLine<'a>>,
 }

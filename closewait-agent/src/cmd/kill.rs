@@ -37,7 +37,7 @@ use closewait_engine::{
 const MISSING_RIGHT: &str =
     "--yes needs CAP_NET_ADMIN, which is missing; run as root, or add cap_net_admin to what is granted";
 
-/// Why sockets were not destroyed.
+/// Reason why sockets were not destroyed.
 #[derive(Debug, Error)]
 pub(super) enum KillError {
     /// No filter that leaves a socket out.
@@ -50,7 +50,7 @@ pub(super) enum KillError {
         "{count} sockets are to be destroyed, more than --max {max}: nothing changed; narrow the filters, or give --max {count}"
     )]
     TooMany {
-        /// How many.
+        /// Number of sockets.
         count: usize,
         /// How many may be.
         max: u32,
@@ -61,7 +61,7 @@ pub(super) enum KillError {
     /// This process may not.
     #[error("{count} sockets were not destroyed because a capability is missing: {why}")]
     Denied {
-        /// How many.
+        /// Number of sockets.
         count: usize,
         /// What the first was refused for.
         why: String,
@@ -75,7 +75,7 @@ pub(super) enum KillError {
          hint: look without the agent: --alone"
     )]
     NotMeant {
-        /// How many.
+        /// Number of sockets.
         count: usize,
     },
     /// Writing the plan failed.
@@ -88,13 +88,13 @@ pub(super) enum KillError {
         destroyed: usize,
         /// Sockets that should have been.
         count: usize,
-        /// Why it could not be written.
+        /// Error of the write.
         error: io::Error,
     },
     /// Something else.
     #[error("{count} sockets were not destroyed: {why}; list again")]
     Failed {
-        /// How many.
+        /// Number of sockets.
         count: usize,
         /// What happened to the first.
         why: String,
@@ -159,7 +159,7 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
 
 /// The sockets that were selected, and what is planned for each.
 struct KillPlan<'a> {
-    /// As they were listed.
+    /// Sockets as they were listed.
     listing: &'a Listing<'a>,
     selected: Vec<Selected>,
     plans: Vec<Planned>,

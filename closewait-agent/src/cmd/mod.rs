@@ -114,7 +114,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
     Some(exit::FAILED)
 }
 
-/// Where findings go.
+/// Returns the sink of the findings.
 fn sink(output: OutputFormat, color: bool) -> Box<dyn Sink> {
     match output {
         OutputFormat::Text => Box::new(Text::new(color)),

@@ -16,7 +16,7 @@ use crate::{
 };
 use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 
-/// So many bytes of pile-ups that a recording tells of, or a little more.
+/// Approximate limit of the bytes of incident reports from one recording.
 const MAX_REPORT_BYTES: usize = 4 << 20;
 
 /// Tells all that is known of an incident.

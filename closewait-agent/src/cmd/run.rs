@@ -250,7 +250,7 @@ fn sentence(degraded: &Degraded) -> String {
     format!("{what}: {why}{fix}")
 }
 
-/// Where the range is not known, Linux's own.
+/// Returns the local ports of connecting sockets; Linux's default if they are unknown.
 fn ephemeral_ports(facts: &HostFacts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::cli::Command;
 
-/// Why a command cannot show what it prints.
+/// Reason why a command cannot write its output.
 #[derive(Debug, Error)]
 pub(super) enum StdoutError {
     /// A write to it would fail, which the standard library takes for success.

@@ -1,11 +1,13 @@
-//! Why an agent cannot listen, or cannot be asked.
+//! Errors of an agent's control socket and of queries to it.
 
 use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
 
 use super::PROTOCOL;
 use crate::host::in_time::CallFailure;
+use closewait_engine::text::duration;
 
-/// Why an agent cannot listen, or cannot be asked. Printed as the problem with its cause, and a line with a hint.
+/// Error of an agent's control socket or of a query to it. Printed as the problem with its cause, and a line with a
+/// hint.
 #[derive(Debug)]
 pub enum ControlError {
     /// Something that is no socket is there.
@@ -19,7 +21,7 @@ pub enum ControlError {
     Foreign {
         /// Path of the socket.
         path: PathBuf,
-        /// Its owner.
+        /// User who owns the socket.
         owner: u32,
     },
     /// Another agent answers there.
@@ -36,9 +38,9 @@ pub enum ControlError {
     Listen {
         /// The system call.
         call: &'static str,
-        /// Its argument.
+        /// Path that the call got.
         path: PathBuf,
-        /// Its error.
+        /// Error of the call.
         error: io::Error,
     },
     /// Somebody answers there who is neither root nor the own user, nor owns the folder by root's decision.
@@ -72,7 +74,7 @@ pub enum ControlError {
         call: &'static str,
         /// Path of the socket.
         path: PathBuf,
-        /// Its error.
+        /// Error of the call.
         error: io::Error,
     },
     /// The agent speaks another version of the protocol.
@@ -114,11 +116,11 @@ impl ControlError {
                 path.display()
             ),
             Self::Slow { path, waited, bytes: 0 } => {
-                format!("the agent did not answer within {} s ({})", waited.as_secs(), path.display())
+                format!("the agent did not answer within {} ({})", duration(*waited), path.display())
             }
             Self::Slow { path, waited, bytes } => format!(
-                "the agent did not answer within {} s: only {bytes} bytes came ({})",
-                waited.as_secs(),
+                "the agent did not answer within {}: only {bytes} bytes came ({})",
+                duration(*waited),
                 path.display()
             ),
             Self::Unanswered { path, why, asked: true } => {

@@ -1,4 +1,4 @@
-//! Who is at the other end of a Unix socket, and whether to believe it.
+//! Identity of the process at the other end of a Unix socket, and whether to trust it.
 
 use std::{
     fs, io,

@@ -34,7 +34,7 @@ const SOCKET_MODE: u32 = 0o600;
 const STICKY: u32 = 0o1000;
 /// Connections that wait for the agent in the kernel.
 const BACKLOG: i32 = 128;
-/// How often the file is looked at anew when others create and remove it meanwhile.
+/// Maximum number of reads of the file while others create and remove it.
 const MAX_TRIES: usize = 5;
 
 /// File of a UNIX socket that this process has bound.
@@ -247,7 +247,7 @@ fn create_folder(folder: &Path) -> Result<(), ControlError> {
     created.set_permissions(Permissions::from_mode(FOLDER_MODE)).map_err(failed("fchmod"))
 }
 
-/// Who can put another socket in the place of this one, one sentence each.
+/// Returns which users can replace the socket at `path`, one sentence each.
 fn doubts(path: &Path) -> Vec<String> {
     let folder = folder_of(path);
     call("stat");

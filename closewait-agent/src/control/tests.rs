@@ -305,7 +305,7 @@ fn an_agent_that_does_not_answer_is_given_up() {
         },
         |path| asked_within(path, "hello", Duration::from_secs(1)).unwrap_err(),
     );
-    assert!(error.to_string().starts_with("the agent did not answer within 1 s"), "{error}");
+    assert!(error.to_string().starts_with("the agent did not answer within 1s"), "{error}");
     assert!(error.permits_scan());
 }
 

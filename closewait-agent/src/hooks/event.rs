@@ -65,11 +65,11 @@ impl HookEnvironment {
 /// Event that starts a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookEvent {
-    /// Of whom.
+    /// Subject of the event.
     pub group: HookGroup,
-    /// For the environment.
+    /// Variables of the environment.
     pub facts: HookEnvironment,
-    /// For standard input: the event, one line.
+    /// Event for standard input, one line of JSON.
     pub json: String,
 }
 
@@ -94,13 +94,13 @@ impl HookEvent {
         length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request is longer than any can be"))
     }
 
-    /// From what follows.
+    /// Parses a request.
     pub(super) fn of_body(body: &[u8]) -> io::Result<Self> {
         Ok(serde_json::from_slice(body)?)
     }
 }
 
-/// Whom a finding is a reason for to run a program; `None` if it is none.
+/// Returns the subject of a finding that runs a hook; `None` if it runs none.
 pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
     match finding {
         Finding::Stuck { socket, owners, process, .. } => {

@@ -15,7 +15,7 @@ const GROUPS: usize = 4096;
 /// The time between two words on what was not run.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why a program is not run.
+/// Reason why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skip {
     /// One has run for this group not long ago.
@@ -97,7 +97,7 @@ impl Skipped {
         (now.since(self.told) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
     }
 
-    /// The same at the end.
+    /// Returns the last line of the log about dropped hooks.
     pub(super) fn last_line(&mut self, now: BootTime) -> Option<String> {
         let parts = [
             (self.recent, format!("one of the same group ran within {} (--hook-every)", duration(self.every))),

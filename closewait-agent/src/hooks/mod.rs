@@ -8,7 +8,7 @@
 //! runtime -> Hooks (what, how often) -> Writer's thread -> pipe -> helper (one at a time, how long) -> program
 //! ```
 //!
-//! Nothing here waits for a program: what finds no room on the way is dropped, counted and told.
+//! Nothing here waits for a program: anything over a limit is dropped, counted and reported.
 
 mod event;
 mod helper;

@@ -24,7 +24,7 @@ const STICKY: u32 = 0o1000;
 /// Length of the longest extended attribute, bytes (`XATTR_SIZE_MAX`).
 const LONGEST_LIST: usize = 64 << 10;
 
-/// Why a program is not one to run.
+/// Reason why a program cannot be a hook.
 #[derive(Debug, Error)]
 pub enum HookProgramError {
     /// It is not there.
@@ -32,7 +32,7 @@ pub enum HookProgramError {
     Missing {
         /// The system call.
         call: &'static str,
-        /// Which.
+        /// Path of the program.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -40,7 +40,7 @@ pub enum HookProgramError {
     /// Its file system does not answer.
     #[error("{} cannot be checked; check its file system, or put the program on another", path.display())]
     Unanswered {
-        /// Which.
+        /// Path of the program.
         path: PathBuf,
         /// Which call, and how long it was waited for.
         #[source]
@@ -52,7 +52,7 @@ pub enum HookProgramError {
     /// It cannot be run.
     #[error("{} cannot be run by this user: access(X_OK) failed: {error}; chmod +x it", path.display())]
     NotExecutable {
-        /// Which.
+        /// Path of the program.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -71,7 +71,7 @@ pub enum HookProgramError {
     ListedWrite {
         /// The file, or a folder above it.
         path: PathBuf,
-        /// Who may write.
+        /// User or group that may write to it.
         who: String,
     },
     /// Its owner can write to it, or replace it.

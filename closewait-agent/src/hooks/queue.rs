@@ -13,7 +13,7 @@ const MAX_RUNNING: usize = 4;
 /// Requests that wait. The agent sends ten a minute at most, and each may be some megabytes long.
 const MAX_WAITING: usize = 16;
 
-/// Why a program is not run.
+/// Reason why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// One runs, or waits, for the same group.

@@ -45,7 +45,7 @@ enum Stage {
     Killed,
 }
 
-/// Why it had to end.
+/// Reason why the program had to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Timeout,

@@ -16,10 +16,10 @@ use std::{
 
 pub use offsets::{abilities, layout};
 
-/// Where the kernel shows the types of everything that is built into it (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
+/// File with the types of everything that is built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Why the types cannot be read.
+/// Reason why the types cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read.

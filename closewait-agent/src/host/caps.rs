@@ -26,7 +26,7 @@ impl Capability {
     pub const ALL: [Self; 6] =
         [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
-    /// Those that the agent goes on with after its start.
+    /// Capabilities retained after the start.
     pub const LASTING: [Self; 4] = [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch];
 
     /// The name as manual pages and systemd units write it.
@@ -62,7 +62,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of this process: the line `CapEff` of `/proc/self/status`. `None` if it cannot be read.
+    /// Reads the capabilities of this process: the line `CapEff` of `/proc/self/status`. `None` if it cannot be read.
     pub fn read() -> Option<Self> {
         Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
     }
@@ -78,7 +78,7 @@ impl Capabilities {
         Self { effective }
     }
 
-    /// The same set without one capability and without those that imply it.
+    /// Returns the set without one capability and without those that imply it.
     #[must_use]
     pub const fn without(self, capability: Capability) -> Self {
         Self { effective: self.effective & !capability.bit() & !implied_by(capability) }

@@ -28,14 +28,14 @@ use super::{
     mountinfo::{mounts, unescape},
 };
 
-/// Where the kernel lists the mounts of this process.
+/// File with the mounts of this process.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Paths that are remembered, also of cgroups that are gone; of more, those with the highest ids, which are the newest.
 const MAX_PATHS: usize = 65_536;
 /// Time that one call spends on the scan of folders.
 const SCAN_BUDGET: Duration = Duration::from_millis(20);
 
-/// Why no path of a cgroup can be told.
+/// Reason why the path of a cgroup is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The list of mounts cannot be read.
@@ -82,7 +82,7 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Those of the mount that this process sees, of the whole hierarchy if there is one.
+    /// Opens the cgroup mount that this process sees, of the whole hierarchy if there is one.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Cgroups {
         Self::at(mount(&text).ok_or(CgroupError::NotMounted)?)
     }
 
-    /// Those of the mount at this folder.
+    /// Opens the cgroup mount at this folder.
     ///
     /// # Errors
     ///
@@ -214,8 +214,8 @@ impl Cgroups {
     }
 }
 
-/// Where cgroup v2 is mounted, by the text of `mountinfo` (proc_pid_mountinfo(5)): the first mount of its root, else the
-/// first that there is.
+/// Returns the mount point of cgroup v2 from the text of `mountinfo` (proc_pid_mountinfo(5)): the first mount of its
+/// root, otherwise the first one.
 fn mount(text: &[u8]) -> Option<PathBuf> {
     let cgroup2 = || mounts(text).filter(|mount| mount.kind == b"cgroup2");
     let mount = cgroup2().find(|mount| mount.root == b"/").or_else(|| cgroup2().next())?;

@@ -77,7 +77,7 @@ fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {
     permitted & each.into_iter().fold(asked, |all, one| all | one)
 }
 
-/// Says of capabilities that stay for want of weaker ones.
+/// Reports capabilities that the agent retains because weaker ones are missing.
 fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
     let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
     let stronger = |one: Capability| implied_by(one) & kept & !asked;

@@ -48,6 +48,7 @@ use std::{
 
 use super::lock;
 use crate::clock;
+use closewait_engine::text::duration;
 
 /// Time without any progress after which a thread is left behind.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
@@ -107,9 +108,9 @@ pub enum ReadFailure {
 
 impl fmt::Display for ReadFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = ANSWER_WITHIN.as_millis();
+        let limit = duration(ANSWER_WITHIN);
         match self {
-            Self::Late { step } => write!(f, "{step} did not answer within {millis} ms (its file system may hang)"),
+            Self::Late { step } => write!(f, "{step} did not answer within {limit} (its file system may hang)"),
             Self::StillWaits => write!(f, "an earlier read has not been answered (its file system may hang)"),
             Self::TooMany => write!(f, "too many other reads have not been answered (a file system may hang)"),
             Self::NoTime => write!(f, "reads of others have used up the time of this inspection"),
@@ -179,13 +180,13 @@ impl<T> ItemJob<T> {
         if waits { Err(ReadFailure::StillWaits) } else { Ok(()) }
     }
 
-    /// Names what is read next. The time of [`ANSWER_WITHIN`] begins anew.
+    /// Names what is read next. The time of [`ANSWER_WITHIN`] begins again.
     pub fn step(&self, step: &'static str) {
         self.watch.doing().step = step;
         self.progress();
     }
 
-    /// Lets the time of [`ANSWER_WITHIN`] begin anew.
+    /// Restarts the time of [`ANSWER_WITHIN`].
     pub fn progress(&self) {
         self.watch.ticks.fetch_add(1, Ordering::Relaxed);
     }

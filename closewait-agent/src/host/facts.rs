@@ -52,7 +52,7 @@ pub struct HostFacts {
 /// What the kernel's type information says.
 #[derive(Clone, Debug)]
 pub struct Types {
-    /// Where members are.
+    /// Offsets of struct members.
     pub layout: Layout,
     /// What programs may call, and numbers of bits.
     pub abilities: Abilities,
@@ -71,7 +71,7 @@ pub struct Types {
 /// A type that stands for a place where programs can be attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachable {
-    /// Its name.
+    /// Name of the type.
     pub name: String,
     /// Its kind, [`btf::FUNC`] or [`btf::TYPEDEF`].
     pub kind: u32,
@@ -84,7 +84,7 @@ pub struct Attachable {
 pub struct Tracefs {
     /// Mounted where everybody sees it; else it is mounted for the agent alone.
     pub mounted: bool,
-    /// Where the fields are.
+    /// Offsets of the fields.
     pub layout: TraceLayout,
 }
 
@@ -157,7 +157,7 @@ const PID_INIT_INO: u32 = 0xEFFF_FFFC;
 /// With `CONFIG_HZ_100`, the lowest.
 const LONGEST_TICK: Duration = Duration::from_millis(10);
 
-/// Creates such a map. `None` if the kernel does not say, for want of privilege.
+/// Creates such a map. `None` if a missing privilege hides the answer.
 fn probe_ring_buffer() -> Option<bool> {
     is_map_supported(MapType::RingBuf).ok()
 }

@@ -25,6 +25,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::lock;
 use crate::clock;
+use closewait_engine::text::duration;
 
 /// Time for one thing that an agent does with a path at its start.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ pub const START_PATIENCE: Duration = Duration::from_secs(2);
 static LEFT_BEHIND: Mutex<Vec<(u64, PathBuf)>> = Mutex::new(Vec::new());
 
 thread_local! {
-    /// Where this thread says what it does.
+    /// Progress of the call on this thread.
     static CALL: RefCell<Option<Arc<Mutex<Progress>>>> = const { RefCell::new(None) };
 }
 
@@ -56,11 +57,8 @@ pub enum CallFailure {
 impl fmt::Display for CallFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Late { call, waited } if waited.subsec_millis() == 0 => {
-                write!(f, "{call} did not answer within {} s (its file system may hang)", waited.as_secs())
-            }
             Self::Late { call, waited } => {
-                write!(f, "{call} did not answer within {} ms (its file system may hang)", waited.as_millis())
+                write!(f, "{call} did not answer within {} (its file system may hang)", duration(*waited))
             }
             Self::StillWaits => write!(f, "an earlier call has not been answered (its file system may hang)"),
             Self::NoThread(error) => write!(f, "starting a thread failed: {error}; is a limit on processes reached?"),
@@ -267,7 +265,7 @@ mod tests {
             8
         };
         let late = in_time(path, SHORT, hangs, move |value| undone.send(value).unwrap()).unwrap_err();
-        assert!(late.to_string().starts_with("lstat did not answer within 50 ms"), "{late}");
+        assert!(late.to_string().starts_with("lstat did not answer within 50ms"), "{late}");
         // Nothing is sent after it, and other paths are none of its business.
         assert!(matches!(in_time(path, LONG, |_path| 9, drop), Err(CallFailure::StillWaits)));
         assert_eq!(in_time(Path::new("/in_time/other"), LONG, |_path| 9, drop).unwrap(), 9);

@@ -32,7 +32,7 @@ use super::{
 /// Mounts on the way to a bind mount that are looked at.
 const MAX_NESTED: usize = 64;
 
-/// Why a network namespace was not entered, or why some were not found.
+/// Reason why a network namespace was not entered, or why some were not found.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// `setns` needs a capability that this process has not.
@@ -70,7 +70,7 @@ pub enum NetnsError {
     /// A namespace could not be opened, as of too many open files.
     #[error("opening the network namespace at {} failed: {error}; raise the limit on open files if that is reached: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
-        /// Where it is.
+        /// Path of the namespace.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -78,7 +78,7 @@ pub enum NetnsError {
     /// A file system did not answer.
     #[error("looking for a network namespace at {}: {why}; namespaces may be missing until it answers", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Unanswered {
-        /// Where one may be.
+        /// Path that may lead to a namespace.
         path: PathBuf,
         /// What was waited for.
         why: String,
@@ -142,8 +142,8 @@ pub fn all() -> Vec<Netns> {
     find().namespaces
 }
 
-/// The same as [`all`], with what stood in the way. Takes a second at most, as paths of bind mounts can lead through a file
-/// system that does not answer: a namespace behind one is not found.
+/// Finds the namespaces as [`all`] does, and returns the obstacles too. Takes a second at most, as paths of bind mounts
+/// can lead through a file system that does not answer: a namespace behind one is not found.
 pub fn find() -> NamespaceScan {
     let mut patience = Patience::default();
     let mut found = NamespaceScan { namespaces: Vec::new(), denied: None };

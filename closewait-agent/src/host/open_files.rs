@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// for a moment.
 const NEEDED: u64 = 64;
 
-/// Why a command cannot begin.
+/// Reason why a command cannot start: too few descriptors.
 #[derive(Debug, thiserror::Error)]
 #[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
 pub struct TooFewError {

@@ -42,7 +42,7 @@ pub enum HookChoice {
 /// What to load and attach.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to attach.
+    /// Tracepoint to attach to.
     pub hook: Tracepoint,
     /// Global of the kernel program; [`Layout::NONE`] without type information.
     pub layout: Layout,
@@ -358,9 +358,8 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
     list
 }
 
-/// What suffers for want of capabilities that are not needed to load programs: one feature each. Without room for locked
-/// memory nothing is loaded. `listed`: the kernel
-/// lists open files, so that of sockets in other namespaces only those without a descriptor are out of sight.
+/// Returns the features that degrade because a capability is missing that is not needed to load programs. `listed`: the kernel
+/// lists open files, so that of sockets in other namespaces only those without a descriptor are hidden.
 fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
     let out_of_sight = if listed { " and unaccepted ones" } else { "" };
     [

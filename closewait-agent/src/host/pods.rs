@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the logs of a node are.
+/// Folder with the logs of a node.
 pub const LOGS: &str = "/var/log";
 
 /// More entries are not read, over all folders.
@@ -31,9 +31,9 @@ pub struct PodsError {
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodName {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
     /// Names of its containers, those of its beginning and those that are gone too.
     pub containers: Vec<String>,
@@ -55,7 +55,7 @@ pub struct ContainerName {
 pub struct Pods {
     pods: BTreeMap<String, PodName>,
     containers: BTreeMap<String, ContainerName>,
-    /// Why names are missing; a folder that does not exist is no reason, the machine is no node then.
+    /// Reason why names are missing. A folder that does not exist is none: the machine is no node then.
     pub unreadable: Option<PodsError>,
     /// Whether every entry was read.
     pub complete: bool,
@@ -146,7 +146,7 @@ fn is_label(name: &str) -> bool {
     letters && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// The same with dots, as pods may be named.
+/// Whether a name is a DNS subdomain, in which dots may separate labels.
 fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| is_label(label) || (label.len() > 63 && is_long_label(label)))
 }

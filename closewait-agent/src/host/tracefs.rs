@@ -18,7 +18,7 @@ use rustix::{
 
 use super::on_fresh_thread;
 
-/// Why tracefs, or what was looked for in it, is not there.
+/// Reason why tracefs or a file in it is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum TracefsError {
     /// It is not mounted, and this process may not mount it.
@@ -92,16 +92,16 @@ pub fn with_tracefs<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> Result<T, Tra
     done.map_err(|error| TracefsError::Thread { error })?
 }
 
-/// Where tracefs is mounted, if it is.
+/// Returns the mount point of tracefs, if it is mounted.
 pub fn mounted() -> Option<&'static Path> {
     [MOUNT_POINT, OLD_MOUNT_POINT].map(Path::new).into_iter().find(|path| is_tracefs(path))
 }
 
-/// Where the tracepoint's fields are, from its `format` file in `tracefs`.
+/// Reads the offsets of the tracepoint's fields from its `format` file in `tracefs`.
 ///
 /// # Errors
 ///
-/// If the file cannot be read or does not describe the tracepoint that is known.
+/// If the file cannot be read or does not describe the known tracepoint.
 pub fn trace_layout(tracefs: &Path) -> Result<TraceLayout, TracefsError> {
     let path = tracefs.join("events").join(names::TRACEPOINT_GROUP).join(names::TRACEPOINT).join("format");
     match fs::read_to_string(&path) {
@@ -113,11 +113,11 @@ pub fn trace_layout(tracefs: &Path) -> Result<TraceLayout, TracefsError> {
     }
 }
 
-/// The same from the text of a `format` file.
+/// Parses the offsets from the text of a `format` file.
 ///
 /// # Errors
 ///
-/// If a field without which no record makes sense is missing or has another size. Other fields are [`MISSING`] then.
+/// If a required field is missing or has another size. Optional fields are [`MISSING`] then.
 pub fn parse_format(text: &str) -> Result<TraceLayout, TracefsError> {
     let fields: Vec<_> = text.lines().filter_map(Field::parse).collect();
     let find = |name: &str, size| {
@@ -150,7 +150,7 @@ pub fn parse_format(text: &str) -> Result<TraceLayout, TracefsError> {
 
 /// The only place where aya looks besides the next one, and where the kernel keeps a directory for it (Linux 4.1).
 const MOUNT_POINT: &str = "/sys/kernel/tracing";
-/// Where it appears by itself when debugfs is mounted.
+/// Mount point at which it appears when debugfs is mounted.
 const OLD_MOUNT_POINT: &str = "/sys/kernel/debug/tracing";
 
 /// One line of a `format` file, without its sign.

@@ -36,7 +36,7 @@ const OTHERS: u32 = 0o077;
 /// Attempts to open a file that others remove and create meanwhile.
 const MAX_ATTEMPTS: usize = 5;
 
-/// Why a file is not one to record to, or to play.
+/// Reason why a file cannot be recorded to or replayed.
 #[derive(Debug, Error)]
 pub enum FileError {
     /// A system call failed.

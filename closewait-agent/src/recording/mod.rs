@@ -57,9 +57,9 @@ const OLDEST_VERSION: u32 = 1;
 pub enum Item<'a> {
     /// The engine began. The first item, and only that.
     Began {
-        /// With this.
+        /// Settings of the engine.
         config: Cow<'a, Config>,
-        /// When.
+        /// Time of the start.
         at: BootTime,
     },
     /// The event `start` was shown.
@@ -72,14 +72,14 @@ pub enum Item<'a> {
     Undecodable(BootTime),
     /// The lines of the last [`Item::HandedOut`] were dropped, because nobody read them.
     Unwritten {
-        /// When.
+        /// Time of the loss.
         at: BootTime,
-        /// So many, in the form in which they were to be written.
+        /// Number of lines in the agent's output format.
         lines: u64,
     },
     /// [`closewait_engine::Engine::log_lines_dropped`] was called.
     LogDropped {
-        /// When.
+        /// Time of the end.
         at: BootTime,
         /// Number of lines.
         lines: u64,
@@ -89,7 +89,7 @@ pub enum Item<'a> {
     ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.
     Stopping,
-    /// So many outputs were taken, before that which follows went in.
+    /// Number of outputs that were taken before the next input.
     Polled(u32),
     /// All outputs were taken.
     Drained,

@@ -28,7 +28,7 @@ pub enum RecordingEnd {
     Unfinished,
     /// The last frame is not whole.
     Cut {
-        /// Where it begins, bytes from the start of the file.
+        /// Start of the frame, bytes from the start of the file.
         at: u64,
         /// Bytes from there to the end of the file.
         skipped: u64,
@@ -55,7 +55,7 @@ pub enum RecordingReadError {
     /// Something in it is not as it was written, and more comes after it.
     #[error("the recording is damaged at byte {at}, before its end: the rest cannot be played; copy it again")]
     Damaged {
-        /// Where the frame begins, bytes from the start of the file.
+        /// Start of the frame, bytes from the start of the file.
         at: u64,
     },
     /// A whole frame has something that is not known.
@@ -63,9 +63,9 @@ pub enum RecordingReadError {
         "the recording has something at byte {at} that this closewait does not know; play it with the one that recorded it"
     )]
     Item {
-        /// Where the frame begins, bytes from the start of the file.
+        /// Start of the frame, bytes from the start of the file.
         at: u64,
-        /// What it is.
+        /// Error of the decoder.
         #[source]
         source: rmp_serde::decode::Error,
     },
@@ -74,7 +74,7 @@ pub enum RecordingReadError {
     Read {
         /// How far it was read, bytes.
         at: u64,
-        /// Why.
+        /// Error of the read.
         #[source]
         source: io::Error,
     },
@@ -88,7 +88,7 @@ pub struct Reader<R> {
     at: u64,
     inflate: Inflate,
     version: u32,
-    /// Where the frame of `items` begins.
+    /// Start of the frame of `items`, bytes from the start of the file.
     frame: u64,
     items: io::Cursor<Vec<u8>>,
     end: Option<RecordingEnd>,

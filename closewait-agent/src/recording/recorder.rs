@@ -88,7 +88,7 @@ impl Recorder {
         work().with_context(|| format!("recording to {} failed", path.display()))
     }
 
-    /// The same, to something that is no file.
+    /// Begins a recording to a writer that is no file.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Why nothing more is kept; `None` while something is.
+    /// Returns the reason why the recording ended early; `None` while it continues.
     pub fn ended(&self) -> Option<EarlyEnd> {
         self.ended
     }

@@ -1,4 +1,4 @@
-//! Where findings go.
+//! Outputs of findings.
 
 pub mod answer;
 mod event;
@@ -24,7 +24,7 @@ use closewait_engine::{text::harmless_field, time::BootTime};
 pub struct Start {
     /// When everything was attached.
     pub at: BootTime,
-    /// Of the agent.
+    /// Version of the agent.
     #[serde(deserialize_with = "harmless_field")]
     pub version: String,
     /// Release of the kernel.

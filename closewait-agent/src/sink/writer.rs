@@ -194,7 +194,7 @@ impl Writer {
         self.shared.ended.notified().await;
     }
 
-    /// Why nothing can be written any more; `None` while the thread writes. It is told once.
+    /// Returns the error that ended the output, once; `None` while the thread writes.
     pub fn failure(&self) -> Option<io::Error> {
         let mut state = self.shared.lock();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the thread that writes has ended");

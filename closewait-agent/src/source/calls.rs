@@ -134,7 +134,7 @@ pub(super) enum BpfObject {
     Program {
         /// Its name, as far as the kernel keeps it.
         name: Vec<u8>,
-        /// Its number.
+        /// ID of the object.
         id: u32,
     },
     /// What keeps a program attached.
@@ -203,7 +203,7 @@ struct Batch {
 
 /// Everything in a hash map with keys and values of 8 bytes. Each bucket is read at one moment
 /// (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c at v5.10), so what stays in the map meanwhile is found:
-/// going from key to key begins anew whenever the last one was removed.
+/// going from key to key begins again whenever the last one was removed.
 ///
 /// It is read in pieces: one call goes on through empty buckets without letting others run, which takes some milliseconds
 /// with the largest map that `--max-sockets` allows.

@@ -110,7 +110,7 @@ pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<
 struct Held {
     /// Inodes; `None` if the filter names no process.
     inodes: Option<BTreeSet<u32>>,
-    /// Why there may be more.
+    /// Reason why there may be more descriptors.
     blind: Option<String>,
 }
 

@@ -32,19 +32,19 @@ use closewait_engine::{
 /// What could not be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blind {
-    /// Why sockets of a namespace could not be listed.
+    /// Reasons why sockets of a namespace could not be listed.
     pub reasons: Vec<String>,
     /// Whether there may be namespaces that were not found.
     pub missed_namespaces: bool,
 }
 
-/// Why `sock_diag` gave no answer.
+/// Reason why `sock_diag` gave no answer.
 #[derive(Debug, Error)]
 pub enum DiagError {
     /// A system call failed.
     #[error("{call} on a sock_diag socket failed; load the module tcp_diag (`modprobe tcp_diag`)")]
     Call {
-        /// Its name.
+        /// Name of the call.
         call: &'static str,
         /// What the system said.
         #[source]

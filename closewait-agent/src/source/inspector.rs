@@ -282,8 +282,8 @@ struct Tracking {
 }
 
 impl Tracking {
-    /// Those of the namespace of this thread, which `/proc/sys/net` shows (`net_ctl_header_lookup` in net/sysctl_net.c,
-    /// v6.18). They are there as soon as the module is, whether a rule uses it or not.
+    /// Opens the sysctls of this thread's namespace, which `/proc/sys/net` shows (`net_ctl_header_lookup` in
+    /// net/sysctl_net.c, v6.18). They exist as soon as the module is loaded, whether a rule uses it or not.
     fn open() -> Option<Self> {
         let open = |name: &str| File::open(Path::new("/proc/sys/net/netfilter").join(name)).ok();
         Some(Self { count: open("nf_conntrack_count")?, close_wait: open("nf_conntrack_tcp_timeout_close_wait")? })

@@ -1,5 +1,4 @@
-//! Who holds which socket, from `/proc/PID/fd`: where the kernel has no iterator over open files, or has no
-//! BTF.
+//! Owners of sockets, from `/proc/PID/fd`: for kernels without an iterator over open files, or without BTF.
 
 use std::{fs, io, path::Path};
 
@@ -36,9 +35,9 @@ enum DescriptorRead {
 /// Processes whose descriptors were not read.
 #[derive(Default)]
 struct Unseen {
-    /// Those that this process may not look into.
+    /// Number of processes that this process may not read.
     denied: u32,
-    /// Those of which that is so for another reason.
+    /// Number of processes that could not be read for another reason.
     others: u32,
     /// The first of these reasons.
     why: Option<String>,

@@ -27,7 +27,7 @@ use thiserror::Error;
 use self::recognize::Contents;
 use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
 
-/// Where `--pin` puts its files if it is not told.
+/// Default folder of `--pin`.
 pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
 
 /// Mode of the directory. Looking up a pin while it is removed can use memory that is freed (docs/kernel-safety.md), so nobody
@@ -67,7 +67,7 @@ pub enum Adoption {
     Maps,
     /// They could not be used, and were removed.
     Replaced {
-        /// Why.
+        /// Reason of the refusal.
         why: String,
     },
 }
@@ -95,7 +95,7 @@ pub struct Pinned {
     pub(super) program: Option<OwnedFd>,
 }
 
-/// Why nothing can be pinned.
+/// Reason why nothing can be pinned.
 #[derive(Debug, Error)]
 pub enum PinsError {
     /// The directory cannot be made or opened.
@@ -108,7 +108,7 @@ pub enum PinsError {
         call: &'static str,
         /// The directory.
         dir: PathBuf,
-        /// Why.
+        /// Error of the call.
         #[source]
         source: io::Error,
     },
@@ -143,7 +143,7 @@ pub enum PinsError {
     Remove {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the call.
         #[source]
         source: io::Error,
     },
@@ -265,12 +265,12 @@ impl Pins {
         PathBuf::from(format!("/proc/self/fd/{}", self.lock.as_raw_fd())).join(name)
     }
 
-    /// Where the link is or will be.
+    /// Returns the path of the pinned link.
     pub(super) fn link(&self) -> PathBuf {
         self.map(LINK)
     }
 
-    /// Where the program is or will be.
+    /// Returns the path of the pinned program.
     pub(super) fn program(&self) -> PathBuf {
         self.map(PROGRAM)
     }
@@ -341,7 +341,7 @@ impl Pins {
 }
 
 impl Pinned {
-    /// Where everything is.
+    /// Returns the paths of all pins.
     pub(super) fn pins(&self) -> &Pins {
         &self.pins
     }

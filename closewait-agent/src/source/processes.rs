@@ -67,7 +67,7 @@ impl Sampling {
         Self::begin_within(pids, at, Patience::default())
     }
 
-    /// The same with the time that is left for it.
+    /// Begins the inspection with a limit of time.
     pub(super) fn begin_within(pids: &[u32], at: BootTime, mut patience: Patience) -> Self {
         let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
         let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
@@ -163,8 +163,8 @@ fn permille(first: Reading, last: Reading, window: Duration) -> Option<u32> {
     u32::try_from(share.min(1000)).ok()
 }
 
-/// Where sockets are that no descriptor refers to, by their inodes; those of which that is not seen are left out. Takes
-/// a look at every descriptor of every process.
+/// Finds the locations of sockets that no descriptor refers to, by their inodes, and omits those that it cannot find.
+/// Reads every descriptor of every process.
 pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocation)> {
     if inodes.is_empty() {
         return Vec::new();

@@ -81,18 +81,18 @@ pub enum KernelProgramError {
     /// A program was refused or could not be attached.
     #[error("the kernel refused program {name}; `closewait doctor` tells what this kernel offers and what is missing")]
     Program {
-        /// Its name.
+        /// Name of the program.
         name: &'static str,
-        /// Why.
+        /// Error of the load.
         #[source]
         source: ProgramError,
     },
     /// A map could not be used.
     #[error("using map {name} failed; this is a bug in closewait; please report it")]
     Map {
-        /// Its name.
+        /// Name of the map.
         name: &'static str,
-        /// Why.
+        /// Error of the map.
         #[source]
         source: MapError,
     },
@@ -221,8 +221,8 @@ impl KernelPrograms {
         Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None })
     }
 
-    /// Looks at sockets anew: for each that still is what is looked for, a record is in the ring buffer when this returns. Where
-    /// the kernel cannot do that, there is none. Returns whether all were looked at.
+    /// Refreshes sockets: for each that is still of `kind`, a record is in the ring buffer when this returns. There is none if the
+    /// kernel cannot do that. Returns whether all were refreshed.
     pub fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
         let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return false };
         let Ok(program) = program.fd() else { return false };

@@ -33,7 +33,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Why owners may be missing, where this is not the host's pid namespace.
+/// Reason why owners may be missing outside of the host's pid namespace.
 pub(super) const OUTSIDE: &str =
     "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
 

@@ -23,6 +23,7 @@ use crate::{clock, host::deadline};
 use closewait_engine::{
     decode::Decoder,
     model::{InspectionRequest, Observation, ScanFact},
+    text::duration,
     time::BootTime,
 };
 
@@ -314,7 +315,7 @@ impl Worker {
     }
 
     fn stuck(&self, running: &Running, now: BootTime) -> String {
-        format!("{} has made no progress for {} s", self.what, now.since(running.heard).as_secs())
+        format!("{} has made no progress for {}", self.what, duration(now.since(running.heard)))
     }
 }
 

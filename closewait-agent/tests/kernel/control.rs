@@ -267,7 +267,7 @@ fn an_agent_that_is_stopped_holds_up_no_command() {
     let asked = ask(&["list", "--output", "json", "--port", &port, "--socket", &path]);
     let took = boot_seconds() - began;
     assert_eq!(asked.code, Some(0), "{asked:?}");
-    assert!(asked.stderr.contains("the agent did not answer within 5 s"), "{asked:?}");
+    assert!(asked.stderr.contains("the agent did not answer within 5s"), "{asked:?}");
     let listed: Vec<Value> = asked.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert!(listed.iter().any(|object| pair.id.is_in(object)), "it looks without the agent: {asked:?}");
     assert!(took >= 5.0 && took < 5.0 + 5.0 * f64::from(slowness()), "{took} s");

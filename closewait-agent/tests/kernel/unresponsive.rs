@@ -73,7 +73,7 @@ fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_do
     assert!(listed.contains_key(&second.id), "{listed:?}");
     let process = &listed[&id]["process"];
     let why = unseen(process);
-    let waits = why.contains("did not answer within 250 ms") || why.contains("has not been answered");
+    let waits = why.contains("did not answer within 250ms") || why.contains("has not been answered");
     assert!(if can(Ability::ClosesUnlocked) { why == "[]" } else { waits }, "{process}");
     assert!(process["fds_limit"].is_u64() && process["threads"] == 1, "{process}");
     // An agent that comes across it at its start does so too.

@@ -102,11 +102,11 @@ fn a_path_that_hangs_at_the_start_holds_up_no_end() {
         let took = boot_seconds() - began;
         assert!(took < 5.0 * f64::from(slowness()), "{flag}: it took {took} s\n{refused:?}");
         assert!(!matches!(refused.code, None | Some(0)), "{refused:?}");
-        let says = [path, &format!("{call} did not answer within 2 s"), "file system"];
+        let says = [path, &format!("{call} did not answer within 2s"), "file system"];
         assert!(says.iter().all(|what| refused.stderr.contains(what)), "{flag}: {refused:?}");
     }
     let ended = end_of(Agent::start(&["--socket", through]));
-    let says = [through, "stat did not answer within 2 s", "give a --socket on another"];
+    let says = [through, "stat did not answer within 2s", "give a --socket on another"];
     let is_said = |text: &str| says.iter().all(|what| text.contains(what));
     assert!(is_said(&ended.stderr), "{}", ended.stderr);
     assert!(is_said(&ended.events[0]["degraded"].to_string()), "{}", ended.events[0]);
@@ -151,7 +151,7 @@ fn commands_wait_for_a_socket_path_that_hangs_five_seconds() {
         let asked = finish(closewait(arguments).args(["--socket", through]));
         let took = boot_seconds() - began;
         assert!(took < 5.0 + 5.0 * f64::from(slowness()), "{arguments:?}: {took} s");
-        assert!(asked.stderr.contains("connect did not answer within 5 s"), "{arguments:?}: {asked:?}");
+        assert!(asked.stderr.contains("connect did not answer within 5s"), "{arguments:?}: {asked:?}");
         assert!(asked.stderr.contains(through), "{asked:?}");
         if arguments[0] == "list" {
             let listed = |line: &str| pair.id.is_in(&serde_json::from_str(line).expect("JSON"));
@@ -182,6 +182,6 @@ fn a_hook_whose_path_hangs_holds_up_no_other_and_no_end() {
     assert!(took < 2.0 * f64::from(slowness()), "it took {took} s");
     thread::sleep(Duration::from_secs(3) * slowness());
     let log = helper.end();
-    assert!(log.contains("realpath did not answer within 2 s"), "{log}");
+    assert!(log.contains("realpath did not answer within 2s"), "{log}");
     hung.set(Mode::Answers);
 }

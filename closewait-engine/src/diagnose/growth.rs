@@ -28,7 +28,7 @@ pub(super) const ABOUT: About = About {
 /// What is known of a group that grows.
 #[derive(Clone, Copy, Debug)]
 pub struct Growing<'a> {
-    /// Which.
+    /// Port or remote endpoint whose number of sockets grows.
     pub group: &'a PileupGroup,
     /// How many enter.
     pub entered_per_second: f64,

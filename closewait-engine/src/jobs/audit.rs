@@ -1,9 +1,11 @@
-//! Comparing what is tracked with what the kernel has: periodically, and after any sign of loss.
+//! Comparison of the tracked state with the kernel: periodically, and after any sign of loss.
 //!
-//! 1. [`Output::Audit`]: everything that is there is handed in. What was not tracked has been missed, and is tracked now.
-//! 2. What is tracked and was not among it may be a socket whose leaving was missed, or one that the scan could not see.
-//!    So may be what the kernel keeps a time of entry for: [`Output::RefreshSuspects`] asks for each by its address.
-//! 3. Those that are not in CLOSE_WAIT then are phantoms: nothing more is said of them, and the kernel forgets them too.
+//! 1. [`Output::Audit`]: the agent hands in every socket. Sockets that were not tracked had been missed, and are
+//!    tracked now.
+//! 2. A tracked socket that was not among them may be one whose exit was missed, or one that the scan could not see.
+//!    The same is true for an entry time in the kernel's map. [`Output::RefreshSuspects`] asks for each by its address.
+//! 3. Sockets that are not in CLOSE_WAIT then are phantoms: they are dropped, and their entry times deleted in the
+//!    kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +22,8 @@ use crate::{
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
 /// Shortest time between two audits, after a sign of loss.
 const MIN_AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// And so many times as long as its CPU time: it may use two hundredths of a CPU.
+/// Shortest time between two audits, as a multiple of the CPU time of the last: an audit may use two hundredths of a
+/// CPU.
 const GAP_FACTOR: u32 = 50;
 /// Longest time between an event and the read of its record.
 const MAX_RECORD_DELAY: Duration = Duration::from_millis(100);
@@ -31,39 +34,39 @@ const MAX_EXITS: usize = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Idle,
-    /// Everything that is there is handed in, asked for at this time.
+    /// A scan of all sockets is running, asked for at this time.
     Scanning {
         asked: BootTime,
     },
-    /// Suspects are looked at, with the time of entry that the kernel keeps of those that are not tracked.
+    /// Suspects are being refreshed, with the kernel's entry times of those that are not tracked.
     Refreshing {
         asked: BootTime,
-        /// Whether the scan looked into every network namespace.
+        /// Whether the scan covered every network namespace.
         complete: bool,
         tracked: BTreeSet<SocketKey>,
         stored: BTreeMap<SocketKey, BootTime>,
     },
 }
 
-/// How far the comparison has come.
+/// State of the audit.
 #[derive(Debug)]
 pub(crate) struct Audit {
     step: Step,
     next: BootTime,
     least_gap: Duration,
     last: Option<BootTime>,
-    /// What had been lost when the last one began.
+    /// Losses at the start of the last audit.
     after: Losses,
     /// Whether the kernel's times of entry are to be compared too.
     sweep: bool,
     stored: BTreeMap<SocketKey, BootTime>,
-    /// When sockets have left since the one that goes on began, of which the kernel may have kept a time when that was read.
+    /// Exits since the running audit began; the kernel's map may have contained their entry times when it was read.
     exits: BTreeMap<SocketKey, BootTime>,
     /// Sockets that were missed, and found.
     pub(crate) repaired: u64,
     /// Sockets that were tracked, or that the kernel kept a time of, and were not there.
     pub(crate) phantom: u64,
-    /// Both as of the last time that this was said.
+    /// Both counts as of the last report.
     said: (u64, u64),
 }
 
@@ -84,14 +87,14 @@ impl Audit {
         }
     }
 
-    /// There may be things that nobody has seen: so the next one comes soon, and compares all.
+    /// Makes the next audit come soon and compare everything, as sockets may have been missed.
     pub(crate) fn hurry(&mut self, at: BootTime) {
         self.sweep = true;
         let earliest = self.last.map_or(at, |last| at.max(last + self.least_gap));
         self.next = self.next.min(earliest);
     }
 
-    /// A socket left at `at`: what the kernel had kept of it says nothing any more.
+    /// Takes in that a socket left at `at`: its entry time in the kernel's map has no meaning any more.
     pub(crate) fn left(&mut self, key: SocketKey, at: BootTime) {
         match &mut self.step {
             Step::Idle => {}
@@ -107,7 +110,7 @@ impl Audit {
         }
     }
 
-    /// When the next one is to begin; never while one goes on.
+    /// Returns the start of the next audit; `None` while one is running.
     pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
         (self.step == Step::Idle).then_some(self.next)
     }

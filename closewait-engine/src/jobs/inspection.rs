@@ -22,14 +22,14 @@ pub(crate) const MAX_OWNER_AGE: Duration = Duration::from_secs(10);
 const COST_PER_SOCKET: Duration = Duration::from_micros(2);
 /// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
 const MIN_INSPECTION_INTERVAL: Duration = Duration::from_millis(100);
-/// Time after which a socket that is due is reported with what is known of it, however long an inspection takes.
+/// Longest delay of the report of a due socket, however long an inspection takes.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// Time after which a socket that is due is reported, once its refresh was asked for.
 const REFRESH_GRACE: Duration = Duration::from_millis(250);
 /// Number of sockets that are reported at a time: the findings of a million at once would take a gigabyte.
 const MAX_REPORTED: usize = 16_384;
-/// Part of all sockets that are reported at a time, if that is more than [`MAX_REPORTED`]: each report groups all of
-/// them anew.
+/// Largest part of all sockets in one report, if that is more than [`MAX_REPORTED`]: each report groups all of them
+/// again.
 const MAX_REPORTED_PART: usize = 8;
 /// Share of one CPU that inspections may use: one part in this number.
 const CPU_SHARE: u32 = 50;
@@ -41,9 +41,9 @@ const MAX_INSPECTION_INTERVAL: Duration = Duration::from_secs(10);
 /// CPU time that inspections may use: a bucket that fills with one part in [`CPU_SHARE`] of the time that passes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// What may be used at once.
+    /// Time that may be used at once.
     credit: Duration,
-    /// What was used beyond that; one of the two is zero.
+    /// Time that was used beyond the credit; one of the two is zero.
     debt: Duration,
     at: BootTime,
 }
@@ -67,15 +67,15 @@ impl Budget {
 /// Step of an inspection. Each step waits for an answer; `asked` is the time at which the inspection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InspectionStep {
-    /// There is none.
+    /// No inspection is running.
     Idle,
     /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
     Refreshing { asked: BootTime, full: bool },
-    /// Holders are looked for.
+    /// A scan for owners is running.
     Scanning { asked: BootTime },
-    /// Owners are looked at.
+    /// The owners are being inspected.
     Inspecting { asked: BootTime },
-    /// What was found out is told, some sockets at a time; all was known at `at`.
+    /// The results are being reported, some sockets at a time, as of `at`.
     Reporting { asked: BootTime, at: BootTime, worked: Duration },
 }
 
@@ -91,7 +91,7 @@ impl Engine {
         due.map(|due| due.max(self.next_inspection))
     }
 
-    /// When sockets that are due have to be reported with what is known of them.
+    /// Returns the time at which due sockets have to be reported even if the inspection has not ended.
     pub(crate) fn report_deadline(&self) -> Option<BootTime> {
         let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
@@ -130,8 +130,8 @@ impl Engine {
         self.flows.as_ref().is_some_and(Flows::has_suspects)
     }
 
-    /// What was true when a socket entered need not be true now: one that nobody had accepted may be in use. So before
-    /// anything is said of sockets, they are looked at anew.
+    /// Begins an inspection. Facts from a socket's entry may have changed, for example because a program has accepted
+    /// it, so sockets are refreshed before each report.
     pub(crate) fn inspect(&mut self, now: BootTime) {
         let gone = self.lingering.due(now);
         if !gone.is_empty() {
@@ -181,7 +181,8 @@ impl Engine {
         self.inspect_owners();
     }
 
-    /// A scan was not possible: owners stay as they are known, and the next inspection tries again.
+    /// Ends an inspection whose scan was not possible: owners remain as they are known, and the next inspection tries
+    /// again.
     pub(crate) fn scan_failed(&mut self, why: String) {
         self.tracker.scan_failed();
         self.host_context.scan_failed(why);
@@ -218,7 +219,7 @@ impl Engine {
         self.report_more();
     }
 
-    /// Goes on with the report, if there is one.
+    /// Continues the report, if one is running.
     pub(crate) fn report_more(&mut self) {
         let InspectionStep::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked, asked, asked);

@@ -130,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// Goes on with each query that has what it waited for.
+    /// Continues each query whose step has ended.
     pub(crate) fn continue_queries(&mut self) {
         let ended = self.queries.scans_ended;
         let may_inspect = |pending: &&PendingQuery| match pending.step {
@@ -166,7 +166,8 @@ impl Engine {
         }
     }
 
-    /// What an agent's inspections have not found out: cgroups that are new. A one-off scan has inspected nothing.
+    /// Returns an inspection of what the agent's own inspections have not read: new cgroups. A one-off scan has
+    /// inspected nothing.
     fn request_for_query(&mut self) -> InspectionRequest {
         if self.config.watching {
             let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
@@ -182,8 +183,8 @@ impl Engine {
         self.tracker.not_refreshed_since(now - REFRESH_INTERVAL.saturating_mul(2))
     }
 
-    /// Returns the sockets out of CLOSE_WAIT that had a descriptor when they were last refreshed: no event tells when that is
-    /// closed.
+    /// Returns the sockets out of CLOSE_WAIT that had a descriptor when they were last refreshed: no event reports its
+    /// close.
     fn descriptors_left(&self) -> Vec<SocketKey> {
         self.lingering.iter().map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }

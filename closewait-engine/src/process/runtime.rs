@@ -1,4 +1,4 @@
-//! What runs the program of a process, and how it tells where its threads are.
+//! Runtimes of programs, and the command for the stacks of their threads.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub enum ProgramRuntime {
 }
 
 impl ProgramRuntime {
-    /// Its name as people write it.
+    /// Returns the name of the runtime as users write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Jvm => "JVM",
@@ -53,8 +53,8 @@ impl ProgramRuntime {
         }
     }
 
-    /// The command that shows where the threads of process `pid` are. What is to be known before it is given is in a
-    /// comment of the shell behind it; none ends the process, and one that stops it for a time says so.
+    /// Returns the command that shows the stacks of process `pid`. A warning is in a comment of the shell behind it. No
+    /// command ends the process; a command that stops it for a time has a warning.
     pub fn dump_command(self, pid: u32) -> Option<String> {
         Some(match self {
             Self::Jvm => format!(

@@ -12,7 +12,7 @@ pub struct Syscall(pub i64);
 /// Arguments of a system call, as `/proc/PID/task/TID/syscall` has them (`proc_pid_syscall`, fs/proc/base.c at v5.10).
 pub type SyscallArgs = [u64; 6];
 
-/// How long a thread waits at most in its system call.
+/// Longest possible wait of a thread in its system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum WaitLimit {
     /// The call has a timeout: the thread is idle in a pool, sleeps, or polls.
@@ -23,7 +23,7 @@ pub enum WaitLimit {
     Unlimited,
 }
 
-/// What a thread waits for in its system call.
+/// Object of a thread's wait in its system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitKind {
     /// An event on any of several descriptors: epoll, poll, select, io_uring.
@@ -38,7 +38,7 @@ pub enum WaitKind {
     Accept,
     /// Data from this descriptor; `None` if each of several threads reads from a descriptor of its own.
     Read(Option<u64>),
-    /// Room for data that it sends, or the end of a write.
+    /// Space for data that it sends, or the end of a write.
     Write,
     /// A lock on a file: flock, or fcntl, whose other commands do not wait.
     FileLock,
@@ -46,7 +46,7 @@ pub enum WaitKind {
     Other,
 }
 
-/// What the first argument of a system call is.
+/// Meaning of a system call's first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
     Descriptor,
@@ -55,7 +55,7 @@ pub(super) enum First {
     Own,
 }
 
-/// Where the limit of a wait is.
+/// Place of the limit of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Limit {
     /// The call always has one.
@@ -72,7 +72,7 @@ enum Limit {
     Futex,
     /// fcntl(2) waits for a lock only.
     Fcntl,
-    /// The call does not tell.
+    /// Unknown: the call does not show it.
     Unknown,
 }
 
@@ -188,7 +188,7 @@ const WAIT_CHANNELS: [(&str, WaitKind); 18] = [
 ];
 
 impl WaitKind {
-    /// What a thread waits for in a function of the kernel.
+    /// Returns the object of a wait in a function of the kernel.
     pub(super) fn in_function(wchan: &str) -> Option<Self> {
         // The compiler marks parts and clones of a function behind a dot.
         let name = wchan.split('.').next()?;
@@ -197,7 +197,7 @@ impl WaitKind {
 }
 
 impl Syscall {
-    /// Its name, if it is one of those that block.
+    /// Returns the name of the call, if it can block.
     pub fn name(self) -> Option<&'static str> {
         Some(self.row()?.1)
     }
@@ -207,8 +207,8 @@ impl Syscall {
         self.row().is_some_and(|row| row.3 == WaitKind::Events)
     }
 
-    /// How long a thread waits at most in this call with these arguments; `wchan` is the function of the kernel in which it
-    /// waits. `None` if that does not tell.
+    /// Returns the longest possible wait in this call with these arguments; `wchan` is the function of the kernel in
+    /// which the thread waits. `None` if unknown.
     pub fn wait_limit(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
         let limited = |limited: bool| Some(if limited { WaitLimit::Limited } else { WaitLimit::Unlimited });
         let argument = |index: usize| args.get(index).copied();
@@ -245,7 +245,7 @@ impl Syscall {
         WaitKind::in_function(wchan).filter(|_| self.0 == 219)
     }
 
-    /// What a thread waits for in this call.
+    /// Returns the object of a wait in this call.
     pub(super) fn wait(self, first: Option<u64>, wchan: Option<&str>) -> WaitKind {
         let kind = self.row().map_or(WaitKind::Other, |row| row.3);
         match kind {

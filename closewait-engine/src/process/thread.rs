@@ -1,4 +1,4 @@
-//! What threads do.
+//! State of threads.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::text::Comm;
 /// Names of threads that a group keeps.
 const NAMES: usize = 3;
 
-/// What the scheduler says of a thread (`task_state_array`, fs/proc/array.c at v5.10).
+/// State of a thread in the scheduler (`task_state_array`, fs/proc/array.c at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ThreadState {
     /// `R`: it runs, or would if a CPU was free.
@@ -28,7 +28,7 @@ pub enum ThreadState {
 }
 
 impl ThreadState {
-    /// From the letter in `/proc/PID/stat`.
+    /// Converts the letter in `/proc/PID/stat`.
     pub fn from_letter(letter: u8) -> Self {
         match letter {
             b'R' => Self::Running,
@@ -41,23 +41,23 @@ impl ThreadState {
     }
 }
 
-/// One thread, as it was looked at. What could not be seen is `None`.
+/// Thread at the time of its inspection. An unknown fact is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
-    /// Its name.
+    /// Name of the thread.
     pub comm: Comm,
-    /// What the scheduler says.
+    /// State in the scheduler.
     pub state: ThreadState,
     /// The system call that it is in; `None` also if it is in none.
     pub syscall: Option<Syscall>,
-    /// That call's first argument: a futex's address, or a descriptor.
+    /// First argument of the system call: a futex's address, or a descriptor.
     pub arg: Option<u64>,
-    /// How long it waits at most in that call; `None` if the call does not tell.
+    /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
     pub limit: Option<WaitLimit>,
     /// The function of the kernel in which it waits.
     pub wchan: Option<String>,
-    /// Its CPU time, in thousandths of one CPU.
+    /// CPU time, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
     /// Whether it is the first one of its process.
     pub main: bool,
@@ -66,38 +66,38 @@ pub struct Thread {
 /// Threads that do the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadGroup {
-    /// How many.
+    /// Number of threads.
     pub count: u32,
-    /// What the scheduler says of them.
+    /// State in the scheduler.
     pub state: ThreadState,
     /// The system call that they are in; `None` also if they are in none.
     pub syscall: Option<Syscall>,
-    /// The futex's address or the descriptor that all of them wait for; `None` also if each waits for one of its own.
+    /// Futex address or descriptor that all of the threads wait for; `None` also if each waits for one of its own.
     pub arg: Option<u64>,
-    /// How long they wait at most in that call; `None` if the call does not tell.
+    /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
     pub limit: Option<WaitLimit>,
     /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
     pub own: bool,
-    /// The function of the kernel in which the first of them waits.
+    /// Function of the kernel in which the first of the threads waits.
     pub wchan: Option<String>,
     /// Some of their names, different ones.
     pub comms: Vec<Comm>,
     /// CPU time of the one that used most, in thousandths of one CPU.
     pub busiest_permille: Option<u32>,
-    /// CPU time of the first thread of the process, if that is one of them.
+    /// CPU time of the process's first thread, if it is in the group.
     pub main_permille: Option<u32>,
-    /// Whether the first thread of the process is one of them.
+    /// Whether the process's first thread is in the group.
     pub has_main: bool,
 }
 
 impl ThreadGroup {
-    /// Where they wait: a system call, else a function of the kernel.
+    /// Returns the place of the wait: a system call, otherwise a function of the kernel.
     pub fn place(&self) -> Option<String> {
         self.syscall.map(|call| call.to_string()).or_else(|| self.wchan.clone())
     }
 
-    /// What each of them waits for; `None` if they do not wait, or nothing tells.
+    /// Returns the object of the wait; `None` if the threads do not wait, or it is unknown.
     pub fn wait(&self) -> Option<WaitKind> {
         match self.state {
             ThreadState::Sleeping | ThreadState::DiskSleep => {}
@@ -109,13 +109,13 @@ impl ThreadGroup {
         }
     }
 
-    /// What all of them wait for, in a word.
+    /// Names the object that all threads of the group wait for.
     pub(super) fn same(&self) -> Option<&'static str> {
         self.arg?;
         self.waited_for()
     }
 
-    /// What each of them waits for one of its own of, in a word.
+    /// Names the kind of object of which each thread waits for its own.
     pub(super) fn own(&self) -> Option<&'static str> {
         self.waited_for().filter(|_| self.own)
     }

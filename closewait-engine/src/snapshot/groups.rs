@@ -15,26 +15,26 @@ use crate::{
 /// What the rows of a group have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
-    /// The process of this pid holds them, or the listener that they wait at.
+    /// Owner of the sockets, or of the listener that they wait at (PID).
     Process(u32),
-    /// Nobody holds them.
+    /// Sockets without an owner.
     NoProcess,
-    /// Their owners could not be looked for.
+    /// Sockets whose owners could not be searched for.
     AnyProcess,
-    /// They came out of the listener here; all zeros is a listener on every address.
+    /// Listener that created the sockets; all zeros is a listener on every address.
     Listener {
-        /// Its network namespace.
+        /// Network namespace of the listener.
         netns: Option<u32>,
-        /// Where it listens, or where the connections lead.
+        /// Local endpoint of the listener, or remote endpoint of the connections.
         local: Endpoint,
     },
-    /// They came out of no listener that is known.
+    /// Sockets without a known listener.
     NoListener,
     /// The other end; with the port if that is a server's.
     Peer(IpAddr, Option<u16>),
     /// The cgroup of this id.
     Cgroup(u64),
-    /// It is not known in which cgroup they are.
+    /// Sockets whose cgroup is unknown.
     NoCgroup,
 }
 
@@ -51,7 +51,7 @@ pub struct ListedGroup {
     pub oldest: Option<Duration>,
     /// The certain age of the one in the middle.
     pub median: Option<Duration>,
-    /// How often each verdict is there, the most frequent first.
+    /// Number of sockets with each verdict, the most frequent first.
     pub verdicts: Vec<(Class, u32)>,
     /// Every process that holds one of them, or a listener that one waits at.
     pub owners: Vec<Task>,

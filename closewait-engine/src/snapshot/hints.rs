@@ -1,4 +1,4 @@
-//! What a table of sockets does not say by itself: what they have in common, and what follows.
+//! Summary below a table of sockets: common causes, and their consequences.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
@@ -13,9 +13,9 @@ use crate::{
     text,
 };
 
-/// How many lines of hints are worth reading.
+/// Maximum number of lines of hints.
 const LINES: usize = 8;
-/// Groups whose cause is told.
+/// Maximum number of groups whose cause is shown.
 const CAUSES: usize = 3;
 
 /// One thing worth saying.
@@ -27,9 +27,9 @@ pub enum Hint {
         owner: Task,
         /// How many it has.
         open: u64,
-        /// How many it may have.
+        /// Limit of open descriptors.
         limit: u64,
-        /// How many of them are of sockets in CLOSE_WAIT, or out of it.
+        /// Number of open descriptors of sockets in CLOSE_WAIT, or of ended connections.
         of_these: u64,
     },
     /// Connections wait to be accepted.
@@ -49,12 +49,12 @@ pub enum Hint {
         owner: Option<Task>,
         /// Where that leads.
         upstream: Endpoint,
-        /// How many there are.
+        /// Number of sockets.
         count: u64,
         /// The age of the oldest.
         oldest: Duration,
     },
-    /// Why most of a process's sockets stay.
+    /// Cause of most sockets of a process.
     Cause {
         /// The process.
         owner: Option<Task>,
@@ -69,14 +69,14 @@ pub enum Hint {
         owner: Option<Task>,
         /// How many it has.
         of_owner: u64,
-        /// How many there are.
+        /// Number of connections.
         count: u64,
     },
     /// Connection tracking has forgotten connections.
     Forgotten {
         /// After this time in CLOSE_WAIT.
         after: Duration,
-        /// How many.
+        /// Number of sockets.
         count: u64,
     },
 }
@@ -286,10 +286,10 @@ impl fmt::Display for Hint {
                 owner.as_ref().map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
             }
             Self::Forgotten { after, count } => {
-                let after = after.as_secs();
+                let after = text::duration(*after);
                 write!(
                     f,
-                    "past conntrack's timeout of {after} s: a FIN may no longer reach the peer of {}",
+                    "past conntrack's timeout of {after}: a FIN may no longer reach the peer of {}",
                     Of(*count, None)
                 )
             }
@@ -361,7 +361,7 @@ mod tests {
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [
             "1 connection is over but its descriptor is open",
-            "past conntrack's timeout of 60 s: a FIN may no longer reach the peer of 1 socket",
+            "past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket",
         ];
         assert_eq!(told(vec![over, late], None), expected);
     }

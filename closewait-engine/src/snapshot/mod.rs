@@ -1,4 +1,4 @@
-//! What is shown of one time: rows, filters, groups, hints.
+//! View of one time: rows, filters, groups, hints.
 
 pub mod groups;
 pub mod hints;

@@ -20,7 +20,7 @@ const SHORTEST_AGE: Duration = Duration::from_millis(1);
 pub enum Query {
     /// A list of sockets.
     List {
-        /// Which sockets.
+        /// Selected sockets.
         #[serde(default)]
         filter: Filter,
         /// What the answer has of them.
@@ -48,7 +48,7 @@ pub enum ListContent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
-    /// Who holds them, or their listener.
+    /// Owner of the sockets, or of their listener.
     Process,
     /// The listener that they came out of.
     Listener,
@@ -80,12 +80,11 @@ pub(crate) static EVERYTHING: Filter = Filter {
     verdicts: Vec::new(),
 };
 
-/// Which sockets are meant: of several values of one member any has to fit, of several members all. An empty one fits
-/// everything.
+/// Selection of sockets. One value of a member has to match, and all members. An empty member matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// Processes that hold it, or the listener that it waits at.
+    /// Owners of the socket, or of the listener that it waits at (PIDs).
     pub pids: Vec<u32>,
     /// Ports of either end.
     pub ports: Vec<u16>,
@@ -93,9 +92,9 @@ pub struct Filter {
     pub peers: Vec<Peer>,
     /// Cgroups; see [`Filter::matches`].
     pub cgroups: Vec<String>,
-    /// Its certain age, at least.
+    /// Minimum certain age.
     pub older_than: Option<Duration>,
-    /// What keeps it.
+    /// Classes of the verdict.
     pub verdicts: Vec<Class>,
 }
 
@@ -173,7 +172,7 @@ fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
     facts.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
 }
 
-/// How long ago it entered CLOSE_WAIT, at least.
+/// Returns the certain time since the entry into CLOSE_WAIT.
 fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
     let stayed = facts.dwell.map(crate::model::Dwell::at_least);
     match facts.gone {
@@ -238,7 +237,7 @@ impl Peer {
     }
 }
 
-/// How many bits an address has.
+/// Returns the number of bits of an address.
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }

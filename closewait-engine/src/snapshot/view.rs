@@ -1,4 +1,4 @@
-//! What is there at one moment, judged: for `closewait list`.
+//! Sockets of one time with their verdicts, for `closewait list`.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration, vec};
 
@@ -19,38 +19,38 @@ use crate::{
 /// One socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// What is known of it.
+    /// Facts about the socket.
     pub socket: &'a Socket,
-    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    /// Dwell time, of an ended connection at its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
-    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
-    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<&'a [Owner]>,
     /// The listener that it waits at or came out of.
     pub listener: Option<&'a Seen<Listener>>,
-    /// What its cgroup is.
+    /// Unit, container or pod of the socket's cgroup.
     pub workload: Option<&'a Workload>,
-    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    /// Timeout after which its namespace's connection tracking forgets a connection in CLOSE_WAIT; `None` if unknown.
     pub conntrack: Option<Duration>,
-    /// The connection that it waits for, if it is one leg of a proxied one.
+    /// Connection that the socket waits for, if it is one side of a proxied connection.
     pub proxy_peer: Option<&'a ProxyPeer>,
     /// First owner of the socket, or of its listener while no program has accepted the socket; `None` if it was not inspected.
     pub process: Option<&'a Process>,
-    /// Why it stays.
+    /// Reason why the socket stays in CLOSE_WAIT.
     pub verdict: Verdict,
 }
 
 /// Everything that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View<'a> {
-    /// When.
+    /// Time of the view.
     pub now: BootTime,
     /// The sockets, oldest first: by the age that is certain.
     pub rows: Vec<Row<'a>>,
-    /// Further sockets that are there, of which nothing else is known for want of room.
+    /// Number of further sockets that were dropped because a limit was reached.
     pub untracked: u64,
-    /// Why there may be sockets that cannot be seen, if so.
+    /// Reason why the view may lack sockets; `None` if the agent sees all.
     pub unseen: Option<&'a str>,
     /// Owners of the sockets and of their listeners that were inspected, by pid.
     pub processes: &'a BTreeMap<u32, Process>,
@@ -59,17 +59,17 @@ pub struct View<'a> {
 /// Facts of one socket that filters compare. They are known before the socket is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct RowFacts<'a> {
-    /// What is known of it.
+    /// Facts about the socket.
     pub socket: &'a Socket,
-    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    /// Dwell time, of an ended connection at its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
-    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
-    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<&'a [Owner]>,
     /// The listener that it waits at or came out of.
     pub listener: Option<&'a Seen<Listener>>,
-    /// What its cgroup is.
+    /// Unit, container or pod of the socket's cgroup.
     pub workload: Option<&'a Workload>,
 }
 
@@ -84,13 +84,13 @@ impl<'a> Row<'a> {
 /// Sockets that a filter selects, oldest first: by the age that is certain. Each is judged when it is taken; one that the
 /// filter leaves out by its facts is never judged.
 pub struct Selection<'a> {
-    /// When.
+    /// Time of the view.
     pub now: BootTime,
     /// Number of sockets that are there, those included that the filter leaves out.
     pub total: usize,
     /// Further sockets that are there and not tracked, because a limit was reached.
     pub untracked: u64,
-    /// Why there may be sockets that cannot be seen, if so.
+    /// Reason why the view may lack sockets; `None` if the agent sees all.
     pub unseen: Option<&'a str>,
     /// Owners of the sockets and of their listeners that were inspected, by pid.
     pub processes: &'a BTreeMap<u32, Process>,

@@ -1,7 +1,7 @@
-//! Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+//! Sockets that have left CLOSE_WAIT while a program still has a descriptor for them.
 //!
-//! No list of connections shows them, and nothing happens when the descriptor is closed at last: the only way to notice is
-//! to look again, ever more seldom.
+//! No list of connections shows them, and no event reports the close of the descriptor: the agent has to refresh them,
+//! at growing intervals.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,22 +24,22 @@ const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
 /// Longest time between two refreshes of a socket.
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One of them.
+/// Socket that has left CLOSE_WAIT and has an open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lingering {
-    /// What was known of it when it left.
+    /// Facts about the socket at its exit.
     pub socket: Socket,
-    /// How and when it left.
+    /// Cause and time of the exit.
     pub gone: Exit,
-    /// Every descriptor of it, as of the last scan; `None` before the first.
+    /// Descriptors of the socket, as of the last scan; `None` before the first.
     pub owners: Option<Vec<Owner>>,
     found: Vec<Owner>,
     due: BootTime,
-    /// When it was last found on purpose; `None` before the first time: nearly all are closed before that.
+    /// Time of the last refresh that found it; `None` before the first: nearly all are closed before that.
     seen: Option<BootTime>,
 }
 
-/// All of them.
+/// All sockets with an open descriptor that have left CLOSE_WAIT.
 #[derive(Debug)]
 pub(crate) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
@@ -66,13 +66,13 @@ impl Default for LingeringSockets {
 }
 
 impl LingeringSockets {
-    /// How many were found to be there still.
+    /// Returns the number of sockets that a refresh has found.
     pub(crate) fn len(&self) -> usize {
         let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
         known.filter(|lingering| lingering.seen.is_some()).count()
     }
 
-    /// How many are not watched for want of room.
+    /// Returns the number of sockets over the limit, which are not watched.
     pub(crate) fn unwatched(&self) -> u64 {
         self.unwatched
     }
@@ -82,12 +82,12 @@ impl LingeringSockets {
         self.dropped_owners
     }
 
-    /// When the next look is due.
+    /// Returns the time of the next refresh.
     pub(crate) fn next_due(&self) -> Option<BootTime> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Those that were found to be there still, in the order of their keys.
+    /// Returns the sockets that a refresh has found, in the order of their keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &Lingering)> {
         let mut keys: Vec<_> = self.due.iter().map(|(_, key)| *key).collect();
         keys.sort_unstable();
@@ -115,7 +115,7 @@ impl LingeringSockets {
         }
     }
 
-    /// A look or a scan found it at `at`. Returns whether it is known.
+    /// Takes in that a refresh or a scan found the socket at `at`. Returns whether it is known.
     pub(crate) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, owner: Option<Owner>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
@@ -135,7 +135,7 @@ impl LingeringSockets {
         }
     }
 
-    /// Those that are to be looked at, at `now`.
+    /// Returns the sockets to be refreshed at `now`.
     pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }

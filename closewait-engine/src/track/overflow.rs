@@ -1,4 +1,4 @@
-//! Sockets in CLOSE_WAIT beyond the limit of tracked ones. They are counted, and nothing else is known of them.
+//! Sockets in CLOSE_WAIT over the limit of tracked ones. They are counted, and nothing else about them is stored.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,9 @@ use crate::{
     track::hashing::FastState,
 };
 
-/// So many are told apart, by 10 MB of keys at most: as many as fill a table of 2^20 places. Of further ones only those that
-/// were seen to enter are counted, for a scan cannot tell which of them it has found before.
+/// Maximum number of dropped sockets that are told apart; their keys take at most 10 MB, as they fill a table of 2^20
+/// places. Of further ones only those that were seen to enter are counted, because a scan cannot recognize the ones
+/// that it has found before.
 const MAX_NAMED: usize = (1 << 20) / 8 * 7;
 
 /// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a
@@ -56,7 +57,7 @@ impl Overflow {
         }
     }
 
-    /// One of them is tracked from now on. Returns whether it was one.
+    /// Takes in that a dropped socket is tracked now. Returns whether it was one.
     pub(crate) fn remove(&mut self, socket: &Socket) -> bool {
         if self.named.is_empty() {
             return false;
@@ -74,7 +75,7 @@ impl Overflow {
         [netns, None].map(|netns| self.key_secret.key(netns, local, remote))
     }
 
-    /// How many are there now.
+    /// Returns the current number of dropped sockets.
     pub(crate) fn count(&self) -> u64 {
         self.named.len() as u64 + self.nameless
     }

@@ -1,7 +1,7 @@
-//! What the engine has to remember while a scan is running.
+//! State of the running scans.
 //!
-//! A scan runs beside the event loop, so what it found is handed in later than records that are younger. Times decide: a fact
-//! about a socket that has left since, or that another one has replaced, is dropped. And a scan by `sock_diag` knows no kernel
+//! A scan runs beside the event loop, so its facts arrive later than younger records. Times decide: a fact about a
+//! socket that has left since, or that another one has replaced, is dropped. A scan by `sock_diag` knows no kernel
 //! addresses, so sockets are found by their ends.
 
 use std::collections::HashMap;
@@ -19,11 +19,11 @@ const MAX_EXITS: usize = 65_536;
 /// Network namespace, local end, remote end.
 type Ends = (Option<u32>, Endpoint, Endpoint);
 
-/// When sockets with the same ends left, at the latest.
+/// Latest exits of sockets with the same ends.
 #[derive(Clone, Copy, Debug)]
 struct Exits {
     any: BootTime,
-    /// Of those whose cookie is not known.
+    /// Latest exit of a socket whose cookie is unknown.
     without_cookie: Option<BootTime>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Scans {
     asked: Option<BootTime>,
     exits: HashMap<Ends, Exits, KeyedState>,
     exits_by_cookie: HashMap<u64, BootTime, FastState>,
-    /// Those of sockets without a cookie whose own exits were missed.
+    /// Exits of sockets without a cookie whose own exits were missed, by inode.
     exits_by_inode: HashMap<u64, BootTime, FastState>,
     /// Exits were dropped: it is not known which sockets of the scan are still there.
     overflow: bool,
@@ -49,7 +49,7 @@ impl Scans {
         self.asked.get_or_insert(now);
     }
 
-    /// When the oldest of them was asked for.
+    /// Returns the start time of the oldest running scan.
     pub(crate) fn asked(&self) -> Option<BootTime> {
         self.asked
     }

@@ -14,14 +14,14 @@ const SMALL: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     due: (BootTime, SocketKey),
-    /// Its socket has left.
+    /// Whether the slot's socket has left.
     gap: bool,
 }
 
 /// Times and the sockets that are due then, in that order.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
-    /// In ascending order; the first place is no gap.
+    /// Slots in ascending order; the first is no gap.
     queue: VecDeque<Slot>,
     gaps: usize,
     others: BTreeSet<(BootTime, SocketKey)>,
@@ -55,7 +55,7 @@ impl Schedule {
         }
     }
 
-    /// A socket is due again at `at`: so much later than others are for the first time that no queue would have room for those.
+    /// Schedules a socket again at `at`, too late for the queue of first reports.
     pub(crate) fn insert_again(&mut self, at: BootTime, key: SocketKey) {
         self.others.insert((at, key));
     }
@@ -81,8 +81,8 @@ impl Schedule {
         }
     }
 
-    /// Where `due` is queued. Sockets leave near the ends: those that came first, or those that came last, so the search goes there
-    /// first, and twice as far each time.
+    /// Returns the slot of `due`. Most sockets that leave are near one end of the queue, so the search begins there,
+    /// with doubling steps.
     fn find(&mut self, due: (BootTime, SocketKey)) -> Option<&mut Slot> {
         let (first, last) = (self.queue.front()?.due, self.queue.back()?.due);
         if due < first || last < due {

@@ -10,23 +10,24 @@ use crate::{
 /// Socket in CLOSE_WAIT that is tracked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TrackedSocket {
-    /// What is known of it.
+    /// Facts about the socket.
     pub(crate) socket: Socket,
-    /// When it entered.
+    /// Time of the entry, or its bounds.
     pub(crate) since: Since,
     /// The latest moment at which it is known to have been there.
     pub(crate) seen: BootTime,
-    /// When it is due to be reported next.
+    /// Time of the next report.
     pub(crate) due: BootTime,
     /// Whether it was reported as stuck.
     pub(crate) reported: bool,
-    /// When it was last looked at on purpose.
+    /// Time of the last refresh.
     pub(crate) refreshed: Option<BootTime>,
-    /// Every descriptor of it as of the last scan of open files, sorted by process; `None` before the first.
+    /// Descriptors of the socket as of the last scan of open files, sorted by process; `None` before the first.
     pub(crate) owners: Option<Vec<Owner>>,
-    /// What the scan that goes on has found so far.
+    /// Descriptors that the running scan has found so far.
     pub(crate) found: Vec<Owner>,
-    /// When it was last seen that something was read or that it was accepted; at first when it was found.
+    /// Latest time at which data was seen to be read, or the socket to be accepted; at first the time at which it was
+    /// found.
     pub(crate) touched: BootTime,
 }
 
@@ -46,7 +47,7 @@ impl TrackedSocket {
         }
     }
 
-    /// Takes in what a fresh look says.
+    /// Takes in a refresh of the socket.
     pub(crate) fn renew(&mut self, fresh: &Socket, at: BootTime) {
         let before = (self.socket.unread_bytes, self.socket.accepted);
         self.socket = newer(fresh, self.socket.clone());
@@ -57,13 +58,13 @@ impl TrackedSocket {
         }
     }
 
-    /// Whether what was found is another socket, or another stay of this one.
+    /// Whether a found socket is another one, or this one in a later CLOSE_WAIT.
     pub(crate) fn is_another(&self, since: Since, found: &Socket) -> bool {
         // The time is the kernel's own, and this one was there before.
         matches!(since, Since::Exact(entered) if entered > self.since.latest()) || differ(&self.socket, found)
     }
 
-    /// Whether the record of an entering at `at` tells of a stay before this one.
+    /// Whether the record of an entry at `at` is about an earlier socket or CLOSE_WAIT than this one.
     pub(crate) fn is_later_than(&self, at: BootTime, socket: &Socket) -> bool {
         let earliest = match self.since {
             Since::Exact(entered) => Some(entered),
@@ -72,8 +73,8 @@ impl TrackedSocket {
         earliest.is_some_and(|earliest| at < earliest) || differ(&self.socket, socket)
     }
 
-    /// Whether a leaving at `at`, of a stay that began at `entered` if that was seen, is the end of this stay, and not
-    /// of one before it.
+    /// Whether an exit at `at` ends this CLOSE_WAIT and not an earlier one; `entered` is the entry that belongs to the
+    /// exit, if that was seen.
     pub(crate) fn ends(&self, at: BootTime, entered: Option<BootTime>) -> bool {
         match (entered, self.since) {
             (Some(entered), Since::Exact(since)) => entered >= since,

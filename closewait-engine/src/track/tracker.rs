@@ -1,8 +1,8 @@
-//! The sockets that are in CLOSE_WAIT, and when each is due to be reported.
+//! Sockets in CLOSE_WAIT, and the time of the next report of each.
 //!
-//! Two witnesses speak of the same sockets: the tracepoint's records, in the order in which things happened, and
-//! snapshots, which say what was there at one moment. A snapshot is handed in before the records that were written while
-//! it was taken, so a record can be older than what the snapshot has said already; times decide who is right.
+//! Two sources describe the same sockets: the tracepoint's records, in the order of the events, and scans, which show
+//! the sockets of one time. A scan is handed in before the records that were written while it ran, so a record can be
+//! older than the scan; times decide which one is right.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,17 +24,17 @@ use crate::{
 /// thousand sockets each would take gigabytes.
 const MAX_MORE_OWNERS: usize = 1 << 20;
 
-/// The end of the clock: what saturates there is not due.
+/// End of the clock, which never comes.
 const NEVER: BootTime = BootTime(u64::MAX);
 
-/// What a leaving ends.
+/// Result of an exit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left {
-    /// Another socket that was tracked at its address: its leaving was missed, and the entering of this one too.
+    /// Another tracked socket at the same address: its exit was missed, and the entry of the present one too.
     pub(crate) missed: Option<Box<TrackedSocket>>,
-    /// What was tracked of it.
+    /// Tracked socket that left.
     pub(crate) tracked: Option<Box<TrackedSocket>>,
-    /// How long it stayed, if anything tells.
+    /// Dwell time of the socket, if known.
     pub(crate) dwell: Option<Dwell>,
 }
 
@@ -49,12 +49,12 @@ pub(crate) struct Tracker {
     /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
     /// namespace, so the same ends can stand for several.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
-    /// How many were reported as stuck.
+    /// Number of sockets that were reported as stuck.
     reported: usize,
     /// Keys by inode, while a scan needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
     scans: Scans,
-    /// So many are tracked: the first ones, for those are the oldest.
+    /// Maximum number of tracked sockets: the first ones, which are the oldest.
     most: usize,
     overflow: Overflow,
     owner_quota: Quota,
@@ -81,12 +81,12 @@ impl Tracker {
         }
     }
 
-    /// Whether a scan found no owner of a socket that was accepted. It can have been accepted while the scan went on.
+    /// Whether a scan found no owner of an accepted socket. A program may have accepted it during the scan.
     pub(crate) fn has_unheld(&self) -> bool {
         self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.owners.as_deref() == Some(&[]))
     }
 
-    /// How many there are.
+    /// Returns the number of sockets.
     pub(crate) fn len(&self) -> usize {
         self.sockets.len()
     }
@@ -111,17 +111,17 @@ impl Tracker {
         self.dropped_owners
     }
 
-    /// When the next one is due.
+    /// Returns the time of the next report.
     pub(crate) fn next_due(&self) -> Option<BootTime> {
         self.schedule.first().map(|(due, _)| due).filter(|due| *due != NEVER)
     }
 
-    /// All of them, in the order in which they are due.
+    /// Returns all sockets, in the order of their next reports.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
         self.schedule.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
-    /// A socket entered. Returns the one that had its place, if that one's leaving was missed.
+    /// Tracks a socket that entered. Returns the former socket at its address, if the exit of that one was missed.
     pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
@@ -185,12 +185,12 @@ impl Tracker {
         self.scans.begin(now);
     }
 
-    /// When the oldest scan that is running was asked for.
+    /// Returns the start time of the oldest running scan.
     pub(crate) fn scan_asked(&self) -> Option<BootTime> {
         self.scans.asked()
     }
 
-    /// That scan has ended.
+    /// Ends that scan.
     pub(crate) fn scan_ended(&mut self) {
         self.scans.end();
     }
@@ -210,8 +210,8 @@ impl Tracker {
         }
     }
 
-    /// A snapshot found a socket. Takes out what is tracked at its address, if that is another one: its leaving was
-    /// missed, and the entering of this one too.
+    /// Removes the tracked socket at the address of a socket that a scan found, if it is another one: its exit was
+    /// missed, and the entry of the found one too.
     pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
@@ -252,8 +252,8 @@ impl Tracker {
         self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
-    /// Takes over the refresh of a socket. A socket that is not tracked stays so: it may have left meanwhile, and its
-    /// address may be another's.
+    /// Takes in the refresh of a socket. A socket that is not tracked remains so: it may have left meanwhile, and
+    /// another may have its address.
     pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
@@ -272,7 +272,8 @@ impl Tracker {
         }
     }
 
-    /// The same, of a scan that gives no more of the socket than its address and inode, at `at` if that is known.
+    /// Adds a descriptor from a scan that has only the socket's address and inode; `at` is the time at which it was
+    /// found, if known.
     pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, owner: Owner) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         // Another socket can have entered at the address since.
@@ -285,7 +286,7 @@ impl Tracker {
         }
     }
 
-    /// The same, of a scan that knows no more of the socket than its inode.
+    /// Adds a descriptor from a scan that has only the socket's inode.
     pub(crate) fn held_inode(&mut self, inode: u64, owner: Owner) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
             let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
@@ -340,7 +341,7 @@ impl Tracker {
         }
     }
 
-    /// Those that were reported as stuck and are not due at `now`, next due first.
+    /// Returns the sockets that were reported as stuck and are not due at `now`, next due first.
     pub(crate) fn stuck(&self, now: BootTime) -> Vec<SocketKey> {
         let later = self.schedule.iter().filter(|(due, _)| *due > now);
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
@@ -352,7 +353,7 @@ impl Tracker {
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
-    /// Those that nothing has shown since `began` and that entered before.
+    /// Returns the sockets that entered before `began` and that nothing has shown since.
     pub(crate) fn not_seen_since(&self, began: BootTime) -> Vec<SocketKey> {
         self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
@@ -368,7 +369,7 @@ impl Tracker {
         self.reported > 0
     }
 
-    /// Those that were reported as stuck, are due at `now` or `wanted` otherwise, with their owners.
+    /// Returns the sockets that were reported as stuck, are due at `now` or are `wanted` otherwise, with their owners.
     pub(crate) fn stuck_or_due(
         &self,
         now: BootTime,
@@ -379,14 +380,14 @@ impl Tracker {
         wanted.map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()))
     }
 
-    /// One of them.
+    /// Returns a tracked socket.
     pub(crate) fn get(&self, key: SocketKey) -> Option<&TrackedSocket> {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
-    /// Makes unknown what may have changed of those sockets that are due at `now` and were not refreshed since `refreshed`.
-    /// Returns those that are known by their ends, as they were: no refresh can find them by an address, so what is lost of
-    /// them would stay unknown until the next audit.
+    /// Makes the facts that may have changed unknown, for sockets that are due at `now` and were not refreshed since
+    /// `refreshed`. Returns the sockets that are known by their ends, unchanged: no refresh can find them by an
+    /// address, so their facts would be unknown until the next audit.
     pub(crate) fn forget_what_was_not_refreshed(
         &mut self,
         now: BootTime,
@@ -426,7 +427,7 @@ impl Tracker {
         Some((tracked, tracked.since.dwell(now)))
     }
 
-    /// What is known of the socket, if anything, and under which key.
+    /// Returns a tracked socket, and its key.
     fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &TrackedSocket)> {
         if let Some(tracked) = self.sockets.get(&key) {
             return Some((key, tracked));

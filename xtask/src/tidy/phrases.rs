@@ -5,6 +5,7 @@
 
 use super::{Files, Problem};
 
+const WHY_IN_DOCS: &str = "a newcomer reads this, and CONTRIBUTING.md asks for plain English";
 const WHY: &str = "users read this, and CONTRIBUTING.md asks for plain English";
 
 /// Phrases, separated by `|`, and what to write instead.
@@ -48,6 +49,18 @@ const BANNED: [(&str, &str); 37] = [
     ("or forgets it|forgets it", "write `never makes the call`"),
 ];
 
+/// Phrases that are refused in doc comments of product code, as in [`BANNED`]: only those without a technical meaning.
+const BANNED_IN_DOCS: [(&str, &str); 5] = [
+    ("anew", "write `again`"),
+    ("comings and goings", "write `entries and exits`"),
+    ("finds no room|find no room|found no room", "write `is dropped` or `over the limit`"),
+    ("for want of", "write `because ... is missing`"),
+    ("leavings", "write `exits`"),
+];
+
+/// Words that are no doc comment alone: they refer to the item before.
+const INCOMPLETE: &str = "how when where which who whom why";
+
 /// Beginnings of words in British spelling.
 const BRITISH: &str = "behaviour cancelled catalogue centre colour favour initialis labelled licence neighbour normalis optimis \
     organis recognis serialis";
@@ -56,6 +69,9 @@ const BRITISH: &str = "behaviour cancelled catalogue centre colour favour initia
 const LITERALS: [&str; 3] = ["closewait-agent/src/", "closewait-engine/src/diagnose/", "xtask/src/"];
 /// Where users read the doc comments: clap prints them as help.
 const HELP: [&str; 2] = ["closewait-agent/src/cli.rs", "xtask/src/"];
+/// Product code, whose doc comments a newcomer reads.
+const PRODUCT: [&str; 4] =
+    ["closewait-agent/src/", "closewait-common/src/", "closewait-ebpf/src/", "closewait-engine/src/"];
 /// This file quotes what it bans.
 const EXEMPT: &str = "xtask/src/tidy/phrases.rs";
 
@@ -102,14 +118,59 @@ pub(super) fn check(files: &Files) -> Vec<Problem> {
             }
         }
     }
+    problems.extend(files.iter().flat_map(|(file, text)| in_docs(file, text)));
     problems
+}
+
+/// Checks the doc comments of a file of product code, without the test module.
+fn in_docs(file: &str, text: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !PRODUCT.iter().any(|folder| file.starts_with(folder)) || !file.ends_with(".rs") || is_test(file) {
+        return problems;
+    }
+    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let mut comment: Vec<Token> = Vec::new();
+    // The blank line ends the last comment.
+    for (line, content) in (1..).zip(text.get(..end).unwrap_or(text).lines().chain([""])) {
+        let trimmed = content.trim_start();
+        if let Some(part) = trimmed.strip_prefix("///").or_else(|| trimmed.strip_prefix("//!")) {
+            comment.extend(words(part).into_iter().map(|word| (line, word)));
+            continue;
+        }
+        let mut report = |line, phrase: &str, instead| {
+            let what = format!("`{phrase}` in a doc comment");
+            problems.push(Problem { file: file.to_owned(), line, what, why: WHY_IN_DOCS, instead });
+        };
+        if let [(line, word), (_, dot)] = comment.as_slice()
+            && dot == "."
+            && INCOMPLETE.split_whitespace().any(|incomplete| incomplete == word)
+        {
+            report(*line, word, "name the thing and its unit");
+        }
+        for (at, (line, _word)) in comment.iter().enumerate() {
+            for (phrases, instead) in BANNED_IN_DOCS {
+                for phrase in phrases.split('|') {
+                    let phrase_words = words(phrase);
+                    let here = comment.iter().skip(at).map(|(_line, word)| word);
+                    if here.take(phrase_words.len()).eq(&phrase_words) {
+                        report(*line, phrase, instead);
+                    }
+                }
+            }
+        }
+        comment.clear();
+    }
+    problems
+}
+
+fn is_test(file: &str) -> bool {
+    file.ends_with("tests.rs") || file.contains("/tests/") || file.ends_with("testing.rs")
 }
 
 /// Text in a Rust file that users see, by line, without the test module. `None`: a file without such text.
 fn in_rust(file: &str, text: &str) -> Option<Vec<(usize, String)>> {
     let starts = |folders: &[&str]| folders.iter().any(|folder| file.starts_with(folder));
-    let is_test = file.ends_with("tests.rs") || file.contains("/tests/") || file.ends_with("testing.rs");
-    if !file.ends_with(".rs") || is_test || !starts(&LITERALS) {
+    if !file.ends_with(".rs") || is_test(file) || !starts(&LITERALS) {
         return None;
     }
     let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
@@ -185,6 +246,16 @@ mod tests {
         assert_eq!(lines("closewait-agent/src/host/a.rs", message), [4]);
         assert_eq!(lines("closewait-engine/src/diagnose/a.rs", message), [4]);
         assert_eq!(lines("closewait-engine/src/track/tracker.rs", message), [0; 0]);
+    }
+
+    #[test]
+    fn doc_comments_of_product_code_are_checked() {
+        let docs = "//! Read\n//! anew.\n\n    /// Which.\n    a: u8,\n    /// Which of them: for want\n    /// of another.\n    b: u8,\n";
+        assert_eq!(lines("closewait-engine/src/track/tracker.rs", docs), [2, 4, 6]);
+        assert_eq!(lines("closewait-ebpf/src/a.rs", docs), [2, 4, 6]);
+        assert_eq!(lines("closewait-engine/src/track/tests.rs", docs), [0; 0]);
+        assert_eq!(lines("tests-support/src/a.rs", docs), [0; 0]);
+        assert_eq!(lines("closewait-common/src/a.rs", "// anew\nlet a = \"anew\";\n"), [0; 0]);
     }
 
     #[test]

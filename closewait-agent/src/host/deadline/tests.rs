@@ -39,7 +39,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     let (values, unanswered) = read_or_wait(vec![1, 7, 2, 3], from, &mut patience);
     let took = clock::now().since(began);
     assert_eq!(values, [1, 2, 3]);
-    assert_eq!(unanswered, [(7, "the pipe did not answer within 250 ms (its file system may hang)".to_owned())]);
+    assert_eq!(unanswered, [(7, "the pipe did not answer within 250ms (its file system may hang)".to_owned())]);
     assert!((ANSWER_WITHIN..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert!(patience.waits <= INSPECTION_WAITS - ANSWER_WITHIN);
     let subject = Subject::Process(7, Some(1));

@@ -1,4 +1,4 @@
-//! Where a socket is that no descriptor of a process refers to: in an io_uring instance, or on its way in a message.
+//! Locations of sockets that no descriptor of a process refers to: in an io_uring instance, or in a message in transit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,7 +60,7 @@ struct Search {
     unix: Mutex<BTreeMap<PathBuf, Arc<BTreeSet<u64>>>>,
 }
 
-/// Where sockets are that no descriptor refers to. Takes a look at every descriptor there is.
+/// Finds the locations of sockets that no descriptor refers to. Reads every descriptor of the host.
 pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewhere {
     let mut elsewhere = Elsewhere::default();
     let from = root.to_owned();

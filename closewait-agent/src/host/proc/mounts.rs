@@ -66,7 +66,7 @@ pub struct Mounts<'a> {
 }
 
 impl<'a> Mounts<'a> {
-    /// Those of the text of `mountinfo`.
+    /// Parses the text of `mountinfo`.
     pub fn parse(mountinfo: &'a [u8]) -> Self {
         Self { all: mounts(mountinfo).collect() }
     }

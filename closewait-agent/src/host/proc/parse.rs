@@ -41,7 +41,7 @@ impl Stat {
 /// What `status` says of a process (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in its name).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Its threads.
+    /// Number of threads.
     pub threads: Option<u32>,
 }
 
@@ -57,7 +57,7 @@ impl Status {
 pub struct Call {
     /// Its number, of this architecture.
     pub number: i64,
-    /// Its arguments.
+    /// Arguments of the call.
     pub args: [u64; 6],
 }
 

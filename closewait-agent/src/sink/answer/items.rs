@@ -59,7 +59,7 @@ pub struct AnswerHeader {
     pub total: u64,
     /// Number of further sockets in CLOSE_WAIT that are not tracked; 0 in an incident report, which has its own.
     pub untracked: u64,
-    /// Why there may be sockets that cannot be seen, if so; `None` in an incident report, which has its own.
+    /// Reason why the answer may lack sockets, if so; `None` in an incident report, which has its own.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
 }

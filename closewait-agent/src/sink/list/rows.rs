@@ -232,7 +232,8 @@ fn push_address(to: &mut String, address: IpAddr, port_follows: bool) {
     }
 }
 
-/// Who has it; returns how many bytes should stay when it is cut, and how many after them go first.
+/// Writes the owners. Returns the number of bytes to keep when the cell is cut, and the number of bytes after them to
+/// cut first.
 fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
     match (row.owners, row.socket.accepted) {
         (Some([]) | None, Some(false)) => {

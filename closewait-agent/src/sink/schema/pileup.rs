@@ -12,7 +12,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// So many groups of threads are shown.
+/// Maximum number of shown groups of threads.
 const THREAD_GROUPS: usize = 5;
 
 #[derive(Serialize)]

@@ -48,12 +48,13 @@ pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
 fn ending(forecast: &Forecast) -> String {
     let Forecast { limit, used, most, left, at_least, at_most } = forecast;
     let what = match limit {
-        Limit::Descriptors => "descriptors run out",
-        Limit::Backlog => "the backlog is full",
-        Limit::Connections => "the limit of connections is reached",
+        Limit::Descriptors => "descriptors exhausted",
+        Limit::Backlog => "backlog exhausted",
+        Limit::Connections => "connection limit reached",
     };
-    let range = bounds(*at_least, *at_most);
-    format!("{what} in {} ({range}; {used} of {most} used)", duration(*left))
+    let (left, range) = (duration(*left), bounds(*at_least, *at_most));
+    let range = if range == left { String::new() } else { format!("{range}; ") };
+    format!("{what} in {left} ({range}{used} of {most} used)")
 }
 
 /// What tells why, a line each.

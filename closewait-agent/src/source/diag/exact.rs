@@ -14,7 +14,7 @@ use closewait_engine::{
     model::Endpoint,
 };
 
-/// Why a socket was not destroyed.
+/// Reason why a socket was not destroyed.
 #[derive(Debug, Error)]
 pub enum DestroyError {
     /// There is none with these ends and this cookie.

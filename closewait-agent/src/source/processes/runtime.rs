@@ -23,8 +23,8 @@ const LIBRARIES: [(&str, ProgramRuntime); 4] = [
 /// Programs of which it is remembered who linked them.
 const MAX_LINKED: usize = 1024;
 
-/// Who linked the program of each process that was looked at: its file is read once. By pid, start and path, as a process
-/// can become another program.
+/// Linker of the program of each inspected process: its file is read once. Keyed by PID, start and path, as a process
+/// can execute another program.
 static LINKED: Mutex<BTreeMap<(u32, u64, String), Linker>> = Mutex::new(BTreeMap::new());
 
 /// What the name of the program tells.
