@@ -494,13 +494,3 @@ fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
     answer(&mut engine, 10_000);
     assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
 }
-
-#[test]
-fn after_a_loss_one_walk_tells_all_sockets() {
-    let mut engine = engine(Events::Stuck);
-    engine.handle(enter(0));
-    assert_eq!(engine.scan_began(), [4_026_531_840]);
-    engine.handle(counters(1000, Counters { ring_full: 3, ..Counters::default() }));
-    assert_eq!(engine.scan_began(), [0; 0]);
-    assert_eq!(engine.scan_began(), [4_026_531_840]);
-}

@@ -1,4 +1,4 @@
-use closewait_common::{Detailed, record::Hold, tcp::RCV_SHUTDOWN};
+use closewait_common::{Detailed, record::Hold};
 use proptest::prelude::*;
 
 use super::*;

@@ -64,7 +64,7 @@ that is older than the agent, the lower bound.
 
 fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Hung => "the program is stuck: it serves nobody on this port any more, or not these",
+        Class::Hung => "the program is stuck: it serves no connection of this port any more, or not these",
         Class::Leak => "the program works, but never closes this socket",
         Class::Pool => "it waits in a pool of idle connections until it is wanted again",
         Class::NeverAccepted => "it waits in a listener's backlog",

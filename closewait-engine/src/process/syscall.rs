@@ -57,7 +57,7 @@ pub(super) enum First {
 
 /// Place of the limit of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
+enum TimeoutArgument {
     /// The call always has one.
     Always,
     /// The call has no argument for one.
@@ -77,7 +77,7 @@ enum Limit {
 }
 
 /// A row of [`TABLE`]: number, name, first argument, what the call waits for, where its limit is.
-type Row = (i64, &'static str, First, WaitKind, Limit);
+type BlockingCall = (i64, &'static str, First, WaitKind, TimeoutArgument);
 
 /// `FUTEX_CMD_MASK` and the operations with a timeout (include/uapi/linux/futex.h at v6.12).
 const FUTEX_FLAGS: u64 = 128 | 256;
@@ -94,9 +94,9 @@ const WNOHANG: u64 = 1;
 const LOCK_NB: u64 = 4;
 
 /// System calls that block, by number.
-const TABLE: [Row; 45] = {
+const TABLE: [BlockingCall; 45] = {
     use First::{Address, Descriptor, Own};
-    use Limit::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
+    use TimeoutArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
     use WaitKind::{Accept, Child, Events, FileLock, Lock, Other, Read, Sleep, Write};
     [
         (0, "read", Descriptor, Read(None), Never),
@@ -213,21 +213,21 @@ impl Syscall {
         let limited = |limited: bool| Some(if limited { WaitLimit::Limited } else { WaitLimit::Unlimited });
         let argument = |index: usize| args.get(index).copied();
         match self.row()?.4 {
-            Limit::Always => limited(true),
-            Limit::Never => limited(false),
-            Limit::Pointer(index) => limited(argument(index)? != 0),
+            TimeoutArgument::Always => limited(true),
+            TimeoutArgument::Never => limited(false),
+            TimeoutArgument::Pointer(index) => limited(argument(index)? != 0),
             // An `int` is the lower half of its register.
-            Limit::Milliseconds(index) => limited((argument(index)? as u32).cast_signed() >= 0),
-            Limit::Unless(index, flags) => (argument(index)? & flags == 0).then_some(WaitLimit::Unlimited),
+            TimeoutArgument::Milliseconds(index) => limited((argument(index)? as u32).cast_signed() >= 0),
+            TimeoutArgument::Unless(index, flags) => (argument(index)? & flags == 0).then_some(WaitLimit::Unlimited),
             // `futex_cmd_has_timeout`, kernel/futex/syscalls.c at v5.16; `SYSCALL_DEFINE6(futex)`, kernel/futex.c at v5.10.
-            Limit::Futex => match argument(1)? & u64::from(u32::MAX) & !FUTEX_FLAGS {
+            TimeoutArgument::Futex => match argument(1)? & u64::from(u32::MAX) & !FUTEX_FLAGS {
                 FUTEX_WAIT | FUTEX_LOCK_PI | FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI | FUTEX_LOCK_PI2 => {
                     limited(argument(3)? != 0)
                 }
                 _ => None,
             },
-            Limit::Fcntl => LOCK_COMMANDS.contains(&argument(1)?).then_some(WaitLimit::Unlimited),
-            Limit::Unknown => self.restarted(wchan),
+            TimeoutArgument::Fcntl => LOCK_COMMANDS.contains(&argument(1)?).then_some(WaitLimit::Unlimited),
+            TimeoutArgument::Unknown => self.restarted(wchan),
         }
     }
 
@@ -259,7 +259,7 @@ impl Syscall {
         self.row().map_or(First::Own, |row| row.2)
     }
 
-    fn row(self) -> Option<&'static Row> {
+    fn row(self) -> Option<&'static BlockingCall> {
         TABLE.iter().find(|row| row.0 == self.0)
     }
 }

@@ -118,3 +118,13 @@ fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
     engine.handle(ScanFact::Present { key: KEY, at: at(10_100), since, socket });
     assert_eq!(engine.totals().tracked, 1, "after the scan nothing is known of exits");
 }
+
+#[test]
+fn after_a_loss_one_walk_tells_all_sockets() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
+    engine.handle(counters(1000, Counters { ring_full: 3, ..Counters::default() }));
+    assert_eq!(engine.scan_began(), [0; 0]);
+    assert_eq!(engine.scan_began(), [4_026_531_840]);
+}

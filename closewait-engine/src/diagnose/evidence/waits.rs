@@ -1,7 +1,7 @@
 //! What the threads of a group's owners wait for.
 
 use crate::{
-    process::{Process, ProgramRuntime, ThreadGroup, ThreadState, WaitLimit},
+    process::{Process, ProgramRuntime, ThreadState, WaitKind, WaitLimit},
     time::BootTime,
 };
 
@@ -63,31 +63,6 @@ fn is_event_loop(process: &Process) -> bool {
     process.is_event_loop_runtime() || single
 }
 
-/// A call by its name, sorted by what it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitCall {
-    Events,
-    Accept,
-    FileLock,
-    Write,
-    Sleep,
-    Other,
-}
-
-fn call(group: &ThreadGroup) -> Option<WaitCall> {
-    let name = group.syscall?.name()?;
-    Some(match name {
-        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "poll" | "ppoll" | "select" | "pselect6" | "io_uring_enter" => {
-            WaitCall::Events
-        }
-        "accept" | "accept4" => WaitCall::Accept,
-        "flock" | "fcntl" => WaitCall::FileLock,
-        "write" | "writev" | "sendto" | "sendmsg" | "sendfile" | "splice" | "pwrite64" => WaitCall::Write,
-        "nanosleep" | "clock_nanosleep" | "restart_syscall" => WaitCall::Sleep,
-        _ => WaitCall::Other,
-    })
-}
-
 impl Waits {
     /// Adds the threads of one owner.
     pub(crate) fn add(&mut self, process: &Process) {
@@ -97,28 +72,28 @@ impl Waits {
         for group in &process.groups {
             let count = group.count;
             self.threads += count;
-            let what = call(group);
             match group.state {
                 _ if frozen => self.stopped += count,
                 ThreadState::Stopped => self.stopped += count,
                 ThreadState::Running => self.running += count,
                 ThreadState::Zombie => self.threads -= count,
                 ThreadState::Sleeping | ThreadState::DiskSleep | ThreadState::Other => {
-                    match (what, group.limit) {
-                        (Some(WaitCall::Accept), _) => self.accepting += count,
-                        (Some(WaitCall::Write), _) => self.writing += count,
+                    match (group.wait(), group.limit) {
+                        (Some(WaitKind::Accept), _) => self.accepting += count,
+                        (Some(WaitKind::Write), _) => self.writing += count,
                         // A backend of PostgreSQL waits for a lock in the same call as for its client, without a timeout.
-                        (Some(WaitCall::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
+                        (Some(WaitKind::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
                             self.blocked += count;
                         }
-                        (Some(WaitCall::Events), _) => self.events += count,
-                        (Some(WaitCall::FileLock), _) => {
+                        (Some(WaitKind::Events), _) => self.events += count,
+                        (Some(WaitKind::FileLock), _) => {
                             self.file_locks += count;
                             self.blocked += count;
                         }
-                        (Some(WaitCall::Sleep), _) | (Some(WaitCall::Other), Some(WaitLimit::Limited)) => {}
-                        (Some(WaitCall::Other), _) => self.blocked += count,
-                        (None, _) => unknown = unknown.saturating_add(count),
+                        (Some(WaitKind::Sleep), _)
+                        | (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), Some(WaitLimit::Limited)) => {}
+                        (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), _) => self.blocked += count,
+                        (Some(WaitKind::Other) | None, _) => unknown = unknown.saturating_add(count),
                     }
                     if group.limit == Some(WaitLimit::Limited) {
                         self.limited += count;
@@ -132,8 +107,8 @@ impl Waits {
         if is_event_loop(process) && !is_postgres(process) {
             let main = process.groups.iter().find(|group| group.has_main);
             // A program of one thread that waits in accept() has no loop.
-            let main = main.filter(|group| call(group) != Some(WaitCall::Accept));
-            let idle = main.map(|group| group.state == ThreadState::Sleeping && call(group) == Some(WaitCall::Events));
+            let main = main.filter(|group| group.wait() != Some(WaitKind::Accept));
+            let idle = main.map(|group| group.wait() == Some(WaitKind::Events));
             self.idle_loop = idle.map(|idle| idle && self.idle_loop.unwrap_or(true));
         }
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));

@@ -83,7 +83,7 @@ impl Rule for UnreadResponse {
             )],
             says: "the program reads slowly, or has dropped the response",
             next: "see whether less is unread after a while",
-            not: &["a farewell that nobody asked for: `pool`"],
+            not: &["a farewell that no request had asked for: `pool`"],
             seen: &["TencentBlueKing/bk-repo#2093", "dotnet/corefx#32864"],
         }
     }

@@ -40,7 +40,10 @@ impl Rule for Pool {
             clients.same_moment >= 3 && most(clients.same_moment) && (most(clients.idle) || most(clients.responses));
         let opened = clients.opened_after_onset.unwrap_or(0);
         let (certainty, evidence) = if most(clients.farewells) {
-            (Certainty::Medium, format!("{} got a farewell with the FIN that nobody had asked for", clients.farewells))
+            (
+                Certainty::Medium,
+                format!("{} got a farewell with the FIN that no request had asked for", clients.farewells),
+            )
         } else if one_event && opened < 2 {
             (
                 Certainty::Medium,

@@ -65,7 +65,7 @@ impl Rule for TooEarly {
             class: &[Class::Transient],
             certainty: &[(Certainty::Low, "too early to tell")],
             says: "too early to tell",
-            next: "look again",
+            next: "check again",
             not: &["what is certain sooner: the rules above need no minimum age"],
             seen: &[],
         }
@@ -84,7 +84,7 @@ impl Rule for TooEarly {
                 age = text::duration(case.group.oldest.max(case.age())),
                 owner = text::owner(case),
             ),
-            next: format!("look again: `closewait list --port {}`", text::port(case)),
+            next: format!("check again: `closewait list --port {}`", text::port(case)),
         })
     }
 }
@@ -100,7 +100,7 @@ impl Rule for NoDemand {
                 Certainty::Low,
                 "a program that hangs and one that forgot these sockets look alike until it is asked again",
             )],
-            says: "nobody has asked the program for anything since",
+            says: "no client has asked the program for anything since",
             next: "send a request and see whether it is answered",
             not: &["a program that does not answer new connections: `blocked`"],
             seen: &[],
