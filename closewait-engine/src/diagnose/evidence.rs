@@ -29,7 +29,7 @@ pub const AFTER_ONSET: Duration = Duration::from_secs(1);
 pub struct GroupEvidence {
     /// Entry of the oldest socket of the group that is still in CLOSE_WAIT; `None` for a group without one.
     pub onset: Option<BootTime>,
-    /// Sockets of the same port or remote endpoint that entered after the onset, and connections that wait for an answer.
+    /// Sockets of the same port or remote endpoint that entered after the oldest of them, and connections that wait for an answer.
     pub demand: u32,
     /// Sockets of the same port or remote endpoint that entered lately, see [`RECENT`].
     pub recent_entries: u32,

@@ -42,7 +42,9 @@ impl Sources<'_> {
         let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(PIDS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
         let siblings = if is_server { self.siblings(&pids, onset) } else { None };
-        let after = self.entries.iter().filter(|entry| **entry > onset + AFTER_ONSET).count();
+        // Of the whole port: a server with a process for each connection has a group for each.
+        let first = self.entries.iter().copied().min().unwrap_or(onset);
+        let after = self.entries.iter().filter(|entry| **entry > first + AFTER_ONSET).count();
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
             FlowKey::Remote(..) | FlowKey::Rest => (None, None),
