@@ -92,6 +92,7 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
             | Output::InspectOwners(_)
             | Output::Audit { .. }
             | Output::RefreshSuspects(_)
+            | Output::WatchPorts(_)
             | Output::Forget(_) => {}
         }
     }

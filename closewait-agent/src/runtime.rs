@@ -283,6 +283,7 @@ impl Runtime {
                 }
                 Output::Query(command) => self.query_command(command),
                 Output::InspectOwners(request) => {
+                    self.read_closes(&request.closes_of);
                     self.begin(Job::Inspect(Box::new(request)), Purpose::Inspection);
                 }
                 Output::Audit { sweep } => {
@@ -292,7 +293,7 @@ impl Runtime {
                     let lost = self.lost();
                     self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
-                Output::WatchPorts(_ports) => {}
+                Output::WatchPorts(ports) => self.watch_ports(&ports),
                 Output::Forget(entries) => {
                     self.programs.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }

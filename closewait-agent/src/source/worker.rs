@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     io, panic,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -36,6 +36,8 @@ const FACTS: usize = 256;
 const WAITING: usize = 16;
 /// Time after which a job that gives nothing is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Time without a job after which a worker lets go of what is gone.
+const REST_INTERVAL: Duration = Duration::from_secs(60);
 /// The event loop is never this late, unless the whole process was stopped.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// The time between two looks at what processes do: a thread's time on a CPU is counted in ticks.
@@ -145,7 +147,8 @@ impl Workers {
         let (sender, pieces) = channel::channel(PIECES);
         let scans = {
             let sender = sender.clone();
-            Worker::start("closewait-scan", "a scan", move |id, job, decoder| {
+            Worker::start("closewait-scan", "a scan", move |work| {
+                let Some((id, job, decoder)) = work else { return };
                 let mut to = Outbox::new(id, &sender);
                 let report = match job {
                     Job::Owners { known } => {
@@ -158,7 +161,8 @@ impl Workers {
                 to.end(report);
             })?
         };
-        let inspections = Worker::start("closewait-owner", "an inspection", move |id, job, _decoder| {
+        let inspections = Worker::start("closewait-owner", "an inspection", move |work| {
+            let Some((id, job, _decoder)) = work else { return inspector.rest() };
             let mut to = Outbox::new(id, &sender);
             if let Job::Inspect(request) = job {
                 inspector.inspect(&request, WINDOW, |found| to.put(found));
@@ -231,15 +235,22 @@ impl Workers {
 }
 
 impl Worker {
+    /// Starts a thread that calls `work` with each job, and without one where there was none for [`REST_INTERVAL`].
     fn start(
         name: &str,
         what: &'static str,
-        mut work: impl FnMut(JobId, Job, Decoder) + Send + 'static,
+        mut work: impl FnMut(Option<(JobId, Job, Decoder)>) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, taken): (_, Receiver<(JobId, Job, Decoder)>) = mpsc::channel();
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || taken.into_iter().for_each(|(id, job, decoder)| work(id, job, decoder)))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                match taken.recv_timeout(REST_INTERVAL) {
+                    Ok(job) => work(Some(job)),
+                    Err(RecvTimeoutError::Timeout) => work(None),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
         Ok(Self { jobs, waiting: VecDeque::new(), running: None, what })
     }
 
