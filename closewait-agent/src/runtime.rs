@@ -285,6 +285,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 Output::Query(command) => self.query_command(command),
                 Output::InspectOwners(request) => {
+                    self.read_closes(&request.closes_of);
                     self.begin(Job::Inspect(Box::new(request)), Purpose::Inspection);
                 }
                 Output::Audit { sweep } => {
@@ -294,7 +295,7 @@ impl<S: RecordSource> Runtime<S> {
                     let lost = self.lost();
                     self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
                 }
-                Output::WatchPorts(_ports) => {}
+                Output::WatchPorts(ports) => self.watch_ports(&ports),
                 Output::Forget(entries) => {
                     self.source.forget(&entries).context("removing times of entry from the kernel's map failed")?;
                 }

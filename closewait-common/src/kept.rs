@@ -3,7 +3,7 @@
 use crate::histogram::BUCKETS;
 
 /// Raised whenever a pinned map, or a record in the pinned ring buffer, means something else than before.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Written by the agent; the kernel program does not look at it.
 #[repr(C)]

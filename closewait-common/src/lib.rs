@@ -17,5 +17,6 @@ pub mod names;
 pub mod record;
 pub mod stats;
 pub mod tcp;
+pub mod watched;
 
 pub use record::{Detailed, Record};

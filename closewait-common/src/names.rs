@@ -28,6 +28,11 @@ pub const KNOWN: &str = "cw_known";
 /// How many [`KNOWN`] has room for; of others the walk over open files tells all.
 pub const KNOWN_NAMESPACES: u32 = 1024;
 
+/// Hash from port to [`crate::watched::Watched`]; the agent fills it.
+pub const WATCHED: &str = "cw_watched";
+/// Number of ports in [`WATCHED`].
+pub const WATCHING: &str = "cw_watching";
+
 /// Global of type [`crate::config::Layout`].
 pub const LAYOUT: &str = "LAYOUT";
 /// Global of type [`crate::config::TraceLayout`].

@@ -10,6 +10,8 @@ pub mod state {
     pub const FIN_WAIT1: u8 = 4;
     /// The peer has acknowledged that, and has not closed itself.
     pub const FIN_WAIT2: u8 = 5;
+    /// Both have closed; the kernel keeps the ends for a while.
+    pub const TIME_WAIT: u8 = 6;
     /// No connection: closed, reset, timed out or destroyed.
     pub const CLOSE: u8 = 7;
     /// The peer has sent its FIN, the program has not closed.

@@ -14,6 +14,7 @@ use closewait_common::{
     names::KNOWN_NAMESPACES,
     record::{Detailed, OpenerRecord},
     stats::{Counter, Stats},
+    watched::{WATCHED_PORTS, Watched},
 };
 
 /// Default number of sockets whose time of entry is kept; `--max-sockets` changes it.
@@ -52,6 +53,37 @@ static KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, 0)
 #[inline(always)]
 pub(crate) fn is_known(netns: u32) -> bool {
     KNOWN.get_ptr(netns).is_some()
+}
+
+/// The ports whose closes are counted; the agent fills it.
+#[map(name = "cw_watched")]
+static WATCHED: HashMap<u64, Watched> = HashMap::with_max_entries(WATCHED_PORTS, 0);
+
+/// How many ports are watched: while it is none, a close costs one look here.
+#[map(name = "cw_watching")]
+static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether any port is watched.
+#[inline(always)]
+pub(crate) fn watches_any() -> bool {
+    let Some(count) = WATCHING.get_ptr(0) else { return false };
+    // SAFETY: the pointer is to a live map value, and 4 aligned bytes do not tear.
+    unsafe { count.read() != 0 }
+}
+
+/// The entry of a port, if that is watched.
+#[inline(always)]
+pub(crate) fn watched(key: u64) -> Option<*mut Watched> {
+    WATCHED.get_ptr_mut(key)
+}
+
+/// Counts one close of a watched port at `now_ns`.
+#[inline(always)]
+pub(crate) fn count_close(watched: *mut Watched, now_ns: u64) {
+    // SAFETY: `watched` points to a map value of that type.
+    add_one(unsafe { &raw mut (*watched).closes });
+    // SAFETY: as above. Of two CPUs at the same moment either time is right.
+    unsafe { (&raw mut (*watched).last_ns).write(now_ns) };
 }
 
 /// Where a record is put together. On the stack, Linux 6.1's verifier follows every combination of fields that are

@@ -63,6 +63,10 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         }
         return;
     }
+    if ctx.arg::<i32>(1) == i32::from(state::ESTABLISHED) && ends_own_side(ctx.arg(2)) && maps::watches_any() {
+        count_close(sk);
+        return;
+    }
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
     record(ctx, &change, |record| {
         let tcp = sk.tcp(change.protocol);
@@ -98,6 +102,32 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             }
         }
     });
+}
+
+/// Whether a connection that changes to this state is being closed by its own program, or reset by either.
+#[inline(always)]
+fn ends_own_side(new: i32) -> bool {
+    new == i32::from(state::FIN_WAIT1) || new == i32::from(state::CLOSE)
+}
+
+/// Counts the close of an accepted connection of a watched port by its program, if that had sent data since the port is
+/// watched.
+#[inline(always)]
+fn count_close(sk: Typed) {
+    // A reset of the peer, a time-out and SOCK_DESTROY leave an error (`tcp_reset`, net/ipv4/tcp_input.c at v5.10).
+    if !sock::is_accepted(sk) || sock::protocol(sk) != Some(IPPROTO_TCP) || sock::has_error(sk) {
+        return;
+    }
+    let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
+    let Some(key) = sock::port_key(sk, tcp) else { return };
+    let Some(watched) = maps::watched(key) else { return };
+    let now_ns = time::boot_ns();
+    // SAFETY: `watched` points to a map value of that type. The agent replaces a value as a whole, and 8 aligned bytes do not
+    // tear.
+    let since_ns = unsafe { (&raw const (*watched).since_ns).read() };
+    if sock::has_sent_for(tcp, now_ns.saturating_sub(since_ns)) {
+        maps::count_close(watched, now_ns);
+    }
 }
 
 /// Whether nobody will see what the record says of its socket: it has not been stuck, or not yet. What is needed of one

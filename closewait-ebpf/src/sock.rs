@@ -24,6 +24,7 @@ use closewait_common::{
     config::MISSING,
     record::{Detail, FORMAT, OpenerRecord, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
+    watched,
 };
 
 use crate::{
@@ -202,13 +203,43 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
         let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_rcv_saddr), &raw mut record.local_address);
         let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_daddr), &raw mut record.remote_address);
     }
-    if sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0 {
+    if is_accepted(sk) {
         record.flags |= flag::BACKLOG;
     } else {
         // A port has one listener; the programs that connect to the same remote end are told apart by their cgroups.
         describe_cgroup(sk, record);
     }
     record.netns = netns(sk).unwrap_or(0);
+}
+
+/// Whether it has a backlog, as its listener has: it was accepted, or will be.
+#[inline(always)]
+pub(crate) fn is_accepted(sk: impl Pointer) -> bool {
+    sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0
+}
+
+/// Whether it has an error that its program has not read.
+#[inline(always)]
+pub(crate) fn has_error(sk: impl Pointer) -> bool {
+    sk.read::<i32>(layout!(sock_err)).unwrap_or(0) != 0
+}
+
+/// Key of its local port among those that are watched.
+#[inline(always)]
+pub(crate) fn port_key(sk: impl Pointer, tcp: impl Pointer) -> Option<u64> {
+    let port = u16::from_be(tcp.read(layout!(inet_sport))?);
+    Some(watched::key(netns(sk)?, port))
+}
+
+/// Whether its program has sent data within the last `time_ns` nanoseconds for certain: times of TCP are in ticks, rounded down.
+#[inline(always)]
+pub(crate) fn has_sent_for(tcp: impl Pointer, time_ns: u64) -> bool {
+    let tick_ns = u64::from(ability!(tick_ns));
+    let Some(sent_bytes) = tcp.read::<u64>(layout!(tcp_bytes_sent)) else { return false };
+    let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) else { return false };
+    // At most so long ago; another CPU may be a tick ahead.
+    let ticks = u64::from(time::ticks().wrapping_sub(sent).wrapping_add(1));
+    sent_bytes > 0 && tick_ns != 0 && ticks.wrapping_mul(tick_ns) <= time_ns
 }
 
 /// Inode of the network namespace.
@@ -221,7 +252,7 @@ pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
 /// since: as far as this can be told.
 #[inline(always)]
 pub(crate) fn is_busy(sk: impl Pointer) -> bool {
-    let is_accepted = sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0;
+    let is_accepted = is_accepted(sk);
     let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return !is_accepted };
     let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return !is_accepted };
     (!is_accepted && sent.wrapping_sub(received) as i32 >= 0) || is_recent(sent) || is_recent(received)

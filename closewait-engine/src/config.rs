@@ -40,6 +40,10 @@ pub struct Config {
     /// Reason why the agent may not see all sockets; `None` if it sees all.
     #[serde(default, deserialize_with = "harmless_field")]
     pub unseen_sockets: Option<String>,
+    /// Whether the agent reads what shows that a program makes progress: owners at each refresh of stuck sockets, closes of
+    /// their ports, and their other ends.
+    #[serde(default)]
+    pub reads_progress: bool,
     /// Secret of the keys that are made of the ends of connections.
     #[serde(default)]
     pub key_secret: KeySecret,
@@ -63,6 +67,7 @@ impl Default for Config {
             ephemeral_ports: 32_768..=60_999,
             connection_limits: Vec::new(),
             unseen_sockets: None,
+            reads_progress: false,
             key_secret: KeySecret::default(),
         }
     }

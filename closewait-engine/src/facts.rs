@@ -99,6 +99,7 @@ impl Engine {
             self.find(Finding::Enter { at, socket: socket.clone() });
         }
         self.lingering.remove(key);
+        self.host_context.forget_peer_end(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(&socket), at);
         }

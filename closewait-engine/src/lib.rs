@@ -53,6 +53,7 @@ use self::{
     diagnose::grouping::Grouping,
     flow::flows::Flows,
     flow::group_key::GroupKeys,
+    flow::port_watch::PortWatch,
     flow::windows::Windows,
     jobs::audit::Audit,
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
@@ -89,6 +90,7 @@ pub struct Engine {
     now: BootTime,
     flows: Option<Flows>,
     group_keys: GroupKeys,
+    port_watch: PortWatch,
     host_context: HostContext,
     lingering: LingeringSockets,
     inspection: InspectionStep,
@@ -103,6 +105,8 @@ pub struct Engine {
     refresh: BootTime,
     /// Time of the last scan for owners.
     scanned: Option<BootTime>,
+    /// When the last inspection of owners ended.
+    inspected_owners_at: Option<BootTime>,
     /// Losses at the time of that scan.
     losses_at_scan: Losses,
     /// Largest number of facts around the sockets that one inspection dropped.
@@ -135,6 +139,7 @@ impl Engine {
             now,
             flows: config.watching.then(|| Flows::new(now, config.stuck_after)),
             group_keys: GroupKeys::new((config.watching && !config.named).then(|| config.ephemeral_ports.clone())),
+            port_watch: PortWatch::default(),
             host_context: HostContext::default(),
             lingering: LingeringSockets::default(),
             inspection: InspectionStep::Idle,
@@ -145,6 +150,7 @@ impl Engine {
             next_late_report: now,
             refresh: now + REFRESH_INTERVAL,
             scanned: None,
+            inspected_owners_at: None,
             losses_at_scan: Losses::default(),
             dropped: 0,
             stopping: false,

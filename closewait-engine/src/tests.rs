@@ -1,6 +1,7 @@
 mod any_times;
 mod late;
 mod lossy;
+mod progress;
 
 use super::{
     model::{

@@ -138,6 +138,7 @@ fn scan_once(form: Form) -> RecordingEngine {
         max_tracked: max_tracked as usize,
         ephemeral_ports: 0..=0,
         unseen_sockets: unseen_sockets(&facts),
+        reads_progress: true,
         key_secret: source::key_secret(),
         ..Config::default()
     };

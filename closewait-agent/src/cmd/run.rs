@@ -106,6 +106,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         ephemeral_ports: ephemeral_ports(&facts),
         connection_limits: args.connection_limit.clone(),
         unseen_sockets: unseen_sockets(&facts),
+        reads_progress: true,
         key_secret: source::key_secret(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };

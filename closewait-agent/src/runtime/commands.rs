@@ -19,7 +19,10 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{Counters, InspectionEnd, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd, SocketKey},
+    model::{
+        Counters, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd, SocketKey,
+        WatchedPort,
+    },
     snapshot::query::Query,
     time::BootTime,
 };
@@ -154,6 +157,24 @@ impl<S: RecordSource> Runtime<S> {
         before.is_some() && self.lost() == before
     }
 
+    /// Has the kernel program count the closes of these ports. Without it, the counts stay unknown.
+    pub(super) fn watch_ports(&mut self, ports: &[WatchedPort]) {
+        if let Err(error) = self.source.watch_ports(ports) {
+            self.complain(&format!("closes cannot be counted: {:#}", anyhow::Error::from(error)));
+        }
+    }
+
+    /// Hands in how many closes of these ports the kernel program has counted.
+    pub(super) fn read_closes(&mut self, ports: &[WatchedPort]) {
+        if ports.is_empty() {
+            return;
+        }
+        match self.source.closes(ports) {
+            Ok(closes) => closes.into_iter().for_each(|closes| self.engine.handle(InspectionFact::Closes(closes))),
+            Err(error) => self.complain(&format!("closes cannot be read: {:#}", anyhow::Error::from(error))),
+        }
+    }
+
     /// Writes to the log what cannot be done now and is tried again, once in a while.
     fn complain(&mut self, what: &str) {
         let now = clock::now();
@@ -244,6 +265,7 @@ impl<S: RecordSource> Runtime<S> {
                 self.refresh(lingering, RefreshKind::Lingering, Then::Query { query, began, lost });
             }
             QueryCommand::Inspect { query, request } => {
+                self.read_closes(&request.closes_of);
                 self.begin(Job::Inspect(request), Purpose::QueryInspection(query));
             }
             QueryCommand::Answer { query } => self.pending.ready.push_back(query),

@@ -36,7 +36,7 @@ use crate::{
 use closewait_engine::{
     Config, Engine, Events,
     decode::Decoder,
-    model::{Counters, ScanEnd, ScanFact, Since, SocketKey},
+    model::{Counters, PortCloses, ScanEnd, ScanFact, Since, SocketKey, WatchedPort},
     snapshot::query::{Filter, ListContent},
     testing,
 };
@@ -118,6 +118,14 @@ impl RecordSource for FakeSource {
 
     fn keep_reported(&mut self, _at: BootTime, _counters: &Counters) -> Result<(), KernelProgramError> {
         Ok(())
+    }
+
+    fn watch_ports(&mut self, _ports: &[WatchedPort]) -> Result<(), KernelProgramError> {
+        Ok(())
+    }
+
+    fn closes(&self, _ports: &[WatchedPort]) -> Result<Vec<PortCloses>, KernelProgramError> {
+        Ok(Vec::new())
     }
 
     fn detach(&mut self) {
@@ -203,6 +211,11 @@ fn nothing(_job: Job, _decoder: Decoder, to: &mut Outbox<'_>) -> Vec<String> {
     Vec::new()
 }
 
+/// What an inspection finds that finds nothing.
+fn no_inspection(_work: Option<(Job, &mut Outbox<'_>)>) -> Vec<String> {
+    Vec::new()
+}
+
 /// Runs an agent on `source` until `drive` has returned and it has ended. Returns its events.
 fn run(
     source: &FakeSource,
@@ -257,7 +270,7 @@ fn run(
 }
 
 fn no_jobs() -> Workers {
-    Workers::start_with(nothing, nothing, LIMIT).unwrap()
+    Workers::start_with(nothing, no_inspection, LIMIT).unwrap()
 }
 
 /// A path for a control socket.
@@ -368,7 +381,7 @@ fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
         // Without this, a scan alone proves that a socket is gone.
         vec!["one network namespace".to_owned()]
     };
-    let workers = Workers::start_with(scan, nothing, LIMIT).unwrap();
+    let workers = Workers::start_with(scan, no_inspection, LIMIT).unwrap();
     let events = run(&source, config(), workers, None, async |lines| {
         lines.wait_for("enter", 1).await;
         source.state().lost_by_refresh = lost_by_refresh;
@@ -413,7 +426,7 @@ fn a_job_that_gives_nothing_is_given_up_and_the_agent_goes_on() {
         Vec::new()
     };
     let patience = Duration::from_millis(300);
-    let workers = Workers::start_with(scan, nothing, patience).unwrap();
+    let workers = Workers::start_with(scan, no_inspection, patience).unwrap();
     let path = socket("given-up");
     run(&source, config(), workers, Some(&path), async |lines| {
         lines.wait_for("enter", 1).await;

@@ -9,6 +9,7 @@
 //! has accepted, whose lock no program can hold, the ages are asked for one by one.
 
 pub mod exact;
+pub mod peers;
 mod wire;
 
 use std::{io, os::fd::OwnedFd};

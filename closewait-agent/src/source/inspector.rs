@@ -15,7 +15,9 @@ use std::{
 };
 
 use super::{
-    calls, ended, files,
+    calls,
+    diag::peers::PeerLookup,
+    ended, files,
     processes::{self, Sampling},
     scanner::ScanItem,
 };
@@ -79,6 +81,7 @@ pub struct Inspector {
     cgroups: Option<Result<Cgroups, CgroupError>>,
     /// How often each cgroup was looked for in vain.
     tried: BTreeMap<u64, u8>,
+    peers: PeerLookup,
     /// What was opened while namespaces could be entered, by their inodes.
     tracking: BTreeMap<u32, Arc<Tracking>>,
 }
@@ -91,6 +94,7 @@ impl Inspector {
 
     /// Opens what can be read later, but not opened: namespaces are not entered any more.
     pub fn open_ahead(&mut self) {
+        self.peers.open();
         // Each namespace has the settings, or none has.
         if Tracking::open().is_none() {
             return;
@@ -138,6 +142,7 @@ impl Inspector {
                 }
             }
         }
+        self.peers.look_up(&request.peer_ends_of, |fact| each(ScanItem::fact(fact)));
         let patience = sampling.patience();
         // The least that there is to wait for comes first.
         self.cgroups(&request.cgroups, patience, |fact| each(ScanItem::fact(fact)));
@@ -146,6 +151,11 @@ impl Inspector {
         }
         self.conntrack(&request.namespaces, patience, |fact| each(ScanItem::fact(fact)));
         sampling
+    }
+
+    /// Lets go of what is gone, while nothing is asked for.
+    pub fn rest(&mut self) {
+        self.peers.release_gone();
     }
 
     /// Hands what runs in each of these cgroups to `each`, now: for an answer. Some ten microseconds for a cgroup, a quarter

@@ -41,7 +41,7 @@ const PROGRAM: &str = "program";
 const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
 /// Every file that an agent makes, and those that agents made before layout 3: they are removed with the others. The link
 /// comes first: what is removed first ends the program.
-const FILES: [&str; 12] = [
+const FILES: [&str; 14] = [
     LINK,
     PROGRAM,
     names::KEPT,
@@ -49,6 +49,8 @@ const FILES: [&str; 12] = [
     names::SINCE,
     names::STATS,
     names::OPENERS,
+    names::WATCHED,
+    names::WATCHING,
     OLD_KEPT,
     "CLOSEWAIT_RING",
     "CLOSEWAIT_SINCE",

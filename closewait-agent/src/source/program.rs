@@ -1,8 +1,10 @@
 //! The object with the kernel programs.
 
 mod attach;
+mod watched;
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     thread::{self, JoinHandle},
@@ -165,6 +167,8 @@ pub struct KernelPrograms {
     plan: Plan,
     pinned: Option<Pinned>,
     link: Option<attach::Link>,
+    /// Onsets of the ports whose closes are counted, nanoseconds, by the keys of the kernel's map; `None` before the first.
+    watched: Option<BTreeMap<u64, u64>>,
 }
 
 impl KernelPrograms {
@@ -213,12 +217,14 @@ impl KernelPrograms {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }
         if let Some(pinned) = &pinned {
-            for name in [names::KEPT, names::RING, names::STATS, names::OPENERS, names::SINCE] {
+            for name in
+                [names::KEPT, names::RING, names::STATS, names::OPENERS, names::SINCE, names::WATCHED, names::WATCHING]
+            {
                 loader.map_pin_path(name, pinned.pins().map(name));
             }
         }
         let ebpf = loader.load(OBJECT).map_err(KernelProgramError::Load)?;
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None })
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None })
     }
 
     /// Refreshes sockets: for each that is still of `kind`, a record is in the ring buffer when this returns. There is none if the

@@ -7,7 +7,7 @@ use super::{
     ring::RingReader,
 };
 use closewait_engine::{
-    model::{Counters, SocketKey},
+    model::{Counters, PortCloses, SocketKey, WatchedPort},
     time::BootTime,
 };
 
@@ -51,6 +51,20 @@ pub trait RecordSource {
     /// If the map cannot be written.
     fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError>;
 
+    /// Has the kernel count the closes of these ports, and of no others.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be written.
+    fn watch_ports(&mut self, ports: &[WatchedPort]) -> Result<(), KernelProgramError>;
+
+    /// Returns the closes of those of `ports` that are watched.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    fn closes(&self, ports: &[WatchedPort]) -> Result<Vec<PortCloses>, KernelProgramError>;
+
     /// Ends the writing of records. The last ones may still have to be drained.
     fn detach(&mut self);
 }
@@ -92,6 +106,14 @@ impl RecordSource for KernelSource {
 
     fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError> {
         self.programs.keep_reported(at, counters)
+    }
+
+    fn watch_ports(&mut self, ports: &[WatchedPort]) -> Result<(), KernelProgramError> {
+        self.programs.watch_ports(ports)
+    }
+
+    fn closes(&self, ports: &[WatchedPort]) -> Result<Vec<PortCloses>, KernelProgramError> {
+        self.programs.closes(ports)
     }
 
     fn detach(&mut self) {

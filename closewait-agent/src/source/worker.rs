@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     io, panic,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -37,6 +37,8 @@ const FACTS: usize = 256;
 const WAITING: usize = 16;
 /// Time after which a job that gives nothing is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Time without a job after which a worker lets go of what is gone.
+const REST_INTERVAL: Duration = Duration::from_secs(60);
 /// The event loop is never this late, unless the whole process was stopped.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// The time between two looks at what processes do: a thread's time on a CPU is counted in ticks.
@@ -153,7 +155,11 @@ impl Workers {
             Job::Everything { sweep } => everything(&mut scanner, sweep, decoder, to),
             Job::Inspect(_) => Vec::new(),
         };
-        let inspect = move |job, _decoder, to: &mut Outbox<'_>| {
+        let inspect = move |work: Option<(Job, &mut Outbox<'_>)>| {
+            let Some((job, to)) = work else {
+                inspector.rest();
+                return Vec::new();
+            };
             if let Job::Inspect(request) = job {
                 inspector.inspect(&request, WINDOW, |found| to.put(found));
             }
@@ -162,23 +168,28 @@ impl Workers {
         Self::start_with(scan, inspect, PATIENCE)
     }
 
-    /// Starts both threads. `scan` and `inspect` do their jobs, and return what could not be seen, one sentence each. A job that
-    /// gives nothing for `patience` is given up.
+    /// Starts both threads. `scan` and `inspect` do their jobs, and return what could not be seen, one sentence each; `inspect` is
+    /// also called without a job, after some time without one. A job that gives nothing for `patience` is given up.
     pub(crate) fn start_with(
         mut scan: impl FnMut(Job, Decoder, &mut Outbox<'_>) -> Vec<String> + Send + 'static,
-        mut inspect: impl FnMut(Job, Decoder, &mut Outbox<'_>) -> Vec<String> + Send + 'static,
+        mut inspect: impl FnMut(Option<(Job, &mut Outbox<'_>)>) -> Vec<String> + Send + 'static,
         patience: Duration,
     ) -> io::Result<Self> {
         let (sender, pieces) = channel::channel(PIECES);
         let for_scans = sender.clone();
-        let scans = Worker::start("closewait-scan", "a scan", patience, move |id, job, decoder| {
+        let scans = Worker::start("closewait-scan", "a scan", patience, move |work| {
+            let Some((id, job, decoder)) = work else { return };
             let mut to = Outbox::new(id, &for_scans);
             let unseen = scan(job, decoder, &mut to);
             to.end(unseen);
         })?;
-        let inspections = Worker::start("closewait-owner", "an inspection", patience, move |id, job, decoder| {
+        let inspections = Worker::start("closewait-owner", "an inspection", patience, move |work| {
+            let Some((id, job, _decoder)) = work else {
+                let _nothing_unseen = inspect(None);
+                return;
+            };
             let mut to = Outbox::new(id, &sender);
-            let unseen = inspect(job, decoder, &mut to);
+            let unseen = inspect(Some((job, &mut to)));
             to.end(unseen);
         })?;
         Ok(Self { scans, inspections, pieces, given_up: VecDeque::new(), last: 0 })
@@ -247,16 +258,23 @@ impl Workers {
 }
 
 impl Worker {
+    /// Starts a thread that calls `work` with each job, and without one where there was none for [`REST_INTERVAL`].
     fn start(
         name: &str,
         what: &'static str,
         patience: Duration,
-        mut work: impl FnMut(JobId, Job, Decoder) + Send + 'static,
+        mut work: impl FnMut(Option<(JobId, Job, Decoder)>) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, taken): (_, Receiver<(JobId, Job, Decoder)>) = mpsc::channel();
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || taken.into_iter().for_each(|(id, job, decoder)| work(id, job, decoder)))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                match taken.recv_timeout(REST_INTERVAL) {
+                    Ok(job) => work(Some(job)),
+                    Err(RecvTimeoutError::Timeout) => work(None),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
         Ok(Self { jobs, waiting: VecDeque::new(), running: None, patience, what })
     }
 

@@ -22,11 +22,13 @@ const INSTRUCTIONS: [(&str, u64, u64); 5] = [
 
 /// Most bytes that each map may take with the default settings: by itself, and for each CPU. About 1.5 times what 5.10 and
 /// those kernels account for; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
-const BYTES: [(&str, u64, u64); 9] = [
+const BYTES: [(&str, u64, u64); 11] = [
     (names::SINCE, 32 << 20, 0),
     (names::RING, 6 << 20, 0),
     (names::LOG_RING, 216 << 10, 0),
     (names::KNOWN, 128 << 10, 0),
+    (names::WATCHED, 192 << 10, 0),
+    (names::WATCHING, 8 << 10, 0),
     (names::KEPT, 24 << 10, 0),
     (names::STATS, 4 << 10, 24 << 10),
     (names::OPENERS, 6 << 10, 0),

@@ -1,6 +1,13 @@
-//! Facts that show whether a program makes progress: its connections in use.
+//! Facts that show whether a program makes progress: its connections in use, closes of its port, the other ends of its sockets.
 
-use std::{fs::File, process, thread, time::Duration};
+use std::{
+    fs::File,
+    io::Write as _,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process, thread,
+    time::Duration,
+};
 
 use closewait::{
     clock,
@@ -14,14 +21,17 @@ use closewait::{
 };
 use closewait_engine::{
     decode::Decoder,
-    model::{Connection, InspectionFact, InspectionRequest, Observation, ProxyPeer, Role},
+    model::{
+        Connection, InspectionFact, InspectionRequest, Observation, PeerEnd, PortCloses, ProxyPeer, Role, Socket,
+        SocketEvent,
+    },
     time::BootTime,
 };
 
 use crate::{
     ability::{Ability, can},
     agent::Agent,
-    net::{Id, Namespace, Pair, V4},
+    net::{Id, Namespace, Pair, V4, V6},
     socket,
 };
 
@@ -74,8 +84,7 @@ impl Probe {
 /// Other connections of this process in a namespace, by the local port.
 fn connections(facts: &[InspectionFact], ns: &Namespace) -> Vec<ProxyPeer> {
     let of = |fact: &InspectionFact| match fact {
-        InspectionFact::ProxyPeer { peer, owner } => {
-            assert_eq!(owner.task.pid, process::id());
+        InspectionFact::ProxyPeer { peer, owner } if owner.task.pid == process::id() => {
             (peer.socket.netns == u32::try_from(ns.inode).ok()).then(|| (**peer).clone())
         }
         _ => None,
@@ -143,15 +152,38 @@ fn a_process_that_is_gone_was_not_read() {
     assert_eq!(probe.inspect(&request), []);
 }
 
+/// A recording of an agent that is gone at the end of the test.
+struct Recording(PathBuf);
+
+impl Recording {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("closewait-kernel-test-{}-{name}.recording", process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+
+    fn facts(&self) -> Vec<InspectionFact> {
+        let of = |fact| if let Observation::Inspection(fact) = fact { Some(fact) } else { None };
+        recorded(self.path()).into_iter().filter_map(of).collect()
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // One that stays in the folder for temporary files does no harm.
+        let _result = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Every fact of a recording.
-fn recorded(path: &str) -> Vec<InspectionFact> {
+fn recorded(path: &str) -> Vec<Observation> {
     let reader = Reader::new(File::open(path).expect("the recording")).expect("a recording");
     let mut facts = Vec::new();
     for item in reader {
-        if let Item::Fact(fact) = item.expect("an item")
-            && let Observation::Inspection(fact) = fact.into_owned()
-        {
-            facts.push(fact);
+        if let Item::Fact(fact) = item.expect("an item") {
+            facts.push(fact.into_owned());
         }
     }
     facts
@@ -159,10 +191,8 @@ fn recorded(path: &str) -> Vec<InspectionFact> {
 
 #[test]
 fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
-    let recording = std::env::temp_dir().join(format!("closewait-kernel-test-{}-progress.recording", process::id()));
-    let path = recording.to_str().expect("UTF-8");
-    let ns = Namespace::new();
-    let mut agent = Agent::start(&["--stuck-after", "1s", "--record", path]);
+    let (recording, ns) = (Recording::new("siblings"), Namespace::new());
+    let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
     let (waiting, fin) = ns.waiting(V4);
     let mut used = ns.pair(V4);
     request_and_answer(&mut used);
@@ -170,11 +200,10 @@ fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
     // On a busy machine the event comes before the inspection ends.
     agent.watch(Duration::from_secs(2));
     agent.stop();
-    let facts = recorded(path);
-    std::fs::remove_file(&recording).expect("the recording");
-    let read =
-        facts.iter().any(|fact| matches!(fact, InspectionFact::ConnectionsRead { pid, .. } if *pid == process::id()));
-    assert_eq!(read, can(Ability::Legs), "{facts:?}");
+    let facts = recording.facts();
+    let is_read =
+        |fact: &InspectionFact| matches!(fact, InspectionFact::ConnectionsRead { pid, .. } if *pid == process::id());
+    assert_eq!(facts.iter().any(is_read), can(Ability::Legs), "{facts:?}");
     let peers = connections(&facts, &ns);
     let accepted = find(&peers, &used.id);
     assert_eq!(accepted.is_some(), can(Ability::Legs), "{peers:?}");
@@ -182,4 +211,125 @@ fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
         let onset = BootTime((fin.from * 1e9) as u64);
         assert!(accepted.socket.last_received.is_some_and(|at| at >= onset), "{accepted:?}");
     }
+}
+
+/// The last count of a port.
+fn closes(facts: &[InspectionFact], ns: &Namespace, port: u16) -> Option<PortCloses> {
+    let of = |fact: &InspectionFact| match fact {
+        InspectionFact::Closes(closes) => Some(*closes),
+        _ => None,
+    };
+    let own = |closes: &PortCloses| closes.port.netns == u32::try_from(ns.inode).ok() && closes.port.port == port;
+    facts.iter().filter_map(of).filter(own).last()
+}
+
+#[test]
+fn closes_count_where_the_program_has_sent_since_the_onset() {
+    if !can(Ability::Types) {
+        return;
+    }
+    let (recording, ns) = (Recording::new("closes"), Namespace::new());
+    let (watched, other) = (ns.listen(V4), ns.listen(V4));
+    let (address, elsewhere) = (watched.local_addr().expect("an address"), other.local_addr().expect("an address"));
+    let connect = |count: usize| (0..count).map(|_| ns.pair_at(&watched, address)).collect::<Vec<_>>();
+    // These were used before the onset only, or never.
+    let (mut served_before, unused) = (connect(2), connect(2));
+    served_before.iter_mut().for_each(request_and_answer);
+    let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
+    let stuck = ns.pair_at(&watched, address);
+    let fin = stuck.fin();
+    // Ports are watched once a socket is a second old, and counted every two.
+    agent.watch(Duration::from_secs(4));
+    let mut served = connect(5);
+    served.iter_mut().for_each(request_and_answer);
+    let mut on_another_port = ns.pair_at(&other, elsewhere);
+    request_and_answer(&mut on_another_port);
+    let mut of_peers = connect(2);
+    of_peers.iter_mut().for_each(request_and_answer);
+    thread::sleep(Duration::from_millis(100));
+    let before = clock::now();
+    // Three are closed, one is closed with data unread, one without waiting for anything: both send a reset.
+    let mut served = served.into_iter();
+    for pair in served.by_ref().take(3) {
+        drop(pair.server);
+    }
+    let mut unread = served.next().expect("a connection");
+    unread.client.write_all(b"more").expect("write");
+    thread::sleep(Duration::from_millis(50));
+    drop(unread.server);
+    let lingering = served.next().expect("a connection");
+    socket::linger_zero(&lingering.server);
+    drop(lingering.server);
+    // None of these is progress.
+    drop(on_another_port.server);
+    served_before.into_iter().for_each(|pair| drop(pair.server));
+    unused.into_iter().for_each(|pair| drop(pair.server));
+    for pair in of_peers {
+        socket::linger_zero(&pair.client);
+        drop(pair.client);
+        socket::wait_for_end(&pair.server);
+    }
+    // An inspection reads the count; stuck sockets are refreshed every five seconds.
+    agent.watch(Duration::from_secs(8));
+    agent.stop();
+    let facts = recording.facts();
+    let counted = closes(&facts, &ns, address.port()).expect("a count of the watched port");
+    let onset = counted.port.since.0 as f64 / 1e9;
+    assert!(onset >= fin.from - 0.001 && onset <= fin.to, "{counted:?} {fin:?}");
+    assert_eq!(counted.count, 5, "{counted:?}");
+    assert!(counted.last.is_some_and(|last| last >= before && last <= clock::now()), "{counted:?}");
+    assert_eq!(closes(&facts, &ns, elsewhere.port()), None, "no socket of this port is in CLOSE_WAIT");
+    drop(stuck);
+}
+
+/// What was found last of the other end of the socket that `server` has in CLOSE_WAIT.
+fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
+    let is_own = |socket: &Socket| {
+        let port = |address: SocketAddr| address.port();
+        (socket.local.port, socket.remote.port) == (port(server.local), port(server.remote))
+    };
+    let key = facts.iter().find_map(|fact| match fact {
+        Observation::Socket(SocketEvent::Enter { key, socket, .. }) if is_own(socket) => Some(*key),
+        _ => None,
+    })?;
+    let ends = facts.iter().filter_map(|fact| match fact {
+        Observation::Inspection(InspectionFact::PeerEnd { key: of, end, .. }) if *of == key => Some(*end),
+        _ => None,
+    });
+    ends.last()
+}
+
+#[test]
+fn the_other_end_is_found_in_each_namespace_and_tells_whether_somebody_can_still_read() {
+    let (recording, ns) = (Recording::new("peers"), Namespace::inhabited());
+    let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
+    let elsewhere = [ns.waiting(V4).0, ns.waiting(V6).0];
+    let own = own_pair();
+    own.fin();
+    let closed = [ns.waiting(V4).0, own_pair()].map(|pair| {
+        drop(pair.client);
+        socket::wait_for_fin(&pair.server);
+        (pair.server, pair.id)
+    });
+    agent.wait_for_socket("stuck", &elsewhere[0].id);
+    agent.watch(Duration::from_secs(8));
+    agent.stop();
+    let facts = recorded(recording.path());
+    let what = |id: &Id| other_end(&facts, id);
+    assert_eq!(elsewhere.each_ref().map(|pair| what(&pair.id)), [Some(PeerEnd::HalfClosed); 2]);
+    assert_eq!(what(&own.id), Some(PeerEnd::HalfClosed), "in the namespace of the agent");
+    assert_eq!(closed.each_ref().map(|(_server, id)| what(id)), [Some(PeerEnd::Closed); 2]);
+}
+
+/// A connection in the namespace of this process and of the agent.
+fn own_pair() -> Pair {
+    let listener = TcpListener::bind(V4).expect("a listener");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (server, _address) = listener.accept().expect("accept");
+    let id = Id {
+        netns: None,
+        local: server.local_addr().expect("an address"),
+        remote: server.peer_addr().expect("an address"),
+    };
+    Pair { client, server, id }
 }

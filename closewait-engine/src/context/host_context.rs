@@ -5,16 +5,18 @@ use std::{
     time::Duration,
 };
 
-use super::connections::Connections;
+use super::{connections::Connections, peer_ends::PeerEnds};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
+    flow::group_key::FlowKey,
     limits::{Quota, keep_owner},
     model::{
-        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PortCloses, ProxyPeer, Role, Socket, SocketKey,
-        SocketLocation,
+        InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
+        SocketKey, SocketLocation, WatchedPort,
     },
     process::Process,
     time::BootTime,
+    track::tracked_socket::TrackedSocket,
     workload::Workload,
 };
 
@@ -45,10 +47,12 @@ pub(crate) struct HostContext {
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
     connections: Connections,
+    /// Ports that are watched.
+    watched: BTreeSet<WatchedPort>,
     closes: BTreeMap<(Option<u32>, u16), PortCloses>,
     /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
     wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
-    peer_ends: BTreeMap<SocketKey, PeerEnd>,
+    peer_ends: PeerEnds,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -66,9 +70,10 @@ impl Default for HostContext {
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
             connections: Connections::default(),
+            watched: BTreeSet::new(),
             closes: BTreeMap::new(),
             wait_samples: BTreeMap::new(),
-            peer_ends: BTreeMap::new(),
+            peer_ends: PeerEnds::default(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -138,11 +143,12 @@ impl HostContext {
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
-                self.closes.insert((closes.port.netns, closes.port.port), closes);
+                // The onset can have changed since it was asked for.
+                if self.watched.contains(&closes.port) {
+                    self.closes.insert((closes.port.netns, closes.port.port), closes);
+                }
             }
-            InspectionFact::PeerEnd { key, at: _, end } => {
-                self.peer_ends.insert(key, end);
-            }
+            InspectionFact::PeerEnd { key, at, end } => self.peer_ends.learn(key, at, end),
             InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
             InspectionFact::Namespace { netns, conntrack_close_wait } => {
                 remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
@@ -151,6 +157,26 @@ impl HostContext {
                 self.places.insert(inode, place);
             }
         }
+    }
+
+    /// The ports that are watched from here on. Of others, and of those with another onset, nothing is known any more.
+    pub(crate) fn watch(&mut self, ports: &[WatchedPort]) {
+        self.watched = ports.iter().copied().collect();
+        self.closes.retain(|_, closes| self.watched.contains(&closes.port));
+    }
+
+    /// Returns the sockets whose other ends are to be looked up at `now`.
+    pub(crate) fn peer_request<'a>(
+        &mut self,
+        now: BootTime,
+        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+    ) -> Vec<PeerQuestion> {
+        self.peer_ends.request(now, sockets)
+    }
+
+    /// Another socket has this key.
+    pub(crate) fn forget_peer_end(&mut self, key: SocketKey) {
+        self.peer_ends.forget(key);
     }
 
     /// An inspection ended: no more facts of it come.
@@ -182,6 +208,8 @@ impl HostContext {
                 *served.entry((socket.netns, socket.local)).or_default() += 1;
             }
         }
+        let ports: BTreeSet<_> = served.keys().map(|(netns, local)| (*netns, local.port)).collect();
+        let closes_of = self.watched.iter().filter(|port| ports.contains(&(port.netns, port.port))).copied().collect();
         // Whoever listens may have handed a socket on, or have to accept it.
         for ((netns, local), count) in served {
             for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
@@ -210,7 +238,7 @@ impl HostContext {
             cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
             unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
             namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
-            closes_of: Vec::new(),
+            closes_of,
             peer_ends_of: Vec::new(),
         }
     }
@@ -269,7 +297,7 @@ impl HostContext {
 
     /// Returns what is known of the other end of a socket; `None` if it was not looked up.
     pub(crate) fn peer_end(&self, key: SocketKey) -> Option<PeerEnd> {
-        self.peer_ends.get(&key).copied()
+        self.peer_ends.get(key)
     }
 
     /// Returns the workload of a socket's cgroup. If that is the root of all, as with cgroup v1, returns the first

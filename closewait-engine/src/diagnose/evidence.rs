@@ -40,7 +40,7 @@ pub struct GroupEvidence {
     /// Closes of connections of the same port, in any state; `None` if the kernel program does not count them.
     pub closes: Option<PortCloses>,
     /// The other ends of the group's sockets, as far as they are on this host.
-    pub peer_ends: PeerEnds,
+    pub peer_ends: PeersRead,
     /// Connections that the owners made to other programs; `None` if they were not read.
     pub backends: Option<Backends>,
     /// What the threads of the owners wait for; `None` if they were not read.
@@ -83,7 +83,7 @@ pub struct Siblings {
 
 /// Other ends of a group's sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerEnds {
+pub struct PeersRead {
     /// Number that was looked up.
     pub read: u32,
     /// Number that was found with a program that can still read.

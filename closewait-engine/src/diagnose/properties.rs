@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, PeerEnds, Siblings, Waits};
+use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, PeersRead, Siblings, Waits};
 use super::{
     Flow, RULES, Trend, left,
     left::ABOUT,
@@ -119,7 +119,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             count: dice.below(3),
             last: dice.one(&[None, None, Some(now - secs(dice.clone().below(30)))]),
         }),
-        peer_ends: PeerEnds { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
+        peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
         backends: dice.maybe(|dice| Backends { read: 3, waiting: dice.below(8) as u32 / 6 }),
         waits: dice.maybe(|dice| waits(dice, count)),
         sending: if dice.below(8) == 0 { count } else { 0 },
@@ -274,7 +274,7 @@ proptest! {
                 let closes = evidence.closes.get_or_insert(PortCloses { port, count: 0, last: None });
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
-            3 => evidence.peer_ends = PeerEnds { read: count, half_closed: count },
+            3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
             4 => evidence.backends = Some(Backends { read: count, waiting: count }),
             5 => evidence.sending = count,
             _ => {

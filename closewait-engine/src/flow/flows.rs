@@ -193,6 +193,11 @@ impl Flows {
         (!self.flows.is_empty()).then_some(self.tick)
     }
 
+    /// Whether [`Flows::handle_timeout`] counts at `now`.
+    pub(crate) fn is_count_due(&self, now: BootTime) -> bool {
+        self.tick <= now
+    }
+
     /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
     /// pile-ups that are over.
     pub(crate) fn handle_timeout(
@@ -200,7 +205,7 @@ impl Flows {
         now: BootTime,
         sockets: impl Iterator<Item = (FlowKey, Since)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
-        if self.tick > now {
+        if !self.is_count_due(now) {
             return Vec::new();
         }
         let all = self.count(now, sockets);

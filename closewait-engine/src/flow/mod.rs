@@ -3,4 +3,5 @@
 pub(crate) mod flows;
 pub(crate) mod group_key;
 pub(crate) mod growth;
+pub(crate) mod port_watch;
 pub(crate) mod windows;

@@ -7,7 +7,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::flows::Flows,
-    model::{Finding, Output, Role, Socket},
+    model::{Finding, InspectionRequest, Output, Role, Socket},
     time::BootTime,
 };
 
@@ -159,6 +159,8 @@ impl Engine {
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
             self.inspection = InspectionStep::Scanning { asked };
             self.scan_owners();
+        } else if self.config.reads_progress && self.refresh <= asked && self.tracker.has_stuck() {
+            self.inspect_known_owners(asked);
         } else {
             self.inspected(asked, Duration::ZERO);
         }
@@ -192,17 +194,33 @@ impl Engine {
     /// Requests the inspection of owners, after the scan for them.
     fn inspect_owners(&mut self) {
         if let InspectionStep::Scanning { asked } = self.inspection {
-            self.inspection = InspectionStep::Inspecting { asked };
-            let suspects = self.suspects();
-            let flows = self.flows.as_ref();
-            let is_suspect = |socket: &Socket| {
-                flows.is_some_and(|flows| suspects.contains(&flows.counted_as(self.group_keys.flow(socket))))
-            };
-            let tracked = self.tracker.stuck_or_due(asked, is_suspect);
-            let request = self.host_context.inspection_request(asked, tracked);
-            self.outputs.push_back(Output::InspectOwners(request));
-            self.note_dropped();
+            self.inspect_known_owners(asked);
         }
+    }
+
+    /// Requests the inspection of the owners as of the last scan.
+    fn inspect_known_owners(&mut self, asked: BootTime) {
+        self.inspection = InspectionStep::Inspecting { asked };
+        let request = self.owner_request(asked);
+        self.outputs.push_back(Output::InspectOwners(request));
+        self.note_dropped();
+    }
+
+    /// Returns what an inspection at `now` has to find out about the sockets that are stuck, due or suspected.
+    pub(crate) fn owner_request(&mut self, now: BootTime) -> InspectionRequest {
+        let suspects = self.suspects();
+        let Self { tracker, host_context, flows, group_keys, config, .. } = self;
+        let flows = flows.as_ref();
+        let is_suspect =
+            |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow(socket))));
+        let tracked = tracker.stuck_or_due(now, is_suspect).map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let mut request = host_context.inspection_request(now, tracked);
+        if config.reads_progress {
+            let tracked = tracker.stuck_or_due(now, is_suspect);
+            let sockets = tracked.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            request.peer_ends_of = host_context.peer_request(now, sockets);
+        }
+        request
     }
 
     /// Updates the number of dropped facts: the most at one inspection. Counts of different inspections are not added,
@@ -213,10 +231,16 @@ impl Engine {
     }
 
     pub(crate) fn inspected_owners(&mut self, at: BootTime, worked: Duration) {
-        self.host_context.inspection_ended();
+        self.owners_inspected(at);
         let InspectionStep::Inspecting { asked } = self.inspection else { return };
         self.inspection = InspectionStep::Reporting { asked, at, worked };
         self.report_more();
+    }
+
+    /// An inspection of owners ended at `at`.
+    pub(crate) fn owners_inspected(&mut self, at: BootTime) {
+        self.host_context.inspection_ended();
+        self.inspected_owners_at = self.inspected_owners_at.max(Some(at));
     }
 
     /// Continues the report, if one is running.

@@ -35,8 +35,8 @@ enum QueryStep {
     ScanningAll,
     /// Sockets are being refreshed, until `refreshed`, and the owner scan with the number `scan` has not ended.
     Refreshing { refreshed: bool, scan: Option<u64> },
-    /// Cgroups are being inspected, or everything that a one-off scan found.
-    Inspecting,
+    /// Cgroups are being inspected, with `owners` everything else too.
+    Inspecting { owners: bool },
 }
 
 /// Queries without an answer, and the owner scans that they wait for.
@@ -81,7 +81,10 @@ impl Engine {
                 }
             }
             QueryEvent::Inspected { query } => {
-                self.host_context.inspection_ended();
+                let pending = self.queries.pending.iter().find(|pending| pending.id == query);
+                if matches!(pending.map(|pending| pending.step), Some(QueryStep::Inspecting { owners: true })) {
+                    self.owners_inspected(self.now);
+                }
                 self.answer_query(query);
             }
         }
@@ -135,17 +138,18 @@ impl Engine {
         let ended = self.queries.scans_ended;
         let may_inspect = |pending: &&PendingQuery| match pending.step {
             QueryStep::Refreshing { refreshed, scan } => refreshed && scan.is_none_or(|scan| scan <= ended),
-            QueryStep::ScanningAll | QueryStep::Inspecting => false,
+            QueryStep::ScanningAll | QueryStep::Inspecting { .. } => false,
         };
         let next: Vec<QueryId> = self.queries.pending.iter().filter(may_inspect).map(|pending| pending.id).collect();
         for query in next {
-            let request = self.request_for_query();
-            if self.config.watching && request.cgroups.is_empty() {
+            let owners = self.needs_owners();
+            let request = self.request_for_query(owners);
+            if !owners && request.cgroups.is_empty() {
                 self.answer_query(query);
             } else {
                 let request = Box::new(request);
                 self.outputs.push_back(Output::Query(QueryCommand::Inspect { query, request }));
-                self.set_query_step(query, QueryStep::Inspecting);
+                self.set_query_step(query, QueryStep::Inspecting { owners });
             }
         }
     }
@@ -166,16 +170,28 @@ impl Engine {
         }
     }
 
-    /// Returns an inspection of what the agent's own inspections have not read: new cgroups. A one-off scan has
+    /// Whether owners are to be inspected for an answer: by an agent if the last inspection is too old. A one-off scan has
     /// inspected nothing.
-    fn request_for_query(&mut self) -> InspectionRequest {
-        if self.config.watching {
+    fn needs_owners(&self) -> bool {
+        let is_old = self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= MAX_OWNER_AGE);
+        !self.config.watching || (self.config.reads_progress && is_old && self.tracker.len() > 0)
+    }
+
+    /// Returns what an answer needs: with `owners` everything, else the cgroups that no inspection has found out.
+    fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
+        if !owners {
             let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
             return InspectionRequest { cgroups: self.host_context.unnamed(cgroups), ..InspectionRequest::default() };
         }
-        let tracked = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
-        let lingering = self.lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
-        self.host_context.inspection_request(self.now, tracked.chain(lingering))
+        let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
+        let tracked = tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
+        let lingering = lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let mut request = host_context.inspection_request(*now, tracked.chain(lingering));
+        if config.reads_progress {
+            let sockets = tracker.iter().map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            request.peer_ends_of = host_context.peer_request(*now, sockets);
+        }
+        request
     }
 
     /// Returns the sockets that were not refreshed since they entered, or for some time before `now`.

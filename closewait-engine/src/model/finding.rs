@@ -223,6 +223,8 @@ pub struct InspectionRequest {
 pub struct PeerQuestion {
     /// The socket.
     pub key: SocketKey,
+    /// Its network namespace; `None` where records do not tell.
+    pub netns: Option<u32>,
     /// Its local end.
     pub local: Endpoint,
     /// Its remote end.

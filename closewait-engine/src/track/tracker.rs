@@ -374,10 +374,8 @@ impl Tracker {
         &self,
         now: BootTime,
         wanted: impl Fn(&Socket) -> bool,
-    ) -> impl Iterator<Item = (&Socket, Option<&[Owner]>)> {
-        let wanted =
-            self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now || wanted(&tracked.socket));
-        wanted.map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()))
+    ) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
+        self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now || wanted(&tracked.socket))
     }
 
     /// Returns a tracked socket.

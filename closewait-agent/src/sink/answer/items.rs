@@ -182,12 +182,11 @@ impl FirstUses {
         take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
     ) -> Result<(), E> {
         let verdict = Verdict { text: String::new(), next: String::new(), ..row.verdict };
-        let mut take_row = |item| match item {
-            AnswerItem::Row(mut row) => {
+        let mut take_row = |mut item| {
+            if let AnswerItem::Row(row) = &mut item {
                 row.socket = Cow::Owned(shown_in_table(&row.socket));
-                take(AnswerItem::Row(row))
             }
-            other => take(other),
+            take(item)
         };
         self.row(Row { conntrack: None, proxy_peer: None, process: None, verdict, ..row }, None, &mut take_row)
     }

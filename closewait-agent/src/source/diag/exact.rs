@@ -37,6 +37,8 @@ pub enum DestroyError {
 
 /// Neither end, and a cookie that no socket has: the kernel counts them from 1.
 const NOBODY: [u8; 48] = [0; 48];
+/// Place of `idiag_ext` in a request.
+const EXTENSIONS: usize = 18;
 /// "Whatever cookie": `INET_DIAG_NOCOOKIE` twice.
 const ANY_COOKIE: u64 = u64::MAX;
 
@@ -103,8 +105,36 @@ fn read_current(target: &Target, cookie: u64) -> Result<Option<CurrentSocket>, D
 /// program that has accepted it can hold for ever. `None` if it is gone.
 pub(super) fn info(netlink: &Netlink, found: &DiagSocket) -> Result<Option<Box<Info>>, DiagError> {
     let id = id_of((found.local, found.remote), found.interface, found.cookie);
-    match netlink.exchange(&request(nl::SOCK_DIAG_BY_FAMILY, family(found.local), id)) {
-        Ok(same) => Ok(same.into_iter().next().and_then(|same| same.info)),
+    ask(netlink, family(found.local), id, Requested::Info).map(|same| same.and_then(|same| same.info))
+}
+
+/// What is asked for beside the state of a socket, its ends, queues, timer and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Requested {
+    /// Its `struct tcp_info`, for which the kernel takes the socket's lock.
+    Info,
+    /// Nothing.
+    Nothing,
+}
+
+/// The connection with these ends, local first, in the network namespace of `netlink`. `None` if there is none.
+pub(super) fn find(
+    netlink: &Netlink,
+    ends: (Endpoint, Endpoint),
+    requested: Requested,
+) -> Result<Option<DiagSocket>, DiagError> {
+    let found = ask(netlink, family(ends.0), id_of(ends, 0, ANY_COOKIE), requested)?;
+    // Where there is no such connection, the kernel shows who listens there.
+    Ok(found.filter(|found| (found.local, found.remote) == ends))
+}
+
+fn ask(netlink: &Netlink, family: u16, id: [u8; 48], requested: Requested) -> Result<Option<DiagSocket>, DiagError> {
+    let mut request = request(nl::SOCK_DIAG_BY_FAMILY, family, id);
+    if requested == Requested::Nothing {
+        request[EXTENSIONS] = 0;
+    }
+    match netlink.exchange(&request) {
+        Ok(found) => Ok(found.into_iter().next()),
         Err(DiagError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -163,7 +193,7 @@ fn request(kind: u16, family: u16, id: [u8; 48]) -> [u8; 72] {
     // Both fit into a byte: they are 2 or 10, and 6.
     request[16] = family as u8;
     request[17] = IPPROTO_TCP as u8;
-    request[18] = 1 << (nl::ATTR_INFO - 1);
+    request[EXTENSIONS] = 1 << (nl::ATTR_INFO - 1);
     request[24..].copy_from_slice(&id);
     request
 }

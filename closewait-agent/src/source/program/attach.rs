@@ -92,6 +92,7 @@ impl KernelPrograms {
         } else {
             self.attach_own(None)?;
         }
+        self.watch_ports(&[])?;
         // Without the kernel's types it could read nothing.
         if self.btf.is_some() { self.load_refresh() } else { Ok(()) }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeerEnds, RECENT, Siblings, Waits};
+use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeersRead, RECENT, Siblings, Waits};
 use crate::{
     context::{host_context::HostContext, pairing},
     flow::{flows::Flows, group_key::FlowKey},
@@ -61,7 +61,7 @@ impl Sources<'_> {
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
             closes: port.and_then(|port| self.host_context.closes(netns, port)).copied(),
-            peer_ends: PeerEnds {
+            peer_ends: PeersRead {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
             },

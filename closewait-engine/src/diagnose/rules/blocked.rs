@@ -182,7 +182,7 @@ fn threads(waits: &Waits, count: u32) -> String {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, LateExits, PeerEnds, Siblings},
+        evidence::{Backends, LateExits, PeersRead, Siblings},
         testing::{Scene, secs},
     };
 
@@ -199,7 +199,7 @@ mod tests {
             count: 0,
             last: None,
         });
-        evidence.peer_ends = PeerEnds { read: 20, half_closed: 0 };
+        evidence.peer_ends = PeersRead { read: 20, half_closed: 0 };
         evidence.backends = Some(Backends::default());
         evidence.eof_unread = 20;
         evidence.waits = Some(Waits {

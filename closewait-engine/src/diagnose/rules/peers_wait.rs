@@ -48,12 +48,12 @@ impl Rule for PeersWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{evidence::PeerEnds, testing::Scene};
+    use crate::diagnose::{evidence::PeersRead, testing::Scene};
 
     #[test]
     fn peers_that_can_still_read_are_half_closed() {
         let mut scene = Scene::server();
-        scene.group.evidence.peer_ends = PeerEnds { read: 4, half_closed: 1 };
+        scene.group.evidence.peer_ends = PeersRead { read: 4, half_closed: 1 };
         assert_eq!(scene.ask(&PeersWait), None);
         scene.group.evidence.peer_ends.half_closed = 2;
         assert_eq!(scene.ask(&PeersWait).unwrap().class, Class::HalfClose);

@@ -12,9 +12,10 @@ use crate::{
     diagnose::grouping::Grouping,
     diagnose::{self, Growing},
     flow::group_key::FlowKey,
+    flow::port_watch::OldestOfPorts,
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
-        ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
+        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -51,8 +52,20 @@ impl Engine {
     /// Counts the present sockets at `now`, and reports the incidents that are over.
     pub(crate) fn count(&mut self, now: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        let sockets = self.tracker.iter().map(|(_, one)| (self.group_keys.flow(&one.socket), one.since));
+        let watches = self.config.reads_progress && self.config.named && flows.is_count_due(now);
+        let mut oldest = OldestOfPorts::default();
+        let sockets = self.tracker.iter().map(|(key, one)| {
+            let flow_key = self.group_keys.flow(&one.socket);
+            if watches {
+                oldest.present(now, flow_key, one.since, key);
+            }
+            (flow_key, one.since)
+        });
         let ended = flows.handle_timeout(now, sockets);
+        if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
+            self.host_context.watch(&ports);
+            self.outputs.push_back(Output::WatchPorts(ports));
+        }
         for (flow_key, ended) in ended {
             let super::EndedIncident { began, count, most, how } = ended;
             let end = Box::new(PileupEnd { group: flow_key.group(), began, count, most, how });

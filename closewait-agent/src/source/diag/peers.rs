@@ -1,0 +1,180 @@
+//! The other end of a connection, if it is on this host: asked of `sock_diag` by its ends, in each network namespace whose socket
+//! was opened while namespaces could be entered.
+//!
+//! No `struct tcp_info` is asked for: see [`super`]. A look-up of one socket by its ends takes some microseconds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use closewait_common::tcp::state;
+
+use super::{
+    DiagError, Netlink,
+    exact::{self, Requested},
+    wire::DiagSocket,
+};
+use crate::{clock, host::netns};
+use closewait_engine::{
+    model::{InspectionFact, PeerEnd, PeerQuestion},
+    time::BootTime,
+};
+
+/// Number of network namespaces that are looked into.
+const MAX_NAMESPACES: usize = 64;
+/// Time for the answers to all questions of one inspection.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Interval at which the agent lets go of namespaces that are gone: its socket would keep one alive.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Looks up the other ends of connections.
+#[derive(Debug, Default)]
+pub struct PeerLookup {
+    /// A socket to each network namespace, by its inode.
+    namespaces: BTreeMap<u32, Netlink>,
+    /// When it was last seen which of them are gone; `None` if none was opened.
+    released: Option<BootTime>,
+    /// Namespaces can be entered at any time, and not only at the start.
+    enters: bool,
+    /// Namespace in which an end with this address was found last.
+    found: BTreeMap<IpAddr, u32>,
+}
+
+impl PeerLookup {
+    /// Opens a socket to the namespace of this process and to others that can be entered.
+    pub fn open(&mut self) {
+        self.released = Some(clock::now());
+        for namespace in netns::all() {
+            if self.namespaces.len() >= MAX_NAMESPACES {
+                log::debug!("some network namespaces are not looked into for the other ends of connections");
+                return;
+            }
+            if self.namespaces.contains_key(&namespace.inode) {
+                continue;
+            }
+            if let Ok(Ok(netlink)) = namespace.enter_and(Netlink::open) {
+                self.namespaces.insert(namespace.inode, netlink);
+            }
+        }
+    }
+
+    /// Hands the other end of each socket to `each`; of those for which the time is over, nothing.
+    pub fn look_up(&mut self, questions: &[PeerQuestion], mut each: impl FnMut(InspectionFact)) {
+        if questions.is_empty() {
+            return;
+        }
+        if self.released.is_none() {
+            self.enters = true;
+            self.open();
+        }
+        self.release_gone();
+        let began = clock::now();
+        for question in questions {
+            let at = clock::now();
+            if at.since(began) > PATIENCE {
+                log::debug!("the other ends of some connections were not looked up for lack of time");
+                return;
+            }
+            match self.find(question) {
+                Ok(end) => each(InspectionFact::PeerEnd { key: question.key, at, end }),
+                Err(error) => log::debug!("the other end of a connection was not looked up: {error}"),
+            }
+        }
+    }
+
+    fn find(&mut self, question: &PeerQuestion) -> Result<PeerEnd, DiagError> {
+        let ends = (question.remote, question.local);
+        // Most are in the same namespace, or where the last one of this address was.
+        let first = [question.netns, self.found.get(&question.remote.address).copied()];
+        let first: Vec<u32> = first.into_iter().flatten().collect();
+        let others = self.namespaces.keys().copied().filter(|inode| !first.contains(inode));
+        for inode in first.iter().copied().chain(others) {
+            let Some(netlink) = self.namespaces.get(&inode) else { continue };
+            if let Some(end) = exact::find(netlink, ends, Requested::Nothing)?.as_ref().and_then(peer_end) {
+                if self.found.len() >= MAX_NAMESPACES {
+                    self.found.clear();
+                }
+                self.found.insert(question.remote.address, inode);
+                return Ok(end);
+            }
+        }
+        Ok(PeerEnd::NotFound)
+    }
+
+    /// Lets go of namespaces in which nobody lives any more.
+    pub fn release_gone(&mut self) {
+        let now = clock::now();
+        let others = self.enters || self.namespaces.len() > 1;
+        if !others || self.released.is_none_or(|at| now.since(at) < RELEASE_INTERVAL) {
+            return;
+        }
+        self.released = Some(now);
+        let scan = netns::find();
+        if scan.denied.is_some() {
+            return;
+        }
+        let there: BTreeSet<u32> = scan.namespaces.iter().map(|namespace| namespace.inode).collect();
+        self.namespaces.retain(|inode, _| there.contains(inode));
+        self.found.retain(|_, inode| there.contains(inode));
+        if self.enters {
+            self.open();
+        }
+    }
+}
+
+/// What the state of the other end of a connection in CLOSE_WAIT says. `None` for a socket that cannot be its other end.
+fn peer_end(found: &DiagSocket) -> Option<PeerEnd> {
+    match found.state {
+        state::FIN_WAIT1 | state::FIN_WAIT2 if found.inode != 0 => Some(PeerEnd::HalfClosed),
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::TIME_WAIT => Some(PeerEnd::Closed),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        net::{Shutdown, TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use closewait_engine::model::{Endpoint, SocketKey};
+
+    fn question(server: &TcpStream) -> PeerQuestion {
+        let end = |address: std::net::SocketAddr| Endpoint { address: address.ip(), port: address.port() };
+        let (local, remote) = (end(server.local_addr().unwrap()), end(server.peer_addr().unwrap()));
+        PeerQuestion { key: SocketKey(7), netns: None, local, remote }
+    }
+
+    fn ask(question: PeerQuestion) -> PeerEnd {
+        let mut facts = Vec::new();
+        PeerLookup::default().look_up(&[question], |fact| facts.push(fact));
+        let [InspectionFact::PeerEnd { key: SocketKey(7), end, .. }] = facts[..] else { panic!("{facts:?}") };
+        end
+    }
+
+    #[test]
+    fn the_other_end_is_half_closed_while_it_has_a_descriptor_and_closed_after() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        assert_eq!(ask(question(&server)), PeerEnd::NotFound, "it has sent no FIN");
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        assert_eq!(ask(question(&server)), PeerEnd::HalfClosed);
+        drop(client);
+        assert_eq!(ask(question(&server)), PeerEnd::Closed);
+    }
+
+    #[test]
+    fn a_listener_is_no_other_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = |port| Endpoint { address: address.ip(), port };
+        let question = PeerQuestion { key: SocketKey(7), netns: None, local: end(1), remote: end(address.port()) };
+        assert_eq!(ask(question), PeerEnd::NotFound);
+    }
+}

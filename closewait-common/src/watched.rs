@@ -1,0 +1,27 @@
+//! Ports whose closes the kernel program counts.
+
+/// Number of ports that can be watched at a time.
+pub const WATCHED_PORTS: u32 = 1024;
+
+/// Count of one watched port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// A close counts if the program sent data on the connection after this time, `CLOCK_BOOTTIME` nanoseconds.
+    pub since_ns: u64,
+    /// Number of closes.
+    pub closes: u64,
+    /// Time of the last one, `CLOCK_BOOTTIME` nanoseconds; 0 if there was none.
+    pub last_ns: u64,
+}
+
+/// Key of a local port of a network namespace, which is given by its inode.
+pub const fn key(netns: u32, port: u16) -> u64 {
+    (netns as u64) << 16 | port as u64
+}
+
+const _: () = assert!(size_of::<Watched>() == 24);
+
+// SAFETY: a `repr(C)` struct of integers without padding, as the size shows: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Watched {}

@@ -1,0 +1,162 @@
+//! The other ends of sockets, as far as they are on this host.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    flow::group_key::FlowKey,
+    model::{PeerEnd, PeerQuestion, Protocol, SocketKey},
+    time::BootTime,
+    track::tracked_socket::TrackedSocket,
+};
+
+/// Number of sockets that are asked about at a time, and of each flow.
+const MAX_QUESTIONS: usize = 1024;
+const MAX_QUESTIONS_OF_FLOW: usize = 32;
+/// Age from which on a socket is asked about: a peer that closes soon has closed by then.
+const MIN_AGE: Duration = Duration::from_secs(1);
+/// Age at which an answer is forgotten: the other end may have been closed since.
+const MAX_ANSWER_AGE: Duration = Duration::from_secs(60);
+
+/// Answers, and when they were true.
+#[derive(Debug, Default)]
+pub(super) struct PeerEnds {
+    answers: BTreeMap<SocketKey, (BootTime, PeerEnd)>,
+}
+
+/// When a socket was last asked about, its entry, and its key: the order in which sockets are asked about.
+type Turn = (Option<BootTime>, BootTime, SocketKey);
+
+impl PeerEnds {
+    /// The other end of a socket was looked up.
+    pub(super) fn learn(&mut self, key: SocketKey, at: BootTime, end: PeerEnd) {
+        self.answers.insert(key, (at, end));
+    }
+
+    /// Another socket has this key.
+    pub(super) fn forget(&mut self, key: SocketKey) {
+        if !self.answers.is_empty() {
+            self.answers.remove(&key);
+        }
+    }
+
+    /// Returns what is known of the other end of a socket; `None` if it was not looked up.
+    pub(super) fn get(&self, key: SocketKey) -> Option<PeerEnd> {
+        self.answers.get(&key).map(|(_, end)| *end)
+    }
+
+    /// Returns the sockets to ask about at `now`, of each flow those whose answer is missing or oldest. `sockets` are all that an
+    /// inspection is about.
+    pub(super) fn request<'a>(
+        &mut self,
+        now: BootTime,
+        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+    ) -> Vec<PeerQuestion> {
+        self.answers.retain(|_, (at, _)| now.since(*at) < MAX_ANSWER_AGE);
+        let mut flows = BTreeMap::<FlowKey, Vec<(Turn, &TrackedSocket)>>::new();
+        for (flow_key, key, one) in sockets {
+            let entered = one.since.latest();
+            // The socket of a Multipath TCP connection has no other end by its own addresses alone.
+            if now.since(entered) < MIN_AGE || one.socket.protocol != Protocol::Tcp {
+                continue;
+            }
+            let answered = self.answers.get(&key).map(|(at, _)| *at);
+            let turns = flows.entry(flow_key).or_default();
+            turns.push(((answered, entered, key), one));
+            if turns.len() >= 4 * MAX_QUESTIONS_OF_FLOW {
+                keep_first(turns, MAX_QUESTIONS_OF_FLOW);
+            }
+        }
+        let mut turns: Vec<_> = flows
+            .into_values()
+            .flat_map(|mut turns| {
+                keep_first(&mut turns, MAX_QUESTIONS_OF_FLOW);
+                turns
+            })
+            .collect();
+        turns.sort_unstable_by_key(|(turn, _)| *turn);
+        turns.truncate(MAX_QUESTIONS);
+        let question = |((_, _, key), one): (Turn, &TrackedSocket)| PeerQuestion {
+            key,
+            netns: one.socket.netns,
+            local: one.socket.local,
+            remote: one.socket.remote,
+        };
+        turns.into_iter().map(question).collect()
+    }
+}
+
+/// Keeps those whose turn comes first.
+fn keep_first(turns: &mut Vec<(Turn, &TrackedSocket)>, most: usize) {
+    if turns.len() > most {
+        turns.select_nth_unstable_by_key(most, |(turn, _)| *turn);
+        turns.truncate(most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Since, Socket},
+        testing::socket,
+    };
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    fn entered(seconds: u64) -> TrackedSocket {
+        TrackedSocket::new(socket(), Since::Exact(at(seconds)), at(seconds), Duration::from_secs(60))
+    }
+
+    fn port(number: u16) -> FlowKey {
+        FlowKey::Port(Some(1), number)
+    }
+
+    fn keys(questions: &[PeerQuestion]) -> Vec<u64> {
+        questions.iter().map(|question| question.key.0).collect()
+    }
+
+    #[test]
+    fn all_sockets_of_a_flow_get_their_turn_and_then_the_oldest_answers_are_renewed() {
+        let (mut ends, one) = (PeerEnds::default(), entered(0));
+        let ask = |ends: &mut PeerEnds, now| {
+            let questions = ends.request(at(now), (0..100).map(|key| (port(80), SocketKey(key), &one)));
+            questions.iter().for_each(|question| ends.learn(question.key, at(now), PeerEnd::HalfClosed));
+            keys(&questions)
+        };
+        let rounds: Vec<_> = (2..6).map(|now| ask(&mut ends, now)).collect();
+        assert_eq!(rounds[0], (0..32).collect::<Vec<_>>());
+        assert_eq!(rounds[2], (64..96).collect::<Vec<_>>());
+        assert_eq!(rounds[3], (96..100).chain(0..28).collect::<Vec<_>>());
+        assert_eq!((ends.get(SocketKey(99)), ends.get(SocketKey(100))), (Some(PeerEnd::HalfClosed), None));
+    }
+
+    #[test]
+    fn an_answer_is_forgotten_with_its_socket_and_after_a_minute() {
+        let mut ends = PeerEnds::default();
+        ends.learn(SocketKey(1), at(0), PeerEnd::Closed);
+        ends.learn(SocketKey(2), at(50), PeerEnd::Closed);
+        ends.learn(SocketKey(3), at(50), PeerEnd::Closed);
+        ends.forget(SocketKey(3));
+        assert!(ends.request(at(60), std::iter::empty()).is_empty());
+        assert_eq!([1, 2, 3].map(|key| ends.get(SocketKey(key)).is_some()), [false, true, false]);
+    }
+
+    #[test]
+    fn young_sockets_and_those_of_multipath_tcp_are_not_asked_about() {
+        let mut ends = PeerEnds::default();
+        let (young, old) = (entered(10), entered(9));
+        let multipath = TrackedSocket { socket: Socket { protocol: Protocol::Mptcp, ..socket() }, ..entered(9) };
+        let sockets =
+            [(port(80), SocketKey(1), &young), (port(80), SocketKey(2), &old), (port(80), SocketKey(3), &multipath)];
+        assert_eq!(keys(&ends.request(at(10), sockets.into_iter())), [2]);
+    }
+
+    #[test]
+    fn of_many_flows_the_questions_are_limited_in_all() {
+        let (mut ends, one) = (PeerEnds::default(), entered(0));
+        let sockets = (0..4000).map(|key| (port((key % 100) as u16), SocketKey(key), &one));
+        assert_eq!(ends.request(at(5), sockets).len(), MAX_QUESTIONS);
+    }
+}

@@ -1,0 +1,133 @@
+//! Ports whose closes the kernel program is to count: those with sockets in CLOSE_WAIT.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    flow::group_key::FlowKey,
+    model::{Since, SocketKey, WatchedPort},
+    time::BootTime,
+};
+
+/// Number of ports that are watched; those with the oldest sockets come first.
+const MAX_PORTS: usize = 1024;
+/// Age from which on a socket makes its port watched.
+const MIN_AGE: Duration = Duration::from_secs(1);
+
+/// A local port of a network namespace.
+type Port = (Option<u32>, u16);
+
+/// Ports that are watched.
+#[derive(Debug, Default)]
+pub(crate) struct PortWatch {
+    /// The oldest socket of each port, and its entry.
+    watched: BTreeMap<Port, (BootTime, SocketKey)>,
+}
+
+/// The oldest sockets of all ports, while they are counted.
+#[derive(Debug, Default)]
+pub(crate) struct OldestOfPorts {
+    oldest: BTreeMap<Port, (BootTime, SocketKey)>,
+    /// Most sockets of a port come one after the other, and are younger.
+    last: Option<(Port, (BootTime, SocketKey))>,
+}
+
+impl OldestOfPorts {
+    /// A socket is there at `now`.
+    pub(crate) fn present(&mut self, now: BootTime, flow_key: FlowKey, since: Since, key: SocketKey) {
+        let FlowKey::Port(netns, port) = flow_key else { return };
+        let (port, entered) = ((netns, port), (since.latest(), key));
+        if self.last.is_some_and(|(last, oldest)| last == port && oldest <= entered) || now.since(entered.0) < MIN_AGE {
+            return;
+        }
+        let oldest = self.oldest.entry(port).or_insert(entered);
+        *oldest = entered.min(*oldest);
+        self.last = Some((port, *oldest));
+    }
+}
+
+impl PortWatch {
+    /// Takes over the oldest sockets of all ports. Returns the ports to watch, oldest first, if they are not the same as before.
+    pub(crate) fn update(&mut self, found: OldestOfPorts) -> Option<Vec<WatchedPort>> {
+        let mut found: Vec<_> = found.oldest.into_iter().map(|(port, (entered, key))| (entered, key, port)).collect();
+        found.sort_unstable();
+        found.truncate(MAX_PORTS);
+        let before = |port: &Port, key: SocketKey| self.watched.get(port).filter(|(_, of)| *of == key);
+        // Of one that stays, the entry may become known better, but the onset stays.
+        let watched: BTreeMap<_, _> = found
+            .into_iter()
+            .map(|(entered, key, port)| (port, before(&port, key).copied().unwrap_or((entered, key))))
+            .collect();
+        if watched == self.watched {
+            return None;
+        }
+        let since = |watched: &BTreeMap<Port, (BootTime, SocketKey)>| {
+            watched.iter().map(|(port, (since, _))| (*port, *since)).collect::<Vec<_>>()
+        };
+        let is_same = since(&watched) == since(&self.watched);
+        self.watched = watched;
+        (!is_same).then(|| {
+            let mut ports: Vec<_> = self.ports().collect();
+            ports.sort_by_key(|port| (port.since, *port));
+            ports
+        })
+    }
+
+    /// The ports that are watched.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = WatchedPort> {
+        self.watched.iter().map(|((netns, port), (since, _))| WatchedPort { netns: *netns, port: *port, since: *since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    /// Counts sockets at `now`: port, entry, key.
+    fn count(watch: &mut PortWatch, now: u64, sockets: &[(u16, u64, u64)]) -> Option<Vec<(u16, u64)>> {
+        let mut oldest = OldestOfPorts::default();
+        for (port, entered, key) in sockets {
+            oldest.present(at(now), FlowKey::Port(Some(1), *port), Since::Exact(at(*entered)), SocketKey(*key));
+        }
+        let ports = watch.update(oldest)?;
+        Some(ports.into_iter().map(|port| (port.port, port.since.0 / 1_000_000_000)).collect())
+    }
+
+    #[test]
+    fn a_port_is_watched_since_the_entry_of_its_oldest_socket() {
+        let mut watch = PortWatch::default();
+        assert_eq!(count(&mut watch, 10, &[]), None, "there is nothing, as before");
+        assert_eq!(count(&mut watch, 10, &[(80, 10, 1)]), None, "too young");
+        assert_eq!(count(&mut watch, 12, &[(80, 11, 2), (80, 10, 1), (443, 7, 3)]), Some(vec![(443, 7), (80, 10)]));
+        assert_eq!(count(&mut watch, 14, &[(443, 7, 3), (80, 10, 1), (80, 13, 4)]), None, "the oldest are the same");
+        assert_eq!(count(&mut watch, 16, &[(443, 7, 3), (80, 13, 4)]), Some(vec![(443, 7), (80, 13)]), "one has left");
+        assert_eq!(count(&mut watch, 18, &[]), Some(Vec::new()));
+        assert_eq!(count(&mut watch, 20, &[]), None);
+    }
+
+    #[test]
+    fn an_entry_that_becomes_known_better_changes_no_onset() {
+        let mut watch = PortWatch::default();
+        assert_eq!(count(&mut watch, 30, &[(80, 20, 1)]), Some(vec![(80, 20)]));
+        assert_eq!(count(&mut watch, 32, &[(80, 19, 1)]), None);
+        assert_eq!(count(&mut watch, 32, &[(80, 18, 2), (80, 19, 1)]), Some(vec![(80, 18)]), "an older one was found");
+    }
+
+    #[test]
+    fn of_too_many_ports_those_with_the_oldest_sockets_are_watched() {
+        let mut watch = PortWatch::default();
+        let sockets: Vec<_> = (0..MAX_PORTS as u16 + 5).map(|port| (port, u64::from(5000 - port), 1)).collect();
+        let ports = count(&mut watch, 9000, &sockets).unwrap();
+        assert_eq!((ports.len(), ports[0]), (MAX_PORTS, (MAX_PORTS as u16 + 4, 5000 - MAX_PORTS as u64 - 4)));
+    }
+
+    #[test]
+    fn connecting_sockets_watch_no_port() {
+        let mut oldest = OldestOfPorts::default();
+        oldest.present(at(10), FlowKey::Rest, Since::Exact(at(1)), SocketKey(1));
+        assert_eq!(PortWatch::default().update(oldest), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! What the engine asks for to see whether a program makes progress.
+
+use super::*;
+use crate::{
+    model::{InspectionFact, InspectionRequest, QueryCommand, QueryEvent, QueryId, WatchedPort},
+    testing::owner,
+};
+
+fn engine_of(config: Config) -> Engine {
+    Engine::new(Config { reads_progress: true, ..config }, at(0))
+}
+
+/// A server's socket, held by process 7.
+fn server() -> Socket {
+    Socket { role: Some(Role::Server), ..socket() }
+}
+
+fn watched(engine: &mut Engine) -> Vec<Vec<(u16, BootTime)>> {
+    let ports = |output| match output {
+        Output::WatchPorts(ports) => {
+            Some(ports.iter().map(|port: &WatchedPort| (port.port, port.since)).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    outputs(engine).into_iter().filter_map(ports).collect()
+}
+
+fn requests(engine: &mut Engine) -> Vec<InspectionRequest> {
+    let request = |output| if let Output::InspectOwners(request) = output { Some(request) } else { None };
+    outputs(engine).into_iter().filter_map(request).collect()
+}
+
+/// Goes on with time to `millis`, in steps in which the engine counts.
+fn until(engine: &mut Engine, from: u64, millis: u64) {
+    (from..=millis).step_by(500).for_each(|millis| engine.handle_timeout(at(millis)));
+}
+
+#[test]
+fn the_port_of_a_server_with_a_socket_of_a_second_is_watched_until_that_has_left() {
+    let mut engine = engine_of(config(Events::Stuck));
+    engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
+    until(&mut engine, 500, 3000);
+    let port = server().local.port;
+    assert_eq!(watched(&mut engine), [[(port, at(0))]]);
+    until(&mut engine, 3500, 8000);
+    assert!(watched(&mut engine).is_empty(), "nothing has changed");
+    engine.handle(leave_of(server(), 8100, Some(0)));
+    until(&mut engine, 8500, 20_000);
+    assert_eq!(watched(&mut engine), [[]]);
+
+    let mut engine = Engine::new(Config { reads_progress: false, ..config(Events::Stuck) }, at(0));
+    engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
+    until(&mut engine, 500, 8000);
+    assert!(watched(&mut engine).is_empty(), "as in recordings that were made before");
+}
+
+#[test]
+fn where_records_tell_no_namespace_no_port_is_watched() {
+    let mut engine = engine_of(Config { named: false, ..config(Events::Stuck) });
+    engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
+    until(&mut engine, 500, 8000);
+    assert!(watched(&mut engine).is_empty());
+}
+
+/// One that has reported a socket of process 7 as stuck at 10 s.
+fn with_one_stuck() -> Engine {
+    let mut engine = engine_of(config(Events::Stuck));
+    engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: Socket { inode: Some(99), ..server() } });
+    until(&mut engine, 500, 10_000);
+    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(ScanFact::Descriptor { key: KEY, at: Some(at(10_000)), inode: 99, owner: owner("x", 7, 3) });
+    engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
+    engine
+}
+
+#[test]
+fn an_inspection_asks_for_closes_and_other_ends() {
+    let mut engine = with_one_stuck();
+    let request = requests(&mut engine).remove(0);
+    assert_eq!((request.processes, request.connections_of), (vec![7], vec![7]));
+    let Socket { netns, local, remote, .. } = server();
+    assert_eq!(request.closes_of, [WatchedPort { netns, port: local.port, since: at(0) }]);
+    let question = request.peer_ends_of[0];
+    assert_eq!((question.key, question.netns, question.local, question.remote), (KEY, netns, local, remote));
+}
+
+#[test]
+fn owners_are_inspected_at_each_refresh_without_a_scan() {
+    let mut engine = with_one_stuck();
+    engine.handle(InspectionFact::ConnectionsRead { pid: 7, at: at(10_100) });
+    engine.handle(InspectionEnd::Owners { at: at(10_200), worked: Duration::ZERO });
+    let _stuck = outputs(&mut engine);
+    engine.handle_timeout(at(16_000));
+    engine.handle(RefreshEnd::Inspection { at: at(16_000) });
+    let after = words(&mut engine);
+    assert!(after.contains(&"look at owners".to_owned()), "{after:?}");
+    assert!(!after.contains(&"look for holders".to_owned()), "{after:?}");
+    engine.handle(InspectionEnd::Owners { at: at(16_200), worked: Duration::ZERO });
+    let _rest = outputs(&mut engine);
+    engine.handle_timeout(at(17_000));
+    assert!(
+        !words(&mut engine).iter().any(|word| word.starts_with("look at 1")),
+        "not before five seconds have passed"
+    );
+}
+
+#[test]
+fn an_answer_waits_for_an_inspection_if_the_last_one_is_old() {
+    let mut engine = with_one_stuck();
+    engine.handle(InspectionEnd::Owners { at: at(10_200), worked: Duration::ZERO });
+    let _stuck = outputs(&mut engine);
+    let mut ask = |query, millis| {
+        engine.handle_timeout(at(millis));
+        engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended: false });
+        engine.handle(QueryEvent::Refreshed { query });
+        engine.handle(ScanEnd::Owners);
+        let commands = outputs(&mut engine).into_iter().filter_map(|output| match output {
+            Output::Query(QueryCommand::Inspect { request, .. }) => Some(request.processes),
+            _ => None,
+        });
+        commands.collect::<Vec<_>>()
+    };
+    assert_eq!(ask(QueryId(1), 11_000), Vec::<Vec<u32>>::new(), "there was one just now");
+    assert_eq!(ask(QueryId(2), 21_000), [[7]]);
+}
