@@ -152,6 +152,16 @@ offsets! {
     }
 }
 
+/// Values of [`Abilities::openers`].
+pub mod openers {
+    /// Of none: the kernel cannot, or the program is not loaded to watch.
+    pub const NONE: u32 = 0;
+    /// Of all.
+    pub const ALL: u32 = 1;
+    /// Of those to a remote port that is watched ([`crate::watched`]).
+    pub const WATCHED: u32 = 2;
+}
+
 /// What the running kernel can do, and what the agent asks for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +174,8 @@ pub struct Abilities {
     pub done_bit: u32,
     /// 1 where iterators may call `bpf_sock_from_file` (Linux 5.11).
     pub socket_of_file: u32,
-    /// 1 where the program keeps who connected a socket (`bpf_sk_storage_get` in tracing programs, Linux 5.11).
+    /// Sockets of which the program keeps who connected them, one of [`openers`] (`bpf_sk_storage_get` in tracing programs, Linux
+    /// 5.11).
     pub openers: u32,
     /// Nanoseconds of a tick, the unit of TCP's times; 0 if not known.
     pub tick_ns: u32,
@@ -180,7 +191,7 @@ impl Abilities {
         keepopen_bit: MISSING,
         done_bit: MISSING,
         socket_of_file: 0,
-        openers: 0,
+        openers: openers::NONE,
         tick_ns: 0,
         healthy_below_ns: 0,
     };

@@ -1,4 +1,4 @@
-//! Ports whose closes the kernel program counts.
+//! Ports whose closes the kernel program counts, and remote ports whose openers it keeps.
 
 /// Number of ports that can be watched at a time.
 pub const WATCHED_PORTS: u32 = 1024;
@@ -15,9 +15,10 @@ pub struct Watched {
     pub last_ns: u64,
 }
 
-/// Key of a local port of a network namespace, which is given by its inode.
-pub const fn key(netns: u32, port: u16) -> u64 {
-    (netns as u64) << 16 | port as u64
+/// Key of a port of a network namespace, which is given by its inode: a local port of accepted connections, or a remote port of
+/// connections that programs make.
+pub const fn key(netns: u32, port: u16, remote: bool) -> u64 {
+    (remote as u64) << 63 | (netns as u64) << 16 | port as u64
 }
 
 const _: () = assert!(size_of::<Watched>() == 24);

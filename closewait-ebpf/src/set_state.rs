@@ -12,6 +12,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use closewait_common::{
     Record,
+    config::openers as keeps,
     record::kind,
     stats::Counter,
     tcp::{AF_INET, IPPROTO_MPTCP, IPPROTO_TCP, state},
@@ -53,12 +54,10 @@ impl Change {
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
-    if ability!(openers) == 1
-        && ctx.arg::<i32>(1) == i32::from(state::CLOSE)
-        && ctx.arg::<i32>(2) == i32::from(state::SYN_SENT)
-    {
-        // `tcp_v4_connect` runs in the task that connects (net/ipv4/tcp_ipv4.c at v5.10).
-        if sock::protocol(sk) == Some(IPPROTO_TCP) {
+    let openers = ability!(openers);
+    if openers != 0 && ctx.arg::<i32>(1) == i32::from(state::CLOSE) && ctx.arg::<i32>(2) == i32::from(state::SYN_SENT) {
+        // `tcp_v4_connect` runs in the task that connects, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
+        if (openers == keeps::ALL || connects_to_watched(sk)) && sock::protocol(sk) == Some(IPPROTO_TCP) {
             sock::keep_opener(sk);
         }
         return;
@@ -68,12 +67,16 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         return;
     }
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
+    // Clients that close first leave no other sign that they were served.
+    if change.new == state::LAST_ACK && maps::watches_any() {
+        count_close(sk);
+    }
     record(ctx, &change, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
         if record.kind == kind::ENTER {
             record.cookie = sock::cookie(sk);
-            if ability!(openers) == 1 {
+            if openers == keeps::ALL || (openers != 0 && maps::watches_any()) {
                 sock::describe_opener(sk, record);
             }
         } else {
@@ -102,6 +105,12 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             }
         }
     });
+}
+
+/// Whether the remote port of a connection that is being made is watched.
+#[inline(always)]
+fn connects_to_watched(sk: Typed) -> bool {
+    maps::watches_any() && sock::remote_port_key(sk).and_then(maps::watched).is_some()
 }
 
 /// Whether a connection that changes to this state is being closed by its own program, or reset by either.

@@ -228,7 +228,14 @@ pub(crate) fn has_error(sk: impl Pointer) -> bool {
 #[inline(always)]
 pub(crate) fn port_key(sk: impl Pointer, tcp: impl Pointer) -> Option<u64> {
     let port = u16::from_be(tcp.read(layout!(inet_sport))?);
-    Some(watched::key(netns(sk)?, port))
+    Some(watched::key(netns(sk)?, port, false))
+}
+
+/// Key of its remote port among those that are watched.
+#[inline(always)]
+pub(crate) fn remote_port_key(sk: impl Pointer) -> Option<u64> {
+    let port = u16::from_be(sk.read(layout!(sock_dport))?);
+    Some(watched::key(netns(sk)?, port, true))
 }
 
 /// Whether its program has sent data within the last `time_ns` nanoseconds for certain: times of TCP are in ticks, rounded down.
@@ -330,20 +337,15 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
     record.flags |= flag::TCP;
 }
 
-/// Whether data was sent after the socket had entered, as the program does that answers a peer which has gone. A socket that
-/// sent within the tick of its entry did so before, for all that is known.
+/// Whether data was sent after the socket had entered, as the program does that answers a peer which has gone.
 #[inline(always)]
 pub(crate) fn describe_writing(tcp: Option<impl Pointer>, record: &mut Record) {
     let Some(tcp) = tcp else { return };
-    let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) else { return };
-    let tick_ns = u64::from(ability!(tick_ns));
-    if record.entered_ns == 0 || tick_ns == 0 || !record.has(flag::TCP) {
+    if record.entered_ns == 0 || ability!(tick_ns) == 0 {
         return;
     }
     record.flags |= flag::WROTE_KNOWN;
-    // The difference is rounded down, and the entry lies within a tick.
-    let ago_ns = (u64::from(time::ticks().wrapping_sub(sent)) + 2) * tick_ns;
-    if record.sent_bytes > 0 && ago_ns < record.time_ns.saturating_sub(record.entered_ns) {
+    if has_sent_for(tcp, record.time_ns.saturating_sub(record.entered_ns)) {
         record.flags |= flag::WROTE;
     }
 }

@@ -18,7 +18,7 @@ use aya::{
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
-    config::Abilities,
+    config::{Abilities, openers},
     kept::Kept,
     names,
     stats::{Counter, Stats},
@@ -191,9 +191,18 @@ impl KernelPrograms {
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(KernelProgramError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
         // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
-        let openers = choices.is_some_and(|choices| choices.openers) && plan.hook == Tracepoint::Btf && plan.openers;
+        let openers = match choices {
+            Some(choices) if plan.hook == Tracepoint::Btf && plan.openers => {
+                if choices.openers {
+                    openers::ALL
+                } else {
+                    openers::WATCHED
+                }
+            }
+            Some(_) | None => openers::NONE,
+        };
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
-        let abilities = Abilities { healthy_below_ns, openers: u32::from(openers), ..plan.abilities };
+        let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
             _ => None,

@@ -209,7 +209,12 @@ impl HostContext {
             }
         }
         let ports: BTreeSet<_> = served.keys().map(|(netns, local)| (*netns, local.port)).collect();
-        let closes_of = self.watched.iter().filter(|port| ports.contains(&(port.netns, port.port))).copied().collect();
+        let closes_of = self
+            .watched
+            .iter()
+            .filter(|port| !port.remote && ports.contains(&(port.netns, port.port)))
+            .copied()
+            .collect();
         // Whoever listens may have handed a socket on, or have to accept it.
         for ((netns, local), count) in served {
             for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
@@ -288,6 +293,11 @@ impl HostContext {
     /// Returns how many threads of a process waited with a timeout at the last inspections, the oldest first.
     pub(crate) fn wait_samples(&self, pid: u32) -> impl Iterator<Item = WaitsSample> {
         self.wait_samples.get(&pid).into_iter().flatten().copied()
+    }
+
+    /// Whether the kernel program keeps when connections to a remote port are opened.
+    pub(crate) fn watches_remote(&self, netns: Option<u32>, port: u16) -> bool {
+        self.watched.iter().any(|watched| watched.remote && (watched.netns, watched.port) == (netns, port))
     }
 
     /// Returns the closes of a port since its onset; `None` if the port is not watched.

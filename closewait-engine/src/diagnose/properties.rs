@@ -103,7 +103,7 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
 }
 
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {
-    let port = WatchedPort { netns: None, port: 8080, since: now - age };
+    let port = WatchedPort { netns: None, port: 8080, remote: false, since: now - age };
     GroupEvidence {
         onset: Some(now - age),
         demand: dice.below(12) as u32,
@@ -270,7 +270,7 @@ proptest! {
             }
             1 => evidence.siblings.get_or_insert_default().served += 1,
             2 => {
-                let port = WatchedPort { netns: None, port: 8080, since: now };
+                let port = WatchedPort { netns: None, port: 8080, remote: false, since: now };
                 let closes = evidence.closes.get_or_insert(PortCloses { port, count: 0, last: None });
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
@@ -290,7 +290,7 @@ proptest! {
     fn a_program_that_makes_progress_is_not_blamed_for_a_hang(numbers in numbers(), ago in 0_u64..10) {
         let mut scene = scene(numbers);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        let port = WatchedPort { netns: None, port: 8080, since: scene.now };
+        let port = WatchedPort { netns: None, port: 8080, remote: false, since: scene.now };
         scene.group.evidence.closes = Some(PortCloses { port, count: 1, last: Some(scene.now - secs(ago)) });
         let verdict = scene.verdict();
         let stopped = verdict.rule == "owner_stopped";

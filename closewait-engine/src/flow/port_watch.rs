@@ -14,7 +14,7 @@ const MAX_PORTS: usize = 1024;
 const MIN_AGE: Duration = Duration::from_secs(1);
 
 /// A local port of a network namespace.
-type Port = (Option<u32>, u16);
+type Port = (Option<u32>, u16, bool);
 
 /// Ports that are watched.
 #[derive(Debug, Default)]
@@ -34,8 +34,12 @@ pub(crate) struct OldestOfPorts {
 impl OldestOfPorts {
     /// A socket is there at `now`.
     pub(crate) fn present(&mut self, now: BootTime, flow_key: FlowKey, since: Since, key: SocketKey) {
-        let FlowKey::Port(netns, port) = flow_key else { return };
-        let (port, entered) = ((netns, port), (since.latest(), key));
+        let port = match flow_key {
+            FlowKey::Port(netns, port) => (netns, port, false),
+            FlowKey::Remote(scope, remote) => (scope.netns, remote.port, true),
+            FlowKey::Rest => return,
+        };
+        let entered = (since.latest(), key);
         if self.last.is_some_and(|(last, oldest)| last == port && oldest <= entered) || now.since(entered.0) < MIN_AGE {
             return;
         }
@@ -74,7 +78,12 @@ impl PortWatch {
 
     /// The ports that are watched.
     pub(crate) fn ports(&self) -> impl Iterator<Item = WatchedPort> {
-        self.watched.iter().map(|((netns, port), (since, _))| WatchedPort { netns: *netns, port: *port, since: *since })
+        self.watched.iter().map(|((netns, port, remote), (since, _))| WatchedPort {
+            netns: *netns,
+            port: *port,
+            remote: *remote,
+            since: *since,
+        })
     }
 }
 

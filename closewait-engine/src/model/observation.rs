@@ -301,18 +301,20 @@ pub enum InspectionFact {
     },
 }
 
-/// Port that the kernel program counts closes of.
+/// Port that the kernel program watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WatchedPort {
     /// Network namespace; `None` where records do not tell.
     pub netns: Option<u32>,
-    /// Local port.
+    /// Local port of a server, or remote port of clients.
     pub port: u16,
+    /// Whether it is a remote port: of those, the kernel program keeps when each connection was opened.
+    pub remote: bool,
     /// Onset: entry of the oldest socket that is still in CLOSE_WAIT.
     pub since: BootTime,
 }
 
-/// Closes of a watched port: of connections that the program ended, in any state but CLOSE_WAIT, and on which it had sent data
+/// Closes of a watched port: of connections that the program ended, in any state, and on which it had sent data
 /// since the onset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortCloses {

@@ -79,7 +79,7 @@ fn an_inspection_asks_for_closes_and_other_ends() {
     let request = requests(&mut engine).remove(0);
     assert_eq!((request.processes, request.connections_of), (vec![7], vec![7]));
     let Socket { netns, local, remote, .. } = server();
-    assert_eq!(request.closes_of, [WatchedPort { netns, port: local.port, since: at(0) }]);
+    assert_eq!(request.closes_of, [WatchedPort { netns, port: local.port, remote: false, since: at(0) }]);
     let question = request.peer_ends_of[0];
     assert_eq!((question.key, question.netns, question.local, question.remote), (KEY, netns, local, remote));
 }

@@ -42,29 +42,33 @@ fn the_rules_are_those_of_this_version_of_the_protocol() {
 }
 
 /// Names of all rules of sockets that stay.
-const NAMES: [&str; 22] = [
-    "abandoned_response",
+const NAMES: [&str; 26] = [
     "accept_stopped",
-    "close_missing",
-    "event_loop_blocked",
+    "accumulates",
+    "blocked",
+    "busy_thread",
+    "client_undecided",
+    "forgotten",
+    "fresh",
     "gone",
-    "growing_pool",
     "half_close",
-    "hung_since",
     "inherited",
     "never_accepted",
-    "never_read",
-    "peer_event",
+    "no_demand",
+    "owner_stopped",
+    "partly_blocked",
+    "peers_wait",
     "pool",
-    "probe",
     "proxy_wait",
-    "response_leaked",
+    "queue",
+    "sending",
+    "serves_others",
     "shared",
     "slow",
-    "transient",
-    "unanswered",
+    "too_early",
     "unheld",
-    "young",
+    "unread_response",
+    "working",
 ];
 
 /// As [`sample`] is encoded.

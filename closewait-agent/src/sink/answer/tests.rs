@@ -272,7 +272,7 @@ fn items_that_do_not_belong_together_are_refused() {
 #[test]
 fn a_verdict_of_no_rule_is_refused() {
     let bytes = with_full_view(|view| encoded(view, None, ListContent::Sockets));
-    let known = b"close_missing";
+    let known = b"slow";
     let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
     let mut other = bytes;
     other[at] = b'x';

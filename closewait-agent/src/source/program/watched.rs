@@ -24,7 +24,7 @@ impl KernelPrograms {
     /// If a map cannot be written.
     pub fn watch_ports(&mut self, ports: &[WatchedPort]) -> Result<(), KernelProgramError> {
         let wanted: BTreeMap<u64, u64> =
-            ports.iter().filter_map(|port| Some((key(port.netns?, port.port), port.since.0))).collect();
+            ports.iter().filter_map(|port| Some((key(port.netns?, port.port, port.remote), port.since.0))).collect();
         let name = names::WATCHED;
         let failed = |source| KernelProgramError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(KernelProgramError::Missing(name))?;
@@ -68,7 +68,7 @@ impl KernelPrograms {
         let mut closes = Vec::new();
         for port in ports {
             let Some(netns) = port.netns else { continue };
-            let key = key(netns, port.port);
+            let key = key(netns, port.port, port.remote);
             if watched.get(&key) != Some(&port.since.0) {
                 continue;
             }

@@ -30,9 +30,11 @@ pub struct ClientFacts {
 }
 
 impl ClientFacts {
-    /// Reads the sockets of a group; `onset` is the entry of the oldest.
-    pub(crate) fn of<'a>(sockets: impl Iterator<Item = (&'a Socket, Since)>, onset: BootTime) -> Self {
+    /// Reads the sockets of a group; `onset` is the entry of the oldest. With `watched`, the opener of each connection that was
+    /// made after the onset is known, so that one without was made before.
+    pub(crate) fn of<'a>(sockets: impl Iterator<Item = (&'a Socket, Since)>, onset: BootTime, watched: bool) -> Self {
         let (mut facts, mut entries) = (Self::default(), Vec::new());
+        facts.opened_after_onset = watched.then_some(0);
         for (socket, since) in sockets {
             let Since::Exact(entered) = since else { continue };
             entries.push(entered);
@@ -88,7 +90,7 @@ mod tests {
     }
 
     fn facts(sockets: &[Socket]) -> ClientFacts {
-        ClientFacts::of(sockets.iter().map(|socket| (socket, Since::Exact(ENTERED))), ENTERED)
+        ClientFacts::of(sockets.iter().map(|socket| (socket, Since::Exact(ENTERED))), ENTERED, false)
     }
 
     #[test]

@@ -69,10 +69,12 @@ impl Sources<'_> {
             waits: self.waits(&pids, members),
             sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
             eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
-            clients: if is_server {
-                ClientFacts::default()
-            } else {
-                ClientFacts::of(members.iter().map(|(_, one)| (&one.socket, one.since)), onset)
+            clients: match self.flow_key {
+                FlowKey::Remote(scope, remote) => {
+                    let watched = self.host_context.watches_remote(scope.netns, remote.port);
+                    ClientFacts::of(members.iter().map(|(_, one)| (&one.socket, one.since)), onset, watched)
+                }
+                FlowKey::Port(..) | FlowKey::Rest => ClientFacts::default(),
             },
         }
     }

@@ -195,7 +195,7 @@ mod tests {
         evidence.late_exits = Some(LateExits::default());
         evidence.siblings = Some(Siblings::default());
         evidence.closes = Some(crate::model::PortCloses {
-            port: crate::model::WatchedPort { netns: None, port: 8080, since: crate::time::BootTime(0) },
+            port: crate::model::WatchedPort { netns: None, port: 8080, remote: false, since: crate::time::BootTime(0) },
             count: 0,
             last: None,
         });

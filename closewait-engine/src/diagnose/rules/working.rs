@@ -46,10 +46,10 @@ impl Rule for Working {
             class,
             certainty,
             text: format!(
-                "{limited} of {owner} with a timeout, and they have become more with the sockets: each seems to work on one{others}",
+                "{limited} with a timeout, as many as there are sockets more than before: each seems to work on one{others}",
                 limited = match waits.limited {
-                    1 => "1 thread waits".to_owned(),
-                    many => format!("{many} threads wait"),
+                    1 => format!("1 thread of {owner} waits"),
+                    many => format!("{many} threads of {owner} wait"),
                 },
                 others = if serves { ", and others are served" } else { "" },
             ),

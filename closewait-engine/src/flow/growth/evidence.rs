@@ -15,7 +15,7 @@ use crate::{
     flow::port_watch::OldestOfPorts,
     model::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
-        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
+        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task, Verdict,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -33,6 +33,8 @@ const MAX_REFRESHED: usize = 32;
 const MAX_TOP_REMOTES: usize = 3;
 /// Maximum number of reported owners, those of most sockets first.
 const MAX_OWNERS: usize = 8;
+/// Time to a limit below which sockets that pile up are an incident, whatever explains them.
+const NEAR: Duration = Duration::from_secs(3600);
 
 /// Limit with its used amount at the last reading.
 #[derive(Clone, Copy)]
@@ -158,6 +160,7 @@ impl Engine {
             .collect();
         for (flow_key, pileup) in pileups {
             let Some(flows) = &mut self.flows else { return };
+            let pileup = pileup.filter(|pileup| !is_benign(pileup));
             let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
             let said = flows.said(flow_key, asked, count);
             if let Some(((began, again), pileup)) = said.zip(pileup) {
@@ -289,6 +292,14 @@ impl Engine {
             evidence,
         })
     }
+}
+
+/// Whether sockets that pile up are no incident: the verdict explains them without a fault of the program, and no limit is near.
+fn is_benign(pileup: &Pileup) -> bool {
+    let Verdict { class, certainty, .. } = &pileup.verdict;
+    let explained =
+        matches!(class, Class::Transient | Class::Pool | Class::HalfClose) && *certainty <= Certainty::Medium;
+    explained && pileup.forecast.as_ref().is_none_or(|forecast| forecast.left > NEAR)
 }
 
 impl Course {

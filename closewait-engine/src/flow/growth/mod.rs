@@ -211,11 +211,16 @@ impl Growth {
         matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
-    /// Takes in that the incident is reported at `at` with `count` sockets; 0 ends the suspicion. Returns the time of
-    /// the first report, and whether that was an earlier one.
+    /// Takes in that the incident is reported at `at` with `count` sockets; with 0 it is not, and growth is suspected again if it
+    /// goes on. Returns the time of the first report, and whether that was an earlier one.
     pub(crate) fn said(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         if count == 0 {
-            self.state = GrowthState::Quiet;
+            self.state = match self.state {
+                GrowthState::Suspected(Some(active)) => GrowthState::Active(active),
+                GrowthState::Suspected(None) | GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => {
+                    GrowthState::Quiet
+                }
+            };
             return None;
         }
         let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
