@@ -16,7 +16,7 @@ pub(super) const MAX_CONNECTIONS: usize = 65_536;
 pub(super) struct Connections {
     processes: BTreeMap<u32, ProcessConnections>,
     /// What the reads that go on have found so far.
-    found: BTreeMap<u32, Found>,
+    found: BTreeMap<u32, FoundConnections>,
     /// Processes that were asked for, and whose read has not ended.
     reading: BTreeSet<u32>,
     /// Time at which each process was last asked for.
@@ -34,7 +34,7 @@ struct ProcessConnections {
 
 /// What a read has found so far.
 #[derive(Debug, Default)]
-struct Found {
+struct FoundConnections {
     peers: Vec<ProxyPeer>,
     dropped: bool,
 }
@@ -64,7 +64,7 @@ impl Connections {
 
     /// All connections of a process were read at `at`.
     pub(super) fn read(&mut self, pid: u32, at: BootTime) {
-        let Found { peers, dropped } = self.found.remove(&pid).unwrap_or_default();
+        let FoundConnections { peers, dropped } = self.found.remove(&pid).unwrap_or_default();
         self.reading.remove(&pid);
         self.processes.insert(pid, ProcessConnections { peers, read: (!dropped).then_some(at) });
     }
@@ -73,7 +73,7 @@ impl Connections {
     /// process that was never read has no connections.
     pub(super) fn inspection_ended(&mut self) {
         for pid in std::mem::take(&mut self.reading) {
-            if let Some(Found { peers, .. }) = self.found.remove(&pid) {
+            if let Some(FoundConnections { peers, .. }) = self.found.remove(&pid) {
                 self.processes.insert(pid, ProcessConnections { peers, read: None });
             } else if self.read_at(pid).is_none() {
                 self.processes.remove(&pid);

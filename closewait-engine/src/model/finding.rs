@@ -228,7 +228,6 @@ pub struct PeerQuestion {
 }
 
 /// What the engine wants done.
-#[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Show this.
