@@ -38,6 +38,7 @@ impl Play {
         let config = Config {
             stuck_after,
             events: Events::All,
+            reads_progress: true,
             ..Config::default()
         };
         Self { engine: Engine::new(config, began), numbering: Numbering::default(), text: Text::new(false), lines: Vec::new() }

@@ -14,7 +14,7 @@ pub(super) const BEGAN: BootTime = BootTime(1_000_000_000);
 pub(super) const DECODER: Decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
 
 pub(super) fn config() -> Config {
-    Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, ..Config::default() }
+    Config { stuck_after: STUCK_AFTER, events: Events::All, max_tracked: 10, reads_progress: true, ..Config::default() }
 }
 
 fn start() -> Start {

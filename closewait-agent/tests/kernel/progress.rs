@@ -83,11 +83,10 @@ impl Probe {
 
 /// Other connections of this process in a namespace, by the local port.
 fn connections(facts: &[InspectionFact], ns: &Namespace) -> Vec<ProxyPeer> {
-    let of = |fact: &InspectionFact| match fact {
-        InspectionFact::ProxyPeer { peer, owner } if owner.task.pid == process::id() => {
-            (peer.socket.netns == u32::try_from(ns.inode).ok()).then(|| (**peer).clone())
-        }
-        _ => None,
+    let of = |fact: &InspectionFact| {
+        let InspectionFact::ProxyPeer { peer, owner } = fact else { return None };
+        let is_own = owner.task.pid == process::id() && peer.socket.netns == u32::try_from(ns.inode).ok();
+        is_own.then(|| (**peer).clone())
     };
     facts.iter().filter_map(of).collect()
 }
@@ -215,10 +214,7 @@ fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
 
 /// The last count of a port.
 fn closes(facts: &[InspectionFact], ns: &Namespace, port: u16) -> Option<PortCloses> {
-    let of = |fact: &InspectionFact| match fact {
-        InspectionFact::Closes(closes) => Some(*closes),
-        _ => None,
-    };
+    let of = |fact: &InspectionFact| if let InspectionFact::Closes(closes) = fact { Some(*closes) } else { None };
     let own = |closes: &PortCloses| closes.port.netns == u32::try_from(ns.inode).ok() && closes.port.port == port;
     facts.iter().filter_map(of).filter(own).last()
 }
@@ -288,15 +284,16 @@ fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
         let port = |address: SocketAddr| address.port();
         (socket.local.port, socket.remote.port) == (port(server.local), port(server.remote))
     };
-    let key = facts.iter().find_map(|fact| match fact {
-        Observation::Socket(SocketEvent::Enter { key, socket, .. }) if is_own(socket) => Some(*key),
-        _ => None,
-    })?;
-    let ends = facts.iter().filter_map(|fact| match fact {
-        Observation::Inspection(InspectionFact::PeerEnd { key: of, end, .. }) if *of == key => Some(*end),
-        _ => None,
-    });
-    ends.last()
+    let entered = |fact: &Observation| {
+        let Observation::Socket(SocketEvent::Enter { key, socket, .. }) = fact else { return None };
+        is_own(socket).then_some(*key)
+    };
+    let own = facts.iter().find_map(entered)?;
+    let end = |fact: &Observation| {
+        let Observation::Inspection(InspectionFact::PeerEnd { key, end, .. }) = fact else { return None };
+        (*key == own).then_some(*end)
+    };
+    facts.iter().filter_map(end).last()
 }
 
 #[test]

@@ -232,7 +232,6 @@ pub struct PeerQuestion {
 }
 
 /// Finding, or task for the agent.
-#[expect(clippy::large_enum_variant, reason = "nearly all are findings, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Show this.

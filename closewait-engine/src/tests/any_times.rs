@@ -159,7 +159,7 @@ proptest! {
         began in time(),
         stuck_after in prop_oneof![Just(Duration::from_secs(10)), Just(Duration::MAX), Just(Duration::from_nanos(1))],
     ) {
-        let mut engine = Engine::new(Config { stuck_after, ..config(Events::All) }, began);
+        let mut engine = Engine::new(Config { stuck_after, reads_progress: true, ..config(Events::All) }, began);
         for step in steps {
             match step {
                 Step::Fact(fact) => engine.handle(*fact),
@@ -200,7 +200,7 @@ proptest! {
     #[test]
     fn findings_do_not_depend_on_the_seeds_of_tables(crowd in crowd()) {
         let run = || {
-            let mut engine = Engine::new(Config { max_tracked: 20, ..config(Events::All) }, BootTime(0));
+            let mut engine = Engine::new(Config { max_tracked: 20, reads_progress: true, ..config(Events::All) }, BootTime(0));
             let mut found = Vec::new();
             for (number, port, enters, at) in &crowd {
                 let at = BootTime(at * 1_000_000_000);

@@ -178,7 +178,7 @@ struct World {
 impl World {
     fn new(cookies: bool) -> Self {
         let kernel = Kernel::new(cookies);
-        let engine = Engine::new(config(Events::All), kernel.now());
+        let engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, kernel.now());
         Self { kernel, engine, scanned: VecDeque::new() }
     }
 
@@ -202,7 +202,7 @@ impl World {
                 self.walk();
             }
             Step::Restart => {
-                self.engine = Engine::new(config(Events::All), self.kernel.now());
+                self.engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, self.kernel.now());
                 self.scanned.clear();
                 // What the one before had missed is nothing to this one, unless it reads of the entering yet.
                 if self.kernel.ring.is_empty() {

@@ -16,13 +16,9 @@ fn server() -> Socket {
 }
 
 fn watched(engine: &mut Engine) -> Vec<Vec<(u16, BootTime)>> {
-    let ports = |output| match output {
-        Output::WatchPorts(ports) => {
-            Some(ports.iter().map(|port: &WatchedPort| (port.port, port.since)).collect::<Vec<_>>())
-        }
-        _ => None,
-    };
-    outputs(engine).into_iter().filter_map(ports).collect()
+    let ports = |output| if let Output::WatchPorts(ports) = output { Some(ports) } else { None };
+    let of = |ports: Vec<WatchedPort>| ports.iter().map(|port| (port.port, port.since)).collect();
+    outputs(engine).into_iter().filter_map(ports).map(of).collect()
 }
 
 fn requests(engine: &mut Engine) -> Vec<InspectionRequest> {
@@ -114,11 +110,14 @@ fn an_answer_waits_for_an_inspection_if_the_last_one_is_old() {
         engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended: false });
         engine.handle(QueryEvent::Refreshed { query });
         engine.handle(ScanEnd::Owners);
-        let commands = outputs(&mut engine).into_iter().filter_map(|output| match output {
-            Output::Query(QueryCommand::Inspect { request, .. }) => Some(request.processes),
-            _ => None,
-        });
-        commands.collect::<Vec<_>>()
+        let processes = |output| {
+            if let Output::Query(QueryCommand::Inspect { request, .. }) = output {
+                Some(request.processes)
+            } else {
+                None
+            }
+        };
+        outputs(&mut engine).into_iter().filter_map(processes).collect::<Vec<_>>()
     };
     assert_eq!(ask(QueryId(1), 11_000), Vec::<Vec<u32>>::new(), "there was one just now");
     assert_eq!(ask(QueryId(2), 21_000), [[7]]);

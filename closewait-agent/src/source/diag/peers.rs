@@ -10,6 +10,7 @@ use std::{
 };
 
 use closewait_common::tcp::state;
+use rustix::process::{Resource, getrlimit};
 
 use super::{
     DiagError, Netlink,
@@ -24,6 +25,8 @@ use closewait_engine::{
 
 /// Number of network namespaces that are looked into.
 const MAX_NAMESPACES: usize = 64;
+/// Part of the descriptors that this process may have open: with few of them, few namespaces are looked into.
+const DESCRIPTORS_PART: u64 = 16;
 /// Time for the answers to all questions of one inspection.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Interval at which the agent lets go of namespaces that are gone: its socket would keep one alive.
@@ -46,8 +49,10 @@ impl PeerLookup {
     /// Opens a socket to the namespace of this process and to others that can be entered.
     pub fn open(&mut self) {
         self.released = Some(clock::now());
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX).min(MAX_NAMESPACES);
         for namespace in netns::all() {
-            if self.namespaces.len() >= MAX_NAMESPACES {
+            if self.namespaces.len() >= most {
                 log::debug!("some network namespaces are not looked into for the other ends of connections");
                 return;
             }
