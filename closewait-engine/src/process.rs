@@ -16,8 +16,8 @@ use super::{
     workload::Workload,
 };
 
-/// A thread that uses so much of one CPU, in thousandths, has no time for anything else.
-const BUSY_PERMILLE: u32 = 900;
+/// From this share of a CPU on, in thousandths, a busy thread is not said to get less than it wants.
+const ALL_PERMILLE: u32 = 900;
 /// Parts of the description of what a process does.
 const PARTS: usize = 2;
 
@@ -93,13 +93,22 @@ impl Process {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    /// The share of a CPU that its busiest thread uses, in thousandths, if that is nearly all of one. Where one thread
-    /// serves all connections, only that one counts.
+    /// The share of a CPU that its busiest thread uses, in thousandths, if it uses nearly all of one, or wanted one nearly all
+    /// the time and got less: other threads or a limit of its cgroup took the rest. Where one thread serves all connections,
+    /// only that one counts.
     pub fn busy_thread(&self) -> Option<u32> {
-        let share = |group: &ThreadGroup| {
-            if self.is_event_loop_runtime() { group.main_permille } else { group.busiest_permille }
+        let shares = |group: &ThreadGroup| {
+            if self.is_event_loop_runtime() {
+                (group.main_permille, group.main_wanted_permille)
+            } else {
+                (group.busiest_permille, group.busiest_wanted_permille)
+            }
         };
-        self.groups.iter().filter_map(share).max().filter(|permille| *permille >= BUSY_PERMILLE)
+        let busy = |group: &ThreadGroup| {
+            let (used, wanted) = shares(group);
+            used.filter(|_| thread::is_busy(used, wanted))
+        };
+        self.groups.iter().filter_map(busy).max()
     }
 
     /// Whether its first thread does all of the work on its sockets.
@@ -134,9 +143,14 @@ impl Process {
     }
 
     fn busy(&self) -> Option<String> {
-        let percent = self.busy_thread()?.min(1000) / 10;
+        let share = self.busy_thread()?.min(1000);
+        let percent = share / 10;
         let who = if self.is_event_loop_runtime() { "the thread of its event loop" } else { "a thread" };
-        Some(format!("{who} runs at {percent} % of a CPU"))
+        Some(if share >= ALL_PERMILLE {
+            format!("{who} runs at {percent} % of a CPU")
+        } else {
+            format!("{who} wants a CPU all the time and gets {percent} % of one")
+        })
     }
 
     fn stuck_in_kernel(&self) -> Option<String> {
@@ -200,6 +214,7 @@ mod tests {
             limit: None,
             wchan: None,
             cpu_permille: Some(0),
+            wanted_permille: Some(0),
             main: false,
         }
     }
@@ -244,6 +259,26 @@ mod tests {
         assert_eq!(process.busy_thread(), None);
         process.runtime = Some(ProgramRuntime::Jvm);
         assert_eq!(process.busy_thread(), Some(990));
+    }
+
+    #[test]
+    fn a_thread_that_shares_its_cpu_is_busy_and_what_it_gets_is_told() {
+        let runs = |used, wanted| {
+            let state = ThreadState::Running;
+            Thread { state, syscall: None, cpu_permille: Some(used), wanted_permille: wanted, ..thread(0, 0) }
+        };
+        let starved = process(None, &[runs(484, Some(990)), runs(600, Some(650))]);
+        assert_eq!(starved.busy_thread(), Some(484), "the other does not want more than it gets");
+        assert_eq!(starved.activity().unwrap(), "a thread wants a CPU all the time and gets 48 % of one");
+        assert_eq!(process(None, &[runs(484, None)]).busy_thread(), None, "what it wanted is unknown");
+        assert_eq!(process(None, &[runs(484, Some(899))]).busy_thread(), None);
+        let mut node = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), runs(484, Some(1000))]);
+        assert_eq!(node.busy_thread(), None);
+        node.groups = group(&[main(runs(120, Some(1000)))]);
+        assert_eq!(
+            node.activity().unwrap(),
+            "the thread of its event loop wants a CPU all the time and gets 12 % of one"
+        );
     }
 
     #[test]

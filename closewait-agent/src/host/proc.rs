@@ -20,7 +20,7 @@ use std::{
 
 pub use self::{
     mounts::Mounts,
-    parse::{Call, Stat, Status},
+    parse::{Call, SchedStat, Stat, Status},
     program::{Linker, linker},
 };
 
@@ -159,10 +159,10 @@ pub fn open_files_limit(process: &Path) -> io::Result<Option<u64>> {
     Ok(parse::open_files_limit(&read(&process.join("limits"), SMALL)?))
 }
 
-/// CPU time of a thread in nanoseconds, as of its last tick or switch; `None` where the kernel does not keep it
-/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has it in ticks.
-pub fn run_ns(thread: &Path) -> Option<u64> {
-    parse::run_ns(&read(&thread.join("schedstat"), SMALL).ok()?)
+/// CPU time of a thread, and the time that it waited for a CPU; `None` where the kernel does not keep them
+/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has the CPU time in ticks.
+pub fn schedstat(thread: &Path) -> Option<SchedStat> {
+    SchedStat::parse(&read(&thread.join("schedstat"), SMALL).ok()?)
 }
 
 /// The system call that a thread is in; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at v5.10).
@@ -269,7 +269,8 @@ mod tests {
         assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
         let threads = threads(&own, 8).unwrap();
         assert_eq!(threads[0].0, process::id());
-        assert!(run_ns(&threads[0].1).is_some());
+        assert!(schedstat(&threads[0].1).is_some());
+        assert!(status(&threads[0].1).unwrap().voluntary_switches.is_some());
         assert_ne!(open_files_limit(&own).unwrap(), Some(0));
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Reading, Reads, THREADS, permille, runtime};
+use super::{Reading, Reads, THREADS, runtime, shares};
 use crate::{
     clock,
     host::{
@@ -199,7 +199,9 @@ impl ProcessRead {
             Some(Ok(Some(last))) => {
                 let last: BTreeMap<u32, Reading> = last.into_iter().map(|reading| (reading.tid, reading)).collect();
                 for (first, thread) in threads.iter_mut() {
-                    thread.cpu_permille = last.get(&first.tid).and_then(|last| permille(*first, *last, window));
+                    let shares = last.get(&first.tid).and_then(|last| shares(*first, *last, window));
+                    thread.cpu_permille = shares.map(|shares| shares.used);
+                    thread.wanted_permille = shares.and_then(|shares| shares.wanted);
                 }
             }
             Some(Err(why)) => process.unseen.push(why),
@@ -278,6 +280,7 @@ fn thread(
         limit: call.filter(|_| waits).and_then(limit),
         wchan,
         cpu_permille: None,
+        wanted_permille: None,
         main,
     };
     Some((Reading::from(folder, tid, &stat), thread))
