@@ -43,3 +43,4 @@ mod privileges;
 mod recording;
 mod unresponsive;
 mod user_paths;
+mod waits;

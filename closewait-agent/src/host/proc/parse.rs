@@ -112,16 +112,37 @@ pub(super) fn open_files_limit(text: &[u8]) -> Option<u64> {
     number(words(line).next()?)
 }
 
-/// The path in the line `0::PATH`, else in `N:name=systemd:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
-pub(super) fn cgroup(text: &[u8]) -> Option<Vec<u8>> {
-    let unified = lines(text).find_map(|line| line.strip_prefix(b"0::"));
-    let systemd = || {
-        lines(text).find_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            line.get(colon..)?.strip_prefix(b":name=systemd:")
-        })
-    };
-    unified.or_else(systemd).map(<[u8]>::to_owned)
+/// What `cgroup` says of a process: lines `NUMBER:CONTROLLERS:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupPaths {
+    /// The cgroup that names what runs in it: that of the unified hierarchy if there is one, else that of systemd.
+    pub named: Option<Vec<u8>>,
+    /// The cgroup in the unified hierarchy.
+    pub unified: Option<Vec<u8>>,
+    /// The cgroup in the hierarchy of cgroup v1 that has the freezer.
+    pub freezer: Option<Vec<u8>>,
+}
+
+impl CgroupPaths {
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let mut paths = Self::default();
+        let mut systemd = None;
+        for line in lines(text) {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            let (Some(number), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            let of = match (number, controllers) {
+                (b"0", b"") => &mut paths.unified,
+                (_, b"name=systemd") => &mut systemd,
+                _ if controllers.split(|byte| *byte == b',').any(|name| name == b"freezer") => &mut paths.freezer,
+                _ => continue,
+            };
+            of.get_or_insert_with(|| path.to_owned());
+        }
+        paths.named = paths.unified.clone().or(systemd);
+        paths
+    }
 }
 
 /// The first of `names` with which the name of a mapped file begins. The path is the sixth field of a line
@@ -155,7 +176,7 @@ pub(super) fn fuzz(text: &[u8]) {
     }
     let call = Call::parse(text);
     assert!(call.is_none_or(|call| call.number >= 0));
-    drop((Status::parse(text), open_files_limit(text), SchedStat::parse(text), cgroup(text)));
+    drop((Status::parse(text), open_files_limit(text), SchedStat::parse(text), CgroupPaths::parse(text)));
     let _library = mapped(text, &["libjvm.so", "libpython"]);
 }
 
@@ -200,9 +221,12 @@ mod tests {
 
     #[test]
     fn the_unified_cgroup_comes_before_that_of_systemd() {
-        assert_eq!(cgroup(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
-        assert_eq!(cgroup(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
-        assert_eq!(cgroup(b"4:cpu:/x\n"), None);
+        let named = |text| CgroupPaths::parse(text).named;
+        assert_eq!(named(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
+        assert_eq!(named(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
+        assert_eq!(named(b"4:cpu:/x\n"), None);
+        let paths = CgroupPaths::parse(b"9:devices,freezer:/f\n4:xfreezer:/x\n0::/u\n0:\n");
+        assert_eq!((paths.freezer.as_deref(), paths.unified.as_deref()), (Some(&b"/f"[..]), Some(&b"/u"[..])));
     }
 
     #[test]
@@ -216,7 +240,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             drop((Stat::parse(&bytes), Status::parse(&bytes), Call::parse(&bytes), open_files_limit(&bytes)));
-            drop((SchedStat::parse(&bytes), cgroup(&bytes), mapped(&bytes, &["libjvm.so"])));
+            drop((SchedStat::parse(&bytes), CgroupPaths::parse(&bytes), mapped(&bytes, &["libjvm.so"])));
         }
 
         #[test]
