@@ -1,12 +1,16 @@
 //! Identity of a process, and the state of its threads.
 
+mod next_step;
 mod runtime;
 mod syscall;
 mod thread;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    next_step::{NextStep, Tool},
     runtime::ProgramRuntime,
     syscall::{Syscall, SyscallArgs, WaitKind, WaitLimit},
     thread::{Thread, ThreadGroup, ThreadState, group},
@@ -16,8 +20,8 @@ use super::{
     workload::Workload,
 };
 
-/// A thread that uses so much of one CPU, in thousandths, has no time for anything else.
-const BUSY_PERMILLE: u32 = 900;
+/// From this share of a CPU on, in thousandths, a busy thread is not said to get less than it wants.
+const ALL_PERMILLE: u32 = 900;
 /// Parts of the description of what a process does.
 const PARTS: usize = 2;
 
@@ -38,6 +42,15 @@ pub struct Process {
     pub exe: Option<String>,
     /// Runtime of the program, if it is a known one.
     pub runtime: Option<ProgramRuntime>,
+    /// The version of its runtime, as that writes it; `None` where it is not read.
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub runtime_version: Option<String>,
+    /// The signals that it catches: bit 0 is signal 1.
+    #[serde(default)]
+    pub signals_caught: Option<u64>,
+    /// The tools that exist on its host: the engine adds them to each process that it takes in.
+    #[serde(skip)]
+    pub tools: Option<BTreeSet<Tool>>,
     /// Descriptors that it has open.
     pub fds_open: Option<u64>,
     /// The descriptor at which opening more fails: the soft limit `RLIMIT_NOFILE`.
@@ -55,6 +68,10 @@ pub struct Process {
     /// Whether its cgroup is frozen, by `cgroup.freeze` or the freezer of cgroup v1; `None` if that was not read.
     #[serde(default)]
     pub frozen: Option<bool>,
+    /// The file into which a state was written that freezes it: `cgroup.freeze`, or `freezer.state` of cgroup v1; `None` if
+    /// that is unknown, or it is not frozen.
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub frozen_by: Option<String>,
     /// Facts that could not be read, with the reason, one sentence each.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
@@ -70,6 +87,9 @@ impl Process {
             parent: None,
             exe: None,
             runtime: None,
+            runtime_version: None,
+            signals_caught: None,
+            tools: None,
             fds_open: None,
             fds_limit: None,
             threads: None,
@@ -78,14 +98,21 @@ impl Process {
             groups: Vec::new(),
             cpu_permille: None,
             frozen: None,
+            frozen_by: None,
             unseen: Vec::new(),
         }
     }
 
     /// Describes the state of the threads with the two most telling statements; `None` if there is none.
     pub fn activity(&self) -> Option<String> {
+        if self.frozen == Some(true) {
+            return Some("its cgroup is frozen".to_owned());
+        }
+        if self.is_stopped() {
+            return Some("it is stopped, by a signal or a debugger".to_owned());
+        }
         let parts: Vec<String> =
-            [self.stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
+            [self.some_stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
                 .into_iter()
                 .flatten()
                 .take(PARTS)
@@ -93,19 +120,55 @@ impl Process {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    /// The share of a CPU that its busiest thread uses, in thousandths, if that is nearly all of one. Where one thread
-    /// serves all connections, only that one counts.
+    /// The share of a CPU that its busiest thread uses, in thousandths, if it uses nearly all of one, or wanted one nearly all
+    /// the time and got less: other threads or a limit of its cgroup took the rest. Where one thread serves all connections,
+    /// only that one counts.
     pub fn busy_thread(&self) -> Option<u32> {
-        let share = |group: &ThreadGroup| {
-            if self.is_event_loop_runtime() { group.main_permille } else { group.busiest_permille }
+        let shares = |group: &ThreadGroup| {
+            if self.is_event_loop_runtime() {
+                (group.main_permille, group.main_wanted_permille)
+            } else {
+                (group.busiest_permille, group.busiest_wanted_permille)
+            }
         };
-        self.groups.iter().filter_map(share).max().filter(|permille| *permille >= BUSY_PERMILLE)
+        let busy = |group: &ThreadGroup| {
+            let (used, wanted) = shares(group);
+            used.filter(|_| thread::is_busy(used, wanted))
+        };
+        self.groups.iter().filter_map(busy).max()
+    }
+
+    /// What it does that could explain why its sockets stay.
+    pub fn occupation(&self) -> Occupation {
+        if self.frozen == Some(true) || self.is_stopped() {
+            return Occupation::Halted;
+        }
+        if self.busy_thread().is_some() {
+            return Occupation::Busy;
+        }
+        // Where the first thread only waits for the others, as in a JVM, the others count.
+        let main = self.groups.iter().find(|group| group.has_main).map_or(Occupation::Unknown, occupation_of);
+        let in_kernel = self.groups.iter().any(|group| group.state == ThreadState::DiskSleep);
+        main.max(if in_kernel { Occupation::Blocked } else { Occupation::Unknown })
+    }
+
+    /// Whether a signal or a debugger has stopped all of its threads, as far as they were inspected. Threads that have ended
+    /// do not count.
+    pub fn is_stopped(&self) -> bool {
+        let stopped = self.in_state(ThreadState::Stopped);
+        stopped > 0 && stopped + self.in_state(ThreadState::Zombie) == self.threads_seen
     }
 
     /// Whether its first thread does all of the work on its sockets.
     pub fn is_event_loop_runtime(&self) -> bool {
         match self.runtime {
-            Some(ProgramRuntime::Node | ProgramRuntime::Nginx) => true,
+            Some(
+                ProgramRuntime::Node
+                | ProgramRuntime::Nginx
+                | ProgramRuntime::Redis
+                | ProgramRuntime::PgBouncer
+                | ProgramRuntime::Squid,
+            ) => true,
             // One loop for each thread.
             Some(ProgramRuntime::HaProxy) => self.threads == Some(1),
             Some(
@@ -118,25 +181,37 @@ impl Process {
                 | ProgramRuntime::Envoy
                 | ProgramRuntime::Postgres
                 | ProgramRuntime::Beam
-                | ProgramRuntime::Perl,
+                | ProgramRuntime::Perl
+                | ProgramRuntime::MySql
+                | ProgramRuntime::Memcached
+                | ProgramRuntime::Apache
+                | ProgramRuntime::Varnish
+                | ProgramRuntime::Inetd,
             )
             | None => false,
         }
     }
 
-    fn stopped(&self) -> Option<String> {
-        let group = self.groups.iter().find(|group| group.state == ThreadState::Stopped)?;
-        Some(if group.count == self.threads_seen {
-            "it is stopped, by a signal or a debugger".to_owned()
-        } else {
-            format!("{} stopped, by a signal or a debugger", self.threads_are(group.count, "is", "are"))
-        })
+    fn some_stopped(&self) -> Option<String> {
+        let count = self.in_state(ThreadState::Stopped);
+        let are = || self.threads_are(count, "is", "are");
+        (count > 0).then(|| format!("{} stopped, by a signal or a debugger", are()))
+    }
+
+    /// Threads that were inspected in this state.
+    fn in_state(&self, state: ThreadState) -> u32 {
+        self.groups.iter().filter(|group| group.state == state).map(|group| group.count).sum()
     }
 
     fn busy(&self) -> Option<String> {
-        let percent = self.busy_thread()?.min(1000) / 10;
+        let share = self.busy_thread()?.min(1000);
+        let percent = share / 10;
         let who = if self.is_event_loop_runtime() { "the thread of its event loop" } else { "a thread" };
-        Some(format!("{who} runs at {percent} % of a CPU"))
+        Some(if share >= ALL_PERMILLE {
+            format!("{who} runs at {percent} % of a CPU")
+        } else {
+            format!("{who} wants a CPU all the time and gets {percent} % of one")
+        })
     }
 
     fn stuck_in_kernel(&self) -> Option<String> {
@@ -187,6 +262,33 @@ impl Process {
     }
 }
 
+/// What a process does that could explain why its sockets stay; what explains more comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Occupation {
+    /// Nothing tells.
+    Unknown,
+    /// Its first thread waits for an event, a connection, a child process or a signal, as the first process of a server does
+    /// that others work for.
+    Idle,
+    /// Its first thread sleeps, or waits for something else.
+    Waits,
+    /// Its first thread waits for a lock or for one descriptor, or a thread cannot be interrupted.
+    Blocked,
+    /// A thread has no time for anything else.
+    Busy,
+    /// It is stopped or frozen.
+    Halted,
+}
+
+fn occupation_of(group: &ThreadGroup) -> Occupation {
+    match group.wait() {
+        Some(WaitKind::Events | WaitKind::Accept | WaitKind::Child | WaitKind::Signal) => Occupation::Idle,
+        Some(WaitKind::Sleep | WaitKind::Other) => Occupation::Waits,
+        Some(WaitKind::Lock | WaitKind::Read(_) | WaitKind::Write | WaitKind::FileLock) => Occupation::Blocked,
+        None => Occupation::Unknown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +302,7 @@ mod tests {
             limit: None,
             wchan: None,
             cpu_permille: Some(0),
+            wanted_permille: Some(0),
             main: false,
         }
     }
@@ -247,6 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_shares_its_cpu_is_busy_and_what_it_gets_is_told() {
+        let runs = |used, wanted| {
+            let state = ThreadState::Running;
+            Thread { state, syscall: None, cpu_permille: Some(used), wanted_permille: wanted, ..thread(0, 0) }
+        };
+        let starved = process(None, &[runs(484, Some(990)), runs(600, Some(650))]);
+        assert_eq!(starved.busy_thread(), Some(484), "the other does not want more than it gets");
+        assert_eq!(starved.activity().unwrap(), "a thread wants a CPU all the time and gets 48 % of one");
+        assert_eq!(process(None, &[runs(484, None)]).busy_thread(), None, "what it wanted is unknown");
+        assert_eq!(process(None, &[runs(484, Some(899))]).busy_thread(), None);
+        let mut node = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), runs(484, Some(1000))]);
+        assert_eq!(node.busy_thread(), None);
+        node.groups = group(&[main(runs(120, Some(1000)))]);
+        assert_eq!(
+            node.activity().unwrap(),
+            "the thread of its event loop wants a CPU all the time and gets 12 % of one"
+        );
+    }
+
+    #[test]
     fn one_thread_is_told_once() {
         let told = |number| process(None, &[main(thread(number, 5))]).activity().unwrap();
         assert_eq!(told(7), "its only thread waits in poll");
@@ -258,7 +381,50 @@ mod tests {
     fn a_stopped_process_is_said_to_be() {
         let stopped = Thread { state: ThreadState::Stopped, ..thread(0, 3) };
         let process = process(None, &[stopped.clone(), stopped]);
+        assert!(process.is_stopped());
         assert_eq!(process.activity().unwrap(), "it is stopped, by a signal or a debugger");
+    }
+
+    #[test]
+    fn threads_that_were_stopped_in_different_calls_are_counted_together() {
+        let in_call = |number| Thread { state: ThreadState::Stopped, ..thread(number, 3) };
+        let all = [in_call(0), in_call(7), in_call(202), Thread { state: ThreadState::Zombie, ..thread(0, 0) }];
+        assert!(process(None, &all).is_stopped());
+        assert_eq!(process(None, &all).activity().unwrap(), "it is stopped, by a signal or a debugger");
+        let some = process(None, &[in_call(0), in_call(7), thread(202, 1)]);
+        assert!(!some.is_stopped() && !process(None, &[]).is_stopped());
+        assert_eq!(some.activity().unwrap(), "2 of 3 threads are stopped, by a signal or a debugger");
+    }
+
+    #[test]
+    fn of_a_frozen_process_nothing_else_is_told() {
+        let mut process = process(None, &vec![thread(202, 1); 4]);
+        process.frozen = Some(true);
+        assert_eq!(process.activity().unwrap(), "its cgroup is frozen");
+        process.frozen = Some(false);
+        assert_eq!(process.activity().unwrap(), "4 of 4 threads wait in futex on the same address");
+    }
+
+    #[test]
+    fn who_has_the_work_comes_after_who_waits_for_others() {
+        let occupation = |threads: &[Thread]| process(None, threads).occupation();
+        let running = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(990), ..thread(0, 0) };
+        let in_kernel = Thread { state: ThreadState::DiskSleep, ..thread(0, 3) };
+        let order = [
+            occupation(&[]),
+            occupation(&[main(thread(61, 0)), thread(202, 1)]),
+            occupation(&[main(thread(35, 0))]),
+            occupation(&[main(thread(73, 5)), thread(7, 0), thread(7, 0)]),
+            occupation(&[main(thread(7, 0)), running]),
+            occupation(&[Thread { state: ThreadState::Stopped, ..main(thread(7, 0)) }]),
+        ];
+        use Occupation::{Blocked, Busy, Halted, Idle, Unknown, Waits};
+        assert_eq!(order, [Unknown, Idle, Waits, Blocked, Busy, Halted]);
+        assert!(order.is_sorted());
+        assert_eq!(occupation(&[main(thread(7, 0)), in_kernel]), Blocked);
+        for number in [34, 130, 128, 43, 232] {
+            assert_eq!(occupation(&[main(thread(number, 0))]), Idle, "{number}");
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (seen on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
 //! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
 //! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and of btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
-//! | a path of `mountinfo`, `/var/log/pods`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
+//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | `freezer_mutex` of v1 (`freezer_read`, kernel/cgroup/legacy_freezer.c); nothing of v2 | no | deadline |
+//! | a path of `mountinfo`, `/var/log/pods`, the folders of `PATH`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
 //! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
 //! | `/proc/PID/{comm,limits}`, `schedstat` | no lock that sleeps but those of the folder in `/proc` | | deadline |
 //! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |

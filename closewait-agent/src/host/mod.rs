@@ -9,6 +9,7 @@ pub mod cgroups;
 pub mod confine;
 pub mod deadline;
 pub mod facts;
+pub mod freezer;
 pub mod in_time;
 pub mod limits;
 pub mod memory_limit;
@@ -21,6 +22,7 @@ pub mod poll;
 pub mod proc;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tools;
 pub mod tracefs;
 
 use std::{

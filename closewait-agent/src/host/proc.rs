@@ -20,8 +20,8 @@ use std::{
 
 pub use self::{
     mounts::Mounts,
-    parse::{Call, Stat, Status},
-    program::{Linker, linker},
+    parse::{Call, CgroupPaths, SchedStat, Stat, Status},
+    program::{Linker, linker, read_in_root},
 };
 
 /// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
@@ -159,10 +159,10 @@ pub fn open_files_limit(process: &Path) -> io::Result<Option<u64>> {
     Ok(parse::open_files_limit(&read(&process.join("limits"), SMALL)?))
 }
 
-/// CPU time of a thread in nanoseconds, as of its last tick or switch; `None` where the kernel does not keep it
-/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has it in ticks.
-pub fn run_ns(thread: &Path) -> Option<u64> {
-    parse::run_ns(&read(&thread.join("schedstat"), SMALL).ok()?)
+/// CPU time of a thread, and the time that it waited for a CPU; `None` where the kernel does not keep them
+/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has the CPU time in ticks.
+pub fn schedstat(thread: &Path) -> Option<SchedStat> {
+    SchedStat::parse(&read(&thread.join("schedstat"), SMALL).ok()?)
 }
 
 /// The system call that a thread is in; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at v5.10).
@@ -216,17 +216,17 @@ pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'sta
     Ok(parse::mapped(&read(&process.join("maps"), MAPS)?, names))
 }
 
-/// The path of a process's cgroup, in the unified hierarchy if there is one, else in systemd's.
+/// The paths of a process's cgroups.
 ///
 /// # Errors
 ///
 /// If it has ended.
-pub fn cgroup(process: &Path) -> io::Result<Option<Vec<u8>>> {
-    Ok(parse::cgroup(&read(&process.join("cgroup"), SMALL)?))
+pub fn cgroups(process: &Path) -> io::Result<CgroupPaths> {
+    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), SMALL)?))
 }
 
 /// The first `most` bytes of a file.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -265,11 +265,12 @@ mod tests {
         assert!(descriptors(&own).unwrap().unwrap() >= 3);
         assert_eq!(comm(&own).unwrap(), stat.comm);
         assert!(exe(&own).unwrap().starts_with(b"/"));
-        assert!(cgroup(&own).unwrap().unwrap().starts_with(b"/"));
+        assert!(cgroups(&own).unwrap().named.unwrap().starts_with(b"/"));
         assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
         let threads = threads(&own, 8).unwrap();
         assert_eq!(threads[0].0, process::id());
-        assert!(run_ns(&threads[0].1).is_some());
+        assert!(schedstat(&threads[0].1).is_some());
+        assert!(status(&threads[0].1).unwrap().voluntary_switches.is_some());
         assert_ne!(open_files_limit(&own).unwrap(), Some(0));
     }
 

@@ -28,10 +28,12 @@ use crate::{
         deadline::{self, ItemJob, Patience, Subject, Told},
         netns::{self, Netns},
         pods::{self, Pods},
+        tools,
     },
 };
 use closewait_engine::{
     model::{InspectionFact, InspectionRequest},
+    process::Tool,
     text::harmless_path,
     workload::Workload,
 };
@@ -150,6 +152,9 @@ impl Inspector {
             each(ScanItem::fact(InspectionFact::Location { inode, place }));
         }
         self.conntrack(&request.namespaces, patience, |fact| each(ScanItem::fact(fact)));
+        if request.tools {
+            tools(patience, |fact| each(ScanItem::fact(fact)));
+        }
         sampling
     }
 
@@ -231,6 +236,18 @@ impl Inspector {
         for (netns, conntrack_close_wait) in timeouts {
             each(InspectionFact::Namespace { netns, conntrack_close_wait });
         }
+    }
+}
+
+/// Searches for the tools that next steps run.
+fn tools(patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
+    let search = || tools::existing(&Tool::ALL.map(Tool::name));
+    match deadline::run(Subject::Path("PATH".into()), "the folders of programs", patience, search) {
+        Ok(found) => {
+            let tools = Tool::ALL.into_iter().filter(|tool| found.contains(tool.name())).collect();
+            each(InspectionFact::Tools { at: clock::now(), tools });
+        }
+        Err(why) => log::debug!("the tools of this host are unknown: {why}"),
     }
 }
 

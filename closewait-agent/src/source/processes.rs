@@ -46,9 +46,21 @@ pub struct Sampling {
 struct Reading {
     tid: u32,
     started_ns: u64,
-    /// Nanoseconds; `exact` if not of whole ticks.
+    /// Nanoseconds; of whole ticks if `delay_ns` is unknown.
     cpu_ns: u64,
-    exact: bool,
+    /// Time that it was runnable and waited for a CPU, nanoseconds.
+    delay_ns: Option<u64>,
+    /// How often it had given up its CPU to wait for something; `None` also if it was not runnable.
+    waits: Option<u64>,
+}
+
+/// Shares of one CPU between two readings of one thread, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CpuShares {
+    /// The share that it used.
+    used: u32,
+    /// The share of the time in which it was runnable, on a CPU or not.
+    wanted: Option<u32>,
 }
 
 /// How much of a process is read.
@@ -149,18 +161,34 @@ impl Reading {
     }
 
     fn from(folder: &Path, tid: u32, stat: &proc::Stat) -> Self {
-        let run = proc::run_ns(folder);
-        Self { tid, started_ns: stat.started_ns, cpu_ns: run.unwrap_or(stat.cpu_ns), exact: run.is_some() }
+        let kept = proc::schedstat(folder);
+        let runs = ThreadState::from_letter(stat.state) == ThreadState::Running;
+        let waits = runs.then(|| proc::status(folder).ok()?.voluntary_switches).flatten();
+        Self {
+            tid,
+            started_ns: stat.started_ns,
+            cpu_ns: kept.map_or(stat.cpu_ns, |kept| kept.run_ns),
+            delay_ns: kept.map(|kept| kept.delay_ns),
+            waits,
+        }
     }
 }
 
-/// The share of one CPU, in thousandths. `None` if the two are not of one thread or not of one kind.
-fn permille(first: Reading, last: Reading, window: Duration) -> Option<u32> {
-    let same = (first.tid, first.started_ns, first.exact) == (last.tid, last.started_ns, last.exact);
+/// The shares of one CPU. `None` if the two are not of one thread or not of one kind.
+fn shares(first: Reading, last: Reading, window: Duration) -> Option<CpuShares> {
+    let same =
+        (first.tid, first.started_ns, first.delay_ns.is_some()) == (last.tid, last.started_ns, last.delay_ns.is_some());
     let used = last.cpu_ns.checked_sub(first.cpu_ns).filter(|_| same)?;
-    let share = u128::from(used) * 1000 / u128::from(nanos(window)).max(1);
     // A tick that falls into the window can be longer than the window.
-    u32::try_from(share.min(1000)).ok()
+    let permille = |time: u64| {
+        u32::try_from((u128::from(time) * 1000 / u128::from(nanos(window)).max(1)).min(1000)).unwrap_or(1000)
+    };
+    // One that was runnable both times and has waited for nothing in between was runnable all the time. The kernel counts a
+    // delay when it is over, and with a limit of the cgroup's CPU time, one can be longer than the window.
+    let all_the_time = first.waits.is_some() && first.waits == last.waits;
+    let delayed = || last.delay_ns?.checked_sub(first.delay_ns?);
+    let wanted = if all_the_time { Some(1000) } else { delayed().map(|delay| permille(used.saturating_add(delay))) };
+    Some(CpuShares { used: permille(used), wanted })
 }
 
 /// Finds the locations of sockets that no descriptor refers to, by their inodes, and omits those that it cannot find.

@@ -44,3 +44,4 @@ mod progress;
 mod recording;
 mod unresponsive;
 mod user_paths;
+mod waits;

@@ -162,7 +162,7 @@ impl Drop for Cgroup {
 }
 
 /// Where cgroup v2 is mounted; where it is not, it is mounted for the test.
-fn unified() -> (PathBuf, Option<PathBuf>) {
+pub(crate) fn unified() -> (PathBuf, Option<PathBuf>) {
     let usual = Path::new("/sys/fs/cgroup");
     if usual.join("cgroup.controllers").exists() {
         return (usual.to_owned(), None);

@@ -14,7 +14,7 @@ use crate::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
         SocketKey, SocketLocation, WatchedPort,
     },
-    process::Process,
+    process::{Process, Tool},
     time::BootTime,
     track::tracked_socket::TrackedSocket,
     workload::Workload,
@@ -36,6 +36,8 @@ const MAX_MORE_OWNERS: usize = 65_536;
 const MAX_UNHELD: usize = 4096;
 /// Age at which the state of a process is read again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Age at which the tools of the host are searched for again.
+const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct HostContext {
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
+    /// Tools that exist on this host, and when they were searched for; `None` until then.
+    tools: Option<(BootTime, BTreeSet<Tool>)>,
     owner_quota: Quota,
     /// Number of facts that the last scan dropped, and that the last inspection dropped.
     dropped: [u64; 2],
@@ -77,6 +81,7 @@ impl Default for HostContext {
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
+            tools: None,
             owner_quota: Quota::new(MAX_MORE_OWNERS),
             dropped: [0; 2],
         }
@@ -131,7 +136,8 @@ impl HostContext {
     /// Takes in part of the result of an inspection.
     pub(crate) fn learn(&mut self, fact: InspectionFact) {
         match fact {
-            InspectionFact::Process { at, process } => {
+            InspectionFact::Process { at, mut process } => {
+                process.tools = self.tools.as_ref().map(|(_, tools)| tools.clone());
                 self.inspected.insert(process.pid, at);
                 let samples = self.wait_samples.entry(process.pid).or_default();
                 if samples.len() >= MAX_WAIT_SAMPLES {
@@ -139,6 +145,12 @@ impl HostContext {
                 }
                 samples.push_back(WaitsSample::of(&process, at));
                 self.processes.insert(process.pid, *process);
+            }
+            InspectionFact::Tools { at, tools } => {
+                for process in self.processes.values_mut() {
+                    process.tools = Some(tools.clone());
+                }
+                self.tools = Some((at, tools));
             }
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
@@ -237,6 +249,8 @@ impl HostContext {
         let connections_of = self.connections.request(now, owners, is_stale, &wanted);
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
+        let searched = self.tools.as_ref().map(|(at, _)| *at);
+        let tools = !wanted.is_empty() && searched.is_none_or(|searched| now.since(searched) >= TOOLS_REFRESH_INTERVAL);
         InspectionRequest {
             processes,
             connections_of,
@@ -245,6 +259,7 @@ impl HostContext {
             namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
             closes_of,
             peer_ends_of: Vec::new(),
+            tools,
         }
     }
 
@@ -344,12 +359,32 @@ mod tests {
     use crate::{
         context::connections::MAX_CONNECTIONS,
         model::Connection,
-        testing::{listener, owner, socket},
+        testing::{listener, owner, process, socket},
     };
 
     fn proxy_peer(host_context: &mut HostContext, pid: u32) {
         let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
         host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
+    }
+
+    #[test]
+    fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
+        let mut host_context = HostContext::default();
+        let owners = [owner("x", 1, 3)];
+        let asks = |host_context: &mut HostContext, now| {
+            host_context.inspection_request(BootTime(now), [(&socket(), Some(&owners[..]))].into_iter()).tools
+        };
+        assert!(asks(&mut host_context, 0));
+        let process = |pid| InspectionFact::Process { at: BootTime(0), process: Box::new(process("x", pid, None)) };
+        host_context.learn(process(1));
+        assert_eq!(host_context.processes()[&1].tools, None);
+        host_context.learn(InspectionFact::Tools { at: BootTime(0), tools: [Tool::Jcmd].into() });
+        host_context.learn(process(2));
+        for pid in [1, 2] {
+            assert_eq!(host_context.processes()[&pid].tools, Some([Tool::Jcmd].into()));
+        }
+        assert!(!asks(&mut host_context, 59_999_999_999) && asks(&mut host_context, 60_000_000_000));
+        assert!(!HostContext::default().inspection_request(BootTime(0), std::iter::empty()).tools);
     }
 
     #[test]

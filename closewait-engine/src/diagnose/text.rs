@@ -2,11 +2,13 @@
 //!
 //! The only place that asks a [`Process`] what it does.
 
+use std::cmp::Reverse;
+
 use super::Case;
 pub(super) use crate::text::duration;
 use crate::{
     model::{Dwell, Task},
-    process::Process,
+    process::{NextStep, Process},
 };
 
 /// Processes named before the rest is only counted.
@@ -96,20 +98,20 @@ pub(super) fn is_frozen(case: &Case<'_>) -> bool {
 
 /// How to see where the owner is.
 pub(super) fn dump(case: &Case<'_>) -> String {
-    let Some(task) = tasks(case).first().copied() else {
+    let tasks = tasks(case);
+    let Some(first) = tasks.first().copied() else {
         return format!("find the process that holds it: `closewait list --port {}`", port(case));
     };
-    let process = owners(case).find(|process| process.pid == task.pid);
-    dump_of(task, process)
+    // The first process of a server that forks may only wait for the others.
+    let process = owners(case).next();
+    let of = process.and_then(|process| tasks.iter().find(|task| task.pid == process.pid).copied());
+    dump_of(of.unwrap_or(first), process)
 }
 
 /// How to see where one process is; `process` is what is known of it.
 pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> String {
-    let command = process
-        .and_then(|process| process.runtime?.dump_command(process.pid))
-        // Names the function of the kernel in which each thread waits, 0 for one that runs.
-        .unwrap_or_else(|| format!("grep . /proc/{}/task/*/wchan", task.pid));
-    format!("see where the threads of {}[{}] are: `{command}`", task.comm, task.pid)
+    let of_unknown = || NextStep::of_unknown(&format!("{}[{}]", task.comm, task.pid), task.pid);
+    process.map_or_else(of_unknown, Process::next_step).joined()
 }
 
 /// The port that people know the connection by.
@@ -117,18 +119,22 @@ pub(super) fn port(case: &Case<'_>) -> u16 {
     if case.is_client() { case.socket.remote.port } else { case.socket.local.port }
 }
 
-/// Those of the owners that were inspected.
+/// Those of the owners that were inspected, first those whose threads explain most.
 fn owners<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Process> {
     let pids: Vec<u32> = tasks(case).iter().map(|task| task.pid).collect();
-    case.processes.iter().copied().filter(move |process| pids.contains(&process.pid))
+    let mut owners: Vec<&Process> =
+        case.processes.iter().copied().filter(|process| pids.contains(&process.pid)).collect();
+    owners.sort_by_key(|process| Reverse(process.occupation()));
+    owners.into_iter()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{Scene, owned_by, secs},
+        super::testing::{Scene, owned_by, process, secs},
         *,
     };
+    use crate::process::{Syscall, Thread, ThreadState, group};
 
     #[test]
     fn many_owners_are_counted() {
@@ -151,6 +157,29 @@ mod tests {
         assert_eq!(scene.case(age), "1m30s");
         scene.dwell = Dwell::Between { at_least: secs(90), at_most: None };
         assert_eq!(scene.case(age), "at least 1m30s");
+    }
+
+    #[test]
+    fn of_several_owners_the_next_step_names_the_one_that_has_the_work() {
+        let waits = |pid, number| {
+            let limit = None;
+            let (state, syscall, arg) = (ThreadState::Sleeping, Some(Syscall(number)), Some(3));
+            let process = process(pid, "unicorn", "/usr/bin/unicorn");
+            let comm = process.comm.clone();
+            let (wchan, cpu_permille, wanted_permille) = (None, None, None);
+            let main = Thread { comm, state, syscall, arg, limit, wchan, cpu_permille, wanted_permille, main: true };
+            Process { threads_seen: 1, threads: Some(1), groups: group(&[main]), ..process }
+        };
+        let owners = [1, 2, 3].map(|pid| owned_by(pid, "unicorn", 3));
+        let mut scene = Scene::server().unaccepted().listened_by(&owners);
+        // The first waits for its children, the next for connections, the last for a lock on a file.
+        scene.processes = vec![waits(1, 61), waits(2, 288), waits(3, 73)];
+        assert_eq!(scene.case(dump), "see where the threads of unicorn[3] are: `grep . /proc/3/task/*/wchan`");
+        assert_eq!(scene.case(doing), " unicorn[3]: its only thread waits in flock.");
+        scene.processes = vec![waits(1, 61)];
+        assert!(scene.case(dump).contains("unicorn[1]"));
+        scene.processes = Vec::new();
+        assert!(scene.case(dump).contains("unicorn[1]"), "none was inspected");
     }
 
     #[test]

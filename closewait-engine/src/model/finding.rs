@@ -216,6 +216,8 @@ pub struct InspectionRequest {
     pub closes_of: Vec<WatchedPort>,
     /// Sockets whose other end may be on this host: hand in [`super::InspectionFact::PeerEnd`].
     pub peer_ends_of: Vec<PeerQuestion>,
+    /// Whether to search for the tools that next steps run: hand in [`super::InspectionFact::Tools`].
+    pub tools: bool,
 }
 
 /// Socket whose other end is to be looked up.

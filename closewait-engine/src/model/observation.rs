@@ -1,11 +1,16 @@
 //! The facts that come in, one enum for each place they come from.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
-use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
+use crate::{
+    process::{Process, Tool},
+    text::harmless_field,
+    time::BootTime,
+    workload::Workload,
+};
 
 /// Fact from outside, with the time at which it was true.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,6 +296,13 @@ pub enum InspectionFact {
         at: BootTime,
         /// What was found.
         end: PeerEnd,
+    },
+    /// Which of the tools that next steps run exist on this host.
+    Tools {
+        /// Time of the search.
+        at: BootTime,
+        /// Those that exist.
+        tools: BTreeSet<Tool>,
     },
     /// Location of a socket without an owner.
     Location {

@@ -31,9 +31,50 @@ pub enum ProgramRuntime {
     Beam,
     /// Perl.
     Perl,
+    /// MySQL or MariaDB.
+    MySql,
+    /// Redis or Valkey.
+    Redis,
+    /// memcached.
+    Memcached,
+    /// The HTTP server of Apache.
+    Apache,
+    /// PgBouncer.
+    PgBouncer,
+    /// Varnish.
+    Varnish,
+    /// Squid.
+    Squid,
+    /// inetd or xinetd, which starts a program for each connection.
+    Inetd,
 }
 
 impl ProgramRuntime {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::Jvm,
+        Self::Go,
+        Self::Node,
+        Self::CPython,
+        Self::DotNet,
+        Self::Ruby,
+        Self::Php,
+        Self::Nginx,
+        Self::HaProxy,
+        Self::Envoy,
+        Self::Postgres,
+        Self::Beam,
+        Self::Perl,
+        Self::MySql,
+        Self::Redis,
+        Self::Memcached,
+        Self::Apache,
+        Self::PgBouncer,
+        Self::Varnish,
+        Self::Squid,
+        Self::Inetd,
+    ];
+
     /// Returns the name of the runtime as users write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -50,47 +91,14 @@ impl ProgramRuntime {
             Self::Postgres => "PostgreSQL",
             Self::Beam => "BEAM",
             Self::Perl => "Perl",
+            Self::MySql => "MySQL",
+            Self::Redis => "Redis",
+            Self::Memcached => "memcached",
+            Self::Apache => "Apache",
+            Self::PgBouncer => "PgBouncer",
+            Self::Varnish => "Varnish",
+            Self::Squid => "Squid",
+            Self::Inetd => "inetd",
         }
-    }
-
-    /// Returns the command that shows the stacks of process `pid`. A warning is in a comment of the shell behind it. No
-    /// command ends the process; a command that stops it for a time has a warning.
-    pub fn dump_command(self, pid: u32) -> Option<String> {
-        Some(match self {
-            Self::Jvm => format!(
-                "jcmd {pid} Thread.dump_to_file -format=json /tmp/{pid}.json  # as its user; before JDK 21: jcmd {pid} \
-                 Thread.print"
-            ),
-            Self::Go => format!(
-                "curl -s 'http://HOST:PORT/debug/pprof/goroutine?debug=2'  # if it serves net/http/pprof; else dlv \
-                 attach {pid}, which stops it while attached. SIGQUIT would end it"
-            ),
-            Self::Node => {
-                format!("kill -USR1 {pid} && node inspect -p {pid}  # opens its inspector, on 127.0.0.1:9229")
-            }
-            Self::CPython => {
-                format!("py-spy dump --pid {pid}  # stops it for some milliseconds; --nonblocking does not")
-            }
-            Self::DotNet => format!("dotnet-stack report -p {pid}  # as its user"),
-            Self::Ruby => format!("rbspy snapshot --pid {pid}  # as root; stops it for some milliseconds"),
-            Self::HaProxy => "echo 'show sess all' | socat stdio STATS_SOCKET".to_owned(),
-            Self::Php | Self::Nginx | Self::Envoy | Self::Postgres | Self::Beam | Self::Perl => {
-                format!("cat /proc/{pid}/task/*/stack  # as root")
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_name_the_process_and_tell_what_stops_it() {
-        assert!(ProgramRuntime::Jvm.dump_command(42).unwrap().starts_with("jcmd 42 "));
-        for runtime in [ProgramRuntime::Go, ProgramRuntime::CPython, ProgramRuntime::Ruby] {
-            assert!(runtime.dump_command(42).unwrap().contains("stops it"), "{}", runtime.name());
-        }
-        assert_eq!(ProgramRuntime::Beam.dump_command(42).unwrap(), "cat /proc/42/task/*/stack  # as root");
     }
 }

@@ -34,6 +34,8 @@ pub enum WaitKind {
     Sleep,
     /// The end of a child process.
     Child,
+    /// A signal, as the first process of some servers does.
+    Signal,
     /// A connection that a client opens.
     Accept,
     /// Data from this descriptor; `None` if each of several threads reads from a descriptor of its own.
@@ -57,7 +59,7 @@ pub(super) enum First {
 
 /// Place of the limit of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TimeoutArgument {
+enum LimitArgument {
     /// The call always has one.
     Always,
     /// The call has no argument for one.
@@ -77,7 +79,7 @@ enum TimeoutArgument {
 }
 
 /// A row of [`TABLE`]: number, name, first argument, what the call waits for, where its limit is.
-type BlockingCall = (i64, &'static str, First, WaitKind, TimeoutArgument);
+type SyscallRow = (i64, &'static str, First, WaitKind, LimitArgument);
 
 /// `FUTEX_CMD_MASK` and the operations with a timeout (include/uapi/linux/futex.h at v6.12).
 const FUTEX_FLAGS: u64 = 128 | 256;
@@ -94,10 +96,10 @@ const WNOHANG: u64 = 1;
 const LOCK_NB: u64 = 4;
 
 /// System calls that block, by number.
-const TABLE: [BlockingCall; 45] = {
+const TABLE: [SyscallRow; 45] = {
     use First::{Address, Descriptor, Own};
-    use TimeoutArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
-    use WaitKind::{Accept, Child, Events, FileLock, Lock, Other, Read, Sleep, Write};
+    use LimitArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
+    use WaitKind::{Accept, Child, Events, FileLock, Lock, Other, Read, Signal, Sleep, Write};
     [
         (0, "read", Descriptor, Read(None), Never),
         (1, "write", Descriptor, Write, Never),
@@ -110,7 +112,7 @@ const TABLE: [BlockingCall; 45] = {
         (20, "writev", Descriptor, Write, Never),
         // `if (tvp)` in `kern_select`, fs/select.c at v5.10.
         (23, "select", Own, Events, Pointer(4)),
-        (34, "pause", Own, Other, Never),
+        (34, "pause", Own, Signal, Never),
         (35, "nanosleep", Own, Sleep, Always),
         (40, "sendfile", Descriptor, Write, Never),
         // The retries of a SYN limit it, but not a connect to a UNIX socket.
@@ -131,10 +133,10 @@ const TABLE: [BlockingCall; 45] = {
         (74, "fsync", Descriptor, Write, Unknown),
         (75, "fdatasync", Descriptor, Write, Unknown),
         // `if (uts)` in `SYSCALL_DEFINE4(rt_sigtimedwait)`, kernel/signal.c at v5.10.
-        (128, "rt_sigtimedwait", Own, Other, Pointer(2)),
-        (130, "rt_sigsuspend", Own, Other, Never),
+        (128, "rt_sigtimedwait", Own, Signal, Pointer(2)),
+        (130, "rt_sigsuspend", Own, Signal, Never),
         (202, "futex", Address, Lock, Futex),
-        // What was interrupted continues; its arguments are not those that were given: see `restarted`.
+        // What was interrupted continues: see `restarted`.
         (219, "restart_syscall", Own, Other, Unknown),
         // `ksys_semtimedop`, ipc/sem.c at v5.10; semop(3) of the C library is this with a null pointer.
         (220, "semtimedop", Own, Lock, Pointer(3)),
@@ -197,7 +199,10 @@ impl WaitKind {
 }
 
 impl Syscall {
-    /// Returns the name of the call, if it can block.
+    const POLL: Self = Self(7);
+    const RESTART: Self = Self(219);
+
+    /// Its name, if it is one of those that block.
     pub fn name(self) -> Option<&'static str> {
         Some(self.row()?.1)
     }
@@ -213,36 +218,52 @@ impl Syscall {
         let limited = |limited: bool| Some(if limited { WaitLimit::Limited } else { WaitLimit::Unlimited });
         let argument = |index: usize| args.get(index).copied();
         match self.row()?.4 {
-            TimeoutArgument::Always => limited(true),
-            TimeoutArgument::Never => limited(false),
-            TimeoutArgument::Pointer(index) => limited(argument(index)? != 0),
+            LimitArgument::Always => limited(true),
+            LimitArgument::Never => limited(false),
+            LimitArgument::Pointer(index) => limited(argument(index)? != 0),
             // An `int` is the lower half of its register.
-            TimeoutArgument::Milliseconds(index) => limited((argument(index)? as u32).cast_signed() >= 0),
-            TimeoutArgument::Unless(index, flags) => (argument(index)? & flags == 0).then_some(WaitLimit::Unlimited),
+            LimitArgument::Milliseconds(index) => limited((argument(index)? as u32).cast_signed() >= 0),
+            LimitArgument::Unless(index, flags) => (argument(index)? & flags == 0).then_some(WaitLimit::Unlimited),
             // `futex_cmd_has_timeout`, kernel/futex/syscalls.c at v5.16; `SYSCALL_DEFINE6(futex)`, kernel/futex.c at v5.10.
-            TimeoutArgument::Futex => match argument(1)? & u64::from(u32::MAX) & !FUTEX_FLAGS {
+            LimitArgument::Futex => match argument(1)? & u64::from(u32::MAX) & !FUTEX_FLAGS {
                 FUTEX_WAIT | FUTEX_LOCK_PI | FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI | FUTEX_LOCK_PI2 => {
                     limited(argument(3)? != 0)
                 }
                 _ => None,
             },
-            TimeoutArgument::Fcntl => LOCK_COMMANDS.contains(&argument(1)?).then_some(WaitLimit::Unlimited),
-            TimeoutArgument::Unknown => self.restarted(wchan),
+            LimitArgument::Fcntl => LOCK_COMMANDS.contains(&argument(1)?).then_some(WaitLimit::Unlimited),
+            LimitArgument::Unknown => self.restarted(args, wchan),
         }
     }
 
-    /// What a call continues that a signal interrupted, a stop for example: of those that are continued so, futex(2) and
-    /// nanosleep(2) always have a timeout (`if (!abs_time)` in `futex_wait`, kernel/futex.c at v5.10), and poll(2) need not
-    /// (`do_restart_poll`, fs/select.c at v5.10).
-    fn restarted(self, wchan: Option<&str>) -> Option<WaitLimit> {
+    /// The limit of a call that a signal interrupted, a stop for example, and that continues as restart_syscall(2). The registers
+    /// still have its arguments (`arch_do_signal_or_restart`, arch/x86/kernel/signal.c at v5.10). Of the calls that continue so,
+    /// futex(2) and nanosleep(2) always have a limit (`if (!abs_time)` in `futex_wait`, kernel/futex.c at v5.10); poll(2)
+    /// need not (`do_restart_poll`, fs/select.c at v5.10).
+    fn restarted(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
         match self.restarted_kind(wchan?)? {
             WaitKind::Lock | WaitKind::Sleep => Some(WaitLimit::Limited),
-            _ => None,
+            WaitKind::Events => Self::POLL.wait_limit(args, None),
+            WaitKind::Child
+            | WaitKind::Signal
+            | WaitKind::Accept
+            | WaitKind::Read(_)
+            | WaitKind::Write
+            | WaitKind::FileLock
+            | WaitKind::Other => None,
         }
     }
 
+    /// What a restarted call waits for. All functions of a restarted nanosleep(2) are part of the scheduler
+    /// (`hrtimer_nanosleep_restart`, kernel/time/hrtimer.c at v5.10), so that the entry of the kernel is the first that is not.
     fn restarted_kind(self, wchan: &str) -> Option<WaitKind> {
-        WaitKind::in_function(wchan).filter(|_| self.0 == 219)
+        if self != Self::RESTART {
+            return None;
+        }
+        match wchan {
+            "do_syscall_64" | "__x64_sys_restart_syscall" | "__do_sys_restart_syscall" => Some(WaitKind::Sleep),
+            _ => WaitKind::in_function(wchan),
+        }
     }
 
     /// Returns the object of a wait in this call.
@@ -251,7 +272,14 @@ impl Syscall {
         match kind {
             WaitKind::Read(_) => WaitKind::Read(first),
             WaitKind::Other => wchan.and_then(|wchan| self.restarted_kind(wchan)).unwrap_or(WaitKind::Other),
-            _ => kind,
+            WaitKind::Events
+            | WaitKind::Lock
+            | WaitKind::Sleep
+            | WaitKind::Child
+            | WaitKind::Signal
+            | WaitKind::Accept
+            | WaitKind::Write
+            | WaitKind::FileLock => kind,
         }
     }
 
@@ -259,7 +287,7 @@ impl Syscall {
         self.row().map_or(First::Own, |row| row.2)
     }
 
-    fn row(self) -> Option<&'static BlockingCall> {
+    fn row(self) -> Option<&'static SyscallRow> {
         TABLE.iter().find(|row| row.0 == self.0)
     }
 }
@@ -361,11 +389,13 @@ mod tests {
 
     #[test]
     fn a_call_that_was_interrupted_is_told_by_where_it_waits() {
-        let restarted = |wchan| Syscall(219).wait_limit(&[0; 6], wchan);
+        let restarted = |wchan| Syscall(219).wait_limit(&[0, 1, MINUS_ONE, 0, 0, 0], wchan);
         assert_eq!(restarted(Some("futex_wait_queue_me")), LIMITED);
-        assert_eq!(restarted(Some("hrtimer_nanosleep")), LIMITED);
-        // poll(2) without a timeout continues in the same way.
-        assert_eq!([restarted(Some("do_sys_poll")), restarted(None)], [None, None]);
+        assert_eq!(restarted(Some("do_syscall_64")), LIMITED, "nanosleep");
+        assert_eq!(restarted(Some("poll_schedule_timeout.constprop.0")), UNLIMITED);
+        assert_eq!(Syscall(219).wait_limit(&[0, 1, 500, 0, 0, 0], Some("do_sys_poll")), LIMITED);
+        assert_eq!([restarted(Some("vfs_read")), restarted(None)], [None, None]);
+        assert_eq!(Syscall(219).wait(None, Some("do_syscall_64")), WaitKind::Sleep);
         assert_eq!(Syscall(42).wait_limit(&[0; 6], Some("futex_wait_queue_me")), None);
         assert_eq!(Syscall(219).wait(None, Some("do_sys_poll.constprop.0")), WaitKind::Events);
     }
@@ -384,6 +414,7 @@ mod tests {
         assert!([0, 17, 19, 45, 47, 299].iter().all(|number| kind(*number) == WaitKind::Read(Some(5))));
         assert!([1, 18, 20, 40, 44, 46, 74, 75].iter().all(|number| kind(*number) == WaitKind::Write));
         assert!([72, 73].iter().all(|number| kind(*number) == WaitKind::FileLock));
-        assert!([34, 219, 5000].iter().all(|number| kind(*number) == WaitKind::Other));
+        assert!([34, 128, 130].iter().all(|number| kind(*number) == WaitKind::Signal));
+        assert!([42, 219, 5000].iter().all(|number| kind(*number) == WaitKind::Other));
     }
 }

@@ -9,6 +9,8 @@ use crate::text::Comm;
 
 /// Names of threads that a group keeps.
 const NAMES: usize = 3;
+/// A thread that uses or wants this share of one CPU, in thousandths, has no time for anything else.
+const BUSY_PERMILLE: u32 = 900;
 
 /// State of a thread in the scheduler (`task_state_array`, fs/proc/array.c at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ pub struct Thread {
     pub wchan: Option<String>,
     /// CPU time, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
+    /// The time in which it was runnable, on a CPU or not, in thousandths: what it would have used of a CPU of its own.
+    #[serde(default)]
+    pub wanted_permille: Option<u32>,
     /// Whether it is the first one of its process.
     pub main: bool,
 }
@@ -89,6 +94,12 @@ pub struct ThreadGroup {
     pub main_permille: Option<u32>,
     /// Whether the process's first thread is in the group.
     pub has_main: bool,
+    /// Time in which the one was runnable that was so longest, in thousandths; `None` if it is unknown of all of them.
+    #[serde(default)]
+    pub busiest_wanted_permille: Option<u32>,
+    /// Time in which the first thread of the process was runnable, in thousandths, if that is one of them.
+    #[serde(default)]
+    pub main_wanted_permille: Option<u32>,
 }
 
 impl ThreadGroup {
@@ -129,6 +140,12 @@ impl ThreadGroup {
     }
 }
 
+/// Whether a thread that used this share of a CPU and wanted that one has no time for anything else, in thousandths. Where
+/// the latter is unknown, the CPU may have been another's.
+pub(super) fn is_busy(used: Option<u32>, wanted: Option<u32>) -> bool {
+    used.max(wanted).is_some_and(|share| share >= BUSY_PERMILLE)
+}
+
 /// Puts those together that are in the same state and system call and wait for the same; the largest group comes first.
 pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
     let mut groups = BTreeMap::new();
@@ -136,24 +153,30 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
         let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
         // Where the system call is known, the function in it tells no more.
         let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
-        let group =
-            groups.entry((thread.state, thread.syscall, arg, thread.limit, wchan)).or_insert_with(|| ThreadGroup {
-                count: 0,
-                state: thread.state,
-                syscall: thread.syscall,
-                arg,
-                limit: thread.limit,
-                own: false,
-                wchan: thread.wchan.clone(),
-                comms: Vec::new(),
-                busiest_permille: None,
-                main_permille: None,
-                has_main: false,
-            });
+        // Else the share that one uses would be told of another that wants a CPU all the time.
+        let busy = is_busy(thread.cpu_permille, thread.wanted_permille);
+        let key = (thread.state, thread.syscall, arg, thread.limit, wchan, busy);
+        let group = groups.entry(key).or_insert_with(|| ThreadGroup {
+            count: 0,
+            state: thread.state,
+            syscall: thread.syscall,
+            arg,
+            limit: thread.limit,
+            own: false,
+            wchan: thread.wchan.clone(),
+            comms: Vec::new(),
+            busiest_permille: None,
+            main_permille: None,
+            has_main: false,
+            busiest_wanted_permille: None,
+            main_wanted_permille: None,
+        });
         group.count += 1;
         group.busiest_permille = group.busiest_permille.max(thread.cpu_permille);
+        group.busiest_wanted_permille = group.busiest_wanted_permille.max(thread.wanted_permille);
         if thread.main {
             (group.has_main, group.main_permille) = (true, thread.cpu_permille);
+            group.main_wanted_permille = thread.wanted_permille;
         }
         if group.comms.len() < NAMES && !group.comms.contains(&thread.comm) {
             group.comms.push(thread.comm.clone());
@@ -178,8 +201,10 @@ fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
         group.count += 1;
         (group.arg, group.own) = (None, true);
         group.busiest_permille = group.busiest_permille.max(one.busiest_permille);
+        group.busiest_wanted_permille = group.busiest_wanted_permille.max(one.busiest_wanted_permille);
         if one.has_main {
             (group.has_main, group.main_permille) = (true, one.main_permille);
+            group.main_wanted_permille = one.main_wanted_permille;
         }
         for comm in one.comms {
             if group.comms.len() < NAMES && !group.comms.contains(&comm) {
@@ -204,6 +229,7 @@ mod tests {
             limit: None,
             wchan: Some("futex_wait_queue".to_owned()),
             cpu_permille: Some(u32::from(name)),
+            wanted_permille: None,
             main: name == b'm',
         }
     }

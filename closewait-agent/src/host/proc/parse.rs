@@ -38,17 +38,48 @@ impl Stat {
     }
 }
 
-/// What `status` says of a process (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in its name).
+/// What `status` says of a process or thread (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in its
+/// name).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Number of threads.
     pub threads: Option<u32>,
+    /// How often it has given up its CPU to wait for something (`nvcsw`, of which `__schedule`, kernel/sched/core.c at v5.10,
+    /// leaves out the times at which it was still runnable).
+    pub voluntary_switches: Option<u64>,
+    /// The signals that the process catches: bit 0 is signal 1.
+    pub caught: Option<u64>,
 }
 
 impl Status {
     pub(super) fn parse(text: &[u8]) -> Self {
-        let threads = lines(text).find_map(|line| line.strip_prefix(b"Threads:"));
-        Self { threads: threads.and_then(|threads| number(words(threads).next()?)) }
+        let value = |name: &[u8]| words(lines(text).find_map(|line| line.strip_prefix(name))?).next();
+        let hex = |word: &[u8]| u64::from_str_radix(str::from_utf8(word).ok()?, 16).ok();
+        Self {
+            threads: value(b"Threads:").and_then(number),
+            voluntary_switches: value(b"voluntary_ctxt_switches:").and_then(number),
+            caught: value(b"SigCgt:").and_then(hex),
+        }
+    }
+}
+
+/// What `schedstat` says of a thread. Both are as of its last tick or switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedStat {
+    /// CPU time, nanoseconds.
+    pub run_ns: u64,
+    /// Time that it was runnable and waited for a CPU, nanoseconds, without the time since it last began to wait
+    /// (`sched_info_arrive`, kernel/sched/stats.h at v5.10).
+    pub delay_ns: u64,
+}
+
+impl SchedStat {
+    /// Three numbers, which are all 0 where the kernel does not keep them.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut fields = words(text);
+        let (run_ns, delay_ns, slices): (u64, u64, u64) =
+            (number(fields.next()?)?, number(fields.next()?)?, number(fields.next()?)?);
+        (run_ns, delay_ns, slices).ne(&(0, 0, 0)).then_some(Self { run_ns, delay_ns })
     }
 }
 
@@ -81,24 +112,37 @@ pub(super) fn open_files_limit(text: &[u8]) -> Option<u64> {
     number(words(line).next()?)
 }
 
-/// The first number of `schedstat`, nanoseconds. All are 0 where the kernel does not keep them.
-pub(super) fn run_ns(text: &[u8]) -> Option<u64> {
-    let mut fields = words(text);
-    let (run, waited, slices): (u64, u64, u64) =
-        (number(fields.next()?)?, number(fields.next()?)?, number(fields.next()?)?);
-    (run, waited, slices).ne(&(0, 0, 0)).then_some(run)
+/// What `cgroup` says of a process: lines `NUMBER:CONTROLLERS:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupPaths {
+    /// The cgroup that names what runs in it: that of the unified hierarchy if there is one, else that of systemd.
+    pub named: Option<Vec<u8>>,
+    /// The cgroup in the unified hierarchy.
+    pub unified: Option<Vec<u8>>,
+    /// The cgroup in the hierarchy of cgroup v1 that has the freezer.
+    pub freezer: Option<Vec<u8>>,
 }
 
-/// The path in the line `0::PATH`, else in `N:name=systemd:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
-pub(super) fn cgroup(text: &[u8]) -> Option<Vec<u8>> {
-    let unified = lines(text).find_map(|line| line.strip_prefix(b"0::"));
-    let systemd = || {
-        lines(text).find_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            line.get(colon..)?.strip_prefix(b":name=systemd:")
-        })
-    };
-    unified.or_else(systemd).map(<[u8]>::to_owned)
+impl CgroupPaths {
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let mut paths = Self::default();
+        let mut systemd = None;
+        for line in lines(text) {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            let (Some(number), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            let of = match (number, controllers) {
+                (b"0", b"") => &mut paths.unified,
+                (_, b"name=systemd") => &mut systemd,
+                _ if controllers.split(|byte| *byte == b',').any(|name| name == b"freezer") => &mut paths.freezer,
+                _ => continue,
+            };
+            of.get_or_insert_with(|| path.to_owned());
+        }
+        paths.named = paths.unified.clone().or(systemd);
+        paths
+    }
 }
 
 /// The first of `names` with which the name of a mapped file begins. The path is the sixth field of a line
@@ -132,7 +176,7 @@ pub(super) fn fuzz(text: &[u8]) {
     }
     let call = Call::parse(text);
     assert!(call.is_none_or(|call| call.number >= 0));
-    drop((Status::parse(text), open_files_limit(text), run_ns(text), cgroup(text)));
+    drop((Status::parse(text), open_files_limit(text), SchedStat::parse(text), CgroupPaths::parse(text)));
     let _library = mapped(text, &["libjvm.so", "libpython"]);
 }
 
@@ -165,17 +209,24 @@ mod tests {
         let limits = b"Limit   Soft Limit\nMax open files            1024                 524288      files     \n";
         assert_eq!(open_files_limit(limits), Some(1024));
         assert_eq!(open_files_limit(b"Max open files  unlimited unlimited files\n"), None);
-        let status = Status::parse(b"Name:\tThreads:\\n9\nThreads:\t200\n");
-        assert_eq!(status, Status { threads: Some(200) });
-        assert_eq!(run_ns(b"36195067 235678 29\n"), Some(36_195_067));
-        assert_eq!(run_ns(b"0 0 0\n"), None);
+        let status = Status::parse(
+            b"Name:\tThreads:\\n9\nThreads:\t200\nSigCgt:\t0000000000000204\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
+        );
+        assert_eq!(status, Status { threads: Some(200), voluntary_switches: Some(7), caught: Some(0x204) });
+        assert_eq!(Status::parse(b"Threads:\tx\n"), Status::default());
+        let stat = SchedStat { run_ns: 36_195_067, delay_ns: 235_678 };
+        assert_eq!(SchedStat::parse(b"36195067 235678 29\n"), Some(stat));
+        assert_eq!([SchedStat::parse(b"0 0 0\n"), SchedStat::parse(b"1 2\n")], [None, None]);
     }
 
     #[test]
     fn the_unified_cgroup_comes_before_that_of_systemd() {
-        assert_eq!(cgroup(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
-        assert_eq!(cgroup(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
-        assert_eq!(cgroup(b"4:cpu:/x\n"), None);
+        let named = |text| CgroupPaths::parse(text).named;
+        assert_eq!(named(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
+        assert_eq!(named(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
+        assert_eq!(named(b"4:cpu:/x\n"), None);
+        let paths = CgroupPaths::parse(b"9:devices,freezer:/f\n4:xfreezer:/x\n0::/u\n0:\n");
+        assert_eq!((paths.freezer.as_deref(), paths.unified.as_deref()), (Some(&b"/f"[..]), Some(&b"/u"[..])));
     }
 
     #[test]
@@ -189,7 +240,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             drop((Stat::parse(&bytes), Status::parse(&bytes), Call::parse(&bytes), open_files_limit(&bytes)));
-            drop((run_ns(&bytes), cgroup(&bytes), mapped(&bytes, &["libjvm.so"])));
+            drop((SchedStat::parse(&bytes), CgroupPaths::parse(&bytes), mapped(&bytes, &["libjvm.so"])));
         }
 
         #[test]

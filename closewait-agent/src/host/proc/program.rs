@@ -2,10 +2,12 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read as _},
     os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     path::Path,
 };
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{
     elf,
@@ -49,6 +51,33 @@ pub fn linker(process: &Path) -> io::Result<Linker> {
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(again)?;
     Ok(if elf::has_section(&file, &GO) { Linker::Go } else { Linker::Other })
+}
+
+/// Reads the beginning of a file below the root of a process; `None` if the root lies on a file system that may not answer. The
+/// path may lead neither to another file system nor through a link: nothing that the process can choose is waited for.
+///
+/// # Errors
+///
+/// If the process has ended, or the file may not be read so.
+pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // The link is to the root itself: opening it asks no file system.
+    let root =
+        OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(process.join("root"))?;
+    match file_system(process, &root)? {
+        Some(Behind::Local) => {}
+        Some(Behind::Served(_)) | None => return Ok(None),
+    }
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?);
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(super::SMALL).read_to_end(&mut text)?;
+    Ok(Some(text))
 }
 
 /// The file system behind a file, by the mount that it was opened through; `None` if that is in no list of mounts, as after

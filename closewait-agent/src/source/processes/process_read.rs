@@ -8,17 +8,17 @@ use std::{
     time::Duration,
 };
 
-use super::{Reading, Reads, THREADS, permille, runtime};
+use super::{Reading, Reads, THREADS, runtime, shares};
 use crate::{
     clock,
     host::{
         caps,
         deadline::{ItemJob, ReadFailure, Subject},
-        proc,
+        freezer, proc,
     },
 };
 use closewait_engine::{
-    process::{Process, Syscall, Thread, ThreadState, group},
+    process::{Process, ProgramRuntime, Syscall, Thread, ThreadState, group},
     text::{Comm, harmless, harmless_path},
     workload::Workload,
 };
@@ -106,12 +106,22 @@ impl ProcessRead {
         let Self { process, .. } = self;
         let unseen = &mut process.unseen;
         job.step("its status");
-        process.threads = seen("its status", proc::status(folder), unseen).and_then(|status| status.threads);
+        let status = seen("its status", proc::status(folder), unseen);
+        process.threads = status.as_ref().and_then(|status| status.threads);
+        process.signals_caught = status.and_then(|status| status.caught);
         job.step("its limits");
         process.fds_limit = seen("its limits", proc::open_files_limit(folder), unseen).flatten();
         job.step("its cgroup");
-        let cgroup = seen("its cgroup", proc::cgroup(folder), unseen).flatten();
-        process.workload = cgroup.map(|path| Box::new(Workload::parse(&harmless_path(&path))));
+        let Some(paths) = seen("its cgroup", proc::cgroups(folder), unseen) else { return };
+        process.workload = paths.named.as_ref().map(|path| Box::new(Workload::parse(&harmless_path(path))));
+        // What has been read is kept, should the next file not answer.
+        job.put(Some(self.clone()));
+        let Self { process, .. } = self;
+        job.step("its freezer");
+        let freezer = freezer::state(&paths);
+        process.frozen = freezer.as_ref().map(|state| state.frozen);
+        // A path that needs escapes would be another one in a command.
+        process.frozen_by = freezer.and_then(|state| state.file?.into_os_string().into_string().ok());
     }
 
     fn read_facts(&mut self, folder: &Path, job: &ItemJob<Option<Self>>) {
@@ -161,6 +171,10 @@ impl ProcessRead {
         let Self { process, threads, .. } = self;
         let Some(exe) = process.exe.as_deref() else { return };
         process.runtime = runtime::by_path(exe);
+        if process.runtime == Some(ProgramRuntime::Jvm) {
+            self.read_version(folder, reads, started_ns, job);
+            return;
+        }
         if process.runtime.is_some() || reads == Reads::Calm {
             return;
         }
@@ -172,6 +186,22 @@ impl ProcessRead {
         let stuck = threads.iter().any(|(_, thread)| thread.state == ThreadState::DiskSleep);
         let of = (process.pid, started_ns);
         process.runtime = runtime::by_files(folder, of, exe, stuck, job, &mut process.unseen);
+    }
+
+    /// Reads the version of a JVM from the file that its JDK has, else from the path of its program.
+    fn read_version(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &ItemJob<Option<Self>>) {
+        let Self { process, .. } = self;
+        let Some(exe) = process.exe.as_deref() else { return };
+        process.runtime_version = runtime::jdk_of_path(exe);
+        // What has been seen is kept, should the file not answer.
+        let program = (process.pid, started_ns, exe.to_owned());
+        job.put(Some(self.clone()));
+        if reads == Reads::All && job.may_wait().is_ok() {
+            job.step("the version of its JDK");
+            let version = runtime::jdk_of_files(folder, program);
+            let Self { process, .. } = self;
+            process.runtime_version = version.or(process.runtime_version.take());
+        }
     }
 
     /// Adds that something did not answer.
@@ -199,7 +229,9 @@ impl ProcessRead {
             Some(Ok(Some(last))) => {
                 let last: BTreeMap<u32, Reading> = last.into_iter().map(|reading| (reading.tid, reading)).collect();
                 for (first, thread) in threads.iter_mut() {
-                    thread.cpu_permille = last.get(&first.tid).and_then(|last| permille(*first, *last, window));
+                    let shares = last.get(&first.tid).and_then(|last| shares(*first, *last, window));
+                    thread.cpu_permille = shares.map(|shares| shares.used);
+                    thread.wanted_permille = shares.and_then(|shares| shares.wanted);
                 }
             }
             Some(Err(why)) => process.unseen.push(why),
@@ -278,6 +310,7 @@ fn thread(
         limit: call.filter(|_| waits).and_then(limit),
         wchan,
         cpu_permille: None,
+        wanted_permille: None,
         main,
     };
     Some((Reading::from(folder, tid, &stat), thread))

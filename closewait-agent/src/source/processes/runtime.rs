@@ -11,7 +11,7 @@ use crate::host::{
     deadline::ItemJob,
     proc::{self, Linker},
 };
-use closewait_engine::process::ProgramRuntime;
+use closewait_engine::{process::ProgramRuntime, text::harmless};
 
 /// Libraries that tell a runtime.
 const LIBRARIES: [(&str, ProgramRuntime); 4] = [
@@ -20,12 +20,20 @@ const LIBRARIES: [(&str, ProgramRuntime); 4] = [
     ("libpython", ProgramRuntime::CPython),
     ("libruby", ProgramRuntime::Ruby),
 ];
+/// Longest version of a JDK.
+const MAX_VERSION: usize = 64;
 /// Programs of which it is remembered who linked them.
 const MAX_LINKED: usize = 1024;
 
-/// Linker of the program of each inspected process: its file is read once. Keyed by PID, start and path, as a process
-/// can execute another program.
-static LINKED: Mutex<BTreeMap<(u32, u64, String), Linker>> = Mutex::new(BTreeMap::new());
+/// Who linked the program of each process that was looked at: its file is read once. By pid, start and path, as a process
+/// can become another program.
+static LINKED: Mutex<BTreeMap<Program, Linker>> = Mutex::new(BTreeMap::new());
+
+/// The version that the files beside the program of each JVM tell: they are read once.
+static JDKS: Mutex<BTreeMap<Program, Option<String>>> = Mutex::new(BTreeMap::new());
+
+/// A program that a process runs: pid, start and path.
+pub(super) type Program = (u32, u64, String);
 
 /// What the name of the program tells.
 pub(super) fn by_path(exe: &str) -> Option<ProgramRuntime> {
@@ -75,6 +83,44 @@ fn linker(folder: &Path, key: (u32, u64, String), unseen: &mut Vec<String>) -> O
     Some(linker)
 }
 
+/// The version of the JDK that the path of its program tells: `/usr/lib/jvm/java-17-openjdk-amd64/bin/java`,
+/// `/opt/jdk1.8.0_392/bin/java`, `/opt/zulu21.36.17/bin/java`.
+pub(super) fn jdk_of_path(exe: &str) -> Option<String> {
+    const NAMES: [&str; 6] = ["java-", "jdk-", "jdk", "zulu", "temurin-", "corretto-"];
+    let version_behind = |component: &str, name: &str| {
+        let rest = component.get(component.find(name)? + name.len()..)?;
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || "._".contains(c))).unwrap_or(rest.len());
+        let version = rest.get(..end)?.trim_end_matches(['.', '_']);
+        version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+    };
+    let version = |component: &str| NAMES.iter().find_map(|name| version_behind(component, name));
+    exe.rsplit('/').skip(1).find_map(version)
+}
+
+/// The version that the file `release` beside a JVM has. A JDK of version 8 has its JVM in a folder `jre`. Can wait for the
+/// file system that the root of the process is on.
+pub(super) fn jdk_of_files(folder: &Path, program: Program) -> Option<String> {
+    let known = || JDKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(version) = known().get(&program) {
+        return version.clone();
+    }
+    let version = jdk_beside(folder, &program.2);
+    let mut known = known();
+    if known.len() >= MAX_LINKED {
+        known.clear();
+    }
+    known.insert(program, version.clone());
+    version
+}
+
+fn jdk_beside(process: &Path, exe: &str) -> Option<String> {
+    let homes = Path::new(exe).ancestors().skip(2).take(2);
+    let text = homes.into_iter().find_map(|home| proc::read_in_root(process, &home.join("release")).ok().flatten())?;
+    let text = String::from_utf8(text).ok()?;
+    let version = text.lines().find_map(|line| line.strip_prefix("JAVA_VERSION="))?.trim().trim_matches('"');
+    (!version.is_empty() && version.len() <= MAX_VERSION).then(|| harmless(version.as_bytes()))
+}
+
 /// By the name of the program, a version behind it or not: `python3.12`, `php-fpm8.2`.
 fn by_name(name: &str) -> Option<ProgramRuntime> {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || ".-".contains(c));
@@ -91,6 +137,14 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
         "postgres" => ProgramRuntime::Postgres,
         "beam.smp" | "beam" => ProgramRuntime::Beam,
         "perl" => ProgramRuntime::Perl,
+        "mysqld" | "mariadbd" => ProgramRuntime::MySql,
+        "redis-server" | "valkey-server" => ProgramRuntime::Redis,
+        "memcached" => ProgramRuntime::Memcached,
+        "apache" | "httpd" => ProgramRuntime::Apache,
+        "pgbouncer" => ProgramRuntime::PgBouncer,
+        "varnishd" => ProgramRuntime::Varnish,
+        "squid" => ProgramRuntime::Squid,
+        "inetd" | "xinetd" => ProgramRuntime::Inetd,
         _ => return None,
     })
 }
@@ -98,6 +152,41 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::testing::Fixture;
+
+    #[test]
+    fn the_path_of_a_jvm_tells_its_version() {
+        for (exe, version) in [
+            ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", Some("17")),
+            ("/usr/lib/jvm/java-1.8.0-openjdk-1.8.0.392/jre/bin/java", Some("1.8.0")),
+            ("/opt/jdk1.8.0_392/bin/java", Some("1.8.0_392")),
+            ("/opt/jdk-21.0.4+7/bin/java", Some("21.0.4")),
+            ("/usr/lib/jvm/temurin-21-jdk-amd64/bin/java", Some("21")),
+            ("/opt/java/openjdk/bin/java", None),
+            ("java", None),
+        ] {
+            assert_eq!(jdk_of_path(exe).as_deref(), version, "{exe}");
+        }
+    }
+
+    #[test]
+    fn the_release_file_beside_a_jvm_tells_its_version() {
+        let fixture = Fixture::new("jdk");
+        fixture.file("root/jdk/release", b"IMPLEMENTOR=\"x\"\nJAVA_VERSION=\"21.0.4\"\n");
+        fixture.file("root/old/release", b"JAVA_VERSION=\"1.8.0_392\"\n");
+        fixture.file("outside/release", b"JAVA_VERSION=\"99\"\n");
+        let link = |to: &Path, at: &str| std::os::unix::fs::symlink(to, fixture.path().join(at)).unwrap();
+        link(Path::new("jdk"), "root/linked");
+        fixture.file("process/x", b"");
+        link(&fixture.path().join("root"), "process/root");
+        link(Path::new("/proc/self/mountinfo"), "process/mountinfo");
+        let version = |java: &str| jdk_beside(&fixture.path().join("process"), java);
+        assert_eq!(version("/jdk/bin/java").as_deref(), Some("21.0.4"));
+        assert_eq!(version("/old/jre/bin/java").as_deref(), Some("1.8.0_392"));
+        assert_eq!(version("/linked/bin/java"), None, "the path of a program has no links");
+        assert_eq!(version("/../outside/bin/java"), None, "nothing outside of the root is read");
+        assert_eq!(version("/none/bin/java"), None);
+    }
 
     #[test]
     fn programs_are_known_with_and_without_a_version() {
@@ -105,6 +194,14 @@ mod tests {
             ("python3.12", ProgramRuntime::CPython),
             ("php-fpm8.2", ProgramRuntime::Php),
             ("beam.smp", ProgramRuntime::Beam),
+        ] {
+            assert_eq!(by_name(name), Some(runtime));
+        }
+        for (name, runtime) in [
+            ("mariadbd", ProgramRuntime::MySql),
+            ("valkey-server", ProgramRuntime::Redis),
+            ("apache2", ProgramRuntime::Apache),
+            ("xinetd", ProgramRuntime::Inetd),
         ] {
             assert_eq!(by_name(name), Some(runtime));
         }

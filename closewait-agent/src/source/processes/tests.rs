@@ -75,14 +75,31 @@ fn who_is_not_there_is_left_out() {
     assert!(Sampling::begin(&[u32::MAX], BootTime(0)).finish(BootTime(1)).is_empty());
 }
 
+const FIRST: Reading = Reading { tid: 7, started_ns: 1, cpu_ns: 100, delay_ns: Some(50), waits: None };
+const WINDOW_OF_1000: Duration = Duration::from_nanos(1000);
+
 #[test]
 fn two_threads_with_one_number_are_not_one() {
-    let first = Reading { tid: 7, started_ns: 1, cpu_ns: 100, exact: true };
-    let window = Duration::from_nanos(1000);
-    assert_eq!(permille(first, Reading { cpu_ns: 600, ..first }, window), Some(500));
-    assert_eq!(permille(first, Reading { cpu_ns: 9000, ..first }, window), Some(1000));
-    assert_eq!(permille(first, Reading { cpu_ns: 600, started_ns: 2, ..first }, window), None);
-    assert_eq!(permille(first, Reading { cpu_ns: 50, ..first }, window), None);
+    let used = |last| shares(FIRST, last, WINDOW_OF_1000).map(|shares| shares.used);
+    assert_eq!(used(Reading { cpu_ns: 600, ..FIRST }), Some(500));
+    assert_eq!(used(Reading { cpu_ns: 9000, ..FIRST }), Some(1000));
+    assert_eq!(used(Reading { cpu_ns: 600, started_ns: 2, ..FIRST }), None);
+    assert_eq!(used(Reading { cpu_ns: 50, ..FIRST }), None);
+    assert_eq!(used(Reading { cpu_ns: 600, delay_ns: None, ..FIRST }), None, "ticks are no nanoseconds");
+}
+
+#[test]
+fn a_thread_that_waits_for_a_cpu_wants_one() {
+    let wanted = |first, last| shares(first, last, WINDOW_OF_1000).unwrap().wanted;
+    assert_eq!(wanted(FIRST, Reading { cpu_ns: 500, delay_ns: Some(600), ..FIRST }), Some(950));
+    assert_eq!(wanted(FIRST, Reading { cpu_ns: 200, ..FIRST }), Some(100));
+    let without = Reading { delay_ns: None, ..FIRST };
+    assert_eq!(wanted(without, Reading { cpu_ns: 500, ..without }), None, "the kernel does not keep it");
+    // Runnable both times, and never waited: a delay that has not ended is not counted yet.
+    let runs = Reading { waits: Some(3), ..FIRST };
+    assert_eq!(wanted(runs, Reading { cpu_ns: 150, ..runs }), Some(1000));
+    assert_eq!(wanted(runs, Reading { cpu_ns: 150, waits: Some(4), ..runs }), Some(50));
+    assert_eq!(wanted(runs, Reading { cpu_ns: 150, waits: None, ..runs }), Some(50));
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Waits {
                             self.file_locks += count;
                             self.blocked += count;
                         }
-                        (Some(WaitKind::Sleep), _)
+                        (Some(WaitKind::Sleep | WaitKind::Signal), _)
                         | (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), Some(WaitLimit::Limited)) => {}
                         (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), _) => self.blocked += count,
                         (Some(WaitKind::Other) | None, _) => unknown = unknown.saturating_add(count),

@@ -1,0 +1,183 @@
+//! Whether the cgroup of a process is frozen, and the file that thaws it.
+//!
+//! A frozen process cannot do anything, although its threads seem to wait in the system calls that they were in. With cgroup
+//! v2, `cgroup.events` has the state in effect, whether the cgroup or one above it was frozen (`cgroup_freeze`,
+//! kernel/cgroup/freezer.c at v5.10); with v1, `freezer.state` has (`freezer_read`, kernel/cgroup/legacy_freezer.c at v5.10).
+//!
+//! These reads can wait for locks of the kernel: [`super::deadline`] is where they are called.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use super::{
+    mountinfo::{mounts, unescape},
+    proc::{self, CgroupPaths},
+};
+
+/// Where the kernel lists the mounts of this process.
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Longest list of mounts that is read.
+const MAX_MOUNTINFO: u64 = 4 << 20;
+/// Longest file of a cgroup that is read.
+const MAX_FILE: u64 = 4096;
+/// Cgroups above that of a process that are searched for the one that was frozen.
+const MAX_DEPTH: usize = 32;
+
+/// State of the freezers of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreezerState {
+    /// Whether the process is frozen.
+    pub frozen: bool,
+    /// The file into which a state was written that freezes the process: `cgroup.freeze`, or `freezer.state` of cgroup v1.
+    pub file: Option<PathBuf>,
+}
+
+/// Hierarchies of cgroups with a freezer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Hierarchies {
+    unified: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+}
+
+/// Reads whether a process is frozen; `None` if no hierarchy with a freezer is mounted, or the cgroup cannot be read.
+pub fn state(paths: &CgroupPaths) -> Option<FreezerState> {
+    /// Mounts as of the first time that one was found: they stay for as long as the host runs.
+    static HIERARCHIES: OnceLock<Hierarchies> = OnceLock::new();
+    let hierarchies = match HIERARCHIES.get() {
+        Some(hierarchies) => hierarchies,
+        None => {
+            let found = Hierarchies::parse(&proc::read(Path::new(MOUNTINFO), MAX_MOUNTINFO).ok()?);
+            if found == Hierarchies::default() {
+                return None;
+            }
+            HIERARCHIES.get_or_init(|| found)
+        }
+    };
+    hierarchies.state(paths)
+}
+
+impl Hierarchies {
+    /// From the text of `mountinfo`: only mounts of whole hierarchies, in which the paths of `/proc/PID/cgroup` begin.
+    fn parse(text: &[u8]) -> Self {
+        let mut found = Self::default();
+        for mount in mounts(text).filter(|mount| mount.root == b"/") {
+            let of = match mount.kind {
+                b"cgroup2" => &mut found.unified,
+                b"cgroup" if mount.options().any(|option| option == b"freezer") => &mut found.freezer,
+                _ => continue,
+            };
+            of.get_or_insert_with(|| PathBuf::from(OsStr::from_bytes(&unescape(mount.point))));
+        }
+        found
+    }
+
+    fn state(&self, paths: &CgroupPaths) -> Option<FreezerState> {
+        let folder = |mount: &Option<PathBuf>, path: &Option<Vec<u8>>| below(mount.as_deref()?, path.as_deref()?);
+        let unified = folder(&self.unified, &paths.unified).map(|(root, folder)| unified(&root, &folder));
+        let freezer = folder(&self.freezer, &paths.freezer).map(|(root, folder)| legacy(&root, &folder));
+        let states = [unified.flatten(), freezer.flatten()];
+        let frozen = states.iter().flatten().find(|state| state.frozen).cloned();
+        frozen.or_else(|| states.into_iter().flatten().next())
+    }
+}
+
+/// The root and the folder of a cgroup. `None` for a path that leads out of the part of the hierarchy that is seen, as from a
+/// cgroup namespace (`cgroup_path_ns_locked`, kernel/cgroup/cgroup.c at v5.10).
+fn below(mount: &Path, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
+    let path = Path::new(OsStr::from_bytes(path.strip_prefix(b"/")?));
+    let plain = path.components().all(|component| matches!(component, std::path::Component::Normal(_)));
+    plain.then(|| (mount.to_owned(), mount.join(path)))
+}
+
+/// The state by `cgroup.events`, which the root does not have: nobody can freeze that.
+fn unified(root: &Path, folder: &Path) -> Option<FreezerState> {
+    let frozen = match text(&folder.join("cgroup.events")) {
+        Ok(events) => events.lines().find_map(|line| line.strip_prefix("frozen "))?.trim() == "1",
+        Err(error) if folder == root && error.kind() == io::ErrorKind::NotFound => false,
+        Err(_) => return None,
+    };
+    let file = frozen.then(|| find_up(root, folder, "cgroup.freeze")).flatten();
+    Some(FreezerState { frozen, file })
+}
+
+/// The state by `freezer.state`, which the root does not have.
+fn legacy(root: &Path, folder: &Path) -> Option<FreezerState> {
+    let frozen = match text(&folder.join("freezer.state")) {
+        Ok(state) => state.trim() == "FROZEN",
+        Err(error) if folder == root && error.kind() == io::ErrorKind::NotFound => false,
+        Err(_) => return None,
+    };
+    let by = frozen.then(|| find_up(root, folder, "freezer.self_freezing")).flatten();
+    Some(FreezerState { frozen, file: by.map(|by| by.with_file_name("freezer.state")) })
+}
+
+/// The file with this name, of the folder or the next one above it, that has a 1 in it.
+fn find_up(root: &Path, folder: &Path, name: &str) -> Option<PathBuf> {
+    let above = folder.ancestors().take_while(|above| above.starts_with(root)).take(MAX_DEPTH);
+    above.map(|above| above.join(name)).find(|file| text(file).is_ok_and(|text| text.trim() == "1"))
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::Fixture, *};
+
+    fn paths(unified: &str, freezer: &str) -> CgroupPaths {
+        let path = |path: &str| Some(path.as_bytes().to_vec());
+        CgroupPaths { named: None, unified: path(unified), freezer: path(freezer) }
+    }
+
+    #[test]
+    fn only_whole_hierarchies_with_a_freezer_are_used() {
+        let text = b"1 2 0:3 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                     2 2 0:4 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                     3 2 0:5 /pod /part rw - cgroup2 c rw\n4 2 0:5 / /a\\040b rw - cgroup2 c rw\n";
+        let found = Hierarchies::parse(text);
+        assert_eq!(found.unified.as_deref(), Some(Path::new("/a b")));
+        assert_eq!(found.freezer.as_deref(), Some(Path::new("/sys/fs/cgroup/freezer")));
+        assert_eq!(Hierarchies::parse(b"3 2 0:5 / /x rw - tmpfs freezer rw\n"), Hierarchies::default());
+    }
+
+    #[test]
+    fn a_cgroup_below_a_frozen_one_is_frozen_by_that() {
+        let fixture = Fixture::new("freezer");
+        fixture.file("v2/a/cgroup.freeze", b"1\n");
+        fixture.file("v2/a/b/cgroup.freeze", b"0\n");
+        fixture.file("v2/a/b/cgroup.events", b"populated 1\nfrozen 1\n");
+        fixture.file("v2/c/cgroup.events", b"populated 1\nfrozen 0\n");
+        fixture.file("v2/old/cgroup.events", b"populated 1\n");
+        let hierarchies = Hierarchies { unified: Some(fixture.path().join("v2")), freezer: None };
+        let state = |path| hierarchies.state(&paths(path, "/"));
+        let file = Some(fixture.path().join("v2/a/cgroup.freeze"));
+        assert_eq!(state("/a/b"), Some(FreezerState { frozen: true, file }));
+        assert_eq!(state("/c"), Some(FreezerState { frozen: false, file: None }));
+        assert_eq!(state("/"), Some(FreezerState { frozen: false, file: None }), "the root has no such file");
+        assert_eq!([state("/old"), state("/none"), state("/../c"), state("/a/../c")], [None, None, None, None]);
+    }
+
+    #[test]
+    fn the_freezer_of_v1_is_read_beside_that_of_v2() {
+        let fixture = Fixture::new("freezer");
+        fixture.file("v1/a/freezer.state", b"FROZEN\n");
+        fixture.file("v1/a/freezer.self_freezing", b"1\n");
+        fixture.file("v1/b/freezer.state", b"THAWED\n");
+        fixture.file("v2/cgroup.events", b"populated 1\nfrozen 0\n");
+        let (unified, freezer) = (Some(fixture.path().join("v2")), Some(fixture.path().join("v1")));
+        let hierarchies = Hierarchies { unified, freezer };
+        let file = Some(fixture.path().join("v1/a/freezer.state"));
+        assert_eq!(hierarchies.state(&paths("/", "/a")), Some(FreezerState { frozen: true, file }));
+        assert_eq!(hierarchies.state(&paths("/", "/b")), Some(FreezerState { frozen: false, file: None }));
+        assert_eq!(hierarchies.state(&CgroupPaths { named: None, unified: None, freezer: None }), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! Which of some programs exist on this host, in the folders where a shell of root finds them.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Folders that are searched besides those of `PATH`: a service has fewer there than a shell of root.
+const FOLDERS: [&str; 7] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin"];
+/// Folders of a home in which pip and dotnet install programs.
+const OF_HOME: [&str; 2] = [".local/bin", ".dotnet/tools"];
+/// Folders of `PATH` that are searched.
+const MAX_FOLDERS: usize = 64;
+
+/// Returns those of `names` that are programs in one of the folders. Can wait for the file systems of the folders.
+pub fn existing<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
+    let (path, home) = (env::var_os("PATH"), env::var_os("HOME"));
+    existing_in(&folders(path.as_deref().unwrap_or_default(), home.as_deref().map(Path::new)), names)
+}
+
+/// The folders of this `PATH`, then the usual ones and those of this home, each once. A relative one depends on where the shell
+/// is.
+fn folders(path: &OsStr, home: Option<&Path>) -> Vec<PathBuf> {
+    let of_home = home.filter(|home| home.is_absolute()).into_iter();
+    let of_home = of_home.flat_map(|home| OF_HOME.map(|folder| home.join(folder)));
+    let of_path = env::split_paths(path).filter(|folder| folder.is_absolute()).take(MAX_FOLDERS);
+    let mut folders = Vec::new();
+    for folder in of_path.chain(FOLDERS.map(PathBuf::from)).chain(of_home) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders
+}
+
+fn existing_in<'a>(folders: &[PathBuf], names: &[&'a str]) -> BTreeSet<&'a str> {
+    names.iter().copied().filter(|name| folders.iter().any(|folder| is_program(&folder.join(name)))).collect()
+}
+
+fn is_program(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::Fixture, *};
+
+    #[test]
+    fn only_programs_are_found_each_wherever_it_is() {
+        let fixture = Fixture::new("tools");
+        for (name, mode) in [("a/jcmd", 0o755), ("b/py-spy", 0o700), ("b/gdb", 0o644)] {
+            fixture.file(name, b"#!/bin/sh\n");
+            fs::set_permissions(fixture.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::create_dir_all(fixture.path().join("a/psql")).unwrap();
+        std::os::unix::fs::symlink("nowhere", fixture.path().join("a/node")).unwrap();
+        let folders = [fixture.path().join("none"), fixture.path().join("a"), fixture.path().join("b")];
+        let found = existing_in(&folders, &["gdb", "jcmd", "node", "psql", "py-spy", "rbspy"]);
+        assert_eq!(found, BTreeSet::from(["jcmd", "py-spy"]));
+    }
+
+    #[test]
+    fn the_usual_folders_come_after_those_of_the_path() {
+        let folders = folders(OsStr::new("/opt/x:/usr/bin:relative::/opt/x"), Some(Path::new("/home/a")));
+        assert_eq!(folders[..3], [Path::new("/opt/x"), Path::new("/usr/bin"), Path::new("/usr/local/sbin")]);
+        assert_eq!(folders.last().map(PathBuf::as_path), Some(Path::new("/home/a/.dotnet/tools")));
+        assert_eq!(folders.len(), 1 + FOLDERS.len() + OF_HOME.len());
+        assert!(existing(&["sh"]).contains("sh"));
+    }
+}
