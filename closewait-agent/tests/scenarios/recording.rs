@@ -54,6 +54,7 @@ fn namespace(fact: &Observation) -> Option<u32> {
         }
         Observation::Scan(ScanFact::Listening { listener, .. }) => listener.netns,
         Observation::Inspection(InspectionFact::ProxyPeer { peer, .. }) => peer.socket.netns,
+        Observation::Inspection(InspectionFact::Closes(closes)) => closes.port.netns,
         Observation::Scan(
             ScanFact::Descriptor { .. } | ScanFact::InodeDescriptor { .. } | ScanFact::StoredEntry { .. },
         )
@@ -61,7 +62,10 @@ fn namespace(fact: &Observation) -> Option<u32> {
             InspectionFact::Process { .. }
             | InspectionFact::Cgroup { .. }
             | InspectionFact::Namespace { .. }
-            | InspectionFact::Location { .. },
+            | InspectionFact::Location { .. }
+            | InspectionFact::ConnectionsRead { .. }
+            | InspectionFact::PeerEnd { .. }
+            | InspectionFact::Tools { .. },
         )
         | Observation::ScanEnd(_)
         | Observation::RefreshEnd(_)
