@@ -65,7 +65,8 @@ fn namespace(fact: &Observation) -> Option<u32> {
             | InspectionFact::Namespace { .. }
             | InspectionFact::Location { .. }
             | InspectionFact::ConnectionsRead { .. }
-            | InspectionFact::PeerEnd { .. },
+            | InspectionFact::PeerEnd { .. }
+            | InspectionFact::Tools { .. },
         )
         | Observation::ScanEnd(_)
         | Observation::RefreshEnd(_)

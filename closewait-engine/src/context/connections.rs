@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{limits::Quota, model::ProxyPeer, time::BootTime};
 
 /// Number of processes that are read at a time.
-const MAX_PROCESSES: usize = 64;
+const MAX_PROCESSES: usize = 32;
 /// Number of connections that are kept, at some 300 bytes each.
 pub(super) const MAX_CONNECTIONS: usize = 65_536;
 

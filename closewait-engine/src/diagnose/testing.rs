@@ -65,6 +65,7 @@ pub(super) fn running(cpu_permille: u32) -> Thread {
         limit: None,
         wchan: None,
         cpu_permille: Some(cpu_permille),
+        wanted_permille: Some(cpu_permille),
         main: true,
     }
 }
