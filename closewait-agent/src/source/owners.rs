@@ -227,7 +227,7 @@ mod tests {
         assert!(denied.contains("of 1 process cannot be read") && denied.contains("CAP_SYS_PTRACE"), "{denied}");
         let mut unseen = Unseen::default();
         unseen.unanswered(&ReadFailure::Late { step: "its descriptors" });
-        assert!(unseen.sentence(true).is_some_and(|why| why.contains("250 ms") && why.contains("hidepid")));
+        assert!(unseen.sentence(true).is_some_and(|why| why.contains("250ms") && why.contains("hidepid")));
     }
 
     #[test]
