@@ -2,7 +2,7 @@
 
 use crate::{
     play::play,
-    scenario::{ANY, LIKELY, Owner, Part, Scenario, Until},
+    scenario::{ANY, CAREFUL, Owner, Part, Scenario, Until},
     stage::Stage,
 };
 
@@ -14,8 +14,9 @@ const GO_SERVER: Scenario = Scenario {
     parts: &[Part {
         situation: "a third of the connections is hijacked, answered and forgotten",
         count: 12..=60,
-        expected: &["leak"],
-        certainties: LIKELY,
+        // What goroutines wait for is not to be seen from outside: slow or forgotten.
+        expected: &["transient", "unknown", "leak"],
+        certainties: CAREFUL,
         owner: Owner::One("go-server"),
         ..Part::DEFAULT
     }],
@@ -65,7 +66,7 @@ const PYTHON: Scenario = Scenario {
         situation: "one path answers and does not close",
         count: 12..=60,
         expected: &["leak"],
-        certainties: LIKELY,
+        certainties: CAREFUL,
         ..Part::DEFAULT
     }],
 };

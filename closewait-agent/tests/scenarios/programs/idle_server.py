@@ -1,4 +1,4 @@
-"""An HTTP server that keeps connections alive and closes those that were idle for half a second."""
+"""An HTTP server that keeps connections alive and closes those that were idle for one and a half seconds."""
 
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 0.5
+    timeout = 1.5
 
     def do_GET(self):
         # Long enough for all clients of a pool to be there at once.
