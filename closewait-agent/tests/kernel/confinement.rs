@@ -262,7 +262,7 @@ pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], use
             .filter(|(name, _)| expected.contains_key(name))
             .map(|(name, value)| (name, value.trim().to_owned()))
             .collect();
-        assert_eq!(found, expected, "{}", thread.display());
+        assert_eq!(found, expected, "{name}: {}", thread.display());
         count += 1;
     }
     assert!(count >= 2, "the loop and the writer are threads, {count} were seen");
