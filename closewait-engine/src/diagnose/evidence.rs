@@ -47,6 +47,8 @@ pub struct GroupEvidence {
     pub waits: Option<Waits>,
     /// Sockets of the group with data that the peer has not acknowledged.
     pub sending: u32,
+    /// Sockets of the group that had received data before their only owner began.
+    pub older_than_owner: u32,
     /// Sockets of the group whose FIN the program has not read.
     pub eof_unread: u32,
     /// What only matters for connections that the program made.

@@ -122,6 +122,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
         peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
         backends: dice.maybe(|dice| Backends { read: 3, waiting: dice.below(8) as u32 / 6 }),
         waits: dice.maybe(|dice| waits(dice, count)),
+        older_than_owner: if dice.below(6) == 0 { count } else { 0 },
         sending: if dice.below(8) == 0 { count } else { 0 },
         eof_unread: dice.one(&[0, count]),
         clients: ClientFacts {

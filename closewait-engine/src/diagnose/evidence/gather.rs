@@ -1,6 +1,6 @@
 //! Puts the evidence of a group together, from what was read of its owners and its port.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeersRead, RECENT, Siblings, Waits};
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
 const MAX_AGE: Duration = Duration::from_secs(30);
 /// Times of the kernel's TCP are within ticks: what is to be later has to be later by more than one of 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Resolution of the time at which a process began, and a process for each connection needs some time to begin.
+const STARTED: Duration = Duration::from_millis(20);
 
 /// What a group is put together from.
 pub(crate) struct Sources<'a> {
@@ -65,9 +68,10 @@ impl Sources<'_> {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
             },
-            backends: self.backends(&pids),
+            backends: self.backends(&pids, members),
             waits: self.waits(&pids, members),
             sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
+            older_than_owner: self.older_than_owner(members),
             eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
             clients: match self.flow_key {
                 FlowKey::Remote(scope, remote) => {
@@ -112,15 +116,33 @@ impl Sources<'_> {
         Some(siblings)
     }
 
-    fn backends(&self, pids: &BTreeSet<u32>) -> Option<Backends> {
+    fn backends(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Backends> {
+        let port = if let FlowKey::Port(_, port) = self.flow_key { Some(port) } else { None };
+        let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
         let mut backends = Backends::default();
         for (_, peer) in self.connections(pids)? {
-            if peer.socket.role != Some(Role::Server) {
+            // A program that waits for itself waits for nothing else.
+            let own = port
+                .is_some_and(|port| peer.socket.remote.port == port && locals.contains(&peer.socket.remote.address));
+            if peer.socket.role != Some(Role::Server) && !own {
                 backends.read += 1;
                 backends.waiting += u32::from(pairing::waits(peer));
             }
         }
         Some(backends)
+    }
+
+    /// Counts the sockets that had received data before their only owner began: it inherited them, or was handed them.
+    fn older_than_owner(&self, members: &[(SocketKey, &TrackedSocket)]) -> u32 {
+        let older = |one: &TrackedSocket| {
+            let [first, others @ ..] = one.owners.as_deref()? else { return None };
+            let alone = others.iter().all(|owner| owner.task.pid == first.task.pid);
+            let started = self.host_context.processes().get(&first.task.pid)?.started_ns?;
+            let received =
+                one.socket.last_received.filter(|_| one.socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
+            Some(alone && received + STARTED <= BootTime(started))
+        };
+        u32::try_from(members.iter().filter(|(_, one)| older(one) == Some(true)).count()).unwrap_or(u32::MAX)
     }
 
     fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {

@@ -24,7 +24,7 @@ impl Rule for Blocked {
             name: "blocked",
             when: "of a server, since the oldest of the group entered: no other connection was served or closed, no socket was \
                    finished late, 2 or more connections came; and its threads wait without a timeout, enough of them for half of \
-                   the sockets, or none waits for events; or the runtime runs many tasks on each thread",
+                   the sockets, or none waits for events, or all of them wait in accept() only; or the runtime runs many tasks on each thread",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -76,6 +76,9 @@ impl Rule for Blocked {
             Some(true) => return None,
             Some(false) if blocked > 0 => {
                 (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
+            }
+            None if takes_none_up(case) => {
+                (Certainty::Medium, "it accepts, and none of its threads works on what it has accepted".to_owned())
             }
             Some(false) | None if serves_nothing || enough => {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
@@ -167,6 +170,19 @@ impl Rule for PartlyBlocked {
             next: text::dump(case),
         })
     }
+}
+
+/// Whether a server without an event loop only accepts: it has answered none of these, serves no other connection, and its threads
+/// do nothing. A thread pool that has ended looks like that.
+pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
+    let evidence = &case.group.evidence;
+    let Some(waits) = evidence.waits.filter(|waits| waits.complete) else { return false };
+    let working = waits.blocked + waits.limited + waits.running + waits.writing;
+    evidence.progresses(case.now) == Some(false)
+        && evidence.demand >= 2
+        && case.group.unanswered * 2 >= case.group.count
+        && (waits.accepting > 0 && waits.events == 0 && waits.idle_loop.is_none() && !waits.multiplexes)
+        && working * 4 <= case.group.count
 }
 
 fn threads(waits: &Waits, count: u32) -> String {

@@ -53,7 +53,12 @@ impl Rule for Forgotten {
         };
         let working = waits.blocked + waits.limited + waits.running + waits.writing;
         let works = if waits.idle_loop == Some(true) { 0 } else { working };
-        if !case.is_server() || !idle || waiting > 0 || works * 4 > case.group.count {
+        if !case.is_server()
+            || !idle
+            || waiting > 0
+            || works * 4 > case.group.count
+            || super::blocked::takes_none_up(case)
+        {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);

@@ -20,7 +20,8 @@ impl Rule for Inherited {
         &About {
             name: "inherited",
             when: "the process that opened it has no descriptor of it any more and another has; or several programs have \
-                   it; or of a server: the only process that has it does not listen, and another program does",
+                   it; or of a server: the only process that has it does not listen, and another program does, or began after \
+                   the connection had received data",
             class: &[Class::Inherited],
             certainty: &[
                 (
@@ -28,7 +29,11 @@ impl Rule for Inherited {
                     "the opener is known and has let go, and the owner has another name; or the listener is another \
                      program's",
                 ),
-                (Certainty::Medium, "the owner has the opener's name (a daemon that went to the background)"),
+                (
+                    Certainty::Medium,
+                    "the owner has the opener's name (a daemon that went to the background), or the connection is older than the \
+                     owner",
+                ),
                 (
                     Certainty::Low,
                     "processes share it, of different programs, or of one that connected it: handing on is no leak",
@@ -78,7 +83,9 @@ fn let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     if case.blind {
         return None;
     }
-    opener_let_go(case, tasks).or_else(|| listener_is_of_another(case, tasks))
+    opener_let_go(case, tasks)
+        .or_else(|| listener_is_of_another(case, tasks))
+        .or_else(|| connection_is_older(case, tasks))
 }
 
 fn opener_let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
@@ -140,6 +147,39 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
             owner.pid,
             local = listener.what.local,
             fd = case.owners?.first()?.fd,
+        ),
+    ))
+}
+
+/// The connection was there before its only owner began: a fork has copied it, and the process that accepted it has closed its
+/// own. A process that serves one connection begins right after that, too; so it must be another program than the one that
+/// listens, or several connections.
+fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    let ([owner], listener, older) = (tasks, case.listener?, case.group.evidence.older_than_owner) else { return None };
+    let handed_over = case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER);
+    if !case.is_server() || handed_over || older == 0 || older * 2 < case.group.count {
+        return None;
+    }
+    let began = process(case, owner.pid)?.started_ns?;
+    let before = |task: &&Task| {
+        let started = process(case, task.pid).and_then(|process| process.started_ns);
+        task.pid != owner.pid && started.is_some_and(|started| started < began)
+    };
+    let listens: Vec<&Task> = listener.owners.iter().map(|other| &other.task).filter(before).collect();
+    let first = *listens.first()?;
+    let foreign = match (program(case, owner.pid), program(case, first.pid)) {
+        (Some(one), Some(other)) => !related(one, other),
+        _ => false,
+    };
+    if !foreign && older < 2 {
+        return None;
+    }
+    Some((
+        Certainty::Medium,
+        format!(
+            "{}[{}] has the only descriptor and began after the connection had received data: it is a copy from {}[{}], which \
+             listens on {} and has closed its own",
+            owner.comm, owner.pid, first.comm, first.pid, listener.what.local,
         ),
     ))
 }

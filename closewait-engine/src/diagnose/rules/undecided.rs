@@ -62,7 +62,7 @@ impl Rule for TooEarly {
         &About {
             name: "too_early",
             when: "the oldest socket of its group entered less than 60 s ago, and no rule above applies",
-            class: &[Class::Transient],
+            class: &[Class::Unknown],
             certainty: &[(Certainty::Low, "too early to tell")],
             says: "too early to tell",
             next: "check again",
@@ -76,7 +76,7 @@ impl Rule for TooEarly {
             return None;
         }
         Some(Judgement {
-            class: Class::Transient,
+            class: Class::Unknown,
             certainty: Certainty::Low,
             text: format!(
                 "too early to tell: the oldest of {count} in its group entered {age} ago, and {owner} has not closed it",
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_first_minute_is_too_early_and_a_port_that_nobody_uses_tells_nothing() {
-        assert_eq!(Scene::server().aged(59).ask(&TooEarly).unwrap().class, Class::Transient);
+        assert_eq!(Scene::server().aged(59).ask(&TooEarly).unwrap().class, Class::Unknown);
         assert_eq!(Scene::server().aged(60).ask(&TooEarly), None);
         let mut scene = Scene::server();
         assert_eq!(scene.ask(&NoDemand), None, "it was not watched");

@@ -63,10 +63,10 @@ impl Rule for ServesOthers {
         &About {
             name: "serves_others",
             when: "a server serves other connections of the port, and no rule above tells what it does with these",
-            class: &[Class::Transient, Class::Unknown, Class::Leak],
+            class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "transient until 60 s; then unknown, or a leak if fewer threads than half of the sockets do anything",
+                "unknown; from 60 s on a leak if fewer threads than half of the sockets do anything",
             )],
             says: "the program works: slow with these, or it has forgotten them",
             next: "see whether they go away",
@@ -97,7 +97,7 @@ impl Rule for ServesOthers {
         });
         let old = case.group.oldest >= super::SURE_AGE;
         let (class, what) = match (old, idle) {
-            (false, _) => (Class::Transient, "slow with these, or it has forgotten them"),
+            (false, _) => (Class::Unknown, "slow with these, or it has forgotten them"),
             (true, true) => (Class::Leak, "and most of these have no thread that could work on them"),
             (true, false) => (Class::Unknown, "slow with these, or it has forgotten them; its threads do not tell"),
         };
@@ -129,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_serves_others_is_slow_at_first_and_unknown_later() {
+    fn what_a_program_does_with_some_while_it_serves_others_is_unknown() {
         let mut scene = Scene::server().of(9).aged(20);
         assert_eq!(scene.ask(&ServesOthers), None);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Transient);
+        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Unknown);
         scene = scene.aged(70);
         assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Unknown);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
