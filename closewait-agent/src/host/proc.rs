@@ -67,6 +67,16 @@ pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(numbers(&folder, most)?.into_iter().map(|tid| (tid, folder.join(tid.to_string()))).collect())
 }
 
+/// The children that the first thread of a process has started (`get_children_pid`, fs/proc/array.c at v5.10).
+///
+/// # Errors
+///
+/// If it has ended, or the kernel is built without `CONFIG_PROC_CHILDREN`.
+pub fn children(process: &Path, pid: u32) -> io::Result<Vec<u32>> {
+    let text = read(&process.join("task").join(pid.to_string()).join("children"), SMALL)?;
+    Ok(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
 /// The folders of a process and of its threads that have descriptor tables, one for each table: that of the first thread, of
 /// threads that do not share it (`unshare(CLONE_FILES)`), and of those that have outlived the first.
 ///

@@ -30,6 +30,8 @@ const PROCESSES: usize = 64;
 const THREADS: usize = 512;
 /// Threads of all processes together: some 30 microseconds each.
 const ALL_THREADS: usize = 2048;
+/// Children of one process that are looked at.
+const WORKERS: usize = 16;
 /// CPU time is counted in ticks of 1 to 10 ms, so that a shorter time between two looks says nothing.
 const WINDOW: Duration = Duration::from_millis(5);
 
@@ -84,7 +86,9 @@ impl Sampling {
         let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
         let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
         let mut reads = BTreeMap::new();
-        let late = read_processes(pids.clone(), Reads::All, &threads, &mut patience, &mut reads);
+        let mut late = read_processes(pids.clone(), Reads::All, &threads, &mut patience, &mut reads);
+        let workers = workers(&reads);
+        late.extend(read_processes(workers.clone(), Reads::All, &threads, &mut patience, &mut reads));
         // Whatever is known of one whose threads were not read yet is read now.
         let unread =
             |late: &&(u32, ReadFailure)| reads.get(&late.0).is_none_or(|process_read| !process_read.has_threads);
@@ -96,7 +100,7 @@ impl Sampling {
                 None => log::debug!("process {pid} was not read: {why}"),
             }
         }
-        let reads = pids.iter().filter_map(|pid| reads.remove(pid)).collect();
+        let reads = pids.iter().chain(&workers).filter_map(|pid| reads.remove(pid)).collect();
         Self { begun: at, reads, patience }
     }
 
@@ -134,6 +138,16 @@ impl Sampling {
         reads.retain_mut(|process_read| process_read.is_same(answers.remove(&process_read.process.pid), window));
         reads.into_iter().map(|process_read| process_read.process).collect()
     }
+}
+
+/// Returns the children of event loops that were read, which may have the work that these hand on: 64 at most, 16 of each.
+fn workers(reads: &BTreeMap<u32, ProcessRead>) -> Vec<u32> {
+    let masters = reads.values().map(|read| &read.process).filter(|process| process.is_event_loop_runtime());
+    let children = |process: &Process| {
+        let folder = proc::folder(Path::new("/proc"), process.pid);
+        proc::children(&folder, process.pid).unwrap_or_default().into_iter().take(WORKERS)
+    };
+    masters.flat_map(children).filter(|pid| !reads.contains_key(pid)).take(PROCESSES).collect()
 }
 
 /// Reads processes, and keeps the last state of each. Returns those that did not answer.

@@ -239,9 +239,12 @@ impl HostContext {
         ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
         ranked.truncate(MAX_PROCESSES);
         let wanted: BTreeSet<u32> = ranked.iter().map(|(pid, _)| *pid).collect();
-        self.processes.retain(|pid, _| wanted.contains(pid));
-        self.inspected.retain(|pid, _| wanted.contains(pid));
-        self.wait_samples.retain(|pid, _| wanted.contains(pid));
+        let is_wanted = |pid: &u32, process: &Process| {
+            wanted.contains(pid) || process.parent.is_some_and(|parent| wanted.contains(&parent))
+        };
+        self.processes.retain(|pid, process| is_wanted(pid, process));
+        self.inspected.retain(|pid, _| self.processes.contains_key(pid));
+        self.wait_samples.retain(|pid, _| self.processes.contains_key(pid));
         let is_stale = |at: BootTime| now.since(at) >= PROCESS_REFRESH_INTERVAL;
         let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| is_stale(*at));
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
@@ -283,6 +286,12 @@ impl HostContext {
     /// All listeners.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = &Seen<Listener>> {
         self.listeners.values()
+    }
+
+    /// Returns the workers of a process: the children that run the same program, if its own event loop hands them the work.
+    pub(crate) fn workers<'a>(&'a self, master: &'a Process) -> impl Iterator<Item = &'a Process> {
+        let masters = self.processes.values().filter(|_| master.is_event_loop_runtime());
+        masters.filter(move |one| one.parent == Some(master.pid) && one.exe.is_some() && one.exe == master.exe)
     }
 
     /// Returns the time at which a process was inspected.

@@ -266,7 +266,11 @@ impl<'a> Grouping<'a> {
             owners.unwrap_or_default().iter().chain(listening).map(|owner| owner.task.pid).collect();
         pids.sort_unstable();
         pids.dedup();
-        pids.iter().filter_map(|pid| self.host_context.processes().get(pid)).collect()
+        let known = |pid: &u32| self.host_context.processes().get(pid);
+        let mut processes: Vec<&Process> = pids.iter().filter_map(known).collect();
+        let workers: Vec<&Process> = processes.iter().flat_map(|process| self.host_context.workers(process)).collect();
+        processes.extend(workers.into_iter().filter(|worker| !pids.contains(&worker.pid)));
+        processes
     }
 }
 

@@ -124,6 +124,12 @@ fn owners<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Process> {
     let pids: Vec<u32> = tasks(case).iter().map(|task| task.pid).collect();
     let mut owners: Vec<&Process> =
         case.processes.iter().copied().filter(|process| pids.contains(&process.pid)).collect();
+    // A master's workers have the work.
+    let is_worker = |process: &&&Process| {
+        let parent = process.parent.filter(|_| !pids.contains(&process.pid));
+        parent.is_some_and(|parent| pids.contains(&parent)) && process.is_event_loop_runtime()
+    };
+    owners.extend(case.processes.iter().filter(is_worker).copied());
     owners.sort_by_key(|process| Reverse(process.occupation()));
     owners.into_iter()
 }

@@ -149,7 +149,12 @@ impl Sources<'_> {
         let mut waits = Waits::default();
         for pid in pids {
             let fresh = self.host_context.inspected_at(*pid).is_some_and(|at| self.now.since(at) <= MAX_AGE);
-            waits.add(self.host_context.processes().get(pid).filter(|_| fresh)?);
+            let owner = self.host_context.processes().get(pid).filter(|_| fresh)?;
+            let workers: Vec<_> = self.host_context.workers(owner).collect();
+            if workers.is_empty() {
+                waits.add(owner);
+            }
+            workers.into_iter().for_each(|worker| waits.add(worker));
         }
         if pids.is_empty() || waits.threads == 0 {
             return None;
