@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Age from which on what was read of owners is no evidence any more.
-const MAX_AGE: Duration = Duration::from_secs(30);
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// Times of the kernel's TCP are within ticks: what is to be later has to be later by more than one of 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
 

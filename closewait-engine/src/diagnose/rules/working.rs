@@ -46,7 +46,7 @@ impl Rule for Working {
             class,
             certainty,
             text: format!(
-                "{limited} with a timeout, as many as there are sockets more than before: each seems to work on one{others}",
+                "{limited} with a timeout, one more for each socket that came: each seems to work on one{others}",
                 limited = match waits.limited {
                     1 => format!("1 thread of {owner} waits"),
                     many => format!("{many} threads of {owner} wait"),
