@@ -21,6 +21,7 @@ use closewait_common::{
 use crate::{
     globals::{ability, layout},
     maps::{self, RecordSlot},
+    progress,
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -62,7 +63,7 @@ pub(crate) fn task_file(ctx: *mut c_void) {
 pub(crate) fn proxy_peers(ctx: *mut c_void) {
     of_file(ctx, RecordSlot::ProxyPeers, |sk, state| match state {
         state::FIN_WAIT1 | state::FIN_WAIT2 => Some(kind::PROXY_PEER),
-        state::ESTABLISHED if sock::is_busy(sk) => Some(kind::PROXY_PEER),
+        state::ESTABLISHED if progress::is_busy(sk) => Some(kind::PROXY_PEER),
         _ => None,
     });
 }

@@ -15,6 +15,7 @@
 mod globals;
 mod iter;
 mod maps;
+mod progress;
 mod set_state;
 mod sock;
 mod time;

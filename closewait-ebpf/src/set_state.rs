@@ -20,7 +20,7 @@ use closewait_common::{
 
 use crate::{
     globals::{ability, trace_layout},
-    maps,
+    maps, progress,
     sock::{self, Pointer, Probed, Typed},
     time,
 };
@@ -97,7 +97,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         sock::describe(sk, socket, record);
         sock::describe_tcp(tcp, record);
         if record.kind == kind::LEAVE {
-            sock::describe_writing(tcp, record);
+            progress::describe_writing(tcp, record);
             // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
             // change is made by whatever a packet or a timer has interrupted.
             if record.sk_err == 0 {
@@ -110,7 +110,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
 /// Whether the remote port of a connection that is being made is watched.
 #[inline(always)]
 fn connects_to_watched(sk: Typed) -> bool {
-    maps::watches_any() && sock::remote_port_key(sk).and_then(maps::watched).is_some()
+    maps::watches_any() && progress::remote_port_key(sk).and_then(maps::watched).is_some()
 }
 
 /// Whether a connection that changes to this state is being closed by its own program, or reset by either.
@@ -128,13 +128,13 @@ fn count_close(sk: Typed) {
         return;
     }
     let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
-    let Some(key) = sock::port_key(sk, tcp) else { return };
+    let Some(key) = progress::port_key(sk, tcp) else { return };
     let Some(watched) = maps::watched(key) else { return };
     let now_ns = time::boot_ns();
     // SAFETY: `watched` points to a map value of that type. The agent replaces a value as a whole, and 8 aligned bytes do not
     // tear.
     let since_ns = unsafe { (&raw const (*watched).since_ns).read() };
-    if sock::has_sent_for(tcp, now_ns.saturating_sub(since_ns)) {
+    if progress::has_sent_for(tcp, now_ns.saturating_sub(since_ns)) {
         maps::count_close(watched, now_ns);
     }
 }

@@ -24,7 +24,6 @@ use closewait_common::{
     config::MISSING,
     record::{Detail, FORMAT, OpenerRecord, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
-    watched,
 };
 
 use crate::{
@@ -224,54 +223,10 @@ pub(crate) fn has_error(sk: impl Pointer) -> bool {
     sk.read::<i32>(layout!(sock_err)).unwrap_or(0) != 0
 }
 
-/// Key of its local port among those that are watched.
-#[inline(always)]
-pub(crate) fn port_key(sk: impl Pointer, tcp: impl Pointer) -> Option<u64> {
-    let port = u16::from_be(tcp.read(layout!(inet_sport))?);
-    Some(watched::key(netns(sk)?, port, false))
-}
-
-/// Key of its remote port among those that are watched.
-#[inline(always)]
-pub(crate) fn remote_port_key(sk: impl Pointer) -> Option<u64> {
-    let port = u16::from_be(sk.read(layout!(sock_dport))?);
-    Some(watched::key(netns(sk)?, port, true))
-}
-
-/// Whether its program has sent data within the last `time_ns` nanoseconds for certain: times of TCP are in ticks, rounded down.
-#[inline(always)]
-pub(crate) fn has_sent_for(tcp: impl Pointer, time_ns: u64) -> bool {
-    let tick_ns = u64::from(ability!(tick_ns));
-    let Some(sent_bytes) = tcp.read::<u64>(layout!(tcp_bytes_sent)) else { return false };
-    let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) else { return false };
-    // At most so long ago; another CPU may be a tick ahead.
-    let ticks = u64::from(time::ticks().wrapping_sub(sent).wrapping_add(1));
-    sent_bytes > 0 && tick_ns != 0 && ticks.wrapping_mul(tick_ns) <= time_ns
-}
-
 /// Inode of the network namespace.
 #[inline(always)]
 pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
     sk.follow(layout!(sock_net))?.read(layout!(net_inum))
-}
-
-/// Whether an open connection was used lately, or its program has connected it, has sent something and has got nothing
-/// since: as far as this can be told.
-#[inline(always)]
-pub(crate) fn is_busy(sk: impl Pointer) -> bool {
-    let is_accepted = is_accepted(sk);
-    let Some(sent) = sk.read::<u32>(layout!(tcp_lsndtime)) else { return !is_accepted };
-    let Some(received) = sk.read::<u32>(layout!(tcp_lrcvtime)) else { return !is_accepted };
-    (!is_accepted && sent.wrapping_sub(received) as i32 >= 0) || is_recent(sent) || is_recent(received)
-}
-
-/// Whether a time of TCP, in ticks, is less than a minute ago. Another CPU may have written it just now, with a younger clock.
-#[inline(always)]
-fn is_recent(at: u32) -> bool {
-    const AHEAD: u32 = 16;
-    const RECENT_NS: u64 = 60_000_000_000;
-    let Some(recent) = RECENT_NS.checked_div(u64::from(ability!(tick_ns))) else { return false };
-    u64::from(time::ticks().wrapping_sub(at).wrapping_add(AHEAD)) < recent + u64::from(AHEAD)
 }
 
 /// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.
@@ -335,19 +290,6 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
     record.received_bytes = received;
     record.sent_bytes = sent;
     record.flags |= flag::TCP;
-}
-
-/// Whether data was sent after the socket had entered, as the program does that answers a peer which has gone.
-#[inline(always)]
-pub(crate) fn describe_writing(tcp: Option<impl Pointer>, record: &mut Record) {
-    let Some(tcp) = tcp else { return };
-    if record.entered_ns == 0 || ability!(tick_ns) == 0 {
-        return;
-    }
-    record.flags |= flag::WROTE_KNOWN;
-    if has_sent_for(tcp, record.time_ns.saturating_sub(record.entered_ns)) {
-        record.flags |= flag::WROTE;
-    }
 }
 
 /// How long ago the last ACK and the last data came in: the FIN lies between.

@@ -1,5 +1,7 @@
 //! A connection that is over, and a descriptor that is left of it.
 
+use std::time::Duration;
+
 use crate::diagnose::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
@@ -10,6 +12,9 @@ use crate::{
 /// file alone (net/ipv4/tcp_input.c, tcp_timer.c, tcp.c at v5.10).
 pub(super) struct Gone;
 
+/// Time after the end of a connection from which on no slow program explains an open descriptor.
+const LONG: Duration = Duration::from_secs(600);
+
 impl Rule for Gone {
     fn about(&self) -> &'static About {
         &About {
@@ -17,13 +22,10 @@ impl Rule for Gone {
             when: "the connection is over (reset, timeout, destroyed, shut down), and a program still has its descriptor",
             class: &[Class::Leak, Class::Transient, Class::Unknown],
             certainty: &[
-                (
-                    Certainty::Medium,
-                    "a leak for a server that has kept it longer than a stuck socket; transient before that",
-                ),
+                (Certainty::Medium, "a leak for a server that has kept it for 10 min; transient in the first minute"),
                 (
                     Certainty::Low,
-                    "for a client, as a pool checks a connection only when it needs one again; \
+                    "between the two; for a client, as a pool checks a connection only when it needs one again; \
                                   unknown if no process was found to have it",
                 ),
             ],
@@ -59,10 +61,11 @@ impl Rule for Gone {
             });
         }
         let owner = text::owner(case);
-        let (class, certainty) = match (ago > case.stuck_after, case.is_client()) {
-            (false, _) => (Class::Transient, Certainty::Medium),
-            (true, true) => (Class::Leak, Certainty::Low),
-            (true, false) => (Class::Leak, Certainty::Medium),
+        // A slow program sees the error when it is done.
+        let (class, certainty) = match (ago, case.is_client()) {
+            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Transient, Certainty::Medium),
+            (ago, false) if ago > LONG => (Class::Leak, Certainty::Medium),
+            (_, _) => (Class::Leak, Certainty::Low),
         };
         let pool = if case.is_client() { " A pool of connections would notice at its next use." } else { "" };
         Some(Judgement {

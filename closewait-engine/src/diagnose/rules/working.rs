@@ -98,13 +98,22 @@ impl Rule for ServesOthers {
         let old = case.group.oldest >= super::SURE_AGE;
         let (class, what) = match (old, idle) {
             (false, _) => (Class::Unknown, "slow with these, or it has forgotten them"),
-            (true, true) => (Class::Leak, "and most of these have no thread that could work on them"),
+            (true, true) => {
+                (Class::Leak, "likely to have forgotten these: most have no thread that could work on them")
+            }
             (true, false) => (Class::Unknown, "slow with these, or it has forgotten them; its threads do not tell"),
         };
         Some(Judgement {
             class,
             certainty: Certainty::Low,
-            text: format!("{owner} serves other connections of port {port}, {what}: {count}, the oldest for {age}"),
+            text: format!(
+                "{serves}; {owner} is {what}: {count}, the oldest for {age}",
+                serves = if evidence.siblings.is_some_and(|siblings| siblings.served > 0) {
+                    format!("it serves other connections of port {port}")
+                } else {
+                    format!("other connections of port {port} are served")
+                },
+            ),
             next: format!("see whether they go away: `closewait list --port {port}`; if not, {}", text::dump(case)),
         })
     }

@@ -1,0 +1,152 @@
+use super::*;
+use crate::{
+    context::connections::MAX_CONNECTIONS,
+    model::Connection,
+    testing::{listener, owner, process, socket},
+};
+
+fn proxy_peer(host_context: &mut HostContext, pid: u32) {
+    let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
+    host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
+}
+
+#[test]
+fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
+    let mut host_context = HostContext::default();
+    let owners = [owner("x", 1, 3)];
+    let asks = |host_context: &mut HostContext, now| {
+        host_context.inspection_request(BootTime(now), [(&socket(), Some(&owners[..]))].into_iter()).tools
+    };
+    assert!(asks(&mut host_context, 0));
+    let process = |pid| InspectionFact::Process { at: BootTime(0), process: Box::new(process("x", pid, None)) };
+    host_context.learn(process(1));
+    assert_eq!(host_context.processes()[&1].tools, None);
+    host_context.learn(InspectionFact::Tools { at: BootTime(0), tools: [Tool::Jcmd].into() });
+    host_context.learn(process(2));
+    for pid in [1, 2] {
+        assert_eq!(host_context.processes()[&pid].tools, Some([Tool::Jcmd].into()));
+    }
+    assert!(!asks(&mut host_context, 59_999_999_999) && asks(&mut host_context, 60_000_000_000));
+    assert!(!HostContext::default().inspection_request(BootTime(0), std::iter::empty()).tools);
+}
+
+#[test]
+fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
+    let mut host_context = HostContext::default();
+    for key in 0..MAX_LISTENERS as u64 + 3 {
+        host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, 3)));
+    }
+    host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(owner("y", 2, 3)));
+    host_context.scan_ended(None);
+    assert_eq!((host_context.listeners.len(), host_context.dropped()), (MAX_LISTENERS, 3));
+    assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "one that is known may have more holders");
+    host_context.scan_ended(None);
+    assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
+}
+
+#[test]
+fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
+    let mut host_context = HostContext::default();
+    for fd in 0..MAX_MORE_OWNERS as u32 + 6 {
+        host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, fd)));
+    }
+    host_context.scan_ended(None);
+    assert_eq!((host_context.listeners[&SocketKey(1)].owners.len(), host_context.dropped()), (MAX_MORE_OWNERS + 1, 5));
+}
+
+#[test]
+fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
+    let mut host_context = HostContext::default();
+    let (socket, owners) = (socket(), [owner("x", 5, 3)]);
+    host_context.inspection_request(BootTime(0), std::iter::once((&socket, Some(&owners[..]))));
+    (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+    host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
+    assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
+    assert_eq!(host_context.connections_read(5), None, "some were dropped");
+    host_context.inspection_request(BootTime(0), std::iter::empty());
+    assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
+    proxy_peer(&mut host_context, 6);
+    host_context.inspection_request(BootTime(0), std::iter::empty());
+    assert_eq!(host_context.dropped(), 0);
+}
+
+#[test]
+fn each_of_many_owners_has_its_connections_read_in_turn_and_keeps_them_meanwhile() {
+    let at = |seconds: u64| BootTime(seconds * 1_000_000_000);
+    let mut host_context = HostContext::default();
+    let socket = socket();
+    let owners: Vec<_> = (1..=64).map(|pid| [owner("x", pid, 3)]).collect();
+    let mut read = Vec::new();
+    for round in 0..2 {
+        let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
+        let asked = host_context.inspection_request(at(round * 5), sockets).connections_of;
+        assert_eq!(asked.len(), 32);
+        for pid in &asked {
+            proxy_peer(&mut host_context, *pid);
+            host_context.learn(InspectionFact::ConnectionsRead { pid: *pid, at: at(round * 5) });
+        }
+        host_context.inspection_ended();
+        read.extend(asked);
+    }
+    read.sort_unstable();
+    assert_eq!(read, (1..=64).collect::<Vec<u32>>());
+    assert!((1..=64).all(|pid| host_context.connections(pid).len() == 1));
+    assert_eq!((host_context.connections_read(1), host_context.connections_read(64)), (Some(at(0)), Some(at(5))));
+    let again = |host_context: &mut HostContext, now| {
+        let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
+        host_context.inspection_request(now, sockets).connections_of
+    };
+    assert_eq!(again(&mut host_context, at(10)), (1..=32).collect::<Vec<u32>>(), "read longest ago");
+    assert_eq!(again(&mut host_context, at(11)), (33..=64).collect::<Vec<u32>>(), "not twice in five seconds");
+}
+
+#[test]
+fn a_read_that_was_not_possible_leaves_what_is_known_with_its_time() {
+    let (socket, owners) = (socket(), [owner("x", 5, 3)]);
+    let mut host_context = HostContext::default();
+    let ask = |host_context: &mut HostContext, now| {
+        host_context.inspection_request(BootTime(now), std::iter::once((&socket, Some(&owners[..]))));
+    };
+    ask(&mut host_context, 0);
+    host_context.inspection_ended();
+    assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (0, None), "never read");
+    ask(&mut host_context, 10_000_000_000);
+    proxy_peer(&mut host_context, 5);
+    assert_eq!(host_context.connections(5).len(), 0, "not yet: more may come");
+    host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(11) });
+    host_context.inspection_ended();
+    ask(&mut host_context, 20_000_000_000);
+    host_context.inspection_ended();
+    assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (1, Some(BootTime(11))));
+    ask(&mut host_context, 30_000_000_000);
+    proxy_peer(&mut host_context, 5);
+    proxy_peer(&mut host_context, 5);
+    host_context.inspection_ended();
+    assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (2, None), "cut off");
+}
+
+#[test]
+fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
+    let mut host_context = HostContext::default();
+    for netns in 0..MAX_NAMESPACES as u32 + 2 {
+        host_context.learn(InspectionFact::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
+    }
+    assert_eq!((host_context.namespaces.len(), host_context.conntrack(Some(1))), (MAX_NAMESPACES, None));
+    assert!(host_context.conntrack(Some(2)).is_some());
+}
+
+#[test]
+fn one_inquiry_asks_for_so_much_and_the_next_for_the_rest() {
+    let sockets: Vec<Socket> = (0..MAX_UNHELD as u64 + 9)
+        .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
+        .collect();
+    let mut host_context = HostContext::default();
+    let none: &[Owner] = &[];
+    let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+    assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
+    for inode in request.unheld {
+        host_context.learn(InspectionFact::Location { inode, place: SocketLocation::InFlight(Vec::new()) });
+    }
+    let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+    assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
+}
