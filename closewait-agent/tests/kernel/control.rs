@@ -393,7 +393,13 @@ fn control_characters_of_an_answer_reach_no_terminal() {
                 (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
                 hint = Some(Hint::Cause { owner: None, count: 1, verdict: row.verdict.clone() });
             }
-            _ => {}
+            AnswerItem::Listener(_)
+            | AnswerItem::Workload(_)
+            | AnswerItem::Process(_)
+            | AnswerItem::Report(_)
+            | AnswerItem::Group(_)
+            | AnswerItem::ListedGroup(_)
+            | AnswerItem::Hint(_) => {}
         }
     }
     items.extend(hint.map(|hint| AnswerItem::Hint(Box::new(hint))));

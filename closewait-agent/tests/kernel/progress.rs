@@ -216,7 +216,7 @@ fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
 fn closes(facts: &[InspectionFact], ns: &Namespace, port: u16) -> Option<PortCloses> {
     let of = |fact: &InspectionFact| if let InspectionFact::Closes(closes) = fact { Some(*closes) } else { None };
     let own = |closes: &PortCloses| closes.port.netns == u32::try_from(ns.inode).ok() && closes.port.port == port;
-    facts.iter().filter_map(of).filter(own).last()
+    facts.iter().filter_map(of).rfind(own)
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
         let Observation::Inspection(InspectionFact::PeerEnd { key, end, .. }) = fact else { return None };
         (*key == own).then_some(*end)
     };
-    facts.iter().filter_map(end).last()
+    facts.iter().filter_map(end).next_back()
 }
 
 #[test]
