@@ -82,8 +82,10 @@ pub(crate) fn watched(key: u64) -> Option<*mut Watched> {
 pub(crate) fn count_close(watched: *mut Watched, now_ns: u64) {
     // SAFETY: `watched` points to a map value of that type.
     add_one(unsafe { &raw mut (*watched).closes });
+    // SAFETY: as above.
+    let last_ns = unsafe { &raw mut (*watched).last_ns };
     // SAFETY: as above. Of two CPUs at the same moment either time is right.
-    unsafe { (&raw mut (*watched).last_ns).write(now_ns) };
+    unsafe { last_ns.write(now_ns) };
 }
 
 /// Where a record is put together. On the stack, Linux 6.1's verifier follows every combination of fields that are

@@ -131,9 +131,10 @@ fn count_close(sk: Typed) {
     let Some(key) = progress::port_key(sk, tcp) else { return };
     let Some(watched) = maps::watched(key) else { return };
     let now_ns = time::boot_ns();
-    // SAFETY: `watched` points to a map value of that type. The agent replaces a value as a whole, and 8 aligned bytes do not
-    // tear.
-    let since_ns = unsafe { (&raw const (*watched).since_ns).read() };
+    // SAFETY: `watched` points to a map value of that type.
+    let since_ns = unsafe { &raw const (*watched).since_ns };
+    // SAFETY: as above. The agent replaces a value as a whole, and 8 aligned bytes do not tear.
+    let since_ns = unsafe { since_ns.read() };
     if progress::has_sent_for(tcp, now_ns.saturating_sub(since_ns)) {
         maps::count_close(watched, now_ns);
     }
