@@ -4,13 +4,12 @@
 //! it. With `BLESS=1` in the environment that is written there.
 
 use std::{
-    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use tests_support::blame::{EXCEPTIONS, exception, is_blame};
+use tests_support::blame::is_blame;
 
 /// How a warning begins.
 const WARNS: &str = "closewait: warn: ";
@@ -57,24 +56,22 @@ fn recordings_give_what_is_expected_of_them_every_time() {
 
 #[test]
 fn no_healthy_program_is_blamed() {
-    let (mut blamed, mut excepted, mut healthy) = (Vec::new(), BTreeSet::new(), 0);
+    let (mut blamed, mut healthy) = (Vec::new(), 0);
     for recording in recordings() {
         let name = recording.file_stem().expect("a name").to_string_lossy().into_owned();
-        let Some(scenario) = name.strip_prefix("healthy-") else { continue };
+        if !name.starts_with("healthy-") {
+            continue;
+        }
         healthy += 1;
         for line in lines(&recording).lines() {
             let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
             if is_blame(&event["verdict"]) {
-                match exception(scenario, &event["verdict"]) {
-                    Some(exception) => drop(excepted.insert(exception)),
-                    None => blamed.push(format!("{name}: {}", event["verdict"])),
-                }
+                blamed.push(format!("{name}: {}", event["verdict"]));
             }
         }
     }
     assert!(healthy > 0, "there are recordings of healthy programs");
     assert!(blamed.is_empty(), "{blamed:#?}");
-    assert_eq!(excepted, EXCEPTIONS.into(), "remove what no longer occurs from tests-support/src/blame.rs");
 }
 
 /// What `closewait replay` with these arguments says: exit code, standard output, standard error.

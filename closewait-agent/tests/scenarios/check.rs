@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use tests_support::blame::{exception, is_blame};
+use tests_support::blame::is_blame;
 
 use crate::{
     net::Id,
@@ -19,7 +19,6 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     if scenario.healthy {
         let objects = seen.events.iter().chain(seen.listed.values().map(|listed| &listed.object));
         let blamed = objects.filter(|object| is_blame(&object["verdict"]));
-        let blamed = blamed.filter(|object| exception(scenario.name, &object["verdict"]).is_none());
         problems.extend(blamed.map(|object| format!("wrong blame: {object}")));
     }
     // What came or went while `list` ran may be there or not.

@@ -90,6 +90,7 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
         complete: dice.below(4) > 0,
         stopped,
         running,
+        cpu_permille: dice.below(200) as u32,
         events,
         accepting,
         blocked,

@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use crate::markdown;
 
+/// Situations that were played once, by people who had not read the rules.
+const BLIND: &str = include_str!("blind.md");
+
 /// Text before the JSON object of a row.
 const MARK: &str = "scenario-row ";
 
@@ -64,8 +67,8 @@ impl Table {
              Real programs that leave sockets in CLOSE_WAIT, and what closewait says of them: the class of the verdict on most of\n\
              a program's sockets, and the rules that gave it. `run` is the last word of `closewait run --stuck-after 2s`, which had\n\
              watched from the beginning; `list --alone` is one scan without an agent, and knows less.\n\n\
-             No socket of a healthy program may ever get the verdict hung or leak with certainty `medium`, `high` or `fact`, apart from the\n\
-             exceptions in `tests-support/src/blame.rs`; this is checked of every event. The owners are compared with `/proc`. As of {kernel}:\n\n{}",
+             No socket of a healthy program may ever get the verdict hung or leak with certainty `medium`, `high` or `fact`; this is\n\
+             checked of every event. The owners are compared with `/proc`. As of {kernel}:\n\n{}{BLIND}",
             self.markdown()
         )
     }

@@ -16,6 +16,8 @@ pub struct Waits {
     pub stopped: u32,
     /// Threads that run or want to run.
     pub running: u32,
+    /// CPU time of all threads, in thousandths of one CPU.
+    pub cpu_permille: u32,
     /// Threads that wait for any of several descriptors.
     pub events: u32,
     /// Threads that wait in `accept`.
@@ -68,6 +70,7 @@ impl Waits {
     pub(crate) fn add(&mut self, process: &Process) {
         let frozen = process.frozen == Some(true);
         let first = self.threads == 0;
+        self.cpu_permille = self.cpu_permille.saturating_add(process.cpu_permille.unwrap_or(0));
         let mut unknown = process.threads.map_or(u32::MAX, |threads| threads.saturating_sub(process.threads_seen));
         for group in &process.groups {
             let count = group.count;

@@ -15,6 +15,8 @@ pub(super) struct Blocked;
 /// Some of the threads wait for ever, while others serve.
 pub(super) struct PartlyBlocked;
 
+/// CPU time of all threads, in thousandths of one CPU, from which on one of them may do what the others wait for.
+const SOME_CPU: u32 = 50;
 /// Age from which on a program of which threads tell nothing may be called hung.
 const SOME_AGE: std::time::Duration = std::time::Duration::from_secs(15);
 
@@ -32,7 +34,11 @@ impl Rule for Blocked {
                     "for 60 s or longer, with 5 or more new connections, by threads that wait without a timeout",
                 ),
                 (Certainty::Medium, "for 15 s or longer"),
-                (Certainty::Low, "for less long, or where threads do not tell (Go), until 60 s"),
+                (
+                    Certainty::Low,
+                    "for less long, or where threads do not tell (Go), until 60 s; or a thread works, which the others may wait \
+                     for",
+                ),
             ],
             says: "the program hangs since the onset",
             next: "see where its threads are, and what happened at the onset",
@@ -74,8 +80,11 @@ impl Rule for Blocked {
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
             Some(true) => return None,
-            Some(false) if blocked > 0 => {
+            Some(false) if blocked > 0 && waits.threads > 1 => {
                 (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
+            }
+            Some(false) if blocked > 0 => {
+                (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
             None if takes_none_up(case) => {
                 (Certainty::Medium, "it accepts, and none of its threads works on what it has accepted".to_owned())
@@ -93,15 +102,17 @@ impl Rule for Blocked {
             }
             _ => return None,
         };
-        let unread = evidence.progresses(case.now).is_none();
-        let certainty = if unread { Certainty::Low } else { sure_from(case, surest) };
+        // Another thread may do what the others wait for.
+        let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
+        let guess = works || evidence.progresses(case.now).is_none();
+        let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
         Some(Judgement {
             class: Class::Hung,
             certainty,
             text: format!(
                 "{early}since the oldest of {count} entered {since} ago, {owner} has served no other connection of port {port}, \
                  and {demand} came; {what}.{doing}",
-                early = super::early(case, "hung"),
+                early = super::early(case, certainty, "hung"),
                 count = text::count(case.group.count.max(1), "socket"),
                 since = text::duration(case.group.oldest),
                 owner = text::owner(case),

@@ -88,7 +88,11 @@ fn sure_from(case: &Case<'_>, surest: Certainty) -> Certainty {
     most.max(surest)
 }
 
-/// Beginning of a text for a verdict that is given too early to be sure.
-fn early(case: &Case<'_>, class: &str) -> String {
-    if case.group.oldest < SURE_AGE { format!("too early to be sure; it looks {class}: ") } else { String::new() }
+/// Beginning of a text for a verdict that is a guess because it is given early.
+fn early(case: &Case<'_>, certainty: Certainty, class: &str) -> String {
+    if certainty == Certainty::Low && case.group.oldest < SURE_AGE {
+        format!("too early to be sure; it looks {class}: ")
+    } else {
+        String::new()
+    }
 }

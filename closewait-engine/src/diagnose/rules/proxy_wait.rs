@@ -4,6 +4,7 @@ use crate::diagnose::{About, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection},
+    process::ProgramRuntime,
 };
 
 /// A proxy hands the FIN on and waits for the other end to do the same.
@@ -49,6 +50,7 @@ impl Rule for ProxyWait {
             Connection::FinWait2 => "which it has closed on its side and the other end has not",
         };
         let owner = text::owner(case);
+        let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
         Some(Judgement {
             class: Class::ProxyWait,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
@@ -60,7 +62,8 @@ impl Rule for ProxyWait {
             ),
             next: format!(
                 "see what {towards} does with the connections of {owner}; a time-out for half-closed connections in \
-                 the proxy bounds the wait (HAProxy: `timeout client-fin`)"
+                 the proxy bounds the wait{haproxy}",
+                haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
             ),
         })
     }
