@@ -34,7 +34,8 @@ pub struct Waits {
     pub idle_loop: Option<bool>,
     /// Whether the runtime runs many tasks on each of its threads, so that threads tell nothing of single connections.
     pub multiplexes: bool,
-    /// Number of sockets for each blocked or sleeping thread; see [`Waits::follows`].
+    /// Whether there are as many threads that wait with a timeout as sockets, and more of them with each socket; `None` if that
+    /// cannot be told.
     pub follows: Option<bool>,
 }
 
