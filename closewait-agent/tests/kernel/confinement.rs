@@ -13,6 +13,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{self, Command},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -247,22 +249,32 @@ pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], use
     ]);
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("the agent's threads");
     let mut count = 0;
-    for thread in threads.map(|thread| thread.expect("a thread").path()) {
-        let status = fs::read_to_string(thread.join("status")).expect("its status");
-        let name = status.lines().find_map(|line| line.strip_prefix("Name:\t")).expect("its name");
+    for folder in threads.map(|thread| thread.expect("a thread").path()) {
+        let status = || fs::read_to_string(folder.join("status")).expect("its status");
+        let name = status().lines().find_map(|line| line.strip_prefix("Name:\t")).expect("its name").to_owned();
         let mut expected = expected.clone();
-        if WRITERS.contains(&name) {
+        let is_writer = WRITERS.contains(&name.as_str());
+        if is_writer {
             expected.extend([("CapPrm", mask(&[])), ("CapEff", mask(&[]))]);
             // Without CAP_SETPCAP the bounding set stays as it was at the start.
             expected.remove("CapBnd");
         }
-        let found: BTreeMap<_, _> = status
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .filter(|(name, _)| expected.contains_key(name))
-            .map(|(name, value)| (name, value.trim().to_owned()))
-            .collect();
-        assert_eq!(found, expected, "{name}: {}", thread.display());
+        let found = || -> BTreeMap<String, String> {
+            let status = status();
+            let members = status.lines().filter_map(|line| line.split_once(':'));
+            let members = members.filter(|(name, _)| expected.contains_key(name));
+            members.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+        };
+        let expected: BTreeMap<String, String> =
+            expected.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        // A writer gives up its capabilities as the first thing it does, which may be a moment from now.
+        for _try in 0..200 {
+            if !is_writer || found() == expected {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(found(), expected, "{name}: {}", folder.display());
         count += 1;
     }
     assert!(count >= 2, "the loop and the writer are threads, {count} were seen");
