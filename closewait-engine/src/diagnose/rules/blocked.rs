@@ -5,7 +5,7 @@ use crate::diagnose::{
     evidence::{CounterEvidence, Waits},
     text,
 };
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, ReadState};
 
 use super::sure_from;
 
@@ -85,6 +85,10 @@ impl Rule for Blocked {
             }
             Some(false) if blocked > 0 => {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
+            }
+            None if all_workers_wait(case, &waits) => {
+                let workers = threads(&waits, waits.blocked);
+                (Certainty::High, format!("{workers} without a timeout, and most of the sockets were never read"))
             }
             None if takes_none_up(case) => {
                 (Certainty::Medium, "it accepts, and none of its threads works on what it has accepted".to_owned())
@@ -183,6 +187,17 @@ impl Rule for PartlyBlocked {
     }
 }
 
+/// Whether nearly all threads that do not accept wait without a timeout, while most sockets were never read: a pool of which no
+/// thread comes back. Idle threads would have taken them.
+fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
+    let workers = waits.threads.saturating_sub(waits.accepting);
+    waits.complete
+        && (waits.accepting > 0 && waits.events == 0 && !waits.multiplexes)
+        && waits.blocked >= 2
+        && waits.blocked * 10 >= workers * 7
+        && case.group.in_state(ReadState::NeverRead) * 2 >= case.group.count
+}
+
 /// Whether a server without an event loop only accepts: it has answered none of these, serves no other connection, and its threads
 /// do nothing. A thread pool that has ended looks like that.
 pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
@@ -271,6 +286,18 @@ mod tests {
         let mut scene = hung(90);
         scene.group.evidence.closes = None;
         assert_eq!(said(&scene), (Class::Hung, Certainty::Medium));
+    }
+
+    #[test]
+    fn a_pool_of_which_no_thread_comes_back_is_hung_however_many_wait_for_it() {
+        let mut scene = hung(90).of(400).reading(ReadState::NeverRead);
+        scene.socket.send_queue_bytes = Some(0);
+        let waits =
+            Waits { threads: 9, complete: true, accepting: 1, blocked: 8, follows: Some(false), ..Waits::default() };
+        scene.group.evidence.waits = Some(waits);
+        assert_eq!(said(&scene), (Class::Hung, Certainty::High));
+        scene.group.evidence.siblings = None;
+        assert_eq!(said(&scene), (Class::Hung, Certainty::Low), "what else it serves was not read");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sockets that no thread works on.
 
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, ReadState};
 
 /// The program waits for new work only, and sockets stay: nobody in it will close them.
 pub(super) struct Forgotten;
@@ -59,6 +59,11 @@ impl Rule for Forgotten {
             || works * 4 > case.group.count
             || super::blocked::takes_none_up(case)
         {
+            return None;
+        }
+        // What was never read was not forgotten: it waits for a thread.
+        let unread = case.group.in_state(ReadState::NeverRead) * 2 >= case.group.count;
+        if unread && waits.idle_loop != Some(true) {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
