@@ -201,7 +201,13 @@ impl Group {
         self.count >= 3 && self.oldest.saturating_sub(self.youngest) <= MAX_SPREAD
     }
 
-    /// How many are in a read state.
+    /// Whether at least half of those of which the read state is known were never read: of a large group, some are.
+    pub fn is_mostly_unread(&self) -> bool {
+        let known: u32 = self.reads.iter().map(|(_, count)| *count).sum();
+        known > 0 && self.in_state(ReadState::NeverRead) * 2 >= known
+    }
+
+    /// Returns the number of sockets in a read state.
     pub fn in_state(&self, state: ReadState) -> u32 {
         self.reads.iter().find(|(of, _)| *of == state).map_or(0, |(_, count)| *count)
     }

@@ -5,7 +5,7 @@ use crate::diagnose::{
     evidence::{CounterEvidence, Waits},
     text,
 };
-use crate::model::{Certainty, Class, ReadState};
+use crate::model::{Certainty, Class};
 
 use super::sure_from;
 
@@ -195,7 +195,7 @@ fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
         && (waits.accepting > 0 && waits.events == 0 && !waits.multiplexes)
         && waits.blocked >= 2
         && waits.blocked * 10 >= workers * 7
-        && case.group.in_state(ReadState::NeverRead) * 2 >= case.group.count
+        && case.group.is_mostly_unread()
 }
 
 /// Whether a server without an event loop only accepts: it has answered none of these, serves no other connection, and its threads
@@ -206,7 +206,7 @@ pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
     let working = waits.blocked + waits.limited + waits.running + waits.writing;
     evidence.progresses(case.now) == Some(false)
         && evidence.demand >= 2
-        && case.group.unanswered * 2 >= case.group.count
+        && (case.group.unanswered * 2 >= case.group.count || case.group.is_mostly_unread())
         && (waits.accepting > 0 && waits.events == 0 && waits.idle_loop.is_none() && !waits.multiplexes)
         && working * 4 <= case.group.count
 }
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_pool_of_which_no_thread_comes_back_is_hung_however_many_wait_for_it() {
-        let mut scene = hung(90).of(400).reading(ReadState::NeverRead);
+        let mut scene = hung(90).of(400).reading(crate::model::ReadState::NeverRead);
         scene.socket.send_queue_bytes = Some(0);
         let waits =
             Waits { threads: 9, complete: true, accepting: 1, blocked: 8, follows: Some(false), ..Waits::default() };

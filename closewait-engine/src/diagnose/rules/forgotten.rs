@@ -1,7 +1,7 @@
 //! Sockets that no thread works on.
 
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class, ReadState};
+use crate::model::{Certainty, Class};
 
 /// The program waits for new work only, and sockets stay: nobody in it will close them.
 pub(super) struct Forgotten;
@@ -62,8 +62,7 @@ impl Rule for Forgotten {
             return None;
         }
         // What was never read was not forgotten: it waits for a thread.
-        let unread = case.group.in_state(ReadState::NeverRead) * 2 >= case.group.count;
-        if unread && waits.idle_loop != Some(true) {
+        if case.group.is_mostly_unread() && waits.idle_loop != Some(true) {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
