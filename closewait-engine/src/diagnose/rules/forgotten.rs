@@ -13,8 +13,8 @@ impl Rule for Forgotten {
     fn about(&self) -> &'static About {
         &About {
             name: "forgotten",
-            when: "of a server: all threads but a quarter of the sockets' number wait for events or in accept(), without a timeout, \
-                   and no connection to another program waits for an answer",
+            when: "of a server: all threads but a quarter of the sockets' number, and half of the threads at least, wait for events \
+                   or in accept(), without a timeout, and no connection to another program waits for an answer",
             class: &[Class::Leak],
             certainty: &[
                 (Certainty::Medium, "3 or more sockets, the oldest for 15 s or longer, and no thread waits for events"),
@@ -59,6 +59,10 @@ impl Rule for Forgotten {
             || works * 4 > case.group.count
             || super::blocked::takes_none_up(case)
         {
+            return None;
+        }
+        // Where most threads do something, they may be what all the sockets wait for.
+        if works * 2 > waits.threads {
             return None;
         }
         // What was never read was not forgotten: it waits for a thread.
