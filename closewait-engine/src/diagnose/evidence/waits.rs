@@ -118,6 +118,11 @@ impl Waits {
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));
     }
 
+    /// Number of threads that do something, or wait for something other than new work.
+    pub fn working(&self) -> u32 {
+        self.blocked + self.limited + self.running + self.writing
+    }
+
     /// Whether all threads are stopped or frozen.
     pub fn all_stopped(&self) -> bool {
         self.threads > 0 && self.stopped == self.threads

@@ -17,8 +17,6 @@ pub(super) struct PartlyBlocked;
 
 /// CPU time of all threads, in thousandths of one CPU, from which on one of them may do what the others wait for.
 const SOME_CPU: u32 = 50;
-/// Age from which on a program of which threads tell nothing may be called hung.
-const SOME_AGE: std::time::Duration = std::time::Duration::from_secs(15);
 
 impl Rule for Blocked {
     fn about(&self) -> &'static About {
@@ -97,7 +95,7 @@ impl Rule for Blocked {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
             // The tasks of such a runtime are not to be seen from here.
-            _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= SOME_AGE => {
+            _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= super::SOME_AGE => {
                 let sure = case.group.oldest >= super::SURE_AGE;
                 (
                     if sure { Certainty::Medium } else { Certainty::Low },
@@ -161,7 +159,7 @@ impl Rule for PartlyBlocked {
         let applies = case.is_server()
             && evidence.progresses(case.now) == Some(true)
             && count >= 3
-            && case.group.oldest >= SOME_AGE
+            && case.group.oldest >= super::SOME_AGE
             && evidence.eof_unread * 2 >= count
             && !waits.multiplexes
             && waits.idle_loop != Some(true)
@@ -203,7 +201,7 @@ fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
 pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     let Some(waits) = evidence.waits.filter(|waits| waits.complete) else { return false };
-    let working = waits.blocked + waits.limited + waits.running + waits.writing;
+    let working = waits.working();
     evidence.progresses(case.now) == Some(false)
         && evidence.demand >= 2
         && (case.group.unanswered * 2 >= case.group.count || case.group.is_mostly_unread())

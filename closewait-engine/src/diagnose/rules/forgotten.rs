@@ -51,7 +51,7 @@ impl Rule for Forgotten {
             Some(idle) => idle && waits.limited == 0,
             None => waits.events + waits.accepting > 0,
         };
-        let working = waits.blocked + waits.limited + waits.running + waits.writing;
+        let working = waits.working();
         let works = if waits.idle_loop == Some(true) { 0 } else { working };
         if !case.is_server()
             || !idle

@@ -11,10 +11,6 @@ use crate::{
 /// net/socket.c at v5.10), so a copy that a child got by accident keeps the connection.
 pub(super) struct Inherited;
 
-/// Super-servers hand a connection to the program that they start as standard input, output and error, systemd as the
-/// descriptor after these (`SD_LISTEN_FDS_START`).
-const HANDED_OVER: u32 = 3;
-
 impl Rule for Inherited {
     fn about(&self) -> &'static About {
         &About {
@@ -109,7 +105,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
         return None;
     }
     // Super-servers and shells hand these down on purpose.
-    if case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER) {
+    if case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER) {
         return None;
     }
     let program = |task: &Task| program(case, task.pid);
@@ -124,7 +120,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
 
 fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener) = (tasks, case.listener?) else { return None };
-    let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= HANDED_OVER);
+    let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= super::HANDED_OVER);
     let listens = listener.owners.iter().any(|other| other.task.pid == owner.pid);
     if !case.is_server() || from_its_start || listens {
         return None;
@@ -156,7 +152,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
 /// listens, or several connections.
 fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener, older) = (tasks, case.listener?, case.group.evidence.older_than_owner) else { return None };
-    let handed_over = case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER);
+    let handed_over = case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER);
     if !case.is_server() || handed_over || older == 0 || older * 2 < case.group.count {
         return None;
     }

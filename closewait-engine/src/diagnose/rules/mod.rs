@@ -70,6 +70,9 @@ pub const RULES: &[&dyn Rule] = &[
 const SURE_AGE: Duration = Duration::from_secs(60);
 /// Age of the oldest socket of a group from which on a verdict can be more than a guess.
 const SOME_AGE: Duration = Duration::from_secs(15);
+/// Super-servers hand a connection to the program that they start as standard input, output and error, systemd as the
+/// descriptor after these (`SD_LISTEN_FDS_START`).
+const HANDED_OVER: u32 = 3;
 /// New connections that a program has to leave unserved so that a verdict is sure.
 const SURE_DEMAND: u32 = 5;
 

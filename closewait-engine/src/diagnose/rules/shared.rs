@@ -10,9 +10,6 @@ use crate::{
 /// v5.10). Which of them should close it, the kernel does not tell.
 pub(super) struct Shared;
 
-/// Super-servers hand a connection to the program that they start as one of these descriptors.
-const HANDED_OVER: u32 = 3;
-
 impl Rule for Shared {
     fn about(&self) -> &'static About {
         &About {
@@ -32,7 +29,7 @@ impl Rule for Shared {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let tasks = text::tasks(case);
-        if case.owners.is_some_and(|owners| owners.iter().all(|descriptor| descriptor.fd <= HANDED_OVER)) {
+        if case.owners.is_some_and(|owners| owners.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER)) {
             return None;
         }
         if !case.is_server() || tasks.len() < 2 {

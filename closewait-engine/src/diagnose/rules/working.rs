@@ -92,8 +92,7 @@ impl Rule for ServesOthers {
         let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
         let count = text::count(case.group.count.max(1), "socket");
         let idle = evidence.waits.is_some_and(|waits| {
-            let working = waits.blocked + waits.limited + waits.running + waits.writing;
-            waits.complete && !waits.multiplexes && waits.idle_loop.is_none() && working * 2 < case.group.count
+            waits.complete && !waits.multiplexes && waits.idle_loop.is_none() && waits.working() * 2 < case.group.count
         });
         let old = case.group.oldest >= super::SURE_AGE;
         let (class, what) = match (old, idle) {
