@@ -31,8 +31,6 @@ pub struct GroupEvidence {
     pub onset: Option<BootTime>,
     /// Sockets of the same port or remote endpoint that entered after the oldest of them, and connections that wait for an answer.
     pub demand: u32,
-    /// Sockets of the same port or remote endpoint that entered lately, see [`RECENT`].
-    pub recent_entries: u32,
     /// Exits of sockets that the program had kept for [`LATE`] or longer; `None` without an agent that watched.
     pub late_exits: Option<LateExits>,
     /// Open connections of the owners to the same port; `None` if they were not read.
@@ -117,10 +115,5 @@ impl GroupEvidence {
     /// Whether the program finishes sockets late, and still does; `None` if nothing was watched.
     pub fn finishes_late(&self, now: BootTime) -> Option<bool> {
         self.late_exits.map(|exits| exits.is_current(now))
-    }
-
-    /// Time since the onset.
-    pub fn age(&self, now: BootTime) -> Duration {
-        self.onset.map(|onset| now.since(onset)).unwrap_or_default()
     }
 }

@@ -94,7 +94,6 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
         events,
         accepting,
         blocked,
-        file_locks: blocked.min(dice.below(2) as u32),
         limited,
         writing,
         idle_loop: dice.one(&[None, None, Some(true), Some(false)]),
@@ -108,7 +107,6 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
     GroupEvidence {
         onset: Some(now - age),
         demand: dice.below(12) as u32,
-        recent_entries: dice.below(5) as u32,
         late_exits: dice.maybe(|dice| LateExits {
             count: dice.below(4) as u32,
             last: dice.maybe(|dice| now - dice.seconds()),

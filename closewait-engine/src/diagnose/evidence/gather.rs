@@ -60,7 +60,6 @@ impl Sources<'_> {
         GroupEvidence {
             onset: Some(onset),
             demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
-            recent_entries: number(self.entries.iter().filter(|entry| self.now.since(**entry) <= RECENT).count()),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
             closes: port.and_then(|port| self.host_context.closes(netns, port)).copied(),

@@ -24,8 +24,6 @@ pub struct Waits {
     pub accepting: u32,
     /// Threads that wait for a lock, a file lock, a child or data, without a timeout.
     pub blocked: u32,
-    /// Of those, threads that wait for a file lock: a lock of a runtime can be that of an idle pool.
-    pub file_locks: u32,
     /// Threads that wait with a timeout, in whatever call: they sleep, poll or are idle in a pool.
     pub limited: u32,
     /// Threads that write to a socket or a pipe.
@@ -90,10 +88,7 @@ impl Waits {
                             self.blocked += count;
                         }
                         (Some(WaitKind::Events), _) => self.events += count,
-                        (Some(WaitKind::FileLock), _) => {
-                            self.file_locks += count;
-                            self.blocked += count;
-                        }
+                        (Some(WaitKind::FileLock), _) => self.blocked += count,
                         (Some(WaitKind::Sleep | WaitKind::Signal), _)
                         | (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), Some(WaitLimit::Limited)) => {}
                         (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), _) => self.blocked += count,
