@@ -131,7 +131,7 @@ async fn no_more_hooks(hooks: Option<&Hooks>) {
 }
 
 impl<S: RecordSource> Runtime<S> {
-    /// Runs until `stopped` returns, until `end` if there is one, or until nobody reads standard output any more.
+    /// Runs until `stopped` returns, until `end` if there is one, or until the reader closes standard output.
     ///
     /// # Errors
     ///

@@ -95,7 +95,7 @@ fn below(mount: &Path, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
     plain.then(|| (mount.to_owned(), mount.join(path)))
 }
 
-/// The state by `cgroup.events`, which the root does not have: nobody can freeze that.
+/// The state by `cgroup.events`, which the root does not have: the root cannot be frozen.
 fn unified(root: &Path, folder: &Path) -> Option<FreezerState> {
     let frozen = match text(&folder.join("cgroup.events")) {
         Ok(events) => events.lines().find_map(|line| line.strip_prefix("frozen "))?.trim() == "1",

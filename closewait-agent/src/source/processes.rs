@@ -30,7 +30,7 @@ const PROCESSES: usize = 64;
 const THREADS: usize = 512;
 /// Threads of all processes together: some 30 microseconds each.
 const ALL_THREADS: usize = 2048;
-/// Children of one process that are looked at.
+/// Maximum number of children of one process that are inspected.
 const WORKERS: usize = 16;
 /// CPU time is counted in ticks of 1 to 10 ms, so that a shorter time between two looks says nothing.
 const WINDOW: Duration = Duration::from_millis(5);

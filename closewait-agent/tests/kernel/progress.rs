@@ -35,7 +35,7 @@ use crate::{
     socket,
 };
 
-/// Connections are used lately for so many ticks here; agents use a minute.
+/// Ticks for which a connection counts as used; agents use a minute.
 const RECENT_TICKS: u64 = 100;
 
 /// Facts of an inspection of this process, by kernel programs of this test.

@@ -108,7 +108,7 @@ impl PeerLookup {
         Ok(PeerEnd::NotFound)
     }
 
-    /// Lets go of namespaces in which nobody lives any more.
+    /// Drops the namespaces that are found no longer.
     pub fn release_gone(&mut self) {
         let now = clock::now();
         let others = self.enters || self.namespaces.len() > 1;

@@ -173,5 +173,5 @@ impl Sources<'_> {
     }
 }
 
-/// Number of owners of a group that are looked at.
+/// Maximum number of inspected owners of a group.
 const PIDS: usize = 64;
