@@ -321,7 +321,9 @@ impl HostContext {
 
     /// Whether the kernel program keeps when connections to a remote port are opened.
     pub(crate) fn watches_remote(&self, netns: Option<u32>, port: u16) -> bool {
-        self.watched.iter().any(|watched| watched.remote && (watched.netns, watched.port) == (netns, port))
+        let first = WatchedPort { netns, port, remote: true, since: BootTime(0) };
+        let next = self.watched.range(first..).next();
+        next.is_some_and(|watched| watched.remote && (watched.netns, watched.port) == (netns, port))
     }
 
     /// Returns the closes of a port since its onset; `None` if the port is not watched.

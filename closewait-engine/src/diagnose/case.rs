@@ -100,8 +100,6 @@ pub struct Flow {
     pub entered: u64,
     /// How many left it because the program closed, shut down or aborted them.
     pub closed: u64,
-    /// How many left it in another way.
-    pub lost: u64,
     /// When the program last ended one.
     pub last_closed: Option<BootTime>,
     /// The longest stay that the program ended itself, of late.

@@ -93,9 +93,7 @@ pub struct PeersRead {
 /// Connections that the owners of a group made to other programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
-    /// Connections that were read: those that were used lately.
-    pub read: u32,
-    /// Connections that wait for an answer.
+    /// Number of connections that wait for an answer.
     pub waiting: u32,
 }
 
@@ -103,13 +101,21 @@ impl GroupEvidence {
     /// Whether other work of the program went on after the onset: it served other connections, or closed connections that it had
     /// answered. `None` if neither was read and found.
     pub fn progresses(&self, now: BootTime) -> Option<bool> {
-        let served = self.siblings.map(|siblings| siblings.served > 0);
-        let closed = self.closes.map(|closes| closes.last.is_some_and(|last| now.since(last) <= RECENT));
-        match (served, closed) {
+        match (self.serves_others(), self.closes_others(now)) {
             (Some(true), _) | (_, Some(true)) => Some(true),
             (Some(false), _) => Some(false),
             (None, Some(false) | None) => None,
         }
+    }
+
+    /// Whether the program serves other connections of the port; `None` if they were not read.
+    pub fn serves_others(&self) -> Option<bool> {
+        self.siblings.map(|siblings| siblings.served > 0)
+    }
+
+    /// Whether the program closed a connection of the port in the last [`RECENT`]; `None` if closes were not counted.
+    pub fn closes_others(&self, now: BootTime) -> Option<bool> {
+        self.closes.map(|closes| closes.last.is_some_and(|last| now.since(last) <= RECENT))
     }
 
     /// Whether the program finishes sockets late, and still does; `None` if nothing was watched.

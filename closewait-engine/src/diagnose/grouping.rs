@@ -119,10 +119,11 @@ impl<'a> Grouping<'a> {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
+        entries.values_mut().for_each(|entries| entries.sort_unstable());
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, flow_key) = key;
             let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
-            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.iter().min().copied(), now));
+            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.first().copied(), now));
             let evidence = Sources { now, host_context, flows, flow_key, entries }.evidence(&gathered.members);
             let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
             let group = Group { unaccepted, flow, evidence, ..gathered.group(stuck_after) };

@@ -67,7 +67,6 @@ fn flow(dice: &mut Dice, now: BootTime) -> Flow {
         watched: dice.seconds(),
         entered,
         closed: dice.below(entered + 1),
-        lost: dice.below(5),
         last_closed: dice.maybe(|dice| now - dice.seconds()),
         longest_closed: dice.maybe(Dice::seconds),
         old_entered: old,
@@ -119,7 +118,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             last: dice.one(&[None, None, Some(now - secs(dice.clone().below(30)))]),
         }),
         peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
-        backends: dice.maybe(|dice| Backends { read: 3, waiting: dice.below(8) as u32 / 6 }),
+        backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6 }),
         waits: dice.maybe(|dice| waits(dice, count)),
         older_than_owner: if dice.below(6) == 0 { count } else { 0 },
         sending: if dice.below(8) == 0 { count } else { 0 },
@@ -275,7 +274,7 @@ proptest! {
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
             3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
-            4 => evidence.backends = Some(Backends { read: count, waiting: count }),
+            4 => evidence.backends = Some(Backends { waiting: count }),
             5 => evidence.sending = count,
             _ => {
                 if let Some(waits) = &mut evidence.waits {

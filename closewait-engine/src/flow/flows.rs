@@ -312,7 +312,6 @@ impl Flows {
             watched: now.since(self.began),
             entered: stats.entered,
             closed: stats.closed,
-            lost: stats.lost,
             last_closed: stats.last_closed,
             longest_closed: stats.longest_closed.into_iter().max().flatten(),
             onset,

@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// Resolution of the time at which a process began, and a process for each connection needs some time to begin.
 const STARTED: Duration = Duration::from_millis(20);
 
+/// Maximum number of owners of a group whose facts are read.
+const MAX_OWNERS: usize = 64;
+
 /// What a group is put together from.
 pub(crate) struct Sources<'a> {
     /// Time of the judgement.
@@ -29,7 +32,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) flows: Option<&'a Flows>,
     /// The port or remote endpoint of the group.
     pub(crate) flow_key: FlowKey,
-    /// Entries of all sockets of that which are in CLOSE_WAIT.
+    /// Times at which the sockets of that port or remote endpoint entered CLOSE_WAIT, sorted.
     pub(crate) entries: &'a [BootTime],
 }
 
@@ -39,15 +42,14 @@ impl Sources<'_> {
         let Some(onset) = members.iter().map(|(_, one)| one.since.latest()).min() else {
             return GroupEvidence::default();
         };
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let sockets = || members.iter().map(|(_, one)| &one.socket);
         let owners = members.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(PIDS).collect();
+        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(MAX_OWNERS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
         let siblings = if is_server { self.siblings(&pids, onset) } else { None };
         // Of the whole port: a server with a process for each connection has a group for each.
-        let first = self.entries.iter().copied().min().unwrap_or(onset);
-        let after = self.entries.iter().filter(|entry| **entry > first + AFTER_ONSET).count();
+        let first = self.entries.first().copied().unwrap_or(onset);
+        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
             FlowKey::Remote(..) | FlowKey::Rest => (None, None),
@@ -124,7 +126,6 @@ impl Sources<'_> {
             let own = port
                 .is_some_and(|port| peer.socket.remote.port == port && locals.contains(&peer.socket.remote.address));
             if peer.socket.role != Some(Role::Server) && !own {
-                backends.read += 1;
                 backends.waiting += u32::from(pairing::waits(peer));
             }
         }
@@ -141,7 +142,7 @@ impl Sources<'_> {
                 one.socket.last_received.filter(|_| one.socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
             Some(alone && received + STARTED <= BootTime(started))
         };
-        u32::try_from(members.iter().filter(|(_, one)| older(one) == Some(true)).count()).unwrap_or(u32::MAX)
+        number(members.iter().filter(|(_, one)| older(one) == Some(true)).count())
     }
 
     fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {
@@ -158,20 +159,17 @@ impl Sources<'_> {
         if pids.is_empty() || waits.threads == 0 {
             return None;
         }
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        if let Some(pid) = pids.first().filter(|_| pids.len() == 1) {
-            let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
-            let samples = self.host_context.wait_samples(*pid);
-            waits.set_follows(
-                number(members.len()),
-                samples.map(|sample| (sample.limited, number(entered_by(sample.at)))),
-            );
-        } else {
-            waits.set_follows(number(members.len()), std::iter::empty());
-        }
+        // Samples are of one process.
+        let sampled = pids.first().filter(|_| pids.len() == 1);
+        let samples = sampled.into_iter().flat_map(|pid| self.host_context.wait_samples(*pid));
+        let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
+        let samples = samples.map(|sample| (sample.limited, number(entered_by(sample.at))));
+        waits.follows = waits.follows(number(members.len()), samples);
         Some(waits)
     }
 }
 
-/// Maximum number of inspected owners of a group.
-const PIDS: usize = 64;
+/// Returns a number of sockets or processes.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

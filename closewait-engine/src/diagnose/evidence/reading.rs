@@ -61,10 +61,8 @@ impl CounterEvidence {
         let evidence = &case.group.evidence;
         match self {
             Self::LateExits => EvidenceReading::of(evidence.finishes_late(case.now)),
-            Self::OtherConnections => EvidenceReading::of(evidence.siblings.map(|siblings| siblings.served > 0)),
-            Self::Closes => EvidenceReading::of(
-                evidence.closes.map(|closes| closes.last.is_some_and(|last| case.now.since(last) <= super::RECENT)),
-            ),
+            Self::OtherConnections => EvidenceReading::of(evidence.serves_others()),
+            Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
                 let ends = evidence.peer_ends;
                 EvidenceReading::of((ends.read > 0).then(|| ends.half_closed * 2 >= ends.read))

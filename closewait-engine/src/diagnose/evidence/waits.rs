@@ -126,11 +126,7 @@ impl Waits {
     /// Whether the number of threads that wait with a timeout rises with the number of sockets: each of them works on one, and
     /// will be done. `samples` are earlier inspections with the number of sockets of the group then, the oldest first. `None` if
     /// that cannot be told.
-    pub(crate) fn set_follows(&mut self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) {
-        self.follows = self.follows(sockets, samples);
-    }
-
-    fn follows(&self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) -> Option<bool> {
+    pub(crate) fn follows(&self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) -> Option<bool> {
         if sockets == 0 || !self.complete {
             return None;
         }
@@ -139,7 +135,7 @@ impl Waits {
             return Some(false);
         }
         // Every thread of it: there can have been none before.
-        if self.threads <= sockets.saturating_add(1) && u64::from(self.limited) * 10 >= u64::from(sockets) * 7 {
+        if self.threads <= sockets.saturating_add(1) {
             return Some(true);
         }
         for (limited, before) in samples {

@@ -279,7 +279,7 @@ mod tests {
         scene.group.evidence.peer_ends.half_closed = 20;
         assert_eq!(said(&scene).0, Class::HalfClose);
         let mut scene = hung(90);
-        scene.group.evidence.backends = Some(Backends { read: 20, waiting: 20 });
+        scene.group.evidence.backends = Some(Backends { waiting: 20 });
         assert_ne!(said(&scene).0, Class::Hung);
         let mut scene = hung(90);
         scene.group.evidence.closes = None;

@@ -105,7 +105,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
         return None;
     }
     // Super-servers and shells hand these down on purpose.
-    if case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER) {
+    if super::is_handed_over(case)? {
         return None;
     }
     let program = |task: &Task| program(case, task.pid);
@@ -152,8 +152,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
 /// listens, or several connections.
 fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener, older) = (tasks, case.listener?, case.group.evidence.older_than_owner) else { return None };
-    let handed_over = case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER);
-    if !case.is_server() || handed_over || older == 0 || older * 2 < case.group.count {
+    if !case.is_server() || super::is_handed_over(case)? || older == 0 || older * 2 < case.group.count {
         return None;
     }
     let began = process(case, owner.pid)?.started_ns?;

@@ -73,6 +73,13 @@ const SOME_AGE: Duration = Duration::from_secs(15);
 /// Super-servers hand a connection to the program that they start as standard input, output and error, systemd as the
 /// descriptor after these (`SD_LISTEN_FDS_START`).
 const HANDED_OVER: u32 = 3;
+
+/// Whether a program got a connection as one of these descriptors from the program that started it; `None` if its descriptors are
+/// not known.
+fn is_handed_over(case: &Case<'_>) -> Option<bool> {
+    Some(case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER))
+}
+
 /// New connections that a program has to leave unserved so that a verdict is sure.
 const SURE_DEMAND: u32 = 5;
 

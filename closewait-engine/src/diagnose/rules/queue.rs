@@ -57,9 +57,9 @@ mod tests {
     #[test]
     fn a_tunnel_that_waits_may_be_what_many_clients_wait_for() {
         let mut scene = Scene::server().of(14).aged(20);
-        scene.group.evidence.backends = Some(Backends { read: 1, waiting: 0 });
+        scene.group.evidence.backends = Some(Backends { waiting: 0 });
         assert_eq!(scene.ask(&Queue), None);
-        scene.group.evidence.backends = Some(Backends { read: 1, waiting: 1 });
+        scene.group.evidence.backends = Some(Backends { waiting: 1 });
         assert_eq!(scene.ask(&Queue).unwrap().class, Class::Unknown);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
         assert_eq!(scene.ask(&Queue), None);

@@ -29,10 +29,7 @@ impl Rule for Shared {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let tasks = text::tasks(case);
-        if case.owners.is_some_and(|owners| owners.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER)) {
-            return None;
-        }
-        if !case.is_server() || tasks.len() < 2 {
+        if super::is_handed_over(case)? || !case.is_server() || tasks.len() < 2 {
             return None;
         }
         let (count, who) = (tasks.len(), text::names(&tasks)?);

@@ -107,7 +107,7 @@ impl Rule for ServesOthers {
             certainty: Certainty::Low,
             text: format!(
                 "{serves}; {owner} is {what}: {count}, the oldest for {age}",
-                serves = if evidence.siblings.is_some_and(|siblings| siblings.served > 0) {
+                serves = if evidence.serves_others() == Some(true) {
                     format!("it serves other connections of port {port}")
                 } else {
                     format!("other connections of port {port} are served")
