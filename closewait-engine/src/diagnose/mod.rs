@@ -19,6 +19,7 @@ mod properties;
 #[cfg(test)]
 mod testing;
 
+use self::policy::Ceiling;
 pub use self::{
     about::About,
     case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
@@ -61,11 +62,12 @@ const NO_RULE: &str = "none";
 
 /// The verdict on a socket that stays in CLOSE_WAIT.
 pub fn verdict(case: &Case<'_>) -> Verdict {
-    let said = RULES.iter().find_map(|rule| {
-        let said = policy::weigh(*rule, case, rule.check(case)?)?;
-        Some((rule.about().name, said))
+    let mut ceiling = Ceiling::NONE;
+    let judged = RULES.iter().find_map(|rule| {
+        let judgement = ceiling.weigh(*rule, case, rule.check(case)?)?;
+        Some((rule.about().name, judgement))
     });
-    let (rule, judgement) = said.unwrap_or_else(|| (NO_RULE, unknown(case)));
+    let (rule, judgement) = judged.unwrap_or_else(|| (NO_RULE, unknown(case)));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }
 }
