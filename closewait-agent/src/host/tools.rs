@@ -1,4 +1,4 @@
-//! Which of some programs exist on this host, in the folders where a shell of root finds them.
+//! Search for programs on this host, in the folders where a root shell finds them.
 
 use std::{
     collections::BTreeSet,
@@ -9,11 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders that are searched besides those of `PATH`: a service has fewer there than a shell of root.
+/// Folders to search in addition to `PATH`: a service has fewer there than a root shell.
 const FOLDERS: [&str; 7] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin"];
 /// Folders of a home in which pip and dotnet install programs.
 const OF_HOME: [&str; 2] = [".local/bin", ".dotnet/tools"];
-/// Folders of `PATH` that are searched.
+/// Maximum number of folders of `PATH` to search.
 const MAX_FOLDERS: usize = 64;
 
 /// Returns those of `names` that are programs in one of the folders. Can wait for the file systems of the folders.
@@ -22,8 +22,8 @@ pub fn existing<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     existing_in(&folders(path.as_deref().unwrap_or_default(), home.as_deref().map(Path::new)), names)
 }
 
-/// The folders of this `PATH`, then the usual ones and those of this home, each once. A relative one depends on where the shell
-/// is.
+/// Returns the folders of this `PATH`, then the usual ones and those of this home, each once. Skips relative ones,
+/// which depend on the current folder of the shell.
 fn folders(path: &OsStr, home: Option<&Path>) -> Vec<PathBuf> {
     let of_home = home.filter(|home| home.is_absolute()).into_iter();
     let of_home = of_home.flat_map(|home| OF_HOME.map(|folder| home.join(folder)));

@@ -13,11 +13,11 @@ use closewait_engine::{
     text::Comm,
 };
 
-/// Sockets of one process that are handed over together.
+/// Maximum number of sockets of one process per piece.
 const PIECE: usize = 256;
 
-/// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
-/// processes could be looked at, if so. One that ends meanwhile has no descriptors.
+/// Hands the inode of every socket with a descriptor to `each`, with that descriptor. Returns the reason if not all
+/// processes could be read. A process that ends meanwhile has no descriptors.
 pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
     scan_in(Path::new("/proc"), each)
 }
@@ -26,9 +26,9 @@ pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
 enum DescriptorRead {
     /// Some of its sockets.
     Held(Vec<(u64, Owner)>),
-    /// Its descriptors cannot be read, or not all.
+    /// The reason why its descriptors, or some of them, cannot be read.
     Unseen(io::Error),
-    /// They were not read, as an earlier read has not been answered.
+    /// They were not read, because an earlier read still waits.
     Waits(ReadFailure),
 }
 
@@ -39,7 +39,7 @@ struct Unseen {
     denied: u32,
     /// Number of processes that could not be read for another reason.
     others: u32,
-    /// The first of these reasons.
+    /// The first of those reasons.
     why: Option<String>,
 }
 
@@ -113,7 +113,7 @@ fn processes(count: u32) -> String {
     if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
-/// Puts out the sockets of one process, all that were seen before an error too.
+/// Sends the sockets of one process, including those that were read before an error.
 fn owners_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Result<()> {
     job.step("its descriptors");
     let mut held = Vec::new();
@@ -128,7 +128,7 @@ fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut V
     let mut task = None;
     for table in proc::descriptor_tables(process)? {
         match collect_table(process, &table, (pid, &mut task), job, held) {
-            // The thread has ended; of a process that has, nothing is missing.
+            // The thread has ended. A process that has ended has no descriptors to miss.
             Err(error) if is_gone(&error) => {}
             other => other?,
         }
@@ -147,10 +147,11 @@ fn collect_table(
     for entry in fs::read_dir(table.join("fd"))? {
         let entry = entry?;
         job.progress();
-        // To list them and to follow them are two rights (`proc_fd_permission` and `proc_fd_access_allowed`, v5.10).
+        // Listing links and following them are two permissions (`proc_fd_permission` and `proc_fd_access_allowed`,
+        // v5.10).
         let target = match fs::read_link(entry.path()) {
             Ok(target) => target,
-            // It was closed.
+            // The descriptor was closed.
             Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
@@ -169,13 +170,13 @@ fn collect_table(
     Ok(())
 }
 
-/// The number in `socket:[N]`.
+/// Returns the number in `socket:[N]`.
 fn socket_inode(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether `/proc` itself is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
-/// seen nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
+/// Whether `/proc` is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
+/// visible nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
 fn hides_processes(mountinfo: &[u8]) -> bool {
     let hidden: [&[u8]; 6] =
         [b"hidepid=1", b"hidepid=2", b"hidepid=4", b"hidepid=noaccess", b"hidepid=invisible", b"hidepid=ptraceable"];

@@ -9,29 +9,29 @@ use std::{
 
 use crate::clock;
 
-/// More folders are not walked.
+/// Maximum number of folders in a scan.
 const MAX_FOLDERS: usize = 65_536;
-/// Deeper folders are not walked.
+/// Maximum depth of folders in a scan.
 const MAX_DEPTH: usize = 32;
-/// Entries between two looks at the clock.
+/// Number of entries between two checks of the clock.
 const ENTRIES: usize = 64;
 
 /// Folders that one step of a scan found.
 #[derive(Debug, Default)]
 pub(super) struct FolderScanStep {
-    /// The id and the path from the root of the mount of each.
+    /// Id of each folder, and its path from the root of the mount.
     pub(super) found: Vec<(u64, Vec<u8>)>,
-    /// Whether this call began at the root and saw every folder.
+    /// Whether a scan from the root ended in this step and read every folder.
     pub(super) whole: bool,
 }
 
-/// Scan of the folders below one.
+/// Scan of the folders below a root.
 #[derive(Debug)]
 pub(super) struct FolderScan {
     root: PathBuf,
-    /// Still to be listed.
+    /// Folders that are not listed yet.
     waiting: Vec<Folder>,
-    /// The one that is being listed.
+    /// Folder that is being listed.
     current: Option<(ReadDir, Folder)>,
     seen: usize,
     complete: bool,
@@ -49,7 +49,7 @@ impl FolderScan {
         Self { root, waiting: Vec::new(), current: None, seen: 0, complete: true }
     }
 
-    /// Goes on for so long; from the root, if the last call came to the end.
+    /// Continues for the time in `budget`; starts at the root if the last call finished.
     pub(super) fn go_on(&mut self, budget: Duration) -> FolderScanStep {
         let began = clock::now();
         self.go_on_until(MAX_FOLDERS, || clock::now().since(began) >= budget)
@@ -88,7 +88,7 @@ impl FolderScan {
         self.waiting.push(Folder { folder: self.root.clone(), path: Vec::new(), depth: 0 });
     }
 
-    /// Takes some entries of the current folder.
+    /// Reads some entries of the current folder.
     fn list(&mut self, max_folders: usize, step: &mut FolderScanStep) {
         let Some((entries, current)) = &mut self.current else { return };
         for _ in 0..ENTRIES {

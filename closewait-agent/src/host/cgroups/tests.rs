@@ -23,7 +23,7 @@ fn one(cgroups: &mut Cgroups, id: u64) -> Lookup {
     lookup
 }
 
-/// Cgroups that are walked, as where files cannot be opened by handles.
+/// Cgroups whose folders are scanned, as where files cannot be opened by handles.
 fn scanned(fixture: &Fixture) -> Cgroups {
     let mut cgroups = Cgroups::at(fixture.path()).unwrap();
     cgroups.scan = Some(Arc::new(Mutex::new(FolderScan::of(fixture.path().to_owned()))));
@@ -93,7 +93,7 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
                     let name = entry.file_name();
                     match one(&mut cgroups, inode(&entry.path())) {
                         Lookup::Path(path) => assert_eq!(path[1..], *name.as_encoded_bytes()),
-                        // Others may remove one right now.
+                        // Another process may remove one right now.
                         Lookup::Gone => assert!(!entry.path().exists()),
                         Lookup::Unknown(why) => panic!("{why}"),
                     }
@@ -101,7 +101,7 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
             }
             assert_eq!(one(&mut cgroups, u64::MAX), Lookup::Gone);
         }
-        // Where there is no cgroup v2, that is what is said.
+        // Only a host without cgroup v2 has this error.
         Err(error) => assert!(matches!(error, CgroupError::NotMounted), "{error}"),
     }
 }

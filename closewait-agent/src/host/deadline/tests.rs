@@ -5,10 +5,10 @@ use std::{
 
 use super::*;
 
-/// The items for which there were values, and those for which there were none, each with the reason.
+/// Items with values, and items without, each with the reason.
 type Taken = (Vec<u32>, Vec<(u32, String)>);
 
-/// Waits at a pipe whenever the item is 7.
+/// Blocks on a pipe whenever the item is 7.
 fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Taken {
     let end = Mutex::new(end);
     let mut taken = Taken::default();
@@ -45,7 +45,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     let subject = Subject::Process(7, Some(1));
     assert!(matches!(may_wait_for(&subject), Err(ReadFailure::StillWaits)));
     may_wait_for(&Subject::Process(8, Some(1))).unwrap();
-    // It answers: then it may be asked again.
+    // It answers, so that it may be read again.
     drop(to);
     for _ in 0..100 {
         if !waits(&subject) {

@@ -1,4 +1,4 @@
-//! Each test takes one thing away from a host that has everything.
+//! Each test removes one facility from a host that has everything.
 
 use std::{cell::OnceCell, io, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::host::{
     facts::{Tracefs, Types},
 };
 
-/// A host where everything works.
+/// Returns a host where everything works.
 pub(crate) fn capable_host() -> HostFacts {
     HostFacts {
         release: Some("6.18.0".to_owned()),
@@ -42,13 +42,13 @@ pub(crate) fn capable_host() -> HostFacts {
     }
 }
 
-/// No type information, as with a kernel built without it.
+/// Returns the error of a kernel without type information.
 pub(crate) fn no_types() -> BtfError {
     let error = io::Error::from_raw_os_error(libc::ENOENT);
     BtfError::Read { path: PathBuf::from("/sys/kernel/btf/vmlinux"), error }
 }
 
-/// The members that the plan looks at are there.
+/// Returns a layout with the members that the plan checks.
 fn some_layout() -> Layout {
     Layout { sock_family: 16, inet_sport: 14, sock_dport: 12, sock_protocol: 514, sock_cgroup: 600, ..Layout::NONE }
 }

@@ -1,21 +1,21 @@
-//! The names of the sections of a program. The file is whatever a process runs: no size in it is trusted.
+//! Names of the sections of a program. The file is from any process: its sizes are not trusted.
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-/// Sections that are looked at; a program has some 30, and those that are looked for are among the first.
+/// Maximum number of sections to check; a program has some 30, and the wanted ones are among the first.
 const SECTIONS: u16 = 256;
-/// Size of an entry of the table: `Elf64_Shdr`.
+/// Size of an entry of the table, bytes: `Elf64_Shdr`.
 const ENTRY: usize = 64;
-/// What is read of the names.
+/// Maximum bytes to read of the names.
 const NAMES: usize = 64 << 10;
 
 /// Whether a 64-bit little-endian ELF file has a section of one of these names.
 pub(super) fn has_section(file: &File, names: &[&[u8]]) -> bool {
-    // A short read leaves zeros, which are no name.
+    // A short read leaves zeros, which match no name.
     find(names, |bytes, offset| file.read_at(bytes, offset).ok().filter(|read| *read > 0).map(drop)).is_some()
 }
 
-/// `read` fills what it can from an offset; `None` if that is nothing.
+/// Searches the section names. `read` fills as much of a buffer as it can from an offset; `None` if that is nothing.
 fn find(names: &[&[u8]], mut read: impl FnMut(&mut [u8], u64) -> Option<()>) -> Option<()> {
     let mut header = [0; 64];
     read(&mut header, 0)?;
@@ -75,7 +75,7 @@ mod tests {
         find(names, read).is_some()
     }
 
-    /// A header, a table of two sections, their names.
+    /// Builds a program: a header, a table of two sections, and their names.
     fn program() -> Vec<u8> {
         let mut file = vec![0; 64 + 128];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -17,7 +17,7 @@ fn sample(wait: Duration) -> Process {
     sampling.finish(clock::now()).pop().unwrap()
 }
 
-/// Whether it is seen on one of five attempts: a busy machine may give the CPU to somebody else.
+/// Whether `look` succeeds on one of five attempts: a busy machine may give the CPU to another thread.
 fn is_seen(mut look: impl FnMut() -> bool) -> bool {
     (0..5).any(|_| look())
 }
