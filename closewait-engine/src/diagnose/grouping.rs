@@ -1,4 +1,4 @@
-//! All sockets at one moment, put into groups, so that rules can judge each among those that are like it.
+//! Groups of all sockets at one time. Rules judge each socket as part of its group.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,17 +24,17 @@ use crate::{
     track::tracker::Tracker,
 };
 
-/// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
-/// itself.
+/// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
+/// one.
 const MAX_GROUPS: usize = 65_536;
 
-/// Of several listeners (`SO_REUSEPORT`), returns the only one in whose backlog an unaccepted socket can wait.
+/// Returns the only one of several listeners (`SO_REUSEPORT`) in whose backlog an unaccepted socket can wait.
 fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listener>>) -> Option<&'a Seen<Listener>> {
     let mut waiting = listeners.filter(|seen| socket.accepted == Some(false) && seen.what.backlog > 0);
     waiting.next().filter(|_| waiting.next().is_none())
 }
 
-/// Sockets of a group while it is put together.
+/// Sockets and counts of a group while it is built.
 #[derive(Default)]
 struct GroupBuilder<'a> {
     members: Vec<(SocketKey, &'a TrackedSocket)>,
@@ -77,16 +77,16 @@ impl<'a> GroupBuilder<'a> {
     }
 }
 
-/// Group with the connections that its sockets wait for.
+/// Group with the proxied connections of its sockets.
 #[derive(Default)]
 struct GroupedSockets<'a> {
     group: Group,
     pairs: BTreeMap<SocketKey, &'a ProxyPeer>,
-    /// What is the same for all of them.
+    /// Counts of the proxied connections, without [`ProxyPeers::own`].
     proxy_peers: ProxyPeers,
 }
 
-/// All groups at one moment.
+/// All groups at one time.
 pub(crate) struct Grouping<'a> {
     now: BootTime,
     stuck_after: Duration,
@@ -97,7 +97,7 @@ pub(crate) struct Grouping<'a> {
 }
 
 impl<'a> Grouping<'a> {
-    /// Puts everything that is tracked into groups. `flows` are those that were watched, if any were.
+    /// Groups all tracked sockets. `flows` is `None` without a watching agent.
     pub(crate) fn new(
         now: BootTime,
         stuck_after: Duration,
@@ -151,7 +151,7 @@ impl<'a> Grouping<'a> {
         let of = self.keys.group(tracked);
         let alone;
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
-            Some(surveyed) => surveyed,
+            Some(grouped) => grouped,
             None => {
                 alone = self.alone(key, tracked);
                 &alone
@@ -181,7 +181,7 @@ impl<'a> Grouping<'a> {
         diagnose::verdict(&case)
     }
 
-    /// A group of one.
+    /// Returns a group of one socket.
     fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
         let mut gathered = GroupBuilder::default();
         gathered.add(key, tracked, self.now);
@@ -189,7 +189,7 @@ impl<'a> Grouping<'a> {
         GroupedSockets { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..GroupedSockets::default() }
     }
 
-    /// Judges a socket of which only a descriptor is left.
+    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor.
     pub(crate) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
         let Lingering { socket, gone, owners, .. } = lingering;
         let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
@@ -215,13 +215,13 @@ impl<'a> Grouping<'a> {
         diagnose::verdict(&case)
     }
 
-    /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
+    /// Returns the other side of a proxied connection, for which the socket waits.
     pub(crate) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
         let of = self.keys.group(tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
-    /// The listener that a socket came out of or waits at; none if it can have been one of several.
+    /// Returns the listener that a socket came from or waits at; `None` if it can be one of several.
     pub(crate) fn listener(&self, socket: &Socket) -> Option<&'a Seen<Listener>> {
         if socket.role != Some(Role::Server) {
             return None;
@@ -230,7 +230,7 @@ impl<'a> Grouping<'a> {
             let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
             on_port.copied().filter(|seen| seen.what.serves(socket.netns, socket.local))
         };
-        // The kernel prefers the one that is bound to the very address (`compute_score`, net/ipv4/inet_hashtables.c).
+        // The kernel prefers a listener that is bound to the exact address (`compute_score`, net/ipv4/inet_hashtables.c).
         let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
         match (exact.next(), exact.next()) {
             (Some(one), None) => return Some(one),
@@ -247,13 +247,13 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Returns how many listeners a socket can have come from.
+    /// Returns the number of listeners that a socket can have come from.
     fn listeners(&self, socket: &Socket) -> usize {
         let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
         on_port.filter(|seen| seen.what.serves(socket.netns, socket.local)).count()
     }
 
-    /// First owner of a socket, or of its listener while no program has accepted the socket.
+    /// Returns the first owner of a socket, or of its listener while no program has accepted the socket.
     pub(crate) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
         let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
         let of_listener = || waits_at().map(|listener| listener.owners.as_slice());
@@ -284,7 +284,7 @@ mod tests {
     };
 
     #[test]
-    fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
+    fn sockets_beyond_the_group_limit_are_judged_alone() {
         let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
         let last = MAX_GROUPS as u64 + 1;
@@ -299,7 +299,7 @@ mod tests {
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
-        let told = |number| (verdict(number).class, verdict(number).rule);
-        assert_eq!(told(last), told(0), "each is the only one in its group");
+        let judged = |number| (verdict(number).class, verdict(number).rule);
+        assert_eq!(judged(last), judged(0), "each is the only socket of its group");
     }
 }

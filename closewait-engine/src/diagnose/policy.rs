@@ -1,4 +1,4 @@
-//! The policy of certainty: no program is blamed against evidence, nor surely without it.
+//! Policy of certainty: no rule blames a program against evidence, and none blames with `high` if evidence is missing.
 
 use super::{Case, Judgement, Rule, evidence::EvidenceReading};
 use crate::model::{Certainty, Class};
@@ -10,8 +10,8 @@ impl Ceiling {
     /// Ceiling of a case that no rule has judged yet.
     pub(super) const NONE: Self = Self(Certainty::High);
 
-    /// Weighs the judgement of a rule against the counter-evidence that the rule declares. Returns `None` if some of it speaks
-    /// against the judgement; then no later rule blames with more certainty than this one would have.
+    /// Weighs the judgement of a rule against the counter-evidence that the rule declares. Returns `None` if some of it is
+    /// present; then no later rule blames with a higher certainty than this one would have.
     pub(super) fn weigh(&mut self, rule: &dyn Rule, case: &Case<'_>, judgement: Judgement) -> Option<Judgement> {
         if !blames(judgement.class) || judgement.certainty == Certainty::Fact {
             return Some(judgement);
@@ -19,7 +19,7 @@ impl Ceiling {
         let readings: Vec<_> = rule.counter_evidence().iter().map(|kind| kind.read(case)).collect();
         let all_absent = !readings.is_empty() && readings.iter().all(|reading| *reading == EvidenceReading::Absent);
         let most = if all_absent { Certainty::High } else { Certainty::Medium };
-        // The surest certainty is the least.
+        // The highest certainty compares as the least.
         let certainty = judgement.certainty.max(most).max(self.0);
         if readings.contains(&EvidenceReading::Present) {
             self.0 = certainty;

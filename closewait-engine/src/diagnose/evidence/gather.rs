@@ -1,4 +1,4 @@
-//! Puts the evidence of a group together, from what was read of its owners and its port.
+//! Collects the evidence of a group from facts about its owners and its port.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -11,24 +11,24 @@ use crate::{
     track::tracked_socket::TrackedSocket,
 };
 
-/// Age from which on what was read of owners is no evidence any more.
+/// Maximum age of facts about owners that count as evidence.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// Times of the kernel's TCP are within ticks: what is to be later has to be later by more than one of 100 Hz.
+/// Resolution of the kernel's TCP times: one tick at 100 Hz. A time counts as later only if the difference is larger.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Resolution of the time at which a process began, and a process for each connection needs some time to begin.
+/// Tolerance of a process's start time: its resolution, and the time that a process for one connection needs to start.
 const STARTED: Duration = Duration::from_millis(20);
 
 /// Maximum number of owners of a group whose facts are read.
 const MAX_OWNERS: usize = 64;
 
-/// What a group is put together from.
+/// Sources of a group's evidence.
 pub(crate) struct Sources<'a> {
     /// Time of the judgement.
     pub(crate) now: BootTime,
     /// Facts about owners.
     pub(crate) host_context: &'a HostContext,
-    /// Facts about ports and remote endpoints; `None` without an agent that watches.
+    /// Facts about ports and remote endpoints; `None` without a watching agent.
     pub(crate) flows: Option<&'a Flows>,
     /// The port or remote endpoint of the group.
     pub(crate) flow_key: FlowKey,
@@ -47,7 +47,7 @@ impl Sources<'_> {
         let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(MAX_OWNERS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
         let siblings = if is_server { self.siblings(&pids, onset) } else { None };
-        // Of the whole port: a server with a process for each connection has a group for each.
+        // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
         let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
         let (netns, port) = match self.flow_key {
@@ -84,7 +84,7 @@ impl Sources<'_> {
         }
     }
 
-    /// Returns the connections of all owners; `None` if those of one were not read, or long ago.
+    /// Returns the connections of all owners; `None` if those of one owner were not read in the last [`MAX_AGE`].
     fn connections(&self, pids: &BTreeSet<u32>) -> Option<impl Iterator<Item = (BootTime, &ProxyPeer)>> {
         let fresh = |pid: &u32| {
             let read = self.host_context.connections_read(*pid)?;
@@ -122,7 +122,7 @@ impl Sources<'_> {
         let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
         let mut backends = Backends::default();
         for (_, peer) in self.connections(pids)? {
-            // A program that waits for itself waits for nothing else.
+            // A connection of the program to itself is no backend.
             let own = port
                 .is_some_and(|port| peer.socket.remote.port == port && locals.contains(&peer.socket.remote.address));
             if peer.socket.role != Some(Role::Server) && !own {
@@ -132,7 +132,7 @@ impl Sources<'_> {
         Some(backends)
     }
 
-    /// Counts the sockets that had received data before their only owner began: it inherited them, or was handed them.
+    /// Counts the sockets that received data before their only owner started: it inherited them, or another process passed them on.
     fn older_than_owner(&self, members: &[(SocketKey, &TrackedSocket)]) -> u32 {
         let older = |one: &TrackedSocket| {
             let [first, others @ ..] = one.owners.as_deref()? else { return None };
@@ -159,7 +159,7 @@ impl Sources<'_> {
         if pids.is_empty() || waits.threads == 0 {
             return None;
         }
-        // Samples are of one process.
+        // Each sample covers one process.
         let sampled = pids.first().filter(|_| pids.len() == 1);
         let samples = sampled.into_iter().flat_map(|pid| self.host_context.wait_samples(*pid));
         let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
