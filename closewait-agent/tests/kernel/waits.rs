@@ -185,7 +185,7 @@ fn a_process_that_shares_its_processor_is_busy() {
             let process = inspect(child.pid());
             let told = process.activity().unwrap_or_default();
             process.busy_thread().is_some_and(|share| share < 900)
-                && told.starts_with("a thread wants a CPU all the time and gets ")
+                && told.starts_with("a thread is always ready to run but gets only ")
         })
     });
 }

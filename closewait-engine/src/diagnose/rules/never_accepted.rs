@@ -48,7 +48,7 @@ impl Rule for NeverAccepted {
             None => String::new(),
         };
         let find = match text::names(&text::tasks(case)) {
-            Some(who) => format!("see why {who} does not call accept() sooner"),
+            Some(who) => format!("see what keeps {who} from calling accept() sooner"),
             None => {
                 format!("find the program that listens on port {} and see why it does not call accept()", local.port)
             }

@@ -120,7 +120,7 @@ impl Rule for NoDemand {
             class: Class::Unknown,
             certainty: Certainty::Low,
             text: format!(
-                "no other socket has entered on port {port} since the onset {age} ago, so it is unknown whether {owner} still \
+                "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
                  answers requests.{doing}",
                 age = text::duration(case.group.oldest),
                 doing = text::doing(case),
