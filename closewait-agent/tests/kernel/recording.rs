@@ -1,4 +1,4 @@
-//! `run --record`, and `replay` of what it wrote: the same bytes.
+//! `run --record`, and `replay` of its recording: the same bytes.
 
 use std::{
     fs, io,
@@ -22,7 +22,7 @@ use crate::{
     setup::NOBODY,
 };
 
-/// A recording that is gone at the end of the test.
+/// Recording that is removed at the end of the test.
 struct Recording(PathBuf);
 
 impl Recording {
@@ -34,7 +34,7 @@ impl Recording {
         self.0.to_str().expect("a path in UTF-8")
     }
 
-    /// What `closewait replay` says of it.
+    /// Returns the output of `closewait replay`.
     fn replay(&self, arguments: &[&str]) -> Finished {
         let finished = finish(&mut closewait(&[&["replay", self.path()], arguments].concat()));
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -44,16 +44,16 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        // One that stays in the folder for temporary files does no harm.
+        // If this fails, the file stays in the folder for temporary files, which is harmless.
         let _result = fs::remove_file(&self.0);
     }
 }
 
-/// Sockets that stay, come and go in several ways while the agent watches.
+/// Makes sockets that stay, enter and exit in several ways while the agent watches.
 fn act(agent: &mut Agent, ns: &Namespace) {
     let stays = ns.waiting(V4).0;
     let (closed, reset, shut) = (ns.waiting(V4).0, ns.waiting(V6).0, ns.waiting(V4).0);
-    // Nobody accepts this one.
+    // No program accepts this one.
     let listener = ns.listen(V4);
     let unaccepted = ns.connect(listener.local_addr().expect("an address"));
     unaccepted.shutdown(Shutdown::Write).expect("shutdown");
@@ -165,7 +165,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
             Err(io::Error::last_os_error())
         }
     };
-    // SAFETY: between fork and exec, it makes one system call only.
+    // SAFETY: between fork and exec, it makes only one system call.
     unsafe { command.pre_exec(limit) };
     let mut agent = Agent::spawn(&mut command);
     let counted = |event: &Value| event["event"] == "health" && event["recordings_failed"] == 1;
