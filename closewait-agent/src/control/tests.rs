@@ -1,4 +1,4 @@
-//! Agent and client together.
+//! Tests of agent and client together.
 
 mod encoding;
 mod while_made;
@@ -21,7 +21,7 @@ fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("closewait-control-{}-{name}", process::id()))
 }
 
-/// Asks, and returns all frames of the answer together; `None` if there is no agent.
+/// Queries an agent, and returns all frames of the answer together; `None` if there is no agent.
 fn asked(path: &Path, question: &str) -> Result<Option<Vec<u8>>, ControlError> {
     asked_within(path, question, PATIENCE)
 }
@@ -35,18 +35,18 @@ fn asked_within(path: &Path, question: &str, patience: Duration) -> Result<Optio
     Ok(ask_within(path, &question, patience, take)?.then_some(answer))
 }
 
-/// The line of a question.
+/// Returns the line of a query.
 fn line(question: &str) -> String {
     format!("{{\"protocol\":{PROTOCOL},\"query\":\"{question}\"}}\n")
 }
 
-/// The line that an answer begins with.
+/// Returns the first line of an answer.
 fn head() -> String {
     format!("{{\"protocol\":{PROTOCOL},\"agent\":\"0.1.0\"}}\n")
 }
 
-/// Runs `asks` beside an agent that answers every question: `no` is refused, a number with that many bytes, others with
-/// themselves.
+/// Runs `asks` beside an agent that answers every query: refuses `no`, answers a number with that many bytes, and
+/// others with themselves.
 fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce(&Path) -> T + Send + 'static) -> T {
     let path = path(name);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -82,7 +82,7 @@ fn answer(question: &str, asker: Asker) {
     }
 }
 
-/// Of this length, as alike as the objects of `list`.
+/// Returns text of this length, as repetitive as the objects of `list`.
 fn text(bytes: usize) -> Vec<u8> {
     let lines: Vec<u8> =
         (0_u32..500).flat_map(|number| format!("{{\"port\":8080,\"inode\":{number}}}\n").into_bytes()).collect();
@@ -91,7 +91,7 @@ fn text(bytes: usize) -> Vec<u8> {
     text
 }
 
-/// An agent of another kind: takes one connection, and does this with it.
+/// Runs a fake agent that accepts one connection, and calls `does` with it.
 fn with_other<T>(name: &str, does: impl FnOnce(UnixStream) + Send + 'static, asks: impl FnOnce(&Path) -> T) -> T {
     let path = path(name);
     let listener = UnixListener::bind(&path).unwrap();
@@ -149,7 +149,7 @@ fn a_question_without_an_end_is_cut_off() {
     with_agent("endless", 1 << 20, |path| {
         let mut rude = UnixStream::connect(path).unwrap();
         rude.set_read_timeout(Some(PATIENCE)).unwrap();
-        // More than may be; how much of it is taken in does not matter.
+        // Longer than the limit; the number of bytes read does not matter.
         let _cut_off = rude.write_all(&vec![b'x'; 2 * MAX_QUESTION]);
         let mut told = Vec::new();
         let _reset = rude.read_to_end(&mut told);
@@ -199,7 +199,7 @@ fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
         }
         assert_eq!(beside.join().unwrap().unwrap().as_deref(), Some(&b"hello"[..]));
         assert!(most > 0 && most <= LIMIT, "{most} bytes for 16 answers of {LENGTH}");
-        // And they are not waited for.
+        // The agent does not wait for them.
         let began = clock::now();
         while control.bytes_in_flight() > 0 && clock::now().since(began) < 4 * PATIENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -221,7 +221,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             (stream, control.question().await.unwrap())
         };
         let mut full = first.1.begin();
-        // Does not compress, and leaves less than an eighth, whatever the kernel takes of it.
+        // Does not compress, and leaves less than an eighth, for any part of it that the kernel buffers.
         let noise: Vec<u8> = (0_u64..)
             .scan(1_u64, |state, _| {
                 *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -247,7 +247,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
         }
         let error = refused.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("busy") && error.contains("--alone"), "{error}");
-        // The answer is taken at last, and there is room.
+        // The client reads the answer, which frees the space.
         let served = ask_there();
         let reading = thread::spawn(move || {
             let mut all = Vec::new();
@@ -273,7 +273,7 @@ fn a_client_that_has_given_up_is_not_answered() {
         let mut gone = UnixStream::connect(&path).unwrap();
         gone.write_all(line("gone").as_bytes()).unwrap();
         drop(gone);
-        // One that has only ended its own direction waits for its answer.
+        // A client that has only closed its sending direction still gets its answer.
         let mut half = UnixStream::connect(&path).unwrap();
         half.write_all(line("half").as_bytes()).unwrap();
         half.shutdown(std::net::Shutdown::Write).unwrap();
@@ -336,20 +336,20 @@ fn an_agent_that_cannot_even_accept_is_given_up() {
     let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
     rustix::net::bind(&socket, &address).unwrap();
     rustix::net::listen(&socket, 0).unwrap();
-    // The only place in its queue.
+    // Takes the only place in its queue.
     let _waiting = UnixStream::connect(&path).unwrap();
     let error = asked_within(&path, "hello", SHORT).unwrap_err();
     fs::remove_file(&path).unwrap();
     assert!(matches!(error, ControlError::Slow { bytes: 0, .. }), "{error}");
 }
 
-/// The error of a question to something that answers with these bytes.
+/// Returns the error of a query to a fake agent that answers with these bytes.
 fn error_of(name: &str, said: Vec<u8>) -> ControlError {
     with_other(
         name,
         move |mut stream| {
             read_question(&mut stream);
-            // One that has seen enough hangs up.
+            // A client that has read enough hangs up.
             let _gone = stream.write_all(&said);
         },
         |path| asked(path, "hello").unwrap_err(),

@@ -1,46 +1,46 @@
-//! How often programs are run. Pure: the time comes in.
+//! Rate limits for hook programs. Pure: the time comes in.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::HookGroup;
 use closewait_engine::{text::duration, time::BootTime};
 
-/// Starts at once, and in a minute.
+/// Maximum number of starts at once, and per minute.
 const MAX_BURST: u32 = 10;
-/// The time after which there is room for one more.
+/// Interval at which one more start becomes available.
 const REFILL: Duration = Duration::from_secs(6);
-/// Groups whose last start is remembered: as many as can start in nearly seven hours. Of more, the one that started first
-/// is forgotten, and may run again sooner.
+/// Maximum number of groups whose last start is remembered: as many as can start in nearly seven hours. Beyond it,
+/// the limiter forgets the group that started first, which may run again sooner.
 const GROUPS: usize = 4096;
-/// The time between two words on what was not run.
+/// Interval between two log lines about skipped hooks.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reason why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skip {
-    /// One has run for this group not long ago.
+    /// A program has run for this group recently.
     Recent,
-    /// Too many have run.
+    /// Too many programs have run.
     TooMany,
 }
 
-/// Rate limit for starts of hook programs: one for each group, one for all.
+/// Rate limit for starts of hook programs: one per group, one for all.
 #[derive(Debug)]
 pub(super) struct StartLimiter {
     every: Duration,
     started: BTreeMap<HookGroup, BootTime>,
-    /// Time that is to be spent, [`REFILL`] for each start.
+    /// Remaining time to spend, [`REFILL`] for each start.
     credit: Duration,
     earned: BootTime,
 }
 
 impl StartLimiter {
-    /// With at most one start of a group in `every`.
+    /// Creates a limiter with at most one start of a group in `every`.
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
         Self { every, started: BTreeMap::new(), credit: REFILL * MAX_BURST, earned: now }
     }
 
-    /// Whether a program may start, and if so takes it for started.
+    /// Checks that a program may start, and counts the start.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
@@ -59,7 +59,7 @@ impl StartLimiter {
     }
 }
 
-/// What was not run, until somebody is told.
+/// Numbers of skipped hooks since the last report.
 #[derive(Debug)]
 pub(super) struct Skipped {
     recent: u64,
@@ -82,17 +82,17 @@ impl Skipped {
         }
     }
 
-    /// The helper does not take requests as fast as they come.
+    /// Counts an event that the helper was too slow to receive.
     pub(super) fn unsent(&mut self) {
         self.unsent += 1;
     }
 
-    /// The event is longer than a request may be.
+    /// Counts an event that is longer than a request may be.
     pub(super) fn too_long(&mut self) {
         self.too_long += 1;
     }
 
-    /// What is to be said, if it is time: one line, and then it is said.
+    /// Returns the report in one line if it is due, and resets the numbers.
     pub(super) fn line(&mut self, now: BootTime) -> Option<String> {
         (now.since(self.told) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
     }

@@ -9,35 +9,22 @@
 //!
 //! | call | waits for | killable | treatment |
 //! |---|---|---|---|
-//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target
-//! (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request
-//! (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in
-//! `host/proc/mounts.rs` |
-//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not
-//! (`complete_walk`, fs/namei.c) | yes | may wait forever |
-//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`,
-//! fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait forever (`cmdline` and `environ` are not
-//! read) |
-//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait
-//! forever |
-//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10;
-//! `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on
-//! 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
+//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in `host/proc/mounts.rs` |
+//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait forever |
+//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait forever (`cmdline` and `environ` are not read) |
+//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait forever |
+//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
 //! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
-//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and for btrfs its own tree
-//! (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
-//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | v1: `freezer_mutex` (`freezer_read`,
-//! kernel/cgroup/legacy_freezer.c); v2: nothing | no | deadline |
+//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and for btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
+//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | v1: `freezer_mutex` (`freezer_read`, kernel/cgroup/legacy_freezer.c); v2: nothing | no | deadline |
 //! | a path of `mountinfo`, `/var/log/pods`, the folders of `PATH`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
 //! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
 //! | `/proc/PID/{comm,limits}`, `schedstat` | no sleeping lock except those of the folder in `/proc` | | deadline |
 //! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |
-//! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c,
-//! net/unix/af_unix.c) | | deadline |
+//! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c, net/unix/af_unix.c) | | deadline |
 //! | `/proc/sys/net/netfilter/*` | nothing | | deadline |
 //! | `open_by_handle_at` on cgroup2 | the lock of the folder above (`reconnect_path`, fs/exportfs/expfs.c) | | deadline |
-//! | `setns` into a network namespace, `sock_diag` | no file system | | on its own thread, which the agent waits for
-//! |
+//! | `setns` into a network namespace, `sock_diag` | no file system | | on its own thread, which the agent waits for |
 //!
 //! All at v5.10, where the lock is named `exec_update_mutex`. A starting program holds it while it closes its files
 //! (`do_close_on_exec` in `begin_new_exec`, fs/exec.c), which waits for the file systems of those files: so a whole

@@ -79,7 +79,7 @@ pub struct Degraded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartRefusal {
     /// The kernel lacks support.
-    #[error("this kernel{} cannot run closewait: {why}; {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
+    #[error("this kernel{} cannot run closewait: {why}\nhint: {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
     Kernel {
         /// Kernel release, if known.
         release: Option<String>,
@@ -89,7 +89,7 @@ pub enum StartRefusal {
         fix: String,
     },
     /// The process lacks a privilege.
-    #[error("missing {capability}: {why}; {fix}")]
+    #[error("missing {capability}: {why}\nhint: {fix}")]
     Privilege {
         /// Name of the capability.
         capability: &'static str,
@@ -209,7 +209,7 @@ fn room_for_maps(facts: &HostFacts) -> Result<(), StartRefusal> {
                 "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
                 bytes >> 10
             ),
-            fix: "run as root, add cap_sys_resource to what is granted, or set the limit to infinity (`ulimit -Hl \
+            fix: "run as root, grant cap_sys_resource too, or set the limit to infinity (`ulimit -Hl \
                   unlimited`, LimitMEMLOCK= of the systemd unit)"
                 .to_owned(),
         }),
@@ -389,7 +389,7 @@ fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator
                 "others than the own cannot be entered, so sockets there that are older than the agent{out_of_sight} are \
                  not seen, nor how long connection tracking keeps the others"
             ),
-            "run as root, or add cap_sys_admin to what is granted",
+            "run as root, or grant cap_sys_admin too",
         ),
     ]
     .into_iter()

@@ -1,5 +1,5 @@
-//! Executes the engine's commands beside the event loop: refreshes of sockets, scans and inspections, and answers to queries. It
-//! hands the results back as facts, and decides nothing.
+//! Execution of the engine's commands beside the event loop: refreshes of sockets, scans and inspections, and answers
+//! to queries. Hands the results back as facts, and decides nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,6 +10,7 @@ use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
     control::Asker,
+    host::error_text::in_one_line,
     sink,
     source::{
         ended,
@@ -27,43 +28,44 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Number of sockets that are refreshed before the ring is read again.
+/// Maximum number of sockets to refresh before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
 /// Maximum number of queries that wait for an answer here; others wait in the control socket.
 const MAX_QUERIES: usize = 16;
-/// Owners that are checked for whether they have ended when a user asks, at some microseconds each.
+/// Maximum number of owners to check for their end on a query, at some microseconds each.
 const MAX_OWNERS_CHECKED: usize = 1024;
-/// A scan or inspection that fails is reported in the log no more often than this.
+/// Minimum interval between two log lines about failed scans and inspections.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sockets to refresh, and what follows.
+/// Sockets to refresh, and the next step.
 #[derive(Debug)]
 struct Refreshes {
     keys: VecDeque<SocketKey>,
     kind: RefreshKind,
     then: Then,
-    /// All so far were refreshed.
+    /// Whether all sockets so far were refreshed.
     complete: bool,
 }
 
-/// What the engine is told when all of some sockets were refreshed.
+/// Fact for the engine after all sockets were refreshed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
     Nothing,
     All,
-    /// Sockets of a query of which only a descriptor is left, since `began`, with what the ring buffer had dropped before.
+    /// For sockets of a query that only have a descriptor left, since `began`, with the number of dropped records
+    /// before.
     Query {
         query: QueryId,
         began: BootTime,
         lost: Option<u64>,
     },
-    /// With what the ring buffer had dropped before.
+    /// For suspects, with the number of dropped records before.
     Suspects {
         lost: Option<u64>,
     },
 }
 
-/// What a job is for.
+/// Purpose of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Owners,
@@ -73,23 +75,23 @@ pub(super) enum Purpose {
     QueryInspection(QueryId),
 }
 
-/// What goes on beside the event loop.
+/// Work beside the event loop.
 #[derive(Default)]
 pub struct Pending {
     refreshes: VecDeque<Refreshes>,
     jobs: BTreeMap<JobId, Purpose>,
-    /// Queries that the engine prepares the answers of, and who asked them.
+    /// Queries whose answers the engine prepares, and their clients.
     queries: BTreeMap<QueryId, (Query, Asker)>,
     last_query: u64,
     /// Queries that can be answered now.
     ready: VecDeque<QueryId>,
-    /// CPU time that the inspection that goes on has taken.
+    /// CPU time of the current inspection.
     pub(super) worked: Duration,
     complained: Option<BootTime>,
 }
 
 impl Pending {
-    /// Whether another query can be taken.
+    /// Whether another query may begin.
     pub(super) fn may_ask(&self) -> bool {
         self.queries.len() < MAX_QUERIES
     }
@@ -106,8 +108,8 @@ impl<S: RecordSource> Runtime<S> {
         self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
     }
 
-    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before. Returns whether there
-    /// were any to refresh.
+    /// Refreshes some sockets: their records are then in the ring buffer, behind all earlier ones. Returns whether
+    /// there were any to refresh.
     pub(super) fn continue_refresh(&mut self) -> bool {
         let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         let before = clock::thread_cpu();
@@ -135,47 +137,48 @@ impl<S: RecordSource> Runtime<S> {
         true
     }
 
-    /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library
-    /// opens a file to learn the number of CPUs.
+    /// Reads the kernel's counters; returns the previous ones if that fails, for example without a free descriptor:
+    /// the library opens a file to get the number of CPUs.
     pub(super) fn counters(&mut self) -> Counters {
         match self.source.counters() {
             Ok(counters) => counters,
             Err(error) => {
-                self.complain(&format!("the kernel's counters cannot be read: {:#}", anyhow::Error::from(error)));
+                self.complain(&format!("the kernel's counters cannot be read: {}", in_one_line(error)));
                 self.engine.state().counters().clone()
             }
         }
     }
 
-    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
+    /// Returns the number of records that the ring buffer has dropped; `None` if it cannot be read.
     pub(super) fn lost(&self) -> Option<u64> {
         self.source.counters().ok().map(|counters| counters.ring_full)
     }
 
-    /// Whether the ring buffer has dropped nothing since it had dropped `before` records: one that it dropped is no answer.
+    /// Whether the ring buffer has dropped no records since it had dropped `before`: without that, a missing record
+    /// proves nothing.
     fn lost_none_since(&self, before: Option<u64>) -> bool {
         before.is_some() && self.lost() == before
     }
 
-    /// Has the kernel program count the closes of these ports. Without it, the counts stay unknown.
+    /// Makes the kernel program count the closes of these ports. If that fails, the counts stay unknown.
     pub(super) fn watch_ports(&mut self, ports: &[WatchedPort]) {
         if let Err(error) = self.source.watch_ports(ports) {
-            self.complain(&format!("closes cannot be counted: {:#}", anyhow::Error::from(error)));
+            self.complain(&format!("closes cannot be counted: {}", in_one_line(error)));
         }
     }
 
-    /// Hands in how many closes of these ports the kernel program has counted.
+    /// Hands the kernel program's count of closes of these ports to the engine.
     pub(super) fn read_closes(&mut self, ports: &[WatchedPort]) {
         if ports.is_empty() {
             return;
         }
         match self.source.closes(ports) {
             Ok(closes) => closes.into_iter().for_each(|closes| self.engine.handle(InspectionFact::Closes(closes))),
-            Err(error) => self.complain(&format!("closes cannot be read: {:#}", anyhow::Error::from(error))),
+            Err(error) => self.complain(&format!("closes cannot be read: {}", in_one_line(error))),
         }
     }
 
-    /// Writes to the log what cannot be done now and is tried again, once in a while.
+    /// Logs a failure that the agent retries, at a limited rate.
     fn complain(&mut self, what: &str) {
         let now = clock::now();
         if self.pending.complained.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
@@ -186,15 +189,15 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// Has a job done beside the event loop.
+    /// Starts a job beside the event loop.
     pub(super) fn begin(&mut self, job: Job, purpose: Purpose) {
-        // Records of what has happened before go in before what is found.
+        // Earlier records go in before the job's findings.
         self.drain_all();
         let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
     }
 
-    /// Takes in what a job has found.
+    /// Handles an event of a worker.
     pub(super) fn take(&mut self, answer: WorkerEvent) {
         match answer {
             WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
@@ -212,7 +215,7 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// A job has ended.
+    /// Handles the end of a job.
     fn ended(&mut self, id: JobId, report: JobReport) {
         let JobReport { began, cpu, unseen } = report;
         let at = clock::now();
@@ -243,7 +246,7 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// A user asks: the engine says what has to be found out before the answer.
+    /// Begins a query: the engine decides what to find out before the answer.
     pub(super) fn asked(&mut self, query: Query, asker: Asker) {
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
@@ -253,7 +256,7 @@ impl<S: RecordSource> Runtime<S> {
         self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended });
     }
 
-    /// Does the next step for a query.
+    /// Executes the next step of a query.
     pub(super) fn query_command(&mut self, command: QueryCommand) {
         match command {
             QueryCommand::ScanAll { query } => {
@@ -272,8 +275,8 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// Answers the next query that can be answered, with what is true now. Returns whether there are more. One answer may take
-    /// long, so the event loop reads signals and the ring before the next.
+    /// Answers the next query that can be answered, with the current state. Returns whether there are more. One
+    /// answer may take long, so the event loop reads signals and the ring before the next.
     pub(super) fn answer_next(&mut self) -> bool {
         let next = self.pending.ready.pop_front();
         if let Some((query, asker)) = next.and_then(|id| self.pending.queries.remove(&id)) {

@@ -17,7 +17,9 @@ use super::{
     owners, scanner,
 };
 use crate::host::{
-    caps, facts,
+    caps,
+    error_text::in_one_line,
+    facts,
     netns::{self, Netns, NetnsError},
     proc,
 };
@@ -41,7 +43,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
         |namespace, numbers| {
             let all = || {
                 let waiting = diag::waiting();
-                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_full(error)));
+                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_one_line(error)));
                 let chosen = numbers.iter().filter_map(|number| selected.get(*number));
                 let one = |one: &Selected| {
                     let by_ends = by_ends.as_ref().map_err(Refusal::clone)?;
@@ -55,7 +57,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
                             held.check(&target).map(|()| target)
                         }
                         Ok(None) => Err(Refusal::Gone),
-                        Err(error) => Err(Refusal::Namespace(in_full(error))),
+                        Err(error) => Err(Refusal::Namespace(in_one_line(error))),
                     }
                 };
                 chosen.map(one).collect()
@@ -219,7 +221,7 @@ fn by_ends(waiting: Vec<CurrentSocket>) -> BTreeMap<(Endpoint, Endpoint), Vec<Cu
 
 /// Destroys one socket in the network namespace of this thread.
 fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
-    let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
+    let other = |error| Outcome::Failed(Failure::Other(in_one_line(error)));
     let checked = match exact::get(target) {
         Ok(Some(facts)) => target.check(&facts, now()).and_then(|()| held.check(target)),
         Ok(None) => return without(target),
@@ -236,7 +238,7 @@ fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
         Err(DestroyError::Gone) => return without(target),
         Err(DestroyError::Other(error)) => return other(error),
         Err(DestroyError::Unsupported(_)) => return Outcome::Failed(Failure::Unsupported),
-        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
+        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_one_line(error))),
     }
     match exact::get(target) {
         Ok(None) => Outcome::Destroyed,
@@ -246,11 +248,6 @@ fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
         Ok(Some(_)) => Outcome::GoneBefore,
         Err(error) => other(error),
     }
-}
-
-/// Returns an error with its causes, in one line.
-fn in_full(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::from(error))
 }
 
 /// Returns the outcome for a target whose cookie the kernel no longer finds: gone, or replaced.

@@ -302,7 +302,7 @@ fn more_than_expected_is_refused_as_a_whole() {
     };
     let shown = with_max(&[]);
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    assert!(shown.stdout.contains("with --yes it would be refused"), "{shown:?}");
+    assert!(shown.stdout.contains("--yes would fail"), "{shown:?}");
     let refused = with_max(&["--yes"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("--max 3"), "{refused:?}");

@@ -72,7 +72,7 @@ impl Fifos {
     fn assert_answers(&self) {
         let listed = finish(&mut closewait(&["list", "--output", "json", "--socket", &self.path("agent.sock")]));
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        assert!(!listed.stderr.contains("looking without it"), "{listed:?}");
+        assert!(!listed.stderr.contains("scanning without it"), "{listed:?}");
     }
 }
 

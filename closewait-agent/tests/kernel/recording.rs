@@ -232,9 +232,11 @@ fn a_file_that_cannot_be_written_is_refused_at_the_start() {
         let (fifo, _reader) = fifos.unread("fifo");
         fifo
     };
-    for (path, says) in
-        [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full"), (&fifo, "without a reader")]
-    {
+    for (path, says) in [
+        ("/nowhere/at/all", "check that its folder exists"),
+        ("/dev/full", "check that the disk is not full"),
+        (&fifo, "without a reader"),
+    ] {
         let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));
         assert!(run.code == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     }

@@ -18,7 +18,7 @@ use super::{
     line, path, text,
 };
 
-/// Reads all of an answer once `begin` allows it. Returns its frames, or the error.
+/// Reads a whole answer after `begin` signals. Returns its frames, or the error.
 fn read_later(path: &Path, begin: mpsc::Receiver<()>) -> thread::JoinHandle<Result<Vec<u8>, String>> {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(line("frames").as_bytes()).unwrap();

@@ -29,7 +29,7 @@ fn end(text: &str) -> Endpoint {
     Endpoint { address: address.ip(), port: address.port() }
 }
 
-/// Everything that a view borrows from.
+/// Owner of everything that a view borrows.
 struct World {
     sockets: Vec<Socket>,
     owners: Vec<Vec<Owner>>,
@@ -101,7 +101,7 @@ impl World {
     }
 }
 
-/// What is asked for, and how it is to be printed.
+/// Query, and the shape of its output.
 #[derive(Default)]
 struct Asked {
     filter: Filter,
@@ -112,7 +112,7 @@ struct Asked {
     color: bool,
 }
 
-/// As a client prints what an agent has sent.
+/// Returns the client's output for an agent's answer.
 fn shown(view: &View<'_>, query: &Asked) -> String {
     let Asked { filter, by, form, width, wide, color } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
@@ -127,7 +127,7 @@ fn at_width(width: u16) -> Asked {
     Asked { width: Some(width), ..Asked::default() }
 }
 
-/// The table without the hints.
+/// Returns the table without the hints.
 fn table(text: &str) -> &str {
     text.split("\n\n").next().unwrap()
 }
@@ -275,14 +275,14 @@ fn what_is_not_tracked_is_said_in_words() {
         "\n\n1234 more sockets are in CLOSE_WAIT and not shown: the agent tracks no more\nhint: raise --max-tracked of \
          closewait run, or the memory limit that lowers it\n"
     ));
-    // Where every line is an object, whoever prints them says it.
+    // If every line is an object, the caller prints them.
     let objects = shown(&view, &Asked { form: Form::Json, ..Asked::default() });
     assert_eq!(objects.lines().count(), world.sockets.len());
     assert!(missing(view.untracked, view.unseen).all(|words| text.contains(&words)));
     assert_eq!(missing(0, None).count(), 0);
     let by = Asked { by: Some(GroupBy::Process), ..Asked::default() };
     assert!(shown(&view, &by).contains("1234 more sockets"));
-    // A filter is no reason to be silent: those that are not tracked may fit it.
+    // They are shown with a filter, too: untracked sockets may match it.
     let filter = Filter { pids: vec![5], ..Filter::default() };
     assert!(shown(&view, &Asked { filter, ..Asked::default() }).contains("1234 more sockets"));
 }

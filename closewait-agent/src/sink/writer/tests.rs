@@ -12,7 +12,7 @@ fn pipe() -> (PipeReader, Writer) {
     (reader, Writer::new(writer, 10).unwrap())
 }
 
-/// Larger than a pipe, so that the thread stays in its write.
+/// Sends more than fits into a pipe, so that the thread stays in its write.
 fn stall(writer: &Writer) {
     assert_eq!(writer.send(vec![b'x'; 1 << 20]), Backlog::Queued);
 }
@@ -86,7 +86,7 @@ fn a_descriptor_that_does_not_wait_is_waited_for() {
     assert_eq!(reading.join().unwrap(), 1 << 20);
 }
 
-/// Bytes that a pipe has now.
+/// Returns the bytes that a pipe has now.
 fn read_now(reader: &PipeReader) -> Vec<u8> {
     let mut bytes = vec![0; 100];
     if !poll(reader.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN) {
@@ -102,7 +102,7 @@ fn a_piece_is_written_after_that_of_another_writer() {
     let ((mut first_reader, first), (reader, writer)) = (pipe(), pipe());
     stall(&first);
     writer.send_after(b"line".to_vec(), Some(first.mark()));
-    // Less than the hold.
+    // Shorter than the maximum hold.
     thread::sleep(MAX_HOLD / 4);
     assert_eq!(read_now(&reader), b"");
     let draining = thread::spawn(move || io::copy(&mut first_reader, &mut io::sink()).unwrap());
