@@ -147,12 +147,12 @@ fn main() -> anyhow::Result<()> {
         } else if played == entered {
             after_enter = status("VmRSS")?;
         } else if played == reported {
-            memory::give_back();
+            memory::release_free_memory();
             after_report = status("VmRSS")?;
             peak = status("VmHWM")?;
         }
     }
-    memory::give_back();
+    memory::release_free_memory();
     let after_leave = status("VmRSS")?;
     let report = json!({
         "sockets": plan.sockets, "ports": plan.ports, "rounds": plan.rounds, "stuck": stuck,

@@ -74,7 +74,7 @@ pub fn init() -> Option<String> {
 }
 
 /// Makes the log wait for no reader: it drops a line at once if the queue is full.
-pub fn wait_for_nobody() {
+pub fn never_wait() {
     if let Some(lines) = &mut *lines() {
         lines.patience = Duration::ZERO;
     }
@@ -197,7 +197,7 @@ impl LogLines {
                 name: "closewait-log",
                 limit: BACKLOG,
                 watches_reader: false,
-                at_start: confine::give_up_all,
+                at_start: confine::drop_all_capabilities,
             };
             self.writer = Writer::start(Lossy { to: to(), losses: Arc::clone(&self.losses) }, settings).ok();
         }

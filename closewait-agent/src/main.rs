@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             // An agent never waits for a reader of its log. Its hook helper has the same environment: one warning is
             // enough.
             if matches!(cli.command, Command::Run(_) | Command::Hooks(_)) {
-                logging::wait_for_nobody();
+                logging::never_wait();
             }
             if let Some(misread) = misread.filter(|_| !matches!(cli.command, Command::Hooks(_))) {
                 log::warn!("{misread}");

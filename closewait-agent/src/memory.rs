@@ -1,7 +1,7 @@
 //! Settings of the allocator. The C library's allocator keeps memory after a peak, and one heap per thread.
 
 /// Minimum number of sockets of a peak: fewer take less than a megabyte.
-const SMALL: u64 = 10_000;
+const MIN_PEAK: u64 = 10_000;
 
 /// Detector of peaks in the number of tracked sockets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Peak {
 impl Peak {
     /// Updates the count. Returns whether the last peak is over: less than half of it remains.
     pub fn is_over(&mut self, count: u64) -> bool {
-        let over = self.most >= SMALL && count < self.most / 2;
+        let over = self.most >= MIN_PEAK && count < self.most / 2;
         self.most = if over { count } else { self.most.max(count) };
         over
     }
@@ -20,7 +20,7 @@ impl Peak {
 
 /// Whether the memory for this many sockets is worth releasing.
 pub fn is_much(count: u64) -> bool {
-    count >= SMALL
+    count >= MIN_PEAK
 }
 
 /// Makes all later threads share one heap. Otherwise memory that a scan frees stays in the heap of its thread, some
@@ -31,7 +31,7 @@ pub fn share_one_heap() {
 }
 
 /// Releases free memory to the system.
-pub fn give_back() {
+pub fn release_free_memory() {
     // SAFETY: `malloc_trim` takes any number and only releases unused pages.
     let _anything_released = unsafe { libc::malloc_trim(0) };
 }

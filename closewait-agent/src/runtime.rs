@@ -11,10 +11,10 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::commands::Pending;
-use self::commands::{Purpose, Then};
+use self::commands::{AfterRefresh, Purpose};
 use crate::{
     clock::{self, TimeAnchor},
-    control::{Asker, Control},
+    control::{Control, QueryClient},
     hooks::Hooks,
     host::error_text::with_hints,
     logging,
@@ -36,15 +36,15 @@ use closewait_engine::{
 
 /// Delay between a wake-up and the read of the ring. Without a waiting reader the kernel sends no wake-ups: under
 /// load there is one for some hundred records. It delays the output, not the measurement.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER_DELAY: Duration = Duration::from_millis(10);
 /// Maximum number of records to read before due findings get their turn.
-const BATCH: usize = 16_384;
+const MAX_RECORDS: usize = 16_384;
 /// Maximum number of pieces of scans and inspections to handle before the ring is read.
-const ANSWERS: usize = 8;
+const MAX_PIECES: usize = 8;
 /// Approximate size of the pieces of lines for the writer, bytes.
-const PIECE: usize = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 /// Time between the end of the kernel program and that of its ring buffer: a wake-up may be in progress.
-const DETACHED: Duration = Duration::from_millis(50);
+const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// Maximum time for the agent to end after the signal: for the last records, the recording, the last lines, the end
 /// of hooks and the removal of the control socket together. With the log's part after it, SIGTERM ends the agent
 /// within five seconds.
@@ -116,7 +116,7 @@ struct PendingLines {
 }
 
 /// Returns the next query; never, without a control socket.
-async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
+async fn question(control: &mut Option<Control<Query>>) -> (Query, QueryClient) {
     if let Some(control) = control
         && let Some(asked) = control.question().await
     {
@@ -154,10 +154,10 @@ impl<S: RecordSource> Runtime<S> {
         self.sink.event(&event, &mut piece.bytes).context("writing the start failed")?;
         piece.lines += 1;
         self.hand_over(&mut piece);
-        let mut emptied = self.drain(BATCH);
+        let mut emptied = self.drain(MAX_RECORDS);
         loop {
             let now = clock::now();
-            self.workers.give_up(now);
+            self.workers.abandon(now);
             self.engine.handle_timeout(now);
             self.put_out()?;
             // After a refresh, the engine may have more output at once.
@@ -180,11 +180,11 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 ready = self.source.ready(), if idle => {
                     ready.context("epoll_wait on the ring buffer failed\nhint: report this with the output of `closewait doctor`")?;
-                    tokio::time::sleep(GATHER).await;
+                    tokio::time::sleep(GATHER_DELAY).await;
                 }
                 asked = question(&mut self.control), if may_ask => {
-                    let (query, asker) = asked;
-                    self.asked(query, asker);
+                    let (query, client) = asked;
+                    self.asked(query, client);
                 }
                 answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
@@ -195,8 +195,8 @@ impl<S: RecordSource> Runtime<S> {
                 () = tokio::time::sleep(wait), if idle => {}
                 () = std::future::ready(()), if !idle => {}
             }
-            emptied = self.drain(BATCH);
-            for _ in 0..ANSWERS {
+            emptied = self.drain(MAX_RECORDS);
+            for _ in 0..MAX_PIECES {
                 let Some(answer) = self.workers.try_answer() else { break };
                 self.take(answer);
             }
@@ -207,7 +207,7 @@ impl<S: RecordSource> Runtime<S> {
         let end = clock::now() + PATIENCE;
         // The kernel program detaches before the ring buffer is freed (docs/kernel-safety.md).
         self.source.detach();
-        tokio::time::sleep(DETACHED).await;
+        tokio::time::sleep(DETACH_DELAY).await;
         // The totals include all records that the kernel has written so far.
         self.drain_all();
         self.engine.count_losses(clock::now(), logging::dropped());
@@ -272,16 +272,16 @@ impl<S: RecordSource> Runtime<S> {
                     let before = piece.bytes.len();
                     self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;
                     piece.lines += u64::from(piece.bytes.len() > before);
-                    if piece.bytes.len() >= PIECE {
+                    if piece.bytes.len() >= PIECE_BYTES {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, Then::Nothing),
+                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, AfterRefresh::Nothing),
                 Output::Refresh(keys) => {
                     self.engine.notice_suspends();
                     // An inspection begins; earlier work for queries is not part of its cost.
                     self.pending.worked = Duration::ZERO;
-                    self.refresh(keys, RefreshKind::Waiting, Then::All);
+                    self.refresh(keys, RefreshKind::Waiting, AfterRefresh::All);
                 }
                 Output::ScanOwners { known } => {
                     self.begin(Job::Owners { known }, Purpose::Owners);
@@ -296,7 +296,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 Output::RefreshSuspects(keys) => {
                     let lost = self.lost();
-                    self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
+                    self.refresh(keys, RefreshKind::Waiting, AfterRefresh::Suspects { lost });
                 }
                 Output::WatchPorts(ports) => self.watch_ports(&ports),
                 Output::Forget(entries) => {
@@ -307,14 +307,14 @@ impl<S: RecordSource> Runtime<S> {
                     self.engine.count_losses(clock::now(), logging::dropped());
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.engine.state().totals().tracked) {
-                        memory::give_back();
+                        memory::release_free_memory();
                     }
                 }
             }
         }
         self.hand_over(&mut piece);
         if memory::is_much(findings) {
-            memory::give_back();
+            memory::release_free_memory();
         }
         Ok(())
     }

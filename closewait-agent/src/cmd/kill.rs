@@ -37,7 +37,7 @@ use closewait_engine::{
 };
 
 /// Text below a plan that this process has no privilege to execute.
-const MISSING_RIGHT: &str =
+const MISSING_CAPABILITY: &str =
     "--yes needs CAP_NET_ADMIN, which is missing\nhint: run as root, or grant cap_net_admin too";
 
 /// Reason why sockets were not destroyed.
@@ -79,7 +79,7 @@ pub(super) enum KillError {
         "the agent listed {count} sockets that the filters do not match, so its answer is wrong: nothing changed\n\
          hint: scan without the agent: --alone"
     )]
-    NotMeant {
+    UnmatchedSockets {
         /// Number of sockets.
         count: usize,
     },
@@ -115,7 +115,7 @@ impl KillError {
             | Self::TooMany { .. }
             | Self::TooManyMatch
             | Self::Unsupported(_)
-            | Self::NotMeant { .. }
+            | Self::UnmatchedSockets { .. }
             | Self::PlanUnwritten(_)
             | Self::ResultUnwritten { .. } => None,
         }
@@ -126,7 +126,7 @@ impl KillError {
             Self::NoFilter => exit::USAGE,
             Self::TooMany { .. }
             | Self::TooManyMatch
-            | Self::NotMeant { .. }
+            | Self::UnmatchedSockets { .. }
             | Self::PlanUnwritten(_)
             | Self::ResultUnwritten { .. }
             | Self::Failed { .. } => exit::FAILED,
@@ -176,7 +176,7 @@ fn check_listed(listing: &Listing<'_>, filter: &Filter) -> Result<(), KillError>
         return Err(KillError::TooManyMatch);
     }
     let count = listing.rows().filter(|row| !filter.matches(row, listing.header.at)).count();
-    if count == 0 { Ok(()) } else { Err(KillError::NotMeant { count }) }
+    if count == 0 { Ok(()) } else { Err(KillError::UnmatchedSockets { count }) }
 }
 
 /// Shows the plan, and changes nothing.
@@ -188,7 +188,7 @@ fn only_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, count: usize) -> anyhow:
     }
     let lacks_right = count > 0 && Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin));
     if lacks_right && args.shape.output == OutputFormat::Json {
-        log::warn!("{MISSING_RIGHT}");
+        log::warn!("{MISSING_CAPABILITY}");
     }
     let refused = check_count(args, count).err().map(|too_many| format!("--yes would fail: {too_many}"));
     if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == OutputFormat::Json) {
@@ -196,7 +196,7 @@ fn only_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, count: usize) -> anyhow:
     }
     show_plan(args, plan, |text| {
         if lacks_right {
-            text.push_str(&format!("\n{MISSING_RIGHT}\n"));
+            text.push_str(&format!("\n{MISSING_CAPABILITY}\n"));
         }
         if let Some(refused) = &refused {
             text.push_str(&format!("\n{refused}\n"));
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(code(Err(KillError::NoFilter)), Some(2));
         assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 })), Some(1));
         assert_eq!(code(failures(&[Err(Refusal::OwnersUnknown(denied()))], &[])), Some(77));
-        assert_eq!(code(Err(KillError::NotMeant { count: 1 })), Some(1));
+        assert_eq!(code(Err(KillError::UnmatchedSockets { count: 1 })), Some(1));
     }
 
     #[test]

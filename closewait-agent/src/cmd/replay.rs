@@ -32,7 +32,7 @@ pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let played = play(reader, args.speed, &mut lines);
     // Shows what was played before a failure, too.
     lines.end().context("writing standard output failed")?;
-    tell(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
+    report_end(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
     Ok(())
 }
 
@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn io::Read>>> {
 }
 
 /// Reason why a recording in which no engine began is unusable.
-pub(super) const NOTHING: &str =
+pub(super) const NO_EVENT: &str =
     "the recording has no event\nhint: record again; the agent was killed at its start, or the file was cut";
 
 /// Plays all items. Returns the way the recording ends.
@@ -81,12 +81,12 @@ fn play(
     let end = reader.end();
     // A recording that was cut in its first frame is reported like any other that was cut.
     let cut = matches!(end, Some(RecordingEnd::Cut { at: 1.., .. }));
-    anyhow::ensure!(player.engine().is_some() || cut, NOTHING);
+    anyhow::ensure!(player.engine().is_some() || cut, NO_EVENT);
     Ok(end)
 }
 
 /// Logs the way the recording ends.
-fn tell(end: Option<RecordingEnd>, file: &Path) {
+fn report_end(end: Option<RecordingEnd>, file: &Path) {
     let file = file.display();
     match end {
         None | Some(RecordingEnd::Stopped) => {}

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     list, print,
-    replay::{NOTHING, open},
+    replay::{NO_EVENT, open},
     sink,
 };
 use crate::{
@@ -67,7 +67,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
         };
         player.play(item, show).with_context(|| format!("playing {shown} failed"))?;
     }
-    let engine = player.engine().context(NOTHING).with_context(|| format!("playing {shown} failed"))?;
+    let engine = player.engine().context(NO_EVENT).with_context(|| format!("playing {shown} failed"))?;
     if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }

@@ -144,7 +144,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     }
     programs.forget_types();
     // Reading the kernel's types takes some ten megabytes for a moment.
-    memory::give_back();
+    memory::release_free_memory();
 
     // Without a control socket, the agent still watches.
     let control = control(&args.socket, limits.lines, &mut degraded);
@@ -156,7 +156,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
-    degraded.extend(give_up(keep, &facts));
+    degraded.extend(drop_privileges(keep, &facts));
     let workers = Workers::start(scanner, inspector);
     let workers = workers.context(NO_THREAD)?;
     let start = Start {
@@ -214,17 +214,17 @@ async fn first_scan(
 fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Control<Query>> {
     // Under a memory limit, answers may use as much of it as two queues of lines.
     let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT.min(2 * lines));
-    let (control, doubts) = match listening {
+    let (control, warnings) = match listening {
         Ok(control) => {
-            let doubts = control.doubts().to_vec();
-            (Some(control), doubts)
+            let warnings = control.warnings().to_vec();
+            (Some(control), warnings)
         }
         Err(error) => (None, vec![format!("control socket unavailable: {}; {}", error.problem(), error.hint())]),
     };
-    for what in &doubts {
+    for what in &warnings {
         log::warn!("{what}");
     }
-    degraded.extend(doubts);
+    degraded.extend(warnings);
     control
 }
 
@@ -236,7 +236,7 @@ fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
 }
 
 /// Drops the privileges that only the start needed. Returns the failures, one sentence each.
-fn give_up(keep: Keep, facts: &HostFacts) -> Vec<String> {
+fn drop_privileges(keep: Keep, facts: &HostFacts) -> Vec<String> {
     let Confined { kept, degraded } = confine(keep);
     let kept = match kept.as_deref() {
         None => "unknown".to_owned(),

@@ -6,7 +6,7 @@ use super::{
     body::{BodyWriter, full},
     frames::{MAX_FRAME, MAX_REFUSAL, REFUSAL},
     pool::Lease,
-    server::Asker,
+    server::QueryClient,
 };
 
 /// Minimum size of complete frames to send before the answer is complete, bytes. A short answer is sent at once.
@@ -19,7 +19,7 @@ const MAX_WAITING: usize = 128 * 1024;
 /// the limit.
 #[derive(Debug)]
 pub struct AnswerWriter {
-    asker: Asker,
+    client: QueryClient,
     /// Bytes to send next: the first line, then complete frames. The first may have been sent in part.
     waiting: Vec<u8>,
     /// Lease for the waiting bytes.
@@ -33,9 +33,9 @@ pub struct AnswerWriter {
 
 impl AnswerWriter {
     /// Begins an answer with its first line.
-    pub(super) fn new(asker: Asker, head: Vec<u8>) -> Self {
-        let lease = Lease::new(asker.pool());
-        Self { asker, waiting: head, lease, began: false, queue: None, frames: 0 }
+    pub(super) fn new(client: QueryClient, head: Vec<u8>) -> Self {
+        let lease = Lease::new(client.pool());
+        Self { client, waiting: head, lease, began: false, queue: None, frames: 0 }
     }
 
     /// Adds a frame.
@@ -60,7 +60,7 @@ impl AnswerWriter {
             self.send();
         }
         if self.waiting.len() > MAX_WAITING {
-            self.queue = Some(BodyWriter::new(self.asker.pool()));
+            self.queue = Some(BodyWriter::new(self.client.pool()));
         }
         self.resize_lease()
     }
@@ -70,7 +70,7 @@ impl AnswerWriter {
         let mut sent = 0;
         // The task that sends the rest gets the error again.
         while let Some(rest) = self.waiting.get(sent..).filter(|rest| !rest.is_empty())
-            && let Ok(bytes @ 1..) = self.asker.send_now(rest)
+            && let Ok(bytes @ 1..) = self.client.send_now(rest)
         {
             sent += bytes;
         }
@@ -95,14 +95,14 @@ impl AnswerWriter {
         self.send();
         // Fewer bytes wait than before.
         let _fits = self.resize_lease();
-        self.asker.send((self.waiting, self.lease), body);
+        self.client.send((self.waiting, self.lease), body);
     }
 
     /// Ends the answer with the reason for its failure, even if a part was sent. Drops the queued bytes.
     pub fn refuse(mut self, why: &str) {
         self.queue = None;
         if !self.began {
-            return self.asker.refuse(why.to_owned());
+            return self.client.refuse(why.to_owned());
         }
         let why = why.get(..why.floor_char_boundary(MAX_REFUSAL)).unwrap_or_default();
         self.waiting.extend_from_slice(&REFUSAL.to_le_bytes());
@@ -110,6 +110,6 @@ impl AnswerWriter {
         self.waiting.extend_from_slice(why.as_bytes());
         self.send();
         let _fits = self.resize_lease();
-        self.asker.send((self.waiting, self.lease), None);
+        self.client.send((self.waiting, self.lease), None);
     }
 }

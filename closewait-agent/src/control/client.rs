@@ -33,7 +33,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Call of a connecting thread while the agent's queue is full.
 const FULL_QUEUE: &str = "connect (the agent's queue is full)";
 /// Size of a read, bytes.
-const READ: usize = 256 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 
 /// Queries the agent at `path`, and gives each frame of its answer to `take`. Returns whether there is an agent.
 /// Trusts root, the own user, and the user to whom root has given the folder of the socket.
@@ -101,10 +101,10 @@ fn connected(path: &Path, until: BootTime) -> Result<Connected, ControlError> {
     }
     let stream = UnixStream::from(socket);
     let user = peer::user_of(&stream).map_err(|error| failed("getsockopt(SO_PEERCRED)", error))?;
-    if peer::is_believed(user, path) {
+    if peer::is_trusted(user, path) {
         Ok(Connected::Agent(stream))
     } else {
-        Err(ControlError::Stranger { path: path.to_owned(), user })
+        Err(ControlError::Untrusted { path: path.to_owned(), user })
     }
 }
 
@@ -218,7 +218,7 @@ impl Exchange<'_> {
     /// Reads available bytes, or waits for some. Returns their number; 0 at the end.
     fn read(&mut self, stream: &mut UnixStream, to: &mut Vec<u8>) -> Result<usize, ControlError> {
         loop {
-            to.reserve(READ);
+            to.reserve(READ_BYTES);
             match rustix::io::read(&*stream, spare_capacity(to)) {
                 Ok(read) => {
                     if read > 0 {

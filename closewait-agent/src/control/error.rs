@@ -44,7 +44,7 @@ pub enum ControlError {
         error: io::Error,
     },
     /// The server is neither root nor the own user, and root has not given it the folder.
-    Stranger {
+    Untrusted {
         /// Path of the socket.
         path: PathBuf,
         /// User of the server.
@@ -110,7 +110,7 @@ impl ControlError {
                 path.as_os_str().len()
             ),
             Self::Listen { call, path, error } => format!("{call} for {} failed: {error}", path.display()),
-            Self::Stranger { path, user } => format!(
+            Self::Untrusted { path, user } => format!(
                 "user {user} answers at {}, who is neither root, nor you, nor the owner of a folder that root has made for \
                  an agent: the answer is not taken",
                 path.display()
@@ -152,7 +152,7 @@ impl ControlError {
             Self::Taken { .. } => "give a --socket of its own to this agent, or stop the other",
             Self::TooLong { .. } => "give a shorter --socket",
             Self::Listen { .. } => "give a --socket in a folder that this user may write to",
-            Self::Stranger { .. } => "scan without the agent: --alone",
+            Self::Untrusted { .. } => "scan without the agent: --alone",
             Self::Slow { .. } => "check whether the agent is stopped or busy, or scan without it: --alone",
             Self::Unanswered { asked: true, .. } => {
                 "check the file system of the path, or scan without the agent: --alone"

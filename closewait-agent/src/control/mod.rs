@@ -36,7 +36,7 @@ pub use self::{
     answer_writer::AnswerWriter,
     client::ask,
     error::ControlError,
-    server::{Asker, Control},
+    server::{Control, QueryClient},
 };
 
 /// Default limit of the bytes of all answers in flight, which were made and not read yet.

@@ -40,7 +40,7 @@ pub(super) fn may_ask(user: u32) -> bool {
 
 /// Whether a client trusts an agent of this user that listens at `path`: root, the client's own user, or the user to
 /// whom root has given the folder, as systemd's `RuntimeDirectory=` does.
-pub(super) fn is_believed(user: u32, path: &Path) -> bool {
+pub(super) fn is_trusted(user: u32, path: &Path) -> bool {
     user == 0 || user == own_user() || placed_by_root(path).is_ok_and(|owner| owner == Some(user))
 }
 
@@ -79,7 +79,7 @@ mod tests {
         for end in [one, other] {
             let user = user_of(&end).unwrap();
             assert_eq!(user, own_user());
-            assert!(may_ask(user) && is_believed(user, Path::new("/nowhere/agent.sock")));
+            assert!(may_ask(user) && is_trusted(user, Path::new("/nowhere/agent.sock")));
         }
     }
 
@@ -87,9 +87,9 @@ mod tests {
     fn strangers_may_not_ask_and_are_not_believed() {
         assert!(!may_ask(4711));
         for path in ["/run/agent.sock", "/tmp/agent.sock", "/nowhere/agent.sock", "agent.sock"] {
-            assert!(!is_believed(4711, Path::new(path)), "{path}");
+            assert!(!is_trusted(4711, Path::new(path)), "{path}");
         }
-        assert!(may_ask(0) && is_believed(0, Path::new("/tmp/agent.sock")));
+        assert!(may_ask(0) && is_trusted(0, Path::new("/tmp/agent.sock")));
     }
 
     #[test]
@@ -106,9 +106,9 @@ mod tests {
             let mut believed = Vec::new();
             for mode in [0o700, 0o755, 0o775, 0o777] {
                 fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
-                believed.push(is_believed(4711, &folder.join("agent.sock")));
+                believed.push(is_trusted(4711, &folder.join("agent.sock")));
             }
-            assert!(!is_believed(4712, &folder.join("agent.sock")), "another user");
+            assert!(!is_trusted(4712, &folder.join("agent.sock")), "another user");
             fs::remove_dir(&folder).unwrap();
             assert_eq!(believed, [is, is, false, false], "{above}");
         }

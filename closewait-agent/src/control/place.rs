@@ -123,7 +123,7 @@ fn finish(path: &Path, socket: OwnedFd) -> Result<Occupied, ControlError> {
     if !place.is_there() {
         return Err(ControlError::Taken { path: path.to_owned() });
     }
-    Ok((UnixListener::from(socket), place, doubts(path)))
+    Ok((UnixListener::from(socket), place, warnings(path)))
 }
 
 impl SocketFile {
@@ -248,25 +248,25 @@ fn create_folder(folder: &Path) -> Result<(), ControlError> {
 }
 
 /// Returns which users can replace the socket at `path`, one sentence each.
-fn doubts(path: &Path) -> Vec<String> {
+fn warnings(path: &Path) -> Vec<String> {
     let folder = folder_of(path);
     call("stat");
     let Ok(found) = fs::metadata(folder) else { return Vec::new() };
     let (owner, mode, shown) = (found.uid(), found.mode(), folder.display());
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if owner != 0 && owner != own_user() {
-        doubts.push(format!(
+        warnings.push(format!(
             "control socket: {shown} belongs to user {owner}, who can replace the socket; use a folder of its own"
         ));
     }
     if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
-        doubts.push(format!(
+        warnings.push(format!(
             "control socket: users other than its owner may write to {shown} (mode {:04o}) and can replace the socket; use a \
              folder of its own",
             mode & 0o7777
         ));
     }
-    doubts
+    warnings
 }
 
 #[cfg(test)]
@@ -311,8 +311,8 @@ mod tests {
     fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is_left() {
         let folder = Folder::new("stale");
         drop(UnixListener::bind(folder.socket()).unwrap());
-        let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
-        assert_eq!((mode(&folder.socket()), doubts), (0o600, vec![]));
+        let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
+        assert_eq!((mode(&folder.socket()), warnings), (0o600, vec![]));
         assert_eq!(folder.names(), ["agent.sock"]);
         place.leave();
         assert!(folder.names().is_empty());
@@ -411,9 +411,9 @@ mod tests {
     fn folders_are_created_closed_to_writers() {
         let folder = Folder::new("deep");
         let path = folder.0.join("a/b/agent.sock");
-        let (_listener, place, doubts) = occupy(&path).unwrap();
+        let (_listener, place, warnings) = occupy(&path).unwrap();
         assert_eq!((mode(&folder.0.join("a")), mode(&folder.0.join("a/b")), mode(&path)), (0o755, 0o755, 0o600));
-        assert!(doubts.is_empty());
+        assert!(warnings.is_empty());
         place.leave();
         assert!(folder.0.join("a/b").exists());
     }
@@ -423,17 +423,17 @@ mod tests {
         let folder = Folder::new("open");
         let with = |mode| {
             fs::set_permissions(&folder.0, Permissions::from_mode(mode)).unwrap();
-            let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
+            let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
             place.leave();
-            doubts
+            warnings
         };
-        let doubts = with(0o777);
-        assert!(doubts.len() == 1 && doubts[0].contains("mode 0777"), "{doubts:?}");
+        let warnings = with(0o777);
+        assert!(warnings.len() == 1 && warnings[0].contains("mode 0777"), "{warnings:?}");
         assert_eq!(with(0o1777), Vec::<String>::new(), "in a sticky folder files of others cannot be replaced");
         assert!(with(0o775)[0].contains("mode 0775"));
         if std::os::unix::fs::chown(&folder.0, Some(4711), None).is_ok() {
-            let doubts = with(0o755);
-            assert!(doubts.len() == 1 && doubts[0].contains("belongs to user 4711"), "{doubts:?}");
+            let warnings = with(0o755);
+            assert!(warnings.len() == 1 && warnings[0].contains("belongs to user 4711"), "{warnings:?}");
         }
     }
 

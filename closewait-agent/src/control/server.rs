@@ -36,16 +36,16 @@ const LEAVE_AT_LEAST: Duration = Duration::from_millis(100);
 /// Control socket of a running agent. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Control<Q> {
-    questions: mpsc::Receiver<(Q, Asker)>,
+    questions: mpsc::Receiver<(Q, QueryClient)>,
     /// Query that waits for space in the pool.
-    next: Option<(Q, Asker)>,
+    next: Option<(Q, QueryClient)>,
     pool: Arc<BytePool>,
     listening: JoinHandle<()>,
     /// Socket file; `None` once its removal has started.
     place: Option<SocketFile>,
     /// Thread that removes the file.
     leaving: Option<InTime<()>>,
-    doubts: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
@@ -56,7 +56,7 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     ///
     /// If another file is there, or the socket cannot be created within two seconds.
     pub fn listen(path: &Path, max_bytes: usize) -> Result<Self, ControlError> {
-        let (listener, place, doubts) = place::occupy_in_time(path)?;
+        let (listener, place, warnings) = place::occupy_in_time(path)?;
         // The listener is non-blocking already. If this fails, the file is removed.
         let listener = match UnixListener::from_std(listener) {
             Ok(listener) => listener,
@@ -68,12 +68,12 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
         let (ask, questions) = mpsc::channel(MAX_CLIENTS);
         let pool = BytePool::new(max_bytes);
         let listening = tokio::spawn(accept(listener, ask, Arc::clone(&pool)));
-        Ok(Self { questions, next: None, pool, listening, place: Some(place), leaving: None, doubts })
+        Ok(Self { questions, next: None, pool, listening, place: Some(place), leaving: None, warnings })
     }
 
     /// Returns warnings about the socket's folder, one sentence each.
-    pub fn doubts(&self) -> &[String] {
-        &self.doubts
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Returns the bytes of all answers in flight.
@@ -84,23 +84,23 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
 
     /// Returns the next query, once there is space for its answer. Refuses one that waits too long for that.
     /// Cancel-safe: dropping the future loses nothing.
-    pub async fn question(&mut self) -> Option<(Q, Asker)> {
+    pub async fn question(&mut self) -> Option<(Q, QueryClient)> {
         loop {
             if self.next.is_none() {
                 self.next = Some(self.questions.recv().await?);
             }
-            let deadline = self.next.as_ref().map(|(_, asker)| asker.since + QUEUE_PATIENCE)?;
+            let deadline = self.next.as_ref().map(|(_, client)| client.since + QUEUE_PATIENCE)?;
             let has_room = timeout_at(deadline, self.pool.has_room()).await.is_ok();
-            let (question, asker) = self.next.take()?;
+            let (question, client) = self.next.take()?;
             // After a stall the queue may have clients that have given up.
-            if asker.has_gone() {
+            if client.has_gone() {
                 continue;
             }
             if has_room {
-                return Some((question, asker));
+                return Some((question, client));
             }
             let limit = self.pool.limit() >> 20;
-            asker.refuse(format!(
+            client.refuse(format!(
                 "it is busy: other clients have not taken their answers, which fill the {limit} MiB for that; ask again later"
             ));
         }
@@ -145,7 +145,7 @@ impl<Q> Drop for Control<Q> {
 /// Receives connections, and hands their queries on. A client without a query delays no other.
 async fn accept<Q: DeserializeOwned + Send + 'static>(
     listener: UnixListener,
-    ask: mpsc::Sender<(Q, Asker)>,
+    ask: mpsc::Sender<(Q, QueryClient)>,
     pool: Arc<BytePool>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
@@ -155,27 +155,27 @@ async fn accept<Q: DeserializeOwned + Send + 'static>(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let asker = Asker { stream, since: Instant::now(), pool: Arc::clone(&pool), _place: place };
-        tokio::spawn(serve(asker, ask.clone()));
+        let client = QueryClient { stream, since: Instant::now(), pool: Arc::clone(&pool), _place: place };
+        tokio::spawn(serve(client, ask.clone()));
     }
 }
 
 /// Receives one query.
-async fn serve<Q: DeserializeOwned>(mut asker: Asker, ask: mpsc::Sender<(Q, Asker)>) {
-    match peer::user_of(&asker.stream) {
+async fn serve<Q: DeserializeOwned>(mut client: QueryClient, ask: mpsc::Sender<(Q, QueryClient)>) {
+    match peer::user_of(&client.stream) {
         Ok(user) if peer::may_ask(user) => {}
         Ok(user) => {
             log::warn!("refused a query of user {user} at the control socket");
-            return asker.refuse(format!("user {user} may not ask; only root and user {} may", peer::own_user()));
+            return client.refuse(format!("user {user} may not ask; only root and user {} may", peer::own_user()));
         }
-        Err(error) => return asker.refuse(format!("getsockopt(SO_PEERCRED) failed: {error}")),
+        Err(error) => return client.refuse(format!("getsockopt(SO_PEERCRED) failed: {error}")),
     }
     let mut question = Vec::new();
-    let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await else { return };
+    let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut client.stream, &mut question)).await else { return };
     match understood(&question) {
         // The send fails only while the agent ends.
-        Ok(question) => drop(ask.send((question, asker)).await),
-        Err(why) => asker.refuse(why),
+        Ok(question) => drop(ask.send((question, client)).await),
+        Err(why) => client.refuse(why),
     }
 }
 
@@ -192,7 +192,7 @@ fn understood<Q: DeserializeOwned>(line: &[u8]) -> Result<Q, String> {
 
 /// Client with a query.
 #[derive(Debug)]
-pub struct Asker {
+pub struct QueryClient {
     stream: UnixStream,
     /// Time of the connection.
     since: Instant,
@@ -201,7 +201,7 @@ pub struct Asker {
     _place: OwnedSemaphorePermit,
 }
 
-impl Asker {
+impl QueryClient {
     /// Begins an answer, which is sent while it is made.
     pub fn begin(self) -> AnswerWriter {
         let head = Head::new(None).line();
@@ -233,7 +233,7 @@ impl Asker {
                 log::debug!("a client has not taken its answer: {error}");
             }
             if is_large {
-                memory::give_back();
+                memory::release_free_memory();
             }
         });
     }

@@ -59,8 +59,8 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
         while !asking.is_finished() {
             tokio::select! {
                 asked = control.question() => {
-                    let (question, asker) = asked.unwrap();
-                    answer(&question, asker);
+                    let (question, client) = asked.unwrap();
+                    answer(&question, client);
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
             }
@@ -69,8 +69,8 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
     })
 }
 
-fn answer(question: &str, asker: Asker) {
-    let mut answer = asker.begin();
+fn answer(question: &str, client: QueryClient) {
+    let mut answer = client.begin();
     let written = match question.parse() {
         Ok(bytes) => text(bytes).chunks(32 * 1024).try_for_each(|part| answer.frame(part)),
         Err(_) => answer.frame(question.as_bytes()),
@@ -190,8 +190,8 @@ fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
         while !beside.is_finished() {
             tokio::select! {
                 asked = control.question() => {
-                    let (question, asker) = asked.unwrap();
-                    answer(&question, asker);
+                    let (question, client) = asked.unwrap();
+                    answer(&question, client);
                     most = most.max(control.bytes_in_flight());
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
@@ -254,8 +254,8 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             held.read_to_end(&mut all).unwrap();
             all.len()
         });
-        let (question, asker) = control.question().await.unwrap();
-        answer(&question, asker);
+        let (question, client) = control.question().await.unwrap();
+        answer(&question, client);
         while !served.is_finished() || !reading.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

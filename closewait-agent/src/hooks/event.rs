@@ -12,7 +12,7 @@ use closewait_engine::{
 };
 
 /// Maximum length of a request to the helper, bytes: the event of a socket with some ten thousand owners.
-const LONGEST: usize = 4 << 20;
+const MAX_REQUEST_BYTES: usize = 4 << 20;
 
 /// Type of event that starts a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl HookEvent {
         serde_json::to_writer(&mut frame, self)?;
         let (length, body) = frame.split_at_mut(size_of::<u32>());
         match u32::try_from(body.len()) {
-            Ok(bytes) if body.len() <= LONGEST => {
+            Ok(bytes) if body.len() <= MAX_REQUEST_BYTES => {
                 length.copy_from_slice(&bytes.to_le_bytes());
                 Ok(Some(frame))
             }
@@ -90,7 +90,7 @@ impl HookEvent {
 
     /// Decodes the number of bytes that follow.
     pub(super) fn length(first: [u8; size_of::<u32>()]) -> io::Result<usize> {
-        let length = usize::try_from(u32::from_le_bytes(first)).ok().filter(|length| *length <= LONGEST);
+        let length = usize::try_from(u32::from_le_bytes(first)).ok().filter(|length| *length <= MAX_REQUEST_BYTES);
         length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request is longer than any can be"))
     }
 
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_not_sent_and_not_taken() {
         let group = group(&stuck(None, None)).unwrap();
-        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(LONGEST) };
+        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(MAX_REQUEST_BYTES) };
         assert_eq!(long.frame().unwrap(), None);
         assert!(HookEvent::length([0xff; 4]).is_err());
     }

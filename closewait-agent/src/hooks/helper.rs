@@ -15,12 +15,12 @@ use tokio::{
 use super::{
     HookEvent, HookPrograms,
     queue::{HookQueue, NextEvent},
-    running::{GRACE, attend},
+    running::{GRACE_PERIOD, attend},
 };
 use crate::clock;
 
 /// Maximum time for programs to end with the agent. The helper does not wait for one that the kernel cannot kill.
-const LAST: Duration = GRACE.saturating_add(Duration::from_secs(1));
+const STOP_PATIENCE: Duration = GRACE_PERIOD.saturating_add(Duration::from_secs(1));
 
 /// Runs `programs` for the events in `requests`, each no longer than `timeout`, until `requests` ends. Then ends all
 /// running programs.
@@ -81,7 +81,7 @@ pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration
     let _nobody: Result<(), watch::error::SendError<bool>> = stop.send(true);
     let all = async { while running.join_next().await.is_some() {} };
     // A program that has not ended by now was already killed.
-    let _late: Result<(), time::error::Elapsed> = time::timeout(LAST, all).await;
+    let _late: Result<(), time::error::Elapsed> = time::timeout(STOP_PATIENCE, all).await;
     Ok(())
 }
 

@@ -8,10 +8,10 @@ use closewait_engine::{text::duration, time::BootTime};
 /// Maximum number of starts at once, and per minute.
 const MAX_BURST: u32 = 10;
 /// Interval at which one more start becomes available.
-const REFILL: Duration = Duration::from_secs(6);
+const REFILL_INTERVAL: Duration = Duration::from_secs(6);
 /// Maximum number of groups whose last start is remembered: as many as can start in nearly seven hours. Beyond it,
 /// the limiter forgets the group that started first, which may run again sooner.
-const GROUPS: usize = 4096;
+const MAX_GROUPS: usize = 4096;
 /// Interval between two log lines about skipped hooks.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -29,7 +29,7 @@ pub(super) enum Skip {
 pub(super) struct StartLimiter {
     every: Duration,
     started: BTreeMap<HookGroup, BootTime>,
-    /// Remaining time to spend, [`REFILL`] for each start.
+    /// Remaining time to spend, [`REFILL_INTERVAL`] for each start.
     credit: Duration,
     earned: BootTime,
 }
@@ -37,7 +37,7 @@ pub(super) struct StartLimiter {
 impl StartLimiter {
     /// Creates a limiter with at most one start of a group in `every`.
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { every, started: BTreeMap::new(), credit: REFILL * MAX_BURST, earned: now }
+        Self { every, started: BTreeMap::new(), credit: REFILL_INTERVAL * MAX_BURST, earned: now }
     }
 
     /// Checks that a program may start, and counts the start.
@@ -45,11 +45,11 @@ impl StartLimiter {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
         }
-        self.credit = (self.credit + now.since(self.earned)).min(REFILL * MAX_BURST);
+        self.credit = (self.credit + now.since(self.earned)).min(REFILL_INTERVAL * MAX_BURST);
         self.earned = now;
-        self.credit = self.credit.checked_sub(REFILL).ok_or(Skip::TooMany)?;
+        self.credit = self.credit.checked_sub(REFILL_INTERVAL).ok_or(Skip::TooMany)?;
         self.started.retain(|_, at| now.since(*at) < self.every);
-        if self.started.len() >= GROUPS
+        if self.started.len() >= MAX_GROUPS
             && let Some(first) = self.started.iter().min_by_key(|(_, at)| **at).map(|(first, _)| first.clone())
         {
             self.started.remove(&first);
@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn what_is_remembered_has_a_bound_and_the_first_goes() {
         let mut limits = StartLimiter::new(Duration::MAX, at(0));
-        for n in 0..=GROUPS as u64 {
+        for n in 0..=MAX_GROUPS as u64 {
             assert_eq!(limits.start(&group(&n.to_string()), at(n * 6)), Ok(()));
         }
-        assert_eq!(limits.started.len(), GROUPS);
-        let now = at((GROUPS as u64 + 1) * 6);
+        assert_eq!(limits.started.len(), MAX_GROUPS);
+        let now = at((MAX_GROUPS as u64 + 1) * 6);
         assert_eq!(limits.start(&group("1"), now), Err(Skip::Recent));
         assert_eq!(limits.start(&group("0"), now), Ok(()));
     }

@@ -5,7 +5,7 @@ use closewait_engine::text::harmless;
 /// Maximum size of a program's output in the log, bytes.
 const MAX_KEPT_BYTES: usize = 4096;
 /// Maximum number of those lines: each gets a prefix.
-const LINES: usize = 64;
+const MAX_LINES: usize = 64;
 /// Maximum size of a program's output, bytes. Beyond it, the helper closes the pipe, so that the program cannot keep
 /// a CPU busy.
 const MAX_READ_BYTES: u64 = 16 << 20;
@@ -29,8 +29,8 @@ impl CapturedOutput {
     /// Returns harmless lines for the log, without empty ones; the last one counts the omitted rest.
     pub(super) fn lines(&self) -> Vec<String> {
         let lines = self.kept.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty());
-        let mut shown: Vec<_> = lines.clone().take(LINES).map(harmless).collect();
-        let left_out = lines.count().saturating_sub(LINES);
+        let mut shown: Vec<_> = lines.clone().take(MAX_LINES).map(harmless).collect();
+        let left_out = lines.count().saturating_sub(MAX_LINES);
         let unread = if self.all >= MAX_READ_BYTES { ", and its output was closed" } else { "" };
         let beyond = self.all.saturating_sub(u64::try_from(self.kept.len()).unwrap_or(u64::MAX));
         if beyond > 0 {
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn many_short_lines_are_few() {
         let lines = lines(&[b"a\n".repeat(1000).as_slice()]);
-        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (LINES + 1, "(936 lines more are left out)"));
+        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (MAX_LINES + 1, "(936 lines more are left out)"));
     }
 
     #[test]

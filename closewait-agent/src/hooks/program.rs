@@ -22,7 +22,7 @@ const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
 /// Maximum length of an extended attribute, bytes (`XATTR_SIZE_MAX`).
-const LONGEST_LIST: usize = 64 << 10;
+const MAX_LIST_BYTES: usize = 64 << 10;
 
 /// Reason why a program cannot be a hook.
 #[derive(Debug, Error)]
@@ -157,7 +157,7 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
 
 /// Returns a user or group, besides root and `user`, that may write by the access control list of a file (acl(5)).
 fn listed_writer(path: &Path, user: u32) -> io::Result<Option<String>> {
-    let mut list = vec![0_u8; LONGEST_LIST];
+    let mut list = vec![0_u8; MAX_LIST_BYTES];
     match getxattr(path, c"system.posix_acl_access", &mut *list) {
         Ok(length) => Ok(writer_of(list.get(..length).unwrap_or_default(), user)),
         // The file has no list, or its file system has no lists.

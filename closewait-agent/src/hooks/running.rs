@@ -32,9 +32,9 @@ use crate::{
 use closewait_engine::text::{duration, harmless_path};
 
 /// Time between SIGTERM and SIGKILL.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// Maximum time to start a program, if its own limit is not shorter.
-const START: Duration = Duration::from_secs(5);
+const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Prefix of variables that are facts; inherited ones with it are removed.
 const PREFIX: &str = "CLOSEWAIT_";
 
@@ -131,7 +131,7 @@ async fn run(
         stage = match stage {
             Stage::Runs => {
                 signal_group(&child, Signal::TERM);
-                alarm.set(sleep(GRACE));
+                alarm.set(sleep(GRACE_PERIOD));
                 Stage::Terminated
             }
             Stage::Terminated | Stage::Killed => {
@@ -184,7 +184,7 @@ async fn start(
         }
     };
     let stop = async { drop(stopping.changed().await) };
-    in_time_of_task(program, timeout.min(START), stop, work, undo)
+    in_time_of_task(program, timeout.min(START_PATIENCE), stop, work, undo)
         .await
         .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: program.to_owned(), why }.into()))
 }
@@ -303,7 +303,7 @@ mod tests {
         let began = clock::now();
         let ended = outcome("hangs", "sleep 1000 & wait", Duration::from_millis(200));
         assert_eq!((ended.cause, ended.status.success()), (Some(Cause::Timeout), false));
-        assert!(clock::now().since(began) < GRACE + Duration::from_secs(5));
+        assert!(clock::now().since(began) < GRACE_PERIOD + Duration::from_secs(5));
     }
 
     #[test]

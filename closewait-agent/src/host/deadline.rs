@@ -64,9 +64,9 @@ const MAX_ABANDONED: usize = 16;
 /// Interval between two checks of a silent thread.
 const TICK: Duration = Duration::from_millis(50);
 /// Factor on [`ANSWER_WITHIN`] for a runnable thread that gets no CPU.
-const STARVED: u32 = 8;
+const STARVED_FACTOR: u32 = 8;
 /// Maximum number of values in a queue; a thread that produces more waits.
-const QUEUE: usize = 64;
+const MAX_QUEUED_VALUES: usize = 64;
 
 /// Threads of this process that were left behind.
 static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
@@ -148,7 +148,7 @@ impl Patience {
 
 /// Result for an item.
 #[derive(Debug)]
-pub enum Told<T> {
+pub enum ReadResult<T> {
     /// A value that the work has sent; one item can have any number of them.
     Value(T),
     /// The work was left behind, or not started. Values may have come before.
@@ -176,7 +176,7 @@ impl<T> ItemJob<T> {
     ///
     /// If another thread is already blocked on the same subject.
     pub fn about(&self, subject: Subject) -> Result<(), ReadFailure> {
-        let waits = is_waited_for(&lock(&ABANDONED), &subject);
+        let waits = is_blocked_on(&lock(&ABANDONED), &subject);
         self.watch.doing().subject = Some(subject);
         self.progress();
         if waits { Err(ReadFailure::StillWaits) } else { Ok(()) }
@@ -213,13 +213,13 @@ fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
 }
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
-    if is_waited_for(abandoned, subject) {
+    if is_blocked_on(abandoned, subject) {
         return Err(ReadFailure::StillWaits);
     }
     if abandoned.len() >= MAX_STUCK { Err(ReadFailure::TooMany) } else { Ok(()) }
 }
 
-fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
+fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
     abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject))
 }
 
@@ -231,7 +231,7 @@ pub fn each<I, T>(
     items: Vec<I>,
     patience: &mut Patience,
     work: impl Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
-    mut take: impl FnMut(&I, Told<T>),
+    mut take: impl FnMut(&I, ReadResult<T>),
 ) where
     I: Send + Sync + 'static,
     T: Send + 'static,
@@ -256,7 +256,7 @@ pub fn each<I, T>(
         let began = clock::now();
         let end = worker.listen(patience, |index, value| {
             if let Some(item) = items.get(index) {
-                take(item, Told::Value(value));
+                take(item, ReadResult::Value(value));
             }
         });
         patience.takes = patience.takes.saturating_sub(clock::now().since(began));
@@ -265,7 +265,7 @@ pub fn each<I, T>(
             ThreadEnd::Panicked(payload) => panic::resume_unwind(payload),
             ThreadEnd::LeftBehind(index, why) => {
                 if let Some(item) = items.get(index) {
-                    take(item, Told::Unanswered(why));
+                    take(item, ReadResult::Unanswered(why));
                 }
                 next = index + 1;
             }
@@ -293,20 +293,20 @@ pub fn run<T: Send + 'static>(
         }
     };
     each(vec![subject], patience, work, |_subject, told| match told {
-        Told::Value(value) => answer = Ok(value),
+        ReadResult::Value(value) => answer = Ok(value),
         // A value that arrived counts.
-        Told::Unanswered(_) if answer.is_ok() => {}
-        Told::Unanswered(why) => answer = Err(why),
+        ReadResult::Unanswered(_) if answer.is_ok() => {}
+        ReadResult::Unanswered(why) => answer = Err(why),
     });
     answer
 }
 
 /// Reports for every item that it was not started.
-fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, Told<T>)) {
+fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, ReadResult<T>)) {
     for item in items {
         take(
             item,
-            Told::Unanswered(match why {
+            ReadResult::Unanswered(match why {
                 ReadFailure::Late { step } => ReadFailure::Late { step },
                 ReadFailure::StillWaits => ReadFailure::StillWaits,
                 ReadFailure::TooMany => ReadFailure::TooMany,
@@ -380,7 +380,7 @@ impl<T: Send + 'static> ReadThread<T> {
         I: Send + Sync + 'static,
         F: Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
     {
-        let (sender, values) = mpsc::sync_channel(QUEUE);
+        let (sender, values) = mpsc::sync_channel(MAX_QUEUED_VALUES);
         let watch = Arc::new(Watch { index: AtomicUsize::new(from), ..Watch::default() });
         let watched = Arc::clone(&watch);
         let thread = thread::Builder::new().name("host reader".to_owned()).spawn(move || {
@@ -432,7 +432,7 @@ impl<T: Send + 'static> ReadThread<T> {
                 }
             }
             let late = quiet >= ANSWER_WITHIN.min(patience.waits) && !quiet.is_zero();
-            let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
+            let starved = late && quiet < ANSWER_WITHIN * STARVED_FACTOR && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
                 return self.leave_behind(|step| ReadFailure::Late { step });

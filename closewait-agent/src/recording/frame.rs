@@ -5,7 +5,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 /// Size of the head of a frame, bytes.
 pub(super) const HEAD: usize = 12;
 /// Maximum length of a payload, which the head can store, bytes.
-const LONGEST: usize = (1 << 24) - 1;
+const MAX_PAYLOAD_BYTES: usize = (1 << 24) - 1;
 /// Maximum size of the items in a frame, so that a few hostile bytes cannot become any number of them.
 pub(super) const MAX_ITEMS_BYTES: usize = 16 << 20;
 /// Maximum size of payloads checked behind damage, bytes. The rest of a frame that was cut has some kilobytes, of
@@ -87,7 +87,7 @@ impl FrameHead {
 
 /// Builds a frame for byte `at` of a file; `None` if the payload is too long.
 pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
-    if payload.len() > LONGEST {
+    if payload.len() > MAX_PAYLOAD_BYTES {
         return None;
     }
     let head = FrameHead { kind, length: payload.len(), check: crc32fast::hash(payload) };
@@ -199,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_payload_that_the_head_has_no_place_for_is_no_frame() {
-        assert!(frame(FrameKind::Items, &vec![0; LONGEST], 0).is_some());
-        assert!(frame(FrameKind::Items, &vec![0; LONGEST + 1], 0).is_none());
+        assert!(frame(FrameKind::Items, &vec![0; MAX_PAYLOAD_BYTES], 0).is_some());
+        assert!(frame(FrameKind::Items, &vec![0; MAX_PAYLOAD_BYTES + 1], 0).is_none());
     }
 
     #[test]

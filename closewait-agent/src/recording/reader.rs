@@ -11,7 +11,7 @@ use super::{
 /// Beginning of the first line in any version.
 pub(super) const NAME: &[u8] = b"closewait recording ";
 /// Maximum length of the first line in any version, bytes.
-const LONGEST_LINE: usize = NAME.len() + 11;
+const MAX_LINE_BYTES: usize = NAME.len() + 11;
 /// Maximum distance of the next frame behind damage, bytes.
 const REACH: usize = 2 * MAX_ITEMS_BYTES;
 
@@ -110,7 +110,7 @@ impl<R: Read> Reader<R> {
                 return Err(RecordingReadError::Empty);
             }
             // A file that was cut this early is a recording too.
-            if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < LONGEST_LINE {
+            if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < MAX_LINE_BYTES {
                 reader.end = Some(RecordingEnd::Cut { at: 0, skipped: reader.at });
                 return Ok(reader);
             }
@@ -137,7 +137,7 @@ impl<R: Read> Reader<R> {
 
     fn first_line(&mut self) -> Result<Vec<u8>, RecordingReadError> {
         let mut line = Vec::new();
-        while line.len() < LONGEST_LINE && line.last() != Some(&b'\n') {
+        while line.len() < MAX_LINE_BYTES && line.last() != Some(&b'\n') {
             let byte = self.take(1)?;
             if byte.is_empty() {
                 break;

@@ -24,7 +24,7 @@ use closewait_engine::{Config, time::BootTime};
 /// Minimum of the size limit of a recording, bytes.
 pub const MIN_MAX_BYTES: u64 = 64 * 1024;
 /// Size of items at which a frame is written, bytes.
-const FRAME: usize = 64 * 1024;
+const FRAME_BYTES: usize = 64 * 1024;
 /// Maximum size of frames that wait for a disk or for the reader of a pipe, bytes.
 const BACKLOG: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 /// Maximum time that the start of the agent waits for the first write, to report a full disk.
@@ -78,7 +78,7 @@ impl Recorder {
         let work = || {
             let to = Destination::create(path)?;
             // The thread starts before the agent drops its capabilities, and needs none.
-            let at_start = confine::give_up_all;
+            let at_start = confine::drop_all_capabilities;
             let settings = Settings { name: "closewait-rec", limit: BACKLOG, watches_reader: true, at_start };
             let writer = Writer::start(to, settings).context(
                 "starting the thread that writes failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
@@ -143,7 +143,7 @@ impl Recorder {
         }
         item.encode(&mut self.items)
             .context("an item has no form in a recording\nhint: report this with the output of `closewait doctor`")?;
-        if self.items.len() >= FRAME { self.flush() } else { Ok(()) }
+        if self.items.len() >= FRAME_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Writes all pending items, or hands them to the thread that writes.

@@ -9,7 +9,7 @@ use std::{
 use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
-    control::Asker,
+    control::QueryClient,
     host::error_text::in_one_line,
     sink,
     source::{
@@ -42,14 +42,14 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 struct Refreshes {
     keys: VecDeque<SocketKey>,
     kind: RefreshKind,
-    then: Then,
+    then: AfterRefresh,
     /// Whether all sockets so far were refreshed.
     complete: bool,
 }
 
 /// Fact for the engine after all sockets were refreshed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Then {
+pub(super) enum AfterRefresh {
     Nothing,
     All,
     /// For sockets of a query that only have a descriptor left, since `began`, with the number of dropped records
@@ -81,13 +81,13 @@ pub struct Pending {
     refreshes: VecDeque<Refreshes>,
     jobs: BTreeMap<JobId, Purpose>,
     /// Queries whose answers the engine prepares, and their clients.
-    queries: BTreeMap<QueryId, (Query, Asker)>,
+    queries: BTreeMap<QueryId, (Query, QueryClient)>,
     last_query: u64,
     /// Queries that can be answered now.
     ready: VecDeque<QueryId>,
     /// CPU time of the current inspection.
     pub(super) worked: Duration,
-    complained: Option<BootTime>,
+    last_warning: Option<BootTime>,
 }
 
 impl Pending {
@@ -104,7 +104,7 @@ impl Pending {
 
 impl<S: RecordSource> Runtime<S> {
     /// Queues sockets to refresh, behind those of earlier calls.
-    pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: Then) {
+    pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: AfterRefresh) {
         self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
     }
 
@@ -121,15 +121,15 @@ impl<S: RecordSource> Runtime<S> {
             return true;
         };
         match refreshes.then {
-            Then::Nothing => {}
-            Then::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
-            Then::Query { query, began, lost } => {
+            AfterRefresh::Nothing => {}
+            AfterRefresh::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
+            AfterRefresh::Query { query, began, lost } => {
                 if refreshes.complete && self.lost_none_since(lost) {
                     self.engine.handle(RefreshEnd::Lingering { began });
                 }
                 self.engine.handle(QueryEvent::Refreshed { query });
             }
-            Then::Suspects { lost } => {
+            AfterRefresh::Suspects { lost } => {
                 let complete = refreshes.complete && self.lost_none_since(lost);
                 self.engine.handle(RefreshEnd::Suspects { at: clock::now(), complete });
             }
@@ -143,7 +143,7 @@ impl<S: RecordSource> Runtime<S> {
         match self.source.counters() {
             Ok(counters) => counters,
             Err(error) => {
-                self.complain(&format!("the kernel's counters cannot be read: {}", in_one_line(error)));
+                self.warn_rarely(&format!("the kernel's counters cannot be read: {}", in_one_line(error)));
                 self.engine.state().counters().clone()
             }
         }
@@ -163,7 +163,7 @@ impl<S: RecordSource> Runtime<S> {
     /// Makes the kernel program count the closes of these ports. If that fails, the counts stay unknown.
     pub(super) fn watch_ports(&mut self, ports: &[WatchedPort]) {
         if let Err(error) = self.source.watch_ports(ports) {
-            self.complain(&format!("closes cannot be counted: {}", in_one_line(error)));
+            self.warn_rarely(&format!("closes cannot be counted: {}", in_one_line(error)));
         }
     }
 
@@ -174,15 +174,15 @@ impl<S: RecordSource> Runtime<S> {
         }
         match self.source.closes(ports) {
             Ok(closes) => closes.into_iter().for_each(|closes| self.engine.handle(InspectionFact::Closes(closes))),
-            Err(error) => self.complain(&format!("closes cannot be read: {}", in_one_line(error))),
+            Err(error) => self.warn_rarely(&format!("closes cannot be read: {}", in_one_line(error))),
         }
     }
 
     /// Logs a failure that the agent retries, at a limited rate.
-    fn complain(&mut self, what: &str) {
+    fn warn_rarely(&mut self, what: &str) {
         let now = clock::now();
-        if self.pending.complained.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
-            self.pending.complained = Some(now);
+        if self.pending.last_warning.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
+            self.pending.last_warning = Some(now);
             log::warn!("{what}; the agent continues and tries again");
         } else {
             log::debug!("{what}");
@@ -202,7 +202,7 @@ impl<S: RecordSource> Runtime<S> {
         match answer {
             WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
             WorkerEvent::Piece(_, piece) => self.engine.piece(piece),
-            WorkerEvent::GivenUp(id, why) => {
+            WorkerEvent::Abandoned(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose
@@ -224,7 +224,7 @@ impl<S: RecordSource> Runtime<S> {
             if purpose == Some(Purpose::Audit) {
                 log::debug!("{what}");
             } else {
-                self.complain(&format!("some owners are unknown: {what}"));
+                self.warn_rarely(&format!("some owners are unknown: {what}"));
             }
         }
         match purpose {
@@ -247,10 +247,10 @@ impl<S: RecordSource> Runtime<S> {
     }
 
     /// Begins a query: the engine decides what to find out before the answer.
-    pub(super) fn asked(&mut self, query: Query, asker: Asker) {
+    pub(super) fn asked(&mut self, query: Query, client: QueryClient) {
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
-        self.pending.queries.insert(id, (query, asker));
+        self.pending.queries.insert(id, (query, client));
         let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
         let owner_ended = owners.into_iter().any(ended::has_ended);
         self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended });
@@ -264,8 +264,8 @@ impl<S: RecordSource> Runtime<S> {
             }
             QueryCommand::Refresh { query, present, lingering } => {
                 let (began, lost) = (clock::now(), self.lost());
-                self.refresh(present, RefreshKind::Waiting, Then::Nothing);
-                self.refresh(lingering, RefreshKind::Lingering, Then::Query { query, began, lost });
+                self.refresh(present, RefreshKind::Waiting, AfterRefresh::Nothing);
+                self.refresh(lingering, RefreshKind::Lingering, AfterRefresh::Query { query, began, lost });
             }
             QueryCommand::Inspect { query, request } => {
                 self.read_closes(&request.closes_of);
@@ -279,14 +279,14 @@ impl<S: RecordSource> Runtime<S> {
     /// answer may take long, so the event loop reads signals and the ring before the next.
     pub(super) fn answer_next(&mut self) -> bool {
         let next = self.pending.ready.pop_front();
-        if let Some((query, asker)) = next.and_then(|id| self.pending.queries.remove(&id)) {
-            self.answer(&query, asker);
+        if let Some((query, client)) = next.and_then(|id| self.pending.queries.remove(&id)) {
+            self.answer(&query, client);
         }
         !self.pending.ready.is_empty()
     }
 
-    fn answer(&self, query: &Query, asker: Asker) {
-        let mut answer = asker.begin();
+    fn answer(&self, query: &Query, client: QueryClient) {
+        let mut answer = client.begin();
         let engine = self.engine.state();
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {
             Ok(()) => answer.finish(),

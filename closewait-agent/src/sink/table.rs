@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 /// Number of spaces between columns.
 const GAP: usize = 2;
 /// Minimum width of a screen that a table is fitted to, columns.
-const NARROWEST: usize = 50;
+const MIN_WIDTH: usize = 50;
 const SPACES: &[u8] = &[b' '; 128];
 /// Size at which complete lines are written, bytes.
 const WRITE: usize = 64 * 1024;
@@ -175,7 +175,7 @@ struct CellText<'a> {
 /// Computes the width of each column; `None` for a dropped one.
 fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession]) -> Vec<Option<usize>> {
     let mut widths: Vec<_> = columns.iter().map(|column| Some(column.full)).collect();
-    let Some(screen) = screen.map(|screen| screen.max(NARROWEST)) else { return widths };
+    let Some(screen) = screen.map(|screen| screen.max(MIN_WIDTH)) else { return widths };
     let total = |widths: &[Option<usize>]| {
         let kept = widths.iter().flatten();
         kept.map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
@@ -378,7 +378,7 @@ mod tests {
         // Five less of A were not enough, and without B they are not needed.
         assert_eq!(fitted(82), [Some(40), None, Some(40)]);
         assert_eq!(fitted(60), [Some(35), None, Some(23)]);
-        assert_eq!(fitted(1), [Some(35), None, Some(NARROWEST - 37)]);
+        assert_eq!(fitted(1), [Some(35), None, Some(MIN_WIDTH - 37)]);
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn an_agent_in_a_time_namespace_tells_the_same_times() {
 }
 
 /// Agent with its own control socket.
-struct Asked {
+struct QueriedAgent {
     agent: Agent,
     path: String,
 }
@@ -194,13 +194,13 @@ fn path(name: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-fn begin(name: &str, arguments: &[&str]) -> Asked {
+fn begin(name: &str, arguments: &[&str]) -> QueriedAgent {
     let path = path(name);
     let agent = Agent::start(&[&["--events", "all", "--socket", &path], arguments].concat());
-    Asked { agent, path }
+    QueriedAgent { agent, path }
 }
 
-impl Asked {
+impl QueriedAgent {
     /// Returns the agent's sockets of one namespace.
     fn listed(&self, netns: u64) -> Vec<Value> {
         let finished = finish(&mut closewait(&["list", "--output", "json", "--socket", &self.path]));

@@ -50,11 +50,11 @@ fn an_answer_is_the_same_whether_its_client_reads_beside_or_afterwards() {
         for reads_beside in [true, false] {
             let (begin, may_begin) = mpsc::channel();
             let reading = read_later(&path, may_begin);
-            let (_, asker) = control.question().await.unwrap();
+            let (_, client) = control.question().await.unwrap();
             if reads_beside {
                 begin.send(()).unwrap();
             }
-            let mut answer = asker.begin();
+            let mut answer = client.begin();
             for part in text(LENGTH).chunks(32 * 1024) {
                 answer.frame(part).unwrap();
                 if reads_beside {
@@ -87,8 +87,8 @@ fn an_answer_that_fails_half_way_ends_with_the_reason() {
         for frames in [1, 3, 20] {
             let (begin, may_begin) = mpsc::channel();
             let reading = read_later(&path, may_begin);
-            let (_, asker) = control.question().await.unwrap();
-            let mut answer = asker.begin();
+            let (_, client) = control.question().await.unwrap();
+            let mut answer = client.begin();
             for _ in 0..frames {
                 answer.frame(&[7; 32 * 1024]).unwrap();
             }

@@ -21,8 +21,8 @@ fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Ta
         job.put(*item);
     };
     each(items, patience, work, |item, told| match told {
-        Told::Value(value) => taken.0.push(value),
-        Told::Unanswered(why) => taken.1.push((*item, why.to_string())),
+        ReadResult::Value(value) => taken.0.push(value),
+        ReadResult::Unanswered(why) => taken.1.push((*item, why.to_string())),
     });
     taken
 }
@@ -67,8 +67,8 @@ fn one_that_is_slow_but_goes_on_is_waited_for() {
     };
     let mut values = Vec::new();
     each(vec![4], &mut Patience::default(), work, |_item, told| match told {
-        Told::Value(value) => values.push(value),
-        Told::Unanswered(why) => panic!("{why}"),
+        ReadResult::Value(value) => values.push(value),
+        ReadResult::Unanswered(why) => panic!("{why}"),
     });
     assert_eq!(values, [4]);
 }
@@ -84,8 +84,8 @@ fn the_time_of_an_inspection_is_not_exceeded() {
     };
     let mut unanswered = Vec::new();
     each(vec![1, 2], &mut patience, work, |item, told| match told {
-        Told::Value(value) => panic!("{value}"),
-        Told::Unanswered(why) => unanswered.push((*item, why.to_string())),
+        ReadResult::Value(value) => panic!("{value}"),
+        ReadResult::Unanswered(why) => unanswered.push((*item, why.to_string())),
     });
     let why = "reads of others have used up the time of this inspection".to_owned();
     assert_eq!(unanswered, [(1, why.clone()), (2, why)]);

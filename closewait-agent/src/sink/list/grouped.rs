@@ -27,7 +27,7 @@ const CONCESSIONS: [Concession; 5] = [
 ];
 
 /// Maximum number of named owners.
-const NAMED: usize = 2;
+const MAX_NAMED: usize = 2;
 
 /// Writes the table.
 ///
@@ -125,13 +125,13 @@ fn push_task(to: &mut String, task: &Task) -> usize {
 }
 
 fn push_owners(to: &mut String, group: &ListedGroup) {
-    for (at, task) in group.owners.iter().take(NAMED).enumerate() {
+    for (at, task) in group.owners.iter().take(MAX_NAMED).enumerate() {
         if at > 0 {
             to.push_str(", ");
         }
         push_task(to, task);
     }
-    let others = group.owners.len().saturating_sub(NAMED);
+    let others = group.owners.len().saturating_sub(MAX_NAMED);
     if others > 0 {
         to.push_str(" and ");
         push_number(to, others as u64);

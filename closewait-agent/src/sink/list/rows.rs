@@ -54,7 +54,7 @@ const CONCESSIONS: [Concession; 16] = [
 ];
 
 /// Maximum number of named owners on a screen.
-const NAMED: usize = 2;
+const MAX_NAMED: usize = 2;
 
 /// Table that is filled row by row.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl SocketTable {
             port += " (mptcp)".len();
         }
         remote.end_keeping(port, 0);
-        let (tail, rest) = push_owner(owner.text(), row, style.width.map_or(usize::MAX, |_| NAMED));
+        let (tail, rest) = push_owner(owner.text(), row, style.width.map_or(usize::MAX, |_| MAX_NAMED));
         owner.end_keeping(tail, rest);
         let tail = row.workload.map_or(0, |workload| {
             let before = place.text().len();

@@ -13,7 +13,7 @@ use closewait_engine::{
 };
 
 /// Maximum number of shown groups of threads.
-const THREAD_GROUPS: usize = 5;
+const MAX_THREAD_GROUPS: usize = 5;
 
 #[derive(Serialize)]
 pub(in crate::sink) struct PileupObject<'a> {
@@ -211,7 +211,7 @@ impl<'a> EvidenceObject<'a> {
         let process = evidence.process.as_deref();
         let threads = process.map(|process| {
             let threads = |group: &ThreadGroup| ThreadsObject { count: group.count, place: group.place() };
-            process.groups.iter().take(THREAD_GROUPS).map(threads).collect()
+            process.groups.iter().take(MAX_THREAD_GROUPS).map(threads).collect()
         });
         let (container, unit, pod) = workload_members(evidence.workload.as_deref());
         Self {

@@ -10,7 +10,7 @@ use closewait_engine::{
 };
 
 /// Divisor of a slope: a larger error than this part of it is shown.
-const UNCERTAIN: f64 = 4.0;
+const ERROR_DIVISOR: f64 = 4.0;
 
 /// Formats the group, its growth and the forecast.
 pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
@@ -25,7 +25,7 @@ pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
     if let Some((slope, shape)) = slope.zip(*shape) {
         let sign = if slope.per_second > 0.0 { "+" } else { "" };
         push(&mut line, format_args!("; {sign}{}", rate(slope.per_second)));
-        if slope.error > slope.per_second.abs() / UNCERTAIN {
+        if slope.error > slope.per_second.abs() / ERROR_DIVISOR {
             push(&mut line, format_args!(" (±{})", rate(slope.error)));
         }
         push(&mut line, format_args!(", {}", shape.name()));
