@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_reads_are_dropped_and_counted_where_they_are_missing() {
+    fn unread_lines_are_dropped_and_counted_where_they_are_missing() {
         let (mut log, reader) = Log::new(Duration::ZERO);
         let began = clock::now();
         log.send_many(0..20_000);

@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_capability_is_said_with_its_fix_and_the_exit_code_of_run() {
+    fn a_missing_capability_is_reported_with_its_fix_and_the_exit_code_of_run() {
         let capabilities = Capabilities::from_bits(u64::MAX).without(Capability::Bpf);
         let report = report(&HostFacts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
         assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, CheckState::Missing));
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn each_capability_taken_away_is_told_with_what_grants_it() {
+    fn each_capability_taken_away_is_reported_with_what_grants_it() {
         for capability in Capability::ALL {
             let capabilities = Some(Capabilities::from_bits(u64::MAX).without(capability));
             // On this version all of them matter.
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kill_needs_is_told_and_changes_nothing_for_run() {
+    fn what_kill_needs_is_reported_and_changes_nothing_for_run() {
         let capabilities = Some(Capabilities::from_bits(u64::MAX).without(Capability::NetAdmin));
         let facts = HostFacts { capabilities, ..capable_host() };
         let cause = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standard_output_that_nobody_can_write_is_refused() {
+    fn a_standard_output_that_cannot_be_written_is_refused() {
         let open = |path: &str, read, write| OpenOptions::new().read(read).write(write).open(path).unwrap();
         let exe = open("/proc/self/status", true, false);
         assert!(matches!(check_descriptor(&exe, false), Err(StdoutError::ReadOnly)));

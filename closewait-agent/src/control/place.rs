@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_backlog_is_somebody_who_listens() {
+    fn a_socket_with_a_full_backlog_is_in_use() {
         let folder = Folder::new("full");
         let socket = new_socket().unwrap();
         let address = SocketAddrUnix::new(folder.socket()).unwrap();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_between_look_and_removal_is_moved_back() {
+    fn a_file_that_appears_between_check_and_removal_is_moved_back() {
         let folder = Folder::new("between");
         drop(UnixListener::bind(folder.socket()).unwrap());
         let stale = FileId::of(&fs::symlink_metadata(folder.socket()).unwrap());

@@ -129,7 +129,7 @@ fn a_refusal_says_why_and_what_to_do() {
 }
 
 #[test]
-fn nonsense_and_silence_hold_up_nobody() {
+fn nonsense_and_silence_delay_no_other_client() {
     let answer = with_agent("nonsense", 1 << 20, |path| {
         let silent = UnixStream::connect(path).unwrap();
         let mut rude = UnixStream::connect(path).unwrap();
@@ -159,7 +159,7 @@ fn a_question_without_an_end_is_cut_off() {
 }
 
 #[test]
-fn nobody_there_is_no_error() {
+fn a_missing_agent_is_no_error() {
     assert!(asked(&path("nobody"), "hello").unwrap().is_none());
     let left = path("left");
     drop(UnixListener::bind(&left).unwrap());
@@ -168,7 +168,7 @@ fn nobody_there_is_no_error() {
 }
 
 #[test]
-fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
+fn clients_that_do_not_read_share_one_limit_and_delay_no_other() {
     const LIMIT: usize = 8 << 20;
     const LENGTH: usize = 3 << 19;
     let path = path("silent");
@@ -265,7 +265,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
 }
 
 #[test]
-fn a_client_that_has_given_up_is_not_answered() {
+fn a_client_that_has_gone_is_not_answered() {
     let path = path("gone");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -283,7 +283,7 @@ fn a_client_that_has_given_up_is_not_answered() {
 }
 
 #[test]
-fn a_second_agent_is_told_and_the_file_goes_with_the_first() {
+fn a_second_agent_is_refused_and_the_file_goes_with_the_first() {
     let path = path("second");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -296,7 +296,7 @@ fn a_second_agent_is_told_and_the_file_goes_with_the_first() {
 }
 
 #[test]
-fn an_agent_that_does_not_answer_is_given_up() {
+fn an_agent_that_does_not_answer_is_an_error() {
     let error = with_other(
         "mute",
         |mut stream| {
@@ -310,7 +310,7 @@ fn an_agent_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn an_agent_that_trickles_is_given_up() {
+fn an_agent_that_trickles_is_an_error() {
     let began = clock::now();
     let error = with_other(
         "trickle",
@@ -330,7 +330,7 @@ fn an_agent_that_trickles_is_given_up() {
 }
 
 #[test]
-fn an_agent_that_cannot_even_accept_is_given_up() {
+fn an_agent_that_cannot_accept_is_an_error() {
     let path = path("full");
     let socket = place::new_socket().unwrap();
     let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
@@ -406,7 +406,7 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_client_of_another_version_is_told_the_version_of_the_agent() {
+fn a_client_of_another_version_gets_the_version_of_the_agent() {
     with_agent("client", 1 << 20, |path| {
         for question in ["{\"form\":\"json\"}", "{\"protocol\":7,\"query\":{\"new\":1}}"] {
             let mut stream = UnixStream::connect(path).unwrap();
@@ -442,7 +442,7 @@ fn a_first_line_without_an_end_is_not_read_for_ever() {
 }
 
 #[test]
-fn a_path_that_is_too_long_is_said() {
+fn a_path_that_is_too_long_is_reported() {
     let long = PathBuf::from(format!("/{}", "x".repeat(200)));
     assert!(matches!(asked(&long, "hello"), Err(ControlError::TooLong { .. })));
 }

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_holder_and_its_socket_are_told() {
+    fn a_hook_gets_the_first_owner_and_its_socket() {
         let finding = stuck(Some(vec![owner("nginx", 812, 5)]), Some(process("nginx", 812, None)));
         let facts = facts(&finding, ANCHOR);
         for (name, expected) in [
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_of_another_process_is_not_that_of_the_holder() {
+    fn the_program_of_another_process_is_not_that_of_the_owner() {
         let other = Process { exe: Some("/usr/bin/other".to_owned()), ..process("other", 7, None) };
         let told = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
         assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("812"), None));

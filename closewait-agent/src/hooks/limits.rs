@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_skipped_is_told_in_one_line_a_minute() {
+    fn skipped_hooks_are_reported_in_one_line_a_minute() {
         let mut skipped = Skipped::new(EVERY, at(0));
         assert_eq!(skipped.line(at(100)), None);
         skipped.skip(Skip::Recent);

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_read_for_ever() {
+    fn reading_output_has_a_limit() {
         let (mut output, piece) = (CapturedOutput::default(), vec![b'y'; 1 << 20]);
         assert_eq!((0..100).take_while(|_| output.take(&piece)).count(), 15);
         assert!(output.lines()[1].ends_with("bytes more are left out, and its output was closed)"));

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_refused() {
+    fn a_program_of_another_user_is_refused() {
         let place = Place::new("foreign");
         let owner = fs::metadata(&place.0).unwrap().uid();
         if owner == 0 {

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_reads_nothing_and_fails_is_told() {
+    fn a_hook_that_reads_nothing_and_fails_is_reported() {
         let ended = outcome("fails", "echo no >&2; exit 3", LONG);
         assert_eq!((ended.status.code(), ended.output.lines()), (Some(3), vec!["no".to_owned()]));
     }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leaves_a_holder_of_its_output_behind_is_over_at_once() {
+    fn a_hook_that_leaves_a_process_behind_is_over_at_once() {
         let began = clock::now();
         let ended = outcome("leaves", "setsid sleep 3 & sleep 1000 & echo done", LONG);
         assert!(ended.status.success() && ended.cause.is_none());

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn root_goes_on_with_the_four() {
+    fn root_continues_with_the_four() {
         assert_eq!(lasting(ROOT, false), of(&Capability::LASTING));
         assert_eq!(lasting(ROOT, false), 0xc0_0008_0004);
         assert_eq!(substitutes(lasting(ROOT, false), false), None);

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_said() {
+    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&memory(64)));
         assert!((5000..10_000).contains(&limits.max_tracked), "{limits:?}");
         assert!((10_000..20_000).contains(&limits.max_sockets) && limits.ring_buffer == 1 << 20, "{limits:?}");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_of_the_cgroup_use_is_said() {
+    fn memory_of_others_in_the_cgroup_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
         assert!(
             limits.degraded.unwrap().why.contains("100 MiB (/sys/fs/cgroup/x), of which 80 MiB are left, is enough")
@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_memory_there_is_what_is_decided_fits_or_is_said_not_to(
+        fn limits_fit_into_any_memory_or_a_warning_says_that_they_do_not(
             left in 0..8 * 1024 * MIB,
             sockets in prop::option::of(1..=MAX_MAX_SOCKETS),
             tracked in prop::option::of(1..16_777_216_u32),

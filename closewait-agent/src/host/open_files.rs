@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_what_to_do() {
+    fn an_error_of_too_few_descriptors_has_a_hint() {
         let text = |errno| TooFewError { opened: 3, cause: io::Error::from_raw_os_error(errno) }.to_string();
         let own = text(libc::EMFILE);
         assert!(own.starts_with("opening 64 file descriptors failed after 3: Too many open files"), "{own}");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_enough_here_and_all_are_given_back() {
+    fn this_process_has_enough_descriptors_and_all_are_closed_again() {
         let before = open();
         check().unwrap();
         assert!(before.is_some() && open() <= before.map(|before| before + 32), "tests beside this one open files");

@@ -198,7 +198,7 @@ fn recorded(all: bool) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn the_same_lines_come_out_byte_for_byte_without_those_that_nobody_read() {
+fn the_replay_has_the_same_lines_without_those_that_were_not_read() {
     let (recording, lines) = recorded(false);
     let text = String::from_utf8(lines.clone()).unwrap();
     for event in ["start", "enter", "stuck", "health", "stop"] {
@@ -318,7 +318,7 @@ fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
 }
 
 #[test]
-fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
+fn a_recording_that_is_full_says_so_and_the_agent_continues() {
     let disk = Disk::new(1 << 20);
     let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), MIN_MAX_BYTES, &config(), BEGAN).unwrap()));
     let mut number = 0_u64;

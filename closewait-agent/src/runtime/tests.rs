@@ -417,7 +417,7 @@ fn a_refresh_whose_records_may_be_lost_proves_nothing() {
 }
 
 #[test]
-fn a_job_that_gives_nothing_is_given_up_and_the_agent_goes_on() {
+fn a_job_that_gives_nothing_is_abandoned_and_the_agent_continues() {
     let source = FakeSource::default();
     source.write([enter(1)]);
     let (end_of_test, never) = mpsc::channel::<()>();

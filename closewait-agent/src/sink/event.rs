@@ -75,7 +75,7 @@ mod tests {
     use closewait_engine::{testing::socket, time::BootTime};
 
     #[test]
-    fn an_event_has_one_number_and_one_line_whoever_asks() {
+    fn an_event_has_one_number_and_one_line_for_all_readers() {
         let (mut numbering, anchor) = (Numbering::default(), TimeAnchor::booted_at(UNIX_EPOCH));
         let finding = Finding::Enter { at: BootTime(1), socket: socket() };
         for seq in 0..3 {

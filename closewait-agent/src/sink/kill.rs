@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_happen_is_not_said_where_nothing_will() {
+    fn a_plan_that_changes_nothing_lists_no_consequences() {
         let selected = [selected(80)];
         let shown = text(|to| plan(NOW, &selected, &[Err(Refusal::NeverAccepted)], PLAIN, to));
         assert!(shown.contains("0 sockets to destroy, of 1 that matches") && !shown.contains("RST"), "{shown}");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_could_not_be_looked_for_are_not_called_closed() {
+    fn unknown_descriptors_are_not_called_closed() {
         let selected = [selected(80)];
         let target = target(&selected[0]);
         let done = [(&target, Done { outcome: Outcome::Destroyed, open: None })];

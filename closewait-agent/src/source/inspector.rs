@@ -342,7 +342,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     #[test]
-    fn settings_are_read_anew_each_time() {
+    fn settings_are_read_again_each_time() {
         let fixture = Fixture::new("conntrack");
         let file = |name: &str, text: &str| {
             std::fs::write(fixture.path().join(name), text).unwrap();

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proc_that_is_not_there_is_said() {
+    fn a_missing_proc_is_reported() {
         let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }

@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_parent_is_said() {
+    fn a_directory_without_a_parent_is_reported() {
         let error = Pins::open(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(error.to_string().starts_with("statfs of /nowhere/at/all failed"), "{error}");
     }

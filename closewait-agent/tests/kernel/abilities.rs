@@ -42,7 +42,7 @@ fn doctor_finds_what_a_kernel_of_this_version_has() {
 }
 
 #[test]
-fn a_socket_is_read_anew_before_it_is_called_stuck() {
+fn a_socket_is_read_again_before_it_is_called_stuck() {
     let mut agent = Agent::start(&["--events", "all", "--stuck-after", "300ms"]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);

@@ -60,7 +60,7 @@ fn a_storm_of_short_connections_leaves_nothing_behind() {
 }
 
 #[test]
-fn sockets_beyond_the_limit_are_counted_and_said_and_their_dwell_times_are_known() {
+fn sockets_beyond_the_limit_are_counted_and_reported_with_their_dwell_times() {
     const COUNT: usize = 40;
     let path = control_socket("untracked");
     let mut agent = Agent::start(&["--max-tracked", "1", "--stuck-after", "1s", "--socket", &path]);

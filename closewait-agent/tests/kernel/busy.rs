@@ -61,7 +61,7 @@ fn on_a_busy_host_each_socket_that_gets_stuck_is_reported_in_time_or_left_as_one
     let ended = agent.stop();
     let (mut late, mut told) = (Vec::new(), 0);
     for (id, age) in &stayed {
-        told += usize::from(check_told(&ended, id, *age, &mut late));
+        told += usize::from(check_reported(&ended, id, *age, &mut late));
     }
     assert!(told > 20, "{told} of {} sockets were stuck", stayed.len());
     assert!(late.is_empty(), "{} of {told} too late, the first: {}", late.len(), late[0]);
@@ -69,7 +69,7 @@ fn on_a_busy_host_each_socket_that_gets_stuck_is_reported_in_time_or_left_as_one
 
 /// Returns whether a socket of this age was stuck. Checks that its event came in time, or that it exited as a stuck
 /// one.
-fn check_told(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool {
+fn check_reported(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool {
     let (stuck, left) = (ended.of_socket("stuck", id), ended.of_socket("leave", id));
     if let Some(first) = stuck.first() {
         let dwell = first["dwell_seconds"].as_f64().expect("an age");
@@ -87,7 +87,7 @@ fn check_told(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool 
 /// Breaks a file system, the log, the recording, clients, descriptors, memory and CPUs at once, while sockets enter
 /// and exit.
 #[test]
-fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_the_end() {
+fn with_everything_broken_at_once_the_agent_continues_and_knows_what_is_there_in_the_end() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("everything"));
     let [(log, log_reader), (recording, recording_reader)] = ["log", "recording"].map(|name| fifos.unread(name));
     let arguments = ["--histogram-every", "50ms", "--record", &recording];

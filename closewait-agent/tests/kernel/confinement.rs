@@ -134,7 +134,7 @@ fn root_without_the_right_to_enter_namespaces_says_so_and_works() {
 }
 
 #[test]
-fn what_stands_in_for_a_missing_capability_stays_and_is_said() {
+fn a_substitute_for_a_missing_capability_stays_and_is_reported() {
     let socket = Socket::new();
     let mut command = run_command(&["--stuck-after", "300ms", "--socket", socket.path()]);
     let granted = &[capability::SYS_ADMIN, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];

@@ -29,7 +29,7 @@ fn start_tells_what_the_agent_is_and_what_bounds_it() {
 }
 
 #[test]
-fn events_are_told_at_the_time_when_they_happened() {
+fn events_have_the_time_when_they_happened() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let pair = ns.pair(V4);
@@ -46,7 +46,7 @@ fn events_are_told_at_the_time_when_they_happened() {
 }
 
 #[test]
-fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
+fn stuck_is_reported_at_the_threshold_and_at_every_doubling() {
     let events: Vec<Value> = undisturbed(|| {
         let mut agent = Agent::start(&["--stuck-after", "200ms", "--events", "all"]);
         let ns = Namespace::new();
@@ -68,7 +68,7 @@ fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
 }
 
 #[test]
-fn a_healthy_socket_is_told_only_to_those_who_asked_for_all_events() {
+fn a_healthy_socket_is_reported_only_with_all_events() {
     let (healthy, stuck) = undisturbed(|| {
         let mut agent = Agent::start(&["--stuck-after", "400ms"]);
         let ns = Namespace::new();
@@ -193,7 +193,7 @@ fn both_signals_end_the_agent_with_its_totals() {
 }
 
 #[test]
-fn a_full_map_is_counted_and_told() {
+fn a_full_map_is_counted_and_reported() {
     let mut agent = Agent::start(&["--max-sockets", "16", "--events", "all"]);
     let ns = Namespace::new();
     let pairs: Vec<Pair> = (0..64).map(|_| ns.waiting(V4).0).collect();
@@ -205,7 +205,7 @@ fn a_full_map_is_counted_and_told() {
 }
 
 #[test]
-fn a_full_ring_buffer_is_counted_and_told() {
+fn a_full_ring_buffer_is_counted_and_reported() {
     let mut agent = Agent::start(&["--ring-buffer", "4096", "--events", "all"]);
     let ns = Namespace::new();
     // The agent reads nothing, as without CPU time on a busy machine: 4096 bytes are fewer than 25 records.

@@ -166,7 +166,7 @@ fn an_agent_leaves_the_socket_of_the_next_one_alone() {
 }
 
 #[test]
-fn a_folder_in_which_others_can_replace_the_socket_is_said() {
+fn a_folder_in_which_others_can_replace_the_socket_is_reported() {
     let folder = Folder::new("open");
     fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).expect("its mode");
     std::os::unix::fs::chown(&folder.0, Some(NOBODY), None).expect("chown");
@@ -179,7 +179,7 @@ fn a_folder_in_which_others_can_replace_the_socket_is_said() {
 }
 
 #[test]
-fn a_path_that_was_given_and_has_no_agent_is_said() {
+fn a_given_path_without_an_agent_is_reported() {
     let folder = Folder::new("absent");
     let path = folder.socket();
     let absent = format!("no agent answers at {path}; this is a one-off scan\n");
@@ -194,7 +194,7 @@ fn a_path_that_was_given_and_has_no_agent_is_said() {
 }
 
 #[test]
-fn a_path_that_is_too_long_is_said_and_the_agent_watches() {
+fn a_path_that_is_too_long_is_reported_and_the_agent_watches() {
     let folder = Folder::new("long");
     let path = folder.0.join("x".repeat(120)).display().to_string();
     let agent = Agent::start(&["--socket", &path]);
@@ -277,7 +277,7 @@ fn an_agent_that_is_stopped_holds_up_no_command() {
 }
 
 #[test]
-fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
+fn clients_that_do_not_read_take_little_memory_and_delay_no_other() {
     let folder = Folder::new("silent");
     let path = folder.socket();
     let ns = Namespace::new();

@@ -114,7 +114,7 @@ fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
 }
 
 #[test]
-fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
+fn one_that_hangs_is_ended_in_time_and_the_agent_continues() {
     let ns = Namespace::new();
     let hook = Hook::new("hangs", &ns, "trap '' TERM; sleep 1000 & echo $$ $! > $dir/pids; wait; sleep 1000");
     let mut agent = hook.agent(&["--hook-timeout", "1s"]);
@@ -128,7 +128,7 @@ fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
 }
 
 #[test]
-fn one_that_fails_is_told_with_what_it_has_written() {
+fn one_that_fails_is_reported_with_what_it_has_written() {
     let ended = log_of("fails", "printf 'no such\\033[31m thing\\n' >&2; touch $dir/done; exit 3");
     assert!(ended.stderr.contains("failed after") && ended.stderr.contains("exit status: 3"), "{}", ended.stderr);
     assert!(ended.stderr.contains("| no such\\u{1b}[31m thing"), "{}", ended.stderr);

@@ -233,7 +233,7 @@ fn a_socket_that_has_taken_the_place_of_a_planned_one_is_left_alone() {
 }
 
 #[test]
-fn one_that_has_gone_since_the_plan_is_said_to_have_gone() {
+fn one_that_has_gone_since_the_plan_is_reported_to_have_gone() {
     let ns = Namespace::inhabited();
     let closed = ns.waiting(V6).0;
     let targets = planned(&closed.id);

@@ -115,7 +115,7 @@ fn terminate(agent: &mut Running) -> f64 {
 }
 
 #[test]
-fn an_agent_whose_log_nobody_reads_goes_on_and_tells_what_it_dropped() {
+fn an_agent_whose_log_has_no_reader_continues_and_tells_what_it_dropped() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("log"));
     let (log, reader) = fifos.unread("log");
     // Many histograms, each a line of the log at this level.
@@ -146,7 +146,7 @@ fn an_agent_whose_log_nobody_reads_goes_on_and_tells_what_it_dropped() {
 }
 
 #[test]
-fn sigterm_ends_an_agent_of_which_nobody_reads_anything() {
+fn sigterm_ends_an_agent_without_readers() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("all"));
     let [(log, log_reader), (output, output_reader), (recording, recording_reader)] =
         ["log", "output", "recording"].map(|name| fifos.unread(name));
@@ -203,7 +203,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn a_level_that_is_misspelled_is_told_and_errors_are_too() {
+fn a_level_that_is_misspelled_is_reported_and_errors_are_too() {
     for level in ["inof", "closewait", "closewait=inof"] {
         let ended = finish(closewait(&["kill", "--yes"]).env("CLOSEWAIT_LOG", level));
         assert_eq!(ended.code, Some(2), "{ended:?}");

@@ -76,7 +76,7 @@ fn ten_thousand_enter_and_leave_once_each_and_none_is_lost() {
 }
 
 #[test]
-fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
+fn sockets_that_come_and_go_in_a_hurry_are_reported_once_each_and_in_order() {
     const EACH: usize = 2_000;
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();

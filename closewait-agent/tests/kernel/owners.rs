@@ -62,7 +62,7 @@ fn without_btf_the_same_owners_come_from_proc() {
 }
 
 #[test]
-fn a_holder_in_another_pid_namespace_has_the_hosts_number() {
+fn an_owner_in_another_pid_namespace_has_the_hosts_number() {
     let ns = Namespace::new();
     let (pair, _fin) = ns.waiting(V4);
     let raw = pair.server.as_raw_fd();

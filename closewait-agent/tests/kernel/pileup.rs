@@ -140,7 +140,7 @@ fn pileups(ended: &Ended) -> Vec<&Value> {
 }
 
 #[test]
-fn a_server_that_hangs_is_told_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
+fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);

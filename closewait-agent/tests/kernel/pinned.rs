@@ -89,7 +89,7 @@ fn leave_of<'a>(ended: &'a Ended, id: &Id) -> &'a Value {
 }
 
 #[test]
-fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
+fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_reported_once() {
     let pins = Pins::new("kill");
     let ns = Namespace::new();
     let first = pins.start(&["--stuck-after", "500ms", "--histogram-every", "200ms"]);
@@ -191,7 +191,7 @@ fn an_agent_with_another_program_keeps_the_ages() {
 }
 
 #[test]
-fn a_second_agent_is_told_and_the_first_goes_on() {
+fn a_second_agent_is_refused_and_the_first_continues() {
     let pins = Pins::new("second");
     let ns = Namespace::new();
     let mut first = pins.start(&["--stuck-after", "300ms"]);
@@ -263,7 +263,7 @@ fn a_folder_elsewhere_is_refused() {
 }
 
 #[test]
-fn pins_and_folders_of_somebody_else_stay_as_they_are() {
+fn pins_and_folders_of_another_user_stay_as_they_are() {
     let pins = Pins::new("foreign");
     let mode = |dir: &Path| fs::metadata(dir).expect("a folder").permissions().mode() & 0o7777;
     let set = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("another mode");

@@ -30,7 +30,7 @@ const BEFORE_5_11: [u32; 5] = [
 ];
 
 #[test]
-fn an_ordinary_user_is_told_the_missing_capability() {
+fn an_ordinary_user_gets_the_name_of_the_missing_capability() {
     let binary = PublicBinary::new();
     // The user nobody, in no group: the standard library drops the groups of root by itself.
     let ended = finish(Command::new(&binary.path).args(["run", "--output", "json"]).uid(65534).gid(65534));
@@ -41,7 +41,7 @@ fn an_ordinary_user_is_told_the_missing_capability() {
 }
 
 #[test]
-fn root_with_half_of_the_capabilities_is_told_the_other_half() {
+fn root_with_half_of_the_capabilities_gets_the_names_of_the_others() {
     for (kept, missing) in [
         (&[capability::BPF, capability::SYS_PTRACE, capability::DAC_READ_SEARCH][..], "CAP_PERFMON"),
         (&[capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH], "CAP_BPF"),
@@ -115,7 +115,7 @@ fn without_privileges_list_shows_the_sockets_and_says_what_it_cannot_see() {
 }
 
 #[test]
-fn with_hidepid_owners_are_found_and_what_they_do_is_said_to_be_out_of_sight() {
+fn with_hidepid_owners_are_found_and_what_they_do_is_reported_to_be_hidden() {
     let ns = Namespace::new();
     let (pair, _fin) = ns.waiting(V4);
     let mut command = closewait(&["list", "--alone", "--output", "json"]);

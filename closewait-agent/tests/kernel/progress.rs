@@ -297,7 +297,7 @@ fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
 }
 
 #[test]
-fn the_other_end_is_found_in_each_namespace_and_tells_whether_somebody_can_still_read() {
+fn the_peer_end_is_found_in_each_namespace_with_its_state() {
     let (recording, ns) = (Recording::new("peers"), Namespace::inhabited());
     let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
     let elsewhere = [ns.waiting(V4).0, ns.waiting(V6).0];

@@ -76,7 +76,7 @@ fn act(agent: &mut Agent, ns: &Namespace) {
 const QUICK: &[&str] = &["--events", "all", "--stuck-after", "300ms", "--histogram-every", "500ms", "--record"];
 
 #[test]
-fn a_recording_gives_what_the_agent_has_said_byte_for_byte() {
+fn a_recording_gives_the_output_of_the_agent_byte_for_byte() {
     let (recording, ns) = (Recording::new("whole"), Namespace::new());
     // Older than the agent.
     let older = ns.waiting(V4).0;
@@ -121,7 +121,7 @@ fn after_a_kill_all_that_was_said_is_in_the_recording() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_ends_neither_the_agent_nor_its_answers() {
+fn a_pipe_that_has_no_reader_ends_neither_the_agent_nor_its_answers() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("recording"));
     let (fifo, reader) = fifos.unread("fifo");
     let mut agent = Agent::start(&[QUICK, &[&fifo]].concat());
@@ -187,7 +187,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
 }
 
 #[test]
-fn a_file_of_somebody_else_or_behind_a_link_is_refused_and_stays_as_it_is() {
+fn a_file_of_another_user_or_behind_a_link_is_refused_and_stays_as_it_is() {
     let fifos = Fifos::new("others");
     let (victim, link, others) = (fifos.path("victim"), fifos.path("link"), fifos.path("others"));
     fs::write(&victim, "precious").expect("a file");
@@ -204,7 +204,7 @@ fn a_file_of_somebody_else_or_behind_a_link_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_no_recording_is_told_alike_by_replay_and_report() {
+fn what_is_no_recording_is_reported_alike_by_replay_and_report() {
     let fifos = Fifos::new("none");
     let (fifo, _reader) = fifos.unread("fifo");
     let (empty, line) = (fifos.path("empty"), fifos.path("line"));

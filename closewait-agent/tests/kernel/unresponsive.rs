@@ -38,7 +38,7 @@ fn late() -> f64 {
 }
 
 #[test]
-fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
+fn a_program_on_a_file_system_that_hangs_delays_nothing() {
     for mode in [Mode::Stopped, Mode::Hangs] {
         let Some(hung) = FileSystem::mount("hung") else { return };
         let ns = Namespace::new();

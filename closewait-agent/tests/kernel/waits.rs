@@ -110,7 +110,7 @@ fn a_stopped_process_waits_for_nothing_but_to_continue() {
 }
 
 #[test]
-fn a_frozen_process_is_told_and_thawed_by_the_next_step() {
+fn a_frozen_process_is_reported_and_thawed_by_the_next_step() {
     let (top, mount) = unified();
     is_frozen_in(&top, ("cgroup.freeze", "1", "0"));
     mount.iter().for_each(|mount| crate::setup::unmount(mount));

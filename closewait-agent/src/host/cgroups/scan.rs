@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_is_interrupted_goes_on_where_it_stopped() {
+    fn an_interrupted_scan_continues_where_it_stopped() {
         let fixture = Fixture::new("scan");
         for name in 0..300 {
             folder(&fixture, &format!("{}/{name}", name % 3));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_where_there_are_too_many_and_says_so() {
+    fn a_scan_ends_at_its_limit_and_reports_that() {
         let fixture = Fixture::new("scan");
         for name in 0..20 {
             folder(&fixture, &format!("many/{name}"));

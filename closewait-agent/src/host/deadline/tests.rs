@@ -57,7 +57,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
 }
 
 #[test]
-fn one_that_is_slow_but_goes_on_is_waited_for() {
+fn a_read_that_is_slow_but_makes_progress_is_waited_for() {
     let work = |item: &u32, job: &ItemJob<u32>| {
         for _ in 0..8 {
             thread::sleep(ANSWER_WITHIN / 3);
@@ -92,7 +92,7 @@ fn the_time_of_an_inspection_is_not_exceeded() {
 }
 
 #[test]
-fn a_panic_goes_on_in_the_caller() {
+fn a_panic_continues_in_the_caller() {
     let run = || {
         run(Subject::Path("/panic".into()), "it", &mut Patience::default(), || {
             assert_eq!(1, 2, "as it should be");
@@ -118,7 +118,7 @@ fn one_thing_is_tried_once_for_as_long_as_it_waits() {
 }
 
 #[test]
-fn of_many_that_wait_no_further_is_begun() {
+fn no_read_starts_while_many_are_blocked() {
     let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, Some(1))), watch: Arc::default() };
     let mut abandoned: Vec<_> = (0..7).map(thread).collect();
     allowed(&abandoned, &Subject::Process(99, Some(1))).unwrap();

@@ -63,7 +63,7 @@ fn an_earlier_recording_is_overwritten_and_nothing_else() {
 }
 
 #[test]
-fn who_has_a_readable_file_open_does_not_read_the_recording() {
+fn a_reader_of_the_replaced_file_does_not_read_the_recording() {
     let folder = Folder::new("open");
     let path = folder.file("readable", "", 0o644);
     let mut early = File::open(&path).unwrap();
@@ -163,7 +163,7 @@ fn a_descriptor_that_was_handed_over_is_written_to() {
 }
 
 #[test]
-fn what_cannot_be_a_recording_is_told() {
+fn what_cannot_be_a_recording_is_reported() {
     let folder = Folder::new("read");
     let says = |path: &Path| open(path).err().unwrap().to_string();
     assert!(says(&folder.0).contains("it is a folder"));

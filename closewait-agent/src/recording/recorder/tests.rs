@@ -71,7 +71,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
 
 /// Uses a FIFO that is read only at the end.
 #[test]
-fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
+fn a_recording_without_a_reader_ends_and_the_agent_continues() {
     use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
     let folder = Folder::new("fifo");
     let path = folder.0.join("fifo");

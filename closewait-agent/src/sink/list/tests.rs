@@ -200,7 +200,7 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
 }
 
 #[test]
-fn several_namespaces_are_told_apart() {
+fn several_namespaces_are_shown() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
     let view =
@@ -209,7 +209,7 @@ fn several_namespaces_are_told_apart() {
 }
 
 #[test]
-fn no_owner_is_told_from_owners_that_nobody_looked_for() {
+fn no_owner_differs_from_unknown_owners() {
     let (socket, processes) = (socket(), BTreeMap::new());
     let owner = |owners, accepted| {
         let socket = Socket { accepted, ..socket.clone() };
@@ -271,7 +271,7 @@ fn an_empty_list_says_so_and_why() {
 }
 
 #[test]
-fn what_is_not_tracked_is_said_in_words() {
+fn untracked_sockets_are_reported() {
     let world = TableFixture::new();
     let view = View { untracked: 1234, ..world.view() };
     let text = shown(&view, &ListRequest::default());
@@ -333,7 +333,7 @@ COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                 
 }
 
 #[test]
-fn an_object_tells_what_is_known_and_null_for_the_rest() {
+fn an_object_has_known_members_and_null_for_the_rest() {
     let mut world = TableFixture::new();
     world.sockets[0].opener = Some(Box::new(Opener { task: owner("curl", 5, 0).task, at: ago(30) }));
     world.sockets[0].acked_bytes = Some(17);

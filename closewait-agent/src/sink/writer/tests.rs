@@ -29,7 +29,7 @@ fn what_is_sent_arrives_in_order() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_loses_lines_but_holds_up_nobody() {
+fn a_reader_that_does_not_read_loses_lines_and_delays_nothing() {
     let (reader, writer) = pipe();
     stall(&writer);
     assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
@@ -127,7 +127,7 @@ fn a_writer_that_hangs_is_waited_for_once() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_told_once() {
+fn a_disk_that_is_full_is_reported_once() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let writer = Writer::new(full, 10).unwrap();
     writer.send(b"x".to_vec());
