@@ -27,7 +27,7 @@ pub const COUNTERS: usize = 6;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stats {
-    /// One for each [`Counter`].
+    /// Counts, one for each [`Counter`].
     pub counters: [u64; COUNTERS],
     /// Dwell times of exited sockets with an observed entry, nanoseconds; see [`crate::histogram`].
     pub dwell: [u64; BUCKETS],

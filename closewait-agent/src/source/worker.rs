@@ -95,7 +95,7 @@ pub enum Piece {
 /// Start, cost and gaps of a job.
 #[derive(Clone, Debug, Default)]
 pub struct JobReport {
-    /// When it began.
+    /// Time of the start.
     pub began: BootTime,
     /// CPU time that it took.
     pub cpu: Duration,

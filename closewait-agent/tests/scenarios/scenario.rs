@@ -21,7 +21,7 @@ pub(crate) struct Scenario {
     /// Whether nothing is wrong: then no verdict may blame the program (`tests_support::blame`).
     pub(crate) healthy: bool,
     pub(crate) until: Until,
-    /// Its sockets, by expected output.
+    /// Sockets of the scenario, by expected output.
     pub(crate) parts: &'static [Part],
 }
 
