@@ -397,20 +397,20 @@ mod tests {
 
     /// Checks the numbers of lines, and the reports of dropped lines between them.
     fn check(text: &str, sent: usize, dropped: u64) {
-        let (mut next, mut told) = (0, 0);
+        let (mut next, mut gaps) = (0, 0);
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("closewait: warn: ") {
                 let lost: usize = rest.split(' ').next().unwrap().parse().unwrap();
                 assert!(rest.ends_with("lines of the log were dropped here: standard error was not read"), "{rest}");
                 next += lost;
-                told += 1;
+                gaps += 1;
             } else {
-                assert_eq!(line.trim().parse(), Ok(next), "in order, and a gap is told where it is");
+                assert_eq!(line.trim().parse(), Ok(next), "in order, and each gap is reported in its place");
                 next += 1;
             }
         }
         assert_eq!(next, sent);
-        assert!(dropped == 0 && told == 0 || dropped > 0 && told > 0, "{dropped} {told}");
+        assert!(dropped == 0 && gaps == 0 || dropped > 0 && gaps > 0, "{dropped} {gaps}");
     }
 
     #[test]

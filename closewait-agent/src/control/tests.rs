@@ -135,9 +135,9 @@ fn nonsense_and_silence_delay_no_other_client() {
         let mut rude = UnixStream::connect(path).unwrap();
         rude.write_all(b"{]\n").unwrap();
         let answer = asked(path, "hello").unwrap();
-        let mut told = String::new();
-        rude.read_to_string(&mut told).unwrap();
-        assert!(told.contains("not understood"), "{told}");
+        let mut answer_to_rude = String::new();
+        rude.read_to_string(&mut answer_to_rude).unwrap();
+        assert!(answer_to_rude.contains("not understood"), "{answer_to_rude}");
         drop(silent);
         answer
     });
@@ -151,9 +151,9 @@ fn a_question_without_an_end_is_cut_off() {
         rude.set_read_timeout(Some(PATIENCE)).unwrap();
         // Longer than the limit; the number of bytes read does not matter.
         let _cut_off = rude.write_all(&vec![b'x'; 2 * MAX_QUESTION]);
-        let mut told = Vec::new();
-        let _reset = rude.read_to_end(&mut told);
-        assert_eq!(told, b"");
+        let mut answer_to_rude = Vec::new();
+        let _reset = rude.read_to_end(&mut answer_to_rude);
+        assert_eq!(answer_to_rude, b"");
         assert!(asked(path, "hello").unwrap().is_some());
     });
 }
@@ -344,13 +344,13 @@ fn an_agent_that_cannot_accept_is_an_error() {
 }
 
 /// Returns the error of a query to a fake agent that answers with these bytes.
-fn error_of(name: &str, said: Vec<u8>) -> ControlError {
+fn error_of(name: &str, sent: Vec<u8>) -> ControlError {
     with_other(
         name,
         move |mut stream| {
             read_question(&mut stream);
             // A client that has read enough hangs up.
-            let _gone = stream.write_all(&said);
+            let _gone = stream.write_all(&sent);
         },
         |path| asked(path, "hello").unwrap_err(),
     )
@@ -360,7 +360,7 @@ fn error_of(name: &str, said: Vec<u8>) -> ControlError {
 fn what_is_no_answer_is_refused() {
     let frame = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
     let end = |frames: u64| [&[0; 4][..], &frames.to_le_bytes()].concat();
-    for (name, said, words) in [
+    for (name, sent, words) in [
         ("empty", Vec::new(), "hung up"),
         ("other", b"hello\n".to_vec(), "not understood"),
         ("none", head().into_bytes(), "was cut off"),
@@ -380,7 +380,7 @@ fn what_is_no_answer_is_refused() {
             "gave no answer: \\u{1b}[2J",
         ),
     ] {
-        let error = error_of(name, said);
+        let error = error_of(name, sent);
         assert!(error.to_string().contains(words) && !error.permits_scan(), "{name}: {error}");
     }
 }
@@ -388,7 +388,7 @@ fn what_is_no_answer_is_refused() {
 #[test]
 fn an_agent_of_another_version_is_named_with_what_to_do() {
     let next = PROTOCOL + 1;
-    for (name, said, words) in [
+    for (name, sent, words) in [
         (
             "next",
             format!("{{\"protocol\":{next},\"agent\":\"9.1\\u0007\",\"new\":[]}}\n"),
@@ -396,9 +396,9 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
         ),
         ("refusing", format!("{{\"protocol\":{next},\"refused\":\"no\"}}\n"), format!("speaks version {next} of")),
         ("first", "{\"bytes\":5}\nhello".to_owned(), "speaks version 0 of".to_owned()),
-        ("told", "{\"refused\":\"no\"}\n".to_owned(), "speaks version 0 of".to_owned()),
+        ("refused", "{\"refused\":\"no\"}\n".to_owned(), "speaks version 0 of".to_owned()),
     ] {
-        let error = error_of(name, said.into_bytes());
+        let error = error_of(name, sent.into_bytes());
         assert!(matches!(error, ControlError::Version { .. }) && !error.permits_scan(), "{name}: {error}");
         let text = error.to_string();
         assert!(text.contains(&words) && text.contains(&format!("speaks version {PROTOCOL}\nhint: restart")), "{text}");
@@ -411,11 +411,11 @@ fn a_client_of_another_version_gets_the_version_of_the_agent() {
         for question in ["{\"form\":\"json\"}", "{\"protocol\":7,\"query\":{\"new\":1}}"] {
             let mut stream = UnixStream::connect(path).unwrap();
             stream.write_all(format!("{question}\n").as_bytes()).unwrap();
-            let mut told = String::new();
-            stream.read_to_string(&mut told).unwrap();
-            let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-            assert_eq!(told["protocol"], PROTOCOL);
-            assert!(told["refused"].as_str().unwrap().contains("speaks version"), "{told}");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["protocol"], PROTOCOL);
+            assert!(answer["refused"].as_str().unwrap().contains("speaks version"), "{answer}");
         }
     });
 }

@@ -282,11 +282,14 @@ mod tests {
     #[test]
     fn the_program_of_another_process_is_not_that_of_the_owner() {
         let other = Process { exe: Some("/usr/bin/other".to_owned()), ..process("other", 7, None) };
-        let told = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
-        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("812"), None));
+        let named = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
+        assert_eq!((value(&named, "CLOSEWAIT_PID"), value(&named, "CLOSEWAIT_EXE")), (Some("812"), None));
         // Without an owner of the socket, the listener's owner counts.
-        let told = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
-        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("7"), Some("/usr/bin/other")));
+        let named = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
+        assert_eq!(
+            (value(&named, "CLOSEWAIT_PID"), value(&named, "CLOSEWAIT_EXE")),
+            (Some("7"), Some("/usr/bin/other"))
+        );
     }
 
     #[test]

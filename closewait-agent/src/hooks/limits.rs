@@ -67,12 +67,12 @@ pub(super) struct Skipped {
     unsent: u64,
     too_long: u64,
     every: Duration,
-    told: BootTime,
+    last_report: BootTime,
 }
 
 impl Skipped {
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, told: now }
+        Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, last_report: now }
     }
 
     pub(super) fn skip(&mut self, skip: Skip) {
@@ -94,7 +94,7 @@ impl Skipped {
 
     /// Returns the report in one line if it is due, and resets the numbers.
     pub(super) fn line(&mut self, now: BootTime) -> Option<String> {
-        (now.since(self.told) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
+        (now.since(self.last_report) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
     }
 
     /// Returns the last line of the log about dropped hooks.

@@ -283,7 +283,7 @@ mod tests {
             (list(&[(2, 7, 4711), (0x10, 5, u32::MAX)]), "the mask forbids it"),
             (list(&[(2, 5, 4711), (8, 5, 4711), (0x10, 7, u32::MAX)]), "it may only read"),
             (list(&[(2, 7, 1000), (2, 7, 0), (0x10, 7, u32::MAX)]), "the agent's user and root"),
-            (list(&[]), "nobody"),
+            (list(&[]), "the list is empty"),
             (vec![2, 0, 0], "cut"),
         ] {
             assert_eq!(writer_of(&list, 1000), None, "{why}");

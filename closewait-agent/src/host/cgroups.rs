@@ -176,7 +176,7 @@ impl Cgroups {
             }
         };
         let mut answered = BTreeMap::new();
-        deadline::each(ids.clone(), patience, work, |id, told| match told {
+        deadline::each(ids.clone(), patience, work, |id, result| match result {
             ReadResult::Value(opened) => drop(answered.insert(*id, Ok(opened))),
             ReadResult::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
         });

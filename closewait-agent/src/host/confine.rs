@@ -188,9 +188,9 @@ mod tests {
     fn what_grants_the_same_stays_and_is_named() {
         let old = lasting(Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE, false);
         assert_eq!(old, Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE);
-        let said = substitutes(old, false).unwrap();
+        let substitute = substitutes(old, false).unwrap();
         assert!(
-            said.why.ends_with(
+            substitute.why.ends_with(
                 "CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, in the place of CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH"
             )
         );

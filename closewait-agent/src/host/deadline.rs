@@ -292,7 +292,7 @@ pub fn run<T: Send + 'static>(
             job.put(work());
         }
     };
-    each(vec![subject], patience, work, |_subject, told| match told {
+    each(vec![subject], patience, work, |_subject, result| match result {
         ReadResult::Value(value) => answer = Ok(value),
         // A value that arrived counts.
         ReadResult::Unanswered(_) if answer.is_ok() => {}

@@ -184,7 +184,7 @@ pub fn find() -> NamespaceScan {
             Err(error) => job.put(OriginRead::Unseen(error)),
         }
     };
-    deadline::each(origins, &mut patience, work, |origin, told| match told {
+    deadline::each(origins, &mut patience, work, |origin, result| match result {
         ReadResult::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
         ReadResult::Value(OriginRead::Unseen(error)) => found.add_obstacle(error),
         ReadResult::Unanswered(why) => {

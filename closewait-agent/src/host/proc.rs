@@ -289,9 +289,9 @@ mod tests {
 
     #[test]
     fn a_process_that_does_not_exist_is_an_error() {
-        let nobody = folder(Path::new("/nowhere"), 1);
-        assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
-        assert!(is_gone(&threads(&nobody, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
+        let missing = folder(Path::new("/nowhere"), 1);
+        assert!(stat(&missing).is_err() && exe(&missing).is_err() && syscall(&missing).is_err());
+        assert!(is_gone(&threads(&missing, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
     }
 
     #[test]

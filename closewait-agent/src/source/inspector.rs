@@ -225,7 +225,7 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(open, patience, read, |(netns, _), told| store_timeout(&mut timeouts, *netns, told));
+        deadline::each(open, patience, read, |(netns, _), result| store_timeout(&mut timeouts, *netns, result));
         let closed = |netns: &Netns| timeouts.get(&netns.inode).is_some_and(Option::is_none);
         let namespaces: Vec<_> = netns::all().into_iter().filter(closed).collect();
         let enter = |namespace: &Netns, job: &ItemJob<Duration>| {
@@ -234,8 +234,8 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(namespaces, patience, enter, |namespace, told| {
-            store_timeout(&mut timeouts, namespace.inode, told)
+        deadline::each(namespaces, patience, enter, |namespace, result| {
+            store_timeout(&mut timeouts, namespace.inode, result)
         });
         for (netns, conntrack_close_wait) in timeouts {
             each(InspectionFact::Namespace { netns, conntrack_close_wait });
@@ -264,8 +264,8 @@ fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
     }
 }
 
-fn store_timeout(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, told: ReadResult<Duration>) {
-    match told {
+fn store_timeout(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, result: ReadResult<Duration>) {
+    match result {
         ReadResult::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
         ReadResult::Unanswered(why) => {
             log::debug!("connection tracking of network namespace {netns} is unknown: {why}")

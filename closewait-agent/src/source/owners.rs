@@ -66,7 +66,7 @@ fn scan_in(root: &Path, mut each: impl FnMut(u64, Owner)) -> Option<String> {
         Ok(Err(error)) => job.put(DescriptorRead::Unseen(error)),
         Err(why) => job.put(DescriptorRead::Waits(why)),
     };
-    deadline::each(pids, &mut patience, work, |_pid, told| match told {
+    deadline::each(pids, &mut patience, work, |_pid, result| match result {
         ReadResult::Value(DescriptorRead::Sockets(held)) => {
             held.into_iter().for_each(|(inode, owner)| each(inode, owner))
         }
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_missing_proc_is_reported() {
-        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
+        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("no process to scan"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

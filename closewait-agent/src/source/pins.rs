@@ -352,10 +352,10 @@ impl Pinned {
     /// Returns messages for the user about what was adopted, for an agent with these requested sizes.
     pub fn sentences(&self, max_sockets: u32, ring_bytes: u32) -> Vec<String> {
         let dir = self.pins.dir.display();
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         if let Adoption::Replaced { why } = &self.adoption {
-            said.push(format!(
-                "what an earlier agent had pinned in {dir} was removed, {why}: sockets that were there have an age \
+            messages.push(format!(
+                "removed the pins of an earlier agent in {dir} ({why}): the age of sockets that existed before lies \
                  between two bounds"
             ));
         }
@@ -363,13 +363,13 @@ impl Pinned {
             [("--max-sockets", max_sockets, self.kept.max_sockets), ("--ring-buffer", ring_bytes, self.kept.ring_bytes)]
         {
             if asked != kept {
-                said.push(format!(
+                messages.push(format!(
                     "{what} stays {kept} and not {asked}, as pinned in {dir}; to change it, end the agent and remove \
-                     what is pinned: closewait run --unpin"
+                     the pins: closewait run --unpin"
                 ));
             }
         }
-        said
+        messages
     }
 }
 

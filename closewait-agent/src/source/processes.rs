@@ -127,8 +127,8 @@ impl Sampling {
         let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= MIN_WINDOW)).collect();
         let mut answers = BTreeMap::new();
         let work = |second: &Second, job: &ItemJob<_>| job.put(second.read(job));
-        deadline::each(asked, &mut patience, work, |second, told| {
-            let answer = match told {
+        deadline::each(asked, &mut patience, work, |second, result| {
+            let answer = match result {
                 ReadResult::Value(answer) => answer,
                 ReadResult::Unanswered(why) => Err(format!("the CPU time of its threads was not read: {why}")),
             };
@@ -161,7 +161,7 @@ fn read_processes(
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
     let work = move |pid: &u32, job: &ItemJob<Option<ProcessRead>>| ProcessRead::at(*pid, reads, &threads, job);
-    deadline::each(pids, patience, work, |pid, told| match told {
+    deadline::each(pids, patience, work, |pid, result| match result {
         ReadResult::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
         ReadResult::Value(None) => drop(found.remove(pid)),
         ReadResult::Unanswered(why) => late.push((*pid, why)),
@@ -245,7 +245,7 @@ fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, 
             job.put(Comm::from_name(&name));
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
+    deadline::each(pids, patience, work, |pid, result| match result {
         ReadResult::Value(name) => drop(names.insert(*pid, name)),
         ReadResult::Unanswered(why) => log::debug!("the name of process {pid} was not read: {why}"),
     });

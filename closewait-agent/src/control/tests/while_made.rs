@@ -66,7 +66,7 @@ fn an_answer_is_the_same_whether_its_client_reads_beside_or_afterwards() {
             if reads_beside {
                 assert!(waiting < LENGTH / 2, "{waiting} bytes wait though the client reads");
             } else {
-                assert!(waiting > 0, "a client that does not read holds up nobody");
+                assert!(waiting > 0, "a client that does not read delays no other client");
                 begin.send(()).unwrap();
             }
             while !reading.is_finished() {

@@ -20,7 +20,7 @@ fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Ta
         }
         job.put(*item);
     };
-    each(items, patience, work, |item, told| match told {
+    each(items, patience, work, |item, result| match result {
         ReadResult::Value(value) => taken.0.push(value),
         ReadResult::Unanswered(why) => taken.1.push((*item, why.to_string())),
     });
@@ -66,7 +66,7 @@ fn a_read_that_is_slow_but_makes_progress_is_waited_for() {
         job.put(*item);
     };
     let mut values = Vec::new();
-    each(vec![4], &mut Patience::default(), work, |_item, told| match told {
+    each(vec![4], &mut Patience::default(), work, |_item, result| match result {
         ReadResult::Value(value) => values.push(value),
         ReadResult::Unanswered(why) => panic!("{why}"),
     });
@@ -83,7 +83,7 @@ fn the_time_of_an_inspection_is_not_exceeded() {
         }
     };
     let mut unanswered = Vec::new();
-    each(vec![1, 2], &mut patience, work, |item, told| match told {
+    each(vec![1, 2], &mut patience, work, |item, result| match result {
         ReadResult::Value(value) => panic!("{value}"),
         ReadResult::Unanswered(why) => unanswered.push((*item, why.to_string())),
     });

@@ -169,8 +169,8 @@ fn every_capability_taken_away_is_refused_or_said_once() {
     for capability in Capability::ALL {
         match plan(&HostFacts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
             Ok(plan) => {
-                let said = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
-                assert_eq!(said, 1, "{capability:?}: {:?}", plan.degraded);
+                let named = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
+                assert_eq!(named, 1, "{capability:?}: {:?}", plan.degraded);
             }
             Err(refusal) => {
                 assert_eq!(refusal.exit_code(), 77);

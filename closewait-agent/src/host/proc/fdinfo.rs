@@ -85,7 +85,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
             Err(why) => job.put(ProcessHit::Unseen(why.to_string())),
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
+    deadline::each(pids, patience, work, |pid, result| match result {
         ReadResult::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
         ReadResult::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
         ReadResult::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
