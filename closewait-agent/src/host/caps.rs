@@ -92,11 +92,11 @@ impl Capabilities {
 
 /// Returns the ending of a message that a process cannot be read: the capabilities to grant, or if all are granted,
 /// another possible reason.
-pub fn cure_for_unreadable() -> String {
-    cure_for(Capabilities::read())
+pub fn fix_for_unreadable() -> String {
+    fix_for(Capabilities::read())
 }
 
-fn cure_for(granted: Option<Capabilities>) -> String {
+fn fix_for(granted: Option<Capabilities>) -> String {
     let wanted = [Capability::SysPtrace, Capability::DacReadSearch];
     let missing: Vec<_> = wanted
         .into_iter()
@@ -157,11 +157,11 @@ mod tests {
     #[test]
     fn what_is_granted_is_not_advised() {
         let all = Capabilities::from_bits(u64::MAX);
-        assert_eq!(cure_for(None), "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
-        assert_eq!(cure_for(Some(Capabilities::from_bits(0))), cure_for(None));
-        assert_eq!(cure_for(Some(all.without(Capability::SysPtrace))), "; grant CAP_SYS_PTRACE");
-        assert_eq!(cure_for(Some(all.without(Capability::DacReadSearch))), "; grant CAP_DAC_READ_SEARCH");
-        assert!(cure_for(Some(all)).contains("are granted") && !cure_for(Some(all)).contains("; grant "));
+        assert_eq!(fix_for(None), "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
+        assert_eq!(fix_for(Some(Capabilities::from_bits(0))), fix_for(None));
+        assert_eq!(fix_for(Some(all.without(Capability::SysPtrace))), "; grant CAP_SYS_PTRACE");
+        assert_eq!(fix_for(Some(all.without(Capability::DacReadSearch))), "; grant CAP_DAC_READ_SEARCH");
+        assert!(fix_for(Some(all)).contains("are granted") && !fix_for(Some(all)).contains("; grant "));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use closewait_engine::text::harmless_path;
 
 use self::{handle::Opened, scan::FolderScan};
 use super::{
-    deadline::{self, Patience, Subject, Told},
+    deadline::{self, Patience, ReadResult, Subject},
     mountinfo::{mounts, unescape},
 };
 
@@ -176,9 +176,9 @@ impl Cgroups {
             }
         };
         let mut answered = BTreeMap::new();
-        deadline::each(ids.clone(), patience, work, |id, told| match told {
-            Told::Value(opened) => drop(answered.insert(*id, Ok(opened))),
-            Told::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
+        deadline::each(ids.clone(), patience, work, |id, result| match result {
+            ReadResult::Value(opened) => drop(answered.insert(*id, Ok(opened))),
+            ReadResult::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
         });
         let waits = || Err("an earlier read of its folder has not been answered".to_owned());
         all.extend(ids.into_iter().map(|id| (id, answered.remove(&id).unwrap_or_else(waits))));
@@ -190,7 +190,7 @@ impl Cgroups {
     fn continue_scan(&mut self, patience: &mut Patience) -> Result<bool, String> {
         let Some(scan) = self.scan.clone() else { return Ok(false) };
         let work = move || match scan.try_lock() {
-            Ok(mut scan) => Some(scan.go_on(SCAN_BUDGET)),
+            Ok(mut scan) => Some(scan.continue_for(SCAN_BUDGET)),
             // A thread that was left behind still holds it.
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
         };

@@ -41,9 +41,9 @@ pub fn confine(keep: Keep) -> Confined {
     let permitted = ::caps::read(None, CapSet::Permitted).map_err(|error| format!("capget failed: {error}"));
     match permitted.and_then(|permitted| {
         let kept = lasting(bits(&permitted), keep.enter_namespaces);
-        give_up(kept).map(|()| stand_ins(kept, keep.enter_namespaces))
+        drop_capabilities(kept).map(|()| substitutes(kept, keep.enter_namespaces))
     }) {
-        Ok(stand_ins) => degraded.extend(stand_ins),
+        Ok(substitutes) => degraded.extend(substitutes),
         Err(why) => degraded.push(refused("capabilities", &why, report)),
     }
     if let Err(error) = no_new_privileges() {
@@ -61,8 +61,8 @@ pub fn confine(keep: Keep) -> Confined {
 
 /// Drops every capability of this thread, for a thread that only writes to open files. Such a thread may start before
 /// [`confine`], which cannot change other threads' capabilities. The filter for system calls applies to all threads.
-pub fn give_up_all() {
-    if let Err(why) = give_up(0) {
+pub fn drop_all_capabilities() {
+    if let Err(why) = drop_capabilities(0) {
         log::debug!("a thread that writes keeps its capabilities: {why}");
     }
     if let Err(error) = no_new_privileges() {
@@ -79,7 +79,7 @@ fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {
 }
 
 /// Reports capabilities that the agent retains because weaker ones are missing.
-fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
+fn substitutes(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
     let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
     let stronger = |one: Capability| implied_by(one) & kept & !asked;
     let missing: Vec<_> =
@@ -94,7 +94,7 @@ fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
 }
 
 /// Removes all capabilities except `kept` from every set of this thread.
-fn give_up(kept: u64) -> Result<(), String> {
+fn drop_capabilities(kept: u64) -> Result<(), String> {
     // First, because it takes CAP_SETPCAP, which the others remove.
     bound(kept);
     let failed = |call: &'static str| move |error| format!("{call} failed: {error}");
@@ -162,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn root_goes_on_with_the_four() {
+    fn root_continues_with_the_four() {
         assert_eq!(lasting(ROOT, false), of(&Capability::LASTING));
         assert_eq!(lasting(ROOT, false), 0xc0_0008_0004);
-        assert_eq!(stand_ins(lasting(ROOT, false), false), None);
+        assert_eq!(substitutes(lasting(ROOT, false), false), None);
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         for missing in Capability::LASTING {
             let granted = of(&Capability::LASTING) & !missing.bit();
             assert_eq!(lasting(granted, false), granted, "{missing:?}");
-            assert_eq!(stand_ins(granted, false), None, "{missing:?}");
+            assert_eq!(substitutes(granted, false), None, "{missing:?}");
         }
         assert_eq!(lasting(0, true), 0);
     }
@@ -188,14 +188,14 @@ mod tests {
     fn what_grants_the_same_stays_and_is_named() {
         let old = lasting(Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE, false);
         assert_eq!(old, Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE);
-        let said = stand_ins(old, false).unwrap();
+        let substitute = substitutes(old, false).unwrap();
         assert!(
-            said.why.ends_with(
+            substitute.why.ends_with(
                 "CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, in the place of CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH"
             )
         );
         // A requested capability needs no explanation.
-        assert_eq!(stand_ins(Capability::SysAdmin.bit() | Capability::DacReadSearch.bit(), true), None);
+        assert_eq!(substitutes(Capability::SysAdmin.bit() | Capability::DacReadSearch.bit(), true), None);
     }
 
     #[test]

@@ -9,35 +9,22 @@
 //!
 //! | call | waits for | killable | treatment |
 //! |---|---|---|---|
-//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target
-//! (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request
-//! (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in
-//! `host/proc/mounts.rs` |
-//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not
-//! (`complete_walk`, fs/namei.c) | yes | may wait forever |
-//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`,
-//! fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait forever (`cmdline` and `environ` are not
-//! read) |
-//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait
-//! forever |
-//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10;
-//! `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on
-//! 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
+//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in `host/proc/mounts.rs` |
+//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait forever |
+//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait forever (`cmdline` and `environ` are not read) |
+//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait forever |
+//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
 //! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
-//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and for btrfs its own tree
-//! (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
-//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | v1: `freezer_mutex` (`freezer_read`,
-//! kernel/cgroup/legacy_freezer.c); v2: nothing | no | deadline |
+//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and for btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
+//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | v1: `freezer_mutex` (`freezer_read`, kernel/cgroup/legacy_freezer.c); v2: nothing | no | deadline |
 //! | a path of `mountinfo`, `/var/log/pods`, the folders of `PATH`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
 //! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
 //! | `/proc/PID/{comm,limits}`, `schedstat` | no sleeping lock except those of the folder in `/proc` | | deadline |
 //! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |
-//! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c,
-//! net/unix/af_unix.c) | | deadline |
+//! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c, net/unix/af_unix.c) | | deadline |
 //! | `/proc/sys/net/netfilter/*` | nothing | | deadline |
 //! | `open_by_handle_at` on cgroup2 | the lock of the folder above (`reconnect_path`, fs/exportfs/expfs.c) | | deadline |
-//! | `setns` into a network namespace, `sock_diag` | no file system | | on its own thread, which the agent waits for
-//! |
+//! | `setns` into a network namespace, `sock_diag` | no file system | | on its own thread, which the agent waits for |
 //!
 //! All at v5.10, where the lock is named `exec_update_mutex`. A starting program holds it while it closes its files
 //! (`do_close_on_exec` in `begin_new_exec`, fs/exec.c), which waits for the file systems of those files: so a whole
@@ -77,9 +64,9 @@ const MAX_ABANDONED: usize = 16;
 /// Interval between two checks of a silent thread.
 const TICK: Duration = Duration::from_millis(50);
 /// Factor on [`ANSWER_WITHIN`] for a runnable thread that gets no CPU.
-const STARVED: u32 = 8;
+const STARVED_FACTOR: u32 = 8;
 /// Maximum number of values in a queue; a thread that produces more waits.
-const QUEUE: usize = 64;
+const MAX_QUEUED_VALUES: usize = 64;
 
 /// Threads of this process that were left behind.
 static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
@@ -161,7 +148,7 @@ impl Patience {
 
 /// Result for an item.
 #[derive(Debug)]
-pub enum Told<T> {
+pub enum ReadResult<T> {
     /// A value that the work has sent; one item can have any number of them.
     Value(T),
     /// The work was left behind, or not started. Values may have come before.
@@ -189,7 +176,7 @@ impl<T> ItemJob<T> {
     ///
     /// If another thread is already blocked on the same subject.
     pub fn about(&self, subject: Subject) -> Result<(), ReadFailure> {
-        let waits = is_waited_for(&lock(&ABANDONED), &subject);
+        let waits = is_blocked_on(&lock(&ABANDONED), &subject);
         self.watch.doing().subject = Some(subject);
         self.progress();
         if waits { Err(ReadFailure::StillWaits) } else { Ok(()) }
@@ -226,13 +213,13 @@ fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
 }
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
-    if is_waited_for(abandoned, subject) {
+    if is_blocked_on(abandoned, subject) {
         return Err(ReadFailure::StillWaits);
     }
     if abandoned.len() >= MAX_STUCK { Err(ReadFailure::TooMany) } else { Ok(()) }
 }
 
-fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
+fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
     abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject))
 }
 
@@ -244,7 +231,7 @@ pub fn each<I, T>(
     items: Vec<I>,
     patience: &mut Patience,
     work: impl Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
-    mut take: impl FnMut(&I, Told<T>),
+    mut take: impl FnMut(&I, ReadResult<T>),
 ) where
     I: Send + Sync + 'static,
     T: Send + 'static,
@@ -269,7 +256,7 @@ pub fn each<I, T>(
         let began = clock::now();
         let end = worker.listen(patience, |index, value| {
             if let Some(item) = items.get(index) {
-                take(item, Told::Value(value));
+                take(item, ReadResult::Value(value));
             }
         });
         patience.takes = patience.takes.saturating_sub(clock::now().since(began));
@@ -278,7 +265,7 @@ pub fn each<I, T>(
             ThreadEnd::Panicked(payload) => panic::resume_unwind(payload),
             ThreadEnd::LeftBehind(index, why) => {
                 if let Some(item) = items.get(index) {
-                    take(item, Told::Unanswered(why));
+                    take(item, ReadResult::Unanswered(why));
                 }
                 next = index + 1;
             }
@@ -305,21 +292,21 @@ pub fn run<T: Send + 'static>(
             job.put(work());
         }
     };
-    each(vec![subject], patience, work, |_subject, told| match told {
-        Told::Value(value) => answer = Ok(value),
+    each(vec![subject], patience, work, |_subject, result| match result {
+        ReadResult::Value(value) => answer = Ok(value),
         // A value that arrived counts.
-        Told::Unanswered(_) if answer.is_ok() => {}
-        Told::Unanswered(why) => answer = Err(why),
+        ReadResult::Unanswered(_) if answer.is_ok() => {}
+        ReadResult::Unanswered(why) => answer = Err(why),
     });
     answer
 }
 
 /// Reports for every item that it was not started.
-fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, Told<T>)) {
+fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, ReadResult<T>)) {
     for item in items {
         take(
             item,
-            Told::Unanswered(match why {
+            ReadResult::Unanswered(match why {
                 ReadFailure::Late { step } => ReadFailure::Late { step },
                 ReadFailure::StillWaits => ReadFailure::StillWaits,
                 ReadFailure::TooMany => ReadFailure::TooMany,
@@ -393,7 +380,7 @@ impl<T: Send + 'static> ReadThread<T> {
         I: Send + Sync + 'static,
         F: Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
     {
-        let (sender, values) = mpsc::sync_channel(QUEUE);
+        let (sender, values) = mpsc::sync_channel(MAX_QUEUED_VALUES);
         let watch = Arc::new(Watch { index: AtomicUsize::new(from), ..Watch::default() });
         let watched = Arc::clone(&watch);
         let thread = thread::Builder::new().name("host reader".to_owned()).spawn(move || {
@@ -445,7 +432,7 @@ impl<T: Send + 'static> ReadThread<T> {
                 }
             }
             let late = quiet >= ANSWER_WITHIN.min(patience.waits) && !quiet.is_zero();
-            let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
+            let starved = late && quiet < ANSWER_WITHIN * STARVED_FACTOR && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
                 return self.leave_behind(|step| ReadFailure::Late { step });

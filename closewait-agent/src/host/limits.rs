@@ -19,18 +19,18 @@ const DEFAULT_LINES: u64 = 16 << 20;
 /// Memory of an agent that tracks nothing, bytes: 25 MB at its start, while it reads the kernel's types, and the
 /// kernel's charge for programs, counters and threads. Later the agent itself uses 13 MB, and the rest is for lines
 /// to a slow reader.
-const FIXED: u64 = 32 << 20;
+const FIXED_BYTES: u64 = 32 << 20;
 /// Memory of an entry in the kernel's map, bytes: 64 for the entry, and a bucket for each.
-const OF_ENTRY: u64 = 80;
+const ENTRY_BYTES: u64 = 80;
 /// Memory of a tracked socket, bytes, while a JSON answer has all of them: with 50,000, measured 3,130 above an idle
 /// agent. Between answers it is 550.
-const OF_TRACKED: u64 = 3_400;
+const TRACKED_BYTES: u64 = 3_400;
 /// Lower bound of tracked sockets: with fewer, an agent is useless.
 const MIN_TRACKED: u64 = 256;
 const MIN_RING_BUFFER: u64 = 256 << 10;
 const MIN_LINES: u64 = 256 << 10;
 /// Length of a line about a socket, bytes: lines for all sockets can be due at the same time.
-const LINE: u64 = 1600;
+const LINE_BYTES: u64 = 1600;
 
 /// Limits from the command line; `None` for an option without a value.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,16 +74,16 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
         || previous_power_of_two((left / 64).clamp(MIN_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
         u64::from,
     );
-    let rest = left.saturating_sub(FIXED + ring_buffer);
+    let rest = left.saturating_sub(FIXED_BYTES + ring_buffer);
     let (max_sockets, max_tracked) = match (asked.max_sockets.map(u64::from), asked.max_tracked.map(u64::from)) {
         (Some(sockets), Some(tracked)) => (sockets, tracked),
-        (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED),
-        (None, Some(tracked)) => (rest.saturating_sub(tracked * OF_TRACKED) / OF_ENTRY, tracked),
+        (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * ENTRY_BYTES) / TRACKED_BYTES),
+        (None, Some(tracked)) => (rest.saturating_sub(tracked * TRACKED_BYTES) / ENTRY_BYTES, tracked),
         // The kernel's map also has sockets that closed before the agent has read their records.
         (None, None) => {
-            let both = rest / (OF_TRACKED + 2 * OF_ENTRY);
+            let both = rest / (TRACKED_BYTES + 2 * ENTRY_BYTES);
             let sockets = (2 * both).min(DEFAULT_MAX_SOCKETS.into());
-            (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED)
+            (sockets, rest.saturating_sub(sockets * ENTRY_BYTES) / TRACKED_BYTES)
         }
     };
     let lowered = |value: u64, asked: Option<u32>, default: u32| {
@@ -98,7 +98,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
         lines: 0,
         degraded: None,
     };
-    let lines = (u64::from(limits.max_tracked) * LINE).clamp(MIN_LINES, DEFAULT_LINES);
+    let lines = (u64::from(limits.max_tracked) * LINE_BYTES).clamp(MIN_LINES, DEFAULT_LINES);
     limits.lines = usize::try_from(lines).unwrap_or(usize::MAX);
     limits.degraded = Some(limits.under(memory));
     limits
@@ -107,15 +107,16 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
 /// Returns the number of sockets that a one-off scan tracks under `memory`: it has neither a map nor a ring buffer.
 pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
-    let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
+    let fits = round_down(memory.left.saturating_sub(FIXED_BYTES) / TRACKED_BYTES);
     u32::try_from(fits.max(MIN_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
 }
 
 impl Limits {
     /// Returns the peak memory of an agent with these limits, bytes.
     fn need(&self) -> u64 {
-        let (sockets, tracked) = (u64::from(self.max_sockets) * OF_ENTRY, u64::from(self.max_tracked) * OF_TRACKED);
-        FIXED + sockets + tracked + u64::from(self.ring_buffer)
+        let (sockets, tracked) =
+            (u64::from(self.max_sockets) * ENTRY_BYTES, u64::from(self.max_tracked) * TRACKED_BYTES);
+        FIXED_BYTES + sockets + tracked + u64::from(self.ring_buffer)
     }
 
     fn under(&self, memory: &MemoryLimit) -> Degraded {
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_said() {
+    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&memory(64)));
         assert!((5000..10_000).contains(&limits.max_tracked), "{limits:?}");
         assert!((10_000..20_000).contains(&limits.max_sockets) && limits.ring_buffer == 1 << 20, "{limits:?}");
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_of_the_cgroup_use_is_said() {
+    fn memory_of_others_in_the_cgroup_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
         assert!(
             limits.degraded.unwrap().why.contains("100 MiB (/sys/fs/cgroup/x), of which 80 MiB are left, is enough")
@@ -238,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_memory_there_is_what_is_decided_fits_or_is_said_not_to(
+        fn limits_fit_into_any_memory_or_a_warning_says_that_they_do_not(
             left in 0..8 * 1024 * MIB,
             sockets in prop::option::of(1..=MAX_MAX_SOCKETS),
             tracked in prop::option::of(1..16_777_216_u32),

@@ -23,7 +23,7 @@ use closewait_engine::text::harmless_path;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
-    deadline::{self, ItemJob, Patience, Subject, Told},
+    deadline::{self, ItemJob, Patience, ReadResult, Subject},
     lock,
     mountinfo::{Mount, mounts, unescape},
     on_fresh_thread, proc,
@@ -152,8 +152,8 @@ pub fn find() -> NamespaceScan {
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
     match listed {
         Ok(Ok(all)) => origins.extend(all),
-        Ok(Err(error)) => found.is_blind(NetnsError::List { error }),
-        Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
+        Ok(Err(error)) => found.add_obstacle(NetnsError::List { error }),
+        Err(why) => found.add_obstacle(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
     let seen = Mutex::new(BTreeSet::new());
     let work = move |origin: &Origin, job: &ItemJob<OriginRead>| {
@@ -184,12 +184,12 @@ pub fn find() -> NamespaceScan {
             Err(error) => job.put(OriginRead::Unseen(error)),
         }
     };
-    deadline::each(origins, &mut patience, work, |origin, told| match told {
-        Told::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
-        Told::Value(OriginRead::Unseen(error)) => found.is_blind(error),
-        Told::Unanswered(why) => {
+    deadline::each(origins, &mut patience, work, |origin, result| match result {
+        ReadResult::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
+        ReadResult::Value(OriginRead::Unseen(error)) => found.add_obstacle(error),
+        ReadResult::Unanswered(why) => {
             let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
-            found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
+            found.add_obstacle(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
         }
     });
     found
@@ -239,7 +239,7 @@ impl Netns {
 }
 
 impl NamespaceScan {
-    fn is_blind(&mut self, error: NetnsError) {
+    fn add_obstacle(&mut self, error: NetnsError) {
         self.denied.get_or_insert(error);
     }
 }

@@ -6,11 +6,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Number of descriptors that a command needs beyond those at its start. An agent has some 30 open, and a scan opens
 /// more for a moment.
-const NEEDED: u64 = 64;
+const NEEDED_DESCRIPTORS: u64 = 64;
 
 /// Reason why a command cannot start: too few descriptors.
 #[derive(Debug, thiserror::Error)]
-#[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
+#[error("opening {NEEDED_DESCRIPTORS} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
 pub struct TooFewError {
     /// Number of descriptors that could be opened.
     opened: u64,
@@ -54,7 +54,7 @@ impl OpenFiles {
         let Some(before) = self.before else { return f() };
         // Not fewer than the start of a child takes.
         let open = open().unwrap_or(0);
-        let needed = before.current.map(|soft| soft.max(open + NEEDED));
+        let needed = before.current.map(|soft| soft.max(open + NEEDED_DESCRIPTORS));
         let soft = needed.map(|needed| before.maximum.map_or(needed, |hard| needed.min(hard)));
         let lowered = write(Rlimit { current: soft, ..before });
         let done = f();
@@ -73,7 +73,7 @@ fn check() -> Result<(), TooFewError> {
         Err(error) if hint(&error).is_none() => return Ok(()),
         first => first.map_err(failed(0))?,
     };
-    let more = (1..NEEDED).map(|opened| first.try_clone().map_err(failed(opened)));
+    let more = (1..NEEDED_DESCRIPTORS).map(|opened| first.try_clone().map_err(failed(opened)));
     more.collect::<Result<Vec<File>, _>>().map(drop)
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_what_to_do() {
+    fn an_error_of_too_few_descriptors_has_a_hint() {
         let text = |errno| TooFewError { opened: 3, cause: io::Error::from_raw_os_error(errno) }.to_string();
         let own = text(libc::EMFILE);
         assert!(own.starts_with("opening 64 file descriptors failed after 3: Too many open files"), "{own}");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_enough_here_and_all_are_given_back() {
+    fn this_process_has_enough_descriptors_and_all_are_closed_again() {
         let before = open();
         check().unwrap();
         assert!(before.is_some() && open() <= before.map(|before| before + 32), "tests beside this one open files");

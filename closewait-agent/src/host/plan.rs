@@ -79,7 +79,7 @@ pub struct Degraded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartRefusal {
     /// The kernel lacks support.
-    #[error("this kernel{} cannot run closewait: {why}; {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
+    #[error("this kernel{} cannot run closewait: {why}\nhint: {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
     Kernel {
         /// Kernel release, if known.
         release: Option<String>,
@@ -89,7 +89,7 @@ pub enum StartRefusal {
         fix: String,
     },
     /// The process lacks a privilege.
-    #[error("missing {capability}: {why}; {fix}")]
+    #[error("missing {capability}: {why}\nhint: {fix}")]
     Privilege {
         /// Name of the capability.
         capability: &'static str,
@@ -175,7 +175,7 @@ pub fn unseen_sockets(facts: &HostFacts) -> Option<String> {
 
 /// Locked memory that suffices for maps of the default sizes, bytes: 20 MiB for times of entry, 4 MiB for the ring
 /// buffer.
-const ROOM_FOR_MAPS: u64 = 32 << 20;
+const LOCKED_BYTES_FOR_MAPS: u64 = 32 << 20;
 
 /// Checks that programs can be loaded at all.
 fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
@@ -194,22 +194,22 @@ fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
     denied(Capability::Perfmon, "without it no kernel program can read sockets")?;
-    room_for_maps(facts)
+    check_locked_memory(facts)
 }
 
 /// Checks the limit of locked memory: before Linux 5.11 maps count against it (`bpf_charge_memlock` in
 /// kernel/bpf/syscall.c, v5.10).
-fn room_for_maps(facts: &HostFacts) -> Result<(), StartRefusal> {
+fn check_locked_memory(facts: &HostFacts) -> Result<(), StartRefusal> {
     let counted = facts.version.is_some_and(|version| version < (5, 11));
     let may_raise = facts.capabilities.is_none_or(|capabilities| capabilities.has(Capability::SysResource));
     match facts.locked_memory {
-        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(StartRefusal::Privilege {
+        Some(bytes) if counted && !may_raise && bytes < LOCKED_BYTES_FOR_MAPS => Err(StartRefusal::Privilege {
             capability: Capability::SysResource.name(),
             why: format!(
                 "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
                 bytes >> 10
             ),
-            fix: "run as root, add cap_sys_resource to what is granted, or set the limit to infinity (`ulimit -Hl \
+            fix: "run as root, grant cap_sys_resource too, or set the limit to infinity (`ulimit -Hl \
                   unlimited`, LimitMEMLOCK= of the systemd unit)"
                 .to_owned(),
         }),
@@ -363,14 +363,14 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
 /// Returns the features that degrade because of a missing capability that loading programs does not need. `listed`
 /// says that the kernel lists open files, so that in other namespaces only sockets without a descriptor are hidden.
 fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
-    let out_of_sight = if listed { " and unaccepted ones" } else { "" };
+    let hidden = if listed { " and unaccepted ones" } else { "" };
     [
         (
             Capability::SysPtrace,
             "processes",
             format!(
                 "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the \
-                 network namespaces that they are in, so sockets there that are older than the agent{out_of_sight} are not \
+                 network namespaces that they are in, so sockets there that are older than the agent{hidden} are not \
                  seen"
             ),
             GRANT,
@@ -386,10 +386,10 @@ fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator
             Capability::SysAdmin,
             "network namespaces",
             format!(
-                "others than the own cannot be entered, so sockets there that are older than the agent{out_of_sight} are \
+                "others than the own cannot be entered, so sockets there that are older than the agent{hidden} are \
                  not seen, nor how long connection tracking keeps the others"
             ),
-            "run as root, or add cap_sys_admin to what is granted",
+            "run as root, or grant cap_sys_admin too",
         ),
     ]
     .into_iter()

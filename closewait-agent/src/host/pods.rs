@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_listed_is_said() {
+    fn a_folder_that_cannot_be_listed_is_reported() {
         let fixture = Fixture::new("pods");
         fixture.file("pods", b"");
         assert!(Pods::read(fixture.path()).unreadable.unwrap().to_string().contains("pods"));

@@ -25,11 +25,11 @@ pub use self::{
 };
 
 /// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
-const SMALL: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 /// Maximum bytes to read of `maps`.
-const MAPS: u64 = 512 << 10;
+const MAX_MAPS_BYTES: u64 = 512 << 10;
 /// Maximum number of descriptors to count one by one.
-const DESCRIPTORS: usize = 1 << 16;
+const MAX_DESCRIPTORS: usize = 1 << 16;
 
 /// Returns the folder of a process.
 pub fn folder(root: &Path, pid: u32) -> PathBuf {
@@ -73,7 +73,7 @@ pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
 ///
 /// If the process has ended, or the kernel is built without `CONFIG_PROC_CHILDREN`.
 pub fn children(process: &Path, pid: u32) -> io::Result<Vec<u32>> {
-    let text = read(&process.join("task").join(pid.to_string()).join("children"), SMALL)?;
+    let text = read(&process.join("task").join(pid.to_string()).join("children"), MAX_FILE_BYTES)?;
     Ok(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
@@ -137,7 +137,7 @@ fn shares_descriptors(one: u32, other: u32) -> Option<bool> {
 ///
 /// If it has ended, or the text is malformed.
 pub fn stat(task: &Path) -> io::Result<Stat> {
-    Stat::parse(&read(&task.join("stat"), SMALL)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    Stat::parse(&read(&task.join("stat"), MAX_FILE_BYTES)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Returns the name of a process: any bytes. Never blocks (`comm_show`, fs/proc/base.c at v5.10).
@@ -146,7 +146,7 @@ pub fn stat(task: &Path) -> io::Result<Stat> {
 ///
 /// If it has ended.
 pub fn comm(process: &Path) -> io::Result<Vec<u8>> {
-    let mut name = read(&process.join("comm"), SMALL)?;
+    let mut name = read(&process.join("comm"), MAX_FILE_BYTES)?;
     if name.last() == Some(&b'\n') {
         name.pop();
     }
@@ -159,7 +159,7 @@ pub fn comm(process: &Path) -> io::Result<Vec<u8>> {
 ///
 /// If it has ended.
 pub fn status(process: &Path) -> io::Result<Status> {
-    Ok(Status::parse(&read(&process.join("status"), SMALL)?))
+    Ok(Status::parse(&read(&process.join("status"), MAX_FILE_BYTES)?))
 }
 
 /// Returns the soft limit on open files; `None` if there is none.
@@ -168,13 +168,13 @@ pub fn status(process: &Path) -> io::Result<Status> {
 ///
 /// If it has ended, or may not be read.
 pub fn open_files_limit(process: &Path) -> io::Result<Option<u64>> {
-    Ok(parse::open_files_limit(&read(&process.join("limits"), SMALL)?))
+    Ok(parse::open_files_limit(&read(&process.join("limits"), MAX_FILE_BYTES)?))
 }
 
 /// Returns the CPU time of a thread, and the time that it waited for a CPU; `None` where the kernel does not measure
 /// them (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has the CPU time in ticks.
 pub fn schedstat(thread: &Path) -> Option<SchedStat> {
-    SchedStat::parse(&read(&thread.join("schedstat"), SMALL).ok()?)
+    SchedStat::parse(&read(&thread.join("schedstat"), MAX_FILE_BYTES).ok()?)
 }
 
 /// Returns the system call of a thread; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at
@@ -184,13 +184,13 @@ pub fn schedstat(thread: &Path) -> Option<SchedStat> {
 ///
 /// If it has ended, or may not be read.
 pub fn syscall(thread: &Path) -> io::Result<Option<Call>> {
-    Ok(Call::parse(&read(&thread.join("syscall"), SMALL)?))
+    Ok(Call::parse(&read(&thread.join("syscall"), MAX_FILE_BYTES)?))
 }
 
 /// Returns the kernel function in which a thread waits; `None` if it does not wait, or may not be read
 /// (`proc_pid_wchan`, fs/proc/base.c at v5.10).
 pub fn wchan(thread: &Path) -> Option<Vec<u8>> {
-    let name = read(&thread.join("wchan"), SMALL).ok()?;
+    let name = read(&thread.join("wchan"), MAX_FILE_BYTES).ok()?;
     (!name.is_empty() && name != b"0").then_some(name)
 }
 
@@ -215,8 +215,8 @@ pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
     if size > 0 {
         return Ok(Some(size));
     }
-    let count = fs::read_dir(folder)?.take(DESCRIPTORS + 1).count();
-    Ok((count <= DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
+    let count = fs::read_dir(folder)?.take(MAX_DESCRIPTORS + 1).count();
+    Ok((count <= MAX_DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
 }
 
 /// Returns the first of `names` with which the name of a mapped file begins. May wait for the lock of the process's
@@ -226,7 +226,7 @@ pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
 ///
 /// If it has ended, or may not be read.
 pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'static str>> {
-    Ok(parse::mapped(&read(&process.join("maps"), MAPS)?, names))
+    Ok(parse::mapped(&read(&process.join("maps"), MAX_MAPS_BYTES)?, names))
 }
 
 /// Returns the paths of a process's cgroups.
@@ -235,7 +235,7 @@ pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'sta
 ///
 /// If it has ended.
 pub fn cgroups(process: &Path) -> io::Result<CgroupPaths> {
-    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), SMALL)?))
+    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), MAX_FILE_BYTES)?))
 }
 
 /// Reads the first `most` bytes of a file.
@@ -288,10 +288,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_an_error() {
-        let nobody = folder(Path::new("/nowhere"), 1);
-        assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
-        assert!(is_gone(&threads(&nobody, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
+    fn a_process_that_does_not_exist_is_an_error() {
+        let missing = folder(Path::new("/nowhere"), 1);
+        assert!(stat(&missing).is_err() && exe(&missing).is_err() && syscall(&missing).is_err());
+        assert!(is_gone(&threads(&missing, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 /// Folders to search in addition to `PATH`: a service has fewer there than a root shell.
 const FOLDERS: [&str; 7] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin"];
 /// Folders of a home in which pip and dotnet install programs.
-const OF_HOME: [&str; 2] = [".local/bin", ".dotnet/tools"];
+const HOME_FOLDERS: [&str; 2] = [".local/bin", ".dotnet/tools"];
 /// Maximum number of folders of `PATH` to search.
 const MAX_FOLDERS: usize = 64;
 
@@ -26,7 +26,7 @@ pub fn existing<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
 /// which depend on the current folder of the shell.
 fn folders(path: &OsStr, home: Option<&Path>) -> Vec<PathBuf> {
     let of_home = home.filter(|home| home.is_absolute()).into_iter();
-    let of_home = of_home.flat_map(|home| OF_HOME.map(|folder| home.join(folder)));
+    let of_home = of_home.flat_map(|home| HOME_FOLDERS.map(|folder| home.join(folder)));
     let of_path = env::split_paths(path).filter(|folder| folder.is_absolute()).take(MAX_FOLDERS);
     let mut folders = Vec::new();
     for folder in of_path.chain(FOLDERS.map(PathBuf::from)).chain(of_home) {
@@ -68,7 +68,7 @@ mod tests {
         let folders = folders(OsStr::new("/opt/x:/usr/bin:relative::/opt/x"), Some(Path::new("/home/a")));
         assert_eq!(folders[..3], [Path::new("/opt/x"), Path::new("/usr/bin"), Path::new("/usr/local/sbin")]);
         assert_eq!(folders.last().map(PathBuf::as_path), Some(Path::new("/home/a/.dotnet/tools")));
-        assert_eq!(folders.len(), 1 + FOLDERS.len() + OF_HOME.len());
+        assert_eq!(folders.len(), 1 + FOLDERS.len() + HOME_FOLDERS.len());
         assert!(existing(&["sh"]).contains("sh"));
     }
 }

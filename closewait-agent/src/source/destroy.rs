@@ -17,7 +17,9 @@ use super::{
     owners, scanner,
 };
 use crate::host::{
-    caps, facts,
+    caps,
+    error_text::in_one_line,
+    facts,
     netns::{self, Netns, NetnsError},
     proc,
 };
@@ -35,13 +37,13 @@ use closewait_engine::{
 /// the descriptors of the processes in the filter.
 pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Result<Target, Refusal>> {
     let wanted = selected.iter().map(kill::preselect);
-    let held = Held::by(&filter.pids);
+    let held = OwnedSockets::by(&filter.pids);
     in_each_namespace(
         wanted,
         |namespace, numbers| {
             let all = || {
                 let waiting = diag::waiting();
-                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_full(error)));
+                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_one_line(error)));
                 let chosen = numbers.iter().filter_map(|number| selected.get(*number));
                 let one = |one: &Selected| {
                     let by_ends = by_ends.as_ref().map_err(Refusal::clone)?;
@@ -55,7 +57,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
                             held.check(&target).map(|()| target)
                         }
                         Ok(None) => Err(Refusal::Gone),
-                        Err(error) => Err(Refusal::Namespace(in_full(error))),
+                        Err(error) => Err(Refusal::Namespace(in_one_line(error))),
                     }
                 };
                 chosen.map(one).collect()
@@ -76,7 +78,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
 /// One system call lies between the last query and the destruction. In that time the program may write to the socket
 /// or close it. The socket cannot be replaced by another: the kernel compares endpoints and cookie itself.
 pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Outcome> {
-    let held = Held::by(if targets.is_empty() { &[] } else { &filter.pids });
+    let held = OwnedSockets::by(if targets.is_empty() { &[] } else { &filter.pids });
     let wanted = targets.iter().map(|target| Ok(target.netns));
     in_each_namespace(
         wanted,
@@ -108,14 +110,14 @@ pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<
 }
 
 /// Sockets that the processes of a filter own.
-struct Held {
+struct OwnedSockets {
     /// Inodes; `None` if the filter names no process.
     inodes: Option<BTreeSet<u32>>,
     /// Reason why the processes may have more descriptors.
     blind: Option<String>,
 }
 
-impl Held {
+impl OwnedSockets {
     fn by(pids: &[u32]) -> Self {
         let (mut inodes, mut blind) = (BTreeSet::new(), None);
         for pid in pids {
@@ -125,8 +127,8 @@ impl Held {
                 Err(error) if proc::is_gone(&error) => {}
                 Err(error) => {
                     let why = || {
-                        let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
-                        format!("reading the descriptors of process {pid} failed: {error}{cure}")
+                        let fix = if proc::is_refused(&error) { caps::fix_for_unreadable() } else { String::new() };
+                        format!("reading the descriptors of process {pid} failed: {error}{fix}")
                     };
                     blind = blind.or_else(|| Some(why()));
                 }
@@ -218,8 +220,8 @@ fn by_ends(waiting: Vec<CurrentSocket>) -> BTreeMap<(Endpoint, Endpoint), Vec<Cu
 }
 
 /// Destroys one socket in the network namespace of this thread.
-fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
-    let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
+fn act_on(target: &Target, held: &OwnedSockets, now: impl Fn() -> BootTime) -> Outcome {
+    let other = |error| Outcome::Failed(Failure::Other(in_one_line(error)));
     let checked = match exact::get(target) {
         Ok(Some(facts)) => target.check(&facts, now()).and_then(|()| held.check(target)),
         Ok(None) => return without(target),
@@ -236,7 +238,7 @@ fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
         Err(DestroyError::Gone) => return without(target),
         Err(DestroyError::Other(error)) => return other(error),
         Err(DestroyError::Unsupported(_)) => return Outcome::Failed(Failure::Unsupported),
-        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
+        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_one_line(error))),
     }
     match exact::get(target) {
         Ok(None) => Outcome::Destroyed,
@@ -246,11 +248,6 @@ fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
         Ok(Some(_)) => Outcome::GoneBefore,
         Err(error) => other(error),
     }
-}
-
-/// Returns an error with its causes, in one line.
-fn in_full(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::from(error))
 }
 
 /// Returns the outcome for a target whose cookie the kernel no longer finds: gone, or replaced.
@@ -326,13 +323,13 @@ mod tests {
         let end = Endpoint { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 1 };
         let target = Target { netns: 1, local: end, remote: end, cookie: 1, inode, interface: 0, entered: None };
         let own = std::process::id();
-        assert_eq!(Held::by(&[]).check(&target), Ok(()), "no process is asked for");
+        assert_eq!(OwnedSockets::by(&[]).check(&target), Ok(()), "no process is asked for");
         // No process here has the highest possible number (`PID_MAX_LIMIT`).
-        assert_eq!(Held::by(&[1 << 22, own]).check(&target), Ok(()));
-        assert_eq!(Held::by(&[1 << 22]).check(&target), Err(Refusal::NotHeld));
+        assert_eq!(OwnedSockets::by(&[1 << 22, own]).check(&target), Ok(()));
+        assert_eq!(OwnedSockets::by(&[1 << 22]).check(&target), Err(Refusal::NotHeld));
         drop(socket);
-        assert_eq!(Held::by(&[own]).check(&target), Err(Refusal::NotHeld));
-        let blind = Held { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
+        assert_eq!(OwnedSockets::by(&[own]).check(&target), Err(Refusal::NotHeld));
+        let blind = OwnedSockets { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
         assert_eq!(blind.check(&target), Err(Refusal::OwnersUnknown("no right".to_owned())));
     }
 }

@@ -22,7 +22,7 @@ use rustix::{
 use thiserror::Error;
 
 use self::wire::{DiagSocket, parse, request};
-use crate::host::netns;
+use crate::host::{error_text::in_one_line, netns};
 use closewait_engine::{
     decode::Decoder,
     kill::{CurrentSocket, Sent},
@@ -43,7 +43,7 @@ pub struct Blind {
 #[derive(Debug, Error)]
 pub enum DiagError {
     /// A system call failed.
-    #[error("{call} on a sock_diag socket failed; load the module tcp_diag (`modprobe tcp_diag`)")]
+    #[error("{call} on a sock_diag socket failed\nhint: load the module tcp_diag (`modprobe tcp_diag`)")]
     Call {
         /// Name of the call.
         call: &'static str,
@@ -52,10 +52,10 @@ pub enum DiagError {
         source: io::Error,
     },
     /// The kernel answered with an error.
-    #[error("the kernel refused to show its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
+    #[error("the kernel refused to list its sockets\nhint: load the module tcp_diag (`modprobe tcp_diag`)")]
     Refused(#[source] io::Error),
     /// The answer is shorter than its own length field.
-    #[error("the kernel's answer is cut off; report this with the output of `closewait doctor`")]
+    #[error("the kernel's answer is cut off\nhint: report this with the output of `closewait doctor`")]
     CutOff,
 }
 
@@ -168,8 +168,8 @@ pub fn take(
         });
         match listed {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
-            Err(error) => blind.add(namespace.inode, &anyhow::Error::from(error)),
+            Ok(Err(error)) => blind.add(namespace.inode, error),
+            Err(error) => blind.add(namespace.inode, error),
         }
     }
     blind
@@ -181,8 +181,9 @@ impl Blind {
         self.reasons.is_empty() && !self.missed_namespaces
     }
 
-    fn add(&mut self, inode: u32, error: &anyhow::Error) {
-        self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error:#}"));
+    fn add(&mut self, inode: u32, error: impl Into<anyhow::Error>) {
+        let error = in_one_line(error);
+        self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error}"));
     }
 }
 

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_runs_has_not_ended_and_one_that_nobody_has_waited_for_has() {
+    fn a_running_process_has_not_ended_and_a_zombie_has() {
         assert!(!has_ended(id()));
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         assert!(!has_ended(child.id()));

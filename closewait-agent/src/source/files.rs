@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_with_a_descriptor_has_an_inode_to_tell_it_by() {
+    fn only_a_socket_with_a_descriptor_has_an_inode() {
         let held = bytes(record::kind::HELD, record::DETAILED_SIZE);
         assert_eq!(inode_of_held(&held), Some(7));
         assert_eq!(inode_of_held(&bytes(record::kind::LISTENING, record::DETAILED_SIZE)), None);

@@ -25,7 +25,7 @@ use crate::{
     clock,
     host::{
         cgroups::{CgroupError, Cgroups, Lookup},
-        deadline::{self, ItemJob, Patience, Subject, Told},
+        deadline::{self, ItemJob, Patience, ReadResult, Subject},
         netns::{self, Netns},
         pods::{self, Pods},
         tools,
@@ -225,7 +225,7 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(open, patience, read, |(netns, _), told| tell(&mut timeouts, *netns, told));
+        deadline::each(open, patience, read, |(netns, _), result| store_timeout(&mut timeouts, *netns, result));
         let closed = |netns: &Netns| timeouts.get(&netns.inode).is_some_and(Option::is_none);
         let namespaces: Vec<_> = netns::all().into_iter().filter(closed).collect();
         let enter = |namespace: &Netns, job: &ItemJob<Duration>| {
@@ -234,7 +234,9 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(namespaces, patience, enter, |namespace, told| tell(&mut timeouts, namespace.inode, told));
+        deadline::each(namespaces, patience, enter, |namespace, result| {
+            store_timeout(&mut timeouts, namespace.inode, result)
+        });
         for (netns, conntrack_close_wait) in timeouts {
             each(InspectionFact::Namespace { netns, conntrack_close_wait });
         }
@@ -262,10 +264,12 @@ fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
     }
 }
 
-fn tell(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, told: Told<Duration>) {
-    match told {
-        Told::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
-        Told::Unanswered(why) => log::debug!("connection tracking of network namespace {netns} is unknown: {why}"),
+fn store_timeout(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, result: ReadResult<Duration>) {
+    match result {
+        ReadResult::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
+        ReadResult::Unanswered(why) => {
+            log::debug!("connection tracking of network namespace {netns} is unknown: {why}")
+        }
     }
 }
 
@@ -338,7 +342,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     #[test]
-    fn settings_are_read_anew_each_time() {
+    fn settings_are_read_again_each_time() {
         let fixture = Fixture::new("conntrack");
         let file = |name: &str, text: &str| {
             std::fs::write(fixture.path().join(name), text).unwrap();

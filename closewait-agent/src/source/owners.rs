@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use crate::host::{
     caps,
-    deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
+    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult, Subject},
     mountinfo::mounts,
     proc::{self, is_gone, is_refused},
 };
@@ -14,7 +14,7 @@ use closewait_engine::{
 };
 
 /// Maximum number of sockets of one process per piece.
-const PIECE: usize = 256;
+const MAX_SOCKETS_PER_PIECE: usize = 256;
 
 /// Hands the inode of every socket with a descriptor to `each`, with that descriptor. Returns the reason if not all
 /// processes could be read. A process that ends meanwhile has no descriptors.
@@ -25,7 +25,7 @@ pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
 /// Result of reading the descriptors of one process.
 enum DescriptorRead {
     /// Some of its sockets.
-    Held(Vec<(u64, Owner)>),
+    Sockets(Vec<(u64, Owner)>),
     /// The reason why its descriptors, or some of them, cannot be read.
     Unseen(io::Error),
     /// They were not read, because an earlier read still waits.
@@ -66,10 +66,12 @@ fn scan_in(root: &Path, mut each: impl FnMut(u64, Owner)) -> Option<String> {
         Ok(Err(error)) => job.put(DescriptorRead::Unseen(error)),
         Err(why) => job.put(DescriptorRead::Waits(why)),
     };
-    deadline::each(pids, &mut patience, work, |_pid, told| match told {
-        Told::Value(DescriptorRead::Held(held)) => held.into_iter().for_each(|(inode, owner)| each(inode, owner)),
-        Told::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
-        Told::Value(DescriptorRead::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
+    deadline::each(pids, &mut patience, work, |_pid, result| match result {
+        ReadResult::Value(DescriptorRead::Sockets(held)) => {
+            held.into_iter().for_each(|(inode, owner)| each(inode, owner))
+        }
+        ReadResult::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
+        ReadResult::Value(DescriptorRead::Waits(why)) | ReadResult::Unanswered(why) => unseen.unanswered(&why),
     });
     unseen.sentence(hidden)
 }
@@ -95,8 +97,8 @@ impl Unseen {
             sentences.push(format!("the descriptors of {} were not read: {why}", processes(self.others)));
         }
         if self.denied > 0 {
-            let (denied, cure) = (processes(self.denied), caps::cure_for_unreadable());
-            sentences.push(format!("the descriptors of {denied} cannot be read{cure}"));
+            let (denied, fix) = (processes(self.denied), caps::fix_for_unreadable());
+            sentences.push(format!("the descriptors of {denied} cannot be read{fix}"));
         } else if hidden {
             sentences.push(
                 "/proc is mounted with hidepid, so other users' processes may not be seen; \
@@ -119,7 +121,7 @@ fn owners_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Res
     let mut held = Vec::new();
     let result = collect(process, pid, job, &mut held);
     if !held.is_empty() {
-        job.put(DescriptorRead::Held(held));
+        job.put(DescriptorRead::Sockets(held));
     }
     result
 }
@@ -163,8 +165,8 @@ fn collect_table(
         if let Some(task) = &*task {
             held.push((inode, Owner { task: task.clone(), fd }));
         }
-        if held.len() >= PIECE {
-            job.put(DescriptorRead::Held(std::mem::take(held)));
+        if held.len() >= MAX_SOCKETS_PER_PIECE {
+            job.put(DescriptorRead::Sockets(std::mem::take(held)));
         }
     }
     Ok(())
@@ -232,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn a_proc_that_is_not_there_is_said() {
-        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
+    fn a_missing_proc_is_reported() {
+        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("no process to scan"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

@@ -102,7 +102,7 @@ pub struct Pinned {
 pub enum PinsError {
     /// The directory cannot be created or opened.
     #[error(
-        "{call} of {} failed; is a BPF file system there (mount -t bpf bpf /sys/fs/bpf), and are you root?",
+        "{call} of {} failed\nhint: run as root; if no BPF file system is there, mount it (mount -t bpf bpf /sys/fs/bpf)",
         dir.display()
     )]
     Directory {
@@ -115,7 +115,7 @@ pub enum PinsError {
         source: io::Error,
     },
     /// The directory is not on a BPF file system, so nothing in it is pinned.
-    #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
+    #[error("{} is not on a BPF file system\nhint: give --pin a directory below /sys/fs/bpf; if that is not mounted: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
     /// The directory, or a file in it, belongs to another program or user.
     #[error(
@@ -129,7 +129,7 @@ pub enum PinsError {
         why: String,
     },
     /// A file system along the path does not answer.
-    #[error("{} cannot be opened; check its file system, or give --pin another directory", dir.display())]
+    #[error("{} cannot be opened\nhint: check its file system, or give --pin another directory", dir.display())]
     Unanswered {
         /// The directory.
         dir: PathBuf,
@@ -138,10 +138,10 @@ pub enum PinsError {
         why: CallFailure,
     },
     /// Another agent uses the directory: both would read one ring buffer.
-    #[error("another agent uses {}; stop it, or give this one another directory with --pin", .0.display())]
+    #[error("another agent uses {}\nhint: stop it, or give this one another directory with --pin", .0.display())]
     Taken(PathBuf),
     /// A file of an older agent cannot be removed.
-    #[error("unlink of {} failed; remove it by hand", path.display())]
+    #[error("unlink of {} failed\nhint: remove it manually", path.display())]
     Remove {
         /// The file.
         path: PathBuf,
@@ -352,10 +352,10 @@ impl Pinned {
     /// Returns messages for the user about what was adopted, for an agent with these requested sizes.
     pub fn sentences(&self, max_sockets: u32, ring_bytes: u32) -> Vec<String> {
         let dir = self.pins.dir.display();
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         if let Adoption::Replaced { why } = &self.adoption {
-            said.push(format!(
-                "what an earlier agent had pinned in {dir} was removed, {why}: sockets that were there have an age \
+            messages.push(format!(
+                "removed the pins of an earlier agent in {dir} ({why}): the age of sockets that existed before lies \
                  between two bounds"
             ));
         }
@@ -363,13 +363,13 @@ impl Pinned {
             [("--max-sockets", max_sockets, self.kept.max_sockets), ("--ring-buffer", ring_bytes, self.kept.ring_bytes)]
         {
             if asked != kept {
-                said.push(format!(
+                messages.push(format!(
                     "{what} stays {kept} and not {asked}, as pinned in {dir}; to change it, end the agent and remove \
-                     what is pinned: closewait run --unpin"
+                     the pins: closewait run --unpin"
                 ));
             }
         }
-        said
+        messages
     }
 }
 
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_parent_is_said() {
+    fn a_directory_without_a_parent_is_reported() {
         let error = Pins::open(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(error.to_string().starts_with("statfs of /nowhere/at/all failed"), "{error}");
     }

@@ -14,7 +14,7 @@ use std::{
 
 use self::process_read::{ProcessRead, Second};
 use crate::host::{
-    deadline::{self, ItemJob, Patience, ReadFailure, Told},
+    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult},
     proc::{self, fdinfo},
 };
 use closewait_engine::{
@@ -25,15 +25,15 @@ use closewait_engine::{
 };
 
 /// Maximum number of processes per inspection.
-const PROCESSES: usize = 64;
+const MAX_PROCESSES: usize = 64;
 /// Maximum number of threads per process.
-const THREADS: usize = 512;
+const MAX_THREADS: usize = 512;
 /// Maximum number of threads of all processes together; each takes some 30 microseconds.
-const ALL_THREADS: usize = 2048;
+const MAX_ALL_THREADS: usize = 2048;
 /// Maximum number of children per process.
-const WORKERS: usize = 16;
+const MAX_WORKERS: usize = 16;
 /// Minimum time between two reads: CPU time has ticks of 1 to 10 ms, so a shorter time is meaningless.
-const WINDOW: Duration = Duration::from_millis(5);
+const MIN_WINDOW: Duration = Duration::from_millis(5);
 
 /// The first of two reads of some processes.
 #[derive(Debug)]
@@ -83,8 +83,8 @@ impl Sampling {
 
     /// Begins the inspection with a time limit.
     pub(super) fn begin_within(pids: &[u32], at: BootTime, mut patience: Patience) -> Self {
-        let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
-        let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
+        let pids: Vec<u32> = pids.iter().copied().take(MAX_PROCESSES).collect();
+        let threads = Arc::new(AtomicUsize::new(MAX_ALL_THREADS));
         let mut reads = BTreeMap::new();
         let mut late = read_processes(pids.clone(), Reads::All, &threads, &mut patience, &mut reads);
         let workers = workers(&reads);
@@ -124,13 +124,13 @@ impl Sampling {
     pub fn finish(self, at: BootTime) -> Vec<Process> {
         let window = at.since(self.begun);
         let Self { mut reads, mut patience, .. } = self;
-        let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= WINDOW)).collect();
+        let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= MIN_WINDOW)).collect();
         let mut answers = BTreeMap::new();
         let work = |second: &Second, job: &ItemJob<_>| job.put(second.read(job));
-        deadline::each(asked, &mut patience, work, |second, told| {
-            let answer = match told {
-                Told::Value(answer) => answer,
-                Told::Unanswered(why) => Err(format!("the CPU time of its threads was not read: {why}")),
+        deadline::each(asked, &mut patience, work, |second, result| {
+            let answer = match result {
+                ReadResult::Value(answer) => answer,
+                ReadResult::Unanswered(why) => Err(format!("the CPU time of its threads was not read: {why}")),
             };
             // An answer that arrived before the time limit counts.
             answers.entry(second.pid()).or_insert(answer);
@@ -145,9 +145,9 @@ fn workers(reads: &BTreeMap<u32, ProcessRead>) -> Vec<u32> {
     let masters = reads.values().map(|read| &read.process).filter(|process| process.is_event_loop_runtime());
     let children = |process: &Process| {
         let folder = proc::folder(Path::new("/proc"), process.pid);
-        proc::children(&folder, process.pid).unwrap_or_default().into_iter().take(WORKERS)
+        proc::children(&folder, process.pid).unwrap_or_default().into_iter().take(MAX_WORKERS)
     };
-    masters.flat_map(children).filter(|pid| !reads.contains_key(pid)).take(PROCESSES).collect()
+    masters.flat_map(children).filter(|pid| !reads.contains_key(pid)).take(MAX_PROCESSES).collect()
 }
 
 /// Reads processes, and stores the last state of each in `found`. Returns those that did not answer.
@@ -161,10 +161,10 @@ fn read_processes(
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
     let work = move |pid: &u32, job: &ItemJob<Option<ProcessRead>>| ProcessRead::at(*pid, reads, &threads, job);
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
-        Told::Value(None) => drop(found.remove(pid)),
-        Told::Unanswered(why) => late.push((*pid, why)),
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
+        ReadResult::Value(None) => drop(found.remove(pid)),
+        ReadResult::Unanswered(why) => late.push((*pid, why)),
     });
     late
 }
@@ -245,9 +245,9 @@ fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, 
             job.put(Comm::from_name(&name));
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(name) => drop(names.insert(*pid, name)),
-        Told::Unanswered(why) => log::debug!("the name of process {pid} was not read: {why}"),
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(name) => drop(names.insert(*pid, name)),
+        ReadResult::Unanswered(why) => log::debug!("the name of process {pid} was not read: {why}"),
     });
     names
 }

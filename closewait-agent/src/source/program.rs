@@ -34,6 +34,7 @@ use super::{
     types,
 };
 use crate::host::{
+    error_text::in_one_line,
     plan::{Plan, Tracepoint},
     tracefs::TracefsError,
 };
@@ -75,13 +76,13 @@ pub enum KernelProgramError {
     )]
     NotBuilt,
     /// The kernel's types could not be read.
-    #[error("reading the kernel's BTF failed; `closewait doctor` tells what this kernel offers")]
+    #[error("reading the kernel's BTF failed\nhint: `closewait doctor` shows what this kernel offers")]
     Btf(#[source] BtfError),
     /// The object or one of its maps was refused.
-    #[error("loading the kernel programs failed; `closewait doctor` tells what this kernel offers and what is missing")]
+    #[error("loading the kernel programs failed\nhint: `closewait doctor` shows what is missing")]
     Load(#[source] EbpfError),
     /// A program was refused or could not be attached.
-    #[error("the kernel refused program {name}; `closewait doctor` tells what this kernel offers and what is missing")]
+    #[error("the kernel refused program {name}\nhint: `closewait doctor` shows what is missing")]
     Program {
         /// Name of the program.
         name: &'static str,
@@ -90,7 +91,7 @@ pub enum KernelProgramError {
         source: ProgramError,
     },
     /// A map could not be used.
-    #[error("using map {name} failed; this is a bug in closewait; please report it")]
+    #[error("using map {name} failed\nhint: this is a bug in closewait; please report it")]
     Map {
         /// Name of the map.
         name: &'static str,
@@ -100,18 +101,19 @@ pub enum KernelProgramError {
     },
     /// No free descriptor.
     #[error(
-        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
+        "fcntl(F_DUPFD_CLOEXEC) failed\nhint: raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
     )]
     Descriptor(#[source] io::Error),
     /// The object file lacks a program or map.
-    #[error("the object has no {0}; rebuild closewait with `cargo xtask build`")]
+    #[error("the object has no {0}\nhint: rebuild closewait with `cargo xtask build`")]
     Missing(&'static str),
     /// Pins of another program or layout are in the way.
     #[error(transparent)]
     Pins(#[from] PinsError),
     /// A program or its link could not be pinned.
     #[error(
-        "pinning the program failed (bpf(BPF_OBJ_PIN)); the classic tracepoint needs Linux 5.15 for it. Run without --pin"
+        "pinning the program failed (bpf(BPF_OBJ_PIN))\n\
+         hint: run without --pin; the classic tracepoint needs Linux 5.15 for it"
     )]
     Pin(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The classic tracepoint needs tracefs.
@@ -286,8 +288,8 @@ impl KernelPrograms {
                 .iterator(names::ITER_PROXY_PEERS)
                 .inspect_err(|error| {
                     log::warn!(
-                        "the other connections of owners will not be seen: {:#}",
-                        anyhow::Error::msg(error.to_string())
+                        "the other connections of owners stay unknown: {}",
+                        in_one_line(anyhow::Error::msg(error.to_string()))
                     );
                 })
                 .ok();

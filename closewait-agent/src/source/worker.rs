@@ -28,19 +28,19 @@ use closewait_engine::{
 };
 
 /// Maximum number of pieces that wait for the event loop. A worker that is further ahead waits.
-const PIECES: usize = 16;
+const MAX_PIECES: usize = 16;
 /// Maximum size of the records in a piece, bytes.
-const RECORDS: usize = 64 * 1024;
+const MAX_RECORD_BYTES: usize = 64 * 1024;
 /// Maximum number of facts in a piece.
-const FACTS: usize = 256;
+const MAX_FACTS: usize = 256;
 /// Maximum number of jobs that wait for a worker: an inspection, an audit, and some queries.
-const WAITING: usize = 16;
+const MAX_WAITING: usize = 16;
 /// Time without a piece after which the event loop abandons a job.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Time without a job after which a worker releases what is gone.
 const REST_INTERVAL: Duration = Duration::from_secs(60);
 /// Delay of the event loop that only a stop of the whole process explains.
-const STANDSTILL: Duration = Duration::from_secs(2);
+const MAX_LOOP_DELAY: Duration = Duration::from_secs(2);
 /// Time between the two reads of a process: the kernel counts CPU time in ticks.
 const WINDOW: Duration = Duration::from_millis(100);
 
@@ -95,7 +95,7 @@ pub enum Piece {
 /// Start, cost and gaps of a job.
 #[derive(Clone, Debug, Default)]
 pub struct JobReport {
-    /// When it began.
+    /// Time of the start.
     pub began: BootTime,
     /// CPU time that it took.
     pub cpu: Duration,
@@ -109,7 +109,7 @@ pub enum WorkerEvent {
     /// A piece of what a job found.
     Piece(JobId, Piece),
     /// A job was abandoned, or could not be started, for this reason.
-    GivenUp(JobId, String),
+    Abandoned(JobId, String),
 }
 
 /// Both threads, as the event loop sees them.
@@ -118,7 +118,7 @@ pub struct Workers {
     scans: Worker,
     inspections: Worker,
     pieces: channel::Receiver<(JobId, Piece)>,
-    given_up: VecDeque<(JobId, String)>,
+    abandoned: VecDeque<(JobId, String)>,
     last: u64,
 }
 
@@ -137,7 +137,7 @@ struct Running {
     /// Time of the last piece.
     heard: BootTime,
     patience: Duration,
-    given_up: bool,
+    abandoned: bool,
 }
 
 impl Workers {
@@ -176,7 +176,7 @@ impl Workers {
         mut inspect: impl FnMut(Option<(Job, &mut Outbox<'_>)>) -> Vec<String> + Send + 'static,
         patience: Duration,
     ) -> io::Result<Self> {
-        let (sender, pieces) = channel::channel(PIECES);
+        let (sender, pieces) = channel::channel(MAX_PIECES);
         let for_scans = sender.clone();
         let scans = Worker::start("closewait-scan", "a scan", patience, move |work| {
             let Some((id, job, decoder)) = work else { return };
@@ -193,7 +193,7 @@ impl Workers {
             let unseen = inspect(Some((job, &mut to)));
             to.end(unseen);
         })?;
-        Ok(Self { scans, inspections, pieces, given_up: VecDeque::new(), last: 0 })
+        Ok(Self { scans, inspections, pieces, abandoned: VecDeque::new(), last: 0 })
     }
 
     /// Queues a job, at time `now`.
@@ -205,7 +205,7 @@ impl Workers {
             WorkerKind::Inspection => &mut self.inspections,
         };
         if let Err(why) = worker.ask(id, job, decoder, now) {
-            self.given_up.push_back((id, why));
+            self.abandoned.push_back((id, why));
         }
         id
     }
@@ -213,8 +213,8 @@ impl Workers {
     /// Waits for the next event. Cancel-safe: dropping the future loses nothing.
     pub async fn answer(&mut self) -> WorkerEvent {
         loop {
-            if let Some((id, why)) = self.given_up.pop_front() {
-                return WorkerEvent::GivenUp(id, why);
+            if let Some((id, why)) = self.abandoned.pop_front() {
+                return WorkerEvent::Abandoned(id, why);
             }
             match self.pieces.recv().await {
                 Some((id, piece)) => {
@@ -230,8 +230,8 @@ impl Workers {
 
     /// Returns an event that has arrived already.
     pub fn try_answer(&mut self) -> Option<WorkerEvent> {
-        if let Some((id, why)) = self.given_up.pop_front() {
-            return Some(WorkerEvent::GivenUp(id, why));
+        if let Some((id, why)) = self.abandoned.pop_front() {
+            return Some(WorkerEvent::Abandoned(id, why));
         }
         let (id, piece) = self.pieces.try_recv().ok()?;
         self.take(id, piece)
@@ -239,14 +239,14 @@ impl Workers {
 
     /// Returns the time at which the next job is to be abandoned.
     pub fn deadline(&self) -> Option<BootTime> {
-        let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.given_up).map(Running::deadline);
+        let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.abandoned).map(Running::deadline);
         [deadline(&self.scans), deadline(&self.inspections)].into_iter().flatten().min()
     }
 
     /// Abandons jobs that have sent nothing for too long at `now`.
-    pub fn give_up(&mut self, now: BootTime) {
+    pub fn abandon(&mut self, now: BootTime) {
         for worker in [&mut self.scans, &mut self.inspections] {
-            self.given_up.extend(worker.give_up(now));
+            self.abandoned.extend(worker.abandon(now));
         }
     }
 
@@ -281,8 +281,8 @@ impl Worker {
 
     fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) -> Result<(), String> {
         match &self.running {
-            Some(running) if running.given_up => Err(self.stuck(running, now)),
-            Some(_) if self.waiting.len() >= WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
+            Some(running) if running.abandoned => Err(self.stuck(running, now)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
             Some(_) => {
                 self.waiting.push_back((id, job, decoder));
                 Ok(())
@@ -295,7 +295,7 @@ impl Worker {
     }
 
     fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) {
-        self.running = Some(Running { id, heard: now, patience: self.patience, given_up: false });
+        self.running = Some(Running { id, heard: now, patience: self.patience, abandoned: false });
         // A thread that has ended by a panic never answers.
         let _given_up_in_time: Result<(), mpsc::SendError<_>> = self.jobs.send((id, job, decoder));
     }
@@ -304,7 +304,7 @@ impl Worker {
     fn take(&mut self, id: JobId, piece: &Piece, now: BootTime) -> Option<()> {
         let running = self.running.as_mut().filter(|running| running.id == id)?;
         running.heard = now;
-        let wanted = (!running.given_up).then_some(());
+        let wanted = (!running.abandoned).then_some(());
         if let Piece::Ended(_) = piece {
             self.running = None;
             if let Some((id, job, decoder)) = self.waiting.pop_front() {
@@ -315,17 +315,17 @@ impl Worker {
     }
 
     /// Abandons the job that runs, and all jobs that wait for it.
-    fn give_up(&mut self, now: BootTime) -> Vec<(JobId, String)> {
-        let Some(running) = self.running.as_mut().filter(|running| !running.given_up && running.deadline() <= now)
+    fn abandon(&mut self, now: BootTime) -> Vec<(JobId, String)> {
+        let Some(running) = self.running.as_mut().filter(|running| !running.abandoned && running.deadline() <= now)
         else {
             return Vec::new();
         };
-        if now.since(running.deadline()) > STANDSTILL {
+        if now.since(running.deadline()) > MAX_LOOP_DELAY {
             // The event loop was stopped, and perhaps the job with it.
             running.heard = now;
             return Vec::new();
         }
-        running.given_up = true;
+        running.abandoned = true;
         let id = running.id;
         let why = self.running.as_ref().map(|running| self.stuck(running, now)).unwrap_or_default();
         let mut all = vec![(id, why.clone())];
@@ -359,7 +359,7 @@ impl FirstScan {
     ///
     /// If the thread cannot be started.
     pub fn begin(mut scanner: Scanner, decoder: Decoder) -> io::Result<Self> {
-        let (sender, pieces) = channel::channel(PIECES);
+        let (sender, pieces) = channel::channel(MAX_PIECES);
         let scanning = thread::Builder::new().name("closewait-first".to_owned()).spawn(move || {
             let mut to = Outbox::new(JobId(0), &sender);
             let unseen = everything(&mut scanner, false, decoder, &mut to);
@@ -401,7 +401,7 @@ impl<'a> Outbox<'a> {
         match found {
             ScanItem::Record(bytes) => {
                 self.send_facts();
-                if self.records.len() + bytes.len() > RECORDS {
+                if self.records.len() + bytes.len() > MAX_RECORD_BYTES {
                     self.send_records();
                 }
                 self.records.extend_from_slice(bytes);
@@ -409,7 +409,7 @@ impl<'a> Outbox<'a> {
             ScanItem::Fact(fact) => {
                 self.send_records();
                 self.facts.push(*fact);
-                if self.facts.len() >= FACTS {
+                if self.facts.len() >= MAX_FACTS {
                     self.send_facts();
                 }
             }

@@ -43,7 +43,7 @@ fn finds_members_through_anonymous_structs_and_aliases() {
 }
 
 #[test]
-fn does_not_walk_through_pointers() {
+fn does_not_follow_pointers() {
     let btf = parse(&sample());
     assert_eq!(btf.offset("outer", "p"), Some(8 + 4 + 16));
     assert_eq!(btf.offset("outer", "p.x"), None);
@@ -93,7 +93,7 @@ fn reads_enums_functions_and_sizes() {
 }
 
 #[test]
-fn skips_a_kind_it_does_not_know_if_the_file_tells_its_size() {
+fn skips_an_unknown_kind_if_the_file_has_its_size() {
     let mut blob = sample();
     blob.add("new", (20, 2, false), 0, &[0; 1 + 2 * 2]);
     blob.structure("after", false, &[]);

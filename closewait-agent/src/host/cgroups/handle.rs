@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_below_the_mount_are_told() {
+    fn only_paths_below_the_mount_are_returned() {
         assert_eq!(below(b"/sys/fs/cgroup", b"/sys/fs/cgroup/a/b"), Some(b"/a/b".to_vec()));
         assert_eq!(below(b"/sys/fs/cgroup", b"/sys/fs/cgroup"), Some(b"/".to_vec()));
         assert_eq!(below(b"/", b"/a"), Some(b"/a".to_vec()));

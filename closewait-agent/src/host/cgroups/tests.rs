@@ -66,7 +66,7 @@ fn a_new_folder_is_found_and_one_that_is_gone_stays_known() {
 }
 
 #[test]
-fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
+fn a_scan_on_another_thread_is_not_waited_for() {
     let fixture = Fixture::new("cgroups");
     let mut cgroups = scanned(&fixture);
     let scan = cgroups.scan.clone().unwrap();
@@ -77,7 +77,7 @@ fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
 }
 
 #[test]
-fn a_folder_that_is_no_mount_is_said() {
+fn a_folder_that_is_no_mount_is_reported() {
     let fixture = Fixture::new("cgroups");
     assert!(matches!(Cgroups::at(fixture.path().join("none")), Err(CgroupError::Open { .. })));
 }

@@ -169,8 +169,8 @@ fn every_capability_taken_away_is_refused_or_said_once() {
     for capability in Capability::ALL {
         match plan(&HostFacts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
             Ok(plan) => {
-                let said = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
-                assert_eq!(said, 1, "{capability:?}: {:?}", plan.degraded);
+                let named = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
+                assert_eq!(named, 1, "{capability:?}: {:?}", plan.degraded);
             }
             Err(refusal) => {
                 assert_eq!(refusal.exit_code(), 77);
@@ -181,7 +181,7 @@ fn every_capability_taken_away_is_refused_or_said_once() {
 }
 
 #[test]
-fn a_kernel_that_filters_no_system_calls_is_said() {
+fn a_kernel_that_filters_no_system_calls_is_reported() {
     let plan = plan(&HostFacts { seccomp: Some(false), ..capable_host() }, HookChoice::Auto).unwrap();
     assert!(!plan.seccomp);
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["system call filter"]);
@@ -253,7 +253,7 @@ fn before_5_11_the_limit_of_locked_memory_has_to_have_room_or_to_be_raised() {
 }
 
 #[test]
-fn without_a_list_of_open_files_more_is_out_of_sight() {
+fn without_a_list_of_open_files_more_is_hidden() {
     let why = |iter_files: bool| {
         let mut facts = lacks(Capability::SysAdmin);
         facts.types.as_mut().unwrap().iter_files = iter_files;

@@ -12,20 +12,20 @@ use std::{
 
 use super::{
     super::{
-        deadline::{self, ItemJob, Patience, Subject, Told},
+        deadline::{self, ItemJob, Patience, ReadResult, Subject},
         lock,
     },
     parse::{lines, number},
 };
 
 /// Maximum bytes to read of one description: an instance may have 32768 files and more, at some 25 bytes each.
-const DESCRIPTION: u64 = 1 << 20;
+const MAX_DESCRIPTION_BYTES: u64 = 1 << 20;
 /// Maximum number of descriptors to read per process.
-const DESCRIPTORS: usize = 1 << 16;
+const MAX_DESCRIPTORS: usize = 1 << 16;
 /// Maximum bytes to read of the list of UNIX sockets of a network namespace.
-const UNIX: u64 = 8 << 20;
+const MAX_UNIX_BYTES: u64 = 8 << 20;
 /// Maximum number of UNIX sockets whose descriptions are read in one scan over all processes.
-const SOCKETS: usize = 10_000;
+const MAX_UNIX_SOCKETS: usize = 10_000;
 
 /// Findings of one scan over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
         Err(why) => return Elsewhere { unseen: Some(why.to_string()), ..elsewhere },
     };
     let wanted: BTreeSet<u64> = inodes.iter().copied().collect();
-    let sockets = AtomicUsize::new(SOCKETS);
+    let sockets = AtomicUsize::new(MAX_UNIX_SOCKETS);
     let search = Search { root: root.to_owned(), wanted, sockets, unix: Mutex::default() };
     let work = move |pid: &u32, job: &ItemJob<ProcessHit>| {
         let free = job.about(Subject::Process(*pid, None));
@@ -85,14 +85,14 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
             Err(why) => job.put(ProcessHit::Unseen(why.to_string())),
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
-        Told::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
-        Told::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
-        Told::Value(ProcessHit::Unseen(error)) => {
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
+        ReadResult::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
+        ReadResult::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
+        ReadResult::Value(ProcessHit::Unseen(error)) => {
             elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} cannot be read: {error}"));
         }
-        Told::Unanswered(why) => {
+        ReadResult::Unanswered(why) => {
             elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} were not read: {why}"));
         }
     });
@@ -104,7 +104,7 @@ impl Search {
         let process = super::folder(&self.root, pid);
         let unix = self.unix(&process)?;
         let (mut in_flight, mut nameless) = (false, false);
-        for entry in fs::read_dir(process.join("fd"))?.take(DESCRIPTORS) {
+        for entry in fs::read_dir(process.join("fd"))?.take(MAX_DESCRIPTORS) {
             let entry = entry?;
             job.progress();
             let target = match fs::read_link(entry.path()) {
@@ -114,7 +114,7 @@ impl Search {
                 Err(error) => return Err(error),
             };
             let target = target.as_os_str().as_encoded_bytes();
-            let description = || super::read(&process.join("fdinfo").join(entry.file_name()), DESCRIPTION);
+            let description = || super::read(&process.join("fdinfo").join(entry.file_name()), MAX_DESCRIPTION_BYTES);
             if target == b"anon_inode:[io_uring]" && !self.wanted.is_empty() {
                 let files = or_closed(description())?.map(|text| files(&text)).unwrap_or_default();
                 if files.nameless && !nameless {
@@ -151,7 +151,7 @@ impl Search {
             return Ok(Arc::clone(sockets));
         }
         // A kernel without UNIX sockets has no list of them.
-        let text = or_closed(super::read(&process.join("net/unix"), UNIX))?.unwrap_or_default();
+        let text = or_closed(super::read(&process.join("net/unix"), MAX_UNIX_BYTES))?.unwrap_or_default();
         let sockets = Arc::new(unix_sockets(&text));
         known().insert(namespace, Arc::clone(&sockets));
         Ok(sockets)

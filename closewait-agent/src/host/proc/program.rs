@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Maximum bytes to read of a list of mounts.
-const MOUNTINFO: u64 = 4 << 20;
+const MAX_MOUNTINFO_BYTES: u64 = 4 << 20;
 /// Sections that the Go linker writes.
 const GO: [&[u8]; 2] = [b".go.buildinfo", b".note.go.buildid"];
 
@@ -78,25 +78,25 @@ pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> 
         return Ok(None);
     }
     let mut text = Vec::new();
-    file.take(super::SMALL).read_to_end(&mut text)?;
+    file.take(super::MAX_FILE_BYTES).read_to_end(&mut text)?;
     Ok(Some(text))
 }
 
 /// Returns the file system of a file, by the mount that it was opened through; `None` if no list of mounts has that
 /// one, as after `umount --lazy`.
 fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
-    let about = super::read(Path::new(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())), super::SMALL)?;
+    let about = super::read(Path::new(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())), super::MAX_FILE_BYTES)?;
     let Some(mount) = lines(&about).find_map(|line| line.strip_prefix(b"mnt_id:")).map(<[u8]>::trim_ascii) else {
         return Ok(None);
     };
     // The host's first process has the mounts of container runtimes, and the mounts below them.
-    let hosts = || match super::read(Path::new("/proc/1/mountinfo"), MOUNTINFO) {
+    let hosts = || match super::read(Path::new("/proc/1/mountinfo"), MAX_MOUNTINFO_BYTES) {
         Ok(text) if !text.is_empty() => Ok(text),
-        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MOUNTINFO),
+        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MAX_MOUNTINFO_BYTES),
     };
     // A program that has changed its root does not list the mount that it was started from.
     for list in [process.join("mountinfo"), "/proc/self/mountinfo".into()] {
-        match super::read(&list, MOUNTINFO) {
+        match super::read(&list, MAX_MOUNTINFO_BYTES) {
             Ok(text) => {
                 if let Some(behind) = Mounts::parse(&text).behind(mount, hosts, &backing_file)? {
                     return Ok(Some(behind));
@@ -113,7 +113,7 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
 /// (`loop_attr_backing_file_show` in drivers/block/loop.c, v5.10).
 fn backing_file(device: &[u8]) -> Option<Vec<u8>> {
     let path = format!("/sys/dev/block/{}/loop/backing_file", str::from_utf8(device).ok()?);
-    super::read(Path::new(&path), super::SMALL).ok().map(|text| text.trim_ascii_end().to_owned())
+    super::read(Path::new(&path), super::MAX_FILE_BYTES).ok().map(|text| text.trim_ascii_end().to_owned())
 }
 
 #[cfg(fuzzing)]

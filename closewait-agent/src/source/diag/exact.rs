@@ -18,17 +18,17 @@ use closewait_engine::{
 #[derive(Debug, Error)]
 pub enum DestroyError {
     /// No socket has these endpoints and this cookie.
-    #[error("there is no such socket any more; list again")]
+    #[error("there is no such socket any more\nhint: list again")]
     Gone,
     /// The caller lacks `CAP_NET_ADMIN` in the user namespace that owns the network namespace (`sock_diag_destroy`,
     /// net/core/sock_diag.c at v5.10).
     #[error(
-        "SOCK_DESTROY was refused: CAP_NET_ADMIN is missing in the user namespace that owns the socket's network namespace; run as root \
-         there, or add cap_net_admin to what is granted"
+        "SOCK_DESTROY was refused: CAP_NET_ADMIN is missing in the user namespace that owns the socket's network namespace\n\
+         hint: run as root there, or grant cap_net_admin too"
     )]
     Denied(#[source] io::Error),
     /// The kernel is built without support.
-    #[error("SOCK_DESTROY is not supported; use a kernel with CONFIG_INET_DIAG_DESTROY=y")]
+    #[error("SOCK_DESTROY is not supported\nhint: use a kernel with CONFIG_INET_DIAG_DESTROY=y")]
     Unsupported(#[source] io::Error),
     /// The query failed for another reason.
     #[error(transparent)]
@@ -36,7 +36,7 @@ pub enum DestroyError {
 }
 
 /// Socket id that matches no socket: no endpoints, and cookie 0, while the kernel counts cookies from 1.
-const NOBODY: [u8; 48] = [0; 48];
+const NO_SOCKET: [u8; 48] = [0; 48];
 /// Offset of `idiag_ext` in a request.
 const EXTENSIONS: usize = 18;
 /// Any cookie: `INET_DIAG_NOCOOKIE` twice.
@@ -86,7 +86,7 @@ pub fn destroy(target: &Target) -> Result<(), DestroyError> {
 ///
 /// If the kernel lacks support, or refuses the request.
 pub fn probe_destroy() -> Result<(), DestroyError> {
-    let ask = |netlink: Netlink| netlink.exchange(&request(nl::SOCK_DESTROY, AF_INET, NOBODY));
+    let ask = |netlink: Netlink| netlink.exchange(&request(nl::SOCK_DESTROY, AF_INET, NO_SOCKET));
     match Netlink::open().and_then(ask).map_err(destroy_error) {
         Ok(_) | Err(DestroyError::Gone) => Ok(()),
         Err(error) => Err(error),
@@ -166,7 +166,7 @@ fn id(target: &Target, cookie: u64) -> [u8; 48] {
 }
 
 fn id_of((local, remote): (Endpoint, Endpoint), interface: u32, cookie: u64) -> [u8; 48] {
-    let mut id = NOBODY;
+    let mut id = NO_SOCKET;
     let address = |address: IpAddr| {
         let mut bytes = [0; 16];
         match address {

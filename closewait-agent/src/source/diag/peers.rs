@@ -53,7 +53,7 @@ impl PeerLookup {
         let most = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX).min(MAX_NAMESPACES);
         for namespace in netns::all() {
             if self.namespaces.len() >= most {
-                log::debug!("some network namespaces are not looked into for the other ends of connections");
+                log::debug!("cannot search some network namespaces for the other ends of connections");
                 return;
             }
             if self.namespaces.contains_key(&namespace.inode) {
@@ -79,12 +79,12 @@ impl PeerLookup {
         for question in questions {
             let at = clock::now();
             if at.since(began) > PATIENCE {
-                log::debug!("the other ends of some connections were not looked up for lack of time");
+                log::debug!("ran out of time to find the other ends of some connections");
                 return;
             }
             match self.find(question) {
                 Ok(end) => each(InspectionFact::PeerEnd { key: question.key, at, end }),
-                Err(error) => log::debug!("the other end of a connection was not looked up: {error}"),
+                Err(error) => log::debug!("cannot find the other end of a connection: {error}"),
             }
         }
     }

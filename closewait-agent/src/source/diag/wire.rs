@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_kernel_that_does_not_tell_nothing_is_made_up() {
+    fn facts_that_the_kernel_omits_are_unknown() {
         let mut found = Vec::new();
         // Without the attribute.
         let mut answer = socket_message();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Reading, Reads, THREADS, runtime, shares};
+use super::{MAX_THREADS, Reading, Reads, runtime, shares};
 use crate::{
     clock,
     host::{
@@ -136,7 +136,7 @@ impl ProcessRead {
     fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let Self { process, threads, has_threads } = self;
         job.step("its threads");
-        let most = rest.load(Ordering::Relaxed).min(THREADS);
+        let most = rest.load(Ordering::Relaxed).min(MAX_THREADS);
         let Some(tids) = seen("its threads", proc::threads(folder, most), &mut process.unseen) else {
             *has_threads = true;
             return;
@@ -162,7 +162,7 @@ impl ProcessRead {
         let more = process.threads.and_then(|all| all.checked_sub(process.threads_seen)).filter(|more| *more > 0);
         if let Some(more) = more {
             process.unseen.push(format!(
-                "{more} of its threads were not inspected: the limit is {THREADS}, or they started later"
+                "{more} of its threads were not inspected: the limit is {MAX_THREADS}, or they started later"
             ));
         }
     }
@@ -322,8 +322,8 @@ pub(super) fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>)
     match read {
         Ok(read) => Some(read),
         Err(error) => {
-            let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
-            unseen.push(format!("{what} cannot be read: {error}{cure}"));
+            let fix = if proc::is_refused(&error) { caps::fix_for_unreadable() } else { String::new() };
+            unseen.push(format!("{what} cannot be read: {error}{fix}"));
             None
         }
     }

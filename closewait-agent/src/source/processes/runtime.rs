@@ -155,7 +155,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     #[test]
-    fn the_path_of_a_jvm_tells_its_version() {
+    fn the_path_of_a_jvm_has_its_version() {
         for (exe, version) in [
             ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", Some("17")),
             ("/usr/lib/jvm/java-1.8.0-openjdk-1.8.0.392/jre/bin/java", Some("1.8.0")),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_file_beside_a_jvm_tells_its_version() {
+    fn the_release_file_beside_a_jvm_has_its_version() {
         let fixture = Fixture::new("jdk");
         fixture.file("root/jdk/release", b"IMPLEMENTOR=\"x\"\nJAVA_VERSION=\"21.0.4\"\n");
         fixture.file("root/old/release", b"JAVA_VERSION=\"1.8.0_392\"\n");

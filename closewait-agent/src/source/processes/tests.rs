@@ -71,7 +71,7 @@ fn the_own_process_is_seen_whole() {
 }
 
 #[test]
-fn who_is_not_there_is_left_out() {
+fn a_process_that_does_not_exist_is_left_out() {
     assert!(Sampling::begin(&[u32::MAX], BootTime(0)).finish(BootTime(1)).is_empty());
 }
 
