@@ -60,7 +60,7 @@ pub fn listener(port: u16, backlog: u32, backlog_max: u32) -> Listener {
 
 /// Returns a verdict with this class and certainty.
 pub fn verdict(class: Class, certainty: Certainty) -> Verdict {
-    let (text, next) = ("this is why".to_owned(), "do this".to_owned());
+    let (text, next) = ("this is why".to_owned(), crate::process::NextStep::command("do this", "this --now"));
     Verdict { class, rule: "slow", certainty, text, next }
 }
 

@@ -208,7 +208,7 @@ const PROCESS: &[(&str, Type)] = &[
     ("unseen", List),
 ];
 const VERDICT: &[(&str, Type)] =
-    &[("class", Text), ("rule", Text), ("certainty", Text), ("text", Text), ("next", Text)];
+    &[("class", Text), ("rule", Text), ("certainty", Text), ("text", Text), ("next", Text), ("command", Maybe(&Text))];
 const LISTENER: &[(&str, Type)] =
     &[("address", Address), ("port", Whole), ("backlog", Whole), ("backlog_max", Whole), ("owners", List)];
 const LEFT: &[(&str, Type)] = &[("how", Text), ("seconds_ago", Maybe(&Number)), ("closer", Maybe(&Object(CLOSER)))];

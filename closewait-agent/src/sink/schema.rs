@@ -90,12 +90,20 @@ pub(super) struct VerdictObject<'a> {
     certainty: &'static str,
     text: &'a str,
     next: &'a str,
+    command: Option<&'a str>,
 }
 
 impl<'a> From<&'a Verdict> for VerdictObject<'a> {
     fn from(verdict: &'a Verdict) -> Self {
         let Verdict { class, rule, certainty, text, next } = verdict;
-        Self { class: class.name(), rule, certainty: certainty.name(), text, next }
+        Self {
+            class: class.name(),
+            rule,
+            certainty: certainty.name(),
+            text,
+            next: &next.text,
+            command: next.command.as_deref(),
+        }
     }
 }
 

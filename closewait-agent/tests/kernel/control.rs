@@ -390,7 +390,7 @@ fn control_characters_of_an_answer_reach_no_terminal() {
             AnswerItem::Header(header) => header.unseen = Some(said.to_owned()),
             AnswerItem::Row(row) => {
                 (row.verdict.class, row.verdict.certainty) = (Class::Hung, Certainty::High);
-                (row.verdict.text, row.verdict.next) = (said.to_owned(), said.to_owned());
+                (row.verdict.text, row.verdict.next) = (said.to_owned(), said.into());
                 hint = Some(Hint::Cause { owner: None, count: 1, verdict: row.verdict.clone() });
             }
             AnswerItem::Listener(_)

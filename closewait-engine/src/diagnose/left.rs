@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{About, text};
 use crate::model::{Certainty, Class, Dwell, ExitCause, Socket, Verdict};
+use crate::process::NextStep;
 
 /// Description of this verdict. It is not a rule: the engine gives it when a stuck socket exits CLOSE_WAIT.
 pub(super) const ABOUT: About = About {
@@ -76,14 +77,18 @@ pub fn left(
             socket.remote
         );
         let certainty = if how == ExitCause::Closed { Certainty::Medium } else { Certainty::High };
-        return verdict(Class::Transient, certainty, format!("{fell}{remains}"), next);
+        return verdict(Class::Transient, certainty, format!("{fell}{remains}"), next.into());
     }
     let next = match fd_open {
-        Some(true) => "see which program still has the descriptor (`closewait list`): the cause is still there",
-        Some(false) | None => "do not take the lower number for a recovery: see whether other sockets are still stuck",
+        Some(true) => {
+            NextStep::command("see which program still has the descriptor: the cause is still there", "closewait list")
+        }
+        Some(false) | None => {
+            "do not take the lower number for a recovery: see whether other sockets are still stuck".into()
+        }
     };
     let text = format!("{fell}; its program did not call close(){remains}");
-    verdict(Class::Unknown, Certainty::Medium, text, next.to_owned())
+    verdict(Class::Unknown, Certainty::Medium, text, next)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub use self::{
     rules::{RULES, STREAM_OVER},
 };
 use super::model::{Certainty, Class, Verdict};
+use super::process::NextStep;
 
 /// Detects one cause of sockets in CLOSE_WAIT.
 pub trait Rule: Sync {
@@ -55,7 +56,7 @@ pub struct Judgement {
     /// Evidence, in one or two sentences.
     pub text: String,
     /// Recommended next step.
-    pub next: String,
+    pub next: NextStep,
 }
 
 /// Rule name of a verdict that no rule gave.

@@ -15,6 +15,7 @@ use crate::{
         Certainty, Class, Dwell, Exit, ExitCause, Opener, PortCloses, ReadState, Role, SocketLocation, Verdict,
         WatchedPort,
     },
+    process::NextStep,
     time::BootTime,
 };
 
@@ -209,6 +210,11 @@ fn accusation(verdict: &Verdict) -> u32 {
 }
 
 /// Whether a text is not empty, without control characters and without double blanks.
+/// Whether the text and the command of a step are readable.
+fn readable_step(step: &NextStep) -> bool {
+    readable(&step.text) && step.command.as_deref().is_none_or(readable)
+}
+
 fn readable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control) && !text.contains("  ")
 }
@@ -239,7 +245,7 @@ proptest! {
         let scene = scene(numbers);
         let verdict = scene.verdict();
         prop_assert!(readable(&verdict.text), "{:?}", verdict);
-        prop_assert!(readable(&verdict.next), "{:?}", verdict);
+        prop_assert!(readable_step(&verdict.next), "{:?}", verdict);
         if let Some(rule) = RULES.iter().find(|rule| rule.about().name == verdict.rule) {
             let about = rule.about();
             prop_assert!(about.class.contains(&verdict.class), "{:?}", verdict);
@@ -253,7 +259,7 @@ proptest! {
         for rule in RULES {
             if let Some(judgement) = scene.check(*rule) {
                 let Judgement { class, text, next, .. } = &judgement;
-                prop_assert!(readable(text) && readable(next), "{}: {judgement:?}", rule.about().name);
+                prop_assert!(readable(text) && readable_step(next), "{}: {judgement:?}", rule.about().name);
                 prop_assert!(rule.about().class.contains(class), "{}: {judgement:?}", rule.about().name);
             }
         }
@@ -324,7 +330,7 @@ proptest! {
         let age = secs(age);
         let dwell = if exact { Dwell::Exact(age) } else { Dwell::Between { at_least: age, at_most: None } };
         if let Some(verdict) = left(&Scene::server().socket, Some(dwell), HOW[how], fd_open, (false, None)) {
-            prop_assert!(readable(&verdict.text) && readable(&verdict.next), "{verdict:?}");
+            prop_assert!(readable(&verdict.text) && readable_step(&verdict.next), "{verdict:?}");
             prop_assert!(ABOUT.class.contains(&verdict.class));
             prop_assert!(ABOUT.certainty.iter().any(|(certainty, _)| *certainty == verdict.certainty));
         }

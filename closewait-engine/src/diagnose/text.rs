@@ -97,11 +97,9 @@ pub(super) fn is_frozen(case: &Case<'_>) -> bool {
 }
 
 /// Returns the next step that shows where the owner's threads are.
-pub(super) fn dump(case: &Case<'_>) -> String {
+pub(super) fn dump(case: &Case<'_>) -> NextStep {
     let tasks = tasks(case);
-    let Some(first) = tasks.first().copied() else {
-        return format!("find the process that owns it: `closewait list --port {}`", port(case));
-    };
+    let Some(first) = tasks.first().copied() else { return list(case, "find the process that owns it") };
     // The first process of a forking server may only wait for the others.
     let process = owners(case).next();
     let of = process.and_then(|process| tasks.iter().find(|task| task.pid == process.pid).copied());
@@ -109,9 +107,34 @@ pub(super) fn dump(case: &Case<'_>) -> String {
 }
 
 /// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it.
-pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> String {
+pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> NextStep {
     let of_unknown = || NextStep::of_unknown(&format!("{}[{}]", task.comm, task.pid), task.pid);
-    process.map_or_else(of_unknown, Process::next_step).joined()
+    process.map_or_else(of_unknown, Process::next_step)
+}
+
+/// Returns a next step that lists the sockets of the same port.
+pub(super) fn list(case: &Case<'_>, what: &str) -> NextStep {
+    NextStep::command(what, format!("closewait list --port {}", port(case)))
+}
+
+/// Returns a next step that shows the listeners of the port.
+pub(super) fn ss_listeners(case: &Case<'_>, what: String) -> NextStep {
+    NextStep::command(what, format!("{}ss -ltnp 'sport = :{}'", in_namespace(case), case.socket.local.port))
+}
+
+/// Returns a next step that shows the connections of the first owner.
+pub(super) fn ss_connections(case: &Case<'_>, what: String) -> NextStep {
+    match tasks(case).first() {
+        Some(task) => NextStep::command(what, format!("{}ss -tnp | grep pid={},", in_namespace(case), task.pid)),
+        None => what.into(),
+    }
+}
+
+/// Returns the beginning of a command that runs in the network namespace of an owner in a container.
+fn in_namespace(case: &Case<'_>) -> String {
+    let in_container =
+        |process: &&Process| process.workload.as_deref().is_some_and(|workload| workload.container.is_some());
+    owners(case).find(in_container).map_or_else(String::new, |process| format!("nsenter -t {} -n ", process.pid))
 }
 
 /// Returns the port of the service: the remote port of a client, the local port otherwise.
@@ -180,19 +203,20 @@ mod tests {
         let mut scene = Scene::server().unaccepted().listened_by(&owners);
         // The first waits for its children, the second for connections, the third for a file lock.
         scene.processes = vec![waits(1, 61), waits(2, 288), waits(3, 73)];
-        assert_eq!(scene.case(dump), "see where the threads of unicorn[3] are: `grep . /proc/3/task/*/wchan`");
+        assert_eq!(scene.case(dump).command.unwrap(), "grep . /proc/3/task/*/wchan");
+        assert_eq!(scene.case(dump).text, "see where the threads of unicorn[3] are");
         assert_eq!(scene.case(doing), " unicorn[3]: its only thread waits in flock.");
         scene.processes = vec![waits(1, 61)];
-        assert!(scene.case(dump).contains("unicorn[1]"));
+        assert!(scene.case(dump).text.contains("unicorn[1]"));
         scene.processes = Vec::new();
-        assert!(scene.case(dump).contains("unicorn[1]"), "no process was inspected");
+        assert!(scene.case(dump).text.contains("unicorn[1]"), "no process was inspected");
     }
 
     #[test]
     fn without_an_owner_the_next_step_is_to_find_one() {
         let mut scene = Scene::server();
-        assert!(scene.case(dump).contains("/proc/42/task/*/wchan"), "{}", scene.case(dump));
+        assert_eq!(scene.case(dump).command.unwrap(), "grep . /proc/42/task/*/wchan");
         scene.owners = None;
-        assert_eq!(scene.case(dump), "find the process that owns it: `closewait list --port 8080`");
+        assert_eq!(scene.case(dump).command.unwrap(), "closewait list --port 8080");
     }
 }

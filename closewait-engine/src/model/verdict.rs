@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{diagnose, text::harmless_field};
+use crate::{diagnose, process::NextStep, text::harmless_field};
 
 /// Class of the cause that keeps a socket in CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -100,8 +100,7 @@ pub struct Verdict {
     #[serde(deserialize_with = "harmless_field")]
     pub text: String,
     /// Recommended next step.
-    #[serde(deserialize_with = "harmless_field")]
-    pub next: String,
+    pub next: NextStep,
 }
 
 /// Deserializes the name of a rule of this build.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProgramRuntime};
+use crate::text::harmless_field;
 
 /// Number of descriptors that a JVM needs to answer jcmd: one to listen, and one to answer.
 const FDS_OF_ATTACH: u64 = 2;
@@ -83,12 +84,14 @@ impl Tool {
 }
 
 /// Recommended next step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextStep {
-    /// Command that exists on the host and can be pasted into a shell; `None` if there is none.
-    pub command: Option<String>,
     /// Description of the step, with its side effects and the privileges that it needs.
+    #[serde(deserialize_with = "harmless_field")]
     pub text: String,
+    /// Command that exists on the host and can be pasted into a shell; `None` if there is none.
+    #[serde(deserialize_with = "harmless_field")]
+    pub command: Option<String>,
 }
 
 impl NextStep {
@@ -98,20 +101,24 @@ impl NextStep {
         Self::command(see_threads(who), format!("grep . /proc/{pid}/task/*/wchan"))
     }
 
-    /// Formats the step as one sentence, with the command at the end.
-    pub fn joined(&self) -> String {
-        match &self.command {
-            Some(command) => format!("{}: `{command}`", self.text),
-            None => self.text.clone(),
-        }
+    /// Returns a step with a command.
+    pub fn command(text: impl Into<String>, command: impl Into<String>) -> Self {
+        Self { text: text.into(), command: Some(command.into()) }
     }
 
-    fn command(text: impl Into<String>, command: impl Into<String>) -> Self {
-        Self { command: Some(command.into()), text: text.into() }
+    /// Appends a clause to the description.
+    #[must_use]
+    pub fn and(mut self, clause: &str) -> Self {
+        self.text.push_str("; ");
+        self.text.push_str(clause);
+        self
     }
+}
 
-    fn words(text: impl Into<String>) -> Self {
-        Self { command: None, text: text.into() }
+/// A step without a command.
+impl<T: Into<String>> From<T> for NextStep {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), command: None }
     }
 }
 
@@ -141,10 +148,10 @@ impl Process {
                 format!("rbspy snapshot --pid {pid}"),
             ),
             ProgramRuntime::HaProxy => {
-                NextStep::words(format!("see which sessions {who} has: send `show sess all` to its stats socket"))
+                NextStep::from(format!("see which sessions {who} has: send `show sess all` to its stats socket"))
             }
             ProgramRuntime::Postgres => self.of_postgres(who),
-            ProgramRuntime::PgBouncer => NextStep::words(format!(
+            ProgramRuntime::PgBouncer => NextStep::from(format!(
                 "see what {who} waits for: `SHOW CLIENTS` and `SHOW SERVERS` in its admin console"
             )),
             ProgramRuntime::MySql => self.of_mysql(who),
@@ -168,7 +175,7 @@ impl Process {
         let text = format!("thaw the cgroup of {who}");
         // A quote in the path would end the quoted argument.
         let Some(file) = self.frozen_by.as_deref().filter(|file| !file.contains(['\'', '\\'])) else {
-            return NextStep::words(text);
+            return NextStep::from(text);
         };
         let state = if file.ends_with("freezer.state") { "THAWED" } else { "0" };
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@:".contains(c);
@@ -222,7 +229,7 @@ impl Process {
     fn of_go(&self, who: &str) -> NextStep {
         let (pid, debugger) = (self.pid, self.has(Tool::Delve));
         let debugger = if debugger { "; otherwise attach dlv, which stops it while attached" } else { "" };
-        NextStep::words(format!(
+        NextStep::from(format!(
             "see where the goroutines of {who} are: /debug/pprof/goroutine?debug=2, if it serves net/http/pprof{debugger}. \
              Do not send SIGQUIT to {pid}: it would end the process"
         ))
@@ -251,7 +258,7 @@ impl Process {
         if self.has(Tool::Psql) {
             NextStep::command(format!("{text} (as a database superuser)"), format!("psql -c \"{query}\""))
         } else {
-            NextStep::words(format!("{text}, in the database: {query}"))
+            NextStep::from(format!("{text}, in the database: {query}"))
         }
     }
 
@@ -263,14 +270,14 @@ impl Process {
                 format!("{text} (as a database administrator)"),
                 format!("{} -E -e '{queries}'", tool.name()),
             ),
-            None => NextStep::words(format!("{text}, in the database: {queries}")),
+            None => NextStep::from(format!("{text}, in the database: {queries}")),
         }
     }
 
     fn of_redis(&self, who: &str) -> NextStep {
         // While a script runs too long, Redis answers every other command with an error (`-BUSY`).
         if self.busy_thread().is_some() {
-            return NextStep::words(format!(
+            return NextStep::from(format!(
                 "see what keeps {who} busy: it runs one command at a time. CLIENT LIST and SLOWLOG GET show which; SCRIPT KILL \
                  ends a script"
             ));
@@ -280,7 +287,7 @@ impl Process {
                 format!("see what the clients of {who} do (-p for another port than 6379)"),
                 format!("{} CLIENT LIST", tool.name()),
             ),
-            None => NextStep::words(format!("see what the clients of {who} do: CLIENT LIST and SLOWLOG GET")),
+            None => NextStep::from(format!("see what the clients of {who} do: CLIENT LIST and SLOWLOG GET")),
         }
     }
 
@@ -289,7 +296,7 @@ impl Process {
         if self.has(Tool::Ps) {
             NextStep::command(text, format!("ps --ppid {} -o pid,stat,etime,wchan:32,args", self.pid))
         } else {
-            NextStep::words(text)
+            NextStep::from(text)
         }
     }
 
@@ -402,7 +409,7 @@ mod tests {
         process.groups = group(&[thread(ThreadState::Stopped, 0)]);
         assert_eq!(command(&process), "kill -CONT 42");
         process.frozen = Some(true);
-        assert_eq!(process.next_step(), NextStep::words("thaw the cgroup of app[42]"));
+        assert_eq!(process.next_step(), NextStep::from("thaw the cgroup of app[42]"));
         process.frozen_by = Some("/sys/fs/cgroup/a.slice/cgroup.freeze".to_owned());
         assert_eq!(command(&process), "echo 0 > /sys/fs/cgroup/a.slice/cgroup.freeze");
         process.frozen_by = Some("/sys/fs/cgroup/freezer/a b;c/freezer.state".to_owned());
@@ -415,16 +422,15 @@ mod tests {
     fn side_effects_come_before_the_command() {
         let python = process(ProgramRuntime::CPython, &[Tool::PySpy]);
         assert_eq!(
-            python.next_step().joined(),
-            "see where the threads of app[42] are (stops it for a few milliseconds; --nonblocking does not): `py-spy dump --pid \
-             42`"
+            python.next_step().text,
+            "see where the threads of app[42] are (stops it for a few milliseconds; --nonblocking does not)"
         );
         assert_eq!(
             command(&process(ProgramRuntime::CPython, &[Tool::Gdb])),
             "gdb -p 42 -batch -ex 'thread apply all bt'"
         );
         let go = process(ProgramRuntime::Go, &[Tool::Delve]).next_step();
-        assert!(go.command.is_none() && go.joined().contains("dlv") && go.joined().contains("Do not send SIGQUIT"));
+        assert!(go.command.is_none() && go.text.contains("dlv") && go.text.contains("Do not send SIGQUIT"));
     }
 
     #[test]

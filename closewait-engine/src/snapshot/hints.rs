@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Maximum number of lines of hints.
-const LINES: usize = 8;
+const LINES: usize = 10;
 /// Maximum number of groups whose cause is shown.
 const CAUSES: usize = 3;
 
@@ -181,7 +181,7 @@ impl Hint {
     /// How many lines it has.
     fn lines(&self) -> usize {
         match self {
-            Self::Cause { .. } => 2,
+            Self::Cause { verdict, .. } => 2 + usize::from(verdict.next.command.is_some()),
             Self::Descriptors { .. }
             | Self::Backlog { .. }
             | Self::WaitsFor { .. }
@@ -276,7 +276,8 @@ impl fmt::Display for Hint {
             Self::Cause { owner, count, verdict } => {
                 let Verdict { class, certainty, text, next, .. } = verdict;
                 let (class, certainty) = (class.name(), certainty.name());
-                write!(f, "{}, {class} ({certainty}): {text}\n  next: {next}", Of(*count, owner.as_ref()))
+                write!(f, "{}, {class} ({certainty}): {text}\n  next: {}", Of(*count, owner.as_ref()), next.text)?;
+                next.command.as_ref().map_or(Ok(()), |command| write!(f, "\n    {command}"))
             }
             Self::Gone { owner, of_owner, count } => {
                 let (are, their) =
@@ -374,7 +375,7 @@ mod tests {
             owners.iter().zip(1..).flat_map(|(owners, many)| vec![Row { owners: Some(owners), ..row(&socket) }; many]);
         let told = told(rows.collect(), None);
         assert_eq!(told.len(), CAUSES);
-        assert_eq!(told[0], "5 sockets of e[5], hung (high): this is why\n  next: do this");
+        assert_eq!(told[0], "5 sockets of e[5], hung (high): this is why\n  next: do this\n    this --now");
         assert!(told.iter().map(|hint| hint.lines().count()).sum::<usize>() <= LINES);
     }
 }

@@ -13,7 +13,7 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{
     diagnose::Seen,
     model::{Dwell, Exit, IncidentReport, Listener, Owner, ProxyPeer, ReportedGroup, Socket, Verdict},
-    process::Process,
+    process::{NextStep, Process},
     snapshot::groups::ListedGroup,
     snapshot::hints::Hint,
     snapshot::view::Row,
@@ -182,7 +182,7 @@ impl FirstUses {
         row: Row<'e>,
         take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let verdict = Verdict { text: String::new(), next: String::new(), ..row.verdict };
+        let verdict = Verdict { text: String::new(), next: NextStep::default(), ..row.verdict };
         let mut take_row = |mut item| {
             if let AnswerItem::Row(row) = &mut item {
                 row.socket = Cow::Owned(shown_in_table(&row.socket));

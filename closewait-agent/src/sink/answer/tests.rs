@@ -10,6 +10,7 @@ use crate::sink::{
 use closewait_engine::{
     Config,
     model::{Certainty, Class, Dwell, Exit, ExitCause, SocketEvent, SocketKey},
+    process::NextStep,
     snapshot::query::{Filter, GroupBy, ListContent},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
@@ -110,7 +111,9 @@ fn a_table_gets_hints_and_rows_without_what_it_does_not_show() {
         for item in items_of(view, ListContent::Table) {
             match item {
                 AnswerItem::Row(row) => {
-                    assert!(row.verdict.text.is_empty() && row.verdict.next.is_empty() && row.process.is_none());
+                    assert!(
+                        row.verdict.text.is_empty() && row.verdict.next == NextStep::default() && row.process.is_none()
+                    );
                     assert!(row.socket.received_bytes.is_none() && row.socket.unread_bytes.is_some());
                     rows += 1;
                 }
@@ -298,7 +301,7 @@ proptest! {
             process: processes.get(&7),
             ..row(&socket)
         };
-        (row.verdict.text, row.verdict.next) = (text.clone(), text.clone());
+        (row.verdict.text, row.verdict.next) = (text.clone(), NextStep::command(text.clone(), text.clone()));
         let view = View { now: NOW, rows: vec![row], untracked: 0, unseen: Some(&text), processes: &processes };
         let mut shown = Vec::new();
         for form in [Form::Text, Form::Json] {

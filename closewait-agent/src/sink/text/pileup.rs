@@ -60,7 +60,8 @@ fn ending(forecast: &Forecast) -> String {
 /// Formats the evidence, one line each.
 pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     let Pileup { owners, verdict, evidence, onset, .. } = pileup;
-    let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
+    let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next.text)];
+    lines.extend(verdict.next.command.as_ref().map(|command| format!("    {command}")));
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
         let each: Vec<_> = owners.iter().map(|(task, count)| format!("{}[{}] {count}", task.comm, task.pid)).collect();
         lines.push(format!("owners: {}", each.join(", ")));

@@ -4,6 +4,7 @@ use super::*;
 use closewait_engine::{
     histogram::Histogram,
     model::{Certainty, Class, Task, Verdict},
+    process::NextStep,
     testing::socket,
     text::{Comm, rate},
 };
@@ -54,7 +55,7 @@ fn color_is_only_where_it_is_asked_for() {
         rule: "none",
         certainty: Certainty::Low,
         text: "why".to_owned(),
-        next: "what".to_owned(),
+        next: NextStep::command("what", "do it"),
     };
     let stuck = Finding::Stuck {
         at: BootTime(0),

@@ -68,7 +68,7 @@ impl Rule for Accumulates {
             next: format!(
                 "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for errors, \
                  redirects, statuses other than 200, and canceled calls"
-            ),
+            ).into(),
         })
     }
 }
@@ -97,7 +97,7 @@ impl Rule for UnreadResponse {
             return None;
         }
         let old = case.group.oldest >= super::SOME_AGE;
-        let (owner, port) = (text::owner(case), text::port(case));
+        let owner = text::owner(case);
         Some(Judgement {
             class: if old { Class::Unknown } else { Class::Transient },
             certainty: Certainty::Low,
@@ -109,7 +109,7 @@ impl Rule for UnreadResponse {
                 remote = case.socket.remote,
                 untouched = text::duration(case.untouched),
             ),
-            next: format!("see whether the amount of unread data falls: `closewait list --port {port}`"),
+            next: text::list(case, "see whether the amount of unread data falls"),
         })
     }
 }
@@ -144,7 +144,8 @@ impl Rule for ClientUndecided {
                 count = text::count(case.group.count.max(1), "connection"),
                 age = text::duration(case.group.oldest.max(case.age())),
             ),
-            next: format!("see whether their number grows while {owner} is in use; if so, it does not close them"),
+            next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
+                .into(),
         })
     }
 }

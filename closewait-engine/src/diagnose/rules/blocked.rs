@@ -131,7 +131,7 @@ impl Rule for Blocked {
                 demand = evidence.demand,
                 doing = text::doing(case),
             ),
-            next: format!("{}; see what happened {} ago", text::dump(case), text::duration(case.group.oldest)),
+            next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.group.oldest))),
         })
     }
 }

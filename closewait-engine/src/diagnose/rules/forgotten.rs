@@ -98,7 +98,7 @@ impl Rule for Forgotten {
             next: format!(
                 "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what happens \
                  when the peer closes first"
-            ),
+            ).into(),
         })
     }
 }

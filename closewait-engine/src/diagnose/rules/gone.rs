@@ -61,7 +61,7 @@ impl Rule for Gone {
                 class: Class::Unknown,
                 certainty: Certainty::Low,
                 text: format!("{how} {when}, and closewait found no process that still has its descriptor"),
-                next: "nothing, unless the number of such sockets grows".to_owned(),
+                next: "nothing, unless the number of such sockets grows".into(),
             });
         }
         let owner = text::owner(case);
@@ -81,7 +81,7 @@ impl Rule for Gone {
             ),
             next: format!(
                 "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the data"
-            ),
+            ).into(),
         })
     }
 }

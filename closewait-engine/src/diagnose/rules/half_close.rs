@@ -62,7 +62,7 @@ impl Rule for HalfClose {
             text: format!(
                 "the peer acknowledged data that {owner} sent after the FIN, so the peer still reads; {text}"
             ),
-            next,
+            next: next.into(),
         })
     }
 }

@@ -70,7 +70,7 @@ impl Rule for Inherited {
             next: format!(
                 "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket \
                  with SOCK_CLOEXEC, or close it between fork and exec"
-            ),
+            ).into(),
         })
     }
 }

@@ -60,10 +60,7 @@ impl Rule for NeverAccepted {
                 "it waits in the backlog of the listener on {local}{backlog}: no program has accepted it, and the peer closed \
                  {age} ago{progress}"
             ),
-            next: format!(
-                "{find}; `ss -ltnp 'sport = :{port}'` shows the backlog as Recv-Q and its limit as Send-Q",
-                port = local.port
-            ),
+            next: text::ss_listeners(case, format!("{find}: the backlog is Recv-Q, its limit is Send-Q")),
         })
     }
 }
@@ -78,7 +75,7 @@ mod tests {
         let verdict = Scene::server().unaccepted().verdict();
         assert_eq!((verdict.rule, verdict.certainty), ("never_accepted", Certainty::Fact));
         assert!(verdict.text.contains("10.0.0.5:8080"), "{}", verdict.text);
-        assert!(verdict.next.contains("sport = :8080"), "{}", verdict.next);
+        assert_eq!(verdict.next.command.as_deref(), Some("ss -ltnp 'sport = :8080'"));
     }
 
     #[test]
@@ -87,7 +84,7 @@ mod tests {
         let verdict = scene.verdict();
         assert_eq!(verdict.rule, "never_accepted");
         assert!(verdict.text.contains("the last one 4s ago: the accept loop is slow"), "{}", verdict.text);
-        assert!(verdict.next.contains("uwsgi[7]"), "{}", verdict.next);
+        assert!(verdict.next.text.contains("uwsgi[7]"), "{}", verdict.next.text);
     }
 
     #[test]

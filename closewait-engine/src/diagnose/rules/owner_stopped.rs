@@ -2,6 +2,7 @@
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
+use crate::process::NextStep;
 
 /// Detects owners whose threads are all stopped, by a signal, a debugger or the freezer of their cgroup.
 pub(super) struct OwnerStopped;
@@ -24,11 +25,12 @@ impl Rule for OwnerStopped {
         let waits = case.group.evidence.waits.filter(|waits| waits.all_stopped())?;
         let (owner, frozen) = (text::owner(case), text::is_frozen(case));
         let (state, next) = match (frozen, text::tasks(case).first()) {
-            (true, _) => ("frozen with its cgroup", "thaw the cgroup, and find out who froze it".to_owned()),
-            (false, Some(task)) => {
-                ("stopped", format!("continue it: `kill -CONT {}`, and find out who stopped it", task.pid))
-            }
-            (false, None) => ("stopped", "continue it, and find out who stopped it".to_owned()),
+            (true, _) => ("frozen with its cgroup", text::dump(case).and("find out who froze it")),
+            (false, Some(task)) => (
+                "stopped",
+                NextStep::command("find out who stopped it, and let it continue", format!("kill -CONT {}", task.pid)),
+            ),
+            (false, None) => ("stopped", "find out who stopped it, and let it continue".into()),
         };
         let threads = match waits.threads {
             1 => "its only thread".to_owned(),
@@ -57,6 +59,6 @@ mod tests {
         scene.group.evidence.waits = Some(Waits { threads: 4, stopped: 4, complete: true, ..Waits::default() });
         let judgement = scene.check(&OwnerStopped).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Hung, Certainty::Fact));
-        assert!(judgement.next.contains("kill -CONT 42"), "{}", judgement.next);
+        assert_eq!(judgement.next.command.as_deref(), Some("kill -CONT 42"));
     }
 }

@@ -40,7 +40,8 @@ impl Rule for PeersWait {
             ),
             next: format!(
                 "nothing while {owner} works on it; a timeout for half-closed connections would limit the wait"
-            ),
+            )
+            .into(),
         })
     }
 }

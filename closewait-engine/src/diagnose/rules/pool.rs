@@ -73,7 +73,7 @@ impl Rule for Pool {
             next: format!(
                 "nothing, unless their number grows; to avoid errors at the next use, evict idle connections before {remote} \
                  closes them"
-            ),
+            ).into(),
         })
     }
 }

@@ -66,7 +66,8 @@ impl Rule for ProxyWait {
                 "see what {towards} does with the connections of {owner}; a timeout for half-closed connections in \
                  the proxy limits the wait{haproxy}",
                 haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
-            ),
+            )
+            .into(),
         })
     }
 }
@@ -85,7 +86,7 @@ mod tests {
             "{}",
             judgement.text
         );
-        assert!(judgement.next.contains("10.0.0.7:9000"), "{}", judgement.next);
+        assert!(judgement.next.text.contains("10.0.0.7:9000"), "{}", judgement.next.text);
     }
 
     #[test]

@@ -40,9 +40,9 @@ impl Rule for Queue {
                 wait = if backends.waiting == 1 { "waits" } else { "wait" },
                 count = text::count(case.group.count.max(1), "socket"),
             ),
-            next: format!(
-                "see which connections of {owner} wait: `ss -tnp | grep pid={pid}`, and what their other ends do",
-                pid = text::tasks(case).first().map_or(0, |task| task.pid),
+            next: text::ss_connections(
+                case,
+                format!("see which connections of {owner} wait, and what their other ends do"),
             ),
         })
     }

@@ -44,7 +44,7 @@ impl Rule for ReadsSlowly {
                     "the only thread of {owner} waits in a write call, while data from {} is unread",
                     case.socket.remote
                 ),
-                next: format!("see what {owner} writes to, and why that does not take the data: {}", text::dump(case)),
+                next: text::dump(case).and(&format!("see what {owner} writes to, and why that does not take the data")),
             });
         }
         if !most(clients.reading) {
@@ -61,7 +61,8 @@ impl Rule for ReadsSlowly {
             ),
             next: format!(
                 "see what {owner} does between two reads: it closes the connection when it has read everything"
-            ),
+            )
+            .into(),
         })
     }
 }

@@ -49,7 +49,7 @@ impl Rule for Sending {
                  connection is in use{waits}",
                 age = text::age(case),
             ),
-            next: format!("see why {remote} does not read; a send timeout in {owner} limits the wait"),
+            next: format!("see why {remote} does not read; a send timeout in {owner} limits the wait").into(),
         })
     }
 }

@@ -48,7 +48,7 @@ impl Rule for Shared {
             next:
                 "see which of them serves it; the others have to close their copies after fork(), as a parent has to for a \
                  connection that its child serves"
-                    .to_owned(),
+                    .into(),
         })
     }
 }

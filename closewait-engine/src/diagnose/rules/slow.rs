@@ -42,7 +42,7 @@ impl Rule for Slow {
                 longest = text::duration(exits.longest),
                 last = text::duration(case.now.since(exits.last?)),
             ),
-            next: format!("see which requests {port} take longer than their clients wait"),
+            next: format!("see which requests {port} take longer than their clients wait").into(),
         })
     }
 }

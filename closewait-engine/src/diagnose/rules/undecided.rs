@@ -55,7 +55,8 @@ impl Rule for Fresh {
             class: Class::Transient,
             certainty,
             text: format!("the peer closed {} ago, too recently to judge{others}", text::age(case)),
-            next: format!("nothing, unless it is still in CLOSE_WAIT after {}", text::duration(case.stuck_after)),
+            next: format!("nothing, unless it is still in CLOSE_WAIT after {}", text::duration(case.stuck_after))
+                .into(),
         })
     }
 }
@@ -87,7 +88,7 @@ impl Rule for TooEarly {
                 age = text::duration(case.group.oldest.max(case.age())),
                 owner = text::owner(case),
             ),
-            next: format!("check again: `closewait list --port {}`", text::port(case)),
+            next: text::list(case, "check again"),
         })
     }
 }
@@ -125,7 +126,7 @@ impl Rule for NoDemand {
                 age = text::duration(case.group.oldest),
                 doing = text::doing(case),
             ),
-            next: format!("send a request to port {port} and see whether {owner} answers"),
+            next: format!("send a request to port {port} and see whether {owner} answers").into(),
         })
     }
 }

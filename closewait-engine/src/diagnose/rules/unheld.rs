@@ -1,6 +1,7 @@
 //! Accepted or connected sockets of which no process has a descriptor.
 
 use crate::diagnose::{About, Judgement, Rule, text};
+use crate::process::NextStep;
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, SocketLocation},
@@ -40,7 +41,7 @@ impl Rule for Unheld {
             Some(SocketLocation::IoUring(task)) => {
                 let who = format!("{}[{}]", task.comm, task.pid);
                 let next = format!("see why {who} submits no close request for it; no list of descriptors shows it");
-                (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next)
+                (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next.into())
             }
             Some(SocketLocation::InFlight(tasks)) => {
                 let who = text::names(&tasks.iter().collect::<Vec<_>>());
@@ -48,7 +49,7 @@ impl Rule for Unheld {
                 (
                     Certainty::Fact,
                     format!("it is in a message (SCM_RIGHTS) in a UNIX socket{by}: the message was sent but not received"),
-                    format!("see why {} does not receive it", who.unwrap_or_else(|| "the receiver".to_owned())),
+                    format!("see why {} does not receive it", who.unwrap_or_else(|| "the receiver".to_owned())).into(),
                 )
             }
             None => (
@@ -58,7 +59,7 @@ impl Rule for Unheld {
                  inside a system call that began before the close, a socket of the kernel itself, a subflow of Multipath \
                  TCP, or owned by a process that could not be read"
                     .to_owned(),
-                "run `closewait doctor` to see whether all processes could be scanned".to_owned(),
+                NextStep::command("see whether all processes could be scanned", "closewait doctor"),
             ),
         };
         Some(Judgement { class: Class::Unknown, certainty, text, next })
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Fact));
         assert!(judgement.text.contains("ring[8]"), "{}", judgement.text);
         let judgement = unheld(Some(SocketLocation::InFlight(vec![task(9, "broker")]))).check(&Unheld).unwrap();
-        assert!(judgement.text.contains("SCM_RIGHTS") && judgement.next.contains("broker[9]"), "{judgement:?}");
+        assert!(judgement.text.contains("SCM_RIGHTS") && judgement.next.text.contains("broker[9]"), "{judgement:?}");
     }
 
     #[test]

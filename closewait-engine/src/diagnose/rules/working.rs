@@ -60,7 +60,7 @@ impl Rule for Working {
                 },
                 others = if serves { ", and other connections are served" } else { "" },
             ),
-            next: format!("see which requests on port {} take longer than their clients wait", text::port(case)),
+            next: format!("see which requests on port {} take longer than their clients wait", text::port(case)).into(),
         })
     }
 }
@@ -123,7 +123,7 @@ impl Rule for ServesOthers {
             class,
             certainty: Certainty::Low,
             text: format!("{subject} {what}: {count}, the oldest for {age}"),
-            next: format!("see whether they exit: `closewait list --port {port}`; if not, {}", text::dump(case)),
+            next: text::list(case, "see whether they exit").and(&format!("if not, {}", text::dump(case).text)),
         })
     }
 }
