@@ -1,4 +1,4 @@
-//! Questions to an agent, and the filters in them: `closewait list` sends one as a line of JSON.
+//! Queries to an agent, and their filters. `closewait list` sends a query as a line of JSON.
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     workload::Workload,
 };
 
-/// Shortest age that leaves a socket out: any younger one has passed it before an answer is made.
+/// Minimum value of [`Filter::older_than`] that excludes a socket: every socket is older when the agent answers.
 const SHORTEST_AGE: Duration = Duration::from_millis(1);
 
-/// A question.
+/// Query to an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
@@ -23,7 +23,7 @@ pub enum Query {
         /// Selected sockets.
         #[serde(default)]
         filter: Filter,
-        /// What the answer has of them.
+        /// Content of the answer.
         #[serde(default)]
         content: ListContent,
     },
@@ -31,16 +31,16 @@ pub enum Query {
     Report,
 }
 
-/// What the answer to a list has of the sockets that the filter selects.
+/// Content of the answer to a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListContent {
-    /// Everything that is known of each, as JSON has it.
+    /// All facts about each socket, for JSON output.
     #[default]
     Sockets,
-    /// The part that tables show of each, and the hints below a table. That is a third of what an agent sends otherwise.
+    /// Facts about each socket that tables show, and the hints below a table. Such an answer has a third of the size.
     Table,
-    /// No socket alone, but groups of them, and the hints below a table.
+    /// Groups of sockets, and the hints below a table.
     Groups(GroupBy),
 }
 
@@ -50,16 +50,16 @@ pub enum ListContent {
 pub enum GroupBy {
     /// Owner of the sockets, or of their listener.
     Process,
-    /// The listener that they came out of.
+    /// Listener that the sockets came from.
     Listener,
-    /// The other end.
+    /// Remote address.
     Peer,
-    /// The cgroup.
+    /// Cgroup of the sockets.
     Cgroup,
 }
 
 impl GroupBy {
-    /// The word that flags and JSON use.
+    /// Returns the name in flags and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
@@ -70,7 +70,7 @@ impl GroupBy {
     }
 }
 
-/// The empty filter.
+/// Filter that matches every socket.
 pub(crate) static EVERYTHING: Filter = Filter {
     pids: Vec::new(),
     ports: Vec::new(),
@@ -80,32 +80,32 @@ pub(crate) static EVERYTHING: Filter = Filter {
     verdicts: Vec::new(),
 };
 
-/// Selection of sockets. One value of a member has to match, and all members. An empty member matches everything.
+/// Filter of sockets. Every member has to match, each with at least one of its values; an empty member matches every socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// Owners of the socket, or of the listener that it waits at (PIDs).
+    /// PIDs of owners of the socket, or of the listener that it waits at.
     pub pids: Vec<u32>,
-    /// Ports of either end.
+    /// Local or remote ports.
     pub ports: Vec<u16>,
-    /// Other ends.
+    /// Remote endpoints or networks.
     pub peers: Vec<Peer>,
     /// Cgroups; see [`Filter::matches`].
     pub cgroups: Vec<String>,
-    /// Minimum certain age.
+    /// Lower bound of the socket's minimum age.
     pub older_than: Option<Duration>,
     /// Classes of the verdict.
     pub verdicts: Vec<Class>,
 }
 
 impl Filter {
-    /// Whether it fits everything.
+    /// Whether all members are empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it leaves nothing out, empty or not: every value that was given selects all sockets, or all of one address
-    /// family, or all whose cgroup is known.
+    /// Whether the filter excludes hardly any socket, even if it is not empty: each given value matches all sockets, all of one
+    /// address family, or all with a known cgroup.
     pub fn fits_everything(&self) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
         pids.is_empty()
@@ -116,15 +116,15 @@ impl Filter {
             && (verdicts.is_empty() || Class::ALL.iter().all(|class| verdicts.contains(class)))
     }
 
-    /// Whether `row` is one that is meant.
+    /// Whether a row matches.
     ///
-    /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
+    /// A cgroup that begins with a slash is a path, and matches everything below, too. Any other value is part of a path or of
     /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
 
-    /// Whether a socket is one that is meant, as far as that can be decided before it is judged.
+    /// Whether the facts about a socket match, without the verdict.
     pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
         let RowFacts { socket, workload, .. } = facts;
@@ -137,20 +137,20 @@ impl Filter {
             && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
     }
 
-    /// Whether a socket with a verdict of this class is one that is meant, as far as the verdict decides it.
+    /// Whether a verdict of this class matches.
     pub fn matches_verdict(&self, class: Class) -> bool {
         self.verdicts.is_empty() || self.verdicts.contains(&class)
     }
 }
 
-/// Whether networks without a port have every address of IPv4, or of IPv6.
+/// Whether the networks without a port cover all IPv4 or all IPv6 addresses.
 fn covers_a_family(peers: &[Peer]) -> bool {
     let covers = |is_v4: bool| {
         let of_family = peers.iter().filter(|peer| peer.address.is_ipv4() == is_v4 && peer.port.is_none());
         let mut ranges: Vec<(u128, u128)> = of_family.map(|peer| peer.range()).collect();
         ranges.sort_unstable();
         let last = if is_v4 { u32::MAX.into() } else { u128::MAX };
-        // The lowest address that none so far has; `None` once there is none left.
+        // The lowest address that is not covered yet; `None` if all are covered.
         let mut next = Some(0);
         for (low, high) in ranges {
             match next {
@@ -165,14 +165,14 @@ fn covers_a_family(peers: &[Peer]) -> bool {
     covers(true) || covers(false)
 }
 
-/// Pids of the owners of a socket, or of its listener while no program has accepted the socket.
+/// Returns the PIDs of the owners of a socket, and of its listener while no program has accepted the socket.
 fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
     let waits_at = facts.listener.filter(|_| facts.socket.accepted == Some(false));
     let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();
     facts.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
 }
 
-/// Returns the certain time since the entry into CLOSE_WAIT.
+/// Returns the minimum time since the entry into CLOSE_WAIT.
 fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
     let stayed = facts.dwell.map(crate::model::Dwell::at_least);
     match facts.gone {
@@ -201,7 +201,7 @@ fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
         || container.as_ref().is_some_and(|container| container.id.starts_with(text))
 }
 
-/// An address, all addresses with the same first bits, or one port of an address.
+/// Address, network, or endpoint of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     address: IpAddr,
@@ -210,7 +210,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The lowest and the highest address that it has.
+    /// Returns the lowest and the highest address.
     fn range(self) -> (u128, u128) {
         let address = match self.address {
             IpAddr::V4(address) => u128::from(u32::from(address)),
@@ -265,7 +265,7 @@ impl FromStr for Peer {
             }
             Some(_) | None => (address(text)?, None),
         };
-        // As addresses of sockets are shown.
+        // Addresses of sockets are canonical, too.
         let address = address.to_canonical();
         Ok(Self { address, prefix: bits(address), port })
     }
@@ -300,7 +300,7 @@ impl FromStr for Class {
         let same = |class: &&Self| class.name().eq_ignore_ascii_case(&text.replace('-', "_"));
         Self::ALL.iter().find(same).copied().ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|class| class.name()).collect();
-            format!("no such verdict; take one of {}", names.join(", "))
+            format!("unknown verdict; use one of {}", names.join(", "))
         })
     }
 }
