@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_leaves_nothing_out_is_known_by_what_it_selects() {
+    fn a_filter_that_excludes_no_socket_is_recognized() {
         let peers =
             |texts: &[&str]| Filter { peers: texts.iter().map(|text| peer(text)).collect(), ..Filter::default() };
         let everything = [
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn any_holder_will_do_and_for_one_never_accepted_that_of_its_listener() {
+    fn any_owner_matches_and_for_an_unaccepted_socket_that_of_its_listener() {
         let owners = [owner("a", 10, 3), owner("b", 20, 3)];
         let socket = socket();
         let held = Row { owners: Some(&owners), ..row(&socket) };
@@ -384,7 +384,7 @@ mod tests {
 
         let seen = Seen { what: listener(8080, 3, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
         let accepted = Row { listener: Some(&seen), ..held };
-        assert!(!fits(&of(30), &accepted), "the listener of an accepted socket does not hold it");
+        assert!(!fits(&of(30), &accepted), "the owner of the listener does not own an accepted socket");
         let waits = Socket { accepted: Some(false), ..socket.clone() };
         assert!(fits(&of(30), &Row { listener: Some(&seen), ..row(&waits) }));
     }
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_peer_is_refused_with_an_example() {
+    fn an_invalid_peer_is_refused_with_an_example() {
         for text in ["", "example.org", "10.0.0.9:http", "10.0.0.0/33", "::1/129", "10.0.0.0/x", "10.0.0.9:70000"] {
             let error = text.parse::<Peer>().unwrap_err();
             assert!(error.contains("write it like 10.0.0.7"), "{text}: {error}");
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_goes_by_path_unit_container_or_pod() {
+    fn a_cgroup_matches_by_path_unit_container_or_pod() {
         let workload = workload();
         let socket = socket();
         let row = Row { workload: Some(&workload), ..row(&socket) };
@@ -452,11 +452,11 @@ mod tests {
             assert_eq!(fits(&filter, &row), is, "{text}");
         }
         let any = Filter { cgroups: vec!["/".to_owned()], ..Filter::default() };
-        assert!(!fits(&any, &Row { workload: None, ..row }), "what is not known does not fit");
+        assert!(!fits(&any, &Row { workload: None, ..row }), "an unknown cgroup does not match");
     }
 
     #[test]
-    fn an_age_has_to_be_certain() {
+    fn the_minimum_age_has_to_match() {
         let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let socket = socket();
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_go_by_their_names() {
+    fn verdicts_match_by_name() {
         assert_eq!("never-accepted".parse(), Ok(Class::NeverAccepted));
         for class in Class::ALL {
             assert_eq!(class.name().parse(), Ok(class));
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_survives_its_way_to_the_agent_on_one_line() {
+    fn a_query_is_serialized_on_one_line_and_read_back() {
         let filter = Filter {
             pids: vec![1],
             ports: vec![80],
