@@ -82,8 +82,8 @@ pub struct Group {
     pub unanswered: u32,
     /// Number of distinct remote addresses.
     pub remotes: u32,
-    /// Number of unaccepted sockets in the backlog of the same port.
-    pub unaccepted: u32,
+    /// Age of the oldest unaccepted socket in a backlog of the same port; `None` if there is none.
+    pub oldest_unaccepted: Option<Duration>,
     /// Entries and exits on the same local port (servers) or to the same remote endpoint (clients), of all owners; `None` for
     /// a one-off scan without an agent.
     pub flow: Option<Flow>,

@@ -38,6 +38,8 @@ pub struct GroupEvidence {
     pub siblings: Option<Siblings>,
     /// Closes of connections of the same port, in any state; `None` if the kernel program does not count them.
     pub closes: Option<PortCloses>,
+    /// Time of the last exit from CLOSE_WAIT on the same port that the program caused after the onset.
+    pub last_exit: Option<BootTime>,
     /// Peer sockets of the group, as far as they are on this host.
     pub peer_ends: PeersRead,
     /// Connections of the owners to other programs; `None` if the agent did not read them.
@@ -115,9 +117,14 @@ impl GroupEvidence {
         self.siblings.map(|siblings| siblings.served > 0)
     }
 
-    /// Whether the program closed a connection of the port in the last [`RECENT`]; `None` if closes were not counted.
+    /// Whether the program closed a connection of the port in the last [`RECENT`], after the onset, in CLOSE_WAIT or in another state;
+    /// `None` if closes were not counted and no socket has exited CLOSE_WAIT.
     pub fn closes_others(&self, now: BootTime) -> Option<bool> {
-        self.closes.map(|closes| closes.last.is_some_and(|last| now.since(last) <= RECENT))
+        let lately = |last: BootTime| now.since(last) <= RECENT;
+        if self.last_exit.is_some_and(lately) {
+            return Some(true);
+        }
+        self.closes.map(|closes| closes.last.is_some_and(lately))
     }
 
     /// Whether the program still finishes sockets late; `None` without a watching agent.

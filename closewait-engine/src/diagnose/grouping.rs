@@ -70,9 +70,43 @@ impl<'a> GroupBuilder<'a> {
             reads: std::mem::take(&mut self.reads).into_iter().collect(),
             unanswered: self.unanswered,
             remotes: number(self.remotes.len()),
-            unaccepted: 0,
+            oldest_unaccepted: None,
             flow: None,
             evidence: GroupEvidence::default(),
+        }
+    }
+}
+
+/// Only owner of the sockets of a port; `None` for a port with several.
+type SoleOwners = BTreeMap<FlowKey, Option<GroupOwner>>;
+
+fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
+    let mut sole = SoleOwners::new();
+    for (owner, flow_key) in keys {
+        if let (GroupOwner::Held(..), FlowKey::Port(..)) = (owner, flow_key) {
+            sole.entry(*flow_key).and_modify(|sole| *sole = None).or_insert(Some(*owner));
+        }
+    }
+    sole
+}
+
+/// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
+fn is_unscanned(owner: GroupOwner, tracked: &TrackedSocket) -> bool {
+    owner == GroupOwner::Unknown && tracked.owners.is_none()
+}
+
+/// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
+fn join_sole_owners(
+    gathered: &mut HashMap<GroupKey, GroupBuilder<'_>, KeyedState>,
+    sole_owners: &SoleOwners,
+    now: BootTime,
+) {
+    for (flow_key, owner) in sole_owners {
+        let Some(owner) = owner else { continue };
+        let Some(unknown) = gathered.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
+        for (key, tracked) in unknown.members {
+            let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
+            gathered.entry((owner, *flow_key)).or_default().add(key, tracked, now);
         }
     }
 }
@@ -93,6 +127,7 @@ pub(crate) struct Grouping<'a> {
     host_context: &'a HostContext,
     keys: &'a GroupKeys,
     groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
+    sole_owners: SoleOwners,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
 
@@ -107,26 +142,38 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
-        let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
+        let mut oldest_unaccepted = BTreeMap::<FlowKey, Duration>::new();
         let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
         for (key, tracked) in tracker.iter() {
             let (owner, flow_key) = keys.group(tracked);
             if owner == GroupOwner::Backlog {
-                *unaccepted.entry(flow_key).or_default() += 1;
+                let oldest = oldest_unaccepted.entry(flow_key).or_default();
+                *oldest = tracked.since.dwell(now).at_least().max(*oldest);
             }
             entries.entry(flow_key).or_default().push(tracked.since.latest());
             if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
+        let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(gathered.keys()) };
+        join_sole_owners(&mut gathered, &sole_owners, now);
         entries.values_mut().for_each(|entries| entries.sort_unstable());
+        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
+        for seen in host_context.listeners() {
+            listeners.entry(seen.what.local.port).or_default().push(seen);
+        }
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, flow_key) = key;
             let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
             let flow = flows.and_then(|flows| flows.flow(flow_key, entries.first().copied(), now));
-            let evidence = Sources { now, host_context, flows, flow_key, entries }.evidence(&gathered.members);
-            let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
-            let group = Group { unaccepted, flow, evidence, ..gathered.group(stuck_after) };
+            let on_port = match flow_key {
+                FlowKey::Port(_, port) => listeners.get(&port).map(Vec::as_slice).unwrap_or_default(),
+                FlowKey::Remote(..) | FlowKey::Rest => &[],
+            };
+            let sources = Sources { now, host_context, flows, flow_key, entries, listeners: on_port };
+            let evidence = sources.evidence(&gathered.members);
+            let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
+            let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };
             let pairs = match owner {
                 GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
                     let sockets: Vec<_> =
@@ -139,16 +186,12 @@ impl<'a> Grouping<'a> {
             (key, GroupedSockets { group, pairs, proxy_peers })
         });
         let groups = groups.collect();
-        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
-        for seen in host_context.listeners() {
-            listeners.entry(seen.what.local.port).or_default().push(seen);
-        }
-        Self { now, stuck_after, host_context, keys, groups, listeners }
+        Self { now, stuck_after, host_context, keys, groups, sole_owners, listeners }
     }
 
     /// Judges a socket in CLOSE_WAIT.
     pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        let of = self.keys.group(tracked);
+        let of = self.group_key(tracked);
         let alone;
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
             Some(grouped) => grouped,
@@ -181,12 +224,22 @@ impl<'a> Grouping<'a> {
         diagnose::verdict(&case)
     }
 
+    fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
+        let (owner, flow_key) = self.keys.group(tracked);
+        let sole = self.sole_owners.get(&flow_key).filter(|_| is_unscanned(owner, tracked));
+        (sole.copied().flatten().unwrap_or(owner), flow_key)
+    }
+
     /// Returns a group of one socket.
     fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
         let mut gathered = GroupBuilder::default();
         gathered.add(key, tracked, self.now);
-        let unaccepted = u32::from(tracked.socket.accepted == Some(false));
-        GroupedSockets { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..GroupedSockets::default() }
+        let is_unaccepted = tracked.socket.accepted == Some(false);
+        let oldest_unaccepted = is_unaccepted.then(|| tracked.since.dwell(self.now).at_least());
+        GroupedSockets {
+            group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after) },
+            ..GroupedSockets::default()
+        }
     }
 
     /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor.
@@ -217,7 +270,7 @@ impl<'a> Grouping<'a> {
 
     /// Returns the other side of a proxied connection, for which the socket waits.
     pub(crate) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
-        let of = self.keys.group(tracked);
+        let of = self.group_key(tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
@@ -279,6 +332,7 @@ impl<'a> Grouping<'a> {
 mod tests {
     use super::*;
     use crate::{
+        diagnose::testing::owned_by,
         model::{Endpoint, KeySecret},
         testing::socket,
     };
@@ -301,5 +355,32 @@ mod tests {
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
         let judged = |number| (verdict(number).class, verdict(number).rule);
         assert_eq!(judged(last), judged(0), "each is the only socket of its group");
+    }
+
+    #[test]
+    fn a_socket_without_a_scan_joins_the_only_owner_of_its_port() {
+        let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
+        let key = |number: u64| SocketKey((1 << 63) + number);
+        for number in 0..3 {
+            tracker.enter(key(number), entered, socket());
+        }
+        let groups = |tracker: &Tracker| {
+            let (host_context, keys) = (HostContext::default(), GroupKeys::default());
+            let grouping = Grouping::new(now, Duration::from_secs(60), tracker, &host_context, &keys, None);
+            let mut counts: Vec<_> = grouping.groups.values().map(|grouped| grouped.group.count).collect();
+            counts.sort_unstable();
+            counts
+        };
+        assert_eq!(groups(&tracker), [3], "no owner is known");
+        let own = |tracker: &mut Tracker, number, pid: u32| {
+            tracker.held(key(number), &socket(), owned_by(pid, "api", 9));
+            tracker.owner_scan_ended(entered, true, |_| None);
+        };
+        own(&mut tracker, 0, 7);
+        assert_eq!(groups(&tracker), [3]);
+        tracker.held(key(0), &socket(), owned_by(7, "api", 9));
+        own(&mut tracker, 1, 8);
+        assert_eq!(groups(&tracker), [1, 1, 1], "it can be a socket of either");
     }
 }

@@ -13,11 +13,11 @@ pub(super) const ABOUT: About = About {
     certainty: &[
         (
             Certainty::High,
-            "transient: the program ended the socket late, or wrote an answer to a peer that was already gone",
+            "transient: the program shut down or reset the connection late, or wrote an answer to a peer that was already gone",
         ),
         (
             Certainty::Medium,
-            "unknown: the socket was reset, timed out or destroyed, or its listener was closed; the program did not call close()",
+            "transient: the program closed the socket late, or the kernel did as the process ended; unknown: the socket was reset, timed out or destroyed, or its listener was closed; the program did not call close()",
         ),
     ],
     says: "whether a falling number of sockets means that the program has recovered",
@@ -46,7 +46,8 @@ pub fn left(
         Some(false) | None => "",
     };
     let (closed, fell) = match how {
-        ExitCause::Closed => (true, format!("its program was slow, not stuck: it closed the socket{after}")),
+        // The kernel closes the sockets of a process that ends.
+        ExitCause::Closed => (true, format!("its program was slow, or has ended: it closed the socket{after}")),
         ExitCause::Shutdown => (true, format!("its program was slow, not stuck: it shut down the sending side{after}")),
         ExitCause::Aborted => (true, format!("its program was slow, not stuck: it reset the connection{after}")),
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
@@ -74,7 +75,8 @@ pub fn left(
             "if that is too late, see what delayed its program; the peer was {}, which had closed first",
             socket.remote
         );
-        return verdict(Class::Transient, Certainty::High, format!("{fell}{remains}"), next);
+        let certainty = if how == ExitCause::Closed { Certainty::Medium } else { Certainty::High };
+        return verdict(Class::Transient, certainty, format!("{fell}{remains}"), next);
     }
     let next = match fd_open {
         Some(true) => "see which program still has the descriptor (`closewait list`): the cause is still there",
@@ -93,10 +95,15 @@ mod tests {
 
     #[test]
     fn a_socket_that_its_program_ended_was_slow() {
-        for how in [ExitCause::Closed, ExitCause::Shutdown, ExitCause::Aborted] {
+        let causes = [
+            (ExitCause::Closed, Certainty::Medium),
+            (ExitCause::Shutdown, Certainty::High),
+            (ExitCause::Aborted, Certainty::High),
+        ];
+        for (how, certainty) in causes {
             let verdict = left(&socket(), DWELL, how, Some(false), (false, None)).unwrap();
-            assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
-            assert!(verdict.text.starts_with("its program was slow, not stuck: "), "{}", verdict.text);
+            assert_eq!((verdict.class, verdict.certainty), (Class::Transient, certainty));
+            assert!(verdict.text.starts_with("its program was slow, "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
         }
     }

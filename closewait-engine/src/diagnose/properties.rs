@@ -112,6 +112,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             longest: dice.seconds(),
         }),
         siblings: dice.maybe(|dice| Siblings { served: (dice.below(4) / 3) as u32, waiting: dice.below(3) as u32 }),
+        last_exit: dice.maybe(|dice| now - secs(dice.below(30))),
         closes: dice.maybe(|dice| PortCloses {
             port,
             count: dice.below(3),
@@ -124,6 +125,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
         sending: if dice.below(8) == 0 { count } else { 0 },
         eof_unread: dice.one(&[0, count]),
         clients: ClientFacts {
+            reading: dice.below(8) as u32 / 6,
             closing_messages: if dice.below(5) == 0 { count } else { 0 },
             idle: dice.one(&[0, count]),
             responses: if dice.below(4) == 0 { count } else { 0 },
@@ -175,7 +177,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     scene.group.youngest = dice.seconds().min(age);
     scene.group.stuck = if age >= STUCK_AFTER { 1 + dice.below(count.into()) as u32 } else { dice.below(2) as u32 };
     scene.group.remotes = 1 + dice.below(3) as u32;
-    scene.group.unaccepted = dice.below(3) as u32;
+    scene.group.oldest_unaccepted = dice.maybe(|dice| secs(dice.below(100)));
     scene.group.flow = dice.maybe(|dice| flow(dice, now));
     scene.group.evidence = evidence(dice, now, age, count);
     if dice.below(2) == 0 {
@@ -259,7 +261,7 @@ proptest! {
 
     /// More evidence of progress never makes a verdict blame the program more.
     #[test]
-    fn evidence_of_progress_never_adds_blame(numbers in numbers(), kind in 0_usize..7) {
+    fn evidence_of_progress_never_adds_blame(numbers in numbers(), kind in 0_usize..8) {
         let mut scene = scene(numbers);
         let (before, now, count) = (accusation(&scene.verdict()), scene.now, scene.group.count);
         let evidence = &mut scene.group.evidence;
@@ -277,6 +279,7 @@ proptest! {
             3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
             4 => evidence.backends = Some(Backends { waiting: count }),
             5 => evidence.sending = count,
+            6 => evidence.last_exit = Some(now),
             _ => {
                 if let Some(waits) = &mut evidence.waits {
                     waits.follows = Some(true);

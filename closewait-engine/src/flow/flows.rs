@@ -332,6 +332,11 @@ impl Flows {
         Some(flow)
     }
 
+    /// Returns the time of the last exit from CLOSE_WAIT that a program of the flow caused.
+    pub(crate) fn last_closed(&self, key: FlowKey) -> Option<BootTime> {
+        self.flows.get(&key)?.last_closed
+    }
+
     /// Returns the late exits of a flow.
     pub(crate) fn late_exits(&self, key: FlowKey) -> LateExits {
         let Some(stats) = self.flows.get(&key) else { return LateExits::default() };

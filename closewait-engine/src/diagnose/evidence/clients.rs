@@ -11,6 +11,8 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(1);
 /// Maximum time between a closing message and its FIN, including the resolution of the kernel's times.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// Maximum size of a closing message, bytes: one segment of a handshake or of a protocol with a text.
+const MAX_CLOSING_MESSAGE: u32 = 4096;
 /// Maximum time between the FINs of one event at the peer.
 const ONE_EVENT: Duration = Duration::from_millis(1500);
 
@@ -26,20 +28,32 @@ pub struct ClientFacts {
     pub responses: u32,
     /// Largest number of sockets whose FINs arrived within 1.5 s.
     pub same_moment: u32,
+    /// Number of sockets from which the program still reads: less was unread at a refresh in the second half of the time since the
+    /// FIN.
+    pub reading: u32,
     /// Number of sockets that were opened after the onset; `None` if no time of opening is known.
     pub opened_after_onset: Option<u32>,
 }
 
 impl ClientFacts {
-    /// Counts the sockets of a group; `onset` is the entry of the oldest. With `watched`, the agent knows the opener of each
-    /// connection that was opened after the onset, so a connection without an opener is older.
-    pub(crate) fn of<'a>(sockets: impl Iterator<Item = (&'a Socket, Since)>, onset: BootTime, watched: bool) -> Self {
+    /// Counts the sockets of a group at `now`, each with the time at which a refresh last saw that data was read. `onset` is the
+    /// entry of the oldest. With `watched`, the agent knows the opener of each connection that was opened after the onset, so a
+    /// connection without an opener is older.
+    pub(crate) fn of<'a>(
+        sockets: impl Iterator<Item = (&'a Socket, Since, BootTime)>,
+        onset: BootTime,
+        watched: bool,
+        now: BootTime,
+    ) -> Self {
         let (mut facts, mut entries) = (Self::default(), Vec::new());
         facts.opened_after_onset = watched.then_some(0);
-        for (socket, since) in sockets {
+        for (socket, since, read) in sockets {
             let Since::Exact(entered) = since else { continue };
             entries.push(entered);
-            let unread = socket.unread_bytes.unwrap_or(0) > 1;
+            let unread_bytes = socket.unread_bytes.unwrap_or(0);
+            let unread = unread_bytes > 1;
+            let (age, until_read) = (now.since(entered), read.since(entered));
+            facts.reading += u32::from(unread && until_read >= IDLE && until_read * 2 >= age);
             // On a connection without data, the kernel's time of sending is that of the handshake.
             let silence = socket.last_sent.map(|sent| entered.since(sent));
             let with_fin =
@@ -47,7 +61,7 @@ impl ClientFacts {
             let idle = silence.is_some_and(|silence| silence >= IDLE);
             facts.idle += u32::from(idle);
             match with_fin {
-                Some(true) if unread && idle => facts.closing_messages += 1,
+                Some(true) if unread && idle && unread_bytes <= MAX_CLOSING_MESSAGE => facts.closing_messages += 1,
                 Some(_) if unread => facts.responses += 1,
                 Some(_) | None => {}
             }
@@ -91,7 +105,19 @@ mod tests {
     }
 
     fn facts(sockets: &[Socket]) -> ClientFacts {
-        ClientFacts::of(sockets.iter().map(|socket| (socket, Since::Exact(ENTERED))), ENTERED, false)
+        let sockets = sockets.iter().map(|socket| (socket, Since::Exact(ENTERED), ENTERED));
+        ClientFacts::of(sockets, ENTERED, false, ENTERED + Duration::from_secs(20))
+    }
+
+    #[test]
+    fn a_program_still_reads_if_less_was_unread_lately() {
+        let socket = client(5000, 0, 1135);
+        let reading = |read, age| {
+            let after = |seconds| ENTERED + Duration::from_secs(seconds);
+            let sockets = std::iter::once((&socket, Since::Exact(ENTERED), after(read)));
+            ClientFacts::of(sockets, ENTERED, false, after(age)).reading
+        };
+        assert_eq!([reading(0, 20), reading(9, 20), reading(10, 20)], [0, 0, 1]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeersRead, RECENT, Siblings, Waits};
 use crate::{
     context::{host_context::HostContext, pairing},
+    diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
-    model::{Connection, PeerEnd, ProxyPeer, Role, SocketKey},
+    model::{Connection, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) flows: Option<&'a Flows>,
     /// The port or remote endpoint of the group.
     pub(crate) flow_key: FlowKey,
+    /// Listeners of the port, in all network namespaces; empty for clients.
+    pub(crate) listeners: &'a [&'a Seen<Listener>],
     /// Times at which the sockets of that port or remote endpoint entered CLOSE_WAIT, sorted.
     pub(crate) entries: &'a [BootTime],
 }
@@ -46,14 +49,19 @@ impl Sources<'_> {
         let owners = members.iter().filter_map(|(_, one)| one.owners.as_deref());
         let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(MAX_OWNERS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
-        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
-        // Demand counts the whole port: a server with a process for each connection has a group for each process.
-        let first = self.entries.first().copied().unwrap_or(onset);
-        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
             FlowKey::Remote(..) | FlowKey::Rest => (None, None),
         };
+        let closes = port.and_then(|port| self.host_context.closes(netns, port, self.now)).copied();
+        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
+        // A process that serves one connection has no others: only closes show whether its siblings serve some.
+        let siblings = siblings.filter(|siblings| {
+            closes.is_some() || *siblings != Siblings::default() || !self.is_process_per_connection(&pids, members)
+        });
+        // Demand counts the whole port: a server with a process for each connection has a group for each process.
+        let first = self.entries.first().copied().unwrap_or(onset);
+        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
         let peer_ends: Vec<PeerEnd> = if is_server {
             members.iter().filter_map(|(key, _)| self.host_context.peer_end(*key)).collect()
         } else {
@@ -64,7 +72,11 @@ impl Sources<'_> {
             demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
-            closes: port.and_then(|port| self.host_context.closes(netns, port)).copied(),
+            closes,
+            last_exit: self
+                .flows
+                .filter(|_| is_server)
+                .and_then(|flows| flows.last_closed(self.flow_key).filter(|last| *last > first + AFTER_ONSET)),
             peer_ends: PeersRead {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
@@ -77,7 +89,8 @@ impl Sources<'_> {
             clients: match self.flow_key {
                 FlowKey::Remote(scope, remote) => {
                     let watched = self.host_context.watches_remote(scope.netns, remote.port);
-                    ClientFacts::of(members.iter().map(|(_, one)| (&one.socket, one.since)), onset, watched)
+                    let sockets = members.iter().map(|(_, one)| (&one.socket, one.since, one.touched));
+                    ClientFacts::of(sockets, onset, watched, self.now)
                 }
                 FlowKey::Port(..) | FlowKey::Rest => ClientFacts::default(),
             },
@@ -93,6 +106,15 @@ impl Sources<'_> {
         let read: Vec<(u32, BootTime)> = pids.iter().map(fresh).collect::<Option<_>>()?;
         let of = |(pid, read): (u32, BootTime)| self.host_context.connections(pid).iter().map(move |peer| (read, peer));
         (!read.is_empty()).then(|| read.into_iter().flat_map(of))
+    }
+
+    /// Whether each owner has one socket of the group, and another process listens, too.
+    fn is_process_per_connection(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> bool {
+        let Some((_, first)) = members.first() else { return false };
+        let mut listeners =
+            self.listeners.iter().filter(|seen| seen.what.serves(first.socket.netns, first.socket.local));
+        members.len() <= pids.len()
+            && listeners.any(|seen| seen.owners.iter().any(|owner| !pids.contains(&owner.task.pid)))
     }
 
     fn siblings(&self, pids: &BTreeSet<u32>, onset: BootTime) -> Option<Siblings> {

@@ -82,7 +82,7 @@ impl Rule for UnreadResponse {
             class: &[Class::Transient, Class::Unknown],
             certainty: &[(
                 Certainty::Low,
-                "transient for the first 60 s, then unknown: a slow reader and an abandoned response look the same",
+                "transient for the first 15 s, then unknown: a slow reader and an abandoned response look the same",
             )],
             says: "the program reads slowly, or has abandoned the response",
             next: "see whether the amount of unread data falls",
@@ -96,7 +96,7 @@ impl Rule for UnreadResponse {
         if !case.is_client() || clients.responses * 2 < case.group.count || clients.responses == 0 {
             return None;
         }
-        let old = case.group.oldest >= super::SURE_AGE;
+        let old = case.group.oldest >= super::SOME_AGE;
         let (owner, port) = (text::owner(case), text::port(case));
         Some(Judgement {
             class: if old { Class::Unknown } else { Class::Transient },

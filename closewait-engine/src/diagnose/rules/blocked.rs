@@ -79,6 +79,10 @@ impl Rule for Blocked {
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
+            Some(true) if leaves_backlog(case) => (
+                Certainty::Low,
+                "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
+            ),
             Some(true) => return None,
             Some(false) if blocked > 0 && waits.threads > 1 => {
                 (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
@@ -99,7 +103,9 @@ impl Rule for Blocked {
             }
             // The threads of such a runtime do not show its tasks.
             _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= super::SOME_AGE => {
-                let sure = case.group.oldest >= super::SURE_AGE;
+                // Such a runtime has read the requests that it works on, and a thread with a timeout may work on one.
+                let unread = case.group.is_mostly_unread() && waits.limited * 2 < waits.threads;
+                let sure = case.group.oldest >= super::SURE_AGE && unread;
                 (
                     if sure { Certainty::Medium } else { Certainty::Low },
                     "its threads do not show what each connection waits for".to_owned(),
@@ -215,6 +221,11 @@ pub(super) fn only_accepts(case: &Case<'_>) -> bool {
         && working * 4 <= case.group.count
 }
 
+/// Whether connections have been in the backlog for longer than an event loop takes to come back to it.
+pub(super) fn leaves_backlog(case: &Case<'_>) -> bool {
+    case.group.oldest_unaccepted.is_some_and(|age| age >= super::undecided::FRESH)
+}
+
 fn threads(waits: &Waits, count: u32) -> String {
     let wait = if count == 1 { "waits" } else { "wait" };
     if waits.threads == 1 {
@@ -317,6 +328,9 @@ mod tests {
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop, waits.threads) = (4, 1, Some(true), 5);
         assert_ne!(result(&scene).0, Class::Hung);
+        scene.group.oldest_unaccepted = Some(secs(5));
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "it does not come back to its listener");
+        scene.group.oldest_unaccepted = None;
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop) = (5, 0, Some(false));
         assert_eq!(result(&scene).0, Class::Hung);

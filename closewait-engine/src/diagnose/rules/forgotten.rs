@@ -20,7 +20,8 @@ impl Rule for Forgotten {
             certainty: &[
                 (
                     Certainty::Medium,
-                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, and no thread waits for events",
+                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, and no thread waits for events or with a \
+                     timeout",
                 ),
                 (
                     Certainty::Low,
@@ -32,6 +33,8 @@ impl Rule for Forgotten {
             not: &[
                 "a program that waits for a timer: its wait has a timeout",
                 "a program that waits for another program: its connection to that program waits for an answer",
+                "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
+                "an event loop that leaves connections in the backlog: it waits for something else",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
@@ -62,6 +65,8 @@ impl Rule for Forgotten {
             || waiting > 0
             || works * 4 > case.group.count
             || super::blocked::only_accepts(case)
+            || super::blocked::leaves_backlog(case)
+            || super::is_handed_over(case) == Some(true)
         {
             return None;
         }
@@ -74,7 +79,11 @@ impl Rule for Forgotten {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
-        let sure = waits.events == 0 && case.group.count >= MIN_SOCKETS && case.group.oldest >= super::SOME_AGE;
+        // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat.
+        let sure = waits.events == 0
+            && waits.limited == 0
+            && case.group.count >= MIN_SOCKETS
+            && case.group.oldest >= super::SOME_AGE;
         let owner = text::owner(case);
         let others = if serves { "serves other connections" } else { "is idle" };
         Some(Judgement {
@@ -112,6 +121,12 @@ mod tests {
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.oldest_unaccepted = Some(crate::diagnose::testing::secs(5));
+        assert_eq!(scene.check(&Forgotten), None, "it does not come back to its listener");
+        scene.group.oldest_unaccepted = None;
+        let owners = scene.owners.replace(vec![crate::diagnose::testing::owned_by(42, "tail", 0)]);
+        assert_eq!(scene.check(&Forgotten), None, "the connection is its standard input");
+        scene.owners = owners;
         scene.group.evidence.waits = Some(Waits { events: 0, accepting: 1, idle_loop: None, ..idle });
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Medium);
         scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });

@@ -31,8 +31,8 @@ impl Rule for Inherited {
                 ),
                 (
                     Certainty::Low,
-                    "several processes have it, of different programs or of a client: passing a descriptor on is not a leak in \
-                     itself",
+                    "several processes have it, of different programs or of a client, or a process that a service left behind has \
+                     it from its start: passing a descriptor on is not a leak in itself",
                 ),
             ],
             says: "a copy of the descriptor keeps the connection open after its owner closed it",
@@ -40,7 +40,8 @@ impl Rule for Inherited {
             not: &[
                 "a process for each connection (sshd, PostgreSQL): it runs the listener's program, or one whose name begins with \
                  the listener's (sshd, sshd-session)",
-                "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3",
+                "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3, and the owner's parent \
+                 listens or also owns it",
                 "an old process that a new one replaces: both run the same program, or the listener started after the entry",
                 "an owner that closewait cannot inspect: the rule concludes that a process closed its descriptor only if closewait \
                  could inspect all processes",
@@ -83,6 +84,7 @@ fn original_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, Strin
     opener_closed(case, tasks)
         .or_else(|| another_program_listens(case, tasks))
         .or_else(|| connection_is_older(case, tasks))
+        .or_else(|| started_by_ended_process(case, tasks))
 }
 
 fn opener_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
@@ -97,6 +99,34 @@ fn opener_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)
     Some((
         certainty,
         format!("{}[{}] opened it and no longer has a descriptor of it, but {who} does", opener.comm, opener.pid),
+    ))
+}
+
+/// Returns the evidence that a service has left a process behind: the process has the connection as descriptors of its start, but
+/// its parent is neither the listener nor another owner, so the process that a super-server started for the connection has ended.
+fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    let listener = case.listener.filter(|listener| !listener.owners.is_empty())?;
+    if !case.is_server() || !super::is_handed_over(case)? {
+        return None;
+    }
+    let listens = |pid| listener.owners.iter().any(|owner| owner.task.pid == pid);
+    for task in tasks {
+        let parent = process(case, task.pid)?.parent?;
+        if listens(task.pid) || listens(parent) || tasks.iter().any(|task| task.pid == parent) {
+            return None;
+        }
+    }
+    let mut listeners: Vec<&Task> = listener.owners.iter().map(|owner| &owner.task).collect();
+    listeners.dedup_by_key(|task| task.pid);
+    Some((
+        Certainty::Low,
+        format!(
+            "{who} has it since it started, but is no child of {from}, which listens on {local}: the process that served the \
+             connection has ended",
+            who = text::names(tasks)?,
+            from = text::names(&listeners)?,
+            local = listener.what.local,
+        ),
     ))
 }
 
@@ -237,6 +267,18 @@ mod tests {
         assert_eq!(certainty(&opened_by(Scene::client(), 42, "app")), None);
         assert_eq!(certainty(&Scene::client()), None, "the opener is unknown");
         assert_eq!(certainty(&Scene { owners: None, ..opened_by(Scene::client(), 7, "app") }), None);
+    }
+
+    #[test]
+    fn a_process_that_a_service_left_behind_is_a_guess() {
+        let mut scene = child(1, "/usr/sbin/xinetd", "/usr/bin/memcached");
+        assert_eq!(certainty(&scene), None, "its parent is unknown");
+        scene.processes[0].parent = Some(7);
+        assert_eq!(certainty(&scene), None, "the super-server started it for the connection");
+        scene.processes[0].parent = Some(1);
+        assert_eq!(certainty(&scene), Some(Certainty::Low));
+        scene.owners = Some(vec![owned_by(42, "child", 1), owned_by(42, "child", 9)]);
+        assert_ne!(certainty(&scene), Some(Certainty::Low), "it has another descriptor of it");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod peers_wait;
 mod pool;
 mod proxy_wait;
 mod queue;
+mod reads_slowly;
 mod sending;
 mod shared;
 mod slow;
@@ -49,6 +50,7 @@ pub const RULES: &[&dyn Rule] = &[
     &inherited::Inherited,
     &sending::Sending,
     &peers_wait::PeersWait,
+    &reads_slowly::ReadsSlowly,
     &pool::Pool,
     &slow::Slow,
     &proxy_wait::ProxyWait,

@@ -17,7 +17,11 @@ impl Rule for Pool {
             class: &[Class::Pool],
             certainty: &[
                 (Certainty::Medium, "closing messages, or one event at the peer: 3 or more FINs within 1.5 s"),
-                (Certainty::Low, "idle connections only: connections that the program forgot after use look the same"),
+                (
+                    Certainty::Low,
+                    "idle connections only, or one event and unread responses: connections that the program forgot after use look \
+                     the same",
+                ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
             next: "nothing; to avoid errors at the next use, evict idle connections before the server closes them",
@@ -37,8 +41,7 @@ impl Rule for Pool {
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
         let (owner, remote) = (text::owner(case), case.socket.remote);
         let most = |number: u32| number * 2 >= count && number > 0;
-        let one_event =
-            clients.same_moment >= 3 && most(clients.same_moment) && (most(clients.idle) || most(clients.responses));
+        let one_event = clients.same_moment >= 3 && most(clients.same_moment);
         let opened = clients.opened_after_onset.unwrap_or(0);
         let (certainty, evidence) = if most(clients.closing_messages) {
             (
@@ -48,9 +51,10 @@ impl Rule for Pool {
                     clients.closing_messages
                 ),
             )
-        } else if one_event && opened < 2 {
+        } else if one_event && opened < 2 && (most(clients.idle) || most(clients.responses)) {
+            // An unread response is no sign of a pool: its program may have lost the connection.
             (
-                Certainty::Medium,
+                if most(clients.responses) { Certainty::Low } else { Certainty::Medium },
                 format!("{remote} closed {} of them within 1.5s, as in a restart or a cleanup", clients.same_moment),
             )
         } else if most(clients.idle) && opened < 2 {
@@ -93,6 +97,10 @@ mod tests {
         assert_eq!(
             result(ClientFacts { idle: 8, same_moment: 6, ..none.clone() }),
             Some((Class::Pool, Certainty::Medium))
+        );
+        assert_eq!(
+            result(ClientFacts { idle: 8, responses: 8, same_moment: 6, ..none.clone() }),
+            Some((Class::Pool, Certainty::Low))
         );
         assert_eq!(result(ClientFacts { idle: 4, ..none.clone() }), Some((Class::Pool, Certainty::Low)));
         assert_eq!(result(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);

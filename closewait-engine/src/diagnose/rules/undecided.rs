@@ -15,7 +15,7 @@ pub(super) struct TooEarly;
 pub(super) struct NoDemand;
 
 /// Minimum age of a group that is judged. Every connection whose peer closes first passes through CLOSE_WAIT.
-const FRESH: Duration = Duration::from_secs(3);
+pub(super) const FRESH: Duration = Duration::from_secs(3);
 
 impl Rule for Fresh {
     fn about(&self) -> &'static About {

@@ -1,7 +1,7 @@
 //! Servers that work, and may finish these sockets.
 
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, ReadState};
 
 /// Detects a server with a thread for each socket that waits with a timeout, and so will finish.
 pub(super) struct Working;
@@ -73,7 +73,8 @@ impl Rule for ServesOthers {
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; a leak after 60 s or longer if fewer threads work than half of the number of sockets",
+                "unknown; a leak after 60 s or longer, or after 15 s if the program has read the FIN of most, if fewer threads \
+                 work than half of the number of sockets",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -101,7 +102,9 @@ impl Rule for ServesOthers {
         let idle = evidence.waits.is_some_and(|waits| {
             waits.complete && !waits.multiplexes && waits.idle_loop.is_none() && waits.working() * 2 < case.group.count
         });
-        let old = case.group.oldest >= super::SURE_AGE;
+        // A program reads the FIN when it is done with the request, or about to be.
+        let fin_read = case.group.in_state(ReadState::FinConsumed) * 2 >= case.group.count;
+        let old = case.group.oldest >= if fin_read { super::SOME_AGE } else { super::SURE_AGE };
         let (class, what) = match (old, idle) {
             (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
             (true, true) => {
@@ -149,6 +152,11 @@ mod tests {
         assert_eq!(scene.check(&ServesOthers), None);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
+        let threads = scene.group.evidence.waits;
+        scene = scene.reading(ReadState::FinConsumed);
+        scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has read the FIN");
+        scene.group.evidence.waits = threads;
         scene = scene.aged(70);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
