@@ -1,4 +1,4 @@
-//! Sockets that `closewait kill` may destroy: the conditions, and the outcome for each.
+//! Conditions under which `closewait kill` may destroy a socket, and the outcomes.
 //!
 //! A destroyed socket (`SOCK_DESTROY`) cannot be restored, so each unknown fact is a reason to refuse.
 
@@ -15,10 +15,10 @@ use super::{
     time::BootTime,
 };
 
-/// Largest delay of the kernel's ages of a socket, in ticks of its clock, behind the true ones.
+/// Maximum error of the kernel's ages of a socket: ticks of its clock may be late.
 const TICKS: Duration = Duration::from_millis(100);
 
-/// A socket that was selected, as it was listed.
+/// Selected socket, as of the time of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
     /// Time at which the socket was listed.
@@ -27,11 +27,11 @@ pub struct Selected {
     pub socket: Socket,
     /// Dwell time at `at`; `None` if unknown.
     pub dwell: Option<Dwell>,
-    /// Exit of the socket, if it had left CLOSE_WAIT.
+    /// Exit of the socket, if it had exited CLOSE_WAIT.
     pub gone: Option<Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<Vec<Owner>>,
-    /// Reason why the socket stays in CLOSE_WAIT.
+    /// Diagnosis of the socket.
     pub verdict: Verdict,
 }
 
@@ -64,7 +64,7 @@ impl Selected {
         }
     }
 
-    /// Returns the arrival time of the peer's FIN, if that was seen.
+    /// Returns the arrival time of the peer's FIN, if the agent saw it.
     fn entered(&self) -> Option<BootTime> {
         match self.dwell? {
             Dwell::Exact(dwell) => Some(self.at - dwell),
@@ -76,21 +76,21 @@ impl Selected {
 /// State of a socket in the kernel just before it is destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentSocket {
-    /// Number of its state.
+    /// Kernel's number of the TCP state.
     pub state: u8,
     /// Local endpoint.
     pub local: Endpoint,
-    /// The peer.
+    /// Remote endpoint.
     pub remote: Endpoint,
     /// Cookie of the socket.
     pub cookie: u64,
-    /// Inode of the socket; 0: no program has ever owned it.
+    /// Inode of the socket; 0 if no program has ever owned it.
     pub inode: u32,
-    /// Index of the interface that it is bound to; 0: none.
+    /// Index of the interface to which the socket is bound; 0 if it is not bound.
     pub interface: u32,
-    /// Bytes that it has written and the peer has not acknowledged.
+    /// Number of written bytes that the peer has not acknowledged.
     pub send_queue_bytes: u32,
-    /// The timer that runs, if one does.
+    /// Running timer; `None` if no timer runs.
     pub timer: Option<TimerKind>,
     /// Sent data; `None` if the kernel does not report it.
     pub sent: Option<Sent>,
@@ -101,49 +101,49 @@ pub struct CurrentSocket {
 pub struct Sent {
     /// Number of bytes.
     pub bytes: u64,
-    /// Time since it last sent data.
+    /// Time since the socket last sent data.
     pub ago: Duration,
-    /// Time since it last received data.
+    /// Time since the socket last received data.
     pub received_ago: Duration,
 }
 
-/// Socket that may be destroyed, with the conditions that must still hold at that moment.
+/// Socket to destroy, with the identity that the kernel's facts must still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Network namespace of the socket.
     pub netns: u32,
     /// Local endpoint.
     pub local: Endpoint,
-    /// The peer.
+    /// Remote endpoint.
     pub remote: Endpoint,
     /// Cookie of the socket.
     pub cookie: u64,
     /// Inode of the socket.
     pub inode: u32,
-    /// Index of the interface that it is bound to; 0: none.
+    /// Index of the interface to which the socket is bound; 0 if it is not bound.
     pub interface: u32,
-    /// Time of the entry, if that was seen.
+    /// Time of the entry, if the agent saw it.
     pub entered: Option<BootTime>,
 }
 
 /// Reason why a socket is not destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Only a descriptor is left of the socket.
+    /// The socket had exited CLOSE_WAIT, and only its descriptor is left.
     Left,
     /// The socket uses MPTCP.
     Mptcp,
     /// The socket waits in a backlog.
     NeverAccepted,
-    /// The selection lacks facts that are needed to find the socket again.
+    /// The selection lacks facts that identify the socket in the kernel.
     Unidentified,
     /// The socket's network namespace is inaccessible, for this reason.
     Namespace(String),
     /// The socket's network namespace is inaccessible because a privilege is missing.
     Denied(String),
-    /// The socket left CLOSE_WAIT after it was selected.
+    /// The socket exited CLOSE_WAIT after it was selected.
     Gone,
-    /// Another socket has its place.
+    /// Another socket has the same endpoints now.
     Replaced,
     /// The peer has not acknowledged this number of bytes.
     Unacknowledged(u32),
@@ -151,7 +151,7 @@ pub enum Refusal {
     Sending,
     /// The socket sent data this long ago, after the peer's FIN.
     InUse(Duration),
-    /// The socket sent data this long ago, perhaps after the peer's FIN, whose arrival was not seen.
+    /// The socket sent data this long ago, perhaps after the peer's FIN, whose arrival the agent did not see.
     PerhapsInUse(Duration),
     /// The kernel does not report the sent data.
     SentUnknown,
@@ -159,7 +159,7 @@ pub enum Refusal {
     NotHeld,
     /// The owners of the socket cannot be checked, for this reason.
     OwnersUnknown(String),
-    /// Data came in this long ago, which is less than the filter's age, and the FIN came after it.
+    /// The socket received data this long ago, which is less than the filter's age, and the FIN came later.
     TooYoung(Duration),
 }
 
@@ -167,38 +167,45 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Left => {
-                write!(f, "it has left CLOSE_WAIT; only its descriptor is left, and that its program has to close")
+                write!(f, "it has exited CLOSE_WAIT; only its descriptor is left, which its program has to close")
             }
-            Self::Mptcp => write!(f, "it speaks MPTCP, of which single subflows alone can be destroyed"),
+            Self::Mptcp => write!(f, "it uses MPTCP, of which only single subflows can be destroyed"),
             Self::NeverAccepted => {
                 write!(f, "not accepted yet: destroying it hides it without freeing its backlog slot")
             }
             Self::Unidentified => {
-                write!(f, "it is not known well enough to find it again (namespace, and cookie or inode); try --alone")
+                write!(
+                    f,
+                    "it cannot be identified in the kernel: its namespace, or both its cookie and its inode, are unknown; try \
+                     --alone"
+                )
             }
-            Self::Namespace(why) | Self::Denied(why) => write!(f, "its network namespace cannot be looked into: {why}"),
-            Self::Gone => write!(f, "it left CLOSE_WAIT after it was listed"),
-            Self::Replaced => write!(f, "another socket has its place: same ends, another cookie or inode"),
+            Self::Namespace(why) | Self::Denied(why) => write!(f, "its network namespace is inaccessible: {why}"),
+            Self::Gone => write!(f, "it exited CLOSE_WAIT after it was listed"),
+            Self::Replaced => write!(f, "another socket has the same endpoints now, with another cookie or inode"),
             Self::Unacknowledged(bytes) => write!(
                 f,
-                "{bytes} bytes that it has written are on their way: a half-closed connection in use, or one that ends by itself"
+                "the peer has not acknowledged {bytes} bytes: a half-closed connection in use, or one that will end without \
+                 intervention"
             ),
-            Self::Sending => {
-                write!(f, "it is sending something again: a half-closed connection in use, or one that ends by itself")
-            }
+            Self::Sending => write!(
+                f,
+                "it retransmits data or probes the peer's window: a half-closed connection in use, or one that will end without \
+                 intervention"
+            ),
             Self::InUse(ago) => write!(
                 f,
-                "it sent data {} ago, after the peer's FIN, and the peer took it: a half-closed connection in use",
+                "it sent data {} ago, after the peer's FIN, and the peer acknowledged it: a half-closed connection in use",
                 duration(*ago)
             ),
             Self::PerhapsInUse(ago) => write!(
                 f,
-                "it sent data {} ago, and the agent did not see whether the peer's FIN came before: perhaps a half-closed connection in \
-                 use. An agent sees that; without one, wait until it has been silent for {}",
+                "it sent data {} ago, and the agent did not see whether the peer's FIN came before: perhaps a half-closed \
+                 connection in use. Run an agent, which sees the FIN, or wait until the socket has sent nothing for {}",
                 duration(*ago),
                 duration(STREAM_OVER)
             ),
-            Self::SentUnknown => write!(f, "the kernel does not say when it last sent data"),
+            Self::SentUnknown => write!(f, "the kernel does not report when it last sent data"),
             Self::NotHeld => write!(f, "no process of --pid has a descriptor of it now"),
             Self::OwnersUnknown(why) => {
                 write!(f, "whether a process of --pid has a descriptor of it cannot be checked: {why}")
@@ -212,18 +219,18 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Outcome for a socket that was to be destroyed.
+/// Outcome of an attempt to destroy a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The kernel destroyed the socket.
     Destroyed,
     /// The socket no longer existed.
     GoneBefore,
-    /// The socket no longer existed, and another had the same ends.
+    /// The socket no longer existed, and another one had the same endpoints.
     Replaced,
-    /// Something has changed that speaks against it.
+    /// A condition no longer held.
     Refused(Refusal),
-    /// The kernel would not.
+    /// The kernel did not destroy the socket.
     Failed(Failure),
 }
 
@@ -234,9 +241,9 @@ pub enum Failure {
     Denied(String),
     /// The kernel has no `SOCK_DESTROY`.
     Unsupported,
-    /// The kernel reported success, and the socket still exists.
+    /// The kernel reported success, but the socket still exists.
     StillThere,
-    /// Something else.
+    /// Any other error.
     Other(String),
 }
 
@@ -245,13 +252,13 @@ impl fmt::Display for Failure {
         match self {
             Self::Denied(why) | Self::Other(why) => f.write_str(why),
             Self::Unsupported => f.write_str("the kernel has no SOCK_DESTROY for TCP (CONFIG_INET_DIAG_DESTROY)"),
-            Self::StillThere => f.write_str("the kernel said that it was destroyed, and it is still there"),
+            Self::StillThere => f.write_str("the kernel reported success, but the socket still exists"),
         }
     }
 }
 
 impl Outcome {
-    /// The word that JSON uses.
+    /// Returns the name in JSON.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Destroyed => "destroyed",
@@ -272,11 +279,11 @@ impl Outcome {
     }
 }
 
-/// Checks whether the selection is enough to find the socket.
+/// Checks the facts of the selection. Returns the network namespace of the socket.
 ///
 /// # Errors
 ///
-/// Returns a refusal if it is not, or if it is itself a reason against it.
+/// Returns a refusal if the facts do not identify the socket, or if they forbid to destroy it.
 pub fn preselect(selected: &Selected) -> Result<u32, Refusal> {
     let Socket { netns, cookie, inode, protocol, accepted, .. } = selected.socket;
     if selected.gone.is_some() {
@@ -291,12 +298,12 @@ pub fn preselect(selected: &Selected) -> Result<u32, Refusal> {
     netns.filter(|_| cookie.or(inode).is_some()).ok_or(Refusal::Unidentified)
 }
 
-/// The socket that was selected, among all that have its ends: there may be one for each interface. Whether it may be
-/// destroyed is for [`Target::check`].
+/// Finds the selected socket among all sockets with its endpoints; there may be one for each interface. [`Target::check`] decides
+/// whether it may be destroyed.
 ///
 /// # Errors
 ///
-/// If it is not to be destroyed, or not there any more.
+/// Returns a refusal if [`preselect`] does, or if the socket no longer exists.
 pub fn identify(selected: &Selected, with_its_ends: &[CurrentSocket]) -> Result<Target, Refusal> {
     let netns = preselect(selected)?;
     let Socket { cookie, inode, local, remote, .. } = selected.socket;
@@ -311,8 +318,7 @@ pub fn identify(selected: &Selected, with_its_ends: &[CurrentSocket]) -> Result<
     Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
 }
 
-/// Checks whether the socket can be as old as the filter requires, by the kernel's own ages: the FIN arrives after the
-/// last data.
+/// Checks by the kernel's ages whether the socket can be as old as the filter requires: the FIN arrives after the last data.
 ///
 /// # Errors
 ///
@@ -324,11 +330,11 @@ pub fn check_age(facts: &CurrentSocket, filter: &Filter) -> Result<(), Refusal> 
 }
 
 impl Target {
-    /// Checks whether the socket may be destroyed at `now`, by the kernel's facts.
+    /// Checks by the kernel's facts whether the socket may be destroyed at `now`.
     ///
     /// # Errors
     ///
-    /// Returns a refusal if it is another socket, or a condition does not hold.
+    /// Returns a refusal if the facts are those of another socket, or if a condition does not hold.
     pub fn check(&self, facts: &CurrentSocket, now: BootTime) -> Result<(), Refusal> {
         let Self { netns: _, local, remote, cookie, inode, interface, entered } = *self;
         if (facts.local, facts.remote, facts.cookie) != (local, remote, cookie) || facts.interface != interface {
@@ -354,8 +360,8 @@ impl Target {
     }
 }
 
-/// All that was sent was acknowledged, and a peer that has closed answers data with a RST: so if any was sent after the FIN,
-/// the peer reads still. That may be long over.
+/// Refuses a socket that sent data after the FIN less than [`STREAM_OVER`] ago. The peer has acknowledged all data, and a peer
+/// that has closed both directions answers data with a RST; so such a peer still reads.
 fn check_sent(sent: Sent, fin_ago: Option<Duration>) -> Result<(), Refusal> {
     let Sent { bytes, ago, received_ago } = sent;
     // The FIN comes after the last data.

@@ -52,7 +52,7 @@ fn counters(millis: u64, counters: Counters) -> Observation {
     Observation::Counters { at: at(millis), counters: Box::new(counters) }
 }
 
-/// Kernel counts with one dwell time of each of `millis`.
+/// Returns kernel counts with these dwell times, in milliseconds.
 fn dwelt(millis: &[u64]) -> Counters {
     let mut dwell = vec![0; closewait_common::histogram::BUCKETS];
     for millis in millis {
@@ -62,20 +62,20 @@ fn dwelt(millis: &[u64]) -> Counters {
     Counters { entered: left, left, dwell, ..Counters::default() }
 }
 
-/// All outputs, each by a word.
+/// Returns all outputs, each in a few words.
 fn words(engine: &mut Engine) -> Vec<String> {
     outputs(engine)
         .iter()
         .map(|output| match output {
             Output::ReadCounters => "read counters".to_owned(),
-            Output::Refresh(keys) => format!("look at {}", keys.len()),
-            Output::RefreshLingering(keys) => format!("look at {} gone", keys.len()),
-            Output::ScanOwners { .. } => "look for holders".to_owned(),
-            Output::Audit { sweep } => format!("look at everything{}", if *sweep { ", stored too" } else { "" }),
-            Output::RefreshSuspects(keys) => format!("look at {} suspects", keys.len()),
+            Output::Refresh(keys) => format!("refresh {}", keys.len()),
+            Output::RefreshLingering(keys) => format!("refresh {} lingering", keys.len()),
+            Output::ScanOwners { .. } => "scan for owners".to_owned(),
+            Output::Audit { sweep } => format!("audit{}", if *sweep { " with the map" } else { "" }),
+            Output::RefreshSuspects(keys) => format!("refresh {} suspects", keys.len()),
             Output::WatchPorts(ports) => format!("watch {}", ports.len()),
             Output::Forget(entries) => format!("forget {}", entries.len()),
-            Output::InspectOwners(_) => "look at owners".to_owned(),
+            Output::InspectOwners(_) => "inspect owners".to_owned(),
             Output::Query(command) => format!("{command:?}"),
             Output::Finding(Finding::Enter { .. }) => "enter".to_owned(),
             Output::Finding(Finding::Stuck { dwell, .. }) => format!("stuck {:?}", dwell.at_least()),
@@ -93,18 +93,21 @@ fn words(engine: &mut Engine) -> Vec<String> {
         .collect()
 }
 
-/// All findings, each by a word.
+/// Returns all findings, each in a few words.
 fn findings(engine: &mut Engine) -> Vec<String> {
-    words(engine).into_iter().filter(|word| word != "read counters" && !word.starts_with("look")).collect()
+    let is_command = |word: &String| {
+        ["read counters", "refresh", "scan", "audit", "inspect"].iter().any(|command| word.starts_with(command))
+    };
+    words(engine).into_iter().filter(|word| !is_command(word)).collect()
 }
 
-/// Lets `millis` come, with nobody able to look at sockets anew.
+/// Advances the time to `millis`; refreshes and scans find nothing.
 fn time_comes(engine: &mut Engine, millis: u64) {
     engine.handle_timeout(at(millis));
     answer(engine, millis);
 }
 
-/// Answers all that an inspection asks for, with nothing found.
+/// Ends all steps of an inspection without any fact.
 fn answer(engine: &mut Engine, millis: u64) {
     let (at, worked) = (at(millis), Duration::ZERO);
     engine.handle(RefreshEnd::Inspection { at });
@@ -117,7 +120,7 @@ fn outputs(engine: &mut Engine) -> Vec<Output> {
 }
 
 #[test]
-fn a_healthy_socket_makes_no_line() {
+fn a_healthy_socket_has_no_findings() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle(leave(500, Some(0)));
@@ -125,7 +128,7 @@ fn a_healthy_socket_makes_no_line() {
 }
 
 #[test]
-fn every_event_is_shown_if_asked_for() {
+fn every_event_is_reported_on_request() {
     let mut engine = engine(Events::All);
     engine.handle(enter(0));
     engine.handle(leave(500, Some(0)));
@@ -133,7 +136,7 @@ fn every_event_is_shown_if_asked_for() {
 }
 
 #[test]
-fn a_stuck_socket_is_reported_and_so_is_its_leaving() {
+fn a_stuck_socket_and_its_exit_are_reported() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     assert_eq!(engine.poll_timeout(), Some(at(1000)));
@@ -145,14 +148,14 @@ fn a_stuck_socket_is_reported_and_so_is_its_leaving() {
 }
 
 #[test]
-fn a_socket_that_was_stuck_but_never_reported_still_gets_its_leaving() {
+fn the_exit_of_a_stuck_socket_is_reported_without_an_earlier_report() {
     let mut engine = engine(Events::Stuck);
     engine.handle(leave(25_000, Some(0)));
     assert_eq!(words(&mut engine), ["leave Some(25s) Closed"]);
 }
 
 #[test]
-fn a_leaving_that_was_missed_is_told_when_the_socket_enters_again() {
+fn a_missed_exit_is_reported_when_the_socket_enters_again() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     time_comes(&mut engine, 10_000);
@@ -185,7 +188,7 @@ fn a_window_ends_with_histograms_overall_and_for_each_port() {
 }
 
 #[test]
-fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
+fn the_overall_histogram_comes_from_the_kernel_and_includes_lost_records() {
     let mut engine = engine(Events::Stuck);
     engine.handle_timeout(at(60_000));
     engine.handle(counters(60_000, dwelt(&[100, 200])));
@@ -204,7 +207,7 @@ fn the_overall_histogram_is_the_kernels_and_counts_what_the_ring_lost() {
 }
 
 #[test]
-fn a_leaving_that_only_a_walk_noticed_is_told() {
+fn an_exit_that_only_a_scan_noticed_is_reported() {
     let mut engine = engine(Events::All);
     engine.handle(enter(0));
     let found = Socket { cookie: Some(8), ..socket() };
@@ -215,7 +218,7 @@ fn a_leaving_that_only_a_walk_noticed_is_told() {
 }
 
 #[test]
-fn ports_beyond_the_limit_share_a_histogram() {
+fn ports_over_the_limit_share_a_histogram() {
     let mut engine = engine(Events::Stuck);
     for port in 1..=1000 {
         engine.handle(leave_of(socket_on_port(port), 500, Some(0)));
@@ -229,7 +232,7 @@ fn ports_beyond_the_limit_share_a_histogram() {
 }
 
 #[test]
-fn a_loss_is_told_once_and_within_a_second() {
+fn a_loss_is_reported_once_and_within_a_second() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(1000));
@@ -238,12 +241,12 @@ fn a_loss_is_told_once_and_within_a_second() {
     engine.handle(leave(1500, Some(0)));
     engine.handle_timeout(at(2500));
     engine.handle(counters(2500, lost));
-    assert_eq!(words(&mut engine), ["read counters", "health", "look at everything, stored too", "read counters"]);
+    assert_eq!(words(&mut engine), ["read counters", "health", "audit with the map", "read counters"]);
     assert_eq!(engine.totals().lost_ring_full, 3);
 }
 
 #[test]
-fn records_that_make_no_sense_and_lines_nobody_read_are_losses() {
+fn undecodable_records_and_unwritten_lines_are_losses() {
     let mut engine = engine(Events::Stuck);
     engine.undecodable(at(0));
     engine.unwritten(at(0), 5);
@@ -252,13 +255,13 @@ fn records_that_make_no_sense_and_lines_nobody_read_are_losses() {
     assert_eq!((engine.totals().undecodable, engine.totals().unwritten), (1, 5));
 }
 
-/// One of many with the same ends.
+/// Returns a socket in a namespace of its own, with the endpoints of all others.
 fn in_namespace(number: u64) -> Socket {
     Socket { netns: Some(u32::try_from(number).unwrap()), ..socket() }
 }
 
 #[test]
-fn what_the_log_and_the_recording_lost_is_told_and_no_reason_for_an_audit() {
+fn losses_of_the_log_and_the_recording_are_reported_and_start_no_audit() {
     let mut engine = engine(Events::Stuck);
     engine.log_lines_dropped(at(0), 3);
     engine.handle(counters(1000, Counters::default()));
@@ -272,7 +275,7 @@ fn what_the_log_and_the_recording_lost_is_told_and_no_reason_for_an_audit() {
 }
 
 #[test]
-fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_times_count() {
+fn sockets_over_the_limit_are_counted_and_reported_and_their_dwell_times_count() {
     let config = Config { max_tracked: 2, ..config(Events::Stuck) };
     let mut engine = Engine::new(config, at(0));
     let key = |number| SocketKey(KEY.0 + number);
@@ -284,9 +287,9 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
     assert_eq!(words(&mut engine), ["health"]);
     let totals = engine.totals();
     assert_eq!((totals.tracked, totals.untracked, engine.view(at(1000)).untracked), (2, 3, 3));
-    assert_eq!(engine.tracker.due(at(100_000)), [key(0), key(1)], "the first ones are tracked");
+    assert_eq!(engine.tracker.due(at(100_000)), [key(0), key(1)], "the first sockets are tracked");
 
-    // One that is not tracked leaves, and one that is.
+    // An untracked socket exits, and a tracked one.
     for number in [4, 0] {
         let SocketEvent::Leave { at, entered, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
             unreachable!()
@@ -302,7 +305,7 @@ fn the_newest_sockets_beyond_the_limit_are_counted_and_told_and_their_dwell_time
 }
 
 #[test]
-fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
+fn a_dropped_socket_is_tracked_when_a_scan_finds_it_below_the_limit() {
     let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
     let other = SocketKey(KEY.0 + 1);
     let present = || {
@@ -313,17 +316,17 @@ fn one_that_found_no_room_is_tracked_once_a_walk_finds_it_when_there_is_room() {
     engine.handle(present());
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked), (1, 1), "found twice, counted once");
-    assert_eq!(engine.scan_began().len(), 1, "a walk need not tell what would find no room");
+    assert_eq!(engine.scan_began().len(), 1, "a scan need not describe sockets over the limit");
     engine.handle(leave(1500, Some(0)));
-    assert!(engine.scan_began().is_empty(), "the walk is to tell all");
+    assert!(engine.scan_began().is_empty(), "the scan has to describe all sockets");
     engine.handle(present());
     assert_eq!((engine.totals().tracked, engine.totals().untracked, engine.view(at(3)).untracked), (1, 1, 0));
     let flow = engine.flows.as_ref().unwrap().flow(engine.group_keys.flow(&socket_on_port(9090)), None, at(3));
-    assert_eq!(flow.unwrap().entered, 0, "found, and that once");
+    assert_eq!(flow.unwrap().entered, 0, "the scan found it, once");
 }
 
 #[test]
-fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() {
+fn sockets_over_the_limit_are_reported_within_a_second_without_events() {
     let mut engine = Engine::new(Config { max_tracked: 1, ..config(Events::Stuck) }, at(0));
     for number in 0..3 {
         let key = SocketKey(KEY.0 + number);
@@ -337,10 +340,9 @@ fn sockets_found_beyond_the_limit_are_told_in_a_second_though_nothing_happens() 
     assert_eq!((words(&mut engine), engine.totals().untracked), (vec!["health".to_owned()], 2));
 }
 
-/// A socket has been accepted if its port has a listener, and was connected if it has none: where not all listeners are seen,
-/// that none was seen tells nothing.
+/// A socket is a server's if its port has a listener, and a client's if it has none, unless the scan could not see all listeners.
 #[test]
-fn the_role_of_a_socket_is_unknown_if_listeners_were_not_seen() {
+fn the_role_of_a_socket_is_unknown_without_all_listeners() {
     for (saw_listeners, role) in [(true, Some(Role::Client)), (false, None)] {
         let mut engine = engine(Events::Stuck);
         let (key, socket) = (KEY, Socket { role: None, ..socket() });
@@ -358,7 +360,7 @@ fn the_role_of_a_socket_is_unknown_if_listeners_were_not_seen() {
 }
 
 #[test]
-fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
+fn many_due_sockets_are_reported_in_parts() {
     const MANY: u64 = 40_000;
     let config = Config { max_tracked: MANY as usize, ..config(Events::Stuck) };
     let mut engine = Engine::new(config, at(0));
@@ -371,19 +373,19 @@ fn many_that_are_due_are_told_some_at_a_time_and_all_of_them() {
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     assert!(words(&mut engine).iter().all(|word| !word.starts_with("stuck")));
     engine.handle(InspectionEnd::Owners { at: at(10_001), worked: Duration::ZERO });
-    let (mut told, mut most) = (0, 0);
+    let (mut reported, mut most) = (0, 0);
     while let Some(output) = engine.poll_output() {
-        told += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
+        reported += u64::from(matches!(output, Output::Finding(Finding::Stuck { .. })));
         most = most.max(engine.outputs.len());
     }
-    assert_eq!(told, MANY);
+    assert_eq!(reported, MANY);
     assert!(most <= 16_384, "{most}");
-    assert_eq!(engine.outputs.capacity(), 0, "the peak is over");
-    assert!(engine.next_inspection_due().is_some_and(|next| next > at(10_001)), "the inspection is over");
+    assert_eq!(engine.outputs.capacity(), 0, "the memory of the peak is freed");
+    assert!(engine.next_inspection_due().is_some_and(|next| next > at(10_001)), "the inspection has ended");
 }
 
 #[test]
-fn descriptors_beyond_the_limit_are_told_once() {
+fn descriptors_over_the_limit_are_reported_once() {
     let mut engine = engine(Events::Stuck);
     engine.dropped = 5;
     engine.handle(counters(1000, Counters::default()));
@@ -404,12 +406,12 @@ fn it_stops_with_a_last_histogram_and_totals() {
 }
 
 #[test]
-fn an_idle_engine_wants_to_be_woken_for_its_window_only() {
+fn an_idle_engine_wakes_up_only_for_its_window() {
     assert_eq!(engine(Events::All).poll_timeout(), Some(at(60_000)));
 }
 
 #[test]
-fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
+fn sockets_that_a_scan_finds_can_be_stuck_at_once() {
     let mut engine = engine(Events::Stuck);
     let since = Since::Between { earliest: Some(at(0)), latest: at(100_000) };
     engine.handle(ScanFact::Present { key: KEY, at: at(200_000), since, socket: socket() });
@@ -418,7 +420,7 @@ fn a_snapshot_makes_sockets_that_are_stuck_at_once() {
     assert_eq!(stuck, ["stuck 100s"]);
 }
 
-/// The sockets that are reported as stuck.
+/// Returns the sockets that are reported as stuck.
 fn stuck(engine: &mut Engine) -> Vec<(Socket, Class)> {
     let stuck = outputs(engine).into_iter().filter_map(|output| {
         let Output::Finding(Finding::Stuck { socket, verdict, .. }) = output else { return None };
@@ -433,19 +435,19 @@ fn enter_unaccepted() -> SocketEvent {
 }
 
 #[test]
-fn nothing_is_reported_before_it_was_looked_at_anew() {
+fn a_socket_is_refreshed_before_its_report() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle_timeout(at(10_001));
-    assert_eq!(words(&mut engine)[0], "look at 1");
+    assert_eq!(words(&mut engine)[0], "refresh 1");
     assert_eq!(findings(&mut engine), Vec::<String>::new());
     answer(&mut engine, 10_000);
     assert_eq!(findings(&mut engine), ["stuck 10s"]);
 }
 
 #[test]
-fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
+fn a_socket_that_was_accepted_since_is_not_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
@@ -455,7 +457,7 @@ fn a_socket_that_was_accepted_meanwhile_is_not_called_never_accepted() {
 }
 
 #[test]
-fn a_socket_still_in_the_backlog_is() {
+fn a_socket_that_is_still_in_the_backlog_is_never_accepted() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
@@ -466,7 +468,7 @@ fn a_socket_still_in_the_backlog_is() {
 }
 
 #[test]
-fn what_nobody_could_look_at_anew_is_unknown() {
+fn without_a_refresh_the_verdict_is_unknown() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     time_comes(&mut engine, 10_000);
@@ -475,7 +477,7 @@ fn what_nobody_could_look_at_anew_is_unknown() {
 }
 
 #[test]
-fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
+fn a_refresh_of_another_socket_at_the_address_changes_nothing() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter_unaccepted());
     engine.handle_timeout(at(10_000));
@@ -486,7 +488,7 @@ fn a_look_that_found_another_socket_at_the_address_changes_nothing() {
 }
 
 #[test]
-fn a_socket_that_left_while_it_was_looked_at_is_not_reported() {
+fn a_socket_that_exits_during_its_refresh_is_not_reported() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));

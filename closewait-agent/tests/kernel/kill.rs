@@ -161,7 +161,7 @@ fn a_half_closed_connection_in_use_is_refused_with_and_without_an_agent() {
     thread::sleep(Duration::from_millis(100));
     socket::exchange(&mut seen.server, &mut seen.client, b"still reading");
     for (arguments, words) in [
-        (&["--socket", &path][..], "after the peer's FIN, and the peer took it"),
+        (&["--socket", &path][..], "after the peer's FIN, and the peer acknowledged it"),
         (&["--alone"], "the agent did not see whether the peer's FIN came before"),
     ] {
         let port = seen.id.remote.port().to_string();

@@ -1,38 +1,38 @@
-//! The connections of processes that are not in CLOSE_WAIT, as of the last read of each process.
+//! Connections of processes that are not in CLOSE_WAIT, as of the last read of each process.
 //!
-//! A read that goes on changes nothing until it has ended: what was read before stays, with its time.
+//! A running read changes nothing until it ends: the result of the previous read remains, with its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{limits::Quota, model::ProxyPeer, time::BootTime};
 
-/// Number of processes that are read at a time.
+/// Maximum number of processes in one read.
 const MAX_PROCESSES: usize = 32;
-/// Number of connections that are kept, at some 300 bytes each.
+/// Maximum number of stored connections, at about 300 bytes each.
 pub(super) const MAX_CONNECTIONS: usize = 65_536;
 
-/// The connections of processes that are not in CLOSE_WAIT.
+/// Connections of processes that are not in CLOSE_WAIT.
 #[derive(Debug)]
 pub(super) struct Connections {
     processes: BTreeMap<u32, ProcessConnections>,
-    /// What the reads that go on have found so far.
+    /// Connections that the running reads have found so far, by process.
     found: BTreeMap<u32, PeersFound>,
-    /// Processes that were asked for, and whose read has not ended.
+    /// Requested processes whose read has not ended.
     reading: BTreeSet<u32>,
-    /// Time at which each process was last asked for.
+    /// Time of the last request for each process.
     asked: BTreeMap<u32, BootTime>,
     quota: Quota,
 }
 
-/// What the last read of one process found.
+/// Result of the last read of one process.
 #[derive(Debug, Default)]
 struct ProcessConnections {
     peers: Vec<ProxyPeer>,
-    /// Time of the read; `None` if some of what it found was dropped, or nothing tells that it was possible.
+    /// Time of the read; `None` if some connections were dropped, or if it is unknown whether the read was possible.
     read: Option<BootTime>,
 }
 
-/// What a read has found so far.
+/// Connections of one process that a running read has found so far.
 #[derive(Debug, Default)]
 struct PeersFound {
     peers: Vec<ProxyPeer>,
@@ -52,7 +52,7 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// A read found a connection of a process.
+    /// Adds a connection that a running read found.
     pub(super) fn found(&mut self, pid: u32, peer: ProxyPeer) {
         let found = self.found.entry(pid).or_default();
         if self.quota.take() {
@@ -62,15 +62,15 @@ impl Connections {
         }
     }
 
-    /// All connections of a process were read at `at`.
+    /// Ends the read of a process at `at`.
     pub(super) fn read(&mut self, pid: u32, at: BootTime) {
         let PeersFound { peers, dropped } = self.found.remove(&pid).unwrap_or_default();
         self.reading.remove(&pid);
         self.processes.insert(pid, ProcessConnections { peers, read: (!dropped).then_some(at) });
     }
 
-    /// An inspection ended. Where nothing told that the read was possible, as in older recordings, what it found counts, and a
-    /// process that was never read has no connections.
+    /// Ends an inspection. If a read has no end, as in older recordings, the connections that it found count, and a process that
+    /// was never read has no connections.
     pub(super) fn inspection_ended(&mut self) {
         for pid in std::mem::take(&mut self.reading) {
             if let Some(PeersFound { peers, .. }) = self.found.remove(&pid) {
@@ -82,8 +82,8 @@ impl Connections {
         self.found.clear();
     }
 
-    /// Returns those of `owners` whose connections are to be read at `now`, those read longest ago first. Of processes that are
-    /// not `wanted` any more, nothing is kept.
+    /// Returns the `owners` whose connections an inspection at `now` reads; the least recently read come first. Forgets the
+    /// connections of processes that are not `wanted`.
     pub(super) fn request(
         &mut self,
         now: BootTime,
@@ -104,7 +104,7 @@ impl Connections {
         owners
     }
 
-    /// Restarts the count of what is dropped. Returns how many connections were dropped since the last time.
+    /// Returns the number of connections that were dropped since the last call, and restarts the count.
     pub(super) fn count_dropped(&mut self) -> u64 {
         self.quota.reset(self.processes.values().map(|known| known.peers.len()).sum())
     }
@@ -114,7 +114,7 @@ impl Connections {
         self.processes.get(&pid).map_or(&[], |known| known.peers.as_slice())
     }
 
-    /// Returns the time at which the connections of a process were last read; `None` if that is not known.
+    /// Returns the time at which the connections of a process were last read; `None` if unknown.
     pub(super) fn read_at(&self, pid: u32) -> Option<BootTime> {
         self.processes.get(&pid)?.read
     }

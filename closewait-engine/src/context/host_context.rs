@@ -1,4 +1,4 @@
-//! Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
+//! Facts about the host: listeners, owners, cgroups, namespaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,29 +20,29 @@ use crate::{
     workload::Workload,
 };
 
-/// Number of processes that are inspected; those that own most sockets come first.
+/// Maximum number of inspected processes; those that own the most sockets come first.
 const MAX_PROCESSES: usize = 64;
-/// Number of inspections of a process of which the waiting threads are remembered.
+/// Maximum number of samples of a process's waiting threads, one for each of the latest inspections.
 const MAX_WAIT_SAMPLES: usize = 16;
 /// Maximum number of known cgroups, and of cgroups in one inspection.
 const MAX_CGROUPS: usize = 4096;
 /// Maximum number of known network namespaces, and of namespaces in one inspection.
 const MAX_NAMESPACES: usize = 4096;
-/// Maximum number of known listeners of the whole host, at some 200 bytes each.
+/// Maximum number of known listeners of the whole host, at about 200 bytes each.
 const MAX_LISTENERS: usize = 65_536;
-/// Number of descriptors that are kept beside the first of each listener.
+/// Maximum number of stored descriptors of listeners, without the first of each listener.
 const MAX_MORE_OWNERS: usize = 65_536;
-/// Maximum number of sockets without an owner that one inspection searches for elsewhere: the processes named for each make a list.
+/// Maximum number of sockets without an owner that one inspection locates, each with a list of processes.
 const MAX_UNHELD: usize = 4096;
-/// Age at which the state of a process is read again.
+/// Age at which an inspection reads the state of a process again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// Age at which the tools of the host are searched for again.
+/// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time for which a port has to be watched before an absence of closes is evidence.
+/// Minimum time for which a port is watched before an absence of closes is evidence.
 const MIN_WATCH: Duration = Duration::from_secs(10);
 
-/// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
+/// Facts about the host: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
 pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
@@ -52,19 +52,19 @@ pub(crate) struct HostContext {
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
     connections: Connections,
-    /// Watched ports, and when the engine asked the kernel program to watch each.
+    /// Watched ports, each with the time at which the engine requested it.
     watched: BTreeMap<WatchedPort, BootTime>,
     closes: BTreeMap<(Option<u32>, u16), PortCloses>,
-    /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
+    /// Number of threads that waited with a timeout at the latest inspections of each process, oldest first.
     wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
     peer_ends: PeerEnds,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
-    /// Tools that exist on this host, and when they were searched for; `None` until then.
+    /// Tools that exist on this host, with the time of the search; `None` before the first search.
     tools: Option<(BootTime, BTreeSet<Tool>)>,
     owner_quota: Quota,
-    /// Number of facts that the last scan dropped, and that the last inspection dropped.
+    /// Numbers of facts that the last scan and the last inspection dropped.
     dropped: [u64; 2],
 }
 
@@ -92,7 +92,7 @@ impl Default for HostContext {
 }
 
 impl HostContext {
-    /// A listener was found.
+    /// Adds a listener that the running scan found.
     pub(crate) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
         if self.found.len() >= MAX_LISTENERS && !self.found.contains_key(&key) {
             self.owner_quota.count_dropped();
@@ -106,7 +106,7 @@ impl HostContext {
         }
     }
 
-    /// A scan that knows no more of a socket than its inode found a descriptor: perhaps a listener's.
+    /// Adds a descriptor from a scan that knows only the socket's inode, which may be a listener's.
     pub(crate) fn held_inode(&mut self, inode: u64, owner: &Owner) {
         for seen in self.found.values_mut().filter(|seen| seen.what.inode == Some(inode)) {
             keep_owner(&mut seen.owners, owner.clone(), &mut self.owner_quota);
@@ -124,19 +124,19 @@ impl HostContext {
         self.places.clear();
     }
 
-    /// Keeps the listeners of the scan before, as a scan of open files failed for the reason `why`.
+    /// Keeps the listeners of the previous scan, because a scan of open files failed for the reason `why`.
     pub(crate) fn scan_failed(&mut self, why: String) {
         self.found.clear();
         self.owner_quota.reset(0);
         self.blind = Some(why);
     }
 
-    /// Returns the reason why the last scan could not see all processes; `None` if it saw all.
+    /// Returns the reason why the last scan could not read all processes; `None` if it read all.
     pub(crate) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
 
-    /// Takes in part of the result of an inspection.
+    /// Stores a fact of an inspection.
     pub(crate) fn learn(&mut self, fact: InspectionFact) {
         match fact {
             InspectionFact::Process { at, mut process } => {
@@ -158,7 +158,7 @@ impl HostContext {
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
-                // The onset can have changed since it was asked for.
+                // The onset can have changed since the request.
                 if self.watched.contains_key(&closes.port) {
                     self.closes.insert((closes.port.netns, closes.port.port), closes);
                 }
@@ -181,7 +181,7 @@ impl HostContext {
         self.closes.retain(|_, closes| self.watched.contains_key(&closes.port));
     }
 
-    /// Returns the sockets whose other ends are to be looked up at `now`.
+    /// Returns the sockets whose peers an inspection at `now` looks up.
     pub(crate) fn peer_request<'a>(
         &mut self,
         now: BootTime,
@@ -190,17 +190,17 @@ impl HostContext {
         self.peer_ends.request(now, sockets)
     }
 
-    /// Another socket has this key.
+    /// Forgets the state of a peer, because another socket has this key.
     pub(crate) fn forget_peer_end(&mut self, key: SocketKey) {
         self.peer_ends.forget(key);
     }
 
-    /// An inspection ended: no more facts of it come.
+    /// Ends an inspection, after all of its facts.
     pub(crate) fn inspection_ended(&mut self) {
         self.connections.inspection_ended();
     }
 
-    /// Returns what an inspection at `now` has to find out about the given sockets and their owners.
+    /// Returns the facts that an inspection at `now` reads about the given sockets and their owners.
     pub(crate) fn inspection_request<'a>(
         &mut self,
         now: BootTime,
@@ -231,7 +231,7 @@ impl HostContext {
             .filter(|port| !port.remote && ports.contains(&(port.netns, port.port)))
             .copied()
             .collect();
-        // Whoever listens may have handed a socket on, or have to accept it.
+        // A listening process may have passed a socket on, or has to accept it.
         for ((netns, local), count) in served {
             for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
                 for owner in &listener.owners {
@@ -270,29 +270,29 @@ impl HostContext {
         }
     }
 
-    /// Returns the ones among `cgroups` whose workloads are unknown, each once and [`MAX_CGROUPS`] at most.
+    /// Returns the distinct `cgroups` whose workloads are unknown, [`MAX_CGROUPS`] at most.
     pub(crate) fn unnamed(&self, cgroups: impl Iterator<Item = u64>) -> Vec<u64> {
         let unnamed: BTreeSet<u64> = cgroups.filter(|id| !self.cgroups.contains_key(id)).collect();
         unnamed.into_iter().take(MAX_CGROUPS).collect()
     }
 
-    /// Number of facts that were dropped at the last scan and the last inspection, because a limit was reached.
+    /// Returns the number of facts that the last scan and the last inspection dropped over a limit.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.iter().sum()
     }
 
-    /// The listeners that a socket can have come from.
+    /// Returns the listeners that a socket can have come from.
     pub(crate) fn listeners_of(&self, socket: &Socket) -> impl Iterator<Item = &Seen<Listener>> {
         let (netns, local) = (socket.netns, socket.local);
         self.listeners.values().filter(move |seen| seen.what.serves(netns, local))
     }
 
-    /// All listeners.
+    /// Returns all listeners.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = &Seen<Listener>> {
         self.listeners.values()
     }
 
-    /// Returns the workers of a process: the children that run the same program, if its own event loop hands them the work.
+    /// Returns the workers of a process: the children that run the same program, if they have event loops.
     pub(crate) fn workers<'a>(&'a self, master: &'a Process) -> impl Iterator<Item = &'a Process> {
         let masters = self.processes.values().filter(|_| master.is_event_loop_runtime());
         masters.filter(move |one| one.parent == Some(master.pid) && one.exe.is_some() && one.exe == master.exe)
@@ -303,7 +303,7 @@ impl HostContext {
         self.inspected.get(&pid).copied()
     }
 
-    /// The processes that were inspected.
+    /// Returns the inspected processes by pid.
     pub(crate) fn processes(&self) -> &BTreeMap<u32, Process> {
         &self.processes
     }
@@ -313,17 +313,17 @@ impl HostContext {
         self.connections.of(pid)
     }
 
-    /// Returns the time at which the connections of a process were last read; `None` if they never were, or not all are kept.
+    /// Returns the time at which the connections of a process were last read; `None` if they never were, or if some were dropped.
     pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
         self.connections.read_at(pid)
     }
 
-    /// Returns how many threads of a process waited with a timeout at the last inspections, the oldest first.
+    /// Returns the numbers of threads of a process that waited with a timeout at the latest inspections, oldest first.
     pub(crate) fn wait_samples(&self, pid: u32) -> impl Iterator<Item = WaitsSample> {
         self.wait_samples.get(&pid).into_iter().flatten().copied()
     }
 
-    /// Whether the kernel program keeps when connections to a remote port are opened.
+    /// Whether the kernel program stores the times at which connections to a remote port are opened.
     pub(crate) fn watches_remote(&self, netns: Option<u32>, port: u16) -> bool {
         let first = WatchedPort { netns, port, remote: true, since: BootTime(0) };
         let next = self.watched.range(first..).next();
@@ -331,20 +331,20 @@ impl HostContext {
     }
 
     /// Returns the closes of a port since its onset. `None` if the port is not watched, or has had no close yet and was not
-    /// watched for [`MIN_WATCH`]: then its silence means nothing.
+    /// watched for [`MIN_WATCH`].
     pub(crate) fn closes(&self, netns: Option<u32>, port: u16, now: BootTime) -> Option<&PortCloses> {
         let closes = self.closes.get(&(netns, port))?;
         let since = self.watched.get(&closes.port)?;
         (closes.last.is_some() || now.since(*since) >= MIN_WATCH).then_some(closes)
     }
 
-    /// Returns what is known of the other end of a socket; `None` if it was not looked up.
+    /// Returns the state of a socket's peer; `None` if the agent did not look it up.
     pub(crate) fn peer_end(&self, key: SocketKey) -> Option<PeerEnd> {
         self.peer_ends.get(key)
     }
 
-    /// Returns the workload of a socket's cgroup. If that is the root of all, as with cgroup v1, returns the first
-    /// owner's.
+    /// Returns the workload of a socket's cgroup. If that is the root cgroup, as with cgroup v1, returns the workload of the first
+    /// owner.
     pub(crate) fn workload(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&Workload> {
         let own = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
         let of_owner = || self.processes.get(&owners?.first()?.task.pid)?.workload.as_deref();
@@ -362,8 +362,8 @@ impl HostContext {
     }
 }
 
-/// Inserts a value. Over the limit `most` the lowest number is dropped, as the kernel counts up. It is inspected again if a
-/// socket needs it.
+/// Inserts a value. Over the limit `most`, drops the lowest key, which is the oldest, because the kernel counts up. An inspection
+/// reads it again if a socket needs it.
 fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
     known.insert(key, value);
     if known.len() > most {

@@ -1,4 +1,4 @@
-//! Surroundings of sockets: owners, listeners, cgroups, namespaces, the other connections of proxies.
+//! Facts about the host: owners, listeners, cgroups, namespaces, the other connections of proxies.
 
 mod connections;
 pub(crate) mod host_context;

@@ -1,4 +1,4 @@
-//! Pairs a socket in CLOSE_WAIT with the other connection of its proxy: the one that was used right after the socket.
+//! Pairing of sockets in CLOSE_WAIT with the other connections of their proxy, by times of use.
 //!
 //! A proxy that has forwarded a request sends on the other connection within moments of receiving it, and then waits.
 //! The other connection of a proxy that has forwarded the FIN is in FIN_WAIT2, acknowledged within moments of the FIN.
@@ -15,15 +15,15 @@ use crate::{
 
 /// Longest tick of the kernel's times, at 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
-/// Time after which an ACK without data is one that was delayed.
+/// Minimum delay of a delayed ACK.
 const MIN_DELAYED_ACK: Duration = Duration::from_millis(8);
-/// Longest delay of an ACK, and a tick at each end.
+/// Maximum delay of a delayed ACK, plus a tick at each end.
 const MAX_DELAYED_ACK: Duration = Duration::from_millis(500);
-/// Longest time between the arrival of a request and its forwarding: the proxy may have to connect first.
+/// Maximum time between the arrival of a request and its forwarding; the proxy may have to connect first.
 const MAX_REQUEST_DELAY: Duration = Duration::from_secs(3);
-/// Longest time between the arrival of a FIN and its forwarding.
+/// Maximum time between the arrival of a FIN and its forwarding.
 const MAX_FIN_DELAY: Duration = Duration::from_secs(2);
-/// Error of the kernel's TCP timestamps: some ticks.
+/// Maximum error of the kernel's TCP timestamps, a few ticks.
 const TCP_TIME_ERROR: Duration = Duration::from_millis(50);
 
 /// Finds the proxy peer of each of a group's sockets. No connection is the peer of two sockets.
@@ -40,7 +40,7 @@ pub(crate) fn pair<'a>(
     for (key, socket, since) in sockets {
         let fits = |peer: &ProxyPeer| {
             let other = opposite(socket, &peer.socket);
-            other && (asked_for(socket, peer) || passed_on(since, peer))
+            other && (forwarded_request(socket, peer) || forwarded_fin(since, peer))
         };
         let found = waiting.iter().enumerate().find(|(index, peer)| !used.contains(index) && fits(peer));
         if let Some((index, peer)) = found {
@@ -68,13 +68,13 @@ pub(crate) fn waits(peer: &ProxyPeer) -> bool {
         Connection::Established => {
             let socket = &peer.socket;
             let sent = socket.sent_bytes.is_some_and(|sent| sent > 0);
-            // Nothing was ever received: the kernel has the time of the set-up in its place.
+            // On a connection that received nothing, the kernel's time of receiving is that of the handshake.
             if socket.received_bytes == Some(0) {
                 return sent;
             }
             let (Some(last_sent), Some(last_received)) = (socket.last_sent, socket.last_received) else { return false };
-            // Within a tick, the order is unknown. An end that sent last and gets no answer gets a delayed ACK
-            // (`TCP_DELACK_MIN` and `TCP_DELACK_MAX`, include/net/tcp.h at v5.10).
+            // Within a tick, the order is unknown. If this end sent last, the peer has acknowledged with a delayed ACK instead of
+            // an answer (`TCP_DELACK_MIN` and `TCP_DELACK_MAX`, include/net/tcp.h at v5.10).
             let tie = last_sent <= last_received + TICK && last_received <= last_sent + TICK;
             let delay = socket.last_ack.map(|ack| ack.since(last_received));
             let got_delayed_ack = delay.is_some_and(|delay| delay >= MIN_DELAYED_ACK && delay <= MAX_DELAYED_ACK);
@@ -83,23 +83,23 @@ pub(crate) fn waits(peer: &ProxyPeer) -> bool {
     }
 }
 
-/// Whether one side was accepted and the other connected, as by a proxy.
+/// Whether the program accepted one connection and opened the other, as a proxy does.
 fn opposite(socket: &Socket, peer: &Socket) -> bool {
     (socket.role == Some(Role::Server)) != (peer.role == Some(Role::Server))
 }
 
-/// Whether the other connection sent right after the socket had received.
-fn asked_for(socket: &Socket, peer: &ProxyPeer) -> bool {
+/// Whether the other connection sent data right after the socket had received some.
+fn forwarded_request(socket: &Socket, peer: &ProxyPeer) -> bool {
     let (Some(received), Some(sent)) = (socket.last_received, peer.socket.last_sent) else { return false };
-    // The opposite roles are a client that is slow to read an answer, which proves nothing.
+    // With the opposite roles, a client is slow to read an answer, which proves nothing.
     socket.role == Some(Role::Server)
         && peer.state == Connection::Established
         && sent + TCP_TIME_ERROR >= received
         && sent <= received + MAX_REQUEST_DELAY
 }
 
-/// Whether the other connection's FIN was acknowledged right after the socket's had arrived.
-fn passed_on(since: Since, peer: &ProxyPeer) -> bool {
+/// Whether the FIN of the other connection was acknowledged right after the socket's FIN had arrived.
+fn forwarded_fin(since: Since, peer: &ProxyPeer) -> bool {
     let Some(acked) = peer.socket.last_ack.filter(|_| peer.state != Connection::Established) else { return false };
     let earliest = match since {
         Since::Exact(entered) => entered,
@@ -120,7 +120,7 @@ mod tests {
         BootTime(seconds * 1_000_000_000)
     }
 
-    /// A moment after which nothing is waited for any more.
+    /// Returns the first time at which forwarding is too late.
     fn late(at: BootTime) -> BootTime {
         at + MAX_REQUEST_DELAY + TCP_TIME_ERROR
     }
@@ -148,20 +148,20 @@ mod tests {
     }
 
     #[test]
-    fn a_leg_that_asked_right_after_and_waits_belongs_to_it() {
+    fn a_connection_that_sent_right_after_and_waits_is_the_proxy_peer() {
         assert_eq!(pairs(&[10], &[outbound(at(11), at(9))]), 1);
         assert_eq!(pairs(&[10], &[outbound(late(at(10)), at(9))]), 0, "too late");
         assert_eq!(pairs(&[10], &[outbound(at(11), at(12))]), 0, "it has its answer");
-        assert_eq!(pairs(&[10], &[outbound(at(5), at(4))]), 0, "it asked before");
+        assert_eq!(pairs(&[10], &[outbound(at(5), at(4))]), 0, "it sent before");
     }
 
     #[test]
-    fn no_leg_belongs_to_two() {
+    fn no_connection_is_the_peer_of_two_sockets() {
         assert_eq!(pairs(&[10, 10, 10], &[outbound(at(11), at(9)), outbound(at(11), at(9))]), 2);
     }
 
     #[test]
-    fn a_fin_that_was_passed_on_shows_in_fin_wait_2() {
+    fn a_forwarded_fin_is_paired_by_its_acknowledgement() {
         let peer = |acked| ProxyPeer {
             state: Connection::FinWait2,
             socket: Socket { role: None, last_ack: Some(at(acked)), ..socket_on_port(40_000) },
@@ -179,18 +179,18 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_in_use_are_nobody_s_legs() {
+    fn accepted_connections_in_use_are_no_proxy_peers() {
         let mut sibling = outbound(at(11), at(11));
         sibling.socket.role = Some(Role::Server);
-        assert_eq!(pairs(&[10], &[sibling.clone()]), 0, "of a socket that was accepted");
+        assert_eq!(pairs(&[10], &[sibling.clone()]), 0, "the socket was accepted");
         let client = Socket { role: Some(Role::Client), ..inbound(10) };
         let sockets = [(SocketKey(1), &client, Since::Exact(at(10)))];
-        assert_eq!(pair(&sockets, &[sibling]).len(), 0, "of one that was connected");
-        assert_eq!(pairs(&[10], &[outbound(at(10), at(11))]), 0, "a leg that has its answer");
+        assert_eq!(pair(&sockets, &[sibling]).len(), 0, "the socket was connected");
+        assert_eq!(pairs(&[10], &[outbound(at(10), at(11))]), 0, "the connection has its answer");
     }
 
     #[test]
-    fn the_group_s_legs_lead_to_where_most_go() {
+    fn the_most_frequent_remote_endpoint_is_reported() {
         let proxy_peers = [outbound(at(11), at(9)), outbound(at(11), at(9))];
         let (a, b) = (inbound(10), inbound(10));
         let sockets = [(SocketKey(1), &a, Since::Exact(at(20))), (SocketKey(2), &b, Since::Exact(at(20)))];

@@ -1,4 +1,4 @@
-//! The other ends of sockets, as far as they are on this host.
+//! States of sockets' peers, as far as they are on this host.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,43 +9,44 @@ use crate::{
     track::tracked_socket::TrackedSocket,
 };
 
-/// Number of sockets that are asked about at a time, and of each flow.
+/// Maximum number of sockets in one request.
 const MAX_QUESTIONS: usize = 1024;
+/// Maximum number of sockets of one flow in one request.
 const MAX_QUESTIONS_OF_FLOW: usize = 32;
-/// Age from which on a socket is asked about: a peer that closes soon has closed by then.
+/// Minimum age of a socket in a request. A peer that soon closes the other direction, too, has closed it by then.
 const MIN_AGE: Duration = Duration::from_secs(1);
-/// Age at which an answer is forgotten: the other end may have been closed since.
+/// Age at which an answer expires: the peer may have closed since.
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(60);
 
-/// Answers, and when they were true.
+/// States of peers, with the times at which the agent read them.
 #[derive(Debug, Default)]
 pub(super) struct PeerEnds {
     answers: BTreeMap<SocketKey, (BootTime, PeerEnd)>,
 }
 
-/// When a socket was last asked about, its entry, and its key: the order in which sockets are asked about.
+/// Order of sockets in a request: time of the last answer, entry, key.
 type Turn = (Option<BootTime>, BootTime, SocketKey);
 
 impl PeerEnds {
-    /// The other end of a socket was looked up.
+    /// Stores the state of a socket's peer.
     pub(super) fn learn(&mut self, key: SocketKey, at: BootTime, end: PeerEnd) {
         self.answers.insert(key, (at, end));
     }
 
-    /// Another socket has this key.
+    /// Forgets the state of a peer, because another socket has this key.
     pub(super) fn forget(&mut self, key: SocketKey) {
         if !self.answers.is_empty() {
             self.answers.remove(&key);
         }
     }
 
-    /// Returns what is known of the other end of a socket; `None` if it was not looked up.
+    /// Returns the state of a socket's peer; `None` if the agent did not look it up.
     pub(super) fn get(&self, key: SocketKey) -> Option<PeerEnd> {
         self.answers.get(&key).map(|(_, end)| *end)
     }
 
-    /// Returns the sockets to ask about at `now`, of each flow those whose answer is missing or oldest. `sockets` are all that an
-    /// inspection is about.
+    /// Returns the sockets whose peers an inspection at `now` looks up: of each flow, those whose answer is missing or oldest.
+    /// `sockets` are all sockets of the inspection.
     pub(super) fn request<'a>(
         &mut self,
         now: BootTime,
@@ -55,7 +56,7 @@ impl PeerEnds {
         let mut flows = BTreeMap::<FlowKey, Vec<(Turn, &TrackedSocket)>>::new();
         for (flow_key, key, one) in sockets {
             let entered = one.since.latest();
-            // The socket of a Multipath TCP connection has no other end by its own addresses alone.
+            // The peer of a Multipath TCP connection cannot be found by the addresses of its socket.
             if now.since(entered) < MIN_AGE || one.socket.protocol != Protocol::Tcp {
                 continue;
             }
@@ -85,7 +86,7 @@ impl PeerEnds {
     }
 }
 
-/// Keeps those whose turn comes first.
+/// Removes all but the first `most` turns.
 fn keep_first(turns: &mut Vec<(Turn, &TrackedSocket)>, most: usize) {
     if turns.len() > most {
         turns.select_nth_unstable_by_key(most, |(turn, _)| *turn);
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sockets_of_a_flow_get_their_turn_and_then_the_oldest_answers_are_renewed() {
+    fn all_sockets_of_a_flow_are_looked_up_in_turn() {
         let (mut ends, one) = (PeerEnds::default(), entered(0));
         let ask = |ends: &mut PeerEnds, now| {
             let questions = ends.request(at(now), (0..100).map(|key| (port(80), SocketKey(key), &one)));
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_forgotten_with_its_socket_and_after_a_minute() {
+    fn an_answer_expires_with_its_socket_and_after_a_minute() {
         let mut ends = PeerEnds::default();
         ends.learn(SocketKey(1), at(0), PeerEnd::Closed);
         ends.learn(SocketKey(2), at(50), PeerEnd::Closed);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn young_sockets_and_those_of_multipath_tcp_are_not_asked_about() {
+    fn young_sockets_and_multipath_tcp_are_excluded() {
         let mut ends = PeerEnds::default();
         let (young, old) = (entered(10), entered(9));
         let multipath = TrackedSocket { socket: Socket { protocol: Protocol::Mptcp, ..socket() }, ..entered(9) };
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_flows_the_questions_are_limited_in_all() {
+    fn the_total_of_all_flows_is_limited() {
         let (mut ends, one) = (PeerEnds::default(), entered(0));
         let sockets = (0..4000).map(|key| (port((key % 100) as u16), SocketKey(key), &one));
         assert_eq!(ends.request(at(5), sockets).len(), MAX_QUESTIONS);

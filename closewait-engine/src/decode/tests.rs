@@ -10,12 +10,12 @@ fn decode(record: &Record) -> Result<Observation, DecodeError> {
     DECODER.decode(&bytes(record))
 }
 
-fn leaving(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (ExitCause, Option<bool>) {
+fn exit(new_state: u8, sk_err: i32, shutdown: u8, flags: u32) -> (ExitCause, Option<bool>) {
     let flags = flag::SOCK | flags;
     let left =
         Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state, sk_err, shutdown, flags, ..record() };
     let Ok(Observation::Socket(SocketEvent::Leave { how, fd_open, .. })) = decode(&left) else {
-        panic!("{left:?} is a leaving")
+        panic!("{left:?} is an exit")
     };
     (how, fd_open)
 }
@@ -94,18 +94,18 @@ fn every_exit_cause_is_decoded() {
     const FILE: u32 = flag::ACCEPTED | flag::FILE;
     const GONE: u32 = FILE | flag::FILE_GONE;
     let rows = [
-        (leaving(9, 0, 3, GONE), (ExitCause::Closed, Some(false))),
-        (leaving(9, 0, 3, FILE), (ExitCause::Shutdown, Some(true))),
-        (leaving(9, 0, 3, flag::ACCEPTED), (ExitCause::Closed, None)),
-        (leaving(7, 0, 3, GONE), (ExitCause::Aborted, Some(false))),
-        (leaving(7, 0, 1, FILE), (ExitCause::Aborted, Some(true))),
-        (leaving(7, 32, 1, FILE), (ExitCause::Reset, Some(true))),
-        (leaving(7, 110, 1, FILE), (ExitCause::Timeout, Some(true))),
-        (leaving(7, 113, 1, FILE), (ExitCause::Timeout, Some(true))),
-        (leaving(7, 103, 1, FILE), (ExitCause::Destroyed, Some(true))),
-        (leaving(7, 103, 1, 0), (ExitCause::Destroyed, Some(false))),
-        (leaving(7, 0, 1, 0), (ExitCause::ListenerClosed, Some(false))),
-        (leaving(7, 1, 1, FILE), (ExitCause::Unknown, Some(true))),
+        (exit(9, 0, 3, GONE), (ExitCause::Closed, Some(false))),
+        (exit(9, 0, 3, FILE), (ExitCause::Shutdown, Some(true))),
+        (exit(9, 0, 3, flag::ACCEPTED), (ExitCause::Closed, None)),
+        (exit(7, 0, 3, GONE), (ExitCause::Aborted, Some(false))),
+        (exit(7, 0, 1, FILE), (ExitCause::Aborted, Some(true))),
+        (exit(7, 32, 1, FILE), (ExitCause::Reset, Some(true))),
+        (exit(7, 110, 1, FILE), (ExitCause::Timeout, Some(true))),
+        (exit(7, 113, 1, FILE), (ExitCause::Timeout, Some(true))),
+        (exit(7, 103, 1, FILE), (ExitCause::Destroyed, Some(true))),
+        (exit(7, 103, 1, 0), (ExitCause::Destroyed, Some(false))),
+        (exit(7, 0, 1, 0), (ExitCause::ListenerClosed, Some(false))),
+        (exit(7, 1, 1, FILE), (ExitCause::Unknown, Some(true))),
     ];
     for (got, expected) in rows {
         assert_eq!(got, expected);
@@ -188,8 +188,8 @@ fn contradictory_records_are_refused() {
     assert_eq!(refused(Record { kind: kind::LEAVE, ..record() }), DecodeError::States { kind: 2, old: 1, new: 8 });
     let early = Record { kind: kind::LEAVE, old_state: 8, new_state: 9, time_ns: 1, entered_ns: 2, ..record() };
     assert!(matches!(refused(early), DecodeError::Contradiction(_)));
-    let nobody = Record { kind: kind::HELD, fd: 3, ..record() };
-    assert!(matches!(refused(nobody), DecodeError::Contradiction(_)));
+    let unowned = Record { kind: kind::HELD, fd: 3, ..record() };
+    assert!(matches!(refused(unowned), DecodeError::Contradiction(_)));
     let negative = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, fd: -1, ..record() };
     assert!(matches!(refused(negative), DecodeError::Contradiction(_)));
 }

@@ -23,27 +23,27 @@ use crate::{
     track::hashing::KeyedState,
 };
 
-/// Maximum number of flows, at some 3 KB each. Further flows are dropped, and their entries are counted.
+/// Maximum number of flows, at about 3 KB each. Further flows are dropped, and their entries are counted.
 const MAX_FLOWS: usize = 4096;
-/// Number of flows of remote ends, of which there may be any number: they leave the rest to local ports.
+/// Maximum number of flows of remote endpoints, which can be numerous; the others are reserved for local ports.
 const MAX_REMOTES: usize = MAX_FLOWS / 4 * 3;
-/// Number of flows above which the longest quiet ones are evicted at the end of a window.
+/// Number of flows above which the flows that have been quiet for longest are evicted at the end of a window.
 const MAX_QUIET_FLOWS: usize = MAX_FLOWS / 2;
 /// Maximum number of cohorts of a flow. A cohort counts the sockets that entered in one interval, half as long as
 /// `stuck_after`.
 const MAX_COHORTS: usize = 128;
-/// Number of windows, each as long as the age at which a socket counts as stuck, for which the longest dwell time is
-/// known.
+/// Number of windows, each as long as the age at which a socket counts as stuck, in a span for which the longest dwell time is
+/// stored.
 const WINDOWS_PER_SPAN: usize = 64;
-/// Number of late exits of each flow that are kept.
+/// Maximum number of stored late exits of each flow.
 const MAX_LATE_EXITS: usize = 8;
-/// Number of windows of a trend.
+/// Maximum number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
-/// Minimum number of windows for a trend: three differences.
+/// Minimum number of windows for a trend, which gives three differences.
 const MIN_TREND_WINDOWS: usize = 4;
 /// Interval of counts, unless the age at which a socket counts as stuck is less.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
-/// Shortest interval of counts for each socket: a count takes a hundredth of that.
+/// Minimum interval of counts for each socket; a count takes a hundredth of that.
 const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
 
 /// Counts of the sockets that entered at about the same time.
@@ -61,15 +61,15 @@ struct FlowStats {
     closed: u64,
     lost: u64,
     last_closed: Option<BootTime>,
-    /// Longest dwell time that the program ended, in this span of windows and in the one before. Older values expire,
-    /// so that one slow request does not count for ever.
+    /// Longest dwell time among the exits that the program caused, in this span of windows and in the previous one. Older values
+    /// expire, so that one slow request does not count forever.
     longest_closed: [Option<Duration>; 2],
-    /// The last exits of sockets that the program had kept for [`LATE`] or longer: time and dwell time.
+    /// Latest exits of sockets that the program had kept for [`LATE`] or longer: time and dwell time.
     late_exits: VecDeque<(BootTime, Duration)>,
     cohorts: VecDeque<Cohort>,
     /// Last count of the present sockets.
     latest: Point,
-    /// Count before [`Self::latest`].
+    /// Count that preceded [`Self::latest`].
     previous: Point,
     /// Exits of mature sockets.
     mature_left: u64,
@@ -94,17 +94,17 @@ pub(crate) struct Flows {
     /// Time of the next count of the present sockets.
     tick: BootTime,
     window_ends: BootTime,
-    /// Whether the growth of any flow is to be reported.
+    /// Whether the growth of any flow is suspected.
     suspects: bool,
-    /// Windows that have ended in this span.
+    /// Number of windows that have ended in this span.
     ended: usize,
-    /// Number of remote ends in `flows`.
+    /// Number of remote endpoints in `flows`.
     remotes: usize,
     ungrouped: u64,
 }
 
 impl Flows {
-    /// Begins at `now`.
+    /// Returns counts that start at `now`.
     pub(crate) fn new(now: BootTime, stuck_after: Duration) -> Self {
         Self {
             began: now,
@@ -128,7 +128,7 @@ impl Flows {
         match stats.cohorts.back_mut() {
             Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
             _ => {
-                // First, so that the queue never asks for more places than that.
+                // Pop before the push, so that the queue does not grow beyond the limit.
                 if stats.cohorts.len() >= MAX_COHORTS {
                     stats.cohorts.pop_front();
                 }
@@ -138,18 +138,19 @@ impl Flows {
         self.ungrouped += u64::from(key == FlowKey::Rest);
     }
 
-    /// Number of sockets that entered without a flow of their own, because the limit was reached.
+    /// Returns the number of sockets that entered without a flow of their own, because the limit was reached.
     pub(crate) fn ungrouped(&self) -> u64 {
         self.ungrouped
     }
 
-    /// One was found that is older than the agent, or whose entry was missed.
+    /// Adds a socket that a scan found: it is older than the agent, or its entry was missed.
     pub(crate) fn found(&mut self, key: FlowKey, at: BootTime) {
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
         self.stats_mut(key, at);
     }
 
-    /// Counts a socket that left at `at`, after `dwell`; `entered` is the time of its entry, if that was seen.
+    /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
+    /// program caused the exit.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
@@ -165,7 +166,7 @@ impl Flows {
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
         stats.stuck_left += stayed_for(stuck_after);
-        // Most have entered of late.
+        // Most sockets entered recently, so search from the end.
         let mut cohorts = stats.cohorts.iter_mut().rev();
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
             cohort.left = cohort.left.saturating_add(1);
@@ -188,7 +189,7 @@ impl Flows {
         }
     }
 
-    /// Returns the time of the next call of [`Flows::handle_timeout`]; `None` while there is nothing to count.
+    /// Returns the time of the next call of [`Flows::handle_timeout`]; `None` without flows.
     pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
         (!self.flows.is_empty()).then_some(self.tick)
     }
@@ -198,8 +199,8 @@ impl Flows {
         self.tick <= now
     }
 
-    /// Counts what is there at `now`, ends the windows that are over, and forgets what has been quiet for long. Returns the
-    /// pile-ups that are over.
+    /// Counts the sockets at `now`, ends windows, and evicts flows that have been quiet for long. Returns the incidents that have
+    /// ended.
     pub(crate) fn handle_timeout(
         &mut self,
         now: BootTime,
@@ -219,13 +220,13 @@ impl Flows {
         if self.window_ends <= now {
             self.end_window(now);
         }
-        // While there is nothing to count, nobody is woken for it.
+        // Without sockets, the next wake-up is the end of the window.
         let is_still = all == 0 && self.growths().next().is_none();
         self.tick = if is_still { self.window_ends } else { now + window };
         ended
     }
 
-    /// Counts what is there, and returns how many that are.
+    /// Counts the sockets of each flow. Returns the total.
     fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since)>) -> u32 {
         for stats in self.flows.values_mut() {
             stats.start(now);
@@ -259,12 +260,12 @@ impl Flows {
         self.window_ends = now + self.stuck_after;
     }
 
-    /// Whether the growth of any flow is to be reported.
+    /// Whether the growth of any flow is suspected.
     pub(crate) fn has_suspects(&self) -> bool {
         self.suspects
     }
 
-    /// Returns the flows whose growth is to be reported, `most` at most.
+    /// Returns the flows whose growth is suspected, `most` at most.
     pub(crate) fn suspects(&self, most: usize) -> BTreeSet<FlowKey> {
         let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
         let suspects: BTreeSet<_> = suspects.map(|(key, _)| key).collect();
@@ -276,12 +277,12 @@ impl Flows {
         self.flows.get(&key)?.growth.as_deref()
     }
 
-    /// Takes in that the flow's incident is reported at `at` with `count` sockets; 0 ends the suspicion. Returns the
-    /// time of the incident's first report, and whether that was an earlier one.
-    pub(crate) fn said(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
-        let said = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.said(at, count));
+    /// Records a report of the flow's incident at `at` with `count` sockets; 0 ends the suspicion. Returns the time of the
+    /// incident's first report, and whether that was an earlier one.
+    pub(crate) fn reported(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
+        let reported = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.reported(at, count));
         self.suspects = self.any_suspect();
-        said
+        reported
     }
 
     fn any_suspect(&self) -> bool {
@@ -293,12 +294,12 @@ impl Flows {
         growths.filter_map(|(key, stats)| Some((*key, stats.growth.as_deref()?)))
     }
 
-    /// Returns the longest recent healthy dwell time of the flow; `None` before it has a habit.
+    /// Returns the longest recent healthy dwell time of the flow; `None` before there were enough exits.
     pub(crate) fn longest_healthy(&self, key: FlowKey) -> Option<Duration> {
         self.flows.get(&key)?.habit.longest()
     }
 
-    /// Returns the key under which a flow is counted: its own, unless the limit was reached.
+    /// Returns the key under which a flow is counted: its own, or [`FlowKey::Rest`] over the limit.
     pub(crate) fn counted_as(&self, key: FlowKey) -> FlowKey {
         if self.flows.contains_key(&key) { key } else { FlowKey::Rest }
     }
@@ -362,15 +363,15 @@ impl Flows {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
 
-    /// Returns the counts of a flow and the key under which they are kept: its own, if the limit allows it.
+    /// Returns the counts of a flow and the key under which they are stored: its own, or [`FlowKey::Rest`] over the limit.
     fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
         let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
         let key = if full { self.counted_as(key) } else { key };
         let stats = match self.flows.entry(key) {
             Occupied(known) => known.into_mut(),
-            Vacant(room) => {
+            Vacant(entry) => {
                 self.remotes += usize::from(key.is_remote());
-                room.insert(FlowStats::default())
+                entry.insert(FlowStats::default())
             }
         };
         stats.changed = stats.changed.max(at);
@@ -379,7 +380,7 @@ impl Flows {
 }
 
 impl FlowStats {
-    /// Returns the age from which on sockets of the flow are mature.
+    /// Returns the minimum age of the flow's mature sockets.
     fn mature_age(&self, stuck_after: Duration) -> Duration {
         let settled = self.growth.as_ref().and_then(|growth| growth.settled_age());
         settled.unwrap_or_else(|| self.habit.mature_age(stuck_after))
@@ -398,10 +399,10 @@ impl FlowStats {
         self.previous = std::mem::replace(&mut self.latest, latest);
     }
 
-    /// One of so much age is there at `now`.
+    /// Counts a socket of this age at `now`.
     fn present(&mut self, age: Duration, now: BootTime, stuck_after: Duration) {
         if self.latest.at != now {
-            // The first one of a flow that had none.
+            // The flow is new in this count.
             self.start(now);
         }
         self.latest.present += 1;
@@ -409,11 +410,11 @@ impl FlowStats {
         self.latest.stuck.present += u64::from(age >= stuck_after);
     }
 
-    /// Ends a count.
+    /// Ends a count. Returns the incident that has ended with it.
     fn grow(&mut self, window: Duration, stuck_after: Duration) -> Option<EndedIncident> {
         let age = self.mature_age(stuck_after);
         if self.growth.is_none() && self.latest.mature.present > 0 {
-            // Of one that has not been counted before, nothing is known of what was before.
+            // A new flow has no earlier count.
             let before = Some(self.previous).filter(|before| before.at != BootTime::default());
             self.growth = Some(Box::new(Growth::new(before, window)));
         }

@@ -1,8 +1,8 @@
-//! Keys of flows and groups, and [`GroupKeys`], which alone assigns sockets to them.
+//! Keys of flows and groups, and [`GroupKeys`], the only code that assigns sockets to them.
 //!
-//! A *flow* ([`FlowKey`]) is one local port or remote endpoint, whichever process owns its sockets: incidents and
-//! counts of entries and exits belong to a flow. A *group* ([`GroupKey`]) is the sockets of one owner in one flow:
-//! verdicts compare the sockets of a group.
+//! A *flow* ([`FlowKey`]) is one local port or remote endpoint with the sockets of all owners: incidents and counts of entries
+//! and exits belong to a flow. A *group* ([`GroupKey`]) is the set of sockets of one owner in one flow: verdicts compare the
+//! sockets of a group.
 
 use std::{
     hash::{Hash, Hasher},
@@ -17,18 +17,17 @@ use crate::{
 /// Assigns sockets to groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GroupKeys {
-    /// Local ports that the kernel gives to connecting sockets; set only if records lack namespace and role.
+    /// Local ports that the kernel assigns to connecting sockets; set only if records lack namespace and role.
     connecting_ports: Option<RangeInclusive<u16>>,
 }
 
 impl GroupKeys {
-    /// Creates the assignment. `connecting_ports` are the ports of connecting sockets, if records lack namespace and
-    /// role.
+    /// Creates the assignment. `connecting_ports` are the ports of connecting sockets, if records lack namespace and role.
     pub(crate) fn new(connecting_ports: Option<RangeInclusive<u16>>) -> Self {
         Self { connecting_ports }
     }
 
-    /// Returns the flow of a socket. Only facts of its records decide, not what a scan finds later: otherwise its entry
+    /// Returns the flow of a socket. Only facts of its records decide, not facts that a scan finds later; otherwise its entry
     /// would be counted in one flow, and the socket in another.
     pub(crate) fn flow(&self, socket: &Socket) -> FlowKey {
         let Socket { netns, cgroup, local, remote, .. } = *socket;
@@ -62,11 +61,11 @@ pub(crate) type GroupKey = (GroupOwner, FlowKey);
 /// Owner of the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum GroupOwner {
-    /// No process yet: the sockets wait to be accepted.
+    /// No process: the sockets wait in a backlog.
     Backlog,
     /// Unknown owner.
     Unknown,
-    /// First process (PID), and number of processes.
+    /// PID of the first process, and number of processes.
     Held(u32, u32),
 }
 
@@ -78,24 +77,23 @@ pub(crate) struct ClientScope {
     pub(crate) cgroup: Option<u64>,
 }
 
-/// Key of a flow: a local port that is listened on in one network namespace, or a remote endpoint that programs of one
-/// scope connect to.
+/// Key of a flow: a local port of servers in one network namespace, or a remote endpoint of clients in one scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FlowKey {
-    /// Accepting side.
+    /// Network namespace and local port of servers.
     Port(Option<u32>, u16),
-    /// Connecting side.
+    /// Scope and remote endpoint of clients.
     Remote(ClientScope, Endpoint),
-    /// Everything beyond the limit of flows.
+    /// All flows over the limit.
     Rest,
 }
 
-/// Hashes a port as one word. The hash is computed for every record, and each piece of a derived hash costs as much as
-/// a word.
+/// Hashes a port as one word: the engine computes the hash for every record, and each part of a derived hash costs as much as a
+/// word.
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            // Less than 2^51: no other kind begins like that.
+            // The word is less than 2^51, unlike those of the other variants.
             Self::Port(netns, port) => {
                 let netns = netns.map_or(0, |netns| u64::from(netns) + 1);
                 state.write_u64(netns << 16 | u64::from(*port));

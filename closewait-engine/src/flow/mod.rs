@@ -1,4 +1,4 @@
-//! Counts of each group over time: enters and exits, growth, dwell times.
+//! Counts of each group over time: entries and exits, growth, dwell times.
 
 pub(crate) mod flows;
 pub(crate) mod group_key;

@@ -1,4 +1,4 @@
-//! Ports whose closes the kernel program is to count: those with sockets in CLOSE_WAIT.
+//! Ports with sockets in CLOSE_WAIT, whose closes the kernel program counts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,31 +8,31 @@ use crate::{
     time::BootTime,
 };
 
-/// Number of ports that are watched; those with the oldest sockets come first.
+/// Maximum number of watched ports; those with the oldest sockets come first.
 const MAX_PORTS: usize = 1024;
-/// Age from which on a socket makes its port watched.
+/// Minimum age of a socket whose port is watched.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// A local port of a network namespace.
+/// Network namespace, port, and whether the port is a remote one.
 type Port = (Option<u32>, u16, bool);
 
-/// Ports that are watched.
+/// Ports that the kernel program watches.
 #[derive(Debug, Default)]
 pub(crate) struct PortWatch {
-    /// The oldest socket of each port, and its entry.
+    /// Oldest socket of each port: its entry and key.
     watched: BTreeMap<Port, (BootTime, SocketKey)>,
 }
 
-/// The oldest sockets of all ports, while they are counted.
+/// Oldest socket of each port, collected during a count.
 #[derive(Debug, Default)]
 pub(crate) struct OldestOfPorts {
     oldest: BTreeMap<Port, (BootTime, SocketKey)>,
-    /// Most sockets of a port come one after the other, and are younger.
+    /// Port of the last socket, and its oldest socket: consecutive sockets mostly have the same port and are younger.
     last: Option<(Port, (BootTime, SocketKey))>,
 }
 
 impl OldestOfPorts {
-    /// A socket is there at `now`.
+    /// Adds a socket that is in CLOSE_WAIT at `now`.
     pub(crate) fn present(&mut self, now: BootTime, flow_key: FlowKey, since: Since, key: SocketKey) {
         let port = match flow_key {
             FlowKey::Port(netns, port) => (netns, port, false),
@@ -50,13 +50,13 @@ impl OldestOfPorts {
 }
 
 impl PortWatch {
-    /// Takes over the oldest sockets of all ports. Returns the ports to watch, oldest first, if they are not the same as before.
+    /// Takes over the oldest socket of each port. Returns the ports to watch, oldest first, if they have changed.
     pub(crate) fn update(&mut self, found: OldestOfPorts) -> Option<Vec<WatchedPort>> {
         let mut found: Vec<_> = found.oldest.into_iter().map(|(port, (entered, key))| (entered, key, port)).collect();
         found.sort_unstable();
         found.truncate(MAX_PORTS);
         let before = |port: &Port, key: SocketKey| self.watched.get(port).filter(|(_, of)| *of == key);
-        // Of one that stays, the entry may become known better, but the onset stays.
+        // If the oldest socket is the same, the onset remains, even if its entry is known more exactly now.
         let watched: BTreeMap<_, _> = found
             .into_iter()
             .map(|(entered, key, port)| (port, before(&port, key).copied().unwrap_or((entered, key))))
@@ -76,7 +76,7 @@ impl PortWatch {
         })
     }
 
-    /// The ports that are watched.
+    /// Returns the watched ports.
     pub(crate) fn ports(&self) -> impl Iterator<Item = WatchedPort> {
         self.watched.iter().map(|((netns, port, remote), (since, _))| WatchedPort {
             netns: *netns,
@@ -95,7 +95,7 @@ mod tests {
         BootTime(seconds * 1_000_000_000)
     }
 
-    /// Counts sockets at `now`: port, entry, key.
+    /// Counts sockets at `now`, each given as port, entry and key.
     fn count(watch: &mut PortWatch, now: u64, sockets: &[(u16, u64, u64)]) -> Option<Vec<(u16, u64)>> {
         let mut oldest = OldestOfPorts::default();
         for (port, entered, key) in sockets {
@@ -108,25 +108,37 @@ mod tests {
     #[test]
     fn a_port_is_watched_since_the_entry_of_its_oldest_socket() {
         let mut watch = PortWatch::default();
-        assert_eq!(count(&mut watch, 10, &[]), None, "there is nothing, as before");
+        assert_eq!(count(&mut watch, 10, &[]), None, "no port, as before");
         assert_eq!(count(&mut watch, 10, &[(80, 10, 1)]), None, "too young");
         assert_eq!(count(&mut watch, 12, &[(80, 11, 2), (80, 10, 1), (443, 7, 3)]), Some(vec![(443, 7), (80, 10)]));
-        assert_eq!(count(&mut watch, 14, &[(443, 7, 3), (80, 10, 1), (80, 13, 4)]), None, "the oldest are the same");
-        assert_eq!(count(&mut watch, 16, &[(443, 7, 3), (80, 13, 4)]), Some(vec![(443, 7), (80, 13)]), "one has left");
+        assert_eq!(
+            count(&mut watch, 14, &[(443, 7, 3), (80, 10, 1), (80, 13, 4)]),
+            None,
+            "the oldest sockets are the same"
+        );
+        assert_eq!(
+            count(&mut watch, 16, &[(443, 7, 3), (80, 13, 4)]),
+            Some(vec![(443, 7), (80, 13)]),
+            "the oldest socket exited"
+        );
         assert_eq!(count(&mut watch, 18, &[]), Some(Vec::new()));
         assert_eq!(count(&mut watch, 20, &[]), None);
     }
 
     #[test]
-    fn an_entry_that_becomes_known_better_changes_no_onset() {
+    fn a_more_exact_entry_does_not_change_the_onset() {
         let mut watch = PortWatch::default();
         assert_eq!(count(&mut watch, 30, &[(80, 20, 1)]), Some(vec![(80, 20)]));
         assert_eq!(count(&mut watch, 32, &[(80, 19, 1)]), None);
-        assert_eq!(count(&mut watch, 32, &[(80, 18, 2), (80, 19, 1)]), Some(vec![(80, 18)]), "an older one was found");
+        assert_eq!(
+            count(&mut watch, 32, &[(80, 18, 2), (80, 19, 1)]),
+            Some(vec![(80, 18)]),
+            "a scan found an older socket"
+        );
     }
 
     #[test]
-    fn of_too_many_ports_those_with_the_oldest_sockets_are_watched() {
+    fn over_the_limit_the_ports_with_the_oldest_sockets_are_watched() {
         let mut watch = PortWatch::default();
         let sockets: Vec<_> = (0..MAX_PORTS as u16 + 5).map(|port| (port, u64::from(5000 - port), 1)).collect();
         let ports = count(&mut watch, 9000, &sockets).unwrap();
@@ -134,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn connecting_sockets_watch_no_port() {
+    fn flows_over_the_limit_watch_no_port() {
         let mut oldest = OldestOfPorts::default();
         oldest.present(at(10), FlowKey::Rest, Since::Exact(at(1)), SocketKey(1));
         assert_eq!(PortWatch::default().update(oldest), None);

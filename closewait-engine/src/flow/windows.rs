@@ -1,4 +1,4 @@
-//! Dwell histograms of one window of time: overall from the kernel's own counts, for each port from the records.
+//! Histograms of dwell times in one window: for all sockets from the kernel's counts, for each port from the records.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -11,12 +11,11 @@ use crate::{
     track::hashing::FastState,
 };
 
-/// Maximum number of local ports with a histogram of their own; the rest share one. Each costs 15 KB while its window
-/// lasts.
-const PORTS: usize = 64;
+/// Maximum number of local ports with a histogram of their own; the others share one. Each takes 15 KB during its window.
+const MAX_PORTS: usize = 64;
 
-/// Histograms by scope, found for every record. A peer can choose a port, but too few have a histogram for collisions
-/// to matter.
+/// Histograms by scope, looked up for every record. A peer can choose a port, but too few ports have a histogram for hash
+/// collisions to matter.
 type Histograms = IndexMap<Scope, Histogram, FastState>;
 
 /// Counts of the current window.
@@ -24,7 +23,7 @@ type Histograms = IndexMap<Scope, Histogram, FastState>;
 pub(crate) struct Windows {
     began: BootTime,
     ephemeral_ports: RangeInclusive<u16>,
-    /// Counts of the kernel program, which lose nothing in the ring buffer.
+    /// Counts of the kernel program, which do not depend on the ring buffer.
     kernel: Option<Histogram>,
     longest: Option<Duration>,
     finished: Histograms,
@@ -36,22 +35,21 @@ impl Windows {
         Self { began: now, ephemeral_ports, kernel: None, longest: None, finished: Histograms::default() }
     }
 
-    /// Continues the window that an earlier agent began at `began`; 0 means that it ended none.
+    /// Continues the window that an earlier agent began at `began`; 0 if that agent ended no window.
     pub(crate) fn resume(&mut self, began: BootTime) {
         if began != BootTime(0) {
             self.began = began.min(self.began);
         }
     }
 
-    /// Counts a socket that left after `dwell`. Only exact dwell times count.
+    /// Counts an exit after `dwell`. Only exact dwell times count.
     pub(crate) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
         let Dwell::Exact(dwell) = dwell else { return };
         self.longest = self.longest.max(Some(dwell));
         own(&mut self.finished, socket, &self.ephemeral_ports).record(dwell);
     }
 
-    /// Counts a socket that left after `dwell` and that the kernel did not count, because its map of entry times was
-    /// full.
+    /// Counts an exit after `dwell` that the kernel program did not count, because its map of entry times was full.
     pub(crate) fn finished_uncounted(&mut self, dwell: Dwell) {
         if let Dwell::Exact(dwell) = dwell {
             self.kernel.get_or_insert_default().record(dwell);
@@ -67,7 +65,7 @@ impl Windows {
         }
     }
 
-    /// Ends the window at `at`. `ages` are the sockets that are still there.
+    /// Ends the window at `at`. `ages` are the sockets that are still in CLOSE_WAIT, with their ages.
     pub(crate) fn end<'a>(&mut self, at: BootTime, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
         let mut unfinished = Histograms::default();
         for (socket, dwell) in ages {
@@ -91,8 +89,7 @@ impl Windows {
     }
 }
 
-/// Returns the histogram that counts `socket`: its local port's own if that is a listening port and the limit allows
-/// it.
+/// Returns the histogram that counts `socket`: the one of its local port if that is a server's port and the limit allows it.
 fn own<'h>(
     histograms: &'h mut Histograms,
     socket: &Socket,
@@ -105,6 +102,6 @@ fn own<'h>(
         None => !ephemeral_ports.contains(&port),
     };
     let own = Scope::LocalPort(port);
-    let has_own = listened_on && (histograms.len() < PORTS || histograms.contains_key(&own));
+    let has_own = listened_on && (histograms.len() < MAX_PORTS || histograms.contains_key(&own));
     histograms.entry(if has_own { own } else { Scope::Other }).or_default()
 }

@@ -1,11 +1,10 @@
-//! Comparison of the tracked state with the kernel: periodically, and after any sign of loss.
+//! Audit: comparison of the tracked state with the kernel, periodically and after any sign of loss.
 //!
-//! 1. [`Output::Audit`]: the agent hands in every socket. Sockets that were not tracked had been missed, and are
-//!    tracked now.
-//! 2. A tracked socket that was not among them may be one whose exit was missed, or one that the scan could not see.
-//!    The same is true for an entry time in the kernel's map. [`Output::RefreshSuspects`] asks for each by its address.
-//! 3. Sockets that are not in CLOSE_WAIT then are phantoms: they are dropped, and their entry times deleted in the
-//!    kernel.
+//! 1. [`Output::Audit`]: the agent reports every socket. Sockets that were not tracked were missed; the engine tracks them now.
+//! 2. A tracked socket that the scan did not find may have exited, or the scan could not see it. The same is true for an entry time in
+//!    the kernel's map. [`Output::RefreshSuspects`] refreshes each such socket by its address.
+//! 3. Sockets that are not in CLOSE_WAIT then are phantoms: the engine drops them, and the agent deletes their entry times from the
+//!    kernel's map.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,25 +19,24 @@ use crate::{
 
 /// Interval of audits without a sign of loss.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
-/// Shortest time between two audits, after a sign of loss.
+/// Minimum interval of audits after a sign of loss.
 const MIN_AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Shortest time between two audits, as a multiple of the CPU time of the last: an audit may use two hundredths of a
-/// CPU.
+/// Minimum interval of audits as a multiple of the CPU time of the last one, so that audits use at most 2 % of a CPU.
 const GAP_FACTOR: u32 = 50;
-/// Longest time between an event and the read of its record.
+/// Maximum time between an event and the read of its record.
 const MAX_RECORD_DELAY: Duration = Duration::from_millis(100);
 
-/// Exits that are remembered while a scan for an audit is running.
+/// Maximum number of exits that are stored during the scan of an audit.
 const MAX_EXITS: usize = 65_536;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Idle,
-    /// A scan of all sockets is running, asked for at this time.
+    /// The agent scans all sockets; the engine requested the scan at this time.
     Scanning {
         asked: BootTime,
     },
-    /// Suspects are being refreshed, with the kernel's entry times of those that are not tracked.
+    /// The agent refreshes the suspects: tracked sockets, and untracked ones with entry times in the kernel's map.
     Refreshing {
         asked: BootTime,
         /// Whether the scan covered every network namespace.
@@ -57,17 +55,17 @@ pub(crate) struct Audit {
     last: Option<BootTime>,
     /// Losses at the start of the last audit.
     after: Losses,
-    /// Whether the kernel's times of entry are to be compared too.
+    /// Whether the next audit also reads the kernel's map of entry times.
     sweep: bool,
     stored: BTreeMap<SocketKey, BootTime>,
-    /// Exits since the running audit began; the kernel's map may have contained their entry times when it was read.
+    /// Exits since the running audit began; the kernel's map may have contained their entry times when the agent read it.
     exits: BTreeMap<SocketKey, BootTime>,
-    /// Sockets that were missed, and found.
+    /// Number of missed sockets that audits found.
     pub(crate) repaired: u64,
-    /// Sockets that were tracked, or that the kernel kept a time of, and were not there.
+    /// Number of sockets that were tracked, or had an entry time in the kernel's map, and were not in CLOSE_WAIT.
     pub(crate) phantom: u64,
-    /// Both counts as of the last report.
-    said: (u64, u64),
+    /// `repaired` and `phantom` as of the last report.
+    reported: (u64, u64),
 }
 
 impl Audit {
@@ -83,18 +81,18 @@ impl Audit {
             exits: BTreeMap::new(),
             repaired: 0,
             phantom: 0,
-            said: (0, 0),
+            reported: (0, 0),
         }
     }
 
-    /// Makes the next audit come soon and compare everything, as sockets may have been missed.
+    /// Schedules the next audit as soon as allowed after `at`, with the kernel's map, because sockets may have been missed.
     pub(crate) fn hurry(&mut self, at: BootTime) {
         self.sweep = true;
         let earliest = self.last.map_or(at, |last| at.max(last + self.least_gap));
         self.next = self.next.min(earliest);
     }
 
-    /// Takes in that a socket left at `at`: its entry time in the kernel's map has no meaning any more.
+    /// Records an exit at `at`: the socket's entry time in the kernel's map is no longer valid.
     pub(crate) fn left(&mut self, key: SocketKey, at: BootTime) {
         match &mut self.step {
             Step::Idle => {}
@@ -117,7 +115,7 @@ impl Audit {
 }
 
 impl Engine {
-    /// Something was lost, up to `losses`.
+    /// Schedules an audit if `losses` have changed since the last one.
     pub(crate) fn audit_after(&mut self, at: BootTime, losses: Losses) {
         if losses != self.audit.after {
             self.audit.hurry(at);
@@ -136,25 +134,26 @@ impl Engine {
         self.outputs.push_back(Output::Audit { sweep });
     }
 
-    /// A scan found a socket that was not tracked: one that was missed, unless its record is still under way. What the scan of
-    /// the start finds was there before.
+    /// Counts an untracked socket that a scan found as repaired, unless its record has not been read yet. Sockets that the scan
+    /// at the start finds do not count.
     pub(crate) fn found_new(&mut self, since: Since) {
         if self.tracker.scan_asked().is_some_and(|asked| since.latest() + MAX_RECORD_DELAY < asked) {
             self.audit.repaired += 1;
         }
     }
 
-    /// The kernel keeps a time of entry for this address.
+    /// Adds an entry time from the kernel's map as a suspect, if no tracked socket has it.
     pub(crate) fn stored(&mut self, key: SocketKey, entered: BootTime) {
-        // Beyond the limit of exits it is not known which ones have left: the next audit finds them.
-        let has_left =
+        // Over the limit of exits, it is unknown which sockets have exited: the next audit checks them.
+        let has_exited =
             self.audit.exits.len() >= MAX_EXITS || self.audit.exits.get(&key).is_some_and(|exit| *exit >= entered);
-        if !has_left && self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
+        if !has_exited && self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
             self.audit.stored.insert(key, entered);
         }
     }
 
-    /// Takes over the result of an audit's scan, which began at `began` and ended at `at`.
+    /// Takes over the result of an audit's scan, which began at `began` and ended at `at`, and requests the refresh of the
+    /// suspects.
     pub(crate) fn audit_scan_ended(&mut self, began: BootTime, at: BootTime, complete: bool, cost: Option<Duration>) {
         let Step::Scanning { asked } = self.audit.step else { return };
         let cost = cost.unwrap_or_else(|| at.since(asked));
@@ -165,9 +164,9 @@ impl Engine {
         let mut stored = std::mem::take(&mut self.audit.stored);
         self.audit.exits = BTreeMap::new();
         stored.retain(|key, entered| {
-            let is_there = self.tracker.get(*key).filter(|_| !tracked.contains(key));
-            // Of one that entered later there is a record to come; that of one that is there is its own, unless it cannot be.
-            *entered + MAX_RECORD_DELAY < asked && is_there.is_none_or(|one| one.since.excludes(*entered))
+            let found = self.tracker.get(*key).filter(|_| !tracked.contains(key));
+            // The record of a later entry is still to come. The entry time of a found socket is its own, unless that is impossible.
+            *entered + MAX_RECORD_DELAY < asked && found.is_none_or(|one| one.since.excludes(*entered))
         });
         let mut suspects = tracked.clone();
         suspects.extend(stored.keys());
@@ -176,8 +175,7 @@ impl Engine {
         self.outputs.push_back(Output::RefreshSuspects(suspects));
     }
 
-    /// Takes over the refresh of an address that the kernel keeps a time of entry for, if it found a socket in
-    /// CLOSE_WAIT.
+    /// Tracks a socket in CLOSE_WAIT that the refresh of a suspect found at the address of an entry time in the kernel's map.
     pub(crate) fn refreshed_stored(&mut self, key: SocketKey, at: BootTime, since: Option<Since>, socket: &Socket) {
         if self.tracker.get(key).is_some() {
             return;
@@ -185,15 +183,15 @@ impl Engine {
         let Step::Refreshing { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
             let repaired = self.audit.repaired;
-            // The address can be that of another socket than the one whose time of entry the scan has read.
+            // Another socket can have the address now than the one whose entry time the scan read.
             self.present(key, at, since.unwrap_or(Since::Exact(entered)), socket.clone());
-            // Not one that is known and found no room. A scan that is running may have counted it.
+            // A known socket over the limit does not count. A running scan may have counted the socket already.
             self.audit.repaired = repaired + u64::from(self.tracker.get(key).is_some());
         }
     }
 
-    /// Continues after the refresh of the suspects. `refreshed`: all that have an address were read. Without that, only a scan
-    /// of every namespace proves that a socket is gone.
+    /// Ends the audit after the refresh of the suspects. `refreshed` is whether the refresh read all sockets with a kernel address;
+    /// otherwise only a scan of every namespace proves that a socket has exited.
     pub(crate) fn refreshed_suspects(&mut self, at: BootTime, refreshed: bool) {
         let Step::Refreshing { asked, complete, mut tracked, mut stored } =
             std::mem::replace(&mut self.audit.step, Step::Idle)
@@ -206,7 +204,7 @@ impl Engine {
         self.audit.phantom += stored.keys().filter(|key| !tracked.contains(key)).count() as u64;
         let mut forget: Vec<(SocketKey, BootTime)> = stored.into_iter().collect();
         for key in tracked {
-            // A record may have told meanwhile that it left, or that another entered at its address.
+            // Since then, a record may have reported its exit, or the entry of another socket at its address.
             let Some(phantom) = self.tracker.take_if_not_seen_since(key, asked) else { continue };
             self.audit.phantom += 1;
             if let Since::Exact(entered) = phantom.since {
@@ -218,7 +216,7 @@ impl Engine {
             self.outputs.push_back(Output::Forget(forget));
         }
         let now = (self.audit.repaired, self.audit.phantom);
-        if std::mem::replace(&mut self.audit.said, now) != now {
+        if std::mem::replace(&mut self.audit.reported, now) != now {
             let totals = self.totals();
             self.find(Finding::Health { at, totals });
         }

@@ -1,5 +1,5 @@
-//! Inspection of stuck sockets before the agent reports them: refresh the sockets, scan for their owners, inspect the owners. Each
-//! step is an [`Output`] and ends with a fact.
+//! Inspection of stuck sockets before a report: refresh the sockets, scan for their owners, inspect the owners. Each step is an
+//! [`Output`] and ends with an observation.
 
 use std::time::Duration;
 
@@ -11,39 +11,38 @@ use crate::{
     time::BootTime,
 };
 
-/// Interval at which stuck sockets are refreshed. A refresh takes some microseconds for each of them.
+/// Interval of refreshes of stuck sockets. A refresh takes a few microseconds per socket.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// Interval of scans for owners if nothing else is a reason for one. A scan takes longer the more files are open on the
-/// whole host.
+/// Interval of scans for owners without another reason. The duration of a scan depends on the number of open files of the host.
 const OWNER_SCAN_INTERVAL: Duration = Duration::from_secs(60);
-/// Age at which owners are too old for an answer to a query.
+/// Maximum age of owners for an answer to a query.
 pub(crate) const MAX_OWNER_AGE: Duration = Duration::from_secs(10);
-/// CPU time to judge one socket among all others, measured with 12,000.
+/// CPU time to judge one of many sockets, measured with 12,000 of them.
 const COST_PER_SOCKET: Duration = Duration::from_micros(2);
-/// Shortest time between two inspections, so that sockets that get stuck one after the other share one.
+/// Minimum interval of inspections, so that sockets that get stuck one after the other share an inspection.
 const MIN_INSPECTION_INTERVAL: Duration = Duration::from_millis(100);
-/// Longest delay of the report of a due socket, however long an inspection takes.
+/// Maximum delay of a report, if an inspection takes longer.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
-/// Time after which a socket that is due is reported, once its refresh was asked for.
+/// Maximum delay of a report after the request for a refresh, if there is no time for a full inspection.
 const REFRESH_GRACE: Duration = Duration::from_millis(250);
-/// Number of sockets that are reported at a time: the findings of a million at once would take a gigabyte.
+/// Maximum number of sockets in one report: the findings on a million sockets would take a gigabyte.
 const MAX_REPORTED: usize = 16_384;
-/// Largest part of all sockets in one report, if that is more than [`MAX_REPORTED`]: each report groups all of them
-/// again.
+/// Divisor of the number of all sockets for the size of a report, if that is more than [`MAX_REPORTED`]: each report groups all
+/// sockets again.
 const MAX_REPORTED_PART: usize = 8;
-/// Share of one CPU that inspections may use: one part in this number.
+/// Divisor of one CPU for the share that inspections may use.
 const CPU_SHARE: u32 = 50;
-/// CPU time that inspections may use at once after a quiet time.
+/// Maximum CPU time that inspections may save up.
 const MAX_CPU_CREDIT: Duration = Duration::from_millis(200);
-/// Longest time between two inspections.
+/// Maximum interval of inspections.
 const MAX_INSPECTION_INTERVAL: Duration = Duration::from_secs(10);
 
-/// CPU time that inspections may use: a bucket that fills with one part in [`CPU_SHARE`] of the time that passes.
+/// CPU time that inspections may use: a token bucket that fills at the rate of one part in [`CPU_SHARE`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// Time that may be used at once.
+    /// CPU time that is available now.
     credit: Duration,
-    /// Time that was used beyond the credit; one of the two is zero.
+    /// CPU time that was used beyond the credit; at least one of `credit` and `debt` is zero.
     debt: Duration,
     at: BootTime,
 }
@@ -53,7 +52,7 @@ impl Budget {
         Self { credit: MAX_CPU_CREDIT, debt: Duration::ZERO, at: now }
     }
 
-    /// Takes the cost of an inspection that ended at `at`. Returns after what time the next may begin.
+    /// Subtracts the cost of an inspection that ended at `at`. Returns the time until the next inspection may begin.
     fn spend(&mut self, at: BootTime, cost: Duration) -> Duration {
         let earned = at.since(self.at) / CPU_SHARE;
         self.at = self.at.max(at);
@@ -64,18 +63,18 @@ impl Budget {
     }
 }
 
-/// Step of an inspection. Each step waits for an answer; `asked` is the time at which the inspection began.
+/// Step of an inspection. Each step waits for an observation; `asked` is the start of the inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InspectionStep {
     /// No inspection is running.
     Idle,
-    /// The sockets are refreshed. With `full`, owners are searched for and inspected after that.
+    /// The agent refreshes the sockets. With `full`, it scans for owners and inspects them after that.
     Refreshing { asked: BootTime, full: bool },
-    /// A scan for owners is running.
+    /// The agent scans for owners.
     Scanning { asked: BootTime },
-    /// The owners are being inspected.
+    /// The agent inspects the owners.
     Inspecting { asked: BootTime },
-    /// The results are being reported, some sockets at a time, as of `at`.
+    /// The engine reports the sockets as of `at`, in parts.
     Reporting { asked: BootTime, at: BootTime, worked: Duration },
 }
 
@@ -91,7 +90,7 @@ impl Engine {
         due.map(|due| due.max(self.next_inspection))
     }
 
-    /// Returns the time at which due sockets have to be reported even if the inspection has not ended.
+    /// Returns the time at which the engine reports due sockets even if the inspection has not ended.
     pub(crate) fn report_deadline(&self) -> Option<BootTime> {
         let deadline = (self.tracker.next_due()? + REPORT_GRACE).max(self.next_late_report);
         match self.inspection {
@@ -104,7 +103,7 @@ impl Engine {
         }
     }
 
-    /// Begins an inspection if one is due at `now`, and reports sockets for which none was possible in time.
+    /// Begins an inspection if one is due at `now`, and reports sockets whose inspection was not possible in time.
     pub(crate) fn inspect_or_report(&mut self, now: BootTime) {
         if self.next_inspection_due().is_some_and(|next| next <= now) {
             self.inspect(now);
@@ -112,7 +111,7 @@ impl Engine {
             // Each report judges all sockets.
             self.next_late_report = now + self.judging().saturating_mul(2).clamp(MIN_INSPECTION_INTERVAL, REPORT_GRACE);
             match self.inspection {
-                // It takes microseconds, and tells what the verdict depends on most.
+                // A refresh takes microseconds, and gives the facts on which the verdict depends most.
                 InspectionStep::Idle => {
                     self.outputs.push_back(Output::Refresh(self.tracker.due(now)));
                     self.inspection = InspectionStep::Refreshing { asked: now, full: false };
@@ -125,13 +124,13 @@ impl Engine {
         }
     }
 
-    /// Whether a group is to be reported as piling up.
+    /// Whether the growth of a flow is suspected.
     fn has_suspects(&self) -> bool {
         self.flows.as_ref().is_some_and(Flows::has_suspects)
     }
 
-    /// Begins an inspection. Facts from a socket's entry may have changed, for example because a program has accepted
-    /// it, so sockets are refreshed before each report.
+    /// Begins an inspection. It refreshes sockets before each report, because facts from a socket's entry may have changed: a
+    /// program may have accepted the socket since.
     pub(crate) fn inspect(&mut self, now: BootTime) {
         let gone = self.lingering.due(now);
         if !gone.is_empty() {
@@ -173,7 +172,7 @@ impl Engine {
         let sees_all = complete && saw_listeners;
         self.host_context.scan_ended(blind);
         let host_context = &self.host_context;
-        // A socket without the backlog of a listener has been connected, or its listener was told `listen(fd, 0)`.
+        // A socket without the backlog of a listener is a client's, or its listener called `listen(fd, 0)`.
         self.tracker.owner_scan_ended(began, complete, |socket| match host_context.listeners_of(socket).next() {
             Some(_) => Some(Role::Server),
             None => sees_all.then_some(Role::Client),
@@ -183,8 +182,7 @@ impl Engine {
         self.inspect_owners();
     }
 
-    /// Ends an inspection whose scan was not possible: owners remain as they are known, and the next inspection tries
-    /// again.
+    /// Continues an inspection whose scan failed, with the owners of the previous scan. The next inspection scans again.
     pub(crate) fn scan_failed(&mut self, why: String) {
         self.tracker.scan_failed();
         self.host_context.scan_failed(why);
@@ -206,7 +204,7 @@ impl Engine {
         self.note_dropped();
     }
 
-    /// Returns what an inspection at `now` has to find out about the sockets that are stuck, due or suspected.
+    /// Returns the facts that an inspection at `now` reads about the stuck, due and suspected sockets.
     pub(crate) fn owner_request(&mut self, now: BootTime) -> InspectionRequest {
         let suspects = self.suspects();
         let Self { tracker, host_context, flows, group_keys, config, .. } = self;
@@ -223,8 +221,7 @@ impl Engine {
         request
     }
 
-    /// Updates the number of dropped facts: the most at one inspection. Counts of different inspections are not added,
-    /// for they may be of the same facts.
+    /// Updates the number of dropped facts: the maximum of all inspections. Their sum would count the same facts again.
     fn note_dropped(&mut self) {
         let dropped = self.host_context.dropped() + self.tracker.dropped_owners() + self.lingering.dropped_owners();
         self.dropped = self.dropped.max(dropped);
@@ -237,7 +234,7 @@ impl Engine {
         self.report_more();
     }
 
-    /// An inspection of owners ended at `at`.
+    /// Records the end of an inspection of owners.
     pub(crate) fn owners_inspected(&mut self, at: BootTime) {
         self.host_context.inspection_ended();
         self.inspected_owners_at = self.inspected_owners_at.max(Some(at));
@@ -262,18 +259,18 @@ impl Engine {
         }
     }
 
-    /// CPU time that it takes to judge all sockets.
+    /// Returns the CPU time for judging all sockets.
     fn judging(&self) -> Duration {
         COST_PER_SOCKET.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
     }
 
-    /// Reports at `at` what was due at `due_by` and has not left since. Of sockets that were not refreshed since
-    /// `refreshed`, what can have changed is not known.
+    /// Reports at `at` the sockets that were due at `due_by` and are still in CLOSE_WAIT. For sockets that were not refreshed since
+    /// `refreshed`, facts that can have changed are unknown.
     fn report_stuck(&mut self, due_by: BootTime, refreshed: BootTime, at: BootTime) {
         if self.tracker.next_due().is_none_or(|due| due > due_by) {
             return;
         }
-        let forgotten = self.tracker.forget_what_was_not_refreshed(due_by, refreshed);
+        let forgotten = self.tracker.forget_stale_facts(due_by, refreshed);
         let flows = self.flows.as_ref();
         let grouping =
             Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows);
@@ -304,19 +301,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_allowed_after_a_quiet_time_and_debts_are_paid_at_a_fiftieth() {
+    fn a_burst_is_allowed_after_a_quiet_time_and_delays_later_inspections() {
         let at = |millis: u64| BootTime(millis * 1_000_000);
         let (cost, mut budget) = (Duration::from_millis(50), Budget::new(at(0)));
         let gaps: Vec<Duration> = (0..4).map(|_| budget.spend(at(0), cost)).collect();
-        assert_eq!(gaps, [MIN_INSPECTION_INTERVAL; 4], "200 ms are there");
+        assert_eq!(gaps, [MIN_INSPECTION_INTERVAL; 4], "200 ms are available");
         assert_eq!(budget.spend(at(0), cost), Duration::from_millis(2500));
         assert_eq!(budget.spend(at(2500), cost), Duration::from_millis(2500));
         assert_eq!(
             budget.spend(at(10_000), cost),
             MIN_INSPECTION_INTERVAL,
-            "after 7.5 s it has 150 ms again, less what is owed"
+            "after 7.5 s, 150 ms minus the debt are available"
         );
-        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MAX_INSPECTION_INTERVAL, "a debt is never older");
+        assert_eq!(budget.spend(at(10_000), Duration::from_secs(60)), MAX_INSPECTION_INTERVAL, "the debt is limited");
         assert_eq!(budget.spend(at(1_000_000), cost), MIN_INSPECTION_INTERVAL);
     }
 }

@@ -1,4 +1,4 @@
-//! State machines that emit commands: to refresh, scan and inspect, before an incident, before an answer, after a loss.
+//! State machines that emit commands to refresh, scan and inspect: before a report, before an answer, after a loss.
 
 pub(crate) mod audit;
 pub(crate) mod inspection;

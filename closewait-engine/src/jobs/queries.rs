@@ -1,12 +1,12 @@
-//! Queries: what the agent has to find out before it answers one, one step after the other.
+//! Queries: the steps before an answer.
 //!
 //! ```text
-//! an agent:         refresh sockets, scan for owners if what is known is too old -> inspect new cgroups -> answer
+//! an agent:         refresh sockets, scan for owners if the last scan is too old -> inspect new cgroups -> answer
 //! a one-off scan:   scan everything -> scan for owners if some sockets have none -> inspect all owners -> answer
 //! ```
 //!
-//! Each step is a command among the outputs, and its end comes back as a fact. A query that has waited for too long is answered
-//! with what is known.
+//! Each step is a command among the outputs, and ends with an observation. A query that has waited for too long is answered from
+//! the current state.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     time::BootTime,
 };
 
-/// Time after which a query is answered with what is known: the client waits for 5 s.
-const QUERY_PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum time before an answer. The client waits for 5 s.
+const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
 
-/// Query that has no answer yet.
+/// Unanswered query.
 #[derive(Debug)]
 struct PendingQuery {
     id: QueryId,
@@ -28,39 +28,40 @@ struct PendingQuery {
     until: BootTime,
 }
 
-/// Step of a query. Each waits for facts.
+/// Step of a query. Each step waits for an observation.
 #[derive(Clone, Copy, Debug)]
 enum QueryStep {
-    /// A one-off scan searches for everything.
+    /// The agent scans everything, for a one-off scan.
     ScanningAll,
-    /// Sockets are being refreshed, until `refreshed`, and the owner scan with the number `scan` has not ended.
+    /// The agent refreshes sockets until `refreshed` is set, and the query waits for the owner scan with the number `scan`.
     Refreshing { refreshed: bool, scan: Option<u64> },
-    /// Cgroups are being inspected, with `owners` everything else too.
+    /// The agent inspects cgroups; with `owners`, also owners and everything else.
     Inspecting { owners: bool },
 }
 
-/// Queries without an answer, and the owner scans that they wait for.
+/// Unanswered queries, and the owner scans that they wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
     pending: Vec<PendingQuery>,
-    /// Number of owner scans that were asked for, and that have ended: they end in the same order.
+    /// Number of requested owner scans. They end in the same order.
     scans_asked: u64,
+    /// Number of owner scans that have ended.
     scans_ended: u64,
 }
 
 impl Queries {
-    /// Number of the next owner scan, which is asked for now.
+    /// Counts a requested owner scan, and returns its number.
     pub(crate) fn scan_asked(&mut self) -> u64 {
         self.scans_asked += 1;
         self.scans_asked
     }
 
-    /// An owner scan ended.
+    /// Counts an owner scan that has ended.
     pub(crate) fn scan_ended(&mut self) {
         self.scans_ended += 1;
     }
 
-    /// Returns the time at which the next query is answered with what is known.
+    /// Returns the latest time of the next answer.
     pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
         self.pending.iter().map(|query| query.until).min()
     }
@@ -103,13 +104,13 @@ impl Engine {
             self.outputs.push_back(Output::Query(QueryCommand::ScanAll { query }));
             QueryStep::ScanningAll
         };
-        self.queries.pending.push(PendingQuery { id: query, step, until: at + QUERY_PATIENCE });
+        self.queries.pending.push(PendingQuery { id: query, step, until: at + MAX_QUERY_WAIT });
     }
 
-    /// Returns the number of the owner scan that has to end before a query that was asked at `at` is answered.
+    /// Returns the number of the owner scan that has to end before the answer to a query at `at`; `None` if none is needed.
     fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool) -> Option<u64> {
         if owner_ended {
-            // A scan that is running may have seen its descriptors.
+            // A running scan may have found the descriptors of the ended process.
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
@@ -120,9 +121,9 @@ impl Engine {
         Some(if scans_asked > scans_ended { scans_asked } else { self.scan_owners() })
     }
 
-    /// Asks for a scan for owners. Returns its number.
+    /// Requests a scan for owners. Returns its number.
     pub(crate) fn scan_owners(&mut self) -> u64 {
-        // The namespaces are filled in when the command is taken.
+        // `poll_output` fills in the namespaces.
         self.outputs.push_back(Output::ScanOwners { known: Vec::new() });
         self.queries.scan_asked()
     }
@@ -170,14 +171,13 @@ impl Engine {
         }
     }
 
-    /// Whether owners are to be inspected for an answer: by an agent if the last inspection is too old. A one-off scan has
-    /// inspected nothing.
+    /// Whether an answer needs an inspection of owners: always for a one-off scan, for an agent if the last inspection is too old.
     fn needs_owners(&self) -> bool {
         let is_old = self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= MAX_OWNER_AGE);
         !self.config.watching || (self.config.reads_progress && is_old && self.tracker.len() > 0)
     }
 
-    /// Returns what an answer needs: with `owners` everything, else the cgroups that no inspection has found out.
+    /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
     fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
         if !owners {
             let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
@@ -194,18 +194,17 @@ impl Engine {
         request
     }
 
-    /// Returns the sockets that were not refreshed since they entered, or for some time before `now`.
+    /// Returns the sockets that were not refreshed since they entered, or not recently at `now`.
     fn not_refreshed(&self, now: BootTime) -> Vec<SocketKey> {
         self.tracker.not_refreshed_since(now - REFRESH_INTERVAL.saturating_mul(2))
     }
 
-    /// Returns the sockets out of CLOSE_WAIT that had a descriptor when they were last refreshed: no event reports its
-    /// close.
+    /// Returns the sockets that have exited CLOSE_WAIT and had a descriptor at their last refresh. No event reports its close.
     fn descriptors_left(&self) -> Vec<SocketKey> {
         self.lingering.iter().map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
-    /// Returns the processes that own sockets as of the last scan, `most` at most.
+    /// Returns the PIDs of at most `most` owners of sockets, as of the last scan.
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
         let tracked = self.tracker.iter().filter_map(|(_, one)| one.owners.as_deref());
         let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref());

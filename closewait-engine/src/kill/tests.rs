@@ -12,7 +12,7 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// One that a program holds and has not written to, in CLOSE_WAIT for `dwell`.
+/// Returns a socket that a program owns and has not written to, in CLOSE_WAIT for `dwell`.
 fn selected(dwell: Dwell) -> Selected {
     let (socket, verdict) = (socket(), verdict(Class::Leak, Certainty::High));
     Selected { at: NOW, socket, dwell: Some(dwell), gone: None, owners: None, verdict }
@@ -26,7 +26,7 @@ fn older_than_the_agent() -> Selected {
     selected(Dwell::Between { at_least: secs(60), at_most: Some(secs(900)) })
 }
 
-/// The same as the kernel has it.
+/// Returns the kernel's facts about the selected socket.
 fn facts() -> CurrentSocket {
     let Socket { local, remote, .. } = socket();
     let sent = Sent { bytes: 0, ago: secs(900), received_ago: secs(900) };
@@ -53,22 +53,22 @@ fn plan_with(selected: &Selected, facts: CurrentSocket) -> Result<Target, Refusa
 }
 
 #[test]
-fn a_socket_that_is_the_same_and_silent_is_planned() {
+fn an_unchanged_silent_socket_may_be_destroyed() {
     let target = plan_with(&seen_entering(90), facts()).unwrap();
     assert_eq!((target.netns, target.cookie, target.inode), (4_026_531_840, 7, 99));
     assert_eq!(target.entered, Some(NOW - secs(90)));
-    assert_eq!(plan_with(&older_than_the_agent(), facts()).unwrap().entered, None, "a bound is no time of entry");
+    assert_eq!(plan_with(&older_than_the_agent(), facts()).unwrap().entered, None, "a bound is no entry time");
 }
 
 #[test]
-fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refused() {
+fn ended_unaccepted_and_mptcp_sockets_are_refused() {
     let gone = Exit { at: NOW, seen: true, how: ExitCause::Destroyed, closer: None, dwell: None };
     let left = Selected { gone: Some(gone), ..seen_entering(90) };
     assert_eq!(plan_with(&left, facts()), Err(Refusal::Left));
 
     let mut waits = seen_entering(90);
     (waits.socket.accepted, waits.socket.inode) = (Some(false), None);
-    assert_eq!(plan_with(&waits, facts()), Err(Refusal::NeverAccepted), "whatever the kernel says");
+    assert_eq!(plan_with(&waits, facts()), Err(Refusal::NeverAccepted), "for any facts of the kernel");
     (waits.socket.accepted, waits.socket.inode) = (None, None);
     assert_eq!(plan_with(&waits, CurrentSocket { inode: 0, ..facts() }), Err(Refusal::NeverAccepted));
 
@@ -78,10 +78,10 @@ fn one_that_is_only_a_descriptor_or_waits_in_a_backlog_or_speaks_mptcp_is_refuse
 }
 
 #[test]
-fn without_a_cookie_the_inode_has_to_be_the_same_and_one_of_them_is_needed() {
+fn the_cookie_or_the_inode_has_to_match() {
     let mut old_kernel = seen_entering(90);
     old_kernel.socket.cookie = None;
-    assert_eq!(plan_with(&old_kernel, facts()).unwrap().cookie, 7, "the one that the question gave it");
+    assert_eq!(plan_with(&old_kernel, facts()).unwrap().cookie, 7, "the cookie that the query created");
     assert_eq!(plan_with(&old_kernel, CurrentSocket { inode: 98, ..facts() }), Err(Refusal::Replaced));
     old_kernel.socket.inode = None;
     assert_eq!(plan_with(&old_kernel, facts()), Err(Refusal::Unidentified));
@@ -91,7 +91,7 @@ fn without_a_cookie_the_inode_has_to_be_the_same_and_one_of_them_is_needed() {
 }
 
 #[test]
-fn what_is_gone_or_replaced_since_the_list_is_refused() {
+fn sockets_that_exited_or_were_replaced_since_the_list_are_refused() {
     assert_eq!(identify(&seen_entering(90), &[]), Err(Refusal::Gone));
     for other in [CurrentSocket { cookie: 8, ..facts() }, CurrentSocket { inode: 98, ..facts() }] {
         assert_eq!(plan_with(&seen_entering(90), other), Err(Refusal::Replaced));
@@ -101,7 +101,7 @@ fn what_is_gone_or_replaced_since_the_list_is_refused() {
 }
 
 #[test]
-fn whatever_differs_at_the_last_moment_is_another_socket() {
+fn any_difference_just_before_the_destruction_means_another_socket() {
     let target = plan_with(&seen_entering(90), facts()).unwrap();
     assert_eq!(target.check(&facts(), NOW), Ok(()));
     let elsewhere = Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 1 };
@@ -125,27 +125,31 @@ fn whatever_differs_at_the_last_moment_is_another_socket() {
 }
 
 #[test]
-fn data_on_its_way_is_a_half_close_in_use() {
+fn unacknowledged_data_means_a_connection_in_use() {
     let check = |facts| plan_with(&seen_entering(90), facts).map(drop);
     assert_eq!(check(CurrentSocket { send_queue_bytes: 5, ..facts() }), Err(Refusal::Unacknowledged(5)));
     assert_eq!(check(CurrentSocket { timer: Some(TimerKind::On), ..facts() }), Err(Refusal::Sending));
     assert_eq!(check(CurrentSocket { timer: Some(TimerKind::Persist), ..facts() }), Err(Refusal::Sending));
     assert_eq!(check(CurrentSocket { timer: Some(TimerKind::Keepalive), ..facts() }), Ok(()));
-    assert_eq!(check(CurrentSocket { sent: None, ..facts() }), Err(Refusal::SentUnknown), "unknown speaks against it");
+    assert_eq!(
+        check(CurrentSocket { sent: None, ..facts() }),
+        Err(Refusal::SentUnknown),
+        "an unknown fact is a reason to refuse"
+    );
 }
 
 #[test]
-fn data_sent_after_a_fin_that_was_seen_is_in_use_until_it_is_silent() {
+fn data_sent_after_a_known_fin_means_a_connection_in_use_until_it_is_silent() {
     let check = |age, ago| plan_with(&seen_entering(age), sent(ago, secs(2000))).map(drop);
     assert_eq!(check(900, secs(10)), Err(Refusal::InUse(secs(10))));
     assert_eq!(check(900, secs(299)), Err(Refusal::InUse(secs(299))));
-    assert_eq!(check(900, secs(300)), Ok(()), "silent for as long as the verdict takes for silence");
+    assert_eq!(check(900, secs(300)), Ok(()), "silent for as long as in the verdict");
     assert_eq!(check(90, secs(100)), Ok(()), "an answer before the FIN");
-    assert_eq!(check(90, Duration::from_millis(89_990)), Ok(()), "an answer that the FIN has met");
+    assert_eq!(check(90, Duration::from_millis(89_990)), Ok(()), "an answer that crossed the FIN");
 }
 
 #[test]
-fn the_age_of_a_fin_that_was_seen_goes_on_until_the_last_moment() {
+fn the_age_of_a_known_fin_is_that_of_the_check() {
     let target = plan_with(&seen_entering(90), sent(secs(100), secs(200))).unwrap();
     let later = NOW + secs(60);
     assert_eq!(target.check(&sent(secs(160), secs(260)), later), Ok(()));
@@ -153,7 +157,7 @@ fn the_age_of_a_fin_that_was_seen_goes_on_until_the_last_moment() {
 }
 
 #[test]
-fn where_nobody_saw_the_fin_only_data_that_came_later_or_silence_tells() {
+fn with_an_unknown_fin_only_later_data_or_silence_allows_destruction() {
     let check = |ago, received_ago| plan_with(&older_than_the_agent(), sent(ago, received_ago)).map(drop);
     assert_eq!(check(secs(10), secs(60)), Err(Refusal::PerhapsInUse(secs(10))));
     assert_eq!(check(secs(61), secs(60)), Ok(()), "a request whose answer came after it");
@@ -161,7 +165,7 @@ fn where_nobody_saw_the_fin_only_data_that_came_later_or_silence_tells() {
 }
 
 #[test]
-fn every_refusal_says_why_in_a_sentence() {
+fn every_refusal_is_a_sentence() {
     for refusal in [
         Refusal::Left,
         Refusal::Mptcp,
@@ -183,7 +187,7 @@ fn every_refusal_says_why_in_a_sentence() {
 }
 
 #[test]
-fn one_that_received_data_since_is_too_young_whatever_the_list_says() {
+fn a_socket_that_received_data_since_is_too_young() {
     let older = |seconds| Filter { older_than: Some(secs(seconds)), ..Filter::default() };
     let facts = sent(secs(900), secs(60));
     assert_eq!(check_age(&facts, &Filter::default()), Ok(()));

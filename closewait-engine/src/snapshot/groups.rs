@@ -1,4 +1,4 @@
-//! Rows put together: `closewait list --by`.
+//! Groups of rows, for `closewait list --by`.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
     workload::Workload,
 };
 
-/// What the rows of a group have in common.
+/// Common property of the rows of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
-    /// Owner of the sockets, or of the listener that they wait at (PID).
+    /// PID of the owner of the sockets, or of the listener that they wait at.
     Process(u32),
     /// Sockets without an owner.
     NoProcess,
-    /// Sockets whose owners could not be searched for.
+    /// Sockets whose owners are unknown, because no scan for owners was possible.
     AnyProcess,
     /// Listener that created the sockets; all zeros is a listener on every address.
     Listener {
@@ -30,9 +30,9 @@ pub enum Key {
     },
     /// Sockets without a known listener.
     NoListener,
-    /// The other end; with the port if that is a server's.
+    /// Remote address, with the port if the peer is the server.
     Peer(IpAddr, Option<u16>),
-    /// The cgroup of this id.
+    /// Id of the cgroup.
     Cgroup(u64),
     /// Sockets whose cgroup is unknown.
     NoCgroup,
@@ -41,23 +41,23 @@ pub enum Key {
 /// Rows of a list with the same key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedGroup {
-    /// What they have in common.
+    /// Common property of the rows.
     pub key: Key,
-    /// Sockets in CLOSE_WAIT.
+    /// Number of sockets in CLOSE_WAIT.
     pub count: u32,
-    /// Sockets out of CLOSE_WAIT whose descriptors are open.
+    /// Number of sockets that have exited CLOSE_WAIT and still have a descriptor.
     pub gone: u32,
-    /// The certain age of the oldest in CLOSE_WAIT.
+    /// Minimum age of the oldest socket in CLOSE_WAIT; `None` without one.
     pub oldest: Option<Duration>,
-    /// The certain age of the one in the middle.
+    /// Median of the minimum ages of the sockets in CLOSE_WAIT; `None` without one.
     pub median: Option<Duration>,
     /// Number of sockets with each verdict, the most frequent first.
     pub verdicts: Vec<(Class, u32)>,
-    /// Every process that holds one of them, or a listener that one waits at.
+    /// Owners of the sockets, and of the listeners that they wait at.
     pub owners: Vec<Task>,
-    /// What their cgroup is, if all have the same.
+    /// Unit, container or pod of the cgroup, for groups by cgroup.
     pub workload: Option<Workload>,
-    /// Open descriptors of the process and its limit, if it is one process.
+    /// Number of open descriptors and their limit, if the group has one owner.
     pub fds: (Option<u64>, Option<u64>),
 }
 
@@ -70,17 +70,18 @@ struct Tally<'a> {
     workload: Option<&'a Workload>,
 }
 
-/// Groups rows one after the other, without keeping them. A socket that several processes hold is in the group of each.
+/// Builder of groups, which gets one row after the other and does not store them. A socket with several owners is in the group of
+/// each.
 #[derive(Debug)]
 pub struct ListedGroupBuilder<'a> {
     by: GroupBy,
     tallies: BTreeMap<Key, Tally<'a>>,
-    /// Of the row that is added.
+    /// Keys of the current row.
     keys: Vec<Key>,
 }
 
 impl<'a> ListedGroupBuilder<'a> {
-    /// Without a row.
+    /// Returns a builder without rows.
     pub fn new(by: GroupBy) -> Self {
         Self { by, tallies: BTreeMap::new(), keys: Vec::new() }
     }
@@ -94,7 +95,7 @@ impl<'a> ListedGroupBuilder<'a> {
         }
     }
 
-    /// Returns the groups: the largest first, of groups of the same size the oldest. `processes` are the inspected owners, by pid.
+    /// Returns the groups by size, then by age, in descending order. `processes` are the inspected owners, by pid.
     pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<ListedGroup> {
         let mut groups: Vec<_> = self.tallies.into_iter().map(|(key, tally)| tally.group(processes, key)).collect();
         groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
@@ -102,7 +103,7 @@ impl<'a> ListedGroupBuilder<'a> {
     }
 }
 
-/// Owners of a socket, one task of each process; while no program has accepted the socket, those of its listener.
+/// Returns the owners of a socket, one task of each process; while no program has accepted the socket, those of its listener.
 pub fn owners<'a>(row: &Row<'a>) -> impl Iterator<Item = &'a Task> + use<'a> {
     let Row { socket, owners, listener, .. } = *row;
     let waits_at = listener.filter(|_| socket.accepted == Some(false));
@@ -116,7 +117,7 @@ fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
     let socket = row.socket;
     match by {
         GroupBy::Process if socket.accepted == Some(false) => {
-            // Workers of a server inherit its listener: it counts once, for the first of them.
+            // Workers of a server inherit its listener, so the socket counts only for the first of them.
             keys.push(owners(row).next().map_or(Key::AnyProcess, |task| Key::Process(task.pid)));
         }
         GroupBy::Process => {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_counted_beside_and_has_no_age() {
+    fn an_ended_connection_is_counted_apart_and_has_no_age() {
         let socket = socket();
         let gone = Exit { at: BootTime(0), seen: true, how: ExitCause::Reset, closer: None, dwell: None };
         let rows = vec![Row { gone: Some(&gone), dwell: None, ..row(&socket) }];
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_of_a_peer_matters_where_it_is_the_server() {
+    fn the_port_of_a_peer_counts_if_the_peer_is_the_server() {
         let socket = socket();
         let client = Socket { role: Some(Role::Client), ..socket.clone() };
         let rows = vec![row(&socket), row(&client)];

@@ -14,106 +14,106 @@ use crate::{
 };
 
 /// Maximum number of lines of hints.
-const LINES: usize = 10;
-/// Maximum number of groups whose cause is shown.
-const CAUSES: usize = 3;
+const MAX_LINES: usize = 10;
+/// Maximum number of causes among the hints.
+const MAX_CAUSES: usize = 3;
 
-/// One thing worth saying.
+/// Line of the summary below a table of sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hint {
-    /// A process has most of the descriptors that it may have, and sockets that are over take part in that.
+    /// A process has used most of its limit of open descriptors, partly for connections that the peer has closed.
     Descriptors {
         /// The process.
         owner: Task,
-        /// How many it has.
+        /// Number of open descriptors.
         open: u64,
         /// Limit of open descriptors.
         limit: u64,
         /// Number of open descriptors of sockets in CLOSE_WAIT, or of ended connections.
         of_these: u64,
     },
-    /// Connections wait to be accepted.
+    /// Unaccepted connections wait in a backlog.
     Backlog {
-        /// The first process that has the listener.
+        /// First process that owns the listener.
         owner: Option<Task>,
-        /// Where they wait.
+        /// The listener.
         listener: Listener,
-        /// How many are in CLOSE_WAIT.
+        /// Number of unaccepted sockets in CLOSE_WAIT.
         count: u64,
-        /// The age of the oldest.
+        /// Age of the oldest socket.
         oldest: Duration,
     },
-    /// Connections wait for another connection of the same process.
+    /// Sockets wait for the other sides of proxied connections.
     WaitsFor {
         /// The process.
         owner: Option<Task>,
-        /// Where that leads.
+        /// Remote endpoint of the other sides.
         upstream: Endpoint,
         /// Number of sockets.
         count: u64,
-        /// The age of the oldest.
+        /// Age of the oldest socket.
         oldest: Duration,
     },
     /// Cause of most sockets of a process.
     Cause {
         /// The process.
         owner: Option<Task>,
-        /// How many there are.
+        /// Number of sockets with this cause.
         count: u64,
-        /// Of the oldest.
+        /// Verdict on the oldest socket.
         verdict: Verdict,
     },
-    /// Connections are over, their descriptors are open.
+    /// Connections have ended while their descriptors are still open.
     Gone {
-        /// The process that has the most.
+        /// Process with the most such descriptors.
         owner: Option<Task>,
-        /// How many it has.
+        /// Number of such connections of the process.
         of_owner: u64,
-        /// Number of connections.
+        /// Number of such connections.
         count: u64,
     },
     /// Connection tracking has forgotten connections.
     Forgotten {
-        /// After this time in CLOSE_WAIT.
+        /// Timeout of connection tracking for CLOSE_WAIT.
         after: Duration,
         /// Number of sockets.
         count: u64,
     },
 }
 
-/// A number of rows, and what is needed of the first of them, the oldest.
+/// Number of rows with the same key, and facts about the first of them, which is the oldest.
 #[derive(Debug)]
 struct Pile<T> {
     first: T,
     count: u64,
 }
 
-/// Piles of rows by what they have in common.
+/// Piles of rows by key.
 type Piles<K, T> = BTreeMap<K, Pile<T>>;
-/// The first owner of a row, if it has one.
+/// First owner of a row; `None` without an owner.
 type FirstOwner<'a> = Option<&'a Task>;
 /// Network namespace and address of a listener.
 type Place = (Option<u32>, Endpoint);
 
-/// Adds a row to the pile of its key; `first` is what is needed of it if it is the first.
+/// Adds a row to the pile of its key; `first` returns the facts about the row if it is the first of the pile.
 fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) {
     piles.entry(key).or_insert_with(|| Pile { first: first(), count: 0 }).count += 1;
 }
 
-/// Finds out what is worth saying of rows, one after the other, oldest first, without keeping them.
+/// Builder of hints, which gets one row after the other, oldest first, and does not store them.
 #[derive(Debug, Default)]
 pub struct HintBuilder<'a> {
-    /// Descriptors of each process.
+    /// Descriptors by process.
     held: Piles<u32, &'a Task>,
-    /// By network namespace and address of the listener; with the age of the oldest row.
+    /// Unaccepted rows by network namespace and address of the listener, with the age of the oldest row.
     backlogs: Piles<Place, (&'a Seen<Listener>, Duration)>,
-    /// By the first owner and the upstream; with the age of the oldest row.
+    /// Proxied rows by first owner and upstream, with the age of the oldest row.
     waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
-    /// By the first owner, the class and the rule.
+    /// Rows by first owner, class and rule.
     causes: Piles<(Option<u32>, Class, RuleName), (FirstOwner<'a>, Verdict)>,
-    /// By the first owner.
+    /// Ended connections by first owner.
     gone: Piles<Option<u32>, FirstOwner<'a>>,
-    /// By the timeout of connection tracking; with the age of the oldest row.
+    /// Rows past the timeout of connection tracking, by that timeout, with the age of the oldest row.
     forgotten: Piles<Duration, Duration>,
 }
 
@@ -153,8 +153,7 @@ impl<'a> HintBuilder<'a> {
         }
     }
 
-    /// Returns what is worth saying, the most important first; not more than a person reads. `processes` are the inspected owners,
-    /// by pid.
+    /// Returns the hints, the most important first, at most 8 lines. `processes` are the inspected owners, by pid.
     pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<Hint> {
         let Self { held, backlogs, waits, causes, gone, forgotten } = self;
         let mut causes = causes_of(causes).into_iter();
@@ -170,7 +169,7 @@ impl<'a> HintBuilder<'a> {
         let mut lines = 0;
         let end = hints.iter().position(|hint| {
             lines += hint.lines();
-            lines > LINES
+            lines > MAX_LINES
         });
         hints.truncate(end.unwrap_or(hints.len()));
         hints
@@ -178,7 +177,7 @@ impl<'a> HintBuilder<'a> {
 }
 
 impl Hint {
-    /// How many lines it has.
+    /// Returns the number of lines of the hint.
     fn lines(&self) -> usize {
         match self {
             Self::Cause { verdict, .. } => 2 + usize::from(verdict.next.command.is_some()),
@@ -191,12 +190,12 @@ impl Hint {
     }
 }
 
-/// The process that is nearest to its limit, if it has used half of it.
+/// Returns the process that is nearest to its limit of descriptors, if it has used half of it.
 fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
     let near = held.into_iter().filter_map(|(pid, Pile { first: owner, count: of_these })| {
         let process = processes.get(&pid)?;
         let (open, limit) = (process.fds_open?, process.fds_limit.filter(|limit| *limit > 0)?);
-        // A few among many are not what fills it.
+        // A small part of the descriptors does not exhaust the limit.
         let matters = open >= limit / 2 && of_these >= open / 10;
         matters.then_some((owner, open, limit, of_these))
     });
@@ -204,7 +203,7 @@ fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> O
     Some(Hint::Descriptors { owner: owner.clone(), open, limit, of_these })
 }
 
-/// The listener at which most sockets wait.
+/// Returns the listener at which most sockets wait.
 fn backlog<K>(piles: Piles<K, (&Seen<Listener>, Duration)>) -> Option<Hint> {
     let Pile { first: (listener, oldest), count } =
         piles.into_values().max_by_key(|pile| (pile.count, pile.first.1))?;
@@ -212,18 +211,18 @@ fn backlog<K>(piles: Piles<K, (&Seen<Listener>, Duration)>) -> Option<Hint> {
     Some(Hint::Backlog { owner, listener: listener.what.clone(), count, oldest })
 }
 
-/// The upstream that most sockets wait for.
+/// Returns the upstream for which most sockets wait.
 fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner<'_>, Duration)>) -> Option<Hint> {
     let ((_pid, upstream), Pile { first: (owner, oldest), count }) =
         piles.into_iter().max_by_key(|(_, pile)| (pile.count, pile.first.1))?;
     Some(Hint::WaitsFor { owner: owner.cloned(), upstream, count, oldest })
 }
 
-/// The causes that keep most sockets, one a process and rule.
+/// Returns the most frequent causes, one for each process and rule.
 fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> Vec<Hint> {
     let mut piles: Vec<_> = piles.into_values().collect();
     piles.sort_by_key(|pile| Reverse(pile.count));
-    piles.truncate(CAUSES);
+    piles.truncate(MAX_CAUSES);
     let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner<'_>, _)>| Hint::Cause {
         owner: owner.cloned(),
         count,
@@ -232,14 +231,14 @@ fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> Vec<Hint> {
     piles.into_iter().map(hint).collect()
 }
 
-/// The connections that are over.
+/// Returns the hint on ended connections.
 fn gone_of<K>(piles: Piles<K, FirstOwner<'_>>) -> Option<Hint> {
     let count = piles.values().map(|pile| pile.count).sum();
     let most = piles.into_values().max_by_key(|pile| pile.count)?;
     Some(Hint::Gone { owner: most.first.cloned(), of_owner: most.count, count })
 }
 
-/// `12 sockets of nginx[812]`.
+/// Displays a number of sockets with their owner: `12 sockets of nginx[812]`.
 struct Of<'v>(u64, Option<&'v Task>);
 
 impl fmt::Display for Of<'_> {
@@ -280,9 +279,9 @@ impl fmt::Display for Hint {
                 next.command.as_ref().map_or(Ok(()), |command| write!(f, "\n    {command}"))
             }
             Self::Gone { owner, of_owner, count } => {
-                let (are, their) =
-                    if *count == 1 { (" is", "its descriptor is") } else { ("s are", "their descriptors are") };
-                write!(f, "{count} connection{are} over but {their} open")?;
+                let (have, their) =
+                    if *count == 1 { (" has", "its descriptor is") } else { ("s have", "their descriptors are") };
+                write!(f, "{count} connection{have} ended but {their} still open")?;
                 let most = if of_owner == count { "" } else { "most " };
                 owner.as_ref().map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
             }
@@ -307,7 +306,7 @@ mod tests {
         time::BootTime,
     };
 
-    fn told(rows: Vec<Row<'_>>, fds: Option<(u64, u64)>) -> Vec<String> {
+    fn hints(rows: Vec<Row<'_>>, fds: Option<(u64, u64)>) -> Vec<String> {
         let processes = BTreeMap::from([(812, process("nginx", 812, fds))]);
         let mut hints = HintBuilder::default();
         rows.iter().for_each(|row| hints.add(row));
@@ -319,63 +318,63 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_where_there_is_nothing_to_say() {
+    fn without_a_cause_there_are_no_hints() {
         let socket = socket();
-        assert!(told(vec![Row { verdict: quiet(), ..row(&socket) }], Some((10, 1024))).is_empty());
-        assert!(told(Vec::new(), None).is_empty());
+        assert!(hints(vec![Row { verdict: quiet(), ..row(&socket) }], Some((10, 1024))).is_empty());
+        assert!(hints(Vec::new(), None).is_empty());
     }
 
     #[test]
-    fn sockets_that_wait_for_an_upstream_name_it() {
+    fn the_hint_on_a_proxy_names_the_upstream() {
         let (owners, socket) = ([owner("nginx", 812, 5)], socket());
         let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket.clone() };
         let one = Row { owners: Some(&owners), proxy_peer: Some(&proxy_peer), verdict: quiet(), ..row(&socket) };
         let expected = "2 sockets of nginx[812] wait for upstream 10.0.0.9:51234, oldest 1m30s";
-        assert_eq!(told(vec![one.clone(), one], None), [expected]);
+        assert_eq!(hints(vec![one.clone(), one], None), [expected]);
     }
 
     #[test]
-    fn a_backlog_names_its_listener_and_who_should_accept() {
+    fn the_hint_on_a_backlog_names_the_listener_and_its_owner() {
         let socket = Socket { accepted: Some(false), ..socket() };
         let seen = Seen { what: listener(5060, 65, 64), at: BootTime(0), owners: vec![owner("freeswitch", 99, 7)] };
         let one = Row { listener: Some(&seen), verdict: quiet(), ..row(&socket) };
         let expected = "1 socket waits to be accepted by freeswitch[99] on *:5060 (backlog 65 of 64), oldest 1m30s";
-        assert_eq!(told(vec![one], None), [expected]);
+        assert_eq!(hints(vec![one], None), [expected]);
     }
 
     #[test]
-    fn descriptors_are_told_of_when_they_run_out() {
+    fn the_hint_on_descriptors_appears_near_the_limit() {
         let (owners, socket) = ([owner("nginx", 812, 5)], socket());
         let one = Row { owners: Some(&owners), verdict: quiet(), ..row(&socket) };
         let rows = vec![one; 300];
         let expected = "nginx[812]: 812 of 1024 descriptors open, 300 of them of connections that the peer has closed";
-        assert_eq!(told(rows.clone(), Some((812, 1024))), [expected]);
-        assert!(told(rows.clone(), Some((400, 1024))).is_empty());
-        assert!(told(rows[..10].to_vec(), Some((812, 1024))).is_empty(), "others fill it");
+        assert_eq!(hints(rows.clone(), Some((812, 1024))), [expected]);
+        assert!(hints(rows.clone(), Some((400, 1024))).is_empty());
+        assert!(hints(rows[..10].to_vec(), Some((812, 1024))).is_empty(), "other descriptors exhaust the limit");
     }
 
     #[test]
-    fn a_closed_connection_and_one_that_was_forgotten_are_told_of() {
+    fn ended_and_forgotten_connections_have_hints() {
         let socket = socket();
         let gone = Exit { at: BootTime(0), seen: true, how: ExitCause::Reset, closer: None, dwell: None };
         let over = Row { gone: Some(&gone), dwell: None, verdict: quiet(), ..row(&socket) };
         let late = Row { conntrack: Some(Duration::from_secs(60)), verdict: quiet(), ..row(&socket) };
         let expected = [
-            "1 connection is over but its descriptor is open",
+            "1 connection has ended but its descriptor is still open",
             "past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket",
         ];
-        assert_eq!(told(vec![over, late], None), expected);
+        assert_eq!(hints(vec![over, late], None), expected);
     }
 
     #[test]
-    fn causes_come_by_size_and_no_more_than_a_person_reads() {
+    fn causes_are_sorted_by_count_and_limited() {
         let (socket, names) = (socket(), ["a", "b", "c", "d", "e"]);
         let owners: Vec<_> = names.iter().zip(1..).map(|(name, pid)| [owner(name, pid, 3)]).collect();
         let rows =
             owners.iter().zip(1..).flat_map(|(owners, many)| vec![Row { owners: Some(owners), ..row(&socket) }; many]);
-        let told = told(rows.collect(), None);
-        assert_eq!(told.len(), CAUSES);
-        assert_eq!(told[0], "5 sockets of e[5], hung (high): this is why\n  next: do this\n    this --now");
-        assert!(told.iter().map(|hint| hint.lines().count()).sum::<usize>() <= LINES);
+        let hints = hints(rows.collect(), None);
+        assert_eq!(hints.len(), MAX_CAUSES);
+        assert_eq!(hints[0], "5 sockets of e[5], hung (high): this is why\n  next: do this\n    this --now");
+        assert!(hints.iter().map(|hint| hint.lines().count()).sum::<usize>() <= MAX_LINES);
     }
 }

@@ -1,4 +1,4 @@
-//! View of one time: rows, filters, groups, hints.
+//! State of all sockets at one time: rows, filters, groups, hints.
 
 pub mod groups;
 pub mod hints;

@@ -1,4 +1,4 @@
-//! Questions to an agent, and the filters in them: `closewait list` sends one as a line of JSON.
+//! Queries to an agent, and their filters. `closewait list` sends a query as a line of JSON.
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     workload::Workload,
 };
 
-/// Shortest age that leaves a socket out: any younger one has passed it before an answer is made.
+/// Minimum value of [`Filter::older_than`] that excludes a socket: every socket is older when the agent answers.
 const SHORTEST_AGE: Duration = Duration::from_millis(1);
 
-/// A question.
+/// Query to an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
@@ -23,7 +23,7 @@ pub enum Query {
         /// Selected sockets.
         #[serde(default)]
         filter: Filter,
-        /// What the answer has of them.
+        /// Content of the answer.
         #[serde(default)]
         content: ListContent,
     },
@@ -31,16 +31,16 @@ pub enum Query {
     Report,
 }
 
-/// What the answer to a list has of the sockets that the filter selects.
+/// Content of the answer to a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListContent {
-    /// Everything that is known of each, as JSON has it.
+    /// All facts about each socket, for JSON output.
     #[default]
     Sockets,
-    /// The part that tables show of each, and the hints below a table. That is a third of what an agent sends otherwise.
+    /// Facts about each socket that tables show, and the hints below a table. Such an answer has a third of the size.
     Table,
-    /// No socket alone, but groups of them, and the hints below a table.
+    /// Groups of sockets, and the hints below a table.
     Groups(GroupBy),
 }
 
@@ -50,16 +50,16 @@ pub enum ListContent {
 pub enum GroupBy {
     /// Owner of the sockets, or of their listener.
     Process,
-    /// The listener that they came out of.
+    /// Listener that the sockets came from.
     Listener,
-    /// The other end.
+    /// Remote address.
     Peer,
-    /// The cgroup.
+    /// Cgroup of the sockets.
     Cgroup,
 }
 
 impl GroupBy {
-    /// The word that flags and JSON use.
+    /// Returns the name in flags and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
@@ -70,7 +70,7 @@ impl GroupBy {
     }
 }
 
-/// The empty filter.
+/// Filter that matches every socket.
 pub(crate) static EVERYTHING: Filter = Filter {
     pids: Vec::new(),
     ports: Vec::new(),
@@ -80,32 +80,32 @@ pub(crate) static EVERYTHING: Filter = Filter {
     verdicts: Vec::new(),
 };
 
-/// Selection of sockets. One value of a member has to match, and all members. An empty member matches everything.
+/// Filter of sockets. Every member has to match, each with at least one of its values; an empty member matches every socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// Owners of the socket, or of the listener that it waits at (PIDs).
+    /// PIDs of owners of the socket, or of the listener that it waits at.
     pub pids: Vec<u32>,
-    /// Ports of either end.
+    /// Local or remote ports.
     pub ports: Vec<u16>,
-    /// Other ends.
+    /// Remote endpoints or networks.
     pub peers: Vec<Peer>,
     /// Cgroups; see [`Filter::matches`].
     pub cgroups: Vec<String>,
-    /// Minimum certain age.
+    /// Lower bound of the socket's minimum age.
     pub older_than: Option<Duration>,
     /// Classes of the verdict.
     pub verdicts: Vec<Class>,
 }
 
 impl Filter {
-    /// Whether it fits everything.
+    /// Whether all members are empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it leaves nothing out, empty or not: every value that was given selects all sockets, or all of one address
-    /// family, or all whose cgroup is known.
+    /// Whether the filter excludes hardly any socket, even if it is not empty: each given value matches all sockets, all of one
+    /// address family, or all with a known cgroup.
     pub fn fits_everything(&self) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts } = self;
         pids.is_empty()
@@ -116,15 +116,15 @@ impl Filter {
             && (verdicts.is_empty() || Class::ALL.iter().all(|class| verdicts.contains(class)))
     }
 
-    /// Whether `row` is one that is meant.
+    /// Whether a row matches.
     ///
-    /// A cgroup that begins with a slash is a path, and everything below is meant too. Any other is part of a path, or of
+    /// A cgroup that begins with a slash is a path, and matches everything below, too. Any other value is part of a path or of
     /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
 
-    /// Whether a socket is one that is meant, as far as that can be decided before it is judged.
+    /// Whether the facts about a socket match, without the verdict.
     pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
         let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
         let RowFacts { socket, workload, .. } = facts;
@@ -137,20 +137,20 @@ impl Filter {
             && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
     }
 
-    /// Whether a socket with a verdict of this class is one that is meant, as far as the verdict decides it.
+    /// Whether a verdict of this class matches.
     pub fn matches_verdict(&self, class: Class) -> bool {
         self.verdicts.is_empty() || self.verdicts.contains(&class)
     }
 }
 
-/// Whether networks without a port have every address of IPv4, or of IPv6.
+/// Whether the networks without a port cover all IPv4 or all IPv6 addresses.
 fn covers_a_family(peers: &[Peer]) -> bool {
     let covers = |is_v4: bool| {
         let of_family = peers.iter().filter(|peer| peer.address.is_ipv4() == is_v4 && peer.port.is_none());
         let mut ranges: Vec<(u128, u128)> = of_family.map(|peer| peer.range()).collect();
         ranges.sort_unstable();
         let last = if is_v4 { u32::MAX.into() } else { u128::MAX };
-        // The lowest address that none so far has; `None` once there is none left.
+        // The lowest address that is not covered yet; `None` if all are covered.
         let mut next = Some(0);
         for (low, high) in ranges {
             match next {
@@ -165,14 +165,14 @@ fn covers_a_family(peers: &[Peer]) -> bool {
     covers(true) || covers(false)
 }
 
-/// Pids of the owners of a socket, or of its listener while no program has accepted the socket.
+/// Returns the PIDs of the owners of a socket, and of its listener while no program has accepted the socket.
 fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = u32> + 'a {
     let waits_at = facts.listener.filter(|_| facts.socket.accepted == Some(false));
     let of_listener = waits_at.map(|listener| listener.owners.as_slice()).unwrap_or_default();
     facts.owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid)
 }
 
-/// Returns the certain time since the entry into CLOSE_WAIT.
+/// Returns the minimum time since the entry into CLOSE_WAIT.
 fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
     let stayed = facts.dwell.map(crate::model::Dwell::at_least);
     match facts.gone {
@@ -201,7 +201,7 @@ fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
         || container.as_ref().is_some_and(|container| container.id.starts_with(text))
 }
 
-/// An address, all addresses with the same first bits, or one port of an address.
+/// Address, network, or endpoint of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     address: IpAddr,
@@ -210,7 +210,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The lowest and the highest address that it has.
+    /// Returns the lowest and the highest address.
     fn range(self) -> (u128, u128) {
         let address = match self.address {
             IpAddr::V4(address) => u128::from(u32::from(address)),
@@ -265,7 +265,7 @@ impl FromStr for Peer {
             }
             Some(_) | None => (address(text)?, None),
         };
-        // As addresses of sockets are shown.
+        // Addresses of sockets are canonical, too.
         let address = address.to_canonical();
         Ok(Self { address, prefix: bits(address), port })
     }
@@ -300,7 +300,7 @@ impl FromStr for Class {
         let same = |class: &&Self| class.name().eq_ignore_ascii_case(&text.replace('-', "_"));
         Self::ALL.iter().find(same).copied().ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|class| class.name()).collect();
-            format!("no such verdict; take one of {}", names.join(", "))
+            format!("unknown verdict; use one of {}", names.join(", "))
         })
     }
 }
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_leaves_nothing_out_is_known_by_what_it_selects() {
+    fn a_filter_that_excludes_no_socket_is_recognized() {
         let peers =
             |texts: &[&str]| Filter { peers: texts.iter().map(|text| peer(text)).collect(), ..Filter::default() };
         let everything = [
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn any_holder_will_do_and_for_one_never_accepted_that_of_its_listener() {
+    fn any_owner_matches_and_for_an_unaccepted_socket_that_of_its_listener() {
         let owners = [owner("a", 10, 3), owner("b", 20, 3)];
         let socket = socket();
         let held = Row { owners: Some(&owners), ..row(&socket) };
@@ -384,7 +384,7 @@ mod tests {
 
         let seen = Seen { what: listener(8080, 3, 128), at: NOW, owners: vec![owner("nginx", 30, 6)] };
         let accepted = Row { listener: Some(&seen), ..held };
-        assert!(!fits(&of(30), &accepted), "the listener of an accepted socket does not hold it");
+        assert!(!fits(&of(30), &accepted), "the owner of the listener does not own an accepted socket");
         let waits = Socket { accepted: Some(false), ..socket.clone() };
         assert!(fits(&of(30), &Row { listener: Some(&seen), ..row(&waits) }));
     }
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_peer_is_refused_with_an_example() {
+    fn an_invalid_peer_is_refused_with_an_example() {
         for text in ["", "example.org", "10.0.0.9:http", "10.0.0.0/33", "::1/129", "10.0.0.0/x", "10.0.0.9:70000"] {
             let error = text.parse::<Peer>().unwrap_err();
             assert!(error.contains("write it like 10.0.0.7"), "{text}: {error}");
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_goes_by_path_unit_container_or_pod() {
+    fn a_cgroup_matches_by_path_unit_container_or_pod() {
         let workload = workload();
         let socket = socket();
         let row = Row { workload: Some(&workload), ..row(&socket) };
@@ -452,11 +452,11 @@ mod tests {
             assert_eq!(fits(&filter, &row), is, "{text}");
         }
         let any = Filter { cgroups: vec!["/".to_owned()], ..Filter::default() };
-        assert!(!fits(&any, &Row { workload: None, ..row }), "what is not known does not fit");
+        assert!(!fits(&any, &Row { workload: None, ..row }), "an unknown cgroup does not match");
     }
 
     #[test]
-    fn an_age_has_to_be_certain() {
+    fn the_minimum_age_has_to_match() {
         let older = |seconds| Filter { older_than: Some(Duration::from_secs(seconds)), ..Filter::default() };
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let socket = socket();
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_go_by_their_names() {
+    fn verdicts_match_by_name() {
         assert_eq!("never-accepted".parse(), Ok(Class::NeverAccepted));
         for class in Class::ALL {
             assert_eq!(class.name().parse(), Ok(class));
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_survives_its_way_to_the_agent_on_one_line() {
+    fn a_query_is_serialized_on_one_line_and_read_back() {
         let filter = Filter {
             pids: vec![1],
             ports: vec![80],

@@ -1,4 +1,4 @@
-//! Sockets of one time with their verdicts, for `closewait list`.
+//! Sockets with their verdicts at one time, for `closewait list`.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration, vec};
 
@@ -16,58 +16,58 @@ use crate::{
     workload::Workload,
 };
 
-/// One socket.
+/// Socket with its verdict and related facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Facts about the socket.
     pub socket: &'a Socket,
-    /// Dwell time, of an ended connection at its exit; `None` if unknown.
+    /// Dwell time, for an ended connection as of its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
     /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<&'a [Owner]>,
-    /// The listener that it waits at or came out of.
+    /// Listener that the socket waits at or came from.
     pub listener: Option<&'a Seen<Listener>>,
     /// Unit, container or pod of the socket's cgroup.
     pub workload: Option<&'a Workload>,
-    /// Timeout after which its namespace's connection tracking forgets a connection in CLOSE_WAIT; `None` if unknown.
+    /// Timeout after which connection tracking in the socket's namespace forgets a connection in CLOSE_WAIT; `None` if unknown.
     pub conntrack: Option<Duration>,
-    /// Connection that the socket waits for, if it is one side of a proxied connection.
+    /// Other side of a proxied connection, for which the socket waits.
     pub proxy_peer: Option<&'a ProxyPeer>,
     /// First owner of the socket, or of its listener while no program has accepted the socket; `None` if it was not inspected.
     pub process: Option<&'a Process>,
-    /// Reason why the socket stays in CLOSE_WAIT.
+    /// Diagnosis of the socket.
     pub verdict: Verdict,
 }
 
-/// Everything that is there.
+/// All sockets at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View<'a> {
     /// Time of the view.
     pub now: BootTime,
-    /// The sockets, oldest first: by the age that is certain.
+    /// Sockets by minimum age, oldest first.
     pub rows: Vec<Row<'a>>,
     /// Number of further sockets that were dropped because a limit was reached.
     pub untracked: u64,
     /// Reason why the view may lack sockets; `None` if the agent sees all.
     pub unseen: Option<&'a str>,
-    /// Owners of the sockets and of their listeners that were inspected, by pid.
+    /// Inspected owners of the sockets and of their listeners, by pid.
     pub processes: &'a BTreeMap<u32, Process>,
 }
 
-/// Facts of one socket that filters compare. They are known before the socket is judged.
+/// Facts about one socket that filters compare, without the verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct RowFacts<'a> {
     /// Facts about the socket.
     pub socket: &'a Socket,
-    /// Dwell time, of an ended connection at its exit; `None` if unknown.
+    /// Dwell time, for an ended connection as of its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
     /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
     pub owners: Option<&'a [Owner]>,
-    /// The listener that it waits at or came out of.
+    /// Listener that the socket waits at or came from.
     pub listener: Option<&'a Seen<Listener>>,
     /// Unit, container or pod of the socket's cgroup.
     pub workload: Option<&'a Workload>,
@@ -81,18 +81,18 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Sockets that a filter selects, oldest first: by the age that is certain. Each is judged when it is taken; one that the
-/// filter leaves out by its facts is never judged.
+/// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
+/// never judges a socket whose facts do not match the filter.
 pub struct Selection<'a> {
-    /// Time of the view.
+    /// Time of the selection.
     pub now: BootTime,
-    /// Number of sockets that are there, those included that the filter leaves out.
+    /// Number of all sockets, including those that do not match the filter.
     pub total: usize,
-    /// Further sockets that are there and not tracked, because a limit was reached.
+    /// Number of further sockets that were dropped because a limit was reached.
     pub untracked: u64,
-    /// Reason why the view may lack sockets; `None` if the agent sees all.
+    /// Reason why the selection may lack sockets; `None` if the agent sees all.
     pub unseen: Option<&'a str>,
-    /// Owners of the sockets and of their listeners that were inspected, by pid.
+    /// Inspected owners of the sockets and of their listeners, by pid.
     pub processes: &'a BTreeMap<u32, Process>,
     filter: &'a Filter,
     host_context: &'a HostContext,
@@ -102,7 +102,7 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Selects among everything at `now`, the time of `grouping`.
+    /// Selects among all sockets at `now`, which is also the time of `grouping`.
     pub(crate) fn new(
         now: BootTime,
         filter: &'a Filter,
@@ -111,7 +111,7 @@ impl<'a> Selection<'a> {
         grouping: Grouping<'a>,
     ) -> Self {
         let mut tracked: Vec<_> = tracker.iter().collect();
-        // The wider interval first, then the ends, so that the order is the same every time.
+        // The wider interval comes first, then the endpoints decide, so that the order is always the same.
         tracked.sort_by_key(|(_, one)| {
             let earliest = match one.since {
                 Since::Exact(since) => Some(since),
@@ -135,7 +135,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Returns the row of a socket in CLOSE_WAIT; `None` if the filter leaves it out.
+    /// Returns the row of a socket in CLOSE_WAIT; `None` if it does not match the filter.
     fn tracked(&self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
         let owners = one.owners.as_deref();
         let facts = RowFacts {
@@ -154,7 +154,7 @@ impl<'a> Selection<'a> {
         })
     }
 
-    /// Returns the row of a socket of which only a descriptor is left; `None` if the filter leaves it out.
+    /// Returns the row of a socket of which only a descriptor is left; `None` if it does not match the filter.
     fn gone(&self, one: &'a Lingering) -> Option<Row<'a>> {
         let owners = one.owners.as_deref();
         let facts = RowFacts {
@@ -168,7 +168,7 @@ impl<'a> Selection<'a> {
         self.judged(facts, || self.grouping.verdict_on_lingering(one))
     }
 
-    /// Asks for the verdict only if the filter does not leave the socket out before.
+    /// Returns the row of a socket; computes the verdict only if the facts match the filter.
     fn judged(&self, facts: RowFacts<'a>, verdict: impl FnOnce() -> Verdict) -> Option<Row<'a>> {
         if !self.filter.matches_facts(&facts, self.now) {
             return None;
@@ -211,7 +211,7 @@ impl<'a> Iterator for Selection<'a> {
 }
 
 impl<'a> From<Selection<'a>> for View<'a> {
-    /// Judges everything.
+    /// Collects all rows.
     fn from(mut selection: Selection<'a>) -> Self {
         let rows = selection.by_ref().collect();
         let Selection { now, untracked, unseen, processes, .. } = selection;
@@ -230,7 +230,7 @@ mod tests {
 
     const NOW: BootTime = BootTime(100_000_000_000);
 
-    /// Number of verdicts that are made, and ports of the rows, when `filter` selects among sockets on ports 80 to 84.
+    /// Returns the number of verdicts and the ports of the rows if `filter` selects among sockets on ports 80 to 84.
     fn judged(filter: &Filter) -> (u32, Vec<u16>) {
         let sockets: Vec<_> = (80..85).map(socket_on_port).collect();
         let (tracker, lingering) =
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_the_filter_leaves_out_is_not_judged() {
+    fn a_socket_that_does_not_match_the_filter_is_not_judged() {
         let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
         assert_eq!(judged(&Filter::default()), (5, vec![80, 81, 82, 83, 84]));
         assert_eq!(judged(&ports(&[80, 82])), (2, vec![80, 82]));

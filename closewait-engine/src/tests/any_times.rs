@@ -1,4 +1,4 @@
-//! Facts with any times, in any order: a clock that goes back, stands still, or has reached its end.
+//! Facts with any times, in any order, as from a clock that goes back, stops, or has reached its end.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn time() -> impl Strategy<Value = BootTime> {
 fn since() -> impl Strategy<Value = Since> {
     prop_oneof![
         time().prop_map(Since::Exact),
-        // The decoder has put them in order.
+        // The decoder returns ordered bounds.
         (prop::option::of(time()), time()).prop_map(|(earliest, latest)| Since::Between {
             earliest: earliest.map(|earliest| earliest.min(latest)),
             latest,
@@ -29,7 +29,7 @@ fn since() -> impl Strategy<Value = Since> {
     ]
 }
 
-/// One of a few sockets, under the kernel's name for it or under that of its ends.
+/// Returns one of a few sockets, with its kernel address or the key of its endpoints.
 fn named() -> impl Strategy<Value = (SocketKey, Socket)> {
     let netns = prop::option::of(1..3_u32);
     (0..4_u64, any::<bool>(), 1..3_u16, netns, prop::option::of(1..3_u64)).prop_map(
@@ -115,7 +115,7 @@ fn refresh_end() -> impl Strategy<Value = RefreshEnd> {
     ]
 }
 
-/// Everything but facts about owners, which have no state that times could bring into disorder.
+/// Returns any fact except for those about owners, whose state does not depend on the order of times.
 fn fact() -> impl Strategy<Value = Observation> {
     prop_oneof![
         6 => socket_event().prop_map(Observation::from).boxed(),
@@ -174,7 +174,7 @@ proptest! {
                 else {
                     continue;
                 };
-                // Nothing can have stayed for longer than the machine runs.
+                // No dwell time can be longer than the time since boot.
                 let longest = Duration::from_nanos(at.0);
                 match dwell {
                     Dwell::Exact(dwell) => prop_assert!(dwell <= longest),
@@ -188,7 +188,7 @@ proptest! {
     }
 }
 
-/// A key and a socket of many, and what happens to it.
+/// Returns events of many sockets: key, port, whether the socket enters, time.
 fn crowd() -> impl Strategy<Value = Vec<(u64, u16, bool, u64)>> {
     prop::collection::vec((0..40_u64, 1..20_u16, any::<bool>(), 0..30_u64), 1..120)
 }
@@ -196,7 +196,7 @@ fn crowd() -> impl Strategy<Value = Vec<(u64, u16, bool, u64)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each engine's tables have seeds of their own, so the same input is laid out in memory in two ways.
+    /// The tables of each engine have their own seeds, so the memory layouts of two engines differ for the same input.
     #[test]
     fn findings_do_not_depend_on_the_seeds_of_tables(crowd in crowd()) {
         let run = || {

@@ -1,9 +1,9 @@
-//! Sockets that are due while scans and inspections do not end.
+//! Reports of due sockets while a scan or an inspection does not end.
 
 use super::*;
 use crate::testing::owner;
 
-/// The sockets that are reported as stuck, with their age in milliseconds and whether owners are known.
+/// Returns the sockets that are reported as stuck: their age in milliseconds, and whether their owners are known.
 fn reports(engine: &mut Engine) -> Vec<(u128, bool)> {
     let of = |output| {
         let Output::Finding(Finding::Stuck { dwell, owners, .. }) = output else { return None };
@@ -12,31 +12,31 @@ fn reports(engine: &mut Engine) -> Vec<(u128, bool)> {
     outputs(engine).into_iter().filter_map(of).collect()
 }
 
-/// An engine with one socket that is due, refreshed, and waits for a scan that does not end.
+/// Returns an engine with one due and refreshed socket, while a scan for owners does not end.
 fn scanning() -> Engine {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
     engine.handle(RefreshEnd::Inspection { at: at(10_000) });
-    assert!(words(&mut engine).contains(&"look for holders".to_owned()));
+    assert!(words(&mut engine).contains(&"scan for owners".to_owned()));
     engine
 }
 
 #[test]
-fn a_socket_is_reported_a_second_late_at_most_however_long_the_scan_for_owners_takes() {
+fn a_report_is_at_most_a_second_late_during_a_long_scan_for_owners() {
     let mut engine = scanning();
     engine.handle_timeout(at(10_900));
     assert_eq!(reports(&mut engine), []);
     assert_eq!(engine.poll_timeout(), Some(at(11_000)));
     engine.handle_timeout(at(11_000));
-    assert_eq!(reports(&mut engine), [(11_000, false)], "what was refreshed before the scan is known");
+    assert_eq!(reports(&mut engine), [(11_000, false)], "facts from the refresh before the scan are known");
     answer(&mut engine, 14_000);
-    assert_eq!(reports(&mut engine), [], "it is not reported twice");
+    assert_eq!(reports(&mut engine), [], "the socket is not reported twice");
 }
 
 #[test]
-fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
+fn a_late_report_has_refreshed_facts_and_the_previous_owners() {
     let mut engine = scanning();
     engine.handle_timeout(at(11_000));
     assert_eq!(stuck(&mut engine)[0].0, socket());
@@ -55,16 +55,16 @@ fn a_late_report_has_what_was_refreshed_and_owners_that_were_known() {
 }
 
 #[test]
-fn a_scan_that_fails_leaves_owners_unknown_and_the_next_inspection_tries_again() {
+fn after_a_failed_scan_owners_are_unknown_and_the_next_inspection_scans_again() {
     let mut engine = scanning();
     engine.handle(ScanEnd::Failed { why: "no descriptors".to_owned() });
-    assert!(words(&mut engine).contains(&"look at owners".to_owned()));
+    assert!(words(&mut engine).contains(&"inspect owners".to_owned()));
     engine.handle(InspectionEnd::Owners { at: at(10_100), worked: Duration::ZERO });
     assert_eq!(reports(&mut engine), [(10_000, false)]);
     assert_eq!(engine.blind(), Some("no descriptors"));
     engine.handle_timeout(at(20_000));
     engine.handle(RefreshEnd::Inspection { at: at(20_000) });
-    assert!(words(&mut engine).contains(&"look for holders".to_owned()));
+    assert!(words(&mut engine).contains(&"scan for owners".to_owned()));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
     engine.handle_timeout(at(10_000));
     engine.handle(RefreshEnd::Inspection { at: at(10_000) });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
-    // It may use a fiftieth of a CPU: there is none in the next ten seconds.
+    // The budget of a fiftieth of a CPU allows no inspection in the next ten seconds.
     engine.handle(InspectionEnd::Owners { at: at(10_100), worked: Duration::from_secs(3) });
     assert_eq!(reports(&mut engine), [(10_000, true)]);
     let another = SocketKey(KEY.0 + 1);
@@ -82,7 +82,7 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
     engine.handle_timeout(at(11_000));
     assert_eq!(words(&mut engine), ["read counters"]);
     engine.handle_timeout(at(12_000));
-    assert_eq!(words(&mut engine), ["look at 1"]);
+    assert_eq!(words(&mut engine), ["refresh 1"]);
     engine.handle(RefreshEnd::Inspection { at: at(12_001) });
     assert_eq!(reports(&mut engine), [(11_000, false)]);
     for millis in [13_000, 19_000] {
@@ -92,7 +92,7 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
 }
 
 #[test]
-fn a_socket_that_left_when_it_was_due_had_been_stuck_and_one_that_left_before_had_not() {
+fn a_socket_that_exits_when_it_is_due_was_stuck() {
     for (millis, expected) in [(9_999, None), (10_000, Some(true)), (10_500, Some(true))] {
         let mut engine = engine(Events::Stuck);
         engine.handle(enter(0));
@@ -106,7 +106,7 @@ fn a_socket_that_left_when_it_was_due_had_been_stuck_and_one_that_left_before_ha
 }
 
 #[test]
-fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
+fn an_outdated_fact_of_a_scan_is_ignored() {
     let mut engine = scanning();
     engine.handle(leave(10_200, Some(0)));
     let (socket, since) = (socket(), Since::Exact(at(0)));
@@ -116,11 +116,11 @@ fn a_fact_that_a_record_has_overtaken_tracks_nothing() {
     // The same facts without the exit.
     let socket = super::socket();
     engine.handle(ScanFact::Present { key: KEY, at: at(10_100), since, socket });
-    assert_eq!(engine.totals().tracked, 1, "after the scan nothing is known of exits");
+    assert_eq!(engine.totals().tracked, 1, "after the scan, exits are no longer stored");
 }
 
 #[test]
-fn after_a_loss_one_walk_tells_all_sockets() {
+fn after_a_loss_one_scan_describes_all_sockets() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     assert_eq!(engine.scan_began(), [4_026_531_840]);

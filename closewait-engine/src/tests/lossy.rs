@@ -1,9 +1,8 @@
-//! A kernel that loses records, and an engine that has to find out what is there all the same.
+//! An engine on a model kernel that loses records: the engine has to know the kernel's sockets nevertheless.
 //!
-//! The model kernel has a few addresses that it uses again and again, a few connections in two namespaces, and the
-//! program's map of times of entry. Each change is written to the ring, finds no room there, or goes by unnoticed
-//! because the program was running already. The truth is what the kernel has; after a scan over everything the engine has
-//! to know it, but for leavings that were lost.
+//! The model kernel has a few addresses that it reuses, a few connections in two namespaces, and the kernel program's map of
+//! entry times. Each change is written to the ring, is dropped because the ring is full, or is missed because the kernel program
+//! was already running. After a scan of everything, the engine has to know the sockets of the kernel, except for lost exits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,13 +11,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::owner;
 
-/// What became of the record of a change.
+/// Fate of the record of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Written,
-    /// The map knows of it, the ring had no room.
+    /// The map has the change, but the ring was full.
     RingFull,
-    /// The program did not run.
+    /// The kernel program did not run.
     Skipped,
 }
 
@@ -35,17 +34,17 @@ enum Step {
         slot: u64,
         fate: Fate,
     },
-    /// The agent reads so many records.
+    /// The agent reads this number of records.
     Read(usize),
-    /// So many milliseconds pass, and the agent does what is due.
+    /// This number of milliseconds passes, and the agent does the work that is due.
     Time(u64),
-    /// A scan over everything, while so many records that are older lie unread in the ring.
-    Walk {
+    /// A scan of everything, while this number of older records are unread in the ring.
+    Scan {
         behind: usize,
     },
-    /// So many facts of the scan that runs beside the agent are handed in.
+    /// This number of facts of the concurrent scan arrive.
     Scanned(usize),
-    /// The agent ends and another begins; the program, its map and the ring live on.
+    /// The agent ends and another one starts; the kernel program, its map and the ring remain.
     Restart,
 }
 
@@ -60,34 +59,34 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..4_u64, fate()).prop_map(|(slot, fate)| Step::Leave { slot, fate }),
         2 => (0..6_usize).prop_map(Step::Read),
         2 => prop_oneof![0..3_u64, 500..30_000_u64].prop_map(Step::Time),
-        2 => (0..4_usize).prop_map(|behind| Step::Walk { behind }),
+        2 => (0..4_usize).prop_map(|behind| Step::Scan { behind }),
         3 => (0..4_usize).prop_map(Step::Scanned),
         1 => Just(Step::Restart),
     ]
 }
 
-/// One socket in CLOSE_WAIT, as it is.
+/// Socket in CLOSE_WAIT of the model kernel.
 #[derive(Clone, Debug)]
 struct Real {
     socket: Socket,
     entered: BootTime,
-    /// The map still had the time of one before it at the same address, and says that.
+    /// Whether the map has the entry time of an earlier socket at the same address.
     stale: bool,
 }
 
 struct Kernel {
     millis: u64,
-    /// Kernels before 5.12 give no cookie.
+    /// Last cookie; `None` as for kernels before 5.12, which report no cookies.
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
     since: BTreeMap<SocketKey, BootTime>,
     ring: VecDeque<SocketEvent>,
     counters: Counters,
-    /// When each socket entered, and when it left, by its cookie. Not those of which the map had the time of another.
+    /// Entry and exit of each socket by cookie, except for sockets with a stale entry time.
     lives: BTreeMap<u64, (BootTime, Option<BootTime>)>,
-    /// Addresses of which a leaving was lost since the agent began, or could have been taken for that of another.
-    lost_leavings: BTreeSet<SocketKey>,
-    /// Something was lost since the last scan looked.
+    /// Addresses with an exit that was lost since the agent started, or that the agent could take for the exit of another socket.
+    lost_exits: BTreeSet<SocketKey>,
+    /// Whether a record was lost since the last scan.
     lost_since_scan: bool,
 }
 
@@ -101,7 +100,7 @@ impl Kernel {
             ring: VecDeque::new(),
             counters: Counters { skipped: Some(0), ..Counters::default() },
             lives: BTreeMap::new(),
-            lost_leavings: BTreeSet::new(),
+            lost_exits: BTreeSet::new(),
             lost_since_scan: false,
         }
     }
@@ -140,7 +139,7 @@ impl Kernel {
         let Some(Real { socket, .. }) = self.sockets.remove(&key) else { return };
         let entered = if fate == Fate::Skipped { None } else { self.since.remove(&key) };
         if fate != Fate::Written {
-            self.lost_leavings.insert(key);
+            self.lost_exits.insert(key);
         }
         let (at, how) = (self.now(), ExitCause::Closed);
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
@@ -152,13 +151,13 @@ impl Kernel {
         );
     }
 
-    /// What a scan over sockets finds at one of them.
+    /// Returns the fact of a scan about a socket.
     fn present(&self, key: SocketKey, real: &Real) -> ScanFact {
         let (at, since) = self.since(key, real);
         ScanFact::Present { key, at, since, socket: real.socket.clone() }
     }
 
-    /// The time now, and when a socket has entered, as far as a scan or a refresh can tell.
+    /// Returns the current time, and the entry of a socket as known to a scan or a refresh.
     fn since(&self, key: SocketKey, real: &Real) -> (BootTime, Since) {
         let second = Duration::from_secs(1);
         let at = self.now();
@@ -167,11 +166,11 @@ impl Kernel {
     }
 }
 
-/// A kernel and the agent on it.
+/// Model kernel with an agent.
 struct World {
     kernel: Kernel,
     engine: Engine,
-    /// What scans have found and the agent has not taken in yet.
+    /// Facts of scans that the engine has not processed yet.
     scanned: VecDeque<Observation>,
 }
 
@@ -194,21 +193,21 @@ impl World {
                 self.engine.handle_timeout(self.kernel.now());
                 self.put_out();
             }
-            // An agent hands in a scan by itself only when it starts.
-            Step::Walk { .. } if !self.scanned.is_empty() => {}
+            // Only an agent that starts performs a scan without a command of the engine.
+            Step::Scan { .. } if !self.scanned.is_empty() => {}
             Step::Scanned(facts) => self.take_in(facts),
-            Step::Walk { behind } => {
+            Step::Scan { behind } => {
                 self.read(self.kernel.ring.len().saturating_sub(behind));
-                self.walk();
+                self.scan_all();
             }
             Step::Restart => {
                 self.engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, self.kernel.now());
                 self.scanned.clear();
-                // What the one before had missed is nothing to this one, unless it reads of the entering yet.
+                // Losses of the previous agent do not affect this one, unless records of entries are still unread.
                 if self.kernel.ring.is_empty() {
-                    self.kernel.lost_leavings.clear();
+                    self.kernel.lost_exits.clear();
                 }
-                self.walk();
+                self.scan_all();
             }
         }
         self.put_out();
@@ -223,19 +222,19 @@ impl World {
         }
     }
 
-    /// Everything that is there, then all records that were written before: nothing is left that could change it.
-    fn walk(&mut self) {
+    /// Scans all sockets, and compares the engine with the kernel if no older records are unread.
+    fn scan_all(&mut self) {
         let began = self.kernel.now();
         for (key, real) in &self.kernel.sockets {
             self.engine.handle(self.kernel.present(*key, real));
         }
         self.engine.handle(ScanEnd::Descriptors { began, blind: None, saw_listeners: true });
         if self.kernel.ring.is_empty() {
-            self.check_against_the_truth();
+            self.compare_with_kernel();
         }
     }
 
-    /// Looks at everything now; what it finds is taken in later.
+    /// Performs the scan of an audit now; its facts arrive later.
     fn audit(&mut self, sweep: bool) {
         self.read(usize::MAX);
         let began = self.kernel.now();
@@ -251,7 +250,7 @@ impl World {
         self.scanned.push_back(ScanEnd::Audit { began, at: began, complete: true, cost }.into());
     }
 
-    /// The same, for owners.
+    /// Performs a scan for owners now; its facts arrive later.
     fn scan(&mut self, known: &[u32]) {
         self.read(usize::MAX);
         let began = self.kernel.now();
@@ -268,7 +267,7 @@ impl World {
         self.scanned.push_back(ScanEnd::Descriptors { began, blind: None, saw_listeners: true }.into());
     }
 
-    /// Takes in so many facts of scans.
+    /// Lets the engine process this number of facts of scans.
     fn take_in(&mut self, facts: usize) {
         for _ in 0..facts {
             let Some(fact) = self.scanned.pop_front() else { return };
@@ -284,7 +283,7 @@ impl World {
         }
     }
 
-    /// Refreshes sockets: what is found comes through the ring, behind all that was written before.
+    /// Refreshes sockets. The results come through the ring, after all earlier records.
     fn refresh(&mut self, keys: &[SocketKey]) {
         self.read(usize::MAX);
         for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
@@ -293,7 +292,7 @@ impl World {
         }
     }
 
-    /// Does what the engine asks for, as the runtime does, and looks at what it says.
+    /// Executes the commands of the engine, as the runtime does, and checks its findings.
     fn put_out(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             let now = self.kernel.now();
@@ -327,9 +326,9 @@ impl World {
                     self.refresh(&keys);
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                     if !self.kernel.lost_since_scan {
-                        // Whoever was lost is no longer there for the agent either.
-                        self.kernel.lost_leavings.clear();
-                        self.check_against_the_truth();
+                        // The audit has removed the sockets whose exits were lost.
+                        self.kernel.lost_exits.clear();
+                        self.compare_with_kernel();
                     }
                 }
                 Output::WatchPorts(_) => {}
@@ -345,21 +344,21 @@ impl World {
         }
     }
 
-    fn check_against_the_truth(&self) {
+    fn compare_with_kernel(&self) {
         let now = self.kernel.now();
         for (key, real) in &self.kernel.sockets {
             let tracked = self.engine.tracker.get(*key);
-            let tracked = tracked.unwrap_or_else(|| panic!("{key:?} is there and not known: {real:?}"));
+            let tracked = tracked.unwrap_or_else(|| panic!("{key:?} is not tracked: {real:?}"));
             let who = |socket: &Socket| (socket.netns, socket.local, socket.remote, socket.cookie);
-            assert_eq!(who(&tracked.socket), who(&real.socket), "{key:?} is taken for another");
+            assert_eq!(who(&tracked.socket), who(&real.socket), "{key:?} is tracked as another socket");
             if real.stale {
                 continue;
             }
             assert_possible(tracked.since.dwell(now), now.since(real.entered), &tracked.socket);
         }
         for (key, tracked) in self.engine.tracker.iter() {
-            // Until the next audit.
-            let flagged = self.kernel.lost_leavings.contains(&key);
+            // A socket whose exit was lost is tracked until the next audit.
+            let flagged = self.kernel.lost_exits.contains(&key);
             assert!(self.kernel.sockets.contains_key(&key) || flagged, "{key:?} is gone: {tracked:?}");
         }
     }
@@ -370,22 +369,22 @@ impl World {
         }
     }
 
-    /// Reads everything, walks, and compares; then lets the loss be counted.
+    /// Reads all records, scans, and compares the engine with the kernel; then checks that every loss is counted.
     fn settle(&mut self) {
         self.kernel.millis += 1;
         self.take_in_all();
         self.read(usize::MAX);
         self.put_out();
         self.take_in_all();
-        self.walk();
-        let lost = !self.kernel.lost_leavings.is_empty();
+        self.scan_all();
+        let lost = !self.kernel.lost_exits.is_empty();
         self.engine.stop();
         self.put_out();
         self.engine.tracker.check();
         let totals = self.engine.totals();
         let counted = totals.lost_ring_full + totals.skipped_by_kernel.unwrap_or(0);
         assert!(!lost || counted > 0, "lost and not counted: {totals:?}");
-        // Nothing is under way any more.
+        // No records and no facts are pending any more.
         self.kernel.millis += 1000;
         self.engine.audit.hurry(self.kernel.now());
         self.kernel.millis += 20_000;
@@ -394,18 +393,21 @@ impl World {
         self.take_in_all();
         let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|(key, _)| key).collect();
         assert!(tracked.iter().eq(self.kernel.sockets.keys()), "{tracked:?} after an audit");
-        assert!(self.kernel.since.keys().all(|key| self.kernel.sockets.contains_key(key)), "the map was not swept");
+        assert!(
+            self.kernel.since.keys().all(|key| self.kernel.sockets.contains_key(key)),
+            "the map has stale entry times"
+        );
     }
 }
 
-/// `told` is what is true.
-fn assert_possible(told: Dwell, real: Duration, socket: &Socket) {
-    match told {
+/// Asserts that a dwell time, or its bounds, agree with the real one.
+fn assert_possible(dwell: Dwell, real: Duration, socket: &Socket) {
+    match dwell {
         Dwell::Exact(dwell) => assert_eq!(dwell, real, "{socket:?}"),
         Dwell::Between { at_least, at_most } => {
             assert!(
                 at_least <= real && at_most.is_none_or(|most| real <= most),
-                "{real:?} is not {told:?}: {socket:?}"
+                "{real:?} is not {dwell:?}: {socket:?}"
             );
         }
     }
@@ -415,7 +417,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_a_walk_the_engine_knows_what_is_there_or_has_counted_a_loss(
+    fn after_a_scan_the_engine_knows_all_sockets_or_has_counted_a_loss(
         steps in prop::collection::vec(step(), 1..80),
         cookies: bool,
     ) {

@@ -1,4 +1,4 @@
-//! What the engine asks for to see whether a program makes progress.
+//! Requests of the engine for evidence of progress.
 
 use super::*;
 use crate::{
@@ -10,7 +10,7 @@ fn engine_of(config: Config) -> Engine {
     Engine::new(Config { reads_progress: true, ..config }, at(0))
 }
 
-/// A server's socket, held by process 7.
+/// Returns a server's socket, owned by process 7.
 fn server() -> Socket {
     Socket { role: Some(Role::Server), ..socket() }
 }
@@ -26,20 +26,20 @@ fn requests(engine: &mut Engine) -> Vec<InspectionRequest> {
     outputs(engine).into_iter().filter_map(request).collect()
 }
 
-/// Goes on with time to `millis`, in steps in which the engine counts.
+/// Advances the time to `millis`, in steps in which the engine counts.
 fn until(engine: &mut Engine, from: u64, millis: u64) {
     (from..=millis).step_by(500).for_each(|millis| engine.handle_timeout(at(millis)));
 }
 
 #[test]
-fn the_port_of_a_server_with_a_socket_of_a_second_is_watched_until_that_has_left() {
+fn the_port_of_a_server_is_watched_while_a_socket_is_older_than_a_second() {
     let mut engine = engine_of(config(Events::Stuck));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
     until(&mut engine, 500, 3000);
     let port = server().local.port;
     assert_eq!(watched(&mut engine), [[(port, at(0))]]);
     until(&mut engine, 3500, 8000);
-    assert!(watched(&mut engine).is_empty(), "nothing has changed");
+    assert!(watched(&mut engine).is_empty(), "the ports are the same");
     engine.handle(leave_of(server(), 8100, Some(0)));
     until(&mut engine, 8500, 20_000);
     assert_eq!(watched(&mut engine), [[]]);
@@ -47,18 +47,18 @@ fn the_port_of_a_server_with_a_socket_of_a_second_is_watched_until_that_has_left
     let mut engine = Engine::new(Config { reads_progress: false, ..config(Events::Stuck) }, at(0));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
     until(&mut engine, 500, 8000);
-    assert!(watched(&mut engine).is_empty(), "as in recordings that were made before");
+    assert!(watched(&mut engine).is_empty(), "as in older recordings");
 }
 
 #[test]
-fn where_records_tell_no_namespace_no_port_is_watched() {
+fn without_namespaces_in_records_no_port_is_watched() {
     let mut engine = engine_of(Config { named: false, ..config(Events::Stuck) });
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
     until(&mut engine, 500, 8000);
     assert!(watched(&mut engine).is_empty());
 }
 
-/// One that has reported a socket of process 7 as stuck at 10 s.
+/// Returns an engine that has reported a socket of process 7 as stuck at 10 s.
 fn with_one_stuck() -> Engine {
     let mut engine = engine_of(config(Events::Stuck));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: Socket { inode: Some(99), ..server() } });
@@ -70,7 +70,7 @@ fn with_one_stuck() -> Engine {
 }
 
 #[test]
-fn an_inspection_asks_for_closes_and_other_ends() {
+fn an_inspection_requests_closes_and_peers() {
     let mut engine = with_one_stuck();
     let request = requests(&mut engine).remove(0);
     assert_eq!((request.processes, request.connections_of), (vec![7], vec![7]));
@@ -89,13 +89,13 @@ fn owners_are_inspected_at_each_refresh_without_a_scan() {
     engine.handle_timeout(at(16_000));
     engine.handle(RefreshEnd::Inspection { at: at(16_000) });
     let after = words(&mut engine);
-    assert!(after.contains(&"look at owners".to_owned()), "{after:?}");
-    assert!(!after.contains(&"look for holders".to_owned()), "{after:?}");
+    assert!(after.contains(&"inspect owners".to_owned()), "{after:?}");
+    assert!(!after.contains(&"scan for owners".to_owned()), "{after:?}");
     engine.handle(InspectionEnd::Owners { at: at(16_200), worked: Duration::ZERO });
     let _rest = outputs(&mut engine);
     engine.handle_timeout(at(17_000));
     assert!(
-        !words(&mut engine).iter().any(|word| word.starts_with("look at 1")),
+        !words(&mut engine).iter().any(|word| word.starts_with("refresh 1")),
         "not before five seconds have passed"
     );
 }
@@ -119,6 +119,6 @@ fn an_answer_waits_for_an_inspection_if_the_last_one_is_old() {
         };
         outputs(&mut engine).into_iter().filter_map(processes).collect::<Vec<_>>()
     };
-    assert_eq!(ask(QueryId(1), 11_000), Vec::<Vec<u32>>::new(), "there was one just now");
+    assert_eq!(ask(QueryId(1), 11_000), Vec::<Vec<u32>>::new(), "the last inspection is recent");
     assert_eq!(ask(QueryId(2), 21_000), [[7]]);
 }

@@ -1,14 +1,15 @@
-//! Hashers of the engine's tables. Each table has a random seed of its own.
+//! Hashers of the engine's tables. Each table has its own random seed.
 //!
-//! The seed is the one thing in the engine that does not come from its input. It decides where a table keeps an entry and
-//! nothing else: no table is iterated in the order of its hashes (`clippy.toml` refuses that), so findings do not depend on it.
+//! The seeds are the only state of the engine that does not come from its input. They decide only the place of an entry in a
+//! table: no code iterates over a table in the order of its hashes (`clippy.toml` refuses that), so findings do not depend on the
+//! seeds.
 
-/// Hasher for keys that other hosts or users choose: addresses, ports, cgroups. `SipHash` with a random key: whoever does not
-/// know the key cannot find keys that collide, also by measuring how long the agent takes.
+/// Hasher for keys that other hosts or users choose: addresses, ports, cgroups. `SipHash` with a random key: an attacker who does
+/// not know the key cannot find colliding keys, even by measuring the time that the agent takes.
 pub(crate) type KeyedState = std::hash::RandomState;
 
-/// Hasher for tables by [`crate::model::SocketKey`], and for small ones: the kernel chooses addresses, and a key made of ends
-/// is a keyed hash already. So a fast hash is enough, which does not claim to withstand chosen keys.
+/// Hasher for tables by [`crate::model::SocketKey`], and for small tables. The kernel chooses addresses, and a key that is
+/// computed from endpoints is already a keyed hash, so a fast hash suffices, which does not claim to withstand chosen keys.
 pub(crate) type FastState = foldhash::fast::RandomState;
 
 #[cfg(test)]

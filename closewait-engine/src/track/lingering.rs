@@ -1,7 +1,7 @@
-//! Sockets that have left CLOSE_WAIT while a program still has a descriptor for them.
+//! Sockets that have exited CLOSE_WAIT while a program still has a descriptor of them.
 //!
-//! No list of connections shows them, and no event reports the close of the descriptor: the agent has to refresh them,
-//! at growing intervals.
+//! No list of connections shows them, and no event reports the close of the descriptor, so the agent refreshes them at growing
+//! intervals.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,16 +15,16 @@ use crate::{
     track::hashing::FastState,
 };
 
-/// Number of lingering sockets that are watched, at some 400 bytes each; further ones are counted.
+/// Maximum number of lingering sockets, at about 400 bytes each; further ones are dropped and counted.
 const MAX_LINGERING: usize = 65_536;
-/// Number of descriptors that are kept beside the first of each socket.
+/// Maximum number of stored descriptors, without the first of each socket.
 const MAX_MORE_OWNERS: usize = 65_536;
 /// Time between the exit of a socket and its first refresh.
 const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
-/// Longest time between two refreshes of a socket.
+/// Maximum interval of refreshes of a socket.
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Socket that has left CLOSE_WAIT and has an open descriptor.
+/// Socket that has exited CLOSE_WAIT and has an open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lingering {
     /// Facts about the socket at its exit.
@@ -35,17 +35,17 @@ pub(crate) struct Lingering {
     pub owners: Option<Vec<Owner>>,
     found: Vec<Owner>,
     due: BootTime,
-    /// Time of the last refresh that found it; `None` before the first: nearly all are closed before that.
+    /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
     seen: Option<BootTime>,
 }
 
-/// All sockets with an open descriptor that have left CLOSE_WAIT.
+/// All sockets that have exited CLOSE_WAIT and have an open descriptor.
 #[derive(Debug)]
 pub(crate) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
     due: BTreeSet<(BootTime, SocketKey)>,
     unwatched: u64,
-    /// Keys by inode, while a scan needs them.
+    /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
     owner_quota: Quota,
     /// Number of descriptors that the last scan dropped.
@@ -77,7 +77,7 @@ impl LingeringSockets {
         self.unwatched
     }
 
-    /// Number of descriptors that the last scan found and that were dropped, because a limit was reached.
+    /// Returns the number of descriptors of the last scan that were dropped, because a limit was reached.
     pub(crate) fn dropped_owners(&self) -> u64 {
         self.dropped_owners
     }
@@ -95,7 +95,7 @@ impl LingeringSockets {
         known.filter(|(_, lingering)| lingering.seen.is_some())
     }
 
-    /// A socket left, or was found so.
+    /// Adds a socket that exited, or that a scan found after its exit.
     pub(crate) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, owners: Option<Vec<Owner>>) {
         self.remove(key);
         if self.sockets.len() >= MAX_LINGERING {
@@ -107,7 +107,7 @@ impl LingeringSockets {
         self.sockets.insert(key, Lingering { socket, gone, owners, found: Vec::new(), due, seen: None });
     }
 
-    /// The address of a socket was given to another one: the old one is gone.
+    /// Removes a socket, because another one has its address.
     pub(crate) fn remove(&mut self, key: SocketKey) {
         if let Some(known) = self.sockets.remove(&key) {
             self.due.remove(&(known.due, key));
@@ -115,7 +115,7 @@ impl LingeringSockets {
         }
     }
 
-    /// Takes in that a refresh or a scan found the socket at `at`. Returns whether it is known.
+    /// Records that a refresh or a scan found the socket at `at`. Returns whether the socket is known.
     pub(crate) fn seen(&mut self, key: SocketKey, at: BootTime, socket: &Socket, owner: Option<Owner>) -> bool {
         let Some(known) = self.sockets.get_mut(&key).filter(|known| same(&known.socket, socket)) else { return false };
         known.seen = known.seen.max(Some(at));
@@ -125,7 +125,7 @@ impl LingeringSockets {
         true
     }
 
-    /// A scan that knows no more of a socket than its inode found a descriptor.
+    /// Adds a descriptor from a scan that has only the socket's inode.
     pub(crate) fn held_inode(&mut self, inode: u64, owner: &Owner) {
         let by_inode = self.by_inode.get_or_insert_with(|| {
             self.due.iter().filter_map(|(_, key)| Some((self.sockets.get(key)?.socket.inode?, *key))).collect()
@@ -135,12 +135,12 @@ impl LingeringSockets {
         }
     }
 
-    /// Returns the sockets to be refreshed at `now`.
+    /// Returns the sockets that a refresh at `now` reads.
     pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
-    /// Takes over the refresh of all that were due at `asked`: those that were not seen are gone.
+    /// Ends the refresh of all sockets that were due at `asked`, and removes the sockets that it did not find.
     pub(crate) fn refreshed_due(&mut self, asked: BootTime) {
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
@@ -156,7 +156,7 @@ impl LingeringSockets {
         shrink(&mut self.sockets);
     }
 
-    /// Takes over the refresh since `asked` of all that were found before: those that were not found again are gone.
+    /// Ends the refresh of all known sockets since `asked`, and removes the sockets that it did not find again.
     pub(crate) fn refreshed_found(&mut self, asked: BootTime) {
         let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
         let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
@@ -180,7 +180,7 @@ impl LingeringSockets {
     }
 }
 
-/// Whether two descriptions are of the same socket; an address can be another's by now.
+/// Whether two descriptions belong to the same socket. Another socket can have the same address by now.
 fn same(a: &Socket, b: &Socket) -> bool {
     let cookies = a.cookie.zip(b.cookie).is_none_or(|(a, b)| a == b);
     let inodes = a.inode.zip(b.inode).is_none_or(|(a, b)| a == b);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_still_there_is_looked_at_ever_more_seldom() {
+    fn the_interval_of_refreshes_grows() {
         let mut sockets = one();
         let mut refreshes = Vec::new();
         for _ in 0..9 {
@@ -225,18 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_found_any_more_is_forgotten() {
+    fn a_socket_that_a_refresh_does_not_find_is_removed() {
         let mut sockets = one();
-        assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another one at its address");
+        assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another socket at its address");
         sockets.refreshed_due(at(11));
         assert_eq!(sockets.next_due(), None);
     }
 
     #[test]
-    fn when_somebody_asks_those_that_are_not_found_again_are_forgotten_at_once() {
+    fn a_refresh_for_a_query_removes_sockets_at_once() {
         let mut sockets = one();
         sockets.refreshed_found(at(11));
-        assert_eq!(sockets.sockets.len(), 1, "nobody has found it yet, so nobody has looked for it");
+        assert_eq!(sockets.sockets.len(), 1, "no refresh has found it before");
         assert!(sockets.seen(KEY, at(11), &socket(), None));
         sockets.refreshed_due(at(11));
         assert!(sockets.seen(KEY, at(20), &socket(), None));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_those_of_the_last_walk() {
+    fn owners_are_those_of_the_last_scan() {
         let mut sockets = one();
         assert!(sockets.seen(KEY, at(12), &socket(), Some(owner("worker", 7, 3))));
         sockets.scan_ended(at(12), true);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_found_by_inode_where_a_walk_knows_no_more() {
+    fn a_scan_by_inodes_finds_owners() {
         let mut sockets = one();
         let inode = socket().inode.unwrap();
         assert!(sockets.seen(KEY, at(11), &socket(), None));
@@ -268,12 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_counted() {
+    fn sockets_over_the_limit_are_counted() {
         let mut sockets = LingeringSockets::default();
         for key in 0..MAX_LINGERING as u64 + 5 {
             sockets.add(SocketKey(key), socket(), gone(), None);
         }
         assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
-        assert_eq!(sockets.len(), 0, "nobody has found one of them yet");
+        assert_eq!(sockets.len(), 0, "no refresh has found them yet");
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets in CLOSE_WAIT, and those out of it that still have a descriptor.
+//! Sockets in CLOSE_WAIT, and sockets that have exited but still have a descriptor.
 
 pub(crate) mod hashing;
 pub(crate) mod lingering;

@@ -1,4 +1,4 @@
-//! Sockets in CLOSE_WAIT over the limit of tracked ones. They are counted, and nothing else about them is stored.
+//! Sockets in CLOSE_WAIT over the limit of tracked ones. The engine counts them and stores no facts about them.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,12 @@ use crate::{
     track::hashing::FastState,
 };
 
-/// Maximum number of dropped sockets that are told apart; their keys take at most 10 MB, as they fill a table of 2^20
-/// places. Of further ones only those that were seen to enter are counted, because a scan cannot recognize the ones
-/// that it has found before.
+/// Maximum number of dropped sockets that are stored by key, in a table of 2^20 slots and at most 10 MB. Further sockets count
+/// only if a record reported their entry, because a scan cannot recognize sockets that it has found before.
 const MAX_NAMED: usize = (1 << 20) / 8 * 7;
 
-/// Sockets beyond the limit of tracked ones, by the key of their endpoints: a record gives the kernel address of a
-/// socket, and a scan by `sock_diag` does not.
+/// Sockets over the limit of tracked ones, by the key of their endpoints. Kernel addresses do not help, because a scan by
+/// `sock_diag` has none.
 #[derive(Debug)]
 pub(crate) struct Overflow {
     named: HashSet<SocketKey, FastState>,
@@ -23,12 +22,12 @@ pub(crate) struct Overflow {
 }
 
 impl Overflow {
-    /// Keys that are made of ends have this secret.
+    /// Returns an empty overflow. `key_secret` is the secret of the keys.
     pub(crate) fn new(key_secret: KeySecret) -> Self {
         Self { named: HashSet::default(), nameless: 0, total: 0, key_secret }
     }
 
-    /// One entered.
+    /// Counts a dropped socket that entered.
     pub(crate) fn entered(&mut self, socket: &Socket) {
         self.total += 1;
         let [name, _] = self.names(socket);
@@ -42,7 +41,7 @@ impl Overflow {
         }
     }
 
-    /// A scan found one. Returns whether it is new.
+    /// Counts a dropped socket that a scan found. Returns whether it is new.
     pub(crate) fn found(&mut self, socket: &Socket) -> bool {
         let [name, without_netns] = self.names(socket);
         let is_new = self.named.len() < MAX_NAMED && !self.named.contains(&without_netns) && self.named.insert(name);
@@ -50,14 +49,14 @@ impl Overflow {
         is_new
     }
 
-    /// One left that is not tracked: perhaps one of these.
+    /// Removes an untracked socket that exited, if it is one of the dropped sockets.
     pub(crate) fn left(&mut self, socket: &Socket) {
         if self.count() > 0 && !self.remove(socket) {
             self.nameless = self.nameless.saturating_sub(1);
         }
     }
 
-    /// Takes in that a dropped socket is tracked now. Returns whether it was one.
+    /// Removes a socket that is tracked now. Returns whether it was a dropped socket.
     pub(crate) fn remove(&mut self, socket: &Socket) -> bool {
         if self.named.is_empty() {
             return false;
@@ -69,7 +68,7 @@ impl Overflow {
         was_one
     }
 
-    /// The name of a socket, and the one that it has in records which do not give its namespace.
+    /// Returns the key of a socket, and its key in records that lack its namespace.
     fn names(&self, socket: &Socket) -> [SocketKey; 2] {
         let Socket { netns, local, remote, .. } = *socket;
         [netns, None].map(|netns| self.key_secret.key(netns, local, remote))
@@ -80,7 +79,7 @@ impl Overflow {
         self.named.len() as u64 + self.nameless
     }
 
-    /// How many there ever were.
+    /// Returns the number of dropped sockets since the start.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_found_again_and_again_counts_once_and_one_that_enters_again_twice() {
+    fn a_socket_counts_once_for_all_scans_and_again_for_each_entry() {
         let mut overflow = Overflow::new(KeySecret::default());
         assert!(overflow.found(&socket()) && !overflow.found(&socket()));
         overflow.entered(&socket());
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_entered_is_not_new_to_a_scan_whether_or_not_its_record_gives_the_namespace() {
+    fn a_socket_that_entered_is_not_new_to_a_scan() {
         for netns in [Some(1), None] {
             let mut overflow = Overflow::new(KeySecret([3, 4]));
             overflow.entered(&Socket { netns, ..socket() });
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_names_there_is_a_number_and_no_key_takes_memory() {
+    fn over_the_limit_of_keys_sockets_are_only_counted() {
         let mut overflow = Overflow::new(KeySecret::default());
         for number in 0..MAX_NAMED as u64 + 10 {
             overflow.entered(&numbered(number));

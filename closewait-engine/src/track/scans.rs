@@ -1,8 +1,8 @@
 //! State of the running scans.
 //!
-//! A scan runs beside the event loop, so its facts arrive later than younger records. Times decide: a fact about a
-//! socket that has left since, or that another one has replaced, is dropped. A scan by `sock_diag` knows no kernel
-//! addresses, so sockets are found by their ends.
+//! A scan runs concurrently with the event loop, so its facts can arrive after younger records. Times decide: the engine drops a
+//! fact about a socket that has exited since, or that another one has replaced. A scan by `sock_diag` has no kernel addresses, so
+//! the engine finds its sockets by their endpoints.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use crate::{
     track::hashing::{FastState, KeyedState},
 };
 
-/// Number of exits that are remembered during one scan, at some 100 bytes. Beyond that, sockets that the scan finds and that
-/// are not tracked yet are left to the next scan.
+/// Maximum number of exits that are stored during one scan, at about 100 bytes each. Over the limit, untracked sockets that the
+/// scan finds are left to the next scan.
 const MAX_EXITS: usize = 65_536;
 
-/// Network namespace, local end, remote end.
+/// Network namespace, local endpoint, remote endpoint.
 type Ends = (Option<u32>, Endpoint, Endpoint);
 
-/// Latest exits of sockets with the same ends.
+/// Latest exits of sockets with the same endpoints.
 #[derive(Clone, Copy, Debug)]
 struct Exits {
     any: BootTime,
@@ -27,23 +27,23 @@ struct Exits {
     without_cookie: Option<BootTime>,
 }
 
-/// State of the scans that are running. It is empty while none is.
+/// State of the running scans, empty without one.
 #[derive(Debug, Default)]
 pub(crate) struct Scans {
     running: u32,
     asked: Option<BootTime>,
     exits: HashMap<Ends, Exits, KeyedState>,
     exits_by_cookie: HashMap<u64, BootTime, FastState>,
-    /// Exits of sockets without a cookie whose own exits were missed, by inode.
+    /// Missed exits of sockets without a cookie, by inode.
     exits_by_inode: HashMap<u64, BootTime, FastState>,
-    /// Exits were dropped: it is not known which sockets of the scan are still there.
+    /// Whether exits were dropped, so that it is unknown which sockets of the scan are still in CLOSE_WAIT.
     overflow: bool,
-    /// Keys of tracked sockets by their ends, built when the first fact needs it.
+    /// Keys of tracked sockets by endpoints, built when the first fact needs them.
     by_ends: Option<HashMap<Ends, SocketKey, KeyedState>>,
 }
 
 impl Scans {
-    /// A scan begins at `now` or later.
+    /// Begins a scan, which starts at `now` or later.
     pub(crate) fn begin(&mut self, now: BootTime) {
         self.running = self.running.saturating_add(1);
         self.asked.get_or_insert(now);
@@ -54,7 +54,7 @@ impl Scans {
         self.asked
     }
 
-    /// A scan has ended: what only scans need goes away with the last one.
+    /// Ends a scan. The last one clears the state.
     pub(crate) fn end(&mut self) {
         self.running = self.running.saturating_sub(1);
         if self.running == 0 {
@@ -62,7 +62,7 @@ impl Scans {
         }
     }
 
-    /// A socket left.
+    /// Records an exit.
     pub(crate) fn left(&mut self, socket: &Socket, at: BootTime) {
         if !self.can_remember() {
             return;
@@ -75,7 +75,7 @@ impl Scans {
         }
     }
 
-    /// A socket had left at `at`, and when is not known: others with the same ends can have come since.
+    /// Records a missed exit at an unknown time before `at`; other sockets with the same endpoints can have entered since.
     pub(crate) fn missed(&mut self, socket: &Socket, at: BootTime) {
         if !self.can_remember() {
             return;
@@ -87,7 +87,7 @@ impl Scans {
         }
     }
 
-    /// Returns whether one more exit can be remembered. At the limit, all are forgotten.
+    /// Whether one more exit can be stored. At the limit, all exits are dropped.
     fn can_remember(&mut self) -> bool {
         if self.running == 0 || self.overflow {
             return false;
@@ -100,12 +100,13 @@ impl Scans {
         !self.overflow
     }
 
-    /// Whether a socket that a scan found at `at`, and that is not tracked, may have left since: after too many exits that is not known.
+    /// Whether an untracked socket that a scan found at `at` may have exited since. Over the limit of exits, this is unknown for
+    /// all sockets.
     pub(crate) fn may_have_left(&self, socket: &Socket, at: BootTime) -> bool {
         self.overflow || self.has_left(socket, at)
     }
 
-    /// Whether a socket that a scan found at `at` is known to have left since.
+    /// Whether a socket that a scan found at `at` is known to have exited since.
     pub(crate) fn has_left(&self, socket: &Socket, at: BootTime) -> bool {
         let by_cookie = socket.cookie.and_then(|cookie| self.exits_by_cookie.get(&cookie));
         let by_inode = socket.inode.and_then(|inode| self.exits_by_inode.get(&inode));
@@ -118,14 +119,15 @@ impl Scans {
         exits.into_iter().flatten().any(|exit| exit >= at)
     }
 
-    /// A socket is tracked from now on.
+    /// Adds a newly tracked socket.
     pub(crate) fn tracked(&mut self, key: SocketKey, socket: &Socket) {
         if let Some(by_ends) = &mut self.by_ends {
             by_ends.insert(ends(socket), key);
         }
     }
 
-    /// The key under which a socket may be tracked. `all` gives every tracked socket, for the first time that this is asked.
+    /// Returns the key under which a socket with the same endpoints is tracked. `all` gives every tracked socket, for the first
+    /// call.
     pub(crate) fn find<'a>(
         &mut self,
         socket: &Socket,
@@ -155,13 +157,13 @@ mod tests {
         scans.left(&socket(), BootTime(5));
         assert!(scans.has_left(&socket(), BootTime(4)) && !scans.has_left(&socket(), BootTime(6)));
         let other = Socket { cookie: Some(u64::MAX), ..socket() };
-        assert!(!scans.has_left(&other, BootTime(4)), "another socket with the same ends");
+        assert!(!scans.has_left(&other, BootTime(4)), "another socket with the same endpoints");
         scans.end();
         assert!(!scans.has_left(&socket(), BootTime(4)));
     }
 
     #[test]
-    fn an_exit_that_was_missed_counts_for_that_socket_alone() {
+    fn a_missed_exit_counts_only_for_its_socket() {
         let one = Socket { cookie: None, inode: Some(3), ..socket() };
         let mut scans = Scans::default();
         scans.begin(BootTime(0));
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn after_too_many_exits_no_socket_is_known_to_be_there() {
+    fn over_the_limit_of_exits_every_socket_may_have_exited() {
         let mut scans = Scans::default();
         scans.begin(BootTime(0));
         for netns in 0..=MAX_EXITS as u32 {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_found_by_its_ends_in_its_namespace_or_where_that_is_unknown() {
+    fn a_socket_is_found_by_its_endpoints_in_its_namespace_or_an_unknown_one() {
         let (one, other) = (Socket { netns: Some(1), ..socket() }, Socket { netns: Some(2), ..socket() });
         let mut scans = Scans::default();
         let tracked = [(SocketKey(7), &one)];

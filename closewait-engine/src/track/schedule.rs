@@ -1,27 +1,26 @@
-//! Schedule of the sockets: when each is due to be reported.
+//! Schedule of reports: the time at which each socket is due.
 //!
-//! Nearly all sockets are due at the same age, so they come in the order in which they are due, and nearly all are gone again long
-//! before: a queue takes them in and lets them go at less than half the cost of a tree, and only what comes out of order goes into
-//! a tree.
+//! Nearly all sockets are due at the same age, so they arrive in the order of their due times, and nearly all exit long before. A
+//! queue costs less than half of a tree for them; only sockets that arrive out of order are stored in a tree.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::{model::SocketKey, time::BootTime};
 
-/// A queue that is shorter keeps its gaps.
+/// Minimum length of a queue whose gaps are removed.
 const SMALL: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     due: (BootTime, SocketKey),
-    /// Whether the slot's socket has left.
+    /// Whether the socket of the slot has exited.
     gap: bool,
 }
 
-/// Times and the sockets that are due then, in that order.
+/// Due times with their sockets, in ascending order.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
-    /// Slots in ascending order; the first is no gap.
+    /// Slots in ascending order. The first slot is never a gap.
     queue: VecDeque<Slot>,
     gaps: usize,
     others: BTreeSet<(BootTime, SocketKey)>,
@@ -46,7 +45,7 @@ impl Schedule {
         })
     }
 
-    /// A socket is due for the first time at `at`.
+    /// Schedules the first report of a socket at `at`.
     pub(crate) fn insert_first(&mut self, at: BootTime, key: SocketKey) {
         if self.queue.back().is_none_or(|last| last.due < (at, key)) {
             self.queue.push_back(Slot { due: (at, key), gap: false });
@@ -55,12 +54,12 @@ impl Schedule {
         }
     }
 
-    /// Schedules a socket again at `at`, too late for the queue of first reports.
+    /// Schedules a further report of a socket at `at`, which is too late for the queue of first reports.
     pub(crate) fn insert_again(&mut self, at: BootTime, key: SocketKey) {
         self.others.insert((at, key));
     }
 
-    /// A socket is not due at `at` any more.
+    /// Removes the report of a socket at `at`.
     pub(crate) fn remove(&mut self, at: BootTime, key: SocketKey) {
         let Some(place) = self.find((at, key)) else {
             self.others.remove(&(at, key));
@@ -81,8 +80,8 @@ impl Schedule {
         }
     }
 
-    /// Returns the slot of `due`. Most sockets that leave are near one end of the queue, so the search begins there,
-    /// with doubling steps.
+    /// Returns the slot of `due`. Most sockets that exit are near one end of the queue, so the search begins at both ends, with
+    /// doubling steps.
     fn find(&mut self, due: (BootTime, SocketKey)) -> Option<&mut Slot> {
         let (first, last) = (self.queue.front()?.due, self.queue.back()?.due);
         if due < first || last < due {
@@ -121,7 +120,7 @@ mod tests {
     enum Step {
         First(u64, u64),
         Again(u64, u64),
-        /// The one that is at this part of all.
+        /// Removes the entry at this fraction of all, in thousandths.
         Remove(usize),
         RemoveAny(u64, u64),
     }
@@ -139,9 +138,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_an_ordered_set_would_be(steps in steps()) {
+        fn it_is_equivalent_to_an_ordered_set(steps in steps()) {
             let (mut due, mut set) = (Schedule::default(), BTreeSet::new());
-            // Time goes on, as it does.
+            // Time advances with each step.
             for (now, step) in (0..).zip(steps) {
                 match step {
                     Step::First(at, key) | Step::Again(at, key) => {
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_behind_one_that_stays_take_no_memory() {
+    fn gaps_take_no_memory() {
         let mut due = Schedule::default();
         let count = 1_000_000;
         due.insert_first(BootTime(0), key(0));
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn in_order_everything_is_queued_and_one_that_is_due_again_holds_nothing_up() {
+    fn first_reports_are_queued_and_further_ones_are_not() {
         let mut due = Schedule::default();
         for number in 0..1000 {
             due.insert_first(BootTime(number), key(number));

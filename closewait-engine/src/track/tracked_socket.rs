@@ -7,18 +7,18 @@ use crate::{
     time::{BootTime, nanos},
 };
 
-/// Socket in CLOSE_WAIT that is tracked.
+/// Tracked socket in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TrackedSocket {
     /// Facts about the socket.
     pub(crate) socket: Socket,
     /// Time of the entry, or its bounds.
     pub(crate) since: Since,
-    /// The latest moment at which it is known to have been there.
+    /// Latest time at which the socket is known to have been in CLOSE_WAIT.
     pub(crate) seen: BootTime,
     /// Time of the next report.
     pub(crate) due: BootTime,
-    /// Whether it was reported as stuck.
+    /// Whether the engine has reported the socket as stuck.
     pub(crate) reported: bool,
     /// Time of the last refresh.
     pub(crate) refreshed: Option<BootTime>,
@@ -26,8 +26,8 @@ pub(crate) struct TrackedSocket {
     pub(crate) owners: Option<Vec<Owner>>,
     /// Descriptors that the running scan has found so far.
     pub(crate) found: Vec<Owner>,
-    /// Latest time at which data was seen to be read, or the socket to be accepted; at first the time at which it was
-    /// found.
+    /// Latest time at which the agent noticed that a program read data or accepted the socket; initially the time at which it
+    /// found the socket.
     pub(crate) touched: BootTime,
 }
 
@@ -47,7 +47,7 @@ impl TrackedSocket {
         }
     }
 
-    /// Takes in a refresh of the socket.
+    /// Updates the facts from a refresh at `at`.
     pub(crate) fn renew(&mut self, fresh: &Socket, at: BootTime) {
         let before = (self.socket.unread_bytes, self.socket.accepted);
         self.socket = newer(fresh, self.socket.clone());
@@ -58,13 +58,13 @@ impl TrackedSocket {
         }
     }
 
-    /// Whether a found socket is another one, or this one in a later CLOSE_WAIT.
+    /// Whether a found socket is another one, or this one after a later entry.
     pub(crate) fn is_another(&self, since: Since, found: &Socket) -> bool {
-        // The time is the kernel's own, and this one was there before.
+        // An exact time comes from the kernel, and this socket was in CLOSE_WAIT before it.
         matches!(since, Since::Exact(entered) if entered > self.since.latest()) || differ(&self.socket, found)
     }
 
-    /// Whether the record of an entry at `at` is about an earlier socket or CLOSE_WAIT than this one.
+    /// Whether the record of an entry at `at` is about an earlier socket, or an earlier entry of this one.
     pub(crate) fn is_later_than(&self, at: BootTime, socket: &Socket) -> bool {
         let earliest = match self.since {
             Since::Exact(entered) => Some(entered),
@@ -73,25 +73,25 @@ impl TrackedSocket {
         earliest.is_some_and(|earliest| at < earliest) || differ(&self.socket, socket)
     }
 
-    /// Whether an exit at `at` ends this CLOSE_WAIT and not an earlier one; `entered` is the entry that belongs to the
-    /// exit, if that was seen.
+    /// Whether an exit at `at` belongs to this entry and not to an earlier one. `entered` is the entry that belongs to the exit,
+    /// if the kernel program saw it.
     pub(crate) fn ends(&self, at: BootTime, entered: Option<BootTime>) -> bool {
         match (entered, self.since) {
             (Some(entered), Since::Exact(since)) => entered >= since,
-            // Neither the snapshot nor the leaving found a time of entry in the kernel.
+            // Neither the scan nor the exit found an entry time in the kernel's map.
             (None, Since::Between { .. }) => true,
             (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen,
         }
     }
 }
 
-/// Time at which a socket that was first seen at `seen` is due for the first time. One that was stuck already before it was
-/// found is not late: there was no time for an inspection yet.
+/// Returns the time of the first report of a socket that the agent first saw at `seen`. A socket that was already stuck then is
+/// due at `seen`, because no inspection was possible before.
 pub(crate) fn first_due(since: BootTime, stuck_after: Duration, seen: BootTime) -> BootTime {
     (since + stuck_after).max(seen)
 }
 
-/// Whether two descriptions cannot be of the same socket.
+/// Whether two descriptions cannot belong to the same socket.
 pub(crate) fn differ(one: &Socket, other: &Socket) -> bool {
     fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
         one.zip(other).is_some_and(|(one, other)| one != other)
@@ -102,16 +102,16 @@ pub(crate) fn differ(one: &Socket, other: &Socket) -> bool {
         || (one.local, one.remote) != (other.local, other.remote)
 }
 
-/// The first moment after `now` at which the age is `stuck_after` times a power of two.
+/// Returns the first time after `now` at which the age is `stuck_after` times a power of two.
 pub(crate) fn next_doubling(since: BootTime, stuck_after: Duration, now: BootTime) -> BootTime {
     let step = nanos(stuck_after).max(1);
     let ages = nanos(now.since(since)) / step;
-    // `ages` steps have passed: the next power of two above that, at least 1.
+    // The next power of two above `ages`, at least 1.
     let next = ages.checked_add(1).and_then(u64::checked_next_power_of_two);
     BootTime(since.0.saturating_add(next.and_then(|next| next.checked_mul(step)).unwrap_or(u64::MAX)))
 }
 
-/// `newer`, with what it does not know taken from `older`.
+/// Returns the facts of `newer`, with unknown facts taken from `older`.
 pub(crate) fn newer(newer: &Socket, older: Socket) -> Socket {
     Socket {
         cookie: newer.cookie.or(older.cookie),
@@ -132,7 +132,7 @@ pub(crate) fn newer(newer: &Socket, older: Socket) -> Socket {
         last_received: newer.last_received.or(older.last_received),
         last_ack: newer.last_ack.or(older.last_ack),
         last_sent: newer.last_sent.or(older.last_sent),
-        // One that does not run is no gap in what is known.
+        // `None` can mean that no timer runs, so the older value does not apply.
         timer: newer.timer,
         opener: newer.opener.clone().or(older.opener),
     }

@@ -1,8 +1,8 @@
-//! Sockets in CLOSE_WAIT, and the time of the next report of each.
+//! Sockets in CLOSE_WAIT, with the time of the next report of each.
 //!
-//! Two sources describe the same sockets: the tracepoint's records, in the order of the events, and scans, which show
-//! the sockets of one time. A scan is handed in before the records that were written while it ran, so a record can be
-//! older than the scan; times decide which one is right.
+//! Two sources describe the same sockets: the tracepoint's records, in the order of the events, and scans, which show the sockets
+//! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
+//! scan; times decide which one is right.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,19 +20,19 @@ use crate::{
     track::tracked_socket::{TrackedSocket, differ, first_due, newer, next_doubling},
 };
 
-/// Number of descriptors that are kept beside the first of each socket, at some 100 bytes. Workers that inherit ten
+/// Maximum number of stored descriptors, without the first of each socket, at about 100 bytes each. Workers that inherit ten
 /// thousand sockets each would take gigabytes.
 const MAX_MORE_OWNERS: usize = 1 << 20;
 
-/// End of the clock, which never comes.
+/// End of the clock.
 const NEVER: BootTime = BootTime(u64::MAX);
 
 /// Result of an exit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left {
-    /// Another tracked socket at the same address: its exit was missed, and the entry of the present one too.
+    /// Another tracked socket at the same address: its exit was missed, and so was the entry of the socket that exited now.
     pub(crate) missed: Option<Box<TrackedSocket>>,
-    /// Tracked socket that left.
+    /// Tracked socket that exited.
     pub(crate) tracked: Option<Box<TrackedSocket>>,
     /// Dwell time of the socket, if known.
     pub(crate) dwell: Option<Dwell>,
@@ -42,19 +42,19 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     stuck_after: Duration,
-    /// Boxed: the table is half empty when it has grown, and growing moves everything.
+    /// Boxed, because a table that has grown is half empty, and growth moves all entries.
     sockets: HashMap<SocketKey, Box<TrackedSocket>, FastState>,
-    /// One entry for each socket.
+    /// Time of the next report of each socket.
     schedule: Schedule,
-    /// The keys of sockets of which only namespace and ends are known. Records without the kernel's types do not name the
-    /// namespace, so the same ends can stand for several.
+    /// Keys of sockets of which only the namespace and the endpoints are known. Records without the kernel's types lack the
+    /// namespace, so several sockets can have the same endpoints.
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
     /// Number of sockets that were reported as stuck.
     reported: usize,
-    /// Keys by inode, while a scan needs them.
+    /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
     scans: Scans,
-    /// Maximum number of tracked sockets: the first ones, which are the oldest.
+    /// Maximum number of tracked sockets; the first ones, which are the oldest, are tracked.
     most: usize,
     overflow: Overflow,
     owner_quota: Quota,
@@ -63,8 +63,8 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// `stuck_after` is the age at which a socket is first due; it must not be zero. At most `most` are tracked.
-    /// `key_secret` is that of the keys that are made of ends.
+    /// Returns an empty tracker. `stuck_after` is the age at which a socket is first due, and must not be zero; `most` is the
+    /// maximum number of tracked sockets; `key_secret` is the secret of the keys that are computed from endpoints.
     pub(crate) fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
@@ -91,22 +91,22 @@ impl Tracker {
         self.sockets.len()
     }
 
-    /// Number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
+    /// Returns the number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
     pub(crate) fn untracked(&self) -> u64 {
         self.overflow.count()
     }
 
-    /// Number of sockets that ever were not tracked, because the limit was reached.
+    /// Returns the number of sockets since the start that were not tracked, because the limit was reached.
     pub(crate) fn untracked_total(&self) -> u64 {
         self.overflow.total()
     }
 
-    /// Returns whether some of the dropped sockets could be tracked now.
+    /// Whether some of the dropped sockets could be tracked now.
     pub(crate) fn can_track_dropped(&self) -> bool {
         self.overflow.count() > 0 && self.sockets.len() < self.most
     }
 
-    /// Number of descriptors that the last scan found and the tracker dropped, because a limit was reached.
+    /// Returns the number of descriptors of the last scan that were dropped, because a limit was reached.
     pub(crate) fn dropped_owners(&self) -> u64 {
         self.dropped_owners
     }
@@ -121,7 +121,7 @@ impl Tracker {
         self.schedule.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
     }
 
-    /// Tracks a socket that entered. Returns the former socket at its address, if the exit of that one was missed.
+    /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
     pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
@@ -143,7 +143,7 @@ impl Tracker {
             self.insert(known_by, before);
             return None;
         }
-        // A snapshot found this very stay already; the record only tells when it began.
+        // A scan has already found the socket; the record adds the exact time of the entry.
         let mut tracked =
             TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
         (tracked.owners, tracked.found, tracked.touched) = (before.owners, before.found, before.touched);
@@ -155,7 +155,7 @@ impl Tracker {
         None
     }
 
-    /// A socket left. `entered` is when the kernel saw it enter, if it did.
+    /// Removes a socket that exited at `at`. `entered` is the time of the entry, if the kernel program saw it.
     pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
         let judge = |(known_by, tracked): (SocketKey, &TrackedSocket)| {
             let is_another = differ(&tracked.socket, socket);
@@ -165,7 +165,7 @@ impl Tracker {
         let mut missed = None;
         if let Some((known_by, true, _)) = found {
             missed = self.remove(known_by).inspect(|missed| self.scans.missed(&missed.socket, at));
-            // This one can be known by its ends.
+            // The socket that exited can be tracked by its endpoints.
             found = self.find(key, socket).map(judge);
         }
         let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
@@ -180,7 +180,7 @@ impl Tracker {
         Left { missed, tracked, dwell }
     }
 
-    /// A scan begins at `now` or later, whose facts are handed in while records come in too.
+    /// Begins a scan, which starts at `now` or later and whose facts arrive concurrently with records.
     pub(crate) fn scan_began(&mut self, now: BootTime) {
         self.scans.begin(now);
     }
@@ -190,13 +190,13 @@ impl Tracker {
         self.scans.asked()
     }
 
-    /// Ends that scan.
+    /// Ends a scan.
     pub(crate) fn scan_ended(&mut self) {
         self.scans.end();
     }
 
-    /// Whether what a scan found at `at` is older than what is known: the socket has left since, or another one has its
-    /// address or its ends.
+    /// Whether a fact that a scan found at `at` is outdated: the socket has exited since, or another one has its address or its
+    /// endpoints.
     pub(crate) fn is_outdated(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> bool {
         let known_by = self.find_scanned(key, socket);
         let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
@@ -210,14 +210,14 @@ impl Tracker {
         }
     }
 
-    /// Removes the tracked socket at the address of a socket that a scan found, if it is another one: its exit was
-    /// missed, and the entry of the found one too.
+    /// Removes the tracked socket at the address of a socket that a scan found, if it is another one: its exit was missed, and so
+    /// was the entry of the found socket.
     pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
 
-    /// A snapshot found a socket at `at`. Returns whether it is new.
+    /// Tracks or updates a socket that a scan found at `at`. Returns whether it is new.
     pub(crate) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
         let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
@@ -228,7 +228,7 @@ impl Tracker {
             self.insert(key, Box::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
             return !was_untracked;
         };
-        // Of a socket that was refreshed while the scan was running, the refresh is younger.
+        // A refresh during the scan is younger than the facts of the scan.
         if tracked.refreshed.is_none_or(|refreshed| refreshed <= at) {
             tracked.renew(&socket, at);
         }
@@ -241,19 +241,19 @@ impl Tracker {
                 first_due(entered, self.stuck_after, at)
             };
         }
-        // Of two names for the same socket, the kernel's own stays.
+        // Of two keys of the same socket, keep the kernel address.
         let key = known_by.filter(|known_by| !known_by.is_of_ends()).unwrap_or(key);
         self.insert(key, tracked);
         false
     }
 
-    /// The sockets that are due at `now`.
+    /// Returns the sockets that are due at `now`.
     pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
         self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
     }
 
-    /// Takes in the refresh of a socket. A socket that is not tracked remains so: it may have left meanwhile, and
-    /// another may have its address.
+    /// Updates a tracked socket from a refresh. An untracked socket remains untracked, because it may have exited since, and
+    /// another one may have its address.
     pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
@@ -264,7 +264,7 @@ impl Tracker {
         }
     }
 
-    /// A scan of open files found a descriptor of a socket that is tracked.
+    /// Adds a descriptor of a tracked socket from a scan of open files.
     pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, owner: Owner) {
         let known_by = self.find_scanned(key, socket);
         if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
@@ -276,11 +276,11 @@ impl Tracker {
     /// found, if known.
     pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, owner: Owner) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        // Another socket can have entered at the address since.
+        // Another socket can have entered at the address after the scan found the descriptor.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
         if !is_younger && tracked.socket.inode.is_none_or(|own| own == inode) {
             tracked.socket.inode = Some(inode);
-            // Perhaps only since the socket was seen.
+            // A program may have accepted the socket only after the last facts about it.
             tracked.socket.accepted = Some(true);
             keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
@@ -297,8 +297,8 @@ impl Tracker {
         }
     }
 
-    /// Takes over the result of a scan of open files that began at `began`: descriptors that it has not found are
-    /// closed, unless the socket is younger or the scan could not read all processes.
+    /// Takes over the result of a scan of open files that began at `began`. Descriptors that the scan did not find are closed,
+    /// unless the socket is younger or the scan could not read all processes.
     pub(crate) fn owner_scan_ended(
         &mut self,
         began: BootTime,
@@ -310,8 +310,8 @@ impl Tracker {
         for (_, key) in self.schedule.iter() {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
-            // It cannot be refreshed by its address. But a socket that nobody has accepted has no descriptor, and nobody
-            // reads from it: nothing of it changes until a scan finds one. A scan by inodes would not know it.
+            // A socket without a kernel address cannot be refreshed. But an unaccepted socket has no descriptor, and no program
+            // reads from it, so its facts do not change until a scan finds a descriptor. A scan by inodes cannot find one.
             let unaccepted = key.is_of_ends() && tracked.socket.accepted == Some(false);
             if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
                 tracked.refreshed = tracked.refreshed.max(Some(began));
@@ -329,7 +329,7 @@ impl Tracker {
         }
     }
 
-    /// A scan gave up: what it has found so far is dropped.
+    /// Ends a failed scan, and drops the descriptors that it has found.
     pub(crate) fn scan_failed(&mut self) {
         self.scans.end();
         self.by_inode = None;
@@ -347,29 +347,29 @@ impl Tracker {
         later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
     }
 
-    /// Returns the sockets that were not refreshed since `then`, and that the kernel has a name for.
+    /// Returns the sockets with a kernel address that were not refreshed since `then`.
     pub(crate) fn not_refreshed_since(&self, then: BootTime) -> Vec<SocketKey> {
         let old = self.iter().filter(|(_, tracked)| tracked.refreshed.is_none_or(|refreshed| refreshed < then));
         old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
     }
 
-    /// Returns the sockets that entered before `began` and that nothing has shown since.
+    /// Returns the sockets that entered before `began` and were not seen since.
     pub(crate) fn not_seen_since(&self, began: BootTime) -> Vec<SocketKey> {
         self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
     }
 
-    /// Takes one out, if nothing has shown it since `then`.
+    /// Removes a socket if it was not seen since `then`.
     pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<TrackedSocket>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
 
-    /// Whether any was reported as stuck.
+    /// Whether any socket was reported as stuck.
     pub(crate) fn has_stuck(&self) -> bool {
         self.reported > 0
     }
 
-    /// Returns the sockets that were reported as stuck, are due at `now` or are `wanted` otherwise, with their owners.
+    /// Returns the sockets that were reported as stuck, are due at `now`, or are `wanted` for another reason.
     pub(crate) fn stuck_or_due(
         &self,
         now: BootTime,
@@ -383,14 +383,10 @@ impl Tracker {
         self.sockets.get(&key).map(|tracked| &**tracked)
     }
 
-    /// Makes the facts that may have changed unknown, for sockets that are due at `now` and were not refreshed since
-    /// `refreshed`. Returns the sockets that are known by their ends, unchanged: no refresh can find them by an
-    /// address, so their facts would be unknown until the next audit.
-    pub(crate) fn forget_what_was_not_refreshed(
-        &mut self,
-        now: BootTime,
-        refreshed: BootTime,
-    ) -> Vec<(SocketKey, Socket)> {
+    /// Makes facts that may have changed unknown, for sockets that are due at `now` and were not refreshed since `refreshed`.
+    /// Returns the previous facts of sockets without a kernel address: no refresh can read them, so their facts would be unknown
+    /// until the next audit.
+    pub(crate) fn forget_stale_facts(&mut self, now: BootTime, refreshed: BootTime) -> Vec<(SocketKey, Socket)> {
         let mut forgotten = Vec::new();
         for key in self.due(now) {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
@@ -405,7 +401,7 @@ impl Tracker {
         forgotten
     }
 
-    /// Brings back what was forgotten for a report.
+    /// Restores the facts that [`Self::forget_stale_facts`] returned.
     pub(crate) fn remember(&mut self, forgotten: Vec<(SocketKey, Socket)>) {
         for (key, before) in forgotten {
             if let Some(tracked) = self.sockets.get_mut(&key) {
@@ -414,7 +410,7 @@ impl Tracker {
         }
     }
 
-    /// Reports a socket at `now`: it is due again when its age has doubled.
+    /// Marks a socket as reported at `now`. It is due again when its age has doubled.
     pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&TrackedSocket, Dwell)> {
         let tracked = self.sockets.get_mut(&key)?;
         self.schedule.remove(tracked.due, key);
@@ -430,7 +426,7 @@ impl Tracker {
         if let Some(tracked) = self.sockets.get(&key) {
             return Some((key, tracked));
         }
-        // Filled only where a snapshot without kernel programs was taken.
+        // Not empty only after a scan without kernel programs.
         let named_alike = self.by_ends.get(&(socket.local, socket.remote))?;
         let known = named_alike.iter().filter_map(|key| Some((*key, &**self.sockets.get(key)?)));
         let mut same = known.filter(|(_, tracked)| {
@@ -440,16 +436,16 @@ impl Tracker {
         same.next()
     }
 
-    /// The key under which a socket that a scan found is tracked.
+    /// Returns the key under which a socket that a scan found is tracked.
     fn find_scanned(&mut self, key: SocketKey, socket: &Socket) -> Option<SocketKey> {
         if let Some((known_by, _)) = self.find(key, socket) {
             return Some(known_by);
         }
-        // The kernel's own name for it is unknown to `sock_diag`.
+        // `sock_diag` does not report kernel addresses.
         let Self { sockets, scans, schedule: due, .. } = self;
         let all = || due.iter().filter_map(|(_, key)| Some((key, &sockets.get(&key)?.socket)));
         let found = key.is_of_ends().then(|| scans.find(socket, all())).flatten()?;
-        // The socket there may have left, and the address may be another's.
+        // The tracked socket may have exited, and another one may have its endpoints.
         sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
     }
 

@@ -305,7 +305,7 @@ fn groups_have_their_counts_shares_and_descriptors() {
 1 socket of \u{1b}[2J\u{202e}x[9], pool (medium): this is why
   next: do this
     this --now
-1 connection is over but its descriptor is open, in nginx[812]
+1 connection has ended but its descriptor is still open, in nginx[812]
 past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket
 1 socket of nginx[812], never_accepted (fact): this is why
   next: do this

@@ -31,7 +31,7 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
 }
 
 #[test]
-fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
+fn listeners_over_the_limit_are_dropped_and_counted_until_the_next_scan() {
     let mut host_context = HostContext::default();
     for key in 0..MAX_LISTENERS as u64 + 3 {
         host_context.listening(SocketKey(key), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, 3)));
@@ -39,13 +39,13 @@ fn listeners_that_come_last_are_left_out_and_counted_until_the_next_walk() {
     host_context.listening(SocketKey(0), BootTime(0), listener(80, 0, 1), Some(owner("y", 2, 3)));
     host_context.scan_ended(None);
     assert_eq!((host_context.listeners.len(), host_context.dropped()), (MAX_LISTENERS, 3));
-    assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "one that is known may have more holders");
+    assert_eq!(host_context.listeners[&SocketKey(0)].owners.len(), 2, "a known listener may have more owners");
     host_context.scan_ended(None);
     assert_eq!((host_context.listeners.len(), host_context.dropped()), (0, 0));
 }
 
 #[test]
-fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
+fn descriptors_of_a_listener_over_the_limit_are_dropped_and_counted() {
     let mut host_context = HostContext::default();
     for fd in 0..MAX_MORE_OWNERS as u32 + 6 {
         host_context.listening(SocketKey(1), BootTime(0), listener(80, 0, 1), Some(owner("x", 1, fd)));
@@ -55,7 +55,7 @@ fn descriptors_of_one_listener_that_nobody_needs_are_left_out_and_counted() {
 }
 
 #[test]
-fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_their_process_has_gone() {
+fn connections_over_the_limit_are_dropped_until_a_process_has_ended() {
     let mut host_context = HostContext::default();
     let (socket, owners) = (socket(), [owner("x", 5, 3)]);
     host_context.inspection_request(BootTime(0), std::iter::once((&socket, Some(&owners[..]))));
@@ -71,7 +71,7 @@ fn other_connections_that_come_last_are_left_out_and_counted_and_make_room_when_
 }
 
 #[test]
-fn each_of_many_owners_has_its_connections_read_in_turn_and_keeps_them_meanwhile() {
+fn the_connections_of_many_owners_are_read_in_turn() {
     let at = |seconds: u64| BootTime(seconds * 1_000_000_000);
     let mut host_context = HostContext::default();
     let socket = socket();
@@ -96,12 +96,12 @@ fn each_of_many_owners_has_its_connections_read_in_turn_and_keeps_them_meanwhile
         let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
         host_context.inspection_request(now, sockets).connections_of
     };
-    assert_eq!(again(&mut host_context, at(10)), (1..=32).collect::<Vec<u32>>(), "read longest ago");
+    assert_eq!(again(&mut host_context, at(10)), (1..=32).collect::<Vec<u32>>(), "the least recently read owners");
     assert_eq!(again(&mut host_context, at(11)), (33..=64).collect::<Vec<u32>>(), "not twice in five seconds");
 }
 
 #[test]
-fn a_read_that_was_not_possible_leaves_what_is_known_with_its_time() {
+fn a_failed_read_keeps_the_previous_connections_and_their_time() {
     let (socket, owners) = (socket(), [owner("x", 5, 3)]);
     let mut host_context = HostContext::default();
     let ask = |host_context: &mut HostContext, now| {
@@ -112,7 +112,7 @@ fn a_read_that_was_not_possible_leaves_what_is_known_with_its_time() {
     assert_eq!((host_context.connections(5).len(), host_context.connections_read(5)), (0, None), "never read");
     ask(&mut host_context, 10_000_000_000);
     proxy_peer(&mut host_context, 5);
-    assert_eq!(host_context.connections(5).len(), 0, "not yet: more may come");
+    assert_eq!(host_context.connections(5).len(), 0, "the read has not ended");
     host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(11) });
     host_context.inspection_ended();
     ask(&mut host_context, 20_000_000_000);
@@ -126,7 +126,7 @@ fn a_read_that_was_not_possible_leaves_what_is_known_with_its_time() {
 }
 
 #[test]
-fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
+fn the_lowest_cgroups_and_namespaces_are_dropped_first() {
     let mut host_context = HostContext::default();
     for netns in 0..MAX_NAMESPACES as u32 + 2 {
         host_context.learn(InspectionFact::Namespace { netns, conntrack_close_wait: Some(Duration::from_secs(60)) });
@@ -136,7 +136,7 @@ fn of_cgroups_and_namespaces_the_lowest_numbers_go_first() {
 }
 
 #[test]
-fn one_inquiry_asks_for_so_much_and_the_next_for_the_rest() {
+fn a_limited_request_leaves_the_rest_to_the_next_one() {
     let sockets: Vec<Socket> = (0..MAX_UNHELD as u64 + 9)
         .map(|number| Socket { inode: Some(number), cgroup: Some(number), ..socket() })
         .collect();

@@ -19,13 +19,13 @@ fn key(socket: &Socket) -> FlowKey {
     GroupKeys::default().flow(socket)
 }
 
-/// A connected one.
+/// Returns a client socket with this remote port.
 fn towards(port: usize) -> Socket {
     let remote = Endpoint { port: u16::try_from(port).unwrap(), ..socket().remote };
     Socket { role: None, remote, ..socket() }
 }
 
-/// These are there.
+/// Counts these sockets at a time.
 fn count(flows: &mut Flows, seconds: u64, sockets: &[Socket]) {
     let since = Since::Exact(at(1));
     assert_eq!(flows.handle_timeout(at(seconds), sockets.iter().map(|socket| (key(socket), since))), []);
@@ -41,7 +41,7 @@ fn close(flows: &mut Flows, entered: u64, left: u64) {
 }
 
 #[test]
-fn of_a_server_that_hangs_all_since_the_onset_are_still_there() {
+fn all_sockets_of_a_hung_server_since_the_onset_are_present() {
     let mut flows = flows();
     for second in 0..100 {
         enter(&mut flows, second);
@@ -58,7 +58,7 @@ fn of_a_server_that_hangs_all_since_the_onset_are_still_there() {
 }
 
 #[test]
-fn the_young_do_not_count_as_stuck() {
+fn young_sockets_do_not_count_as_stuck() {
     let mut flows = flows();
     for second in 90..100 {
         enter(&mut flows, second);
@@ -68,7 +68,7 @@ fn the_young_do_not_count_as_stuck() {
 }
 
 #[test]
-fn a_long_stay_does_not_count_for_ever() {
+fn a_long_dwell_time_expires() {
     let mut flows = flows();
     enter(&mut flows, 1);
     close(&mut flows, 1, 9);
@@ -94,7 +94,7 @@ fn a_trend_needs_three_windows() {
 }
 
 #[test]
-fn windows_end_only_while_there_is_something_to_count() {
+fn windows_end_only_while_there_are_flows() {
     let mut flows = flows();
     assert_eq!(flows.poll_timeout(), None);
     enter(&mut flows, 1);
@@ -106,7 +106,7 @@ fn windows_end_only_while_there_is_something_to_count() {
 }
 
 #[test]
-fn what_is_quiet_is_forgotten_and_what_is_too_much_is_not_kept() {
+fn quiet_flows_are_evicted_and_flows_over_the_limit_are_dropped() {
     let mut flows = flows();
     enter(&mut flows, 1);
     close(&mut flows, 1, 2);
@@ -124,13 +124,13 @@ fn what_is_quiet_is_forgotten_and_what_is_too_much_is_not_kept() {
 }
 
 #[test]
-fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_sockets_stay() {
+fn the_longest_quiet_flows_are_evicted_first_and_flows_with_sockets_remain() {
     let mut flows = flows();
     let ends = |count: usize| (0..count).map(towards);
     for (number, socket) in ends(MAX_REMOTES).enumerate() {
         let entered = at(1 + number as u64 % 8);
         flows.entered(key(&socket), entered);
-        // The first one stays.
+        // The first one remains in CLOSE_WAIT.
         if number > 0 {
             flows.left(key(&socket), entered, Some(entered), None, true);
         }
@@ -145,7 +145,7 @@ fn a_crowd_that_has_gone_gives_way_the_longest_quiet_first_and_those_with_socket
 }
 
 #[test]
-fn a_service_never_has_more_than_its_cohorts() {
+fn the_number_of_cohorts_is_limited() {
     let mut flows = flows();
     for second in 0..2000 {
         enter(&mut flows, second);
@@ -156,16 +156,16 @@ fn a_service_never_has_more_than_its_cohorts() {
 }
 
 #[test]
-fn what_is_found_out_later_does_not_count_a_socket_twice() {
+fn facts_found_later_do_not_count_a_socket_twice() {
     let (mut flows, keys) = (flows(), GroupKeys::new(Some(32_768..=60_999)));
-    // As the classic tracepoint tells of it, and as a scan does.
+    // The socket as the classic tracepoint describes it, and as a scan does.
     let named = Socket { role: Some(Role::Server), netns: Some(7), ..socket_on_port(8080) };
-    let told = Socket { role: None, netns: None, ..named.clone() };
+    let traced = Socket { role: None, netns: None, ..named.clone() };
     for second in 0..20 {
-        flows.entered(keys.flow(&told), at(second));
+        flows.entered(keys.flow(&traced), at(second));
         if second > 0 {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            flows.left(keys.flow(&told), at(second), Some(at(second - 1)), dwell, true);
+            flows.left(keys.flow(&traced), at(second), Some(at(second - 1)), dwell, true);
         }
     }
     let flow_key = keys.flow(&named);
@@ -173,7 +173,7 @@ fn what_is_found_out_later_does_not_count_a_socket_twice() {
     assert_eq!((flow_key, flows.flows.len()), (FlowKey::Port(None, 8080), 1));
     let flow = flows.flow(flow_key, None, at(20)).unwrap();
     assert_eq!((flow.entered, flow.closed, flows.flows[&flow_key].latest.present), (20, 19, 1));
-    // A connecting side is known by its port.
-    let client = Socket { local: Endpoint { port: 40_000, ..told.local }, ..told };
+    // A client is recognized by its port.
+    let client = Socket { local: Endpoint { port: 40_000, ..traced.local }, ..traced };
     assert!(keys.flow(&client).is_remote());
 }

@@ -1,4 +1,4 @@
-//! Report of an incident, and the evidence that a restart would destroy.
+//! Reports of incidents, with the evidence that a restart would destroy.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,19 +21,19 @@ use crate::{
     track::tracked_socket::TrackedSocket,
 };
 
-/// Number of groups that are reported at a time; the others wait for the next inspection.
+/// Maximum number of groups that one inspection reports; the others wait for the next inspection.
 const MAX_REPORTED_AT_ONCE: usize = 32;
-/// Number of groups of a report.
+/// Maximum number of groups of an [`IncidentReport`].
 const MAX_REPORT_GROUPS: usize = 64;
-/// Number of oldest sockets that are shown of each group.
+/// Maximum number of a group's oldest sockets in a report.
 const MAX_OLDEST: usize = 5;
-/// Number of sockets of each suspected group that are refreshed before it is reported.
+/// Maximum number of a suspected group's sockets that are refreshed before the report.
 const MAX_REFRESHED: usize = 32;
-/// Number of remote addresses that are shown.
+/// Maximum number of remote addresses in a report.
 const MAX_TOP_REMOTES: usize = 3;
-/// Maximum number of reported owners, those of most sockets first.
+/// Maximum number of reported owners; those with the most sockets come first.
 const MAX_OWNERS: usize = 8;
-/// Time to a limit below which sockets that pile up are an incident, whatever explains them.
+/// Time to exhaustion below which growth is an incident even if the verdict is benign.
 const NEAR: Duration = Duration::from_secs(3600);
 
 /// Limit with its used amount at the last reading.
@@ -51,7 +51,7 @@ struct Used {
 type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
 
 impl Engine {
-    /// Counts the present sockets at `now`, and reports the incidents that are over.
+    /// Counts the sockets at `now`, and reports the incidents that have ended.
     pub(crate) fn count(&mut self, now: BootTime) {
         let Some(flows) = &mut self.flows else { return };
         let watches = self.config.reads_progress && self.config.named && flows.is_count_due(now);
@@ -75,12 +75,12 @@ impl Engine {
         }
     }
 
-    /// Returns the flows whose growth is to be reported.
+    /// Returns the flows whose growth is suspected.
     pub(crate) fn suspects(&self) -> BTreeSet<FlowKey> {
         self.flows.as_ref().map(|flows| flows.suspects(MAX_REPORTED_AT_ONCE)).unwrap_or_default()
     }
 
-    /// Returns the oldest sockets of the suspected flows, to be refreshed before the report.
+    /// Returns the oldest sockets of the suspected flows, which are refreshed before the report.
     pub(crate) fn oldest_of_suspects(&self) -> Vec<SocketKey> {
         let suspects = self.suspects();
         if suspects.is_empty() {
@@ -105,7 +105,7 @@ impl Engine {
         members
     }
 
-    /// Every group that has sockets in CLOSE_WAIT at `now`, that with the oldest first.
+    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`; the group with the oldest socket comes first.
     pub fn report(&self, now: BootTime) -> IncidentReport {
         let grouping = Grouping::new(
             now,
@@ -115,7 +115,7 @@ impl Engine {
             &self.group_keys,
             self.flows.as_ref(),
         );
-        let members = self.members(|_service| true);
+        let members = self.members(|_flow_key| true);
         let mut flows: Vec<_> = members.iter().collect();
         flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
         let more = flows.len().saturating_sub(MAX_REPORT_GROUPS) as u64;
@@ -162,8 +162,8 @@ impl Engine {
             let Some(flows) = &mut self.flows else { return };
             let pileup = pileup.filter(|pileup| !is_benign(pileup));
             let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
-            let said = flows.said(flow_key, asked, count);
-            if let Some(((began, again), pileup)) = said.zip(pileup) {
+            let reported = flows.reported(flow_key, asked, count);
+            if let Some(((began, again), pileup)) = reported.zip(pileup) {
                 let pileup = Box::new(Pileup { began, again, ..pileup });
                 self.find(Finding::Pileup { at: asked, pileup });
             }
@@ -211,7 +211,7 @@ impl Engine {
         let listener = grouping.listener(&oldest.socket);
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
         let ages = |permille: usize| {
-            // The oldest come first.
+            // The oldest sockets come first.
             let at = (members.len() - 1) * (1000 - permille) / 1000;
             members.get(at).map_or(Duration::ZERO, |(_, one)| one.since.dwell(now).at_least())
         };
@@ -219,7 +219,7 @@ impl Engine {
         let waits = unaccepted * 2 > members.len();
         let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
         let used = match (process, backlog) {
-            // One more than the limit may wait (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+            // The backlog holds one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
             (_, Some((used, most))) if waits => Some(Used {
                 limit: Limit::Backlog,
                 used: used.into(),
@@ -239,9 +239,8 @@ impl Engine {
         let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
         let judged = grouping.verdict(key, oldest);
-        let says_nothing =
-            matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
-        let grows = course.filter(|course| says_nothing && matches!(course.shape, Shape::Linear | Shape::Accelerating));
+        let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
+        let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         let group = flow_key.group();
         let verdict = grows.map_or(judged, |course| {
             diagnose::growth(&Growing {
@@ -294,7 +293,7 @@ impl Engine {
     }
 }
 
-/// Whether sockets that pile up are no incident: the verdict explains them without a fault of the program, and no limit is near.
+/// Whether growth is no incident: the verdict explains it without a fault of the program, and no limit is near.
 fn is_benign(pileup: &Pileup) -> bool {
     let Verdict { class, certainty, .. } = &pileup.verdict;
     let explained =
@@ -330,22 +329,22 @@ impl Course {
     }
 }
 
-/// Returns the index of the first socket of the growth among `members`. The growth begins with the sockets that the
-/// program would have closed no earlier than its last close. If those are fewer than half, the program closes others,
-/// and all members are part of the growth.
+/// Returns the index of the first socket of the growth among `members`. The growth begins with the first socket that the program
+/// would have closed after its last close. If fewer than half of the sockets are later, the program closes others, and all
+/// members are part of the growth.
 fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
 }
 
-/// Returns the owners of the sockets with the number of sockets of each, the most first; `None` if no scan for owners
-/// was possible.
+/// Returns the owners of the sockets with the number of sockets of each, in descending order; `None` if no scan for owners was
+/// possible.
 fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
-    let mut looked_for = false;
+    let mut scanned = false;
     for (_, one) in members {
-        looked_for |= one.owners.is_some();
+        scanned |= one.owners.is_some();
         let mut last = None;
         for owner in one.owners.as_deref().unwrap_or_default() {
             if last.replace(owner.task.pid) != Some(owner.task.pid) {
@@ -356,7 +355,7 @@ fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
     let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
     owners.sort_by_key(|(task, count)| (std::cmp::Reverse(*count), task.pid));
     owners.truncate(MAX_OWNERS);
-    looked_for.then_some(owners)
+    scanned.then_some(owners)
 }
 
 fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
@@ -367,7 +366,7 @@ fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
     counts.into_iter().collect()
 }
 
-/// All remote addresses, the most frequent first.
+/// Returns all remote addresses with their numbers of sockets, the most frequent first.
 fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
     let mut counts = BTreeMap::<IpAddr, u32>::new();
     for (_, one) in members {

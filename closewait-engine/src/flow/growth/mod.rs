@@ -1,9 +1,9 @@
-//! Detection of growth: whether a flow has an incident.
+//! Detection of growth, which decides whether a flow has an incident.
 //!
-//! Only *mature* sockets count: those older than any socket of the flow gets in normal operation. A program that keeps
-//! up has none, however many sockets enter and exit. An incident begins if their number grows in three windows in a
-//! row, by far more than exit. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of one socket
-//! a minute.
+//! Only *mature* sockets count: those older than the sockets of the flow get in normal operation. A program that keeps up has no
+//! mature sockets, for any number of entries and exits. An incident begins if the number of mature sockets grows in three windows
+//! in a row, by far more than the number of exits. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of
+//! one socket per minute.
 
 mod evidence;
 mod series;
@@ -17,31 +17,31 @@ use crate::{
     time::BootTime,
 };
 
-/// Lowest possible age of a mature socket: a burst may queue for as long.
+/// Minimum age of a mature socket, because a burst may queue for as long.
 const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
-/// Age of a mature socket, as a multiple of the longest healthy dwell time.
+/// Minimum age of a mature socket, as a multiple of the longest healthy dwell time.
 const TIMES_LONGEST: u32 = 3;
-/// Number of healthy exits that make a habit. Without one, only stuck sockets are mature.
+/// Minimum number of healthy exits for a habit. Without a habit, only stuck sockets are mature.
 const MIN_HEALTHY_EXITS: u64 = 10;
-/// Smallest growth of an incident, sockets.
+/// Minimum growth of an incident, sockets.
 const MIN_GROWTH: u64 = 10;
-/// Growth of an incident, as a multiple of its standard deviation: exits fluctuate by chance.
+/// Minimum growth of an incident, as a multiple of the standard deviation of exits.
 const SIGMAS: f64 = 4.0;
-/// Number of windows with at most a quarter of the mature sockets, after which an incident is over.
+/// Number of consecutive windows with at most a quarter of the mature sockets after which an incident ends.
 const LOW_WINDOWS: u8 = 3;
 /// Time without growth after which an incident is level.
 const LEVEL_PERIOD: Duration = Duration::from_secs(600);
-/// Highest relative error of a slope that a forecast may use.
+/// Maximum relative error of a slope that a forecast may use.
 const FITS: f64 = 0.25;
-/// Slope of the second half, as a multiple of the first half's, from which on growth accelerates.
+/// Minimum slope of the second half, as a multiple of the first half's, at which growth accelerates.
 const ACCELERATES: f64 = 1.5;
 
 /// Dwell times of a flow's sockets in normal operation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Habit {
     closed: u64,
-    /// Longest dwell time in this span of windows, and in the one before. Older values expire, so that one slow request
-    /// does not count for ever.
+    /// Longest dwell time in this span of windows, and in the previous one. Older values expire, so that one slow request does
+    /// not count forever.
     longest: [Option<Duration>; 2],
 }
 
@@ -57,12 +57,12 @@ impl Habit {
         self.longest = [None, self.longest[0]];
     }
 
-    /// Returns the longest recent dwell time; `None` before there were enough exits.
+    /// Returns the longest recent dwell time; `None` with fewer than [`MIN_HEALTHY_EXITS`] exits.
     pub(crate) fn longest(&self) -> Option<Duration> {
         self.longest.into_iter().max().flatten().filter(|_| self.closed >= MIN_HEALTHY_EXITS)
     }
 
-    /// Returns the age from which on a socket is mature.
+    /// Returns the minimum age of a mature socket.
     pub(crate) fn mature_age(&self, stuck_after: Duration) -> Duration {
         let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(MIN_MATURE_AGE).min(stuck_after);
         self.longest().map_or(stuck_after, mature)
@@ -80,22 +80,22 @@ struct Active {
     /// Highest number of sockets.
     most_present: u64,
     /// Number of sockets at the last report.
-    said: u64,
-    /// Number of windows in a row with few mature sockets.
+    reported: u64,
+    /// Number of consecutive windows with few mature sockets.
     low: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum GrowthState {
     Quiet,
-    /// Growth that is to be reported; a second time if it has an incident.
+    /// Growth that the next inspection confirms and reports; for the second time if there is an incident.
     Suspected(Option<Active>),
     Active(Active),
-    /// Former incident that left this number of mature sockets.
+    /// Ended incident, with the number of mature sockets that remained.
     Level(u64),
 }
 
-/// Incident that is resolved.
+/// Incident that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedIncident {
     pub(crate) began: BootTime,
@@ -109,7 +109,7 @@ pub(crate) struct EndedIncident {
 pub(crate) struct Growth {
     series: Series,
     state: GrowthState,
-    /// Age from which on the flow's sockets are mature; constant during an incident.
+    /// Minimum age of the flow's mature sockets; constant during an incident.
     age: Duration,
     /// Whether `age` is less than `stuck_after`.
     early: bool,
@@ -120,14 +120,14 @@ pub(crate) struct Growth {
 pub(crate) struct Course {
     pub(crate) shape: Shape,
     pub(crate) slope: Option<Slope>,
-    /// Whether the slope can be relied on.
+    /// Whether the slope is exact enough for a forecast.
     pub(crate) fits: bool,
     pub(crate) entered_per_second: f64,
     pub(crate) left_per_second: f64,
 }
 
 impl Growth {
-    /// Creates the growth from the count before the first mature sockets, if there was one.
+    /// Returns a growth without an incident. `before` is the count before the first mature sockets, if there was one.
     pub(crate) fn new(before: Option<Point>, window: Duration) -> Self {
         let mut series = Series::new();
         if let Some(before) = before {
@@ -136,7 +136,7 @@ impl Growth {
         Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false }
     }
 
-    /// Returns the age from which on the flow's sockets are mature, while an incident fixes it.
+    /// Returns the minimum age of mature sockets that an incident has fixed; `None` without an incident.
     pub(crate) fn settled_age(&self) -> Option<Duration> {
         match self.state {
             GrowthState::Quiet => None,
@@ -144,7 +144,8 @@ impl Growth {
         }
     }
 
-    /// Takes in the counts of a window that has ended. `age` is the age of mature sockets in that window.
+    /// Adds the counts of a window. `age` is the minimum age of mature sockets in that window. Returns the incident that has
+    /// ended with the window.
     pub(crate) fn window(
         &mut self,
         point: Point,
@@ -161,13 +162,13 @@ impl Growth {
                 self.state = GrowthState::Suspected(None);
             }
             GrowthState::Level(level) if mature <= level / 4 => self.state = GrowthState::Quiet,
-            GrowthState::Active(active) => return self.go_on(active, point),
+            GrowthState::Active(active) => return self.continue_incident(active, point),
             GrowthState::Quiet | GrowthState::Level(_) | GrowthState::Suspected(_) => {}
         }
         None
     }
 
-    fn go_on(&mut self, mut active: Active, point: Point) -> Option<EndedIncident> {
+    fn continue_incident(&mut self, mut active: Active, point: Point) -> Option<EndedIncident> {
         if point.mature.present > active.most {
             (active.most, active.most_at) = (point.mature.present, point.at);
         }
@@ -183,7 +184,7 @@ impl Growth {
             self.state = GrowthState::Level(point.mature.present);
             return ended(Recovery::Level);
         }
-        let doubled = point.present >= active.said.saturating_mul(2);
+        let doubled = point.present >= active.reported.saturating_mul(2);
         self.state = if doubled { GrowthState::Suspected(Some(active)) } else { GrowthState::Active(active) };
         None
     }
@@ -201,7 +202,7 @@ impl Growth {
         self.series.history()
     }
 
-    /// Whether the growth is to be reported.
+    /// Whether the growth is suspected: the next inspection confirms and reports it.
     pub(crate) fn is_suspected(&self) -> bool {
         matches!(self.state, GrowthState::Suspected(_))
     }
@@ -211,9 +212,9 @@ impl Growth {
         matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
-    /// Takes in that the incident is reported at `at` with `count` sockets; with 0 it is not, and growth is suspected again if it
-    /// goes on. Returns the time of the first report, and whether that was an earlier one.
-    pub(crate) fn said(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
+    /// Records a report of the incident at `at` with `count` sockets. A `count` of 0 means that there was no report; growth is
+    /// suspected again if it continues. Returns the time of the first report, and whether that was an earlier one.
+    pub(crate) fn reported(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
         if count == 0 {
             self.state = match self.state {
                 GrowthState::Suspected(Some(active)) => GrowthState::Active(active),
@@ -229,8 +230,8 @@ impl Growth {
             GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => None,
         };
         let active = before.map_or(
-            Active { began: at, most: mature, most_at: at, most_present: count, said: count, low: 0 },
-            |before| Active { said: count, ..before },
+            Active { began: at, most: mature, most_at: at, most_present: count, reported: count, low: 0 },
+            |before| Active { reported: count, ..before },
         );
         self.state = GrowthState::Active(active);
         Some((active.began, before.is_some()))
@@ -294,7 +295,7 @@ impl Growth {
     }
 }
 
-/// Whether there are more at each of the last points, and too many more for chance.
+/// Whether the count rises from each of the last points to the next, by more than chance explains.
 fn grows(points: &[Point], newest: &Point, of: impl Fn(&Point) -> Aged, early: bool) -> bool {
     let Some(last4) = points.last_chunk::<4>() else { return false };
     let [first, .., last] = last4;
@@ -304,7 +305,7 @@ fn grows(points: &[Point], newest: &Point, of: impl Fn(&Point) -> Aged, early: b
     }
     let grown = present(last) - present(first);
     let left = of(last).left - of(first).left;
-    // Nothing is stuck yet: only if nearly all that come stay.
+    // Before any socket is stuck, only growth in which nearly all entering sockets remain is certain.
     let in_doubt = early && (left * 3 > grown || grown * 2 < last.entered - first.entered);
     grown >= MIN_GROWTH && grown as f64 >= 3.0 + SIGMAS * (left as f64).sqrt() && !in_doubt
 }

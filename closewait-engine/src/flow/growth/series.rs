@@ -1,4 +1,4 @@
-//! Counts of a flow over time, at shorter intervals the younger they are.
+//! Counts of a flow over time, at shorter intervals for more recent counts.
 
 use std::collections::VecDeque;
 
@@ -7,20 +7,20 @@ use crate::{
     time::{BootTime, nanos},
 };
 
-/// Points of one scale: three windows make growth, a few more a better line.
+/// Maximum number of points of one scale. Growth needs three windows; more of them give a better line.
 const MAX_POINTS: usize = 8;
-/// Lengths of the windows of each scale, as multiples of the shortest: from 2 s to 17 minutes.
+/// Length of each scale's windows, as a multiple of the shortest: from 2 s to 17 minutes.
 const SCALES: [u64; 4] = [1, 8, 64, 512];
 
 /// Counts of a flow at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Point {
     pub(crate) at: BootTime,
-    /// Sockets in CLOSE_WAIT.
+    /// Number of sockets in CLOSE_WAIT.
     pub(crate) present: u64,
-    /// Sockets that are older than sockets of the flow get in normal operation; included in `present`.
+    /// Counts of sockets that are older than the sockets of the flow get in normal operation.
     pub(crate) mature: Aged,
-    /// Stuck sockets; included in `present`.
+    /// Counts of stuck sockets.
     pub(crate) stuck: Aged,
     /// Number of entries so far.
     pub(crate) entered: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Point {
     pub(crate) left: u64,
 }
 
-/// Sockets of some age and more.
+/// Counts of sockets that have reached some age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Aged {
     pub(crate) present: u64,
@@ -36,7 +36,7 @@ pub(crate) struct Aged {
     pub(crate) left: u64,
 }
 
-/// Points of several scales, the newest last.
+/// Points of several scales, newest last.
 #[derive(Debug)]
 pub(super) struct Series {
     scales: [VecDeque<Point>; SCALES.len()],
@@ -51,7 +51,7 @@ impl Series {
     pub(super) fn push(&mut self, point: Point, window: std::time::Duration) {
         for (points, scale) in self.scales.iter_mut().zip(SCALES) {
             let length = nanos(window).saturating_mul(scale);
-            // Ticks are late, never early: a tenth of the shortest window makes up for that.
+            // Timers expire late, never early; a tenth of the shortest window compensates for that.
             let due = |last: &Point| point.at.0.saturating_sub(last.at.0) >= length - nanos(window) / 10;
             if points.back().is_none_or(due) {
                 if points.len() == MAX_POINTS {
@@ -77,7 +77,7 @@ impl Series {
         self.scales[0].iter()
     }
 
-    /// One row of points from all scales, oldest first, each moment once.
+    /// Returns the points of all scales, oldest first, each time once.
     pub(super) fn history(&self) -> Vec<Point> {
         let mut all: Vec<Point> = self.scales.iter().flatten().copied().collect();
         all.sort_unstable_by_key(|point| point.at);
@@ -86,8 +86,8 @@ impl Series {
     }
 }
 
-/// Fits a line through points by the median of the slopes between all pairs (Theil and Sen), which one wild point does not bend.
-/// The error is half the span in which two thirds of those slopes lie. `None` for fewer than three points.
+/// Returns the median of the slopes between all pairs of points (Theil–Sen estimator), which is robust against outliers. The
+/// error is half of the range that contains two thirds of these slopes. `None` for fewer than three points.
 pub(super) fn slope(points: &[Point], count: impl Fn(&Point) -> u64) -> Option<Slope> {
     if points.len() < 3 {
         return None;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scale_keeps_a_few_points_and_ends_with_the_newest() {
+    fn each_scale_has_a_limited_number_of_points() {
         let mut series = Series::new();
         for second in (0..4000).step_by(2) {
             series.push(point(second, second), WINDOW);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wild_point_does_not_bend_the_line() {
+    fn an_outlier_hardly_changes_the_slope() {
         let mut points: Vec<_> = (0..8).map(|n| point(2 * n, 100 + 40 * n)).collect();
         let line = |points: &[Point]| slope(points, |point| point.present).unwrap();
         assert_eq!(line(&points), Slope { per_second: 20.0, error: 0.0 });

@@ -1,4 +1,4 @@
-//! Histories played through the whole engine: what is said of each, and what is not.
+//! Histories of sockets, played through the whole engine: which incidents it reports.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -18,7 +18,7 @@ use crate::{
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const MILLI: u64 = 1_000_000;
 
-/// One socket's life, in milliseconds; it may outlast the history.
+/// Entry and exit of one socket, in milliseconds. The exit may be later than the end of the history.
 #[derive(Clone, Debug)]
 struct Life {
     socket: Socket,
@@ -26,19 +26,19 @@ struct Life {
     leaves: u64,
 }
 
-/// What was said.
+/// Reports of incidents and their ends, with their times in milliseconds.
 #[derive(Debug, Default)]
-struct Said {
+struct Reports {
     pileups: Vec<(u64, Pileup)>,
     ends: Vec<(u64, PileupEnd)>,
 }
 
-impl Said {
-    fn kinds(&self) -> (usize, usize) {
+impl Reports {
+    fn counts(&self) -> (usize, usize) {
         (self.pileups.len(), self.ends.len())
     }
 
-    /// The first of the only pile-up that there is, with the seconds that it came at.
+    /// Returns the first report of the only incident, with its time in seconds.
     fn only(&self) -> (f64, &Pileup) {
         let first: Vec<_> = self.pileups.iter().filter(|(_, pileup)| !pileup.again).collect();
         assert_eq!(first.len(), 1, "{first:?}");
@@ -47,7 +47,7 @@ impl Said {
 }
 
 /// Plays a history to `end` milliseconds.
-fn play(lives: &[Life], end: u64) -> Said {
+fn play(lives: &[Life], end: u64) -> Reports {
     let began = 1_000_000;
     let at = |millis: u64| BootTime((began + millis) * MILLI);
     let config = Config {
@@ -77,12 +77,12 @@ fn play(lives: &[Life], end: u64) -> Said {
         records.insert((life.leaves, number, true), leave);
     }
     let mut records = records.into_iter().peekable();
-    let mut said = Said::default();
+    let mut reports = Reports::default();
     let mut there = BTreeMap::<SocketKey, Socket>::new();
     loop {
         let record = records.peek().map(|((millis, ..), _)| *millis);
         let due = engine.poll_timeout().map(|due| (due.0 / MILLI + 1).saturating_sub(began));
-        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else { return said };
+        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else { return reports };
         while let Some(((millis, ..), _)) = records.peek()
             && *millis <= now
             && let Some((_, record)) = records.next()
@@ -110,8 +110,8 @@ fn play(lives: &[Life], end: u64) -> Said {
                     engine.handle(InspectionFact::Process { at, process });
                     engine.handle(InspectionEnd::Owners { at, worked: Duration::from_millis(1) });
                 }
-                Output::Finding(Finding::Pileup { pileup, .. }) => said.pileups.push((now, *pileup)),
-                Output::Finding(Finding::PileupEnd { end, .. }) => said.ends.push((now, *end)),
+                Output::Finding(Finding::Pileup { pileup, .. }) => reports.pileups.push((now, *pileup)),
+                Output::Finding(Finding::PileupEnd { end, .. }) => reports.ends.push((now, *end)),
                 Output::ReadCounters => {
                     let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                     engine.handle(Observation::Counters { at, counters });
@@ -142,20 +142,20 @@ fn towards(last: u8, enters: u64, leaves: u64) -> Life {
 
 const NEVER: u64 = u64::MAX / MILLI / 4;
 
-/// One that enters every `every` ms from `from` to `to`, and stays for `stays`.
+/// Returns sockets that enter every `every` ms from `from` to `to`, each with a dwell time of `stays` ms.
 fn steady(port: u16, from: u64, to: u64, every: u64, stays: u64) -> Vec<Life> {
     (from..to).step_by(usize::try_from(every).unwrap()).map(|enters| on_port(port, enters, enters + stays)).collect()
 }
 
-/// A server that answers within 30 ms, and hangs from second 30 on, under 20 requests a second.
+/// Returns the sockets of a server that gets 20 requests per second, answers within 30 ms, and hangs after 30 s.
 fn hang(until: u64) -> Vec<Life> {
     [steady(80, 0, 30_000, 50, 30), steady(80, 30_000, until, 50, NEVER)].concat()
 }
 
 #[test]
-fn a_hang_is_seen_within_seconds_with_its_rate_its_onset_and_its_end() {
-    let said = play(&hang(45_000), 45_000);
-    let (seconds, pileup) = said.only();
+fn a_hang_is_reported_within_seconds_with_rate_onset_and_forecast() {
+    let reports = play(&hang(45_000), 45_000);
+    let (seconds, pileup) = reports.only();
     assert!((35.0..=45.0).contains(&seconds), "{seconds}");
     let slope = pileup.slope.unwrap();
     assert!((18.0..=22.0).contains(&slope.per_second) && slope.error < 2.0, "{slope:?}");
@@ -164,21 +164,21 @@ fn a_hang_is_seen_within_seconds_with_its_rate_its_onset_and_its_end() {
     assert_eq!((onset, pileup.onset.last_closed.map(|at| at.0 / MILLI - 1_000_000)), (30_000, Some(29_980)));
     assert_eq!(pileup.owners.as_ref().unwrap()[0].0.pid, 7);
     let forecast = pileup.forecast.unwrap();
-    // 1,024 descriptors less 20, at 20 a second from second 30 on.
+    // 1,024 descriptors less 20, at 20 per second after second 30.
     let ends = seconds + forecast.left.as_secs_f64();
     assert!((76.0..=84.0).contains(&ends) && forecast.limit == Limit::Descriptors, "{ends} {forecast:?}");
     assert!(forecast.at_least <= forecast.left && forecast.at_most.is_some_and(|most| most >= forecast.left));
-    assert_eq!(pileup.evidence.oldest[0].remote.port, 40_000, "the first that stuck");
+    assert_eq!(pileup.evidence.oldest[0].remote.port, 40_000, "the first stuck socket");
 }
 
 #[test]
-fn since_when_nothing_is_accepted_is_told() {
+fn the_report_has_the_time_since_which_no_socket_is_accepted() {
     let mut lives = hang(45_000);
     for life in &mut lives {
         life.socket.accepted = Some(life.enters < 33_000);
     }
-    let said = play(&lives, 45_000);
-    let (_told, pileup) = said.only();
+    let reports = play(&lives, 45_000);
+    let (_at, pileup) = reports.only();
     let since = pileup.onset.unaccepted_since.map(|at| at.0 / MILLI - 1_000_000);
     assert_eq!((since, pileup.onset.first_stuck.0 / MILLI - 1_000_000), (Some(33_000), 30_000));
     assert!(pileup.evidence.unaccepted > 0 && pileup.count > pileup.evidence.unaccepted.into());
@@ -186,31 +186,31 @@ fn since_when_nothing_is_accepted_is_told() {
 }
 
 #[test]
-fn it_ends_once_after_a_restart_and_is_told_again_only_when_it_has_doubled() {
+fn an_incident_ends_once_and_is_reported_again_only_when_it_has_doubled() {
     let mut lives = hang(90_000);
     for life in &mut lives {
         life.leaves = life.leaves.min(90_000);
     }
     lives.extend(steady(80, 91_000, 200_000, 50, 30));
-    let said = play(&lives, 200_000);
-    said.only();
-    let again: Vec<_> = said.pileups.iter().map(|(_, pileup)| pileup.count).collect();
+    let reports = play(&lives, 200_000);
+    reports.only();
+    let again: Vec<_> = reports.pileups.iter().map(|(_, pileup)| pileup.count).collect();
     assert!(again.windows(2).all(|pair| pair[1] >= 2 * pair[0]), "{again:?}");
-    assert_eq!(said.ends.len(), 1, "{:?}", said.ends);
-    let (at, end) = &said.ends[0];
+    assert_eq!(reports.ends.len(), 1, "{:?}", reports.ends);
+    let (at, end) = &reports.ends[0];
     assert!((90_000..110_000).contains(at) && end.how == Recovery::Drained && end.most >= 1150, "{at} {end:?}");
 }
 
 #[test]
 fn a_leak_of_one_in_twenty_is_a_leak_with_its_own_rate() {
-    // 20 a second, 1 of them stays.
+    // Of 20 sockets per second, 1 is never closed.
     let lives: Vec<_> = steady(80, 0, 300_000, 50, 30)
         .into_iter()
         .enumerate()
         .map(|(number, life)| if number % 20 == 0 { Life { leaves: NEVER, ..life } } else { life })
         .collect();
-    let said = play(&lives, 300_000);
-    let (seconds, pileup) = said.only();
+    let reports = play(&lives, 300_000);
+    let (seconds, pileup) = reports.only();
     assert!(seconds < 200.0, "{seconds}");
     let slope = pileup.slope.unwrap();
     assert!((0.9..=1.1).contains(&slope.per_second), "{slope:?}");
@@ -219,11 +219,11 @@ fn a_leak_of_one_in_twenty_is_a_leak_with_its_own_rate() {
 }
 
 #[test]
-fn a_leak_of_one_a_minute_is_seen_in_an_hour() {
+fn a_leak_of_one_socket_per_minute_is_reported_after_an_hour() {
     let lives = steady(80, 0, 6 * 3_600_000, 60_000, NEVER);
     let (seconds, pileup) = {
-        let said = play(&lives, 6 * 3_600_000);
-        let (seconds, pileup) = said.only();
+        let reports = play(&lives, 6 * 3_600_000);
+        let (seconds, pileup) = reports.only();
         (seconds, pileup.clone())
     };
     assert!(seconds < 3600.0 * 1.5, "{seconds}");
@@ -232,33 +232,33 @@ fn a_leak_of_one_a_minute_is_seen_in_an_hour() {
 }
 
 #[test]
-fn a_burst_that_drains_a_plateau_and_a_pool_are_none() {
-    // 400 at once, taken one every 40 ms.
+fn a_burst_a_plateau_and_a_pool_are_no_incidents() {
+    // A burst of 400 sockets, closed every 40 ms.
     let burst: Vec<_> = (0..400).map(|number| on_port(80, 10_000 + number, 10_400 + 40 * number)).collect();
     let burst = [steady(80, 0, 60_000, 50, 30), burst].concat();
-    assert_eq!(play(&burst, 120_000).kinds(), (0, 0));
-    // 300 that a pool keeps, and a few that come and go.
+    assert_eq!(play(&burst, 120_000).counts(), (0, 0));
+    // A pool that keeps 300 sockets, and a few others that exit soon.
     let pool: Vec<_> = (0..300_u64).map(|number| towards(1, 20_000 + number, NEVER)).collect();
     let pool = [pool, (0..600).map(|number| towards(1, number * 1000, number * 1000 + 20)).collect()].concat();
-    assert_eq!(play(&pool, 600_000).kinds(), (0, 0));
-    // Slow handlers, from the beginning: each stays for 30 s.
-    assert_eq!(play(&steady(80, 0, 300_000, 50, 30_000), 300_000).kinds(), (0, 0));
+    assert_eq!(play(&pool, 600_000).counts(), (0, 0));
+    // Slow handlers from the beginning: each socket has a dwell time of 30 s.
+    assert_eq!(play(&steady(80, 0, 300_000, 50, 30_000), 300_000).counts(), (0, 0));
 }
 
 #[test]
 fn a_slow_recovery_ends_once_and_a_plateau_ends_as_one() {
     let mut lives = hang(90_000);
-    // It goes on, and closes the oldest at 30 a second while 20 come.
+    // The program continues, and closes the oldest sockets at 30 per second while 20 per second enter.
     for (number, life) in lives.iter_mut().filter(|life| life.leaves >= NEVER).enumerate() {
         life.leaves = life.leaves.min(90_000 + number as u64 * 33);
     }
-    let said = play(&lives, 600_000);
-    said.only();
-    assert_eq!(said.ends.len(), 1);
-    assert_eq!(said.ends[0].1.how, Recovery::Drained);
-    let said = play(&hang(60_000), 1_500_000);
-    said.only();
-    assert_eq!((said.ends.len(), said.ends[0].1.how), (1, Recovery::Level), "{:?}", said.ends);
+    let reports = play(&lives, 600_000);
+    reports.only();
+    assert_eq!(reports.ends.len(), 1);
+    assert_eq!(reports.ends[0].1.how, Recovery::Drained);
+    let reports = play(&hang(60_000), 1_500_000);
+    reports.only();
+    assert_eq!((reports.ends.len(), reports.ends[0].1.how), (1, Recovery::Level), "{:?}", reports.ends);
 }
 
 #[test]
@@ -266,19 +266,19 @@ fn retries_accelerate() {
     let waves = (0..40_u64)
         .map(|second| steady(80, 30_000 + second * 1000, 31_000 + second * 1000, 100 / (1 + second / 4), NEVER));
     let lives = [steady(80, 0, 30_000, 50, 30)].into_iter().chain(waves).collect::<Vec<_>>().concat();
-    let said = play(&lives, 70_000);
+    let reports = play(&lives, 70_000);
     assert!(
-        said.pileups.iter().any(|(_, pileup)| pileup.shape == Some(Shape::Accelerating)),
+        reports.pileups.iter().any(|(_, pileup)| pileup.shape == Some(Shape::Accelerating)),
         "{:?}",
-        said.pileups.iter().map(|(at, one)| (at, one.shape)).collect::<Vec<_>>()
+        reports.pileups.iter().map(|(at, one)| (at, one.shape)).collect::<Vec<_>>()
     );
 }
 
 #[test]
-fn two_causes_in_one_process_are_two_pileups() {
+fn two_causes_in_one_process_are_two_incidents() {
     let leak: Vec<_> = (0..200_u64).map(|number| towards(9, number * 1000, NEVER)).collect();
-    let said = play(&[hang(90_000), leak].concat(), 200_000);
-    let groups: std::collections::BTreeSet<_> = said
+    let reports = play(&[hang(90_000), leak].concat(), 200_000);
+    let groups: std::collections::BTreeSet<_> = reports
         .pileups
         .iter()
         .map(|(_, pileup)| (pileup.group.local_port, pileup.group.remote.map(|remote| remote.port)))
@@ -287,58 +287,58 @@ fn two_causes_in_one_process_are_two_pileups() {
 }
 
 #[test]
-fn a_program_that_hangs_among_others_with_the_same_peer_is_told_by_its_cgroup() {
+fn a_hung_program_among_others_with_the_same_peer_is_identified_by_its_cgroup() {
     let of = |cgroup: u64, enters: u64, leaves: u64| {
         let life = towards(9, enters, leaves);
         Life { socket: Socket { cgroup: Some(cgroup), ..life.socket }, ..life }
     };
     let others = (0..4000_u64).map(|number| of(1 + number % 9, number * 20, number * 20 + 15));
     let hangs = (0..160_u64).map(|number| of(10, number * 500, if number < 100 { number * 500 + 15 } else { NEVER }));
-    let said = play(&others.chain(hangs).collect::<Vec<_>>(), 80_000);
-    let (told, pileup) = said.only();
-    assert!((60.0..=70.0).contains(&told), "{told}");
+    let reports = play(&others.chain(hangs).collect::<Vec<_>>(), 80_000);
+    let (seconds, pileup) = reports.only();
+    assert!((60.0..=70.0).contains(&seconds), "{seconds}");
     assert_eq!((pileup.group.cgroup, pileup.stuck_permille), (Some(10), Some(1000)));
     let slope = pileup.slope.unwrap();
     assert!((1.9..=2.1).contains(&slope.per_second), "{slope:?}");
 }
 
 #[test]
-fn the_limit_that_is_hit_first_is_told() {
+fn the_limit_that_is_exhausted_first_is_reported() {
     let leak: Vec<_> = (0..200_u64).map(|number| towards(9, number * 1000, NEVER)).collect();
-    let said = play(&leak, 200_000);
-    let (_, leak) = said.only();
+    let reports = play(&leak, 200_000);
+    let (_, leak) = reports.only();
     let (forecast, slope) = (leak.forecast.unwrap(), leak.slope.unwrap());
-    // Of 400 connections, which come before 1,024 descriptors do.
+    // The limit of 400 connections comes before that of 1,024 descriptors.
     assert_eq!((forecast.limit, forecast.used, forecast.most), (Limit::Connections, leak.count, 400));
     let expected = (400 - leak.count) as f64 / slope.per_second;
     assert!((forecast.left.as_secs_f64() - expected).abs() < 1.0, "{forecast:?} {slope:?}");
 }
 
 #[test]
-fn of_ten_thousand_groups_those_with_room_are_told_and_the_rest_as_one() {
+fn flows_over_the_limit_are_reported_as_one() {
     let towards = |group: u64, enters: u64| {
         let remote =
             Endpoint { address: Ipv4Addr::from_bits(0x0a01_0000 + u32::try_from(group).unwrap()).into(), port: 443 };
         let life = on_port(40_000, enters, NEVER);
         Life { socket: Socket { role: Some(Role::Client), remote, ..life.socket }, ..life }
     };
-    // One in each of ten thousand, and ten that grow: five that came first and five that find no room.
+    // Ten thousand flows with one socket each, and ten that grow: five within the limit and five over it.
     let mut lives: Vec<_> = (0..10_000).map(|group| towards(group, group / 10)).collect();
     for step in 0..100_u64 {
         lives.extend((0..5).chain(9_995..10_000).map(|group| towards(group, 10_000 + step * 500 + group % 7)));
     }
-    let said = play(&lives, 150_000);
-    let told: Vec<_> = said.pileups.iter().filter(|(_, pileup)| !pileup.again).collect();
-    assert_eq!(told.iter().filter(|(_, pileup)| pileup.group.remote.is_some()).count(), 5);
-    assert_eq!(told.len(), 6, "and all others together");
+    let reports = play(&lives, 150_000);
+    let first: Vec<_> = reports.pileups.iter().filter(|(_, pileup)| !pileup.again).collect();
+    assert_eq!(first.iter().filter(|(_, pileup)| pileup.group.remote.is_some()).count(), 5);
+    assert_eq!(first.len(), 6, "five flows, and all others together");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However many come: as long as each leaves before it counts as stuck, and most of them before they are mature.
+    /// Any number of entries gives no incident if each socket exits before it is stuck, and most exit before they are mature.
     #[test]
-    fn nothing_piles_up_while_exits_keep_up(
+    fn there_is_no_incident_while_exits_keep_up(
         arrivals in prop::collection::vec((0..400_u64, 1..4_900_u64), 1..1500),
         bursts in prop::collection::vec((0..100_000_u64, 1..300_u64, 1..4_900_u64), 0..4),
         slow in prop::collection::vec((0..200_000_u64, 5_000..59_000_u64), 0..200),
@@ -354,22 +354,22 @@ proptest! {
         }
         let slow = slow.into_iter().take(lives.len() / 4);
         lives.extend(slow.map(|(at, stays)| on_port(80, at, at + stays)));
-        let said = play(&lives, 400_000);
-        prop_assert_eq!(said.kinds(), (0, 0), "{:?}", said.pileups.first());
+        let reports = play(&lives, 400_000);
+        prop_assert_eq!(reports.counts(), (0, 0), "{:?}", reports.pileups.first());
     }
 
-    /// What hangs is told, once, whatever came before.
+    /// A hang is reported once, after any history.
     #[test]
-    fn a_hang_is_told_once(
+    fn a_hang_is_reported_once(
         before in 0..60_000_u64,
         every in 50..400_u64,
         stays in 1..1_500_u64,
     ) {
         let onset = before + 5_000;
         let lives = [steady(80, 0, onset, every, stays), steady(80, onset, onset + 90_000, every, NEVER)].concat();
-        let said = play(&lives, onset + 90_000);
-        let (seconds, _pileup) = said.only();
+        let reports = play(&lives, onset + 90_000);
+        let (seconds, _pileup) = reports.only();
         prop_assert!(seconds * 1000.0 < onset as f64 + 80_000.0, "{seconds}");
-        prop_assert_eq!(said.ends.len(), 0);
+        prop_assert_eq!(reports.ends.len(), 0);
     }
 }

@@ -31,51 +31,52 @@ fn present(key: SocketKey, millis: u64, since: Since) -> ScanFact {
     ScanFact::Present { key, at: at(millis), since, socket: socket() }
 }
 
-/// What the engine wants done, but for what it says and counts.
-fn wanted(engine: &mut Engine) -> Vec<Output> {
-    said_and_wanted(engine).1
+/// Returns the commands of the engine, except for those to read counters.
+fn commands(engine: &mut Engine) -> Vec<Output> {
+    outputs(engine).1
 }
 
-fn said_and_wanted(engine: &mut Engine) -> (Vec<Finding>, Vec<Output>) {
-    let (mut said, mut wanted) = (Vec::new(), Vec::new());
+/// Returns the findings and the commands of the engine.
+fn outputs(engine: &mut Engine) -> (Vec<Finding>, Vec<Output>) {
+    let (mut findings, mut commands) = (Vec::new(), Vec::new());
     while let Some(output) = engine.poll_output() {
         if let Output::Finding(finding) = output {
-            said.push(finding);
+            findings.push(finding);
         } else if output != Output::ReadCounters {
-            wanted.push(output);
+            commands.push(output);
         }
     }
-    (said, wanted)
+    (findings, commands)
 }
 
-/// An audit at `millis`, with what the scan and the refresh find.
+/// Performs an audit at `millis` with these results of the scan and the refresh. Returns the findings and the commands.
 fn audit(
     engine: &mut Engine,
     millis: u64,
     scan: Vec<ScanFact>,
     refresh: Vec<Observation>,
 ) -> (Vec<Finding>, Vec<Output>) {
-    wanted(engine);
+    commands(engine);
     engine.audit.hurry(at(millis));
     engine.handle_timeout(at(millis));
-    assert_eq!(wanted(engine), [Output::Audit { sweep: true }]);
+    assert_eq!(commands(engine), [Output::Audit { sweep: true }]);
     scan.into_iter().for_each(|found| engine.handle(found));
     engine.handle(ScanEnd::Audit { began: at(millis), at: at(millis + 10), complete: false, cost: None });
     refresh.into_iter().for_each(|found| engine.handle(found));
     engine.handle(RefreshEnd::Suspects { at: at(millis + 20), complete: true });
-    said_and_wanted(engine)
+    outputs(engine)
 }
 
-/// What was repaired and what was a phantom, as the health finding says.
-fn health(said: &[Finding]) -> Option<(u64, u64)> {
-    said.iter().find_map(|finding| {
+/// Returns the numbers of repaired sockets and phantoms in the health finding.
+fn health(findings: &[Finding]) -> Option<(u64, u64)> {
+    findings.iter().find_map(|finding| {
         let Finding::Health { totals, .. } = finding else { return None };
         Some((totals.repaired, totals.phantom))
     })
 }
 
 #[test]
-fn it_comes_by_itself_and_soon_after_a_loss_but_not_all_the_time() {
+fn audits_are_periodic_and_soon_after_a_loss_but_not_too_frequent() {
     let mut engine = engine();
     assert_eq!(engine.audit.poll_timeout(), Some(at(300_000)));
     let lose = |engine: &mut Engine, millis, ring_full| {
@@ -85,7 +86,7 @@ fn it_comes_by_itself_and_soon_after_a_loss_but_not_all_the_time() {
     lose(&mut engine, 5_000, 1);
     assert_eq!(engine.audit.poll_timeout(), Some(at(5_000)));
     audit(&mut engine, 5_000, vec![], vec![]);
-    assert_eq!(engine.audit.poll_timeout(), Some(at(305_010)), "nothing more was lost");
+    assert_eq!(engine.audit.poll_timeout(), Some(at(305_010)), "there was no further loss");
     lose(&mut engine, 6_000, 2);
     assert_eq!(engine.audit.poll_timeout(), Some(at(15_010)));
     lose(&mut engine, 7_000, 3);
@@ -93,54 +94,54 @@ fn it_comes_by_itself_and_soon_after_a_loss_but_not_all_the_time() {
 }
 
 #[test]
-fn a_socket_that_was_missed_is_tracked_and_counted() {
+fn a_missed_socket_is_tracked_and_counted() {
     let mut engine = engine();
     let since = Since::Between { earliest: Some(at(1_000)), latest: at(2_000) };
-    let (said, wanted) = audit(&mut engine, 9_000, vec![present(KEY, 9_001, since)], vec![]);
-    assert_eq!((health(&said), engine.totals().tracked), (Some((1, 0)), 1));
-    assert_eq!(wanted, [Output::RefreshSuspects(vec![])]);
-    let (said, _) = audit(&mut engine, 30_000, vec![present(KEY, 30_001, since)], vec![]);
-    assert_eq!((health(&said), engine.totals().repaired), (None, 1), "once");
+    let (findings, commands) = audit(&mut engine, 9_000, vec![present(KEY, 9_001, since)], vec![]);
+    assert_eq!((health(&findings), engine.totals().tracked), (Some((1, 0)), 1));
+    assert_eq!(commands, [Output::RefreshSuspects(vec![])]);
+    let (findings, _) = audit(&mut engine, 30_000, vec![present(KEY, 30_001, since)], vec![]);
+    assert_eq!((health(&findings), engine.totals().repaired), (None, 1), "once");
 }
 
 #[test]
-fn one_whose_record_is_under_way_was_not_missed() {
+fn a_socket_whose_record_is_not_read_yet_was_not_missed() {
     let mut engine = engine();
-    let (said, _) = audit(&mut engine, 9_000, vec![present(KEY, 9_001, Since::Exact(at(8_950)))], vec![]);
+    let (findings, _) = audit(&mut engine, 9_000, vec![present(KEY, 9_001, Since::Exact(at(8_950)))], vec![]);
     engine.handle(enter(KEY, 8_950));
-    assert_eq!((health(&said), engine.totals().tracked), (None, 1));
+    assert_eq!((health(&findings), engine.totals().tracked), (None, 1));
 }
 
 #[test]
-fn a_phantom_is_removed_and_its_leaving_told() {
+fn a_phantom_is_removed_and_its_exit_reported() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
     engine.handle(enter(OTHER, 1_000));
-    let walk = vec![present(OTHER, 9_001, Since::Exact(at(1_000)))];
-    let (said, wanted) = audit(&mut engine, 9_000, walk, vec![]);
+    let scan = vec![present(OTHER, 9_001, Since::Exact(at(1_000)))];
+    let (findings, commands) = audit(&mut engine, 9_000, scan, vec![]);
     assert_eq!(
-        wanted,
+        commands,
         [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])],
-        "the kernel is to forget it too"
+        "its entry time is deleted from the kernel's map"
     );
     assert!(
-        said.iter().any(|one| matches!(one, Finding::Leave { how: ExitCause::Unknown, dwell: None, .. })),
-        "{said:?}"
+        findings.iter().any(|one| matches!(one, Finding::Leave { how: ExitCause::Unknown, dwell: None, .. })),
+        "{findings:?}"
     );
-    assert_eq!((health(&said), engine.totals().tracked), (Some((0, 1)), 1));
+    assert_eq!((health(&findings), engine.totals().tracked), (Some((0, 1)), 1));
 }
 
 #[test]
-fn one_that_only_the_walk_could_not_see_stays() {
+fn a_socket_that_the_refresh_finds_remains_tracked() {
     let mut engine = engine();
     engine.handle(enter(KEY, 1_000));
-    let look = vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()];
-    let (said, _) = audit(&mut engine, 9_000, vec![], look);
-    assert_eq!((health(&said), engine.totals().tracked), (None, 1));
+    let refresh = vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()];
+    let (findings, _) = audit(&mut engine, 9_000, vec![], refresh);
+    assert_eq!((health(&findings), engine.totals().tracked), (None, 1));
 }
 
 #[test]
-fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
+fn without_a_refresh_only_a_scan_of_all_namespaces_proves_a_phantom() {
     for (complete, removed) in [(true, 1), (false, 0)] {
         let mut engine = engine();
         engine.handle(enter(KEY, 1_000));
@@ -153,11 +154,11 @@ fn without_a_look_only_a_walk_through_all_namespaces_proves_a_phantom() {
 }
 
 #[test]
-fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
+fn a_socket_that_exits_or_enters_during_an_audit_is_no_phantom() {
     for entered in [None, Some(9_012)] {
         let mut engine = engine();
         engine.handle(enter(KEY, 1_000));
-        let mut look = vec![
+        let mut refresh = vec![
             SocketEvent::Leave {
                 key: KEY,
                 at: at(9_011),
@@ -170,37 +171,37 @@ fn one_that_leaves_or_enters_meanwhile_is_no_phantom() {
             }
             .into(),
         ];
-        look.extend(entered.map(|millis| enter(KEY, millis).into()));
-        let (said, _) = audit(&mut engine, 9_000, vec![], look);
-        assert_eq!((health(&said), engine.totals().tracked), (None, u64::from(entered.is_some())));
+        refresh.extend(entered.map(|millis| enter(KEY, millis).into()));
+        let (findings, _) = audit(&mut engine, 9_000, vec![], refresh);
+        assert_eq!((health(&findings), engine.totals().tracked), (None, u64::from(entered.is_some())));
     }
 }
 
 #[test]
-fn a_time_of_entry_that_nobody_knows_is_believed_only_if_a_socket_is_there() {
+fn an_unknown_entry_time_counts_only_if_a_refresh_finds_the_socket() {
     for there in [true, false] {
         let mut engine = engine();
-        let walk = vec![ScanFact::StoredEntry { key: KEY, entered: at(1_000) }];
-        let look = if there {
+        let scan = vec![ScanFact::StoredEntry { key: KEY, entered: at(1_000) }];
+        let refresh = if there {
             vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()]
         } else {
             vec![]
         };
-        let (said, wanted) = audit(&mut engine, 9_000, walk, look);
+        let (findings, commands) = audit(&mut engine, 9_000, scan, refresh);
         if there {
             assert_eq!(engine.tracker.get(KEY).unwrap().since, Since::Exact(at(1_000)));
-            assert_eq!((health(&said), wanted.len()), (Some((1, 0)), 1));
+            assert_eq!((health(&findings), commands.len()), (Some((1, 0)), 1));
         } else {
-            assert_eq!(wanted, [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])]);
-            assert_eq!((health(&said), engine.totals().tracked), (Some((0, 1)), 0));
+            assert_eq!(commands, [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])]);
+            assert_eq!((health(&findings), engine.totals().tracked), (Some((0, 1)), 0));
         }
     }
 }
 
 #[test]
-fn a_time_of_entry_just_stored_belongs_to_a_record_that_comes() {
+fn a_recent_entry_time_is_that_of_a_record_to_come() {
     let mut engine = engine();
-    let (said, wanted) =
+    let (findings, commands) =
         audit(&mut engine, 9_000, vec![ScanFact::StoredEntry { key: KEY, entered: at(8_950) }], vec![]);
-    assert_eq!((health(&said), wanted.len()), (None, 1));
+    assert_eq!((health(&findings), commands.len()), (None, 1));
 }

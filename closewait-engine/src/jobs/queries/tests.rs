@@ -12,7 +12,7 @@ fn at(millis: u64) -> BootTime {
     BootTime(millis * 1_000_000)
 }
 
-/// An agent's engine with one socket that entered at the start.
+/// Returns an agent's engine with one socket that entered at the start.
 fn engine(socket: Socket) -> Engine {
     let mut engine = Engine::new(Config { watching: true, ..Config::default() }, at(0));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket });
@@ -23,7 +23,7 @@ fn ask(engine: &mut Engine, query: QueryId, millis: u64, owner_ended: bool) {
     engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended });
 }
 
-/// Commands that are for queries, and scans for owners.
+/// Returns the commands for queries, and the scans for owners.
 fn commands(engine: &mut Engine) -> Vec<Output> {
     let outputs = std::iter::from_fn(|| engine.poll_output());
     outputs.filter(|output| matches!(output, Output::Query(_) | Output::ScanOwners { .. })).collect()
@@ -55,14 +55,14 @@ fn sockets_are_refreshed_and_owners_searched_before_the_answer() {
     assert_eq!(commands(&mut engine), [], "the scan has not ended");
     scan_ended(&mut engine, 60_100);
     assert_eq!(commands(&mut engine), [answer(QUERY)]);
-    // What is known now is new enough.
+    // The facts are recent enough now.
     ask(&mut engine, QueryId(2), 60_200, false);
     let next: Vec<_> = commands(&mut engine).into_iter().filter(is_scan).collect();
     assert_eq!(next, []);
 }
 
 #[test]
-fn a_cgroup_that_is_new_is_named_before_the_answer() {
+fn a_new_cgroup_is_inspected_before_the_answer() {
     let mut engine = engine(Socket { cgroup: Some(5), ..socket() });
     ask(&mut engine, QUERY, 60_000, false);
     let _first = commands(&mut engine);
@@ -104,7 +104,7 @@ fn queries_share_a_scan_unless_an_owner_has_ended_since() {
 }
 
 #[test]
-fn a_one_off_scan_looks_for_owners_again_only_if_some_are_missing_and_inspects_all() {
+fn a_one_off_scan_scans_for_missing_owners_and_inspects_all() {
     for has_owner in [true, false] {
         let mut engine = Engine::new(Config { watching: false, ..Config::default() }, at(0));
         ask(&mut engine, QUERY, 0, false);

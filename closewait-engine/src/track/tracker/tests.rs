@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::{owner, socket, socket_on_port};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-/// A key as the kernel gives it.
+/// Kernel address of a socket.
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
 
 fn at(seconds: u64) -> BootTime {
@@ -25,15 +25,15 @@ fn tracker() -> Tracker {
     Tracker::new(STUCK_AFTER, usize::MAX, KeySecret::default())
 }
 
-/// Reports the next socket that is due at `now`, as the engine does.
+/// Reports the next due socket at `now`, as the engine does.
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
-    let _forgotten = tracker.forget_what_was_not_refreshed(now, now);
+    let _forgotten = tracker.forget_stale_facts(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
     Some((tracked.socket.clone(), dwell))
 }
 
-/// Moments at which something is reported up to `until`, in seconds.
+/// Returns the times of reports up to `until`, in seconds.
 fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
     let mut reports = Vec::new();
     while let Some(due) = tracker.next_due().filter(|due| *due <= at(until)) {
@@ -44,7 +44,7 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 }
 
 impl Tracker {
-    /// Panics unless all that is kept twice says the same.
+    /// Panics if the redundant parts of the state contradict each other.
     pub(crate) fn check(&self) {
         assert_eq!(self.schedule.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
         let (mut reported, mut ends) = (0, BTreeMap::new());
@@ -60,8 +60,8 @@ impl Tracker {
                 *ends.entry((tracked.socket.local, tracked.socket.remote)).or_insert(0) += 1;
             }
         }
-        assert_eq!(self.reported, reported, "the count of those that were reported");
-        assert_eq!(self.by_ends.len(), ends.len(), "ends of which there is a socket");
+        assert_eq!(self.reported, reported, "the number of reported sockets");
+        assert_eq!(self.by_ends.len(), ends.len(), "endpoints of tracked sockets");
         for (ends, count) in ends {
             let named = self.by_ends.get(&ends).map_or(&[][..], Vec::as_slice);
             assert_eq!(named.len(), count, "{ends:?} {named:?}");
@@ -78,7 +78,7 @@ fn a_socket_is_reported_at_the_threshold_and_at_every_doubling() {
 }
 
 #[test]
-fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that_it_was_accepted() {
+fn a_descriptor_of_a_socket_proves_that_it_was_accepted() {
     let mut tracker = tracker();
     let waits = Socket { accepted: Some(false), inode: None, ..socket() };
     tracker.present(KEY, at(101), older(50, 101), waits);
@@ -90,18 +90,18 @@ fn a_descriptor_that_comes_up_after_the_socket_was_seen_in_a_backlog_proves_that
 }
 
 #[test]
-fn only_a_socket_that_was_accepted_is_one_that_lacks_a_holder() {
+fn only_an_accepted_socket_can_lack_an_owner() {
     for (accepted, lacks) in [(Some(true), true), (Some(false), false), (None, false)] {
         let mut tracker = tracker();
         tracker.present(KEY, at(90), older(50, 90), Socket { accepted, ..socket() });
-        assert!(!tracker.has_unheld(), "nobody has looked for one");
+        assert!(!tracker.has_unheld(), "there was no scan for owners");
         tracker.owner_scan_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(), lacks, "{accepted:?}");
     }
 }
 
 #[test]
-fn memory_goes_when_the_sockets_do() {
+fn memory_is_freed_with_the_sockets() {
     let mut tracker = tracker();
     let key = |number| SocketKey(KEY.0 + number);
     for number in 0..100_000 {
@@ -115,7 +115,7 @@ fn memory_goes_when_the_sockets_do() {
 }
 
 #[test]
-fn a_stay_whose_place_is_taken_again_needs_no_room() {
+fn a_socket_that_replaces_another_one_is_tracked_at_the_limit() {
     let mut tracker = Tracker::new(STUCK_AFTER, 1, KeySecret::default());
     tracker.enter(KEY, at(100), socket());
     assert!(tracker.enter(KEY, at(200), socket()).is_some());
@@ -124,7 +124,7 @@ fn a_stay_whose_place_is_taken_again_needs_no_room() {
 }
 
 #[test]
-fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_out_and_counted() {
+fn every_socket_has_an_owner_and_descriptors_over_the_limit_are_counted() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     for fd in 0..MAX_MORE_OWNERS as u32 + 3 {
@@ -141,7 +141,7 @@ fn every_socket_keeps_a_holder_and_what_the_last_processes_have_beside_is_left_o
 }
 
 #[test]
-fn a_report_that_comes_late_is_not_made_up_for() {
+fn late_reports_are_not_repeated() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     let (_, dwell) = pop_due(&mut tracker, at(145)).expect("it is due");
@@ -151,7 +151,7 @@ fn a_report_that_comes_late_is_not_made_up_for() {
 }
 
 #[test]
-fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
+fn only_a_complete_scan_proves_that_a_descriptor_is_closed() {
     let found_owner = || owner("worker", 7, 3);
     let owners = |complete, found: bool| {
         let mut tracker = tracker();
@@ -169,7 +169,7 @@ fn what_a_walk_has_not_found_is_not_there_unless_it_could_not_look() {
 }
 
 #[test]
-fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
+fn a_scan_that_began_before_the_entry_proves_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     tracker.owner_scan_ended(at(99), true, |_socket| None);
@@ -177,7 +177,7 @@ fn a_walk_that_began_before_the_socket_entered_says_nothing_of_it() {
 }
 
 #[test]
-fn nothing_is_reported_before_the_threshold() {
+fn there_is_no_report_before_the_threshold() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     assert!(pop_due(&mut tracker, BootTime(at(110).0 - 1)).is_none());
@@ -185,7 +185,7 @@ fn nothing_is_reported_before_the_threshold() {
 }
 
 #[test]
-fn what_left_is_forgotten() {
+fn a_socket_that_exited_is_removed() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(103), Some(at(100)), &socket());
@@ -194,26 +194,26 @@ fn what_left_is_forgotten() {
 }
 
 #[test]
-fn an_entry_that_the_kernel_forgot_is_remembered_here() {
+fn the_tracker_has_entry_times_that_the_kernel_dropped() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     assert_eq!(tracker.leave(KEY, at(103), None, &socket()).dwell, exact(3));
 }
 
-/// Nothing was tracked of it.
-fn of_nobody(dwell: Option<Dwell>) -> Left {
+/// Returns the result of the exit of an untracked socket.
+fn of_untracked(dwell: Option<Dwell>) -> Left {
     Left { missed: None, tracked: None, dwell }
 }
 
 #[test]
-fn leaving_of_a_stranger_tells_what_the_kernel_knows() {
+fn the_exit_of_an_untracked_socket_has_the_kernel_s_dwell_time() {
     let mut tracker = tracker();
-    assert_eq!(tracker.leave(KEY, at(103), Some(at(101)), &socket()), of_nobody(exact(2)));
-    assert_eq!(tracker.leave(KEY, at(103), None, &socket()), of_nobody(None));
+    assert_eq!(tracker.leave(KEY, at(103), Some(at(101)), &socket()), of_untracked(exact(2)));
+    assert_eq!(tracker.leave(KEY, at(103), None, &socket()), of_untracked(None));
 }
 
 #[test]
-fn an_older_socket_leaves_with_an_interval() {
+fn an_older_socket_exits_with_bounds_of_its_dwell_time() {
     let mut tracker = tracker();
     assert!(tracker.present(KEY, at(100), older(50, 90), socket()));
     let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(100), None, &socket());
@@ -222,9 +222,9 @@ fn an_older_socket_leaves_with_an_interval() {
 }
 
 #[test]
-fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
+fn a_scan_and_a_record_of_one_socket_track_it_once() {
     let mut tracker = tracker();
-    // The record of its entry lay in the ring while the snapshot was taken.
+    // The record of its entry was unread in the ring during the scan.
     tracker.present(KEY, at(100), older(50, 98), socket());
     assert_eq!(tracker.enter(KEY, at(97), socket()), None);
     assert_eq!(tracker.len(), 1);
@@ -233,7 +233,7 @@ fn a_socket_that_snapshot_and_record_both_tell_of_is_one() {
 }
 
 #[test]
-fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
+fn the_exit_of_an_earlier_entry_does_not_remove_the_socket() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), Since::Exact(at(99)), socket());
     assert_eq!(tracker.enter(KEY, at(90), socket()), None);
@@ -245,16 +245,16 @@ fn a_stay_before_the_one_that_a_snapshot_found_ends_without_it() {
 }
 
 #[test]
-fn a_socket_that_leaves_while_the_snapshot_is_taken_is_no_phantom() {
+fn a_socket_that_exits_during_a_scan_is_no_phantom() {
     let mut tracker = tracker();
-    // The scan saw it a moment after the tracepoint had run, before the state had changed.
+    // The scan found the socket after the tracepoint ran and before the state changed.
     tracker.present(KEY, at(100), older(50, 90), socket());
     assert!(tracker.leave(KEY, BootTime(at(100).0 - 1000), None, &socket()).tracked.is_some());
     assert!(tracker.len() == 0);
 }
 
 #[test]
-fn a_walk_that_learns_the_time_of_entry_makes_the_socket_due_by_it() {
+fn an_exact_entry_time_from_a_scan_changes_the_due_time() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), older(50, 98), socket());
     tracker.present(KEY, at(101), Since::Exact(at(97)), socket());
@@ -263,7 +263,7 @@ fn a_walk_that_learns_the_time_of_entry_makes_the_socket_due_by_it() {
 }
 
 #[test]
-fn another_socket_at_the_address_of_one_whose_leaving_was_lost_is_not_taken_for_it() {
+fn a_new_socket_at_a_reused_address_is_another_one() {
     let entered = Since::Exact(at(100));
     for (since, found, is_another) in [
         (entered, socket(), false),
@@ -286,21 +286,21 @@ fn another_socket_at_the_address_of_one_whose_leaving_was_lost_is_not_taken_for_
 }
 
 #[test]
-fn the_leaving_of_another_socket_at_its_address_is_not_its_own() {
+fn the_exit_of_another_socket_at_the_address_is_not_its_own() {
     let other = Socket { cookie: Some(8), ..socket() };
-    // Read after a scan has found the next one there.
+    // The record is read after a scan has found the next socket at the address.
     let mut tracker = tracker();
     tracker.present(KEY, at(100), older(90, 99), socket());
-    assert_eq!(tracker.leave(KEY, at(98), None, &other), of_nobody(None));
+    assert_eq!(tracker.leave(KEY, at(98), None, &other), of_untracked(None));
     assert_eq!(tracker.len(), 1);
-    // Of one whose entering was missed, as was the leaving of the one that is tracked.
+    // The entry of the socket was missed, and so was the exit of the tracked one.
     let Left { missed, tracked, dwell } = tracker.leave(KEY, at(110), None, &other);
     assert_eq!((missed.map(|one| one.since), tracked, dwell), (Some(older(90, 99)), None, None));
     assert!(tracker.len() == 0);
 }
 
 #[test]
-fn the_record_of_an_entry_before_the_one_that_a_walk_found_changes_nothing() {
+fn the_record_of_an_earlier_entry_changes_nothing() {
     let before = Socket { inode: Some(1), ..socket() };
     for (entered, since, socket_before) in
         [(at(95), older(90, 99), before), (at(80), older(90, 99), socket()), (at(95), Since::Exact(at(99)), socket())]
@@ -315,7 +315,7 @@ fn the_record_of_an_entry_before_the_one_that_a_walk_found_changes_nothing() {
 }
 
 #[test]
-fn a_look_at_another_socket_with_the_same_ends_changes_nothing() {
+fn a_refresh_of_another_socket_with_the_same_endpoints_changes_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     tracker.refreshed(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
@@ -324,7 +324,7 @@ fn a_look_at_another_socket_with_the_same_ends_changes_nothing() {
 }
 
 #[test]
-fn an_entry_over_an_entry_tells_of_a_leaving_that_was_missed() {
+fn a_second_entry_shows_a_missed_exit() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     let missed = tracker.enter(KEY, at(200), socket()).expect("the first one is gone");
@@ -333,7 +333,7 @@ fn an_entry_over_an_entry_tells_of_a_leaving_that_was_missed() {
 }
 
 #[test]
-fn a_snapshot_says_nothing_twice() {
+fn a_repeated_scan_changes_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     assert!(!tracker.present(KEY, at(105), older(80, 100), socket()));
@@ -341,7 +341,7 @@ fn a_snapshot_says_nothing_twice() {
 }
 
 #[test]
-fn a_socket_known_by_its_ends_is_found_by_its_records() {
+fn a_record_finds_a_socket_that_is_tracked_by_its_endpoints() {
     let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
     let mut tracker = tracker();
     tracker.present(ends, at(100), older(50, 98), socket());
@@ -355,7 +355,7 @@ fn a_socket_known_by_its_ends_is_found_by_its_records() {
 }
 
 #[test]
-fn the_same_ends_in_two_namespaces_are_two_sockets() {
+fn the_same_endpoints_in_two_namespaces_are_two_sockets() {
     let mut tracker = tracker();
     for netns in [1, 2] {
         let socket = Socket { netns: Some(netns), ..socket() };
@@ -363,7 +363,7 @@ fn the_same_ends_in_two_namespaces_are_two_sockets() {
         assert!(tracker.present(key, at(100), older(50, 98), socket));
     }
     assert_eq!(tracker.len(), 2);
-    // Records without the kernel's types do not say which of them left.
+    // Records without the kernel's types do not show which of them exited.
     let nowhere = Socket { netns: None, ..socket() };
     for left in [1, 0] {
         assert!(tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some());
@@ -372,7 +372,7 @@ fn the_same_ends_in_two_namespaces_are_two_sockets() {
 }
 
 #[test]
-fn facts_that_one_witness_lacks_come_from_the_other() {
+fn unknown_facts_of_one_source_come_from_the_other() {
     let mut tracker = tracker();
     let bare = Socket { unread_bytes: None, cookie: None, ..socket() };
     tracker.enter(KEY, at(100), bare);
@@ -390,12 +390,12 @@ fn doublings_do_not_overflow() {
     assert_eq!(next_doubling(last, Duration::MAX, last), last);
 }
 
-/// What happens to one of a few sockets, in the order of time.
+/// Event of one of a few sockets, in the order of time.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Enter(u64),
     Leave(u64),
-    /// A snapshot of everything; the records of the last `usize` steps are read only after it.
+    /// A scan of everything; the records of this number of last steps are read only after it.
     Snapshot(usize),
     Report,
 }
@@ -409,7 +409,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A record as the kernel writes it.
+/// Record of the kernel program.
 #[derive(Clone, Copy)]
 enum Written {
     Enter(SocketKey, BootTime),
@@ -417,9 +417,9 @@ enum Written {
 }
 
 proptest! {
-    /// The simple model: what is in CLOSE_WAIT, and since when. Sockets 0 and 1 are older than the first record.
+    /// Compares the tracker with a simple model of entry times. Sockets 0 and 1 are older than the first record.
     #[test]
-    fn tracked_is_what_is_there_with_the_right_age(steps in prop::collection::vec(step(), 1..80)) {
+    fn the_tracker_agrees_with_a_simple_model(steps in prop::collection::vec(step(), 1..80)) {
         let key = |n: u64| SocketKey(KEY.0 + n);
         let mut tracker = tracker();
         let mut truth = BTreeMap::from([(key(0), None), (key(1), None)]);
@@ -427,14 +427,14 @@ proptest! {
             tracker.present(older_one, at(100), older(10, 50), socket());
         }
         let mut unread = Vec::<Written>::new();
-        let read = |tracker: &mut Tracker, written: Written, told: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
-            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no leaving is missed"),
-            Written::Leave(key, at, entered) => told.push((key, tracker.leave(key, at, entered, &socket()).dwell)),
+        let read = |tracker: &mut Tracker, written: Written, left: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
+            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no exit is missed"),
+            Written::Leave(key, at, entered) => left.push((key, tracker.leave(key, at, entered, &socket()).dwell)),
         };
         let mut now = 100;
         for step in steps {
             now += 1;
-            let mut told = Vec::new();
+            let mut left = Vec::new();
             match step {
                 Step::Enter(n) if !truth.contains_key(&key(n)) => {
                     truth.insert(key(n), Some(at(now)));
@@ -447,7 +447,7 @@ proptest! {
                 Step::Snapshot(behind) => {
                     let later = unread.split_off(unread.len().saturating_sub(behind));
                     for written in std::mem::replace(&mut unread, later) {
-                        read(&mut tracker, written, &mut told);
+                        read(&mut tracker, written, &mut left);
                     }
                     for (key, entered) in &truth {
                         tracker.present(*key, at(now), entered.map_or(older(10, 50), Since::Exact), socket());
@@ -457,11 +457,11 @@ proptest! {
             }
             if matches!(step, Step::Report | Step::Snapshot(_)) || unread.len() > 5 {
                 for written in std::mem::take(&mut unread) {
-                    read(&mut tracker, written, &mut told);
+                    read(&mut tracker, written, &mut left);
                 }
-                // A snapshot that finds a second stay before the first one's end is read takes the first one's age with it.
+                // If a scan finds a second entry before the record of the first exit is read, the socket keeps its first age.
                 let second_stay = matches!(step, Step::Snapshot(behind) if behind > 1);
-                for (key, dwell) in told {
+                for (key, dwell) in left {
                     prop_assert!(dwell.is_some() || second_stay, "{key:?} left after an unknown time");
                 }
                 let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
@@ -474,7 +474,7 @@ proptest! {
 }
 
 #[test]
-fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
+fn a_scan_confirms_that_a_socket_without_an_address_is_unaccepted() {
     let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
     let unaccepted = Socket { accepted: Some(false), inode: None, ..socket() };
     let reported = |complete: bool, by_inode: bool| {
@@ -484,13 +484,13 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_still_not_accepted() {
             tracker.held_inode(7, owner("x", 1, 3));
         }
         tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
-        let forgotten = tracker.forget_what_was_not_refreshed(at(60_100), at(60_099));
+        let forgotten = tracker.forget_stale_facts(at(60_100), at(60_099));
         let accepted = tracker.get(ends).unwrap().socket.accepted;
         tracker.remember(forgotten);
-        assert_eq!(tracker.get(ends).unwrap().socket.accepted, Some(false), "the next report may know better");
+        assert_eq!(tracker.get(ends).unwrap().socket.accepted, Some(false), "the facts are restored");
         accepted
     };
     assert_eq!(reported(true, false), Some(false));
-    assert_eq!(reported(false, false), None, "not all processes were seen");
-    assert_eq!(reported(true, true), None, "a scan by inodes does not know it");
+    assert_eq!(reported(false, false), None, "the scan could not read all processes");
+    assert_eq!(reported(true, true), None, "a scan by inodes cannot find it");
 }
