@@ -1,7 +1,7 @@
 //! Crowds of descriptors: processes that hold sockets in CLOSE_WAIT and much else while something is measured.
 //!
 //! The client's end of a socket in CLOSE_WAIT is closed and costs nothing: it waits in FIN_WAIT2 for the server, which never
-//! closes, and the kernel forgets it after `tcp_fin_timeout`. Both ends of an established connection stay here.
+//! closes, and the kernel frees it after `tcp_fin_timeout`. Both ends of an established connection stay here.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 

@@ -81,7 +81,7 @@ impl Memory {
         let header = "Sockets | Kernel, bytes for each | Agent, bytes for each | Agent's growth, KiB | at the peak, KiB | \
                       when all had left, KiB";
         print!("{}", markdown::table(header, rows));
-        println!("\nA port or remote end whose comings and goings are counted: {port:.0} bytes.");
+        println!("\nA port or remote endpoint with counted enters and exits: {port:.0} bytes.");
         Ok(())
     }
 }
