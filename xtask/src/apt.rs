@@ -1,105 +1,33 @@
 //! Packages of Debian without touching the machine's packages or apt's own files.
 //!
-//! Mirror and keyring come from the machine's apt configuration; lists, cache and state are folders of the workspace.
+//! The mirror comes from the machine's apt configuration; lists, cache and state are folders of the workspace.
 
 use crate::prelude::*;
 
-/// An archive in the machine's apt configuration.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Archive {
-    uri: String,
-    /// One suite that the machine takes from it.
-    suite: String,
-    /// The value of `Signed-By`: a path, or a whole key over several lines.
-    signed_by: Option<String>,
-}
+/// Keys of Debian's archives, from the package debian-archive-keyring.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Some suites, and apt's working folders for them.
+/// Suites of Debian, and apt's working folders for them.
 pub(crate) struct Apt {
     work: PathBuf,
 }
 
-impl Archive {
-    /// Another suite of the same archive in apt's deb822 format.
-    pub(crate) fn stanza(&self, suite: &str) -> String {
-        let signed_by = self.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n")).unwrap_or_default();
-        format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", self.uri)
-    }
-}
-
-/// The archives of packages that apt is configured for, with the component `main`.
-fn archives() -> Result<Vec<Archive>> {
-    let mut command = Command::new("apt-get");
-    // Without the second word apt shows only what `apt-get update` has downloaded.
-    command.args(["indextargets", "--no-release-info", "--format", "$(SITE) $(RELEASE) $(SOURCESENTRY)"]);
-    let targets = exec::quiet(command.args(["Created-By: Packages", "Component: main"]))?;
-    let mut archives = Vec::new();
-    for target in targets.lines().filter(|target| !target.starts_with("cdrom:")) {
-        // The entry is `FILE:NUMBER`.
-        let Some((site, (suite, entry))) =
-            target.split_once(' ').and_then(|(site, rest)| Some((site, rest.split_once(' ')?)))
-        else {
-            bail!("apt-get indextargets printed {target:?}; apt 1.2 or newer is needed");
-        };
-        let sources = fs::read_to_string(entry.rsplit_once(':').map_or(entry, |(file, _number)| file))?;
-        let signed_by = signed_by(&sources, site, suite);
-        let archive = Archive { uri: site.to_owned(), suite: suite.to_owned(), signed_by };
-        if !archives.contains(&archive) {
-            archives.push(archive);
-        }
-    }
-    Ok(archives)
-}
-
-/// The key of an archive, which apt does not show, from a file of sources in either format: `deb [signed-by=KEY] URI ...`, or
-/// stanzas of `Field: value` whose continuation lines begin with a blank.
-fn signed_by(sources: &str, site: &str, suite: &str) -> Option<String> {
-    let is_about = |text: &&str| {
-        let has = |wanted| text.split_whitespace().any(|word| word.trim_end_matches('/') == wanted);
-        has(site) && has(suite)
-    };
-    let stanza = sources.split("\n\n").find(is_about)?;
-    if let Some(line) = stanza.lines().filter(|line| line.starts_with("deb")).find(is_about) {
-        return Some(line.split_once("signed-by=")?.1.split([' ', ']']).next()?.to_owned());
-    }
-    let mut lines = stanza.lines().skip_while(|line| !line.to_ascii_lowercase().starts_with("signed-by:"));
-    let mut key = lines.next()?.split_once(':')?.1.trim().to_owned();
-    for line in lines.take_while(|line| line.starts_with([' ', '\t'])) {
-        key.push('\n');
-        key.push_str(line);
-    }
-    Some(key)
-}
-
-/// The name of the machine's release, and the archives that have it.
-pub(crate) fn release_archives() -> Result<(String, Vec<Archive>)> {
-    let os_release = fs::read_to_string("/etc/os-release")?;
-    let codename = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let codename = codename.context("/etc/os-release has no VERSION_CODENAME; is this Debian?")?.trim_matches('"');
-    let mut archives = archives()?;
-    // Sources may follow a moving name of the same archive.
-    archives.retain(|archive| [codename, "stable", "testing", "unstable", "sid"].contains(&archive.suite.as_str()));
-    ensure!(!archives.is_empty(), "apt knows no suite {codename} with the component main; check `apt-get update`");
-    Ok((codename.to_owned(), archives))
-}
-
-/// The archives with security updates, of whatever release.
-pub(crate) fn security_archives() -> Result<Vec<Archive>> {
-    Ok(archives()?.into_iter().filter(|archive| archive.suite.ends_with("-security")).collect())
-}
-
 impl Apt {
-    /// Empties `work` and prepares it for these suites, in apt's deb822 format.
-    pub(crate) fn new(work: &Path, stanzas: &str) -> Result<Self> {
+    /// Empties `work` and prepares it for these suites, at the machine's own mirror.
+    pub(crate) fn new(work: &Path, suites: &[&str]) -> Result<Self> {
         if exec::which("apt-get").is_none() || exec::which("dpkg").is_none() {
-            bail!("apt-get or dpkg is not installed, so there is no package of Debian to be had");
+            bail!("apt-get or dpkg is not installed; run this on Debian");
         }
-        // A suite that cannot be had must not leave its lists to the next one.
+        // A suite that cannot be downloaded must not leave its lists to the next one.
         exec::remove_dir(work)?;
         for dir in ["lists/partial", "state", "cache/archives/partial"] {
             fs::create_dir_all(work.join(dir))?;
         }
-        fs::write(work.join("debian.sources"), stanzas)?;
+        let stanza = |suite: &&str| {
+            let site = mirror(suite.ends_with("-security"))?;
+            Ok(format!("Types: deb\nURIs: {site}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n"))
+        };
+        fs::write(work.join("debian.sources"), suites.iter().map(stanza).collect::<Result<String>>()?)?;
         Ok(Self { work: work.to_owned() })
     }
 
@@ -113,9 +41,10 @@ impl Apt {
         exec::quiet(self.tool("apt-cache").args(["madison", package]))
     }
 
-    /// The packages whose names begin so, one a line.
-    pub(crate) fn names(&self, beginning: &str) -> Result<String> {
-        exec::quiet(self.tool("apt-cache").args(["pkgnames", beginning]))
+    /// The names of the packages that match a regular expression.
+    pub(crate) fn search(&self, regex: &str) -> Result<Vec<String>> {
+        let found = exec::quiet(self.tool("apt-cache").args(["search", "--names-only", regex]))?;
+        Ok(found.lines().filter_map(|line| Some(line.split_once(" - ")?.0.to_owned())).collect())
     }
 
     /// Downloads `PACKAGE` or `PACKAGE=VERSION` and unpacks it into `into`.
@@ -152,27 +81,22 @@ impl Apt {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_of_an_archive_is_that_of_its_own_stanza_or_line() {
-        let stanzas = "Types: deb\nURIs: http://m.example/d/ http://n.example/d\nSuites: sid trixie\nComponents: main\n\n\
-            Types: deb\nURIs: http://m.example/d\nSuites: bookworm\nSigned-By:\n -----BEGIN\n .\n abc\nComponents: main\n";
-        assert_eq!(signed_by(stanzas, "http://m.example/d", "trixie"), None);
-        assert_eq!(signed_by(stanzas, "http://m.example/d", "bookworm").unwrap(), "\n -----BEGIN\n .\n abc");
-        let lines = "# deb [signed-by=/no.gpg] http://m.example/d bookworm main\n\
-            deb [arch=amd64 signed-by=/k.gpg] http://m.example/d/ bookworm main # own\ndeb http://n.example/d sid main\n";
-        assert_eq!(signed_by(lines, "http://m.example/d", "bookworm").unwrap(), "/k.gpg");
-        assert_eq!(signed_by(lines, "http://n.example/d", "sid"), None);
-    }
-
-    #[test]
-    fn another_suite_of_an_archive_has_the_same_key() {
-        let key = Some("/k.gpg".to_owned());
-        let archive = Archive { uri: "http://m.example/d".to_owned(), suite: "bookworm".to_owned(), signed_by: key };
-        let stanza = "Types: deb\nURIs: http://m.example/d\nSuites: sid\nComponents: main\nSigned-By: /k.gpg\n";
-        assert_eq!(archive.stanza("sid"), stanza);
-    }
+/// The archive of Debian that apt is configured for: the one with the machine's own release, or with its security updates.
+fn mirror(security: bool) -> Result<String> {
+    let os_release = fs::read_to_string("/etc/os-release")?;
+    let codename = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
+    // Sources may follow a moving name of the same archive.
+    let names = [codename, "stable", "testing", "unstable", "sid"];
+    let mut command = Command::new("apt-get");
+    // Without the second word apt shows only what `apt-get update` has downloaded.
+    command.args(["indextargets", "--no-release-info", "--format", "$(RELEASE) $(SITE)"]);
+    let targets = exec::quiet(command.args(["Created-By: Packages", "Component: main"]))?;
+    let wanted = |release: &str| if security { release.ends_with("-security") } else { names.contains(&release) };
+    let mut sites = targets.lines().filter_map(|target| target.split_once(' '));
+    let site = sites.find(|(release, site)| wanted(release) && !site.starts_with("cdrom:"));
+    let what = if security { "the security updates of Debian" } else { "a release of Debian" };
+    let (_release, site) = site.with_context(|| {
+        format!("apt's configuration names no archive with {what}\nhint: add one below /etc/apt/sources.list.d")
+    })?;
+    Ok(site.to_owned())
 }

@@ -33,11 +33,6 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
-    /// Folder of what `cargo xtask setup` installs.
-    pub(crate) fn setup_dir(&self) -> PathBuf {
-        self.target.join("setup")
-    }
-
     /// The release build of the agent.
     pub(crate) fn closewait(&self) -> PathBuf {
         self.target.join("release").join("closewait")

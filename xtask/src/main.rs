@@ -82,7 +82,11 @@ fn main() -> ExitCode {
     match dispatch(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let messages: Vec<_> = error.chain().map(ToString::to_string).collect();
+            let split = |message| str::split_once(message, "\nhint: ").unwrap_or((message, ""));
+            let (causes, hints): (Vec<_>, Vec<_>) = messages.iter().map(|message| split(message)).unzip();
+            eprintln!("error: {}", causes.join(": "));
+            hints.iter().filter(|hint| !hint.is_empty()).for_each(|hint| eprintln!("hint: {hint}"));
             let io_kind = |cause: &(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind);
             if error.chain().filter_map(io_kind).any(|kind| kind == io::ErrorKind::PermissionDenied) {
                 eprintln!("hint: run this as the owner of that file or folder, or as root");

@@ -2,7 +2,7 @@
 
 use super::{
     machine, process,
-    rounds::{Series, bounds, interleaved, median},
+    rounds::{Series, interleaved, summary},
 };
 use crate::prelude::*;
 use crate::{agent::Program, namespaces};
@@ -44,7 +44,7 @@ impl Overhead {
         let mut failures = vec![None; tracers.len()];
         let mut totals = Totals { connections: 0, counters: [Some(0); COUNTERS.len()] };
         let names = std::iter::once("none").chain(tracers.iter().map(|tracer| tracer.name));
-        let series = interleaved(names, self.rounds, |_round, index| {
+        let series = interleaved(names, self.rounds, |index| {
             let Some(index) = index.checked_sub(1) else { return Ok(Some(load(self.seconds)?.1)) };
             if failures[index].is_some() {
                 return Ok(None);
@@ -91,7 +91,7 @@ impl Overhead {
             millis.push(running.time_to_attach.as_secs_f64() * 1000.0);
             running.stop()?;
         }
-        let (median, (_min, max)) = median(&millis).zip(bounds(&millis)).context("no starts; this is a bug")?;
+        let [_min, median, max] = summary(&millis).context("no starts; this is a bug")?;
         Ok(format!(
             "\nFrom the start of the process until it was attached: median {median:.0} ms, at most {max:.0} ms ({} starts).\n",
             self.starts
@@ -165,9 +165,9 @@ fn load(seconds: u64) -> Result<(u64, f64)> {
 /// One row for each variant, with the reason if it did not attach.
 fn table<'a>(variants: impl Iterator<Item = (&'a Series, Option<&'a str>)>) -> String {
     let row = |(series, failure): (&Series, Option<&str>)| {
-        let numbers = series.summary().map_or_else(
+        let numbers = summary(&series.values).zip(summary(&series.ratios)).map_or_else(
             || "- | - | -".to_owned(),
-            |(rate, min, max, ratio)| format!("{rate:.0} | {min:.0}..{max:.0} | {ratio:.3}"),
+            |([min, rate, max], [_, ratio, _])| format!("{rate:.0} | {min:.0}..{max:.0} | {ratio:.3}"),
         );
         let notes = failure.map_or_else(
             || format!("{} rounds", series.values.len()),
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn a_variant_without_results_has_a_reason() {
-        let none = Series { name: "none".to_owned(), values: vec![100.0, 200.0], ratios: vec![1.0, 1.0] };
-        let tcplife = Series { name: "tcplife".to_owned(), ..Series::default() };
+        let none = Series { name: "none", values: vec![100.0, 200.0], ratios: vec![1.0, 1.0] };
+        let tcplife = Series { name: "tcplife", ..Series::default() };
         let table = table([(&none, None), (&tcplife, Some("no a|b"))].into_iter());
         assert!(table.contains("| none | 150 | 100..200 | 1.000 | 2 rounds |\n"), "{table}");
         assert!(table.contains("| tcplife | - | - | - | did not attach: no a\\|b |\n"), "{table}");

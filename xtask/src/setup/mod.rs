@@ -1,40 +1,75 @@
 //! `cargo xtask setup`: what the build of the kernel program needs beyond a stable toolchain.
 //!
-//! Two things, both under `<target>/setup`: the standard library's source, which cargo wants to find inside the
-//! toolchain, and a bpf-linker that uses the compiler's own LLVM.
+//! Two things: the standard library's source, which cargo wants to find inside the toolchain, and a bpf-linker that uses the
+//! compiler's own LLVM. The build script says what is missing: this module compiles its `choice.rs`, too.
 
 mod bpf_linker;
-mod package;
+#[path = "../../../closewait-agent/build/choice.rs"]
+#[expect(dead_code, reason = "the rest of the decision is for the build script")]
+mod choice;
 mod std_source;
-mod toolchain;
 
-use std::fs::File;
+use std::{env, fs::File};
 
-use toolchain::Toolchain;
+use choice::Missing;
 
 use crate::prelude::*;
 
-/// Brings what is missing; prints a line for each step and nothing when there is none.
+/// The compiler that cargo uses.
+struct Toolchain {
+    /// What `rustc -vV` prints.
+    version: String,
+    /// The toolchain's folder.
+    sysroot: PathBuf,
+}
+
+/// Installs what is missing; prints a line for each step and nothing when there is none.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let toolchain = Toolchain::find()?;
-    let dir = workspace.setup_dir();
-    if std_source::is_present(&toolchain) && bpf_linker::is_present(&dir, &toolchain) {
+    let rustc = || Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let sysroot = exec::output(rustc().args(["--print", "sysroot"]))?;
+    let toolchain = Toolchain { version: exec::output(rustc().arg("-vV"))?, sysroot: sysroot.trim().into() };
+    let dir = workspace.target.join("setup");
+    if toolchain.find_tools(&dir)?.is_ok() {
         return Ok(());
     }
     fs::create_dir_all(&dir)?;
     // Two tasks in one target folder would unpack over each other. The lock ends with the file handle.
     let lock = File::create(dir.join("lock")).context("cannot create the lock in the set-up's folder")?;
     lock.lock().context("cannot lock the set-up's folder; does its file system support locks?")?;
-    if !std_source::is_present(&toolchain) {
-        std_source::bring(&dir, &toolchain)?;
+    for _ in 0..2 {
+        match toolchain.find_tools(&dir)? {
+            Ok(_linker) => break,
+            Err(Missing::Linker(_)) => bpf_linker::install(&dir, &toolchain)?,
+            Err(Missing::StdSource(place)) => std_source::install(&dir, &toolchain, &place)?,
+        }
     }
-    if !bpf_linker::is_present(&dir, &toolchain) {
-        bpf_linker::bring(&dir, &toolchain)?;
+    if let Err(missing) = toolchain.find_tools(&dir)? {
+        bail!("{missing}, although it has just been installed; delete {} and try again", dir.display());
     }
     Ok(())
 }
 
-/// Runs one step and says in one line what it was and how long it took.
+impl Toolchain {
+    /// A value that the compiler prints of itself, such as `release` or `LLVM version`.
+    fn value(&self, key: &str) -> Result<&str> {
+        let value = self.version.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        value.with_context(|| format!("`rustc -vV` shows no {key}; is rustc a compiler from rust-lang.org?"))
+    }
+
+    /// The folder of the linker that the build script will use, or what it will miss.
+    fn find_tools(&self, dir: &Path) -> Result<Result<PathBuf, Missing>> {
+        std_source::remove_outdated_link(self)?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        let printed = |command: &mut Command| exec::quiet(command).unwrap_or_default();
+        let fits = |linker: &Path| {
+            choice::is_wanted_version(&printed(Command::new(linker).arg("--version")))
+                && choice::has_llvm_of(&self.version, &printed(Command::new("ldd").arg(linker)))
+        };
+        Ok(choice::find_tools(&dir.join("bin"), &path, &self.sysroot, fits))
+    }
+}
+
+/// Runs one step and reports it in one line, with its duration.
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = exec::now();
     let result = work();
