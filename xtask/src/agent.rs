@@ -104,13 +104,13 @@ impl Running {
     }
 
     /// Ends it with SIGKILL, as the kernel does when memory runs out, and returns the events that were not taken.
-    pub(crate) fn kill(mut self) -> Vec<Value> {
+    pub(crate) fn kill(&mut self) -> Vec<Value> {
         exec::kill(&mut self.child);
         self.last_events()
     }
 
     /// Ends it with SIGINT, as Ctrl-C does, and returns the events that were not taken; the agent's last is `stop`.
-    pub(crate) fn stop(mut self) -> Result<Vec<Value>> {
+    pub(crate) fn stop(&mut self) -> Result<Vec<Value>> {
         self.signal(Signal::INT)?;
         let status = exec::wait_at_most(&mut self.child, END_LIMIT)?;
         let status = status.with_context(|| format!("SIGINT did not end process {} in {END_LIMIT:?}", self.pid()))?;
@@ -225,7 +225,7 @@ mod tests {
     fn start_and_stop_events_are_seen() {
         let text = "trap 'echo \"{\\\"event\\\":\\\"stop\\\",\\\"totals\\\":{\\\"entered\\\":3}}\"; exit 0' INT; \
             echo '{\"event\":\"start\"}'; while :; do sleep 0.01; done";
-        let running = attach(text).unwrap();
+        let mut running = attach(text).unwrap();
         assert_eq!(running.start["event"], "start");
         assert_eq!(running.stop().unwrap().pop().unwrap()["totals"]["entered"], 3);
     }

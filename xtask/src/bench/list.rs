@@ -50,7 +50,7 @@ impl List {
         for (close_wait, other) in SIZES.into_iter().take(if self.no_scale { 1 } else { SIZES.len() }) {
             eprintln!("bench: {close_wait} sockets in CLOSE_WAIT, {other} other descriptors");
             // The agent starts first, so that it sees every socket enter.
-            let agent = Program::closewait(binary, dir, &["--socket", &socket]).attach()?;
+            let mut agent = Program::closewait(binary, dir, &["--socket", &socket]).attach()?;
             let _crowd = Crowd::gather(0, close_wait, other)?;
             // The kernel frees the closed ends of the clients after a second. While it does, a listing may skip a socket: it
             // continues by position in a bucket of the hash table (`tcp_seek_last_pos`, net/ipv4/tcp_ipv4.c at v6.18).
@@ -80,11 +80,11 @@ impl Lister {
         Self { name, goal, command: command.iter().map(|word| (*word).to_owned()).collect() }
     }
 
-    /// Fails unless it lists `count` sockets of the crowd.
+    /// Fails unless it lists `count` sockets of the crowd, or at most one of a thousand less: on a busy machine a few end.
     fn check(&self, count: u32) -> Result<()> {
         let listed = count_rows(&exec::quiet(&mut self.command())?);
         ensure!(
-            u32::try_from(listed).is_ok_and(|listed| listed == count),
+            u32::try_from(listed).is_ok_and(|listed| (count - count / 1000..=count).contains(&listed)),
             "{} lists {listed} sockets of the crowd and not {count}: the times would be of different work",
             exec::shown(&self.command())
         );

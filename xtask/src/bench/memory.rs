@@ -125,7 +125,7 @@ fn grown(told: &Value, sockets: u32) -> Result<Growth> {
 fn track(binary: &Path, dir: &Path, sockets: u32) -> Result<Growth> {
     let socket = dir.join("agent.sock").display().to_string();
     let args = ["--stuck-after", STUCK_AFTER, "--ring-buffer", RING_BYTES, "--socket", &socket];
-    let running = Program::closewait(binary, dir, &args).attach()?;
+    let mut running = Program::closewait(binary, dir, &args).attach()?;
     let pid = running.pid();
     let (before, _) = settled(pid)?;
     let maps_before = map_bytes(pid)?;

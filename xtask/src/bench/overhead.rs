@@ -49,7 +49,7 @@ impl Overhead {
             if failures[index].is_some() {
                 return Ok(None);
             }
-            let running = match tracers[index].attach() {
+            let mut running = match tracers[index].attach() {
                 Ok(running) => running,
                 Err(error) => {
                     eprintln!("bench: {error:#}");
@@ -87,7 +87,7 @@ impl Overhead {
     fn start_times(&self, closewait: &Program) -> Result<String> {
         let mut millis = Vec::new();
         for _ in 0..self.starts {
-            let running = closewait.attach()?;
+            let mut running = closewait.attach()?;
             millis.push(running.time_to_attach.as_secs_f64() * 1000.0);
             running.stop()?;
         }
@@ -100,7 +100,7 @@ impl Overhead {
 
     /// What closewait costs while nothing happens but what the machine itself does.
     fn idle(&self, closewait: &Program) -> Result<String> {
-        let running = closewait.attach()?;
+        let mut running = closewait.attach()?;
         // What it does once after its start is not idleness.
         thread::sleep(Duration::from_secs(2));
         let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.idle_seconds))?.as_secs_f64();

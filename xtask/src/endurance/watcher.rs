@@ -1,8 +1,9 @@
 //! An agent, and what it reports about the sockets of a population.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
 use rustix::process::Signal;
+use tests_support::net::Id;
 
 use super::population::{Ends, NETWORK};
 use crate::prelude::*;
@@ -23,7 +24,8 @@ pub(super) type Left = Vec<(Ends, Option<f64>)>;
 /// A running agent.
 pub(super) struct Watcher {
     running: Running,
-    left: Left,
+    /// The sockets that left while it ran.
+    pub(super) left: Left,
     /// The counts that it reported last.
     pub(super) totals: Value,
     socket: PathBuf,
@@ -39,8 +41,8 @@ impl Agents<'_> {
     }
 
     /// Starts an agent with maps of its own.
-    pub(super) fn start_beside(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
-        self.start_as("beside", ring_bytes, stuck_after, &[])
+    pub(super) fn start_second(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
+        self.start_as("second", ring_bytes, stuck_after, &[])
     }
 
     fn start_as(&self, name: &'static str, ring_bytes: u32, stuck_after: &str, more: &[&str]) -> Result<Watcher> {
@@ -73,18 +75,17 @@ impl Watcher {
         self.running.read(read);
     }
 
-    /// Kills it and returns what left while it ran.
-    pub(super) fn kill(self) -> Left {
-        let Self { running, mut left, mut totals, .. } = self;
-        running.kill().iter().for_each(|event| take(&mut left, &mut totals, event));
-        left
+    /// Kills it.
+    pub(super) fn kill(&mut self) {
+        let events = self.running.kill();
+        events.iter().for_each(|event| take(&mut self.left, &mut self.totals, event));
     }
 
-    /// Ends it and returns what left while it ran, and its final counts.
-    pub(super) fn stop(self) -> Result<(Left, Value)> {
-        let Self { running, mut left, mut totals, .. } = self;
-        running.stop()?.iter().for_each(|event| take(&mut left, &mut totals, event));
-        Ok((left, totals))
+    /// Ends it in order; its final counts are then the totals.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let events = self.running.stop()?;
+        events.iter().for_each(|event| take(&mut self.left, &mut self.totals, event));
+        Ok(())
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
@@ -107,9 +108,9 @@ impl Watcher {
     }
 
     /// Kilobytes of resident memory, and the number of open descriptors.
-    pub(super) fn size(&self) -> Result<(u64, usize)> {
+    pub(super) fn size(&self) -> Result<[u64; 2]> {
         let pid = self.running.pid();
-        Ok((bench::status_kib(pid, "VmRSS")?, fs::read_dir(format!("/proc/{pid}/fd"))?.count()))
+        Ok([bench::status_kib(pid, "VmRSS")?, fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64])
     }
 }
 
@@ -127,11 +128,6 @@ fn take(left: &mut Left, totals: &mut Value, event: &Value) {
 
 /// The ends of an event's socket, if it is one of a population.
 fn ends(event: &Value) -> Option<Ends> {
-    let socket = event.get("socket")?;
-    let end = |name: &str| {
-        let address = socket[name]["address"].as_str()?.parse().ok()?;
-        Some(SocketAddr::new(address, socket[name]["port"].as_u64()?.try_into().ok()?))
-    };
-    let (local, remote) = (end("local")?, end("remote")?);
+    let Id { local, remote, .. } = Id::of_event(event)?;
     local.ip().to_string().starts_with(NETWORK).then_some((local, remote))
 }

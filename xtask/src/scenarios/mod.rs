@@ -19,9 +19,6 @@ pub(crate) struct Options {
     /// Play only scenarios whose name contains this
     #[arg(conflicts_with = "bless")]
     filter: Option<OsString>,
-    /// Play all of them this often
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    times: u32,
     /// Write the table to docs/scenarios.md
     #[arg(long)]
     bless: bool,
@@ -43,28 +40,21 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let args: Vec<_> = std::iter::once("--nocapture".into()).chain(options.filter.clone()).collect();
     let mut table = Table::default();
-    let mut failures = Vec::new();
-    let (mut played, mut failed) = (0, 0);
-    for round in 1..=options.times {
-        let mut unreadable = Ok(());
-        let show = |line: &str| match table.add(line) {
-            Ok(true) => {}
-            Ok(false) => println!("{line}"),
-            Err(error) => unreadable = Err(error),
-        };
-        let why = "playing scenarios in network namespaces";
-        let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
-        unreadable?;
-        played += summary.run();
-        failed += summary.failed;
-        failures.extend(summary.check("scenario", success, true).err().map(|error| format!("round {round}: {error}")));
-    }
+    let mut unreadable = Ok(());
+    let show = |line: &str| match table.add(line) {
+        Ok(true) => {}
+        Ok(false) => println!("{line}"),
+        Err(error) => unreadable = Err(error),
+    };
+    let why = "playing scenarios in network namespaces";
+    let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
+    unreadable?;
     println!("\n{}", table.markdown());
-    println!("scenarios: {played} played, {failed} failed");
+    println!("scenarios: {} played, {} failed", summary.run(), summary.failed);
     if options.bless {
         let kernel = exec::quiet(Command::new("uname").arg("-sr"))?;
         fs::write(workspace.root.join(PAGE), table.page(kernel.trim()))?;
         println!("wrote {PAGE}");
     }
-    test::all_of(failures.into_iter())
+    summary.check("scenario", success, true)
 }

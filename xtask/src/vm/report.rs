@@ -22,20 +22,22 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 /// Number of the kernel's faults that are shown. The console has all.
 const SHOWN_FAULTS: usize = 10;
 
-/// Columns for each kernel: its name in the tests, and what it means.
-const COLUMNS: &[(&str, &str)] = &[
-    ("hook", "what the agent attaches to"),
-    ("ring buffer", "records come out of the kernel through it"),
-    ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
-    ("owners from", "where the agent searches for owners"),
-    ("openers", "who connected a socket (`run --openers`)"),
-    ("cookie", "every socket has a lasting number; else only those that something else has asked for"),
-    ("look", "the agent reads one socket again before it reports it as stuck"),
-    ("legs", "the other connection of a proxied one"),
-    ("backlog", "the listener that a socket waits at, and how full its backlog is"),
-    ("MPTCP", "the kernel has Multipath TCP, and its sockets are seen"),
-    ("churn", "load of the test that reads the kernel's log: SYNs that were sent, and scans beside them"),
+/// Columns for each kernel, by their names in the tests. page.md explains them.
+const COLUMNS: [&str; 11] = [
+    "hook",
+    "ring buffer",
+    "iter/task_file",
+    "owners from",
+    "openers",
+    "cookie",
+    "look",
+    "legs",
+    "backlog",
+    "MPTCP",
+    "churn",
 ];
+/// The page docs/kernels.md around the table.
+const PAGE: &str = include_str!("page.md");
 
 /// One boot.
 #[derive(Debug, Default)]
@@ -159,13 +161,13 @@ impl Row {
 
     /// The cells of the table.
     fn cells(&self) -> String {
-        let can = COLUMNS.iter().map(|(name, _meaning)| self.can.get(*name).map_or("?", String::as_str));
+        let can = COLUMNS.map(|name| self.can.get(name).map_or("?", String::as_str));
         let broken_iterator = self.broken_iterator.map_or("?", |broken| if broken { "has it" } else { "no" });
         let trouble: String = self.trouble.iter().map(|trouble| format!("; {}", markdown::cell(trouble))).collect();
         format!(
             "{} | {} | {broken_iterator} | {} | {}{trouble}",
             self.name(),
-            can.collect::<Vec<_>>().join(" | "),
+            can.join(" | "),
             self.log(),
             self.tests()
         )
@@ -177,8 +179,7 @@ pub(super) struct Table(pub(super) Vec<Row>);
 
 impl Table {
     pub(super) fn markdown(&self) -> String {
-        let names = COLUMNS.iter().map(|(name, _meaning)| *name).collect::<Vec<_>>().join(" | ");
-        let header = format!("kernel | {names} | CVE-2026-74714 | kernel log | tests");
+        let header = format!("kernel | {} | CVE-2026-74714 | kernel log | tests", COLUMNS.join(" | "));
         markdown::table(&header, self.0.iter().map(Row::cells))
     }
 
@@ -196,26 +197,7 @@ impl Table {
 
     /// The whole of docs/kernels.md.
     pub(super) fn page(&self) -> String {
-        let more = [
-            ("CVE-2026-74714", "the kernel has the bug in `iter/tcp` (docs/kernel-safety.md), by its version"),
-            (
-                "kernel log",
-                "what the kernel has reported while the tests ran, SYNs from random sources beside scans and audits \
-                 included; clean: no warning, no fault",
-            ),
-        ];
-        let meanings = COLUMNS.iter().copied().chain(more).map(|(name, meaning)| format!("- **{name}**: {meaning}.\n"));
-        format!(
-            "<!-- Written by `cargo xtask vm --bless`; the kernels are in xtask/src/vm/kernels.rs. -->\n\n\
-             # Kernels\n\n\
-             What the agent can do on each kernel, as its kernel tests have found it: the same static binary and the same tests,\n\
-             on Debian's kernels in QEMU, each with a boot of its own. What a kernel lacks is asserted to be absent there. With\n\
-             BTF hidden, the agent finds no types of the kernel, as on one that was built without them; of the tests those are\n\
-             run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n\
-             `?`: not tried.\n\n{}",
-            self.markdown(),
-            meanings.collect::<String>()
-        )
+        PAGE.replace("{table}", &self.markdown())
     }
 }
 
@@ -249,6 +231,9 @@ mod tests {
         let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
+        for column in COLUMNS {
+            assert!(table.page().contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
+        }
     }
 
     #[test]
