@@ -5,7 +5,6 @@ use crate::prelude::*;
 use crate::{
     agent::Program,
     crowd::{self, Crowd},
-    root,
 };
 
 /// After this time the kernel has freed the clients' ends of a crowd, on a busy machine, too.
@@ -34,7 +33,6 @@ struct Lister {
 impl List {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        root::install(&[("hyperfine", "hyperfine"), ("ss", "iproute2")], None, "installing what is compared")?;
         crowd::enter_network()?;
         let socket = dir.join("agent.sock").display().to_string();
         let closewait = binary.to_str().context("the path of the built binary is not UTF-8")?;

@@ -24,7 +24,7 @@ pub(crate) enum Bench {
     /// Measure the CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
     Refresh(refresh::Refresh),
     /// Measure the memory per tracked socket, in the kernel and in the agent
-    Memory(memory::Memory),
+    Memory,
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -36,8 +36,11 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
     }
     let Some(binary) = binary else {
         build::release(workspace)?;
-        if matches!(bench, Bench::Memory(_)) {
+        if matches!(bench, Bench::Memory) {
             build::example(workspace, memory::EXAMPLE)?;
+        }
+        if matches!(bench, Bench::List(_)) {
+            root::install(workspace, "bench")?;
         }
         return root::again(workspace, "attaching tracers to the kernel");
     };
@@ -45,7 +48,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Overhead(options) => options.run(binary, dir),
         Bench::List(options) => options.run(binary, dir),
         Bench::Refresh(options) => options.run(binary, dir),
-        Bench::Memory(options) => options.run(binary, dir),
+        Bench::Memory => memory::run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }
@@ -55,21 +58,6 @@ fn machine() -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpus = thread::available_parallelism().context("cannot count the CPUs; is /proc mounted?")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
-    Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), cpu_model(&cpuinfo)))
-}
-
-fn cpu_model(cpuinfo: &str) -> &str {
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or("unknown model", |(_tab, name)| name.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cpu_has_a_name() {
-        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Some CPU\n"), "Some CPU");
-        assert_eq!(cpu_model(""), "unknown model");
-    }
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), model.map_or("unknown model", |(_tab, name)| name)))
 }

@@ -26,13 +26,6 @@ pub(crate) struct Overhead {
     idle_seconds: u64,
 }
 
-/// What closewait counted in all rounds, and the connections that there were. `None`: it did not say.
-#[derive(Debug, PartialEq, Eq)]
-struct Totals {
-    connections: u64,
-    counters: [Option<u64>; COUNTERS.len()],
-}
-
 impl Overhead {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
@@ -42,7 +35,7 @@ impl Overhead {
         }
         let tracers = tracers(binary, dir);
         let mut failures = vec![None; tracers.len()];
-        let mut totals = Totals { connections: 0, counters: [Some(0); COUNTERS.len()] };
+        let (mut all_connections, mut totals) = (0, [0; COUNTERS.len()]);
         let names = std::iter::once("none").chain(tracers.iter().map(|tracer| tracer.name));
         let series = interleaved(names, self.rounds, |index| {
             let Some(index) = index.checked_sub(1) else { return Ok(Some(load(self.seconds)?.1)) };
@@ -59,9 +52,13 @@ impl Overhead {
             };
             let (connections, rate) = load(self.seconds)?;
             let last = running.stop()?.pop();
-            // closewait is the first tracer.
-            if index == 0 {
-                totals.add(connections, last.as_ref());
+            // closewait is the first tracer, and the only one that counts.
+            if let Some(stop) = last {
+                all_connections += connections;
+                for (sum, name) in totals.iter_mut().zip(COUNTERS) {
+                    *sum +=
+                        stop["totals"][name].as_u64().with_context(|| format!("no {name} in {stop}; this is a bug"))?;
+                }
             }
             Ok(Some(rate))
         })?;
@@ -77,7 +74,13 @@ impl Overhead {
         if let Some(Some(reason)) = failures.first() {
             bail!("closewait did not attach: {reason}; try `cargo xtask run -- doctor`");
         }
-        println!("\n{}", totals.text());
+        // Other connections on the machine can only make the number of missed ones smaller.
+        let missed = all_connections.saturating_sub(totals[0]);
+        let totals = COUNTERS.iter().zip(totals).map(|(name, sum)| format!("`{name}` {sum}")).collect::<Vec<_>>();
+        println!(
+            "\nOf {all_connections} connections, closewait missed {missed}. Its own totals: {}.",
+            totals.join(", ")
+        );
         print!("{}", self.start_times(&tracers[0])?);
         print!("{}", self.idle(&tracers[0])?);
         Ok(())
@@ -112,28 +115,6 @@ impl Overhead {
             cpu * 1000.0,
             cpu / self.idle_seconds as f64 * 100.0
         ))
-    }
-}
-
-impl Totals {
-    /// Adds one round.
-    fn add(&mut self, connections: u64, stop: Option<&Value>) {
-        self.connections += connections;
-        for (sum, name) in self.counters.iter_mut().zip(COUNTERS) {
-            let value = stop.and_then(|stop| stop["totals"][name].as_u64());
-            // One round without the number makes the sum unknown.
-            *sum = sum.zip(value).map(|(sum, value)| sum + value);
-        }
-    }
-
-    fn text(&self) -> String {
-        let shown = |number: Option<u64>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
-        // Other connections on the machine can only make the number of missed ones smaller.
-        let missed = self.counters[0].map(|entered| self.connections.saturating_sub(entered));
-        let counters = COUNTERS.iter().zip(self.counters).map(|(name, sum)| format!("`{name}` {}", shown(sum)));
-        let counters = counters.collect::<Vec<_>>().join(", ");
-        let (connections, missed) = (self.connections, shown(missed));
-        format!("Of {connections} connections, closewait missed {missed}. Its own totals: {counters}.")
     }
 }
 
@@ -181,18 +162,6 @@ fn table<'a>(variants: impl Iterator<Item = (&'a Series, Option<&'a str>)>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn totals_add_up_and_a_missing_number_is_unknown() {
-        let mut totals = Totals { connections: 0, counters: [Some(0); COUNTERS.len()] };
-        totals.add(100, Some(&json!({"totals": {"entered": 98, "left": 98, "lost_ring_full": 0, "lost_map_full": 0}})));
-        totals.add(50, Some(&json!({"totals": {"entered": 50, "left": 50, "lost_ring_full": 1, "lost_map_full": 0}})));
-        assert_eq!(totals.counters, [Some(148), Some(148), Some(1), Some(0), None]);
-        assert!(totals.text().contains("missed 2. ") && totals.text().contains("`skipped_by_kernel` unknown"));
-        totals.add(1, None);
-        assert!(totals.text().contains("missed unknown"), "{}", totals.text());
-    }
 
     #[test]
     fn a_variant_without_results_has_a_reason() {

@@ -108,7 +108,7 @@ impl Soak {
         let mut soaking = Soaking {
             agents,
             watcher: agents.start(RING_BYTES, "1s")?,
-            second: agents.start_second(RING_BYTES, "1s")?,
+            second: agents.start_as("second", RING_BYTES, "1s", &[])?,
             population: Population::new(self.seed)?,
             load: None,
             is_changed: false,

@@ -35,17 +35,18 @@ pub(super) struct Watcher {
 impl Agents<'_> {
     /// Starts an agent on the pinned maps and waits until it is attached.
     pub(super) fn start(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
-        let pin = super::pins(self.dir).join("closewait");
-        let pin = pin.to_str().context("the path of the temporary folder is not UTF-8")?;
-        self.start_as("pinned", ring_bytes, stuck_after, &["--pin", pin])
+        let pin = super::pins(self.dir).join("closewait").display().to_string();
+        self.start_as("pinned", ring_bytes, stuck_after, &["--pin", &pin])
     }
 
-    /// Starts an agent with maps of its own.
-    pub(super) fn start_second(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
-        self.start_as("second", ring_bytes, stuck_after, &[])
-    }
-
-    fn start_as(&self, name: &'static str, ring_bytes: u32, stuck_after: &str, more: &[&str]) -> Result<Watcher> {
+    /// Starts an agent with maps of its own (no `--pin` among `more`) or with those that `more` names.
+    pub(super) fn start_as(
+        &self,
+        name: &'static str,
+        ring_bytes: u32,
+        stuck_after: &str,
+        more: &[&str],
+    ) -> Result<Watcher> {
         let socket = self.dir.join(format!("{name}.socket"));
         let (ring_bytes, path) = (ring_bytes.to_string(), socket.display().to_string());
         let args =

@@ -1,12 +1,11 @@
 //! `cargo xtask scenarios`: real programs that leave sockets in CLOSE_WAIT, and the agent's verdicts on them.
 
-mod programs;
 mod table;
 
 use std::{env, ffi::OsString};
 
 use crate::prelude::*;
-use crate::{setup, test};
+use crate::{root, setup, test};
 use table::Table;
 
 /// The page that `--bless` writes.
@@ -27,7 +26,9 @@ pub(crate) struct Options {
 /// Installs the programs, plays the scenarios, prints the table and fails if any result was unexpected.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
-    programs::bring(workspace)?;
+    root::install(workspace, "scenarios")?;
+    let build = workspace.root.join("closewait-agent/tests/scenarios/programs/build");
+    exec::quiet(Command::new(build).arg(workspace.target.join("scenarios")))?;
     let executable = test::build(workspace, "scenarios")?.into_os_string();
     let mut program = vec![executable];
     if let Some(folder) = env::var_os(RECORD) {

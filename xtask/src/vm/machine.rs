@@ -143,15 +143,11 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    /// Finds them, installs what is missing.
-    pub(super) fn bring() -> Result<Self> {
-        const TOOLS: [(&str, &str); 3] =
-            [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("ss", "iproute2")];
-        root::install(&TOOLS, None, "installing what boots kernels")?;
-        let [qemu, busybox, ss] = TOOLS.map(|(program, package)| {
-            exec::which(program).with_context(|| format!("there is no program {program}; install {package}"))
-        });
-        let tools = Self { qemu: qemu?, busybox: busybox?, ss: ss? };
+    /// Finds them, and installs those that are missing.
+    pub(super) fn bring(workspace: &Workspace) -> Result<Self> {
+        root::install(workspace, "vm")?;
+        let find = |program| exec::which(program).with_context(|| format!("there is no program {program}; install it"));
+        let tools = Self { qemu: find("qemu-system-x86_64")?, busybox: find("busybox")?, ss: find("ss")? };
         // The guest has no libraries for it.
         let dynamic = exec::quiet(Command::new("ldd").arg(&tools.busybox)).is_ok_and(|text| text.contains("=>"));
         ensure!(!dynamic, "{} is not linked statically; install busybox-static", tools.busybox.display());

@@ -92,7 +92,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernels = Kernel::choose(&options.versions);
     let dir = workspace.target.join("vm");
     fs::create_dir_all(&dir)?;
-    let tools = Tools::bring()?;
+    let tools = Tools::bring(workspace)?;
     kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
     let wanted = match &options.test {
