@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -77,7 +77,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(command))?;
     check(command, output.status)?;
-    text(command, output.stdout)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command that prints one JSON object.
@@ -89,11 +89,9 @@ pub(crate) fn json(command: &mut Command) -> Result<Value> {
 /// Runs a command without showing anything and returns its stdout; on failure its output is part of the error.
 pub(crate) fn quiet(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(command))?;
-    if !output.status.success() {
-        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        bail!("{} failed ({}):\n{stdout}{stderr}", shown(command), output.status);
-    }
-    text(command, output.stdout)
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "{} failed ({}):\n{stdout}{stderr}", shown(command), output.status);
+    Ok(stdout)
 }
 
 /// The path of this program.
@@ -183,14 +181,8 @@ fn cannot_start(command: &Command) -> String {
 }
 
 fn check(command: &Command, status: ExitStatus) -> Result<()> {
-    if !status.success() {
-        bail!("{} failed ({status}); its own messages are above", shown(command));
-    }
+    ensure!(status.success(), "{} failed ({status}); its own messages are above", shown(command));
     Ok(())
-}
-
-fn text(command: &Command, stdout: Vec<u8>) -> Result<String> {
-    String::from_utf8(stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
 }
 
 #[cfg(test)]
