@@ -1,6 +1,6 @@
 //! Records a second through the engine.
 
-use super::rounds::summary;
+use super::summary;
 use crate::build;
 use crate::prelude::*;
 

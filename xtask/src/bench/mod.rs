@@ -6,7 +6,6 @@ mod memory;
 mod overhead;
 mod process;
 mod refresh;
-mod rounds;
 
 use clap::Subcommand;
 
@@ -60,4 +59,22 @@ fn machine() -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), model.map_or("unknown model", |(_tab, name)| name)))
+}
+
+/// Returns the least number, the median and the greatest. The median of an even count is the mean of the two in the middle.
+fn summary(numbers: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = f64::midpoint(*sorted.get(sorted.len() / 2)?, *sorted.get((sorted.len() - 1) / 2)?);
+    Some([*sorted.first()?, median, *sorted.last()?])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn medians_of_odd_even_and_no_numbers() {
+        assert_eq!(super::summary(&[3.0, 1.0, 2.0]), Some([1.0, 2.0, 3.0]));
+        assert_eq!(super::summary(&[4.0, 1.0, 3.0, 2.0]), Some([1.0, 2.5, 4.0]));
+        assert_eq!(super::summary(&[]), None);
+    }
 }

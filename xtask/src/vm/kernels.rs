@@ -14,8 +14,10 @@ pub(super) struct Kernel {
     suites: &'static [&'static str],
     /// Regular expressions for its packages. The newest package that matches is taken.
     packages: &'static [&'static str],
-    /// Beginning of a package that is preferred to newer ones while Debian has it, for a bug that those do not have.
+    /// Beginning of a package that is preferred to newer ones while Debian has it, for CVE-2026-74714, which those do not have.
     unfixed: Option<&'static str>,
+    /// The first version of the series without that bug. `None`: no version of the series has it.
+    fixed_in: Option<&'static str>,
 }
 
 const fn kernel(
@@ -23,21 +25,41 @@ const fn kernel(
     suites: &'static [&'static str],
     packages: &'static [&'static str],
     unfixed: Option<&'static str>,
+    fixed_in: Option<&'static str>,
 ) -> Kernel {
-    Kernel { version, suites, packages, unfixed }
+    Kernel { version, suites, packages, unfixed, fixed_in }
 }
 
 /// Oldest first. These are the kernels for virtual machines in the cloud, in which all that a boot without disks needs is
-/// built in. What is unfixed in 6.18.15 is CVE-2026-74714: docs/kernel-safety.md.
+/// built in. docs/kernel-safety.md describes CVE-2026-74714, which versions from 5.15 to 7.1.8 have.
 pub(super) const KERNELS: [Kernel; 5] = [
-    kernel("5.10", &["bullseye-security"], &["^linux-image-5.10.0-[0-9]+-cloud-amd64$"], None),
-    kernel("6.1", &["bookworm-security", "bookworm"], &["^linux-image-6.1.0-[0-9]+-cloud-amd64-unsigned$"], None),
-    kernel("6.12", &["trixie-security", "trixie"], &["^linux-image-6.12.*-cloud-amd64-unsigned$"], None),
-    kernel("6.18", &["trixie-backports"], &["^linux-image-6.18.*-cloud-amd64$"], Some("linux-image-6.18.15+")),
+    kernel("5.10", &["bullseye-security"], &["^linux-image-5.10.0-[0-9]+-cloud-amd64$"], None, None),
+    kernel(
+        "6.1",
+        &["bookworm-security", "bookworm"],
+        &["^linux-image-6.1.0-[0-9]+-cloud-amd64-unsigned$"],
+        None,
+        Some("6.1.183"),
+    ),
+    kernel(
+        "6.12",
+        &["trixie-security", "trixie"],
+        &["^linux-image-6.12.*-cloud-amd64-unsigned$"],
+        None,
+        Some("6.12.104"),
+    ),
+    kernel(
+        "6.18",
+        &["trixie-backports"],
+        &["^linux-image-6.18.*-cloud-amd64$"],
+        Some("linux-image-6.18.15+"),
+        Some("6.18.45"),
+    ),
     kernel(
         "7.3",
         &["trixie-backports"],
         &["^linux-binary-7.3.*-cloud-amd64$", "^linux-modules-7.3.*-cloud-amd64$"],
+        None,
         None,
     ),
 ];
@@ -53,6 +75,13 @@ impl Kernel {
     pub(super) fn choose(versions: &[String]) -> Vec<&'static Self> {
         let wanted = |kernel: &&Self| versions.is_empty() || versions.iter().any(|version| version == kernel.version);
         KERNELS.iter().filter(wanted).collect()
+    }
+
+    /// Whether the kernel frees sockets that are in use (`bpf_iter_tcp_established_batch` in net/ipv4/tcp_ipv4.c), by the version
+    /// that Debian names in `uname -v`: `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-11-01)`. `None`: it names none.
+    pub(super) fn has_broken_iterator(&self, build: &str) -> Option<bool> {
+        let version = build.split_once("Debian ")?.1.split(['-', '~', '+']).next()?;
+        Some(self.fixed_in.is_some_and(|fixed| numbers(version) < numbers(fixed)))
     }
 
     /// The bootable image in the unpacked packages.
@@ -112,15 +141,28 @@ pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> 
 
 /// Returns the name with the beginning `unfixed`, else the newest: in version numbers, 46 comes after 9.
 fn preferred(names: Vec<String>, unfixed: Option<&str>) -> Option<String> {
-    let numbers = |name: &str| -> Vec<u64> {
-        name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
-    };
     names.into_iter().max_by_key(|name| (unfixed.is_some_and(|beginning| name.starts_with(beginning)), numbers(name)))
+}
+
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_iterator_is_broken_before_the_fix_of_its_series() {
+        let broken = |kernel: usize, version| {
+            KERNELS[kernel]
+                .has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
+        };
+        assert_eq!([broken(0, "5.10.262-1"), broken(4, "7.3.4-1")], [Some(false); 2]);
+        assert_eq!([broken(1, "6.1.182-1"), broken(1, "6.1.183-1")], [Some(true), Some(false)]);
+        assert_eq!([broken(3, "6.18.9-1"), broken(3, "6.18.45-1")], [Some(true), Some(false)]);
+        assert_eq!(KERNELS[1].has_broken_iterator("#1 SMP PREEMPT_DYNAMIC @0"), None);
+    }
 
     #[test]
     fn an_unfixed_version_comes_before_newer_ones_and_the_newest_has_the_highest_numbers() {

@@ -1,6 +1,5 @@
 //! `cargo xtask vm`: the kernel tests on Debian's kernels, each in a virtual machine of its own.
 
-mod history;
 mod initramfs;
 mod kernels;
 mod machine;
@@ -158,7 +157,7 @@ impl Parts<'_> {
         let tree = guest.tree()?;
         self.fill(&tree, case, accelerator)?;
         let boot = guest.boot(&tree, accelerator)?;
-        let mut row = Row::read(case.kernel.version, case.hidden_btf, &boot.lines, boot.took);
+        let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
             println!("{name} | {line}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tests_support::kmsg::{fault_in, reports_fault};
 
-use super::history;
+use super::kernels::Kernel;
 use crate::prelude::*;
 use crate::test::{self, Summary};
 
@@ -62,8 +62,8 @@ pub(super) struct Row {
 
 impl Row {
     /// Reads the console.
-    pub(super) fn read(version: &'static str, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
-        let mut row = Self { version, hidden_btf, took, ..Self::default() };
+    pub(super) fn read(kernel: &Kernel, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
+        let mut row = Self { version: kernel.version, hidden_btf, took, ..Self::default() };
         let mut in_log = false;
         for line in lines {
             if in_log {
@@ -78,7 +78,7 @@ impl Row {
                 match said.split_once(' ') {
                     Some(("release", release)) => row.release = Some(release.to_owned()),
                     Some(("build", build)) => {
-                        row.broken_iterator = history::version(build).map(history::iterator_is_broken);
+                        row.broken_iterator = kernel.has_broken_iterator(build);
                     }
                     Some(("log", "begins")) => in_log = true,
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
@@ -220,7 +220,7 @@ mod tests {
 
     fn row(lines: &[&str]) -> Row {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Row::read("6.18", false, &lines, Duration::from_secs(3))
+        Row::read(&crate::vm::kernels::KERNELS[3], false, &lines, Duration::from_secs(3))
     }
 
     #[test]
