@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::prelude::*;
 use crate::{loopback, namespaces};
@@ -16,8 +16,8 @@ pub(crate) const NETWORK: &str = "127.78.";
 /// Least number of processes of a crowd.
 const MIN_PROCESSES: u32 = 3;
 
-/// Descriptors of one process, at most: far fewer than the `fs.nr_open` of any host.
-const MAX_DESCRIPTORS: u32 = 50_000;
+/// Most descriptors of one process: a host may forbid more, even to root.
+const MAX_DESCRIPTORS: u32 = 16_000;
 
 /// Connections to one listener. The kernel tries the ephemeral ports in steps of up to 16 for each listener
 /// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c at v6.18). If it came round, it would take the port of a client that it
@@ -112,11 +112,12 @@ fn shares(total: u32, count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(move |index| total / count + u32::from(index < total % count))
 }
 
-/// Raises the limit of this process, which needs CAP_SYS_RESOURCE.
 fn allow_descriptors(count: u32) -> Result<()> {
-    let limit = Some(count.into());
-    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })
-        .with_context(|| format!("setrlimit(RLIMIT_NOFILE) to {count} failed; run as root, with CAP_SYS_RESOURCE"))
+    let old = getrlimit(Resource::Nofile);
+    let current = old.current.map(|current| current.max(count.into()));
+    setrlimit(Resource::Nofile, Rlimit { current, ..old }).with_context(|| {
+        format!("setrlimit(RLIMIT_NOFILE) to {count} failed\nhint: raise the hard limit: `ulimit -Hn`")
+    })
 }
 
 #[cfg(test)]

@@ -132,6 +132,11 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).chain(more).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
+/// Full path of a program that has to be installed.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    which(program).with_context(|| format!("there is no program `{program}`; install it"))
+}
+
 /// Runs `work` with a new empty folder, and removes the folder.
 pub(crate) fn with_scratch<T>(name: &str, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let dir = env::temp_dir().join(format!("closewait-{name}-{}", std::process::id()));

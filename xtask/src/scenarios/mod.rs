@@ -36,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let mut setting = OsString::from(format!("{RECORD}="));
         setting.push(folder);
         // sudo does not pass variables on.
-        let env = exec::which("env").context("there is no program `env`; install coreutils")?;
+        let env = exec::find("env")?;
         program.splice(0..0, [env.into(), setting]);
     }
     let args: Vec<_> = std::iter::once("--nocapture".into()).chain(options.filter.clone()).collect();

@@ -6,10 +6,10 @@ mod machine;
 mod report;
 
 use crate::prelude::*;
-use crate::{setup, test};
+use crate::{root, setup, test};
 use initramfs::Tree;
 use kernels::{KERNELS, Kernel, MODULES};
-use machine::{Accelerator, Guest, Tools};
+use machine::{Accelerator, Guest};
 use report::{Row, Table};
 
 /// The page that `--bless` writes.
@@ -78,7 +78,6 @@ struct Case {
 
 /// What goes into every guest.
 struct Parts<'a> {
-    tools: &'a Tools,
     agent: PathBuf,
     tests: PathBuf,
     dir: PathBuf,
@@ -91,7 +90,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernels = Kernel::choose(&options.versions);
     let dir = workspace.target.join("vm");
     fs::create_dir_all(&dir)?;
-    let tools = Tools::bring(workspace)?;
+    root::install(workspace, "vm")?;
+    // The guest has no libraries for it.
+    let dynamic = exec::quiet(Command::new("ldd").arg(exec::find("busybox")?)).is_ok_and(|text| text.contains("=>"));
+    ensure!(!dynamic, "busybox is not linked statically\nhint: install busybox-static");
     kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
     let wanted = match &options.test {
@@ -99,9 +101,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
-    let parts = Parts { tools: &tools, agent, tests, dir, wanted };
+    let parts = Parts { agent, tests, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
-    let accelerator = Accelerator::probe(&tools, &parts.dir, newest.image(&parts.kernels())?)?;
+    let accelerator = Accelerator::probe(&parts.dir, newest.image(&parts.kernels())?)?;
     println!("vm: {} kernels with {}, one after the other", kernels.len(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
@@ -152,8 +154,7 @@ impl Parts<'_> {
     fn play(&self, case: Case, accelerator: Accelerator) -> Result<Row> {
         let name = if case.hidden_btf { format!("{}-no-btf", case.kernel.version) } else { case.kernel.version.into() };
         let kernel = case.kernel.image(&self.kernels())?;
-        let (tools, dir) = (self.tools, self.dir.as_path());
-        let guest = Guest { tools, dir, name: &name, kernel, append: COMMAND_LINE, silence: SILENCE };
+        let guest = Guest { dir: &self.dir, name: &name, kernel, append: COMMAND_LINE, silence: SILENCE };
         let tree = guest.tree()?;
         self.fill(&tree, case, accelerator)?;
         let boot = guest.boot(&tree, accelerator)?;
@@ -170,7 +171,7 @@ impl Parts<'_> {
 
     /// Adds the agent, its tests and what they need to the files of a guest.
     fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator) -> Result<()> {
-        tree.copy_program(&self.tools.ss)?;
+        tree.copy_program(&exec::find("ss")?)?;
         tree.copy(&self.tests, "/tests/kernel")?;
         // The tests find it in the folder above their own.
         tree.copy(&self.agent, "/closewait")?;
