@@ -49,8 +49,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs all pairs for `time`. Returns the exact number of connections that both ends have closed.
 fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
+    let listen = |pair| (0..LISTENERS).map(|_| loopback::listen([127, 77, 0, pair])).collect::<Result<Vec<_>>>();
     // All listeners exist before the first connection, so that a pair is not measured while another still binds.
-    let listeners = (0..pairs).map(listeners).collect::<Result<Vec<_>>>()?;
+    let listeners = (1..=pairs).map(listen).collect::<Result<Vec<_>>>()?;
     let start = exec::now();
     let deadline = start + time;
     let counts = thread::scope(|scope| {
@@ -61,10 +62,6 @@ fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
         running.into_iter().map(join).collect::<Result<Vec<_>>>()
     })?;
     Ok((counts.iter().sum(), start.elapsed()))
-}
-
-fn listeners(pair: u8) -> Result<Vec<TcpListener>> {
-    (0..LISTENERS).map(|_| loopback::listen([127, 77, 0, pair + 1])).collect()
 }
 
 /// One client, and one server in a thread of its own.

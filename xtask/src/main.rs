@@ -9,7 +9,6 @@ use clap::{Parser, Subcommand};
 use exec::Workspace;
 
 mod agent;
-mod apt;
 mod bench;
 mod build;
 mod crowd;
@@ -43,7 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the standard library's source and bpf-linker into target/setup, if they are missing
+    /// Install the standard library's source (rustup), and bpf-linker in target/setup, if they are missing
     Setup,
     /// Build target/release/closewait
     Build,

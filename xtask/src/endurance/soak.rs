@@ -51,11 +51,11 @@ const FAULTS: [(&str, Fault); 7] = [
         soaking.replace()
     }),
     ("SIGSTOP for 2 to 10 s while 200 sockets exit and 200 enter", |soaking, time| {
-        soaking.watcher.signal(Signal::STOP)?;
+        soaking.watcher.running.signal(Signal::STOP)?;
         soaking.population.close(200)?;
         soaking.population.add(200)?;
         thread::sleep(time);
-        soaking.watcher.signal(Signal::CONT)
+        soaking.watcher.running.signal(Signal::CONT)
     }),
     ("full load begins or ends", |soaking, _time| {
         soaking.load = if soaking.load.is_some() { None } else { Some(Load::start()?) };
@@ -76,9 +76,9 @@ const FAULTS: [(&str, Fault); 7] = [
         soaking.population.close(500).map(drop)
     }),
     ("no program reads the events for 2 to 10 s, while the agent reports all sockets", |soaking, time| {
-        soaking.watcher.read(false);
+        soaking.watcher.running.read(false);
         soaking.live(time)?;
-        soaking.watcher.read(true);
+        soaking.watcher.running.read(true);
         Ok(())
     }),
 ];

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rustix::process::Signal;
 use tests_support::net::Id;
 
 use super::population::{Ends, NETWORK};
@@ -23,7 +22,7 @@ pub(super) type Left = Vec<(Ends, Option<f64>)>;
 
 /// A running agent.
 pub(super) struct Watcher {
-    running: Running,
+    pub(super) running: Running,
     /// The sockets that left while it ran.
     pub(super) left: Left,
     /// The counts that it reported last.
@@ -71,11 +70,6 @@ impl Watcher {
         }
     }
 
-    /// Stops or continues the reading of its output.
-    pub(super) fn read(&self, read: bool) {
-        self.running.read(read);
-    }
-
     /// Kills it.
     pub(super) fn kill(&mut self) {
         let events = self.running.kill();
@@ -87,10 +81,6 @@ impl Watcher {
         let events = self.running.stop()?;
         events.iter().for_each(|event| take(&mut self.left, &mut self.totals, event));
         Ok(())
-    }
-
-    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
-        self.running.signal(signal)
     }
 
     /// The tracked sockets of the population, each with the bounds of its age in seconds.

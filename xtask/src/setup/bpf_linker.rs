@@ -13,8 +13,10 @@ const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRA
 
 /// Builds the linker and installs it in `dir/bin`.
 pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
-    let llvm = toolchain.value("LLVM version")?;
-    let llvm_major = llvm.split('.').next().unwrap_or(llvm);
+    let llvm = toolchain.version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
+    let llvm_major = llvm.and_then(|version| version.split('.').next());
+    let llvm_major =
+        llvm_major.context("`rustc -vV` shows no LLVM version; is rustc a compiler from rust-lang.org?")?;
     let prefix = llvm_prefix(dir, toolchain, llvm_major)?;
     let build_dir = dir.join("bpf-linker-build");
     let mut command = Command::new(exec::cargo_program());

@@ -7,9 +7,8 @@ mod bpf_linker;
 #[path = "../../../closewait-agent/build/choice.rs"]
 #[expect(dead_code, reason = "the rest of the decision is for the build script")]
 mod choice;
-mod std_source;
 
-use std::{env, fs::File};
+use std::{env, ffi::OsStr, fs::File};
 
 use choice::Missing;
 
@@ -29,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let sysroot = exec::output(rustc().args(["--print", "sysroot"]))?;
     let toolchain = Toolchain { version: exec::output(rustc().arg("-vV"))?, sysroot: sysroot.trim().into() };
     let dir = workspace.target.join("setup");
-    if toolchain.find_tools(&dir)?.is_ok() {
+    if toolchain.find_tools(&dir).is_ok() {
         return Ok(());
     }
     fs::create_dir_all(&dir)?;
@@ -37,36 +36,44 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let lock = File::create(dir.join("lock")).context("cannot create the lock in the set-up's folder")?;
     lock.lock().context("cannot lock the set-up's folder; does its file system support locks?")?;
     for _ in 0..2 {
-        match toolchain.find_tools(&dir)? {
+        match toolchain.find_tools(&dir) {
             Ok(_linker) => break,
             Err(Missing::Linker(_)) => bpf_linker::install(&dir, &toolchain)?,
-            Err(Missing::StdSource(place)) => std_source::install(&dir, &toolchain, &place)?,
+            Err(Missing::StdSource(place)) => install_std_source(&toolchain, &place)?,
         }
     }
-    if let Err(missing) = toolchain.find_tools(&dir)? {
+    if let Err(missing) = toolchain.find_tools(&dir) {
         bail!("{missing}, although it has just been installed; delete {} and try again", dir.display());
     }
     Ok(())
 }
 
 impl Toolchain {
-    /// A value that the compiler prints of itself, such as `release` or `LLVM version`.
-    fn value(&self, key: &str) -> Result<&str> {
-        let value = self.version.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
-        value.with_context(|| format!("`rustc -vV` shows no {key}; is rustc a compiler from rust-lang.org?"))
-    }
-
     /// The folder of the linker that the build script will use, or what it will miss.
-    fn find_tools(&self, dir: &Path) -> Result<Result<PathBuf, Missing>> {
-        std_source::remove_outdated_link(self)?;
+    fn find_tools(&self, dir: &Path) -> Result<PathBuf, Missing> {
         let path = env::var_os("PATH").unwrap_or_default();
         let printed = |command: &mut Command| exec::quiet(command).unwrap_or_default();
         let fits = |linker: &Path| {
             choice::is_wanted_version(&printed(Command::new(linker).arg("--version")))
                 && choice::has_llvm_of(&self.version, &printed(Command::new("ldd").arg(linker)))
         };
-        Ok(choice::find_tools(&dir.join("bin"), &path, &self.sysroot, fits))
+        choice::find_tools(&dir.join("bin"), &path, &self.sysroot, fits)
     }
+}
+
+/// Installs the standard library's source in the toolchain, where cargo's `-Z build-std` looks for it.
+fn install_std_source(toolchain: &Toolchain, place: &Path) -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["component", "add", "rust-src"]);
+    // rustup knows a toolchain by the name of its folder.
+    rustup.args(toolchain.sysroot.file_name().map(|name| [OsStr::new("--toolchain"), name]).into_iter().flatten());
+    step("rustup component add rust-src", || exec::quiet(&mut rustup)).map(drop).with_context(|| {
+        format!(
+            "cannot install the source of the standard library\nhint: where rustup cannot download, copy the folder `library` \
+             of this compiler's release (Debian's package rust-src has it) into {}",
+            place.display()
+        )
+    })
 }
 
 /// Runs one step and reports it in one line, with its duration.

@@ -104,40 +104,27 @@ fn begins(text: &[Word], phrase: &[String]) -> bool {
 
 /// Collects the string literals and the doc comments of Rust source.
 fn in_rust(tokens: TokenStream, texts: &mut Vec<Text>) {
-    // Each line of a comment is an attribute `#[doc = "LINE"]`.
-    let (mut comment, mut last_line) = (Vec::new(), 0);
     for token in tokens {
-        let line = token.span().start().line;
         match token {
-            TokenTree::Group(group) => {
-                let doc_line = doc_line(group.stream());
-                if doc_line.is_none() || line > last_line + 1 {
-                    end_comment(&mut comment, texts);
-                }
-                last_line = line;
-                match doc_line {
-                    Some(words) => comment.extend(words),
-                    None => in_rust(group.stream(), texts),
-                }
-            }
-            TokenTree::Punct(mark) if "#!".contains(mark.as_char()) => {}
-            TokenTree::Literal(literal) => {
-                end_comment(&mut comment, texts);
-                texts.push(Text { words: literal_words(&literal), is_doc: false });
-            }
-            TokenTree::Ident(_) | TokenTree::Punct(_) => end_comment(&mut comment, texts),
+            TokenTree::Literal(literal) => texts.push(Text { words: literal_words(&literal), is_doc: false }),
+            TokenTree::Group(group) => match (doc_line(group.stream()), texts.last_mut()) {
+                (None, _) => in_rust(group.stream(), texts),
+                (Some(line), Some(last)) if last.is_doc && last.is_just_before(&line) => last.words.extend(line),
+                (Some(words), _) => texts.push(Text { words, is_doc: true }),
+            },
+            TokenTree::Ident(_) | TokenTree::Punct(_) => {}
         }
     }
-    end_comment(&mut comment, texts);
 }
 
-fn end_comment(comment: &mut Vec<Word>, texts: &mut Vec<Text>) {
-    if !comment.is_empty() {
-        texts.push(Text { words: std::mem::take(comment), is_doc: true });
+impl Text {
+    /// Returns whether a line follows the last line of this text.
+    fn is_just_before(&self, line: &[Word]) -> bool {
+        self.words.last().zip(line.first()).is_some_and(|((last, _), (next, _))| last + 1 == *next)
     }
 }
 
-/// Returns the words of the attribute `doc = "LINE"`.
+/// Returns the words of the attribute `doc = "LINE"`, which is a line of a comment.
 fn doc_line(attribute: TokenStream) -> Option<Vec<Word>> {
     let mut tokens = attribute.into_iter();
     match (tokens.next()?, tokens.next()?, tokens.next()?) {

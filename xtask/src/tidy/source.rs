@@ -2,17 +2,15 @@
 
 use std::str::FromStr as _;
 
-use proc_macro2::{LineColumn, TokenStream};
+use anyhow::anyhow;
+use proc_macro2::TokenStream;
 
 use crate::prelude::*;
 
 /// Returns the tokens of a file. Comments are gone, except for doc comments: those are attributes.
 pub(super) fn tokens(file: &str, text: &str) -> Result<TokenStream> {
-    let failed = |error: proc_macro2::LexError| {
-        let LineColumn { line, .. } = error.span().start();
-        anyhow::anyhow!("{file}:{line}: this is no Rust: {error}")
-    };
-    TokenStream::from_str(text).map_err(failed)
+    let line = |error: &proc_macro2::LexError| error.span().start().line;
+    TokenStream::from_str(text).map_err(|error| anyhow!("{file}:{}: {error}; does it compile?", line(&error)))
 }
 
 /// Returns the text before the test module at a file's end.

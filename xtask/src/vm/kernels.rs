@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::apt::Apt;
+use super::apt::Apt;
 use crate::prelude::*;
 
 /// One kernel of the matrix.

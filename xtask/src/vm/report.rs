@@ -42,9 +42,9 @@ const PAGE: &str = include_str!("page.md");
 /// One boot.
 #[derive(Debug, Default)]
 pub(super) struct Row {
-    version: &'static str,
+    /// The version of the matrix, and what the kernel calls itself once it runs.
+    name: String,
     hidden_btf: bool,
-    release: Option<String>,
     /// Whether the kernel has CVE-2026-74714. `None`: its version is unknown.
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
@@ -63,24 +63,18 @@ pub(super) struct Row {
 impl Row {
     /// Reads the console.
     pub(super) fn read(kernel: &Kernel, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
-        let mut row = Self { version: kernel.version, hidden_btf, took, ..Self::default() };
-        let mut in_log = false;
-        for line in lines {
-            if in_log {
-                row.read_record(line, &mut in_log);
-                continue;
-            }
-            // A kernel that dies writes no log, but it prints.
+        let mut row = Self { name: kernel.version.to_owned(), hidden_btf, took, ..Self::default() };
+        let log_begins = lines.iter().position(|line| line.ends_with(LOG_BEGINS));
+        let (console, log) = lines.split_at(log_begins.unwrap_or(lines.len()));
+        for line in console {
+            // A kernel that dies prints to the console, and its log is not read.
             let printed = line.strip_prefix('[').and_then(|line| line.split_once("] "));
             row.faults.extend(printed.filter(|(_time, text)| reports_fault(text)).map(|(_time, text)| text.to_owned()));
             // A test's own line may have begun before.
             if let Some((_before, said)) = line.split_once(INIT) {
                 match said.split_once(' ') {
-                    Some(("release", release)) => row.release = Some(release.to_owned()),
-                    Some(("build", build)) => {
-                        row.broken_iterator = kernel.has_broken_iterator(build);
-                    }
-                    Some(("log", "begins")) => in_log = true,
+                    Some(("release", release)) => release.clone_into(&mut row.name),
+                    Some(("build", build)) => row.broken_iterator = kernel.has_broken_iterator(build),
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
                     Some(("ended", _status)) => row.ended = true,
                     Some(_) | None => {}
@@ -93,6 +87,12 @@ impl Row {
                 row.summary = test::parse_summary(line).or(row.summary.take());
             }
         }
+        row.log_read = log.iter().any(|line| line == LOG_ENDS);
+        let of_tests = log.rsplit(|line| line.ends_with(TESTS_BEGIN)).next().unwrap_or_default();
+        if of_tests.len() < log.len() {
+            row.faults.clear();
+        }
+        row.faults.extend(of_tests.iter().filter_map(|line| fault_in(line)).map(str::to_owned));
         if !row.ended {
             row.trouble.push("it did not come to its end".to_owned());
         } else if !row.log_read {
@@ -103,18 +103,7 @@ impl Row {
         row
     }
 
-    /// Takes in one line of `/dev/kmsg`, or the line behind the last one.
-    fn read_record(&mut self, line: &str, in_log: &mut bool) {
-        if line.ends_with(TESTS_BEGIN) {
-            self.faults.clear();
-        } else if line == LOG_ENDS {
-            (*in_log, self.log_read) = (false, true);
-        } else {
-            self.faults.extend(fault_in(line).map(str::to_owned));
-        }
-    }
-
-    /// What is worth to be shown of the console: why tests have failed, or how far it has come.
+    /// Returns the part of the console that tells why tests have failed, or how far the guest came.
     pub(super) fn to_show<'a>(&self, lines: &'a [String], last: usize) -> &'a [String] {
         if !self.ended {
             return &lines[lines.len().saturating_sub(last)..];
@@ -149,8 +138,7 @@ impl Row {
     }
 
     fn name(&self) -> String {
-        let release = self.release.as_deref().unwrap_or(self.version);
-        if self.hidden_btf { format!("{release}, BTF hidden") } else { release.to_owned() }
+        format!("{}{}", self.name, if self.hidden_btf { ", BTF hidden" } else { "" })
     }
 
     fn tests(&self) -> String {

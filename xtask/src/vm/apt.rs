@@ -8,13 +8,13 @@ use crate::prelude::*;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Suites of Debian, and apt's working folders for them.
-pub(crate) struct Apt {
+pub(super) struct Apt {
     work: PathBuf,
 }
 
 impl Apt {
     /// Empties `work` and prepares it for these suites, at the machine's own mirror.
-    pub(crate) fn new(work: &Path, suites: &[&str]) -> Result<Self> {
+    pub(super) fn new(work: &Path, suites: &[&str]) -> Result<Self> {
         if exec::which("apt-get").is_none() || exec::which("dpkg").is_none() {
             bail!("apt-get or dpkg is not installed; run this on Debian");
         }
@@ -32,23 +32,18 @@ impl Apt {
     }
 
     /// Downloads the lists. A suite that cannot be had is an error.
-    pub(crate) fn update(&self) -> Result<()> {
+    pub(super) fn update(&self) -> Result<()> {
         exec::quiet(self.tool("apt-get").args(["--error-on=any", "update"])).map(drop)
     }
 
-    /// What `apt-cache madison` prints about a package.
-    pub(crate) fn versions(&self, package: &str) -> Result<String> {
-        exec::quiet(self.tool("apt-cache").args(["madison", package]))
-    }
-
     /// The names of the packages that match a regular expression.
-    pub(crate) fn search(&self, regex: &str) -> Result<Vec<String>> {
+    pub(super) fn search(&self, regex: &str) -> Result<Vec<String>> {
         let found = exec::quiet(self.tool("apt-cache").args(["search", "--names-only", regex]))?;
         Ok(found.lines().filter_map(|line| Some(line.split_once(" - ")?.0.to_owned())).collect())
     }
 
-    /// Downloads `PACKAGE` or `PACKAGE=VERSION` and unpacks it into `into`.
-    pub(crate) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+    /// Downloads a package and unpacks it into `into`.
+    pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
         let download = self.work.join("download");
         exec::remove_dir(&download)?;
         fs::create_dir(&download)?;
