@@ -29,7 +29,7 @@ const OTHER_DESCRIPTORS: u32 = 64;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which process of a crowd this is: the third byte of its addresses
+    /// Number of this process in its crowd: the third byte of its addresses
     #[arg(long)]
     number: u8,
     /// Sockets in CLOSE_WAIT
@@ -76,7 +76,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Moves this process into a network namespace for crowds. To be called before the first thread starts.
+/// Moves this process into a network namespace for crowds. Call it before the first thread starts.
 pub(crate) fn enter_network() -> Result<()> {
     namespaces::enter_new_network()?;
     // The closed ends of the clients are not measured; the kernel forgets them after a second.

@@ -19,9 +19,9 @@ use crate::{loopback, namespaces};
 /// Listeners of one pair.
 const LISTENERS: usize = 8;
 
-/// Connections of one pair that the server has not taken yet. Well under a listener's backlog, where one more would
+/// Most connections of one pair that the server has not accepted yet. Well under a listener's backlog, where one more would
 /// have its SYN dropped and sent again a second later.
-const AHEAD: usize = 32;
+const MAX_UNACCEPTED: usize = 32;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -68,7 +68,7 @@ fn load(pairs: u8, time: Duration) -> Result<(u64, Duration)> {
 fn pair(listeners: &[TcpListener], deadline: Instant) -> Result<u64> {
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.context("getsockname failed on a listener; this is a bug")?;
-    let (sender, receiver) = mpsc::sync_channel(AHEAD);
+    let (sender, receiver) = mpsc::sync_channel(MAX_UNACCEPTED);
     thread::scope(|scope| {
         let server = scope.spawn(move || serve(listeners, &receiver));
         let client = connect(&addresses, &sender, deadline);

@@ -1,4 +1,4 @@
-//! What needs root: one built binary, and Debian's packages. Nothing is built as root.
+//! Root, for one built binary and for packages. Nothing is built as root.
 
 use std::{env, ffi::OsString, os::unix::process::CommandExt as _};
 

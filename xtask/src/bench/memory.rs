@@ -28,10 +28,10 @@ const STUCK_AFTER: &str = "1s";
 const RING_BYTES: &str = "67108864";
 /// The agent has settled when its memory has been the same for this long.
 const SETTLED: Duration = Duration::from_secs(4);
-/// Longest wait for that.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Largest difference between two readings that are the same.
-const SAME_KIB: u64 = 256;
+/// Longest wait until it has settled.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+/// Largest difference between two readings that count as the same.
+const MAX_NOISE_KIB: u64 = 256;
 
 /// Measures and prints.
 pub(super) fn run(binary: &Path, dir: &Path) -> Result<()> {
@@ -86,7 +86,7 @@ fn replay(example: &Path, sockets: u32, ports: u32, rounds: u32) -> Result<Value
 
 /// Growth of the process at a moment, KiB.
 fn growth(told: &Value, moment: &str) -> Result<f64> {
-    let kib = |name: &str| told[name].as_f64().with_context(|| format!("the example did not tell {name}"));
+    let kib = |name: &str| told[name].as_f64().with_context(|| format!("the example printed no {name}"));
     Ok(kib(moment)? - kib("before_kib")?)
 }
 
@@ -118,13 +118,13 @@ fn settled(pid: u32) -> Result<(u64, u64)> {
     let (mut last, mut since) = (status_kib(pid, "RssAnon")?, exec::now());
     let mut peak = last;
     while since.elapsed() < SETTLED {
-        if began.elapsed() > PATIENCE {
-            bail!("the agent's memory did not settle within {PATIENCE:?}; is the machine busy?");
+        if began.elapsed() > SETTLE_LIMIT {
+            bail!("the agent's memory did not settle within {SETTLE_LIMIT:?}; is the machine busy?");
         }
         thread::sleep(Duration::from_millis(20));
         let now = status_kib(pid, "RssAnon")?;
         peak = peak.max(now);
-        if now.abs_diff(last) > SAME_KIB {
+        if now.abs_diff(last) > MAX_NOISE_KIB {
             (last, since) = (now, exec::now());
         }
     }

@@ -15,10 +15,10 @@ pub(crate) struct Overhead {
     /// Seconds of each round
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How often closewait is started to time it
+    /// Number of timed starts of closewait
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     starts: u32,
-    /// How long closewait is watched while nothing happens
+    /// Seconds for which an idle closewait is measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     idle_seconds: u64,
 }
@@ -110,7 +110,7 @@ impl Overhead {
         Ok(Some(rate))
     }
 
-    /// How long closewait takes from the start of the process until it is attached.
+    /// Measures the time from the start of the process until closewait is attached.
     fn start_times(&self, closewait: &Program) -> Result<String> {
         let mut millis = Vec::new();
         for _ in 0..self.starts {
@@ -125,10 +125,10 @@ impl Overhead {
         ))
     }
 
-    /// What closewait costs while nothing happens but what the machine itself does.
+    /// Measures what closewait costs on a host that does nothing else.
     fn idle(&self, closewait: &Program) -> Result<String> {
         let mut running = closewait.attach()?;
-        // What it does once after its start is not idleness.
+        // Its work after the start does not count.
         thread::sleep(Duration::from_secs(2));
         let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.idle_seconds))?.as_secs_f64();
         let resident_kib = process::status_kib(running.pid(), "VmRSS")?;

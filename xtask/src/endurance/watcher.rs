@@ -57,7 +57,7 @@ impl Agents<'_> {
 }
 
 impl Watcher {
-    /// Whether it uses the maps of the agent before it.
+    /// `adopted` if it uses the maps of the agent before it.
     pub(super) fn pinned(&self) -> &str {
         self.running.start["pinned"].as_str().unwrap_or("not pinned")
     }

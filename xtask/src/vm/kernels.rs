@@ -112,7 +112,7 @@ impl Kernel {
 }
 
 /// Downloads and unpacks the kernels that are not in `dir` yet. `work` is for apt's own files.
-pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
+pub(super) fn download(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
     let missing: Vec<_> = kernels.iter().filter(|kernel| !kernel.is_present(dir)).collect();
     if missing.is_empty() {
         return Ok(());

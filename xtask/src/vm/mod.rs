@@ -17,7 +17,7 @@ use report::{Row, Table};
 const PAGE: &str = "docs/kernels.md";
 /// Debian's kernels of the matrix are for it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// A guest that prints no line for so long hangs: each test prints one, and takes two minutes at most.
+/// A guest that prints no line for this long hangs: each test prints one, and takes two minutes at most.
 const SILENCE: Duration = Duration::from_secs(300);
 /// The tests read from it how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
@@ -27,7 +27,7 @@ const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// are forgotten, their ports are used again, and a SYN ends the connection whose server is still in CLOSE_WAIT.
 /// The kernel's log holds what all tests together bring it to print.
 const COMMAND_LINE: &str = "thash_entries=131072 log_buf_len=8M";
-/// Of a console, when the guest did not come to its end.
+/// Number of console lines that are shown of a guest that did not finish.
 const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
 /// what only BTF gives: namespace, cookie and inode.
@@ -95,7 +95,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // The guest has no libraries for it.
     let dynamic = exec::quiet(Command::new("ldd").arg(exec::find("busybox")?)).is_ok_and(|text| text.contains("=>"));
     ensure!(!dynamic, "busybox is not linked statically\nhint: install busybox-static");
-    kernels::bring(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
+    kernels::download(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
     let (agent, tests) = build(workspace)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],

@@ -122,7 +122,7 @@ impl Row {
         !self.summary.as_ref().is_some_and(passed) || !self.trouble.is_empty()
     }
 
-    /// What came of it, in a line.
+    /// The result in a line.
     pub(super) fn line(&self) -> String {
         let trouble: String = self.trouble.iter().map(|trouble| format!("; {trouble}")).collect();
         format!("{}: tests {} ({:.0} s){trouble}", self.name(), self.tests(), self.took.as_secs_f64())
