@@ -25,7 +25,7 @@ pub(crate) enum Choice {
     Refuse(Missing),
 }
 
-/// Part of the set-up that is not there.
+/// Missing part of the set-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// There is no usable bpf-linker, neither in this folder nor in PATH.
@@ -45,7 +45,8 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Chooses. `tools` is the linker's folder, or what is missing; `required` tells that the caller does not accept an empty object.
+/// Decides. `tools` returns the linker's folder, or the missing part; `required` says that the caller does not accept
+/// an empty object.
 pub(crate) fn choose(fuzzing: bool, required: bool, tools: impl FnOnce() -> Result<PathBuf, Missing>) -> Choice {
     if fuzzing {
         return Choice::EmptyForFuzzing;
@@ -62,8 +63,8 @@ pub(crate) fn is_required(value: Option<&OsStr>) -> bool {
     value.is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// Looks for the tools. Returns the folder of the linker: `setup_bin`, else the first folder of `path` that has one. `fits` tells
-/// whether a file is a linker that works with this compiler.
+/// Searches for the tools. Returns the folder of the linker: `setup_bin`, else the first folder of `path` that has
+/// one. `fits` checks whether a file is a linker that works with this compiler.
 pub(crate) fn find_tools(
     setup_bin: &Path,
     path: &OsStr,
@@ -74,7 +75,7 @@ pub(crate) fn find_tools(
         .chain(env::split_paths(path))
         .find(|dir| dir.join("bpf-linker").is_file() && fits(&dir.join("bpf-linker")))
         .ok_or_else(|| Missing::Linker(setup_bin.to_owned()))?;
-    // Cargo looks here for `-Z build-std`: it reads the lock file and compiles the crate.
+    // Cargo uses this folder for `-Z build-std`: it reads the lock file and compiles the crate.
     let std_source = sysroot.join("lib/rustlib/src/rust");
     let is_complete =
         ["Cargo.lock", "core/src/lib.rs"].iter().all(|file| std_source.join("library").join(file).is_file());
@@ -86,8 +87,8 @@ pub(crate) fn is_wanted_version(printed: &str) -> bool {
     printed.trim() == format!("bpf-linker {LINKER_VERSION}")
 }
 
-/// Returns whether `ldd` found the shared LLVM of the compiler among the libraries of a linker. `compiler` is what `rustc -vV`
-/// printed. A linker with an LLVM of its own may not read what the compiler writes.
+/// Returns whether `ldd` found the shared LLVM of the compiler among the libraries of a linker. `compiler` is the
+/// output of `rustc -vV`. A linker with an LLVM of its own may fail to read the compiler's output.
 pub(crate) fn has_llvm_of(compiler: &str, libraries: &str) -> bool {
     let version = compiler.lines().find_map(|line| line.strip_prefix("LLVM version: "));
     let Some(major) = version.and_then(|version| version.split('.').next()) else { return false };
@@ -95,8 +96,8 @@ pub(crate) fn has_llvm_of(compiler: &str, libraries: &str) -> bool {
     libraries.lines().any(|line| line.trim().starts_with(&library) && !line.contains("not found"))
 }
 
-/// Returns the path whose change tells that something missing may have come: the nearest one that exists. Cargo runs a
-/// build script each time that it waits for a path that does not exist.
+/// Returns the path that changes when a missing part appears: the nearest one that exists. Cargo runs a build script
+/// in each build while it watches a path that does not exist.
 pub(crate) fn watched(missing: &Missing) -> &Path {
     let (Missing::Linker(path) | Missing::StdSource(path)) = missing;
     path.ancestors().find(|path| path.is_dir()).unwrap_or(path)

@@ -1,7 +1,7 @@
-//! Compiles the kernel program with the same stable compiler and leaves the object in `OUT_DIR`.
+//! Compiles the kernel program with the same stable compiler and writes the object to `OUT_DIR`.
 //!
-//! On a machine that `cargo xtask setup` has not set up, the object is empty, and the build warns. Where there is an object,
-//! the cfg `kernel_program` is set.
+//! On a machine that `cargo xtask setup` has not set up, the object is empty, and the build warns. With an object,
+//! the script sets the cfg `kernel_program`.
 
 #![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 
@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
         // Fuzz targets load nothing into a kernel, and the kernel program cannot be built with their flags.
         Choice::EmptyForFuzzing => write_empty(),
         Choice::Empty(missing) => {
-            // If it cannot be made, this script runs in each build.
+            // Without the folder, this script runs in each build.
             let _created = make_folder_to_watch(&setup_bin);
             println!("cargo::rerun-if-changed={}", choice::watched(&missing).display());
             // Only here: a build with a kernel program stays fresh whether the variable is set or not.
@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
             write_empty()
         }
         Choice::Refuse(missing) => {
-            // Cargo fails the build for this line, and shows nothing else of this script.
+            // Cargo fails the build for this line, and shows no other output of this script.
             println!(
                 "cargo::error=the kernel program cannot be built, because {missing}; to bring that, run `cargo xtask setup`"
             );
@@ -64,8 +64,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Makes an empty folder, so that cargo sees what comes into it. Its time of change lies in the past: cargo would take it for
-/// a change after this script has begun, and run the script once more.
+/// Creates an empty folder, so that cargo notices new files in it. Its modification time is in the past: otherwise
+/// cargo would see a change after the start of this script, and run it again.
 fn make_folder_to_watch(folder: &Path) -> io::Result<()> {
     if !folder.exists() {
         fs::create_dir_all(folder)?;
@@ -95,7 +95,7 @@ fn compile(workspace: &Path, linker_dir: &Path, path: &OsStr) -> anyhow::Result<
     // Only for the child that builds the kernel program: `-Z build-std=core` on a stable compiler.
     // SAFETY: as above.
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
-    // aya-build shows whatever the child prints as a warning; without this, every crate that it compiles is one.
+    // aya-build shows the child's output as warnings; without this, it shows one for every compiled crate.
     // SAFETY: as above.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let package = Package { name: "closewait-ebpf", root_dir: ebpf_dir, ..Package::default() };
@@ -109,12 +109,12 @@ fn fits(linker: &Path, compiler: &str) -> bool {
         && printed(Command::new("ldd").arg(linker)).is_ok_and(|text| choice::has_llvm_of(compiler, &text))
 }
 
-/// The compiler that cargo uses.
+/// Returns a command for the compiler that cargo uses.
 fn rustc() -> anyhow::Result<Command> {
     Ok(Command::new(of_cargo("RUSTC")?))
 }
 
-/// Standard output of a command that succeeds.
+/// Returns the standard output of a command that succeeds.
 fn printed(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("{command:?} failed"))?;
     if !output.status.success() {
@@ -123,12 +123,12 @@ fn printed(command: &mut Command) -> anyhow::Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("the output of {command:?} is not UTF-8"))
 }
 
-/// A variable that cargo sets for build scripts.
+/// Returns a variable that cargo sets for build scripts.
 fn of_cargo(variable: &str) -> anyhow::Result<OsString> {
     env::var_os(variable).with_context(|| format!("{variable} is not set; run this through cargo"))
 }
 
-/// The folder that `cargo xtask` writes its set-up into.
+/// Returns the folder of the set-up of `cargo xtask`.
 fn target_dir(workspace: &Path) -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => workspace.join(dir),

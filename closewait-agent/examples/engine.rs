@@ -1,6 +1,7 @@
-//! How many records the engine takes in a second on one core: decoded, tracked, counted by their groups, and looked at for
-//! pile-ups. `engine SOCKETS GROUPS EVENTS`: so many sockets on so many local ports are in CLOSE_WAIT all along, while the oldest
-//! leaves and another enters at its address. Prints one line of JSON. `cargo xtask bench engine` runs it.
+//! Benchmark of the engine's rate on one core: records per second that are decoded, tracked, counted by group, and
+//! checked for incidents. `engine SOCKETS GROUPS EVENTS` keeps SOCKETS sockets on GROUPS local ports in CLOSE_WAIT,
+//! while the oldest exits and another enters at its address. Prints one line of JSON. `cargo xtask bench engine` runs
+//! it.
 
 use std::{env, io, time::Duration};
 
@@ -19,11 +20,11 @@ use closewait_engine::{
 };
 use serde_json::json;
 
-/// Between two records.
+/// Interval between two records.
 const EVERY: Duration = Duration::from_nanos(200);
-/// The agent hands in so many records before it lets the engine do what is due.
+/// Number of records that the agent hands in between two executions of due work.
 const BATCH: usize = 16_384;
-/// Addresses as the kernel gives them, some 2 KiB apart.
+/// First socket address. The kernel's are some 2 KiB apart.
 const FIRST_KEY: u64 = 0xffff_8880_0000_0000;
 const FIRST_PORT: u32 = 1000;
 
@@ -35,8 +36,8 @@ fn main() -> anyhow::Result<()> {
     let mut now = BootTime(1_000_000_000);
     let mut engine = Engine::new(config, now);
     let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
-    // When each entered last. The records are made one by one: they come out of a ring buffer that is small and warm, and an array
-    // of them would take the cache away from what is measured.
+    // Last time of entry of each socket. The records are made one by one: the agent's come out of a small and warm
+    // ring buffer, and a large array of them would occupy the cache during the measurement.
     let mut entered = vec![0; sockets as usize];
     let feed = |engine: &mut Engine, record: &Record| -> anyhow::Result<()> {
         engine.handle(decoder.decode(bytes(record)).context("a record of this program was not understood")?);
@@ -74,7 +75,7 @@ fn main() -> anyhow::Result<()> {
     io::Write::write_all(&mut io::stdout(), format!("{result}\n").as_bytes()).context("writing the result failed")
 }
 
-/// Does what is due, as the agent's loop does. Returns how many findings there were.
+/// Executes due work, as the agent's loop does. Returns the number of findings.
 fn due(engine: &mut Engine, now: BootTime) -> u32 {
     let mut findings = 0;
     engine.handle_timeout(now);
@@ -99,7 +100,7 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
     findings
 }
 
-/// A healthy socket enters, as the kernel program tells it: the one at this address that is the next after `before` others.
+/// Returns the record of the entry of a healthy socket: the one at this address that follows `before` others.
 fn enter(number: u32, groups: u32, before: u64, at: BootTime) -> Record {
     let v4 = |last: u32| {
         let [_, second, third, fourth] = last.to_be_bytes();
@@ -137,7 +138,7 @@ fn enter(number: u32, groups: u32, before: u64, at: BootTime) -> Record {
     }
 }
 
-/// Its program closes it.
+/// Returns the record of the close of a socket by its program.
 fn leave(record: Record, entered_ns: u64) -> Record {
     Record { kind: kind::LEAVE, old_state: state::CLOSE_WAIT, new_state: state::LAST_ACK, entered_ns, ..record }
 }

@@ -1,8 +1,9 @@
-//! How much memory the engine takes: plays a recording of many sockets, which is made while it is read, and prints the
-//! resident memory of the process at some moments as one line of JSON.
+//! Benchmark of the engine's memory: plays a recording of many sockets, which is generated while it is read, and
+//! prints the resident memory of the process at some moments as one line of JSON.
 //!
-//! `memory SOCKETS PORTS ROUNDS`: so many sockets on so many local ports enter, are reported, and leave. Before that ROUNDS
-//! sockets of each port come and go, the next one before the last one leaves. `cargo xtask bench memory` runs it.
+//! `memory SOCKETS PORTS ROUNDS`: SOCKETS sockets on PORTS local ports enter, are reported, and exit. Before that,
+//! ROUNDS sockets of each port enter and exit, each before the exit of the previous one. `cargo xtask bench memory`
+//! runs it.
 
 use std::{borrow::Cow, env, fs, io, net::Ipv4Addr, time::Duration};
 
@@ -22,15 +23,15 @@ use closewait_engine::{
 };
 use serde_json::json;
 
-/// Age at which a socket is reported.
+/// Dwell time at which a socket is reported.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// Between two rounds: as long as sockets are counted together.
+/// Time between two rounds: the interval of the engine's counts.
 const ROUND: Duration = Duration::from_secs(30);
-/// Keys as the kernel gives them.
+/// First key, of the form that the kernel's have.
 const FIRST_KEY: u64 = 0xffff_8880_0000_0000;
 const FIRST_PORT: u32 = 1000;
 
-/// Number of sockets, ports and rounds that are played.
+/// Number of sockets, ports and rounds to play.
 #[derive(Clone, Copy)]
 struct TestLoad {
     sockets: u32,
@@ -46,7 +47,7 @@ impl TestLoad {
         Ok(Self { sockets, ports, rounds })
     }
 
-    /// When the last round is over.
+    /// Returns the end of the last round.
     fn settled(self) -> BootTime {
         BootTime(1_000_000_000) + ROUND.saturating_mul(self.rounds)
     }
@@ -55,7 +56,7 @@ impl TestLoad {
         self.settled() + STUCK_AFTER
     }
 
-    /// Sockets that come and go; those of the last round are still there.
+    /// Returns the sockets that enter and exit; those of the last round stay.
     fn rounds(self) -> impl Iterator<Item = Item<'static>> {
         (0..self.rounds).flat_map(move |round| {
             let at = self.round(round);
@@ -67,7 +68,7 @@ impl TestLoad {
         })
     }
 
-    /// Those of the last round leave too.
+    /// Returns the exits of the last round.
     fn end_rounds(self) -> impl Iterator<Item = Item<'static>> {
         let last = self.rounds.checked_sub(1);
         let leave = move |last| (0..self.ports).map(move |port| self.leave_of_round(last, port, self.settled()));
@@ -78,7 +79,7 @@ impl TestLoad {
         BootTime(1_000_000_000) + ROUND.saturating_mul(round)
     }
 
-    /// Of the socket of a port in a round.
+    /// Returns the number of the socket of a port in a round.
     fn number(self, round: u32, port: u32) -> u32 {
         port + self.ports * (round % 2)
     }
@@ -91,7 +92,7 @@ impl TestLoad {
         (0..self.sockets).map(move |number| fact(enter(self, number, self.settled())))
     }
 
-    /// All are due: they are looked at, each has one holder, and all are reported.
+    /// Returns the refreshes and owners of all sockets when all are due, so that all are reported.
     fn report(self) -> impl Iterator<Item = Item<'static>> {
         let at = self.due();
         let refreshed = move |number| {
@@ -146,12 +147,12 @@ fn main() -> anyhow::Result<()> {
         } else if played == entered {
             after_enter = status("VmRSS")?;
         } else if played == reported {
-            memory::give_back();
+            memory::release_free_memory();
             after_report = status("VmRSS")?;
             peak = status("VmHWM")?;
         }
     }
-    memory::give_back();
+    memory::release_free_memory();
     let after_leave = status("VmRSS")?;
     let report = json!({
         "sockets": plan.sockets, "ports": plan.ports, "rounds": plan.rounds, "stuck": stuck,
@@ -197,7 +198,7 @@ fn owner(number: u32) -> Owner {
     Owner { task: Task { pid: 4242, comm: Comm::from_name(b"shop-backend") }, fd: number + 3 }
 }
 
-/// As the kernel describes one that waits at the accepting side.
+/// Returns the kernel's description of a socket on the accepting side.
 fn socket(plan: TestLoad, number: u32) -> Socket {
     let port = u16::try_from(FIRST_PORT + number % plan.ports).unwrap_or(u16::MAX);
     let [_, second, third, fourth] = number.to_be_bytes();
@@ -227,7 +228,7 @@ fn socket(plan: TestLoad, number: u32) -> Socket {
     }
 }
 
-/// A line of `/proc/self/status`, KiB.
+/// Returns a line of `/proc/self/status`, KiB.
 fn status(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/self/status").context("reading /proc/self/status failed; mount /proc")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

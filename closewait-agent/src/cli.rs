@@ -14,7 +14,7 @@ pub const SOCKET: &str = "/run/closewait/agent.sock";
 #[derive(Debug, Parser)]
 #[command(name = "closewait", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -43,10 +43,10 @@ pub enum Command {
     Hooks(HooksArgs),
 }
 
-/// Flags of every command.
+/// Options of every command.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
-    /// Text for people, or one JSON object per line
+    /// Human-readable text, or one JSON object per line
     #[arg(long, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
     pub output: OutputFormat,
     /// Color of text; auto: on a terminal, unless NO_COLOR is set
@@ -63,7 +63,7 @@ pub struct RunArgs {
     /// Dwell time after which a socket is stuck and reported; it is reported again at every doubling
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub stuck_after: Duration,
-    /// Which sockets to report: those that get stuck, or all that enter and leave CLOSE_WAIT
+    /// Sockets to report: those that get stuck, or all that enter and leave CLOSE_WAIT
     #[arg(long, value_enum, default_value_t = EventsArg::Stuck, value_name = "WHICH")]
     pub events: EventsArg,
     /// Interval between dwell time histograms
@@ -84,7 +84,7 @@ pub struct RunArgs {
     /// lower under a memory limit]
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub ring_buffer: Option<u32>,
-    /// How to attach to the kernel; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint
+    /// Kernel hook; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint
     #[arg(long, value_enum, default_value_t = TracepointArg::Auto, value_name = "HOOK")]
     pub hook: TracepointArg,
     /// Record which task opened each socket (costs a few percent at peak connection rate)
@@ -119,7 +119,7 @@ pub struct RunArgs {
     pub record_max: u64,
 }
 
-/// Flags of `run` for hooks: docs/hooks.md.
+/// Options of `run` for hooks: docs/hooks.md.
 #[derive(Clone, Debug, Args)]
 pub struct OnFindings {
     /// Program to run when sockets get stuck, with the facts in its environment: a path without arguments
@@ -370,7 +370,7 @@ fn record_max(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A number of bytes, with the suffix K, M or G for powers of 1024.
+/// Parses a number of bytes, with the suffix K, M or G for powers of 1024.
 fn bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (text.get(..at), 10),
@@ -385,7 +385,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write a number of bytes, or one with K, M or G: 1048576, 1024K or 1M".to_owned())
 }
 
-/// `PORT=N`.
+/// Parses `PORT=N`.
 fn connection_limit(text: &str) -> Result<(u16, u32), String> {
     let parsed = text.split_once('=').and_then(|(port, most)| Some((port.parse().ok()?, most.parse().ok()?)));
     parsed.filter(|(port, most)| *port > 0 && *most > 0).ok_or_else(|| "write PORT=N, for example 8080=200".to_owned())

@@ -11,60 +11,61 @@ use serde::{Deserialize, Serialize};
 
 use closewait_engine::time::BootTime;
 
-/// The time on the kernel program's clock.
+/// Returns the time on the kernel program's clock.
 pub fn now() -> BootTime {
     BootTime(closewait_engine::time::nanos(since_boot()))
 }
 
-/// Converts nanoseconds since boot as `/proc` shows them to this process (`do_task_stat`, fs/proc/array.c at v5.10) to
-/// the kernel program's clock.
+/// Converts nanoseconds since boot, as `/proc` shows them to this process (`do_task_stat`, fs/proc/array.c at v5.10),
+/// to the kernel program's clock.
 pub fn of_proc(boottime_ns: u64) -> BootTime {
     let shifted = offsets().boottime.remove_from(Duration::from_nanos(boottime_ns));
     BootTime(closewait_engine::time::nanos(shifted))
 }
 
-/// CPU time that this thread has used.
+/// Returns the CPU time that this thread has used.
 pub fn thread_cpu() -> Duration {
     read(ClockId::ThreadCPUTime)
 }
 
-/// How long the machine has been suspended since boot.
+/// Returns the time that the machine has been suspended since boot.
 pub fn suspended() -> Duration {
     since_boot().saturating_sub(offsets().monotonic.remove_from(read(ClockId::Monotonic)))
 }
 
-/// Ties the kernel program's clock to the wall's.
+/// Relation between the kernel program's clock and the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "u64", into = "u64")]
 pub struct TimeAnchor {
-    /// The wall's time at boot, by today's reading of both clocks.
+    /// Wall clock time at boot, by the latest reading of both clocks.
     booted: SystemTime,
 }
 
 impl TimeAnchor {
-    /// As both clocks stand now. A later step of the wall clock needs a new anchor.
+    /// Reads both clocks. A later step of the wall clock needs a new anchor.
     pub fn now() -> Self {
         let wall = UNIX_EPOCH + read(ClockId::Realtime);
         Self { booted: wall.checked_sub(since_boot()).unwrap_or(UNIX_EPOCH) }
     }
 
-    /// With boot at a given time, for tests and recordings.
+    /// Creates an anchor with boot at a given time, for tests and recordings.
     pub const fn booted_at(booted: SystemTime) -> Self {
         Self { booted }
     }
 
-    /// The wall's time at `moment`.
+    /// Returns the wall clock time at `moment`.
     pub fn wall(self, moment: BootTime) -> SystemTime {
         self.booted.checked_add(Duration::from_nanos(moment.0)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The moment at which the wall has this time; boot for one before.
+    /// Returns the moment of a wall clock time; boot for an earlier time.
     pub fn boot(self, wall: SystemTime) -> BootTime {
         BootTime(closewait_engine::time::nanos(wall.duration_since(self.booted).unwrap_or_default()))
     }
 }
 
-/// In a recording, nanoseconds since 1970: whatever stands there, all times by it can be written.
+/// Converts nanoseconds since 1970, as in a recording. Any number is valid: every time that depends on it can be
+/// written.
 impl From<u64> for TimeAnchor {
     fn from(booted_ns: u64) -> Self {
         Self::booted_at(UNIX_EPOCH + Duration::from_nanos(booted_ns))
@@ -77,31 +78,33 @@ impl From<TimeAnchor> for u64 {
     }
 }
 
-/// `CLOCK_BOOTTIME` as the kernel and its programs have it (`bpf_ktime_get_boot_ns`, kernel/bpf/helpers.c at v5.10).
+/// Returns `CLOCK_BOOTTIME` as the kernel and its programs read it (`bpf_ktime_get_boot_ns`, kernel/bpf/helpers.c at
+/// v5.10).
 fn since_boot() -> Duration {
     offsets().boottime.remove_from(read(ClockId::Boottime))
 }
 
-/// What the time namespace of this process adds to its clocks (Linux 5.6).
+/// Offsets that the time namespace of this process adds to its clocks (Linux 5.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Offsets {
     monotonic: Offset,
     boottime: Offset,
 }
 
-/// Nanoseconds; below zero where the clock is behind.
+/// Offset of a clock, nanoseconds; below zero if the clock is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Offset(i128);
 
-/// A process stays in the time namespace that it began in.
+/// Returns the offsets, which never change: a process stays in its first time namespace.
 fn offsets() -> Offsets {
     static OFFSETS: OnceLock<Offsets> = OnceLock::new();
-    // Where there is no such file, there are no such namespaces.
+    // Without this file the kernel has no time namespaces.
     *OFFSETS.get_or_init(|| fs::read("/proc/self/timens_offsets").map(|text| Offsets::parse(&text)).unwrap_or_default())
 }
 
 impl Offsets {
-    /// Lines of a clock, seconds and nanoseconds (`proc_timens_show_offsets`, kernel/time/namespace.c at v5.10).
+    /// Parses lines of a clock, seconds and nanoseconds (`proc_timens_show_offsets`, kernel/time/namespace.c at
+    /// v5.10).
     fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let offset = |clock: &str| {

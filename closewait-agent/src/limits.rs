@@ -2,11 +2,11 @@
 
 use std::{io, mem::zeroed, ptr};
 
-/// Makes a write beyond `RLIMIT_FSIZE` (`ulimit -f`) fail with `EFBIG`, which is an error like others, where SIGXFSZ would
-/// kill the process (`generic_write_check_limits` in fs/read_write.c, v6.18).
+/// Makes a write beyond `RLIMIT_FSIZE` (`ulimit -f`) fail with `EFBIG`, a normal error, where SIGXFSZ would kill the
+/// process (`generic_write_check_limits` in fs/read_write.c, v6.18).
 ///
-/// A handler, and not `SIG_IGN`: programs that are started get the default back (`flush_signal_handlers` in
-/// kernel/signal.c, v6.18).
+/// A handler, and not `SIG_IGN`: child programs get the default back (`flush_signal_handlers` in kernel/signal.c,
+/// v6.18).
 pub fn survive_file_size_limit() {
     extern "C" fn do_nothing(_signal: libc::c_int) {}
     // SAFETY: a `sigaction` is numbers and an optional function, for all of which zeros are valid.

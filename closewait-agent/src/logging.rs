@@ -1,8 +1,8 @@
-//! The log: lines on standard error, written by a thread of their own.
+//! Log on standard error, written by its own thread.
 //!
-//! A standard error that nobody reads (a pager that waits, a collector that hangs) must not hold up the agent. Lines go
-//! through a queue with a limit; over the limit they are dropped and counted, and a line of the log tells how many when it
-//! is read again. Commands that end by themselves wait for a reader that is slow, for a bounded time.
+//! A standard error without an active reader (a waiting pager, a hanging collector) must not delay the agent. Lines
+//! go through a queue with a limit. Lines over the limit are dropped and counted, and the log reports their number as
+//! soon as it is read again. Commands that end by themselves wait for a slow reader, for a bounded time.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -27,23 +27,23 @@ use crate::{
 };
 use closewait_engine::text::{harmless, harmless_path};
 
-/// The environment variable that selects what is logged.
+/// Environment variable that selects the log levels.
 const VARIABLE: &str = "CLOSEWAIT_LOG";
-/// Bytes of lines that may wait for a slow reader of standard error.
+/// Maximum size of lines that wait for a slow reader of standard error, bytes.
 const BACKLOG: usize = 1 << 20;
-/// How long a command that ends by itself waits for a reader of standard error that does not read.
+/// Maximum time that a command that ends by itself waits for a reader of standard error.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
-/// How long an agent that ends waits for it: the part of its five seconds that the other waits leave.
+/// Maximum time that an ending agent waits for it: the part of its five seconds that the other waits leave.
 const AGENT_PATIENCE: Duration = Duration::from_millis(700);
-/// A write of at most this length does not wait at a pipe that has room (`PIPE_BUF`, pipe(7)).
+/// Maximum length of a write that does not block on a pipe with free space (`PIPE_BUF`, pipe(7)).
 const ATOMIC: usize = 4096;
 /// First byte of a piece that stands for dropped lines; their number follows. No line begins with it.
 const GAP: u8 = 0;
 
 static LINES: Mutex<Option<LogLines>> = Mutex::new(None);
 
-/// Logs to standard error from here on, at the levels that the environment variable `CLOSEWAIT_LOG` names. Returns what is
-/// wrong with it, one sentence; then the levels that are right hold.
+/// Starts the log on standard error, with the levels in the environment variable `CLOSEWAIT_LOG`. Returns one
+/// sentence about invalid levels; the valid ones apply.
 pub fn init() -> Option<String> {
     *lines() = Some(LogLines::new(COMMAND_PATIENCE));
     panic::set_hook(Box::new(report_panic));
@@ -73,8 +73,8 @@ pub fn init() -> Option<String> {
     })
 }
 
-/// From here on the log waits for nobody: a line that finds the queue full is dropped at once.
-pub fn wait_for_nobody() {
+/// Makes the log wait for no reader: it drops a line at once if the queue is full.
+pub fn never_wait() {
     if let Some(lines) = &mut *lines() {
         lines.patience = Duration::ZERO;
     }
@@ -85,7 +85,7 @@ pub fn print(text: &str) {
     ToLines.take(text.as_bytes());
 }
 
-/// Number of lines that were dropped since the start.
+/// Returns the number of lines dropped since the start.
 pub fn dropped() -> u64 {
     lines().as_ref().map_or(0, |lines| lines.losses.all.load(Ordering::Relaxed))
 }
@@ -98,7 +98,7 @@ pub fn flush() {
     }) else {
         return;
     };
-    // Who does not read now does not get the rest.
+    // A reader that is not reading now misses the rest.
     let _written: bool = mark.wait(patience);
 }
 
@@ -106,7 +106,7 @@ fn lines() -> MutexGuard<'static, Option<LogLines>> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what a panic says by default, without waiting for a reader of standard error.
+/// Prints the default message of a panic, without waiting for a reader of standard error.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!(
@@ -117,12 +117,12 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     if backtrace.status() == BacktraceStatus::Captured {
         text.push_str(&format!("\n{backtrace}"));
     }
-    // A message may quote what other programs have said.
+    // A message may quote text of other programs.
     print(&(harmless_lines(&text) + "\n"));
     flush();
 }
 
-/// Makes the lines of a message harmless: it may quote names that others chose.
+/// Makes the lines of a message harmless: it may quote names that other users chose.
 pub fn harmless_lines(text: &str) -> String {
     text.split('\n').map(|line| harmless_path(line.as_bytes())).collect::<Vec<_>>().join("\n")
 }
@@ -151,12 +151,12 @@ impl Write for ToLines {
 
 /// Log lines on their way to the writer.
 struct LogLines {
-    /// Started with the first line.
+    /// Writer, started with the first line.
     writer: Option<Writer>,
     losses: Arc<DroppedLines>,
-    /// How long a line waits for room in the queue.
+    /// Maximum time that a line waits for space in the queue.
     patience: Duration,
-    /// The last line has waited in vain, and the queue has not become empty since.
+    /// Whether the last line has waited in vain, and the queue has not become empty since.
     stalled: bool,
 }
 
@@ -174,12 +174,12 @@ impl DroppedLines {
         self.unreported.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// Number of lines that were dropped since the last time, for a report of them.
+    /// Returns the number of lines dropped since the last call, for a report of them.
     fn take(&self) -> u64 {
         self.unreported.swap(0, Ordering::Relaxed)
     }
 
-    /// The report of these was not written.
+    /// Counts lines again whose report was not written.
     fn put_back(&self, lines: u64) {
         self.unreported.fetch_add(lines, Ordering::Relaxed);
     }
@@ -197,13 +197,13 @@ impl LogLines {
                 name: "closewait-log",
                 limit: BACKLOG,
                 watches_reader: false,
-                at_start: confine::give_up_all,
+                at_start: confine::drop_all_capabilities,
             };
             self.writer = Writer::start(Lossy { to: to(), losses: Arc::clone(&self.losses) }, settings).ok();
         }
         let count = count_lines(bytes);
         let Some(writer) = &self.writer else {
-            // Without a thread (a limit on processes is reached), a line is written where that cannot wait.
+            // Without a thread (a limit on processes is reached), a line is written only where that cannot block.
             if !write_at_once(&mut io::stderr(), bytes) {
                 self.losses.add(count);
             }
@@ -212,7 +212,7 @@ impl LogLines {
         let waiting = writer.waiting_bytes();
         self.stalled &= waiting > 0;
         if self.losses.unreported.load(Ordering::Relaxed) > 0 {
-            // Rather one gap of many lines than many of one.
+            // One gap of many lines is better than many gaps of one.
             if waiting > BACKLOG / 2 {
                 self.losses.add(count);
                 return;
@@ -231,7 +231,7 @@ impl LogLines {
     }
 }
 
-/// Writes lines, counts those that cannot be written, and goes on.
+/// Writer that counts lines that it cannot write, and continues.
 struct Lossy<W> {
     to: W,
     losses: Arc<DroppedLines>,
@@ -258,7 +258,7 @@ impl<W: Write + AsFd> Write for Lossy<W> {
         Ok(bytes.len())
     }
 
-    /// Nothing waits: a report of what was dropped meanwhile belongs here.
+    /// The queue is empty: this reports the lines dropped meanwhile.
     fn flush(&mut self) -> io::Result<()> {
         let lines = self.losses.take();
         self.report(lines);
@@ -272,7 +272,7 @@ impl<W: AsFd> AsFd for Lossy<W> {
     }
 }
 
-/// Whether `bytes` were written, without waiting.
+/// Writes `bytes` if that cannot block. Returns whether it did.
 fn write_at_once(to: &mut (impl Write + AsFd), bytes: &[u8]) -> bool {
     bytes.len() <= ATOMIC
         && poll(to.as_fd(), PollFlags::OUT, Duration::ZERO).contains(PollFlags::OUT)
@@ -284,18 +284,18 @@ fn count_lines(bytes: &[u8]) -> u64 {
     u64::try_from(ends).unwrap_or(u64::MAX).max(1)
 }
 
-/// What is logged.
+/// Log levels.
 #[derive(Debug, PartialEq, Eq)]
 struct Levels {
-    /// Of all targets that have no level of their own.
+    /// Level of all targets that have no level of their own.
     base: LevelFilter,
     targets: Vec<(String, LevelFilter)>,
-    /// What is no level, made harmless.
+    /// Invalid parts, made harmless.
     unknown: Vec<String>,
 }
 
 impl Levels {
-    /// From `LEVEL` and `TARGET=LEVEL`, separated by commas.
+    /// Parses `LEVEL` and `TARGET=LEVEL`, separated by commas.
     fn parse(text: &str) -> Self {
         let mut levels = Self { base: LevelFilter::Info, targets: Vec::new(), unknown: Vec::new() };
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -312,7 +312,7 @@ impl Levels {
     }
 }
 
-/// Whether it is the path of a module.
+/// Whether a text is the path of a module.
 fn is_target(target: &str) -> bool {
     !target.is_empty() && target.chars().all(|one| one.is_ascii_alphanumeric() || matches!(one, '_' | ':' | '-'))
 }
@@ -355,7 +355,7 @@ mod tests {
             parsed("warn, closewait::source = trace,x=inof"),
             levels(LevelFilter::Warn, &[("closewait::source", LevelFilter::Trace)], &["x=inof"])
         );
-        // Alone, the name of a module would show that module only.
+        // As a filter, the name of a module would show only that module.
         assert_eq!(parsed("closewait"), levels(LevelFilter::Info, &[], &["closewait"]));
         assert_eq!(parsed("a b=info,=info").unknown, ["a b=info", "=info"]);
         assert_eq!(parsed("\u{1b}[2J").unknown, ["\\u{1b}[2J"]);
@@ -377,7 +377,7 @@ mod tests {
             self.lines.send(line.as_bytes(), || to.take().unwrap());
         }
 
-        /// Numbered lines of 100 bytes.
+        /// Sends numbered lines of 100 bytes.
         fn send_many(&mut self, numbers: std::ops::Range<usize>) {
             numbers.for_each(|number| self.send(&format!("{number:>99}\n")));
         }
@@ -395,33 +395,33 @@ mod tests {
         })
     }
 
-    /// The numbers of lines, and what the log says was dropped between them.
+    /// Checks the numbers of lines, and the reports of dropped lines between them.
     fn check(text: &str, sent: usize, dropped: u64) {
-        let (mut next, mut told) = (0, 0);
+        let (mut next, mut gaps) = (0, 0);
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("closewait: warn: ") {
                 let lost: usize = rest.split(' ').next().unwrap().parse().unwrap();
                 assert!(rest.ends_with("lines of the log were dropped here: standard error was not read"), "{rest}");
                 next += lost;
-                told += 1;
+                gaps += 1;
             } else {
-                assert_eq!(line.trim().parse(), Ok(next), "in order, and a gap is told where it is");
+                assert_eq!(line.trim().parse(), Ok(next), "in order, and each gap is reported in its place");
                 next += 1;
             }
         }
         assert_eq!(next, sent);
-        assert!(dropped == 0 && told == 0 || dropped > 0 && told > 0, "{dropped} {told}");
+        assert!(dropped == 0 && gaps == 0 || dropped > 0 && gaps > 0, "{dropped} {gaps}");
     }
 
     #[test]
-    fn lines_that_nobody_reads_are_dropped_and_counted_where_they_are_missing() {
+    fn unread_lines_are_dropped_and_counted_where_they_are_missing() {
         let (mut log, reader) = Log::new(Duration::ZERO);
         let began = clock::now();
         log.send_many(0..20_000);
         assert!(clock::now().since(began) < LONG, "nothing waits");
         let dropped = log.dropped();
         assert!((5_000..12_000).contains(&dropped), "{dropped}");
-        // Read again, a line that comes later is not needed for the report.
+        // Once it is read again, the report needs no further line.
         let reading = read_all(reader);
         assert!(log.lines.writer.as_ref().unwrap().mark().wait(LONG));
         log.send_many(20_000..20_100);

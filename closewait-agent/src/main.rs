@@ -13,9 +13,10 @@ fn main() -> ExitCode {
     let misread = logging::init();
     let code = match Cli::try_parse() {
         Ok(cli) => {
-            // An agent never waits for a reader of its log. Its hook helper has the same environment: told once is enough.
+            // An agent never waits for a reader of its log. Its hook helper has the same environment: one warning is
+            // enough.
             if matches!(cli.command, Command::Run(_) | Command::Hooks(_)) {
-                logging::wait_for_nobody();
+                logging::never_wait();
             }
             if let Some(misread) = misread.filter(|_| !matches!(cli.command, Command::Hooks(_))) {
                 log::warn!("{misread}");
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
             if error.use_stderr() {
                 logging::print(&error.render().to_string());
             } else {
-                // Help and version are asked for; they go to standard output, and a reader that has gone is no failure.
+                // Help and version are requested output; they go to standard output, and a reader that has gone is no
+                // failure.
                 let _gone: io::Result<()> = error.print();
             }
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

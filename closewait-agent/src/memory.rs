@@ -1,38 +1,38 @@
-//! Settings of the allocator. The C library's keeps memory by itself after a peak, and a heap for each thread.
+//! Settings of the allocator. The C library's allocator keeps memory after a peak, and one heap per thread.
 
-/// Fewer sockets are no peak: it would be less than a megabyte.
-const SMALL: u64 = 10_000;
+/// Minimum number of sockets of a peak: fewer take less than a megabyte.
+const MIN_PEAK: u64 = 10_000;
 
-/// Watches how many sockets are tracked.
+/// Detector of peaks in the number of tracked sockets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peak {
     most: u64,
 }
 
 impl Peak {
-    /// Takes in the current count. Returns whether the last peak is over: less than half of it remains.
+    /// Updates the count. Returns whether the last peak is over: less than half of it remains.
     pub fn is_over(&mut self, count: u64) -> bool {
-        let over = self.most >= SMALL && count < self.most / 2;
+        let over = self.most >= MIN_PEAK && count < self.most / 2;
         self.most = if over { count } else { self.most.max(count) };
         over
     }
 }
 
-/// Whether what was made for so many sockets is worth giving back.
+/// Whether the memory for this many sockets is worth releasing.
 pub fn is_much(count: u64) -> bool {
-    count >= SMALL
+    count >= MIN_PEAK
 }
 
-/// Lets all threads share one heap, from the next thread on. Otherwise what a scan frees stays in the heap of its thread, some
-/// megabytes each, and the event loop cannot use it.
+/// Makes all later threads share one heap. Otherwise memory that a scan frees stays in the heap of its thread, some
+/// megabytes each, where the event loop cannot use it.
 pub fn share_one_heap() {
     // SAFETY: `mallopt` takes two numbers and only changes how memory is allocated later.
     let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Gives back what is free.
-pub fn give_back() {
-    // SAFETY: `malloc_trim` takes any number and only gives unused pages back.
+/// Releases free memory to the system.
+pub fn release_free_memory() {
+    // SAFETY: `malloc_trim` takes any number and only releases unused pages.
     let _anything_released = unsafe { libc::malloc_trim(0) };
 }
 

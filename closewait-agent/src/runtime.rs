@@ -1,7 +1,7 @@
-//! The one event loop of `closewait run`: sources and the clock in, engine, findings out.
+//! Event loop of `closewait run`: input from sources and the clock, and output of the engine's findings.
 //!
-//! Nothing here waits for anything that a broken host can hold up: scans and inspections run on threads of their own
-//! ([`crate::source::worker`]), lines are written by another ([`crate::sink::Writer`]).
+//! Nothing here waits for anything that a broken host can block: scans and inspections run on their own threads
+//! ([`crate::source::worker`]), and another one writes the lines ([`crate::sink::Writer`]).
 
 mod commands;
 
@@ -11,11 +11,12 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::commands::Pending;
-use self::commands::{Purpose, Then};
+use self::commands::{AfterRefresh, Purpose};
 use crate::{
     clock::{self, TimeAnchor},
-    control::{Asker, Control},
+    control::{Control, QueryClient},
     hooks::Hooks,
+    host::error_text::with_hints,
     logging,
     memory::{self, Peak},
     recording::RecordingEngine,
@@ -33,19 +34,20 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// How long a wake-up waits before the ring is read. While nobody reads, the kernel wakes nobody: under load this is one
-/// wake-up for some hundred records. It delays what is shown, not what is measured.
-const GATHER: Duration = Duration::from_millis(10);
-/// Records read before due findings get their turn.
-const BATCH: usize = 16_384;
-/// Pieces of scans and inspections that are taken in before the ring is read.
-const ANSWERS: usize = 8;
-/// Lines are handed to the writer in pieces of about this size.
-const PIECE: usize = 64 * 1024;
-/// Time between the end of the kernel program and that of its ring buffer: a wake-up may be under way.
-const DETACHED: Duration = Duration::from_millis(50);
-/// How long the agent may take after the signal: for the last records, the recording, the last lines, the end of hooks and the
-/// removal of the control socket together. With the log's part after it, SIGTERM ends the agent within five seconds.
+/// Delay between a wake-up and the read of the ring. Without a waiting reader the kernel sends no wake-ups: under
+/// load there is one for some hundred records. It delays the output, not the measurement.
+const GATHER_DELAY: Duration = Duration::from_millis(10);
+/// Maximum number of records to read before due findings get their turn.
+const MAX_RECORDS: usize = 16_384;
+/// Maximum number of pieces of scans and inspections to handle before the ring is read.
+const MAX_PIECES: usize = 8;
+/// Approximate size of the pieces of lines for the writer, bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Time between the end of the kernel program and that of its ring buffer: a wake-up may be in progress.
+const DETACH_DELAY: Duration = Duration::from_millis(50);
+/// Maximum time for the agent to end after the signal: for the last records, the recording, the last lines, the end
+/// of hooks and the removal of the control socket together. With the log's part after it, SIGTERM ends the agent
+/// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Signals that end the agent.
@@ -55,7 +57,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGINT and SIGTERM from here on.
+    /// Catches SIGINT and SIGTERM from now on.
     ///
     /// # Errors
     ///
@@ -63,11 +65,12 @@ impl Signals {
     pub fn catch() -> anyhow::Result<Self> {
         // The agent's parent may have blocked them: then the agent would never end.
         signals::unblock(&[libc::SIGINT, libc::SIGTERM])?;
-        let catch = |kind| signal(kind).context("sigaction failed; report this with the output of `closewait doctor`");
+        let catch =
+            |kind| signal(kind).context("sigaction failed\nhint: report this with the output of `closewait doctor`");
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 
-    /// Returns when one of them has come.
+    /// Returns when one of them has arrived.
     pub async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -76,29 +79,29 @@ impl Signals {
     }
 }
 
-/// Everything that runs.
+/// All parts of a running agent.
 pub struct Runtime<S> {
-    /// The kernel side.
+    /// Kernel side.
     pub source: S,
-    /// The kernel program's debug messages, if they were asked for.
+    /// Debug messages of the kernel program, if the user requested them.
     pub kernel_log: Option<KernelLog>,
     /// The engine.
     pub engine: RecordingEngine,
     /// Threads that scan and inspect.
     pub workers: Workers,
-    /// What goes on beside the event loop.
+    /// Work beside the event loop.
     pub pending: Pending,
     /// Control socket, if it is available.
     pub control: Option<Control<Query>>,
-    /// Runs a user's programs, if there are any to run.
+    /// Hooks, if the user configured any.
     pub hooks: Option<Hooks>,
-    /// When memory is to be given back.
+    /// Detector of peaks, after which memory is released.
     pub peak: Peak,
-    /// Numbers events.
+    /// Numbers of events.
     pub numbering: Numbering,
-    /// Makes lines.
+    /// Format of lines.
     pub sink: Box<dyn Sink>,
-    /// Writes lines.
+    /// Writer of lines.
     pub writer: Writer,
 }
 
@@ -112,8 +115,8 @@ struct PendingLines {
     lines: u64,
 }
 
-/// The next question; never, if nobody can ask.
-async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
+/// Returns the next query; never, without a control socket.
+async fn question(control: &mut Option<Control<Query>>) -> (Query, QueryClient) {
     if let Some(control) = control
         && let Some(asked) = control.question().await
     {
@@ -122,7 +125,7 @@ async fn question(control: &mut Option<Control<Query>>) -> (Query, Asker) {
     std::future::pending().await
 }
 
-/// The end of what runs a user's programs; never, if there are none.
+/// Returns when the hook helper has ended; never, without one.
 async fn no_more_hooks(hooks: Option<&Hooks>) {
     match hooks {
         Some(hooks) => hooks.ended().await,
@@ -151,13 +154,13 @@ impl<S: RecordSource> Runtime<S> {
         self.sink.event(&event, &mut piece.bytes).context("writing the start failed")?;
         piece.lines += 1;
         self.hand_over(&mut piece);
-        let mut emptied = self.drain(BATCH);
+        let mut emptied = self.drain(MAX_RECORDS);
         loop {
             let now = clock::now();
-            self.workers.give_up(now);
+            self.workers.abandon(now);
             self.engine.handle_timeout(now);
             self.put_out()?;
-            // What has been refreshed may make the engine want more at once.
+            // After a refresh, the engine may have more output at once.
             let has_refreshed = self.continue_refresh();
             let has_answers = self.answer_next();
             if end.is_some_and(|end| end <= now) {
@@ -167,7 +170,7 @@ impl<S: RecordSource> Runtime<S> {
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
             let idle = emptied && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
-            // Lets tokio look for signals. It does so only while the loop waits, and a busy loop never waits.
+            // Lets tokio check for signals. It does so only while the loop waits, and a busy loop never waits.
             tokio::task::yield_now().await;
             tokio::select! {
                 biased;
@@ -176,12 +179,12 @@ impl<S: RecordSource> Runtime<S> {
                     return self.finish(clock::now() + PATIENCE);
                 }
                 ready = self.source.ready(), if idle => {
-                    ready.context("epoll_wait on the ring buffer failed; report this")?;
-                    tokio::time::sleep(GATHER).await;
+                    ready.context("epoll_wait on the ring buffer failed\nhint: report this with the output of `closewait doctor`")?;
+                    tokio::time::sleep(GATHER_DELAY).await;
                 }
                 asked = question(&mut self.control), if may_ask => {
-                    let (query, asker) = asked;
-                    self.asked(query, asker);
+                    let (query, client) = asked;
+                    self.asked(query, client);
                 }
                 answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
@@ -192,8 +195,8 @@ impl<S: RecordSource> Runtime<S> {
                 () = tokio::time::sleep(wait), if idle => {}
                 () = std::future::ready(()), if !idle => {}
             }
-            emptied = self.drain(BATCH);
-            for _ in 0..ANSWERS {
+            emptied = self.drain(MAX_RECORDS);
+            for _ in 0..MAX_PIECES {
                 let Some(answer) = self.workers.try_answer() else { break };
                 self.take(answer);
             }
@@ -202,10 +205,10 @@ impl<S: RecordSource> Runtime<S> {
             }
         }
         let end = clock::now() + PATIENCE;
-        // First nothing is written to the ring buffer any more, then it goes away (docs/kernel-safety.md).
+        // The kernel program detaches before the ring buffer is freed (docs/kernel-safety.md).
         self.source.detach();
-        tokio::time::sleep(DETACHED).await;
-        // Whatever the kernel has written so far belongs to the totals.
+        tokio::time::sleep(DETACH_DELAY).await;
+        // The totals include all records that the kernel has written so far.
         self.drain_all();
         self.engine.count_losses(clock::now(), logging::dropped());
         self.engine.stop();
@@ -215,7 +218,7 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Waits until everything is written and hooks have ended, at most until `end`.
     fn finish(mut self, end: BootTime) -> anyhow::Result<()> {
-        // Everybody is told before anybody is waited for.
+        // All closings start before the first wait.
         if let Some(hooks) = &mut self.hooks {
             hooks.close();
         }
@@ -234,19 +237,19 @@ impl<S: RecordSource> Runtime<S> {
         written
     }
 
-    /// Hands up to `limit` records to the engine. Returns whether the ring was emptied.
+    /// Hands up to `limit` records to the engine. Returns whether the ring is empty.
     fn drain(&mut self, limit: usize) -> bool {
         let Self { source, engine, .. } = self;
         source.drain(limit, |bytes| engine.record(bytes))
     }
 
-    /// Hands all records that are in the ring buffer now to the engine. Not those that come meanwhile: they may come faster than
-    /// they are taken.
+    /// Hands all records that are in the ring buffer now to the engine. Excludes later ones: they may arrive faster
+    /// than the engine handles them.
     fn drain_all(&mut self) {
         let _emptied = self.drain(self.source.capacity());
     }
 
-    /// Does all that the engine wants done.
+    /// Executes all pending output of the engine.
     fn put_out(&mut self) -> anyhow::Result<()> {
         let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
@@ -269,16 +272,16 @@ impl<S: RecordSource> Runtime<S> {
                     let before = piece.bytes.len();
                     self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;
                     piece.lines += u64::from(piece.bytes.len() > before);
-                    if piece.bytes.len() >= PIECE {
+                    if piece.bytes.len() >= PIECE_BYTES {
                         self.hand_over(&mut piece);
                     }
                 }
-                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, Then::Nothing),
+                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, AfterRefresh::Nothing),
                 Output::Refresh(keys) => {
                     self.engine.notice_suspends();
-                    // An inspection begins; what was done for questions is none of its cost.
+                    // An inspection begins; earlier work for queries is not part of its cost.
                     self.pending.worked = Duration::ZERO;
-                    self.refresh(keys, RefreshKind::Waiting, Then::All);
+                    self.refresh(keys, RefreshKind::Waiting, AfterRefresh::All);
                 }
                 Output::ScanOwners { known } => {
                     self.begin(Job::Owners { known }, Purpose::Owners);
@@ -293,7 +296,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 Output::RefreshSuspects(keys) => {
                     let lost = self.lost();
-                    self.refresh(keys, RefreshKind::Waiting, Then::Suspects { lost });
+                    self.refresh(keys, RefreshKind::Waiting, AfterRefresh::Suspects { lost });
                 }
                 Output::WatchPorts(ports) => self.watch_ports(&ports),
                 Output::Forget(entries) => {
@@ -304,22 +307,22 @@ impl<S: RecordSource> Runtime<S> {
                     self.engine.count_losses(clock::now(), logging::dropped());
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.engine.state().totals().tracked) {
-                        memory::give_back();
+                        memory::release_free_memory();
                     }
                 }
             }
         }
         self.hand_over(&mut piece);
         if memory::is_much(findings) {
-            memory::give_back();
+            memory::release_free_memory();
         }
         Ok(())
     }
 
-    /// What was seen was seen, whatever becomes of the recording.
+    /// Ends the recording. Its failure does not affect the output.
     fn finish_recording(&mut self, patience: Duration) {
         if let Err(error) = self.engine.finish(patience) {
-            log::error!("the recording has no end: {error:#}");
+            log::error!("the recording has no end: {}", with_hints(&error));
         }
     }
 

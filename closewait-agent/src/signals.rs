@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Unblocks these signals in this thread. Threads and programs that it starts later have them unblocked too.
+/// Unblocks these signals in this thread. Threads and programs that it starts later inherit this.
 ///
 /// # Errors
 ///
@@ -21,15 +21,15 @@ pub fn unblock(signals: &[libc::c_int]) -> anyhow::Result<()> {
         // SAFETY: the set was initialized above; a number that is no signal is refused.
         let _refused: libc::c_int = unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) };
     }
-    // SAFETY: the set is initialized and only read, and the old one is not asked for.
+    // SAFETY: the set is initialized and only read, and the old one is not requested.
     match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut()) } {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)).context("pthread_sigmask failed"),
     }
 }
 
-/// Unblocks every signal and ignores none any more, so that programs which this process runs do not inherit what `nohup` and
-/// others have set. Handlers stay: programs do not inherit them.
+/// Unblocks every signal and resets ignored ones, so that programs of this process do not inherit the settings of
+/// `nohup` and others. Handlers stay: programs do not inherit them.
 ///
 /// # Errors
 ///
@@ -37,7 +37,7 @@ pub fn unblock(signals: &[libc::c_int]) -> anyhow::Result<()> {
 pub fn set_defaults() -> anyhow::Result<()> {
     let all: Vec<libc::c_int> = (1..=libc::SIGRTMAX()).collect();
     for signal in &all {
-        // Rust ignores it in this process and gives programs the default.
+        // Rust ignores it in this process and resets it in child programs.
         if *signal == libc::SIGPIPE {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Whether a build compiles the kernel program: the decision of the build script.
+//! Choice between a build with and without the kernel program, as the build script makes it.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use choice::{
     Choice, LINKER_VERSION, Missing, choose, find_tools, has_llvm_of, is_required, is_wanted_version, watched,
 };
 
-/// Beginning of what `rustc -vV` prints, and its last line.
+/// First and last line of the output of `rustc -vV`.
 const COMPILER: &str = "rustc 1.95.0 (59807616e 2026-04-14)\nLLVM version: 22.1.2\n";
 
 #[test]
@@ -115,7 +115,7 @@ fn the_message_names_what_is_missing_and_where_it_is_looked_for() {
     assert!(source.contains("/sysroot/lib/rustlib/src/rust"), "{source}");
 }
 
-/// A folder that is gone at the end of the test.
+/// Folder that is removed at the end of the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -125,7 +125,7 @@ impl Scratch {
         Self(path)
     }
 
-    /// The folder of a toolchain, with these files of the standard library's source.
+    /// Returns the folder of a toolchain, with these files of the standard library's source.
     fn std_source(&self, files: &[&str]) -> PathBuf {
         let sysroot = self.0.join("sysroot");
         for file in files {
@@ -139,7 +139,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // One that stays in the folder for temporary files does no harm.
+        // If this fails, the file stays in the folder for temporary files, which is harmless.
         let _result = fs::remove_dir_all(&self.0);
     }
 }

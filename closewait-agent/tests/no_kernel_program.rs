@@ -1,4 +1,4 @@
-//! A binary that was built without its kernel program, as `cargo build` makes it on a machine without the tools for it.
+//! A binary without its kernel program, as `cargo build` makes it on a machine without the tools for it.
 
 #![cfg(not(kernel_program))]
 

@@ -1,7 +1,7 @@
-//! Recordings of real programs, played again without a kernel: the same findings, always.
+//! Recordings of real programs, played again without a kernel: always the same findings.
 //!
-//! `tests/recordings/NAME.recording` was kept by `closewait run --record`, `NAME.expected` is what `closewait replay` prints of
-//! it. With `BLESS=1` in the environment that is written there.
+//! `closewait run --record` wrote `tests/recordings/NAME.recording`, and `NAME.expected` is the output of `closewait
+//! replay`. With `BLESS=1` in the environment the test writes the latter.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use std::{
 
 use tests_support::blame::is_blame;
 
-/// How a warning begins.
+/// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
 
 fn recordings() -> Vec<PathBuf> {
@@ -25,11 +25,11 @@ fn recordings() -> Vec<PathBuf> {
     found
 }
 
-/// Every line that is printed of a recording.
+/// Returns every output line of a recording.
 fn lines(recording: &Path) -> String {
     let (code, lines, log) = replay(recording, &["--output", "json"]);
     assert_eq!(code, Some(0), "{}: {log}", recording.display());
-    // What is not whole is warned of: it is cut, was full, or has no end.
+    // A warning means that the recording is cut, was full, or has no end.
     assert!(!log.contains(WARNS), "{}: {log}", recording.display());
     lines
 }
@@ -74,7 +74,7 @@ fn no_healthy_program_is_blamed() {
     assert!(blamed.is_empty(), "{blamed:#?}");
 }
 
-/// What `closewait replay` with these arguments says: exit code, standard output, standard error.
+/// Returns the output of `closewait replay` with these arguments: exit code, standard output, standard error.
 fn replay(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
     let output = command.arg("replay").arg(file).args(arguments).stdin(Stdio::null()).output().expect("closewait");
@@ -82,7 +82,7 @@ fn replay(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// A file that is gone at the end of the test.
+/// File that is removed at the end of the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -95,7 +95,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // One that stays in the folder for temporary files does no harm.
+        // If this fails, the file stays in the folder for temporary files, which is harmless.
         let _result = fs::remove_file(&self.0);
     }
 }
@@ -118,7 +118,7 @@ fn a_cut_tail_is_skipped_with_a_word_and_damage_before_it_is_an_error() {
     let (code, lines, log) = replay(&cut.0, &["--output", "json"]);
     assert_eq!(code, Some(0), "{log}");
     assert!(whole.starts_with(&lines), "{lines}");
-    assert!(log.contains("is cut at byte ") && log.contains(" bytes from there on"), "{log}");
+    assert!(log.contains("is cut at byte ") && log.contains(" bytes are no whole frame"), "{log}");
     assert!(log.contains(WARNS), "{log}");
     let cut = Scratch::new("cut-end", &bytes[..bytes.len() - 1]);
     let (code, lines, log) = replay(&cut.0, &["--output", "json"]);

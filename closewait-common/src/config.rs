@@ -1,12 +1,12 @@
 //! Read-only globals that the agent sets before the object is loaded.
 //!
 //! Rust emits no CO-RE relocations, so the agent resolves the offsets from the running kernel's BTF. The verifier
-//! takes a read of a frozen read-only map for a constant: a branch on a missing offset is dead code to it.
+//! treats a read of a frozen read-only map as a constant: a branch on a missing offset is dead code.
 
-/// An offset that this kernel does not have, or that nobody could find out.
+/// Offset of a member that this kernel lacks, or that is unknown.
 pub const MISSING: u32 = u32::MAX;
 
-/// Declares a struct of `u32` offsets, with its field names as data for whoever fills it.
+/// Declares a struct of `u32` offsets, with its field names as data.
 macro_rules! offsets {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident,)* }) => {
         $(#[$meta])*
@@ -154,38 +154,38 @@ offsets! {
 
 /// Values of [`Abilities::openers`].
 pub mod openers {
-    /// Of none: the kernel cannot, or the program is not loaded to watch.
+    /// No sockets: the kernel lacks support, or the program is not loaded to watch.
     pub const NONE: u32 = 0;
-    /// Of all.
+    /// All sockets.
     pub const ALL: u32 = 1;
-    /// Of those to a remote port that is watched ([`crate::watched`]).
+    /// Sockets connected to a watched remote port ([`crate::watched`]).
     pub const WATCHED: u32 = 2;
 }
 
-/// What the running kernel can do, and what the agent asks for.
+/// Abilities of the running kernel, and requests of the agent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
     /// 1 where `bpf_get_socket_cookie` may be called from tracing programs (Linux 5.12).
     pub socket_cookie: u32,
-    /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if not known.
+    /// Bit number of `SOCK_KEEPOPEN` in `enum sock_flags`; [`MISSING`] if unknown.
     pub keepopen_bit: u32,
-    /// Bit number of `SOCK_DONE` in `enum sock_flags`; [`MISSING`] if not known.
+    /// Bit number of `SOCK_DONE` in `enum sock_flags`; [`MISSING`] if unknown.
     pub done_bit: u32,
     /// 1 where iterators may call `bpf_sock_from_file` (Linux 5.11).
     pub socket_of_file: u32,
-    /// Sockets of which the program keeps who connected them, one of [`openers`] (`bpf_sk_storage_get` in tracing programs, Linux
+    /// Sockets whose opener the program stores, one of [`openers`] (`bpf_sk_storage_get` in tracing programs, Linux
     /// 5.11).
     pub openers: u32,
-    /// Nanoseconds of a tick, the unit of TCP's times; 0 if not known.
+    /// Duration of a tick, the unit of TCP's times, nanoseconds; 0 if unknown.
     pub tick_ns: u32,
-    /// Sockets that stay shorter than this, nanoseconds, are healthy and shown to nobody: their records only say which
-    /// they are. 0: every record says all.
+    /// Dwell time below which no output shows a socket, nanoseconds: the records of such sockets only identify them.
+    /// With 0, every record has all fields.
     pub healthy_below_ns: u64,
 }
 
 impl Abilities {
-    /// Nothing is known of this kernel.
+    /// Nothing is known about this kernel.
     pub const NONE: Self = Self {
         socket_cookie: 0,
         keepopen_bit: MISSING,

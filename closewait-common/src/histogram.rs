@@ -1,19 +1,20 @@
-//! Buckets of the dwell histogram, shared by the kernel program that counts and the agent that reads.
+//! Buckets of the dwell histogram, for the kernel program that counts and the agent that reads.
 //!
-//! Log-linear over all of `u64`: every power of two is cut into [`SUBDIVISIONS`] equal buckets, so a bucket is at most
-//! 1/32 (3.2 %) of its lower edge wide, and values below 64 have a bucket each. This is the H2 scheme. It stands here,
-//! and not in a crate, because the kernel program has to compute the same index without a standard library.
+//! Log-linear over all of `u64`: every power of two is divided into [`SUBDIVISIONS`] equal buckets, so the width of a
+//! bucket is at most 1/32 (3.2 %) of its lower edge, and each value below 64 has its own bucket. This is the H2
+//! scheme. It is here, and not in a crate, because the kernel program has to compute the same index without a
+//! standard library.
 
-/// Power of two of [`SUBDIVISIONS`].
+/// Binary logarithm of [`SUBDIVISIONS`].
 const GROUPING_POWER: u32 = 5;
 /// Buckets per power of two.
 pub const SUBDIVISIONS: u64 = 1 << GROUPING_POWER;
-/// Values below this have a bucket of their own.
+/// Value below which each value has its own bucket.
 const LINEAR: u64 = SUBDIVISIONS * 2;
-/// How many buckets cover every `u64`.
+/// Number of buckets that cover every `u64`.
 pub const BUCKETS: usize = (LINEAR + (63 - GROUPING_POWER as u64) * SUBDIVISIONS) as usize;
 
-/// The bucket that counts `value`; always below [`BUCKETS`].
+/// Returns the bucket that counts `value`; always below [`BUCKETS`].
 #[inline(always)]
 pub const fn index(value: u64) -> usize {
     if value < LINEAR {
@@ -24,7 +25,7 @@ pub const fn index(value: u64) -> usize {
     (LINEAR + (power as u64 - GROUPING_POWER as u64 - 1) * SUBDIVISIONS + within) as usize
 }
 
-/// The lowest value that `index` counts. `index` must be below [`BUCKETS`].
+/// Returns the lowest value that `index` counts. `index` must be below [`BUCKETS`].
 pub const fn lower_edge(index: usize) -> u64 {
     let index = index as u64;
     if index < LINEAR {
@@ -35,7 +36,7 @@ pub const fn lower_edge(index: usize) -> u64 {
     (SUBDIVISIONS + above % SUBDIVISIONS) << shift
 }
 
-/// The highest value that `index` counts. `index` must be below [`BUCKETS`].
+/// Returns the highest value that `index` counts. `index` must be below [`BUCKETS`].
 pub const fn upper_edge(index: usize) -> u64 {
     if index + 1 == BUCKETS { u64::MAX } else { lower_edge(index + 1) - 1 }
 }

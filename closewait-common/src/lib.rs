@@ -1,12 +1,12 @@
-//! What the kernel program and the agent agree on, defined once.
+//! Contract between the kernel program and the agent, defined once.
 //!
-//! Rules for everything that crosses the border between the two:
+//! Rules for all shared data:
 //!
-//! - `repr(C)`, integers and byte arrays only: the verifier knows no `bool`, `enum` or `Option`.
+//! - `repr(C)`, integers and byte arrays only: the verifier has no `bool`, `enum` or `Option`.
 //! - Padding is a named field, so that no byte is left unset.
-//! - Sizes and offsets are asserted at compile time, which holds for both sides because both compile this crate.
+//! - Sizes and offsets are asserted at compile time, for both sides, because both compile this crate.
 //! - Units are in the name (`_ns`, `_bytes`, `_ticks`).
-//! - A fact that is missing has a flag that is not set; [`Record::has`] tells, and zero is never "unknown".
+//! - A missing fact has an unset flag ([`Record::has`]); zero is never "unknown".
 
 #![no_std]
 

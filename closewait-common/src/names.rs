@@ -1,5 +1,5 @@
-//! Names of programs, maps and globals in the object, used by the agent to find them. Those of programs and maps have 15
-//! characters at most: the kernel keeps no more of them (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h at v5.10).
+//! Names of programs, maps and globals in the object, by which the agent finds them. Names of programs and maps have
+//! at most 15 characters: the kernel stores no more (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h at v5.10).
 
 /// Program on `tp_btf/inet_sock_set_state`.
 pub const PROGRAM_BTF: &str = "cw_state_btf";
@@ -14,18 +14,18 @@ pub const REFRESH: &str = "cw_refresh";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "cw_ring";
-/// Hash from socket to the time it entered CLOSE_WAIT. All of its memory is taken at the start.
+/// Hash from a socket to its time of entry into CLOSE_WAIT. All of its memory is allocated at the start.
 pub const SINCE: &str = "cw_since";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "cw_stats";
 /// One [`crate::kept::Kept`], for the agent that adopts pinned maps.
 pub const KEPT: &str = "cw_kept";
-/// Who connected each socket.
+/// Opener of each socket.
 pub const OPENERS: &str = "cw_openers";
 
-/// Inodes of the network namespaces of whose sockets the agent knows everything but the descriptors.
+/// Inodes of the network namespaces whose sockets are known to the agent, except their descriptors.
 pub const KNOWN: &str = "cw_known";
-/// How many [`KNOWN`] has room for; of others the walk over open files tells all.
+/// Maximum number of namespaces in [`KNOWN`]; in others, the iterator over open files describes all sockets.
 pub const KNOWN_NAMESPACES: u32 = 1024;
 
 /// Hash from port to [`crate::watched::Watched`]; the agent fills it.
@@ -42,7 +42,7 @@ pub const ABILITIES: &str = "ABILITIES";
 
 /// The tracepoint, as BTF and tracefs name it.
 pub const TRACEPOINT: &str = "inet_sock_set_state";
-/// Its group in tracefs.
+/// Group of the tracepoint in tracefs.
 pub const TRACEPOINT_GROUP: &str = "sock";
 
 /// Ring buffer of the kernel program's debug messages, as aya-log names it.

@@ -1,45 +1,46 @@
-//! The record of one event, as the kernel program writes it and the agent's decoder reads it.
+//! Record of one event, as the kernel program writes it and the agent's decoder reads it.
 
 /// Version of the layout of [`Record`] and [`Detailed`]; a decoder refuses any other.
 pub const FORMAT: u16 = 4;
 
-/// Bytes of a [`Record`].
+/// Size of a [`Record`], bytes.
 pub const SIZE: usize = size_of::<Record>();
 
-/// Bytes of a [`Detailed`] record.
+/// Size of a [`Detailed`] record, bytes.
 pub const DETAILED_SIZE: usize = size_of::<Detailed>();
 
-/// What a [`Record`] tells.
+/// Type of a [`Record`].
 pub mod kind {
     /// A socket entered CLOSE_WAIT.
     pub const ENTER: u8 = 1;
-    /// A socket left CLOSE_WAIT.
+    /// A socket exited CLOSE_WAIT.
     pub const LEAVE: u8 = 2;
-    /// An iterator came upon a socket in CLOSE_WAIT.
+    /// An iterator found a socket in CLOSE_WAIT.
     pub const PRESENT: u8 = 3;
-    /// An iterator came upon an open file that is a socket in CLOSE_WAIT.
+    /// An iterator found an open file that is a socket in CLOSE_WAIT.
     pub const HELD: u8 = 4;
-    /// The agent asked for a fresh look at a socket, which is still in CLOSE_WAIT.
+    /// The agent refreshed a socket, which is still in CLOSE_WAIT.
     pub const REFRESHED: u8 = 5;
-    /// A socket that listens; with `fd` and `pid` if an iterator over open files came upon it.
+    /// A listener; with `fd` and `pid` if an iterator over open files found it.
     pub const LISTENING: u8 = 6;
-    /// A socket whose connection is over while a program still has a descriptor for it: out of CLOSE_WAIT, or found so.
-    /// With `fd` and `pid` if an iterator over open files came upon it.
+    /// A socket whose connection has ended while a program still has a descriptor for it: it has exited CLOSE_WAIT,
+    /// or was found like that. With `fd` and `pid` if an iterator over open files found it.
     pub const LINGERING: u8 = 7;
-    /// Another connection of a process that the agent asked about.
+    /// Another connection of a process that the agent inspects.
     pub const PROXY_PEER: u8 = 8;
-    /// A descriptor of a socket in CLOSE_WAIT of which the agent knows all else: a [`super::Hold`].
+    /// A descriptor of a CLOSE_WAIT socket that the agent knows already: a [`super::Hold`].
     pub const HOLDS: u8 = 9;
 }
 
-/// Bits of [`Record::flags`]: which facts the record has, and facts that are a yes or no.
+/// Bits of [`Record::flags`]: valid fields, and boolean facts.
 pub mod flag {
-    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`], [`KEEPALIVE`] and [`FIN_SEEN`] were read from the socket. Not set in the
-    /// records of healthy sockets ([`crate::config::Abilities::healthy_below_ns`]), nor where the offsets are not known.
+    /// `sk_err`, `shutdown`, `inode` and the bits [`ACCEPTED`], [`KEEPALIVE`] and [`FIN_SEEN`] were read from the
+    /// socket. Not set in the records of healthy sockets ([`crate::config::Abilities::healthy_below_ns`]), or if the
+    /// offsets are unknown.
     pub const SOCK: u32 = 1;
     /// The fields of `struct tcp_sock` were read: `unread_bytes`, `received_bytes`, `sent_bytes`.
     pub const TCP: u32 = 1 << 1;
-    /// `pid` and `comm` are set: of the task in whose context the change was made, or of the holder.
+    /// `pid` and `comm` are set: those of the task that made the change, or of the owner.
     pub const TASK: u32 = 1 << 2;
     /// `last_ack_ticks` and `last_data_ticks` are set.
     pub const AGES: u32 = 1 << 3;
@@ -51,9 +52,9 @@ pub mod flag {
     pub const BACKLOG: u32 = 1 << 6;
     /// `SO_KEEPALIVE` is on.
     pub const KEEPALIVE: u32 = 1 << 7;
-    /// [`FILE_GONE`] could be read.
+    /// [`FILE_GONE`] is valid.
     pub const FILE: u32 = 1 << 8;
-    /// No descriptor refers to the socket's file any more: the change was made by the last close.
+    /// The socket's file has no descriptor left: the last close made the change.
     pub const FILE_GONE: u32 = 1 << 9;
     /// `last_sent_ticks` is set.
     pub const SENT: u32 = 1 << 12;
@@ -66,27 +67,28 @@ pub mod flag {
     /// In a record of [`super::kind::ENTER`]: `pid` and `comm` are those of the task that connected the socket, and
     /// `opened_ns` is set.
     pub const OPENER: u32 = 1 << 16;
-    /// The FIN of the peer has been taken in (`SOCK_DONE`, which only `tcp_fin` sets: net/ipv4/tcp_input.c at v5.10).
+    /// The kernel has processed the peer's FIN (`SOCK_DONE`, which only `tcp_fin` sets: net/ipv4/tcp_input.c at
+    /// v5.10).
     pub const FIN_SEEN: u32 = 1 << 17;
-    /// [`WROTE`] could be read.
+    /// [`WROTE`] is valid.
     pub const WROTE_KNOWN: u32 = 1 << 18;
-    /// In a record of [`super::kind::LEAVE`]: data was sent after the entry.
+    /// In a record of [`super::kind::LEAVE`]: the program sent data after the entry.
     pub const WROTE: u32 = 1 << 19;
 }
 
-/// One event. Written by the kernel program, in the byte order of the machine.
+/// Event. Written by the kernel program, in the byte order of the machine.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Layout of this record: [`FORMAT`].
     pub format: u16,
-    /// What it tells: one of [`kind`].
+    /// Type of the record: one of [`kind`].
     pub kind: u8,
-    /// TCP state before the change (`include/net/tcp_states.h`); for iterators the state found.
+    /// TCP state before the change (`include/net/tcp_states.h`); for iterators, the current state.
     pub old_state: u8,
-    /// TCP state after the change; for iterators the state found.
+    /// TCP state after the change; for iterators, the current state.
     pub new_state: u8,
-    /// `sk_shutdown` at the event: bit 0 the peer's FIN has come, bit 1 the program sends no more.
+    /// `sk_shutdown` at the event: bit 0 if the peer's FIN has arrived, bit 1 if the program sends no more.
     pub shutdown: u8,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
@@ -100,15 +102,15 @@ pub struct Record {
     pub _pad: u16,
     /// Bits of [`flag`].
     pub flags: u32,
-    /// `sk_err` at the event, a positive errno; 0 is none.
+    /// `sk_err` at the event, a positive errno; 0 if there is no error.
     pub sk_err: i32,
-    /// When it happened, nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`, Linux 5.8).
+    /// Time of the event, nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`, Linux 5.8).
     pub time_ns: u64,
-    /// When the socket entered CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not seen.
+    /// Time of entry into CLOSE_WAIT, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not observed.
     pub entered_ns: u64,
-    /// Address of the `struct sock`: identifies a socket inside the agent, which never shows it.
+    /// Address of the `struct sock`: identifies a socket within the agent, which never shows it.
     pub sk: u64,
-    /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if none was given (before Linux 5.12).
+    /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if the socket has none (before Linux 5.12).
     pub cookie: u64,
     /// Inode of the socket as in `/proc/PID/fd`; 0 until a program accepts it.
     pub inode: u64,
@@ -116,23 +118,24 @@ pub struct Record {
     pub cgroup: u64,
     /// `tcp_sock.bytes_received`, bytes; the FIN counts as one.
     pub received_bytes: u64,
-    /// `tcp_sock.bytes_sent`, bytes, retransmissions included.
+    /// `tcp_sock.bytes_sent`, bytes, including retransmissions.
     pub sent_bytes: u64,
     /// Inode of the network namespace as in `/proc/PID/ns/net`.
     pub netns: u32,
-    /// `rcv_nxt - copied_seq`, bytes not read yet; the FIN counts as one.
+    /// `rcv_nxt - copied_seq`, unread bytes; the FIN counts as one.
     pub unread_bytes: u32,
-    /// When the task of `pid` connected the socket ([`flag::OPENER`]), nanoseconds of `CLOCK_BOOTTIME`.
+    /// Time at which the task of `pid` connected the socket ([`flag::OPENER`]), nanoseconds of `CLOCK_BOOTTIME`.
     pub opened_ns: u64,
-    /// Process id (`tgid`) in the initial pid namespace: the process that made the change, owns the file, or connected the socket.
+    /// Process id (`tgid`) in the initial pid namespace: of the process that made the change, owns the file, or
+    /// connected the socket.
     pub pid: u32,
-    /// Number of the open file; only where an iterator found one, else -1.
+    /// Number of the open file, if an iterator found one; else -1.
     pub fd: i32,
     /// Local address; IPv4 as an IPv4-mapped IPv6 address.
     pub local_address: [u8; 16],
     /// Remote address; IPv4 as an IPv4-mapped IPv6 address.
     pub remote_address: [u8; 16],
-    /// Name of the task of `pid`, as set by the process itself: any bytes, not always ended by a zero.
+    /// Name of the task of `pid`, as set by the process itself: any bytes, not always with a final zero.
     pub comm: [u8; 16],
 }
 
@@ -145,7 +148,7 @@ impl Record {
 
 /// Values of [`Detail::timer`], those of `idiag_timer` (`inet_sk_diag_fill`, net/ipv4/inet_diag.c at v5.10).
 pub mod timer {
-    /// None runs.
+    /// No timer runs.
     pub const OFF: u8 = 0;
     /// Retransmission, loss probe or reordering.
     pub const ON: u8 = 1;
@@ -155,29 +158,29 @@ pub mod timer {
     pub const PERSIST: u8 = 4;
 }
 
-/// What is said of a socket that somebody looks at, beside its [`Record`].
+/// Facts of a socket beyond its [`Record`], for iterators and refreshes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detail {
     /// `tcp_sock.bytes_acked`, bytes.
     pub acked_bytes: u64,
-    /// `write_seq - snd_una`, bytes written that the peer has not acknowledged.
+    /// `write_seq - snd_una`, bytes that the program wrote and the peer has not acknowledged.
     pub send_queue_bytes: u32,
     /// Ticks since data was last sent (`tcp_sock.lsndtime`).
     pub last_sent_ticks: u32,
-    /// Ticks since the last ACK came in (`tcp_sock.rcv_tstamp`).
+    /// Ticks since the last ACK arrived (`tcp_sock.rcv_tstamp`).
     pub last_ack_ticks: u32,
-    /// Ticks since the last data came in (`icsk_ack.lrcvtime`).
+    /// Ticks since the last data arrived (`icsk_ack.lrcvtime`).
     pub last_data_ticks: u32,
     /// Ticks until the timer expires; below zero if it is late.
     pub timer_ticks: i32,
-    /// `sk_ack_backlog` of a listener: connections that wait to be accepted.
+    /// `sk_ack_backlog` of a listener: connections in its accept queue.
     pub backlog: u32,
     /// `sk_max_ack_backlog` of a listener.
     pub backlog_max: u32,
-    /// Which timer runs: one of [`timer`].
+    /// Running timer: one of [`timer`].
     pub timer: u8,
-    /// Retransmissions or probes so far.
+    /// Number of retransmissions or probes so far.
     pub timer_retries: u8,
     /// Always 0.
     pub _pad: [u8; 2],
@@ -200,17 +203,17 @@ impl Detail {
     };
 }
 
-/// A record of a socket that somebody looks at: of every kind but [`kind::ENTER`] and [`kind::LEAVE`].
+/// Record with details: of every type but [`kind::ENTER`] and [`kind::LEAVE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detailed {
-    /// What every record says.
+    /// Fields of every record.
     pub record: Record,
-    /// The rest.
+    /// Details.
     pub detail: Detail,
 }
 
-/// A descriptor of a socket in CLOSE_WAIT, and no more of it than tells it from others.
+/// Descriptor of a socket in CLOSE_WAIT, with only the identity of the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
@@ -226,7 +229,7 @@ pub struct Hold {
     pub sk: u64,
     /// Inode of the socket.
     pub inode: u64,
-    /// When it was found, nanoseconds of `CLOCK_BOOTTIME`.
+    /// Time at which it was found, nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace.
     pub pid: u32,
@@ -236,7 +239,7 @@ pub struct Hold {
     pub comm: [u8; 16],
 }
 
-/// Bytes of a [`Hold`].
+/// Size of a [`Hold`], bytes.
 pub const HOLD_SIZE: usize = size_of::<Hold>();
 
 const _: () = assert!(HOLD_SIZE == 56);
@@ -248,7 +251,7 @@ const _: () = assert!(core::mem::offset_of!(Hold, kind) == core::mem::offset_of!
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenerRecord {
-    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    /// Time of the connect, nanoseconds of `CLOCK_BOOTTIME`.
     pub opened_ns: u64,
     /// Process id (`tgid`) in the initial pid namespace.
     pub pid: u32,

@@ -1,4 +1,4 @@
-//! Counters of each CPU, kept where no ring buffer can lose them.
+//! Counters of each CPU, stored where no ring buffer can lose them.
 
 use crate::histogram::BUCKETS;
 
@@ -8,28 +8,28 @@ use crate::histogram::BUCKETS;
 pub enum Counter {
     /// Sockets that entered CLOSE_WAIT.
     Entered = 0,
-    /// Sockets that left CLOSE_WAIT.
+    /// Sockets that exited CLOSE_WAIT.
     Left = 1,
-    /// Of those that left, the ones whose entry was not seen: older than the program, or missed.
+    /// Exited sockets whose entry was not observed: older than the program, or missed.
     LeftUnseen = 2,
     /// Records dropped because the ring buffer was full.
     RingFull = 3,
     /// Entry times that could not be stored: the map was full or the kernel out of memory.
     MapFull = 4,
-    /// Entries found still stored when the same `struct sock` entered again: a leaving was missed.
+    /// Entries that were still stored when the same `struct sock` entered again: a missed exit.
     Replaced = 5,
 }
 
-/// How many counters there are.
+/// Number of counters.
 pub const COUNTERS: usize = 6;
 
-/// What one CPU has counted since the program was loaded.
+/// Counts of one CPU since the program was loaded.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stats {
-    /// One for each [`Counter`].
+    /// Counts, one for each [`Counter`].
     pub counters: [u64; COUNTERS],
-    /// Dwell times, nanoseconds, of the sockets that left and whose entry was seen; see [`crate::histogram`].
+    /// Dwell times of exited sockets with an observed entry, nanoseconds; see [`crate::histogram`].
     pub dwell: [u64; BUCKETS],
 }
 

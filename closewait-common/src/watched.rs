@@ -1,6 +1,6 @@
-//! Ports whose closes the kernel program counts, and remote ports whose openers it keeps.
+//! Ports whose closes the kernel program counts, and remote ports whose openers it stores.
 
-/// Number of ports that can be watched at a time.
+/// Maximum number of watched ports.
 pub const WATCHED_PORTS: u32 = 1024;
 
 /// Count of one watched port.
@@ -11,12 +11,12 @@ pub struct Watched {
     pub since_ns: u64,
     /// Number of closes.
     pub closes: u64,
-    /// Time of the last one, `CLOCK_BOOTTIME` nanoseconds; 0 if there was none.
+    /// Time of the last close, `CLOCK_BOOTTIME` nanoseconds; 0 if there was none.
     pub last_ns: u64,
 }
 
-/// Key of a port of a network namespace, which is given by its inode: a local port of accepted connections, or a remote port of
-/// connections that programs make.
+/// Returns the key of a port in the network namespace with this inode: a local port of accepted connections, or a
+/// remote port of connections that programs make.
 pub const fn key(netns: u32, port: u16, remote: bool) -> u64 {
     (remote as u64) << 63 | (netns as u64) << 16 | port as u64
 }

@@ -10,31 +10,31 @@ pub(crate) static TRACE_LAYOUT: Global<TraceLayout> = Global::new(TraceLayout::N
 #[unsafe(no_mangle)]
 pub(crate) static ABILITIES: Global<Abilities> = Global::new(Abilities::NONE);
 
-/// Reads one number of a global. `Global::load` would copy the whole struct to the stack for each.
+/// Reads one number of a global. `Global::load` would copy the whole struct to the stack each time.
 macro_rules! global {
     ($global:ident: $type:ty, $field:ident) => {{
         let whole = (&raw const $crate::globals::$global).cast::<$type>();
-        // SAFETY: `Global<T>` is transparent over `MaybeUninit<T>`, and the static is initialised: the field is there.
-        // Volatile, because the agent changes the value after compilation.
+        // SAFETY: `Global<T>` is transparent over `MaybeUninit<T>`, and the static is initialized: the field is
+        // there. Volatile, because the agent changes the value after compilation.
         unsafe { core::ptr::read_volatile(&raw const (*whole).$field) }
     }};
 }
 
-/// Offset of a kernel struct member, [`closewait_common::config::MISSING`] if unknown.
+/// Reads the offset of a kernel struct member, [`closewait_common::config::MISSING`] if unknown.
 macro_rules! layout {
     ($field:ident) => {
         $crate::globals::global!(LAYOUT: closewait_common::config::Layout, $field)
     };
 }
 
-/// Offset of a field of the classic tracepoint.
+/// Reads the offset of a field of the classic tracepoint.
 macro_rules! trace_layout {
     ($field:ident) => {
         $crate::globals::global!(TRACE_LAYOUT: closewait_common::config::TraceLayout, $field)
     };
 }
 
-/// A member of [`Abilities`].
+/// Reads a member of [`Abilities`].
 macro_rules! ability {
     ($field:ident) => {
         $crate::globals::global!(ABILITIES: closewait_common::config::Abilities, $field)

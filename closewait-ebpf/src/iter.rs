@@ -1,9 +1,9 @@
-//! The sockets that are there now: an iterator over open files, and a refresh of one socket.
+//! Present sockets: an iterator over open files, and a refresh of one socket.
 //!
 //! There is no program for the iterator over TCP sockets: on many kernels it has a use-after-free (docs/kernel-safety.md).
 //!
-//! The context is `struct bpf_iter__task_file` (kernel/bpf/task_iter.c), the same from Linux 5.10 to 7.3. Pointers in it are
-//! read directly, so that the verifier keeps their types.
+//! The context is `struct bpf_iter__task_file` (kernel/bpf/task_iter.c), the same from Linux 5.10 to 7.3. The
+//! programs read its pointers directly, so that the verifier keeps their types.
 
 use core::ffi::c_void;
 
@@ -35,14 +35,14 @@ struct Meta {
 #[repr(C)]
 struct TaskFileContext {
     meta: *const Meta,
-    /// Null at the end of the walk.
+    /// Task of the file; null at the end of the scan.
     task: *const c_void,
     fd: u32,
     _pad: u32,
     file: *mut file,
 }
 
-/// One open file of the walk over all processes.
+/// Handles one open file of the scan over all processes.
 #[inline(always)]
 pub(crate) fn task_file(ctx: *mut c_void) {
     of_file(ctx, RecordSlot::Files, |sk, state| match state {
@@ -57,8 +57,8 @@ pub(crate) fn task_file(ctx: *mut c_void) {
     });
 }
 
-/// One open file of the walk over one process: a connection that its program closed first, that waits for an answer, or that
-/// was used lately.
+/// Handles one open file of the scan over one process: reports a connection that its program closed first, that waits
+/// for an answer, or that was used recently.
 #[inline(always)]
 pub(crate) fn proxy_peers(ctx: *mut c_void) {
     of_file(ctx, RecordSlot::ProxyPeers, |sk, state| match state {
@@ -68,9 +68,9 @@ pub(crate) fn proxy_peers(ctx: *mut c_void) {
     });
 }
 
-/// The socket whose address the agent gives as the first argument, if it is in CLOSE_WAIT; with a second argument that is
-/// not 0, if its connection is over and it has a descriptor. It may be gone, and its memory another's: the reads cannot
-/// fault, and the agent compares the ends.
+/// Reports the socket whose address is the first argument, if it is in CLOSE_WAIT; with a nonzero second argument, if
+/// its connection has ended and it has a descriptor. The kernel may have freed and reused the memory: the reads
+/// cannot fault, and the agent compares the endpoints.
 #[inline(always)]
 pub(crate) fn refresh(ctx: &RawTracePointContext) {
     let sk = Probed::new(ctx.arg::<*const c_void>(0));
@@ -91,7 +91,7 @@ pub(crate) fn refresh(ctx: &RawTracePointContext) {
     }
 }
 
-/// Writes a record of the file of this context, if it is a socket in a state that matters.
+/// Writes a record of the file of this context, if it is a socket in a relevant state.
 #[inline(always)]
 fn of_file(ctx: *mut c_void, worker: RecordSlot, kind_of: impl Fn(Probed, u8) -> Option<u8>) {
     let ctx = ctx.cast::<TaskFileContext>();
@@ -138,7 +138,7 @@ fn of_file(ctx: *mut c_void, worker: RecordSlot, kind_of: impl Fn(Probed, u8) ->
     }
 }
 
-/// The `struct socket` of an open file, if it is a socket's.
+/// Returns the `struct socket` of an open file, if the file is a socket.
 #[inline(always)]
 fn socket_of(file: *mut file) -> Option<Probed> {
     if ability!(socket_of_file) == 1 {
@@ -146,8 +146,9 @@ fn socket_of(file: *mut file) -> Option<Probed> {
         let socket = unsafe { bpf_sock_from_file(file) };
         return (!socket.is_null()).then_some(Probed::new(socket.cast()));
     }
-    // Before Linux 5.11 there is no such helper. What it compares, `f_op`, has no address that a program knows. So: the
-    // file is a socket's by its inode, and what it points to points back to it (`sock_alloc_file`, net/socket.c at v5.10).
+    // This helper came with Linux 5.11. It compares `f_op` with an address that no program knows. So on older kernels
+    // this checks that the inode of the file is a socket's, and that the private data points back to the file
+    // (`sock_alloc_file`, net/socket.c at v5.10).
     const FORMAT_BITS: u16 = 0o170_000;
     const SOCKET: u16 = 0o140_000;
     let of = Probed::new(file.cast());
@@ -157,14 +158,14 @@ fn socket_of(file: *mut file) -> Option<Probed> {
     (back.address() == of.address()).then_some(socket)
 }
 
-/// As [`fill`], of a socket that may be any.
+/// Fills the record of an untyped socket, as [`fill`] does.
 #[inline(always)]
 fn fill_probed(sk: Probed, kind: u8, found: &mut Detailed) -> Option<()> {
     let tcp = sk.tcp(sock::protocol(sk)?);
     fill(sk, tcp, kind, found)
 }
 
-/// Fills the record of a socket; `None` if it is none of those that matter.
+/// Fills the record of a socket; `None` if it is not relevant.
 #[inline(always)]
 fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Option<()> {
     let Detailed { record, detail } = found;
@@ -185,7 +186,7 @@ fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Op
         return Some(());
     }
     if kind == kind::LINGERING {
-        // Others have never been connected, or were closed by this side first.
+        // Other sockets have never been connected, or this side has closed first.
         if record.remote_port == 0 || !record.has(flag::FIN_SEEN) {
             return None;
         }
@@ -198,18 +199,18 @@ fn fill<P: Pointer>(sk: P, tcp: Option<P>, kind: u8, found: &mut Detailed) -> Op
     Some(())
 }
 
-/// When a socket has entered, nanoseconds of `CLOCK_BOOTTIME`; 0 if that was not seen.
+/// Returns the time of entry of a socket, nanoseconds of `CLOCK_BOOTTIME`; 0 if the entry was not observed.
 #[inline(always)]
 fn entered_ns(sk: impl Pointer) -> u64 {
     maps::peek_entry(sk.address()).unwrap_or(0)
 }
 
 /// Hands the record to the reader of the iterator. If its buffer is full, the kernel calls the program again for the
-/// same object, so the result needs no look.
+/// same object, so the result does not matter.
 #[inline(always)]
 fn write<T: Copy>(meta: *const Meta, found: &T) {
     // SAFETY: `meta` is the pointer of the context; the verifier checks the read.
     let seq = unsafe { (*meta).seq };
-    // SAFETY: `seq` is the file of this walk, and the record is as long as its type.
+    // SAFETY: `seq` is the file of this scan, and the record is as long as its type.
     let _full: i64 = unsafe { bpf_seq_write(seq, core::ptr::from_ref(found).cast(), size_of::<T>() as u32) };
 }

@@ -1,4 +1,4 @@
-//! Nothing: the program is the binary target. A library target lets the agent name this crate as a build-dependency, so
+//! Empty: the program is the binary target. A library target lets the agent name this crate as a build-dependency, so
 //! that cargo builds the agent again when the program changes.
 
 #![no_std]

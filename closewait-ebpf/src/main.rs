@@ -1,15 +1,15 @@
-//! The kernel side of closewait: entry points, and nothing else.
+//! Entry points of closewait's kernel programs.
 //!
-//! | program | where it runs | what it does |
+//! | program | hook | output |
 //! |---|---|---|
-//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or leaves CLOSE_WAIT |
+//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or exits CLOSE_WAIT |
 //! | [`cw_state_tp`] | the same tracepoint, classic | the same, where the kernel has no BTF |
-//! | [`cw_refresh`] | nowhere: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
+//! | [`cw_refresh`] | none: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
 //! | [`cw_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
-//! | [`cw_peers`] | the same, of one process | one record for each of its other connections |
+//! | [`cw_peers`] | the same, for one process | one record for each of its other connections |
 
-// Elsewhere than in the kernel this crate is an ordinary program that does nothing, so that rust-analyzer and
-// `cargo check --workspace` can check it.
+// Outside of the kernel this crate is an ordinary program that does nothing, so that rust-analyzer and `cargo check
+// --workspace` can check it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod globals;
@@ -45,7 +45,7 @@ pub(crate) fn cw_refresh(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// aya-ebpf has no macro for iterators; the section name is all that one would add.
+/// Handles an open file. aya-ebpf has no macro for iterators; it would only add the section name.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn cw_files(ctx: *mut c_void) -> i32 {
@@ -60,7 +60,7 @@ pub extern "C" fn cw_peers(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// The helpers that read kernel memory are only for GPL-compatible programs. This crate is MIT OR GPL-2.0-only.
+/// Only GPL-compatible programs may call the helpers that read kernel memory. This crate is MIT OR GPL-2.0-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
@@ -68,7 +68,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses any program that could come here.
+    // The verifier refuses any program that could reach this.
     loop {}
 }
 

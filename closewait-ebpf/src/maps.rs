@@ -1,4 +1,4 @@
-//! Every map, its size and why, and the only writes to them.
+//! Maps, with the reasons for their sizes, and the only writes to them.
 
 use core::arch::asm;
 
@@ -17,35 +17,35 @@ use closewait_common::{
     watched::{WATCHED_PORTS, Watched},
 };
 
-/// Default number of sockets whose time of entry is kept; `--max-sockets` changes it.
+/// Default number of sockets with a stored time of entry; `--max-sockets` changes it.
 const SOCKETS: u32 = 262_144;
-/// Default size in bytes; `--ring-buffer` changes it. Some 23,000 records: a quarter of a second at the highest rate
-/// of connections that two cores make on loopback.
+/// Default size of the ring buffer, bytes; `--ring-buffer` changes it. Holds some 23,000 records: a quarter of a
+/// second at the highest connection rate of two cores on loopback.
 const RING_BYTES: u32 = 4 << 20;
 
 #[map(name = "cw_ring")]
 static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Since when each socket is in CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of its `struct sock`. The
-/// address is there on every kernel, unlike the cookie, and is unique while the socket is in that state.
+/// Time of entry into CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of the `struct sock`. Unlike the
+/// cookie, the address exists on every kernel. It is unique while the socket is in that state.
 ///
-/// Preallocated: without that, the kernel's allocator is called from softirqs, where it has a use-after-free and a leak on
-/// many kernels (docs/kernel-safety.md), and it is slower.
+/// Preallocated: otherwise the kernel's allocator runs in softirqs, where it has a use-after-free and a leak on many
+/// kernels (docs/kernel-safety.md), and it is slower.
 #[map(name = "cw_since")]
 static SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
 
-/// The agent's own notes beside maps that outlive it; no program looks at them.
+/// The agent's own notes beside maps that outlive it; no program reads them.
 #[map(name = "cw_kept")]
 static KEPT: Array<Kept> = Array::with_max_entries(1, 0);
 
 #[map(name = "cw_stats")]
 static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
-/// Who connected each socket. The kernel frees it with the socket, so nothing is left behind and nothing is ever full.
+/// Opener of each socket. The kernel frees it with the socket, so no entry is left behind and the map is never full.
 #[btf_map(name = "cw_openers")]
 pub(crate) static OPENERS: SkStorage<OpenerRecord> = SkStorage::new();
 
-/// The network namespaces of whose sockets the agent knows everything but the descriptors; the agent fills it.
+/// Network namespaces whose sockets are known to the agent, except their descriptors. Filled by the agent.
 #[map(name = "cw_known")]
 static KNOWN: HashMap<u32, u32> = HashMap::with_max_entries(KNOWN_NAMESPACES, 0);
 
@@ -55,11 +55,11 @@ pub(crate) fn is_known(netns: u32) -> bool {
     KNOWN.get_ptr(netns).is_some()
 }
 
-/// The ports whose closes are counted; the agent fills it.
+/// Ports whose closes are counted. Filled by the agent.
 #[map(name = "cw_watched")]
 static WATCHED: HashMap<u64, Watched> = HashMap::with_max_entries(WATCHED_PORTS, 0);
 
-/// How many ports are watched: while it is none, a close costs one look here.
+/// Number of watched ports: while it is 0, a close costs one read of it.
 #[map(name = "cw_watching")]
 static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -71,7 +71,7 @@ pub(crate) fn watches_any() -> bool {
     unsafe { count.read() != 0 }
 }
 
-/// The entry of a port, if that is watched.
+/// Returns the entry of a port, if the port is watched.
 #[inline(always)]
 pub(crate) fn watched(key: u64) -> Option<*mut Watched> {
     WATCHED.get_ptr_mut(key)
@@ -84,17 +84,17 @@ pub(crate) fn count_close(watched: *mut Watched, now_ns: u64) {
     add_one(unsafe { &raw mut (*watched).closes });
     // SAFETY: as above.
     let last_ns = unsafe { &raw mut (*watched).last_ns };
-    // SAFETY: as above. Of two CPUs at the same moment either time is right.
+    // SAFETY: as above. If two CPUs write at the same time, either value is right.
     unsafe { last_ns.write(now_ns) };
 }
 
-/// Where a record is put together. On the stack, Linux 6.1's verifier follows every combination of fields that are
-/// there and fields that are not: 189,000 instructions instead of some thousand.
+/// Buffer for a record. On the stack, Linux 6.1's verifier follows every combination of present and missing fields:
+/// 189,000 instructions instead of some thousand.
 #[map(name = "cw_work")]
 static WORK: PerCpuArray<Detailed> = PerCpuArray::with_max_entries(3, 0);
 
-/// Program that puts a record together, each with a slot of its own: where the kernel is preemptible, one program can
-/// interrupt another on its CPU. The agent never runs one of them twice at the same time (`source/scanner.rs`).
+/// Program that fills a record, each with its own slot: on a preemptible kernel, one program can interrupt another on
+/// its CPU. The agent never runs one of them twice at the same time (`source/scanner.rs`).
 #[derive(Clone, Copy)]
 pub(crate) enum RecordSlot {
     /// The iterator over all open files.
@@ -105,18 +105,18 @@ pub(crate) enum RecordSlot {
     ProxyPeers = 2,
 }
 
-/// An empty record for `worker` to work with. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,
-/// kernel/bpf/bpf_iter.c at v5.10), and only one walk of each kind goes on.
+/// Returns an empty record for `worker`. A program stays on its CPU from beginning to end (`bpf_iter_run_prog`,
+/// kernel/bpf/bpf_iter.c at v5.10), and only one scan of each type runs at a time.
 #[inline(always)]
 pub(crate) fn work(worker: RecordSlot) -> Option<&'static mut Detailed> {
     let work = WORK.get_ptr_mut(worker as u32)?;
-    // SAFETY: it points to a map value of that type, and by the rule above nobody else has it now.
+    // SAFETY: it points to a map value of that type, and by the rule above no other program uses it now.
     let work = unsafe { &mut *work };
     *work = crate::sock::EMPTY_DETAILED;
     Some(work)
 }
 
-/// Counts one more of `counter` on this CPU.
+/// Increments `counter` on this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     let Some(stats) = STATS.get_ptr_mut(0) else { return };
@@ -125,7 +125,7 @@ pub(crate) fn count(counter: Counter) {
     add_one(slot);
 }
 
-/// Counts one socket that stayed `dwell_ns` nanoseconds.
+/// Counts one socket with a dwell time of `dwell_ns` nanoseconds.
 #[inline(always)]
 pub(crate) fn count_dwell(dwell_ns: u64) {
     let Some(stats) = STATS.get_ptr_mut(0) else { return };
@@ -139,21 +139,22 @@ pub(crate) fn count_dwell(dwell_ns: u64) {
     add_one(slot);
 }
 
-/// Atomic, because before Linux 6.1 a softirq on this CPU can run the program again in the middle of itself. `AtomicU64` has
-/// no `fetch_add` on this target, which has no compare-and-swap in its base instruction set.
+/// Increments a number atomically, because before Linux 6.1 a softirq on this CPU can interrupt the program with
+/// another run of it. `AtomicU64` has no `fetch_add` on this target, which has no compare-and-swap in its base
+/// instruction set.
 #[inline(always)]
 fn add_one(slot: *mut u64) {
     // SAFETY: `slot` lies in a map value: aligned, and alive as long as the program runs.
     unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1_u64) };
 }
 
-/// Stores the time of entry of a socket, and counts what goes wrong.
+/// Stores the time of entry of a socket, and counts failures.
 #[inline(always)]
 pub(crate) fn store_entry(sk: u64, now_ns: u64) {
     if SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
-    // Either there is an entry of a socket whose leaving was missed, or there is no room.
+    // Either there is an entry of a socket whose exit was missed, or the map is full.
     let was_there = SINCE.get_ptr(sk).is_some();
     if was_there && SINCE.insert(sk, now_ns, u64::from(BPF_ANY)).is_ok() {
         count(Counter::Replaced);
@@ -162,31 +163,31 @@ pub(crate) fn store_entry(sk: u64, now_ns: u64) {
     }
 }
 
-/// The time of entry of a socket, and forgets it.
+/// Removes the time of entry of a socket. Returns it.
 #[inline(always)]
 pub(crate) fn take_entry(sk: u64) -> Option<u64> {
     let entered_ns = peek_entry(sk)?;
-    // It can only fail if another CPU has removed it meanwhile, which is what we want.
+    // It can only fail if another CPU has removed the entry meanwhile, which is fine.
     let _gone: Result<(), i32> = SINCE.remove(sk);
     Some(entered_ns)
 }
 
-/// The time of entry of a socket, if it is kept.
+/// Returns the time of entry of a socket, if it is stored.
 #[inline(always)]
 pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
     let entered_ns = SINCE.get_ptr(sk)?;
-    // SAFETY: the pointer is to a live map value; a value that is reused under our hands is a torn read at worst, and 8
+    // SAFETY: the pointer is to a live map value; a value that is reused meanwhile is a torn read at worst, and 8
     // aligned bytes do not tear.
     Some(unsafe { entered_ns.read() })
 }
 
-/// Puts one record into the ring buffer, or counts that there was no room.
+/// Writes one record to the ring buffer, or counts that it was full.
 #[inline(always)]
 pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
     emit_from(crate::sock::EMPTY, fill);
 }
 
-/// The same, beginning with a record that has something in it.
+/// Writes one record to the ring buffer, starting from `first`, or counts that it was full.
 #[inline(always)]
 pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) {
     let Some(mut entry) = RING.reserve::<T>(0) else {

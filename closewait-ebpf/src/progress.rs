@@ -1,4 +1,4 @@
-//! Whether a program makes progress: how lately a connection was used, and which ports are watched.
+//! Progress of a program: recent use of its connections, and watched ports.
 
 use closewait_common::{Record, record::flag, watched};
 
@@ -8,8 +8,8 @@ use crate::{
     time,
 };
 
-/// Whether an open connection was used lately, or its program has connected it, has sent something and has got nothing
-/// since: as far as this can be told.
+/// Whether an open connection was used recently, or its program has connected it, has sent data and received none
+/// since, as far as this is known.
 #[inline(always)]
 pub(crate) fn is_busy(sk: impl Pointer) -> bool {
     let is_accepted = is_accepted(sk);
@@ -18,7 +18,8 @@ pub(crate) fn is_busy(sk: impl Pointer) -> bool {
     (!is_accepted && sent.wrapping_sub(received) as i32 >= 0) || is_recent(sent) || is_recent(received)
 }
 
-/// Whether a time of TCP, in ticks, is less than a minute ago. Another CPU may have written it just now, with a younger clock.
+/// Whether a time of TCP, in ticks, is less than a minute ago. Another CPU with a later clock may have written it
+/// just now.
 #[inline(always)]
 fn is_recent(at: u32) -> bool {
     const AHEAD: u32 = 16;
@@ -27,32 +28,33 @@ fn is_recent(at: u32) -> bool {
     u64::from(time::ticks().wrapping_sub(at).wrapping_add(AHEAD)) < recent + u64::from(AHEAD)
 }
 
-/// Key of its local port among those that are watched.
+/// Returns the key of a socket's local port among the watched ones.
 #[inline(always)]
 pub(crate) fn port_key(sk: impl Pointer, tcp: impl Pointer) -> Option<u64> {
     let port = u16::from_be(tcp.read(layout!(inet_sport))?);
     Some(watched::key(netns(sk)?, port, false))
 }
 
-/// Key of its remote port among those that are watched.
+/// Returns the key of a socket's remote port among the watched ones.
 #[inline(always)]
 pub(crate) fn remote_port_key(sk: impl Pointer) -> Option<u64> {
     let port = u16::from_be(sk.read(layout!(sock_dport))?);
     Some(watched::key(netns(sk)?, port, true))
 }
 
-/// Whether its program has sent data within the last `time_ns` nanoseconds for certain: times of TCP are in ticks, rounded down.
+/// Whether the program has certainly sent data within the last `time_ns` nanoseconds: times of TCP are in ticks,
+/// rounded down.
 #[inline(always)]
 pub(crate) fn has_sent_for(tcp: impl Pointer, time_ns: u64) -> bool {
     let tick_ns = u64::from(ability!(tick_ns));
     let Some(sent_bytes) = tcp.read::<u64>(layout!(tcp_bytes_sent)) else { return false };
     let Some(sent) = tcp.read::<u32>(layout!(tcp_lsndtime)) else { return false };
-    // At most so long ago; another CPU may be a tick ahead.
+    // Upper bound of the time since then; another CPU may be a tick ahead.
     let ticks = u64::from(time::ticks().wrapping_sub(sent).wrapping_add(1));
     sent_bytes > 0 && tick_ns != 0 && ticks.wrapping_mul(tick_ns) <= time_ns
 }
 
-/// Whether data was sent after the socket had entered, as the program does that answers a peer which has gone.
+/// Sets whether the program sent data after the entry, as one that answers a peer which has gone does.
 #[inline(always)]
 pub(crate) fn describe_writing(tcp: Option<impl Pointer>, record: &mut Record) {
     let Some(tcp) = tcp else { return };

@@ -1,4 +1,4 @@
-//! `inet_sock_set_state`: sockets that enter and leave CLOSE_WAIT.
+//! `inet_sock_set_state`: sockets that enter and exit CLOSE_WAIT.
 //!
 //! The tracepoint fires before `sk_state` changes, for every TCP state change in every network namespace
 //! (`inet_sk_set_state`, net/ipv4/af_inet.c at v5.10).
@@ -25,7 +25,7 @@ use crate::{
     time,
 };
 
-/// A change of state that begins or ends CLOSE_WAIT.
+/// Change of state that begins or ends CLOSE_WAIT.
 struct Change {
     /// Address of the socket.
     sk: u64,
@@ -35,13 +35,13 @@ struct Change {
 }
 
 impl Change {
-    /// `None` if neither state is CLOSE_WAIT.
+    /// Creates a change; `None` if neither state is CLOSE_WAIT.
     #[inline(always)]
     fn new(sk: impl Pointer, old: i32, new: i32, protocol: impl FnOnce() -> Option<u16>) -> Option<Self> {
         if old != i32::from(state::CLOSE_WAIT) && new != i32::from(state::CLOSE_WAIT) {
             return None;
         }
-        // SCTP shares the tracepoint and counts other states by the same numbers.
+        // SCTP shares the tracepoint and uses the same numbers for other states.
         let protocol = protocol()?;
         if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
             return None;
@@ -50,13 +50,13 @@ impl Change {
     }
 }
 
-/// The BTF-typed tracepoint: arguments are the socket and the two states.
+/// Handles the BTF-typed tracepoint: its arguments are the socket and the two states.
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
     let openers = ability!(openers);
     if openers != 0 && ctx.arg::<i32>(1) == i32::from(state::CLOSE) && ctx.arg::<i32>(2) == i32::from(state::SYN_SENT) {
-        // `tcp_v4_connect` runs in the task that connects, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
+        // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
         if (openers == keeps::ALL || connects_to_watched(sk)) && sock::protocol(sk) == Some(IPPROTO_TCP) {
             sock::keep_opener(sk);
         }
@@ -67,7 +67,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         return;
     }
     let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
-    // Clients that close first leave no other sign that they were served.
+    // A client that closes first leaves no other sign that it was served.
     if change.new == state::LAST_ACK && maps::watches_any() {
         count_close(sk);
     }
@@ -80,7 +80,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
                 sock::describe_opener(sk, record);
             }
         } else {
-            // Given to it at its entry, or by the walk over what was there before.
+            // Assigned at the entry, or by the scan of older sockets.
             record.cookie = sock::known_cookie(sk);
         }
         let healthy = is_healthy(record);
@@ -98,8 +98,8 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         sock::describe_tcp(tcp, record);
         if record.kind == kind::LEAVE {
             progress::describe_writing(tcp, record);
-            // Without an error it is the work of the task that runs: it closed the socket or its listener. With one, the
-            // change is made by whatever a packet or a timer has interrupted.
+            // Without an error, the current task made the change: it closed the socket or its listener. With one, a
+            // packet or a timer made it, and the current task was only interrupted.
             if record.sk_err == 0 {
                 sock::describe_task(record);
             }
@@ -107,23 +107,23 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     });
 }
 
-/// Whether the remote port of a connection that is being made is watched.
+/// Whether the remote port of a new connection is watched.
 #[inline(always)]
 fn connects_to_watched(sk: Typed) -> bool {
     maps::watches_any() && progress::remote_port_key(sk).and_then(maps::watched).is_some()
 }
 
-/// Whether a connection that changes to this state is being closed by its own program, or reset by either.
+/// Whether a change to this state means that the own program closes the connection, or that either side resets it.
 #[inline(always)]
 fn ends_own_side(new: i32) -> bool {
     new == i32::from(state::FIN_WAIT1) || new == i32::from(state::CLOSE)
 }
 
-/// Counts the close of an accepted connection of a watched port by its program, if that had sent data since the port is
-/// watched.
+/// Counts the close of an accepted connection of a watched port by its program, if that has sent data since the start
+/// of the watch.
 #[inline(always)]
 fn count_close(sk: Typed) {
-    // A reset of the peer, a time-out and SOCK_DESTROY leave an error (`tcp_reset`, net/ipv4/tcp_input.c at v5.10).
+    // A reset by the peer, a timeout and SOCK_DESTROY leave an error (`tcp_reset`, net/ipv4/tcp_input.c at v5.10).
     if !sock::is_accepted(sk) || sock::protocol(sk) != Some(IPPROTO_TCP) || sock::has_error(sk) {
         return;
     }
@@ -140,20 +140,20 @@ fn count_close(sk: Typed) {
     }
 }
 
-/// Whether nobody will see what the record says of its socket: it has not been stuck, or not yet. What is needed of one
-/// that gets stuck is read again at that moment.
+/// Whether no output will show the details of the record's socket: it is not stuck, or not yet. When a socket gets
+/// stuck, the agent reads them again.
 #[inline(always)]
 fn is_healthy(record: &Record) -> bool {
     let healthy_below_ns = ability!(healthy_below_ns);
     match record.kind {
         kind::ENTER => healthy_below_ns > 0,
-        // One that leaves another way than by close() or shutdown() can leave a descriptor behind.
+        // A socket that exits in another way than by close() or shutdown() can leave a descriptor behind.
         _ if record.new_state != state::LAST_ACK => false,
         _ => record.entered_ns != 0 && record.time_ns.saturating_sub(record.entered_ns) < healthy_below_ns,
     }
 }
 
-/// The classic tracepoint: a record whose layout tracefs tells.
+/// Handles the classic tracepoint, whose record has the layout in tracefs.
 #[inline(always)]
 pub(crate) fn classic(ctx: &TracePointContext) {
     let fields = Probed::new(ctx.as_ptr());
@@ -179,7 +179,7 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     });
 }
 
-/// Keeps or takes the time of entry, counts, and writes the record.
+/// Stores or removes the time of entry, counts, and writes the record.
 #[inline(always)]
 fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();

@@ -1,12 +1,13 @@
 //! The only reader of kernel structs.
 //!
-//! Every read goes to an address that the kernel gave us plus an offset from its own BTF. Two kinds of pointers do it:
+//! Every read is at an address from the kernel plus an offset from its own BTF. There are two types of pointers:
 //!
 //! - [`Probed`]: any address. `bpf_probe_read_kernel` reads it, a call of some 20 ns that fails instead of faulting.
-//! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A read is one
-//!   instruction, checked against the kernel's BTF when the program is loaded; on a bad address it gives 0.
+//! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A read is
+//! one
+//!   instruction, checked against the kernel's BTF when the program is loaded; on a bad address it returns 0.
 //!
-//! The tracepoint's program runs in the kernel's own way of every connection, so it reads by the second kind.
+//! The tracepoint's program runs in the path of every connection, so it uses the second type.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
@@ -32,7 +33,7 @@ use crate::{
     time,
 };
 
-/// A record with nothing known.
+/// Empty record.
 pub(crate) const EMPTY: Record = Record {
     format: FORMAT,
     kind: 0,
@@ -64,30 +65,30 @@ pub(crate) const EMPTY: Record = Record {
     comm: [0; 16],
 };
 
-/// The same with room for what is said of a socket that somebody looks at.
+/// Empty record with details.
 pub(crate) const EMPTY_DETAILED: Detailed = Detailed { record: EMPTY, detail: Detail::EMPTY };
 
 /// A pointer into kernel memory.
 pub(crate) trait Pointer: Copy {
     fn raw(self) -> *const c_void;
 
-    /// The value at `offset` bytes; `None` if the offset is unknown or the read fails.
+    /// Reads the value at `offset` bytes; `None` if the offset is unknown or the read fails.
     fn read<T: Copy>(self, offset: u32) -> Option<T>;
 
-    /// The same socket as a `struct tcp_sock`, if it is one.
+    /// Returns the same socket as a `struct tcp_sock`, if it is one.
     fn tcp(self, protocol: u16) -> Option<Self>;
 
     fn address(self) -> u64 {
         self.raw() as u64
     }
 
-    /// The same address, for reads that the verifier cannot check.
+    /// Returns the same address, for reads that the verifier cannot check.
     fn probed(self) -> Probed {
         Probed(self.raw())
     }
 
-    /// The pointer at `offset` bytes, if it is not null. Never by a typed read: for each typed pointer out of another the
-    /// verifier of 6.18 looks through the names of all the kernel's types up to three times
+    /// Reads the pointer at `offset` bytes; `None` if it is null. Never by a typed read: for each typed pointer out
+    /// of another, the verifier of 6.18 searches the names of all the kernel's types up to three times
     /// (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), and three of them made the start 45 ms longer.
     #[inline(always)]
     fn follow(self, offset: u32) -> Option<Probed> {
@@ -95,17 +96,17 @@ pub(crate) trait Pointer: Copy {
         (!pointer.is_null()).then_some(Probed(pointer))
     }
 
-    /// A pointer of this kind. A typed one must be an argument of the program or read from its context, else the verifier
+    /// Wraps a pointer. A typed one must be an argument of the program or read from its context, else the verifier
     /// refuses the program.
     fn new(pointer: *const c_void) -> Self;
 }
 
-/// Any address.
+/// Pointer to any address.
 #[derive(Clone, Copy)]
 pub(crate) struct Probed(*const c_void);
 
 impl Probed {
-    /// As [`Pointer::read`], to where the value is wanted.
+    /// Reads the value at `offset` bytes directly to its destination.
     #[inline(always)]
     pub(crate) fn read_into<T: Copy>(self, offset: u32, to: *mut T) -> Option<()> {
         if offset == MISSING {
@@ -143,7 +144,7 @@ impl Pointer for Probed {
     }
 }
 
-/// A pointer whose type the verifier knows.
+/// Pointer whose type the verifier knows.
 #[derive(Clone, Copy)]
 pub(crate) struct Typed(*const c_void);
 
@@ -177,18 +178,19 @@ impl Pointer for Typed {
     }
 }
 
-/// What a program holds of a Multipath TCP connection is no `struct tcp_sock`, nor is it SCTP's.
+/// Returns the protocol. A program's socket of a Multipath TCP connection is no `struct tcp_sock`, and neither is
+/// SCTP's.
 #[inline(always)]
 pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
     sk.read(layout!(sock_protocol))
 }
 
-/// Addresses, ports, side, namespace, and of the connecting side the cgroup: what tells the socket from others.
+/// Sets the identity of the socket: addresses, ports, side, namespace, and on the connecting side the cgroup.
 #[inline(always)]
 pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     record.sk = sk.address();
     record.family = sk.read(layout!(sock_family)).unwrap_or(0);
-    // Beyond `struct sock`; for MPTCP there is no type that the verifier knows to have it.
+    // The port is beyond `struct sock`; for MPTCP the verifier knows no type with it.
     let local_port = match tcp {
         Some(tcp) => tcp.read(layout!(inet_sport)),
         None => sk.probed().read(layout!(inet_sport)),
@@ -205,25 +207,25 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     if is_accepted(sk) {
         record.flags |= flag::BACKLOG;
     } else {
-        // A port has one listener; the programs that connect to the same remote end are told apart by their cgroups.
+        // A port has one listener. Programs that connect to the same remote endpoint differ by their cgroups.
         describe_cgroup(sk, record);
     }
     record.netns = netns(sk).unwrap_or(0);
 }
 
-/// Whether it has a backlog, as its listener has: it was accepted, or will be.
+/// Whether the socket has inherited a backlog from a listener: it was accepted, or will be.
 #[inline(always)]
 pub(crate) fn is_accepted(sk: impl Pointer) -> bool {
     sk.read::<u32>(layout!(sock_max_ack_backlog)).unwrap_or(0) != 0
 }
 
-/// Whether it has an error that its program has not read.
+/// Whether the socket has an error that its program has not read.
 #[inline(always)]
 pub(crate) fn has_error(sk: impl Pointer) -> bool {
     sk.read::<i32>(layout!(sock_err)).unwrap_or(0) != 0
 }
 
-/// Inode of the network namespace.
+/// Returns the inode of the network namespace.
 #[inline(always)]
 pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
     sk.follow(layout!(sock_net))?.read(layout!(net_inum))
@@ -237,7 +239,7 @@ pub(crate) fn map_v4(to: &mut [u8; 16], address: u32) {
     [to[12], to[13], to[14], to[15]] = address.to_ne_bytes();
 }
 
-/// What the socket knows of itself: error, shutdown, inode, options, and its cgroup if that is not known yet.
+/// Sets the socket's error, shutdown, inode and options, and its cgroup if that is not set yet.
 #[inline(always)]
 pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Record) {
     let Some(shutdown) = sk.read::<u8>(layout!(sock_shutdown)) else { return };
@@ -262,7 +264,7 @@ pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Re
     }
 }
 
-/// The cgroup v2 that its program was in when it made the socket, or its listener.
+/// Sets the cgroup v2 of the program at the time when it created the socket, or its listener.
 #[inline(always)]
 fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
     let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
@@ -272,13 +274,14 @@ fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
     }
 }
 
-/// The `struct socket`; none while nobody has accepted. The inode is allocated with it, beyond its end.
+/// Returns the `struct socket`; none until a program accepts the connection. The inode is allocated with it, behind
+/// its end.
 #[inline(always)]
 pub(crate) fn socket(sk: impl Pointer) -> Option<Probed> {
     sk.follow(layout!(sock_socket))
 }
 
-/// Counters and sequence numbers of `struct tcp_sock`.
+/// Sets counters and sequence numbers of `struct tcp_sock`.
 #[inline(always)]
 pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
     let Some(tcp) = tcp else { return };
@@ -292,7 +295,7 @@ pub(crate) fn describe_tcp(tcp: Option<impl Pointer>, record: &mut Record) {
     record.flags |= flag::TCP;
 }
 
-/// How long ago the last ACK and the last data came in: the FIN lies between.
+/// Sets the time since the last ACK and since the last data: the FIN lies between.
 #[inline(always)]
 pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
     let Some(tcp) = tcp else { return };
@@ -308,7 +311,7 @@ pub(crate) fn describe_ages(tcp: Option<impl Pointer>, record: &mut Record, deta
     }
 }
 
-/// What was written and what of it has arrived.
+/// Sets the sent and the acknowledged bytes.
 #[inline(always)]
 pub(crate) fn describe_sending(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
     let Some(tcp) = tcp else { return };
@@ -320,7 +323,7 @@ pub(crate) fn describe_sending(tcp: Option<impl Pointer>, record: &mut Record, d
     record.flags |= flag::SEND_QUEUE;
 }
 
-/// Which timer runs, as `inet_sk_diag_fill` tells `ss` (net/ipv4/inet_diag.c at v5.10).
+/// Sets the running timer, as `inet_sk_diag_fill` reports it to `ss` (net/ipv4/inet_diag.c at v5.10).
 #[inline(always)]
 pub(crate) fn describe_timer(tcp: Option<impl Pointer>, record: &mut Record, detail: &mut Detail) {
     /// `icsk_pending` (include/net/inet_connection_sock.h at v5.10).
@@ -333,7 +336,7 @@ pub(crate) fn describe_timer(tcp: Option<impl Pointer>, record: &mut Record, det
     let Some(tcp) = tcp else { return };
     let Some(running) = tcp.read::<u8>(layout!(tcp_pending)) else { return };
     let now = time::ticks();
-    // The low half of a time of the kernel is enough for a difference.
+    // The low half of a kernel time is enough for a difference.
     let left = |expires: Option<u32>| expires.map(|expires| expires.wrapping_sub(now) as i32);
     let by = |timer, left: Option<i32>, retries: Option<u8>, detail: &mut Detail| {
         if let Some(left) = left {
@@ -364,7 +367,7 @@ pub(crate) fn describe_timer(tcp: Option<impl Pointer>, record: &mut Record, det
     record.flags |= flag::TIMER;
 }
 
-/// How many connections wait at a socket that listens.
+/// Sets the length and the limit of a listener's accept queue.
 #[inline(always)]
 pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &mut Detail) {
     let Some(backlog) = sk.read(layout!(sock_ack_backlog)) else { return };
@@ -374,7 +377,7 @@ pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &
     record.flags |= flag::LISTENER;
 }
 
-/// Keeps with the socket who connects it: the task that runs now.
+/// Stores the opener with the socket: the current task.
 #[inline(always)]
 pub(crate) fn keep_opener(sk: Typed) {
     let mut opener = OpenerRecord { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
@@ -385,7 +388,7 @@ pub(crate) fn keep_opener(sk: Typed) {
     let _kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
 }
 
-/// Says in the record of an entry who connected the socket, if that was kept.
+/// Sets the opener in the record of an entry, if it was stored.
 #[inline(always)]
 pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
     let map = (&raw const OPENERS).cast_mut().cast();
@@ -402,11 +405,11 @@ pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
     record.flags |= flag::OPENER;
 }
 
-/// Whether the last descriptor of the socket is just being closed. `__fput` runs when the count of references to the
-/// file is gone (fs/file_table.c); in `shutdown(2)` the caller still holds one.
+/// Sets whether the last descriptor of the socket is just being closed. `__fput` runs after the last reference to the
+/// file is gone (fs/file_table.c); in `shutdown(2)` the caller still has one.
 #[inline(always)]
 pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
-    /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: at or above, nobody holds the file.
+    /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: from this value on, the file has no reference.
     const RELEASED: u64 = 0xc000_0000_0000_0000;
     let Some(file) = socket.and_then(|socket| socket.follow(layout!(socket_file))) else { return };
     let gone = if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
@@ -422,7 +425,7 @@ pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
     }
 }
 
-/// The task that runs now. Call it only where the change is known to be made by that task.
+/// Sets the current task. Call it only if that task made the change.
 #[inline(always)]
 pub(crate) fn describe_task(record: &mut Record) {
     record.pid = current_pid();
@@ -435,7 +438,7 @@ fn current_pid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// Right to where it is wanted: aya's wrapper clears a buffer of its own first, byte by byte.
+/// Writes directly to the destination: aya's wrapper first clears a buffer of its own, byte by byte.
 #[inline(always)]
 fn current_comm(to: &mut [u8; 16]) {
     let comm = core::ptr::from_mut(to).cast();
@@ -443,7 +446,8 @@ fn current_comm(to: &mut [u8; 16]) {
     let _never: i64 = unsafe { bpf_get_current_comm(comm, 16) };
 }
 
-/// The socket's cookie. From Linux 5.12 one is given to it if it has none; before that only one that it has is read.
+/// Returns the socket's cookie. Linux 5.12 and later assign one if it has none; older kernels only have an existing
+/// one.
 #[inline(always)]
 pub(crate) fn cookie(sk: Typed) -> u64 {
     if ability!(socket_cookie) == 1 {
@@ -453,7 +457,7 @@ pub(crate) fn cookie(sk: Typed) -> u64 {
     known_cookie(sk)
 }
 
-/// A cookie that the socket already has, 0 if none.
+/// Returns the existing cookie of the socket, 0 if there is none.
 #[inline(always)]
 pub(crate) fn known_cookie(sk: impl Pointer) -> u64 {
     sk.read(layout!(sock_cookie)).unwrap_or(0)

@@ -2,14 +2,14 @@
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
-/// Nanoseconds of `CLOCK_BOOTTIME`, which goes on while the machine is suspended.
+/// Returns nanoseconds of `CLOCK_BOOTTIME`, which continues while the machine is suspended.
 #[inline(always)]
 pub(crate) fn boot_ns() -> u64 {
     // SAFETY: a helper without arguments that cannot fault; Linux 5.8.
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// The low half of `jiffies`, which TCP's own timestamps are (`tcp_jiffies32`, include/net/tcp.h).
+/// Returns the low half of `jiffies`, the unit of TCP's own timestamps (`tcp_jiffies32`, include/net/tcp.h).
 #[inline(always)]
 pub(crate) fn ticks() -> u32 {
     // SAFETY: a helper without arguments that cannot fault; Linux 5.6.

@@ -9,42 +9,42 @@ use super::{model::KeySecret, text::harmless_field};
 /// Selection of the sockets that get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Events {
-    /// Only sockets that were stuck.
+    /// Only stuck sockets.
     Stuck,
-    /// Every one.
+    /// All sockets.
     All,
 }
 
-/// Choices of the user, and facts about the host. Every recording contains them: a new field needs a
-/// `#[serde(default)]` with the former behavior, so that earlier recordings can still be read.
+/// Settings of the user, and facts about the host. Every recording contains them: a new field needs a `#[serde(default)]` with the
+/// previous behavior, so that older recordings can still be read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Age at which a socket counts as stuck. Not zero.
     pub stuck_after: Duration,
     /// Sockets that get findings for their entry and exit.
     pub events: Events,
-    /// Maximum number of tracked sockets; further ones are counted.
+    /// Maximum number of tracked sockets; the engine drops and counts further ones.
     pub max_tracked: usize,
     /// Length of a window of the histograms. Not zero.
     pub histogram_every: Duration,
-    /// Whether records contain the namespace and the role of a socket: those of the classic tracepoint do not.
+    /// Whether records contain the namespace and the role of a socket. Those of the classic tracepoint do not.
     #[serde(default = "yes")]
     pub named: bool,
-    /// Whether events come in. A one-off scan has none, and knows no earlier entries and exits.
+    /// Whether the engine gets events. A one-off scan gets none, and knows no earlier entries and exits.
     pub watching: bool,
-    /// Ports that the kernel gives to connecting sockets (`ip_local_port_range`).
+    /// Ports that the kernel assigns to connecting sockets (`ip_local_port_range`).
     pub ephemeral_ports: RangeInclusive<u16>,
-    /// Limit of connections that the user sets for a local port, or for the remote endpoints at a port.
+    /// Limits of connections that the user has set, each for a local port or the remote endpoints at a port.
     #[serde(default)]
     pub connection_limits: Vec<(u16, u32)>,
     /// Reason why the agent may not see all sockets; `None` if it sees all.
     #[serde(default, deserialize_with = "harmless_field")]
     pub unseen_sockets: Option<String>,
-    /// Whether the agent reads what shows that a program makes progress: owners at each refresh of stuck sockets, closes of
-    /// their ports, and their other ends.
+    /// Whether the agent reads evidence of progress: owners at each refresh of stuck sockets, closes on their ports, and their peer
+    /// sockets.
     #[serde(default)]
     pub reads_progress: bool,
-    /// Secret of the keys that are made of the ends of connections.
+    /// Secret for the keys that are computed from the endpoints of connections.
     #[serde(default)]
     pub key_secret: KeySecret,
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_secret_of_keys_is_recorded_and_need_not_be() {
+    fn the_key_secret_is_recorded_and_optional() {
         let config = Config { key_secret: KeySecret([5, 1 << 63]), ..Config::default() };
         let mut recorded = serde_json::to_value(&config).unwrap();
         let read = |value: &serde_json::Value| serde_json::from_value::<Config>(value.clone()).unwrap().key_secret;

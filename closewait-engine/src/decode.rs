@@ -1,4 +1,4 @@
-//! Decoding of the kernel program's bytes to observations. The decoder trusts none of the bytes.
+//! Decoder of the kernel program's records. It does not trust their bytes.
 
 use std::{
     mem::offset_of,
@@ -23,25 +23,25 @@ use super::{
     time::BootTime,
 };
 
-/// Reason why bytes are no record.
+/// Reason why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// Cut off, or something follows.
+    /// Wrong number of bytes.
     #[error("a record has {SIZE} bytes, or {DETAILED_SIZE} with details; this has {0}")]
     Length(usize),
-    /// Written by a program of another version.
+    /// Format of another version.
     #[error("the record has format {0}, this agent reads {FORMAT}")]
     Format(u16),
-    /// Unknown kind, not one of [`kind`].
+    /// Kind that is not one of [`kind`].
     #[error("unknown kind of record {0}")]
     Kind(u8),
-    /// Neither IPv4 nor IPv6.
+    /// Address family other than IPv4 and IPv6.
     #[error("unknown address family {0}")]
     Family(u16),
-    /// Neither TCP nor MPTCP.
+    /// Protocol other than TCP and MPTCP.
     #[error("unknown protocol {0}")]
     Protocol(u16),
-    /// States that do not fit the kind.
+    /// Socket states that do not fit the kind of record.
     #[error("a record of kind {kind} cannot be about state {old} -> {new}")]
     States {
         /// Kind of the record.
@@ -51,23 +51,23 @@ pub enum DecodeError {
         /// State after.
         new: u8,
     },
-    /// Exit before its entry, or negative descriptor.
+    /// Fields that contradict each other, such as an exit before its entry.
     #[error("the record contradicts itself: {0}")]
     Contradiction(&'static str),
 }
 
-/// Facts about the host that decoding needs.
+/// Decoder of records, with the facts about the host that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoder {
-    /// Length of a tick of the kernel (`1 / CONFIG_HZ`).
+    /// Length of a kernel tick (`1 / CONFIG_HZ`).
     pub tick: Duration,
-    /// Time for which the machine has been suspended since boot. TCP's timestamps stop meanwhile, so the age of a
-    /// socket that a scan finds can be longer by this time.
+    /// Time for which the machine has been suspended since boot. TCP's timestamps stop during a suspend, so a socket that a scan
+    /// finds can be older by this time.
     pub suspended: Duration,
 }
 
-/// Largest delay of the kernel's ticks behind its clock, as on a busy host, and more so in a guest. A time computed
-/// from ticks is too late by up to this delay.
+/// Largest delay of the kernel's ticks behind its clock on a busy host or in a guest. A time computed from ticks is too late by
+/// up to this delay.
 const TICKS_LATE: Duration = Duration::from_millis(100);
 
 impl Decoder {
@@ -75,7 +75,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// If `bytes` are not exactly one record that makes sense.
+    /// Returns an error if `bytes` are not exactly one valid record.
     pub fn decode(&self, bytes: &[u8]) -> Result<Observation, DecodeError> {
         if bytes.get(offset_of!(Record, kind)) == Some(&kind::HOLDS) {
             return hold(bytes);
@@ -96,7 +96,7 @@ impl Decoder {
             kind::LEAVE => {
                 states(record.old_state == state::CLOSE_WAIT)?;
                 if record.entered_ns > record.time_ns {
-                    return Err(DecodeError::Contradiction("it left before it entered"));
+                    return Err(DecodeError::Contradiction("the exit is earlier than the entry"));
                 }
                 let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
@@ -125,7 +125,7 @@ impl Decoder {
             kind::LINGERING => {
                 states(record.new_state == state::CLOSE || record.new_state == state::LAST_ACK)?;
                 let (how, _fd_open) = how_left(&record);
-                // Without an error it can have been closed by this side first, and never have been in CLOSE_WAIT.
+                // A socket without an error may never have been in CLOSE_WAIT: this side can have closed first.
                 let how = if record.new_state == state::CLOSE && record.sk_err == 0 { ExitCause::Unknown } else { how };
                 Ok(match owner(&record) {
                     Some(owner) => ScanFact::Lingering { key, at, socket, how, owner }.into(),
@@ -135,7 +135,7 @@ impl Decoder {
             kind::PROXY_PEER => {
                 let state = Connection::from_state(record.new_state);
                 states(state.is_some())?;
-                let state = state.ok_or(DecodeError::Contradiction("a leg without a connection"))?;
+                let state = state.ok_or(DecodeError::Contradiction("a proxy peer without a connection"))?;
                 let owner = owner(&record).ok_or(DecodeError::Contradiction("a descriptor without an owner"))?;
                 Ok(InspectionFact::ProxyPeer { peer: Box::new(ProxyPeer { state, socket }), owner }.into())
             }
@@ -147,12 +147,11 @@ impl Decoder {
         }
     }
 
-    /// Returns the bounds of the entry of a socket that was found at `at`, from the ages of its last ACK and its last
-    /// data.
+    /// Returns the bounds of the entry of a socket that was found at `at`, from the ages of its last ACK and its last data.
     ///
-    /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`: it arrived no later than the last ACK. Only segments
-    /// with data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN: it
-    /// arrived no earlier than the last data. Both are counted in ticks, rounded down.
+    /// The FIN carries an ACK, and `tcp_ack` sets `rcv_tstamp`, so the FIN arrived no later than the last ACK. Only segments with
+    /// data set `lrcvtime` (`tcp_event_data_recv`, net/ipv4/tcp_input.c at v5.10), and none can follow the FIN, so the FIN arrived
+    /// no earlier than the last data. The kernel counts both in ticks, rounded down.
     pub fn between(&self, at: BootTime, ages: Option<(Duration, Duration)>) -> Since {
         let Some((last_ack, last_data)) = ages else { return Since::Between { earliest: None, latest: at } };
         let at_least = last_ack.saturating_sub(self.tick);
@@ -165,8 +164,8 @@ impl Decoder {
         let between = self.between(BootTime(record.time_ns), record.has(flag::AGES).then_some(ages));
         let entered = BootTime(record.entered_ns);
         let is_of_this_stay = match between {
-            // Data that came later: the kernel kept the time of one that had this address before, and whose leaving was
-            // missed.
+            // Data arrived after the stored entry, so the entry is that of an earlier socket with this address, whose exit the
+            // kernel program missed.
             Since::Between { earliest: Some(earliest), .. } => entered >= earliest - TICKS_LATE,
             Since::Between { earliest: None, .. } | Since::Exact(_) => true,
         };
@@ -196,7 +195,7 @@ impl Decoder {
             let task = Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) };
             Box::new(Opener { task, at: BootTime(record.opened_ns) })
         });
-        // Without a backlog it is the connecting side, or the listener was told `listen(fd, 0)`.
+        // A socket without a backlog is the connecting side, or its listener called `listen(fd, 0)`.
         let in_backlog = known && !record.has(flag::ACCEPTED) && record.new_state == state::CLOSE_WAIT;
         let role = if record.has(flag::BACKLOG) || in_backlog {
             Some(Role::Server)
@@ -258,7 +257,7 @@ fn how_left(record: &Record) -> (ExitCause, Option<bool>) {
     let fd_open =
         if known && !accepted { Some(false) } else { record.has(flag::FILE).then_some(!record.has(flag::FILE_GONE)) };
     let how = match (record.new_state, record.sk_err) {
-        // The close and the shutdown of the sending side take the same way; only the file tells them apart.
+        // A close and a shutdown of the sending side have the same states; only the file distinguishes them.
         (state::LAST_ACK, _) if fd_open == Some(true) || record.kind == kind::LINGERING => ExitCause::Shutdown,
         (state::LAST_ACK, _) => ExitCause::Closed,
         (state::CLOSE, _) if !known => ExitCause::Unknown,
@@ -266,13 +265,13 @@ fn how_left(record: &Record) -> (ExitCause, Option<bool>) {
         (state::CLOSE, 0) => ExitCause::ListenerClosed,
         // `tcp_reset` turns a reset in CLOSE_WAIT into EPIPE (net/ipv4/tcp_input.c at v5.10).
         (state::CLOSE, errno::EPIPE | errno::ECONNRESET) => ExitCause::Reset,
-        // `tcp_write_err` prefers what a router said to the plain time-out (net/ipv4/tcp_timer.c at v5.10).
+        // `tcp_write_err` prefers the error that a router reported to the plain timeout (net/ipv4/tcp_timer.c at v5.10).
         (state::CLOSE, errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::ENETUNREACH) => ExitCause::Timeout,
         (state::CLOSE, errno::ECONNABORTED) => ExitCause::Destroyed,
         _ => ExitCause::Unknown,
     };
-    // Without a file to look at, an abort in close() still shows: it shuts down both directions, `connect` to
-    // AF_UNSPEC does not (`__tcp_close` and `tcp_disconnect`, net/ipv4/tcp.c at v5.10).
+    // Without the file, the shutdown flags still show an abort in close(): it shuts down both directions, `connect` to AF_UNSPEC
+    // does not (`__tcp_close` and `tcp_disconnect`, net/ipv4/tcp.c at v5.10).
     let fd_open = match how {
         ExitCause::Aborted => fd_open.or(Some(record.shutdown & SEND_SHUTDOWN == 0)),
         ExitCause::Closed
@@ -290,7 +289,7 @@ fn task(record: &Record) -> Option<Task> {
     record.has(flag::TASK).then(|| Task { pid: record.pid, comm: Comm::from_kernel(&record.comm) })
 }
 
-/// A descriptor of a socket that is known.
+/// Decodes a descriptor of a tracked socket.
 fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     if bytes.len() != HOLD_SIZE {
         return Err(DecodeError::Length(bytes.len()));
@@ -300,7 +299,7 @@ fn hold(bytes: &[u8]) -> Result<Observation, DecodeError> {
     if format != FORMAT {
         return Err(DecodeError::Format(format));
     }
-    // The kind, and padding.
+    // Skip the kind and the padding.
     buf.advance(2);
     let fd = u32::try_from(buf.get_i32_ne());
     let fd = fd.map_err(|_negative| DecodeError::Contradiction("its descriptor is below zero"))?;
@@ -315,10 +314,10 @@ fn owner(record: &Record) -> Option<Owner> {
     Some(Owner { task: task(record)?, fd: u32::try_from(record.fd).ok()? })
 }
 
-/// The fields in the order of [`Record`] and [`Detail`].
+/// Reads the fields in the order of [`Record`] and [`Detail`].
 fn read(bytes: &[u8]) -> Result<(Record, Detail), DecodeError> {
     let wrong_length = DecodeError::Length(bytes.len());
-    // Of a length that the compiler knows: it need not ask before each field whether there is more.
+    // With a length that the compiler knows, it can omit the bounds check of each field.
     let (record, mut detail) = bytes.split_first_chunk::<SIZE>().ok_or(wrong_length)?;
     if !detail.is_empty() && bytes.len() != DETAILED_SIZE {
         return Err(wrong_length);

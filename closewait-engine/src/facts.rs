@@ -73,7 +73,7 @@ impl Engine {
                     };
                     flows.left(self.group_keys.flow(&socket), at, entered, dwell, finished);
                 }
-                let socket = with_what_was_found_out(socket, tracked.as_deref());
+                let socket = with_earlier_facts(socket, tracked.as_deref());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
@@ -140,13 +140,13 @@ impl Engine {
                 self.tracker.refreshed(key, at, &socket);
             }
             RefreshFact::Lingering { key, at, socket } => {
-                // One that is not known has no owner to report.
+                // An unknown socket has no owner to report.
                 let _known = self.lingering.seen(key, at, &socket, None);
             }
         }
     }
 
-    /// The exit of a socket was missed: it left at some time before `at`.
+    /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.
     pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
@@ -155,7 +155,7 @@ impl Engine {
         }
     }
 
-    /// A scan found a socket in CLOSE_WAIT.
+    /// Tracks a socket that a scan found in CLOSE_WAIT.
     pub(super) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) {
         if let Some(missed) = self.tracker.take_another(key, since, &socket) {
             self.missed_exit(at, missed);
@@ -176,8 +176,7 @@ impl Engine {
     }
 
     fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: ExitCause, owner: Owner) {
-        // The exit of an unknown one was not seen: it is older than the agent. Unless its error tells, it need not have been
-        // in CLOSE_WAIT.
+        // An unknown socket exited before the agent started. It need not have been in CLOSE_WAIT, unless its error shows so.
         if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, None);
@@ -186,8 +185,8 @@ impl Engine {
     }
 }
 
-/// Adds to the facts of the last record earlier findings about the socket that do not change.
-fn with_what_was_found_out(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
+/// Adds facts that do not change, from earlier findings about the socket, to the facts of its last record.
+fn with_earlier_facts(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {
         role: socket.role.or(tracked.socket.role),

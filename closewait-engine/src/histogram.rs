@@ -1,4 +1,4 @@
-//! Dwell times in the buckets that the kernel program counts in too.
+//! Histograms of dwell times, with the buckets of the kernel program.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use closewait_common::histogram::{BUCKETS, index, upper_edge};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<u64>,
-    /// The longest one recorded, where it was recorded exactly.
+    /// Longest recorded dwell time, nanoseconds; `None` if no exact time is known.
     longest: Option<u64>,
 }
 
@@ -29,7 +29,7 @@ impl Histogram {
         Self { counts: counts.collect(), longest: None }
     }
 
-    /// Counts one.
+    /// Counts one dwell time.
     pub fn record(&mut self, dwell: Duration) {
         let nanos = super::time::nanos(dwell);
         if let Some(count) = self.counts.get_mut(index(nanos)) {
@@ -38,7 +38,7 @@ impl Histogram {
         self.longest = self.longest.max(Some(nanos));
     }
 
-    /// Counts what `other` has counted too.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_add(*more);
@@ -46,15 +46,15 @@ impl Histogram {
         self.longest = self.longest.max(other.longest);
     }
 
-    /// The longest is known from elsewhere; it sharpens the highest bucket.
+    /// Sets the longest dwell time, which is more precise than the edge of the highest bucket.
     pub fn with_longest(mut self, longest: Option<Duration>) -> Self {
         self.longest = longest.map(super::time::nanos);
         self
     }
 
-    /// Counts and quantiles.
+    /// Returns counts and quantiles.
     pub fn summary(&self) -> Summary {
-        // Counts of a recording may be anything.
+        // A recording can contain any counts, so the sum saturates.
         let count = self.counts.iter().fold(0, |all: u64, count| all.saturating_add(*count));
         let buckets: Vec<_> = self
             .counts
@@ -63,7 +63,7 @@ impl Histogram {
             .filter(|(_, count)| **count > 0)
             .map(|(i, count)| (Duration::from_nanos(upper_edge(i)), *count))
             .collect();
-        // A longest that lies outside the highest bucket belongs to something that the buckets do not count.
+        // A longest dwell time outside the highest bucket is that of a socket that the buckets do not count.
         let top = self.counts.iter().rposition(|count| *count > 0);
         let longest = self.longest.filter(|longest| Some(index(*longest)) == top);
         let max = top.map(|top| Duration::from_nanos(longest.unwrap_or(upper_edge(top))));
@@ -80,7 +80,7 @@ impl Histogram {
     }
 }
 
-/// A histogram as it is shown. Quantiles are upper edges of buckets: at most 3.2 % too high, never too low.
+/// Counts and quantiles of a histogram. Quantiles are upper edges of buckets: at most 3.2 % too high, never too low.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Number of sockets.
@@ -91,7 +91,7 @@ pub struct Summary {
     pub p90: Option<Duration>,
     /// Dwell time that ninety-nine in a hundred sockets do not exceed; `None` without sockets.
     pub p99: Option<Duration>,
-    /// The longest.
+    /// Longest dwell time; `None` without sockets.
     pub max: Option<Duration>,
     /// Upper edge and count of each bucket that is not empty.
     pub buckets: Vec<(Duration, u64)>,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_has_no_quantiles() {
+    fn an_empty_histogram_has_no_quantiles() {
         assert_eq!(Histogram::default().summary(), Summary::default());
     }
 
@@ -124,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn a_longest_from_outside_the_buckets_is_not_believed() {
+    fn a_longest_dwell_time_outside_the_highest_bucket_is_ignored() {
         let summary = Histogram::difference(&[0, 5], &[0, 2]).with_longest(Some(Duration::from_secs(9))).summary();
         assert_eq!((summary.count, summary.max), (3, Some(Duration::from_nanos(1))));
     }
 
     #[test]
-    fn a_count_that_went_down_counts_nothing() {
+    fn a_decreased_count_counts_as_zero() {
         assert_eq!(Histogram::difference(&[1, 2], &[3, 3]).summary().count, 0);
     }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_no_kernel_has_are_survived() {
+    fn impossible_counts_cause_no_panic() {
         let mut histogram = Histogram::difference(&[u64::MAX; BUCKETS], &[]);
         histogram.record(Duration::from_millis(1));
         histogram.add(&histogram.clone());

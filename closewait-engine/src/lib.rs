@@ -1,26 +1,26 @@
-//! The pure core: observations and the time go in, findings and commands come out.
+//! Pure core of the agent: observations and times go in, findings and commands come out.
 //!
-//! Nothing here reads a clock, a file or a socket, nor knows of threads, tokio or aya: the same observations give the same
-//! findings, always. The caller
+//! Nothing here reads a clock, a file or a socket, or uses threads, tokio or aya: the same observations always give the same
+//! findings. The caller
 //!
-//! 1. hands in everything that is there with [`Engine::handle`], snapshots before the records written meanwhile,
-//! 2. calls [`Engine::handle_timeout`] with the time once that is after [`Engine::poll_timeout`],
-//! 3. and takes what there is to do from [`Engine::poll_output`] until that gives nothing.
+//! 1. passes all available facts to [`Engine::handle`], snapshots before the records that were written during them,
+//! 2. calls [`Engine::handle_timeout`] with the current time when it has reached [`Engine::poll_timeout`],
+//! 3. and takes findings and commands from [`Engine::poll_output`] until it returns `None`.
 //!
 //! # Code map
 //!
 //! | folder or file | contents |
 //! |---|---|
-//! | [`model`] | types: what comes in ([`model::Observation`]), what goes out ([`model::Output`], [`model::Finding`]), sockets, verdicts |
-//! | [`decode`] | from bytes of the kernel program to observations |
-//! | `facts` | what each observation changes |
-//! | `track` | sockets in CLOSE_WAIT, and those out of it that still have a descriptor |
-//! | `flow`, [`histogram`] | in which group a socket is; counts of each group over time, incidents, dwell times |
+//! | [`model`] | types: inputs ([`model::Observation`]), outputs ([`model::Output`], [`model::Finding`]), sockets, verdicts |
+//! | [`decode`] | decoding of the kernel program's records to observations |
+//! | `facts` | effect of each observation |
+//! | `track` | sockets in CLOSE_WAIT, and sockets that have exited but still have a descriptor |
+//! | `flow`, [`histogram`] | group of a socket; counts of each group over time, incidents, dwell times |
 //! | `context`, [`process`], [`workload`] | owners, listeners, cgroups, namespaces, the other connections of proxies |
-//! | `jobs` | state machines: commands to refresh, scan and inspect, before an incident, before an answer, after a loss |
-//! | [`diagnose`] | all groups at one time, and the rules: the cause of each socket and group |
-//! | [`snapshot`], [`kill`] | what is shown of one time, and what may be destroyed |
-//! | `config`, `limits`, [`text`], [`time`] | settings and tools |
+//! | `jobs` | state machines that emit commands to refresh, scan and inspect: before an incident, before an answer, after a loss |
+//! | [`diagnose`] | all groups at one time, and the rules that give the cause of each socket and group |
+//! | [`snapshot`], [`kill`] | the sockets that an answer shows, and the sockets that may be destroyed |
+//! | `config`, `limits`, [`text`], [`time`] | settings and utilities |
 
 mod config;
 mod context;
@@ -69,7 +69,7 @@ use self::{
 /// Delay of the check for losses after an observation.
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
 
-/// The state of everything.
+/// State of the engine.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
@@ -86,7 +86,7 @@ pub struct Engine {
     check_counters: Option<BootTime>,
     reported: (Losses, Full),
     began: BootTime,
-    /// Latest time that the engine got.
+    /// Latest time that the caller passed in.
     now: BootTime,
     flows: Option<Flows>,
     group_keys: GroupKeys,
@@ -101,27 +101,27 @@ pub struct Engine {
     next_inspection: BootTime,
     /// Earliest time of the next report of a socket without an inspection.
     next_late_report: BootTime,
-    /// Time of the next refresh of sockets that stay in CLOSE_WAIT.
+    /// Time of the next refresh of stuck sockets.
     refresh: BootTime,
     /// Time of the last scan for owners.
     scanned: Option<BootTime>,
-    /// When the last inspection of owners ended.
+    /// End of the last inspection of owners.
     inspected_owners_at: Option<BootTime>,
-    /// Losses at the time of that scan.
+    /// Losses at the time of the last scan for owners.
     losses_at_scan: Losses,
-    /// Largest number of facts around the sockets that one inspection dropped.
+    /// Largest number of facts about owners and listeners that one inspection dropped.
     dropped: u64,
     stopping: bool,
 }
 
-/// The counts that mean a loss.
+/// Counts of losses.
 type Losses = [u64; 6];
 
-/// The counts that mean that a limit was reached.
+/// Counts of items over a limit.
 type Full = [u64; 6];
 
 impl Engine {
-    /// Begins at `now`.
+    /// Returns an engine that starts at `now`.
     pub fn new(config: Config, now: BootTime) -> Self {
         Self {
             tracker: Tracker::new(config.stuck_after, config.max_tracked, config.key_secret),
@@ -158,36 +158,36 @@ impl Engine {
         }
     }
 
-    /// Takes in one fact.
+    /// Processes one observation.
     pub fn handle(&mut self, observation: impl Into<Observation>) {
         self.take_in(observation.into());
     }
 
-    /// Some bytes at `at` were no record.
+    /// Counts bytes at `at` that could not be decoded as a record.
     pub fn undecodable(&mut self, at: BootTime) {
         self.something_happened(at);
         self.undecodable = self.undecodable.saturating_add(1);
     }
 
-    /// Counts `lines` that were dropped at `at` because no program read the output fast enough.
+    /// Counts lines of output that were dropped at `at` because their reader was too slow.
     pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.unwritten = self.unwritten.saturating_add(lines);
     }
 
-    /// Counts `lines` of the log that were dropped until `at`.
+    /// Counts lines of the log that were dropped until `at`.
     pub fn log_lines_dropped(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
     }
 
-    /// Counts a recording that ended until `at`, before the agent.
+    /// Counts a recording that ended early, at `at` or before.
     pub fn recording_failed(&mut self, at: BootTime) {
         self.something_happened(at);
         self.recordings_failed = self.recordings_failed.saturating_add(1);
     }
 
-    /// Does what is due at `now`.
+    /// Does the work that is due at `now`.
     pub fn handle_timeout(&mut self, now: BootTime) {
         self.now = self.now.max(now);
         self.count(now);
@@ -200,7 +200,7 @@ impl Engine {
         }
     }
 
-    /// Ends: asks for the counters one last time, and stops when they are there.
+    /// Starts to stop: requests the counters for the last time, and reports the stop when they arrive.
     pub fn stop(&mut self) {
         self.stopping = true;
         self.outputs.push_back(Output::ReadCounters);
@@ -228,12 +228,12 @@ impl Engine {
         output
     }
 
-    /// The kernel's counters as of the last time they were read.
+    /// Returns the kernel's counters as of the last reading.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Everything counted so far.
+    /// Returns all counts so far.
     pub fn totals(&self) -> Totals {
         let Counters { entered, left, left_unseen, ring_full, map_full, replaced, skipped, dwell: _ } = self.counters;
         Totals {
@@ -259,11 +259,11 @@ impl Engine {
         }
     }
 
-    /// A scan for owners begins. Returns the network namespaces of which it need not describe each socket: those whose sockets are
-    /// all tracked by their kernel addresses. None, if something was lost since the last scan, or if sockets that were dropped
-    /// could be tracked now: then the scan finds what was missed.
+    /// Begins a scan for owners. Returns the network namespaces of which the scan need not describe each socket, because all of
+    /// their sockets are tracked by kernel address. The list is empty after a loss, and if dropped sockets could be tracked now,
+    /// so that the scan finds the missing sockets.
     ///
-    /// [`Engine::poll_output`] calls it; a caller does only for recordings of format 1.
+    /// [`Engine::poll_output`] calls this function; other callers need it only for recordings of format 1.
     pub fn scan_began(&mut self) -> Vec<u32> {
         self.tracker.scan_began(self.now);
         let losses = self.losses();
@@ -278,17 +278,17 @@ impl Engine {
         known.difference(&without_address).copied().collect()
     }
 
-    /// Returns the reason why the last scan could not see all descriptors; `None` if it saw all.
+    /// Returns the reason why the last scan could not read all descriptors; `None` if it read all.
     pub fn blind(&self) -> Option<&str> {
         self.host_context.blind()
     }
 
-    /// Everything that is there at `now`, judged, oldest first.
+    /// Returns all sockets at `now` with their verdicts, oldest first.
     pub fn view(&self, now: BootTime) -> View<'_> {
         self.select(now, &snapshot::query::EVERYTHING).into()
     }
 
-    /// Returns the sockets that are there at `now` and that `filter` selects, oldest first, judged as they are taken.
+    /// Returns the sockets at `now` that match `filter`, oldest first. The iterator judges each socket when it returns it.
     pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
         let Self { tracker, host_context, flows, group_keys, lingering, config, .. } = self;
         let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref());
@@ -334,12 +334,12 @@ impl Engine {
         [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
     }
 
-    /// Returns which limits are reached: a limit is reported once when it is reached, not for each dropped item.
+    /// Returns the limits that are reached. The engine reports a limit once when it is reached, not for each dropped item.
     fn full(&self) -> Full {
         let Totals { untracked, ungrouped, unkept, fd_open_unwatched, log_lines_dropped, recordings_failed, .. } =
             self.totals();
         let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
-        // These are no sign that anything of the kernel was missed.
+        // These counts do not indicate that the agent missed a change in the kernel.
         [untracked, ungrouped, unkept, unwatched, log_lines_dropped, recordings_failed]
     }
 }

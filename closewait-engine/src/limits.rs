@@ -7,10 +7,10 @@ use std::{
 
 use super::model::Owner;
 
-/// A collection that never had more places than this gives none back.
+/// Capacity up to which a collection keeps its memory.
 const SMALL: usize = 4096;
 
-/// Limit of a collection, the number of items that count against it, and the number that it made the engine drop.
+/// Limit of a collection, with the number of items that count against it and the number of dropped items.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
     limit: usize,
@@ -19,7 +19,7 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// Allows `limit` items.
+    /// Returns a quota of `limit` items.
     pub(super) const fn new(limit: usize) -> Self {
         Self { limit, used: 0, dropped: 0 }
     }
@@ -40,15 +40,15 @@ impl Quota {
         self.dropped += 1;
     }
 
-    /// Starts again with `used` items. Returns the number of items that were dropped before.
+    /// Restarts the counts with `used` items. Returns the number of items that were dropped before.
     pub(super) fn reset(&mut self, used: usize) -> u64 {
         self.used = used;
         std::mem::take(&mut self.dropped)
     }
 }
 
-/// Keeps a descriptor that was found: always the first of a socket, further ones if `quota` allows it. Nearly all
-/// sockets have one, and a Vec left to itself would allocate four places.
+/// Stores a descriptor of a socket: always the first one, further ones if `quota` allows it. Nearly all sockets have one
+/// descriptor, so the Vec starts with a capacity of one instead of four.
 pub(super) fn keep_owner(found: &mut Vec<Owner>, owner: Owner, quota: &mut Quota) {
     if found.is_empty() {
         found.reserve_exact(1);
@@ -58,14 +58,14 @@ pub(super) fn keep_owner(found: &mut Vec<Owner>, owner: Owner, quota: &mut Quota
     }
 }
 
-/// Frees the memory of a map when nearly all of its places are empty.
+/// Frees the memory of a map that is nearly empty.
 pub(super) fn shrink<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
     if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
         map.shrink_to(2 * map.len());
     }
 }
 
-/// Frees the memory of a queue once it is empty.
+/// Frees the memory of an empty queue.
 pub(super) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() && queue.capacity() > SMALL {
         *queue = VecDeque::new();
@@ -78,7 +78,7 @@ mod tests {
     use crate::testing::owner;
 
     #[test]
-    fn the_first_holder_is_always_kept_and_what_is_too_much_is_counted() {
+    fn the_first_owner_is_always_stored_and_dropped_ones_are_counted() {
         let mut quota = Quota::new(2);
         let (mut one, mut two) = (Vec::new(), Vec::new());
         for fd in 0..5 {
@@ -87,11 +87,11 @@ mod tests {
         keep_owner(&mut two, owner("x", 2, 0), &mut quota);
         assert_eq!((one.len(), two.len(), two.capacity()), (3, 1, 1));
         assert_eq!((quota.reset(0), quota.reset(0)), (2, 0));
-        assert!(quota.take(), "there is room again");
+        assert!(quota.take(), "the quota is free again");
     }
 
     #[test]
-    fn memory_is_given_back_when_a_peak_is_over_and_not_before() {
+    fn memory_is_freed_after_a_peak_and_not_before() {
         let mut map: HashMap<u32, u32> = (0..100_000).map(|number| (number, 0)).collect();
         let most = map.capacity();
         map.retain(|number, _| *number < 20_000);

@@ -1,4 +1,4 @@
-//! Types of the engine's facts, inputs and outputs, which every other part of the agent uses.
+//! Types of the engine's inputs, facts and outputs, which all parts of the agent share.
 
 mod dwell;
 mod exit;

@@ -20,10 +20,10 @@ use super::{
     workload::Workload,
 };
 
-/// From this share of a CPU on, in thousandths, a busy thread is not said to get less than it wants.
+/// Minimum CPU use, in thousandths of one CPU, at which a busy thread gets the CPU time that it wants.
 const ALL_PERMILLE: u32 = 900;
-/// Parts of the description of what a process does.
-const PARTS: usize = 2;
+/// Maximum number of statements in the description of a process's activity.
+const MAX_STATEMENTS: usize = 2;
 
 /// Process at the time of its inspection. An unknown fact is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,25 +35,25 @@ pub struct Process {
     /// Start time, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`, fs/proc/array.c at
     /// v5.10).
     pub started_ns: Option<u64>,
-    /// The pid of its parent; `None` also if that is in another pid namespace.
+    /// PID of the parent; `None` also if the parent is in another pid namespace.
     pub parent: Option<u32>,
-    /// The file that it runs, with ` (deleted)` behind it if it is there no more.
+    /// Path of the program file, with ` (deleted)` behind it if the file no longer exists.
     #[serde(default, deserialize_with = "harmless_field")]
     pub exe: Option<String>,
     /// Runtime of the program, if it is a known one.
     pub runtime: Option<ProgramRuntime>,
-    /// The version of its runtime, as that writes it; `None` where it is not read.
+    /// Version of the runtime, in the runtime's own format; `None` if the agent did not read it.
     #[serde(default, deserialize_with = "harmless_field")]
     pub runtime_version: Option<String>,
-    /// The signals that it catches: bit 0 is signal 1.
+    /// Signals that the process catches: bit 0 is signal 1.
     #[serde(default)]
     pub signals_caught: Option<u64>,
-    /// The tools that exist on its host: the engine adds them to each process that it takes in.
+    /// Tools that exist on the host. The engine adds them to each process that it stores.
     #[serde(skip)]
     pub tools: Option<BTreeSet<Tool>>,
-    /// Descriptors that it has open.
+    /// Number of open descriptors.
     pub fds_open: Option<u64>,
-    /// The descriptor at which opening more fails: the soft limit `RLIMIT_NOFILE`.
+    /// Limit of open descriptors: the soft limit of `RLIMIT_NOFILE`.
     pub fds_limit: Option<u64>,
     /// Number of threads.
     pub threads: Option<u32>,
@@ -61,24 +61,24 @@ pub struct Process {
     pub workload: Option<Box<Workload>>,
     /// Number of inspected threads.
     pub threads_seen: u32,
-    /// The threads that were inspected, those that do the same together, the largest group first.
+    /// Inspected threads, grouped by activity; the largest group comes first.
     pub groups: Vec<ThreadGroup>,
-    /// CPU time of the threads that were inspected, in thousandths of one CPU.
+    /// CPU use of the inspected threads, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
-    /// Whether its cgroup is frozen, by `cgroup.freeze` or the freezer of cgroup v1; `None` if that was not read.
+    /// Whether `cgroup.freeze` or the freezer of cgroup v1 has frozen the cgroup; `None` if the agent did not read it.
     #[serde(default)]
     pub frozen: Option<bool>,
-    /// The file into which a state was written that freezes it: `cgroup.freeze`, or `freezer.state` of cgroup v1; `None` if
-    /// that is unknown, or it is not frozen.
+    /// Path of the file that freezes the cgroup: `cgroup.freeze`, or `freezer.state` of cgroup v1; `None` if it is unknown or the
+    /// cgroup is not frozen.
     #[serde(default, deserialize_with = "harmless_field")]
     pub frozen_by: Option<String>,
-    /// Facts that could not be read, with the reason, one sentence each.
+    /// Facts that the agent could not read, each a sentence with the reason.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
 }
 
 impl Process {
-    /// A process of which only pid and name are known.
+    /// Returns a process of which only the pid and the name are known.
     pub fn unread(pid: u32, comm: Comm) -> Self {
         Self {
             pid,
@@ -103,7 +103,7 @@ impl Process {
         }
     }
 
-    /// Describes the state of the threads with the two most telling statements; `None` if there is none.
+    /// Describes the activity of the threads with the two most important statements; `None` if it is unknown.
     pub fn activity(&self) -> Option<String> {
         if self.frozen == Some(true) {
             return Some("its cgroup is frozen".to_owned());
@@ -115,14 +115,14 @@ impl Process {
             [self.some_stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
                 .into_iter()
                 .flatten()
-                .take(PARTS)
+                .take(MAX_STATEMENTS)
                 .collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    /// The share of a CPU that its busiest thread uses, in thousandths, if it uses nearly all of one, or wanted one nearly all
-    /// the time and got less: other threads or a limit of its cgroup took the rest. Where one thread serves all connections,
-    /// only that one counts.
+    /// Returns the CPU use of the busiest thread, in thousandths of one CPU, if that thread was running or ready to run nearly
+    /// all of the time. A thread that is ready but gets less CPU time loses it to other threads or to a limit of its cgroup. If
+    /// one thread serves all connections, only that thread counts.
     pub fn busy_thread(&self) -> Option<u32> {
         let shares = |group: &ThreadGroup| {
             if self.is_event_loop_runtime() {
@@ -138,7 +138,7 @@ impl Process {
         self.groups.iter().filter_map(busy).max()
     }
 
-    /// What it does that could explain why its sockets stay.
+    /// Returns the activity that could explain why the process does not close its sockets.
     pub fn occupation(&self) -> Occupation {
         if self.frozen == Some(true) || self.is_stopped() {
             return Occupation::Halted;
@@ -146,20 +146,19 @@ impl Process {
         if self.busy_thread().is_some() {
             return Occupation::Busy;
         }
-        // Where the first thread only waits for the others, as in a JVM, the others count.
+        // The first thread may only wait for the others, as in a JVM; then the others count.
         let main = self.groups.iter().find(|group| group.has_main).map_or(Occupation::Unknown, occupation_of);
         let in_kernel = self.groups.iter().any(|group| group.state == ThreadState::DiskSleep);
         main.max(if in_kernel { Occupation::Blocked } else { Occupation::Unknown })
     }
 
-    /// Whether a signal or a debugger has stopped all of its threads, as far as they were inspected. Threads that have ended
-    /// do not count.
+    /// Whether a signal or a debugger has stopped all inspected threads. Threads that have ended do not count.
     pub fn is_stopped(&self) -> bool {
         let stopped = self.in_state(ThreadState::Stopped);
         stopped > 0 && stopped + self.in_state(ThreadState::Zombie) == self.threads_seen
     }
 
-    /// Whether its first thread does all of the work on its sockets.
+    /// Whether the first thread does all work on the sockets of the process.
     pub fn is_event_loop_runtime(&self) -> bool {
         match self.runtime {
             Some(
@@ -169,7 +168,7 @@ impl Process {
                 | ProgramRuntime::PgBouncer
                 | ProgramRuntime::Squid,
             ) => true,
-            // One loop for each thread.
+            // Each thread has an event loop.
             Some(ProgramRuntime::HaProxy) => self.threads == Some(1),
             Some(
                 ProgramRuntime::Jvm
@@ -198,7 +197,7 @@ impl Process {
         (count > 0).then(|| format!("{} stopped, by a signal or a debugger", are()))
     }
 
-    /// Threads that were inspected in this state.
+    /// Returns the number of inspected threads in this state.
     fn in_state(&self, state: ThreadState) -> u32 {
         self.groups.iter().filter(|group| group.state == state).map(|group| group.count).sum()
     }
@@ -210,7 +209,7 @@ impl Process {
         Some(if share >= ALL_PERMILLE {
             format!("{who} runs at {percent} % of a CPU")
         } else {
-            format!("{who} wants a CPU all the time and gets {percent} % of one")
+            format!("{who} is always ready to run but gets only {percent} % of a CPU")
         })
     }
 
@@ -218,7 +217,7 @@ impl Process {
         let group = self.groups.iter().find(|group| group.state == ThreadState::DiskSleep)?;
         let threads = self.threads_are(group.count, "waits", "wait");
         let place = group.place().map(|place| format!(" in {place}")).unwrap_or_default();
-        Some(format!("{threads} without a way to be interrupted{place}"))
+        Some(format!("{threads} uninterruptibly{place}"))
     }
 
     fn event_loop(&self) -> Option<String> {
@@ -237,9 +236,9 @@ impl Process {
     /// Describes the wait of more than half of the threads.
     fn most_threads(&self) -> Option<String> {
         let group = self.groups.first().filter(|group| group.count * 2 > self.threads_seen)?;
-        // Said already, or nothing that can be named.
-        let told = group.count == 1 && self.event_loop().is_some();
-        if told || group.state != ThreadState::Sleeping {
+        // The statement about the event loop already covers this thread.
+        let covered = group.count == 1 && self.event_loop().is_some();
+        if covered || group.state != ThreadState::Sleeping {
             return None;
         }
         let same = match (group.count, group.same()) {
@@ -249,7 +248,7 @@ impl Process {
         Some(format!("{} in {}{same}", self.threads_are(group.count, "waits", "wait"), group.place()?))
     }
 
-    /// `its only thread is`, `1 of 4 threads is`, `184 of 200 threads are`.
+    /// Formats a number of threads with a verb: `its only thread is`, `1 of 4 threads is`, `184 of 200 threads are`.
     fn threads_are(&self, count: u32, one: &str, many: &str) -> String {
         let verb = if count == 1 { one } else { many };
         match self.threads {
@@ -262,21 +261,21 @@ impl Process {
     }
 }
 
-/// What a process does that could explain why its sockets stay; what explains more comes later.
+/// Activity of a process that could explain why it does not close its sockets. A greater value explains more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Occupation {
-    /// Nothing tells.
+    /// The activity is unknown.
     Unknown,
-    /// Its first thread waits for an event, a connection, a child process or a signal, as the first process of a server does
-    /// that others work for.
+    /// The first thread waits for an event, a connection, a child process or a signal, like the first process of a server whose
+    /// other processes do the work.
     Idle,
-    /// Its first thread sleeps, or waits for something else.
+    /// The first thread sleeps, or waits for something else.
     Waits,
-    /// Its first thread waits for a lock or for one descriptor, or a thread cannot be interrupted.
+    /// The first thread waits for a lock or for one descriptor, or a thread waits uninterruptibly.
     Blocked,
-    /// A thread has no time for anything else.
+    /// A thread uses, or is ready to use, nearly all of a CPU.
     Busy,
-    /// It is stopped or frozen.
+    /// The process is stopped or frozen.
     Halted,
 }
 
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_waits_on_one_lock_is_told_with_its_size() {
+    fn a_pool_that_waits_for_one_lock_is_described_with_its_size() {
         let mut threads = vec![thread(202, 0x1000); 184];
         threads.extend((0..16).map(|n| thread(202, 0x2000 + n)));
         let process = process(Some(ProgramRuntime::Jvm), &threads);
@@ -332,16 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_thread_comes_before_what_the_others_wait_for() {
+    fn a_busy_thread_comes_before_waiting_threads() {
         let running = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(1004), ..thread(0, 0) };
         let process = process(None, &[running, thread(0, 7), thread(0, 7)]);
         assert_eq!(process.busy_thread(), Some(1004));
-        let told = process.activity().unwrap();
-        assert_eq!(told, "a thread runs at 100 % of a CPU; 2 of 3 threads wait in read on the same descriptor");
+        let activity = process.activity().unwrap();
+        assert_eq!(activity, "a thread runs at 100 % of a CPU; 2 of 3 threads wait in read on the same descriptor");
     }
 
     #[test]
-    fn an_event_loop_that_waits_is_told_and_its_pool_does_not_make_it_busy() {
+    fn a_busy_pool_does_not_make_an_event_loop_busy() {
         let busy = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(990), ..thread(0, 0) };
         let mut process = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), busy]);
         assert_eq!(process.activity().unwrap(), "its event loop waits in epoll_wait");
@@ -351,35 +350,39 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_shares_its_cpu_is_busy_and_what_it_gets_is_told() {
+    fn a_thread_that_shares_its_cpu_is_busy() {
         let runs = |used, wanted| {
             let state = ThreadState::Running;
             Thread { state, syscall: None, cpu_permille: Some(used), wanted_permille: wanted, ..thread(0, 0) }
         };
         let starved = process(None, &[runs(484, Some(990)), runs(600, Some(650))]);
-        assert_eq!(starved.busy_thread(), Some(484), "the other does not want more than it gets");
-        assert_eq!(starved.activity().unwrap(), "a thread wants a CPU all the time and gets 48 % of one");
-        assert_eq!(process(None, &[runs(484, None)]).busy_thread(), None, "what it wanted is unknown");
+        assert_eq!(starved.busy_thread(), Some(484), "the other thread gets the CPU time that it wants");
+        assert_eq!(starved.activity().unwrap(), "a thread is always ready to run but gets only 48 % of a CPU");
+        assert_eq!(
+            process(None, &[runs(484, None)]).busy_thread(),
+            None,
+            "the time in which it was runnable is unknown"
+        );
         assert_eq!(process(None, &[runs(484, Some(899))]).busy_thread(), None);
         let mut node = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), runs(484, Some(1000))]);
         assert_eq!(node.busy_thread(), None);
         node.groups = group(&[main(runs(120, Some(1000)))]);
         assert_eq!(
             node.activity().unwrap(),
-            "the thread of its event loop wants a CPU all the time and gets 12 % of one"
+            "the thread of its event loop is always ready to run but gets only 12 % of a CPU"
         );
     }
 
     #[test]
-    fn one_thread_is_told_once() {
-        let told = |number| process(None, &[main(thread(number, 5))]).activity().unwrap();
-        assert_eq!(told(7), "its only thread waits in poll");
-        assert_eq!(told(45), "its only thread waits in recvfrom");
-        assert_eq!(told(9999), "its only thread waits in syscall 9999");
+    fn one_thread_is_described_once() {
+        let activity = |number| process(None, &[main(thread(number, 5))]).activity().unwrap();
+        assert_eq!(activity(7), "its only thread waits in poll");
+        assert_eq!(activity(45), "its only thread waits in recvfrom");
+        assert_eq!(activity(9999), "its only thread waits in syscall 9999");
     }
 
     #[test]
-    fn a_stopped_process_is_said_to_be() {
+    fn a_stopped_process_is_described_as_such() {
         let stopped = Thread { state: ThreadState::Stopped, ..thread(0, 3) };
         let process = process(None, &[stopped.clone(), stopped]);
         assert!(process.is_stopped());
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_frozen_process_nothing_else_is_told() {
+    fn a_frozen_process_is_described_only_as_such() {
         let mut process = process(None, &vec![thread(202, 1); 4]);
         process.frozen = Some(true);
         assert_eq!(process.activity().unwrap(), "its cgroup is frozen");
@@ -407,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_work_comes_after_who_waits_for_others() {
+    fn a_working_process_has_a_greater_occupation_than_a_waiting_one() {
         let occupation = |threads: &[Thread]| process(None, threads).occupation();
         let running = Thread { state: ThreadState::Running, syscall: None, cpu_permille: Some(990), ..thread(0, 0) };
         let in_kernel = Thread { state: ThreadState::DiskSleep, ..thread(0, 3) };
@@ -429,15 +432,15 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_were_not_looked_at_are_not_counted() {
+    fn threads_that_were_not_inspected_are_not_counted() {
         let mut process = process(None, &vec![thread(202, 1); 4]);
         process.threads = Some(900);
-        let told = process.activity().unwrap();
-        assert_eq!(told, "4 of 4 inspected threads wait in futex on the same address");
+        let activity = process.activity().unwrap();
+        assert_eq!(activity, "4 of 4 inspected threads wait in futex on the same address");
     }
 
     #[test]
-    fn nothing_seen_tells_nothing() {
+    fn unknown_threads_have_no_description() {
         assert_eq!(process(None, &[]).activity(), None);
         let unknown = Thread { syscall: None, arg: None, ..thread(0, 0) };
         assert_eq!(process(None, &[unknown]).activity(), None);

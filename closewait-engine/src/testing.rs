@@ -16,12 +16,12 @@ use super::{
     workload::Workload,
 };
 
-/// A plain one.
+/// Returns an accepted IPv4 socket on port 8080.
 pub fn socket() -> Socket {
     socket_on_port(8080)
 }
 
-/// A plain one on a given local port.
+/// Returns an accepted IPv4 socket on the given local port.
 pub fn socket_on_port(port: u16) -> Socket {
     Socket {
         cookie: Some(7),
@@ -47,24 +47,24 @@ pub fn socket_on_port(port: u16) -> Socket {
     }
 }
 
-/// A descriptor.
+/// Returns an owner with one descriptor.
 pub fn owner(comm: &str, pid: u32, fd: u32) -> Owner {
     Owner { task: Task { pid, comm: Comm::from_name(comm.as_bytes()) }, fd }
 }
 
-/// A listener on every address.
+/// Returns a listener on every IPv4 address.
 pub fn listener(port: u16, backlog: u32, backlog_max: u32) -> Listener {
     let local = Endpoint { address: Ipv4Addr::UNSPECIFIED.into(), port };
     Listener { netns: Some(4_026_531_840), local, backlog, backlog_max, inode: Some(50) }
 }
 
-/// A verdict.
+/// Returns a verdict with this class and certainty.
 pub fn verdict(class: Class, certainty: Certainty) -> Verdict {
     let (text, next) = ("this is why".to_owned(), "do this".to_owned());
     Verdict { class, rule: "slow", certainty, text, next }
 }
 
-/// A socket and nothing around it, 90 seconds in CLOSE_WAIT.
+/// Returns a row with a socket that has been in CLOSE_WAIT for 90 seconds, without any other facts.
 pub fn row(socket: &Socket) -> Row<'_> {
     Row {
         socket,
@@ -80,7 +80,7 @@ pub fn row(socket: &Socket) -> Row<'_> {
     }
 }
 
-/// A container of a pod.
+/// Returns the workload of a container in a pod.
 pub fn workload() -> Workload {
     let id = "4f5e6d7c8b9a".repeat(6);
     let json = serde_json::json!({
@@ -92,7 +92,7 @@ pub fn workload() -> Workload {
     serde_json::from_value(json).expect("a process")
 }
 
-/// A process with some descriptors open.
+/// Returns a process with this number of open descriptors and this limit.
 pub fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
     Process {
         fds_open: fds.map(|(open, _limit)| open),
@@ -101,7 +101,7 @@ pub fn process(comm: &str, pid: u32, fds: Option<(u64, u64)>) -> Process {
     }
 }
 
-/// A record of an accepted IPv4 socket that entered.
+/// Returns the record of the entry of an accepted IPv4 socket.
 pub fn record() -> Record {
     let v4 = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
     Record {
@@ -136,14 +136,14 @@ pub fn record() -> Record {
     }
 }
 
-/// The bytes of a record, as the kernel program writes them: with details, unless it is about a change.
+/// Returns the bytes of a record as the kernel program writes them: with details, except for entries and exits.
 pub fn record_bytes(record: &Record) -> Vec<u8> {
     let detailed = detailed_bytes(&Detailed { record: *record, detail: Detail::EMPTY });
     let is_change = matches!(record.kind, kind::ENTER | kind::LEAVE);
     detailed[..if is_change { SIZE } else { DETAILED_SIZE }].to_vec()
 }
 
-/// The bytes of a record with details.
+/// Returns the bytes of a record with details.
 pub fn detailed_bytes(detailed: &Detailed) -> Vec<u8> {
     // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(detailed).cast::<u8>(), DETAILED_SIZE) }.to_vec()

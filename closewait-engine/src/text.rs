@@ -1,15 +1,16 @@
-//! Text that others chose: made harmless once, where it enters the model.
+//! Text from untrusted sources, made harmless once, where it enters the model.
 
 use std::{cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Name of a task. The process chooses it, so it can be any bytes. Stored as text in which every character is safe to
-/// print to a terminal and to a log.
+/// Name of a task. The process chooses it, so it can contain any bytes. The type stores it as text in which every character is safe
+/// to print to a terminal and to a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Comm(Name);
 
-/// Without a place of its own in memory if it is short, as all are that need no escapes: every owner of a socket has one.
+/// Text of a name. Short text is inline, without an allocation: every owner of a socket has a name, and all names without escapes
+/// are short.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
     /// Inline text; bytes beyond the length are zero.
@@ -18,7 +19,7 @@ enum Name {
 }
 
 impl Name {
-    /// Longest inline text, bytes: the enum is no larger than a `Box<str>` and its tag.
+    /// Maximum length of inline text, bytes. With it, the enum is not larger than a `Box<str>` and its tag.
     const SHORT: usize = 22;
 
     fn new(text: &str) -> Self {
@@ -34,7 +35,7 @@ impl Name {
 
     fn as_str(&self) -> &str {
         match self {
-            // It was text when it came in, so there is no other case.
+            // The bytes were valid text when they were stored, so the default is never used.
             Self::Short(length, bytes) => {
                 bytes.get(..usize::from(*length)).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
             }
@@ -77,7 +78,7 @@ impl Comm {
         Self::from_kernel(&bytes)
     }
 
-    /// The harmless text.
+    /// Returns the harmless text.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -102,9 +103,9 @@ impl<'de> Deserialize<'de> for Comm {
     }
 }
 
-/// Text that should have been made harmless before: kept as it is if so, and made harmless if not.
+/// Returns text that should already be harmless: unchanged if it is, otherwise made harmless.
 pub fn still_harmless(text: String) -> String {
-    // Nearly all text is ASCII. Without an early end in the loop, compilers make vector instructions of it.
+    // Nearly all text is ASCII. Compilers vectorize a loop without an early exit.
     let is_plain = text.bytes().fold(true, |all, byte| all & matches!(byte, b' '..=b'~'));
     if is_plain || !text.chars().any(is_harmful) { text } else { harmless(text.as_bytes()) }
 }
@@ -129,7 +130,7 @@ pub trait StillHarmless: Sized {
     /// Type of the field in the recording.
     type Raw: for<'de> Deserialize<'de>;
 
-    /// Makes it harmless.
+    /// Converts the recorded value and makes it harmless.
     fn from_raw(raw: Self::Raw) -> Self;
 }
 
@@ -184,8 +185,8 @@ pub fn harmless(bytes: &[u8]) -> String {
     text
 }
 
-/// Control characters, separators of lines and paragraphs, and the format characters (general category Cf) that change
-/// how neighbours are shown, or are not shown at all.
+/// Whether a character is a control character, a separator of lines or paragraphs, or a format character (general category Cf)
+/// that is invisible or changes the display of its neighbors.
 pub fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -196,15 +197,15 @@ pub fn is_harmful(character: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Returns a duration as people read it, cut off after two or three digits: `850us`, `1.2ms`, `850ms`, `4.3s`, `37s`, `1m11s`,
-/// `5h31m`, `3d4h`. JSON has the exact number.
+/// Formats a duration for people, truncated to two or three digits: `850us`, `1.2ms`, `850ms`, `4.3s`, `37s`, `1m11s`, `5h31m`,
+/// `3d4h`. JSON has the exact number.
 pub fn duration(duration: Duration) -> String {
     let mut text = String::with_capacity(8);
     push_duration(&mut text, duration);
     text
 }
 
-/// Writes a duration at the end of `to`, as [`duration`] returns it.
+/// Appends a duration to `to`, in the format of [`duration`].
 pub fn push_duration(to: &mut String, duration: Duration) {
     let (seconds, millis, micros) = (duration.as_secs(), duration.subsec_millis(), duration.subsec_micros());
     match seconds {
@@ -224,7 +225,7 @@ fn push_unit(to: &mut String, number: u64, unit: &str) {
     to.push_str(unit);
 }
 
-/// The decimal is omitted where it is 0.
+/// Appends a number of tenths; a decimal of 0 is omitted.
 fn push_tenths(to: &mut String, tenths: u64, unit: &str) {
     push_number(to, tenths / 10);
     if !tenths.is_multiple_of(10) {
@@ -234,7 +235,7 @@ fn push_tenths(to: &mut String, tenths: u64, unit: &str) {
     to.push_str(unit);
 }
 
-/// The smaller unit is omitted where it is 0.
+/// Appends two units; a smaller unit of 0 is omitted.
 fn push_pair(to: &mut String, (large, large_unit): (u64, &str), (small, small_unit): (u64, &str)) {
     push_unit(to, large, large_unit);
     if small != 0 {
@@ -242,7 +243,7 @@ fn push_pair(to: &mut String, (large, large_unit): (u64, &str), (small, small_un
     }
 }
 
-/// Returns a rate as people read it: `20/s`, `1.2/s`, `0.05/s`.
+/// Formats a rate for people: `20/s`, `1.2/s`, `0.05/s`.
 pub fn rate(per_second: f64) -> String {
     let decimals = match per_second.abs() {
         9.95.. => 0,
@@ -255,23 +256,23 @@ pub fn rate(per_second: f64) -> String {
 /// Words around the bounds of a duration.
 #[derive(Clone, Copy, Debug)]
 pub struct BoundWords {
-    /// Before a lower bound that has no upper one.
+    /// Word before a lower bound without an upper one.
     pub at_least: &'static str,
-    /// Before a lower bound that has an upper one.
+    /// Word before a lower bound with an upper one.
     pub from: &'static str,
-    /// Between the two.
+    /// Word between both bounds.
     pub to: &'static str,
 }
 
 impl BoundWords {
-    /// `at least 2m16s`, `2m16s to 3h00m`.
+    /// Words for sentences: `at least 2m16s`, `2m16s to 3h00m`.
     pub const PROSE: Self = Self { at_least: "at least ", from: "", to: " to " };
-    /// `≥2m16s`, `≥2m16s ≤3h00m`.
+    /// Words for tables: `≥2m16s`, `≥2m16s ≤3h00m`.
     pub const TABLE: Self = Self { at_least: "≥", from: "≥", to: " ≤" };
 }
 
-/// Writes the bounds of a duration at the end of `to`. Where both read the same, all between them does too, and it is written
-/// once. Returns the length of the upper bound with the word before it, bytes.
+/// Appends the bounds of a duration to `to`. If both have the same text, it is written once, without a word. Returns the length
+/// of the upper bound with the word before it, bytes.
 pub fn push_bounds(to: &mut String, at_least: Duration, at_most: Option<Duration>, words: BoundWords) -> usize {
     let start = to.len();
     let Some(at_most) = at_most else {
@@ -294,14 +295,14 @@ pub fn push_bounds(to: &mut String, at_least: Duration, at_most: Option<Duration
     to.len() - before
 }
 
-/// Bounds of a duration in a sentence.
+/// Formats the bounds of a duration for a sentence.
 pub fn bounds(at_least: Duration, at_most: Option<Duration>) -> String {
     let mut text = String::new();
     push_bounds(&mut text, at_least, at_most, BoundWords::PROSE);
     text
 }
 
-/// `number` in digits at the end of `to`: a table has many, and formatting is slow.
+/// Appends the digits of `number` to `to`. Faster than the formatting macros, because tables have many numbers.
 pub fn push_number(to: &mut String, mut number: u64) {
     let mut digits = [0; 20];
     let mut first = digits.len();
@@ -322,17 +323,17 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_plain_name_stays_as_it_is() {
+    fn a_plain_name_is_unchanged() {
         assert_eq!(Comm::from_kernel(b"nginx\0\0\0\0\0\0\0\0\0\0\0").as_str(), "nginx");
     }
 
     #[test]
-    fn a_name_without_an_end_is_taken_whole() {
+    fn a_name_without_a_terminator_is_read_whole() {
         assert_eq!(Comm::from_kernel(b"abcdefghijklmnop").as_str(), "abcdefghijklmnop");
     }
 
     #[test]
-    fn a_name_that_grows_by_its_escapes_is_the_same_as_any_other() {
+    fn a_name_with_many_escapes_compares_like_any_other() {
         let long = Comm::from_kernel(&[1; 16]);
         assert_eq!(long.as_str(), "\\u{1}".repeat(16));
         let short = Comm::from_name("日本語日本".as_bytes());
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_the_end_are_not_shown() {
+    fn bytes_after_the_terminator_are_not_shown() {
         assert_eq!(Comm::from_kernel(b"sh\0secretsecret\0").as_str(), "sh");
     }
 
@@ -359,12 +360,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_harmful_is_left(bytes: Vec<u8>) {
+        fn no_harmful_character_remains(bytes: Vec<u8>) {
             prop_assert!(!harmless(&bytes).chars().any(is_harmful));
         }
 
         #[test]
-        fn different_bytes_stay_different(a: Vec<u8>, b: Vec<u8>) {
+        fn different_bytes_give_different_text(a: Vec<u8>, b: Vec<u8>) {
             prop_assert_eq!(a == b, harmless(&a) == harmless(&b));
         }
     }

@@ -1,4 +1,4 @@
-//! Kernel time: the one time base of the engine.
+//! Kernel time, the only time base of the engine.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Time on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included: the base of every kernel record.
+/// Time on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included. Every kernel record uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub u64);
 

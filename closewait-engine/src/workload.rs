@@ -1,8 +1,8 @@
 //! Unit, container and pod of a cgroup, read from its path alone.
 //!
-//! systemd and container engines write paths in different ways, with a driver that either makes scopes of systemd
-//! (`docker-ID.scope`) or plain folders (`docker/ID`). One path can contain several of them: a container in a
-//! container, a systemd in a container. The innermost one counts.
+//! systemd and container engines use different forms of paths: scopes of systemd (`docker-ID.scope`) or plain folders
+//! (`docker/ID`), depending on the driver. One path can contain several of them, as for a container or a systemd in a container.
+//! The innermost one counts.
 
 use std::fmt;
 
@@ -13,23 +13,23 @@ use super::text::{harmless_field, still_harmless};
 /// Unit, container and pod of a cgroup. All text is harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// The path that was read.
+    /// Path of the cgroup.
     #[serde(deserialize_with = "harmless_field")]
     pub cgroup_path: String,
-    /// The innermost unit of systemd (`*.service` or `*.scope`), of a user's too. Inside a container only one of the
-    /// systemd that runs in it: the scope of the container itself is no unit that a person knows.
+    /// Innermost systemd unit (`*.service` or `*.scope`) of the system or of a user. In a container, only a unit of the systemd
+    /// that runs there; the scope of the container itself does not count, because users do not know it.
     #[serde(default, deserialize_with = "harmless_field")]
     pub unit: Option<String>,
-    /// The innermost container.
+    /// Innermost container.
     pub container: Option<Container>,
-    /// The pod of Kubernetes.
+    /// Kubernetes pod.
     pub pod: Option<Pod>,
 }
 
-/// A container.
+/// Container of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// 64 hexadecimal digits, or the name where the engine knows only that (LXC, nspawn).
+    /// Id of 64 hexadecimal digits, or the name for engines that have no ids (LXC, nspawn).
     #[serde(deserialize_with = "harmless_field")]
     pub id: String,
     /// Engine that runs the container; `None` if the path has only the id, as with the `cgroupfs` driver of Kubernetes.
@@ -55,7 +55,7 @@ pub enum ContainerRuntime {
 }
 
 impl ContainerRuntime {
-    /// The name that people use.
+    /// Returns the common name of the engine.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -77,7 +77,7 @@ impl fmt::Display for ContainerRuntime {
 /// Pod. A path contains only its uid; the names come from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Uid with dashes, or 32 digits without for a static pod, as the API and the folders of its logs have it.
+    /// Uid with dashes, or 32 digits without dashes for a static pod, as in the API and in the names of log folders.
     #[serde(deserialize_with = "harmless_field")]
     pub uid: String,
     /// Name of the pod.
@@ -86,12 +86,12 @@ pub struct Pod {
     /// Namespace of the pod.
     #[serde(default, deserialize_with = "harmless_field")]
     pub namespace: Option<String>,
-    /// Name of the container in it.
+    /// Name of the container in the pod.
     #[serde(default, deserialize_with = "harmless_field")]
     pub container_name: Option<String>,
 }
 
-/// Prefixes of an id, as in `docker-ID.scope`. If one begins with another, the longer comes first.
+/// Prefixes of an id, as in `docker-ID.scope`. A prefix that begins with another one precedes it.
 const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
     ("cri-containerd-", Some(ContainerRuntime::Containerd)),
     ("containerd-", Some(ContainerRuntime::Containerd)),
@@ -100,7 +100,7 @@ const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
     ("crio-", Some(ContainerRuntime::CriO)),
     ("libpod-", Some(ContainerRuntime::Podman)),
     ("libpod-payload-", Some(ContainerRuntime::Podman)),
-    // `slice:prefix:ID`, when the engine takes systemd's notation for a path.
+    // `slice:prefix:ID`: the engine uses systemd's notation as a path.
     ("cri-containerd:", Some(ContainerRuntime::Containerd)),
     ("docker:", Some(ContainerRuntime::Docker)),
     ("crio:", Some(ContainerRuntime::CriO)),
@@ -109,8 +109,8 @@ const PREFIXES: [(&str, Option<ContainerRuntime>); 12] = [
 ];
 
 impl Workload {
-    /// Parses the path of a cgroup, relative to the root of its hierarchy. A path in an unknown form names no workload;
-    /// that is no error.
+    /// Parses the path of a cgroup, relative to the root of its hierarchy. A path in an unknown form has no workload, which is no
+    /// error.
     pub fn parse(path: &str) -> Self {
         let mut found = Self { cgroup_path: still_harmless(path.to_owned()), ..Self::default() };
         let path = found.cgroup_path.clone();
@@ -122,16 +122,16 @@ impl Workload {
         found
     }
 
-    /// Whether the cgroup is the root of all, which names no workload.
+    /// Whether the cgroup is the root of its hierarchy, which has no workload.
     pub fn is_root(&self) -> bool {
         self.cgroup_path.trim_matches('/').is_empty()
     }
 
-    /// Takes in the next folder on the way down.
+    /// Evaluates the next folder of the path.
     fn component(&mut self, parent: &str, component: &str) {
         if let Some(uid) = pod_uid(component) {
             self.pod = Some(Pod { uid, name: None, namespace: None, container_name: None });
-            // What is further out, as the node's own container in kind, is not this pod's.
+            // Outer containers and units, such as the node's container in kind, do not belong to the pod.
             (self.container, self.unit) = (None, None);
         }
         if let Some(container) = container(parent, component) {
@@ -145,7 +145,7 @@ impl Workload {
     }
 }
 
-/// Whether an engine runs containers of a pod; the others can only be around it or in it.
+/// Whether an engine runs the containers of pods. Containers of other engines can only be outside of a pod or nested in it.
 fn in_pod(engine: Option<ContainerRuntime>) -> bool {
     match engine {
         Some(ContainerRuntime::Lxc | ContainerRuntime::Nspawn) => false,
@@ -160,8 +160,8 @@ fn is_unit(component: &str) -> bool {
     [".service", ".scope"].iter().any(|suffix| component.strip_suffix(suffix).is_some_and(|name| !name.is_empty()))
 }
 
-/// The uid in `podUID`, `kubepods-burstable-podUID.slice`, with `_` for `-` under systemd, or in what stands before the
-/// first colon of `kubepods-podUID.slice:cri-containerd:ID`.
+/// Returns the uid in `podUID`, `kubepods-burstable-podUID.slice` (with `_` for `-` under systemd), or the part before the first
+/// colon of `kubepods-podUID.slice:cri-containerd:ID`.
 fn pod_uid(component: &str) -> Option<String> {
     let slice = component.split(':').next()?;
     let uid = match slice.strip_suffix(".slice") {
@@ -178,7 +178,7 @@ fn pod_uid(component: &str) -> Option<String> {
 
 fn container(parent: &str, component: &str) -> Option<Container> {
     let of = |id: &str, engine| Some(Container { id: id.to_owned(), runtime: engine });
-    // Machines first: their names are free text.
+    // Machines come first, because their names are free text.
     let machine = component.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope"));
     if let Some(name) = machine.filter(|name| parent == "machine.slice" && !name.is_empty()) {
         return of(name, Some(ContainerRuntime::Nspawn));
@@ -203,7 +203,7 @@ fn container(parent: &str, component: &str) -> Option<Container> {
     of(id, engine.or_else(|| engine_of_folder(parent)))
 }
 
-/// The engine that keeps its containers in a folder of this name.
+/// Returns the engine whose containers are in a folder of this name.
 fn engine_of_folder(folder: &str) -> Option<ContainerRuntime> {
     match folder {
         "docker" => Some(ContainerRuntime::Docker),
@@ -214,7 +214,7 @@ fn engine_of_folder(folder: &str) -> Option<ContainerRuntime> {
     }
 }
 
-/// 64 hexadecimal digits. `conmon-…`, the monitor of a container and not in it, is none.
+/// Whether a name is a container id: 64 hexadecimal digits. `conmon-…` is the monitor of a container and runs outside of it.
 fn is_container_id(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
 }

@@ -1,4 +1,4 @@
-//! The kernel's types, from a file that may be anything.
+//! The kernel's types, from a file with any content.
 #![no_main]
 
 use closewait::host::btf::{Btf, abilities, layout};
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     look(bytes.to_vec());
-    // With a header that fits: where the strings begin is in the first two bytes.
+    // With a valid header: the first two bytes are the start of the strings.
     if let Some((&[low, high], body)) = bytes.split_first_chunk() {
         let types = usize::from(u16::from_le_bytes([low, high])).min(body.len());
         let strings = body.len() - types;

@@ -1,5 +1,5 @@
-//! What people type, and what another process asks of the agent or answers in its place: a word a line, a question in JSON,
-//! or a frame of an answer.
+//! Command lines of users, and queries or answers of other processes: one word per line, a query in JSON, or a frame
+//! of an answer.
 #![no_main]
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
@@ -50,7 +50,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Whatever an agent says in a frame, what is printed of it does not act on a terminal.
+/// Renders a frame: no text in it may act on a terminal.
 fn show(frame: &[u8]) {
     let mut shown = Vec::new();
     for form in [Form::Text, Form::Json] {
@@ -66,7 +66,7 @@ fn show(frame: &[u8]) {
     assert!(!shown.chars().any(|shown| shown.is_control() && shown != '\n'), "{shown:?}");
 }
 
-/// A peer is understood as it is shown.
+/// Parses a peer again from its own text.
 fn again(peer: &Peer) {
     assert_eq!(peer.to_string().parse::<Peer>().as_ref(), Ok(peer));
 }

@@ -1,4 +1,4 @@
-//! The kernel's answers to questions for sockets.
+//! The kernel's answers to `sock_diag` queries.
 #![no_main]
 
 use std::time::Duration;

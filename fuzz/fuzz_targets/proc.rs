@@ -1,4 +1,4 @@
-//! What `/proc`, the mounts, cgroups and the folders of pods say: any process can choose most of it.
+//! Texts of `/proc`, mounts, cgroups and the folders of pods: any process can choose most of them.
 #![no_main]
 
 use closewait_engine::{

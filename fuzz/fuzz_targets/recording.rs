@@ -1,4 +1,4 @@
-//! Recordings, which people send around: played, twice with the same result, and listed.
+//! Recordings, which users exchange: played twice with the same result, and listed.
 #![no_main]
 
 use std::time::Duration;
@@ -10,11 +10,11 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     assert_eq!(lines(bytes), lines(bytes), "a recording gives the same lines, always");
-    // Nobody guesses checks and what is compressed; here the bytes are items by themselves, whatever is between them.
+    // A fuzzer cannot guess checks and compressed data; here the bytes are plain items, with anything between them.
     assert_eq!(play(bytes), play(bytes), "items give the same lines, always");
 });
 
-/// Of a file.
+/// Plays a file.
 fn lines(bytes: &[u8]) -> Vec<u8> {
     let (mut player, mut numbering, mut lines) = (Player::default(), Numbering::default(), Vec::new());
     let Ok(reader) = Reader::new(bytes) else { return lines };
@@ -35,7 +35,7 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// Of items, all of whose outputs are taken after each.
+/// Plays items, and takes all outputs after each.
 fn play(mut bytes: &[u8]) -> Vec<u8> {
     let (mut play, mut now) = (Play::new(Duration::from_secs(2), BootTime(0)), BootTime(0));
     while let Some((_first, rest)) = bytes.split_first() {

@@ -1,4 +1,4 @@
-//! The bytes of the ring buffer: decoded, and what is decoded goes through the engine.
+//! Bytes of the ring buffer: decoded, and handled by the engine.
 #![no_main]
 
 use std::{borrow::Cow, mem::offset_of, time::Duration};
@@ -57,7 +57,8 @@ fuzz_target!(|bytes: &[u8]| {
     play.drain();
 });
 
-/// A record of the right length and format, about one of four sockets: otherwise hardly two would be about the same.
+/// Decodes a record of the right length and format, about one of four sockets: otherwise hardly two would be about
+/// the same one.
 fn decode(play: &mut Play, taken: &[u8], length: usize) {
     const SK: usize = offset_of!(Record, sk);
     let mut record = vec![0; length];

@@ -1,4 +1,4 @@
-//! The text that describes a tracepoint.
+//! Format text of a tracepoint.
 #![no_main]
 
 use closewait::host::tracefs::parse_format;

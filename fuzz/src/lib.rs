@@ -1,4 +1,4 @@
-//! An engine as the agent drives it, with both sinks behind it: what the fuzz targets of records and recordings share.
+//! Engine as the agent drives it, with both sinks behind it, for the fuzz targets of records and recordings.
 
 use std::{
     io,
@@ -22,18 +22,18 @@ use closewait::{
     },
 };
 
-/// An engine and what it has said so far.
+/// Engine and its output so far.
 pub struct Play {
-    /// It.
+    /// Engine.
     pub engine: Engine,
     numbering: Numbering,
     text: Text,
-    /// The lines of both sinks.
+    /// Lines of both sinks.
     pub lines: Vec<u8>,
 }
 
 impl Play {
-    /// Begins at `began`.
+    /// Creates an engine that begins at `began`.
     pub fn new(stuck_after: Duration, began: BootTime) -> Self {
         let config = Config {
             stuck_after,
@@ -44,7 +44,7 @@ impl Play {
         Self { engine: Engine::new(config, began), numbering: Numbering::default(), text: Text::new(false), lines: Vec::new() }
     }
 
-    /// Shows the event `start`, and looks at it.
+    /// Shows the event `start`, and checks it.
     pub fn start(&mut self, start: &Start) {
         let mut line = Vec::new();
         let event = self.numbering.start(start, anchor());
@@ -55,14 +55,14 @@ impl Play {
         self.lines.extend(line);
     }
 
-    /// Answers as an agent does that has found out nothing.
+    /// Answers as an agent that has found nothing.
     pub fn answer(&mut self, at: BootTime) {
         self.engine.handle(RefreshEnd::Inspection { at });
         self.engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
         self.engine.handle(InspectionEnd::Owners { at, worked: Duration::from_millis(1) });
     }
 
-    /// Takes all that the engine wants said and done, and looks at every line.
+    /// Takes all outputs of the engine, and checks every line.
     pub fn drain(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             let Output::Finding(finding) = output else { continue };
@@ -76,7 +76,7 @@ impl Play {
         }
     }
 
-    /// Asks for everything that is there, in every form.
+    /// Lists all sockets in every format.
     pub fn list(&mut self, now: BootTime) {
         let query = Query::List { filter: Filter::default(), content: ListContent::Sockets };
         let mut collector = AnswerCollector::default();
@@ -85,7 +85,7 @@ impl Play {
         let listing = collector.listing().expect("an answer has a header");
         assert_eq!(listing.view().rows, self.engine.view(now).rows, "rows arrive as they were sent");
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
-            // Groups have no columns that could be left out.
+            // Groups have no columns to omit.
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
                 let style = Style { width, wide: width.is_none(), color: false };
@@ -103,7 +103,7 @@ impl Play {
     }
 }
 
-/// Names that others chose must not act on a terminal.
+/// Checks that no control character of a name gets through.
 fn harmless(lines: &[u8]) {
     let text = str::from_utf8(lines).expect("lines are UTF-8");
     assert!(!text.chars().any(|shown| shown.is_control() && shown != '\n'), "{text:?}");

@@ -1,7 +1,7 @@
-//! What this kernel can do, by its version: each boundary is asserted from both sides.
+//! Abilities of this kernel, by its version: tests check each boundary from both sides.
 //!
-//! The version is where the kernel's sources say that something came; the agent finds out in ways of its own, and so one
-//! checks the other.
+//! The version is the one in which the kernel's sources got the ability. The agent detects it in other ways, so that
+//! each checks the other.
 
 use std::{
     env, fs,
@@ -9,10 +9,10 @@ use std::{
     path::Path,
 };
 
-/// Something that not every kernel can do.
+/// Ability that not every kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
-    /// Its types are readable (`CONFIG_DEBUG_INFO_BTF`).
+    /// The kernel's types are readable (`CONFIG_DEBUG_INFO_BTF`).
     Types,
     /// `iter/task_file`.
     Files,
@@ -22,18 +22,18 @@ pub enum Ability {
     Cookie,
     /// `iter/task_file` of one process.
     Legs,
-    /// The size of `/proc/PID/fd` is the number of its descriptors, which nobody has to list then.
+    /// The size of `/proc/PID/fd` is the number of its descriptors.
     FdCount,
-    /// Maps are accounted to the memory of the cgroup, no more to the limit of locked memory.
+    /// Maps count against the memory of the cgroup, and no more against the limit of locked memory.
     Memcg,
-    /// The kernel shows how many instructions the verifier processed for a program (`verified_insns` in fdinfo).
+    /// The kernel shows the number of instructions that the verifier processed (`verified_insns` in fdinfo).
     VerifiedCount,
-    /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Seen on 7.3.4; 6.18 closes them
-    /// after (`begin_new_exec` in fs/exec.c).
+    /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Observed on 7.3.4;
+    /// 6.18 closes them after (`begin_new_exec` in fs/exec.c).
     ClosesUnlocked,
 }
 
-/// Whether this kernel can.
+/// Whether this kernel has the ability.
 pub fn can(ability: Ability) -> bool {
     let since = match ability {
         Ability::Types | Ability::Files => (0, 0),
@@ -50,20 +50,20 @@ pub fn can(ability: Ability) -> bool {
     (has_types || !needs_types) && version() >= since
 }
 
-/// Says what was found, for the table of `cargo xtask vm`.
+/// Prints a finding for the table of `cargo xtask vm`.
 pub fn tell(what: &str, found: &str) {
     if env::var_os("CLOSEWAIT_TEST_TELL").is_some() {
-        // Not println!: libtest keeps that back when a test passes.
+        // Not println!: libtest suppresses it when a test passes.
         writeln!(stdout(), "closewait-can: {what}: {found}").expect("stdout");
     }
 }
 
-/// Says whether something was found, for the same table.
+/// Prints a boolean finding for the same table.
 pub fn tell_whether(what: &str, found: bool) {
     tell(what, if found { "yes" } else { "no" });
 }
 
-/// Major and minor version of this kernel.
+/// Returns the major and minor version of this kernel.
 pub fn version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the release");
     let mut numbers = release.split(['.', '-', '+']).map(|number| number.trim().parse().expect("a number"));

@@ -1,4 +1,4 @@
-//! The agent as a child process, and the events it prints.
+//! The agent as a child process, and its events.
 
 use std::{
     env,
@@ -20,7 +20,8 @@ use crate::{
     socket::check,
 };
 
-/// The binary under test: cargo puts it above the folder of the test's executable, and `cargo xtask vm` does so in a guest.
+/// Returns the binary under test: cargo puts it above the folder of the test's executable, and `cargo xtask vm` does
+/// so in a guest.
 pub fn binary() -> PathBuf {
     let test = env::current_exe().expect("the path of this test");
     let binary = test.parent().and_then(Path::parent).expect("two folders").join("closewait");
@@ -28,14 +29,14 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// The binary under test with these arguments.
+/// Returns a command for the binary under test with these arguments.
 pub fn closewait(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).env_remove("RUST_LOG");
     command
 }
 
-/// `closewait run` with these arguments beside those the tests read it by.
+/// Returns `closewait run` with these arguments, and those that the tests need.
 pub fn run_command(arguments: &[&str]) -> Command {
     let mut command = closewait(&["run", "--output", "json"]);
     command.args(arguments);
@@ -51,10 +52,10 @@ pub fn finish(command: &mut Command) -> Finished {
     Finished { code: status.code(), stdout: stdout.join().expect("stdout"), stderr: stderr.join().expect("stderr") }
 }
 
-/// What a command that has ended left behind.
+/// Output of a command that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// `None` if a signal ended it.
+    /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -65,20 +66,20 @@ pub struct Agent {
     child: Running,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
-    /// All that have come so far.
+    /// Events so far.
     pub events: Vec<Value>,
-    /// The same, as they came.
+    /// Lines of the events so far.
     stdout: String,
 }
 
-/// What an agent that has ended left behind.
+/// Output of an agent that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// `None` if a signal ended it.
+    /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// All of them, from the first to the last.
+    /// Events, from the first to the last.
     pub events: Vec<Value>,
-    /// The same, as they came.
+    /// Lines of the events.
     pub stdout: String,
     pub stderr: String,
 }
@@ -89,20 +90,20 @@ impl Agent {
         Self::spawn(&mut run_command(arguments))
     }
 
-    /// The same for a command that the test has prepared itself.
+    /// Starts an agent by a command that the test has prepared.
     pub fn spawn(command: &mut Command) -> Self {
         let mut agent = Self::spawn_unready(command);
         agent.wait_for("the event `start`", |event| event["event"] == "start");
         agent
     }
 
-    /// Waits for nothing.
+    /// Starts an agent without waiting for it.
     pub fn spawn_unready(command: &mut Command) -> Self {
         let mut child = Running::spawn(command);
         let stdout = BufReader::new(child.0.stdout.take().expect("stdout is a pipe"));
         let stderr = read_in_background(child.0.stderr.take().expect("stderr is a pipe"));
         let (sender, lines) = mpsc::channel();
-        // Ends with the agent's stdout, or when the test has lost interest.
+        // Ends with the agent's stdout, or when the test stops receiving.
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { child, lines, stderr: Some(stderr), events: Vec::new(), stdout: String::new() }
     }
@@ -112,7 +113,7 @@ impl Agent {
         self.child.0.id()
     }
 
-    /// The first event that `wanted` is true for, of those that have come and those that will. It sees each once.
+    /// Waits for the first event for which `wanted` is true, past or future. Calls it once per event.
     pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let end = boot_seconds() + PATIENCE.as_secs_f64();
         let mut next = 0;
@@ -136,7 +137,7 @@ impl Agent {
         self.wait_for(&format!("`{kind}` of {id}"), |event| event["event"] == kind && id.is_in(event))
     }
 
-    /// Takes in what comes for some time.
+    /// Receives events for some time.
     pub fn watch(&mut self, time: Duration) {
         let end = boot_seconds() + time.as_secs_f64();
         while matches!(self.receive(end), Received::Event) {}
@@ -170,7 +171,7 @@ impl Agent {
         Ended { code: status.code(), events: self.events, stdout: self.stdout, stderr }
     }
 
-    /// Takes in one event, checked.
+    /// Receives and checks one event.
     fn receive(&mut self, end: f64) -> Received {
         let rest = Duration::from_secs_f64((end - boot_seconds()).max(0.0));
         match self.lines.recv_timeout(rest) {
@@ -188,7 +189,7 @@ impl Agent {
         }
     }
 
-    /// Ends the test with all that may tell why.
+    /// Fails the test with all information about the cause.
     fn fail(&mut self, why: &str) -> ! {
         self.child.end();
         let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
@@ -198,7 +199,7 @@ impl Agent {
 }
 
 impl Ended {
-    /// The totals of the last event, which is `stop` whatever has ended the agent.
+    /// Returns the totals of the last event, which is always `stop`.
     pub fn totals(&self) -> &Value {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         let last = self.events.last().expect("at least one event");
@@ -206,7 +207,7 @@ impl Ended {
         &last["totals"]
     }
 
-    /// All events `kind` of one socket.
+    /// Returns all events `kind` of one socket.
     pub fn of_socket(&self, kind: &str, id: &Id) -> Vec<&Value> {
         self.events.iter().filter(|event| event["event"] == kind && id.is_in(event)).collect()
     }
@@ -214,17 +215,17 @@ impl Ended {
 
 enum Received {
     Event,
-    /// In the given time.
+    /// No event in the given time.
     Nothing,
     /// The agent has closed its stdout.
     End,
 }
 
-/// A child process that does not outlive its test.
+/// Child process that does not outlive its test.
 pub struct Running(pub Child);
 
 impl Running {
-    /// Starts it, with pipes for its output.
+    /// Starts the process, with pipes for its output.
     pub fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
@@ -235,14 +236,14 @@ impl Running {
         self.0.id()
     }
 
-    /// Kills it, if it still runs.
+    /// Kills the process, if it still runs.
     pub fn end(&mut self) {
-        // Fails only for one that was waited for.
+        // Fails only for a process that was waited for.
         let _ended = self.0.kill();
         self.0.wait().expect("wait");
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         poll_until(PATIENCE, || {
@@ -259,7 +260,7 @@ impl Drop for Running {
     }
 }
 
-/// Reads to the end on a thread of its own, so that no writer has to wait.
+/// Reads to the end on a new thread, so that no writer has to wait.
 pub fn read_in_background(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The kernel's clocks, and the span in which something is known to have happened.
+//! The kernel's clocks, and time windows of events.
 
 use std::{
     env,
@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-/// How long anything is waited for: far more than it takes, for the machine may be busy with something else.
+/// Time limit of waits: far longer than normal, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many times slower than a machine that does nothing else this one is said to be: guests whose processor is only
-/// imitated say so. Where nothing is said all times hold as they stand in the tests.
+/// Returns the factor by which this machine is slower than an idle one: guests with an emulated CPU set it. By
+/// default 1, so that all times apply as they stand in the tests.
 pub fn slowness() -> u32 {
     static SLOWNESS: OnceLock<u32> = OnceLock::new();
     *SLOWNESS.get_or_init(|| match env::var("CLOSEWAIT_TEST_SLOWNESS") {
@@ -24,32 +24,33 @@ pub fn slowness() -> u32 {
     })
 }
 
-/// How far in seconds two clocks may be apart that are read one after the other.
+/// Returns the maximum difference of two clocks that are read one after the other, seconds.
 pub fn apart() -> f64 {
     0.005 * f64::from(slowness())
 }
 
-/// How far in seconds the kernel's ticks may be behind its clock. They are not, where the processor is there when one is due.
+/// Returns the maximum delay of the kernel's ticks behind its clock, seconds: 0 if the CPU always runs when one is
+/// due.
 pub fn ticks_late() -> f64 {
     apart() - 0.005
 }
 
-/// Seconds of `CLOCK_BOOTTIME`, the clock of the kernel program.
+/// Returns seconds of `CLOCK_BOOTTIME`, the clock of the kernel program.
 pub fn boot_seconds() -> f64 {
     read(libc::CLOCK_BOOTTIME)
 }
 
-/// Seconds of `CLOCK_REALTIME` since 1970.
+/// Returns seconds of `CLOCK_REALTIME` since 1970.
 pub fn wall_seconds() -> f64 {
     read(libc::CLOCK_REALTIME)
 }
 
-/// A time of the wall clock as one of the boot clock.
+/// Converts a time of the wall clock to the boot clock.
 pub fn boot_from_wall(wall_seconds: f64) -> f64 {
     wall_seconds - read(libc::CLOCK_REALTIME) + boot_seconds()
 }
 
-/// Asks `done` every few milliseconds and says whether it was ever true.
+/// Calls `done` every few milliseconds until it is true. Returns whether it was.
 pub fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = boot_seconds() + limit.as_secs_f64();
     loop {
@@ -63,7 +64,7 @@ pub fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// What `work` saw on a machine that let it run. A pause of the whole machine is nobody's fault: then it has to try again.
+/// Runs `work` until the machine has not paused meanwhile. A pause of the whole machine proves nothing about `work`.
 pub fn undisturbed<T>(work: impl Fn() -> T) -> T {
     let mut pauses = Vec::new();
     for _ in 0..5 {
@@ -76,7 +77,7 @@ pub fn undisturbed<T>(work: impl Fn() -> T) -> T {
     panic!("the machine is too busy for this test: it stood still for {pauses:?} s");
 }
 
-/// Runs `work` and says for how many seconds at most a thread that wanted to run meanwhile was kept waiting.
+/// Runs `work`. Returns the longest delay of a runnable thread meanwhile, seconds.
 fn with_longest_pause<T>(work: impl FnOnce() -> T) -> (f64, T) {
     const STEP: Duration = Duration::from_millis(2);
     let done = AtomicBool::new(false);
@@ -91,7 +92,7 @@ fn with_longest_pause<T>(work: impl FnOnce() -> T) -> (f64, T) {
     };
     thread::scope(|scope| {
         let watcher = scope.spawn(watch);
-        // Also when `work` fails, or else the watcher would be waited for in vain.
+        // Even if `work` fails, or the watcher would never end.
         let result = panic::catch_unwind(AssertUnwindSafe(work));
         done.store(true, Ordering::Relaxed);
         let longest = watcher.join().expect("the watcher");
@@ -99,7 +100,7 @@ fn with_longest_pause<T>(work: impl FnOnce() -> T) -> (f64, T) {
     })
 }
 
-/// Something happened at some time between `from` and `to`, in seconds of the boot clock.
+/// Interval that contains an event, seconds of the boot clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub from: f64,
@@ -107,14 +108,14 @@ pub struct Window {
 }
 
 impl Window {
-    /// Runs `work` and says when it was.
+    /// Runs `work`, and returns the interval in which it ran.
     pub fn around<T>(work: impl FnOnce() -> T) -> (Self, T) {
         let from = boot_seconds();
         let result = work();
         (Self { from, to: boot_seconds() }, result)
     }
 
-    /// The shortest and the longest time that can have passed from this to a later one.
+    /// Returns the shortest and the longest possible time from this event to a later one.
     pub fn until(self, later: Self) -> (f64, f64) {
         (later.from - self.to, later.to - self.from)
     }

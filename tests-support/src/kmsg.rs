@@ -1,6 +1,6 @@
-//! The kernel's log: its new records, and which of them report a fault of the kernel.
+//! The kernel's log: new records, and those that report a fault of the kernel.
 //!
-//! The kernel tests and `cargo xtask` mean the same by a fault.
+//! The kernel tests and `cargo xtask` share this definition of a fault.
 
 use std::{
     fs::File,
@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
 };
 
-/// Text in a record that reports a fault of the kernel, whatever caused it.
+/// Text in a record that reports a fault of the kernel.
 const FAULTS: [&str; 25] = [
     "WARNING",
     "BUG",
@@ -38,31 +38,31 @@ const FAULTS: [&str; 25] = [
     "unregister_netdevice: waiting for",
 ];
 
-/// Start of the text of the audit subsystem's records: they quote what programs call themselves.
+/// Start of records of the audit subsystem, which quote text of programs.
 const AUDIT: &str = "audit:";
 
-/// A position in the kernel's log.
+/// Position in the kernel's log.
 pub struct KernelLog(File);
 
 impl KernelLog {
-    /// The log's end: only later records are new.
+    /// Returns the log's end: only later records are new.
     ///
     /// # Errors
     ///
-    /// If `/dev/kmsg` cannot be opened: with `kernel.dmesg_restrict=1` that takes `CAP_SYSLOG`.
+    /// If `/dev/kmsg` cannot be opened: with `kernel.dmesg_restrict=1`, that takes `CAP_SYSLOG`.
     pub fn from_now() -> io::Result<Self> {
         let mut device = File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
         device.seek(SeekFrom::End(0))?;
         Ok(Self(device))
     }
 
-    /// All records since the last call.
+    /// Returns all records since the last call.
     ///
     /// # Errors
     ///
     /// If the log cannot be read, or if the kernel has overwritten records before they were read.
     pub fn new_records(&mut self) -> io::Result<Vec<String>> {
-        /// The longest record (`PRINTKRB_RECORD_MAX`, kernel/printk/internal.h at v6.18, and its prefix).
+        /// Maximum length of a record (`PRINTKRB_RECORD_MAX`, kernel/printk/internal.h at v6.18, and its prefix).
         const LONGEST: usize = 8192;
         let (mut records, mut buffer) = (Vec::new(), vec![0; LONGEST]);
         loop {
@@ -76,7 +76,7 @@ impl KernelLog {
         }
     }
 
-    /// The text of each fault that the kernel has reported since the last call.
+    /// Returns the text of each fault that the kernel has reported since the last call.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl KernelLog {
     }
 }
 
-/// The text of a record of `/dev/kmsg`, if the kernel itself reports a fault in it.
+/// Returns the text of a record of `/dev/kmsg`, if the kernel itself reports a fault in it.
 ///
 /// The format is `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,..];TEXT` (Documentation/ABI/testing/dev-kmsg at v6.18); the
 /// facility is in the priority's upper bits, and 0 is the kernel.
@@ -108,7 +108,7 @@ pub fn reports_fault(text: &str) -> bool {
     !text.starts_with(AUDIT) && FAULTS.iter().any(|fault| has_word(text, fault))
 }
 
-/// Whether `text` has `word`, not as the end or the beginning of a longer word: `DEBUG` has no `BUG`.
+/// Whether `text` has `word` as a whole word: `DEBUG` has no `BUG`.
 fn has_word(text: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric();
     text.match_indices(word)
@@ -145,7 +145,7 @@ mod tests {
             "6,1,2,-;DEBUG_PAGEALLOC is off",
             "6,1,2,-;TCP: request_sock_TCP: Possible SYN flooding on port 41000. Sending cookies.",
             "5,1,2,-;audit: type=1400 apparmor=\"DENIED\" comm=\"BUG: Oops\"",
-            // The facility 1 is for programs.
+            // Facility 1 is for programs.
             "12,1,2,-;a program's WARNING: BUG: Oops",
             "no record: BUG",
         ] {

@@ -1,7 +1,7 @@
-//! What the tests of the agent and xtask share: the agent as a child process, sockets in network namespaces, the contract of
-//! its output, and what the kernel can do and reports.
+//! Shared support of the agent's tests and xtask: the agent as a child process, sockets in network namespaces, the
+//! contract of its output, and the abilities and reports of the kernel.
 //!
-//! It depends on no part of the product: it starts the binary and reads what that prints.
+//! It depends on no part of the product: it starts the binary and reads its output.
 
 pub mod ability;
 pub mod agent;

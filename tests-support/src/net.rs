@@ -27,30 +27,30 @@ pub const V4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 /// Any port of the IPv6 loopback.
 pub const V6: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
 
-/// A network namespace with nothing in it but a loopback that is up.
+/// Network namespace that contains only an active loopback.
 pub struct Namespace {
     handle: File,
-    /// As in `/proc/PID/ns/net`.
+    /// Inode as in `/proc/PID/ns/net`.
     pub inode: u64,
-    /// A process inside, where namespaces are found by their processes alone.
+    /// Process inside, where namespaces are found only by their processes.
     inhabitant: Option<Running>,
 }
 
 impl Namespace {
-    /// One whose sockets can be found on any kernel.
+    /// Creates a namespace whose sockets can be found on any kernel.
     #[expect(clippy::new_without_default, reason = "it makes something in the kernel")]
     pub fn new() -> Self {
         if can(Ability::Files) { Self::deserted() } else { Self::inhabited() }
     }
 
-    /// One that can be found without a socket.
+    /// Creates a namespace that can be found without a socket.
     pub fn inhabited() -> Self {
         let mut ns = Self::deserted();
         ns.inhabitant = Some(ns.inhabit());
         ns
     }
 
-    /// One in which no process lives.
+    /// Creates a namespace without a process.
     pub fn deserted() -> Self {
         let made = thread::spawn(|| {
             // SAFETY: takes a number only, and moves no thread but this one.
@@ -64,12 +64,12 @@ impl Namespace {
         Self { handle, inode, inhabitant: None }
     }
 
-    /// A process that lives inside, as a container has one: by it the namespace can be found from outside.
+    /// Starts a process inside, as in a container, by which the namespace can be found from outside.
     pub fn inhabit(&self) -> Running {
         self.run(|| Running::spawn(Command::new("sleep").arg("1000")))
     }
 
-    /// Runs `work` inside. Sockets and processes that it makes stay inside for good.
+    /// Runs `work` inside. Its sockets and processes stay inside.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             // SAFETY: takes numbers only, and moves no thread but this one.
@@ -77,7 +77,7 @@ impl Namespace {
             check(result, "setns");
             work()
         };
-        // A thread of its own, for there is no way back to the namespace of the caller that needs no more care.
+        // On a new thread, because a return to the caller's namespace would take more care.
         thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|cause| panic::resume_unwind(cause))
     }
 
@@ -91,20 +91,20 @@ impl Namespace {
         self.run(|| TcpStream::connect(address).expect("a connection"))
     }
 
-    /// A connection, accepted.
+    /// Returns an accepted connection.
     pub fn pair(&self, address: SocketAddr) -> Pair {
         let listener = self.listen(address);
         self.pair_at(&listener, listener.local_addr().expect("the listener's address"))
     }
 
-    /// A connection to `address`, accepted from `listener`.
+    /// Returns a connection to `address`, accepted from `listener`.
     pub fn pair_at(&self, listener: &TcpListener, address: SocketAddr) -> Pair {
         let client = self.connect(address);
         let (server, _address) = listener.accept().expect("accept");
         Pair { id: self.id(&server), client, server }
     }
 
-    /// A connection between two addresses with their ports, accepted by `far`.
+    /// Returns a connection between two addresses with their ports, accepted by `far`.
     pub fn pair_between(&self, near: SocketAddr, far: SocketAddr) -> Pair {
         let listener = self.listen(far);
         let connect = || {
@@ -118,24 +118,24 @@ impl Namespace {
         Pair { id: self.id(&server), client, server }
     }
 
-    /// A connection to `address` whose server is in CLOSE_WAIT since some time in the window.
+    /// Returns a connection to `address` whose server entered CLOSE_WAIT within the window.
     pub fn waiting(&self, address: SocketAddr) -> (Pair, Window) {
         let pair = self.pair(address);
         let fin = pair.fin();
         (pair, fin)
     }
 
-    /// Takes the loopback down: nothing that is sent arrives any more.
+    /// Takes the loopback down: all later packets are lost.
     pub fn cut(&self) {
         self.run(|| set_loopback(false));
     }
 
-    /// Takes it up again.
+    /// Takes the loopback up again.
     pub fn mend(&self) {
         self.run(|| set_loopback(true));
     }
 
-    /// Whose events to look for.
+    /// Returns the identity of a socket in events.
     pub fn id(&self, stream: &TcpStream) -> Id {
         Id {
             netns: Some(self.inode),
@@ -144,14 +144,14 @@ impl Namespace {
         }
     }
 
-    /// The same for the other end of `stream`.
+    /// Returns the identity of the other end of `stream`.
     pub fn id_of_peer(&self, stream: &TcpStream) -> Id {
         let near = self.id(stream);
         Id { netns: near.netns, local: near.remote, remote: near.local }
     }
 }
 
-/// Both ends of a connection. `server` is the accepted one, and the one that `id` names.
+/// Both ends of a connection. `id` identifies `server`, which is the accepted one.
 pub struct Pair {
     pub client: TcpStream,
     pub server: TcpStream,
@@ -159,28 +159,28 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The client sends its FIN: the server is in CLOSE_WAIT from some time in the window on.
+    /// Sends the client's FIN: the server enters CLOSE_WAIT within the window.
     pub fn fin(&self) -> Window {
         socket::fin(&self.server, || self.client.shutdown(Shutdown::Write).expect("shutdown"))
     }
 }
 
-/// One socket as events name it.
+/// Identity of a socket in events.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
-    /// `None` for a socket of any namespace.
+    /// Inode of the namespace; `None` for any namespace.
     pub netns: Option<u64>,
     pub local: SocketAddr,
     pub remote: SocketAddr,
 }
 
 impl Id {
-    /// The same socket for a source that does not know namespaces.
+    /// Returns the same identity for a source without namespaces.
     pub fn in_any_namespace(&self) -> Self {
         Self { netns: None, ..self.clone() }
     }
 
-    /// The socket of an event, or of an object that `list` printed.
+    /// Returns the socket of an event, or of an object of `list`.
     pub fn of_event(event: &Value) -> Option<Self> {
         let socket = event.get("socket")?;
         let end = |name: &str| {
@@ -207,7 +207,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// An IPv4-mapped IPv6 address as the IPv4 address it is.
+/// Returns an IPv4-mapped IPv6 address as an IPv4 address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

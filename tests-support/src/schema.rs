@@ -1,4 +1,4 @@
-//! The form of every event: docs/events.md as tables. Members that are not named here may come at any time.
+//! Schema of every event: docs/events.md as tables. Other members may appear at any time.
 
 use std::time::UNIX_EPOCH;
 
@@ -6,20 +6,20 @@ use serde_json::Value;
 
 use Type::{Address, Flag, List, Maybe, Number, Object, Text, Whole};
 
-/// What a member may be.
+/// Type of a member.
 #[derive(Clone, Copy)]
 enum Type {
     Text,
-    /// A number that counts: 0, 1, 2, ..
+    /// Count: 0, 1, 2, ..
     Whole,
-    /// A number of seconds, not below 0.
+    /// Number of seconds, not below 0.
     Number,
     Flag,
     List,
     Object(&'static [(&'static str, Type)]),
-    /// An IP address that is not an IPv4-mapped one.
+    /// IP address that is not IPv4-mapped.
     Address,
-    /// `null` where it is not known.
+    /// `null` if unknown.
     Maybe(&'static Type),
 }
 
@@ -229,7 +229,7 @@ const GROUPED: &[(&str, Type)] = &[
 const READ_STATES: &[&str] = &["never_read", "probe", "idle_fin", "goodbye", "partial", "fin_consumed"];
 const HOW: &[&str] = &["closed", "shutdown", "aborted", "reset", "timeout", "destroyed", "listener_closed", "unknown"];
 
-/// Fails the test if the event is not what the contract says.
+/// Fails the test if the event violates the contract.
 pub fn check_event(event: &Value) {
     members(event, EVENT, event);
     assert_eq!(event["schema_version"], 1, "{event}");
@@ -264,14 +264,14 @@ pub fn check_event(event: &Value) {
             one_of(&event["how"], &["drained", "level"], event);
         }
         "histogram" => histogram(event),
-        // The counters are those of `stop`, wherever they stand.
+        // The counters are those of `stop`, at either place.
         "health" => members(event.get("totals").unwrap_or(event), TOTALS, event),
-        // Kinds may be added.
+        // Events may be added.
         _other => {}
     }
 }
 
-/// The same for an object that `list` prints.
+/// Checks an object of `list`.
 pub fn check_listed(object: &Value) {
     members(object, LISTED, object);
     assert_eq!(object["schema_version"], 1, "{object}");
@@ -284,7 +284,7 @@ pub fn check_listed(object: &Value) {
     }
 }
 
-/// The same for one that `kill` prints.
+/// Checks an object of `kill`.
 pub fn check_killed(object: &Value) {
     check_listed(object);
     members(object, KILLED, object);
@@ -298,7 +298,7 @@ pub fn check_killed(object: &Value) {
     }
 }
 
-/// The same for one that `list --by` prints.
+/// Checks an object of `list --by`.
 pub fn check_grouped(object: &Value) {
     members(object, GROUPED, object);
     assert_eq!(object["schema_version"], 1, "{object}");
@@ -308,7 +308,7 @@ pub fn check_grouped(object: &Value) {
     assert!(object.get(by).is_some(), "no `{by}` in {object}");
 }
 
-/// The member `time`, in seconds since 1970.
+/// Returns the member `time`, in seconds since 1970.
 pub fn wall_seconds(event: &Value) -> f64 {
     let text = event["time"].as_str().expect("`time` is a text");
     let nanoseconds = text.rsplit_once('.').and_then(|(_seconds, rest)| rest.strip_suffix('Z'));
@@ -341,7 +341,7 @@ fn socket(event: &Value) {
     }
 }
 
-/// An exact time stands alone; any other has its upper bound beside it, which may be unknown.
+/// Checks a dwell time: an exact one stands alone; any other has its upper bound beside it, which may be unknown.
 fn dwell(event: &Value) {
     match event.get("exact").map(|exact| exact.as_bool().expect("`exact` is a flag")) {
         None | Some(true) => assert!(event["dwell_seconds"].is_f64() || event["dwell_seconds"].is_u64(), "{event}"),

@@ -1,4 +1,4 @@
-//! The system calls on sockets that the standard library has no name for.
+//! System calls on sockets that the standard library lacks.
 
 use std::{
     ffi::c_int,
@@ -10,18 +10,18 @@ use std::{
 
 use crate::clock::{PATIENCE, Window};
 
-/// A new stream socket of `family` and `protocol`.
+/// Creates a stream socket of `family` and `protocol`.
 pub fn open(family: c_int, protocol: c_int) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives the socket its own address. One that only lingers in TIME_WAIT there is no obstacle.
+/// Binds the socket to an address, even if another one there is in TIME_WAIT.
 pub fn bind(socket: &impl AsRawFd, address: SocketAddr) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.
@@ -29,28 +29,28 @@ pub fn bind(socket: &impl AsRawFd, address: SocketAddr) {
     check(result, "bind");
 }
 
-/// Lets the socket take connections.
+/// Makes the socket a listener.
 pub fn listen(socket: &impl AsRawFd) {
     // SAFETY: takes numbers only.
     let result = unsafe { libc::listen(socket.as_raw_fd(), 128) };
     check(result, "listen");
 }
 
-/// Lets no more than so many connections wait, and one.
+/// Limits the number of waiting connections to `backlog`, and one.
 pub fn limit_backlog(listener: &impl AsRawFd, backlog: usize) {
     // SAFETY: takes numbers only.
     let result = unsafe { libc::listen(listener.as_raw_fd(), backlog as c_int) };
     check(result, "listen");
 }
 
-/// Connects the socket and waits until it is.
+/// Connects the socket, and waits until it is connected.
 pub fn connect(socket: &impl AsRawFd, address: SocketAddr) {
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.
     let result = with_raw(address, |raw, length| unsafe { libc::connect(socket.as_raw_fd(), raw, length) });
     check(result, "connect");
 }
 
-/// Cuts the socket off from its peer and keeps the descriptor: `connect` to the family "none".
+/// Disconnects the socket from its peer and keeps the descriptor: `connect` to the family "none".
 pub fn disconnect(socket: &impl AsRawFd) {
     let none = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
     // SAFETY: `none` is a whole address that lives longer than the call.
@@ -71,7 +71,7 @@ pub fn set_option<T: Copy>(socket: &impl AsRawFd, level: c_int, name: c_int, val
     check(result, "setsockopt");
 }
 
-/// The number the kernel calls this socket by, as `ss -e` shows it.
+/// Returns the socket's cookie, as `ss -e` shows it.
 pub fn cookie(socket: &impl AsRawFd) -> u64 {
     let mut value = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -83,7 +83,7 @@ pub fn cookie(socket: &impl AsRawFd) -> u64 {
     value
 }
 
-/// The inode of the socket, as `/proc/PID/fd` shows it.
+/// Returns the inode of the socket, as `/proc/PID/fd` shows it.
 pub fn inode(socket: &impl AsRawFd) -> u64 {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("the link of the descriptor");
     let name = link.to_string_lossy();
@@ -91,7 +91,7 @@ pub fn inode(socket: &impl AsRawFd) -> u64 {
     number.parse().expect("an inode number")
 }
 
-/// Sends bytes from one end of a connection and takes them in at the other.
+/// Sends bytes from one end of a connection and reads them at the other.
 pub fn exchange(from: &mut impl Write, to: &mut impl Read, bytes: &[u8]) {
     from.write_all(bytes).expect("write");
     let mut read = vec![0; bytes.len()];
@@ -104,12 +104,12 @@ pub fn wait_for_fin(socket: &impl AsRawFd) {
     wait_for(socket, libc::POLLRDHUP);
 }
 
-/// Waits until the socket's connection is gone in both directions.
+/// Waits until the socket's connection has ended in both directions.
 pub fn wait_for_end(socket: &impl AsRawFd) {
     wait_for(socket, libc::POLLHUP);
 }
 
-/// Runs `send_fin` and waits until `receiver` has the FIN; the FIN came within the window.
+/// Runs `send_fin` and waits until `receiver` has the FIN, which arrived within the window.
 pub fn fin(receiver: &impl AsRawFd, send_fin: impl FnOnce()) -> Window {
     let (window, ()) = Window::around(|| {
         send_fin();

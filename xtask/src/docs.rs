@@ -4,7 +4,7 @@ use crate::prelude::*;
 use crate::{setup, test};
 
 /// Compares the page with the rules, or writes it: only the engine knows them.
-const TEST: &str = "diagnose::page::tests::the_page_says_what_the_rules_say";
+const TEST: &str = "diagnose::page::tests::the_page_matches_the_rules";
 
 #[derive(Args)]
 pub(crate) struct Options {

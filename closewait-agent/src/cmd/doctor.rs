@@ -1,4 +1,4 @@
-//! `closewait doctor`: what this kernel and these privileges allow, and what is missing for the rest.
+//! `closewait doctor`: facilities of this kernel, granted privileges, and what is missing.
 
 use std::io::Write;
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     host::{
         caps::Capability,
+        error_text::in_one_line,
         facts::HostFacts,
         plan::{GRANT, HookChoice, Plan, StartRefusal, plan},
     },
@@ -20,13 +21,13 @@ use crate::{
 /// Format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DoctorFormat {
-    /// A table for people.
+    /// A table.
     Text,
-    /// One JSON object a line: the checks, then a summary.
+    /// One JSON object per line: the checks, then a summary.
     Json,
 }
 
-/// Looks at this host and writes the report. The result is the exit code: 0 if `closewait run` can work, else the one
+/// Examines this host and writes the report. Returns the exit code: 0 if `closewait run` can work, else the one that
 /// it would end with.
 ///
 /// # Errors
@@ -48,48 +49,48 @@ pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CheckState {
-    /// It is there.
+    /// The facility exists.
     Ok,
-    /// It is not there; what needs it is done in another way, or less well.
+    /// The facility is missing; its users have a substitute or are degraded.
     Degraded,
-    /// It is not there, and what needs it does not work.
+    /// The facility is missing, and its users do not work.
     Missing,
-    /// It could not be found out.
+    /// The check was not possible.
     Unknown,
 }
 
-/// One thing that was looked at.
+/// Check of one facility.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
-    /// What was looked at.
+    /// Name of the facility.
     pub check: &'static str,
-    /// How it came out.
+    /// Result of the check.
     pub state: CheckState,
-    /// What was found.
+    /// Finding.
     pub found: String,
-    /// What it is good for.
+    /// Purpose of the facility.
     pub needed_for: &'static str,
-    /// What a person can do, unless all is well.
+    /// Action for the user, unless the facility exists.
     pub fix: Option<String>,
 }
 
-/// Results of all checks, and what they mean for `closewait run`.
+/// Results of all checks, and their consequence for `closewait run`.
 #[derive(Debug)]
 pub(super) struct DoctorReport {
-    /// The single checks.
+    /// Results of the single checks.
     pub checks: Vec<Check>,
-    /// What `run` would do, or why it would not.
+    /// Plan of `run`, or the reason why it would refuse.
     pub outcome: Result<Plan, StartRefusal>,
 }
 
 impl DoctorReport {
-    /// 0, or the exit code of the refusal.
+    /// Returns 0, or the exit code of the refusal.
     pub(super) fn exit_code(&self) -> u8 {
         self.outcome.as_ref().map_or_else(StartRefusal::exit_code, |_plan| 0)
     }
 }
 
-/// Judges the facts, and the answer to a question over netlink. Pure.
+/// Evaluates the facts, and the answer to a netlink query. Pure.
 pub(super) fn report(facts: &HostFacts, sock_diag: Result<(), DiagError>) -> DoctorReport {
     let mut checks = vec![kernel(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
     checks.extend(functions(facts));
@@ -123,39 +124,45 @@ fn types(facts: &HostFacts) -> Check {
 }
 
 fn hook_btf(facts: &HostFacts) -> Check {
-    // Asked without its privileges: those are checks of their own.
+    // Checked without its privileges, which have their own checks.
     let (state, found) = match &facts.types {
         Ok(types) if types.tracepoint => (CheckState::Ok, "inet_sock_set_state"),
-        Ok(_) => (CheckState::Degraded, "the kernel's types do not name the tracepoint"),
+        Ok(_) => (CheckState::Degraded, "the kernel's types lack the tracepoint"),
         Err(_) => (CheckState::Degraded, "not without btf"),
     };
-    Check::new("hook tp_btf", state, found, "seeing changes of state; needs no tracefs", BTF_KERNEL)
+    Check::new("hook tp_btf", state, found, "observing state changes; needs no tracefs", BTF_KERNEL)
 }
 
 fn hook_classic(facts: &HostFacts) -> Check {
     let (state, found) = match facts.tracefs() {
         Ok(tracefs) if tracefs.mounted => (CheckState::Ok, "tracefs is mounted".to_owned()),
-        Ok(_) => (CheckState::Ok, "tracefs is not mounted, but can be, for the agent alone".to_owned()),
+        Ok(_) => (CheckState::Ok, "tracefs is not mounted, but the agent can mount it for itself".to_owned()),
         Err(error) => (CheckState::Degraded, error.to_string()),
     };
     let fix = "not needed where tp_btf works; else mount tracefs, or run as root";
-    Check::new("hook tracepoint", state, found, "seeing changes of state where tp_btf does not work", fix)
+    Check::new("hook tracepoint", state, found, "observing state changes where tp_btf does not work", fix)
 }
 
 fn ring_buffer(facts: &HostFacts) -> Check {
     let (state, found) = yes_or(facts.ring_buffer, CheckState::Missing);
-    Check::new("ring buffer", state, found, "getting records out of the kernel", "use Linux 5.10 or newer")
+    Check::new("ring buffer", state, found, "records from the kernel", "use Linux 5.10 or newer")
 }
 
-/// What programs may call and what kinds there are.
+/// Checks the helpers that programs may call, and the program types.
 fn functions(facts: &HostFacts) -> [Check; 3] {
     let types = facts.types.as_ref().ok();
     let cookie = yes_or(types.map(|types| types.abilities.socket_cookie != 0), CheckState::Degraded);
     let files = yes_or(types.map(|types| types.iter_files), CheckState::Degraded);
     let storage = yes_or(types.map(|types| types.sk_storage), CheckState::Degraded);
     [
-        Check::new("socket storage", storage.0, storage.1, "who connected a socket", "use Linux 5.11 or newer"),
-        Check::new("socket cookie", cookie.0, cookie.1, "a lasting number for each socket", "use Linux 5.12 or newer"),
+        Check::new("socket storage", storage.0, storage.1, "the task that opened a socket", "use Linux 5.11 or newer"),
+        Check::new(
+            "socket cookie",
+            cookie.0,
+            cookie.1,
+            "a permanent number for each socket",
+            "use Linux 5.12 or newer",
+        ),
         Check::new(
             "iter/task_file",
             files.0,
@@ -169,7 +176,7 @@ fn functions(facts: &HostFacts) -> [Check; 3] {
 fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
     let (state, found) = match answer {
         Ok(()) => (CheckState::Ok, "answers".to_owned()),
-        Err(error) => (CheckState::Degraded, format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => (CheckState::Degraded, in_one_line(error)),
     };
     Check::new(
         "sock_diag",
@@ -180,14 +187,12 @@ fn sock_diag_check(answer: Result<(), DiagError>) -> Check {
     )
 }
 
-/// What `closewait kill` needs.
+/// Checks the requirements of `closewait kill`.
 fn destroying(facts: &HostFacts, probed: Result<(), DestroyError>) -> [Check; 2] {
     let (state, found) = match probed {
         Ok(()) => (CheckState::Ok, "yes".to_owned()),
-        Err(error @ DestroyError::Unsupported(_)) => {
-            (CheckState::Degraded, format!("{:#}", anyhow::Error::from(error)))
-        }
-        Err(error) => (CheckState::Unknown, format!("{:#}", anyhow::Error::from(error))),
+        Err(error @ DestroyError::Unsupported(_)) => (CheckState::Degraded, in_one_line(error)),
+        Err(error) => (CheckState::Unknown, in_one_line(error)),
     };
     let fix = "use a kernel with CONFIG_INET_DIAG_DESTROY=y";
     [Check::new("SOCK_DESTROY", state, found, "closewait kill", fix), capability_check(facts, Capability::NetAdmin)]
@@ -198,7 +203,7 @@ fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
         Capability::Bpf => ("loading programs into the kernel", CheckState::Missing, GRANT),
         Capability::Perfmon => ("reading sockets from kernel programs", CheckState::Missing, GRANT),
         Capability::SysPtrace => {
-            ("seeing what other users' processes do, and finding their network namespaces", CheckState::Degraded, GRANT)
+            ("reading other users' processes, and finding their network namespaces", CheckState::Degraded, GRANT)
         }
         Capability::DacReadSearch => (
             "reading system calls and descriptors of other users' processes in /proc, and tracefs, for hook tracepoint",
@@ -206,22 +211,20 @@ fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
             GRANT,
         ),
         Capability::SysAdmin => (
-            "entering other network namespaces, mounting tracefs; given up after the start, unless --enter-namespaces is given",
+            "entering other network namespaces, mounting tracefs; dropped after the start without --enter-namespaces",
             CheckState::Degraded,
-            "add cap_sys_admin to what is granted",
+            "grant cap_sys_admin too",
         ),
         Capability::SysResource => (
-            "room for maps before Linux 5.11",
+            "memory for maps before Linux 5.11",
             CheckState::Degraded,
-            "not needed from Linux 5.11 on; else add cap_sys_resource",
+            "not needed from Linux 5.11 on; else grant cap_sys_resource too",
         ),
-        Capability::NetAdmin => {
-            ("closewait kill", CheckState::Degraded, "add cap_net_admin to what is granted to closewait kill")
-        }
+        Capability::NetAdmin => ("closewait kill", CheckState::Degraded, "grant cap_net_admin to closewait kill"),
     };
     let (state, found) = match facts.capabilities.map(|capabilities| capabilities.has(capability)) {
         Some(true) => (CheckState::Ok, "granted"),
-        // Maps are accounted to the memory of the cgroup from 5.11 on (kernel/bpf/syscall.c).
+        // From 5.11 on, maps count against the memory of the cgroup (kernel/bpf/syscall.c).
         Some(false) if capability == Capability::SysResource && facts.version >= Some((5, 11)) => {
             (CheckState::Ok, "not granted, and not needed on this kernel")
         }
@@ -233,7 +236,7 @@ fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
 
 fn seccomp(facts: &HostFacts) -> Check {
     let (state, found) = yes_or(facts.seccomp, CheckState::Degraded);
-    let needed_for = "refusing to the agent itself what it never does after its start";
+    let needed_for = "refusing system calls that the agent never makes after its start";
     Check::new("seccomp", state, found, needed_for, "use a kernel with CONFIG_SECCOMP_FILTER=y")
 }
 
@@ -262,7 +265,7 @@ fn pid_namespace(facts: &HostFacts) -> Check {
         "pid namespace",
         state,
         found,
-        "numbers of the processes that hold or close a socket",
+        "pids of the processes that own or close a socket",
         "use --pid=host, or hostPID: true",
     )
 }
@@ -299,7 +302,7 @@ impl CheckState {
     }
 }
 
-/// The checks in columns, each that is not well followed by what to do; then what `run` would do.
+/// Writes the checks in columns, the action for each that fails, and the outcome of `run`.
 fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{:<20} {:<9} NEEDED FOR", "CHECK", "STATE")?;
     for check in &report.checks {
@@ -325,7 +328,7 @@ fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()
     out.flush()
 }
 
-/// One line of JSON for a check.
+/// Line of JSON for a check.
 #[derive(Serialize)]
 struct CheckLine<'a> {
     schema_version: u32,
@@ -333,21 +336,21 @@ struct CheckLine<'a> {
     check: &'a Check,
 }
 
-/// The last line of JSON.
+/// Last line of JSON.
 #[derive(Serialize)]
 struct SummaryLine<'a> {
     schema_version: u32,
     /// `ok`, `degraded` or `refused`.
     summary: &'static str,
     exit_code: u8,
-    /// `null` if refused.
+    /// Hook of `run`; `null` if refused.
     hook: Option<&'static str>,
     /// Reason why `run` refuses, otherwise `null`.
     message: Option<String>,
     degraded: Vec<DegradedLine<'a>>,
 }
 
-/// What the plan has to do without.
+/// Feature that degrades under the plan.
 #[derive(Serialize)]
 struct DegradedLine<'a> {
     what: &'a str,
@@ -418,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_capability_is_said_with_its_fix_and_the_exit_code_of_run() {
+    fn a_missing_capability_is_reported_with_its_fix_and_the_exit_code_of_run() {
         let capabilities = Capabilities::from_bits(u64::MAX).without(Capability::Bpf);
         let report = report(&HostFacts { capabilities: Some(capabilities), ..capable_host() }, Ok(()));
         assert_eq!((report.exit_code(), state(&report, "CAP_BPF")), (77, CheckState::Missing));
@@ -426,10 +429,10 @@ mod tests {
     }
 
     #[test]
-    fn each_capability_taken_away_is_told_with_what_grants_it() {
+    fn each_capability_taken_away_is_reported_with_what_grants_it() {
         for capability in Capability::ALL {
             let capabilities = Some(Capabilities::from_bits(u64::MAX).without(capability));
-            // Where all of them matter.
+            // On this version all of them matter.
             let report = report(&HostFacts { capabilities, version: Some((5, 10)), ..capable_host() }, Ok(()));
             let check = report.checks.iter().find(|check| check.check == capability.name()).unwrap();
             assert!(check.state != CheckState::Ok && check.fix.is_some(), "{check:?}");
@@ -446,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kill_needs_is_told_and_changes_nothing_for_run() {
+    fn what_kill_needs_is_reported_and_changes_nothing_for_run() {
         let capabilities = Some(Capabilities::from_bits(u64::MAX).without(Capability::NetAdmin));
         let facts = HostFacts { capabilities, ..capable_host() };
         let cause = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);

@@ -1,4 +1,4 @@
-//! `closewait hooks`: the helper of an agent. Nobody calls it by hand.
+//! `closewait hooks`: the helper of an agent. Users do not call it.
 
 use std::{io, os::fd::AsFd as _};
 
@@ -11,13 +11,13 @@ use crate::{
     signals,
 };
 
-/// Runs programs until the agent ends.
+/// Runs hook programs until the agent ends.
 ///
 /// # Errors
 ///
-/// If nobody asks through a pipe.
+/// If standard input is no pipe.
 pub(super) fn run(args: &cli::HooksArgs) -> anyhow::Result<()> {
-    // The programs inherit what this process has.
+    // The programs inherit signal settings of this process.
     signals::set_defaults()?;
     let cli::HooksArgs { on_stuck, on_pileup, timeout } = args;
     let programs = HookPrograms { stuck: on_stuck.clone(), pileup: on_pileup.clone() };
@@ -25,10 +25,10 @@ pub(super) fn run(args: &cli::HooksArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the event loop failed (epoll_create); is a limit on open files reached?")?;
+        .context("starting the event loop failed (epoll_create)\nhint: check the limit on open files (ulimit -n)")?;
     runtime.block_on(async {
         let requests = Receiver::from_owned_fd(requests)
-            .context("standard input is not a pipe: `closewait run --on-stuck CMD` starts this command itself")?;
+            .context("standard input is not a pipe\nhint: `closewait run --on-stuck CMD` starts this command itself")?;
         serve(requests, programs, *timeout).await
     })
 }

@@ -1,8 +1,8 @@
 //! `closewait kill`.
 //!
-//! Kill selects from the rows that `list` shows with the same filters, of a running agent or of a one-off scan. They say enough
-//! to find each socket, and nothing that they say is enough to destroy it: the filters are applied to them again, and to what
-//! the kernel says of each socket now, once for the plan and once more right before.
+//! Kill selects from the rows that `list` shows with the same filters, from a running agent or a one-off scan. The
+//! rows are enough to find each socket, and never enough to destroy it: kill applies the filters again to the rows,
+//! and to the kernel's current state of each socket, once for the plan and once right before the destruction.
 
 use std::io;
 
@@ -16,7 +16,10 @@ use super::{
 use crate::{
     cli::{self, OutputFormat},
     clock,
-    host::caps::{Capabilities, Capability},
+    host::{
+        caps::{Capabilities, Capability},
+        error_text::with_hints,
+    },
     sink::{
         Form,
         answer::Listing,
@@ -33,48 +36,50 @@ use closewait_engine::{
     snapshot::query::{Filter, ListContent, Query},
 };
 
-/// Text below a plan that this process may not carry out.
-const MISSING_RIGHT: &str =
-    "--yes needs CAP_NET_ADMIN, which is missing; run as root, or add cap_net_admin to what is granted";
+/// Text below a plan that this process has no privilege to execute.
+const MISSING_CAPABILITY: &str =
+    "--yes needs CAP_NET_ADMIN, which is missing\nhint: run as root, or grant cap_net_admin too";
 
 /// Reason why sockets were not destroyed.
 #[derive(Debug, Error)]
 pub(super) enum KillError {
-    /// No filter that leaves a socket out.
+    /// No filter that excludes any socket.
     #[error(
-        "kill needs a filter that leaves some sockets out; give --pid, --port, --peer, --cgroup, --older-than or --verdict"
+        "kill needs a filter that excludes some sockets\n\
+         hint: give --pid, --port, --peer, --cgroup, --older-than or --verdict"
     )]
     NoFilter,
     /// More than the user expected.
     #[error(
-        "{count} sockets are to be destroyed, more than --max {max}: nothing changed; narrow the filters, or give --max {count}"
+        "{count} sockets are to be destroyed, more than --max {max}: nothing changed\n\
+         hint: narrow the filters, or give --max {count}"
     )]
     TooMany {
         /// Number of sockets.
         count: usize,
-        /// How many may be.
+        /// Maximum number of sockets.
         max: u32,
     },
-    /// More than are taken at once.
-    #[error("more than {MAX_SELECTED} sockets match, and kill takes no more at once; narrow the filters")]
+    /// More than one call accepts.
+    #[error("more than {MAX_SELECTED} sockets match, the limit of one call\nhint: narrow the filters")]
     TooManyMatch,
-    /// This process may not.
+    /// This process lacks a capability.
     #[error("{count} sockets were not destroyed because a capability is missing: {why}")]
     Denied {
         /// Number of sockets.
         count: usize,
-        /// What the first was refused for.
+        /// Reason for the first socket.
         why: String,
     },
-    /// The kernel cannot.
+    /// The kernel lacks support.
     #[error("nothing changed")]
     Unsupported(#[source] DestroyError),
-    /// Whoever was asked has named others than those that were meant.
+    /// The agent has listed sockets that the filters do not match.
     #[error(
-        "the answer has {count} sockets that the filters do not select, so it is not to be trusted: nothing changed\n\
-         hint: look without the agent: --alone"
+        "the agent listed {count} sockets that the filters do not match, so its answer is wrong: nothing changed\n\
+         hint: scan without the agent: --alone"
     )]
-    NotMeant {
+    UnmatchedSockets {
         /// Number of sockets.
         count: usize,
     },
@@ -84,25 +89,25 @@ pub(super) enum KillError {
     /// Writing the result failed.
     #[error("{destroyed} of {count} sockets were destroyed, but the result could not be written: {error}")]
     ResultUnwritten {
-        /// Sockets that were destroyed.
+        /// Number of destroyed sockets.
         destroyed: usize,
-        /// Sockets that should have been.
+        /// Number of selected sockets.
         count: usize,
         /// Error of the write.
         error: io::Error,
     },
-    /// Something else.
-    #[error("{count} sockets were not destroyed: {why}; list again")]
+    /// The destruction failed for another reason.
+    #[error("{count} sockets were not destroyed: {why}\nhint: list again")]
     Failed {
         /// Number of sockets.
         count: usize,
-        /// What happened to the first.
+        /// Error of the first socket.
         why: String,
     },
 }
 
 impl KillError {
-    /// The reason why the first socket was not destroyed.
+    /// Returns the reason why the first socket was not destroyed.
     fn why(&self) -> Option<&str> {
         match self {
             Self::Denied { why, .. } | Self::Failed { why, .. } => Some(why),
@@ -110,7 +115,7 @@ impl KillError {
             | Self::TooMany { .. }
             | Self::TooManyMatch
             | Self::Unsupported(_)
-            | Self::NotMeant { .. }
+            | Self::UnmatchedSockets { .. }
             | Self::PlanUnwritten(_)
             | Self::ResultUnwritten { .. } => None,
         }
@@ -121,7 +126,7 @@ impl KillError {
             Self::NoFilter => exit::USAGE,
             Self::TooMany { .. }
             | Self::TooManyMatch
-            | Self::NotMeant { .. }
+            | Self::UnmatchedSockets { .. }
             | Self::PlanUnwritten(_)
             | Self::ResultUnwritten { .. }
             | Self::Failed { .. } => exit::FAILED,
@@ -131,7 +136,7 @@ impl KillError {
     }
 }
 
-/// Plans, shows the plan, and with `--yes` does it.
+/// Makes a plan, shows it, and executes it with `--yes`.
 ///
 /// # Errors
 ///
@@ -143,7 +148,7 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
         return Err(KillError::NoFilter.into());
     }
     let query = Query::List { filter: filter.clone(), content: ListContent::Sockets };
-    // The plan has no place for what is not listed, whatever its form, and needs everything that is known of each socket.
+    // The plan has no place for sockets that are not listed, in any format, and needs all facts of each socket.
     let shape = ListShape { form: Form::Json, ..ListShape::default() };
     answer(&args.asked, &query, shape, |answer| {
         let listing = answer.listing()?;
@@ -157,41 +162,41 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
     })
 }
 
-/// The sockets that were selected, and what is planned for each.
+/// Selected sockets, and the plan for each.
 struct KillPlan<'a> {
-    /// Sockets as they were listed.
+    /// Sockets as listed.
     listing: &'a Listing<'a>,
     selected: Vec<Selected>,
     plans: Vec<Planned>,
 }
 
-/// An error if there are too many sockets, or any that the filter does not mean.
+/// Fails if there are too many sockets, or any that the filter does not match.
 fn check_listed(listing: &Listing<'_>, filter: &Filter) -> Result<(), KillError> {
     if listing.len() > MAX_SELECTED {
         return Err(KillError::TooManyMatch);
     }
     let count = listing.rows().filter(|row| !filter.matches(row, listing.header.at)).count();
-    if count == 0 { Ok(()) } else { Err(KillError::NotMeant { count }) }
+    if count == 0 { Ok(()) } else { Err(KillError::UnmatchedSockets { count }) }
 }
 
-/// Shows what would be done, and touches nothing.
+/// Shows the plan, and changes nothing.
 fn only_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, count: usize) -> anyhow::Result<()> {
     if count > 0
         && let Err(error @ DestroyError::Unsupported(_)) = probe_destroy()
     {
-        log::warn!("it cannot be done: {:#}", anyhow::Error::from(error));
+        log::warn!("--yes would fail: {}", with_hints(&error.into()));
     }
     let lacks_right = count > 0 && Capabilities::read().is_some_and(|granted| !granted.has(Capability::NetAdmin));
     if lacks_right && args.shape.output == OutputFormat::Json {
-        log::warn!("{MISSING_RIGHT}");
+        log::warn!("{MISSING_CAPABILITY}");
     }
-    let refused = check_count(args, count).err().map(|too_many| format!("with --yes it would be refused: {too_many}"));
+    let refused = check_count(args, count).err().map(|too_many| format!("--yes would fail: {too_many}"));
     if let Some(refused) = refused.as_ref().filter(|_| args.shape.output == OutputFormat::Json) {
         log::warn!("{refused}");
     }
     show_plan(args, plan, |text| {
         if lacks_right {
-            text.push_str(&format!("\n{MISSING_RIGHT}\n"));
+            text.push_str(&format!("\n{MISSING_CAPABILITY}\n"));
         }
         if let Some(refused) = &refused {
             text.push_str(&format!("\n{refused}\n"));
@@ -201,18 +206,18 @@ fn only_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, count: usize) -> anyhow:
     })
 }
 
-/// Does it, unless it is more than was expected.
+/// Executes the plan, unless it has more sockets than expected.
 fn act(args: &cli::KillArgs, filter: &Filter, plan: &KillPlan<'_>, targets: &[Target]) -> anyhow::Result<()> {
     let is_text = args.shape.output == OutputFormat::Text;
     let too_many = check_count(args, targets.len());
-    // Nothing is done that was not shown. JSON has one object a socket, which has plan and result.
+    // Nothing happens that was not shown. JSON has one object per socket, with plan and result.
     if is_text || too_many.is_err() {
-        // A reader that has gone is no reason to end quietly where something was to be done.
+        // Even if the reader has gone, a failure here must not be silent: there was something to destroy.
         show_plan(args, plan, |_text| {}).map_err(|error| KillError::PlanUnwritten(io_error(error)))?;
     }
     too_many?;
     if !targets.is_empty() {
-        // Anything else that is in the way is said of each socket.
+        // Any other obstacle is reported for each socket.
         if let Err(error @ DestroyError::Unsupported(_)) = probe_destroy() {
             return Err(KillError::Unsupported(error).into());
         }
@@ -228,7 +233,7 @@ fn act(args: &cli::KillArgs, filter: &Filter, plan: &KillPlan<'_>, targets: &[Ta
         .zip(outcomes)
         .map(|(target, outcome)| {
             let open = if outcome == Outcome::Destroyed { open.remove(&target.inode) } else { None };
-            // None found is none only if all could be looked at.
+            // An empty list means no descriptor only if all processes could be read.
             let open = open.filter(|open| !open.is_empty() || blind.is_none());
             (target, Done { outcome, open })
         })
@@ -246,14 +251,14 @@ fn act(args: &cli::KillArgs, filter: &Filter, plan: &KillPlan<'_>, targets: &[Ta
     let failed = failed.map_err(anyhow::Error::from);
     if let Err(error) = print(&text) {
         if let Err(failed) = failed {
-            log::error!("{failed:#}");
+            log::error!("{}", with_hints(&failed));
         }
         return Err(KillError::ResultUnwritten { destroyed, count: targets.len(), error: io_error(error) }.into());
     }
     failed
 }
 
-/// The error of a write.
+/// Returns the I/O error of a write.
 fn io_error(error: anyhow::Error) -> io::Error {
     error.downcast().unwrap_or_else(io::Error::other)
 }
@@ -263,7 +268,7 @@ fn check_count(args: &cli::KillArgs, count: usize) -> Result<(), KillError> {
     if u32::try_from(count).is_ok_and(|count| count <= max) { Ok(()) } else { Err(KillError::TooMany { count, max }) }
 }
 
-/// Shows the plan; `last` adds what comes below its text.
+/// Shows the plan; `last` adds lines below its text.
 fn show_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, last: impl FnOnce(&mut String)) -> anyhow::Result<()> {
     let mut text = Vec::new();
     match args.shape.output {
@@ -280,7 +285,7 @@ fn show_plan(args: &cli::KillArgs, plan: &KillPlan<'_>, last: impl FnOnce(&mut S
     print(&text)
 }
 
-/// An error if anything was not done that should have been: the one that a person can do most about.
+/// Returns an error if a planned destruction failed: the first one that the user can fix.
 fn failures(plans: &[Planned], done: &[(&Target, Done)]) -> Result<(), KillError> {
     let mut denied: Vec<&str> = Vec::new();
     let mut others: Vec<String> = Vec::new();
@@ -341,7 +346,7 @@ mod tests {
         assert_eq!(code(Err(KillError::NoFilter)), Some(2));
         assert_eq!(code(Err(KillError::TooMany { count: 5, max: 4 })), Some(1));
         assert_eq!(code(failures(&[Err(Refusal::OwnersUnknown(denied()))], &[])), Some(77));
-        assert_eq!(code(Err(KillError::NotMeant { count: 1 })), Some(1));
+        assert_eq!(code(Err(KillError::UnmatchedSockets { count: 1 })), Some(1));
     }
 
     #[test]

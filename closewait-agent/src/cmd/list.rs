@@ -16,6 +16,7 @@ use crate::{
     clock::{self, TimeAnchor},
     control,
     host::{
+        error_text::with_hints,
         facts::HostFacts,
         limits::of_one_off_scan,
         memory_limit,
@@ -41,16 +42,16 @@ use closewait_engine::{
     snapshot::query::{Filter, GroupBy, Query},
 };
 
-/// Age at which a socket counts as stuck for a one-off scan: the default of an agent.
+/// Dwell time after which a socket counts as stuck in a one-off scan: the default of an agent.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
-/// The time between two looks at what processes do.
+/// Time between the two reads of a process.
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// Bytes that are written at once.
+/// Size of a write, bytes.
 const WRITE: usize = 64 * 1024;
 
-/// Shows the sockets that are in CLOSE_WAIT now.
+/// Lists the sockets that are in CLOSE_WAIT now.
 ///
 /// # Errors
 ///
@@ -69,7 +70,7 @@ pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Logs which sockets may be in CLOSE_WAIT and are not listed.
+/// Logs which sockets may be in CLOSE_WAIT but are not listed.
 pub(super) fn warn_of_missing(header: &AnswerHeader) {
     let missing: Vec<String> = missing(header.untracked, header.unseen.as_deref()).collect();
     if !missing.is_empty() {
@@ -77,11 +78,11 @@ pub(super) fn warn_of_missing(header: &AnswerHeader) {
     }
 }
 
-/// Hands to `show` what an agent answers, or what a one-off scan finds: as much of it as this shape of a list shows.
+/// Hands the answer of an agent, or of a one-off scan, to `show`: as much of it as this shape of a list needs.
 ///
 /// # Errors
 ///
-/// If an agent runs that gives no answer, this kernel or these privileges do not allow a scan, or `show` fails.
+/// If a running agent gives no answer, this kernel or these privileges do not allow a scan, or `show` fails.
 pub(super) fn answer<T>(
     asked: &cli::AgentArgs,
     query: &Query,
@@ -95,7 +96,7 @@ pub(super) fn answer<T>(
     show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
-/// What a running agent answers, if there is one: it knows exact ages, and what entered and left.
+/// Queries a running agent, if there is one: it has exact dwell times, and sockets that entered and exited before.
 fn ask_agent(
     args: &cli::AgentArgs,
     query: &Query,
@@ -108,25 +109,25 @@ fn ask_agent(
     let mut answer = AnswerCollector::new(shape);
     match control::ask(socket, query, |frame| answer.frame(frame).map_err(|error| error.to_string())) {
         Ok(false) => {
-            // Without an agent, the default path is absent. A path that the user gave is expected to have one.
+            // Without an agent, the default path does not exist. At a path from the user, there should be an agent.
             if args.socket.is_some() {
                 log::warn!("no agent answers at {}; this is a one-off scan", socket.display());
             }
             Ok(None)
         }
         Ok(true) => Ok(Some(answer)),
-        // An agent that this user may not ask, or that does not answer, is no reason to say nothing.
+        // If an agent does not answer, or not this user, a scan is better than nothing.
         Err(error) if error.permits_scan() => {
-            log::warn!("{}; looking without it", error.problem());
+            log::warn!("{}; scanning without it", error.problem());
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Scans once. What text of this `form` does not say is logged.
+/// Scans once. Logs what a text of this `form` does not contain.
 fn scan_once(form: Form) -> RecordingEngine {
-    // Before this process uses much itself.
+    // Before this process uses much memory itself.
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
     let facts = HostFacts::gather();
@@ -143,21 +144,21 @@ fn scan_once(form: Form) -> RecordingEngine {
         ..Config::default()
     };
     let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
-    // The programs are needed for as long as the scanner uses them.
+    // The scanner needs the programs as long as it exists.
     let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
     let blind = find_out(&mut engine, &mut scanner, Inspector::new(proxy_peers));
     for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
-    // For JSON, `list` says it.
+    // For JSON, `list` logs it.
     if let Some(unseen) = unseen_sockets(&facts).filter(|_| form == Form::Text) {
         log::warn!("{unseen}");
     }
     engine
 }
 
-/// Executes the commands of an engine that prepares one answer. Returns what the scan of all sockets could not see, one sentence
-/// each.
+/// Executes the commands of an engine that prepares one answer. Returns the gaps of the scan of all sockets, one
+/// sentence each.
 fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: Inspector) -> Vec<String> {
     let (decoder, mut blind) = (engine.decoder(), Vec::new());
     engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
@@ -168,7 +169,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
                 engine.handle(QueryEvent::ScannedAll { query });
             }
             Output::ScanOwners { known } => {
-                // The engine knows what it cannot see.
+                // The engine records the gaps.
                 let _failed = scanner.owners(&known, decoder, clock::now, |found| engine.found(found));
                 engine.handle(ScanEnd::Owners);
             }
@@ -177,7 +178,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
                 engine.handle(QueryEvent::Inspected { query });
             }
             Output::Query(QueryCommand::Answer { query: _ }) => break,
-            // Only for an agent, which has a ring buffer and watches.
+            // Only for an agent, which has a ring buffer and ports to watch.
             Output::Query(QueryCommand::Refresh { .. })
             | Output::Finding(_)
             | Output::RefreshLingering(_)
@@ -193,7 +194,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
     blind
 }
 
-/// Scans with kernel programs. Without them, `sock_diag` and `/proc` tell what they can.
+/// Creates a scanner with kernel programs. If they fail, it uses only `sock_diag` and `/proc`.
 fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner, ProxyPeerReader) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
@@ -206,22 +207,23 @@ fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanne
     });
     let loaded = loaded.unwrap_or_else(|error| {
         log::warn!(
-            "{error:#}; so this shows what sock_diag and /proc tell: of other users' processes, of descriptors that were \
-             left behind and of other namespaces it may show nothing"
+            "the list may lack other users' processes, open descriptors of ended connections and other namespaces, as \
+             kernel programs are unavailable: {}",
+            with_hints(&error)
         );
         None
     });
     loaded.unwrap_or_default()
 }
 
-/// How the command line asks for the list to be printed.
+/// Returns the shape of the list that the command line requests.
 fn shape(args: &cli::ListArgs) -> ListShape {
     let cli::ListArgs { shape, filters: _, by, wide, asked: _ } = args;
     let style = Style { width: if *wide { None } else { width() }, wide: *wide, color: color(*shape) };
     ListShape { form: shape.output.into(), by: by.map(Into::into), style }
 }
 
-/// Which sockets are meant.
+/// Returns the filter of the command line.
 pub(super) fn filter(filters: &cli::Filters) -> Filter {
     let cli::Filters { pid, port, peer, cgroup, older_than, verdict } = filters;
     Filter {
@@ -234,7 +236,8 @@ pub(super) fn filter(filters: &cli::Filters) -> Filter {
     }
 }
 
-/// How wide the screen is; `None` if standard output is none. `COLUMNS` has the last word, as `watch` sets it.
+/// Returns the width of the screen; `None` if standard output is no terminal. `COLUMNS` overrides it, as `watch` sets
+/// it.
 pub(super) fn width() -> Option<u16> {
     let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
     columns.or_else(|| {

@@ -1,4 +1,4 @@
-//! One file a subcommand, and how any of them ends.
+//! Subcommands, one file each, and their exit codes.
 
 mod doctor;
 mod hooks;
@@ -21,7 +21,7 @@ use self::kill::KillError;
 use crate::{
     cli::{Cli, Color, Command, OutputArgs, OutputFormat},
     hooks::HookProgramError,
-    host::{open_files::OpenFiles, plan::StartRefusal},
+    host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
     sink::{Form, Sink, json::Json, text::Text},
     source::{pins::PinsError, program},
 };
@@ -30,17 +30,17 @@ use crate::{
 mod exit {
     /// Failed while running.
     pub(super) const FAILED: u8 = 1;
-    /// The command line does not say enough.
+    /// The command line is invalid.
     pub(super) const USAGE: u8 = 2;
-    /// This kernel cannot.
+    /// The kernel lacks support.
     pub(super) const UNAVAILABLE: u8 = 69;
     /// A privilege is missing.
     pub(super) const DENIED: u8 = 77;
-    /// What was configured cannot be.
+    /// The configuration is invalid.
     pub(super) const CONFIG: u8 = 78;
 }
 
-/// Does what the command line says. Prints errors.
+/// Executes a command line. Prints errors.
 pub fn run(cli: &Cli) -> ExitCode {
     if needs_kernel_program(&cli.command)
         && let Err(error) = program::check_built()
@@ -70,7 +70,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Err(error) => {
             let code = exit_code(&error);
             if let Some(code) = code {
-                log::error!("{error:#}");
+                log::error!("{}", with_hints(&error));
                 return ExitCode::from(code);
             }
             ExitCode::SUCCESS
@@ -78,7 +78,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-/// Whether a command loads kernel programs, or shows what an agent or this host has.
+/// Whether a command loads kernel programs, or shows the state of an agent or of this host.
 const fn needs_kernel_program(command: &Command) -> bool {
     match command {
         Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
@@ -87,12 +87,12 @@ const fn needs_kernel_program(command: &Command) -> bool {
     }
 }
 
-/// Begins a command that opens many files. Without enough descriptors it would fail somewhere, or show less without a word.
+/// Runs a command that opens many files. With too few descriptors it would fail later, or silently show less.
 fn with_open_files(command: impl FnOnce(OpenFiles) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
     command(OpenFiles::raise()?)
 }
 
-/// The exit code of an error; `None` for a reader of standard output that has gone, which is no error.
+/// Returns the exit code of an error; `None` if the reader of standard output has gone, which is no error.
 fn exit_code(error: &anyhow::Error) -> Option<u8> {
     for cause in error.chain() {
         if let Some(refusal) = cause.downcast_ref::<StartRefusal>() {
@@ -122,7 +122,7 @@ fn sink(output: OutputFormat, color: bool) -> Box<dyn Sink> {
     }
 }
 
-/// Writes all of an answer to standard output.
+/// Writes an answer to standard output.
 fn print(answer: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout();
     stdout.write_all(answer).and_then(|()| stdout.flush()).context("writing standard output failed")
@@ -137,7 +137,7 @@ impl From<OutputFormat> for Form {
     }
 }
 
-/// Whether text is to be colored.
+/// Whether to color text.
 fn color(shape: OutputArgs) -> bool {
     match shape.color {
         Color::Always => true,
@@ -189,7 +189,7 @@ mod tests {
             HookProgramError::Missing { call: "stat", path: path(), error: cause() }.into(),
         ];
         for error in errors {
-            let text = format!("{error:#}");
+            let text = with_hints(&error);
             assert_eq!(text.matches("Operation not permitted").count(), 1, "{text}");
         }
     }

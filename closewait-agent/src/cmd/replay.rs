@@ -17,10 +17,10 @@ use crate::{
 };
 use closewait_engine::time::BootTime;
 
-/// Lines that wait to be written are at most about so many bytes, whatever a recording says.
+/// Approximate limit of waiting output lines, bytes, for any recording.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
-/// Plays a recording: what `run` has printed comes out again.
+/// Plays a recording: prints what `run` has printed.
 ///
 /// # Errors
 ///
@@ -30,24 +30,24 @@ pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let reader = open(&args.file)?;
     let mut lines = ReplayedLines::new(sink(args.shape.output, color(args.shape)), io::stdout().lock());
     let played = play(reader, args.speed, &mut lines);
-    // What was played before it failed is shown too.
+    // Shows what was played before a failure, too.
     lines.end().context("writing standard output failed")?;
-    tell(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
+    report_end(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
     Ok(())
 }
 
-/// A recording.
+/// Opens a recording.
 pub(super) fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn io::Read>>> {
     let shown = path.display();
     let from = recording::open(path).with_context(|| format!("opening {shown} failed"))?;
     Reader::new(from).with_context(|| format!("playing {shown} failed"))
 }
 
-/// Why a recording in which no engine began tells nothing.
-pub(super) const NOTHING: &str =
-    "nothing that can be played is in it\nhint: was the agent killed at its start, or the file cut?";
+/// Reason why a recording in which no engine began is unusable.
+pub(super) const NO_EVENT: &str =
+    "the recording has no event\nhint: record again; the agent was killed at its start, or the file was cut";
 
-/// Plays all that is there. Returns how it ends.
+/// Plays all items. Returns the way the recording ends.
 fn play(
     mut reader: Reader<impl io::Read>,
     speed: Speed,
@@ -79,14 +79,14 @@ fn play(
         player.play(item, |shown, anchor| lines.show(shown, anchor))?;
     }
     let end = reader.end();
-    // A recording that was cut in its first frame is reported as any other that was cut.
+    // A recording that was cut in its first frame is reported like any other that was cut.
     let cut = matches!(end, Some(RecordingEnd::Cut { at: 1.., .. }));
-    anyhow::ensure!(player.engine().is_some() || cut, NOTHING);
+    anyhow::ensure!(player.engine().is_some() || cut, NO_EVENT);
     Ok(end)
 }
 
-/// What is to be known of the end.
-fn tell(end: Option<RecordingEnd>, file: &Path) {
+/// Logs the way the recording ends.
+fn report_end(end: Option<RecordingEnd>, file: &Path) {
     let file = file.display();
     match end {
         None | Some(RecordingEnd::Stopped) => {}
@@ -100,9 +100,7 @@ fn tell(end: Option<RecordingEnd>, file: &Path) {
             log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")
         }
         Some(RecordingEnd::Cut { at, skipped }) => {
-            log::warn!(
-                "{file} is cut at byte {at}: the {skipped} bytes from there on are no whole frame and are skipped"
-            );
+            log::warn!("{file} is cut at byte {at}: the last {skipped} bytes are no whole frame and were skipped");
         }
     }
 }
@@ -110,16 +108,16 @@ fn tell(end: Option<RecordingEnd>, file: &Path) {
 /// Schedule of a replay.
 struct Playback {
     speed: Speed,
-    /// The engine that was recorded, and this one.
+    /// Start of the recorded engine, and of this one.
     began: Option<(BootTime, BootTime)>,
 }
 
 impl Playback {
-    /// When what was at `moment` is due; `None` if that does not matter.
+    /// Returns the time at which to play an item of `moment`; `None` to play it at once.
     fn due(&self, moment: BootTime) -> Option<BootTime> {
         let (Speed::Times(times), Some((recorded, here))) = (self.speed, self.began) else { return None };
         let after = moment.since(recorded).as_secs_f64() / times;
-        // One that is further away than can be told is never due.
+        // A moment beyond the range of the clock is never due.
         Some(std::time::Duration::try_from_secs_f64(after).map_or(BootTime(u64::MAX), |after| here + after))
     }
 }
@@ -129,9 +127,9 @@ struct ReplayedLines<W> {
     numbering: Numbering,
     sink: Box<dyn Sink>,
     to: W,
-    /// Handed out last: written, unless they were dropped.
+    /// Lines that the agent handed out last: written here, unless it dropped them.
     handed_out: Vec<u8>,
-    /// Not handed out yet.
+    /// Lines that the agent has not handed out yet.
     waiting: Vec<u8>,
 }
 
@@ -161,14 +159,14 @@ impl<W: Write> ReplayedLines<W> {
         Ok(())
     }
 
-    /// Nobody has dropped what was handed out last.
+    /// Writes the lines that were handed out last: the agent has not dropped them.
     fn flush(&mut self) -> io::Result<()> {
         self.to.write_all(&self.handed_out)?;
         self.handed_out.clear();
         self.to.flush()
     }
 
-    /// Nothing comes any more.
+    /// Writes the remaining lines at the end of the recording.
     fn end(&mut self) -> io::Result<()> {
         self.flush()?;
         self.handed_out = std::mem::take(&mut self.waiting);

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     list, print,
-    replay::{NOTHING, open},
+    replay::{NO_EVENT, open},
     sink,
 };
 use crate::{
@@ -19,11 +19,12 @@ use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 /// Approximate limit of the bytes of incident reports from one recording.
 const MAX_REPORT_BYTES: usize = 4 << 20;
 
-/// Tells all that is known of an incident.
+/// Writes an incident report.
 ///
 /// # Errors
 ///
-/// If there is neither an agent nor a right to look, the recording cannot be read, or standard output cannot be written.
+/// If there is neither an agent nor the privilege for a scan, the recording cannot be read, or standard output cannot
+/// be written.
 pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
     let shown = match &args.file {
@@ -43,13 +44,13 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     print(&shown)
 }
 
-/// The pile-ups that a recording tells of, then all that there was at its end.
+/// Returns the incidents of a recording, then the state at its end.
 fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
     let (mut numbering, mut sink) = (Numbering::default(), sink(output, false));
-    // What piled up and is over is part of the incident too.
+    // Resolved incidents are part of the report too.
     let mut answer = Vec::new();
     for item in &mut reader {
         let item = item.with_context(|| format!("playing {shown} failed"))?;
@@ -66,7 +67,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
         };
         player.play(item, show).with_context(|| format!("playing {shown} failed"))?;
     }
-    let engine = player.engine().context(NOTHING).with_context(|| format!("playing {shown} failed"))?;
+    let engine = player.engine().context(NO_EVENT).with_context(|| format!("playing {shown} failed"))?;
     if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }

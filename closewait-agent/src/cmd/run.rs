@@ -37,11 +37,14 @@ use crate::{
 };
 use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, snapshot::query::Query, time::BootTime};
 
-/// Watches until told to stop.
+/// Context of an error of a thread that could not start.
+const NO_THREAD: &str = "starting a thread failed\nhint: check the limit on processes (ulimit -u, TasksMax=)";
+
+/// Runs the agent until a signal or the end of its time.
 ///
 /// # Errors
 ///
-/// If this kernel or these privileges do not allow it, or something failed meanwhile.
+/// If this kernel or these privileges do not allow it, or something fails later.
 pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
@@ -50,24 +53,24 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the event loop failed (epoll_create); is a limit on open files reached?")?;
+        .context("starting the event loop failed (epoll_create)\nhint: check the limit on open files (ulimit -n)")?;
     runtime.block_on(watch(args, open_files))
 }
 
-/// Removes what an agent has pinned: the program ends.
+/// Removes the pins of an agent, which ends its program.
 fn unpin(dir: &Path) -> anyhow::Result<()> {
     let unpinned = Pins::unpin(dir)?;
     let dir = dir.display();
     match unpinned {
         Unpinned::Nothing => log::info!("nothing is pinned in {dir}"),
-        Unpinned::All => log::info!("what was pinned in {dir} is removed"),
-        Unpinned::Files => log::info!("what was pinned in {dir} is removed; the directory stays: it is in use"),
+        Unpinned::All => log::info!("removed the pins in {dir}"),
+        Unpinned::Files => log::info!("removed the pins in {dir}; the directory stays, because it is in use"),
     }
     Ok(())
 }
 
 async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
-    // Before this process uses much itself.
+    // Before this process uses much memory itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
@@ -90,9 +93,13 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     };
     let mut programs = KernelPrograms::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
-    let ring = RingReader::new(ring).context("epoll_ctl on the ring buffer failed; report this")?;
-    let kernel_log =
-        args.kernel_log.then(|| programs.take_logger()).transpose().context("no log of the kernel program")?;
+    let ring = RingReader::new(ring)
+        .context("epoll_ctl on the ring buffer failed\nhint: report this with the output of `closewait doctor`")?;
+    let kernel_log = args
+        .kernel_log
+        .then(|| programs.take_logger())
+        .transpose()
+        .context("opening the log of the kernel program failed\nhint: run without --kernel-log")?;
     let config = Config {
         stuck_after: args.stuck_after,
         events: match args.events {
@@ -120,7 +127,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     if let Some(Pinned { kept, adoption: Adoption::All | Adoption::Maps, .. }) = programs.pinned() {
         engine.handle(Observation::Resumed { reported: BootTime(kept.reported_ns), dwell: kept.reported.to_vec() });
     }
-    // What is there already goes in before the first record is read: see engine::tracker.
+    // The engine gets present sockets before the first record: see engine::tracker.
     let mut degraded: Vec<_> = plan.degraded.iter().chain(&limits.degraded).map(sentence).collect();
     let (mut max_sockets, mut ring_buffer_bytes) = (limits.max_sockets, limits.ring_buffer);
     if let Some(pinned) = programs.pinned() {
@@ -137,22 +144,21 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     }
     programs.forget_types();
     // Reading the kernel's types takes some ten megabytes for a moment.
-    memory::give_back();
+    memory::release_free_memory();
 
-    // An agent that cannot be asked watches all the same.
+    // Without a control socket, the agent still watches.
     let control = control(&args.socket, limits.lines, &mut degraded);
     let mut inspector = Inspector::new(proxy_peers);
     if !args.enter_namespaces {
         inspector.open_ahead();
     }
-    // Nothing can be run later.
+    // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
-    // All that is opened is open, and no thread of the start is left: those to come are confined with this one.
+    // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
-    degraded.extend(give_up(keep, &facts));
+    degraded.extend(drop_privileges(keep, &facts));
     let workers = Workers::start(scanner, inspector);
-    let workers =
-        workers.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
+    let workers = workers.context(NO_THREAD)?;
     let start = Start {
         at,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -163,13 +169,15 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         ring_buffer_bytes,
         pinned: programs.pinned().map(|pinned| pinned.adoption.word().to_owned()),
         stuck_after: args.stuck_after,
-        // Names that others chose are in them.
+        // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
     let (numbering, sink) = (Numbering::default(), sink(args.shape.output, color(args.shape)));
     let writer =
-        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed")?;
-    let hooks = helper.map(Helper::connect).transpose().context("starting the thread that asks for hooks failed")?;
+        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed\nhint: check the limit on processes (ulimit -u, TasksMax=)")?;
+    let hooks = helper.map(Helper::connect).transpose().context(
+        "starting the thread that requests hooks failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
+    )?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let source = KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE };
     let (pending, peak) = (Pending::default(), Peak::default());
@@ -178,7 +186,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         .await
 }
 
-/// Takes in everything that is there already, and what could not be seen. `None` if a signal has come meanwhile.
+/// Scans all present sockets. Returns the gaps, or `None` if a signal has arrived meanwhile.
 async fn first_scan(
     scanner: Scanner,
     decoder: Decoder,
@@ -186,7 +194,7 @@ async fn first_scan(
     signals: &mut Signals,
 ) -> anyhow::Result<Option<(Scanner, Vec<String>)>> {
     let scan = FirstScan::begin(scanner, decoder);
-    let mut scan = scan.context("starting a thread failed; is a limit on processes reached (ulimit -u, TasksMax=)?")?;
+    let mut scan = scan.context(NO_THREAD)?;
     let mut unseen = Vec::new();
     loop {
         tokio::select! {
@@ -201,33 +209,34 @@ async fn first_scan(
     }
 }
 
-/// The socket for `list`, `report` and `kill`. A problem with it is reported, and the agent watches all the same.
+/// Opens the control socket for `list`, `report` and `kill`. Reports a problem with it; the agent watches all the
+/// same.
 fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Control<Query>> {
-    // Under a memory limit, answers have as much of it as two queues of lines.
+    // Under a memory limit, answers may use as much of it as two queues of lines.
     let listening = Control::listen(path, control::MAX_BYTES_IN_FLIGHT.min(2 * lines));
-    let (control, doubts) = match listening {
+    let (control, warnings) = match listening {
         Ok(control) => {
-            let doubts = control.doubts().to_vec();
-            (Some(control), doubts)
+            let warnings = control.warnings().to_vec();
+            (Some(control), warnings)
         }
         Err(error) => (None, vec![format!("control socket unavailable: {}; {}", error.problem(), error.hint())]),
     };
-    for what in &doubts {
+    for what in &warnings {
         log::warn!("{what}");
     }
-    degraded.extend(doubts);
+    degraded.extend(warnings);
     control
 }
 
-/// What is run when something is found. A program that is not one to run is known before anything is loaded.
+/// Returns the hooks of the command line. Checks the programs before anything is loaded.
 fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
     let cli::OnFindings { on_stuck, on_pileup, hook_timeout: timeout, hook_every: every } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
     Ok(hooks::HookConfig { programs: programs.context("a hook cannot be used")?, timeout: *timeout, every: *every })
 }
 
-/// Gives up what only the start needed. Returns what could not be, one sentence each.
-fn give_up(keep: Keep, facts: &HostFacts) -> Vec<String> {
+/// Drops the privileges that only the start needed. Returns the failures, one sentence each.
+fn drop_privileges(keep: Keep, facts: &HostFacts) -> Vec<String> {
     let Confined { kept, degraded } = confine(keep);
     let kept = match kept.as_deref() {
         None => "unknown".to_owned(),

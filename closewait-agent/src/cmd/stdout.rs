@@ -1,4 +1,4 @@
-//! Checks that the output of a command can be read at all.
+//! Check of the output that a command is going to write.
 
 use std::{io, os::fd::AsFd};
 
@@ -10,12 +10,12 @@ use crate::cli::Command;
 /// Reason why a command cannot write its output.
 #[derive(Debug, Error)]
 pub(super) enum StdoutError {
-    /// A write to it would fail, which the standard library takes for success.
+    /// A write would fail, and the standard library would report success.
     #[error(
         "standard output is not open for writing: nothing changed\nhint: give a standard output that can be written"
     )]
     ReadOnly,
-    /// It is closed, or discards what is written.
+    /// Standard output is closed, or discards all data.
     #[error(
         "standard output is closed, so the plan could not be shown: nothing changed\n\
          hint: give a standard output; to discard it, open /dev/null for writing only (>/dev/null)"
@@ -23,8 +23,9 @@ pub(super) enum StdoutError {
     Closed,
 }
 
-/// Checks the standard output of a command that prints. The standard library hides both errors: it opens /dev/null in the
-/// place of a closed descriptor (`sanitize_standard_fds` in library/std/src/sys/pal/unix/mod.rs), and takes `EBADF` for success.
+/// Checks the standard output of a command that prints. The standard library hides both errors: it opens /dev/null in
+/// place of a closed descriptor (`sanitize_standard_fds` in library/std/src/sys/pal/unix/mod.rs), and treats `EBADF`
+/// as success.
 pub(super) fn check(command: &Command) -> anyhow::Result<()> {
     // The helper of an agent prints nothing.
     if matches!(command, Command::Hooks(_)) {
@@ -34,8 +35,8 @@ pub(super) fn check(command: &Command) -> anyhow::Result<()> {
     Ok(check_descriptor(io::stdout(), destroys)?)
 }
 
-/// Only a command that destroys is refused for a closed descriptor: the place that the standard library gives to it looks like
-/// `1<>/dev/null`, which is harmless elsewhere.
+/// Checks a descriptor. Only a command that destroys is refused for a closed one: its replacement by the standard
+/// library looks like `1<>/dev/null`, which is harmless elsewhere.
 fn check_descriptor(stdout: impl AsFd, destroys: bool) -> Result<(), StdoutError> {
     let (Ok(flags), Ok(found)) = (fcntl_getfl(&stdout), fstat(&stdout)) else { return Err(StdoutError::ReadOnly) };
     let is_null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == makedev(1, 3);
@@ -56,12 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standard_output_that_nobody_can_write_is_refused() {
+    fn a_standard_output_that_cannot_be_written_is_refused() {
         let open = |path: &str, read, write| OpenOptions::new().read(read).write(write).open(path).unwrap();
         let exe = open("/proc/self/status", true, false);
         assert!(matches!(check_descriptor(&exe, false), Err(StdoutError::ReadOnly)));
         assert!(matches!(check_descriptor(open("/dev/null", true, false), true), Err(StdoutError::ReadOnly)));
-        // As the standard library opens it in the place of a closed one.
+        // The replacement of a closed descriptor by the standard library.
         let closed = open("/dev/null", true, true);
         assert!(matches!(check_descriptor(&closed, true), Err(StdoutError::Closed)));
         assert!(check_descriptor(&closed, false).is_ok());

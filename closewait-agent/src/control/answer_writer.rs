@@ -1,4 +1,4 @@
-//! An answer that is sent while it is made, as far as its client takes it at once. Nothing waits for the client here.
+//! Answer that is sent while it is made, as far as its client reads it at once. Nothing waits for the client here.
 
 use std::io::{self, Write as _};
 
@@ -6,41 +6,43 @@ use super::{
     body::{BodyWriter, full},
     frames::{MAX_FRAME, MAX_REFUSAL, REFUSAL},
     pool::Lease,
-    server::Asker,
+    server::QueryClient,
 };
 
-/// Size from which on complete frames are sent before the answer is complete, bytes. A short answer is sent in one piece.
+/// Minimum size of complete frames to send before the answer is complete, bytes. A short answer is sent at once.
 const SEND: usize = 16 * 1024;
-/// Most bytes that wait for a client that reads more slowly than the agent writes. What follows is queued in a `Body`.
+/// Maximum number of bytes that wait for a client that reads more slowly than the agent writes. Later ones are queued
+/// in a `Body`.
 const MAX_WAITING: usize = 128 * 1024;
 
-/// Makes an answer of frames, and sends it meanwhile. Writing fails when all answers in flight together would be over the limit.
+/// Writer of an answer in frames that sends while it writes. A write fails if all answers in flight together exceed
+/// the limit.
 #[derive(Debug)]
 pub struct AnswerWriter {
-    asker: Asker,
-    /// What comes next: the first line, then complete frames. The first of them may have been sent in part.
+    client: QueryClient,
+    /// Bytes to send next: the first line, then complete frames. The first may have been sent in part.
     waiting: Vec<u8>,
-    /// For the bytes that wait.
+    /// Lease for the waiting bytes.
     lease: Lease,
     /// Whether a part of the answer was sent.
     began: bool,
-    /// What follows, if the client has not kept up. It begins with a frame.
+    /// Rest of the answer, if the client is too slow. It begins with a frame.
     queue: Option<BodyWriter>,
     frames: u64,
 }
 
 impl AnswerWriter {
     /// Begins an answer with its first line.
-    pub(super) fn new(asker: Asker, head: Vec<u8>) -> Self {
-        let lease = Lease::new(asker.pool());
-        Self { asker, waiting: head, lease, began: false, queue: None, frames: 0 }
+    pub(super) fn new(client: QueryClient, head: Vec<u8>) -> Self {
+        let lease = Lease::new(client.pool());
+        Self { client, waiting: head, lease, began: false, queue: None, frames: 0 }
     }
 
     /// Adds a frame.
     ///
     /// # Errors
     ///
-    /// If all answers in flight together are over the limit, or the frame is empty or longer than any may be.
+    /// If all answers in flight together exceed the limit, or the frame is empty or too long.
     pub fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = u32::try_from(bytes.len()).ok().filter(|_| (1..=MAX_FRAME).contains(&bytes.len()));
         let length = length.ok_or_else(|| io::Error::other(format!("a part of it has {} bytes", bytes.len())))?;
@@ -58,17 +60,17 @@ impl AnswerWriter {
             self.send();
         }
         if self.waiting.len() > MAX_WAITING {
-            self.queue = Some(BodyWriter::new(self.asker.pool()));
+            self.queue = Some(BodyWriter::new(self.client.pool()));
         }
         self.resize_lease()
     }
 
-    /// Sends what the client takes at once.
+    /// Sends as much as the client accepts at once.
     fn send(&mut self) {
         let mut sent = 0;
-        // An error is found again by the task that sends the rest.
+        // The task that sends the rest gets the error again.
         while let Some(rest) = self.waiting.get(sent..).filter(|rest| !rest.is_empty())
-            && let Ok(bytes @ 1..) = self.asker.send_now(rest)
+            && let Ok(bytes @ 1..) = self.client.send_now(rest)
         {
             sent += bytes;
         }
@@ -81,7 +83,7 @@ impl AnswerWriter {
         if self.lease.resize(self.waiting.len(), limit) { Ok(()) } else { Err(full(self.lease.pool())) }
     }
 
-    /// Ends the answer. What its client has not taken yet is sent in the background: a client that does not take it holds up nobody.
+    /// Ends the answer. The rest is sent in the background: a slow client delays no other.
     pub fn finish(mut self) {
         if let Err(error) = self.write([&0_u32.to_le_bytes(), &self.frames.to_le_bytes()]) {
             return self.refuse(&error.to_string());
@@ -91,16 +93,16 @@ impl AnswerWriter {
             Err(error) => return self.refuse(&error.to_string()),
         };
         self.send();
-        // Less waits than before.
+        // Fewer bytes wait than before.
         let _fits = self.resize_lease();
-        self.asker.send((self.waiting, self.lease), body);
+        self.client.send((self.waiting, self.lease), body);
     }
 
-    /// Ends the answer with the reason why there is none, also if a part of it was sent. What was queued is dropped.
+    /// Ends the answer with the reason for its failure, even if a part was sent. Drops the queued bytes.
     pub fn refuse(mut self, why: &str) {
         self.queue = None;
         if !self.began {
-            return self.asker.refuse(why.to_owned());
+            return self.client.refuse(why.to_owned());
         }
         let why = why.get(..why.floor_char_boundary(MAX_REFUSAL)).unwrap_or_default();
         self.waiting.extend_from_slice(&REFUSAL.to_le_bytes());
@@ -108,6 +110,6 @@ impl AnswerWriter {
         self.waiting.extend_from_slice(why.as_bytes());
         self.send();
         let _fits = self.resize_lease();
-        self.asker.send((self.waiting, self.lease), None);
+        self.client.send((self.waiting, self.lease), None);
     }
 }

@@ -1,7 +1,8 @@
-//! An answer in flight: pieces that are freed as they are written.
+//! Answer in flight, in pieces that are freed as they are sent.
 //!
-//! An answer stays as it is while all answers together are small. What goes beyond is compressed while it is written: the
-//! objects of `list` shrink to a twentieth, at a gigabyte a second, and are inflated again piece by piece as they are sent.
+//! An answer stays uncompressed while all answers together are small. Beyond that it is compressed while it is
+//! written: the objects of `list` shrink to a twentieth, at a gigabyte per second. They are inflated again piece by
+//! piece as they are sent.
 
 use std::{
     collections::VecDeque,
@@ -19,14 +20,14 @@ const PIECE: usize = 64 * 1024;
 /// A complete answer.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// What comes first.
+    /// Uncompressed beginning.
     plain: VecDeque<Vec<u8>>,
-    /// What follows, compressed, and how far it was inflated.
+    /// Compressed rest.
     deflated: VecDeque<Vec<u8>>,
     inflating: Option<Inflating>,
-    /// Length of the text.
+    /// Length of the text, bytes.
     length: u64,
-    /// Bytes of the piece that was taken last: they come back with the next.
+    /// Size of the piece that was returned last, bytes; the next call releases it.
     out: usize,
     lease: Lease,
 }
@@ -34,18 +35,18 @@ pub(super) struct Body {
 #[derive(Debug)]
 struct Inflating {
     inflate: Decompress,
-    /// Bytes of the first compressed piece that were read.
+    /// Number of bytes of the first compressed piece that were read.
     offset: usize,
     ended: bool,
 }
 
 impl Body {
-    /// Length of the text in bytes.
+    /// Returns the length of the text in bytes.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// The next piece of the text, and with it the end of the one before.
+    /// Returns the next piece of the text, and releases the previous one.
     ///
     /// # Errors
     ///
@@ -85,11 +86,11 @@ impl Body {
     }
 }
 
-/// Makes an answer. Writing fails when all answers in flight together would be over the limit.
+/// Writer of an answer. A write fails if all answers in flight together exceed the limit.
 #[derive(Debug)]
 pub(super) struct BodyWriter {
     body: Body,
-    /// The piece that is being filled.
+    /// Piece that is being filled.
     piece: Vec<u8>,
     deflate: Option<Compress>,
 }
@@ -125,13 +126,13 @@ impl BodyWriter {
         Ok(self.body)
     }
 
-    /// Adds to the uncompressed part as long as there is room for that. Returns the rest.
+    /// Adds to the uncompressed part as far as its limit allows. Returns the rest.
     fn plain<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
         while self.deflate.is_none() && !bytes.is_empty() {
             if self.piece.len() == PIECE {
                 let limit = self.body.lease.pool().plain_limit();
                 if !self.body.lease.take(PIECE, limit) {
-                    // Fast: this is done while the event loop waits. Without a header and a checksum.
+                    // Fast, because the event loop waits meanwhile. Without a header and a checksum.
                     self.deflate = Some(Compress::new(Compression::fast(), false));
                     break;
                 }
@@ -176,7 +177,7 @@ impl Write for BodyWriter {
         let rest = self.plain(bytes);
         if self.deflate.is_some() {
             if was_plain {
-                // The piece that found no room goes first.
+                // The last uncompressed piece goes first.
                 let piece = std::mem::take(&mut self.piece);
                 self.deflate(&piece, FlushCompress::None)?;
             }
@@ -191,7 +192,7 @@ impl Write for BodyWriter {
     }
 }
 
-/// The error of an answer that is over the limit.
+/// Returns the error of an answer that exceeds the limit.
 pub(super) fn full(pool: &BytePool) -> io::Error {
     io::Error::other(format!(
         "it does not fit into the {} MiB that the agent keeps for answers, of which other clients have not taken theirs; \
@@ -262,7 +263,7 @@ mod tests {
     fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
         let pool = BytePool::new(256 * 1024);
         let mut state = 1_u64;
-        // Does not compress.
+        // Data that does not compress.
         let noise: Vec<u8> = (0..1 << 20)
             .map(|_| {
                 state ^= state << 13;
@@ -301,7 +302,7 @@ mod tests {
             step in 1_usize..200_000,
         ) {
             let text = seed.repeat(times);
-            // So small that nearly all of it is compressed, and large enough for text that does not compress.
+            // Small enough to compress nearly all of it, and large enough for text that does not compress.
             let pool = BytePool::new(2 << 20);
             let mut writer = BodyWriter::new(Arc::clone(&pool));
             for part in text.chunks(step) {

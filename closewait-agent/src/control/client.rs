@@ -1,4 +1,4 @@
-//! The side of `list`, `report` and `kill`: asks a running agent, and waits for it with patience that ends.
+//! Client for `list`, `report` and `kill`: queries a running agent, with time limits.
 
 use std::{
     io::{self, Write as _},
@@ -28,19 +28,19 @@ use crate::{
 };
 use closewait_engine::{text::still_harmless, time::BootTime};
 
-/// Time between two tries to connect while the agent's queue is full.
+/// Time between two connection attempts while the agent's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// What a thread that connects does while the agent's queue is full.
+/// Call of a connecting thread while the agent's queue is full.
 const FULL_QUEUE: &str = "connect (the agent's queue is full)";
-/// Bytes that are read at once.
-const READ: usize = 256 * 1024;
+/// Size of a read, bytes.
+const READ_BYTES: usize = 256 * 1024;
 
-/// Asks the agent at `path`, and gives each frame of its answer to `take`. Returns whether there is an agent. Believes root,
-/// the own user, and the user to whom root has given the folder of the socket.
+/// Queries the agent at `path`, and gives each frame of its answer to `take`. Returns whether there is an agent.
+/// Trusts root, the own user, and the user to whom root has given the folder of the socket.
 ///
 /// # Errors
 ///
-/// If there is one that cannot be asked, that is not believed, that gives no whole answer in time, or one that `take` refuses.
+/// If the agent cannot be queried, is not trusted, gives no complete answer in time, or `take` refuses the answer.
 pub fn ask(
     path: &Path,
     query: &impl Serialize,
@@ -72,7 +72,7 @@ pub(super) fn ask_within(
 
 /// Outcome of a connection attempt.
 enum Connected {
-    /// An agent that the client believes.
+    /// An agent that the client trusts.
     Agent(UnixStream),
     /// No program listens at the path.
     Absent,
@@ -80,7 +80,7 @@ enum Connected {
     Busy,
 }
 
-/// Connects to the agent at `path`, and checks that the client may believe it.
+/// Connects to the agent at `path`, and checks that the client may trust it.
 fn connected(path: &Path, until: BootTime) -> Result<Connected, ControlError> {
     let failed = |call, error| ControlError::Ask { call, path: path.to_owned(), error };
     let address = SocketAddrUnix::new(path).map_err(|error| failed("connect", error.into()))?;
@@ -101,24 +101,24 @@ fn connected(path: &Path, until: BootTime) -> Result<Connected, ControlError> {
     }
     let stream = UnixStream::from(socket);
     let user = peer::user_of(&stream).map_err(|error| failed("getsockopt(SO_PEERCRED)", error))?;
-    if peer::is_believed(user, path) {
+    if peer::is_trusted(user, path) {
         Ok(Connected::Agent(stream))
     } else {
-        Err(ControlError::Stranger { path: path.to_owned(), user })
+        Err(ControlError::Untrusted { path: path.to_owned(), user })
     }
 }
 
-/// One question and its answer, with the time for both.
+/// One query and its answer, with time limits for both.
 struct Exchange<'a> {
     path: &'a Path,
     began: BootTime,
-    /// Time until the first byte, from the first byte to the last, and without a byte.
+    /// Time limit until the first byte, from the first byte to the last, and without a byte.
     patience: Duration,
-    /// When the client gives up.
+    /// Time at which the client gives up.
     until: BootTime,
-    /// When the last byte came, or the exchange began.
+    /// Time of the last byte, or of the start.
     last: BootTime,
-    /// Bytes of the answer.
+    /// Number of received bytes of the answer.
     received: u64,
 }
 
@@ -136,7 +136,7 @@ impl Exchange<'_> {
         ControlError::Slow { path: self.path.to_owned(), waited: until.since(self.began), bytes: self.received }
     }
 
-    /// Returns a non-blocking connection to an agent that the client believes; `None` if no program listens.
+    /// Returns a non-blocking connection to an agent that the client trusts; `None` if no program listens.
     fn connect(&self) -> Result<Option<UnixStream>, ControlError> {
         if self.path.as_os_str().len() > MAX_PATH {
             return Err(ControlError::TooLong { path: self.path.to_owned() });
@@ -157,7 +157,7 @@ impl Exchange<'_> {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::OUT)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It may have said why, and hung up.
+                // The agent may have sent a reason, and hung up.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) => return Err(self.failed("write", error)),
             }
@@ -188,7 +188,7 @@ impl Exchange<'_> {
         if ended { Ok(()) } else { Err(self.unusable(format!("it was cut off after {} bytes", self.received))) }
     }
 
-    /// Reads the first line of an answer into `bytes`, and removes it from them again.
+    /// Reads the first line of an answer into `bytes`, and removes it from there.
     fn read_head(&mut self, stream: &mut UnixStream, bytes: &mut Vec<u8>) -> Result<(), ControlError> {
         let end = loop {
             if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
@@ -215,10 +215,10 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Reads what is there, or waits until something is. Returns its length; 0 at the end.
+    /// Reads available bytes, or waits for some. Returns their number; 0 at the end.
     fn read(&mut self, stream: &mut UnixStream, to: &mut Vec<u8>) -> Result<usize, ControlError> {
         loop {
-            to.reserve(READ);
+            to.reserve(READ_BYTES);
             match rustix::io::read(&*stream, spare_capacity(to)) {
                 Ok(read) => {
                     if read > 0 {
@@ -231,14 +231,15 @@ impl Exchange<'_> {
                 }
                 Err(Errno::AGAIN) => self.wait(stream, PollFlags::IN)?,
                 Err(Errno::INTR) => {}
-                // It hung up before it had read all of the question.
+                // The agent hung up before it had read the whole query.
                 Err(Errno::CONNRESET) => return Ok(0),
                 Err(error) => return Err(self.failed("read", error.into())),
             }
         }
     }
 
-    /// The patience grows with what has come, so that one byte a second is not enough and any real answer is.
+    /// Extends the time limit by the received bytes: one byte per second is too slow, and any real answer is fast
+    /// enough.
     fn progressed(&mut self, bytes: u64) {
         if self.received == 0 {
             self.until = clock::now() + self.patience;
@@ -249,7 +250,7 @@ impl Exchange<'_> {
         self.last = clock::now();
     }
 
-    /// Waits until the stream is ready, or for as long as the patience lasts: in all, and without a byte.
+    /// Waits until the stream is ready, or until the total time limit or that without a byte.
     fn wait(&self, stream: &UnixStream, wanted: PollFlags) -> Result<(), ControlError> {
         let rest = self.until.min(self.last + self.patience).since(clock::now());
         if rest.is_zero() {

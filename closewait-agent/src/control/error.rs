@@ -6,78 +6,78 @@ use super::PROTOCOL;
 use crate::host::in_time::CallFailure;
 use closewait_engine::text::duration;
 
-/// Error of an agent's control socket or of a query to it. Printed as the problem with its cause, and a line with a
+/// Error of an agent's control socket or of a query to it. Its text is the problem with its cause, and a line with a
 /// hint.
 #[derive(Debug)]
 pub enum ControlError {
-    /// Something that is no socket is there.
+    /// A file that is no socket is at the path.
     Occupied {
         /// Path of the socket.
         path: PathBuf,
         /// Kind of file, with its article.
         what: &'static str,
     },
-    /// A socket of another user is there.
+    /// A socket of another user is at the path.
     Foreign {
         /// Path of the socket.
         path: PathBuf,
         /// User who owns the socket.
         owner: u32,
     },
-    /// Another agent answers there.
+    /// Another agent answers at the path.
     Taken {
         /// Path of the socket.
         path: PathBuf,
     },
-    /// The address of a Unix socket has no room for the path.
+    /// The path is too long for the address of a Unix socket.
     TooLong {
         /// Path of the socket.
         path: PathBuf,
     },
-    /// A system call failed while the socket was made.
+    /// A system call failed while the agent created the socket.
     Listen {
-        /// The system call.
+        /// Name of the system call.
         call: &'static str,
         /// Path that the call got.
         path: PathBuf,
         /// Error of the call.
         error: io::Error,
     },
-    /// Somebody answers there who is neither root nor the own user, nor owns the folder by root's decision.
-    Stranger {
+    /// The server is neither root nor the own user, and root has not given it the folder.
+    Untrusted {
         /// Path of the socket.
         path: PathBuf,
-        /// The user that answers.
+        /// User of the server.
         user: u32,
     },
     /// The agent took too long.
     Slow {
         /// Path of the socket.
         path: PathBuf,
-        /// How long the client waited.
+        /// Time that the client waited.
         waited: Duration,
-        /// Bytes of the answer that came until then.
+        /// Bytes of the answer that arrived until then.
         bytes: u64,
     },
     /// The file system of the socket took too long.
     Unanswered {
         /// Path of the socket.
         path: PathBuf,
-        /// Which call, and how long it was waited for.
+        /// System call that did not answer, and its duration.
         why: CallFailure,
-        /// Whether an agent was to be asked there, not to listen.
+        /// Whether a client was connecting, not an agent listening.
         asked: bool,
     },
-    /// A system call failed while the agent was asked.
+    /// A system call failed during a query.
     Ask {
-        /// The system call.
+        /// Name of the system call.
         call: &'static str,
         /// Path of the socket.
         path: PathBuf,
         /// Error of the call.
         error: io::Error,
     },
-    /// The agent speaks another version of the protocol.
+    /// The agent uses another version of the protocol.
     Version {
         /// Path of the socket.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum ControlError {
         /// Version of the agent; empty before the first.
         agent: String,
     },
-    /// The agent refused to answer, or its answer cannot be used.
+    /// The agent refused to answer, or its answer is unusable.
     Answer {
         /// Path of the socket.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// What failed and why, without the hint.
+    /// Returns what failed and why, without the hint.
     pub fn problem(&self) -> String {
         match self {
             Self::Occupied { path, what } => format!("{} is {what}, not a socket; it stays as it is", path.display()),
@@ -110,7 +110,7 @@ impl ControlError {
                 path.as_os_str().len()
             ),
             Self::Listen { call, path, error } => format!("{call} for {} failed: {error}", path.display()),
-            Self::Stranger { path, user } => format!(
+            Self::Untrusted { path, user } => format!(
                 "user {user} answers at {}, who is neither root, nor you, nor the owner of a folder that root has made for \
                  an agent: the answer is not taken",
                 path.display()
@@ -124,11 +124,11 @@ impl ControlError {
                 path.display()
             ),
             Self::Unanswered { path, why, asked: true } => {
-                format!("asking the agent at {} failed: {why}", path.display())
+                format!("querying the agent at {} failed: {why}", path.display())
             }
             Self::Unanswered { path, why, asked: false } => format!("{}: {why}", path.display()),
             Self::Ask { call, path, error } => {
-                format!("asking the agent at {} failed ({call}): {error}", path.display())
+                format!("querying the agent at {} failed ({call}): {error}", path.display())
             }
             Self::Version { path, protocol, agent } => {
                 let version = if agent.is_empty() { String::new() } else { format!(" of version {agent}") };
@@ -143,7 +143,7 @@ impl ControlError {
         }
     }
 
-    /// What to do about it.
+    /// Returns what the user can do.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Occupied { .. } | Self::Foreign { .. } => {
@@ -152,28 +152,28 @@ impl ControlError {
             Self::Taken { .. } => "give a --socket of its own to this agent, or stop the other",
             Self::TooLong { .. } => "give a shorter --socket",
             Self::Listen { .. } => "give a --socket in a folder that this user may write to",
-            Self::Stranger { .. } => "look without an agent: --alone",
-            Self::Slow { .. } => "see whether the agent is stopped or busy, or look without it: --alone",
+            Self::Untrusted { .. } => "scan without the agent: --alone",
+            Self::Slow { .. } => "check whether the agent is stopped or busy, or scan without it: --alone",
             Self::Unanswered { asked: true, .. } => {
-                "see to the file system of the path, or look without the agent: --alone"
+                "check the file system of the path, or scan without the agent: --alone"
             }
-            Self::Unanswered { .. } => "see to the file system of the path, or give a --socket on another",
-            Self::Ask { .. } => "run as root or as the user that runs the agent, or look without it: --alone",
+            Self::Unanswered { .. } => "check the file system of the path, or give a --socket on another one",
+            Self::Ask { .. } => "run as root or as the user that runs the agent, or scan without it: --alone",
             Self::Version { .. } => {
-                "restart the agent with this closewait, use the closewait of the agent, or look without it: --alone"
+                "restart the agent with this closewait, use the closewait of the agent, or scan without it: --alone"
             }
-            Self::Answer { .. } => "see whether the agent is of the same version, or look without it: --alone",
+            Self::Answer { .. } => "check that the agent has the same version, or scan without it: --alone",
         }
     }
 
-    /// Returns whether a one-off scan may replace the agent's answer: the client did not find a stranger there.
+    /// Whether a one-off scan may replace the agent's answer: the client did not find an untrusted server there.
     pub fn permits_scan(&self) -> bool {
         matches!(self, Self::Ask { .. } | Self::Slow { .. } | Self::TooLong { .. } | Self::Unanswered { .. })
     }
 }
 
-/// Bytes of a path that the address of a Unix socket has room for: `UNIX_PATH_MAX` (include/uapi/linux/un.h, v6.18) less the
-/// zero at its end.
+/// Maximum length of a path in the address of a Unix socket, bytes: `UNIX_PATH_MAX` (include/uapi/linux/un.h, v6.18)
+/// less the zero at its end.
 pub(super) const MAX_PATH: usize = 107;
 
 impl fmt::Display for ControlError {

@@ -1,16 +1,17 @@
-//! The frames of an answer: a length, and that number of bytes. An end mark with the number of frames follows the last one, so
-//! that the client recognizes an answer that was cut off. The reason why the answer ends early may come in its place.
+//! Frames of an answer: a length, and that number of bytes. An end mark with the number of frames follows the last
+//! one, so that the client recognizes an answer that was cut off. In place of a frame may come the reason why the
+//! answer ends early.
 
-/// Longest frame, bytes: far more than a socket has that ten thousand processes hold.
+/// Maximum length of a frame, bytes: far more than a socket with ten thousand owners has.
 pub(super) const MAX_FRAME: usize = 16 << 20;
 /// Size of the length in front of a frame, bytes.
 pub(super) const LENGTH: usize = size_of::<u32>();
-/// Stands in place of a length. The length of a reason follows, then the reason why there is no more of the answer.
+/// Mark in place of a length. The length of a reason follows, then the reason why the answer ends early.
 pub(super) const REFUSAL: u32 = u32::MAX;
-/// Longest reason, bytes.
+/// Maximum length of a reason, bytes.
 pub(super) const MAX_REFUSAL: usize = 4096;
 
-/// Reads the frames of an answer.
+/// Reader of the frames of an answer.
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
     frames: u64,
@@ -18,12 +19,12 @@ pub(super) struct FrameReader {
 }
 
 impl FrameReader {
-    /// Gives each complete frame that `bytes` begin with to `take`, and removes it from them. Returns whether the answer has
-    /// ended.
+    /// Gives each complete frame at the start of `bytes` to `take`, and removes it from there. Returns whether the
+    /// answer has ended.
     ///
     /// # Errors
     ///
-    /// If the bytes are no frames, the agent gives a reason why there is no more of the answer, or `take` refuses a frame.
+    /// If the bytes are no frames, the agent gives a reason why the answer ends early, or `take` refuses a frame.
     pub(super) fn read(
         &mut self,
         bytes: &mut Vec<u8>,
@@ -76,7 +77,7 @@ mod tests {
     /// Size of the end mark, bytes: a length of 0, and the number of frames.
     const END_MARK: usize = LENGTH + size_of::<u64>();
 
-    /// The bytes of an answer with these frames.
+    /// Returns the bytes of an answer with these frames.
     fn written(frames: &[Vec<u8>]) -> Vec<u8> {
         let lengths = frames.iter().map(|frame| (frame.len() as u32).to_le_bytes());
         let mut all: Vec<u8> = lengths.zip(frames).flat_map(|(length, frame)| [&length[..], frame].concat()).collect();
@@ -85,7 +86,7 @@ mod tests {
         all
     }
 
-    /// The frames that are read from `bytes`, which come in parts of `step` bytes, and whether the answer has ended.
+    /// Reads frames from `bytes`, in parts of `step` bytes. Returns them, and whether the answer has ended.
     fn read(bytes: &[u8], step: usize) -> Result<(Vec<Vec<u8>>, bool), String> {
         let (mut reader, mut waiting, mut frames, mut ended) = (FrameReader::default(), Vec::new(), Vec::new(), false);
         for part in bytes.chunks(step) {

@@ -1,17 +1,17 @@
-//! The Unix socket on which a running agent answers other closewait commands.
+//! Unix socket on which a running agent answers other closewait commands.
 //!
-//! A connection carries one question and one answer. Each begins with a line of JSON that has the version of the protocol, in
-//! every version; frames of typed items follow the line of an answer, and then an end mark. [`crate::sink::answer`] has the
-//! items.
+//! A connection carries one query and one answer. In every version of the protocol, each begins with a line of JSON
+//! that has the version. After the line of an answer follow frames of typed items, and an end mark.
+//! [`crate::sink::answer`] has the items.
 //!
 //! | file | content |
 //! |---|---|
-//! | `place` | the socket file: created with the right mode, never in the place of something else, removed only by its owner |
-//! | `peer` | who is at the other end, and whether to believe it |
+//! | `place` | the socket file: created with the right mode, never in place of another file, removed only by its creator |
+//! | `peer` | identity of the other end, and whether to trust it |
 //! | `server` | the agent's side: bounded in clients, bytes and time |
-//! | `answer_writer` | an answer that is sent while it is made, as far as its client takes it at once |
+//! | `answer_writer` | an answer that is sent while it is made, as far as its client reads it at once |
 //! | `frames` | the parts of an answer, and the mark at its end |
-//! | `body`, `pool` | answers in flight: pieces that are freed as they are written, compressed if they are large, within one limit for all |
+//! | `body`, `pool` | answers in flight: pieces that are freed as they are sent, compressed if they are large, within one limit for all |
 //! | `client` | the side of `list`, `report` and `kill`: bounded in bytes and time |
 
 mod answer_writer;
@@ -36,39 +36,40 @@ pub use self::{
     answer_writer::AnswerWriter,
     client::ask,
     error::ControlError,
-    server::{Asker, Control},
+    server::{Control, QueryClient},
 };
 
-/// Default limit of the bytes of all answers in flight: answers that were made and not taken yet.
+/// Default limit of the bytes of all answers in flight, which were made and not read yet.
 pub const MAX_BYTES_IN_FLIGHT: usize = 32 << 20;
-/// Longest question, bytes.
+/// Maximum length of a query, bytes.
 const MAX_QUESTION: usize = 64 * 1024;
-/// Clients that are served at the same time. More wait in the kernel's queue.
+/// Maximum number of clients served at the same time. More wait in the kernel's queue.
 const MAX_CLIENTS: usize = 64;
-/// Longest answer that a client takes, bytes: two million sockets.
+/// Maximum length of an answer, bytes: two million sockets.
 const MAX_ANSWER: u64 = 1 << 30;
-/// Longest first line of an answer, bytes.
+/// Maximum length of the first line of an answer, bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// Time for a client to connect, to ask and to see the first byte; time for the server to get the question; longest time
-/// without a byte in either direction.
+/// Time limit for a client to connect, to send its query and to get the first byte; for the server to get the query;
+/// and without a byte in either direction.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for a question to wait until earlier answers were taken. Shorter than [`PATIENCE`], so that the client learns why.
+/// Time limit for a query to wait until clients have read earlier answers. Shorter than [`PATIENCE`], so that the
+/// client gets the reason.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(4);
-/// Slowest transfer of an answer, bytes per second beyond the first [`PATIENCE`].
+/// Minimum transfer rate of an answer, bytes per second beyond the first [`PATIENCE`].
 const MIN_RATE: u64 = 256 * 1024;
 
-/// Version of the protocol: of questions, of the items of an answer and of their encoding. Raise it whenever one of them changes;
-/// a test of this module notices a change of the encoding.
+/// Version of the protocol: of queries, of the items of an answer and of their encoding. Raise it whenever one of
+/// them changes; a test of this module detects a change of the encoding.
 pub const PROTOCOL: u32 = 2;
 
-/// Line of a question.
+/// Line of a query.
 #[derive(Debug, Serialize, Deserialize)]
 struct Request<Q> {
     protocol: u32,
     query: Q,
 }
 
-/// Member of the line of a question in every version of the protocol; 0 before the first.
+/// Member of the line of a query in every version of the protocol; 0 before the first.
 #[derive(Debug, Deserialize)]
 struct AnyRequest {
     #[serde(default)]
@@ -83,27 +84,27 @@ struct Head {
     /// Version of the agent.
     #[serde(deserialize_with = "harmless_field")]
     agent: String,
-    /// Reason why there is no answer. Otherwise frames follow.
+    /// Reason why there is no answer. Without one, frames follow.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "harmless_field")]
     refused: Option<String>,
 }
 
 impl Head {
-    /// The line of this agent.
+    /// Creates the first line of this agent.
     fn new(refused: Option<String>) -> Self {
         Self { protocol: PROTOCOL, agent: env!("CARGO_PKG_VERSION").to_owned(), refused }
     }
 
-    /// It with the end of its line.
+    /// Encodes the line, with its end.
     fn line(&self) -> Vec<u8> {
-        // Text and a number have a form in JSON.
+        // This cannot fail: text and a number have a form in JSON.
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
         line
     }
 }
 
-/// Time that the transfer of an answer may take beyond the patience once `bytes` of it have passed.
+/// Returns the additional time limit for an answer after `bytes` of it.
 fn transfer_time(bytes: u64) -> Duration {
     Duration::from_secs(bytes / MIN_RATE)
 }

@@ -13,18 +13,18 @@ use rustix::process::geteuid;
 
 use crate::host::in_time::call;
 
-/// Group and others may write.
+/// Mode bits: group and others may write.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
 
-/// Effective user of this process.
+/// Returns the effective user of this process.
 pub(super) fn own_user() -> u32 {
     geteuid().as_raw()
 }
 
-/// User at the other end: of a client that has connected, or of the server that has called listen(2) (`init_peercred` and
-/// `copy_peercred`, net/unix/af_unix.c, v6.18).
+/// Returns the user at the other end: of a connected client, or of the server that called listen(2) (`init_peercred`
+/// and `copy_peercred`, net/unix/af_unix.c, v6.18).
 pub(super) fn user_of(stream: impl AsFd) -> io::Result<u32> {
-    // Not by rustix, whose type has no place for the pid of a process outside of this pid namespace, which is 0.
+    // Not by rustix: its type cannot represent pid 0, which stands for a process outside of this pid namespace.
     let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, to) = (stream.as_fd().as_raw_fd(), (&raw mut found).cast());
@@ -38,13 +38,13 @@ pub(super) fn may_ask(user: u32) -> bool {
     user == 0 || user == own_user()
 }
 
-/// Whether a client believes an agent of this user that listens at `path`: root, the client's own user, or the user to whom
-/// root has given the folder, as systemd's `RuntimeDirectory=` does.
-pub(super) fn is_believed(user: u32, path: &Path) -> bool {
+/// Whether a client trusts an agent of this user that listens at `path`: root, the client's own user, or the user to
+/// whom root has given the folder, as systemd's `RuntimeDirectory=` does.
+pub(super) fn is_trusted(user: u32, path: &Path) -> bool {
     user == 0 || user == own_user() || placed_by_root(path).is_ok_and(|owner| owner == Some(user))
 }
 
-/// Owner of the folder of `path`, if it alone can write there and all folders above are root's alone.
+/// Returns the owner of the folder of `path`, if only that user can write there and only root to all folders above.
 fn placed_by_root(path: &Path) -> io::Result<Option<u32>> {
     call("realpath");
     let folder = fs::canonicalize(folder_of(path))?;
@@ -62,7 +62,7 @@ fn placed_by_root(path: &Path) -> io::Result<Option<u32>> {
     Ok(Some(own.uid()))
 }
 
-/// Folder that a file is in.
+/// Returns the folder of a file.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -79,7 +79,7 @@ mod tests {
         for end in [one, other] {
             let user = user_of(&end).unwrap();
             assert_eq!(user, own_user());
-            assert!(may_ask(user) && is_believed(user, Path::new("/nowhere/agent.sock")));
+            assert!(may_ask(user) && is_trusted(user, Path::new("/nowhere/agent.sock")));
         }
     }
 
@@ -87,9 +87,9 @@ mod tests {
     fn strangers_may_not_ask_and_are_not_believed() {
         assert!(!may_ask(4711));
         for path in ["/run/agent.sock", "/tmp/agent.sock", "/nowhere/agent.sock", "agent.sock"] {
-            assert!(!is_believed(4711, Path::new(path)), "{path}");
+            assert!(!is_trusted(4711, Path::new(path)), "{path}");
         }
-        assert!(may_ask(0) && is_believed(0, Path::new("/tmp/agent.sock")));
+        assert!(may_ask(0) && is_trusted(0, Path::new("/tmp/agent.sock")));
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
             return;
         }
         let name = format!("closewait-peer-{}", std::process::id());
-        // Anybody can make a folder below /tmp; only root below /run.
+        // Any user can create a folder below /tmp; only root below /run.
         for (above, is) in [("/tmp", false), ("/run", true)] {
             let folder = Path::new(above).join(&name);
             fs::create_dir(&folder).unwrap();
@@ -106,9 +106,9 @@ mod tests {
             let mut believed = Vec::new();
             for mode in [0o700, 0o755, 0o775, 0o777] {
                 fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
-                believed.push(is_believed(4711, &folder.join("agent.sock")));
+                believed.push(is_trusted(4711, &folder.join("agent.sock")));
             }
-            assert!(!is_believed(4712, &folder.join("agent.sock")), "another user");
+            assert!(!is_trusted(4712, &folder.join("agent.sock")), "another user");
             fs::remove_dir(&folder).unwrap();
             assert_eq!(believed, [is, is, false, false], "{above}");
         }

@@ -1,4 +1,4 @@
-//! The socket file: created with the right mode, never in the place of something else, removed only if it is the own one.
+//! Socket file: created with the right mode, never in place of another file, removed only by its creator.
 
 use std::{
     ffi::OsString,
@@ -26,15 +26,15 @@ use super::{
 };
 use crate::host::in_time::{CallFailure, InTime, START_PATIENCE, call, in_time};
 
-/// Mode of a folder that is created: everybody may see that no agent is there.
+/// Mode of a created folder: any user may see that no agent runs.
 const FOLDER_MODE: u32 = 0o755;
 /// Mode of the socket.
 const SOCKET_MODE: u32 = 0o600;
-/// In the mode of a folder: who may write may still not touch what belongs to others.
+/// Mode bit of a folder: users with write access cannot change files of others.
 const STICKY: u32 = 0o1000;
-/// Connections that wait for the agent in the kernel.
+/// Maximum number of connections that wait for the agent in the kernel.
 const BACKLOG: i32 = 128;
-/// Maximum number of reads of the file while others create and remove it.
+/// Maximum number of attempts while other processes create and remove the file.
 const MAX_TRIES: usize = 5;
 
 /// File of a UNIX socket that this process has bound.
@@ -44,12 +44,12 @@ pub(super) struct SocketFile {
     file: FileId,
 }
 
-/// What tells a file from all others of the host while it exists.
+/// Identity of a file, unique on the host while the file exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
     inode: u64,
-    /// When the content last changed, of a socket when it was bound: the number of an inode can be used again.
+    /// Time of the last change of the content, which for a socket is its bind: inode numbers are reused.
     modified: (i64, i64),
 }
 
@@ -59,10 +59,10 @@ impl FileId {
     }
 }
 
-/// A listener, its file, and what a person should know of the folder.
+/// Listener, its file, and warnings about the folder.
 type Occupied = (UnixListener, SocketFile, Vec<String>);
 
-/// As [`occupy`], and waits for no file system that does not answer.
+/// Runs [`occupy`] without waiting for a file system that does not answer.
 pub(super) fn occupy_in_time(path: &Path) -> Result<Occupied, ControlError> {
     let undo = |late: Result<Occupied, _>| {
         if let Ok((_listener, file, _doubts)) = late {
@@ -73,8 +73,8 @@ pub(super) fn occupy_in_time(path: &Path) -> Result<Occupied, ControlError> {
         .unwrap_or_else(|why| Err(ControlError::Unanswered { path: path.to_owned(), why, asked: false }))
 }
 
-/// Listens at `path`. A socket that an agent of the own user or of root has left behind is replaced; anything else stays as
-/// it is. Returns, with the listener, what a person should know of the folder.
+/// Listens at `path`. Replaces a socket that an agent of the own user or of root has left behind; leaves any other
+/// file unchanged. Returns, with the listener, warnings about the folder.
 fn occupy(path: &Path) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     if path.as_os_str().len() > MAX_PATH {
@@ -82,8 +82,8 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
     }
     create_folder(folder_of(path))?;
     let socket = new_socket().map_err(failed("socket"))?;
-    // The file gets the mode of the socket's own inode (`unix_bind_bsd`, net/unix/af_unix.c, v6.18), so there is no moment
-    // with another one. The umask can only take away from it.
+    // The file gets the mode of the socket's own inode (`unix_bind_bsd`, net/unix/af_unix.c, v6.18), so it never has
+    // another one. The umask can only remove bits.
     fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| failed("fchmod")(error.into()))?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed("bind")(error.into()))?;
     for _ in 0..MAX_TRIES {
@@ -96,7 +96,7 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
         call("bind");
         match bind(&socket, &address) {
             Ok(()) => return finish(path, socket),
-            // Somebody else was faster; see who.
+            // Another process was faster; check which.
             Err(Errno::ADDRINUSE) => {}
             Err(error) => return Err(failed("bind")(error.into())),
         }
@@ -104,7 +104,7 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
     Err(failed("bind")(Errno::ADDRINUSE.into()))
 }
 
-/// Gives the bound socket its mode, and only then lets anybody connect.
+/// Gives the bound socket its mode, and only then accepts connections.
 fn finish(path: &Path, socket: OwnedFd) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -119,11 +119,11 @@ fn finish(path: &Path, socket: OwnedFd) -> Result<Occupied, ControlError> {
     listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
     let place = SocketFile { path: path.to_owned(), file: FileId::of(&found) };
     call("lstat");
-    // An agent that started at the same time may have taken the socket for one that was left behind, before `listen`.
+    // Before `listen`, an agent that started at the same time may have taken this socket for a stale one.
     if !place.is_there() {
         return Err(ControlError::Taken { path: path.to_owned() });
     }
-    Ok((UnixListener::from(socket), place, doubts(path)))
+    Ok((UnixListener::from(socket), place, warnings(path)))
 }
 
 impl SocketFile {
@@ -132,7 +132,7 @@ impl SocketFile {
         fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)
     }
 
-    /// As [`leave`](Self::leave), on a thread of its own.
+    /// Starts [`leave`](Self::leave) on a new thread.
     pub(super) fn begin_to_leave(self) -> Result<InTime<()>, CallFailure> {
         let path = self.path.clone();
         InTime::begin(&path, move |_path| self.leave(), drop)
@@ -150,13 +150,13 @@ impl SocketFile {
     }
 }
 
-/// A stream socket that waits for nothing.
+/// Creates a non-blocking stream socket.
 pub(super) fn new_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// Removes the socket that was left behind at `path`, where `found` is.
+/// Removes the stale socket at `path`, which has the metadata `found`.
 fn clear(path: &Path, found: &fs::Metadata) -> Result<(), ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     if let Some(what) = other_than_socket(found.file_type()) {
@@ -169,19 +169,19 @@ fn clear(path: &Path, found: &fs::Metadata) -> Result<(), ControlError> {
     let address = SocketAddrUnix::new(path).map_err(|error| failed("connect")(error.into()))?;
     call("connect");
     match new_socket().map(|socket| connect(&socket, &address)).map_err(failed("socket"))? {
-        // A full backlog is one of somebody who listens.
+        // Only a listening socket has a full backlog.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(ControlError::Taken { path: path.to_owned() }),
         Err(Errno::CONNREFUSED) => {}
-        // It was removed meanwhile.
+        // The socket was removed meanwhile.
         Err(Errno::NOENT) => return Ok(()),
-        // Of root, and this process is not root.
+        // It belongs to root, and this process is not root.
         Err(Errno::ACCESS) => return Err(ControlError::Foreign { path: path.to_owned(), owner }),
         Err(error) => return Err(failed("connect")(error.into())),
     }
     remove(path, FileId::of(found)).map_err(failed("removing the socket that was left behind"))
 }
 
-/// The kind of a file with its article, if it is no socket.
+/// Returns the type of a file with its article, if it is no socket.
 fn other_than_socket(kind: fs::FileType) -> Option<&'static str> {
     if kind.is_socket() {
         return None;
@@ -199,8 +199,8 @@ fn other_than_socket(kind: fs::FileType) -> Option<&'static str> {
     })
 }
 
-/// Removes the file at `path` if it is this one, and nothing else: what is at the path when it counts is first moved aside,
-/// looked at there, and moved back if it is another file. Neither move replaces anything.
+/// Removes the file at `path` only if it is this one: moves it aside, checks it there, and moves it back if it is
+/// another. Neither move replaces a file.
 fn remove(path: &Path, file: FileId) -> io::Result<()> {
     let is_it = |path: &Path| {
         call("lstat");
@@ -225,7 +225,7 @@ fn remove(path: &Path, file: FileId) -> io::Result<()> {
     })
 }
 
-/// Creates the folder and those above it, with the right mode whatever the umask.
+/// Creates the folder and its parents, with the right mode for any umask.
 fn create_folder(folder: &Path) -> Result<(), ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: folder.to_owned(), error };
     call("stat");
@@ -248,25 +248,25 @@ fn create_folder(folder: &Path) -> Result<(), ControlError> {
 }
 
 /// Returns which users can replace the socket at `path`, one sentence each.
-fn doubts(path: &Path) -> Vec<String> {
+fn warnings(path: &Path) -> Vec<String> {
     let folder = folder_of(path);
     call("stat");
     let Ok(found) = fs::metadata(folder) else { return Vec::new() };
     let (owner, mode, shown) = (found.uid(), found.mode(), folder.display());
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if owner != 0 && owner != own_user() {
-        doubts.push(format!(
+        warnings.push(format!(
             "control socket: {shown} belongs to user {owner}, who can replace the socket; use a folder of its own"
         ));
     }
     if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
-        doubts.push(format!(
+        warnings.push(format!(
             "control socket: users other than its owner may write to {shown} (mode {:04o}) and can replace the socket; use a \
              folder of its own",
             mode & 0o7777
         ));
     }
-    doubts
+    warnings
 }
 
 #[cfg(test)]
@@ -275,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that is gone after the test.
+    /// Folder that is removed after the test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -311,8 +311,8 @@ mod tests {
     fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is_left() {
         let folder = Folder::new("stale");
         drop(UnixListener::bind(folder.socket()).unwrap());
-        let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
-        assert_eq!((mode(&folder.socket()), doubts), (0o600, vec![]));
+        let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
+        assert_eq!((mode(&folder.socket()), warnings), (0o600, vec![]));
         assert_eq!(folder.names(), ["agent.sock"]);
         place.leave();
         assert!(folder.names().is_empty());
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         fs::remove_file(&path).unwrap();
 
-        // Also one that leads to a stale socket, or to nothing.
+        // A link to a stale socket, or to nothing, too.
         drop(UnixListener::bind(folder.0.join("other.sock")).unwrap());
         for target in ["other.sock", "nothing"] {
             std::os::unix::fs::symlink(target, &path).unwrap();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_backlog_is_somebody_who_listens() {
+    fn a_socket_with_a_full_backlog_is_in_use() {
         let folder = Folder::new("full");
         let socket = new_socket().unwrap();
         let address = SocketAddrUnix::new(folder.socket()).unwrap();
@@ -387,7 +387,7 @@ mod tests {
         assert!(second.is_there());
         second.leave();
         assert!(folder.names().is_empty());
-        // Nor whatever else has come there.
+        // And no other file that has appeared there.
         let (_listener, third, _) = occupy(&folder.socket()).unwrap();
         fs::remove_file(folder.socket()).unwrap();
         fs::write(folder.socket(), "precious").unwrap();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_between_look_and_removal_is_moved_back() {
+    fn a_file_that_appears_between_check_and_removal_is_moved_back() {
         let folder = Folder::new("between");
         drop(UnixListener::bind(folder.socket()).unwrap());
         let stale = FileId::of(&fs::symlink_metadata(folder.socket()).unwrap());
@@ -411,9 +411,9 @@ mod tests {
     fn folders_are_created_closed_to_writers() {
         let folder = Folder::new("deep");
         let path = folder.0.join("a/b/agent.sock");
-        let (_listener, place, doubts) = occupy(&path).unwrap();
+        let (_listener, place, warnings) = occupy(&path).unwrap();
         assert_eq!((mode(&folder.0.join("a")), mode(&folder.0.join("a/b")), mode(&path)), (0o755, 0o755, 0o600));
-        assert!(doubts.is_empty());
+        assert!(warnings.is_empty());
         place.leave();
         assert!(folder.0.join("a/b").exists());
     }
@@ -423,17 +423,17 @@ mod tests {
         let folder = Folder::new("open");
         let with = |mode| {
             fs::set_permissions(&folder.0, Permissions::from_mode(mode)).unwrap();
-            let (_listener, place, doubts) = occupy(&folder.socket()).unwrap();
+            let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
             place.leave();
-            doubts
+            warnings
         };
-        let doubts = with(0o777);
-        assert!(doubts.len() == 1 && doubts[0].contains("mode 0777"), "{doubts:?}");
+        let warnings = with(0o777);
+        assert!(warnings.len() == 1 && warnings[0].contains("mode 0777"), "{warnings:?}");
         assert_eq!(with(0o1777), Vec::<String>::new(), "in a sticky folder files of others cannot be replaced");
         assert!(with(0o775)[0].contains("mode 0775"));
         if std::os::unix::fs::chown(&folder.0, Some(4711), None).is_ok() {
-            let doubts = with(0o755);
-            assert!(doubts.len() == 1 && doubts[0].contains("belongs to user 4711"), "{doubts:?}");
+            let warnings = with(0o755);
+            assert!(warnings.len() == 1 && warnings[0].contains("belongs to user 4711"), "{warnings:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The bytes of all answers in flight, with one limit for all.
+//! Bytes of all answers in flight, with one limit for all.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 pub(super) struct BytePool {
     limit: usize,
     used: AtomicUsize,
-    /// Told whenever bytes come back.
+    /// Notified whenever bytes are released.
     released: Notify,
 }
 
@@ -21,17 +21,18 @@ impl BytePool {
         Arc::new(Self { limit, used: AtomicUsize::new(0), released: Notify::new() })
     }
 
-    /// Limit in bytes.
+    /// Returns the limit in bytes.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Bytes that answers may take uncompressed, as long as no more is in use.
+    /// Returns the number of used bytes up to which answers stay uncompressed.
     pub(super) fn plain_limit(&self) -> usize {
         self.limit / 4
     }
 
-    /// Waits until an eighth of the limit is free: room for the compressed rows of tens of thousands of sockets at the default limit.
+    /// Waits until an eighth of the limit is free: enough for the compressed rows of tens of thousands of sockets at
+    /// the default limit.
     pub(super) async fn has_room(&self) {
         while self.used.load(Ordering::Relaxed) > self.limit - self.limit / 8 {
             self.released.notified().await;
@@ -44,7 +45,7 @@ impl BytePool {
     }
 }
 
-/// The part of the limit that one answer uses. It comes back when this is dropped.
+/// Share of the limit that one answer uses. Released when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     pool: Arc<BytePool>,
@@ -60,7 +61,7 @@ impl Lease {
         &self.pool
     }
 
-    /// Takes `bytes` more, if all answers together then have `limit` bytes at most. Returns whether it did.
+    /// Takes `bytes` more, if all answers together then use at most `limit` bytes. Returns whether it did.
     pub(super) fn take(&mut self, bytes: usize, limit: usize) -> bool {
         let add = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
         let taken = self.pool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
@@ -70,7 +71,8 @@ impl Lease {
         taken
     }
 
-    /// Takes or gives back what makes it `bytes`, if all answers together then have `limit` bytes at most. Returns whether it did.
+    /// Takes or releases bytes until the lease has `bytes`, if all answers together then use at most `limit` bytes.
+    /// Returns whether it did.
     pub(super) fn resize(&mut self, bytes: usize, limit: usize) -> bool {
         if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
             return self.take(more, limit);
@@ -81,7 +83,7 @@ impl Lease {
         true
     }
 
-    /// Gives `bytes` back.
+    /// Releases `bytes`.
     pub(super) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;

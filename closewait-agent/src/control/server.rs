@@ -1,4 +1,4 @@
-//! The agent's side: takes questions, hands them to the event loop one by one, and sends the answers.
+//! Agent's side: receives queries, hands them to the event loop one by one, and sends the answers.
 
 use std::{io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
@@ -25,39 +25,39 @@ use crate::{
     memory,
 };
 
-/// Length from which on the memory of an answer is given back to the system after it was sent, bytes.
+/// Minimum length of an answer after which the agent releases its memory to the system, bytes.
 const LARGE: u64 = 4 << 20;
 
 /// Time limit for the removal of the socket file if the caller sets none.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
-/// Least time for the removal of the socket file, also after the caller's limit.
+/// Minimum time for the removal of the socket file, even after the caller's limit.
 const LEAVE_AT_LEAST: Duration = Duration::from_millis(100);
 
-/// The socket of a running agent. Its file goes away with it.
+/// Control socket of a running agent. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Control<Q> {
-    questions: mpsc::Receiver<(Q, Asker)>,
-    /// The question that waits for room in the pool.
-    next: Option<(Q, Asker)>,
+    questions: mpsc::Receiver<(Q, QueryClient)>,
+    /// Query that waits for space in the pool.
+    next: Option<(Q, QueryClient)>,
     pool: Arc<BytePool>,
     listening: JoinHandle<()>,
-    /// Until it is being removed.
+    /// Socket file; `None` once its removal has started.
     place: Option<SocketFile>,
-    /// The thread that removes it.
+    /// Thread that removes the file.
     leaving: Option<InTime<()>>,
-    doubts: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
-    /// Listens at `path`, in the running tokio runtime. All answers in flight take `max_bytes` at most. A socket that an
-    /// agent has left behind is replaced; anything else stays as it is.
+    /// Listens at `path`, in the running tokio runtime. All answers in flight use at most `max_bytes`. Replaces a
+    /// socket that an agent has left behind; leaves any other file unchanged.
     ///
     /// # Errors
     ///
-    /// If something else is there, or the socket cannot be made, or not within two seconds.
+    /// If another file is there, or the socket cannot be created within two seconds.
     pub fn listen(path: &Path, max_bytes: usize) -> Result<Self, ControlError> {
-        let (listener, place, doubts) = place::occupy_in_time(path)?;
-        // It waits for nothing already. Should this fail, the file goes away with the place.
+        let (listener, place, warnings) = place::occupy_in_time(path)?;
+        // The listener is non-blocking already. If this fails, the file is removed.
         let listener = match UnixListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
@@ -68,39 +68,39 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
         let (ask, questions) = mpsc::channel(MAX_CLIENTS);
         let pool = BytePool::new(max_bytes);
         let listening = tokio::spawn(accept(listener, ask, Arc::clone(&pool)));
-        Ok(Self { questions, next: None, pool, listening, place: Some(place), leaving: None, doubts })
+        Ok(Self { questions, next: None, pool, listening, place: Some(place), leaving: None, warnings })
     }
 
-    /// What a person should know of the socket's folder, one sentence each.
-    pub fn doubts(&self) -> &[String] {
-        &self.doubts
+    /// Returns warnings about the socket's folder, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
-    /// Bytes of all answers in flight.
+    /// Returns the bytes of all answers in flight.
     #[cfg(test)]
     pub(super) fn bytes_in_flight(&self) -> usize {
         self.pool.used()
     }
 
-    /// The next question, once there is room for its answer. One that waits too long for that is refused. Nothing is lost
-    /// if this is dropped while it waits.
-    pub async fn question(&mut self) -> Option<(Q, Asker)> {
+    /// Returns the next query, once there is space for its answer. Refuses one that waits too long for that.
+    /// Cancel-safe: dropping the future loses nothing.
+    pub async fn question(&mut self) -> Option<(Q, QueryClient)> {
         loop {
             if self.next.is_none() {
                 self.next = Some(self.questions.recv().await?);
             }
-            let deadline = self.next.as_ref().map(|(_, asker)| asker.since + QUEUE_PATIENCE)?;
+            let deadline = self.next.as_ref().map(|(_, client)| client.since + QUEUE_PATIENCE)?;
             let has_room = timeout_at(deadline, self.pool.has_room()).await.is_ok();
-            let (question, asker) = self.next.take()?;
-            // After a stall there may be a queue of clients that have given up.
-            if asker.has_gone() {
+            let (question, client) = self.next.take()?;
+            // After a stall the queue may have clients that have given up.
+            if client.has_gone() {
                 continue;
             }
             if has_room {
-                return Some((question, asker));
+                return Some((question, client));
             }
             let limit = self.pool.limit() >> 20;
-            asker.refuse(format!(
+            client.refuse(format!(
                 "it is busy: other clients have not taken their answers, which fill the {limit} MiB for that; ask again later"
             ));
         }
@@ -108,7 +108,8 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
 }
 
 impl<Q> Control<Q> {
-    /// Begins to remove the socket's file, while the socket still listens: an agent that starts now waits for its turn.
+    /// Starts the removal of the socket's file, while the socket still listens: an agent that starts now waits for
+    /// its turn.
     pub fn close(&mut self) {
         let Some(place) = self.place.take() else { return };
         let path = place.path().to_owned();
@@ -120,7 +121,7 @@ impl<Q> Control<Q> {
 
     /// Waits until the file is removed, at most for `patience`.
     pub fn finish(mut self, patience: Duration) {
-        // Also when others have used up all of it.
+        // Even if other waits have used up all of it.
         self.end(patience.max(LEAVE_AT_LEAST));
     }
 
@@ -128,7 +129,7 @@ impl<Q> Control<Q> {
         self.close();
         if let Some(Err(why)) = self.leaving.take().map(|leaving| leaving.wait(patience)) {
             log::warn!(
-                "the control socket stays: {why}; see to the file system of --socket; the next agent removes it"
+                "the control socket stays: {why}; the next agent removes it\nhint: check the file system of --socket"
             );
         }
     }
@@ -141,44 +142,44 @@ impl<Q> Drop for Control<Q> {
     }
 }
 
-/// Hands every question on. Whoever connects and asks none is left alone.
+/// Receives connections, and hands their queries on. A client without a query delays no other.
 async fn accept<Q: DeserializeOwned + Send + 'static>(
     listener: UnixListener,
-    ask: mpsc::Sender<(Q, Asker)>,
+    ask: mpsc::Sender<(Q, QueryClient)>,
     pool: Arc<BytePool>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let Ok((stream, _nameless)) = listener.accept().await else {
-            // Out of descriptors, perhaps: not the end of the agent.
+            // Probably out of descriptors: not the end of the agent.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let asker = Asker { stream, since: Instant::now(), pool: Arc::clone(&pool), _place: place };
-        tokio::spawn(serve(asker, ask.clone()));
+        let client = QueryClient { stream, since: Instant::now(), pool: Arc::clone(&pool), _place: place };
+        tokio::spawn(serve(client, ask.clone()));
     }
 }
 
-/// Takes one question.
-async fn serve<Q: DeserializeOwned>(mut asker: Asker, ask: mpsc::Sender<(Q, Asker)>) {
-    match peer::user_of(&asker.stream) {
+/// Receives one query.
+async fn serve<Q: DeserializeOwned>(mut client: QueryClient, ask: mpsc::Sender<(Q, QueryClient)>) {
+    match peer::user_of(&client.stream) {
         Ok(user) if peer::may_ask(user) => {}
         Ok(user) => {
-            log::warn!("user {user} has asked at the control socket and was refused");
-            return asker.refuse(format!("user {user} may not ask; only root and user {} may", peer::own_user()));
+            log::warn!("refused a query of user {user} at the control socket");
+            return client.refuse(format!("user {user} may not ask; only root and user {} may", peer::own_user()));
         }
-        Err(error) => return asker.refuse(format!("getsockopt(SO_PEERCRED) failed: {error}")),
+        Err(error) => return client.refuse(format!("getsockopt(SO_PEERCRED) failed: {error}")),
     }
     let mut question = Vec::new();
-    let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut asker.stream, &mut question)).await else { return };
+    let Ok(Ok(())) = timeout(PATIENCE, read_line(&mut client.stream, &mut question)).await else { return };
     match understood(&question) {
-        // The agent may be ending.
-        Ok(question) => drop(ask.send((question, asker)).await),
-        Err(why) => asker.refuse(why),
+        // The send fails only while the agent ends.
+        Ok(question) => drop(ask.send((question, client)).await),
+        Err(why) => client.refuse(why),
     }
 }
 
-/// The question in a line, or why it cannot be answered.
+/// Parses the query in a line. The error is the reason why it cannot be answered.
 fn understood<Q: DeserializeOwned>(line: &[u8]) -> Result<Q, String> {
     let not_understood = |error| format!("the question was not understood: {error}");
     let AnyRequest { protocol } = serde_json::from_slice(line).map_err(not_understood)?;
@@ -189,50 +190,50 @@ fn understood<Q: DeserializeOwned>(line: &[u8]) -> Result<Q, String> {
     Ok(query)
 }
 
-/// A client that has asked.
+/// Client with a query.
 #[derive(Debug)]
-pub struct Asker {
+pub struct QueryClient {
     stream: UnixStream,
-    /// When it connected.
+    /// Time of the connection.
     since: Instant,
     pool: Arc<BytePool>,
-    /// Until the answer is taken.
+    /// Place among the served clients, until the answer is read.
     _place: OwnedSemaphorePermit,
 }
 
-impl Asker {
+impl QueryClient {
     /// Begins an answer, which is sent while it is made.
     pub fn begin(self) -> AnswerWriter {
         let head = Head::new(None).line();
         AnswerWriter::new(self, head)
     }
 
-    /// Says in the background that there is no answer, and why.
+    /// Sends in the background the reason why there is no answer.
     pub fn refuse(self, why: String) {
         let lease = Lease::new(self.pool());
         self.send((Head::new(Some(why)).line(), lease), None);
     }
 
-    /// Bytes of all answers in flight.
+    /// Returns the pool of the bytes of all answers in flight.
     pub(super) fn pool(&self) -> Arc<BytePool> {
         Arc::clone(&self.pool)
     }
 
-    /// Sends as many of these bytes as the client takes without waiting. Returns their number.
+    /// Sends as many of these bytes as the client accepts without waiting. Returns their number.
     pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
     }
 
-    /// Sends in the background what comes first, then the body.
+    /// Sends the first bytes in the background, then the body.
     pub(super) fn send(mut self, (first, lease): (Vec<u8>, Lease), body: Option<Body>) {
         tokio::spawn(async move {
             let is_large = body.as_ref().is_some_and(|body| body.length() >= LARGE);
-            // One who is gone or too slow has lost interest.
+            // A client that has gone or is too slow does not want the answer.
             if let Err(error) = write(&mut self.stream, (first, lease), body).await {
                 log::debug!("a client has not taken its answer: {error}");
             }
             if is_large {
-                memory::give_back();
+                memory::release_free_memory();
             }
         });
     }
@@ -259,7 +260,7 @@ async fn write(stream: &mut UnixStream, (first, lease): (Vec<u8>, Lease), body: 
             sent += written as u64;
             rest = rest.get(written..).unwrap_or_default();
         }
-        // That of what came first.
+        // Releases the lease of the first bytes.
         drop(lease.take());
         next = match &mut body {
             Some(body) => body.next()?,

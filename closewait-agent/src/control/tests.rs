@@ -1,4 +1,4 @@
-//! Agent and client together.
+//! Tests of agent and client together.
 
 mod encoding;
 mod while_made;
@@ -21,7 +21,7 @@ fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("closewait-control-{}-{name}", process::id()))
 }
 
-/// Asks, and returns all frames of the answer together; `None` if there is no agent.
+/// Queries an agent, and returns all frames of the answer together; `None` if there is no agent.
 fn asked(path: &Path, question: &str) -> Result<Option<Vec<u8>>, ControlError> {
     asked_within(path, question, PATIENCE)
 }
@@ -35,18 +35,18 @@ fn asked_within(path: &Path, question: &str, patience: Duration) -> Result<Optio
     Ok(ask_within(path, &question, patience, take)?.then_some(answer))
 }
 
-/// The line of a question.
+/// Returns the line of a query.
 fn line(question: &str) -> String {
     format!("{{\"protocol\":{PROTOCOL},\"query\":\"{question}\"}}\n")
 }
 
-/// The line that an answer begins with.
+/// Returns the first line of an answer.
 fn head() -> String {
     format!("{{\"protocol\":{PROTOCOL},\"agent\":\"0.1.0\"}}\n")
 }
 
-/// Runs `asks` beside an agent that answers every question: `no` is refused, a number with that many bytes, others with
-/// themselves.
+/// Runs `asks` beside an agent that answers every query: refuses `no`, answers a number with that many bytes, and
+/// others with themselves.
 fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce(&Path) -> T + Send + 'static) -> T {
     let path = path(name);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -59,8 +59,8 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
         while !asking.is_finished() {
             tokio::select! {
                 asked = control.question() => {
-                    let (question, asker) = asked.unwrap();
-                    answer(&question, asker);
+                    let (question, client) = asked.unwrap();
+                    answer(&question, client);
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
             }
@@ -69,8 +69,8 @@ fn with_agent<T: Send + 'static>(name: &str, max_bytes: usize, asks: impl FnOnce
     })
 }
 
-fn answer(question: &str, asker: Asker) {
-    let mut answer = asker.begin();
+fn answer(question: &str, client: QueryClient) {
+    let mut answer = client.begin();
     let written = match question.parse() {
         Ok(bytes) => text(bytes).chunks(32 * 1024).try_for_each(|part| answer.frame(part)),
         Err(_) => answer.frame(question.as_bytes()),
@@ -82,7 +82,7 @@ fn answer(question: &str, asker: Asker) {
     }
 }
 
-/// Of this length, as alike as the objects of `list`.
+/// Returns text of this length, as repetitive as the objects of `list`.
 fn text(bytes: usize) -> Vec<u8> {
     let lines: Vec<u8> =
         (0_u32..500).flat_map(|number| format!("{{\"port\":8080,\"inode\":{number}}}\n").into_bytes()).collect();
@@ -91,7 +91,7 @@ fn text(bytes: usize) -> Vec<u8> {
     text
 }
 
-/// An agent of another kind: takes one connection, and does this with it.
+/// Runs a fake agent that accepts one connection, and calls `does` with it.
 fn with_other<T>(name: &str, does: impl FnOnce(UnixStream) + Send + 'static, asks: impl FnOnce(&Path) -> T) -> T {
     let path = path(name);
     let listener = UnixListener::bind(&path).unwrap();
@@ -129,15 +129,15 @@ fn a_refusal_says_why_and_what_to_do() {
 }
 
 #[test]
-fn nonsense_and_silence_hold_up_nobody() {
+fn nonsense_and_silence_delay_no_other_client() {
     let answer = with_agent("nonsense", 1 << 20, |path| {
         let silent = UnixStream::connect(path).unwrap();
         let mut rude = UnixStream::connect(path).unwrap();
         rude.write_all(b"{]\n").unwrap();
         let answer = asked(path, "hello").unwrap();
-        let mut told = String::new();
-        rude.read_to_string(&mut told).unwrap();
-        assert!(told.contains("not understood"), "{told}");
+        let mut answer_to_rude = String::new();
+        rude.read_to_string(&mut answer_to_rude).unwrap();
+        assert!(answer_to_rude.contains("not understood"), "{answer_to_rude}");
         drop(silent);
         answer
     });
@@ -149,17 +149,17 @@ fn a_question_without_an_end_is_cut_off() {
     with_agent("endless", 1 << 20, |path| {
         let mut rude = UnixStream::connect(path).unwrap();
         rude.set_read_timeout(Some(PATIENCE)).unwrap();
-        // More than may be; how much of it is taken in does not matter.
+        // Longer than the limit; the number of bytes read does not matter.
         let _cut_off = rude.write_all(&vec![b'x'; 2 * MAX_QUESTION]);
-        let mut told = Vec::new();
-        let _reset = rude.read_to_end(&mut told);
-        assert_eq!(told, b"");
+        let mut answer_to_rude = Vec::new();
+        let _reset = rude.read_to_end(&mut answer_to_rude);
+        assert_eq!(answer_to_rude, b"");
         assert!(asked(path, "hello").unwrap().is_some());
     });
 }
 
 #[test]
-fn nobody_there_is_no_error() {
+fn a_missing_agent_is_no_error() {
     assert!(asked(&path("nobody"), "hello").unwrap().is_none());
     let left = path("left");
     drop(UnixListener::bind(&left).unwrap());
@@ -168,7 +168,7 @@ fn nobody_there_is_no_error() {
 }
 
 #[test]
-fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
+fn clients_that_do_not_read_share_one_limit_and_delay_no_other() {
     const LIMIT: usize = 8 << 20;
     const LENGTH: usize = 3 << 19;
     let path = path("silent");
@@ -190,8 +190,8 @@ fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
         while !beside.is_finished() {
             tokio::select! {
                 asked = control.question() => {
-                    let (question, asker) = asked.unwrap();
-                    answer(&question, asker);
+                    let (question, client) = asked.unwrap();
+                    answer(&question, client);
                     most = most.max(control.bytes_in_flight());
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
@@ -199,7 +199,7 @@ fn clients_that_do_not_read_share_one_limit_and_hold_up_nobody() {
         }
         assert_eq!(beside.join().unwrap().unwrap().as_deref(), Some(&b"hello"[..]));
         assert!(most > 0 && most <= LIMIT, "{most} bytes for 16 answers of {LENGTH}");
-        // And they are not waited for.
+        // The agent does not wait for them.
         let began = clock::now();
         while control.bytes_in_flight() > 0 && clock::now().since(began) < 4 * PATIENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -221,7 +221,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
             (stream, control.question().await.unwrap())
         };
         let mut full = first.1.begin();
-        // Does not compress, and leaves less than an eighth, whatever the kernel takes of it.
+        // Does not compress, and leaves less than an eighth, for any part of it that the kernel buffers.
         let noise: Vec<u8> = (0_u64..)
             .scan(1_u64, |state, _| {
                 *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -247,15 +247,15 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
         }
         let error = refused.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("busy") && error.contains("--alone"), "{error}");
-        // The answer is taken at last, and there is room.
+        // The client reads the answer, which frees the space.
         let served = ask_there();
         let reading = thread::spawn(move || {
             let mut all = Vec::new();
             held.read_to_end(&mut all).unwrap();
             all.len()
         });
-        let (question, asker) = control.question().await.unwrap();
-        answer(&question, asker);
+        let (question, client) = control.question().await.unwrap();
+        answer(&question, client);
         while !served.is_finished() || !reading.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -265,7 +265,7 @@ fn a_question_waits_for_room_and_is_refused_before_its_client_gives_up() {
 }
 
 #[test]
-fn a_client_that_has_given_up_is_not_answered() {
+fn a_client_that_has_gone_is_not_answered() {
     let path = path("gone");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -273,7 +273,7 @@ fn a_client_that_has_given_up_is_not_answered() {
         let mut gone = UnixStream::connect(&path).unwrap();
         gone.write_all(line("gone").as_bytes()).unwrap();
         drop(gone);
-        // One that has only ended its own direction waits for its answer.
+        // A client that has only closed its sending direction still gets its answer.
         let mut half = UnixStream::connect(&path).unwrap();
         half.write_all(line("half").as_bytes()).unwrap();
         half.shutdown(std::net::Shutdown::Write).unwrap();
@@ -283,7 +283,7 @@ fn a_client_that_has_given_up_is_not_answered() {
 }
 
 #[test]
-fn a_second_agent_is_told_and_the_file_goes_with_the_first() {
+fn a_second_agent_is_refused_and_the_file_goes_with_the_first() {
     let path = path("second");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -296,7 +296,7 @@ fn a_second_agent_is_told_and_the_file_goes_with_the_first() {
 }
 
 #[test]
-fn an_agent_that_does_not_answer_is_given_up() {
+fn an_agent_that_does_not_answer_is_an_error() {
     let error = with_other(
         "mute",
         |mut stream| {
@@ -310,7 +310,7 @@ fn an_agent_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn an_agent_that_trickles_is_given_up() {
+fn an_agent_that_trickles_is_an_error() {
     let began = clock::now();
     let error = with_other(
         "trickle",
@@ -330,27 +330,27 @@ fn an_agent_that_trickles_is_given_up() {
 }
 
 #[test]
-fn an_agent_that_cannot_even_accept_is_given_up() {
+fn an_agent_that_cannot_accept_is_an_error() {
     let path = path("full");
     let socket = place::new_socket().unwrap();
     let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
     rustix::net::bind(&socket, &address).unwrap();
     rustix::net::listen(&socket, 0).unwrap();
-    // The only place in its queue.
+    // Takes the only place in its queue.
     let _waiting = UnixStream::connect(&path).unwrap();
     let error = asked_within(&path, "hello", SHORT).unwrap_err();
     fs::remove_file(&path).unwrap();
     assert!(matches!(error, ControlError::Slow { bytes: 0, .. }), "{error}");
 }
 
-/// The error of a question to something that answers with these bytes.
-fn error_of(name: &str, said: Vec<u8>) -> ControlError {
+/// Returns the error of a query to a fake agent that answers with these bytes.
+fn error_of(name: &str, sent: Vec<u8>) -> ControlError {
     with_other(
         name,
         move |mut stream| {
             read_question(&mut stream);
-            // One that has seen enough hangs up.
-            let _gone = stream.write_all(&said);
+            // A client that has read enough hangs up.
+            let _gone = stream.write_all(&sent);
         },
         |path| asked(path, "hello").unwrap_err(),
     )
@@ -360,7 +360,7 @@ fn error_of(name: &str, said: Vec<u8>) -> ControlError {
 fn what_is_no_answer_is_refused() {
     let frame = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
     let end = |frames: u64| [&[0; 4][..], &frames.to_le_bytes()].concat();
-    for (name, said, words) in [
+    for (name, sent, words) in [
         ("empty", Vec::new(), "hung up"),
         ("other", b"hello\n".to_vec(), "not understood"),
         ("none", head().into_bytes(), "was cut off"),
@@ -380,7 +380,7 @@ fn what_is_no_answer_is_refused() {
             "gave no answer: \\u{1b}[2J",
         ),
     ] {
-        let error = error_of(name, said);
+        let error = error_of(name, sent);
         assert!(error.to_string().contains(words) && !error.permits_scan(), "{name}: {error}");
     }
 }
@@ -388,7 +388,7 @@ fn what_is_no_answer_is_refused() {
 #[test]
 fn an_agent_of_another_version_is_named_with_what_to_do() {
     let next = PROTOCOL + 1;
-    for (name, said, words) in [
+    for (name, sent, words) in [
         (
             "next",
             format!("{{\"protocol\":{next},\"agent\":\"9.1\\u0007\",\"new\":[]}}\n"),
@@ -396,9 +396,9 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
         ),
         ("refusing", format!("{{\"protocol\":{next},\"refused\":\"no\"}}\n"), format!("speaks version {next} of")),
         ("first", "{\"bytes\":5}\nhello".to_owned(), "speaks version 0 of".to_owned()),
-        ("told", "{\"refused\":\"no\"}\n".to_owned(), "speaks version 0 of".to_owned()),
+        ("refused", "{\"refused\":\"no\"}\n".to_owned(), "speaks version 0 of".to_owned()),
     ] {
-        let error = error_of(name, said.into_bytes());
+        let error = error_of(name, sent.into_bytes());
         assert!(matches!(error, ControlError::Version { .. }) && !error.permits_scan(), "{name}: {error}");
         let text = error.to_string();
         assert!(text.contains(&words) && text.contains(&format!("speaks version {PROTOCOL}\nhint: restart")), "{text}");
@@ -406,16 +406,16 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_client_of_another_version_is_told_the_version_of_the_agent() {
+fn a_client_of_another_version_gets_the_version_of_the_agent() {
     with_agent("client", 1 << 20, |path| {
         for question in ["{\"form\":\"json\"}", "{\"protocol\":7,\"query\":{\"new\":1}}"] {
             let mut stream = UnixStream::connect(path).unwrap();
             stream.write_all(format!("{question}\n").as_bytes()).unwrap();
-            let mut told = String::new();
-            stream.read_to_string(&mut told).unwrap();
-            let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-            assert_eq!(told["protocol"], PROTOCOL);
-            assert!(told["refused"].as_str().unwrap().contains("speaks version"), "{told}");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["protocol"], PROTOCOL);
+            assert!(answer["refused"].as_str().unwrap().contains("speaks version"), "{answer}");
         }
     });
 }
@@ -442,7 +442,7 @@ fn a_first_line_without_an_end_is_not_read_for_ever() {
 }
 
 #[test]
-fn a_path_that_is_too_long_is_said() {
+fn a_path_that_is_too_long_is_reported() {
     let long = PathBuf::from(format!("/{}", "x".repeat(200)));
     assert!(matches!(asked(&long, "hello"), Err(ControlError::TooLong { .. })));
 }

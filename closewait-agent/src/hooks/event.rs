@@ -11,10 +11,10 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// Longest request on its way to the helper, bytes: the event of a socket that some ten thousand processes have.
-const LONGEST: usize = 4 << 20;
+/// Maximum length of a request to the helper, bytes: the event of a socket with some ten thousand owners.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
 
-/// Kind of event that starts a hook.
+/// Type of event that starts a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookEventKind {
@@ -25,7 +25,7 @@ pub enum HookEventKind {
 }
 
 impl HookEventKind {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stuck => "stuck",
@@ -37,9 +37,9 @@ impl HookEventKind {
 /// Key of the limit that at most one program runs at a time for the same event and group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HookGroup {
-    /// What has happened.
+    /// Type of the event.
     pub kind: HookEventKind,
-    /// To whom: what the log says too.
+    /// Subject of the event, as in the log.
     pub who: String,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for HookGroup {
 pub struct HookEnvironment(pub(super) Vec<(Cow<'static, str>, String)>);
 
 impl HookEnvironment {
-    /// Adds one, if it is known. An environment has no place for zero bytes; harmless text has none.
+    /// Adds a variable with a known value. An environment cannot contain zero bytes; harmless text has none.
     pub fn add(&mut self, name: &'static str, value: Option<impl ToString>) {
         if let Some(value) = value.map(|value| value.to_string()).filter(|value| !value.contains('\0')) {
             self.0.push((Cow::Borrowed(name), value));
@@ -74,13 +74,13 @@ pub struct HookEvent {
 }
 
 impl HookEvent {
-    /// As it goes to the helper: its length, and JSON. `None` if it is too long.
+    /// Encodes the event for the helper: its length, and JSON. `None` if it is too long.
     pub(super) fn frame(&self) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; size_of::<u32>()];
         serde_json::to_writer(&mut frame, self)?;
         let (length, body) = frame.split_at_mut(size_of::<u32>());
         match u32::try_from(body.len()) {
-            Ok(bytes) if body.len() <= LONGEST => {
+            Ok(bytes) if body.len() <= MAX_REQUEST_BYTES => {
                 length.copy_from_slice(&bytes.to_le_bytes());
                 Ok(Some(frame))
             }
@@ -88,9 +88,9 @@ impl HookEvent {
         }
     }
 
-    /// How many bytes follow these first ones.
+    /// Decodes the number of bytes that follow.
     pub(super) fn length(first: [u8; size_of::<u32>()]) -> io::Result<usize> {
-        let length = usize::try_from(u32::from_le_bytes(first)).ok().filter(|length| *length <= LONGEST);
+        let length = usize::try_from(u32::from_le_bytes(first)).ok().filter(|length| *length <= MAX_REQUEST_BYTES);
         length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request is longer than any can be"))
     }
 
@@ -136,7 +136,7 @@ pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
     }
 }
 
-/// What the program is told in its environment. Nothing of a finding that is no reason to run one.
+/// Returns the environment of the program for a finding; empty if the finding starts no hook.
 pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
     let mut facts = HookEnvironment::default();
     match finding {
@@ -179,14 +179,14 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
     facts
 }
 
-/// First owner of a socket, or of its listener if no program has accepted the socket.
+/// Returns the first owner of a socket, or of its listener if no program has accepted the socket.
 fn owner<'a>(owners: Option<&'a [Owner]>, process: Option<&'a Process>) -> Option<(u32, &'a str)> {
     let held = owners.and_then(|owners| owners.first()).map(|Owner { task: Task { pid, comm }, .. }| (*pid, comm));
     let (pid, comm) = held.or_else(|| process.map(|process| (process.pid, &process.comm)))?;
     Some((pid, comm.as_str()))
 }
 
-/// `process` may be another one.
+/// Adds the owner, with facts of `process` only if that is the same one.
 fn add_owner(facts: &mut HookEnvironment, owner: Option<(u32, &str)>, process: Option<&Process>) {
     let Some((pid, comm)) = owner else { return };
     facts.add("CLOSEWAIT_PID", Some(pid));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_holder_and_its_socket_are_told() {
+    fn a_hook_gets_the_first_owner_and_its_socket() {
         let finding = stuck(Some(vec![owner("nginx", 812, 5)]), Some(process("nginx", 812, None)));
         let facts = facts(&finding, ANCHOR);
         for (name, expected) in [
@@ -280,13 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn the_program_of_another_process_is_not_that_of_the_holder() {
+    fn the_program_of_another_process_is_not_that_of_the_owner() {
         let other = Process { exe: Some("/usr/bin/other".to_owned()), ..process("other", 7, None) };
-        let told = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
-        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("812"), None));
-        // Nobody holds it: then it is who should accept it.
-        let told = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
-        assert_eq!((value(&told, "CLOSEWAIT_PID"), value(&told, "CLOSEWAIT_EXE")), (Some("7"), Some("/usr/bin/other")));
+        let named = facts(&stuck(Some(vec![owner("nginx", 812, 5)]), Some(other.clone())), ANCHOR);
+        assert_eq!((value(&named, "CLOSEWAIT_PID"), value(&named, "CLOSEWAIT_EXE")), (Some("812"), None));
+        // Without an owner of the socket, the listener's owner counts.
+        let named = facts(&stuck(Some(Vec::new()), Some(other)), ANCHOR);
+        assert_eq!(
+            (value(&named, "CLOSEWAIT_PID"), value(&named, "CLOSEWAIT_EXE")),
+            (Some("7"), Some("/usr/bin/other"))
+        );
     }
 
     #[test]
@@ -314,7 +317,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_not_sent_and_not_taken() {
         let group = group(&stuck(None, None)).unwrap();
-        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(LONGEST) };
+        let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(MAX_REQUEST_BYTES) };
         assert_eq!(long.frame().unwrap(), None);
         assert!(HookEvent::length([0xff; 4]).is_err());
     }

@@ -1,4 +1,4 @@
-//! The helper: takes requests from an agent and runs the programs.
+//! Helper process that receives requests from an agent and runs the programs.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,26 +15,26 @@ use tokio::{
 use super::{
     HookEvent, HookPrograms,
     queue::{HookQueue, NextEvent},
-    running::{GRACE, attend},
+    running::{GRACE_PERIOD, attend},
 };
 use crate::clock;
 
-/// How long programs may take to end with the agent: one that the kernel cannot kill is not waited for.
-const LAST: Duration = GRACE.saturating_add(Duration::from_secs(1));
+/// Maximum time for programs to end with the agent. The helper does not wait for one that the kernel cannot kill.
+const STOP_PATIENCE: Duration = GRACE_PERIOD.saturating_add(Duration::from_secs(1));
 
-/// Runs `programs` as asked by what comes from `requests`, each no longer than `timeout`, until that ends. What runs then is
-/// ended.
+/// Runs `programs` for the events in `requests`, each no longer than `timeout`, until `requests` ends. Then ends all
+/// running programs.
 ///
 /// # Errors
 ///
 /// If signals cannot be caught.
 pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration) -> anyhow::Result<()> {
     detach();
-    // Whoever ends the agent may send them to all of its processes. Its end is told by the pipe.
+    // A user who ends the agent may signal all of its processes. The helper notices the agent's end by the pipe.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        // The handler stays.
+        // The handler stays installed.
         let _unread: Signal =
-            signal(kind).context("sigaction failed; report this with the output of `closewait doctor`")?;
+            signal(kind).context("sigaction failed\nhint: report this with the output of `closewait doctor`")?;
     }
     let (hand_on, mut events) = mpsc::channel(1);
     let reading = tokio::spawn(read_all(requests, hand_on));
@@ -68,18 +68,20 @@ pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration
             }
             Some(ended) = running.join_next() => match ended {
                 Ok(group) => queue.finished(&group),
-                Err(error) => log::error!("running a hook failed: {error}; report this"),
+                Err(error) => log::error!("running a hook failed: {error}\nhint: report this with the output of `closewait doctor`"),
             },
         }
     }
     if let Ok(Err(error)) = reading.await {
-        log::error!("reading requests for hooks failed: {error}; report this");
+        log::error!(
+            "reading requests for hooks failed: {error}\nhint: report this with the output of `closewait doctor`"
+        );
     }
-    // They listen until they end.
+    // The programs' tasks listen until they end.
     let _nobody: Result<(), watch::error::SendError<bool>> = stop.send(true);
     let all = async { while running.join_next().await.is_some() {} };
-    // What does not end now is killed already.
-    let _late: Result<(), time::error::Elapsed> = time::timeout(LAST, all).await;
+    // A program that has not ended by now was already killed.
+    let _late: Result<(), time::error::Elapsed> = time::timeout(STOP_PATIENCE, all).await;
     Ok(())
 }
 
@@ -93,7 +95,7 @@ async fn read_all(mut from: Receiver, to: mpsc::Sender<HookEvent>) -> io::Result
         };
         let mut body = vec![0; HookEvent::length(first)?];
         match from.read_exact(&mut body).await {
-            // It has ended in the midst of it.
+            // The agent has ended in the middle of a request.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             read => read?,
         };
@@ -103,9 +105,9 @@ async fn read_all(mut from: Receiver, to: mpsc::Sender<HookEvent>) -> io::Result
     }
 }
 
-/// Leaves the agent's terminal, whose signals are for the agent, and takes a name by which it is known.
+/// Leaves the agent's terminal, whose signals are for the agent, and takes a recognizable name.
 fn detach() {
-    // It fails only for one that leads a group already, which then has its own.
+    // This fails only for a process that leads a group already, which is good enough.
     let _leader = rustix::process::setsid();
     let _never = rustix::thread::set_name(c"closewait-hooks");
 }

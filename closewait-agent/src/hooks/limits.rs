@@ -1,55 +1,55 @@
-//! How often programs are run. Pure: the time comes in.
+//! Rate limits for hook programs. Pure: the time comes in.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::HookGroup;
 use closewait_engine::{text::duration, time::BootTime};
 
-/// Starts at once, and in a minute.
+/// Maximum number of starts at once, and per minute.
 const MAX_BURST: u32 = 10;
-/// The time after which there is room for one more.
-const REFILL: Duration = Duration::from_secs(6);
-/// Groups whose last start is remembered: as many as can start in nearly seven hours. Of more, the one that started first
-/// is forgotten, and may run again sooner.
-const GROUPS: usize = 4096;
-/// The time between two words on what was not run.
+/// Interval at which one more start becomes available.
+const REFILL_INTERVAL: Duration = Duration::from_secs(6);
+/// Maximum number of groups whose last start is remembered: as many as can start in nearly seven hours. Beyond it,
+/// the limiter forgets the group that started first, which may run again sooner.
+const MAX_GROUPS: usize = 4096;
+/// Interval between two log lines about skipped hooks.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reason why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skip {
-    /// One has run for this group not long ago.
+    /// A program has run for this group recently.
     Recent,
-    /// Too many have run.
+    /// Too many programs have run.
     TooMany,
 }
 
-/// Rate limit for starts of hook programs: one for each group, one for all.
+/// Rate limit for starts of hook programs: one per group, one for all.
 #[derive(Debug)]
 pub(super) struct StartLimiter {
     every: Duration,
     started: BTreeMap<HookGroup, BootTime>,
-    /// Time that is to be spent, [`REFILL`] for each start.
+    /// Remaining time to spend, [`REFILL_INTERVAL`] for each start.
     credit: Duration,
     earned: BootTime,
 }
 
 impl StartLimiter {
-    /// With at most one start of a group in `every`.
+    /// Creates a limiter with at most one start of a group in `every`.
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { every, started: BTreeMap::new(), credit: REFILL * MAX_BURST, earned: now }
+        Self { every, started: BTreeMap::new(), credit: REFILL_INTERVAL * MAX_BURST, earned: now }
     }
 
-    /// Whether a program may start, and if so takes it for started.
+    /// Checks that a program may start, and counts the start.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
         }
-        self.credit = (self.credit + now.since(self.earned)).min(REFILL * MAX_BURST);
+        self.credit = (self.credit + now.since(self.earned)).min(REFILL_INTERVAL * MAX_BURST);
         self.earned = now;
-        self.credit = self.credit.checked_sub(REFILL).ok_or(Skip::TooMany)?;
+        self.credit = self.credit.checked_sub(REFILL_INTERVAL).ok_or(Skip::TooMany)?;
         self.started.retain(|_, at| now.since(*at) < self.every);
-        if self.started.len() >= GROUPS
+        if self.started.len() >= MAX_GROUPS
             && let Some(first) = self.started.iter().min_by_key(|(_, at)| **at).map(|(first, _)| first.clone())
         {
             self.started.remove(&first);
@@ -59,7 +59,7 @@ impl StartLimiter {
     }
 }
 
-/// What was not run, until somebody is told.
+/// Numbers of skipped hooks since the last report.
 #[derive(Debug)]
 pub(super) struct Skipped {
     recent: u64,
@@ -67,12 +67,12 @@ pub(super) struct Skipped {
     unsent: u64,
     too_long: u64,
     every: Duration,
-    told: BootTime,
+    last_report: BootTime,
 }
 
 impl Skipped {
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, told: now }
+        Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, last_report: now }
     }
 
     pub(super) fn skip(&mut self, skip: Skip) {
@@ -82,19 +82,19 @@ impl Skipped {
         }
     }
 
-    /// The helper does not take requests as fast as they come.
+    /// Counts an event that the helper was too slow to receive.
     pub(super) fn unsent(&mut self) {
         self.unsent += 1;
     }
 
-    /// The event is longer than a request may be.
+    /// Counts an event that is longer than a request may be.
     pub(super) fn too_long(&mut self) {
         self.too_long += 1;
     }
 
-    /// What is to be said, if it is time: one line, and then it is said.
+    /// Returns the report in one line if it is due, and resets the numbers.
     pub(super) fn line(&mut self, now: BootTime) -> Option<String> {
-        (now.since(self.told) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
+        (now.since(self.last_report) >= LOG_INTERVAL).then(|| self.last_line(now)).flatten()
     }
 
     /// Returns the last line of the log about dropped hooks.
@@ -169,17 +169,17 @@ mod tests {
     #[test]
     fn what_is_remembered_has_a_bound_and_the_first_goes() {
         let mut limits = StartLimiter::new(Duration::MAX, at(0));
-        for n in 0..=GROUPS as u64 {
+        for n in 0..=MAX_GROUPS as u64 {
             assert_eq!(limits.start(&group(&n.to_string()), at(n * 6)), Ok(()));
         }
-        assert_eq!(limits.started.len(), GROUPS);
-        let now = at((GROUPS as u64 + 1) * 6);
+        assert_eq!(limits.started.len(), MAX_GROUPS);
+        let now = at((MAX_GROUPS as u64 + 1) * 6);
         assert_eq!(limits.start(&group("1"), now), Err(Skip::Recent));
         assert_eq!(limits.start(&group("0"), now), Ok(()));
     }
 
     #[test]
-    fn what_was_skipped_is_told_in_one_line_a_minute() {
+    fn skipped_hooks_are_reported_in_one_line_a_minute() {
         let mut skipped = Skipped::new(EVERY, at(0));
         assert_eq!(skipped.line(at(100)), None);
         skipped.skip(Skip::Recent);

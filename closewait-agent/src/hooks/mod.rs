@@ -1,8 +1,8 @@
-//! Runs a user's programs when something is found.
+//! Runs a user's programs on findings.
 //!
-//! A running agent has given up the right to run anything ([`crate::host::confine`]). So before that it starts a helper:
-//! this program again, `closewait hooks`, which keeps the rights that the agent was started with, and is asked through a
-//! pipe. It ends with the agent, however that ends.
+//! A running agent has dropped the permission to run programs ([`crate::host::confine`]). So before that it starts a
+//! helper: this program again, as `closewait hooks`. The helper keeps the privileges that the agent was started with,
+//! and receives requests through a pipe. It ends with the agent, for any reason.
 //!
 //! ```text
 //! runtime -> Hooks (what, how often) -> Writer's thread -> pipe -> helper (one at a time, how long) -> program
@@ -39,21 +39,21 @@ use crate::{
 };
 use closewait_engine::{model::Finding, time::BootTime};
 
-/// Bytes of requests that may wait for the helper.
+/// Maximum size of requests that wait for the helper, bytes.
 const BACKLOG: usize = 8 << 20;
 
 /// Programs that hooks run, and their limits.
 #[derive(Clone, Debug)]
 pub struct HookConfig {
-    /// Which programs.
+    /// Programs by event.
     pub programs: HookPrograms,
-    /// How long one may take.
+    /// Time limit of a program.
     pub timeout: Duration,
-    /// At most one start of a group in this time.
+    /// Minimum interval between two starts of a group.
     pub every: Duration,
 }
 
-/// A helper that was started, and that nobody talks to yet.
+/// Helper that has started, without a connection yet.
 #[derive(Debug)]
 pub struct Helper {
     child: Child,
@@ -62,17 +62,18 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts the helper; `None` if there is nothing to run. Its rights are those that this process has now.
+    /// Starts the helper; `None` if there is no program to run. The helper has the current privileges of this
+    /// process.
     ///
     /// # Errors
     ///
-    /// If it cannot be started.
+    /// If the helper cannot be started.
     pub fn start(config: HookConfig) -> anyhow::Result<Option<Self>> {
         let HookPrograms { stuck, pileup } = &config.programs;
         if stuck.is_none() && pileup.is_none() {
             return Ok(None);
         }
-        let (from, requests) = io::pipe().context("pipe2 failed; is a limit on open files reached?")?;
+        let (from, requests) = io::pipe().context("pipe2 failed\nhint: check the limit on open files (ulimit -n)")?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("closewait").arg("hooks").arg("--timeout");
         command.arg(humantime::format_duration(config.timeout).to_string());
@@ -81,15 +82,15 @@ impl Helper {
                 command.arg(flag).arg(program);
             }
         }
-        // Standard output has the agent's results only.
+        // Only the agent writes results to standard output.
         let child = command.stdin(from).stdout(Stdio::null()).spawn().context(
-            "starting the helper that runs hooks failed (execve of /proc/self/exe); is /proc mounted, and a limit on \
-             processes reached?",
+            "starting the hook helper failed (execve of /proc/self/exe)\n\
+             hint: check that /proc is mounted, and the limit on processes (ulimit -u, TasksMax=)",
         )?;
         Ok(Some(Self { child, requests, config }))
     }
 
-    /// Begins to talk to it, on a thread of its own: this has to wait until the agent is confined.
+    /// Connects to the helper, on a new thread: the agent has to be confined first.
     ///
     /// # Errors
     ///
@@ -107,7 +108,7 @@ impl Helper {
     }
 }
 
-/// The way to the helper.
+/// Connection to the helper.
 #[derive(Debug)]
 pub struct Hooks {
     child: Child,
@@ -118,8 +119,8 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Asks for a program if `finding`, which became this event, is a reason to run one. The program gets the line that the
-    /// stream has.
+    /// Requests a program if `finding`, which became this event, starts a hook. The program gets the same line as the
+    /// event stream.
     pub fn finding(&mut self, finding: &Finding, event: &NumberedEvent<'_>, now: BootTime) {
         let group = event::group(finding).filter(|group| self.programs.of(group.kind).is_some());
         match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
@@ -127,7 +128,10 @@ impl Hooks {
             Some(Err(skip)) => self.skipped.skip(skip),
             Some(Ok(group)) => {
                 if let Err(error) = self.ask(group, finding, event) {
-                    log::error!("a hook is not run, as its event cannot be written as JSON: {error}; report this");
+                    log::error!(
+                        "a hook is not run: writing its event as JSON failed: {error}\n\
+                         hint: report this with the output of `closewait doctor`"
+                    );
                 }
             }
         }
@@ -150,21 +154,21 @@ impl Hooks {
         Ok(())
     }
 
-    /// Returns when the helper is gone.
+    /// Returns when the helper has ended.
     pub async fn ended(&self) {
         self.writer.ended().await;
     }
 
-    /// Says that it is gone.
+    /// Logs that the helper has ended.
     pub fn lost(mut self) {
         let how = match self.child.wait() {
             Ok(status) => status.to_string(),
             Err(error) => format!("wait4 failed: {error}"),
         };
-        log::error!("no more hooks run: their helper process ended ({how}); start the agent again");
+        log::error!("no more hooks run: their helper process ended ({how})\nhint: restart the agent");
     }
 
-    /// Asks for nothing more: the helper ends, and gives the programs that it runs two seconds to end.
+    /// Closes the connection: the helper ends, after it has given its programs two seconds to end.
     pub fn close(&mut self) {
         if let Some(line) = self.skipped.last_line(clock::now()) {
             log::info!("{line}");
@@ -172,14 +176,14 @@ impl Hooks {
         self.writer.close();
     }
 
-    /// Waits until the helper and what it runs have ended, at most for `patience`.
+    /// Waits until the helper and its programs have ended, at most for `patience`.
     pub fn finish(mut self, patience: Duration) {
         self.close();
         let end = clock::now() + patience;
         if let Err(error) = self.writer.finish(patience) {
             log::debug!("the helper that runs hooks did not take the last requests: {error}");
         }
-        // One that does not end in time notices by itself that it is alone.
+        // A helper that does not end in time notices by itself that the agent is gone.
         while matches!(self.child.try_wait(), Ok(None)) && clock::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -1,15 +1,16 @@
-//! What a program writes, as far as the log takes it.
+//! Output of a program, as far as the log has it.
 
 use closewait_engine::text::harmless;
 
-/// Bytes of a program's output that the log takes.
+/// Maximum size of a program's output in the log, bytes.
 const MAX_KEPT_BYTES: usize = 4096;
-/// Lines of them: each gets words in front.
-const LINES: usize = 64;
-/// Bytes that are read at all. A program that writes more finds its pipe closed, rather than keep a CPU busy.
+/// Maximum number of those lines: each gets a prefix.
+const MAX_LINES: usize = 64;
+/// Maximum size of a program's output, bytes. Beyond it, the helper closes the pipe, so that the program cannot keep
+/// a CPU busy.
 const MAX_READ_BYTES: u64 = 16 << 20;
 
-/// Beginning of a program's output, and the number of bytes of all of it.
+/// Beginning of a program's output, and the total number of bytes.
 #[derive(Debug, Default)]
 pub(super) struct CapturedOutput {
     kept: Vec<u8>,
@@ -17,7 +18,7 @@ pub(super) struct CapturedOutput {
 }
 
 impl CapturedOutput {
-    /// Takes the next piece. Returns whether more is to be read.
+    /// Adds a piece. Returns whether to read more.
     pub(super) fn take(&mut self, piece: &[u8]) -> bool {
         self.all = self.all.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
         let room = MAX_KEPT_BYTES - self.kept.len();
@@ -25,11 +26,11 @@ impl CapturedOutput {
         self.all < MAX_READ_BYTES
     }
 
-    /// Lines for the log, harmless, without empty ones; the last one says what is left out.
+    /// Returns harmless lines for the log, without empty ones; the last one counts the omitted rest.
     pub(super) fn lines(&self) -> Vec<String> {
         let lines = self.kept.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty());
-        let mut shown: Vec<_> = lines.clone().take(LINES).map(harmless).collect();
-        let left_out = lines.count().saturating_sub(LINES);
+        let mut shown: Vec<_> = lines.clone().take(MAX_LINES).map(harmless).collect();
+        let left_out = lines.count().saturating_sub(MAX_LINES);
         let unread = if self.all >= MAX_READ_BYTES { ", and its output was closed" } else { "" };
         let beyond = self.all.saturating_sub(u64::try_from(self.kept.len()).unwrap_or(u64::MAX));
         if beyond > 0 {
@@ -71,11 +72,11 @@ mod tests {
     #[test]
     fn many_short_lines_are_few() {
         let lines = lines(&[b"a\n".repeat(1000).as_slice()]);
-        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (LINES + 1, "(936 lines more are left out)"));
+        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (MAX_LINES + 1, "(936 lines more are left out)"));
     }
 
     #[test]
-    fn nobody_is_read_for_ever() {
+    fn reading_output_has_a_limit() {
         let (mut output, piece) = (CapturedOutput::default(), vec![b'y'; 1 << 20]);
         assert_eq!((0..100).take_while(|_| output.take(&piece)).count(), 15);
         assert!(output.lines()[1].ends_with("bytes more are left out, and its output was closed)"));

@@ -1,4 +1,4 @@
-//! Which programs are run: only those that nobody but root or the agent's user can change.
+//! Programs of hooks: only those that no user except root and the agent's can change.
 
 use std::{
     fs, io,
@@ -16,57 +16,57 @@ use thiserror::Error;
 use super::HookEventKind;
 use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
 
-/// Others may write.
+/// Mode bit: others may write.
 const OTHERS_WRITE: u32 = 0o002;
-/// Of a folder: who may write may still not touch what belongs to others.
+/// Mode bit of a folder: users with write access cannot change files of others.
 const STICKY: u32 = 0o1000;
 
-/// Length of the longest extended attribute, bytes (`XATTR_SIZE_MAX`).
-const LONGEST_LIST: usize = 64 << 10;
+/// Maximum length of an extended attribute, bytes (`XATTR_SIZE_MAX`).
+const MAX_LIST_BYTES: usize = 64 << 10;
 
 /// Reason why a program cannot be a hook.
 #[derive(Debug, Error)]
 pub enum HookProgramError {
-    /// It is not there.
-    #[error("{call} of {} failed: {error}; give the path of a program, without arguments: a script can have them", path.display())]
+    /// The program does not exist.
+    #[error("{call} of {} failed: {error}\nhint: give the path of a program, without arguments: a script can have them", path.display())]
     Missing {
-        /// The system call.
+        /// Name of the system call.
         call: &'static str,
         /// Path of the program.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// Its file system does not answer.
-    #[error("{} cannot be checked; check its file system, or put the program on another", path.display())]
+    /// The program's file system does not answer.
+    #[error("{} cannot be checked\nhint: check its file system, or put the program on another one", path.display())]
     Unanswered {
         /// Path of the program.
         path: PathBuf,
-        /// Which call, and how long it was waited for.
+        /// System call that did not answer, and its duration.
         #[source]
         why: CallFailure,
     },
-    /// It is a folder or the like.
-    #[error("{} is not a file; give the path of a program", .0.display())]
+    /// The path is a folder or another non-file.
+    #[error("{} is not a file\nhint: give the path of a program", .0.display())]
     NoFile(PathBuf),
-    /// It cannot be run.
-    #[error("{} cannot be run by this user: access(X_OK) failed: {error}; chmod +x it", path.display())]
+    /// The program is not executable.
+    #[error("this user cannot run {}: access(X_OK) failed: {error}\nhint: make it executable: chmod +x", path.display())]
     NotExecutable {
         /// Path of the program.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// Anybody can write to it, or replace it.
+    /// Any user can write to the file or to a folder above it.
     #[error(
-        "everybody may write to {}, and so choose what runs with this agent's rights; chmod o-w it, or put the program \
-         elsewhere", .0.display()
+        "any user may write to {}, and so choose what runs with this agent's privileges\n\
+         hint: remove that permission (chmod o-w), or put the program elsewhere", .0.display()
     )]
     OthersWrite(PathBuf),
-    /// A user or group of its access control list can write to it, or replace it.
+    /// A user or group of the access control list can write to the file or to a folder above it.
     #[error(
-        "{who} may write to {} by its access control list, and so choose what runs with this agent's rights; remove that \
-         (setfacl -b), or put the program elsewhere", path.display()
+        "{who} may write to {} by its access control list, and so choose what runs with this agent's privileges\n\
+         hint: remove that permission (setfacl -b), or put the program elsewhere", path.display()
     )]
     ListedWrite {
         /// The file, or a folder above it.
@@ -74,15 +74,15 @@ pub enum HookProgramError {
         /// User or group that may write to it.
         who: String,
     },
-    /// Its owner can write to it, or replace it.
+    /// The owner of the file, or of a folder above it, can write to it.
     #[error(
-        "{} belongs to user {owner}, who could choose what runs with this agent's rights; chown it to root, or put the \
-         program elsewhere", path.display()
+        "{} belongs to user {owner}, who could choose what runs with this agent's privileges\n\
+         hint: change its owner to root (chown), or put the program elsewhere", path.display()
     )]
     OthersOwn {
         /// The file, or a folder above it.
         path: PathBuf,
-        /// Whose it is.
+        /// Owner of the file or folder.
         owner: u32,
     },
 }
@@ -90,18 +90,19 @@ pub enum HookProgramError {
 /// Programs of hooks, each checked to be executable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookPrograms {
-    /// For sockets that get stuck.
+    /// Program for sockets that get stuck.
     pub stuck: Option<PathBuf>,
-    /// For groups that grow.
+    /// Program for groups that grow.
     pub pileup: Option<PathBuf>,
 }
 
 impl HookPrograms {
-    /// Looks at each and keeps where it is, links followed.
+    /// Checks each program, and stores its path with links resolved.
     ///
     /// # Errors
     ///
-    /// If one is not there, cannot be run, others could change it, or its file system does not answer within two seconds.
+    /// If a program does not exist, is not executable, can be changed by other users, or its file system does not
+    /// answer within two seconds.
     pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, HookProgramError> {
         let find = |path: &Path| {
             in_time(path, START_PATIENCE, find, drop)
@@ -110,7 +111,7 @@ impl HookPrograms {
         Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
     }
 
-    /// The program for an event.
+    /// Returns the program for an event.
     pub(super) fn of(&self, kind: HookEventKind) -> Option<&Path> {
         match kind {
             HookEventKind::Stuck => self.stuck.as_deref(),
@@ -119,7 +120,7 @@ impl HookPrograms {
     }
 }
 
-/// Where a program is, if it is one to run. Waits for its file system.
+/// Returns the resolved path of a program, if it may be run. Waits for its file system.
 pub(super) fn find(path: &Path) -> Result<PathBuf, HookProgramError> {
     // SAFETY: takes nothing and cannot fail.
     find_for(path, geteuid().as_raw())
@@ -133,7 +134,7 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
         return Err(HookProgramError::NoFile(path));
     }
-    // Whoever can write to a folder can put another file in the place of this one.
+    // A user who can write to a folder can replace the file.
     for part in path.ancestors() {
         let found = fs::metadata(part).map_err(missing("stat"))?;
         let shields = found.is_dir() && found.mode() & STICKY != 0;
@@ -156,10 +157,10 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
 
 /// Returns a user or group, besides root and `user`, that may write by the access control list of a file (acl(5)).
 fn listed_writer(path: &Path, user: u32) -> io::Result<Option<String>> {
-    let mut list = vec![0_u8; LONGEST_LIST];
+    let mut list = vec![0_u8; MAX_LIST_BYTES];
     match getxattr(path, c"system.posix_acl_access", &mut *list) {
         Ok(length) => Ok(writer_of(list.get(..length).unwrap_or_default(), user)),
-        // There is none, or there can be none.
+        // The file has no list, or its file system has no lists.
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -171,7 +172,7 @@ fn writer_of(list: &[u8], user: u32) -> Option<String> {
     const USER: u16 = 0x02;
     /// A group by number.
     const GROUP: u16 = 0x08;
-    /// The most that any of them may do.
+    /// Upper bound of all listed permissions.
     const MASK: u16 = 0x10;
     const WRITE: u16 = 2;
     let entries = || {
@@ -199,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a program in it, gone after the test.
+    /// Folder with a program in it, removed after the test.
     struct Place(PathBuf);
 
     impl Place {
@@ -256,12 +257,12 @@ mod tests {
         place.set("hook", 0o755);
         place.set("", 0o777);
         assert!(matches!(place.find(), Err(HookProgramError::OthersWrite(path)) if !path.ends_with("hook")));
-        // As in /tmp: nobody but its owner replaces the file.
+        // As in /tmp: only its owner can replace the file.
         place.set("", 0o1777);
         assert!(place.find().is_ok());
     }
 
-    /// An access control list with these entries beside owner, group and others.
+    /// Returns an access control list with these entries beside owner, group and others.
     fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
         let mut list = 2_u32.to_le_bytes().to_vec();
         let mut all = vec![(1, 7, u32::MAX), (4, 5, u32::MAX), (0x20, 5, u32::MAX)];
@@ -282,7 +283,7 @@ mod tests {
             (list(&[(2, 7, 4711), (0x10, 5, u32::MAX)]), "the mask forbids it"),
             (list(&[(2, 5, 4711), (8, 5, 4711), (0x10, 7, u32::MAX)]), "it may only read"),
             (list(&[(2, 7, 1000), (2, 7, 0), (0x10, 7, u32::MAX)]), "the agent's user and root"),
-            (list(&[]), "nobody"),
+            (list(&[]), "the list is empty"),
             (vec![2, 0, 0], "cut"),
         ] {
             assert_eq!(writer_of(&list, 1000), None, "{why}");
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_refused() {
+    fn a_program_of_another_user_is_refused() {
         let place = Place::new("foreign");
         let owner = fs::metadata(&place.0).unwrap().uid();
         if owner == 0 {

@@ -1,4 +1,4 @@
-//! Queue of hook events: which wait for a program, and for which groups one runs. Pure: the time comes in.
+//! Queue of hook events: those that wait for a program, and the groups of running programs. Pure: the time comes in.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -8,17 +8,17 @@ use std::{
 use super::{HookEvent, HookGroup};
 use closewait_engine::time::BootTime;
 
-/// Programs that run at the same time.
+/// Maximum number of programs that run at the same time.
 const MAX_RUNNING: usize = 4;
-/// Requests that wait. The agent sends ten a minute at most, and each may be some megabytes long.
+/// Maximum number of requests that wait. The agent sends at most ten per minute, and each may have some megabytes.
 const MAX_WAITING: usize = 16;
 
 /// Reason why a program is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// One runs, or waits, for the same group.
+    /// A program runs, or an event waits, for the same group.
     Busy,
-    /// Too many wait.
+    /// Too many events wait.
     Full,
 }
 
@@ -34,9 +34,9 @@ impl Refused {
 /// Result of taking a waiting event from the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextEvent {
-    /// It is its turn.
+    /// The event is due.
     Run(HookEvent),
-    /// It waited longer than the limit, so its sockets may have left meanwhile.
+    /// The event waited longer than the limit, so its sockets may have exited meanwhile.
     Stale(HookGroup),
 }
 
@@ -49,7 +49,7 @@ pub(super) struct HookQueue {
 }
 
 impl HookQueue {
-    /// Makes an empty queue. `patience` is the longest time that an event waits.
+    /// Creates an empty queue. `patience` is the maximum time that an event waits.
     pub(super) fn new(patience: Duration) -> Self {
         Self { running: BTreeSet::new(), waiting: VecDeque::new(), patience }
     }

@@ -24,24 +24,27 @@ use tokio::{
 use super::{HookEnvironment, HookEvent, HookEventKind, HookProgramError, output::CapturedOutput};
 use crate::{
     clock,
-    host::in_time::{call, in_time_of_task},
+    host::{
+        error_text::in_one_line,
+        in_time::{call, in_time_of_task},
+    },
 };
 use closewait_engine::text::{duration, harmless_path};
 
-/// The time between SIGTERM and SIGKILL.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
-/// The time to start a program, if it has as much.
-const START: Duration = Duration::from_secs(5);
-/// Variables of this name are facts, and none that somebody else has set.
+/// Time between SIGTERM and SIGKILL.
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(2);
+/// Maximum time to start a program, if its own limit is not shorter.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// Prefix of variables that are facts; inherited ones with it are removed.
 const PREFIX: &str = "CLOSEWAIT_";
 
-/// How far it has come.
+/// Progress of the end of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Runs,
-    /// It was asked to end.
+    /// Asked to end by SIGTERM.
     Terminated,
-    /// It was killed.
+    /// Killed by SIGKILL.
     Killed,
 }
 
@@ -52,8 +55,8 @@ enum Cause {
     Stopping,
 }
 
-/// Runs the program to its end, or until `timeout` or `stopping`, and writes to the log how it went. With it ends what it
-/// has started, but for what has made itself independent (`setsid`).
+/// Runs the program to its end, or until `timeout` or `stopping`, and logs the outcome. Its child processes end with
+/// it, except those in a session of their own (`setsid`).
 pub(super) async fn attend(program: &Path, event: &HookEvent, timeout: Duration, stopping: watch::Receiver<bool>) {
     let name = harmless_path(program.as_os_str().as_encoded_bytes());
     let group = &event.group;
@@ -61,8 +64,9 @@ pub(super) async fn attend(program: &Path, event: &HookEvent, timeout: Duration,
     match run(program, event, timeout, stopping).await {
         Err(error) => {
             let code = error.downcast_ref().and_then(io::Error::raw_os_error);
-            let hint = if code == Some(libc::ENOEXEC) { "; a script begins with `#!` and what runs it" } else { "" };
-            log::warn!("hook for {group}: running {name} failed: {error:#}{hint}");
+            let hint =
+                if code == Some(libc::ENOEXEC) { "; begin the script with `#!` and its interpreter" } else { "" };
+            log::warn!("hook for {group}: running {name} failed: {}{hint}", in_one_line(error));
         }
         Ok(FinishedProgram { status, cause, output }) => {
             for line in output.lines() {
@@ -100,13 +104,13 @@ async fn run(
     timeout: Duration,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<FinishedProgram> {
-    // Before the program begins, so that its end cannot be missed.
+    // Before the program starts, so that its end is not missed.
     let mut children = signal(SignalKind::child()).context("sigaction failed")?;
     let Started { mut child, input, output } = start(program, event, timeout, stopping.clone()).await?;
     let (input, pipe) = (Sender::from_owned_fd(input)?, Receiver::from_owned_fd(output)?);
     log::debug!("hook for {}: runs as {}", event.group, child.id());
     let line = event.json.clone();
-    // One that does not read it, or not all, need not.
+    // The program need not read the line, or all of it.
     let feeding = tokio::spawn(feed(input, line.into_bytes()));
     let (mut output, mut pipe) = (CapturedOutput::default(), Some(pipe));
     let mut piece = vec![0; 64 * 1024];
@@ -116,7 +120,7 @@ async fn run(
         let due = tokio::select! {
             _ = children.recv() => continue,
             more = read(pipe.as_ref(), &mut piece) => {
-                // When nobody reads any more, the pipe is closed.
+                // Stops reading at the limit, which closes the pipe.
                 pipe = pipe.filter(|_| matches!(more, Ok(1..)) && more.is_ok_and(|bytes| output.take(&piece[..bytes])));
                 continue;
             }
@@ -127,7 +131,7 @@ async fn run(
         stage = match stage {
             Stage::Runs => {
                 signal_group(&child, Signal::TERM);
-                alarm.set(sleep(GRACE));
+                alarm.set(sleep(GRACE_PERIOD));
                 Stage::Terminated
             }
             Stage::Terminated | Stage::Killed => {
@@ -136,10 +140,10 @@ async fn run(
             }
         };
     }
-    // What it has left behind. Until it is waited for, its number and that of its group are nobody else's.
+    // Kills remaining child processes. Until the wait, no other process can get this pid or process group.
     signal_group(&child, Signal::KILL);
     feeding.abort();
-    // Not to the end: what has made itself independent may keep the pipe open.
+    // Not to the end: a process in its own session may keep the pipe open.
     if let Some(mut pipe) = pipe.map(Receiver::into_nonblocking_fd).transpose().context("fcntl failed")?.map(File::from)
     {
         while let Ok(bytes @ 1..) = pipe.read(&mut piece)
@@ -149,17 +153,17 @@ async fn run(
     Ok(FinishedProgram { status: child.wait().context("wait4 failed")?, cause, output })
 }
 
-/// A program that was started.
+/// Program that was started.
 struct Started {
     child: Child,
-    /// Its standard input.
+    /// Standard input of the program.
     input: OwnedFd,
-    /// What it writes to.
+    /// Pipe with the output of the program.
     output: OwnedFd,
 }
 
-/// Looks at the program once more, as it may have been changed, and starts it: on a thread of its own, as both wait for the
-/// file system that it is on (`posix_spawn` until `execve` has succeeded).
+/// Checks the program again, as it may have changed, and starts it. Both run on a new thread, because they wait for
+/// the program's file system (`posix_spawn` until `execve` has succeeded).
 async fn start(
     program: &Path,
     event: &HookEvent,
@@ -172,7 +176,7 @@ async fn start(
         call("execve");
         spawn(&path, kind, &facts).context("pipe2 or posix_spawn failed")
     };
-    // No caller is left that would end it.
+    // The caller has given up and will not end it.
     let undo = |late: anyhow::Result<Started>| {
         if let Ok(Started { mut child, .. }) = late {
             signal_group(&child, Signal::KILL);
@@ -180,12 +184,12 @@ async fn start(
         }
     };
     let stop = async { drop(stopping.changed().await) };
-    in_time_of_task(program, timeout.min(START), stop, work, undo)
+    in_time_of_task(program, timeout.min(START_PATIENCE), stop, work, undo)
         .await
         .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: program.to_owned(), why }.into()))
 }
 
-/// In a group of processes of its own, without a shell and without arguments.
+/// Starts a program in its own process group, without a shell and without arguments.
 fn spawn(program: &Path, kind: HookEventKind, facts: &HookEnvironment) -> io::Result<Started> {
     let ((input, to), (from, output)) = (io::pipe()?, io::pipe()?);
     let mut command = Command::new(program);
@@ -205,7 +209,7 @@ async fn feed(mut to: Sender, line: Vec<u8>) -> io::Result<()> {
     to.write_all(&line).await
 }
 
-/// The next piece of it; never, if it is closed.
+/// Reads the next piece of the output; never returns if the pipe is closed.
 async fn read(pipe: Option<&Receiver>, piece: &mut [u8]) -> io::Result<usize> {
     let Some(pipe) = pipe else { return std::future::pending().await };
     loop {
@@ -217,13 +221,13 @@ async fn read(pipe: Option<&Receiver>, piece: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Whether the child has ended. It is not waited for: it stays in its group.
+/// Whether the child has ended. Does not reap it: it stays in its group.
 fn has_ended(child: &Child) -> io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     Ok(waitid(WaitId::Pid(Pid::from_child(child)), options)?.is_some())
 }
 
-/// Sends a signal to the child and to all of its group that has not left it. The child was not waited for, so the group is the
+/// Sends a signal to the child and to all processes of its group. The child was not reaped, so the group is still the
 /// one that it was started in.
 fn signal_group(child: &Child, signal: Signal) {
     let _gone: rustix::io::Result<()> = kill_process_group(Pid::from_child(child), signal);
@@ -241,7 +245,7 @@ mod tests {
     use super::*;
     use crate::hooks::{HookEnvironment, HookEventKind, HookGroup};
 
-    /// Runs a script to its end; what it does is not to last longer than `timeout`.
+    /// Runs a script to its end, at most for `timeout`.
     fn outcome(name: &str, script: &str, timeout: Duration) -> FinishedProgram {
         run_file(name, &format!("#!/bin/sh\n{script}\n"), timeout).unwrap()
     }
@@ -258,7 +262,7 @@ mod tests {
         let (_stop, stopping) = watch::channel(false);
         let ended = loop {
             match runtime.block_on(run(&path, &event, timeout, stopping.clone())) {
-                // What another test has just started may not have closed the script yet.
+                // Another test that starts a child may still have the script open.
                 Err(error) if is_busy(&error) => {}
                 ended => break ended,
             }
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_reads_nothing_and_fails_is_told() {
+    fn a_hook_that_reads_nothing_and_fails_is_reported() {
         let ended = outcome("fails", "echo no >&2; exit 3", LONG);
         assert_eq!((ended.status.code(), ended.output.lines()), (Some(3), vec!["no".to_owned()]));
     }
@@ -299,7 +303,7 @@ mod tests {
         let began = clock::now();
         let ended = outcome("hangs", "sleep 1000 & wait", Duration::from_millis(200));
         assert_eq!((ended.cause, ended.status.success()), (Some(Cause::Timeout), false));
-        assert!(clock::now().since(began) < GRACE + Duration::from_secs(5));
+        assert!(clock::now().since(began) < GRACE_PERIOD + Duration::from_secs(5));
     }
 
     #[test]
@@ -310,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leaves_a_holder_of_its_output_behind_is_over_at_once() {
+    fn a_hook_that_leaves_a_process_behind_is_over_at_once() {
         let began = clock::now();
         let ended = outcome("leaves", "setsid sleep 3 & sleep 1000 & echo done", LONG);
         assert!(ended.status.success() && ended.cause.is_none());

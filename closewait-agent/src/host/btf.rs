@@ -1,8 +1,8 @@
-//! Reads the kernel's own type information (BTF), to find out where the members of its structs are.
+//! Reader of the kernel's type information (BTF), for the offsets of struct members.
 //!
-//! aya gives no access to members, and other readers build the whole type graph. Here the file's bytes stay as they
-//! are; beside them is one word for each type and an index of the names. Format: `Documentation/bpf/btf.rst` and
-//! `include/uapi/linux/btf.h` (v6.18).
+//! aya gives no access to members, and other readers build the whole type graph. This one leaves the bytes of the
+//! file as they are, and adds one word for each type and an index of the names. Format: `Documentation/bpf/btf.rst`
+//! and `include/uapi/linux/btf.h` (v6.18).
 
 mod offsets;
 
@@ -16,7 +16,7 @@ use std::{
 
 pub use offsets::{abilities, layout};
 
-/// File with the types of everything that is built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
+/// File with all types that are built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Reason why the types cannot be read.
@@ -27,29 +27,29 @@ pub enum BtfError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// The bytes are no BTF of this machine's byte order.
+    /// The bytes are no BTF, or have another byte order than this machine.
     #[error("these bytes are not BTF of this machine (no magic number 0xeb9f); give the path of a BTF file")]
     Magic,
     /// A section or a type ends after the end of the bytes.
     #[error("the BTF ends in the middle of {what}; read the file again, as a whole")]
     Truncated {
-        /// What should have been there.
+        /// Name of the missing part.
         what: &'static str,
     },
-    /// A kind of type that is newer than this reader and whose size the file does not tell.
+    /// A type of a newer kind, whose size the file does not contain.
     #[error("type {id} of the BTF is of the unknown kind {kind}; a newer closewait may know it")]
     Kind {
         /// Number of the type.
         id: usize,
-        /// Its kind, `BTF_KIND_*`.
+        /// Kind of the type, `BTF_KIND_*`.
         kind: u32,
     },
 }
 
-/// The types of one BTF file.
+/// Types of one BTF file.
 pub struct Btf {
     bytes: Vec<u8>,
     /// Start of the string section in `bytes`.
@@ -63,21 +63,21 @@ pub struct Btf {
 }
 
 impl Btf {
-    /// Reads a file of types, mostly [`VMLINUX`].
+    /// Reads a file of types, usually [`VMLINUX`].
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or is not what it should be.
+    /// If the file cannot be read or is malformed.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
         let bytes = fs::read(path).map_err(|error| BtfError::Read { path: path.to_owned(), error })?;
         Self::parse(bytes)
     }
 
-    /// Indexes the types in `bytes`. No content of `bytes` makes this or any other method panic.
+    /// Indexes the types in `bytes`. No bytes make this or any other method panic.
     ///
     /// # Errors
     ///
-    /// If the bytes are not BTF, end too early, or hold a kind of type whose size is not known.
+    /// If the bytes are not BTF, end too early, or contain a kind of type of unknown size.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let header = Header::parse(&bytes)?;
         let mut btf = Self {
@@ -108,13 +108,13 @@ impl Btf {
         Ok(btf)
     }
 
-    /// The offset of a member in bytes from the start of the struct or union `type_name`.
+    /// Returns the offset of a member, in bytes from the start of the struct or union `type_name`.
     ///
-    /// `path` names members with dots between them. Members of anonymous structs and unions count as members of what
-    /// holds them. Typedefs and qualifiers are followed, pointers are not: what is behind one is somewhere else.
+    /// `path` names members with dots between them. Members of anonymous structs and unions count as members of the
+    /// struct around them. The search follows typedefs and qualifiers, but not pointers, which lead to other memory.
     /// `None` if there is no such type or member, or if it is a bit field that does not fill whole bytes.
     pub fn offset(&self, type_name: &str, path: &str) -> Option<u32> {
-        // A hostile file can make the search through anonymous structs grow without end.
+        // A hostile file can make the search through anonymous structs endless.
         let mut budget = SEARCH_BUDGET;
         self.named(type_name).find_map(|id| {
             let mut owner = id;
@@ -128,7 +128,7 @@ impl Btf {
         })
     }
 
-    /// The number of a function that is not inlined everywhere.
+    /// Returns the number of a function that is not inlined everywhere.
     pub fn function(&self, name: &str) -> Option<u32> {
         let found = |&at: &u32| {
             self.shape(at as usize)
@@ -142,7 +142,7 @@ impl Btf {
         self.function(name).is_some()
     }
 
-    /// The number of a typedef.
+    /// Returns the number of a typedef.
     pub fn typedef(&self, name: &str) -> Option<u32> {
         self.named(name).find(|&id| {
             let at = (id as usize).checked_sub(1).and_then(|index| self.types.get(index));
@@ -155,7 +155,8 @@ impl Btf {
         self.named(name).next().is_some()
     }
 
-    /// The value of a member of an enum; `None` also if it is negative, or above `i32::MAX` in an enum of 4 bytes.
+    /// Returns the value of a member of an enum; `None` also if it is negative, or above `i32::MAX` in an enum of 4
+    /// bytes.
     pub fn enum_value(&self, enum_name: &str, member: &str) -> Option<u32> {
         self.named(enum_name).find_map(|id| {
             let (at, shape) = self.resolve(id)?;
@@ -169,7 +170,7 @@ impl Btf {
                     return None;
                 }
                 let value = self.word(at + 4)?;
-                // Whether a value with the upper bit is negative is told only since 6.0: leave those out.
+                // Only since 6.0 the file shows whether a value with the upper bit is negative: leave those out.
                 let fits = match shape.kind {
                     ENUM64 => self.word(at + 8)? == 0,
                     _ => value <= i32::MAX.unsigned_abs(),
@@ -179,7 +180,7 @@ impl Btf {
         })
     }
 
-    /// The size in bytes of a struct, union or enum, also behind a typedef.
+    /// Returns the size of a struct, union or enum in bytes, also behind a typedef.
     pub fn size_of(&self, type_name: &str) -> Option<u32> {
         self.named(type_name).find_map(|id| {
             let (_, shape) = self.resolve(id)?;
@@ -213,10 +214,11 @@ impl Btf {
         None
     }
 
-    /// Whether an integer type is no bit field in the encoding that had no width beside the member.
+    /// Whether an integer type is no bit field, in the old encoding that has no width beside the member.
     fn fills_its_bytes(&self, type_id: u32) -> bool {
         match self.resolve(type_id) {
-            // The word after an integer: width in the lowest byte, offset of the bits above it (`BTF_INT_BITS`).
+            // The word after an integer: the width in the lowest byte, the offset of the bits above it
+            // (`BTF_INT_BITS`).
             Some((at, shape)) if shape.kind == INT => self.word(at + TYPE_BYTES).is_some_and(|word| {
                 let (offset, width) = (word >> 16 & 0xff, word & 0xff);
                 offset == 0 && shape.size_or_type.checked_mul(8) == Some(width)
@@ -225,7 +227,7 @@ impl Btf {
         }
     }
 
-    /// Follows typedefs and qualifiers to a type with a content of its own.
+    /// Follows typedefs and qualifiers to a type with content of its own.
     fn resolve(&self, id: u32) -> Option<(usize, TypeShape)> {
         let mut id = id;
         for _ in 0..MAX_DEPTH {
@@ -239,7 +241,7 @@ impl Btf {
         None
     }
 
-    /// The numbers of the types that have this name; two C files can each have their own.
+    /// Returns the numbers of the types with this name: two C files can each define one.
     fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u32> + 'a {
         let hash = hash(name.as_bytes());
         let first = self.names.partition_point(|&(other, _)| other < hash);
@@ -252,13 +254,13 @@ impl Btf {
         )
     }
 
-    /// The first words of the type at a position.
+    /// Returns the first words of the type at a position.
     fn shape(&self, at: usize) -> Option<TypeShape> {
         let info = self.word(at + 4)?;
         Some(TypeShape {
             name: self.word(at)?,
-            // 24 and 7 bits since 2026. Kernels that use only 16 and 5 of them keep the others at 0
-            // (`BTF_INFO_MASK` in kernel/bpf/btf.c, v6.18).
+            // 24 and 7 bits since 2026. Kernels that use only 16 and 5 of them set the others to 0 (`BTF_INFO_MASK`
+            // in kernel/bpf/btf.c, v6.18).
             len: (info & 0x00ff_ffff) as usize,
             kind: info >> 24 & 0x7f,
             flag: info >> 31 == 1,
@@ -266,7 +268,7 @@ impl Btf {
         })
     }
 
-    /// A string without its final 0.
+    /// Returns a string without its final 0.
     fn string(&self, offset: u32) -> Option<&[u8]> {
         let section = self.bytes.get(self.strings..self.strings_end)?;
         section.get(offset as usize..)?.split(|&byte| byte == 0).next()
@@ -299,21 +301,21 @@ const DECL_TAG: u32 = 17;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
-/// Size of `struct btf_type`.
+/// Size of `struct btf_type`, bytes.
 const TYPE_BYTES: usize = 12;
-/// Size of `struct btf_member`.
+/// Size of `struct btf_member`, bytes.
 const MEMBER_BYTES: usize = 12;
-/// Bytes of a type with what follows it: 22 to 24 in the kernels from 5.10 to 7.3.
+/// Mean size of a type with its members, bytes: 22 to 24 in the kernels from 5.10 to 7.3.
 const MEAN_TYPE_BYTES: usize = 22;
-/// Typedefs behind each other, or anonymous structs within each other, that are followed.
+/// Maximum number of typedefs in a chain, and of anonymous structs within each other.
 const MAX_DEPTH: u32 = 32;
-/// Members looked at in one search. `struct task_struct` has about 280.
+/// Maximum number of members visited in one search. `struct task_struct` has about 280.
 const SEARCH_BUDGET: u32 = 1 << 16;
 
-/// The common first part of every type.
+/// Common first part of every type.
 #[derive(Clone, Copy)]
 struct TypeShape {
-    /// Offset of the name in the string section; 0 for none.
+    /// Offset of the name in the string section; 0 if there is none.
     name: u32,
     /// Number of members, parameters or the like that follow.
     len: usize,
@@ -323,7 +325,7 @@ struct TypeShape {
 }
 
 impl TypeShape {
-    /// Size of the type and what follows it; `None` for an unknown kind.
+    /// Returns the size of the type with its members, bytes; `None` for an unknown kind.
     fn record_bytes(self) -> Option<usize> {
         let (fixed, each) = match self.kind {
             PTR | FWD | TYPEDEF | VOLATILE | CONST | RESTRICT | FUNC | FLOAT | TYPE_TAG => (0, 0),
@@ -338,7 +340,7 @@ impl TypeShape {
 }
 
 struct Member {
-    /// Offset in bits from the start of what holds it.
+    /// Offset in bits from the start of the outer struct.
     bits: u32,
     type_id: u32,
 }
@@ -347,7 +349,7 @@ struct Member {
 struct Header {
     types: (usize, usize),
     strings: (usize, usize),
-    /// Sizes of the kinds of types, in files that tell them.
+    /// Table with the sizes of the kinds of types, in files that have it.
     kinds: Option<(usize, usize)>,
 }
 
@@ -365,7 +367,7 @@ impl Header {
             let start = header_bytes.checked_add(field(at)? as usize);
             let end = start.and_then(|start| start.checked_add(word(bytes, at + 4)? as usize));
             match (start, end) {
-                // Positions are kept as `u32`.
+                // Positions are stored as `u32`.
                 (Some(start), Some(end)) if end <= bytes.len() && end <= u32::MAX as usize => Ok((start, end)),
                 _ => Err(BtfError::Truncated { what }),
             }
@@ -374,7 +376,7 @@ impl Header {
         Ok(Self { types: section(8, "the types")?, strings: section(16, "the strings")?, kinds })
     }
 
-    /// Size of a type of a kind that this reader does not know, if the file tells it (`struct btf_layout`).
+    /// Returns the size of a type of an unknown kind, bytes, if the file has it (`struct btf_layout`).
     fn foreign_bytes(&self, bytes: &[u8], shape: TypeShape) -> Option<usize> {
         let (start, end) = self.kinds?;
         let at = start + shape.kind as usize * 4;
@@ -389,7 +391,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-/// FNV-1a, 32 bits: the names are short, and a clash costs one comparison.
+/// Hashes a name with FNV-1a, 32 bits: names are short, and a collision costs one comparison.
 fn hash(name: &[u8]) -> u32 {
     name.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

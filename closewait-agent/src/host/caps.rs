@@ -1,17 +1,17 @@
-//! The capabilities of this process that matter here.
+//! Capabilities of this process.
 
 use std::fs;
 
-/// A capability that some part of the agent needs. Numbers: `include/uapi/linux/capability.h`.
+/// Capability that a part of the agent needs. Numbers: `include/uapi/linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// Load programs and maps (Linux 5.8).
     Bpf,
     /// Attach to tracepoints and read kernel memory from programs (Linux 5.8).
     Perfmon,
-    /// Look into other users' processes.
+    /// Read other users' processes.
     SysPtrace,
-    /// Read directories that belong to others, as `/proc/PID/fd` and tracefs do.
+    /// Read directories of other users, such as `/proc/PID/fd` and tracefs.
     DacReadSearch,
     /// Enter network namespaces, mount tracefs.
     SysAdmin,
@@ -22,14 +22,14 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// All that `run` can use, in the order in which they are shown.
+    /// All capabilities that `run` can use, in display order.
     pub const ALL: [Self; 6] =
         [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch, Self::SysAdmin, Self::SysResource];
 
     /// Capabilities retained after the start.
     pub const LASTING: [Self; 4] = [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch];
 
-    /// The name as manual pages and systemd units write it.
+    /// Returns the name as in manual pages and systemd units.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bpf => "CAP_BPF",
@@ -55,7 +55,7 @@ impl Capability {
     }
 }
 
-/// A set of effective capabilities.
+/// Set of effective capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     effective: u64,
@@ -67,13 +67,13 @@ impl Capabilities {
         Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
     }
 
-    /// From the text of a `status` file.
+    /// Parses the text of a `status` file.
     pub fn parse(status: &str) -> Option<Self> {
         let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
         u64::from_str_radix(line.trim(), 16).ok().map(Self::from_bits)
     }
 
-    /// From the bits of the kernel's set.
+    /// Creates a set from the bits of the kernel's set.
     pub const fn from_bits(effective: u64) -> Self {
         Self { effective }
     }
@@ -84,18 +84,19 @@ impl Capabilities {
         Self { effective: self.effective & !capability.bit() & !implied_by(capability) }
     }
 
-    /// Whether the kernel grants what `capability` stands for, be it through another capability.
+    /// Whether the kernel grants `capability`, directly or through another capability.
     pub const fn has(self, capability: Capability) -> bool {
         self.effective & (capability.bit() | implied_by(capability)) != 0
     }
 }
 
-/// Text to put behind the refusal to read a process: what to grant, or if all of it is granted, what else refuses.
-pub fn cure_for_unreadable() -> String {
-    cure_for(Capabilities::read())
+/// Returns the ending of a message that a process cannot be read: the capabilities to grant, or if all are granted,
+/// another possible reason.
+pub fn fix_for_unreadable() -> String {
+    fix_for(Capabilities::read())
 }
 
-fn cure_for(granted: Option<Capabilities>) -> String {
+fn fix_for(granted: Option<Capabilities>) -> String {
     let wanted = [Capability::SysPtrace, Capability::DacReadSearch];
     let missing: Vec<_> = wanted
         .into_iter()
@@ -114,7 +115,8 @@ fn cure_for(granted: Option<Capabilities>) -> String {
 /// `CAP_DAC_OVERRIDE`, which also reads and searches (`generic_permission` in fs/namei.c, v6.18).
 const DAC_OVERRIDE: u64 = 1 << 1;
 
-/// The bits of other capabilities that grant the same (`bpf_capable`, `perfmon_capable` in include/linux/capability.h, v6.18).
+/// Returns the bits of other capabilities that grant the same (`bpf_capable`, `perfmon_capable` in
+/// include/linux/capability.h, v6.18).
 pub(super) const fn implied_by(capability: Capability) -> u64 {
     match capability {
         Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
@@ -155,11 +157,11 @@ mod tests {
     #[test]
     fn what_is_granted_is_not_advised() {
         let all = Capabilities::from_bits(u64::MAX);
-        assert_eq!(cure_for(None), "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
-        assert_eq!(cure_for(Some(Capabilities::from_bits(0))), cure_for(None));
-        assert_eq!(cure_for(Some(all.without(Capability::SysPtrace))), "; grant CAP_SYS_PTRACE");
-        assert_eq!(cure_for(Some(all.without(Capability::DacReadSearch))), "; grant CAP_DAC_READ_SEARCH");
-        assert!(cure_for(Some(all)).contains("are granted") && !cure_for(Some(all)).contains("; grant "));
+        assert_eq!(fix_for(None), "; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH");
+        assert_eq!(fix_for(Some(Capabilities::from_bits(0))), fix_for(None));
+        assert_eq!(fix_for(Some(all.without(Capability::SysPtrace))), "; grant CAP_SYS_PTRACE");
+        assert_eq!(fix_for(Some(all.without(Capability::DacReadSearch))), "; grant CAP_DAC_READ_SEARCH");
+        assert!(fix_for(Some(all)).contains("are granted") && !fix_for(Some(all)).contains("; grant "));
     }
 
     #[test]

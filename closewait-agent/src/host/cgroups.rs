@@ -1,10 +1,10 @@
-//! The path of a cgroup, from its id.
+//! Paths of cgroups by their ids.
 //!
-//! The id that the kernel gives to programs is that of the kernfs node of the cgroup's folder, which is also its inode
-//! (`cgroup_id` in include/linux/cgroup.h and `kernfs_ino` in include/linux/kernfs.h, v5.10; on 64-bit machines). A file
-//! handle of cgroup2 is that id and nothing else (`__kernfs_fh_to_dentry` in fs/kernfs/mount.c, v5.10), so the folder is
-//! opened by it, however many others there are. That takes CAP_DAC_READ_SEARCH (`do_handle_open` in fs/fhandle.c, v5.10);
-//! without it the folders are walked, a little at a time.
+//! The id that the kernel gives to programs is that of the kernfs node of the cgroup's folder, which is also its
+//! inode (`cgroup_id` in include/linux/cgroup.h and `kernfs_ino` in include/linux/kernfs.h, v5.10; on 64-bit
+//! machines). A file handle of cgroup2 consists of only that id (`__kernfs_fh_to_dentry` in fs/kernfs/mount.c,
+//! v5.10), so the agent opens the folder by it, however many others there are. That takes CAP_DAC_READ_SEARCH
+//! (`do_handle_open` in fs/fhandle.c, v5.10). Without it, the agent scans the folders, a few milliseconds at a time.
 
 mod handle;
 mod scan;
@@ -24,13 +24,14 @@ use closewait_engine::text::harmless_path;
 
 use self::{handle::Opened, scan::FolderScan};
 use super::{
-    deadline::{self, Patience, Subject, Told},
+    deadline::{self, Patience, ReadResult, Subject},
     mountinfo::{mounts, unescape},
 };
 
-/// File with the mounts of this process.
+/// List of the mounts of this process.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-/// Paths that are remembered, also of cgroups that are gone; of more, those with the highest ids, which are the newest.
+/// Maximum number of paths in the cache, including those of removed cgroups. Beyond it, the cache drops the lowest
+/// ids, which are the oldest.
 const MAX_PATHS: usize = 65_536;
 /// Time that one call spends on the scan of folders.
 const SCAN_BUDGET: Duration = Duration::from_millis(20);
@@ -43,10 +44,10 @@ pub enum CgroupError {
     Mountinfo {
         /// The list.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// It names no cgroup v2.
+    /// No mount of the list is a cgroup v2.
     #[error("no cgroup2 is mounted: cgroups of sockets stay unknown; mount one, as at /sys/fs/cgroup/unified")]
     NotMounted,
     /// The folder of the mount cannot be opened.
@@ -54,19 +55,19 @@ pub enum CgroupError {
     Open {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
 }
 
-/// Result of looking a cgroup up.
+/// Result of a search for a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// Its path from the root of the mount, as bytes that anybody may have chosen.
+    /// Path from the root of the mount; any user may have chosen its bytes.
     Path(Vec<u8>),
-    /// There is no such cgroup (any more), or it is outside of what is mounted. Ids are not used again.
+    /// The cgroup does not exist (any more), or is outside of the mounted part. The kernel does not reuse ids.
     Gone,
-    /// It was not found, and not everything was looked through; the reason.
+    /// The search did not find it, and was incomplete for this reason.
     Unknown(String),
 }
 
@@ -75,14 +76,14 @@ pub enum Lookup {
 pub struct Cgroups {
     path: PathBuf,
     mount: Arc<File>,
-    /// Also those that are gone since: sockets outlive their cgroup.
+    /// Paths by id, including those of removed cgroups: sockets outlive their cgroup.
     paths: BTreeMap<u64, Vec<u8>>,
-    /// `None` as long as folders can be opened by their ids.
+    /// Scan of the folders; `None` as long as folders can be opened by their ids.
     scan: Option<Arc<Mutex<FolderScan>>>,
 }
 
 impl Cgroups {
-    /// Opens the cgroup mount that this process sees, of the whole hierarchy if there is one.
+    /// Opens the cgroup mount of this process, preferably of the whole hierarchy.
     ///
     /// # Errors
     ///
@@ -106,12 +107,12 @@ impl Cgroups {
         }
     }
 
-    /// The folder of the mount.
+    /// Returns the folder of the mount.
     pub fn mount(&self) -> &Path {
         &self.path
     }
 
-    /// Looks these cgroups up, and hands each to `each`. Takes no longer than `patience` allows.
+    /// Finds the paths of these cgroups, and hands each to `each`. Takes no longer than `patience` allows.
     pub fn look_up(&mut self, ids: &[u64], patience: &mut Patience, mut each: impl FnMut(u64, Lookup)) {
         let mut asked = Vec::new();
         for id in ids {
@@ -156,14 +157,14 @@ impl Cgroups {
                 (Ok(true), None) => each(id, Lookup::Gone),
                 (Ok(false), None) => each(
                     id,
-                    Lookup::Unknown("not all folders have been step yet; grant CAP_DAC_READ_SEARCH".to_owned()),
+                    Lookup::Unknown("not all folders have been scanned yet; grant CAP_DAC_READ_SEARCH".to_owned()),
                 ),
                 (Err(why), None) => each(id, Lookup::Unknown(why.clone())),
             }
         }
     }
 
-    /// Opens these by their ids.
+    /// Opens these cgroups by their ids.
     fn open(&self, ids: Vec<u64>, patience: &mut Patience) -> Vec<(u64, Result<Opened, String>)> {
         let mut all = Vec::new();
         let mount = Arc::clone(&self.mount);
@@ -175,22 +176,22 @@ impl Cgroups {
             }
         };
         let mut answered = BTreeMap::new();
-        deadline::each(ids.clone(), patience, work, |id, told| match told {
-            Told::Value(opened) => drop(answered.insert(*id, Ok(opened))),
-            Told::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
+        deadline::each(ids.clone(), patience, work, |id, result| match result {
+            ReadResult::Value(opened) => drop(answered.insert(*id, Ok(opened))),
+            ReadResult::Unanswered(why) => drop(answered.entry(*id).or_insert_with(|| Err(why.to_string()))),
         });
         let waits = || Err("an earlier read of its folder has not been answered".to_owned());
         all.extend(ids.into_iter().map(|id| (id, answered.remove(&id).unwrap_or_else(waits))));
         all
     }
 
-    /// Walks for some more milliseconds. Returns whether everything was seen since a scan began after all of the folders
-    /// were there that this call is about.
+    /// Scans for some more milliseconds. Returns whether a whole scan has ended that began after all folders of this
+    /// call existed.
     fn continue_scan(&mut self, patience: &mut Patience) -> Result<bool, String> {
         let Some(scan) = self.scan.clone() else { return Ok(false) };
         let work = move || match scan.try_lock() {
-            Ok(mut scan) => Some(scan.go_on(SCAN_BUDGET)),
-            // A thread that was left behind still has it.
+            Ok(mut scan) => Some(scan.continue_for(SCAN_BUDGET)),
+            // A thread that was left behind still holds it.
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
         };
         match deadline::run(Subject::Path(self.path.clone()), "scanning the folders of cgroups", patience, work) {

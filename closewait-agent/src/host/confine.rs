@@ -1,7 +1,7 @@
-//! Gives up what only the start of an agent needs, for good.
+//! Drops the capabilities that only the start of an agent needs, permanently.
 //!
-//! Capabilities belong to a thread and go on to those that it starts: this has to be done before the first thread that
-//! outlives the start.
+//! Capabilities belong to a thread, and threads that it starts inherit them. So this has to run before the first
+//! thread that outlives the start.
 
 mod filter;
 
@@ -14,35 +14,36 @@ use super::{
     plan::Degraded,
 };
 
-/// What stays after [`confine`].
+/// State after [`confine`].
 #[derive(Debug)]
 pub struct Confined {
-    /// The capabilities that are left, by name; `None` if that cannot be read.
+    /// Names of the remaining capabilities; `None` if they cannot be read.
     pub kept: Option<Vec<String>>,
-    /// What could not be given up, or had to be kept.
+    /// Privileges that could not be dropped, or had to stay.
     pub degraded: Vec<Degraded>,
 }
 
-/// What the agent is to go on with.
+/// Privileges that the agent keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// `CAP_SYS_ADMIN`, to enter network namespaces.
+    /// Whether to keep `CAP_SYS_ADMIN`, to enter network namespaces.
     pub enter_namespaces: bool,
-    /// The kernel has filters for system calls.
+    /// Whether the kernel has filters for system calls.
     pub seccomp: bool,
 }
 
-/// Gives up all capabilities but those of [`Capability::LASTING`] that this thread has, in every set; what `execve` could
-/// gain; and the system calls that the agent never makes after its start. What is refused is said, and no reason to end.
+/// Drops all capabilities except those of [`Capability::LASTING`] that this thread has, in every set; the
+/// capabilities that `execve` could gain; and the system calls that the agent never makes after its start. A failure
+/// is reported, and does not end the agent.
 pub fn confine(keep: Keep) -> Confined {
     let report = "report this with the output of `closewait doctor`";
     let mut degraded = Vec::new();
     let permitted = ::caps::read(None, CapSet::Permitted).map_err(|error| format!("capget failed: {error}"));
     match permitted.and_then(|permitted| {
         let kept = lasting(bits(&permitted), keep.enter_namespaces);
-        give_up(kept).map(|()| stand_ins(kept, keep.enter_namespaces))
+        drop_capabilities(kept).map(|()| substitutes(kept, keep.enter_namespaces))
     }) {
-        Ok(stand_ins) => degraded.extend(stand_ins),
+        Ok(substitutes) => degraded.extend(substitutes),
         Err(why) => degraded.push(refused("capabilities", &why, report)),
     }
     if let Err(error) = no_new_privileges() {
@@ -58,10 +59,10 @@ pub fn confine(keep: Keep) -> Confined {
     Confined { kept, degraded }
 }
 
-/// Gives up every capability of this thread, for one that only writes to what is open already. Such a thread may begin
-/// before [`confine`], which could not reach it any more; the filter for system calls reaches all threads.
-pub fn give_up_all() {
-    if let Err(why) = give_up(0) {
+/// Drops every capability of this thread, for a thread that only writes to open files. Such a thread may start before
+/// [`confine`], which cannot change other threads' capabilities. The filter for system calls applies to all threads.
+pub fn drop_all_capabilities() {
+    if let Err(why) = drop_capabilities(0) {
         log::debug!("a thread that writes keeps its capabilities: {why}");
     }
     if let Err(error) = no_new_privileges() {
@@ -69,8 +70,8 @@ pub fn give_up_all() {
     }
 }
 
-/// The capabilities to go on with, of those that are permitted. Where one is missing, another that grants the same stays in
-/// its place: what has worked at the start has to go on working.
+/// Returns the capabilities to keep among the permitted ones. Where one is missing, a stronger one that implies it
+/// stays: what works at the start has to continue to work.
 fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {
     let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
     let each = Capability::LASTING.map(|one| if permitted & one.bit() == 0 { implied_by(one) } else { one.bit() });
@@ -78,7 +79,7 @@ fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {
 }
 
 /// Reports capabilities that the agent retains because weaker ones are missing.
-fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
+fn substitutes(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
     let asked = if enter_namespaces { Capability::SysAdmin.bit() } else { 0 };
     let stronger = |one: Capability| implied_by(one) & kept & !asked;
     let missing: Vec<_> =
@@ -92,26 +93,26 @@ fn stand_ins(kept: u64, enter_namespaces: bool) -> Option<Degraded> {
     })
 }
 
-/// Takes all but `kept` out of every set of this thread.
-fn give_up(kept: u64) -> Result<(), String> {
-    // Before the others: it takes CAP_SETPCAP, which goes with them.
+/// Removes all capabilities except `kept` from every set of this thread.
+fn drop_capabilities(kept: u64) -> Result<(), String> {
+    // First, because it takes CAP_SETPCAP, which the others remove.
     bound(kept);
     let failed = |call: &'static str| move |error| format!("{call} failed: {error}");
     ::caps::clear(None, CapSet::Ambient).map_err(failed("prctl(PR_CAP_AMBIENT_CLEAR_ALL)"))?;
-    // Nothing is to be handed on by execve.
+    // `execve` must inherit nothing.
     ::caps::clear(None, CapSet::Inheritable).map_err(failed("capset"))?;
-    // In this order: what is effective has to be permitted (`cap_capset` in security/commoncap.c, v6.18).
+    // In this order: effective capabilities have to be permitted (`cap_capset` in security/commoncap.c, v6.18).
     let kept = set(kept);
     ::caps::set(None, CapSet::Effective, &kept).map_err(failed("capset"))?;
     ::caps::set(None, CapSet::Permitted, &kept).map_err(failed("capset"))
 }
 
-/// Takes all but `kept` out of the bounding set, as far as that is allowed. It bounds what `execve` gains from files
-/// (`pP' = (X & fP) | (pI & fI)`, `bprm_caps_from_vfs_caps` in security/commoncap.c, v6.18), which is nothing with
-/// `no_new_privs`: an ordinary user's agent, which may not do this, loses nothing by it.
+/// Removes all capabilities except `kept` from the bounding set, as far as the kernel allows it. That set limits what
+/// `execve` gains from files (`pP' = (X & fP) | (pI & fI)`, `bprm_caps_from_vfs_caps` in security/commoncap.c,
+/// v6.18), which is nothing with `no_new_privs`. So an ordinary user's agent, which may not do this, loses nothing.
 fn bound(kept: u64) {
     for one in ::caps::all() {
-        // An older kernel does not know all of them.
+        // An older kernel lacks some of them.
         let bounded = ::caps::has_cap(None, CapSet::Bounding, one).unwrap_or(false);
         if bounded
             && one.bitmask() & kept == 0
@@ -123,7 +124,7 @@ fn bound(kept: u64) {
     }
 }
 
-/// From here on `execve` grants nothing, whatever the file says (Documentation/userspace-api/no_new_privs.rst, v6.18).
+/// Makes `execve` grant nothing, for any file (Documentation/userspace-api/no_new_privs.rst, v6.18).
 fn no_new_privileges() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
@@ -140,7 +141,7 @@ fn set(bits: u64) -> CapsHashSet {
     ::caps::all().into_iter().filter(|one| one.bitmask() & bits != 0).collect()
 }
 
-/// In the order of their numbers.
+/// Returns the names in the order of their numbers.
 fn names(set: &CapsHashSet) -> Vec<String> {
     let mut all: Vec<_> = ::caps::all().into_iter().filter(|one| set.contains(one)).collect();
     all.sort_unstable_by_key(::caps::Capability::index);
@@ -161,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn root_goes_on_with_the_four() {
+    fn root_continues_with_the_four() {
         assert_eq!(lasting(ROOT, false), of(&Capability::LASTING));
         assert_eq!(lasting(ROOT, false), 0xc0_0008_0004);
-        assert_eq!(stand_ins(lasting(ROOT, false), false), None);
+        assert_eq!(substitutes(lasting(ROOT, false), false), None);
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
         for missing in Capability::LASTING {
             let granted = of(&Capability::LASTING) & !missing.bit();
             assert_eq!(lasting(granted, false), granted, "{missing:?}");
-            assert_eq!(stand_ins(granted, false), None, "{missing:?}");
+            assert_eq!(substitutes(granted, false), None, "{missing:?}");
         }
         assert_eq!(lasting(0, true), 0);
     }
@@ -187,19 +188,19 @@ mod tests {
     fn what_grants_the_same_stays_and_is_named() {
         let old = lasting(Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE, false);
         assert_eq!(old, Capability::SysAdmin.bit() | Capability::SysPtrace.bit() | DAC_OVERRIDE);
-        let said = stand_ins(old, false).unwrap();
+        let substitute = substitutes(old, false).unwrap();
         assert!(
-            said.why.ends_with(
+            substitute.why.ends_with(
                 "CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, in the place of CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH"
             )
         );
-        // Asked for, it needs no excuse.
-        assert_eq!(stand_ins(Capability::SysAdmin.bit() | Capability::DacReadSearch.bit(), true), None);
+        // A requested capability needs no explanation.
+        assert_eq!(substitutes(Capability::SysAdmin.bit() | Capability::DacReadSearch.bit(), true), None);
     }
 
     #[test]
     fn a_thread_is_confined_and_what_it_starts_is_too() {
-        // The filter would hold for all tests of this process.
+        // The filter would apply to all tests of this process.
         let keep = Keep { enter_namespaces: false, seccomp: false };
         let (confined, status) = thread::spawn(move || {
             let confined = confine(keep);

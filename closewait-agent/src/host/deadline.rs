@@ -1,37 +1,37 @@
-//! Work that the host can keep waiting for ever, done on threads that can be left behind.
+//! Work that the host can block forever, on threads that can be left behind.
 //!
-//! A read below `/proc` or a scan along a path ends in a file system or behind a lock that a broken host never gives
-//! back: the server of an NFS mount is gone, the daemon of a FUSE mount hangs. [`each`] does such work on a thread of its
-//! own, and gives the thread up when nothing has come of it for [`ANSWER_WITHIN`]. What that thread waits for is remembered
-//! for as long as it waits, so that nothing else is sent after it ([`ItemJob::may_wait`]).
+//! A read below `/proc` or along a path may need a file system or a lock that a broken host never releases: the
+//! server of an NFS mount is gone, the daemon of a FUSE mount hangs. [`each`] does such work on its own thread, and
+//! abandons the thread after [`ANSWER_WITHIN`] without progress. While that thread is blocked, this module remembers
+//! its subject and starts no other read of it ([`ItemJob::may_wait`]).
 //!
 //! # Which calls can wait
 //!
-//! | call | what it waits for | killable | treated as |
+//! | call | waits for | killable | treatment |
 //! |---|---|---|---|
-//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait for ever; not done at all on file systems of the list in `host/proc/mounts.rs` |
-//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait for ever |
-//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait for ever (`cmdline` and `environ` are not read) |
-//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait for ever |
-//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (seen on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
+//! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in `host/proc/mounts.rs` |
+//! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait forever |
+//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `cmdline`, `environ` fault pages in | yes | may wait forever (`cmdline` and `environ` are not read) |
+//! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait forever |
+//! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |
 //! | `/proc/PID/cgroup` | `cgroup_mutex` (`proc_cgroup_show`, kernel/cgroup/cgroup.c) | no | deadline |
-//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and of btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
-//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | `freezer_mutex` of v1 (`freezer_read`, kernel/cgroup/legacy_freezer.c); nothing of v2 | no | deadline |
+//! | `/proc/PID/mountinfo` | `namespace_sem` (`m_start`, fs/namespace.c), and for btrfs its own tree (`btrfs_show_options`, fs/btrfs/super.c) | no | deadline |
+//! | `cgroup.events`, `cgroup.freeze`, `freezer.state` | v1: `freezer_mutex` (`freezer_read`, kernel/cgroup/legacy_freezer.c); v2: nothing | no | deadline |
 //! | a path of `mountinfo`, `/var/log/pods`, the folders of `PATH`, `/sys/fs/cgroup` | every file system along the path (`d_revalidate`) | as the first line | deadline |
 //! | `/proc/PID/{stat,status}` | the last user of a memory frees it (`mmput`, kernel/fork.c) | no | deadline |
-//! | `/proc/PID/{comm,limits}`, `schedstat` | no lock that sleeps but those of the folder in `/proc` | | deadline |
+//! | `/proc/PID/{comm,limits}`, `schedstat` | no sleeping lock except those of the folder in `/proc` | | deadline |
 //! | listing `/proc`, `/proc/PID/{fd,task}`; `stat` of `/proc/PID/fd` | the lock of the folder in `/proc` | | deadline |
 //! | `/proc/PID/fdinfo/N` of io_uring and of UNIX sockets | a lock that is only tried, a spin lock (fs/io_uring.c, net/unix/af_unix.c) | | deadline |
 //! | `/proc/sys/net/netfilter/*` | nothing | | deadline |
 //! | `open_by_handle_at` on cgroup2 | the lock of the folder above (`reconnect_path`, fs/exportfs/expfs.c) | | deadline |
-//! | `setns` into a network namespace, `sock_diag` | no file system | | on a thread of its own that is waited for |
+//! | `setns` into a network namespace, `sock_diag` | no file system | | on its own thread, which the agent waits for |
 //!
-//! All at v5.10, where the lock is named `exec_update_mutex`. A program that begins holds it while it closes its files
-//! (`do_close_on_exec` in `begin_new_exec`, fs/exec.c), which waits for the file systems that they are on: so a process can
-//! become unreadable as a whole. Whatever is in doubt has a deadline, so everything has one.
+//! All at v5.10, where the lock is named `exec_update_mutex`. A starting program holds it while it closes its files
+//! (`do_close_on_exec` in `begin_new_exec`, fs/exec.c), which waits for the file systems of those files: so a whole
+//! process can become unreadable. Every call with any doubt has a deadline, so all calls have one.
 //!
-//! A wait that is killable ends with the process (`exit_group`), so the agent can always end. One that is not holds the
-//! process as a zombie until it is over; that is why programs on file systems of user space are not opened.
+//! A killable wait ends with the process (`exit_group`), so the agent can always end. An unkillable one keeps the
+//! process as a zombie until it is over, which is why the agent does not open programs on file systems in user space.
 
 use std::{
     any::Any,
@@ -53,57 +53,58 @@ use closewait_engine::text::duration;
 
 /// Time without any progress after which a thread is left behind.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
-/// Time that one inspection waits for reads that do not answer, all together.
+/// Total time that one inspection waits for reads that do not answer.
 const INSPECTION_WAITS: Duration = Duration::from_secs(1);
-/// Time that one inspection takes at most, on a host that answers slowly.
+/// Maximum time of one inspection, on a host that answers slowly.
 const INSPECTION_TAKES: Duration = Duration::from_secs(5);
-/// Threads that are left behind until nothing is tried any more that can wait for ever.
+/// Number of threads left behind from which on the agent starts no reads that can wait forever.
 const MAX_STUCK: usize = 8;
-/// Threads that are left behind until nothing is tried any more.
+/// Number of threads left behind from which on the agent starts no reads at all.
 const MAX_ABANDONED: usize = 16;
-/// Interval at which a thread is looked after while nothing comes of it.
+/// Interval between two checks of a silent thread.
 const TICK: Duration = Duration::from_millis(50);
-/// A thread that wants to run and gets no processor has this many times [`ANSWER_WITHIN`].
-const STARVED: u32 = 8;
-/// Values that wait to be taken: a thread that finds more waits for whoever takes them.
-const QUEUE: usize = 64;
+/// Factor on [`ANSWER_WITHIN`] for a runnable thread that gets no CPU.
+const STARVED_FACTOR: u32 = 8;
+/// Maximum number of values in a queue; a thread that produces more waits.
+const MAX_QUEUED_VALUES: usize = 64;
 
-/// Threads that were left behind, in this process.
+/// Threads of this process that were left behind.
 static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 
-/// CPU time of the threads that read, since this process began, nanoseconds.
+/// CPU time of the reader threads since this process began, nanoseconds.
 static CPU_USED: AtomicU64 = AtomicU64::new(0);
 
-/// CPU time that the threads of [`each`] have used since this process began: it is not in the CPU time of their callers.
+/// Returns the CPU time that the threads of [`each`] have used since this process began. It is not part of their
+/// callers' CPU time.
 pub fn cpu_used() -> Duration {
     Duration::from_nanos(CPU_USED.load(Ordering::Relaxed))
 }
 
-/// Something that is waited for.
+/// Object of a read that may block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// A process: its pid, and when it began in nanoseconds since boot, as a pid is used again. `None` stands for reads
-    /// that the process itself has to be there for.
+    /// A process: its pid, and its start in nanoseconds since boot, because the kernel reuses pids. `None` stands for
+    /// reads that need only the process itself.
     Process(u32, Option<u64>),
     /// A path.
     Path(PathBuf),
 }
 
-/// Reason why something was not read.
+/// Reason why a value was not read.
 #[derive(Debug)]
 pub enum ReadFailure {
-    /// It was tried, and there was no answer in time.
+    /// The read was tried, and did not answer in time.
     Late {
-        /// What was being read, as the job says.
+        /// Name of the read, as the job gave it.
         step: &'static str,
     },
-    /// It was not tried: an earlier read of the same subject has not been answered.
+    /// Not tried: an earlier read of the same subject has not answered.
     StillWaits,
-    /// It was not tried: too many other reads have not been answered.
+    /// Not tried: too many other reads have not answered.
     TooMany,
-    /// It was not tried: the time of this inspection is used up.
+    /// Not tried: the time of this inspection is used up.
     NoTime,
-    /// It was not tried: there is no thread.
+    /// Not tried: no thread could start.
     NoThread(io::Error),
 }
 
@@ -120,7 +121,7 @@ impl fmt::Display for ReadFailure {
     }
 }
 
-/// Time that is left for an inspection.
+/// Remaining time of an inspection.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     waits: Duration,
@@ -128,14 +129,14 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// That of one whole inspection: 1 s for reads that do not answer, 5 s in all.
+    /// Time of one whole inspection: 1 s for reads that do not answer, 5 s in all.
     fn default() -> Self {
         Self { waits: INSPECTION_WAITS, takes: INSPECTION_TAKES }
     }
 }
 
 impl Patience {
-    /// Time enough for one read that does not answer.
+    /// Time for one read that does not answer.
     pub fn for_one_read() -> Self {
         Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
     }
@@ -145,16 +146,16 @@ impl Patience {
     }
 }
 
-/// Something that comes of an item.
+/// Result for an item.
 #[derive(Debug)]
-pub enum Told<T> {
-    /// A value that the work has put out; there can be any number for one item.
+pub enum ReadResult<T> {
+    /// A value that the work has sent; one item can have any number of them.
     Value(T),
-    /// The work was left behind, or not begun. Values may have come before.
+    /// The work was left behind, or not started. Values may have come before.
     Unanswered(ReadFailure),
 }
 
-/// Work on one item, seen from the thread that does it.
+/// Work on one item, as its thread sees it.
 pub struct ItemJob<T> {
     index: usize,
     watch: Arc<Watch>,
@@ -162,26 +163,26 @@ pub struct ItemJob<T> {
 }
 
 impl<T> ItemJob<T> {
-    /// Hands a value over.
+    /// Sends a value.
     pub fn put(&self, value: T) {
-        // Nobody takes it any more if this thread was left behind.
+        // If this thread was left behind, there is no receiver.
         let _left_behind = self.values.send(Message::Value(self.index, value));
         self.progress();
     }
 
-    /// Names what this thread is going to wait for, if it has to.
+    /// Names the subject that this thread may block on.
     ///
     /// # Errors
     ///
-    /// If another thread already waits for the same.
+    /// If another thread is already blocked on the same subject.
     pub fn about(&self, subject: Subject) -> Result<(), ReadFailure> {
-        let waits = is_waited_for(&lock(&ABANDONED), &subject);
+        let waits = is_blocked_on(&lock(&ABANDONED), &subject);
         self.watch.doing().subject = Some(subject);
         self.progress();
         if waits { Err(ReadFailure::StillWaits) } else { Ok(()) }
     }
 
-    /// Names what is read next. The time of [`ANSWER_WITHIN`] begins again.
+    /// Names the next read, and restarts the time of [`ANSWER_WITHIN`].
     pub fn step(&self, step: &'static str) {
         self.watch.doing().step = step;
         self.progress();
@@ -192,11 +193,11 @@ impl<T> ItemJob<T> {
         self.watch.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether something may be tried that can wait for ever.
+    /// Whether the thread may try a read that can block forever.
     ///
     /// # Errors
     ///
-    /// If another thread already waits for the same subject, or too many wait for others.
+    /// If another thread is already blocked on the same subject, or too many are blocked on others.
     pub fn may_wait(&self) -> Result<(), ReadFailure> {
         let subject = self.watch.doing().subject.clone();
         match subject {
@@ -206,31 +207,31 @@ impl<T> ItemJob<T> {
     }
 }
 
-/// As [`ItemJob::may_wait`].
+/// Checks a subject as [`ItemJob::may_wait`] does.
 fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
     allowed(&lock(&ABANDONED), subject)
 }
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
-    if is_waited_for(abandoned, subject) {
+    if is_blocked_on(abandoned, subject) {
         return Err(ReadFailure::StillWaits);
     }
     if abandoned.len() >= MAX_STUCK { Err(ReadFailure::TooMany) } else { Ok(()) }
 }
 
-fn is_waited_for(abandoned: &[Abandoned], subject: &Subject) -> bool {
+fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
     abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject))
 }
 
-/// Does `work` for each of `items` in turn, on a thread of its own. Hands what it puts out to `take`, on this thread.
+/// Does `work` for each of `items` in turn, on its own thread. Hands its results to `take`, on this thread.
 ///
-/// An item of which nothing comes for [`ANSWER_WITHIN`] is left alone, and the next is begun on another thread. A panic
-/// of `work` goes on in the caller.
+/// If an item makes no progress for [`ANSWER_WITHIN`], its thread is left behind, and the next item starts on another
+/// thread. A panic of `work` continues in the caller.
 pub fn each<I, T>(
     items: Vec<I>,
     patience: &mut Patience,
     work: impl Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
-    mut take: impl FnMut(&I, Told<T>),
+    mut take: impl FnMut(&I, ReadResult<T>),
 ) where
     I: Send + Sync + 'static,
     T: Send + 'static,
@@ -255,7 +256,7 @@ pub fn each<I, T>(
         let began = clock::now();
         let end = worker.listen(patience, |index, value| {
             if let Some(item) = items.get(index) {
-                take(item, Told::Value(value));
+                take(item, ReadResult::Value(value));
             }
         });
         patience.takes = patience.takes.saturating_sub(clock::now().since(began));
@@ -264,7 +265,7 @@ pub fn each<I, T>(
             ThreadEnd::Panicked(payload) => panic::resume_unwind(payload),
             ThreadEnd::LeftBehind(index, why) => {
                 if let Some(item) = items.get(index) {
-                    take(item, Told::Unanswered(why));
+                    take(item, ReadResult::Unanswered(why));
                 }
                 next = index + 1;
             }
@@ -272,11 +273,11 @@ pub fn each<I, T>(
     }
 }
 
-/// Does one thing on a thread of its own, if no other thread waits for the same.
+/// Does one piece of work on its own thread, if no other thread is blocked on the same subject.
 ///
 /// # Errors
 ///
-/// If there is no answer in time, or it was not tried.
+/// If there is no answer in time, or the work was not tried.
 pub fn run<T: Send + 'static>(
     subject: Subject,
     step: &'static str,
@@ -291,21 +292,21 @@ pub fn run<T: Send + 'static>(
             job.put(work());
         }
     };
-    each(vec![subject], patience, work, |_subject, told| match told {
-        Told::Value(value) => answer = Ok(value),
-        // What is there is there.
-        Told::Unanswered(_) if answer.is_ok() => {}
-        Told::Unanswered(why) => answer = Err(why),
+    each(vec![subject], patience, work, |_subject, result| match result {
+        ReadResult::Value(value) => answer = Ok(value),
+        // A value that arrived counts.
+        ReadResult::Unanswered(_) if answer.is_ok() => {}
+        ReadResult::Unanswered(why) => answer = Err(why),
     });
     answer
 }
 
-/// Says of every item that it is not begun.
-fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, Told<T>)) {
+/// Reports for every item that it was not started.
+fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, ReadResult<T>)) {
     for item in items {
         take(
             item,
-            Told::Unanswered(match why {
+            ReadResult::Unanswered(match why {
                 ReadFailure::Late { step } => ReadFailure::Late { step },
                 ReadFailure::StillWaits => ReadFailure::StillWaits,
                 ReadFailure::TooMany => ReadFailure::TooMany,
@@ -316,18 +317,18 @@ fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, Told<T
     }
 }
 
-/// A thread that was left behind.
+/// Thread that was left behind.
 struct Abandoned {
     subject: Option<Subject>,
     watch: Arc<Watch>,
 }
 
-/// What is known of a thread from outside.
+/// State of a thread that others can read.
 #[derive(Default)]
 struct Watch {
-    /// The item that it works on.
+    /// Index of the item in work.
     index: AtomicUsize,
-    /// Changes whenever something comes of it.
+    /// Counter that changes with any progress.
     ticks: AtomicU64,
     doing: Mutex<Doing>,
     abandoned: AtomicBool,
@@ -337,9 +338,9 @@ struct Watch {
 struct Doing {
     subject: Option<Subject>,
     step: &'static str,
-    /// Its folder below `/proc`; `None` until it runs.
+    /// Folder of the thread below `/proc`; `None` until it runs.
     folder: Option<PathBuf>,
-    /// It has ended, or is about to.
+    /// Whether the thread has ended, or is about to.
     ended: bool,
 }
 
@@ -348,8 +349,7 @@ impl Watch {
         lock(&self.doing)
     }
 
-    /// Whether the thread would run if it had a processor, or runs. Nothing in the way of this read waits: it is about
-    /// this process.
+    /// Whether the thread is running or runnable. This read cannot block: it is about this process.
     fn is_running(&self) -> bool {
         let Some(folder) = self.doing().folder.clone() else { return true };
         super::proc::stat(&folder).is_ok_and(|stat| stat.state == b'R')
@@ -361,7 +361,7 @@ enum Message<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
-/// How a thread that reads items has ended.
+/// Way in which a reader thread has ended.
 enum ThreadEnd {
     Finished,
     Panicked(Box<dyn Any + Send>),
@@ -380,7 +380,7 @@ impl<T: Send + 'static> ReadThread<T> {
         I: Send + Sync + 'static,
         F: Fn(&I, &ItemJob<T>) + Send + Sync + 'static,
     {
-        let (sender, values) = mpsc::sync_channel(QUEUE);
+        let (sender, values) = mpsc::sync_channel(MAX_QUEUED_VALUES);
         let watch = Arc::new(Watch { index: AtomicUsize::new(from), ..Watch::default() });
         let watched = Arc::clone(&watch);
         let thread = thread::Builder::new().name("host reader".to_owned()).spawn(move || {
@@ -410,7 +410,7 @@ impl<T: Send + 'static> ReadThread<T> {
         Ok(Self { watch, values, thread })
     }
 
-    /// Takes what comes until the thread ends, or is left behind.
+    /// Receives values until the thread ends or is left behind.
     fn listen(self, patience: &mut Patience, mut take: impl FnMut(usize, T)) -> ThreadEnd {
         let (mut seen, mut quiet) = (self.watch.ticks.load(Ordering::Relaxed), Duration::ZERO);
         let began = clock::now();
@@ -419,7 +419,7 @@ impl<T: Send + 'static> ReadThread<T> {
                 Ok(Message::Value(index, value)) => take(index, value),
                 Ok(Message::Panicked(payload)) => return ThreadEnd::Panicked(payload),
                 Err(RecvTimeoutError::Disconnected) => {
-                    // It is on its way out, and the agent must not give up capabilities before it is.
+                    // The thread is ending, and the agent must not drop capabilities before it has.
                     let _panicked = self.thread.join();
                     return ThreadEnd::Finished;
                 }
@@ -432,7 +432,7 @@ impl<T: Send + 'static> ReadThread<T> {
                 }
             }
             let late = quiet >= ANSWER_WITHIN.min(patience.waits) && !quiet.is_zero();
-            let starved = late && quiet < ANSWER_WITHIN * STARVED && self.watch.is_running();
+            let starved = late && quiet < ANSWER_WITHIN * STARVED_FACTOR && self.watch.is_running();
             if late && !starved {
                 patience.waits = patience.waits.saturating_sub(quiet);
                 return self.leave_behind(|step| ReadFailure::Late { step });
@@ -447,7 +447,7 @@ impl<T: Send + 'static> ReadThread<T> {
         let index = self.watch.index.load(Ordering::Acquire);
         let mut abandoned = lock(&ABANDONED);
         let doing = self.watch.doing().clone();
-        // One that ends right now removes itself after this, or has done so already.
+        // A thread that ends right now removes itself after this, or has done so already.
         if !doing.ended {
             abandoned.push(Abandoned { subject: doing.subject, watch: Arc::clone(&self.watch) });
         }
@@ -456,7 +456,7 @@ impl<T: Send + 'static> ReadThread<T> {
     }
 }
 
-/// Takes a thread off the list when it ends.
+/// Guard that removes a thread from the list when it ends.
 struct Ending(Arc<Watch>);
 
 impl Drop for Ending {

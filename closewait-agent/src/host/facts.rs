@@ -1,4 +1,4 @@
-//! What this kernel and these privileges offer. Facts only; the rules are in [`super::plan`].
+//! Facts about this kernel and the privileges of this process. The rules are in [`super::plan`].
 
 use std::{cell::OnceCell, fs, path::Path, time::Duration};
 
@@ -22,78 +22,79 @@ use super::{
 /// Facts about this host, gathered before anything is loaded.
 #[derive(Debug)]
 pub struct HostFacts {
-    /// The kernel's release, as `uname -r` gives it.
+    /// Kernel release, as in `uname -r`.
     pub release: Option<String>,
     /// The first two numbers of the release.
     pub version: Option<(u32, u32)>,
-    /// What its type information says, or why there is none.
+    /// Facts from the kernel's type information, or the reason why there is none.
     pub types: Result<Types, BtfError>,
-    /// Whether it has the ring buffer (Linux 5.8).
+    /// Whether the kernel has the BPF ring buffer (Linux 5.8).
     pub ring_buffer: Option<bool>,
-    /// What [`HostFacts::tracefs`] has found, once it was asked.
+    /// Result of [`HostFacts::tracefs`], after its first call.
     pub tracefs: OnceCell<Result<Tracefs, TracefsError>>,
     /// The effective capabilities of this process.
     pub capabilities: Option<Capabilities>,
-    /// Whether system calls can be refused by a filter (`CONFIG_SECCOMP_FILTER`).
+    /// Whether the kernel has filters for system calls (`CONFIG_SECCOMP_FILTER`).
     pub seccomp: Option<bool>,
-    /// Bytes of memory that this process may lock, `u64::MAX` if it may set them as high as it likes. Maps count against
-    /// them before Linux 5.11.
+    /// Bytes of memory that this process may lock; `u64::MAX` if it may raise the limit at will. Before Linux 5.11,
+    /// maps count against it.
     pub locked_memory: Option<u64>,
     /// Whether this is the user namespace of the host: in another, capabilities do not count for BPF.
     pub initial_user_namespace: Option<bool>,
     /// Whether this is the pid namespace of the host: in another, most processes have no number.
     pub initial_pid_namespace: Option<bool>,
-    /// Length of a tick (`1 / CONFIG_HZ` s), the unit of the kernel's coarse times. If not known, the longest there is.
+    /// Duration of a tick (`1 / CONFIG_HZ` s), the unit of the kernel's coarse times. If unknown, the longest
+    /// possible one.
     pub tick: Duration,
     /// First and last port of `net.ipv4.ip_local_port_range`, in this network namespace.
     pub port_range: Option<(u16, u16)>,
 }
 
-/// What the kernel's type information says.
+/// Facts from the kernel's type information.
 #[derive(Clone, Debug)]
 pub struct Types {
     /// Offsets of struct members.
     pub layout: Layout,
-    /// What programs may call, and numbers of bits.
+    /// Helpers that programs may call, and numbers of bits.
     pub abilities: Abilities,
-    /// The tracepoint can be attached to by name.
+    /// Whether the tracepoint can be attached by name.
     pub tracepoint: bool,
-    /// `iter/task_file` (Linux 5.8, `kernel/bpf/task_iter.c`).
+    /// Whether `iter/task_file` exists (Linux 5.8, `kernel/bpf/task_iter.c`).
     pub iter_files: bool,
-    /// `bpf_sk_storage_get` may be called from tracing programs (Linux 5.11, `net/core/bpf_sk_storage.c`).
+    /// Whether tracing programs may call `bpf_sk_storage_get` (Linux 5.11, `net/core/bpf_sk_storage.c`).
     pub sk_storage: bool,
-    /// The map type is in `enum bpf_map_type`.
+    /// Whether the map type is in `enum bpf_map_type`.
     pub ring_buffer: bool,
-    /// What programs attach to.
+    /// Types that programs attach to.
     pub attachable: Vec<Attachable>,
 }
 
-/// A type that stands for a place where programs can be attached.
+/// Type of a place where programs can be attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachable {
     /// Name of the type.
     pub name: String,
-    /// Its kind, [`btf::FUNC`] or [`btf::TYPEDEF`].
+    /// Kind of the type, [`btf::FUNC`] or [`btf::TYPEDEF`].
     pub kind: u32,
-    /// Its number in the kernel.
+    /// Number of the type in the kernel.
     pub id: u32,
 }
 
-/// tracefs, and what it says of the tracepoint.
+/// State of tracefs, and its description of the tracepoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Tracefs {
-    /// Mounted where everybody sees it; else it is mounted for the agent alone.
+    /// Whether it is mounted for all processes; else the agent mounts it for itself alone.
     pub mounted: bool,
     /// Offsets of the fields.
     pub layout: TraceLayout,
 }
 
 impl HostFacts {
-    /// Looks at this host. Loads nothing, changes nothing, and takes some milliseconds.
+    /// Gathers the facts. Loads nothing, changes nothing, and takes some milliseconds.
     pub fn gather() -> Self {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned());
         let version = release.as_deref().and_then(parse_version);
-        // The bytes of the types, some 6 MB, go away with `btf`.
+        // The bytes of the types, some 6 MB, are freed with `btf`.
         let types = Btf::read(Path::new(btf::VMLINUX)).map(|btf| Types::of(&btf));
         let ring_buffer = match &types {
             Ok(types) => Some(types.ring_buffer),
@@ -117,8 +118,8 @@ impl HostFacts {
         }
     }
 
-    /// What tracefs says, or why it does not. Looked at only when asked for: where tp_btf works nobody needs it, and to
-    /// mount it takes a thread and some milliseconds.
+    /// Reads tracefs, on the first call. Where tp_btf works nothing needs it, and a mount takes a thread and some
+    /// milliseconds.
     pub fn tracefs(&self) -> &Result<Tracefs, TracefsError> {
         self.tracefs.get_or_init(|| {
             let mounted = tracefs::mounted().is_some();
@@ -129,12 +130,12 @@ impl HostFacts {
 }
 
 impl Types {
-    /// Takes out of the types what matters.
+    /// Extracts the relevant facts from the types.
     pub fn of(btf: &Btf) -> Self {
-        // The type that `BPF_PROG_LOAD` looks for (`bpf_check_attach_target` in kernel/bpf/verifier.c, v6.18).
+        // The type that `BPF_PROG_LOAD` searches for (`bpf_check_attach_target` in kernel/bpf/verifier.c, v6.18).
         let tracepoint = format!("btf_trace_{}", names::TRACEPOINT);
         let tracepoint = btf.typedef(&tracepoint).map(|id| Attachable { name: tracepoint, kind: btf::TYPEDEF, id });
-        // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h makes a function for each iterator.
+        // `DEFINE_BPF_ITER_FUNC` in include/linux/bpf.h defines a function for each iterator.
         let function =
             |name: &str| btf.function(name).map(|id| Attachable { name: name.to_owned(), kind: btf::FUNC, id });
         let files = function("bpf_iter_task_file");
@@ -152,12 +153,12 @@ impl Types {
 
 /// `PROC_USER_INIT_INO` in include/linux/proc_ns.h (v6.18; the number is the same since 3.8).
 const USER_INIT_INO: u32 = 0xEFFF_FFFD;
-/// `PROC_PID_INIT_INO`, as above.
+/// `PROC_PID_INIT_INO` in include/linux/proc_ns.h (v6.18; the number is the same since 3.8).
 const PID_INIT_INO: u32 = 0xEFFF_FFFC;
-/// With `CONFIG_HZ_100`, the lowest.
+/// Duration of a tick with `CONFIG_HZ_100`, the lowest frequency.
 const LONGEST_TICK: Duration = Duration::from_millis(10);
 
-/// Creates such a map. `None` if a missing privilege hides the answer.
+/// Creates a ring buffer to test for support. `None` if a missing privilege hides the answer.
 fn probe_ring_buffer() -> Option<bool> {
     is_map_supported(MapType::RingBuf).ok()
 }
@@ -172,28 +173,30 @@ fn is_namespace(kind: &str, inode: u32) -> Option<bool> {
     Some(link.to_str()? == format!("{kind}:[{inode}]"))
 }
 
-/// The kernel lists what filters may answer in a folder that is there only if it has filters (`seccomp_sysctl_init` in
-/// kernel/seccomp.c, v6.18; since 4.14).
+/// Whether the kernel has filters for system calls: only then the folder with the list of their actions exists
+/// (`seccomp_sysctl_init` in kernel/seccomp.c, v6.18; since 4.14).
 fn has_seccomp() -> Option<bool> {
     let sysctl = Path::new("/proc/sys/kernel");
     sysctl.try_exists().ok()?.then(|| sysctl.join("seccomp/actions_avail").exists())
 }
 
-/// The limit as it is; infinite if its hard limit is: aya tries to take it away, which every process may that has a hard limit of infinity.
+/// Returns the current limit, or infinity if the hard limit is infinite: aya raises the soft limit to the hard one,
+/// which every process may do.
 fn locked_memory() -> Option<u64> {
     let limit = getrlimit(Resource::Memlock);
-    // A soft limit of infinity needs a hard one.
+    // An infinite soft limit needs an infinite hard one.
     Some(limit.maximum.and(limit.current).unwrap_or(u64::MAX))
 }
 
-/// The resolution of the coarse clock is one tick (`posix_get_coarse_res` in kernel/time/posix-timers.c, v6.18).
+/// Returns the duration of a tick: the resolution of the coarse clock (`posix_get_coarse_res` in
+/// kernel/time/posix-timers.c, v6.18).
 fn tick() -> Option<Duration> {
     let resolution = clock_getres(ClockId::MonotonicCoarse);
     let seconds = u64::try_from(resolution.tv_sec).ok()?;
     Some(Duration::new(seconds, u32::try_from(resolution.tv_nsec).ok()?)).filter(|tick| !tick.is_zero())
 }
 
-/// The first two numbers of a release such as `6.18.0-rc1-custom`.
+/// Parses the first two numbers of a release such as `6.18.0-rc1-custom`.
 fn parse_version(release: &str) -> Option<(u32, u32)> {
     let (major, rest) = release.split_once('.')?;
     let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;

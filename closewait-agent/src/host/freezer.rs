@@ -1,10 +1,11 @@
-//! Whether the cgroup of a process is frozen, and the file that thaws it.
+//! Frozen state of a process's cgroup, and the file that thaws it.
 //!
-//! A frozen process cannot do anything, although its threads seem to wait in the system calls that they were in. With cgroup
-//! v2, `cgroup.events` has the state in effect, whether the cgroup or one above it was frozen (`cgroup_freeze`,
-//! kernel/cgroup/freezer.c at v5.10); with v1, `freezer.state` has (`freezer_read`, kernel/cgroup/legacy_freezer.c at v5.10).
+//! A frozen process cannot run, although its threads seem to wait in their last system calls. With cgroup v2,
+//! `cgroup.events` has the effective state, whether the cgroup or one above it was frozen (`cgroup_freeze`,
+//! kernel/cgroup/freezer.c at v5.10); with v1, `freezer.state` has it (`freezer_read`, kernel/cgroup/legacy_freezer.c
+//! at v5.10).
 //!
-//! These reads can wait for locks of the kernel: [`super::deadline`] is where they are called.
+//! These reads can wait for locks of the kernel, so they run inside [`super::deadline`].
 
 use std::{
     ffi::OsStr,
@@ -20,25 +21,25 @@ use super::{
     proc::{self, CgroupPaths},
 };
 
-/// Where the kernel lists the mounts of this process.
+/// The kernel's list of the mounts of this process.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-/// Longest list of mounts that is read.
+/// Maximum size of a list of mounts, bytes.
 const MAX_MOUNTINFO: u64 = 4 << 20;
-/// Longest file of a cgroup that is read.
+/// Maximum size of a cgroup's file, bytes.
 const MAX_FILE: u64 = 4096;
-/// Cgroups above that of a process that are searched for the one that was frozen.
+/// Maximum number of parent cgroups in the search for the frozen one.
 const MAX_DEPTH: usize = 32;
 
-/// State of the freezers of a process.
+/// Freezer state of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FreezerState {
     /// Whether the process is frozen.
     pub frozen: bool,
-    /// The file into which a state was written that freezes the process: `cgroup.freeze`, or `freezer.state` of cgroup v1.
+    /// File that froze the process: `cgroup.freeze`, or `freezer.state` of cgroup v1.
     pub file: Option<PathBuf>,
 }
 
-/// Hierarchies of cgroups with a freezer.
+/// Mount points of cgroup hierarchies with a freezer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Hierarchies {
     unified: Option<PathBuf>,
@@ -47,7 +48,7 @@ struct Hierarchies {
 
 /// Reads whether a process is frozen; `None` if no hierarchy with a freezer is mounted, or the cgroup cannot be read.
 pub fn state(paths: &CgroupPaths) -> Option<FreezerState> {
-    /// Mounts as of the first time that one was found: they stay for as long as the host runs.
+    /// Mounts at the first successful search: they stay while the host runs.
     static HIERARCHIES: OnceLock<Hierarchies> = OnceLock::new();
     let hierarchies = match HIERARCHIES.get() {
         Some(hierarchies) => hierarchies,
@@ -63,7 +64,8 @@ pub fn state(paths: &CgroupPaths) -> Option<FreezerState> {
 }
 
 impl Hierarchies {
-    /// From the text of `mountinfo`: only mounts of whole hierarchies, in which the paths of `/proc/PID/cgroup` begin.
+    /// Parses the text of `mountinfo`. Uses only mounts of whole hierarchies, where the paths of `/proc/PID/cgroup`
+    /// begin.
     fn parse(text: &[u8]) -> Self {
         let mut found = Self::default();
         for mount in mounts(text).filter(|mount| mount.root == b"/") {
@@ -87,15 +89,15 @@ impl Hierarchies {
     }
 }
 
-/// The root and the folder of a cgroup. `None` for a path that leads out of the part of the hierarchy that is seen, as from a
-/// cgroup namespace (`cgroup_path_ns_locked`, kernel/cgroup/cgroup.c at v5.10).
+/// Returns the root and the folder of a cgroup. `None` for a path outside of the visible part of the hierarchy, as in
+/// a cgroup namespace (`cgroup_path_ns_locked`, kernel/cgroup/cgroup.c at v5.10).
 fn below(mount: &Path, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let path = Path::new(OsStr::from_bytes(path.strip_prefix(b"/")?));
     let plain = path.components().all(|component| matches!(component, std::path::Component::Normal(_)));
     plain.then(|| (mount.to_owned(), mount.join(path)))
 }
 
-/// The state by `cgroup.events`, which the root does not have: the root cannot be frozen.
+/// Reads the state from `cgroup.events`. The root has no such file, and cannot be frozen.
 fn unified(root: &Path, folder: &Path) -> Option<FreezerState> {
     let frozen = match text(&folder.join("cgroup.events")) {
         Ok(events) => events.lines().find_map(|line| line.strip_prefix("frozen "))?.trim() == "1",
@@ -106,7 +108,7 @@ fn unified(root: &Path, folder: &Path) -> Option<FreezerState> {
     Some(FreezerState { frozen, file })
 }
 
-/// The state by `freezer.state`, which the root does not have.
+/// Reads the state from `freezer.state`. The root has no such file.
 fn legacy(root: &Path, folder: &Path) -> Option<FreezerState> {
     let frozen = match text(&folder.join("freezer.state")) {
         Ok(state) => state.trim() == "FROZEN",
@@ -117,7 +119,7 @@ fn legacy(root: &Path, folder: &Path) -> Option<FreezerState> {
     Some(FreezerState { frozen, file: by.map(|by| by.with_file_name("freezer.state")) })
 }
 
-/// The file with this name, of the folder or the next one above it, that has a 1 in it.
+/// Returns the first file with this name that contains 1, from the folder upwards.
 fn find_up(root: &Path, folder: &Path, name: &str) -> Option<PathBuf> {
     let above = folder.ancestors().take_while(|above| above.starts_with(root)).take(MAX_DEPTH);
     above.map(|above| above.join(name)).find(|file| text(file).is_ok_and(|text| text.trim() == "1"))

@@ -1,13 +1,13 @@
-//! Calls on a path that a user gave, on a thread that can be left behind.
+//! Calls on a path from the user, on a thread that can be left behind.
 //!
-//! Such a path can lead anywhere: to an NFS mount whose server is gone, to a FUSE mount whose daemon hangs. Every system
-//! call that walks it ([`call`] names them) waits for those file systems, so none is made on the thread of an event loop,
-//! nor on the only thread of a command. [`super::deadline`] says the same of paths that the host gives.
+//! Such a path can lead anywhere: to an NFS mount whose server is gone, to a FUSE mount whose daemon hangs. Every
+//! system call that resolves it ([`call`] names them) waits for those file systems, so none runs on the thread of an
+//! event loop, or on the only thread of a command. [`super::deadline`] does the same for paths of the host.
 //!
-//! A thread that is left behind ends when the file system answers, or with the process. Only a wait that cannot be killed
-//! keeps the process until it is over: of FUSE that of a request that the daemon has read and not answered
-//! (`request_wait_answer`, fs/fuse/dev.c, v6.18), of NFS none (`rpc_wait_bit_killable`, net/sunrpc/sched.c, v6.18), of a
-//! block device that does not answer any (`folio_lock`, `wait_on_buffer`).
+//! A thread that is left behind ends when the file system answers, or with the process. Only an unkillable wait
+//! delays the end of the process: on FUSE, that for a request that the daemon has read and not answered
+//! (`request_wait_answer`, fs/fuse/dev.c, v6.18); on NFS, none (`rpc_wait_bit_killable`, net/sunrpc/sched.c, v6.18);
+//! on a block device that does not answer, any (`folio_lock`, `wait_on_buffer`).
 
 use std::{
     cell::RefCell,
@@ -27,10 +27,10 @@ use super::lock;
 use crate::clock;
 use closewait_engine::text::duration;
 
-/// Time for one thing that an agent does with a path at its start.
+/// Maximum time for one operation on a path at the agent's start.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Paths that threads wait for which were left behind, in this process.
+/// Paths that block threads which were left behind, in this process.
 static LEFT_BEHIND: Mutex<Vec<(u64, PathBuf)>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -41,16 +41,16 @@ thread_local! {
 /// Reason why a call on a path gave no result.
 #[derive(Debug)]
 pub enum CallFailure {
-    /// It was tried, and there was no answer in time.
+    /// The call was tried, and did not answer in time.
     Late {
-        /// The system call.
+        /// Name of the system call.
         call: &'static str,
-        /// How long it was waited for.
+        /// Time that the caller waited.
         waited: Duration,
     },
-    /// It was not tried: an earlier call on the same path has not been answered.
+    /// Not tried: an earlier call on the same path has not answered.
     StillWaits,
-    /// It was not tried: there is no thread.
+    /// Not tried: no thread could start.
     NoThread(io::Error),
 }
 
@@ -61,21 +61,23 @@ impl fmt::Display for CallFailure {
                 write!(f, "{call} did not answer within {} (its file system may hang)", duration(*waited))
             }
             Self::StillWaits => write!(f, "an earlier call has not been answered (its file system may hang)"),
-            Self::NoThread(error) => write!(f, "starting a thread failed: {error}; is a limit on processes reached?"),
+            Self::NoThread(error) => {
+                write!(f, "starting a thread failed: {error}; check the limits on processes and memory")
+            }
         }
     }
 }
 
 impl std::error::Error for CallFailure {}
 
-/// What is known of a thread from outside.
+/// State of a thread that others can read.
 #[derive(Debug, Default)]
 struct Progress {
     call: &'static str,
     ended: bool,
 }
 
-/// Names the system call that this thread makes next, for the error of the caller that waits for it.
+/// Names the next system call of this thread, for the error of the caller that waits for it.
 pub fn call(name: &'static str) {
     CALL.with_borrow(|progress| {
         if let Some(progress) = progress {
@@ -84,7 +86,7 @@ pub fn call(name: &'static str) {
     });
 }
 
-/// Work on a path that another thread does.
+/// Work on a path, on another thread.
 #[derive(Debug)]
 pub struct InTime<T> {
     thread: PathThread,
@@ -92,17 +94,17 @@ pub struct InTime<T> {
 }
 
 impl<T: Send + 'static> InTime<T> {
-    /// Begins `work` on `path`. If the caller gave up before there is a result, `undo` takes it.
+    /// Starts `work` on `path`. If the caller gives up before there is a result, `undo` gets the result.
     ///
     /// # Errors
     ///
-    /// If earlier work on the same path was left behind and still waits, or a thread cannot be started.
+    /// If earlier work on the same path still blocks, or no thread can start.
     pub fn begin(
         path: &Path,
         work: impl FnOnce(&Path) -> T + Send + 'static,
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<Self, CallFailure> {
-        // Without room, so that a result is taken by exactly one of the two.
+        // The channel has no buffer, so that exactly one of the two takes a result.
         let (done, result) = mpsc::sync_channel(0);
         let work = move |path: &Path| {
             if let Err(mpsc::SendError(late)) = done.send(work(path)) {
@@ -112,16 +114,16 @@ impl<T: Send + 'static> InTime<T> {
         Ok(Self { thread: PathThread::start(path, work)?, result })
     }
 
-    /// Waits for the result. A panic of the work goes on here.
+    /// Waits for the result. A panic of the work continues here.
     ///
     /// # Errors
     ///
-    /// If it is not there in time.
+    /// If there is no result in time.
     pub fn wait(self, patience: Duration) -> Result<T, CallFailure> {
         let Self { thread, result } = self;
         match result.recv_timeout(patience) {
             Ok(value) => {
-                // It has nothing left to do: no thread with all rights stays.
+                // The thread has finished: this leaves no thread with all capabilities.
                 thread.join();
                 Ok(value)
             }
@@ -134,12 +136,12 @@ impl<T: Send + 'static> InTime<T> {
     }
 }
 
-/// Does `work` on `path`, on a thread of its own, which is left behind if it does not end in time. Then `undo` takes what
-/// comes of it.
+/// Does `work` on `path`, on its own thread, which is left behind if it does not end in time. Then `undo` gets the
+/// result.
 ///
 /// # Errors
 ///
-/// If there is no answer in time, or it was not tried.
+/// If there is no answer in time, or the work was not tried.
 pub fn in_time<T: Send + 'static>(
     path: &Path,
     patience: Duration,
@@ -149,11 +151,12 @@ pub fn in_time<T: Send + 'static>(
     InTime::begin(path, work, undo)?.wait(patience)
 }
 
-/// As [`in_time`], for a task: others go on meanwhile. It waits no longer than until `stop` is ready, either.
+/// Does work as [`in_time`] does, from an async task, without blocking other tasks. Also stops waiting when `stop` is
+/// ready.
 ///
 /// # Errors
 ///
-/// As of [`in_time`].
+/// As for [`in_time`].
 pub async fn in_time_of_task<T: Send + 'static>(
     path: &Path,
     patience: Duration,
@@ -180,12 +183,12 @@ pub async fn in_time_of_task<T: Send + 'static>(
         () = stop => {}
     }
     result.close();
-    // It may have come in the last moment.
+    // The result may have come in the last moment.
     let waited = clock::now().since(began).min(patience);
     result.try_recv().map_err(|_none| thread.leave_behind(waited))
 }
 
-/// A thread that works on one path.
+/// Thread that works on one path.
 #[derive(Debug)]
 struct PathThread {
     path: PathBuf,
@@ -209,7 +212,7 @@ impl PathThread {
         Ok(Self { path: path.to_owned(), progress, thread: thread.map_err(CallFailure::NoThread)? })
     }
 
-    /// Waits for its end. A panic goes on here.
+    /// Waits for the end of the thread. A panic continues here.
     fn join(self) {
         if let Err(payload) = self.thread.join() {
             panic::resume_unwind(payload);
@@ -217,10 +220,10 @@ impl PathThread {
     }
 
     fn leave_behind(self, waited: Duration) -> CallFailure {
-        // In this order everywhere.
+        // Lock order everywhere.
         let mut left_behind = lock(&LEFT_BEHIND);
         let progress = lock(&self.progress);
-        // One that ends right now takes itself off the list after this, or has ended already.
+        // A thread that ends right now removes itself from the list after this, or has ended already.
         if !progress.ended {
             left_behind.push((key(&self.progress), self.path));
         }
@@ -228,7 +231,7 @@ impl PathThread {
     }
 }
 
-/// Takes a thread off the list when it ends.
+/// Guard that removes a thread from the list when it ends.
 struct CallEnding(Arc<Mutex<Progress>>);
 
 impl Drop for CallEnding {
@@ -239,7 +242,7 @@ impl Drop for CallEnding {
     }
 }
 
-/// What tells a thread from others while it runs.
+/// Returns an id of a thread that is unique while it runs.
 fn key(progress: &Arc<Mutex<Progress>>) -> u64 {
     Arc::as_ptr(progress).addr() as u64
 }
@@ -266,7 +269,7 @@ mod tests {
         };
         let late = in_time(path, SHORT, hangs, move |value| undone.send(value).unwrap()).unwrap_err();
         assert!(late.to_string().starts_with("lstat did not answer within 50ms"), "{late}");
-        // Nothing is sent after it, and other paths are none of its business.
+        // A second call on the path does not start; other paths are independent.
         assert!(matches!(in_time(path, LONG, |_path| 9, drop), Err(CallFailure::StillWaits)));
         assert_eq!(in_time(Path::new("/in_time/other"), LONG, |_path| 9, drop).unwrap(), 9);
         drop(go);

@@ -1,62 +1,65 @@
-//! How much an agent keeps, decided from what the user says and from the memory that there is. Pure.
+//! Memory limits of an agent, from the user's options and the available memory. Pure.
 
 use closewait_engine::text::harmless_path;
 
 use super::{memory_limit::MemoryLimit, plan::Degraded};
 
-/// Sockets whose time of entry the kernel keeps, unless the user or a memory limit says otherwise.
+/// Default number of sockets whose times of entry the kernel stores.
 pub const DEFAULT_MAX_SOCKETS: u32 = 262_144;
-/// Upper bound of that number: reading a larger map keeps a CPU of the kernel busy for too long (docs/kernel-safety.md).
+/// Maximum of `--max-sockets`: reading a larger map keeps a CPU busy in the kernel for too long
+/// (docs/kernel-safety.md).
 pub const MAX_MAX_SOCKETS: u32 = 1 << 20;
-/// Sockets that are tracked, unless the user or a memory limit says otherwise: some 530 MB.
+/// Default number of tracked sockets: some 530 MB.
 pub const DEFAULT_MAX_TRACKED: u32 = 1_000_000;
-/// Size of the ring buffer, unless the user or a memory limit says otherwise, bytes.
+/// Default size of the ring buffer, bytes.
 pub const DEFAULT_RING_BUFFER: u32 = 4 << 20;
-/// Size of the queue of lines for a slow reader, bytes.
+/// Default size of the queue of lines for a slow reader, bytes.
 const DEFAULT_LINES: u64 = 16 << 20;
 
-/// Memory of an agent that tracks nothing, bytes: 25 MB at its start, while it reads the kernel's types, and what the kernel
-/// charges it for programs, counters and threads. Later the agent itself has 13 MB, and lines for a slow reader the rest.
-const FIXED: u64 = 32 << 20;
-/// Memory of an entry of the kernel's map, bytes: 64 of the entry, and a bucket for each.
-const OF_ENTRY: u64 = 80;
-/// Memory of a tracked socket, bytes, while all of them are answered as JSON: measured with 50,000, 3,130 above what an idle
-/// agent has. Between answers it is 550.
-const OF_TRACKED: u64 = 3_400;
-/// The least that limits are lowered to: below, an agent is of no use.
+/// Memory of an agent that tracks nothing, bytes: 25 MB at its start, while it reads the kernel's types, and the
+/// kernel's charge for programs, counters and threads. Later the agent itself uses 13 MB, and the rest is for lines
+/// to a slow reader.
+const FIXED_BYTES: u64 = 32 << 20;
+/// Memory of an entry in the kernel's map, bytes: 64 for the entry, and a bucket for each.
+const ENTRY_BYTES: u64 = 80;
+/// Memory of a tracked socket, bytes, while a JSON answer has all of them: with 50,000, measured 3,130 above an idle
+/// agent. Between answers it is 550.
+const TRACKED_BYTES: u64 = 3_400;
+/// Lower bound of tracked sockets: with fewer, an agent is useless.
 const MIN_TRACKED: u64 = 256;
 const MIN_RING_BUFFER: u64 = 256 << 10;
 const MIN_LINES: u64 = 256 << 10;
-/// Length of a line about a socket, bytes: all of them can be due at the same time.
-const LINE: u64 = 1600;
+/// Length of a line about a socket, bytes: lines for all sockets can be due at the same time.
+const LINE_BYTES: u64 = 1600;
 
-/// Limits from the command line; `None` where the user gave none.
+/// Limits from the command line; `None` for an option without a value.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestedLimits {
-    /// Sockets whose time of entry the kernel keeps.
+    /// Number of sockets whose times of entry the kernel stores.
     pub max_sockets: Option<u32>,
-    /// Sockets that are tracked.
+    /// Number of tracked sockets.
     pub max_tracked: Option<u32>,
     /// Size of the ring buffer, bytes.
     pub ring_buffer: Option<u32>,
 }
 
-/// What an agent keeps at most.
+/// Limits of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Sockets whose time of entry the kernel keeps.
+    /// Number of sockets whose times of entry the kernel stores.
     pub max_sockets: u32,
-    /// Sockets that are tracked.
+    /// Number of tracked sockets.
     pub max_tracked: u32,
     /// Size of the ring buffer, bytes.
     pub ring_buffer: u32,
-    /// Lines that wait for a slow reader, bytes.
+    /// Size of the queue of lines for a slow reader, bytes.
     pub lines: usize,
-    /// What follows from too little memory, if there is.
+    /// Consequences of a memory limit that is too low, if it is.
     pub degraded: Option<Degraded>,
 }
 
-/// Decides the limits of an agent under `memory`, the memory limit of its cgroup if there is one. What the user says stands.
+/// Computes the limits of an agent under `memory`, the memory limit of its cgroup if there is one. The user's values
+/// always apply.
 pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     let defaults = Limits {
         max_sockets: asked.max_sockets.unwrap_or(DEFAULT_MAX_SOCKETS),
@@ -71,20 +74,20 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
         || previous_power_of_two((left / 64).clamp(MIN_RING_BUFFER, DEFAULT_RING_BUFFER.into())),
         u64::from,
     );
-    let rest = left.saturating_sub(FIXED + ring_buffer);
+    let rest = left.saturating_sub(FIXED_BYTES + ring_buffer);
     let (max_sockets, max_tracked) = match (asked.max_sockets.map(u64::from), asked.max_tracked.map(u64::from)) {
         (Some(sockets), Some(tracked)) => (sockets, tracked),
-        (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED),
-        (None, Some(tracked)) => (rest.saturating_sub(tracked * OF_TRACKED) / OF_ENTRY, tracked),
-        // The kernel also keeps sockets that are closed before the agent has read of them.
+        (Some(sockets), None) => (sockets, rest.saturating_sub(sockets * ENTRY_BYTES) / TRACKED_BYTES),
+        (None, Some(tracked)) => (rest.saturating_sub(tracked * TRACKED_BYTES) / ENTRY_BYTES, tracked),
+        // The kernel's map also has sockets that closed before the agent has read their records.
         (None, None) => {
-            let both = rest / (OF_TRACKED + 2 * OF_ENTRY);
+            let both = rest / (TRACKED_BYTES + 2 * ENTRY_BYTES);
             let sockets = (2 * both).min(DEFAULT_MAX_SOCKETS.into());
-            (sockets, rest.saturating_sub(sockets * OF_ENTRY) / OF_TRACKED)
+            (sockets, rest.saturating_sub(sockets * ENTRY_BYTES) / TRACKED_BYTES)
         }
     };
     let lowered = |value: u64, asked: Option<u32>, default: u32| {
-        // For people: two digits and zeros.
+        // For readers: two digits and zeros.
         let lowered = round_down(value).clamp(MIN_TRACKED, default.into());
         asked.unwrap_or_else(|| u32::try_from(lowered).unwrap_or(default))
     };
@@ -95,7 +98,7 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
         lines: 0,
         degraded: None,
     };
-    let lines = (u64::from(limits.max_tracked) * LINE).clamp(MIN_LINES, DEFAULT_LINES);
+    let lines = (u64::from(limits.max_tracked) * LINE_BYTES).clamp(MIN_LINES, DEFAULT_LINES);
     limits.lines = usize::try_from(lines).unwrap_or(usize::MAX);
     limits.degraded = Some(limits.under(memory));
     limits
@@ -104,15 +107,16 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
 /// Returns the number of sockets that a one-off scan tracks under `memory`: it has neither a map nor a ring buffer.
 pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
-    let fits = round_down(memory.left.saturating_sub(FIXED) / OF_TRACKED);
+    let fits = round_down(memory.left.saturating_sub(FIXED_BYTES) / TRACKED_BYTES);
     u32::try_from(fits.max(MIN_TRACKED)).unwrap_or(u32::MAX).min(DEFAULT_MAX_TRACKED)
 }
 
 impl Limits {
-    /// Memory that an agent needs at its highest peak, bytes.
+    /// Returns the peak memory of an agent with these limits, bytes.
     fn need(&self) -> u64 {
-        let (sockets, tracked) = (u64::from(self.max_sockets) * OF_ENTRY, u64::from(self.max_tracked) * OF_TRACKED);
-        FIXED + sockets + tracked + u64::from(self.ring_buffer)
+        let (sockets, tracked) =
+            (u64::from(self.max_sockets) * ENTRY_BYTES, u64::from(self.max_tracked) * TRACKED_BYTES);
+        FIXED_BYTES + sockets + tracked + u64::from(self.ring_buffer)
     }
 
     fn under(&self, memory: &MemoryLimit) -> Degraded {
@@ -146,7 +150,7 @@ impl Limits {
     }
 }
 
-/// The first two digits.
+/// Rounds down to the first two digits.
 fn round_down(value: u64) -> u64 {
     let unit = 10_u64.pow(value.checked_ilog10().unwrap_or(0).saturating_sub(1));
     value / unit * unit
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_said() {
+    fn under_64_mib_a_few_thousand_are_tracked_and_that_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&memory(64)));
         assert!((5000..10_000).contains(&limits.max_tracked), "{limits:?}");
         assert!((10_000..20_000).contains(&limits.max_sockets) && limits.ring_buffer == 1 << 20, "{limits:?}");
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_of_the_cgroup_use_is_said() {
+    fn memory_of_others_in_the_cgroup_is_reported() {
         let limits = limits(RequestedLimits::default(), Some(&MemoryLimit { left: 80 * MIB, ..memory(100) }));
         assert!(
             limits.degraded.unwrap().why.contains("100 MiB (/sys/fs/cgroup/x), of which 80 MiB are left, is enough")
@@ -235,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_memory_there_is_what_is_decided_fits_or_is_said_not_to(
+        fn limits_fit_into_any_memory_or_a_warning_says_that_they_do_not(
             left in 0..8 * 1024 * MIB,
             sockets in prop::option::of(1..=MAX_MAX_SOCKETS),
             tracked in prop::option::of(1..16_777_216_u32),

@@ -1,4 +1,4 @@
-//! The memory that the cgroups of this process leave it. Facts only; what follows from them is in [`super::limits`].
+//! Memory limits of this process's cgroups. Facts only; [`super::limits`] draws the conclusions.
 
 use std::{
     fs,
@@ -8,12 +8,12 @@ use std::{
 
 use super::mountinfo::{Mount, mounts, unescape};
 
-/// Limit of a cgroup, and how much of it is left.
+/// Memory limit of a cgroup, and the unused part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLimit {
     /// Bytes that the processes of the cgroup may use.
     pub bytes: u64,
-    /// Bytes that they do not use yet. Page cache does not count as used: the kernel gives it up first.
+    /// Unused bytes. Page cache does not count as used: the kernel reclaims it first.
     pub left: u64,
     /// Folder of the cgroup.
     pub cgroup: PathBuf,
@@ -26,19 +26,19 @@ enum CgroupVersion {
     V2,
 }
 
-/// Returns the limit that leaves least, of the cgroup of this process and those above it as far as they can be seen; `None`
-/// if none has a limit.
+/// Returns the limit with the fewest unused bytes, among the cgroup of this process and the visible ones above it;
+/// `None` if none has a limit.
 pub fn find() -> Option<MemoryLimit> {
     find_in(Path::new("/proc/self"), Path::new("/"))
 }
 
-/// `process` is the folder of a process, and mount points are below `root`.
+/// Finds the limit of a process by its folder, with mount points below `root`.
 fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
     let mountinfo = fs::read(process.join("mountinfo")).ok()?;
     let cgroups = fs::read(process.join("cgroup")).ok()?;
     let found = [CgroupVersion::V2, CgroupVersion::V1].into_iter().filter_map(|version| {
         let own = own_cgroup(&cgroups, version)?;
-        // Others of the same hierarchy show a part of it only.
+        // Another mount of the same hierarchy may show only a part of it.
         mounts(&mountinfo).filter_map(|mount| hierarchy(mount, version)).find_map(|(shown, point)| {
             let below = own.strip_prefix(&shown).ok()?;
             let top = root.join(point.strip_prefix("/").unwrap_or(&point));
@@ -53,7 +53,7 @@ fn find_in(process: &Path, root: &Path) -> Option<MemoryLimit> {
     limits.min_by_key(|limit| limit.left)
 }
 
-/// Path of the process's cgroup that accounts memory (cgroups(7)).
+/// Returns the path of the process's cgroup that accounts memory (cgroups(7)).
 fn own_cgroup(text: &[u8], version: CgroupVersion) -> Option<PathBuf> {
     text.split(|byte| *byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':');
@@ -66,7 +66,7 @@ fn own_cgroup(text: &[u8], version: CgroupVersion) -> Option<PathBuf> {
     })
 }
 
-/// Part of the hierarchy that a mount shows, and its mount point, if it is the hierarchy that accounts memory.
+/// Returns the part of the hierarchy that a mount shows, and its mount point, if that hierarchy accounts memory.
 fn hierarchy(mount: Mount<'_>, version: CgroupVersion) -> Option<(PathBuf, PathBuf)> {
     let is_it = match version {
         CgroupVersion::V1 => mount.kind == b"cgroup" && mount.options().any(|option| option == b"memory"),
@@ -79,15 +79,16 @@ fn path_of(bytes: Vec<u8>) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// `None` for a cgroup without a limit.
+/// Reads the limit of a cgroup; `None` if it has none.
 fn limit_of(cgroup: PathBuf, version: CgroupVersion) -> Option<MemoryLimit> {
     let (limits, used) = match version {
-        // Above `high` processes are slowed down until the kernel has reclaimed memory, of which the agent has none to give.
+        // Above `high`, the kernel slows processes down until it has reclaimed memory, and the agent has none to
+        // reclaim.
         CgroupVersion::V2 => (&["memory.max", "memory.high"][..], &["anon", "slab_unreclaimable"][..]),
         CgroupVersion::V1 => (&["memory.limit_in_bytes"][..], &["total_rss"][..]),
     };
     let number = |name: &&str| -> Option<u64> { fs::read_to_string(cgroup.join(name)).ok()?.trim().parse().ok() };
-    // Version 1 has a number near 2^63 for none, version 2 a word.
+    // For no limit, version 1 has a number near 2^63, version 2 a word.
     let bytes = limits.iter().filter_map(number).filter(|bytes| *bytes < 1 << 60).min()?;
     let stat = fs::read_to_string(cgroup.join("memory.stat")).unwrap_or_default();
     let counts = stat.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| used.contains(name));
@@ -106,7 +107,7 @@ mod tests {
     const V1: &str =
         "31 23 0:28 / /cg/memory rw - cgroup cgroup rw,memory\n30 23 0:29 / /cg/cpu rw - cgroup cgroup rw,cpu\n";
 
-    /// A process with this `mountinfo` and `cgroup`, and files of cgroups.
+    /// Finds the limit of a process with this `mountinfo` and `cgroup`, and these files of cgroups.
     fn find(mounts: &str, cgroup: &str, files: &[(&str, &str)]) -> Option<(u64, u64, String)> {
         let fixture = Fixture::new("memory-limit");
         fixture.file("proc/mountinfo", mounts.as_bytes());
@@ -161,9 +162,9 @@ mod tests {
             find(mounts, "4:memory:/docker/1\n", &files),
             Some((67_108_864, 67_108_864, "cg/memory".to_owned()))
         );
-        // With a namespace of its own it is the root of all that is seen.
+        // In a cgroup namespace of its own, its cgroup is the root.
         assert!(find(V2, "0::/\n", &[("cg/memory.max", "67108864\n")]).is_some());
-        // A cgroup elsewhere cannot be looked at.
+        // A cgroup outside of the mount cannot be read.
         assert_eq!(find(mounts, "4:memory:/other\n", &files), None);
         assert_eq!(find("", "0::/\n", &[]), None);
     }

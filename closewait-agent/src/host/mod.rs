@@ -1,13 +1,14 @@
-//! What this host offers: [`facts`] gathers it, [`plan`] decides from it what to attach. [`confine`] gives up what only the
-//! start of an agent needed.
+//! Facilities of this host: [`facts`] gathers them, [`plan`] decides what to attach. [`confine`] drops the
+//! capabilities that only the start of an agent needed.
 //!
-//! Nothing here knows of the engine, of sinks or of commands.
+//! No module here uses the engine, sinks or commands.
 
 pub mod btf;
 pub mod caps;
 pub mod cgroups;
 pub mod confine;
 pub mod deadline;
+pub mod error_text;
 pub mod facts;
 pub mod freezer;
 pub mod in_time;
@@ -31,7 +32,7 @@ use std::{
     thread,
 };
 
-/// Everything here that reads the text of a file of `/proc` or the name of one, for the fuzz target.
+/// Parses text of `/proc` and file names with everything here that does, for the fuzz target.
 #[cfg(fuzzing)]
 pub fn fuzz(text: &[u8]) {
     proc::fuzz(text);
@@ -39,16 +40,16 @@ pub fn fuzz(text: &[u8]) {
     pods::fuzz(text);
 }
 
-/// Runs `f` on a thread of its own, so that whatever it does to its namespaces ends with it.
+/// Runs `f` on a new thread, so that changes to its namespaces end with it.
 fn on_fresh_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, f)?;
-        // A panic of the caller's closure goes on in the caller.
+        // A panic of the caller's closure continues in the caller.
         Ok(worker.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
 }
 
-/// Locks a mutex whose value is whole after each assignment, so that a panic of its last holder does no harm.
+/// Locks a mutex whose value is consistent after each assignment, so that a panic of an earlier owner does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

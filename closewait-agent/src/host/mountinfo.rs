@@ -1,15 +1,15 @@
 //! Lines of `mountinfo` (proc_pid_mountinfo(5)).
 
-/// One mount. Paths are as the kernel writes them: [`unescape`] gives their bytes.
+/// Mount. Its paths are escaped as the kernel writes them: [`unescape`] returns their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount<'a> {
     /// Number of the mount.
     pub id: &'a [u8],
-    /// Number of the mount that it is mounted on.
+    /// Number of the parent mount.
     pub parent: &'a [u8],
     /// `MAJOR:MINOR` of the device.
     pub device: &'a [u8],
-    /// Path within the file system that is mounted.
+    /// Path within the mounted file system.
     pub root: &'a [u8],
     /// Path of the mount point.
     pub point: &'a [u8],
@@ -17,7 +17,7 @@ pub struct Mount<'a> {
     pub kind: &'a [u8],
     /// Source of the file system, such as a device.
     pub source: &'a [u8],
-    /// Options of the file system, between commas.
+    /// Options of the file system, separated by commas.
     options: &'a [u8],
 }
 
@@ -32,18 +32,18 @@ impl<'a> Mount<'a> {
         Some(Self { id, parent, device, root, point, kind, source, options })
     }
 
-    /// Options of the file system, as the kernel writes them.
+    /// Returns the options of the file system, as the kernel writes them.
     pub fn options(self) -> impl Iterator<Item = &'a [u8]> {
         self.options.split(|byte| *byte == b',')
     }
 }
 
-/// Returns the mounts of the text of `mountinfo`, in its order.
+/// Parses the text of `mountinfo`. Returns the mounts in its order.
 pub fn mounts(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     text.split(|byte| *byte == b'\n').filter_map(Mount::parse)
 }
 
-/// Undoes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
+/// Decodes `\ooo` in a path of `mountinfo` (`mangle_path` in fs/seq_file.c, v6.18).
 pub fn unescape(mangled: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(mangled.len());
     let mut rest = mangled;

@@ -1,7 +1,7 @@
-//! The network namespaces of this host.
+//! Network namespaces of this host.
 //!
-//! Found are those of processes and those bound to a file (`ip netns add`). A namespace that is kept only by an open
-//! file or socket, or only by a thread other than the first of its process, is not seen.
+//! The search finds the namespaces of processes and those bound to a file (`ip netns add`). It misses a namespace
+//! that only an open file or socket keeps alive, or only a thread other than the first of its process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,26 +23,26 @@ use closewait_engine::text::harmless_path;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
-    deadline::{self, ItemJob, Patience, Subject, Told},
+    deadline::{self, ItemJob, Patience, ReadResult, Subject},
     lock,
     mountinfo::{Mount, mounts, unescape},
     on_fresh_thread, proc,
 };
 
-/// Mounts on the way to a bind mount that are looked at.
+/// Maximum number of mounts to check on the way to a bind mount.
 const MAX_NESTED: usize = 64;
 
 /// Reason why a network namespace was not entered, or why some were not found.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// `setns` needs a capability that this process has not.
+    /// `setns` needs a capability that this process lacks.
     #[error(
         "setns into network namespace {inode} was refused: {error}; grant CAP_SYS_ADMIN, to a running agent with --enter-namespaces, or its sockets are missing"
     )]
     EnterDenied {
         /// The namespace.
         inode: u32,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// `setns` failed for another reason.
@@ -50,7 +50,7 @@ pub enum NetnsError {
     Enter {
         /// The namespace.
         inode: u32,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// Links of other users' processes cannot be read.
@@ -58,21 +58,21 @@ pub enum NetnsError {
     LinkDenied {
         /// The first link that was refused.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// The processes and mounts of this host could not be listed.
     #[error("listing /proc failed: {error}; network namespaces may be missing")]
     List {
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// A namespace could not be opened, as of too many open files.
+    /// A namespace could not be opened, for example because of too many open files.
     #[error("opening the network namespace at {} failed: {error}; raise the limit on open files if that is reached: namespaces may be missing", harmless_path(path.as_os_str().as_encoded_bytes()))]
     Open {
         /// Path of the namespace.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// A file system did not answer.
@@ -80,25 +80,25 @@ pub enum NetnsError {
     Unanswered {
         /// Path that may lead to a namespace.
         path: PathBuf,
-        /// What was waited for.
+        /// Description of the wait.
         why: String,
     },
-    /// A thread to enter it could not be started.
+    /// No thread could start to enter it.
     #[error(
         "starting a thread for network namespace {inode} failed: {error}; check the limits on processes and memory"
     )]
     Thread {
         /// The namespace.
         inode: u32,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
 }
 
-/// One network namespace. It lives on at least as long as this value.
+/// Network namespace. It lives at least as long as this value.
 #[derive(Debug)]
 pub struct Netns {
-    /// The number in `net:[N]`, as records of the kernel program carry it.
+    /// Number in `net:[N]`, as in records of the kernel program.
     pub inode: u32,
     file: File,
 }
@@ -112,20 +112,20 @@ pub struct NamespaceScan {
     pub denied: Option<NetnsError>,
 }
 
-/// A place where a namespace may be.
+/// Path that may lead to a namespace.
 enum Origin {
-    /// The link of a process; 0 stands for the own one.
+    /// Link of a process; pid 0 stands for this process.
     Link(u32, PathBuf),
-    /// A file that one is bound to, by `mountinfo`.
+    /// File that a namespace is bound to, by `mountinfo`.
     Bound(Bound),
 }
 
-/// A namespace that is bound to a file.
+/// Namespace that is bound to a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Bound {
     inode: u32,
     path: PathBuf,
-    /// The type of a file system on the way to it that may not answer.
+    /// Type of a file system on the way to it that may not answer.
     behind: Option<String>,
 }
 
@@ -133,17 +133,17 @@ struct Bound {
 enum OriginRead {
     /// A namespace.
     Is(Netns),
-    /// It is not known what is there.
+    /// The origin could not be read.
     Unseen(NetnsError),
 }
 
-/// All network namespaces that can be found, that of this process first.
+/// Returns all network namespaces that can be found, that of this process first.
 pub fn all() -> Vec<Netns> {
     find().namespaces
 }
 
-/// Finds the namespaces as [`all`] does, and returns the obstacles too. Takes a second at most, as paths of bind mounts
-/// can lead through a file system that does not answer: a namespace behind one is not found.
+/// Finds namespaces as [`all`] does, and also returns the obstacles. Takes a second at most: paths of bind mounts can
+/// lead through a file system that does not answer, and a namespace behind one is not found.
 pub fn find() -> NamespaceScan {
     let mut patience = Patience::default();
     let mut found = NamespaceScan { namespaces: Vec::new(), denied: None };
@@ -152,8 +152,8 @@ pub fn find() -> NamespaceScan {
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
     match listed {
         Ok(Ok(all)) => origins.extend(all),
-        Ok(Err(error)) => found.is_blind(NetnsError::List { error }),
-        Err(why) => found.is_blind(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
+        Ok(Err(error)) => found.add_obstacle(NetnsError::List { error }),
+        Err(why) => found.add_obstacle(NetnsError::Unanswered { path: "/proc".into(), why: why.to_string() }),
     }
     let seen = Mutex::new(BTreeSet::new());
     let work = move |origin: &Origin, job: &ItemJob<OriginRead>| {
@@ -184,18 +184,18 @@ pub fn find() -> NamespaceScan {
             Err(error) => job.put(OriginRead::Unseen(error)),
         }
     };
-    deadline::each(origins, &mut patience, work, |origin, told| match told {
-        Told::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
-        Told::Value(OriginRead::Unseen(error)) => found.is_blind(error),
-        Told::Unanswered(why) => {
+    deadline::each(origins, &mut patience, work, |origin, result| match result {
+        ReadResult::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
+        ReadResult::Value(OriginRead::Unseen(error)) => found.add_obstacle(error),
+        ReadResult::Unanswered(why) => {
             let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
-            found.is_blind(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
+            found.add_obstacle(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
         }
     });
     found
 }
 
-/// The links of all processes, then the files that namespaces are bound to.
+/// Returns the links of all processes, then the files that namespaces are bound to.
 fn origins_of_all() -> io::Result<Vec<Origin>> {
     let root = Path::new("/proc");
     let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(pid, proc::folder(root, pid).join("ns/net")));
@@ -204,9 +204,9 @@ fn origins_of_all() -> io::Result<Vec<Origin>> {
 }
 
 impl Netns {
-    /// Runs `f` in this namespace, on a thread of its own that ends with it.
+    /// Runs `f` in this namespace, on a new thread that ends with it.
     ///
-    /// Where the calling thread is in this namespace already, no privilege is needed.
+    /// Needs no privilege if the calling thread is in this namespace already.
     ///
     /// # Errors
     ///
@@ -214,7 +214,7 @@ impl Netns {
     pub fn enter_and<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         let inode = self.inode;
         let entered = on_fresh_thread("netns", || {
-            // A new thread starts in the namespaces of the one that made it.
+            // A new thread starts in the namespaces of its creator.
             if linked_inode(Path::new("/proc/thread-self/ns/net")).ok().flatten() != Some(inode) {
                 self.enter()?;
             }
@@ -239,12 +239,12 @@ impl Netns {
 }
 
 impl NamespaceScan {
-    fn is_blind(&mut self, error: NetnsError) {
+    fn add_obstacle(&mut self, error: NetnsError) {
         self.denied.get_or_insert(error);
     }
 }
 
-/// The namespace that a process is in, unless it is known already. A process that has ended meanwhile has none.
+/// Returns the namespace of a process, unless it is in `seen` already. A process that has ended meanwhile has none.
 fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, NetnsError> {
     match linked_inode(path) {
         Ok(Some(inode)) => open(seen, inode, path),
@@ -255,7 +255,7 @@ fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, Netns
     }
 }
 
-/// The namespace behind a file, if it is the one that is meant and not known yet.
+/// Opens the namespace behind a file, if its inode is the expected one and not in `seen` yet.
 fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<Netns>, NetnsError> {
     let seen = || lock(seen);
     if seen().contains(&inode) {
@@ -266,12 +266,12 @@ fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<N
         Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(None),
         _ => Err(NetnsError::Open { path: path.to_owned(), error }),
     };
-    // Something else can be mounted over a path of `mountinfo`: whatever it is, this does not open it.
+    // Something else can be mounted over a path of `mountinfo`: this open does not access it.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) {
         Ok(file) => file,
         Err(error) => return failed(error),
     };
-    // A process can have moved on between the two looks at its link; the other namespace comes up elsewhere.
+    // A process can change its namespace between the two reads of its link; another origin leads to the old one.
     if !file.metadata().is_ok_and(|meta| meta.ino() == u64::from(inode)) {
         return Ok(None);
     }
@@ -285,7 +285,7 @@ fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<N
     }
 }
 
-/// The number in the target `net:[N]` of a link.
+/// Returns the number in the target `net:[N]` of a link.
 fn linked_inode(path: &Path) -> io::Result<Option<u32>> {
     Ok(parse_link(fs::read_link(path)?.as_os_str().as_encoded_bytes()))
 }
@@ -295,7 +295,7 @@ fn parse_link(target: &[u8]) -> Option<u32> {
     str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// The network namespaces that are bound to files.
+/// Returns the network namespaces that are bound to files.
 fn bound_namespaces(mountinfo: &[u8]) -> Vec<Bound> {
     let bound: Vec<_> = mounts(mountinfo).filter_map(|mount| Some((parse_link(mount.root)?, mount))).collect();
     if bound.is_empty() {

@@ -1,24 +1,24 @@
-//! The limit on open files of this process (`RLIMIT_NOFILE`).
+//! Limit on open files of this process (`RLIMIT_NOFILE`).
 
 use std::{fs::File, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that a command needs beside those that it has at its start. An agent has some 30 open, and a scan opens more
-/// for a moment.
-const NEEDED: u64 = 64;
+/// Number of descriptors that a command needs beyond those at its start. An agent has some 30 open, and a scan opens
+/// more for a moment.
+const NEEDED_DESCRIPTORS: u64 = 64;
 
 /// Reason why a command cannot start: too few descriptors.
 #[derive(Debug, thiserror::Error)]
-#[error("opening {NEEDED} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
+#[error("opening {NEEDED_DESCRIPTORS} file descriptors failed after {opened}: {cause}\nhint: {hint}", hint = hint(.cause).unwrap_or("report this with the output of `closewait doctor`"))]
 pub struct TooFewError {
     /// Number of descriptors that could be opened.
     opened: u64,
-    /// What the system said. Not a `source`: it is part of the text above.
+    /// Error of the system. Not a `source`: the text above contains it.
     cause: io::Error,
 }
 
-/// What to do about an error that means that a limit on open files is reached; `None` for other errors.
+/// Returns what to do if an error means that a limit on open files is reached; `None` for other errors.
 pub fn hint(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error()? {
         libc::EMFILE => Some("raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"),
@@ -29,7 +29,7 @@ pub fn hint(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The limit as it was at the start, where this process has raised it.
+/// Limit at the start, if this process has raised it.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFiles {
     before: Option<Rlimit>,
@@ -40,7 +40,7 @@ impl OpenFiles {
     ///
     /// # Errors
     ///
-    /// If there are not.
+    /// If there are too few.
     pub fn raise() -> Result<Self, TooFewError> {
         let before = getrlimit(Resource::Nofile);
         let raised = before.current != before.maximum && write(Rlimit { current: before.maximum, ..before });
@@ -48,13 +48,13 @@ impl OpenFiles {
         Ok(Self { before: raised.then_some(before) })
     }
 
-    /// Runs `f` with the soft limit that this process was started with, so that a child that `f` starts has that: programs
-    /// with `select` cannot use descriptors above 1023. No other thread may open files meanwhile.
+    /// Runs `f` with the soft limit from the start of this process, so that a child of `f` inherits that one:
+    /// programs with `select` cannot use descriptors above 1023. No other thread may open files meanwhile.
     pub fn as_before<T>(self, f: impl FnOnce() -> T) -> T {
         let Some(before) = self.before else { return f() };
-        // Not fewer than to start a child takes.
+        // Not fewer than the start of a child takes.
         let open = open().unwrap_or(0);
-        let needed = before.current.map(|soft| soft.max(open + NEEDED));
+        let needed = before.current.map(|soft| soft.max(open + NEEDED_DESCRIPTORS));
         let soft = needed.map(|needed| before.maximum.map_or(needed, |hard| needed.min(hard)));
         let lowered = write(Rlimit { current: soft, ..before });
         let done = f();
@@ -65,24 +65,24 @@ impl OpenFiles {
     }
 }
 
-/// Opens as many as are needed, and closes them.
+/// Opens as many descriptors as a command needs, and closes them.
 fn check() -> Result<(), TooFewError> {
     let failed = |opened| move |cause| TooFewError { opened, cause };
-    // Any file will do: what else can go wrong with this one is not a matter of descriptors.
+    // Any file will do: other errors of this one are not about descriptors.
     let first = match File::open("/") {
         Err(error) if hint(&error).is_none() => return Ok(()),
         first => first.map_err(failed(0))?,
     };
-    let more = (1..NEEDED).map(|opened| first.try_clone().map_err(failed(opened)));
+    let more = (1..NEEDED_DESCRIPTORS).map(|opened| first.try_clone().map_err(failed(opened)));
     more.collect::<Result<Vec<File>, _>>().map(drop)
 }
 
-/// Number of open descriptors of this process.
+/// Returns the number of open descriptors of this process.
 fn open() -> Option<u64> {
     u64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()
 }
 
-/// Sets the limit. Returns whether it is as given.
+/// Sets the limit. Returns whether that succeeded.
 fn write(limit: Rlimit) -> bool {
     setrlimit(Resource::Nofile, limit).is_ok()
 }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_what_to_do() {
+    fn an_error_of_too_few_descriptors_has_a_hint() {
         let text = |errno| TooFewError { opened: 3, cause: io::Error::from_raw_os_error(errno) }.to_string();
         let own = text(libc::EMFILE);
         assert!(own.starts_with("opening 64 file descriptors failed after 3: Too many open files"), "{own}");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_enough_here_and_all_are_given_back() {
+    fn this_process_has_enough_descriptors_and_all_are_closed_again() {
         let before = open();
         check().unwrap();
         assert!(before.is_some() && open() <= before.map(|before| before + 32), "tests beside this one open files");

@@ -1,4 +1,4 @@
-//! What to attach on a host, decided from [`HostFacts`] alone. Pure.
+//! Choice of the kernel programs to attach on a host, from [`HostFacts`] alone. Pure.
 
 use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
@@ -18,7 +18,7 @@ pub enum Tracepoint {
 }
 
 impl Tracepoint {
-    /// The kind of program, as the kernel's documentation names it.
+    /// Returns the type of program, as in the kernel's documentation.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Btf => "tp_btf",
@@ -27,81 +27,81 @@ impl Tracepoint {
     }
 }
 
-/// The hook that was asked for.
+/// Hook that the user requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HookChoice {
-    /// The best that works.
+    /// The best hook that works.
     #[default]
     Auto,
-    /// [`Tracepoint::Btf`] or nothing.
+    /// Only [`Tracepoint::Btf`].
     Btf,
-    /// [`Tracepoint::Classic`] or nothing.
+    /// Only [`Tracepoint::Classic`].
     Classic,
 }
 
-/// What to load and attach.
+/// Programs to load and attach, and their settings.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Tracepoint to attach to.
     pub hook: Tracepoint,
-    /// Global of the kernel program; [`Layout::NONE`] without type information.
+    /// Offsets for the kernel program; [`Layout::NONE`] without type information.
     pub layout: Layout,
-    /// Global of the kernel program; [`TraceLayout::NONE`] unless the hook is the classic tracepoint.
+    /// Offsets for the kernel program; [`TraceLayout::NONE`] unless the hook is the classic tracepoint.
     pub trace_layout: TraceLayout,
-    /// Global of the kernel program.
+    /// Abilities for the kernel program.
     pub abilities: Abilities,
-    /// The iterator over the open files of all processes can be loaded.
+    /// Whether the iterator over the open files of all processes can be loaded.
     pub iterate_files: bool,
-    /// This is the pid namespace of the host, as far as is known.
+    /// Whether this is the pid namespace of the host, as far as is known.
     pub sees_all_processes: bool,
-    /// Programs can keep who connected a socket with the socket itself.
+    /// Whether programs can store the task that opened a socket with the socket itself.
     pub openers: bool,
-    /// The kernel can refuse system calls to the agent, as far as is known.
+    /// Whether the kernel can refuse system calls of the agent, as far as is known.
     pub seccomp: bool,
-    /// What programs attach to, by type.
+    /// Types that programs attach to.
     pub attachable: Vec<Attachable>,
-    /// What will not be as good as it could be.
+    /// Features that work less well on this host.
     pub degraded: Vec<Degraded>,
 }
 
-/// One thing that this host does not offer, and that the agent can do without.
+/// Facility that this host lacks, and that the agent can run without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Degraded {
-    /// What suffers, in a word or two.
+    /// Degraded feature, in a word or two.
     pub what: &'static str,
-    /// What is missing and what follows from it.
+    /// Missing facility and its consequence.
     pub why: String,
-    /// What a person can do about it.
+    /// Action for the user.
     pub fix: Option<String>,
 }
 
 /// Reason why no kernel program can be attached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartRefusal {
-    /// This kernel cannot.
-    #[error("this kernel{} cannot run closewait: {why}; {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
+    /// The kernel lacks support.
+    #[error("this kernel{} cannot run closewait: {why}\nhint: {fix}", release.as_ref().map(|release| format!(" ({release})")).unwrap_or_default())]
     Kernel {
-        /// Its release, if known.
+        /// Kernel release, if known.
         release: Option<String>,
-        /// What is missing.
+        /// Missing facility.
         why: String,
-        /// What a person can do about it.
+        /// Action for the user.
         fix: String,
     },
-    /// This process may not.
-    #[error("missing {capability}: {why}; {fix}")]
+    /// The process lacks a privilege.
+    #[error("missing {capability}: {why}\nhint: {fix}")]
     Privilege {
         /// Name of the capability.
         capability: &'static str,
-        /// What it is needed for.
+        /// Purpose of the capability.
         why: String,
-        /// How to grant it.
+        /// Way to grant it.
         fix: String,
     },
 }
 
 impl StartRefusal {
-    /// The exit code of the process: 69 for the kernel (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
+    /// Returns the exit code of the process: 69 for the kernel (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Kernel { .. } => 69,
@@ -110,14 +110,14 @@ impl StartRefusal {
     }
 }
 
-/// How to get the capabilities that `run` uses.
+/// Way to grant the capabilities that `run` uses.
 pub const GRANT: &str = "run as root, or `setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep \
     <path to closewait>`, or name them in AmbientCapabilities= of the systemd unit";
 
 /// Decides what to attach.
 ///
-/// Capabilities count, the user does not: root in a container often lacks them. What is not known is taken for given;
-/// the kernel says so soon enough.
+/// Only capabilities count, not the user: root in a container often lacks them. Unknown facts count as satisfied; the
+/// kernel reports an error soon enough.
 ///
 /// # Errors
 ///
@@ -159,24 +159,25 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
 
 const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
-/// Network namespaces are found by the processes that are in them (`netns::find`), and files by a scan over the processes of
-/// the own pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
+/// Limit of a pid namespace: network namespaces are found through their processes (`netns::find`), and files by a
+/// scan over the processes of this pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
 const UNSEEN: &str =
     "sockets of other network namespaces are not seen, as closewait runs in a pid namespace of its own";
 
-/// Flags of Docker and fields of Kubernetes.
+/// Options of Docker and fields of Kubernetes.
 const HOST_NAMESPACES: &str =
     "run the container in the host's namespaces (--pid=host --net=host; hostPID: true, hostNetwork: true)";
 
-/// Returns why there may be sockets that are older than the agent and that it cannot see, with a hint, if so.
+/// Returns the reason why closewait may miss sockets that are older than the agent, with a hint, if there is one.
 pub fn unseen_sockets(facts: &HostFacts) -> Option<String> {
     (facts.initial_pid_namespace == Some(false)).then(|| format!("{UNSEEN}\nhint: {HOST_NAMESPACES}"))
 }
 
-/// Locked memory that suffices for maps of the default sizes, bytes: 20 MiB for times of entry, 4 MiB for the ring buffer.
-const ROOM_FOR_MAPS: u64 = 32 << 20;
+/// Locked memory that suffices for maps of the default sizes, bytes: 20 MiB for times of entry, 4 MiB for the ring
+/// buffer.
+const LOCKED_BYTES_FOR_MAPS: u64 = 32 << 20;
 
-/// Whether programs can be loaded at all.
+/// Checks that programs can be loaded at all.
 fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
     if facts.initial_user_namespace == Some(false) {
         return Err(StartRefusal::Privilege {
@@ -193,21 +194,22 @@ fn load_privilege(facts: &HostFacts) -> Result<(), StartRefusal> {
     };
     denied(Capability::Bpf, "without it no program can be loaded into the kernel")?;
     denied(Capability::Perfmon, "without it no kernel program can read sockets")?;
-    room_for_maps(facts)
+    check_locked_memory(facts)
 }
 
-/// Before Linux 5.11 maps count against the limit of locked memory (`bpf_charge_memlock` in kernel/bpf/syscall.c, v5.10).
-fn room_for_maps(facts: &HostFacts) -> Result<(), StartRefusal> {
+/// Checks the limit of locked memory: before Linux 5.11 maps count against it (`bpf_charge_memlock` in
+/// kernel/bpf/syscall.c, v5.10).
+fn check_locked_memory(facts: &HostFacts) -> Result<(), StartRefusal> {
     let counted = facts.version.is_some_and(|version| version < (5, 11));
     let may_raise = facts.capabilities.is_none_or(|capabilities| capabilities.has(Capability::SysResource));
     match facts.locked_memory {
-        Some(bytes) if counted && !may_raise && bytes < ROOM_FOR_MAPS => Err(StartRefusal::Privilege {
+        Some(bytes) if counted && !may_raise && bytes < LOCKED_BYTES_FOR_MAPS => Err(StartRefusal::Privilege {
             capability: Capability::SysResource.name(),
             why: format!(
                 "before Linux 5.11 maps count against the limit of locked memory, which is {} KiB",
                 bytes >> 10
             ),
-            fix: "run as root, add cap_sys_resource to what is granted, or set the limit to infinity (`ulimit -Hl \
+            fix: "run as root, grant cap_sys_resource too, or set the limit to infinity (`ulimit -Hl \
                   unlimited`, LimitMEMLOCK= of the systemd unit)"
                 .to_owned(),
         }),
@@ -215,14 +217,14 @@ fn room_for_maps(facts: &HostFacts) -> Result<(), StartRefusal> {
     }
 }
 
-/// Whether the hook that needs type information works, or why not.
+/// Checks that the hook that needs type information works.
 fn btf_hook(facts: &HostFacts) -> Result<(), String> {
     let types = facts.types.as_ref().map_err(ToString::to_string)?;
     if !types.tracepoint {
         return Err("its type information has no btf_trace_inet_sock_set_state".to_owned());
     }
     let layout = &types.layout;
-    // Without these a record would not say which connection it is.
+    // Without these, a record would not identify its connection.
     let needed = [
         ("__sk_common.skc_family", layout.sock_family),
         ("inet_sock.inet_sport", layout.inet_sport),
@@ -235,7 +237,7 @@ fn btf_hook(facts: &HostFacts) -> Result<(), String> {
     }
 }
 
-/// Whether the hook that needs tracefs works.
+/// Checks that the hook that needs tracefs works.
 fn classic_hook(facts: &HostFacts) -> Result<(), StartRefusal> {
     let Err(error) = facts.tracefs() else { return Ok(()) };
     let privilege = |capability: Capability, fix: &str| StartRefusal::Privilege {
@@ -259,7 +261,7 @@ fn classic_hook(facts: &HostFacts) -> Result<(), StartRefusal> {
     })
 }
 
-/// Neither hook works: a privilege that would help is said before all else.
+/// Returns the refusal if neither hook works: a missing privilege comes before all else.
 fn both(facts: &HostFacts, no_btf: &str, no_classic: StartRefusal) -> StartRefusal {
     match no_classic {
         StartRefusal::Privilege { capability, why, fix } => {
@@ -277,7 +279,7 @@ fn kernel(facts: &HostFacts, why: String, fix: &str) -> StartRefusal {
     StartRefusal::Kernel { release: facts.release.clone(), why, fix: fix.to_owned() }
 }
 
-/// What the plan has to do without.
+/// Returns the features that degrade under this plan.
 fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded> {
     let mut list = Vec::new();
     let mut add = |what, why: &str, fix: Option<&str>| {
@@ -358,17 +360,17 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
     list
 }
 
-/// Returns the features that degrade because a capability is missing that is not needed to load programs. `listed`: the kernel
-/// lists open files, so that of sockets in other namespaces only those without a descriptor are hidden.
+/// Returns the features that degrade because of a missing capability that loading programs does not need. `listed`
+/// says that the kernel lists open files, so that in other namespaces only sockets without a descriptor are hidden.
 fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator<Item = Degraded> {
-    let out_of_sight = if listed { " and unaccepted ones" } else { "" };
+    let hidden = if listed { " and unaccepted ones" } else { "" };
     [
         (
             Capability::SysPtrace,
             "processes",
             format!(
                 "what other users' processes do cannot be seen (threads, system calls, executables, limits), nor the \
-                 network namespaces that they are in, so sockets there that are older than the agent{out_of_sight} are not \
+                 network namespaces that they are in, so sockets there that are older than the agent{hidden} are not \
                  seen"
             ),
             GRANT,
@@ -384,10 +386,10 @@ fn without_capability(capabilities: Capabilities, listed: bool) -> impl Iterator
             Capability::SysAdmin,
             "network namespaces",
             format!(
-                "others than the own cannot be entered, so sockets there that are older than the agent{out_of_sight} are \
+                "others than the own cannot be entered, so sockets there that are older than the agent{hidden} are \
                  not seen, nor how long connection tracking keeps the others"
             ),
-            "run as root, or add cap_sys_admin to what is granted",
+            "run as root, or grant cap_sys_admin too",
         ),
     ]
     .into_iter()

@@ -2,9 +2,9 @@
 //!
 //! `/var/log/pods/NAMESPACE_POD_UID/CONTAINER/` and `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`
 //! (`BuildPodLogsDirectory` in pkg/kubelet/kuberuntime/helpers.go and `legacyLogSymlink` in
-//! pkg/kubelet/kuberuntime/legacy.go of Kubernetes). No API is asked and no right in it is needed.
+//! pkg/kubelet/kuberuntime/legacy.go of Kubernetes). It queries no API and needs no permission for one.
 //!
-//! Names that Kubernetes would refuse are left out, so what is here is harmless to print.
+//! Omits names that Kubernetes would refuse, so all names here are harmless to print.
 
 use std::{
     collections::BTreeMap,
@@ -15,54 +15,54 @@ use std::{
 /// Folder with the logs of a node.
 pub const LOGS: &str = "/var/log";
 
-/// More entries are not read, over all folders.
+/// Maximum number of entries over all folders.
 const MAX_ENTRIES: usize = 32_768;
 
-/// A folder could not be read.
+/// Error of reading a folder.
 #[derive(Debug, thiserror::Error)]
 #[error("listing {path} failed: {error}; mount it read-only into the agent's container, or pods have no names", path = .path.display())]
 pub struct PodsError {
     /// The folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// Error of the system.
     pub error: io::Error,
 }
 
-/// A pod.
+/// Pod, by its names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodName {
     /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
     pub name: String,
-    /// Names of its containers, those of its beginning and those that are gone too.
+    /// Names of its containers, including init containers and containers that are gone.
     pub containers: Vec<String>,
 }
 
-/// A container of a pod.
+/// Container of a pod, by its names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContainerName {
     /// Namespace of its pod.
     pub namespace: String,
     /// Name of its pod.
     pub pod: String,
-    /// Its name in the pod.
+    /// Name in the pod.
     pub name: String,
 }
 
-/// What a node has.
+/// Pods and containers of a node.
 #[derive(Debug, Default)]
 pub struct Pods {
     pods: BTreeMap<String, PodName>,
     containers: BTreeMap<String, ContainerName>,
-    /// Reason why names are missing. A folder that does not exist is none: the machine is no node then.
+    /// Reason why names are missing. A missing folder is no reason: then the machine is no node.
     pub unreadable: Option<PodsError>,
     /// Whether every entry was read.
     pub complete: bool,
 }
 
 impl Pods {
-    /// Reads the folders below `logs`, mostly [`LOGS`].
+    /// Reads the folders below `logs`, usually [`LOGS`].
     pub fn read(logs: &Path) -> Self {
         let mut found = Self { complete: true, ..Self::default() };
         let mut left = MAX_ENTRIES;
@@ -80,22 +80,23 @@ impl Pods {
         found
     }
 
-    /// The pod with this uid, written as in the name of its folder: with dashes, or 32 digits for a static pod.
+    /// Returns the pod with this uid, written as in the name of its folder: with dashes, or 32 digits for a static
+    /// pod.
     pub fn pod(&self, uid: &str) -> Option<&PodName> {
         self.pods.get(uid)
     }
 
-    /// The container with this id, 64 digits.
+    /// Returns the container with this id, 64 digits.
     pub fn container(&self, id: &str) -> Option<&ContainerName> {
         self.containers.get(id)
     }
 
-    /// Whether there are none: most likely the machine is no node of Kubernetes.
+    /// Whether there are no pods: most likely the machine is no node of Kubernetes.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.containers.is_empty()
     }
 
-    /// Names in a folder, at most as many as are `left`.
+    /// Returns the names in a folder, at most `left` of them.
     fn names(&mut self, folder: &Path, left: &mut usize) -> Vec<String> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -119,7 +120,7 @@ impl Pods {
     }
 }
 
-/// `NAMESPACE_POD_UID`.
+/// Parses `NAMESPACE_POD_UID`.
 fn pod(folder: &str) -> Option<(String, PodName)> {
     let mut parts = folder.split('_');
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
@@ -129,7 +130,7 @@ fn pod(folder: &str) -> Option<(String, PodName)> {
     is_pod.then(|| (uid.to_owned(), pod))
 }
 
-/// `POD_NAMESPACE_CONTAINER-ID.log`.
+/// Parses `POD_NAMESPACE_CONTAINER-ID.log`.
 fn container(file: &str) -> Option<(String, ContainerName)> {
     let mut parts = file.strip_suffix(".log")?.split('_');
     let (pod, namespace, last) = (parts.next()?, parts.next()?, parts.next()?);
@@ -140,7 +141,7 @@ fn container(file: &str) -> Option<(String, ContainerName)> {
     is_container.then(|| (of(id), ContainerName { namespace: of(namespace), pod: of(pod), name: of(name) }))
 }
 
-/// RFC 1123, as Kubernetes wants namespaces and containers to be named.
+/// Whether a name is an RFC 1123 label, as Kubernetes requires for namespaces and containers.
 fn is_label(name: &str) -> bool {
     let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     letters && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
@@ -151,7 +152,7 @@ fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| is_label(label) || (label.len() > 63 && is_long_label(label)))
 }
 
-/// A part of a name between dots may be longer than a label.
+/// Whether a part of a name between dots has valid characters; it may be longer than a label.
 fn is_long_label(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_listed_is_said() {
+    fn a_folder_that_cannot_be_listed_is_reported() {
         let fixture = Fixture::new("pods");
         fixture.file("pods", b"");
         assert!(Pods::read(fixture.path()).unreadable.unwrap().to_string().contains("pods"));

@@ -1,13 +1,14 @@
-//! What a descriptor is ready for.
+//! Poll of one descriptor.
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
 use rustix::event::{self, PollFd, PollFlags, Timespec};
 
-/// Returns what a descriptor is ready for, after at most `timeout`; nothing if it is not, or the call was interrupted.
+/// Waits at most `timeout`, and returns the events that a descriptor is ready for; none after a timeout or an
+/// interruption.
 pub fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: Duration) -> PollFlags {
     let mut entry = [PollFd::from_borrowed_fd(fd, events)];
-    // A timeout of many years is cut off by the kernel.
+    // The kernel limits a timeout of many years.
     let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
     match event::poll(&mut entry, Some(&timeout)) {
         Ok(1..) => entry[0].revents(),

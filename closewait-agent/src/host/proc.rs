@@ -1,9 +1,9 @@
-//! What `/proc` says of processes and their threads. Every read is bounded, nobody is traced or stopped.
+//! Reads of processes and their threads in `/proc`. Every read is bounded, and none traces or stops a process.
 //!
-//! Some of these reads can wait for ever: [`super::deadline`] lists which, and is where they are called.
+//! Some of these reads can block forever: [`super::deadline`] lists them, and runs them.
 //!
-//! A folder that is asked for is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). Whatever is read may be
-//! chosen by the process itself.
+//! A folder argument is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). The process itself may have
+//! chosen any of the bytes read.
 
 mod elf;
 pub mod fdinfo;
@@ -24,30 +24,30 @@ pub use self::{
     program::{Linker, linker, read_in_root},
 };
 
-/// Longest small file: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
-const SMALL: u64 = 64 << 10;
-/// What is read of `maps`.
-const MAPS: u64 = 512 << 10;
-/// Descriptors that are counted one by one.
-const DESCRIPTORS: usize = 1 << 16;
+/// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+/// Maximum bytes to read of `maps`.
+const MAX_MAPS_BYTES: u64 = 512 << 10;
+/// Maximum number of descriptors to count one by one.
+const MAX_DESCRIPTORS: usize = 1 << 16;
 
-/// The folder of a process.
+/// Returns the folder of a process.
 pub fn folder(root: &Path, pid: u32) -> PathBuf {
     root.join(pid.to_string())
 }
 
-/// Whether an error of a read below `/proc/PID` says that the process or thread has ended. Every other one says nothing of
-/// it: there may be too many open files, or no memory.
+/// Whether an error of a read below `/proc/PID` means that the process or thread has ended. Others do not: there may
+/// be too many open files, or no memory.
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Whether an error says that this process may not read something.
+/// Whether an error means that this process lacks a permission.
 pub fn is_refused(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// The processes that are there.
+/// Returns the pids of all processes.
 ///
 /// # Errors
 ///
@@ -56,43 +56,44 @@ pub fn pids(root: &Path) -> io::Result<Vec<u32>> {
     numbers(root, usize::MAX)
 }
 
-/// The folders of a process's threads, `most` of them, the first thread first (`proc_task_readdir`, fs/proc/base.c at
-/// v5.10).
+/// Returns the folders of at most `most` threads of a process, the first thread first (`proc_task_readdir`,
+/// fs/proc/base.c at v5.10).
 ///
 /// # Errors
 ///
-/// If it has ended, or there are too many open files.
+/// If the process has ended, or there are too many open files.
 pub fn threads(process: &Path, most: usize) -> io::Result<Vec<(u32, PathBuf)>> {
     let folder = process.join("task");
     Ok(numbers(&folder, most)?.into_iter().map(|tid| (tid, folder.join(tid.to_string()))).collect())
 }
 
-/// The children that the first thread of a process has started (`get_children_pid`, fs/proc/array.c at v5.10).
+/// Returns the children of the first thread of a process (`get_children_pid`, fs/proc/array.c at v5.10).
 ///
 /// # Errors
 ///
-/// If it has ended, or the kernel is built without `CONFIG_PROC_CHILDREN`.
+/// If the process has ended, or the kernel is built without `CONFIG_PROC_CHILDREN`.
 pub fn children(process: &Path, pid: u32) -> io::Result<Vec<u32>> {
-    let text = read(&process.join("task").join(pid.to_string()).join("children"), SMALL)?;
+    let text = read(&process.join("task").join(pid.to_string()).join("children"), MAX_FILE_BYTES)?;
     Ok(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-/// The folders of a process and of its threads that have descriptor tables, one for each table: that of the first thread, of
-/// threads that do not share it (`unshare(CLONE_FILES)`), and of those that have outlived the first.
+/// Returns one folder for each descriptor table of a process: that of the first thread, of threads that do not share
+/// it (`unshare(CLONE_FILES)`), and of those that have outlived the first.
 ///
-/// Where the kernel may not be asked which threads share one (kcmp(2)), all are taken to share that of the first, or if the
-/// first has ended, that of the next.
+/// If kcmp(2) is not allowed, it assumes that all threads share the table of the first one, or of the next one if the
+/// first has ended.
 ///
 /// # Errors
 ///
 /// If the process has ended, or may not be read.
 pub fn descriptor_tables(process: &Path) -> io::Result<Vec<PathBuf>> {
-    /// Tables with which a thread's is compared: a process in which each has its own must not take a square of calls.
+    /// Maximum number of tables to compare with a thread's: if each thread has its own, the number of calls must not
+    /// be quadratic.
     const COMPARED: usize = 8;
     let mut tables = vec![process.to_owned()];
     let threads = threads(process, usize::MAX)?;
     let leader = process.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-    // Most have one thread, and nothing to compare.
+    // Most processes have one thread, and nothing to compare.
     if threads.iter().all(|(tid, _)| Some(*tid) == leader) {
         return Ok(tables);
     }
@@ -116,8 +117,8 @@ pub fn descriptor_tables(process: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(tables)
 }
 
-/// Whether two threads have one descriptor table; `None` if the kernel does not say: it may be built without kcmp(2), or a
-/// filter may refuse it, or one of them has ended.
+/// Whether two threads have one descriptor table; `None` if unknown: the kernel may lack kcmp(2), a filter may refuse
+/// it, or one thread has ended.
 fn shares_descriptors(one: u32, other: u32) -> Option<bool> {
     /// `KCMP_FILES` (include/uapi/linux/kcmp.h, v6.18).
     const KCMP_FILES: libc::c_long = 2;
@@ -125,73 +126,75 @@ fn shares_descriptors(one: u32, other: u32) -> Option<bool> {
     let unused: libc::c_long = 0;
     // SAFETY: kcmp takes numbers only, and changes nothing.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, unused, unused) };
-    // 0: the same; 1 to 3: others (kcmp(2)).
+    // 0: the same; 1 to 3: different (kcmp(2)).
     (order >= 0).then_some(order == 0)
 }
 
-/// The state, parent, start and CPU time of a process or thread. Of a process, CPU time is that of all of its threads.
+/// Returns the state, parent, start and CPU time of a process or thread. A process has the CPU time of all of its
+/// threads.
 ///
 /// # Errors
 ///
-/// If it has ended, or the text is none that the kernel writes.
+/// If it has ended, or the text is malformed.
 pub fn stat(task: &Path) -> io::Result<Stat> {
-    Stat::parse(&read(&task.join("stat"), SMALL)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    Stat::parse(&read(&task.join("stat"), MAX_FILE_BYTES)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The name of a process: any bytes. Waits for nothing (`comm_show`, fs/proc/base.c at v5.10).
+/// Returns the name of a process: any bytes. Never blocks (`comm_show`, fs/proc/base.c at v5.10).
 ///
 /// # Errors
 ///
 /// If it has ended.
 pub fn comm(process: &Path) -> io::Result<Vec<u8>> {
-    let mut name = read(&process.join("comm"), SMALL)?;
+    let mut name = read(&process.join("comm"), MAX_FILE_BYTES)?;
     if name.last() == Some(&b'\n') {
         name.pop();
     }
     Ok(name)
 }
 
-/// How many threads a process has, and its pids in the namespaces that it is in.
+/// Returns the number of threads and other facts of a process or thread.
 ///
 /// # Errors
 ///
 /// If it has ended.
 pub fn status(process: &Path) -> io::Result<Status> {
-    Ok(Status::parse(&read(&process.join("status"), SMALL)?))
+    Ok(Status::parse(&read(&process.join("status"), MAX_FILE_BYTES)?))
 }
 
-/// The soft limit on open files; `None` if there is none.
+/// Returns the soft limit on open files; `None` if there is none.
 ///
 /// # Errors
 ///
 /// If it has ended, or may not be read.
 pub fn open_files_limit(process: &Path) -> io::Result<Option<u64>> {
-    Ok(parse::open_files_limit(&read(&process.join("limits"), SMALL)?))
+    Ok(parse::open_files_limit(&read(&process.join("limits"), MAX_FILE_BYTES)?))
 }
 
-/// CPU time of a thread, and the time that it waited for a CPU; `None` where the kernel does not keep them
-/// (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has the CPU time in ticks.
+/// Returns the CPU time of a thread, and the time that it waited for a CPU; `None` where the kernel does not measure
+/// them (`proc_pid_schedstat`, fs/proc/base.c at v5.10): then `stat` has the CPU time in ticks.
 pub fn schedstat(thread: &Path) -> Option<SchedStat> {
-    SchedStat::parse(&read(&thread.join("schedstat"), SMALL).ok()?)
+    SchedStat::parse(&read(&thread.join("schedstat"), MAX_FILE_BYTES).ok()?)
 }
 
-/// The system call that a thread is in; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at v5.10).
+/// Returns the system call of a thread; `None` if it is in none, or runs (`proc_pid_syscall`, fs/proc/base.c at
+/// v5.10).
 ///
 /// # Errors
 ///
 /// If it has ended, or may not be read.
 pub fn syscall(thread: &Path) -> io::Result<Option<Call>> {
-    Ok(Call::parse(&read(&thread.join("syscall"), SMALL)?))
+    Ok(Call::parse(&read(&thread.join("syscall"), MAX_FILE_BYTES)?))
 }
 
-/// The function of the kernel in which a thread waits; `None` if it does not, or may not be read (`proc_pid_wchan`,
-/// fs/proc/base.c at v5.10).
+/// Returns the kernel function in which a thread waits; `None` if it does not wait, or may not be read
+/// (`proc_pid_wchan`, fs/proc/base.c at v5.10).
 pub fn wchan(thread: &Path) -> Option<Vec<u8>> {
-    let name = read(&thread.join("wchan"), SMALL).ok()?;
+    let name = read(&thread.join("wchan"), MAX_FILE_BYTES).ok()?;
     (!name.is_empty() && name != b"0").then_some(name)
 }
 
-/// The path of the file that a process runs, with ` (deleted)` behind it if that is there no more.
+/// Returns the path of the file that a process runs, with the suffix ` (deleted)` if it was removed.
 ///
 /// # Errors
 ///
@@ -200,8 +203,8 @@ pub fn exe(process: &Path) -> io::Result<Vec<u8>> {
     Ok(fs::read_link(process.join("exe"))?.into_os_string().as_bytes().to_owned())
 }
 
-/// How many descriptors a process has open; `None` if more than can be counted. The size of the folder is their number
-/// since Linux 6.2 (`proc_fd_getattr`, fs/proc/fd.c at v6.2), and 0 before.
+/// Returns the number of open descriptors of a process; `None` if there are too many to count. Since Linux 6.2 the
+/// size of the folder is that number (`proc_fd_getattr`, fs/proc/fd.c at v6.2); before, it is 0.
 ///
 /// # Errors
 ///
@@ -212,37 +215,37 @@ pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
     if size > 0 {
         return Ok(Some(size));
     }
-    let count = fs::read_dir(folder)?.take(DESCRIPTORS + 1).count();
-    Ok((count <= DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
+    let count = fs::read_dir(folder)?.take(MAX_DESCRIPTORS + 1).count();
+    Ok((count <= MAX_DESCRIPTORS).then_some(u64::try_from(count).unwrap_or(u64::MAX)))
 }
 
-/// The first of `names` that is the beginning of the name of a file that a process has mapped. May wait for the lock of the
-/// process's memory.
+/// Returns the first of `names` with which the name of a mapped file begins. May wait for the lock of the process's
+/// memory.
 ///
 /// # Errors
 ///
 /// If it has ended, or may not be read.
 pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'static str>> {
-    Ok(parse::mapped(&read(&process.join("maps"), MAPS)?, names))
+    Ok(parse::mapped(&read(&process.join("maps"), MAX_MAPS_BYTES)?, names))
 }
 
-/// The paths of a process's cgroups.
+/// Returns the paths of a process's cgroups.
 ///
 /// # Errors
 ///
 /// If it has ended.
 pub fn cgroups(process: &Path) -> io::Result<CgroupPaths> {
-    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), SMALL)?))
+    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), MAX_FILE_BYTES)?))
 }
 
-/// The first `most` bytes of a file.
+/// Reads the first `most` bytes of a file.
 pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The first `most` names in a folder that are numbers. A process that ends while its folder is listed has no more.
+/// Returns the first `most` numeric names in a folder. The list ends early if the process ends meanwhile.
 fn numbers(folder: &Path, most: usize) -> io::Result<Vec<u32>> {
     let entries = fs::read_dir(folder)?.map_while(Result::ok);
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).take(most).collect())
@@ -285,10 +288,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_an_error() {
-        let nobody = folder(Path::new("/nowhere"), 1);
-        assert!(stat(&nobody).is_err() && exe(&nobody).is_err() && syscall(&nobody).is_err());
-        assert!(is_gone(&threads(&nobody, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
+    fn a_process_that_does_not_exist_is_an_error() {
+        let missing = folder(Path::new("/nowhere"), 1);
+        assert!(stat(&missing).is_err() && exe(&missing).is_err() && syscall(&missing).is_err());
+        assert!(is_gone(&threads(&missing, 8).unwrap_err()) && is_gone(&pids(Path::new("/nowhere")).unwrap_err()));
     }
 
     #[test]

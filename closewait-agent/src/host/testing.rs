@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A folder that goes away with it.
+/// Folder that is removed when this is dropped.
 pub(crate) struct Fixture(PathBuf);
 
 impl Fixture {

@@ -1,4 +1,4 @@
-//! Which of some programs exist on this host, in the folders where a shell of root finds them.
+//! Search for programs on this host, in the folders where a root shell finds them.
 
 use std::{
     collections::BTreeSet,
@@ -9,11 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders that are searched besides those of `PATH`: a service has fewer there than a shell of root.
+/// Folders to search in addition to `PATH`: a service has fewer there than a root shell.
 const FOLDERS: [&str; 7] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin"];
 /// Folders of a home in which pip and dotnet install programs.
-const OF_HOME: [&str; 2] = [".local/bin", ".dotnet/tools"];
-/// Folders of `PATH` that are searched.
+const HOME_FOLDERS: [&str; 2] = [".local/bin", ".dotnet/tools"];
+/// Maximum number of folders of `PATH` to search.
 const MAX_FOLDERS: usize = 64;
 
 /// Returns those of `names` that are programs in one of the folders. Can wait for the file systems of the folders.
@@ -22,11 +22,11 @@ pub fn existing<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     existing_in(&folders(path.as_deref().unwrap_or_default(), home.as_deref().map(Path::new)), names)
 }
 
-/// The folders of this `PATH`, then the usual ones and those of this home, each once. A relative one depends on where the shell
-/// is.
+/// Returns the folders of this `PATH`, then the usual ones and those of this home, each once. Skips relative ones,
+/// which depend on the current folder of the shell.
 fn folders(path: &OsStr, home: Option<&Path>) -> Vec<PathBuf> {
     let of_home = home.filter(|home| home.is_absolute()).into_iter();
-    let of_home = of_home.flat_map(|home| OF_HOME.map(|folder| home.join(folder)));
+    let of_home = of_home.flat_map(|home| HOME_FOLDERS.map(|folder| home.join(folder)));
     let of_path = env::split_paths(path).filter(|folder| folder.is_absolute()).take(MAX_FOLDERS);
     let mut folders = Vec::new();
     for folder in of_path.chain(FOLDERS.map(PathBuf::from)).chain(of_home) {
@@ -68,7 +68,7 @@ mod tests {
         let folders = folders(OsStr::new("/opt/x:/usr/bin:relative::/opt/x"), Some(Path::new("/home/a")));
         assert_eq!(folders[..3], [Path::new("/opt/x"), Path::new("/usr/bin"), Path::new("/usr/local/sbin")]);
         assert_eq!(folders.last().map(PathBuf::as_path), Some(Path::new("/home/a/.dotnet/tools")));
-        assert_eq!(folders.len(), 1 + FOLDERS.len() + OF_HOME.len());
+        assert_eq!(folders.len(), 1 + FOLDERS.len() + HOME_FOLDERS.len());
         assert!(existing(&["sh"]).contains("sh"));
     }
 }

@@ -1,4 +1,4 @@
-//! tracefs, for the classic tracepoint alone: it gives the number of the tracepoint and where its fields are.
+//! tracefs, for the classic tracepoint alone: the number of the tracepoint and the offsets of its fields.
 
 use std::{
     fs, io,
@@ -21,30 +21,30 @@ use super::on_fresh_thread;
 /// Reason why tracefs or a file in it is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum TracefsError {
-    /// It is not mounted, and this process may not mount it.
+    /// tracefs is not mounted, and this process may not mount it.
     #[error(
         "tracefs is not mounted and {call} was refused: {error}; run `mount -t tracefs tracefs /sys/kernel/tracing`, or grant CAP_SYS_ADMIN"
     )]
     MountDenied {
         /// The call that was refused.
         call: &'static str,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// It is not mounted, and mounting it failed.
+    /// tracefs is not mounted, and mounting it failed.
     #[error(
         "tracefs is not mounted and {call} failed: {error}; this kernel may be built without tracing (CONFIG_FTRACE)"
     )]
     Mount {
         /// The call that failed.
         call: &'static str,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// A thread to mount it on could not be started.
+    /// No thread could start to mount it.
     #[error("starting a thread to mount tracefs failed: {error}; check the limits on processes and memory")]
     Thread {
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// The file that describes the tracepoint may not be read.
@@ -52,7 +52,7 @@ pub enum TracefsError {
     FormatDenied {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
     /// The file that describes the tracepoint cannot be read.
@@ -60,10 +60,10 @@ pub enum TracefsError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// The file that describes the tracepoint lacks a field that is needed, or has it in another size.
+    /// The file that describes the tracepoint lacks a required field, or has it in another size.
     #[error(
         "the tracepoint's format has no field {field} of the size expected; please report it with the text of the file"
     )]
@@ -75,12 +75,12 @@ pub enum TracefsError {
 
 /// Runs `f` with the path of tracefs.
 ///
-/// Where tracefs is not mounted, `f` runs on a thread with a mount namespace of its own, which has it: the mounts of
-/// the host do not change, and nobody else sees it. What `f` opens stays open.
+/// If tracefs is not mounted, `f` runs on a thread with its own mount namespace, which has it: the mounts of the host
+/// do not change, and no other process sees it. Files that `f` opens stay open.
 ///
 /// # Errors
 ///
-/// If tracefs is neither mounted nor can be; `f` has not run then.
+/// If tracefs is neither mounted nor mountable; `f` has not run then.
 pub fn with_tracefs<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> Result<T, TracefsError> {
     if let Some(path) = mounted() {
         return Ok(f(path));
@@ -117,7 +117,7 @@ pub fn trace_layout(tracefs: &Path) -> Result<TraceLayout, TracefsError> {
 ///
 /// # Errors
 ///
-/// If a required field is missing or has another size. Optional fields are [`MISSING`] then.
+/// If a required field is missing or has another size. Missing optional fields are [`MISSING`].
 pub fn parse_format(text: &str) -> Result<TraceLayout, TracefsError> {
     let fields: Vec<_> = text.lines().filter_map(Field::parse).collect();
     let find = |name: &str, size| {
@@ -148,12 +148,12 @@ pub fn parse_format(text: &str) -> Result<TraceLayout, TracefsError> {
     }
 }
 
-/// The only place where aya looks besides the next one, and where the kernel keeps a directory for it (Linux 4.1).
+/// Mount point for which the kernel makes a directory (Linux 4.1). aya searches only this one and the next.
 const MOUNT_POINT: &str = "/sys/kernel/tracing";
-/// Mount point at which it appears when debugfs is mounted.
+/// Mount point that appears when debugfs is mounted.
 const OLD_MOUNT_POINT: &str = "/sys/kernel/debug/tracing";
 
-/// One line of a `format` file, without its sign.
+/// Line of a `format` file, without its sign.
 struct Field<'a> {
     name: &'a str,
     offset: u32,
@@ -161,7 +161,7 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// Reads `field:__u8 saddr[4];`, `offset:32;`, `size:4;` with tabs between them (`f_show` in
+    /// Parses `field:__u8 saddr[4];`, `offset:32;`, `size:4;` with tabs between them (`f_show` in
     /// kernel/trace/trace_events.c, v6.18).
     fn parse(line: &'a str) -> Option<Self> {
         let mut parts = line.split(';').map(str::trim);
@@ -176,11 +176,11 @@ impl<'a> Field<'a> {
 
 /// Gives the calling thread a copy of all mounts, and mounts tracefs there.
 fn mount_privately() -> Result<(), TracefsError> {
-    // SAFETY: the new namespace is this thread's alone. The flag also ends the sharing of the current directory with other
-    // threads, and does not touch the table of descriptors.
+    // SAFETY: only this thread enters the new namespace. The flag also stops sharing the current directory with other
+    // threads, and does not affect the descriptor table.
     let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
     unshared.map_err(failed("unshare(CLONE_NEWNS)"))?;
-    // Otherwise the mount would reach the namespace that this one was copied from.
+    // Otherwise the mount would propagate to the original namespace.
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(failed("making the mounts private"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -190,7 +190,7 @@ fn mount_privately() -> Result<(), TracefsError> {
 fn failed(call: &'static str) -> impl Fn(Errno) -> TracefsError {
     move |errno| {
         let error = errno.into();
-        // Containers answer with either of the two.
+        // Containers return either of the two.
         match errno {
             Errno::PERM | Errno::ACCESS => TracefsError::MountDenied { call, error },
             _ => TracefsError::Mount { call, error },
@@ -198,7 +198,7 @@ fn failed(call: &'static str) -> impl Fn(Errno) -> TracefsError {
     }
 }
 
-/// Whether a tracefs is mounted right there. Needs no right to read it.
+/// Whether tracefs is mounted at this path. Needs no permission to read it.
 fn is_tracefs(path: &Path) -> bool {
     statfs(path).is_ok_and(|info| info.f_type == libc::TRACEFS_MAGIC)
 }
@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// Of Linux 5.10; the text of 6.18 and 7.3 differs in the number and the `print fmt` line alone.
+    /// Format of Linux 5.10; that of 6.18 and 7.3 differs only in the number and the `print fmt` line.
     const FORMAT: &str = include_str!("tracefs/inet_sock_set_state.format");
 
     #[test]

@@ -1,11 +1,12 @@
-//! The one way into the engine of this process: it decodes what comes from the kernel, and records every call that changes
-//! the engine, if a recording was asked for.
+//! The only way into the engine of this process: decodes data from the kernel, and records every call that changes
+//! the engine, if there is a recording.
 
 use std::{borrow::Cow, time::Duration};
 
 use super::{EarlyEnd, Item, Recorder};
 use crate::{
     clock::{self, TimeAnchor},
+    host::error_text::with_hints,
     sink::{Mark, Start},
     source::{files, scanner::ScanItem, worker::Piece},
 };
@@ -16,15 +17,15 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Engine that decodes what comes in, and records every call that changes it, if a recording was asked for.
+/// Engine with a decoder, which records every call that changes it, if there is a recording.
 #[derive(Debug)]
 pub struct RecordingEngine {
     engine: Engine,
     decoder: Decoder,
     recording: Option<ActiveRecording>,
-    /// A recording that has ended before the agent, and is not written to its end.
+    /// Recording that has ended before the agent, and is not completely written.
     ended: Option<Recorder>,
-    /// The recording could not be written, and this is not counted yet.
+    /// Whether the recording could not be written, and the engine has not counted this yet.
     failed: bool,
 }
 
@@ -32,11 +33,11 @@ pub struct RecordingEngine {
 #[derive(Debug)]
 struct ActiveRecording {
     recorder: Recorder,
-    /// Outputs that were taken since the last item.
+    /// Number of outputs taken since the last item.
     polled: u32,
-    /// What holds for findings to come, and is not kept yet.
+    /// Anchor of later findings that is not recorded yet.
     anchor: Option<TimeAnchor>,
-    /// Whether something was shown that is not handed out yet.
+    /// Whether output was shown that is not handed out yet.
     shown: bool,
 }
 
@@ -49,7 +50,7 @@ impl ActiveRecording {
         self.recorder.item(item)
     }
 
-    /// Something is shown with the time of the last anchor.
+    /// Records that output is shown with the time of the last anchor.
     fn shows(&mut self) -> anyhow::Result<()> {
         self.shown = true;
         self.anchor.take().map_or(Ok(()), |anchor| self.item(&Item::Anchored(anchor)))
@@ -57,7 +58,7 @@ impl ActiveRecording {
 }
 
 impl RecordingEngine {
-    /// Without a `recorder` nothing is recorded.
+    /// Wraps an engine. Without a `recorder`, nothing is recorded.
     pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
         let recording = recorder.map(|recorder| ActiveRecording { recorder, polled: 0, anchor: None, shown: false });
         Self { engine, decoder, recording, ended: None, failed: false }
@@ -68,17 +69,17 @@ impl RecordingEngine {
         &self.engine
     }
 
-    /// Returns how records are decoded.
+    /// Returns the decoder.
     pub fn decoder(&self) -> Decoder {
         self.decoder
     }
 
-    /// Reads how long the machine has been suspended, which decoding has to know: TCP's times stand still meanwhile.
+    /// Reads the time that the machine has been suspended, which decoding needs: TCP's times stand still meanwhile.
     pub fn notice_suspends(&mut self) {
         self.decoder.suspended = clock::suspended();
     }
 
-    /// Decodes one record and takes it in.
+    /// Decodes one record and handles it.
     pub fn record(&mut self, bytes: &[u8]) {
         match self.decoder.decode(bytes) {
             Ok(observation) => self.handle(observation),
@@ -89,7 +90,7 @@ impl RecordingEngine {
         }
     }
 
-    /// Takes in an item of a scan or of an inspection.
+    /// Handles an item of a scan or of an inspection.
     pub fn found(&mut self, found: ScanItem<'_>) {
         match found {
             ScanItem::Record(bytes) => self.record(bytes),
@@ -97,12 +98,12 @@ impl RecordingEngine {
         }
     }
 
-    /// Takes in a piece of the result of a scan or of an inspection. Its end changes nothing here.
+    /// Handles a piece of the result of a scan or of an inspection. An end changes nothing here.
     pub fn piece(&mut self, piece: Piece) {
         match piece {
             Piece::Records(bytes) => {
                 let used = files::hand_over(&bytes, &mut |record| self.record(record));
-                // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+                // The kernel writes whole records. The decoder counts a rest as an error.
                 bytes.get(used..).filter(|rest| !rest.is_empty()).into_iter().for_each(|rest| self.record(rest));
             }
             Piece::Facts(facts) => facts.into_iter().for_each(|fact| self.handle(fact)),
@@ -110,51 +111,51 @@ impl RecordingEngine {
         }
     }
 
-    /// [`Engine::handle`].
+    /// Calls [`Engine::handle`].
     pub fn handle(&mut self, observation: impl Into<Observation>) {
         let observation = observation.into();
         self.keep(|recording| recording.item(&Item::Fact(Cow::Borrowed(&observation))));
         self.engine.handle(observation);
     }
 
-    /// [`Engine::handle_timeout`].
+    /// Calls [`Engine::handle_timeout`].
     pub fn handle_timeout(&mut self, now: BootTime) {
         self.keep(|recording| recording.item(&Item::Time(now)));
         self.engine.handle_timeout(now);
     }
 
-    /// [`Engine::undecodable`].
+    /// Calls [`Engine::undecodable`].
     pub fn undecodable(&mut self, at: BootTime) {
         self.keep(|recording| recording.item(&Item::Undecodable(at)));
         self.engine.undecodable(at);
     }
 
-    /// [`Engine::unwritten`]: the lines that were handed out last.
+    /// Calls [`Engine::unwritten`] for the lines that were handed out last.
     pub fn unwritten(&mut self, at: BootTime, lines: u64) {
         self.keep(|recording| recording.item(&Item::Unwritten { at, lines }));
         self.engine.unwritten(at, lines);
     }
 
-    /// Counts what the log and the recording have lost: `log_lines` were dropped since the start.
+    /// Counts losses of the log and of the recording. `log_lines` is the number dropped since the start.
     pub fn count_losses(&mut self, at: BootTime, log_lines: u64) {
         let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
         if lines > 0 {
             self.keep(|recording| recording.item(&Item::LogDropped { at, lines }));
             self.engine.log_lines_dropped(at, lines);
         }
-        // The recording is over, so this is not in it.
+        // The recording has ended, so this is not in it.
         if std::mem::take(&mut self.failed) {
             self.engine.recording_failed(at);
         }
     }
 
-    /// [`Engine::stop`].
+    /// Calls [`Engine::stop`].
     pub fn stop(&mut self) {
         self.keep(|recording| recording.item(&Item::Stopping));
         self.engine.stop();
     }
 
-    /// [`Engine::poll_output`].
+    /// Calls [`Engine::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.engine.poll_output();
         self.keep(|recording| {
@@ -171,7 +172,7 @@ impl RecordingEngine {
         output
     }
 
-    /// Sets the anchor by which later output gets its time.
+    /// Sets the anchor for the times of later output.
     pub fn anchored(&mut self, anchor: TimeAnchor) {
         self.keep(|recording| {
             recording.anchor = Some(anchor);
@@ -179,7 +180,7 @@ impl RecordingEngine {
         });
     }
 
-    /// The event `start` is shown.
+    /// Records that the event `start` is shown.
     pub fn started(&mut self, start: &Start) {
         self.keep(|recording| {
             recording.shows()?;
@@ -187,9 +188,9 @@ impl RecordingEngine {
         });
     }
 
-    /// Everything that was shown since the last time is about to be handed to the writer of lines. Returns the place in the
-    /// recording that is to be written before those lines: then a reader of the lines has seen nothing that is not in the
-    /// recording, even if the agent is killed.
+    /// Records that all output since the last call is about to be handed to the writer of lines. Returns the mark of
+    /// the recording that has to be written before those lines: then, even if the agent is killed, the recording has
+    /// everything that a reader of the lines has seen.
     pub fn handing_out(&mut self) -> Option<Mark> {
         self.keep(|recording| {
             if std::mem::take(&mut recording.shown) {
@@ -200,7 +201,7 @@ impl RecordingEngine {
         self.recording.as_ref().and_then(|recording| recording.recorder.mark())
     }
 
-    /// Whether a recording is kept.
+    /// Whether there is a recording.
     pub fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
@@ -215,7 +216,7 @@ impl RecordingEngine {
         recorder.map_or(Ok(()), |recorder| recorder.finish(patience))
     }
 
-    /// A recording that is full, or that cannot be written, ends; the agent goes on.
+    /// Records an item. Ends a recording that is full or cannot be written; the agent continues.
     fn keep(&mut self, keep: impl FnOnce(&mut ActiveRecording) -> anyhow::Result<()>) {
         let Some(recording) = &mut self.recording else { return };
         match (keep(recording), recording.recorder.ended()) {
@@ -235,7 +236,7 @@ impl RecordingEngine {
             }
             (Err(error), _) => {
                 self.failed = true;
-                log::error!("the recording ends here, the agent continues: {error:#}");
+                log::error!("the recording ends here, the agent continues: {}", with_hints(&error));
                 self.recording = None;
                 return;
             }

@@ -1,4 +1,4 @@
-//! Opens what recordings are written to and read from, without waiting, and without harm to what is there.
+//! Opens files for recordings, without blocking, and without harm to existing files.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -27,13 +27,13 @@ use crate::{
     sink::write_fully,
 };
 
-/// How long a file system may take to open a file.
+/// Maximum time to open a file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(3);
-/// Only who may run the agent may read what it has seen: names of processes, addresses.
+/// Mode of a recording: it has names of processes and addresses, for the agent's user only.
 const MODE: u32 = 0o600;
-/// Everybody but the owner.
+/// Mode bits of all users but the owner.
 const OTHERS: u32 = 0o077;
-/// Attempts to open a file that others remove and create meanwhile.
+/// Maximum number of attempts to open a file that other processes remove and create meanwhile.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Reason why a file cannot be recorded to or replayed.
@@ -42,45 +42,45 @@ pub enum FileError {
     /// A system call failed.
     #[error("{call} failed: {error}\nhint: {hint}")]
     Call {
-        /// The call.
+        /// Name of the call.
         call: &'static str,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
-        /// What to do.
+        /// Action for the user.
         hint: &'static str,
     },
-    /// It belongs to another user, who could read or change it.
+    /// The file belongs to another user, who could read or change it.
     #[error("it belongs to user {0}, who could read the recording\nhint: remove it, or name another file")]
     OtherOwner(u32),
-    /// It is a symbolic link.
+    /// The path is a symbolic link.
     #[error("it is a symbolic link, which is not followed\nhint: name the file that it leads to")]
     Link,
-    /// It has other names.
-    #[error("it has {0} names (hard links), and would be overwritten under all of them\nhint: name another file")]
+    /// The file has other names.
+    #[error("it has {0} names (hard links), and the recording would replace all of them\nhint: name another file")]
     OtherNames(u64),
-    /// It has something else in it.
-    #[error("it is not empty and is no recording, so it is not overwritten\nhint: remove it, or name another file")]
+    /// The file has other content.
+    #[error("it is not empty and is no recording, so it stays as it is\nhint: remove it, or name another file")]
     SomethingElse,
-    /// It is a folder, a block device or a socket.
+    /// The path is a folder, a block device or a socket.
     #[error("it is {0}\nhint: name a file")]
     Kind(&'static str),
-    /// Nobody reads a FIFO.
+    /// The FIFO has no reader.
     #[error("it is a FIFO without a reader\nhint: start its reader first")]
     NoReader,
-    /// Nobody writes to a FIFO.
+    /// The FIFO has no writer.
     #[error("the pipe is empty and has no writer\nhint: start its writer first")]
     NoWriter,
-    /// A descriptor that this process did not get.
+    /// The descriptor was not passed to this process.
     #[error("descriptor {0} was not handed to this process for writing\nhint: in bash, `--record >(COMMAND)` does")]
     Descriptor(RawFd),
-    /// Another agent records to it.
+    /// Another agent records to the file.
     #[error("another agent records to it\nhint: name another file")]
     InUse,
-    /// Somebody replaces it all the time.
-    #[error("it was removed and created again by somebody else\nhint: name a file in a folder of your own")]
+    /// Another process replaces the file repeatedly.
+    #[error("another process removed and created it again\nhint: name a file in a folder of your own")]
     Replaced,
     /// The file system does not answer.
-    #[error("{0}\nhint: see to its file system (`stat FILE` shows whether it answers), or name a file on another")]
+    #[error("{0}\nhint: check its file system (`stat FILE` shows whether it answers), or name a file on another one")]
     Unanswered(#[from] CallFailure),
 }
 
@@ -88,23 +88,23 @@ fn call(call: &'static str, hint: &'static str) -> impl Fn(io::Error) -> FileErr
     move |error| FileError::Call { call, error, hint }
 }
 
-/// What a recording is written to: whole frames, as far as that can be seen to.
+/// Destination of a recording: only whole frames, as far as possible.
 #[derive(Debug)]
 pub(super) struct Destination {
     file: File,
-    /// Bytes of whole frames in a file that has nothing else.
+    /// Number of bytes in whole frames, in a file without other content.
     whole: Option<u64>,
 }
 
 impl Destination {
-    /// Opens the file, FIFO, character device or inherited descriptor `path`. It does not wait for a file system that does
-    /// not answer.
+    /// Opens the file, FIFO, character device or inherited descriptor `path`. Does not wait for a file system that
+    /// does not answer.
     pub(super) fn create(path: &Path) -> Result<Self, FileError> {
         in_time(path, OPEN_PATIENCE, create, drop)?
     }
 
-    /// After a write has failed: what comes after the last whole frame is removed, and in its place the recording says
-    /// that more could not be written, if there is room to say it.
+    /// Removes the bytes after the last whole frame, after a failed write, and adds a frame that says that no more
+    /// could be written, if there is space.
     fn end_at_whole_frame(&mut self) -> io::Result<()> {
         let Some(whole) = self.whole.take() else { return Ok(()) };
         self.file.set_len(whole)?;
@@ -114,10 +114,10 @@ impl Destination {
 }
 
 impl Write for Destination {
-    /// Writes all of a frame.
+    /// Writes a whole frame.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         if let Err(error) = write_fully(&mut self.file, frame) {
-            // The error that came first is told.
+            // The first error counts.
             let _failed: io::Result<()> = self.end_at_whole_frame();
             return Err(error);
         }
@@ -147,7 +147,9 @@ fn create(path: &Path) -> Result<Destination, FileError> {
         match options().create_new(true).mode(MODE).open(path) {
             Ok(file) => return own(file),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(call("open", "is its folder there, and may you write to it?")(source)),
+            Err(source) => {
+                return Err(call("open", "check that its folder exists, and that you may write to it")(source));
+            }
         }
         match open_existing(path)? {
             Existing::Taken(destination) => return Ok(destination),
@@ -157,14 +159,14 @@ fn create(path: &Path) -> Result<Destination, FileError> {
     Err(FileError::Replaced)
 }
 
-/// For writing, without following a link and without waiting.
+/// Returns options for writing, without following a link and without blocking.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     options
 }
 
-/// A file that was created, whatever the umask.
+/// Prepares a file that was created, for any umask.
 fn own(file: File) -> Result<Destination, FileError> {
     begins("fchmod");
     file.set_permissions(Permissions::from_mode(MODE)).map_err(call("fchmod", "name a file in another folder"))?;
@@ -182,11 +184,11 @@ fn lock(file: &File) -> Result<(), FileError> {
 
 enum Existing {
     Taken(Destination),
-    /// Somebody has removed it, or it was removed here.
+    /// The file was removed, by another process or here.
     Gone,
 }
 
-/// Takes what is there, if it is this user's own and nothing is lost by it.
+/// Opens an existing file, if it belongs to this user and has no other content.
 fn open_existing(path: &Path) -> Result<Existing, FileError> {
     begins("open");
     let file = match options().open(path) {
@@ -204,7 +206,7 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
                         FileError::Kind("a socket, or a device without a driver")
                     })
                 }
-                _ => Err(call("open", "may you write to it?")(error)),
+                _ => Err(call("open", "check that you may write to it")(error)),
             };
         }
     };
@@ -235,7 +237,7 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
         return Err(FileError::SomethingElse);
     }
     if found.mode() & OTHERS != 0 {
-        // Others may have it open, and would read what comes.
+        // Other processes may have it open, and would read the recording.
         begins("unlink");
         fs::remove_file(path).map_err(call("unlink", "remove it, or name another file"))?;
         return Ok(Existing::Gone);
@@ -245,20 +247,20 @@ fn open_existing(path: &Path) -> Result<Existing, FileError> {
     Ok(Existing::Taken(Destination { file, whole: Some(0) }))
 }
 
-/// Whether a file is empty or begins as a recording does, also one that was cut within its first line. It is open for writing
-/// only.
+/// Whether a file is empty or begins as a recording does, even if it was cut within its first line. The file is open
+/// only for writing.
 fn is_ours(file: &File) -> Result<bool, FileError> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut begins = Vec::new();
     let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let read = read.and_then(|file| file.take(NAME.len() as u64).read_to_end(&mut begins));
-    read.map_err(call("read", "it may have something else in it: remove it, or name another file"))?;
+    read.map_err(call("read", "it may have other content: remove it, or name another file"))?;
     // A shorter part of the name can be anything.
     Ok(begins.is_empty() || (begins.starts_with(b"closewait ") && NAME.starts_with(&begins)))
 }
 
-/// The number of a descriptor of this process that a path stands for: what a shell writes for `>(COMMAND)`, and the
-/// standard streams. Such a path is a link in `/proc`.
+/// Returns the number of the descriptor of this process that a path denotes: a shell's `>(COMMAND)`, or a standard
+/// stream. Such a path is a link in `/proc`.
 fn descriptor(path: &Path) -> Option<RawFd> {
     let own = format!("/proc/{}/fd/", process::id());
     let path = path.to_str()?;
@@ -273,12 +275,12 @@ fn descriptor(path: &Path) -> Option<RawFd> {
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok()).flatten()
 }
 
-/// A copy of a descriptor that this process was started with: whoever started it has opened it.
+/// Copies a descriptor that this process inherited from its parent, which opened it.
 fn inherited(number: RawFd) -> Result<File, FileError> {
     let none = || FileError::Descriptor(number);
     // SAFETY: takes numbers only; one that is not open is an error.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    // Those that this process has opened itself are closed on exec, all of them.
+    // Descriptors that this process has opened itself all have FD_CLOEXEC.
     if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
         return Err(none());
     }
@@ -287,12 +289,11 @@ fn inherited(number: RawFd) -> Result<File, FileError> {
     if !fcntl_getfl(borrowed).is_ok_and(|mode| mode & OFlags::ACCMODE != OFlags::RDONLY) {
         return Err(none());
     }
-    let copy = borrowed.try_clone_to_owned().map_err(call("fcntl", "is a limit on open files reached?"))?;
+    let copy = borrowed.try_clone_to_owned().map_err(call("fcntl", "check the limit on open files (ulimit -n)"))?;
     Ok(File::from(copy))
 }
 
-/// Opens a recording to be played. It does not wait for a file system that does not answer, nor for somebody who writes
-/// to a FIFO.
+/// Opens a recording to play. Does not wait for a file system that does not answer, or for a writer of a FIFO.
 ///
 /// # Errors
 ///
@@ -302,35 +303,36 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, FileError> {
     Ok(Box::new(io::Cursor::new(first).chain(file)))
 }
 
-/// The file, and what was read of it already.
+/// Opens the file. Returns it with the bytes that were read already.
 fn open_in_time(path: &Path) -> Result<(Vec<u8>, File), FileError> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     begins("open");
     let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => FileError::Kind("a socket, or a device without a driver"),
-        _ => call("open", "is it there, and may you read it?")(error),
+        _ => call("open", "check that it exists, and that you may read it")(error),
     })?;
     begins("fstat");
-    let kind = file.metadata().map_err(call("fstat", "may you read it?"))?.file_type();
+    let kind = file.metadata().map_err(call("fstat", "check that you may read it"))?.file_type();
     if kind.is_dir() {
         return Err(FileError::Kind("a folder"));
     }
     let mut first = vec![0; 1];
     if kind.is_fifo() {
-        // Without a writer it is at its end; with one that has written nothing yet, a read would have to wait.
+        // A FIFO without a writer is at its end; with a writer that has written nothing yet, a read would block.
         let length = match file.read(&mut first) {
             Ok(0) => return Err(FileError::NoWriter),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(call("read", "may you read it?")(error)),
+            Err(error) => return Err(call("read", "check that you may read it")(error)),
         };
         first.truncate(length);
     } else {
         first.clear();
     }
-    // The open file description is this process's own.
-    fcntl_setfl(&file, OFlags::empty()).map_err(|errno| call("fcntl", "report this")(errno.into()))?;
+    // The open file description belongs to this process alone.
+    fcntl_setfl(&file, OFlags::empty())
+        .map_err(|errno| call("fcntl", "report this with the output of `closewait doctor`")(errno.into()))?;
     Ok((first, file))
 }
 

@@ -1,27 +1,27 @@
-//! Frames: how pieces of a recording are found in a file, and what is cut or damaged told.
+//! Frames: they delimit the parts of a recording in a file, and reveal cuts and damage.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// The head of a frame.
+/// Size of the head of a frame, bytes.
 pub(super) const HEAD: usize = 12;
-/// Longer payloads have no place in the head.
-const LONGEST: usize = (1 << 24) - 1;
-/// Bytes of items in a frame, so that a few bytes from elsewhere cannot become any number of them.
+/// Maximum length of a payload, which the head can store, bytes.
+const MAX_PAYLOAD_BYTES: usize = (1 << 24) - 1;
+/// Maximum size of the items in a frame, so that a few hostile bytes cannot become any number of them.
 pub(super) const MAX_ITEMS_BYTES: usize = 16 << 20;
-/// Bytes of payloads that are checked behind damage. What is left of a frame that was cut is some kilobytes, of which one
-/// place in 256 looks like the head of a frame; only bytes that were made for it come to this.
+/// Maximum size of payloads checked behind damage, bytes. The rest of a frame that was cut has some kilobytes, of
+/// which one position in 256 looks like the head of a frame; only crafted bytes reach this limit.
 const MAX_CHECKED_BYTES: usize = 1 << 30;
 
 /// Content of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameKind {
-    /// Items, a piece of the stream of deflate.
+    /// Items: a part of the deflate stream.
     Items,
-    /// Nothing: the agent has ended, and with it the recording.
+    /// Empty: the agent has ended, and with it the recording.
     Stopped,
-    /// Nothing: no more was kept, though the agent went on.
+    /// Empty: the recording was full, and the agent continued.
     Full,
-    /// Nothing: no more could be written, though the agent went on.
+    /// Empty: no more could be written, and the agent continued.
     Unwritten,
 }
 
@@ -40,31 +40,32 @@ impl FrameKind {
     }
 }
 
-/// What a head says.
+/// Fields of a frame's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHead {
     pub(super) kind: FrameKind,
-    /// Of the payload, bytes.
+    /// Length of the payload, bytes.
     pub(super) length: usize,
     check: u32,
 }
 
 impl FrameHead {
-    /// From the head of a frame that is at byte `at` of its file; `None` if none is there.
+    /// Reads the head of a frame at byte `at` of its file; `None` if none is there.
     pub(super) fn read(bytes: &[u8; HEAD], at: u64) -> Option<Self> {
         let own = bytes[4..].first_chunk().copied().map(u32::from_le_bytes)?;
         let head = Self::parse(bytes)?;
         (own == head.own_check(at)).then_some(head)
     }
 
-    /// From the head of a frame that may have been written at any place.
+    /// Parses the head of a frame at any position.
     fn parse(bytes: &[u8; HEAD]) -> Option<Self> {
         let word = |from: usize| bytes[from..].first_chunk().copied().map(u32::from_le_bytes);
         let (first, check) = (word(0)?, word(8)?);
         Some(Self { kind: FrameKind::of(first >> 24)?, length: usize::try_from(first & 0x00ff_ffff).ok()?, check })
     }
 
-    /// Includes the place in the file, so that a frame is one only where it was written.
+    /// Computes the check of the head. It includes the position in the file, so that a frame is valid only where it
+    /// was written.
     fn own_check(self, at: u64) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.first().to_le_bytes());
@@ -73,20 +74,20 @@ impl FrameHead {
         hasher.finalize()
     }
 
-    /// Kind and length.
+    /// Returns the first word: type and length.
     fn first(self) -> u32 {
         self.kind.number() << 24 | u32::try_from(self.length).unwrap_or(u32::MAX)
     }
 
-    /// Whether that is its payload.
+    /// Whether `payload` belongs to this head.
     pub(super) fn fits(self, payload: &[u8]) -> bool {
         payload.len() == self.length && crc32fast::hash(payload) == self.check
     }
 }
 
-/// A frame at byte `at` of a file; `None` if the payload is too long for one.
+/// Builds a frame for byte `at` of a file; `None` if the payload is too long.
 pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>> {
-    if payload.len() > LONGEST {
+    if payload.len() > MAX_PAYLOAD_BYTES {
         return None;
     }
     let head = FrameHead { kind, length: payload.len(), check: crc32fast::hash(payload) };
@@ -98,15 +99,15 @@ pub(super) fn frame(kind: FrameKind, payload: &[u8], at: u64) -> Option<Vec<u8>>
     Some(bytes)
 }
 
-/// Whether `bytes` have a whole frame anywhere, also one that was written at another place of the file: bytes before it may
-/// be missing, or be too many. `None` if that takes too long to find out.
+/// Whether `bytes` have a whole frame anywhere, even one that was written at another position of the file: bytes
+/// before it may be missing or inserted. `None` if the check takes too long.
 pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
     let mut checked = 0;
     for (place, head) in bytes.windows(HEAD).enumerate() {
         let Some(head) = head.first_chunk().and_then(FrameHead::parse) else { continue };
         let Some(payload) = bytes.get(place + HEAD..).and_then(|rest| rest.get(..head.length)) else { continue };
-        // Those that say how a recording ends have no payload, and the check of none is 0. Zeros are what a power failure
-        // leaves.
+        // Frames that end a recording have no payload, and the check of an empty one is 0. A power failure leaves
+        // zeros.
         let ends = head.kind != FrameKind::Items;
         let zeros = bytes.get(place + 4..place + 8) == Some(&[0; 4]);
         if ends == payload.is_empty() && !(ends && zeros) && head.fits(payload) {
@@ -120,17 +121,17 @@ pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
     Some(false)
 }
 
-/// Makes payloads of items.
+/// Compressor of items into payloads.
 #[derive(Debug)]
 pub(super) struct Deflate(Compress);
 
 impl Deflate {
     pub(super) fn new() -> Self {
-        // The fastest: the names that come again and again are all that matters, and the agent waits for it.
+        // The fastest level: it finds the repeated names, which is enough, and the agent waits for it.
         Self(Compress::new(Compression::fast(), false))
     }
 
-    /// The next payload, from which all of `items` can be read.
+    /// Returns the next payload, from which all of `items` can be read.
     pub(super) fn payload(&mut self, items: &[u8]) -> Result<Vec<u8>, flate2::CompressError> {
         let mut payload = Vec::new();
         let mut rest = items;
@@ -140,7 +141,7 @@ impl Deflate {
             self.0.compress_vec(rest, &mut payload, FlushCompress::Sync)?;
             let taken = usize::try_from(self.0.total_in() - before).unwrap_or(usize::MAX);
             rest = rest.get(taken..).unwrap_or_default();
-            // Room that is left means that nothing waits to be written.
+            // Unused capacity means that no output is pending.
             if rest.is_empty() && payload.len() < payload.capacity() {
                 return Ok(payload);
             }
@@ -148,7 +149,7 @@ impl Deflate {
     }
 }
 
-/// Makes items of payloads again.
+/// Decompressor of payloads into items.
 #[derive(Debug)]
 pub(super) struct Inflate(Decompress);
 
@@ -157,7 +158,7 @@ impl Inflate {
         Self(Decompress::new(false))
     }
 
-    /// The items of the next payload; `None` if it is none, or has too many.
+    /// Returns the items of the next payload; `None` if it is invalid, or has too many.
     pub(super) fn items(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut items = Vec::new();
         let mut rest = payload;
@@ -198,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_payload_that_the_head_has_no_place_for_is_no_frame() {
-        assert!(frame(FrameKind::Items, &vec![0; LONGEST], 0).is_some());
-        assert!(frame(FrameKind::Items, &vec![0; LONGEST + 1], 0).is_none());
+        assert!(frame(FrameKind::Items, &vec![0; MAX_PAYLOAD_BYTES], 0).is_some());
+        assert!(frame(FrameKind::Items, &vec![0; MAX_PAYLOAD_BYTES + 1], 0).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Everything that goes into the engine, kept in a file, so that it can be played again: the same events, byte for byte.
+//! Recording of all input of the engine in a file, and its replay: the same events, byte for byte.
 //!
 //! # Format
 //!
@@ -7,20 +7,20 @@
 //! frame frame frame ...            each: kind and length | check of this head | check of the payload | payload
 //! ```
 //!
-//! The payloads of all frames are one stream of deflate, flushed at the end of each frame, so that all that was written can
-//! be read; in it are [`Item`]s in MessagePack. Both are there for one reason each:
+//! The payloads of all frames are one deflate stream, flushed at the end of each frame, so that everything written
+//! can be read. It contains [`Item`]s in MessagePack. Each of the two has a reason:
 //!
-//! - MessagePack with names of members (`rmp-serde`): a recording is still read when a fact has got another member, which an
-//!   encoding by position (`postcard`) cannot do; and deflate makes the names nearly free.
-//! - One stream (`flate2`, in Rust alone) rather than blocks: a frame is written whenever lines are handed out, and is mostly
-//!   too short to be worth anything by itself.
+//! - MessagePack with names of members (`rmp-serde`): a recording stays readable when a fact gets another member,
+//!   unlike with an encoding by position (`postcard`); and deflate makes the names nearly free.
+//! - One stream (`flate2`, in Rust alone) rather than blocks: a frame is written whenever lines are handed out, and is
+//!   mostly too short to compress well alone.
 //!
-//! A file that ends within a frame, as after a crash, is played up to there. Damage before that is an error: what comes after
-//! cannot be understood without what was there. Damage is what a whole frame follows, at whatever place: the check of a head
-//! includes the place where it was written, so bytes that are missing or too many are seen.
+//! A file that ends within a frame, as after a crash, is played up to there. Damage before that is an error: later
+//! frames cannot be decoded without earlier ones. It is damage, and no cut, if a whole frame follows at any position:
+//! the check of a head includes the position where it was written, which reveals missing and inserted bytes.
 //!
-//! A recording that is full ends. The findings of an engine depend on all that it was told since it began, so a file that goes
-//! round, or one that is a later part, would give other events.
+//! A full recording ends. The findings of an engine depend on all its input since the start, so a ring, or only a
+//! later part, would give other events.
 
 mod engine;
 mod file;
@@ -46,16 +46,15 @@ pub use self::{
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{Config, model::Observation, time::BootTime};
 
-/// Format that is written. To be raised when an item comes to mean something else, or when a member of one that has to be there
-/// is new.
+/// Format that is written. Raise it when an item changes its meaning, or gets a new required member.
 const VERSION: u32 = 2;
 /// Oldest format that is read: [`older`] converts its facts.
 const OLDEST_VERSION: u32 = 1;
 
-/// Something that happened to the engine or to its lines, in order: all that events depend on.
+/// Input of the engine or event of its output lines, in order: everything that events depend on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Item<'a> {
-    /// The engine began. The first item, and only that.
+    /// The engine began. Always and only the first item.
     Began {
         /// Settings of the engine.
         config: Cow<'a, Config>,
@@ -64,13 +63,13 @@ pub enum Item<'a> {
     },
     /// The event `start` was shown.
     Started(Cow<'a, Start>),
-    /// A fact went in.
+    /// The engine handled a fact.
     Fact(Cow<'a, Observation>),
     /// [`closewait_engine::Engine::handle_timeout`] was called.
     Time(BootTime),
-    /// A record of the kernel program was not understood.
+    /// A record of the kernel program was not decodable.
     Undecodable(BootTime),
-    /// The lines of the last [`Item::HandedOut`] were dropped, because nobody read them.
+    /// The lines of the last [`Item::HandedOut`] were dropped, because standard output was not read.
     Unwritten {
         /// Time of the loss.
         at: BootTime,
@@ -84,7 +83,7 @@ pub enum Item<'a> {
         /// Number of lines.
         lines: u64,
     },
-    /// A scan for owners began: only in recordings of format 1, in which the agent said so.
+    /// A scan for owners began: only in recordings of format 1, in which the agent reported it.
     #[serde(alias = "WalkBegan")]
     ScanBegan,
     /// [`closewait_engine::Engine::stop`] was called.
@@ -93,25 +92,25 @@ pub enum Item<'a> {
     Polled(u32),
     /// All outputs were taken.
     Drained,
-    /// How the kernel's clock and the wall's stood to each other for what was shown from here on.
+    /// Anchor of the times of all later output.
     Anchored(TimeAnchor),
-    /// The lines since the last time were handed to whoever writes them.
+    /// The lines since the last time were handed to the writer.
     HandedOut,
 }
 
 impl Item<'static> {
-    /// The next of the items that `bytes` begin with, which are then those behind it.
+    /// Decodes the first item of `bytes`, and removes it from there.
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no valid item.
     pub fn decode(bytes: &mut &[u8]) -> Result<Self, rmp_serde::decode::Error> {
         rmp_serde::from_read(bytes)
     }
 }
 
 impl Item<'_> {
-    /// Puts it behind `to`.
+    /// Appends the encoded item to `to`.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! Reads the facts of recordings of format 1, which named each kind of fact by itself. Format 2 puts the place in front that a
-//! fact comes from: `{"Fact": {"Enter": …}}` is now `{"Fact": {"Socket": {"Enter": …}}}`. Members that are gone are skipped, and
-//! other items are the same.
+//! Facts of recordings of format 1, which named each type of fact by itself. Format 2 adds the origin of a fact in
+//! front: `{"Fact": {"Enter": …}}` is now `{"Fact": {"Socket": {"Enter": …}}}`. Removed members are skipped, and
+//! other items are unchanged.
 
 use std::{
     borrow::Cow,
@@ -16,13 +16,13 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Mark of a map of one member in MessagePack: a variant with content.
+/// Marker of a map with one member in MessagePack: a variant with content.
 const MAP_OF_ONE: u8 = 0x81;
-/// Marks of the shortest and of the longest of short texts in MessagePack.
+/// Markers of the shortest and of the longest short text in MessagePack.
 const SHORT_TEXT: u8 = 0xa0;
 const LAST_SHORT_TEXT: u8 = 0xbf;
 
-/// Names of facts in format 1, the part of [`Observation`] in which they are now, and their names there.
+/// Names of facts in format 1, the variant of [`Observation`] that contains them now, and their names there.
 const NAMES: [(&str, &str, &str); 21] = [
     ("Enter", "Socket", "Enter"),
     ("Leave", "Socket", "Leave"),
@@ -59,7 +59,7 @@ pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> 
         )));
     }
     let Some((_, part, new)) = NAMES.iter().find(|(old, ..)| old.as_bytes() == name) else {
-        // It is in no part now either.
+        // No variant contains it today, either.
         return rmp_serde::from_read(items);
     };
     items.set_position(items.position() + length);
@@ -71,19 +71,19 @@ pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> 
     rmp_serde::from_read(head.chain(items))
 }
 
-/// The name of the fact that `bytes` begin with, and what comes behind the name; `None` if it is another item.
+/// Returns the name of the fact that `bytes` begin with, and the bytes behind the name; `None` if it is another item.
 fn fact(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (item, bytes) = variant(bytes)?;
     if item == b"Fact" { variant(bytes) } else { None }
 }
 
-/// The name of the variant with content that `bytes` begin with, and its content.
+/// Returns the name of the variant with content that `bytes` begin with, and its content.
 fn variant(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let [MAP_OF_ONE, text @ SHORT_TEXT..=LAST_SHORT_TEXT, bytes @ ..] = bytes else { return None };
     bytes.split_at_checked(usize::from(text - SHORT_TEXT))
 }
 
-/// One name for what is found by scans, with an owner, and by refreshes, without.
+/// Members of a fact that was found by scans, with an owner, and by refreshes, without.
 #[derive(serde::Deserialize)]
 struct LingeringMembers {
     key: SocketKey,

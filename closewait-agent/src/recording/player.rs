@@ -1,4 +1,4 @@
-//! Plays a recording.
+//! Player of a recording.
 
 use std::{io, time::UNIX_EPOCH};
 
@@ -9,25 +9,25 @@ use closewait_engine::{
     model::{Finding, Output},
 };
 
-/// What was shown, or became of it.
+/// Output of an agent, or its fate.
 #[derive(Clone, Copy, Debug)]
 pub enum Shown<'a> {
     /// The event `start`.
     Start(&'a Start),
     /// Another event.
     Finding(&'a Finding),
-    /// All that was shown since the last time was handed to whoever writes lines.
+    /// All output since the last time was handed to the writer of lines.
     HandedOut,
-    /// What was handed out last was dropped.
+    /// The lines that were handed out last were dropped.
     Unwritten,
 }
 
-/// An engine of its own for what an engine was told.
+/// Engine that gets the input of a recorded one.
 #[derive(Debug)]
 pub struct Player {
     engine: Option<Engine>,
     anchor: TimeAnchor,
-    /// The last output was a scan for owners, of which the engine knows that it begins.
+    /// Whether the last output was a scan for owners, whose start the engine knows already.
     knows_of_scan: bool,
 }
 
@@ -38,21 +38,21 @@ impl Default for Player {
 }
 
 impl Player {
-    /// The engine, once it has begun.
+    /// Returns the engine, once it has begun.
     pub fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()
     }
 
-    /// How to tell the times of what it has found last.
+    /// Returns the anchor for the times of its latest findings.
     pub fn anchor(&self) -> TimeAnchor {
         self.anchor
     }
 
-    /// Does what an item says; `show` takes what is to be shown, with how to tell its time.
+    /// Executes an item; `show` receives the output, with the anchor for its time.
     ///
     /// # Errors
     ///
-    /// If `show` fails, or the item cannot be where it is.
+    /// If `show` fails, or the item is invalid at this position.
     pub fn play(
         &mut self,
         item: Item<'_>,
@@ -60,15 +60,18 @@ impl Player {
     ) -> anyhow::Result<()> {
         let Some(engine) = &mut self.engine else {
             let Item::Began { config, at } = item else {
-                anyhow::bail!("the recording is damaged: its first frame is missing, copy it again");
+                anyhow::bail!("the recording is damaged: its first frame is missing\nhint: copy it again");
             };
             let config = config.into_owned();
-            anyhow::ensure!(config.is_sound(), "the recording has settings that no agent takes; it is damaged");
+            anyhow::ensure!(
+                config.is_sound(),
+                "the recording is damaged: it has settings that no agent takes\nhint: copy it again"
+            );
             self.engine = Some(Engine::new(config, at));
             return Ok(());
         };
         match item {
-            Item::Began { .. } => anyhow::bail!("the recording begins twice; give files one by one"),
+            Item::Began { .. } => anyhow::bail!("the recording begins twice\nhint: give files one by one"),
             Item::Started(start) => show(Shown::Start(&start), self.anchor)?,
             Item::Fact(observation) => engine.handle(observation.into_owned()),
             Item::Time(now) => engine.handle_timeout(now),
@@ -79,7 +82,7 @@ impl Player {
             }
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
             Item::ScanBegan => {
-                // Scans for queries were no output then.
+                // At that time, scans for queries were no output.
                 if !std::mem::take(&mut self.knows_of_scan) {
                     let _known = engine.scan_began();
                 }
@@ -105,7 +108,7 @@ impl Player {
     }
 }
 
-/// What else the engine wanted done has been done; what came of it follows.
+/// Shows a finding. The agent executed all other output, and the results follow as items.
 fn show_output(
     output: &Output,
     anchor: TimeAnchor,

@@ -1,4 +1,4 @@
-//! Reads a recording.
+//! Reader of a recording.
 
 use std::io::{self, BufReader, Read};
 
@@ -8,25 +8,25 @@ use super::{
     older,
 };
 
-/// What the first line of any version begins with.
+/// Beginning of the first line in any version.
 pub(super) const NAME: &[u8] = b"closewait recording ";
-/// Longer than the first line of any version.
-const LONGEST_LINE: usize = NAME.len() + 11;
-/// Behind damage at one place the next frame is not further away than this.
+/// Maximum length of the first line in any version, bytes.
+const MAX_LINE_BYTES: usize = NAME.len() + 11;
+/// Maximum distance of the next frame behind damage, bytes.
 const REACH: usize = 2 * MAX_ITEMS_BYTES;
 
-/// How a recording ends.
+/// Way a recording ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordingEnd {
     /// The agent ended.
     Stopped,
-    /// It was full, and the agent went on.
+    /// The recording was full, and the agent continued.
     Full,
-    /// More could not be written, and the agent went on: a disk was full, or took too long.
+    /// No more could be written, and the agent continued: a disk was full, or took too long.
     Unwritten,
-    /// All that was written is whole, but the agent did not end it: it was killed, could not write, or still runs.
+    /// All frames are whole, but the agent did not end the recording: it was killed, could not write, or still runs.
     Unfinished,
-    /// The last frame is not whole.
+    /// The last frame is incomplete.
     Cut {
         /// Start of the frame, bytes from the start of the file.
         at: u64,
@@ -38,30 +38,29 @@ pub enum RecordingEnd {
 /// Reason why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingReadError {
-    /// It is something else.
+    /// The file has other content.
     #[error(
-        "this is no recording: the first line is not `closewait recording`; give a file that `closewait run --record` wrote"
+        "this is no recording: the first line is not `closewait recording`\n\
+         hint: give a file that `closewait run --record` wrote"
     )]
     NoRecording,
-    /// Nothing is in it.
+    /// The file is empty.
     #[error("this is no recording: it is empty\nhint: give a file that `closewait run --record` wrote")]
     Empty,
-    /// It is of another version.
+    /// The recording has another version.
     #[error(
         "the recording has format {0}, and this closewait reads formats {OLDEST_VERSION} to {VERSION}\n\
          hint: play it with the closewait that recorded it"
     )]
     Version(String),
-    /// Something in it is not as it was written, and more comes after it.
-    #[error("the recording is damaged at byte {at}, before its end: the rest cannot be played; copy it again")]
+    /// Bytes in the middle have changed.
+    #[error("the recording is damaged at byte {at}, before its end: the rest cannot be played\nhint: copy it again")]
     Damaged {
         /// Start of the frame, bytes from the start of the file.
         at: u64,
     },
-    /// A whole frame has something that is not known.
-    #[error(
-        "the recording has something at byte {at} that this closewait does not know; play it with the one that recorded it"
-    )]
+    /// A whole frame has an unknown item.
+    #[error("the recording has an unknown item at byte {at}\nhint: play it with the closewait that recorded it")]
     Item {
         /// Start of the frame, bytes from the start of the file.
         at: u64,
@@ -70,9 +69,9 @@ pub enum RecordingReadError {
         source: rmp_serde::decode::Error,
     },
     /// The file cannot be read.
-    #[error("read failed at byte {at}; may you read the file, and is it one?")]
+    #[error("read failed at byte {at}\nhint: check that it is a file, and that you may read it")]
     Read {
-        /// How far it was read, bytes.
+        /// Number of bytes read.
         at: u64,
         /// Error of the read.
         #[source]
@@ -80,11 +79,11 @@ pub enum RecordingReadError {
     },
 }
 
-/// Gives the items of a recording, one after the other.
+/// Iterator over the items of a recording.
 #[derive(Debug)]
 pub struct Reader<R> {
     from: BufReader<R>,
-    /// Bytes read.
+    /// Number of bytes read.
     at: u64,
     inflate: Inflate,
     version: u32,
@@ -111,7 +110,7 @@ impl<R: Read> Reader<R> {
                 return Err(RecordingReadError::Empty);
             }
             // A file that was cut this early is a recording too.
-            if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < LONGEST_LINE {
+            if NAME.starts_with(&line[..line.len().min(NAME.len())]) && line.len() < MAX_LINE_BYTES {
                 reader.end = Some(RecordingEnd::Cut { at: 0, skipped: reader.at });
                 return Ok(reader);
             }
@@ -127,7 +126,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// How it ends; `None` before all was read.
+    /// Returns the way the recording ends; `None` before all items were read.
     pub fn end(&self) -> Option<RecordingEnd> {
         self.end.filter(|_| !self.has_items())
     }
@@ -138,7 +137,7 @@ impl<R: Read> Reader<R> {
 
     fn first_line(&mut self) -> Result<Vec<u8>, RecordingReadError> {
         let mut line = Vec::new();
-        while line.len() < LONGEST_LINE && line.last() != Some(&b'\n') {
+        while line.len() < MAX_LINE_BYTES && line.last() != Some(&b'\n') {
             let byte = self.take(1)?;
             if byte.is_empty() {
                 break;
@@ -148,7 +147,7 @@ impl<R: Read> Reader<R> {
         Ok(line)
     }
 
-    /// Up to so many bytes; fewer only at the end of the file.
+    /// Reads `length` bytes; fewer only at the end of the file.
     fn take(&mut self, length: usize) -> Result<Vec<u8>, RecordingReadError> {
         let mut bytes = Vec::new();
         let read = self.from.by_ref().take(length as u64).read_to_end(&mut bytes);
@@ -157,7 +156,7 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    /// The next frame, or the end.
+    /// Reads the next frame, or the end.
     fn frame(&mut self) -> Result<(), RecordingReadError> {
         let at = self.at;
         let mut bytes = self.take(HEAD)?;
@@ -190,11 +189,13 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// The frame at byte `at`, which has these `bytes`, is not whole: the end of the file, unless whole ones follow.
+    /// Handles the incomplete frame at byte `at`, which has these `bytes`: it is the end of the file, unless whole
+    /// frames follow.
     fn damage(&mut self, at: u64, mut bytes: Vec<u8>) -> Result<(), RecordingReadError> {
         bytes.extend(self.take(REACH)?);
         let more = !self.take(1)?.is_empty();
-        // A frame that is whole here, and was written elsewhere, is one that follows: bytes before it are missing or too many.
+        // A frame that is whole, but at another position than written, counts too: bytes before it are missing or
+        // inserted.
         if more || has_frame(&bytes) != Some(false) {
             return Err(RecordingReadError::Damaged { at });
         }

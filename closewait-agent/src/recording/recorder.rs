@@ -1,4 +1,4 @@
-//! Writes a recording.
+//! Writer of a recording.
 
 use std::{
     borrow::Cow,
@@ -21,16 +21,16 @@ use crate::{
 };
 use closewait_engine::{Config, time::BootTime};
 
-/// The least that a recording may be limited to, bytes.
+/// Minimum of the size limit of a recording, bytes.
 pub const MIN_MAX_BYTES: u64 = 64 * 1024;
-/// A frame is written when it has so many bytes of items, at the latest.
-const FRAME: usize = 64 * 1024;
-/// Bytes of frames that may wait for a disk or for the reader of a pipe.
+/// Size of items at which a frame is written, bytes.
+const FRAME_BYTES: usize = 64 * 1024;
+/// Maximum size of frames that wait for a disk or for the reader of a pipe, bytes.
 const BACKLOG: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
-/// How long the start of the agent waits for the first bytes to be written, to tell of a disk that is full.
+/// Maximum time that the start of the agent waits for the first write, to report a full disk.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Writes a recording.
+/// Writer of a recording.
 pub struct Recorder {
     to: FrameTarget,
     deflate: Deflate,
@@ -43,18 +43,18 @@ pub struct Recorder {
 
 /// Destination of frames.
 enum FrameTarget {
-    /// Into memory, or into a file of whoever waits for it.
+    /// Memory, or a file whose writes the caller waits for.
     Direct(Box<dyn Write>),
-    /// To a thread that writes them: nobody waits for a disk.
+    /// A thread that writes, so that the caller does not wait for a disk.
     Thread(Writer),
 }
 
 /// Reason why a recording ended before the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyEnd {
-    /// It has as many bytes as it may have.
+    /// The recording has reached its maximum size.
     Full,
-    /// Frames came faster than they were written: as many bytes as may wait are waiting.
+    /// Frames came faster than the thread wrote them, up to the limit of waiting bytes.
     Behind {
         /// Bytes that wait to be written.
         waiting: usize,
@@ -68,8 +68,8 @@ impl fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Begins a recording of an engine that begins at `began`, in a file of at most `max` bytes that only its owner may
-    /// read. An earlier recording is overwritten, unless another agent writes it. A thread writes the file.
+    /// Begins a recording of an engine that begins at `began`, in a file of at most `max` bytes that only its owner
+    /// may read. Overwrites an earlier recording, unless another agent writes it. A thread writes the file.
     ///
     /// # Errors
     ///
@@ -77,10 +77,12 @@ impl Recorder {
     pub fn create(path: &Path, max: u64, config: &Config, began: BootTime) -> anyhow::Result<Self> {
         let work = || {
             let to = Destination::create(path)?;
-            // It begins before the agent gives up its rights, and needs none.
-            let at_start = confine::give_up_all;
+            // The thread starts before the agent drops its capabilities, and needs none.
+            let at_start = confine::drop_all_capabilities;
             let settings = Settings { name: "closewait-rec", limit: BACKLOG, watches_reader: true, at_start };
-            let writer = Writer::start(to, settings).context("starting the thread that writes failed")?;
+            let writer = Writer::start(to, settings).context(
+                "starting the thread that writes failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
+            )?;
             let recorder = Self::start(FrameTarget::Thread(writer), max, config, began)?;
             recorder.wait_for_start()?;
             Ok::<Self, anyhow::Error>(recorder)
@@ -97,7 +99,7 @@ impl Recorder {
         Self::start(FrameTarget::Direct(Box::new(to)), max, config, began)
     }
 
-    /// One in which nothing is yet, for items of another.
+    /// Begins a recording without items, for items of another.
     ///
     /// # Errors
     ///
@@ -113,7 +115,7 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// With the first line.
+    /// Begins with the first line.
     fn named(to: FrameTarget, max: u64) -> anyhow::Result<Self> {
         let (deflate, items) = (Deflate::new(), Vec::new());
         let mut recorder = Self { to, deflate, items, written: 0, max: max.max(MIN_MAX_BYTES), ended: None };
@@ -121,18 +123,16 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Waits for a thread to write what there is, for a short time.
+    /// Waits a short time until a thread has written the first bytes.
     fn wait_for_start(&self) -> anyhow::Result<()> {
         let FrameTarget::Thread(writer) = &self.to else { return Ok(()) };
         if !writer.mark().wait(START_PATIENCE) {
-            log::warn!(
-                "the recording is late: what it is written to does not take its first bytes; the agent continues"
-            );
+            log::warn!("the recording is late: its destination does not take the first bytes; the agent continues");
         }
         writer.failure().map_or(Ok(()), |error| Err(error).context(WRITE_FAILED))
     }
 
-    /// Keeps an item. Whether it is in the file already, [`Recorder::flush`] decides.
+    /// Adds an item. [`Recorder::flush`] writes it to the file.
     ///
     /// # Errors
     ///
@@ -141,11 +141,12 @@ impl Recorder {
         if self.ended.is_some() {
             return Ok(());
         }
-        item.encode(&mut self.items).context("an item has no form in a recording; report this")?;
-        if self.items.len() >= FRAME { self.flush() } else { Ok(()) }
+        item.encode(&mut self.items)
+            .context("an item has no form in a recording\nhint: report this with the output of `closewait doctor`")?;
+        if self.items.len() >= FRAME_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is not written yet, or hands it to the thread that writes.
+    /// Writes all pending items, or hands them to the thread that writes.
     ///
     /// # Errors
     ///
@@ -154,11 +155,17 @@ impl Recorder {
         if self.items.is_empty() || self.ended.is_some() {
             return Ok(());
         }
-        anyhow::ensure!(self.items.len() <= MAX_ITEMS_BYTES, "an item is too large for a recording; report this");
-        let payload = self.deflate.payload(&self.items).context("compressing the recording failed; report this")?;
+        anyhow::ensure!(
+            self.items.len() <= MAX_ITEMS_BYTES,
+            "an item is too large for a recording\nhint: report this with the output of `closewait doctor`"
+        );
+        let payload = self
+            .deflate
+            .payload(&self.items)
+            .context("compressing the recording failed\nhint: report this with the output of `closewait doctor`")?;
         self.items.clear();
-        let bytes = frame(FrameKind::Items, &payload, self.written).context("a frame is too long; report this")?;
-        // There is always room to say that there is no more.
+        let bytes = frame(FrameKind::Items, &payload, self.written).context(FRAME_TOO_LONG)?;
+        // There is always space for the end.
         let end = self.written.saturating_add(bytes.len() as u64).saturating_add(HEAD as u64);
         if end <= self.max {
             return self.write(bytes);
@@ -174,12 +181,12 @@ impl Recorder {
         self.ended
     }
 
-    /// The most that it may take, bytes.
+    /// Returns the maximum size of the recording, bytes.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// The place behind all frames so far: when a thread has written them, the agent can be killed and they are there.
+    /// Returns the mark behind all frames so far. When a thread has written them, they survive a kill of the agent.
     pub fn mark(&self) -> Option<Mark> {
         match &self.to {
             FrameTarget::Thread(writer) => Some(writer.mark()),
@@ -187,7 +194,7 @@ impl Recorder {
         }
     }
 
-    /// Writes what is not written yet, and that it ends here; waits for the thread that writes, at most for `patience`.
+    /// Writes all pending items and the end; waits for the thread that writes, at most for `patience`.
     ///
     /// # Errors
     ///
@@ -207,7 +214,7 @@ impl Recorder {
     }
 
     fn end(&mut self, kind: FrameKind) -> anyhow::Result<()> {
-        let bytes = frame(kind, &[], self.written).context("a frame is too long; report this")?;
+        let bytes = frame(kind, &[], self.written).context(FRAME_TOO_LONG)?;
         match &mut self.to {
             FrameTarget::Direct(_) => self.write(bytes),
             FrameTarget::Thread(writer) => {
@@ -217,7 +224,7 @@ impl Recorder {
         }
     }
 
-    /// In one call, so that a crash between two leaves whole frames.
+    /// Writes a whole frame in one call, so that a crash between two calls leaves whole frames.
     fn write(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
         let length = bytes.len() as u64;
         match &mut self.to {
@@ -240,7 +247,8 @@ impl Recorder {
     }
 }
 
-const WRITE_FAILED: &str = "write failed; is the disk full?";
+const FRAME_TOO_LONG: &str = "a frame is too long\nhint: report this with the output of `closewait doctor`";
+const WRITE_FAILED: &str = "write failed\nhint: check that the disk is not full";
 
 #[cfg(test)]
 mod tests;

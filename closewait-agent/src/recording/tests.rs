@@ -32,7 +32,7 @@ fn start() -> Start {
     }
 }
 
-/// A file that can be looked at while it is written, with room for so many bytes.
+/// File in memory that can be read while it is written, of limited size.
 #[derive(Clone)]
 struct Disk {
     bytes: Rc<RefCell<Vec<u8>>>,
@@ -65,7 +65,7 @@ impl io::Write for Disk {
     }
 }
 
-/// An agent in small: takes from the engine what it wants done, and hands out lines.
+/// Minimal agent: executes the engine's output, and hands out lines.
 struct Agent {
     engine: RecordingEngine,
     numbering: Numbering,
@@ -88,7 +88,7 @@ impl Agent {
         agent
     }
 
-    /// Another one each time, as that of clocks.
+    /// Returns another anchor each time, as clocks do.
     fn anchor(&mut self) -> TimeAnchor {
         self.anchor += 7;
         TimeAnchor::from(1_700_000_000_000_000_000 + self.anchor)
@@ -104,7 +104,7 @@ impl Agent {
         }
     }
 
-    /// A turn of the event loop.
+    /// Runs a turn of the event loop.
     fn turn(&mut self, now: BootTime, read: bool) {
         self.engine.handle_timeout(now);
         let anchor = self.anchor();
@@ -144,7 +144,8 @@ impl Agent {
         self.engine.handle(SocketEvent::Enter { key, at, socket });
     }
 
-    /// Sockets that come and are stuck, lines that nobody reads unless `all` are read, and the end.
+    /// Runs an agent with sockets that enter and get stuck, lines that are dropped unless `all` are read, and the
+    /// end.
     fn live(mut self, all: bool) -> Vec<u8> {
         let second = |number| BEGAN + Duration::from_secs(number);
         for number in 0..4 {
@@ -164,7 +165,7 @@ impl Agent {
     }
 }
 
-/// The lines of a recording, and how it ends.
+/// Returns the lines of a recording, and the way it ends.
 pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<RecordingEnd>)> {
     let (mut numbering, mut player) = (Numbering::default(), Player::default());
     let (mut lines, mut handed_out, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
@@ -189,7 +190,7 @@ pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<RecordingE
     Ok((lines, reader.end()))
 }
 
-/// A recording, and the lines of the agent that made it.
+/// Returns a recording, and the lines of the agent that made it.
 fn recorded(all: bool) -> (Vec<u8>, Vec<u8>) {
     let disk = Disk::new(1 << 20);
     let lines = Agent::new(Some(Recorder::begin(disk.clone(), 1 << 20, &config(), BEGAN).unwrap())).live(all);
@@ -197,7 +198,7 @@ fn recorded(all: bool) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn the_same_lines_come_out_byte_for_byte_without_those_that_nobody_read() {
+fn the_replay_has_the_same_lines_without_those_that_were_not_read() {
     let (recording, lines) = recorded(false);
     let text = String::from_utf8(lines.clone()).unwrap();
     for event in ["start", "enter", "stuck", "health", "stop"] {
@@ -290,7 +291,7 @@ fn frames_that_were_moved_or_put_behind_each_other_are_damage() {
 #[test]
 fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
     let (recording, lines) = recorded(true);
-    // The mark of the end, which says that nothing is missing there, is 12 bytes.
+    // The mark of the end, which shows that nothing is missing there, has 12 bytes.
     let last = recording.len() - 12;
     for place in (22..last).step_by(5) {
         for lost in [1, 12, 300] {
@@ -317,17 +318,17 @@ fn bytes_that_are_missing_in_the_middle_or_too_many_are_damage_that_is_named() {
 }
 
 #[test]
-fn a_recording_that_is_full_says_so_and_the_agent_goes_on() {
+fn a_recording_that_is_full_says_so_and_the_agent_continues() {
     let disk = Disk::new(1 << 20);
     let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), MIN_MAX_BYTES, &config(), BEGAN).unwrap()));
     let mut number = 0_u64;
     let mut length = 0;
-    // Each turn leaves something, as long as there is room.
+    // Each turn adds items, as long as there is space.
     while length < disk.bytes().len() {
         length = disk.bytes().len();
         for _ in 0..200 {
             number += 1;
-            // Something that deflate finds nothing in.
+            // Data that deflate cannot compress.
             agent.enter(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), BEGAN + Duration::from_nanos(number * number));
         }
         agent.turn(BEGAN + Duration::from_millis(number), true);

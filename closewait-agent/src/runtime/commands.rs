@@ -1,5 +1,5 @@
-//! Executes the engine's commands beside the event loop: refreshes of sockets, scans and inspections, and answers to queries. It
-//! hands the results back as facts, and decides nothing.
+//! Execution of the engine's commands beside the event loop: refreshes of sockets, scans and inspections, and answers
+//! to queries. Hands the results back as facts, and decides nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,7 +9,8 @@ use std::{
 use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
-    control::Asker,
+    control::QueryClient,
+    host::error_text::in_one_line,
     sink,
     source::{
         ended,
@@ -27,43 +28,44 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Number of sockets that are refreshed before the ring is read again.
+/// Maximum number of sockets to refresh before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
 /// Maximum number of queries that wait for an answer here; others wait in the control socket.
 const MAX_QUERIES: usize = 16;
-/// Owners that are checked for whether they have ended when a user asks, at some microseconds each.
+/// Maximum number of owners to check for their end on a query, at some microseconds each.
 const MAX_OWNERS_CHECKED: usize = 1024;
-/// A scan or inspection that fails is reported in the log no more often than this.
+/// Minimum interval between two log lines about failed scans and inspections.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sockets to refresh, and what follows.
+/// Sockets to refresh, and the next step.
 #[derive(Debug)]
 struct Refreshes {
     keys: VecDeque<SocketKey>,
     kind: RefreshKind,
-    then: Then,
-    /// All so far were refreshed.
+    then: AfterRefresh,
+    /// Whether all sockets so far were refreshed.
     complete: bool,
 }
 
-/// What the engine is told when all of some sockets were refreshed.
+/// Fact for the engine after all sockets were refreshed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Then {
+pub(super) enum AfterRefresh {
     Nothing,
     All,
-    /// Sockets of a query of which only a descriptor is left, since `began`, with what the ring buffer had dropped before.
+    /// For sockets of a query that only have a descriptor left, since `began`, with the number of dropped records
+    /// before.
     Query {
         query: QueryId,
         began: BootTime,
         lost: Option<u64>,
     },
-    /// With what the ring buffer had dropped before.
+    /// For suspects, with the number of dropped records before.
     Suspects {
         lost: Option<u64>,
     },
 }
 
-/// What a job is for.
+/// Purpose of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Owners,
@@ -73,23 +75,23 @@ pub(super) enum Purpose {
     QueryInspection(QueryId),
 }
 
-/// What goes on beside the event loop.
+/// Work beside the event loop.
 #[derive(Default)]
 pub struct Pending {
     refreshes: VecDeque<Refreshes>,
     jobs: BTreeMap<JobId, Purpose>,
-    /// Queries that the engine prepares the answers of, and who asked them.
-    queries: BTreeMap<QueryId, (Query, Asker)>,
+    /// Queries whose answers the engine prepares, and their clients.
+    queries: BTreeMap<QueryId, (Query, QueryClient)>,
     last_query: u64,
     /// Queries that can be answered now.
     ready: VecDeque<QueryId>,
-    /// CPU time that the inspection that goes on has taken.
+    /// CPU time of the current inspection.
     pub(super) worked: Duration,
-    complained: Option<BootTime>,
+    last_warning: Option<BootTime>,
 }
 
 impl Pending {
-    /// Whether another query can be taken.
+    /// Whether another query may begin.
     pub(super) fn may_ask(&self) -> bool {
         self.queries.len() < MAX_QUERIES
     }
@@ -102,12 +104,12 @@ impl Pending {
 
 impl<S: RecordSource> Runtime<S> {
     /// Queues sockets to refresh, behind those of earlier calls.
-    pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: Then) {
+    pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: AfterRefresh) {
         self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
     }
 
-    /// Refreshes some sockets: their records are in the ring buffer then, behind all that happened before. Returns whether there
-    /// were any to refresh.
+    /// Refreshes some sockets: their records are then in the ring buffer, behind all earlier ones. Returns whether
+    /// there were any to refresh.
     pub(super) fn continue_refresh(&mut self) -> bool {
         let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         let before = clock::thread_cpu();
@@ -119,15 +121,15 @@ impl<S: RecordSource> Runtime<S> {
             return true;
         };
         match refreshes.then {
-            Then::Nothing => {}
-            Then::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
-            Then::Query { query, began, lost } => {
+            AfterRefresh::Nothing => {}
+            AfterRefresh::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
+            AfterRefresh::Query { query, began, lost } => {
                 if refreshes.complete && self.lost_none_since(lost) {
                     self.engine.handle(RefreshEnd::Lingering { began });
                 }
                 self.engine.handle(QueryEvent::Refreshed { query });
             }
-            Then::Suspects { lost } => {
+            AfterRefresh::Suspects { lost } => {
                 let complete = refreshes.complete && self.lost_none_since(lost);
                 self.engine.handle(RefreshEnd::Suspects { at: clock::now(), complete });
             }
@@ -135,71 +137,72 @@ impl<S: RecordSource> Runtime<S> {
         true
     }
 
-    /// The kernel's counters; those of the last time if they cannot be read now, as without a descriptor left: the library
-    /// opens a file to learn the number of CPUs.
+    /// Reads the kernel's counters; returns the previous ones if that fails, for example without a free descriptor:
+    /// the library opens a file to get the number of CPUs.
     pub(super) fn counters(&mut self) -> Counters {
         match self.source.counters() {
             Ok(counters) => counters,
             Err(error) => {
-                self.complain(&format!("the kernel's counters cannot be read: {:#}", anyhow::Error::from(error)));
+                self.warn_rarely(&format!("the kernel's counters cannot be read: {}", in_one_line(error)));
                 self.engine.state().counters().clone()
             }
         }
     }
 
-    /// Number of records that the ring buffer has dropped; `None` if that cannot be read.
+    /// Returns the number of records that the ring buffer has dropped; `None` if it cannot be read.
     pub(super) fn lost(&self) -> Option<u64> {
         self.source.counters().ok().map(|counters| counters.ring_full)
     }
 
-    /// Whether the ring buffer has dropped nothing since it had dropped `before` records: one that it dropped is no answer.
+    /// Whether the ring buffer has dropped no records since it had dropped `before`: without that, a missing record
+    /// proves nothing.
     fn lost_none_since(&self, before: Option<u64>) -> bool {
         before.is_some() && self.lost() == before
     }
 
-    /// Has the kernel program count the closes of these ports. Without it, the counts stay unknown.
+    /// Makes the kernel program count the closes of these ports. If that fails, the counts stay unknown.
     pub(super) fn watch_ports(&mut self, ports: &[WatchedPort]) {
         if let Err(error) = self.source.watch_ports(ports) {
-            self.complain(&format!("closes cannot be counted: {:#}", anyhow::Error::from(error)));
+            self.warn_rarely(&format!("closes cannot be counted: {}", in_one_line(error)));
         }
     }
 
-    /// Hands in how many closes of these ports the kernel program has counted.
+    /// Hands the kernel program's count of closes of these ports to the engine.
     pub(super) fn read_closes(&mut self, ports: &[WatchedPort]) {
         if ports.is_empty() {
             return;
         }
         match self.source.closes(ports) {
             Ok(closes) => closes.into_iter().for_each(|closes| self.engine.handle(InspectionFact::Closes(closes))),
-            Err(error) => self.complain(&format!("closes cannot be read: {:#}", anyhow::Error::from(error))),
+            Err(error) => self.warn_rarely(&format!("closes cannot be read: {}", in_one_line(error))),
         }
     }
 
-    /// Writes to the log what cannot be done now and is tried again, once in a while.
-    fn complain(&mut self, what: &str) {
+    /// Logs a failure that the agent retries, at a limited rate.
+    fn warn_rarely(&mut self, what: &str) {
         let now = clock::now();
-        if self.pending.complained.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
-            self.pending.complained = Some(now);
+        if self.pending.last_warning.is_none_or(|last| now.since(last) >= LOG_INTERVAL) {
+            self.pending.last_warning = Some(now);
             log::warn!("{what}; the agent continues and tries again");
         } else {
             log::debug!("{what}");
         }
     }
 
-    /// Has a job done beside the event loop.
+    /// Starts a job beside the event loop.
     pub(super) fn begin(&mut self, job: Job, purpose: Purpose) {
-        // Records of what has happened before go in before what is found.
+        // Earlier records go in before the job's findings.
         self.drain_all();
         let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
     }
 
-    /// Takes in what a job has found.
+    /// Handles an event of a worker.
     pub(super) fn take(&mut self, answer: WorkerEvent) {
         match answer {
             WorkerEvent::Piece(id, Piece::Ended(report)) => self.ended(id, report),
             WorkerEvent::Piece(_, piece) => self.engine.piece(piece),
-            WorkerEvent::GivenUp(id, why) => {
+            WorkerEvent::Abandoned(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
                 if purpose
@@ -212,7 +215,7 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// A job has ended.
+    /// Handles the end of a job.
     fn ended(&mut self, id: JobId, report: JobReport) {
         let JobReport { began, cpu, unseen } = report;
         let at = clock::now();
@@ -221,7 +224,7 @@ impl<S: RecordSource> Runtime<S> {
             if purpose == Some(Purpose::Audit) {
                 log::debug!("{what}");
             } else {
-                self.complain(&format!("some owners are unknown: {what}"));
+                self.warn_rarely(&format!("some owners are unknown: {what}"));
             }
         }
         match purpose {
@@ -243,17 +246,17 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// A user asks: the engine says what has to be found out before the answer.
-    pub(super) fn asked(&mut self, query: Query, asker: Asker) {
+    /// Begins a query: the engine decides what to find out before the answer.
+    pub(super) fn asked(&mut self, query: Query, client: QueryClient) {
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
-        self.pending.queries.insert(id, (query, asker));
+        self.pending.queries.insert(id, (query, client));
         let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
         let owner_ended = owners.into_iter().any(ended::has_ended);
         self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended });
     }
 
-    /// Does the next step for a query.
+    /// Executes the next step of a query.
     pub(super) fn query_command(&mut self, command: QueryCommand) {
         match command {
             QueryCommand::ScanAll { query } => {
@@ -261,8 +264,8 @@ impl<S: RecordSource> Runtime<S> {
             }
             QueryCommand::Refresh { query, present, lingering } => {
                 let (began, lost) = (clock::now(), self.lost());
-                self.refresh(present, RefreshKind::Waiting, Then::Nothing);
-                self.refresh(lingering, RefreshKind::Lingering, Then::Query { query, began, lost });
+                self.refresh(present, RefreshKind::Waiting, AfterRefresh::Nothing);
+                self.refresh(lingering, RefreshKind::Lingering, AfterRefresh::Query { query, began, lost });
             }
             QueryCommand::Inspect { query, request } => {
                 self.read_closes(&request.closes_of);
@@ -272,18 +275,18 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// Answers the next query that can be answered, with what is true now. Returns whether there are more. One answer may take
-    /// long, so the event loop reads signals and the ring before the next.
+    /// Answers the next query that can be answered, with the current state. Returns whether there are more. One
+    /// answer may take long, so the event loop reads signals and the ring before the next.
     pub(super) fn answer_next(&mut self) -> bool {
         let next = self.pending.ready.pop_front();
-        if let Some((query, asker)) = next.and_then(|id| self.pending.queries.remove(&id)) {
-            self.answer(&query, asker);
+        if let Some((query, client)) = next.and_then(|id| self.pending.queries.remove(&id)) {
+            self.answer(&query, client);
         }
         !self.pending.ready.is_empty()
     }
 
-    fn answer(&self, query: &Query, asker: Asker) {
-        let mut answer = asker.begin();
+    fn answer(&self, query: &Query, client: QueryClient) {
+        let mut answer = client.begin();
         let engine = self.engine.state();
         match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {
             Ok(()) => answer.finish(),

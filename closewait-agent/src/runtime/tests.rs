@@ -1,4 +1,4 @@
-//! The event loop with a source of records and jobs that need neither a kernel program nor root.
+//! Event loop with fake records and jobs that need neither a kernel program nor root.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -41,13 +41,13 @@ use closewait_engine::{
     testing,
 };
 
-/// Time after which a test fails that waits for something.
+/// Time after which a waiting test fails.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Number of records that the fake source has room for.
+/// Number of records that fit into the fake source.
 const CAPACITY: usize = 64;
 const ADDRESS: u64 = 0xffff_8880_0000_1000;
 
-/// A source of records that a test fills.
+/// Source of records that a test fills.
 #[derive(Clone, Default)]
 struct FakeSource {
     state: Rc<RefCell<FakeState>>,
@@ -57,10 +57,10 @@ struct FakeSource {
 #[derive(Default)]
 struct FakeState {
     records: VecDeque<Vec<u8>>,
-    /// More records are there whenever some were read.
+    /// Whether each read leaves more records.
     endless: bool,
     counters: Counters,
-    /// Records that the kernel drops during each refresh.
+    /// Number of records that the kernel drops during each refresh.
     lost_by_refresh: u64,
     /// Record that the kernel program writes while it is being detached.
     last: Option<Vec<u8>>,
@@ -140,7 +140,7 @@ fn key(number: u16) -> SocketKey {
     SocketKey(ADDRESS + u64::from(number) * 0x1000)
 }
 
-/// A record of a socket with this number as its remote port.
+/// Returns a record of a socket with this number as its remote port.
 fn record(number: u16, change: Record) -> Vec<u8> {
     let now = clock::now().0;
     let entered_ns = if change.entered_ns == 0 { now } else { change.entered_ns };
@@ -158,7 +158,7 @@ fn leave(number: u16) -> Vec<u8> {
     record(number, Record { kind, shutdown, old_state, new_state, entered_ns: 0, ..testing::record() })
 }
 
-/// Lines of the agent, as they come.
+/// Lines of the agent, as they arrive.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<Value>>>);
 
@@ -179,7 +179,7 @@ impl Lines {
         self.0.lock().unwrap().clone()
     }
 
-    /// Waits until there are this many events of this kind.
+    /// Waits until there are this many events of this type.
     async fn wait_for(&self, event: &str, count: usize) {
         let has_come = || self.all().iter().filter(|line| line["event"] == event).count() >= count;
         wait_until(&format!("{count} events {event}"), has_come).await;
@@ -194,7 +194,7 @@ async fn wait_until(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
-/// Events with what tells them apart: their kind, and the remote port of their socket.
+/// Returns the types of events with the remote port of their socket.
 fn kinds(events: &[Value]) -> Vec<(String, Option<u64>)> {
     let kind =
         |event: &Value| (event["event"].as_str().unwrap().to_owned(), event["socket"]["remote"]["port"].as_u64());
@@ -205,13 +205,13 @@ fn config() -> Config {
     Config { events: Events::All, histogram_every: Duration::from_secs(3600), ..Config::default() }
 }
 
-/// What a job finds if it finds nothing.
+/// Finds nothing in a job.
 fn nothing(_job: Job, _decoder: Decoder, to: &mut Outbox<'_>) -> Vec<String> {
     to.put(ScanItem::fact(ScanEnd::Descriptors { began: clock::now(), blind: None, saw_listeners: true }));
     Vec::new()
 }
 
-/// What an inspection finds that finds nothing.
+/// Finds nothing in an inspection.
 fn no_inspection(_work: Option<(Job, &mut Outbox<'_>)>) -> Vec<String> {
     Vec::new()
 }
@@ -273,12 +273,12 @@ fn no_jobs() -> Workers {
     Workers::start_with(nothing, no_inspection, LIMIT).unwrap()
 }
 
-/// A path for a control socket.
+/// Returns a path for a control socket.
 fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("closewait-runtime-{}-{name}", process::id()))
 }
 
-/// The header of an agent's answer, and the number of its sockets.
+/// Returns the header of an agent's answer, and the number of its sockets.
 fn list(path: &Path) -> (AnswerHeader, usize) {
     let query = Query::List { filter: Filter::default(), content: ListContent::Sockets };
     let (mut header, mut rows) = (None, 0);
@@ -359,15 +359,15 @@ fn a_query_is_answered_while_records_come_without_an_end() {
         wait_until("an answer", || asking.is_finished()).await;
         let left = lines.all().len();
         let (header, rows) = asking.join().unwrap();
-        // The socket of the endless records is there or not.
+        // The socket of the endless records may be present or not.
         assert!(header.total == rows as u64 && (1..=2).contains(&rows), "{header:?}, {rows} rows");
         wait_until("records after the answer", || lines.all().len() > left).await;
     });
     assert!(!fs::exists(&path).unwrap(), "the socket's file goes away");
 }
 
-/// Runs an agent that tracks a socket and loses records then. The scan that repairs finds another one, and not the first, of
-/// which a refresh finds nothing.
+/// Runs an agent that tracks a socket and then loses records. The repairing scan finds another socket, but not the
+/// first, for which a refresh finds nothing either.
 fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
     let source = FakeSource::default();
     source.write([enter(1)]);
@@ -378,7 +378,7 @@ fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
             to.put(ScanItem::fact(ScanFact::Present { key: key(2), at, since, socket: testing::socket_on_port(2) }));
         }
         jobs.send(job).unwrap();
-        // Without this, a scan alone proves that a socket is gone.
+        // Without this gap, a scan alone proves that a socket is gone.
         vec!["one network namespace".to_owned()]
     };
     let workers = Workers::start_with(scan, no_inspection, LIMIT).unwrap();
@@ -386,7 +386,7 @@ fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
         lines.wait_for("enter", 1).await;
         source.state().lost_by_refresh = lost_by_refresh;
         source.state().counters.ring_full = 5;
-        // The counters are read a second after anything that may be a loss.
+        // The counters are read a second after a possible loss.
         source.write([vec![0; 3]]);
         lines.wait_for("health", 2).await;
         wait_until("a refresh of the suspects", || !source.state().refreshed.is_empty()).await;
@@ -417,7 +417,7 @@ fn a_refresh_whose_records_may_be_lost_proves_nothing() {
 }
 
 #[test]
-fn a_job_that_gives_nothing_is_given_up_and_the_agent_goes_on() {
+fn a_job_that_gives_nothing_is_abandoned_and_the_agent_continues() {
     let source = FakeSource::default();
     source.write([enter(1)]);
     let (end_of_test, never) = mpsc::channel::<()>();

@@ -1,8 +1,8 @@
-//! The answer to a [`Query`]: typed items, which an agent encodes for its control socket and the client collects and renders.
-//! A one-off scan gives the same items to the same collector, without encoding.
+//! Answer to a [`Query`]: typed items, which an agent encodes for its control socket and the client collects and
+//! renders. A one-off scan gives the same items to the same collector, without encoding.
 //!
-//! What many rows have in common (listeners, workloads, processes) is an item of its own, sent once and before the first row
-//! that refers to it. Text in an item that was decoded is harmless, whoever has sent it.
+//! Data that many rows share (listeners, workloads, processes) is an item of its own, sent once and before the first
+//! row that refers to it. Text in a decoded item is harmless, from any sender.
 
 mod items;
 
@@ -27,15 +27,15 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// Size from which on a frame ends, bytes.
+/// Size at which a frame ends, bytes.
 const FRAME: usize = 32 * 1024;
-/// Most sockets that a client collects: four times the default of `--max-tracked`.
+/// Maximum number of sockets that a client collects: four times the default of `--max-tracked`.
 const MAX_ROWS: usize = 4_000_000;
-/// Most hints that a client collects: more than any agent has to give.
+/// Maximum number of hints that a client collects: more than any agent has.
 const MAX_HINTS: usize = 64;
 
-/// Writes the answer to `query`, of what is true at `now`, as frames of encoded items. Each socket is judged, encoded and
-/// forgotten before the next.
+/// Writes the answer to `query` at `now`, as frames of encoded items. Diagnoses, encodes and frees each socket before
+/// the next.
 ///
 /// # Errors
 ///
@@ -86,7 +86,7 @@ fn items<'e, E>(
     list(selection, processes, content, &mut take)
 }
 
-/// Gives the items of a list of `rows` to `take`, those behind the header. `processes` are the inspected owners, by pid.
+/// Gives the items of a list of `rows` behind the header to `take`. `processes` are the inspected owners, by pid.
 fn list<'e, E>(
     rows: impl Iterator<Item = Row<'e>>,
     processes: &'e BTreeMap<u32, Process>,
@@ -120,36 +120,36 @@ fn list<'e, E>(
     hints.finish(processes).into_iter().try_for_each(|hint| take(AnswerItem::Hint(Box::new(hint))))
 }
 
-/// Reason why items are no answer.
+/// Reason why items are no valid answer.
 #[derive(Debug, Error)]
 pub enum AnswerError {
     /// The bytes are no item of this version.
     #[error("an item of the answer was not understood: {0}")]
     Undecodable(#[from] postcard::Error),
-    /// It has no header, or several.
+    /// There is no header, or more than one.
     #[error("the answer does not have one header")]
     Header,
-    /// A row refers to something that did not come before it.
+    /// A row refers to a missing item.
     #[error("a socket of the answer refers to a {0} that is not there")]
     Reference(SharedItem),
-    /// It has no report, or several, though one was asked for.
+    /// A requested report is missing, or there is more than one.
     #[error("the answer does not have one report")]
     Report,
-    /// It says too much below the table.
+    /// There are too many hints.
     #[error("the answer has more than {MAX_HINTS} hints")]
     Hints,
-    /// It has too many sockets.
+    /// There are too many sockets.
     #[error("the answer has more than {MAX_ROWS} sockets; narrow the filters")]
     TooMany,
 }
 
-/// Collects the items of an answer.
+/// Collector of the items of an answer.
 #[expect(clippy::vec_box, reason = "a vector that grows copies pointers, and never needs memory for all rows twice")]
 #[derive(Debug, Default)]
 pub struct AnswerCollector<'a> {
     header: Option<AnswerHeader>,
     rows: Vec<Box<AnswerRow<'a>>>,
-    /// What rows are added to instead, if no more of them is shown.
+    /// Table that gets the rows instead, if nothing else of them is shown.
     table: Option<SocketTable>,
     shared: SharedItems<'a>,
     groups: Vec<ListedGroup>,
@@ -157,7 +157,7 @@ pub struct AnswerCollector<'a> {
     report: Option<IncidentReport>,
 }
 
-/// What rows have in common.
+/// Items that rows refer to.
 #[derive(Debug, Default)]
 struct SharedItems<'a> {
     listeners: Vec<Cow<'a, Seen<Listener>>>,
@@ -166,7 +166,7 @@ struct SharedItems<'a> {
 }
 
 impl SharedItems<'_> {
-    /// Whether everything is there that `row` refers to.
+    /// Checks that all items exist that `row` refers to.
     fn check(&self, row: &AnswerRow<'_>) -> Result<(), AnswerError> {
         let is_there = |index: Option<u32>, length: usize| index.is_none_or(|index| (index as usize) < length);
         if !is_there(row.listener, self.listeners.len()) {
@@ -181,7 +181,7 @@ impl SharedItems<'_> {
         Ok(())
     }
 
-    /// The row with what it refers to.
+    /// Returns the row with the items that it refers to.
     fn row<'r>(&'r self, row: &'r AnswerRow<'_>) -> Row<'r> {
         Row {
             socket: &row.socket,
@@ -199,13 +199,13 @@ impl SharedItems<'_> {
 }
 
 impl<'a> AnswerCollector<'a> {
-    /// Collects what a list of this shape shows.
+    /// Creates a collector of the items that a list of this shape shows.
     pub fn new(shape: ListShape) -> Self {
         let table = (shape.content() == ListContent::Table).then(|| SocketTable::new(shape.style));
         Self { table, ..Self::default() }
     }
 
-    /// Collects the answer to `query`, of what is true at `now`, without encoding.
+    /// Collects the answer to `query` at `now`, without encoding.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// # Errors
     ///
-    /// If there is something else in it, or the items do not belong together.
+    /// If it has other content, or its items are invalid in this order.
     pub fn frame(&mut self, bytes: &[u8]) -> Result<(), AnswerError> {
         ItemFrame::decode(bytes, |item| self.add(item))
     }
@@ -234,7 +234,7 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// # Errors
     ///
-    /// If it does not belong to those before it.
+    /// If it is invalid after the items before it.
     pub fn add(&mut self, item: AnswerItem<'a>) -> Result<(), AnswerError> {
         // The header comes first, and once.
         if matches!(item, AnswerItem::Header(_)) != self.header.is_none() {
@@ -292,21 +292,21 @@ impl<'a> AnswerCollector<'a> {
 #[expect(clippy::vec_box, reason = "as the collector has them")]
 #[derive(Debug)]
 pub struct Listing<'a> {
-    /// What it begins with.
+    /// Header of the answer.
     pub header: AnswerHeader,
     rows: Vec<Box<AnswerRow<'a>>>,
-    /// The rows, if no more of them is shown.
+    /// Table of the rows, if nothing else of them is shown.
     pub(super) table: Option<SocketTable>,
     shared: SharedItems<'a>,
-    /// Groups of sockets, the largest first, if they were asked for.
+    /// Groups of sockets, the largest first, if requested.
     pub groups: Vec<ListedGroup>,
-    /// What is worth saying below a table.
+    /// Hints to show below a table.
     pub hints: Vec<Hint>,
 }
 
 #[cfg(test)]
 impl<'a> Listing<'a> {
-    /// As an agent encodes these rows at `at` and a client collects them.
+    /// Collects these rows as an agent encodes them at `at`.
     pub(super) fn of_rows(rows: impl Iterator<Item = Row<'a>>, at: BootTime) -> Listing<'static> {
         let processes = BTreeMap::new();
         let view = View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes };
@@ -315,22 +315,22 @@ impl<'a> Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// Number of sockets.
+    /// Returns the number of sockets.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether it has no socket.
+    /// Whether there is no socket.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The sockets, oldest first.
+    /// Returns the sockets, oldest first.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
         self.rows.iter().map(|row| self.shared.row(row))
     }
 
-    /// All of it at once.
+    /// Returns all sockets and their context.
     pub fn view(&self) -> View<'_> {
         let AnswerHeader { at, untracked, unseen, .. } = &self.header;
         View {

@@ -20,15 +20,15 @@ pub enum EventContent<'a> {
 pub struct NumberedEvent<'a> {
     /// Number of events before it.
     pub seq: u64,
-    /// What has happened.
+    /// Content of the event.
     pub content: EventContent<'a>,
-    /// How the kernel's clock and the wall's stand to each other.
+    /// Relation of the kernel's clock and the wall clock.
     pub anchor: TimeAnchor,
     json: OnceCell<Vec<u8>>,
 }
 
 impl NumberedEvent<'_> {
-    /// The event as a line of JSON, which is written when it is asked for first.
+    /// Returns the event as a line of JSON, which is written on the first call.
     ///
     /// # Errors
     ///
@@ -42,19 +42,19 @@ impl NumberedEvent<'_> {
     }
 }
 
-/// Numbers events, each once.
+/// Numbering of events.
 #[derive(Debug, Default)]
 pub struct Numbering {
     next: u64,
 }
 
 impl Numbering {
-    /// The next event: the start of an agent.
+    /// Numbers the start of an agent.
     pub fn start<'a>(&mut self, start: &'a Start, anchor: TimeAnchor) -> NumberedEvent<'a> {
         self.event(EventContent::Start(start), anchor)
     }
 
-    /// The next event: a finding.
+    /// Numbers a finding.
     pub fn finding<'a>(&mut self, finding: &'a Finding, anchor: TimeAnchor) -> NumberedEvent<'a> {
         self.event(EventContent::Finding(finding), anchor)
     }
@@ -75,7 +75,7 @@ mod tests {
     use closewait_engine::{testing::socket, time::BootTime};
 
     #[test]
-    fn an_event_has_one_number_and_one_line_whoever_asks() {
+    fn an_event_has_one_number_and_one_line_for_all_readers() {
         let (mut numbering, anchor) = (Numbering::default(), TimeAnchor::booted_at(UNIX_EPOCH));
         let finding = Finding::Enter { at: BootTime(1), socket: socket() };
         for seq in 0..3 {

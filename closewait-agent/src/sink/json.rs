@@ -1,4 +1,4 @@
-//! JSON, one object a line.
+//! JSON, one object per line.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::clock::TimeAnchor;
 use closewait_engine::{model::Finding, snapshot::groups::ListedGroup, snapshot::query::GroupBy, time::BootTime};
 
-/// Writes the event stream.
+/// Sink for the JSON event stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Json;
 
@@ -93,7 +93,7 @@ fn finding_members(finding: &Finding, anchor: TimeAnchor) -> Event<'_> {
     }
 }
 
-/// Writes the objects of `list`, one a socket.
+/// Writes the objects of `list`, one per socket.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ pub(super) fn list(listing: &Listing<'_>, to: &mut impl Write) -> io::Result<()>
     })
 }
 
-/// Writes the objects of `list --by`, one a group.
+/// Writes the objects of `list --by`, one per group.
 ///
 /// # Errors
 ///

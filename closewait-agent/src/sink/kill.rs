@@ -1,4 +1,4 @@
-//! What `closewait kill` prints: the plan, and what became of it.
+//! Output of `closewait kill`: the plan and its outcome.
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +22,22 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Most sockets that are taken at once.
+/// Maximum number of sockets per call.
 pub const MAX_SELECTED: usize = 100_000;
 
-/// What is planned for a socket.
+/// Plan for a socket.
 pub type Planned = Result<Target, Refusal>;
 
-/// What became of a socket that was to be destroyed.
+/// Outcome for a socket to destroy.
 #[derive(Clone, Debug)]
 pub struct Done {
-    /// What.
+    /// Outcome of the destruction.
     pub outcome: Outcome,
-    /// Its descriptors afterwards; `None` if it was not destroyed, or they could not be looked for.
+    /// Descriptors afterwards; `None` if the socket was not destroyed, or the search was not possible.
     pub open: Option<Vec<Owner>>,
 }
 
-/// Writes the plan: a line for each socket that was selected, then in words what will happen, and why not to the others.
+/// Writes the plan: a line for each selected socket, then the consequences, and the reasons for refused sockets.
 pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Style, to: &mut Vec<u8>) {
     if selected.is_empty() {
         line(to, "no socket matches");
@@ -65,7 +65,7 @@ pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Styl
     refusals(selected, plans, to);
 }
 
-/// How many sockets are refused for which kind of reason, with the first of each kind.
+/// Writes the number of refused sockets per type of reason, with the first of each type.
 fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
     let mut kinds: Vec<(&Refusal, &Socket, usize)> = Vec::new();
     for (selected, plan) in selected.iter().zip(plans) {
@@ -81,12 +81,12 @@ fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
     }
 }
 
-/// Writes what became of the sockets that were to be destroyed. `blind` is why descriptors may be missing, `error_cause` the
-/// reason that the command's error gives: it is not repeated here.
+/// Writes the outcome for the sockets to destroy. `blind` is the reason why descriptors may be missing. `error_cause`
+/// is the cause in the command's error, which is not repeated here.
 pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, error_cause: Option<&str>, to: &mut Vec<u8>) {
     let destroyed = done.iter().filter(|(_, done)| done.outcome == Outcome::Destroyed).count();
     line(to, &format!("\n{destroyed} of {} destroyed", sockets(done.len())));
-    // Each reason with the first socket and the number of sockets that it holds for.
+    // Each reason, with the first socket and the number of sockets.
     let mut reasons: Vec<(String, &Target, usize)> = Vec::new();
     for (target, done) in done {
         let why = match &done.outcome {
@@ -113,7 +113,7 @@ pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, error_cause: Optio
     }
 }
 
-/// Which descriptors are open still, by process.
+/// Writes which descriptors are still open, by process.
 fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
     let mut open: BTreeMap<(u32, &str), Vec<u32>> = BTreeMap::new();
     for owner in done.iter().filter_map(|(_, done)| done.open.as_deref()).flatten() {
@@ -121,7 +121,7 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
     }
     let count: usize = open.values().map(Vec::len).sum();
     match count {
-        // Nor is any open elsewhere, unless some could not be looked at.
+        // None is open anywhere, unless some processes could not be read.
         0 if blind.is_some() => {}
         0 => line(to, "no descriptor of them is open"),
         1 => line(to, "1 descriptor is still open; only its program can close it:"),
@@ -141,7 +141,7 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
     }
 }
 
-/// The object of `list` with more members behind its own.
+/// Object of `list` with additional members.
 #[derive(Serialize)]
 struct PlannedObject<'a> {
     #[serde(flatten)]
@@ -159,8 +159,8 @@ struct ResultMembers<'a> {
     fds_open: Option<Vec<OwnerObject<'a>>>,
 }
 
-/// Writes the object that `list` has for each socket with the plan for it; with `done`, what became of those that were to be
-/// destroyed, in their order, comes with it.
+/// Writes the object of `list` for each socket with its plan. `done` adds the outcome for the sockets to destroy, in
+/// their order.
 ///
 /// # Errors
 ///
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_happen_is_not_said_where_nothing_will() {
+    fn a_plan_that_changes_nothing_lists_no_consequences() {
         let selected = [selected(80)];
         let shown = text(|to| plan(NOW, &selected, &[Err(Refusal::NeverAccepted)], PLAIN, to));
         assert!(shown.contains("0 sockets to destroy, of 1 that matches") && !shown.contains("RST"), "{shown}");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_could_not_be_looked_for_are_not_called_closed() {
+    fn unknown_descriptors_are_not_called_closed() {
         let selected = [selected(80)];
         let target = target(&selected[0]);
         let done = [(&target, Done { outcome: Outcome::Destroyed, open: None })];

@@ -1,4 +1,4 @@
-//! What `closewait list` prints of a [`Listing`], an agent's or its own.
+//! Text and JSON of `closewait list`.
 
 mod grouped;
 pub(super) mod rows;
@@ -18,19 +18,19 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// How a list is printed.
+/// Way a list is printed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListShape {
     /// Text or JSON.
     pub form: Form,
-    /// One line for each group of sockets; `None`: one line for each socket.
+    /// Criterion for one line per group of sockets; `None` for one line per socket.
     pub by: Option<GroupBy>,
-    /// How text looks.
+    /// Style of text.
     pub style: Style,
 }
 
 impl ListShape {
-    /// What an answer has to have, so that it can be printed.
+    /// Returns the content that an answer needs for this shape.
     pub fn content(self) -> ListContent {
         match (self.form, self.by) {
             (_, Some(by)) => ListContent::Groups(by),
@@ -40,7 +40,7 @@ impl ListShape {
     }
 }
 
-/// Writes a list. It has to be the answer to a question for the content of this shape.
+/// Writes a list. It has to be the answer to a query for the content of this shape.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ pub fn render(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io
     }
 }
 
-/// Writes the table, or why it is empty, then what it does not say by itself.
+/// Writes the table, or the reason why it is empty, then notes on missing sockets.
 fn text(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
     let Listing { header: AnswerHeader { total, untracked, unseen, .. }, table, groups, hints, .. } = listing;
     let table = table.filter(|table| table.len() > 0);
@@ -73,8 +73,8 @@ fn text(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Resu
     missing(untracked, unseen.as_deref()).try_for_each(|missing| writeln!(to, "\n{missing}"))
 }
 
-/// Text for each kind of socket that may be in CLOSE_WAIT and is not shown: those that are not tracked, and those that
-/// cannot be seen.
+/// Returns a text for each group of sockets that may be in CLOSE_WAIT and is not shown: untracked ones, and hidden
+/// ones.
 pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = String> {
     let untracked = (untracked > 0).then(|| {
         let sockets = if untracked == 1 { "socket is" } else { "sockets are" };
@@ -86,7 +86,7 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
     untracked.into_iter().chain(unseen.map(str::to_owned))
 }
 
-/// Text for a list without sockets.
+/// Returns the text for a list without sockets.
 pub(super) fn none(untracked: u64, unseen: Option<&str>) -> &'static str {
     match (untracked, unseen) {
         (0, None) => "no socket is in CLOSE_WAIT",
@@ -95,9 +95,9 @@ pub(super) fn none(untracked: u64, unseen: Option<&str>) -> &'static str {
     }
 }
 
-/// The shortest name of a workload that tells it from others.
+/// Adds the shortest distinctive name of a workload.
 fn push_workload(to: &mut String, workload: &Workload) {
-    /// What `docker ps` shows of an id.
+    /// Length of an id in `docker ps`.
     const ID: usize = 12;
     let Workload { cgroup_path, unit, container, pod, .. } = workload;
     let parts = match (pod, container, unit) {

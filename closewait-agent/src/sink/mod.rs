@@ -19,10 +19,10 @@ pub use self::event::{EventContent, NumberedEvent, Numbering};
 pub use self::writer::{Backlog, Mark, Settings, Writer, write_fully};
 use closewait_engine::{text::harmless_field, time::BootTime};
 
-/// What the agent began with.
+/// Start of the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
-    /// When everything was attached.
+    /// Time at which everything was attached.
     pub at: BootTime,
     /// Version of the agent.
     #[serde(deserialize_with = "harmless_field")]
@@ -30,36 +30,36 @@ pub struct Start {
     /// Release of the kernel.
     #[serde(default, deserialize_with = "harmless_field")]
     pub kernel: Option<String>,
-    /// Which hook is used.
+    /// Name of the hook.
     #[serde(deserialize_with = "harmless_field")]
     pub hook: String,
-    /// Sockets whose time of entry the kernel keeps.
+    /// Maximum number of sockets whose times of entry the kernel stores.
     pub max_sockets: u32,
-    /// Sockets that are tracked at a time.
+    /// Maximum number of tracked sockets.
     pub max_tracked: u32,
     /// Size of the ring buffer, bytes.
     pub ring_buffer_bytes: u32,
-    /// What became of what an agent before had pinned; `None` if nothing is pinned.
+    /// Outcome for the pins of an earlier agent; `None` without pins.
     #[serde(default, deserialize_with = "harmless_field")]
     pub pinned: Option<String>,
-    /// Age at which a socket counts as stuck.
+    /// Dwell time after which a socket counts as stuck.
     pub stuck_after: std::time::Duration,
-    /// What this host cannot do, one sentence each.
+    /// Degraded features of this host, one sentence each.
     #[serde(deserialize_with = "harmless_field")]
     pub degraded: Vec<String>,
 }
 
-/// The form of what a command prints.
+/// Format of a command's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// A table for people.
     #[default]
     Text,
-    /// One object a line.
+    /// One object per line.
     Json,
 }
 
-/// Turns what the agent has to say into lines. Where they go is the [`Writer`]'s business.
+/// Format of events. The [`Writer`] knows their destination.
 pub trait Sink {
     /// Writes an event.
     ///

@@ -1,4 +1,4 @@
-//! An incident in one piece, to be put into a ticket: `closewait report`.
+//! Text and JSON of `closewait report`, for a ticket.
 
 use std::io;
 
@@ -17,7 +17,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// The whole report, in one object.
+/// Whole report, in one object.
 #[derive(Serialize)]
 struct ReportObject<'a> {
     schema_version: u32,
@@ -126,7 +126,7 @@ fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> Stri
     text
 }
 
-/// To the second.
+/// Cuts a time to the second.
 fn short(time: String) -> String {
     format!("{}Z", time.get(..19).unwrap_or(&time))
 }

@@ -1,4 +1,4 @@
-//! The JSON objects of schema version 1. Members are only ever added.
+//! JSON objects of schema version 1. Members are only added, never removed.
 
 mod listed;
 mod pileup;
@@ -19,7 +19,7 @@ use closewait_engine::{
     process::{Process, ProgramRuntime},
 };
 
-/// Version of everything here.
+/// Version of the schema.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Serialize)]
@@ -34,7 +34,7 @@ impl From<Endpoint> for EndpointObject {
     }
 }
 
-/// `dwell_seconds` and its companions. Missing altogether where the age is unknown but for `dwell_seconds: null`.
+/// `dwell_seconds` and its companions. An unknown dwell time has only `dwell_seconds: null`.
 #[derive(Serialize)]
 pub(super) struct DwellMembers {
     dwell_seconds: Option<f64>,
@@ -99,7 +99,7 @@ impl<'a> From<&'a Verdict> for VerdictObject<'a> {
     }
 }
 
-/// What a process is and does.
+/// Identity and activity of a process.
 #[derive(Serialize)]
 pub(super) struct ProcessObject<'a> {
     pid: u32,
@@ -218,7 +218,7 @@ impl From<&Summary> for SummaryObject {
     }
 }
 
-/// One event; its name is the member `event`.
+/// Event; the member `event` has its name.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event<'a> {
@@ -320,7 +320,7 @@ pub(super) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// RFC 3339 in UTC with nanoseconds.
+/// Formats a time by RFC 3339, in UTC with nanoseconds.
 pub(super) fn time(wall: std::time::SystemTime) -> String {
     humantime::format_rfc3339_nanos(wall).to_string()
 }

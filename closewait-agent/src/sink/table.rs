@@ -4,31 +4,31 @@ use std::io::{self, Write};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Between columns.
+/// Number of spaces between columns.
 const GAP: usize = 2;
-/// The narrowest screen that a table is fitted to.
-const NARROWEST: usize = 50;
+/// Minimum width of a screen that a table is fitted to, columns.
+const MIN_WIDTH: usize = 50;
 const SPACES: &[u8] = &[b' '; 128];
-/// Size from which on complete lines are written, bytes.
+/// Size at which complete lines are written, bytes.
 const WRITE: usize = 64 * 1024;
 
-/// How the cells of a column stand.
+/// Alignment of the cells of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// What a table gives up, if its lines are too long.
+/// Step of making a table narrower.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Concession {
-    /// The column of this name.
+    /// Drops the column of this name.
     Drop(&'static str),
-    /// The width of the column of this name, down to this.
+    /// Narrows the column of this name, at most to this width.
     Shrink(&'static str, usize),
 }
 
-/// One column: all its cells in one text, one after the other.
+/// Column: all its cells in one text, one after the other.
 #[derive(Debug)]
 pub(super) struct Column {
     name: &'static str,
@@ -37,44 +37,44 @@ pub(super) struct Column {
     cells: Vec<Cell>,
     /// Colors of the cells that have one, by the number of the cell.
     colors: Vec<(u32, &'static str)>,
-    /// Width of the widest cell, the name included.
+    /// Width of the widest cell or of the name, columns.
     full: usize,
 }
 
-/// Where a cell ends, and how to write it. Small, because a table has ten of them a line.
+/// End of a cell, and its format. Small, because a table has ten of them per line.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     end: u32,
-    /// From here to `rest` it must not be cut, if that can be helped.
+    /// Start of the part that is cut last; it ends at `rest`.
     tail: u32,
-    /// What is from here on goes first.
+    /// Start of the part that is cut first.
     rest: u32,
     width: u32,
 }
 
 impl Column {
-    /// An empty one for so many rows.
+    /// Creates an empty column for `rows` rows.
     pub(super) fn new(name: &'static str, align: Align, rows: usize) -> Self {
         let (text, cells) = (String::with_capacity(rows * 16), Vec::with_capacity(rows));
         Self { name, align, text, cells, colors: Vec::new(), full: name.len() }
     }
 
-    /// What stands over it.
+    /// Returns the heading.
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Its text, to add the next cell to.
+    /// Returns the text, to add the next cell to.
     pub(super) fn text(&mut self) -> &mut String {
         &mut self.text
     }
 
-    /// Ends a cell. One that is too wide is cut at its end.
+    /// Ends a cell. If it is too wide, it is cut at its end.
     pub(super) fn end(&mut self) {
         self.end_keeping(0, 0);
     }
 
-    /// Ends a cell of which the last `rest` bytes go first if it is too wide, and the `tail` bytes before them last.
+    /// Ends a cell. If it is too wide, its last `rest` bytes are cut first, and the `tail` bytes before them last.
     pub(super) fn end_keeping(&mut self, tail: usize, rest: usize) {
         let rest = self.text.len().saturating_sub(rest);
         self.end_with(rest.saturating_sub(tail), rest);
@@ -94,12 +94,12 @@ impl Column {
         self.cells.push(Cell { end, tail, rest, width });
     }
 
-    /// Whether no cell says anything.
+    /// Whether all cells are empty.
     pub(super) fn is_blank(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// Whether all cells are the same.
+    /// Whether all cells are equal.
     pub(super) fn is_monotonous(&self) -> bool {
         let mut start = 0;
         let mut first = None;
@@ -111,7 +111,7 @@ impl Column {
     }
 }
 
-/// A place in the text of a column. No answer is so long that one has none.
+/// Converts a position in the text of a column. No answer exceeds the range.
 fn short(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
 }
@@ -164,7 +164,7 @@ pub(super) fn write(
     to.write_all(&lines)
 }
 
-/// What is written of a cell.
+/// Written part of a cell.
 #[derive(Clone, Copy)]
 struct CellText<'a> {
     text: &'a str,
@@ -172,10 +172,10 @@ struct CellText<'a> {
     sgr: Option<&'static str>,
 }
 
-/// How wide each column is; `None`: it is left out.
+/// Computes the width of each column; `None` for a dropped one.
 fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession]) -> Vec<Option<usize>> {
     let mut widths: Vec<_> = columns.iter().map(|column| Some(column.full)).collect();
-    let Some(screen) = screen.map(|screen| screen.max(NARROWEST)) else { return widths };
+    let Some(screen) = screen.map(|screen| screen.max(MIN_WIDTH)) else { return widths };
     let total = |widths: &[Option<usize>]| {
         let kept = widths.iter().flatten();
         kept.map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
@@ -203,7 +203,7 @@ fn widths(columns: &[Column], screen: Option<usize>, concessions: &[Concession])
             }
         }
     }
-    // Where a column was dropped for a little, others get back what they gave, the last first.
+    // If a dropped column has freed more than needed, narrowed ones get space back, the last first.
     for (at, less) in given.into_iter().rev() {
         let room = screen.saturating_sub(total(&widths));
         if let Some(Some(width)) = widths.get_mut(at) {
@@ -247,13 +247,13 @@ fn end_line(to: &mut Vec<u8>) {
     to.push(b'\n');
 }
 
-/// How many columns of a screen `text` takes.
+/// Returns the number of screen columns of `text`.
 pub(super) fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// `text` in `room` columns with an ellipsis where something was left out: what is from byte `rest` on, then the middle of
-/// what is before byte `tail`, then everything at the end.
+/// Adds `text` in `room` columns, with an ellipsis in place of cut parts: first the bytes from `rest` on, then the
+/// middle of the bytes before `tail`, then everything at the end.
 fn cut(text: &str, tail: usize, rest: usize, room: usize, to: &mut String) {
     let text = match text.split_at_checked(rest) {
         Some((text, rest)) if !rest.is_empty() => {
@@ -286,7 +286,7 @@ fn cut(text: &str, tail: usize, rest: usize, room: usize, to: &mut String) {
     }
 }
 
-/// As much of the start of `text` as has room.
+/// Adds as much of the start of `text` as fits.
 fn push_start(text: &str, room: usize, to: &mut String) {
     let mut used = 0;
     to.extend(text.chars().take_while(|character| {
@@ -295,7 +295,7 @@ fn push_start(text: &str, room: usize, to: &mut String) {
     }));
 }
 
-/// As much of the end of `text` as has room.
+/// Returns as much of the end of `text` as fits.
 fn end_of(text: &str, room: usize) -> &str {
     let mut used = 0;
     let kept = text.char_indices().rev().take_while(|(_, character)| {
@@ -319,7 +319,7 @@ mod tests {
         column
     }
 
-    /// `parts`: what is cut in the middle, what is kept, what goes first.
+    /// Shortens three `parts`: the one to cut in the middle, the one to keep, the one to cut first.
     fn shortened(parts: [&str; 3], room: usize) -> String {
         let mut to = String::new();
         let (tail, rest) = (parts[0].len(), parts[0].len() + parts[1].len());
@@ -378,7 +378,7 @@ mod tests {
         // Five less of A were not enough, and without B they are not needed.
         assert_eq!(fitted(82), [Some(40), None, Some(40)]);
         assert_eq!(fitted(60), [Some(35), None, Some(23)]);
-        assert_eq!(fitted(1), [Some(35), None, Some(NARROWEST - 37)]);
+        assert_eq!(fitted(1), [Some(35), None, Some(MIN_WIDTH - 37)]);
     }
 
     #[test]

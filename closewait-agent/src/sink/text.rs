@@ -1,4 +1,4 @@
-//! Text for people.
+//! Human-readable text of events.
 
 pub(super) mod pileup;
 
@@ -16,14 +16,14 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Writes one line a finding. Histograms are the log's business, see [`histogram_line`].
+/// Sink with one line per finding. Histograms go to the log, see [`histogram_line`].
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
     color: bool,
 }
 
 impl Text {
-    /// `color` is whether the reader is a terminal that shows it.
+    /// Creates the sink. `color` says that the reader is a terminal with color.
     pub fn new(color: bool) -> Self {
         Self { color }
     }
@@ -119,8 +119,8 @@ impl Text {
     }
 }
 
-/// A histogram as one line for the log, and how much it matters there; `None` if it is none. A line a minute for each port
-/// would drown the rest.
+/// Formats a histogram as one line of the log, with its level; `None` for other findings. At the normal level, a line
+/// per minute and port would hide the rest.
 pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     let Finding::Histogram { scope, window, finished, unfinished, .. } = finding else { return None };
     let (level, scope) = match scope {
@@ -140,7 +140,7 @@ pub fn histogram_line(finding: &Finding) -> Option<(log::Level, String)> {
     Some((level, format!("dwell, last {window}, {scope}: {finished} exited, {unfinished} still in CLOSE_WAIT")))
 }
 
-/// `local <- remote` for the accepting side, `local -> remote` for the connecting one.
+/// Formats `local <- remote` for the accepting side, `local -> remote` for the connecting one.
 pub fn ends(socket: &Socket) -> String {
     let arrow = match socket.role {
         Some(Role::Server) => "<-",
@@ -151,7 +151,7 @@ pub fn ends(socket: &Socket) -> String {
     format!("{} {arrow} {}{protocol}", socket.local, socket.remote)
 }
 
-/// An age: exact, or the bounds.
+/// Formats a dwell time: exact, or its bounds.
 pub fn dwell(dwell: Dwell) -> String {
     match dwell {
         Dwell::Exact(dwell) => duration(dwell),
@@ -159,9 +159,9 @@ pub fn dwell(dwell: Dwell) -> String {
     }
 }
 
-/// Every descriptor; nothing where they could not be looked for, or where there is none.
+/// Formats all owners; empty if there is none, or the search was not possible.
 fn owner_list(owners: Option<&[Owner]>) -> String {
-    /// A socket that every worker has inherited would fill the screen.
+    /// Maximum number of owners: a socket that every worker has inherited would fill the screen.
     const SHOWN: usize = 4;
     let owners = owners.unwrap_or_default();
     let mut text = String::new();
@@ -174,7 +174,7 @@ fn owner_list(owners: Option<&[Owner]>) -> String {
     text
 }
 
-/// What the socket knows that tells a person where to look.
+/// Formats facts of the socket that help to locate it.
 fn facts(socket: &Socket) -> String {
     let mut facts = String::new();
     if socket.accepted == Some(false) {
@@ -205,7 +205,7 @@ fn how_text(left: ExitCause) -> &'static str {
     }
 }
 
-/// What was lost, in words; `nothing lost` if nothing was.
+/// Formats the losses; `nothing lost` if there are none.
 fn losses(totals: Totals) -> String {
     let counts = [
         (totals.lost_ring_full, "records lost, the ring buffer was full (--ring-buffer)"),
@@ -228,7 +228,7 @@ fn losses(totals: Totals) -> String {
 }
 
 fn push(to: &mut Vec<u8>, anchor: TimeAnchor, at: BootTime, line: &str) {
-    // Milliseconds are enough for people.
+    // Milliseconds are precise enough for people.
     let time = time(anchor.wall(at));
     let time = time.get(..23).unwrap_or(&time);
     to.extend_from_slice(format!("{time}Z {line}\n").as_bytes());

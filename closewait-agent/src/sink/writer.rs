@@ -1,7 +1,7 @@
-//! Writes bytes on a thread of its own, through a queue with a limit: a slow reader or a disk that hangs never holds up the
-//! thread that has something to say.
+//! Writes bytes on its own thread, through a queue with a limit: a slow reader or a hanging disk never delays the
+//! thread that sends.
 //!
-//! Standard output, requests to the hook helper, the log and the recording go this way.
+//! Standard output, requests to the hook helper, the log and the recording use it.
 
 use std::{
     collections::VecDeque,
@@ -21,11 +21,11 @@ use crate::{
 };
 use closewait_engine::time::BootTime;
 
-/// The time between two looks whether the reader is still there, while there is nothing to write.
+/// Interval between two checks of the reader, while there is nothing to write.
 const READER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a piece waits for the piece of another writer that has to be written first ([`Writer::send_after`]).
+/// Maximum time that a piece waits for an earlier piece of another writer ([`Writer::send_after`]).
 const MAX_HOLD: Duration = Duration::from_millis(100);
-/// The pause after a descriptor was said to be writable and was not.
+/// Pause after a descriptor was reported as writable and was not.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Result of [`Writer::send`].
@@ -42,35 +42,35 @@ pub enum Backlog {
 pub struct Settings {
     /// Name of the thread, at most 15 bytes.
     pub name: &'static str,
-    /// Most bytes that may wait.
+    /// Maximum number of bytes that may wait.
     pub limit: usize,
     /// Whether the thread ends as soon as the reader of a pipe has gone, even if there is nothing to write.
     pub watches_reader: bool,
-    /// Runs on the thread before anything is written.
+    /// Function to call on the thread before anything is written.
     pub at_start: fn(),
 }
 
-/// A queue of bytes with a limit, and the thread that writes them.
+/// Queue of bytes with a limit, and the thread that writes them.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<WriteQueue>,
     limit: usize,
 }
 
-/// A place in the queue of a writer: everything that was sent before it.
+/// Position in the queue of a writer: behind everything that was sent before.
 #[derive(Clone, Debug)]
 pub struct Mark {
     shared: Arc<WriteQueue>,
-    /// Number of pieces that were sent before it.
+    /// Number of pieces sent before it.
     pieces: u64,
 }
 
 #[derive(Debug, Default)]
 struct WriteQueue {
     state: Mutex<QueueState>,
-    /// A piece was sent, or the queue was closed.
+    /// Signals that a piece was sent, or the queue was closed.
     arrived: Condvar,
-    /// A piece was written, or the thread has ended.
+    /// Signals that a piece was written, or the thread has ended.
     progressed: Condvar,
     ended: Notify,
 }
@@ -78,15 +78,15 @@ struct WriteQueue {
 #[derive(Debug, Default)]
 struct QueueState {
     waiting: VecDeque<Chunk>,
-    /// Bytes that wait, those that are being written included.
+    /// Number of bytes that wait, including those that are being written.
     waiting_bytes: usize,
     /// Number of pieces that were sent.
     sent: u64,
     /// Number of pieces that were written.
     written: u64,
-    /// No more pieces will come.
+    /// Whether no more pieces will come.
     closed: bool,
-    /// The thread has ended.
+    /// Whether the thread has ended.
     ended: bool,
     error: Option<io::Error>,
 }
@@ -129,7 +129,7 @@ impl Writer {
             let mut state = for_thread.lock();
             state.ended = true;
             state.error = error;
-            // Nobody writes these any more.
+            // The thread will not write these.
             state.waiting.clear();
             drop(state);
             for_thread.progressed.notify_all();
@@ -138,13 +138,13 @@ impl Writer {
         Ok(Self { shared, limit })
     }
 
-    /// Queues `bytes`, or drops them if too much is waiting already.
+    /// Queues `bytes`, or drops them if too many bytes are waiting already.
     pub fn send(&self, bytes: Vec<u8>) -> Backlog {
         self.send_after(bytes, None)
     }
 
-    /// Queues `bytes`, to be written when everything before `after` was written too. A writer that is late by more than
-    /// 100 ms is not waited for until it has caught up.
+    /// Queues `bytes`, to be written after everything before `after`. If the other writer is late by more than 100
+    /// ms, this one stops waiting for it until it has caught up.
     pub fn send_after(&self, bytes: Vec<u8>, after: Option<Mark>) -> Backlog {
         let mut state = self.shared.lock();
         if state.has_room(bytes.len(), self.limit) {
@@ -155,7 +155,7 @@ impl Writer {
         }
     }
 
-    /// Queues a few bytes whatever is waiting, and nothing after them.
+    /// Queues a few bytes beyond the limit, and nothing after them.
     pub fn send_last(&self, bytes: Vec<u8>) {
         let mut state = self.shared.lock();
         self.queue(&mut state, Chunk { bytes, after: None });
@@ -163,7 +163,7 @@ impl Writer {
     }
 
     fn queue(&self, state: &mut QueueState, piece: Chunk) {
-        // When the thread has ended, [`Writer::ended`] and [`Writer::failure`] tell.
+        // When the thread has ended, [`Writer::ended`] and [`Writer::failure`] report it.
         if state.closed || state.ended {
             return;
         }
@@ -173,18 +173,18 @@ impl Writer {
         self.shared.arrived.notify_one();
     }
 
-    /// Waits until `length` bytes more may wait, at most for `patience`. Returns whether they may.
+    /// Waits until `length` more bytes may wait, at most for `patience`. Returns whether they may.
     pub fn wait_for_room(&self, length: usize, patience: Duration) -> bool {
         let has_room = |state: &QueueState| state.ended || state.has_room(length, self.limit);
         self.shared.wait(has_room, clock::now() + patience)
     }
 
-    /// Number of bytes that wait.
+    /// Returns the number of bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
         self.shared.lock().waiting_bytes
     }
 
-    /// The place behind everything that was sent so far.
+    /// Returns the mark behind everything that was sent so far.
     pub fn mark(&self) -> Mark {
         Mark { shared: Arc::clone(&self.shared), pieces: self.shared.lock().sent }
     }
@@ -201,7 +201,7 @@ impl Writer {
         state.ended.then(|| state.error.take().unwrap_or_else(gone))
     }
 
-    /// Says that no more pieces will come: the thread ends when it has written those that wait.
+    /// Closes the queue: the thread ends when it has written all waiting pieces.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -238,14 +238,15 @@ impl Drop for Writer {
 }
 
 impl Mark {
-    /// Waits until everything before the mark is written, or never will be, at most for `patience`. Returns whether it is so.
+    /// Waits until everything before the mark is written, or never will be, at most for `patience`. Returns whether
+    /// that is so.
     pub fn wait(&self, patience: Duration) -> bool {
         self.shared.wait(|state| state.ended || state.written >= self.pieces, clock::now() + patience)
     }
 }
 
 impl QueueState {
-    /// A piece that is longer than the limit has room alone.
+    /// Whether `length` more bytes fit. A piece that is longer than the limit fits alone.
     fn has_room(&self, length: usize, limit: usize) -> bool {
         self.waiting_bytes == 0 || self.waiting_bytes.saturating_add(length) <= limit
     }
@@ -261,7 +262,7 @@ impl WriteQueue {
         self.arrived.notify_one();
     }
 
-    /// Returns whether `done` became true before `until`.
+    /// Waits until `done` is true. Returns whether that happened before `until`.
     fn wait(&self, done: impl Fn(&QueueState) -> bool, until: BootTime) -> bool {
         let mut state = self.lock();
         while !done(&state) {
@@ -328,7 +329,8 @@ fn write_all(mut to: impl Write + AsFd, shared: &WriteQueue, watches_reader: boo
     }
 }
 
-/// Writes all of `bytes`, to a descriptor that does not wait too: who shares it may have set `O_NONBLOCK`.
+/// Writes all of `bytes`, even to a non-blocking descriptor: another process that shares it may have set
+/// `O_NONBLOCK`.
 ///
 /// # Errors
 ///
@@ -364,7 +366,7 @@ fn try_again(fd: BorrowedFd<'_>, error: io::Error, refused: bool) -> io::Result<
     if error.kind() != io::ErrorKind::WouldBlock {
         return Err(error);
     }
-    // One that says that it is ready and then is not must not keep a CPU busy.
+    // A descriptor that is reported as ready and then is not must not keep a CPU busy.
     if refused {
         thread::sleep(RETRY_INTERVAL);
     }

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-/// The part of `union bpf_attr` that the command reads (include/uapi/linux/bpf.h at v5.10).
+/// Fields of `union bpf_attr` that `BPF_PROG_TEST_RUN` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -40,7 +40,7 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
 const BPF_TRACE_ITER: u32 = 28;
 
-/// As above, for an iterator.
+/// Fields of `union bpf_attr` that `BPF_LINK_CREATE` reads for an iterator (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
@@ -52,14 +52,15 @@ struct LinkCreate {
     _pad: u32,
 }
 
-/// As above.
+/// Fields of `union bpf_attr` that `BPF_ITER_CREATE` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 struct IterCreate {
     link_fd: u32,
     flags: u32,
 }
 
-/// The member `task` of `union bpf_iter_link_info` (include/uapi/linux/bpf.h at v6.1), filled up to the size of the union.
+/// The member `task` of `union bpf_iter_link_info` (include/uapi/linux/bpf.h at v6.1), padded to the size of the
+/// union.
 #[repr(C)]
 struct TaskInfo {
     tid: u32,
@@ -68,15 +69,16 @@ struct TaskInfo {
     _pad: u32,
 }
 
-/// The open files of all processes, or of one, by an iterator over `task_file` that is loaded. `pid` is the number of the
-/// process in the pid namespace of the caller.
+/// Returns a file with the open files of all processes, or of one process, from a loaded iterator over `task_file`.
+/// `pid` is the number of the process in the pid namespace of the caller.
 ///
 /// # Errors
 ///
-/// If the kernel refuses; of one process with `EINVAL` before Linux 6.1 (`bpf_iter_attach_task`, kernel/bpf/task_iter.c).
+/// If the kernel refuses. For one process, it refuses with `EINVAL` before Linux 6.1 (`bpf_iter_attach_task`,
+/// kernel/bpf/task_iter.c).
 pub(super) fn open_files(program: BorrowedFd<'_>, pid: Option<u32>) -> io::Result<File> {
     let info = TaskInfo { tid: 0, pid: pid.unwrap_or(0), pid_fd: 0, _pad: 0 };
-    // Older kernels know no more than that there is none.
+    // Older kernels accept no iterator parameters at all.
     let (iter_info, iter_info_len) = match pid {
         Some(_) => ((&raw const info) as u64, size_of::<TaskInfo>() as u32),
         None => (0, 0),
@@ -95,7 +97,7 @@ pub(super) fn open_files(program: BorrowedFd<'_>, pid: Option<u32>) -> io::Resul
     Ok(File::from(new_fd(BPF_ITER_CREATE, &create)?))
 }
 
-/// As above, for what is pinned.
+/// Fields of `union bpf_attr` that `BPF_OBJ_GET` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -103,12 +105,12 @@ struct ObjGet {
     file_flags: u32,
 }
 
-/// What is pinned at a path. aya's own way asks for the program's types too, which takes `CAP_SYS_ADMIN`
-/// (`bpf_btf_get_fd_by_id`, kernel/bpf/syscall.c at v5.10).
+/// Opens the object that is pinned at a path. aya's own call also asks for the types of the program, which takes
+/// `CAP_SYS_ADMIN` (`bpf_btf_get_fd_by_id`, kernel/bpf/syscall.c at v5.10).
 ///
 /// # Errors
 ///
-/// If nothing is pinned there, or this process may not have it.
+/// If nothing is pinned there, or this process may not open it.
 pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     new_fd(BPF_OBJ_GET, &ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })
@@ -122,35 +124,35 @@ struct InfoByFd {
     info: u64,
 }
 
-/// Kind of a BPF object, and what tells it from others of its kind.
+/// BPF object, with the facts that tell it from others of its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BpfObject {
     /// A map.
     Map {
-        /// Its name, as far as the kernel keeps it.
+        /// Name, cut to the length that the kernel stores.
         name: Vec<u8>,
     },
     /// A program.
     Program {
-        /// Its name, as far as the kernel keeps it.
+        /// Name, cut to the length that the kernel stores.
         name: Vec<u8>,
         /// ID of the object.
         id: u32,
     },
-    /// What keeps a program attached.
+    /// A link, which keeps a program attached.
     Link {
-        /// Number of the program.
+        /// ID of the attached program.
         program: u32,
     },
 }
 
-/// Asks the kernel what a descriptor of a BPF object is.
+/// Returns the type and the identity of a BPF object.
 ///
 /// # Errors
 ///
-/// If it is none, the kernel refuses, or there is no `/proc`.
+/// If the descriptor is no BPF object, the kernel refuses, or there is no `/proc`.
 pub(super) fn describe(object: BorrowedFd<'_>) -> io::Result<BpfObject> {
-    // The names of the inodes are in kernel/bpf/syscall.c (v5.10): the kernel tells the kind nowhere else.
+    // The names of the inodes are in kernel/bpf/syscall.c (v5.10). The kernel shows the type nowhere else.
     let kind = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
     match kind.as_os_str().as_bytes() {
         b"anon_inode:bpf-map" => Ok(BpfObject::Map { name: text(&info::<40>(object)?[24..]) }),
@@ -165,10 +167,10 @@ pub(super) fn describe(object: BorrowedFd<'_>) -> io::Result<BpfObject> {
     }
 }
 
-/// The first `SIZE` bytes of what the kernel says of an object: of `struct bpf_map_info` and others
+/// Returns the first `SIZE` bytes of the kernel's description of an object: of `struct bpf_map_info` or its like
 /// (include/uapi/linux/bpf.h at v5.10).
 fn info<const SIZE: usize>(object: BorrowedFd<'_>) -> io::Result<[u8; SIZE]> {
-    // Zeros ask for no list.
+    // Zeros request no lists.
     let mut info = [0; SIZE];
     let mut attributes =
         InfoByFd { bpf_fd: object.as_raw_fd().cast_unsigned(), info_len: SIZE as u32, info: info.as_mut_ptr() as u64 };
@@ -201,18 +203,18 @@ struct Batch {
     flags: u64,
 }
 
-/// Everything in a hash map with keys and values of 8 bytes. Each bucket is read at one moment
-/// (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c at v5.10), so what stays in the map meanwhile is found:
-/// going from key to key begins again whenever the last one was removed.
+/// Returns all entries of a hash map with keys and values of 8 bytes. The kernel reads each bucket atomically
+/// (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c at v5.10), so an entry that stays in the map is found.
+/// Iterating key by key would start again whenever the last key was removed.
 ///
-/// It is read in pieces: one call goes on through empty buckets without letting others run, which takes some milliseconds
-/// with the largest map that `--max-sockets` allows.
+/// The map is read in batches: one call scans empty buckets without rescheduling, which takes some milliseconds with
+/// the largest map that `--max-sockets` allows.
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
 pub(super) fn entries(map: BorrowedFd<'_>) -> io::Result<Vec<(u64, u64)>> {
-    /// More than any bucket holds.
+    /// Entries per call; more than any bucket has.
     const AT_ONCE: usize = 4096;
     let (mut keys, mut values) = (vec![0_u64; AT_ONCE], vec![0_u64; AT_ONCE]);
     let (mut bucket, mut next) = (0_u32, 0_u32);
@@ -248,18 +250,18 @@ pub(super) fn entries(map: BorrowedFd<'_>) -> io::Result<Vec<(u64, u64)>> {
     }
 }
 
-/// Calls a command that gives a descriptor.
+/// Calls a `bpf` command that returns a descriptor.
 fn new_fd<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     let attributes: *const T = attributes;
     // SAFETY: the attributes are those of the command, of the size given, and what they point to outlives the call, which
     // only reads it.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>() as libc::c_long) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Runs a raw tracepoint's program once, here and now, with `arguments` as the first of the tracepoint's arguments
+/// Runs the program of a raw tracepoint once, synchronously, with `arguments` as the tracepoint's first arguments
 /// (`bpf_prog_test_run_raw_tp`, net/bpf/test_run.c at v5.10).
 ///
 /// # Errors

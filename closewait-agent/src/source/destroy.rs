@@ -1,5 +1,5 @@
-//! The one thing here that changes the host: sockets in CLOSE_WAIT are destroyed, each in its own network namespace, after
-//! the kernel was asked once more what it is. What may be destroyed is decided in [`kill`].
+//! Destruction of CLOSE_WAIT sockets, the only change that closewait makes to the host. Each socket is destroyed in
+//! its own network namespace, after a last query of its state. [`kill`] decides which sockets may be destroyed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,9 @@ use super::{
     owners, scanner,
 };
 use crate::host::{
-    caps, facts,
+    caps,
+    error_text::in_one_line,
+    facts,
     netns::{self, Netns, NetnsError},
     proc,
 };
@@ -28,25 +30,26 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// What would be destroyed of what was selected, in the same order, and why the rest would not. Changes nothing.
+/// Returns the sockets that would be destroyed, in the order of `selected`, and for each other one the reason.
+/// Changes nothing.
 ///
-/// A list says what is to be destroyed, and is not believed: the kernel is asked for ends, state and age of each socket, and
-/// `/proc` for the processes of the filter.
+/// The list is not trusted: the kernel is queried for the endpoints, state and age of each socket, and `/proc` for
+/// the descriptors of the processes in the filter.
 pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Result<Target, Refusal>> {
     let wanted = selected.iter().map(kill::preselect);
-    let held = Held::by(&filter.pids);
+    let held = OwnedSockets::by(&filter.pids);
     in_each_namespace(
         wanted,
         |namespace, numbers| {
             let all = || {
                 let waiting = diag::waiting();
-                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_full(error)));
+                let by_ends = waiting.map(by_ends).map_err(|error| Refusal::Namespace(in_one_line(error)));
                 let chosen = numbers.iter().filter_map(|number| selected.get(*number));
                 let one = |one: &Selected| {
                     let by_ends = by_ends.as_ref().map_err(Refusal::clone)?;
                     let there = by_ends.get(&(one.socket.local, one.socket.remote)).map_or(&[][..], Vec::as_slice);
                     let target = kill::identify(one, there)?;
-                    // Asked for anew: a long list takes its time, and this has to be of one moment.
+                    // Queried again: a long list takes time, and these facts have to be of one moment.
                     match exact::get(&target) {
                         Ok(Some(facts)) => {
                             target.check(&facts, now())?;
@@ -54,7 +57,7 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
                             held.check(&target).map(|()| target)
                         }
                         Ok(None) => Err(Refusal::Gone),
-                        Err(error) => Err(Refusal::Namespace(in_full(error))),
+                        Err(error) => Err(Refusal::Namespace(in_one_line(error))),
                     }
                 };
                 chosen.map(one).collect()
@@ -69,13 +72,13 @@ pub fn plan(selected: &[Selected], filter: &Filter, now: impl Fn() -> BootTime +
     )
 }
 
-/// Destroys `targets`, and tells what became of each, in the same order. Each is looked at right before, and looked for
-/// right after. The processes of the filter are looked at once more before the first.
+/// Destroys `targets`, and returns the outcomes in the same order. Each socket is queried right before and right
+/// after. The descriptors of the processes in the filter are read again before the first.
 ///
-/// Between the look and the destruction lies one system call. In that time its program may write to it or close it; it
-/// cannot become another socket, for the kernel compares ends and cookie itself.
+/// One system call lies between the last query and the destruction. In that time the program may write to the socket
+/// or close it. The socket cannot be replaced by another: the kernel compares endpoints and cookie itself.
 pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Sync) -> Vec<Outcome> {
-    let held = Held::by(if targets.is_empty() { &[] } else { &filter.pids });
+    let held = OwnedSockets::by(if targets.is_empty() { &[] } else { &filter.pids });
     let wanted = targets.iter().map(|target| Ok(target.netns));
     in_each_namespace(
         wanted,
@@ -94,7 +97,7 @@ pub fn act(targets: &[Target], filter: &Filter, now: impl Fn() -> BootTime + Syn
     )
 }
 
-/// Every descriptor of the sockets with these inodes, and why not all processes could be looked at, if so.
+/// Returns every descriptor of the sockets with these inodes, and the reason if not all processes could be read.
 pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<Owner>>, Option<String>) {
     let mut of: BTreeMap<u32, Vec<Owner>> = inodes.into_iter().map(|inode| (inode, Vec::new())).collect();
     let blind = owners::scan(|inode, owner| {
@@ -106,26 +109,26 @@ pub fn descriptors(inodes: impl IntoIterator<Item = u32>) -> (BTreeMap<u32, Vec<
     (of, blind)
 }
 
-/// The sockets that the processes of a filter have, where it names any.
-struct Held {
+/// Sockets that the processes of a filter own.
+struct OwnedSockets {
     /// Inodes; `None` if the filter names no process.
     inodes: Option<BTreeSet<u32>>,
-    /// Reason why there may be more descriptors.
+    /// Reason why the processes may have more descriptors.
     blind: Option<String>,
 }
 
-impl Held {
+impl OwnedSockets {
     fn by(pids: &[u32]) -> Self {
         let (mut inodes, mut blind) = (BTreeSet::new(), None);
         for pid in pids {
             match sockets_of(*pid, &mut inodes) {
                 Ok(()) => {}
-                // It has ended, and has none.
+                // The process has ended and owns nothing.
                 Err(error) if proc::is_gone(&error) => {}
                 Err(error) => {
                     let why = || {
-                        let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
-                        format!("reading the descriptors of process {pid} failed: {error}{cure}")
+                        let fix = if proc::is_refused(&error) { caps::fix_for_unreadable() } else { String::new() };
+                        format!("reading the descriptors of process {pid} failed: {error}{fix}")
                     };
                     blind = blind.or_else(|| Some(why()));
                 }
@@ -144,7 +147,7 @@ impl Held {
     }
 }
 
-/// Adds the inodes of all sockets that a process has a descriptor of, in any of its descriptor tables.
+/// Adds the inodes of all sockets in any of a process's descriptor tables.
 fn sockets_of(pid: u32, to: &mut BTreeSet<u32>) -> io::Result<()> {
     for table in proc::descriptor_tables(&proc::folder(Path::new("/proc"), pid))? {
         match sockets_in(&table, to) {
@@ -156,11 +159,11 @@ fn sockets_of(pid: u32, to: &mut BTreeSet<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Adds those of one descriptor table.
+/// Adds the inodes of the sockets in one descriptor table.
 fn sockets_in(task: &Path, to: &mut BTreeSet<u32>) -> io::Result<()> {
     for entry in fs::read_dir(task.join("fd"))? {
         let target = match fs::read_link(entry?.path()) {
-            // It was closed.
+            // The descriptor was closed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
@@ -170,8 +173,9 @@ fn sockets_in(task: &Path, to: &mut BTreeSet<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks `inside` once for each network namespace that is `wanted`, with the numbers of those that want it, and `outside` for
-/// those that want none, or one that is not to be found. The answers are in the order of `wanted`.
+/// Calls `inside` once for each network namespace in `wanted`, with the indexes of the items that want it. Calls
+/// `outside` for each item that has no namespace, or one that cannot be found. Returns the answers in the order of
+/// `wanted`.
 fn in_each_namespace<T>(
     wanted: impl Iterator<Item = Result<u32, Refusal>>,
     inside: impl Fn(&Netns, &[usize]) -> Vec<T>,
@@ -215,9 +219,9 @@ fn by_ends(waiting: Vec<CurrentSocket>) -> BTreeMap<(Endpoint, Endpoint), Vec<Cu
     by_ends
 }
 
-/// In the network namespace of this thread.
-fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
-    let other = |error| Outcome::Failed(Failure::Other(in_full(error)));
+/// Destroys one socket in the network namespace of this thread.
+fn act_on(target: &Target, held: &OwnedSockets, now: impl Fn() -> BootTime) -> Outcome {
+    let other = |error| Outcome::Failed(Failure::Other(in_one_line(error)));
     let checked = match exact::get(target) {
         Ok(Some(facts)) => target.check(&facts, now()).and_then(|()| held.check(target)),
         Ok(None) => return without(target),
@@ -234,28 +238,23 @@ fn act_on(target: &Target, held: &Held, now: impl Fn() -> BootTime) -> Outcome {
         Err(DestroyError::Gone) => return without(target),
         Err(DestroyError::Other(error)) => return other(error),
         Err(DestroyError::Unsupported(_)) => return Outcome::Failed(Failure::Unsupported),
-        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_full(error))),
+        Err(error @ DestroyError::Denied(_)) => return Outcome::Failed(Failure::Denied(in_one_line(error))),
     }
     match exact::get(target) {
         Ok(None) => Outcome::Destroyed,
         Ok(Some(facts)) if facts.state == state::CLOSE_WAIT => Outcome::Failed(Failure::StillThere),
-        // Its program closed it in between: the kernel does not destroy what has no descriptor (`tcp_abort`,
+        // The program closed it in between: the kernel does not destroy a socket without a descriptor (`tcp_abort`,
         // net/ipv4/tcp.c at v5.10).
         Ok(Some(_)) => Outcome::GoneBefore,
         Err(error) => other(error),
     }
 }
 
-/// An error with its causes, in one line.
-fn in_full(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::from(error))
-}
-
-/// Its cookie is not there any more: gone, or replaced.
+/// Returns the outcome for a target whose cookie the kernel no longer finds: gone, or replaced.
 fn without(target: &Target) -> Outcome {
     match exact::get_any(target) {
         Ok(Some(_other)) => Outcome::Replaced,
-        // Only which of the two it is remains unknown.
+        // If the query fails, only the choice between the two is unknown.
         Ok(None) | Err(_) => Outcome::GoneBefore,
     }
 }
@@ -286,7 +285,7 @@ mod tests {
 
     fn inode_of(socket: &std::net::TcpListener) -> u32 {
         let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
-        // Of the thread: it may have a descriptor table of its own.
+        // The link of this thread: it may have a descriptor table of its own.
         let link = fs::read_link(format!("/proc/thread-self/fd/{fd}")).unwrap();
         link.to_str().unwrap().trim_matches(|byte: char| !byte.is_ascii_digit()).parse().unwrap()
     }
@@ -324,13 +323,13 @@ mod tests {
         let end = Endpoint { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 1 };
         let target = Target { netns: 1, local: end, remote: end, cookie: 1, inode, interface: 0, entered: None };
         let own = std::process::id();
-        assert_eq!(Held::by(&[]).check(&target), Ok(()), "no process is asked for");
-        // The highest number there can be (`PID_MAX_LIMIT`) is taken by no process here.
-        assert_eq!(Held::by(&[1 << 22, own]).check(&target), Ok(()));
-        assert_eq!(Held::by(&[1 << 22]).check(&target), Err(Refusal::NotHeld));
+        assert_eq!(OwnedSockets::by(&[]).check(&target), Ok(()), "no process is asked for");
+        // No process here has the highest possible number (`PID_MAX_LIMIT`).
+        assert_eq!(OwnedSockets::by(&[1 << 22, own]).check(&target), Ok(()));
+        assert_eq!(OwnedSockets::by(&[1 << 22]).check(&target), Err(Refusal::NotHeld));
         drop(socket);
-        assert_eq!(Held::by(&[own]).check(&target), Err(Refusal::NotHeld));
-        let blind = Held { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
+        assert_eq!(OwnedSockets::by(&[own]).check(&target), Err(Refusal::NotHeld));
+        let blind = OwnedSockets { inodes: Some(BTreeSet::new()), blind: Some("no right".to_owned()) };
         assert_eq!(blind.check(&target), Err(Refusal::OwnersUnknown("no right".to_owned())));
     }
 }

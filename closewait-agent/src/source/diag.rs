@@ -1,12 +1,12 @@
-//! The sockets that are in CLOSE_WAIT now and those that listen, asked of `sock_diag` as `ss` does.
+//! Sockets in CLOSE_WAIT and listeners, from `sock_diag`, as `ss` lists them.
 //!
-//! It knows everything of a socket but its address in the kernel, so these observations are named by their ends. [`exact`]
-//! asks for one socket, and has it destroyed.
+//! `sock_diag` reports everything about a socket except its address in the kernel, so these observations are
+//! identified by their endpoints. [`exact`] queries one socket, and destroys it.
 //!
-//! A dump never asks for `INET_DIAG_INFO`: for that the kernel takes the lock of each socket (`tcp_get_info`,
-//! net/ipv4/tcp.c at v5.10), and waits for it without a way to be interrupted. A program can hold the lock for ever: while it
-//! sends from, or receives into, memory that is mapped from a file system that does not answer. Only of sockets that nobody
-//! has accepted, whose lock no program can hold, the ages are asked for one by one.
+//! A dump never requests `INET_DIAG_INFO`: for that the kernel takes the lock of each socket (`tcp_get_info`,
+//! net/ipv4/tcp.c at v5.10) and waits for it uninterruptibly. A program can hold that lock forever while it sends
+//! from, or receives into, memory that is mapped from a file system that does not answer. No program can hold the
+//! lock of a socket that it has not accepted. Only for those sockets the ages are queried, one by one.
 
 pub mod exact;
 pub mod peers;
@@ -22,7 +22,7 @@ use rustix::{
 use thiserror::Error;
 
 use self::wire::{DiagSocket, parse, request};
-use crate::host::netns;
+use crate::host::{error_text::in_one_line, netns};
 use closewait_engine::{
     decode::Decoder,
     kill::{CurrentSocket, Sent},
@@ -30,7 +30,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// What could not be seen.
+/// Gaps of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blind {
     /// Reasons why sockets of a namespace could not be listed.
@@ -43,19 +43,19 @@ pub struct Blind {
 #[derive(Debug, Error)]
 pub enum DiagError {
     /// A system call failed.
-    #[error("{call} on a sock_diag socket failed; load the module tcp_diag (`modprobe tcp_diag`)")]
+    #[error("{call} on a sock_diag socket failed\nhint: load the module tcp_diag (`modprobe tcp_diag`)")]
     Call {
         /// Name of the call.
         call: &'static str,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
     /// The kernel answered with an error.
-    #[error("the kernel refused to show its sockets; load the module tcp_diag (`modprobe tcp_diag`)")]
+    #[error("the kernel refused to list its sockets\nhint: load the module tcp_diag (`modprobe tcp_diag`)")]
     Refused(#[source] io::Error),
-    /// The answer is shorter than it says.
-    #[error("the kernel's answer is cut off; report this with the output of `closewait doctor`")]
+    /// The answer is shorter than its own length field.
+    #[error("the kernel's answer is cut off\nhint: report this with the output of `closewait doctor`")]
     CutOff,
 }
 
@@ -86,7 +86,7 @@ impl DiagQuery {
     }
 }
 
-/// Asks for the IPv4 sockets in CLOSE_WAIT of this network namespace, to see whether there is an answer. May load the
+/// Queries the IPv4 sockets in CLOSE_WAIT of this network namespace, to check that `sock_diag` answers. May load the
 /// module `tcp_diag`, as `ss` does.
 ///
 /// # Errors
@@ -96,8 +96,8 @@ pub fn probe() -> Result<(), DiagError> {
     Netlink::open()?.dump(AF_INET, DiagQuery::Waiting).map(drop)
 }
 
-/// Every socket in CLOSE_WAIT of the network namespace of this thread. Each has a cookie after that, also where none had asked
-/// for one before. What was sent is not among the facts.
+/// Returns every socket in CLOSE_WAIT of the network namespace of this thread. The query gives each socket a cookie,
+/// even if it had none before. The facts do not include sent bytes.
 ///
 /// # Errors
 ///
@@ -113,7 +113,7 @@ pub fn waiting() -> Result<Vec<CurrentSocket>, DiagError> {
 #[derive(Debug)]
 pub struct ListedSocket {
     found: DiagSocket,
-    /// When the kernel was asked, and when its answer was there.
+    /// Times at which the query was sent and its answer received.
     asked: (BootTime, BootTime),
     netns: u32,
 }
@@ -124,14 +124,14 @@ impl ListedSocket {
         (self.found.inode != 0).then_some(self.found.inode.into())
     }
 
-    /// Everything that is known of the socket.
+    /// Decodes the socket.
     pub fn observation(self, decoder: Decoder) -> ScanFact {
         self.found.observation(decoder, self.asked, self.netns)
     }
 }
 
-/// Hands the sockets of every network namespace that can be entered to `each`, in the parts in which the kernel lists them:
-/// of many sockets only a part is in memory at a time.
+/// Hands the sockets of every accessible network namespace to `each`, in the kernel's batches: only a part of many
+/// sockets is in memory at a time.
 pub fn take(
     list: DiagQuery,
     now: impl Fn() -> BootTime + Sync,
@@ -141,20 +141,20 @@ pub fn take(
     let mut blind = Blind { reasons: Vec::new(), missed_namespaces: found.denied.is_some() };
     for namespace in found.namespaces {
         let listed = namespace.enter_and(|| {
-            // One that lists cannot be asked meanwhile.
+            // A netlink socket that receives a list accepts no second query meanwhile.
             let (lists, answers) = (Netlink::open()?, Netlink::open()?);
             let one = |mut found: DiagSocket, mut asked: (BootTime, BootTime)| {
                 if found.inode == 0 && found.state == state::CLOSE_WAIT {
                     let before = now();
-                    // It may have left meanwhile.
+                    // The socket may have left CLOSE_WAIT meanwhile.
                     found.info = exact::info(&answers, &found).unwrap_or(None);
                     asked = (before, now());
                 }
                 ListedSocket { found, asked, netns: namespace.inode }
             };
             for family in [AF_INET, AF_INET6] {
-                // The kernel makes a part when it is asked, or when the part before is received (`netlink_recvmsg`,
-                // net/netlink/af_netlink.c at v5.10).
+                // The kernel makes a batch when the query arrives, or when the batch before it is received
+                // (`netlink_recvmsg`, net/netlink/af_netlink.c at v5.10).
                 let (mut made, mut received) = (now(), now());
                 lists.exchange_each(&request(family, list), |part| {
                     let asked = (made, now());
@@ -168,8 +168,8 @@ pub fn take(
         });
         match listed {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => blind.add(namespace.inode, &anyhow::Error::from(error)),
-            Err(error) => blind.add(namespace.inode, &anyhow::Error::from(error)),
+            Ok(Err(error)) => blind.add(namespace.inode, error),
+            Err(error) => blind.add(namespace.inode, error),
         }
     }
     blind
@@ -181,13 +181,14 @@ impl Blind {
         self.reasons.is_empty() && !self.missed_namespaces
     }
 
-    fn add(&mut self, inode: u32, error: &anyhow::Error) {
-        self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error:#}"));
+    fn add(&mut self, inode: u32, error: impl Into<anyhow::Error>) {
+        let error = in_one_line(error);
+        self.reasons.push(format!("sockets of network namespace {inode} cannot be listed: {error}"));
     }
 }
 
 impl DiagSocket {
-    /// `asked` is when the question was asked and when all answers were there: the kernel has looked at its clock between.
+    /// `asked` is the time of the query and of its answer: the kernel read its clock between the two.
     fn observation(self, decoder: Decoder, asked: (BootTime, BootTime), netns: u32) -> ScanFact {
         let (at, after) = asked;
         let key = super::key_secret().key(Some(netns), self.local, self.remote);
@@ -245,7 +246,7 @@ impl DiagSocket {
         }
     }
 
-    /// As `inet_sk_diag_fill` numbers them (net/ipv4/inet_diag.c at v5.10).
+    /// Returns the timer by its number in `inet_sk_diag_fill` (net/ipv4/inet_diag.c at v5.10).
     fn timer_kind(&self) -> Option<TimerKind> {
         match self.timer {
             1 => Some(TimerKind::On),
@@ -256,39 +257,39 @@ impl DiagSocket {
     }
 }
 
-/// A socket to `sock_diag` of one network namespace.
+/// `sock_diag` socket of one network namespace.
 #[derive(Debug)]
 struct Netlink(OwnedFd);
 
 impl Netlink {
-    /// Opens one to the namespace of this thread.
+    /// Opens a socket in the namespace of this thread.
     fn open() -> Result<Self, DiagError> {
         let protocol = Some(netlink::SOCK_DIAG);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol);
         socket.map(Self).map_err(|errno| DiagError::Call { call: "socket", source: errno.into() })
     }
 
-    /// Asks for the sockets of one address family.
+    /// Returns the sockets of one address family.
     fn dump(&self, family: u16, list: DiagQuery) -> Result<Vec<DiagSocket>, DiagError> {
         let mut found = self.exchange(&request(family, list))?;
         found.retain(|one| list.has(one.state));
         Ok(found)
     }
 
-    /// Asks, and takes in all that is answered.
+    /// Sends a request, and returns the whole answer.
     fn exchange(&self, request: &[u8]) -> Result<Vec<DiagSocket>, DiagError> {
         let mut found = Vec::new();
         self.exchange_each(request, |part| found.extend(part))?;
         Ok(found)
     }
 
-    /// Asks, and hands each part of the answer to `each`.
+    /// Sends a request, and hands each batch of the answer to `each`.
     fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<DiagSocket>)) -> Result<(), DiagError> {
         let socket = &self.0;
-        // A netlink socket without a name sends to the kernel.
+        // A netlink socket without an address sends to the kernel.
         send(socket, request, SendFlags::empty())
             .map_err(|errno| DiagError::Call { call: "send", source: errno.into() })?;
-        // The kernel's parts are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
+        // The kernel's batches are at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c at v5.10).
         let mut answer = vec![0; 64 * 1024];
         loop {
             let received = match recv(socket, &mut answer[..], RecvFlags::empty()) {
@@ -306,7 +307,7 @@ impl Netlink {
     }
 }
 
-/// What the agent does with one part of an answer, for the fuzz target.
+/// Processes one batch of an answer as the agent does, for the fuzz target.
 #[cfg(fuzzing)]
 pub fn fuzz(part: &[u8], decoder: Decoder, asked: (BootTime, BootTime)) {
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Whether a process has ended, asked without `/proc`: nothing here waits for a lock of that process.
+//! Check whether a process has ended, without `/proc`: nothing here waits for a lock of that process.
 
 use std::{os::fd::AsFd as _, time::Duration};
 
@@ -10,12 +10,12 @@ use rustix::{
 
 use crate::host::poll::poll;
 
-/// Whether a process has ended, also if its parent has not waited for it yet. `false` where that cannot be found out: before
-/// Linux 5.3, and if no descriptor is left.
+/// Whether a process has ended, even if its parent has not waited for it yet. `false` if that is unknown: before
+/// Linux 5.3, and if no descriptor is free.
 pub fn has_ended(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     match pidfd_open(pid, PidfdFlags::empty()) {
-        // It became readable at the end of its last thread (`pidfd_poll`, kernel/fork.c at v5.10).
+        // The descriptor becomes readable when the last thread ends (`pidfd_poll`, kernel/fork.c at v5.10).
         Ok(process) => poll(process.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN),
         Err(error) => error == Errno::SRCH,
     }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_runs_has_not_ended_and_one_that_nobody_has_waited_for_has() {
+    fn a_running_process_has_not_ended_and_a_zombie_has() {
         assert!(!has_ended(id()));
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         assert!(!has_ended(child.id()));

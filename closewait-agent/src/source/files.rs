@@ -9,14 +9,14 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use closewait_common::{Record, record};
 
-/// Bytes asked of the kernel at a time.
+/// Bytes per read.
 const CHUNK: usize = 64 * 1024;
 
 /// Hands every record of an iterator to `each`.
 ///
 /// # Errors
 ///
-/// If it cannot be read.
+/// If the iterator cannot be read.
 pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     read_records_until(file, |record| {
         each(record);
@@ -24,12 +24,12 @@ pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Resul
     })
 }
 
-/// Hands every record of an iterator to `each`, until it returns `false`; of those that the kernel had written by then, the
-/// others of the same read follow.
+/// Hands every record of an iterator to `each`, until it returns `false`. The remaining records of the same read
+/// still follow.
 ///
 /// # Errors
 ///
-/// If it cannot be read.
+/// If the iterator cannot be read.
 pub(super) fn read_records_until(mut file: File, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut pending = BytesMut::with_capacity(CHUNK + record::DETAILED_SIZE);
     let mut chunk = vec![0; CHUNK];
@@ -48,14 +48,14 @@ pub(super) fn read_records_until(mut file: File, mut each: impl FnMut(&[u8]) -> 
             return Ok(());
         }
     }
-    // The kernel writes whole records; what is left over goes to the decoder, which counts it.
+    // The kernel writes whole records. The decoder counts a rest as an error.
     if !pending.is_empty() {
         each(&pending);
     }
     Ok(())
 }
 
-/// Hands every whole record in `bytes` to `each`. Returns how many bytes they are.
+/// Hands every whole record in `bytes` to `each`. Returns the number of bytes in them.
 pub fn hand_over(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
     let mut used = 0;
     while let Some(record) = bytes.get(used..).and_then(first_record) {
@@ -65,7 +65,7 @@ pub fn hand_over(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
     used
 }
 
-/// The inode in a record of a CLOSE_WAIT socket that has a descriptor.
+/// Returns the inode in a record of a CLOSE_WAIT socket that has a descriptor.
 pub(super) fn inode_of_held(record: &[u8]) -> Option<u64> {
     let kind = record.get(offset_of!(Record, kind))?;
     let at = offset_of!(Record, inode);
@@ -73,7 +73,7 @@ pub(super) fn inode_of_held(record: &[u8]) -> Option<u64> {
     inode.filter(|inode| *kind == record::kind::HELD && *inode != 0)
 }
 
-/// The record that `bytes` begin with; `None` if not all of it is there.
+/// Returns the record that `bytes` begin with; `None` if it is incomplete.
 fn first_record(bytes: &[u8]) -> Option<&[u8]> {
     let kind = bytes.get(offset_of!(Record, kind))?;
     bytes.get(..if *kind == record::kind::HOLDS { record::HOLD_SIZE } else { record::DETAILED_SIZE })
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_with_a_descriptor_has_an_inode_to_tell_it_by() {
+    fn only_a_socket_with_a_descriptor_has_an_inode() {
         let held = bytes(record::kind::HELD, record::DETAILED_SIZE);
         assert_eq!(inode_of_held(&held), Some(7));
         assert_eq!(inode_of_held(&bytes(record::kind::LISTENING, record::DETAILED_SIZE)), None);

@@ -1,4 +1,4 @@
-//! Reads what the engine wants to know of owners, cgroups and namespaces: the I/O for [`InspectionRequest`].
+//! Reads of owners, cgroups and namespaces for the engine: the I/O of an [`InspectionRequest`].
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
     clock,
     host::{
         cgroups::{CgroupError, Cgroups, Lookup},
-        deadline::{self, ItemJob, Patience, Subject, Told},
+        deadline::{self, ItemJob, Patience, ReadResult, Subject},
         netns::{self, Netns},
         pods::{self, Pods},
         tools,
@@ -38,26 +38,28 @@ use closewait_engine::{
     workload::Workload,
 };
 
-/// A cgroup that cannot be found, and of which it is not certain that it is gone, is looked for so often: where folders are
-/// walked, each time is [`crate::host::cgroups`]' budget of some milliseconds.
+/// Number of searches for a cgroup that may still exist. Where a search reads folders, each takes the budget of
+/// [`crate::host::cgroups`], some milliseconds.
 const MAX_TRIES: u8 = 64;
-/// Namespaces whose settings are kept open, with two descriptors each: a service has 1024 of them unless it asks for more.
+/// Maximum number of namespaces whose settings stay open, with two descriptors each: a service has 1024 unless it
+/// asks for more.
 const MAX_KEPT_OPEN: usize = 128;
 
-/// Cgroups of which it is remembered that they were not found. Of more, the lowest ids are looked for again: the oldest.
+/// Maximum number of cgroups that the agent remembers as not found. Beyond it, the agent forgets the lowest id, which
+/// is the oldest.
 const MAX_NOT_FOUND: usize = 4096;
 
-/// Number of connections that are read of each process.
+/// Maximum number of connections read per process.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// Iterator over the open files of one process, which finds its other connections; `None` where the kernel has none
-/// (before Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
+/// Iterator over the open files of one process, for its other connections; `None` where the kernel has none (before
+/// Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
 #[derive(Debug, Default)]
 pub struct ProxyPeerReader(pub(super) Option<OwnedFd>);
 
 impl ProxyPeerReader {
-    /// Hands a record for every other connection of a process to `each`, some [`MAX_CONNECTIONS`] at most. Returns whether
-    /// they were read; not where the kernel has no such iterator.
+    /// Hands a record for every other connection of a process to `each`, about [`MAX_CONNECTIONS`] at most. Returns
+    /// whether they were read; `false` where the kernel has no such iterator.
     fn read(&self, pid: u32, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
         let Some(program) = &self.0 else { return Ok(false) };
         let mut count = 0;
@@ -68,42 +70,42 @@ impl ProxyPeerReader {
         });
         match read {
             Err(error) if count == 0 => Err(error),
-            // Of a process that has ended there is nothing to read, and that is no error.
+            // A process that has ended has no connections, which is no error.
             Err(_) | Ok(()) => Ok(count > 0 || !ended::has_ended(pid)),
         }
     }
 }
 
-/// Reads what an [`InspectionRequest`] asks for. It remembers what does not change. Whatever does not answer is left
-/// out: see [`crate::host::deadline`].
+/// Reads what an [`InspectionRequest`] asks for, and caches what does not change. It omits whatever does not answer:
+/// see [`crate::host::deadline`].
 #[derive(Debug, Default)]
 pub struct Inspector {
     proxy_peers: ProxyPeerReader,
-    /// `None` until it is asked for; then also why there is none.
+    /// Access to cgroups, or the reason why there is none; `None` before the first use.
     cgroups: Option<Result<Cgroups, CgroupError>>,
-    /// How often each cgroup was looked for in vain.
+    /// Number of failed searches by cgroup id.
     tried: BTreeMap<u64, u8>,
     peers: PeerLookup,
-    /// What was opened while namespaces could be entered, by their inodes.
+    /// Settings that were opened while namespaces could be entered, by the namespaces' inodes.
     tracking: BTreeMap<u32, Arc<Tracking>>,
 }
 
 impl Inspector {
-    /// Begins with the iterator over one process, if there is one.
+    /// Creates an inspector with the iterator over one process, if there is one.
     pub fn new(proxy_peers: ProxyPeerReader) -> Self {
         Self { proxy_peers, ..Self::default() }
     }
 
-    /// Opens what can be read later, but not opened: namespaces are not entered any more.
+    /// Opens what can be read, but not opened, once the agent can no longer enter namespaces.
     pub fn open_ahead(&mut self) {
         self.peers.open();
-        // Each namespace has the settings, or none has.
+        // The setting exists in each namespace or in none.
         if Tracking::open().is_none() {
             return;
         }
         for namespace in netns::all() {
             if self.tracking.len() >= MAX_KEPT_OPEN {
-                log::debug!("of some network namespaces it will not be known how long connections are tracked");
+                log::debug!("the conntrack timeout of some network namespaces will be unknown");
                 return;
             }
             if let Ok(Some(tracking)) = namespace.enter_and(Tracking::open) {
@@ -112,8 +114,8 @@ impl Inspector {
         }
     }
 
-    /// Hands everything that `request` asks for to `each`. If a thread runs, this sleeps until `window` after the first
-    /// read of the processes, and then reads once more what CPU time their threads have used.
+    /// Hands everything that `request` asks for to `each`. If a thread runs, this sleeps until `window` after the
+    /// first read of the processes, and then reads the CPU time of their threads again.
     pub fn inspect(&mut self, request: &InspectionRequest, window: Duration, mut each: impl FnMut(ScanItem<'_>)) {
         let sampling = self.begin(request, &mut each);
         if sampling.has_running() {
@@ -125,18 +127,18 @@ impl Inspector {
         }
     }
 
-    /// Hands everything to `each` that can be had at once.
+    /// Hands everything that needs no second read to `each`.
     fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
         let mut sampling = Sampling::begin(&request.processes, clock::now());
         for pid in &request.connections_of {
-            // What is found may be as old as this.
+            // The findings may be as old as this.
             let at = clock::now();
             match self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
                 Ok(true) => each(ScanItem::fact(InspectionFact::ConnectionsRead { pid: *pid, at })),
                 Ok(false) => {}
                 Err(error) => {
                     log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                    // The kernel knows no iterator of one process.
+                    // The kernel has no iterator over one process.
                     if error.raw_os_error() == Some(libc::EINVAL) {
                         self.proxy_peers = ProxyPeerReader(None);
                         break;
@@ -146,7 +148,7 @@ impl Inspector {
         }
         self.peers.look_up(&request.peer_ends_of, |fact| each(ScanItem::fact(fact)));
         let patience = sampling.patience();
-        // The least that there is to wait for comes first.
+        // The fastest reads come first.
         self.cgroups(&request.cgroups, patience, |fact| each(ScanItem::fact(fact)));
         for (inode, place) in processes::places(&request.unheld, patience) {
             each(ScanItem::fact(InspectionFact::Location { inode, place }));
@@ -158,18 +160,18 @@ impl Inspector {
         sampling
     }
 
-    /// Lets go of what is gone, while nothing is asked for.
+    /// Closes what is gone, while no job waits.
     pub fn rest(&mut self) {
         self.peers.release_gone();
     }
 
-    /// Hands what runs in each of these cgroups to `each`, now: for an answer. Some ten microseconds for a cgroup, a quarter
-    /// of a second at most if a file system does not answer. Those that cannot be found are left out.
+    /// Hands the workload of each of these cgroups to `each`, at once: for an answer. Takes some ten microseconds per
+    /// cgroup, a quarter of a second at most if a file system does not answer. Omits cgroups that it cannot find.
     pub fn workloads(&mut self, cgroups: &[u64], each: impl FnMut(InspectionFact)) {
         self.cgroups(cgroups, &mut Patience::for_one_read(), each);
     }
 
-    /// What runs in each of the cgroups that can be found.
+    /// Hands the workload of each cgroup that can be found to `each`.
     fn cgroups(&mut self, wanted: &[u64], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
         let wanted: Vec<u64> =
             wanted.iter().copied().filter(|id| self.tried.get(id).is_none_or(|tries| *tries < MAX_TRIES)).collect();
@@ -200,7 +202,7 @@ impl Inspector {
                 not_found(tried, id, 1);
             }
         });
-        // Read anew each time that there is a new cgroup: pods come and go with theirs.
+        // Read again for each new cgroup: a new pod has new names.
         let pods = workloads.iter().any(|(_id, workload)| workload.pod.is_some()).then(|| read_pods(patience));
         for (id, mut workload) in workloads {
             if let Some(pods) = &pods {
@@ -210,8 +212,8 @@ impl Inspector {
         }
     }
 
-    /// How long connection tracking keeps connections in CLOSE_WAIT, of each of the namespaces that can be entered or were
-    /// looked into ahead.
+    /// Hands conntrack's timeout of connections in CLOSE_WAIT to `each`, for each namespace that can be entered or
+    /// was opened before.
     fn conntrack(&self, wanted: &[u32], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
         if wanted.is_empty() {
             return;
@@ -223,7 +225,7 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(open, patience, read, |(netns, _), told| tell(&mut timeouts, *netns, told));
+        deadline::each(open, patience, read, |(netns, _), result| store_timeout(&mut timeouts, *netns, result));
         let closed = |netns: &Netns| timeouts.get(&netns.inode).is_some_and(Option::is_none);
         let namespaces: Vec<_> = netns::all().into_iter().filter(closed).collect();
         let enter = |namespace: &Netns, job: &ItemJob<Duration>| {
@@ -232,7 +234,9 @@ impl Inspector {
                 job.put(timeout);
             }
         };
-        deadline::each(namespaces, patience, enter, |namespace, told| tell(&mut timeouts, namespace.inode, told));
+        deadline::each(namespaces, patience, enter, |namespace, result| {
+            store_timeout(&mut timeouts, namespace.inode, result)
+        });
         for (netns, conntrack_close_wait) in timeouts {
             each(InspectionFact::Namespace { netns, conntrack_close_wait });
         }
@@ -251,7 +255,7 @@ fn tools(patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
     }
 }
 
-/// Remembers that a cgroup was looked for in vain.
+/// Counts failed searches for a cgroup.
 fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
     let tries = tried.entry(id).or_default();
     *tries = tries.saturating_add(times);
@@ -260,10 +264,12 @@ fn not_found(tried: &mut BTreeMap<u64, u8>, id: u64, times: u8) {
     }
 }
 
-fn tell(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, told: Told<Duration>) {
-    match told {
-        Told::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
-        Told::Unanswered(why) => log::debug!("connection tracking of network namespace {netns} is unknown: {why}"),
+fn store_timeout(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, result: ReadResult<Duration>) {
+    match result {
+        ReadResult::Value(timeout) => drop(timeouts.insert(netns, Some(timeout))),
+        ReadResult::Unanswered(why) => {
+            log::debug!("connection tracking of network namespace {netns} is unknown: {why}")
+        }
     }
 }
 
@@ -285,7 +291,7 @@ fn read_pods(patience: &mut Patience) -> Pods {
     pods
 }
 
-/// Adds the names that the logs of pods tell.
+/// Adds the names in the log folders of pods.
 fn name(workload: &mut Workload, pods: &Pods) {
     let container = workload.container.as_ref().and_then(|container| pods.container(&container.id));
     let Some(pod) = &mut workload.pod else { return };
@@ -300,8 +306,8 @@ fn name(workload: &mut Workload, pods: &Pods) {
     }
 }
 
-/// The settings of connection tracking of one network namespace. Open, they are read from anywhere, and no more when the
-/// namespace has gone.
+/// Settings of connection tracking in one network namespace. Once open, they can be read from any namespace, until
+/// theirs is gone.
 #[derive(Debug)]
 struct Tracking {
     count: File,
@@ -310,20 +316,20 @@ struct Tracking {
 
 impl Tracking {
     /// Opens the sysctls of this thread's namespace, which `/proc/sys/net` shows (`net_ctl_header_lookup` in
-    /// net/sysctl_net.c, v6.18). They exist as soon as the module is loaded, whether a rule uses it or not.
+    /// net/sysctl_net.c, v6.18). They exist as soon as the module is loaded, even if no rule uses it.
     fn open() -> Option<Self> {
         let open = |name: &str| File::open(Path::new("/proc/sys/net/netfilter").join(name)).ok();
         Some(Self { count: open("nf_conntrack_count")?, close_wait: open("nf_conntrack_tcp_timeout_close_wait")? })
     }
 
-    /// How long connections in CLOSE_WAIT are kept; `None` where no connection is tracked.
+    /// Returns conntrack's timeout of connections in CLOSE_WAIT; `None` where no connection is tracked.
     fn close_wait_timeout(&self) -> Option<Duration> {
         number(&self.count).filter(|count| *count > 0)?;
         number(&self.close_wait).map(Duration::from_secs)
     }
 }
 
-/// What a file with one number says now.
+/// Reads the number in a file.
 fn number(file: &File) -> Option<u64> {
     let mut text = [0; 24];
     let length = file.read_at(&mut text, 0).ok()?;
@@ -336,7 +342,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     #[test]
-    fn settings_are_read_anew_each_time() {
+    fn settings_are_read_again_each_time() {
         let fixture = Fixture::new("conntrack");
         let file = |name: &str, text: &str| {
             std::fs::write(fixture.path().join(name), text).unwrap();

@@ -1,20 +1,20 @@
-//! Where observations come from.
+//! Sources of observations.
 //!
 //! - [`program`]: the object with the kernel programs, loaded as the plan says.
 //! - [`pins`]: programs and maps that outlive the agent.
-//! - [`ring`]: records of the tracepoint, as they come.
-//! - [`records`]: the kernel side as the event loop uses it; its tests have another.
-//! - [`scanner`]: the sockets that are there now, and who holds them, by whatever this host offers.
+//! - [`ring`]: records of the tracepoint.
+//! - [`records`]: the kernel side as the event loop uses it, with another implementation in tests.
+//! - [`scanner`]: scans of present sockets and their owners, with the facilities of this host.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inspector`]: owners, cgroups, namespaces.
-//! - [`owners`]: who holds which socket, where the kernel has no iterator over open files.
-//! - [`processes`]: what owners are and do, and where sockets are that nobody holds.
+//! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
+//! - [`processes`]: identity and activity of owners, and locations of sockets without one.
 //! - [`ended`]: whether a process has ended.
 //! - `calls`: forms of a system call that aya does not offer.
-//! - `types`: the little that aya has to know of the kernel's types.
+//! - `types`: the few kernel types that aya needs.
 //! - `files`: records of the iterators over open files.
 //! - [`diag`]: sockets as `sock_diag` lists them.
-//! - [`destroy`]: no source at all: sockets are destroyed.
+//! - [`destroy`]: destruction of sockets; no source.
 
 mod calls;
 pub mod destroy;
@@ -39,11 +39,11 @@ use std::{
 
 use closewait_engine::model::KeySecret;
 
-/// Secret of the keys that this process makes of the ends of connections.
+/// Returns the secret from which this process derives keys for the endpoints of connections.
 pub fn key_secret() -> KeySecret {
     static SECRET: OnceLock<KeySecret> = OnceLock::new();
-    // The standard library seeds each `RandomState` with random bytes of the operating system, and what it hashes to does not
-    // tell the seed.
+    // The standard library seeds each `RandomState` with random bytes of the operating system, and its hashes do not
+    // reveal the seed.
     *SECRET.get_or_init(|| KeySecret([0, 1].map(|part: u64| RandomState::new().hash_one(part))))
 }
 

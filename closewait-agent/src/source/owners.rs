@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use crate::host::{
     caps,
-    deadline::{self, ItemJob, Patience, ReadFailure, Subject, Told},
+    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult, Subject},
     mountinfo::mounts,
     proc::{self, is_gone, is_refused},
 };
@@ -13,11 +13,11 @@ use closewait_engine::{
     text::Comm,
 };
 
-/// Sockets of one process that are handed over together.
-const PIECE: usize = 256;
+/// Maximum number of sockets of one process per piece.
+const MAX_SOCKETS_PER_PIECE: usize = 256;
 
-/// Hands the inode of every socket that a process has a descriptor of to `each`, with that descriptor. Returns why not all
-/// processes could be looked at, if so. One that ends meanwhile has no descriptors.
+/// Hands the inode of every socket with a descriptor to `each`, with that descriptor. Returns the reason if not all
+/// processes could be read. A process that ends meanwhile has no descriptors.
 pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
     scan_in(Path::new("/proc"), each)
 }
@@ -25,10 +25,10 @@ pub fn scan(each: impl FnMut(u64, Owner)) -> Option<String> {
 /// Result of reading the descriptors of one process.
 enum DescriptorRead {
     /// Some of its sockets.
-    Held(Vec<(u64, Owner)>),
-    /// Its descriptors cannot be read, or not all.
+    Sockets(Vec<(u64, Owner)>),
+    /// The reason why its descriptors, or some of them, cannot be read.
     Unseen(io::Error),
-    /// They were not read, as an earlier read has not been answered.
+    /// They were not read, because an earlier read still waits.
     Waits(ReadFailure),
 }
 
@@ -39,7 +39,7 @@ struct Unseen {
     denied: u32,
     /// Number of processes that could not be read for another reason.
     others: u32,
-    /// The first of these reasons.
+    /// The first of those reasons.
     why: Option<String>,
 }
 
@@ -66,10 +66,12 @@ fn scan_in(root: &Path, mut each: impl FnMut(u64, Owner)) -> Option<String> {
         Ok(Err(error)) => job.put(DescriptorRead::Unseen(error)),
         Err(why) => job.put(DescriptorRead::Waits(why)),
     };
-    deadline::each(pids, &mut patience, work, |_pid, told| match told {
-        Told::Value(DescriptorRead::Held(held)) => held.into_iter().for_each(|(inode, owner)| each(inode, owner)),
-        Told::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
-        Told::Value(DescriptorRead::Waits(why)) | Told::Unanswered(why) => unseen.unanswered(&why),
+    deadline::each(pids, &mut patience, work, |_pid, result| match result {
+        ReadResult::Value(DescriptorRead::Sockets(held)) => {
+            held.into_iter().for_each(|(inode, owner)| each(inode, owner))
+        }
+        ReadResult::Value(DescriptorRead::Unseen(error)) => unseen.failed(&error),
+        ReadResult::Value(DescriptorRead::Waits(why)) | ReadResult::Unanswered(why) => unseen.unanswered(&why),
     });
     unseen.sentence(hidden)
 }
@@ -95,8 +97,8 @@ impl Unseen {
             sentences.push(format!("the descriptors of {} were not read: {why}", processes(self.others)));
         }
         if self.denied > 0 {
-            let (denied, cure) = (processes(self.denied), caps::cure_for_unreadable());
-            sentences.push(format!("the descriptors of {denied} cannot be read{cure}"));
+            let (denied, fix) = (processes(self.denied), caps::fix_for_unreadable());
+            sentences.push(format!("the descriptors of {denied} cannot be read{fix}"));
         } else if hidden {
             sentences.push(
                 "/proc is mounted with hidepid, so other users' processes may not be seen; \
@@ -113,13 +115,13 @@ fn processes(count: u32) -> String {
     if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
-/// Puts out the sockets of one process, all that were seen before an error too.
+/// Sends the sockets of one process, including those that were read before an error.
 fn owners_of(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>) -> io::Result<()> {
     job.step("its descriptors");
     let mut held = Vec::new();
     let result = collect(process, pid, job, &mut held);
     if !held.is_empty() {
-        job.put(DescriptorRead::Held(held));
+        job.put(DescriptorRead::Sockets(held));
     }
     result
 }
@@ -128,7 +130,7 @@ fn collect(process: &Path, pid: u32, job: &ItemJob<DescriptorRead>, held: &mut V
     let mut task = None;
     for table in proc::descriptor_tables(process)? {
         match collect_table(process, &table, (pid, &mut task), job, held) {
-            // The thread has ended; of a process that has, nothing is missing.
+            // The thread has ended. A process that has ended has no descriptors to miss.
             Err(error) if is_gone(&error) => {}
             other => other?,
         }
@@ -147,10 +149,11 @@ fn collect_table(
     for entry in fs::read_dir(table.join("fd"))? {
         let entry = entry?;
         job.progress();
-        // To list them and to follow them are two rights (`proc_fd_permission` and `proc_fd_access_allowed`, v5.10).
+        // Listing links and following them are two permissions (`proc_fd_permission` and `proc_fd_access_allowed`,
+        // v5.10).
         let target = match fs::read_link(entry.path()) {
             Ok(target) => target,
-            // It was closed.
+            // The descriptor was closed.
             Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
@@ -162,20 +165,20 @@ fn collect_table(
         if let Some(task) = &*task {
             held.push((inode, Owner { task: task.clone(), fd }));
         }
-        if held.len() >= PIECE {
-            job.put(DescriptorRead::Held(std::mem::take(held)));
+        if held.len() >= MAX_SOCKETS_PER_PIECE {
+            job.put(DescriptorRead::Sockets(std::mem::take(held)));
         }
     }
     Ok(())
 }
 
-/// The number in `socket:[N]`.
+/// Returns the number in `socket:[N]`.
 fn socket_inode(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether `/proc` itself is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
-/// seen nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
+/// Whether `/proc` is mounted so that it hides the processes of other users (proc(5)). With CAP_SYS_PTRACE all are
+/// visible nevertheless (`has_pid_permissions`, fs/proc/base.c at v5.10).
 fn hides_processes(mountinfo: &[u8]) -> bool {
     let hidden: [&[u8]; 6] =
         [b"hidepid=1", b"hidepid=2", b"hidepid=4", b"hidepid=noaccess", b"hidepid=invisible", b"hidepid=ptraceable"];
@@ -231,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn a_proc_that_is_not_there_is_said() {
-        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("nobody is there"));
+    fn a_missing_proc_is_reported() {
+        let blind = scan_in(Path::new("/dev/null/proc"), |_inode, _holder| panic!("no process to scan"));
         assert!(blind.is_some_and(|why| why.contains("/dev/null/proc")));
     }
 }

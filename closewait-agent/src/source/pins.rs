@@ -1,8 +1,8 @@
 //! Kernel programs and maps that outlive the agent: files of a BPF file system.
 //!
-//! The program goes on while no agent runs, keeps times of entry and counts, and fills the ring buffer. The next agent
-//! adopts all of it if the program would be the same. If only the program would differ, it adopts the maps and attaches
-//! its own program. Maps of another layout are never read: they are removed.
+//! The program continues while no agent runs: it stores times of entry, counts, and fills the ring buffer. The next
+//! agent adopts all of it if its own program would be the same. If only the program would differ, it adopts the maps
+//! and attaches its own program. It never reads maps of another layout: it removes them.
 
 mod recognize;
 
@@ -30,17 +30,17 @@ use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
 /// Default folder of `--pin`.
 pub const DEFAULT: &str = "/sys/fs/bpf/closewait";
 
-/// Mode of the directory. Looking up a pin while it is removed can use memory that is freed (docs/kernel-safety.md), so nobody
-/// else gets there; and who opens the maps could change them.
+/// Mode of the directory. A lookup of a pin while it is removed can use freed memory (docs/kernel-safety.md), so no
+/// other user may enter. Another user could also open and change the maps.
 const MODE: u32 = 0o700;
-/// The link that keeps the program attached.
+/// File of the link, which keeps the program attached.
 const LINK: &str = "link";
-/// The program, for its own counters.
+/// File of the program, for its own counters.
 const PROGRAM: &str = "program";
-/// The notes, before layout 3.
+/// File of the notes, before layout 3.
 const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
-/// Every file that an agent makes, and those that agents made before layout 3: they are removed with the others. The link
-/// comes first: what is removed first ends the program.
+/// Names of all files that an agent creates, and of those that agents created before layout 3, to remove all of them.
+/// The link comes first: its removal ends the program.
 const FILES: [&str; 14] = [
     LINK,
     PROGRAM,
@@ -58,16 +58,16 @@ const FILES: [&str; 14] = [
     "CLOSEWAIT_OPENERS",
 ];
 
-/// What became of the maps and the program of an agent before.
+/// Outcome for the maps and the program of an earlier agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Adoption {
-    /// There was nothing.
+    /// No pins existed.
     Fresh,
-    /// Both go on.
+    /// Maps and program continue.
     All,
-    /// The maps go on, with a program of this agent.
+    /// The maps continue, with a program of this agent.
     Maps,
-    /// They could not be used, and were removed.
+    /// The pins could not be used, and were removed.
     Replaced {
         /// Reason of the refusal.
         why: String,
@@ -75,7 +75,7 @@ pub enum Adoption {
 }
 
 impl Adoption {
-    /// The word that events use.
+    /// Name in events.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
@@ -86,27 +86,27 @@ impl Adoption {
     }
 }
 
-/// Pinned files, and what this agent makes of them.
+/// Pinned files, and this agent's use of them.
 pub struct Pinned {
     pins: Pins,
-    /// What became of what was there.
+    /// Outcome for the pins that existed.
     pub adoption: Adoption,
     /// The notes for the next agent.
     pub kept: Kept,
-    /// The program of an agent before, if it goes on.
+    /// The program of the earlier agent, if it continues.
     pub(super) program: Option<OwnedFd>,
 }
 
 /// Reason why nothing can be pinned.
 #[derive(Debug, Error)]
 pub enum PinsError {
-    /// The directory cannot be made or opened.
+    /// The directory cannot be created or opened.
     #[error(
-        "{call} of {} failed; is a BPF file system there (mount -t bpf bpf /sys/fs/bpf), and are you root?",
+        "{call} of {} failed\nhint: run as root; if no BPF file system is there, mount it (mount -t bpf bpf /sys/fs/bpf)",
         dir.display()
     )]
     Directory {
-        /// What failed.
+        /// Name of the failed call.
         call: &'static str,
         /// The directory.
         dir: PathBuf,
@@ -114,8 +114,8 @@ pub enum PinsError {
         #[source]
         source: io::Error,
     },
-    /// Files elsewhere pin nothing.
-    #[error("{} is not on a BPF file system; give --pin a directory below /sys/fs/bpf, mounted by: mount -t bpf bpf /sys/fs/bpf", .0.display())]
+    /// The directory is not on a BPF file system, so nothing in it is pinned.
+    #[error("{} is not on a BPF file system\nhint: give --pin a directory below /sys/fs/bpf; if that is not mounted: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     Elsewhere(PathBuf),
     /// The directory, or a file in it, belongs to another program or user.
     #[error(
@@ -125,23 +125,23 @@ pub enum PinsError {
     NotOurs {
         /// The directory.
         dir: PathBuf,
-        /// What shows that it is not closewait's.
+        /// Sign that it is not closewait's.
         why: String,
     },
     /// A file system along the path does not answer.
-    #[error("{} cannot be opened; check its file system, or give --pin another directory", dir.display())]
+    #[error("{} cannot be opened\nhint: check its file system, or give --pin another directory", dir.display())]
     Unanswered {
         /// The directory.
         dir: PathBuf,
-        /// System call that did not answer, and for how long.
+        /// System call that did not answer, and its duration.
         #[source]
         why: CallFailure,
     },
-    /// Two agents would read one ring buffer.
-    #[error("another agent uses {}; stop it, or give this one another directory with --pin", .0.display())]
+    /// Another agent uses the directory: both would read one ring buffer.
+    #[error("another agent uses {}\nhint: stop it, or give this one another directory with --pin", .0.display())]
     Taken(PathBuf),
-    /// A file of an older agent stands in the way.
-    #[error("unlink of {} failed; remove it by hand", path.display())]
+    /// A file of an older agent cannot be removed.
+    #[error("unlink of {} failed\nhint: remove it manually", path.display())]
     Remove {
         /// The file.
         path: PathBuf,
@@ -151,28 +151,28 @@ pub enum PinsError {
     },
 }
 
-/// A directory of pinned files that this process alone uses.
+/// Directory of pinned files, for this process alone.
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
-    /// Locked for as long as it is open.
+    /// The directory, locked while it is open.
     lock: File,
 }
 
-/// What `--unpin` did.
+/// Outcome of `--unpin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpinned {
     /// There was nothing to remove.
     Nothing,
     /// Files and directory are gone.
     All,
-    /// The files are gone. The directory stays: it has files of others, or something is mounted there.
+    /// The files are gone. The directory stays, because it has files of others or a mount on it.
     Files,
 }
 
 impl Pins {
-    /// Opens `dir` for this process alone; makes it if it is not there. A directory that is there is used and changed only if
-    /// it is empty and this user's own, or has the pins of an agent.
+    /// Opens `dir` for this process alone, and creates it if it does not exist. Uses and changes an existing
+    /// directory only if it is empty and owned by this user, or has the pins of an agent.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Pins {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         let parent = dir.parent().unwrap_or(dir);
         call("stat");
-        // Before anything is made, so that a typing error leaves nothing behind.
+        // Checked before anything is created, so that a typing error leaves nothing behind.
         if !is_bpf(if dir.exists() { dir } else { parent }).map_err(failed("statfs"))? {
             return Err(PinsError::Elsewhere(dir.to_owned()));
         }
@@ -197,13 +197,14 @@ impl Pins {
         }
         let (pins, contents) = Self::lock(dir)?;
         if contents == Contents::Empty {
-            // Also of one that was made with another umask.
+            // Also for a directory that was created with another umask.
             pins.lock.set_permissions(Permissions::from_mode(MODE)).map_err(failed("fchmod"))?;
         }
         Ok(pins)
     }
 
-    /// Removes what an agent has pinned in `dir`: its program ends. The directory goes too, unless others use it.
+    /// Removes the pins of an agent from `dir`, which ends its program. Also removes the directory, unless others use
+    /// it.
     ///
     /// # Errors
     ///
@@ -239,7 +240,7 @@ impl Pins {
         }
     }
 
-    /// Locks a directory that is there, and looks whether it may be used. Changes nothing.
+    /// Locks an existing directory, and checks whether it may be used. Changes nothing.
     fn lock(dir: &Path) -> Result<(Self, Contents), PinsError> {
         let failed = |call| move |source| PinsError::Directory { call, dir: dir.to_owned(), source };
         call("open");
@@ -256,13 +257,13 @@ impl Pins {
         }
     }
 
-    /// Which directory it is.
+    /// Path of the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Path of a map by the descriptor of the directory: the path of the user, with file systems along it that may not
-    /// answer, is not walked again.
+    /// Path of a map, relative to the descriptor of the directory. It avoids the user's path, which may lead through
+    /// file systems that do not answer.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.lock.as_raw_fd())).join(name)
     }
@@ -277,7 +278,7 @@ impl Pins {
         self.map(PROGRAM)
     }
 
-    /// Decides what to adopt, for an agent whose notes would be `wanted`. What cannot be used is removed.
+    /// Decides what to adopt, for an agent whose notes would be `wanted`. Removes what cannot be used.
     ///
     /// # Errors
     ///
@@ -298,12 +299,12 @@ impl Pins {
         Ok(Pinned { pins: self, adoption, kept, program: None })
     }
 
-    /// What the agent before has left, if all of its maps are there and mean what they mean to this one. The error says
-    /// why it cannot be used; `Ok(None)` if there is nothing.
+    /// Returns the notes of the earlier agent, if all of its maps exist and have the layout of this agent. The error
+    /// is the reason why they cannot be used; `Ok(None)` if nothing exists.
     fn kept(&self) -> Result<Option<Kept>, String> {
         let path = self.map(names::KEPT);
         if !path.exists() {
-            // Left by one that was interrupted before it had written its notes.
+            // An agent was interrupted before it had written its notes.
             let rest = FILES.iter().any(|name| self.map(name).exists());
             return if rest { Err("it is not complete".to_owned()) } else { Ok(None) };
         }
@@ -317,16 +318,16 @@ impl Pins {
         }
     }
 
-    /// Removes every file that an agent made. The program ends, if there is one.
+    /// Removes every file that an agent creates. This ends the program, if there is one.
     ///
     /// # Errors
     ///
-    /// If one cannot be removed.
+    /// If a file cannot be removed.
     pub(super) fn clear(&self) -> Result<(), PinsError> {
         FILES.iter().try_for_each(|name| self.remove_file(name))
     }
 
-    /// Removes the link and the program: the program ends, what it has kept stays.
+    /// Removes the link and the program, which ends the program. The maps stay.
     pub(super) fn detach(&self) -> Result<(), PinsError> {
         self.remove_file(LINK)?;
         self.remove_file(PROGRAM)
@@ -348,13 +349,13 @@ impl Pinned {
         &self.pins
     }
 
-    /// What a person has to know of it, of an agent that asked for so many sockets and such a ring buffer.
+    /// Returns messages for the user about what was adopted, for an agent with these requested sizes.
     pub fn sentences(&self, max_sockets: u32, ring_bytes: u32) -> Vec<String> {
         let dir = self.pins.dir.display();
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         if let Adoption::Replaced { why } = &self.adoption {
-            said.push(format!(
-                "what an earlier agent had pinned in {dir} was removed, {why}: sockets that were there have an age \
+            messages.push(format!(
+                "removed the pins of an earlier agent in {dir} ({why}): the age of sockets that existed before lies \
                  between two bounds"
             ));
         }
@@ -362,17 +363,17 @@ impl Pinned {
             [("--max-sockets", max_sockets, self.kept.max_sockets), ("--ring-buffer", ring_bytes, self.kept.ring_bytes)]
         {
             if asked != kept {
-                said.push(format!(
+                messages.push(format!(
                     "{what} stays {kept} and not {asked}, as pinned in {dir}; to change it, end the agent and remove \
-                     what is pinned: closewait run --unpin"
+                     the pins: closewait run --unpin"
                 ));
             }
         }
-        said
+        messages
     }
 }
 
-/// Does `work` on a thread that can be left behind if a file system along the path hangs.
+/// Runs `work` on a thread that can be left behind if a file system along the path hangs.
 fn with<T: Send + 'static>(dir: &Path, work: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T, PinsError> {
     in_time(dir, START_PATIENCE, work, drop).map_err(|why| PinsError::Unanswered { dir: dir.to_owned(), why })
 }
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_parent_is_said() {
+    fn a_directory_without_a_parent_is_reported() {
         let error = Pins::open(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(error.to_string().starts_with("statfs of /nowhere/at/all failed"), "{error}");
     }

@@ -1,5 +1,5 @@
-//! What processes are and do, from two looks at `/proc`, and where sockets are that none of them holds. Nobody is traced
-//! or stopped, and nothing that does not answer is waited for: see [`crate::host::deadline`].
+//! Identity and activity of processes, from two reads of `/proc`, and locations of sockets without an owner. Nothing
+//! here traces or stops a process, or waits for something that does not answer: see [`crate::host::deadline`].
 
 mod process_read;
 mod runtime;
@@ -14,7 +14,7 @@ use std::{
 
 use self::process_read::{ProcessRead, Second};
 use crate::host::{
-    deadline::{self, ItemJob, Patience, ReadFailure, Told},
+    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult},
     proc::{self, fdinfo},
 };
 use closewait_engine::{
@@ -24,18 +24,18 @@ use closewait_engine::{
     time::{BootTime, nanos},
 };
 
-/// Processes that are looked at.
-const PROCESSES: usize = 64;
-/// Threads of one process that are looked at.
-const THREADS: usize = 512;
-/// Threads of all processes together: some 30 microseconds each.
-const ALL_THREADS: usize = 2048;
-/// Maximum number of children of one process that are inspected.
-const WORKERS: usize = 16;
-/// CPU time is counted in ticks of 1 to 10 ms, so that a shorter time between two looks says nothing.
-const WINDOW: Duration = Duration::from_millis(5);
+/// Maximum number of processes per inspection.
+const MAX_PROCESSES: usize = 64;
+/// Maximum number of threads per process.
+const MAX_THREADS: usize = 512;
+/// Maximum number of threads of all processes together; each takes some 30 microseconds.
+const MAX_ALL_THREADS: usize = 2048;
+/// Maximum number of children per process.
+const MAX_WORKERS: usize = 16;
+/// Minimum time between two reads: CPU time has ticks of 1 to 10 ms, so a shorter time is meaningless.
+const MIN_WINDOW: Duration = Duration::from_millis(5);
 
-/// The first of two looks at some processes.
+/// The first of two reads of some processes.
 #[derive(Debug)]
 pub struct Sampling {
     begun: BootTime,
@@ -43,53 +43,53 @@ pub struct Sampling {
     patience: Patience,
 }
 
-/// CPU time of one thread at the first look.
+/// CPU time of one thread at one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reading {
     tid: u32,
     started_ns: u64,
     /// Nanoseconds; of whole ticks if `delay_ns` is unknown.
     cpu_ns: u64,
-    /// Time that it was runnable and waited for a CPU, nanoseconds.
+    /// Time that the thread was runnable and waited for a CPU, nanoseconds.
     delay_ns: Option<u64>,
-    /// How often it had given up its CPU to wait for something; `None` also if it was not runnable.
+    /// Number of voluntary context switches, if the thread was runnable; else `None`.
     waits: Option<u64>,
 }
 
 /// Shares of one CPU between two readings of one thread, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CpuShares {
-    /// The share that it used.
+    /// Share that the thread used.
     used: u32,
-    /// The share of the time in which it was runnable, on a CPU or not.
+    /// Share of the time in which the thread was runnable, on a CPU or not.
     wanted: Option<u32>,
 }
 
-/// How much of a process is read.
+/// Part of a process to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     /// Everything.
     All,
-    /// Only what does not wait for ever: a first attempt did.
+    /// Only reads that cannot block forever, after a first attempt that did.
     Calm,
 }
 
 impl Sampling {
-    /// Looks at all of `pids`, but at no more than 64, at `at`; of threads at no more than 512 each, 2048 in all. Those
-    /// that have ended are left out. What does not answer in time is said in the `unseen` of its process.
+    /// Reads `pids` at time `at`: 64 processes at most, 512 threads of each, 2048 threads in all. Omits processes
+    /// that have ended. Adds what does not answer in time to the `unseen` of its process.
     pub fn begin(pids: &[u32], at: BootTime) -> Self {
         Self::begin_within(pids, at, Patience::default())
     }
 
-    /// Begins the inspection with a limit of time.
+    /// Begins the inspection with a time limit.
     pub(super) fn begin_within(pids: &[u32], at: BootTime, mut patience: Patience) -> Self {
-        let pids: Vec<u32> = pids.iter().copied().take(PROCESSES).collect();
-        let threads = Arc::new(AtomicUsize::new(ALL_THREADS));
+        let pids: Vec<u32> = pids.iter().copied().take(MAX_PROCESSES).collect();
+        let threads = Arc::new(AtomicUsize::new(MAX_ALL_THREADS));
         let mut reads = BTreeMap::new();
         let mut late = read_processes(pids.clone(), Reads::All, &threads, &mut patience, &mut reads);
         let workers = workers(&reads);
         late.extend(read_processes(workers.clone(), Reads::All, &threads, &mut patience, &mut reads));
-        // Whatever is known of one whose threads were not read yet is read now.
+        // Reads processes again whose threads were not read, without the reads that may block.
         let unread =
             |late: &&(u32, ReadFailure)| reads.get(&late.0).is_none_or(|process_read| !process_read.has_threads);
         let again: Vec<u32> = late.iter().filter(unread).map(|(pid, _why)| *pid).collect();
@@ -104,35 +104,35 @@ impl Sampling {
         Self { begun: at, reads, patience }
     }
 
-    /// Time that is left for the rest of the inspection.
+    /// Returns the time that is left for the rest of the inspection.
     pub(super) fn patience(&mut self) -> &mut Patience {
         &mut self.patience
     }
 
-    /// When it was.
+    /// Returns the time of the first read.
     pub fn began(&self) -> BootTime {
         self.begun
     }
 
-    /// Whether any thread was seen running: of others a second look has little to tell.
+    /// Whether any thread was running at the first read: only then a second read is useful.
     pub fn has_running(&self) -> bool {
         let mut threads = self.reads.iter().flat_map(|process_read| &process_read.threads);
         threads.any(|(_, thread)| thread.state == ThreadState::Running)
     }
 
-    /// Reads once more, at `at`, what CPU time the threads have used. A process that has ended meanwhile is left out.
+    /// Reads the CPU time of the threads again, at `at`. Omits processes that have ended meanwhile.
     pub fn finish(self, at: BootTime) -> Vec<Process> {
         let window = at.since(self.begun);
         let Self { mut reads, mut patience, .. } = self;
-        let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= WINDOW)).collect();
+        let asked: Vec<_> = reads.iter().map(|process_read| process_read.second(window >= MIN_WINDOW)).collect();
         let mut answers = BTreeMap::new();
         let work = |second: &Second, job: &ItemJob<_>| job.put(second.read(job));
-        deadline::each(asked, &mut patience, work, |second, told| {
-            let answer = match told {
-                Told::Value(answer) => answer,
-                Told::Unanswered(why) => Err(format!("the CPU time of its threads was not read: {why}")),
+        deadline::each(asked, &mut patience, work, |second, result| {
+            let answer = match result {
+                ReadResult::Value(answer) => answer,
+                ReadResult::Unanswered(why) => Err(format!("the CPU time of its threads was not read: {why}")),
             };
-            // A value that came before it took too long is one.
+            // An answer that arrived before the time limit counts.
             answers.entry(second.pid()).or_insert(answer);
         });
         reads.retain_mut(|process_read| process_read.is_same(answers.remove(&process_read.process.pid), window));
@@ -140,17 +140,17 @@ impl Sampling {
     }
 }
 
-/// Returns the children of event loops that were read, which may have the work that these hand on: 64 at most, 16 of each.
+/// Returns the children of event loops among `reads`, which may do work for them: 64 at most, 16 of each.
 fn workers(reads: &BTreeMap<u32, ProcessRead>) -> Vec<u32> {
     let masters = reads.values().map(|read| &read.process).filter(|process| process.is_event_loop_runtime());
     let children = |process: &Process| {
         let folder = proc::folder(Path::new("/proc"), process.pid);
-        proc::children(&folder, process.pid).unwrap_or_default().into_iter().take(WORKERS)
+        proc::children(&folder, process.pid).unwrap_or_default().into_iter().take(MAX_WORKERS)
     };
-    masters.flat_map(children).filter(|pid| !reads.contains_key(pid)).take(PROCESSES).collect()
+    masters.flat_map(children).filter(|pid| !reads.contains_key(pid)).take(MAX_PROCESSES).collect()
 }
 
-/// Reads processes, and keeps the last state of each. Returns those that did not answer.
+/// Reads processes, and stores the last state of each in `found`. Returns those that did not answer.
 fn read_processes(
     pids: Vec<u32>,
     reads: Reads,
@@ -161,10 +161,10 @@ fn read_processes(
     let mut late = Vec::new();
     let threads = Arc::clone(threads);
     let work = move |pid: &u32, job: &ItemJob<Option<ProcessRead>>| ProcessRead::at(*pid, reads, &threads, job);
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
-        Told::Value(None) => drop(found.remove(pid)),
-        Told::Unanswered(why) => late.push((*pid, why)),
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(Some(process_read)) => drop(found.insert(*pid, process_read)),
+        ReadResult::Value(None) => drop(found.remove(pid)),
+        ReadResult::Unanswered(why) => late.push((*pid, why)),
     });
     late
 }
@@ -188,17 +188,17 @@ impl Reading {
     }
 }
 
-/// The shares of one CPU. `None` if the two are not of one thread or not of one kind.
+/// Computes the shares of one CPU. `None` if the readings are of two threads or in two units.
 fn shares(first: Reading, last: Reading, window: Duration) -> Option<CpuShares> {
     let same =
         (first.tid, first.started_ns, first.delay_ns.is_some()) == (last.tid, last.started_ns, last.delay_ns.is_some());
     let used = last.cpu_ns.checked_sub(first.cpu_ns).filter(|_| same)?;
-    // A tick that falls into the window can be longer than the window.
+    // A tick within the window can be longer than the window.
     let permille = |time: u64| {
         u32::try_from((u128::from(time) * 1000 / u128::from(nanos(window)).max(1)).min(1000)).unwrap_or(1000)
     };
-    // One that was runnable both times and has waited for nothing in between was runnable all the time. The kernel counts a
-    // delay when it is over, and with a limit of the cgroup's CPU time, one can be longer than the window.
+    // A thread that was runnable both times and never waited in between was runnable all the time. The kernel counts
+    // a delay when it ends, and with a CPU limit of the cgroup, one delay can be longer than the window.
     let all_the_time = first.waits.is_some() && first.waits == last.waits;
     let delayed = || last.delay_ns?.checked_sub(first.delay_ns?);
     let wanted = if all_the_time { Some(1000) } else { delayed().map(|delay| permille(used.saturating_add(delay))) };
@@ -220,8 +220,8 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocati
     let names = names(root, named, patience);
     let task = |pid: u32| Some(Task { pid, comm: names.get(&pid)?.clone() });
     let in_flight: Vec<Task> = found.in_flight.iter().copied().filter_map(task).collect();
-    // Where it may as well be in an instance that does not name its files, or in a process that was not looked through,
-    // nobody is blamed.
+    // If the socket may also be in an instance that does not list its files, or in a process that could not be read,
+    // no process is blamed.
     let seen_all = !found.nameless && found.unseen.is_none();
     let mut places = BTreeMap::new();
     for inode in inodes {
@@ -236,7 +236,7 @@ pub fn places(inodes: &[u64], patience: &mut Patience) -> Vec<(u64, SocketLocati
     places.into_iter().collect()
 }
 
-/// The names of some processes.
+/// Returns the names of some processes.
 fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, Comm> {
     let mut names = BTreeMap::new();
     let root = root.to_owned();
@@ -245,9 +245,9 @@ fn names(root: &Path, pids: Vec<u32>, patience: &mut Patience) -> BTreeMap<u32, 
             job.put(Comm::from_name(&name));
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(name) => drop(names.insert(*pid, name)),
-        Told::Unanswered(why) => log::debug!("the name of process {pid} was not read: {why}"),
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(name) => drop(names.insert(*pid, name)),
+        ReadResult::Unanswered(why) => log::debug!("the name of process {pid} was not read: {why}"),
     });
     names
 }

@@ -1,4 +1,4 @@
-//! The object with the kernel programs.
+//! Object file with the kernel programs.
 
 mod attach;
 mod watched;
@@ -34,6 +34,7 @@ use super::{
     types,
 };
 use crate::host::{
+    error_text::in_one_line,
     plan::{Plan, Tracepoint},
     tracefs::TracefsError,
 };
@@ -54,7 +55,7 @@ pub fn check_built() -> Result<(), KernelProgramError> {
     if OBJECT.is_empty() { Err(KernelProgramError::NotBuilt) } else { Ok(()) }
 }
 
-/// How much work the kernel had to check a program: where its start-up time goes.
+/// Logs the verifier's work for a program, which takes most of the start-up time.
 fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
     let count = info.ok().and_then(|info| info.verified_instruction_count());
     log::debug!(
@@ -63,10 +64,10 @@ fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
     );
 }
 
-/// Bytes of a ring buffer that nothing is written to.
+/// Size of a ring buffer without a writer, bytes.
 const UNUSED_RING: u32 = 4096;
 
-/// What went wrong with a kernel program.
+/// Error of a kernel program.
 #[derive(Debug, Error)]
 pub enum KernelProgramError {
     /// The build had no tools for the kernel program.
@@ -75,13 +76,13 @@ pub enum KernelProgramError {
     )]
     NotBuilt,
     /// The kernel's types could not be read.
-    #[error("reading the kernel's BTF failed; `closewait doctor` tells what this kernel offers")]
+    #[error("reading the kernel's BTF failed\nhint: `closewait doctor` shows what this kernel offers")]
     Btf(#[source] BtfError),
     /// The object or one of its maps was refused.
-    #[error("loading the kernel programs failed; `closewait doctor` tells what this kernel offers and what is missing")]
+    #[error("loading the kernel programs failed\nhint: `closewait doctor` shows what is missing")]
     Load(#[source] EbpfError),
     /// A program was refused or could not be attached.
-    #[error("the kernel refused program {name}; `closewait doctor` tells what this kernel offers and what is missing")]
+    #[error("the kernel refused program {name}\nhint: `closewait doctor` shows what is missing")]
     Program {
         /// Name of the program.
         name: &'static str,
@@ -90,7 +91,7 @@ pub enum KernelProgramError {
         source: ProgramError,
     },
     /// A map could not be used.
-    #[error("using map {name} failed; this is a bug in closewait; please report it")]
+    #[error("using map {name} failed\nhint: this is a bug in closewait; please report it")]
     Map {
         /// Name of the map.
         name: &'static str,
@@ -98,20 +99,21 @@ pub enum KernelProgramError {
         #[source]
         source: MapError,
     },
-    /// A descriptor could not be had.
+    /// No free descriptor.
     #[error(
-        "fcntl(F_DUPFD_CLOEXEC) failed; raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
+        "fcntl(F_DUPFD_CLOEXEC) failed\nhint: raise the limit on open files (`ulimit -n 1024`; LimitNOFILE=1024 in the systemd unit)"
     )]
     Descriptor(#[source] io::Error),
-    /// The object does not have what it was built with.
-    #[error("the object has no {0}; rebuild closewait with `cargo xtask build`")]
+    /// The object file lacks a program or map.
+    #[error("the object has no {0}\nhint: rebuild closewait with `cargo xtask build`")]
     Missing(&'static str),
-    /// What is pinned stands in the way.
+    /// Pins of another program or layout are in the way.
     #[error(transparent)]
     Pins(#[from] PinsError),
     /// A program or its link could not be pinned.
     #[error(
-        "pinning the program failed (bpf(BPF_OBJ_PIN)); the classic tracepoint needs Linux 5.15 for it. Run without --pin"
+        "pinning the program failed (bpf(BPF_OBJ_PIN))\n\
+         hint: run without --pin; the classic tracepoint needs Linux 5.15 for it"
     )]
     Pin(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The classic tracepoint needs tracefs.
@@ -119,16 +121,16 @@ pub enum KernelProgramError {
     Tracefs(#[from] TracefsError),
 }
 
-/// What the user may choose of the kernel side.
+/// User's choices for the kernel side.
 #[derive(Clone, Copy, Debug)]
 pub struct Choices {
-    /// Sockets whose time of entry the kernel keeps.
+    /// Number of sockets whose times of entry the kernel stores.
     pub max_sockets: u32,
     /// Bytes of the ring buffer, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
-    /// Sockets that stay shorter than this are shown to nobody, so their records need say little of them.
+    /// Dwell time below which no output shows a socket, so that its records need few fields.
     pub healthy_below: Duration,
-    /// Keep who connects each socket, if the kernel can: an allocation for each connection.
+    /// Whether to record which task opens each socket, if the kernel can: an allocation for each connection.
     pub openers: bool,
 }
 
@@ -137,24 +139,24 @@ pub struct Choices {
 pub enum RefreshKind {
     /// Sockets in CLOSE_WAIT.
     Waiting = 0,
-    /// Sockets whose connection is over and that still have a descriptor.
+    /// Sockets whose connection has ended, but that still have a descriptor.
     Lingering = 1,
 }
 
-/// aya's loader in the making, on a thread of its own: by itself it reads and parses all of the kernel's types, 10 ms that
-/// nobody asked for and nothing can turn off. The agent finds out about the host meanwhile.
+/// aya's loader, in creation on its own thread: aya always parses all of the kernel's types, which takes 10 ms and
+/// cannot be turned off. The agent examines the host meanwhile.
 pub struct Loader {
     making: io::Result<JoinHandle<EbpfLoader<'static>>>,
 }
 
 impl Loader {
-    /// Begins.
+    /// Starts the thread.
     pub fn begin() -> Self {
         Self { making: thread::Builder::new().name("closewait-types".to_owned()).spawn(EbpfLoader::new) }
     }
 
     fn ready<'a>(self) -> EbpfLoader<'a> {
-        // Without a thread, and after a panic of one, it is made here.
+        // Created here if the thread could not start, or panicked.
         self.making.ok().and_then(|making| making.join().ok()).unwrap_or_default()
     }
 }
@@ -167,14 +169,15 @@ pub struct KernelPrograms {
     plan: Plan,
     pinned: Option<Pinned>,
     link: Option<attach::Link>,
-    /// Onsets of the ports whose closes are counted, nanoseconds, by the keys of the kernel's map; `None` before the first.
+    /// Onsets of the ports whose closes are counted, nanoseconds, by the keys of the kernel's map; `None` before the
+    /// first.
     watched: Option<BTreeMap<u64, u64>>,
 }
 
 impl KernelPrograms {
-    /// Loads the object for `plan`. Nothing is attached. `choices` are those of the ring and the map for the tracepoint;
-    /// without them there is just room for iterators. With `pins`, maps and program are those of an agent before if they
-    /// fit, and outlive this one.
+    /// Loads the object for `plan`, and attaches nothing. `choices` sizes the ring and the map of the tracepoint;
+    /// without it, they are just large enough for iterators. With `pins`, maps and program come from an earlier agent
+    /// if they fit, and outlive this one.
     ///
     /// # Errors
     ///
@@ -190,7 +193,7 @@ impl KernelPrograms {
         let needs_btf = plan.hook == Tracepoint::Btf || plan.iterate_files;
         let btf = needs_btf.then(|| types::only(&plan.attachable)).transpose().map_err(KernelProgramError::Btf)?;
         let level = if log_kernel { Level::Debug as u8 } else { 0 };
-        // Who connects is kept by the tracepoint's program, and only on the typed hook it knows the socket.
+        // The tracepoint's program stores the openers, and only the typed hook gives it the socket.
         let openers = match choices {
             Some(choices) if plan.hook == Tracepoint::Btf && plan.openers => {
                 if choices.openers {
@@ -236,8 +239,8 @@ impl KernelPrograms {
         Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None })
     }
 
-    /// Refreshes sockets: for each that is still of `kind`, a record is in the ring buffer when this returns. There is none if the
-    /// kernel cannot do that. Returns whether all were refreshed.
+    /// Refreshes sockets: when this returns, the ring buffer has a record of each that is still of `kind`, unless the
+    /// kernel does not support it. Returns whether all were refreshed.
     pub fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
         let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return false };
         let Ok(program) = program.fd() else { return false };
@@ -250,18 +253,18 @@ impl KernelPrograms {
         true
     }
 
-    /// The ring buffer with the tracepoint's records. Can be taken once.
+    /// Returns the ring buffer with the tracepoint's records. Works once.
     ///
     /// # Errors
     ///
-    /// If it was taken, or cannot be mapped.
+    /// If it was taken before, or cannot be mapped.
     pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, KernelProgramError> {
         let name = names::RING;
         let map = self.ebpf.take_map(name).ok_or(KernelProgramError::Missing(name))?;
         RingBuf::try_from(map).map_err(|source| KernelProgramError::Map { name, source })
     }
 
-    /// The kernel program's own debug messages, handed to the agent's log. They come only if it was loaded with them.
+    /// Hands the kernel program's own debug messages to the agent's log. They exist only if it was loaded with them.
     ///
     /// # Errors
     ///
@@ -270,8 +273,8 @@ impl KernelPrograms {
         EbpfLogger::init(&mut self.ebpf)
     }
 
-    /// Loads the iterators that the plan allows, and hands out what scans need. Call it once, before the kernel's types are
-    /// forgotten.
+    /// Loads the iterators that the plan allows, and returns what scans need. Call it once, before
+    /// [`Self::forget_types`].
     ///
     /// # Errors
     ///
@@ -280,13 +283,13 @@ impl KernelPrograms {
         let (mut files, mut proxy_peers) = (None, None);
         if self.plan.iterate_files {
             files = Some(self.iterator(names::ITER_FILES)?);
-            // What it shows is good to have; an agent without it works.
+            // These connections are optional: an agent without them works.
             proxy_peers = self
                 .iterator(names::ITER_PROXY_PEERS)
                 .inspect_err(|error| {
                     log::warn!(
-                        "the other connections of owners will not be seen: {:#}",
-                        anyhow::Error::msg(error.to_string())
+                        "the other connections of owners stay unknown: {}",
+                        in_one_line(anyhow::Error::msg(error.to_string()))
                     );
                 })
                 .ok();
@@ -304,7 +307,7 @@ impl KernelPrograms {
         ))
     }
 
-    /// A descriptor of an iterator over open files, loaded.
+    /// Loads an iterator over open files. Returns its descriptor.
     fn iterator(&mut self, name: &'static str) -> Result<OwnedFd, KernelProgramError> {
         let refused = |source| KernelProgramError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
@@ -315,12 +318,12 @@ impl KernelPrograms {
         iter.fd().map_err(refused)?.as_fd().try_clone_to_owned().map_err(KernelProgramError::Descriptor)
     }
 
-    /// Lets go of the kernel's types, some megabytes. No iterator can be loaded after this, loaded ones go on.
+    /// Frees the kernel's types, some megabytes. No iterator can be loaded after this; loaded ones continue.
     pub fn forget_types(&mut self) {
         self.btf = None;
     }
 
-    /// Has the kernel forget times of entry, each unless another socket has entered at the address since.
+    /// Removes times of entry from the kernel's map, each unless another socket has entered at the address since.
     ///
     /// # Errors
     ///
@@ -343,12 +346,12 @@ impl KernelPrograms {
         Ok(())
     }
 
-    /// What the kernel programs are used for.
+    /// Returns the uses of the kernel programs.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The kernel's counters, summed over all CPUs.
+    /// Returns the kernel's counters, summed over all CPUs.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! The kernel side of a running agent, as the event loop uses it. The event loop's tests have one without a kernel.
+//! Kernel side of a running agent, as the event loop uses it. The event loop's tests use an implementation without a
+//! kernel.
 
 use std::io;
 
@@ -11,23 +12,23 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Gives records of what happens, and does what the engine wants of the kernel.
+/// Source of records, and receiver of the engine's requests to the kernel.
 pub trait RecordSource {
     /// Returns when there may be records to read. Drain the source until it is empty before waiting again.
     ///
     /// # Errors
     ///
-    /// If the runtime is gone.
+    /// If the runtime has ended.
     fn ready(&self) -> impl Future<Output = io::Result<()>>;
 
-    /// Hands up to `limit` records to `each`. Returns whether none is left.
+    /// Hands up to `limit` records to `each`. Returns whether the source is empty.
     fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> bool;
 
-    /// Number of records that can wait to be read.
+    /// Returns the number of records that can wait.
     fn capacity(&self) -> usize;
 
-    /// Reads sockets again. For each that still is of this kind, a record can be drained when this returns. Returns whether all
-    /// were read.
+    /// Reads sockets again. When this returns, a record of each that is still of this kind can be drained. Returns
+    /// whether all were read.
     fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool;
 
     /// Returns the kernel's counters.
@@ -51,7 +52,7 @@ pub trait RecordSource {
     /// If the map cannot be written.
     fn keep_reported(&mut self, at: BootTime, counters: &Counters) -> Result<(), KernelProgramError>;
 
-    /// Has the kernel count the closes of these ports, and of no others.
+    /// Makes the kernel count the closes of these ports, and of no others.
     ///
     /// # Errors
     ///
@@ -65,17 +66,17 @@ pub trait RecordSource {
     /// If the map cannot be read.
     fn closes(&self, ports: &[WatchedPort]) -> Result<Vec<PortCloses>, KernelProgramError>;
 
-    /// Ends the writing of records. The last ones may still have to be drained.
+    /// Stops the records. The last ones may still have to be drained.
     fn detach(&mut self);
 }
 
-/// The kernel programs, attached, and the ring buffer that they write to.
+/// Attached kernel programs, and the ring buffer that they write to.
 pub struct KernelSource {
     /// The programs. They end before the ring buffer does (docs/kernel-safety.md).
     pub programs: KernelPrograms,
     /// The ring buffer.
     pub ring: RingReader,
-    /// Number of records that the ring buffer has room for.
+    /// Number of records that fit into the ring buffer.
     pub capacity: usize,
 }
 

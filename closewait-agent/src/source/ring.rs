@@ -1,11 +1,11 @@
-//! Records of the tracepoint, as they come.
+//! Ring buffer with records of the tracepoint.
 
 use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 
-/// Reads the ring buffer when the kernel says that there is something.
+/// Reads the ring buffer when the kernel signals data.
 pub struct RingReader {
     ring: AsyncFd<RingBuf<MapData>>,
 }
@@ -15,7 +15,7 @@ impl RingReader {
     ///
     /// # Errors
     ///
-    /// If `epoll_ctl` refuses.
+    /// If `epoll_ctl` fails.
     pub fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         // SAFETY: the ring owns its descriptor, gives the same one each time, and keeps it until it is dropped, which
         // `AsyncFd` does after it has taken the descriptor out of epoll.
@@ -23,19 +23,19 @@ impl RingReader {
         Ok(Self { ring: ring.map_err(|error| error.into_parts().1)? })
     }
 
-    /// Returns when the kernel has said that there is something to read. Drain the ring until it is empty before waiting
-    /// again: the kernel speaks up only once for all that comes while nobody reads.
+    /// Returns when the kernel has signaled data. Drain the ring until it is empty before waiting again: the kernel
+    /// signals only once for all data that arrives before that.
     ///
     /// # Errors
     ///
-    /// If the runtime is gone.
+    /// If the runtime has ended.
     pub async fn ready(&self) -> io::Result<()> {
-        // Cleared before the ring is read, so that what is signalled while it is read is not forgotten.
+        // Cleared before the ring is read, so that no signal during the read is lost.
         self.ring.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Hands up to `limit` records to `each`. Returns whether the ring was emptied.
+    /// Hands up to `limit` records to `each`. Returns whether the ring is empty.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
         let ring = self.ring.get_mut();
         for _ in 0..limit {

@@ -1,12 +1,12 @@
 //! Scans: one pass over all sockets, or over all descriptors.
 //!
-//! | what | by | sees |
+//! | objects | interface | shows |
 //! |---|---|---|
-//! | open files | `iter/task_file` | every network namespace, and who holds what, but only sockets that have a descriptor |
-//! | sockets | `sock_diag` | also those that nobody has accepted, of each network namespace that can be entered |
-//! | open files, without BTF | `/proc/PID/fd` | inodes of sockets, and who holds them |
+//! | open files | `iter/task_file` | owners in every network namespace, but only sockets that have a descriptor |
+//! | sockets | `sock_diag` | also sockets that no program has accepted, of each accessible network namespace |
+//! | open files, without BTF | `/proc/PID/fd` | inodes of sockets, and their owners |
 //!
-//! The BPF iterator over TCP sockets would show more in one pass, and is not used: docs/kernel-safety.md.
+//! The BPF iterator over TCP sockets would show more in one pass. closewait does not use it: docs/kernel-safety.md.
 
 use std::{
     cell::RefCell,
@@ -37,52 +37,52 @@ use closewait_engine::{
 pub(super) const OUTSIDE: &str =
     "processes outside this pid namespace cannot be seen; run with the host's (--pid=host, hostPID: true)";
 
-/// Parts of the kernel's list that wait to be handed on: at most 32 KiB each, a few hundred sockets.
+/// Maximum number of waiting parts of the kernel's list: at most 32 KiB each, a few hundred sockets.
 const MAX_LISTED_PARTS: usize = 64;
 
 /// Item that a scan finds.
 pub enum ScanItem<'a> {
-    /// Bytes of the kernel program.
+    /// Record of the kernel program.
     Record(&'a [u8]),
-    /// What was learned elsewhere.
+    /// Fact from elsewhere.
     Fact(Box<Observation>),
 }
 
 impl ScanItem<'_> {
-    /// Makes one of a fact.
+    /// Wraps a fact.
     pub fn fact(fact: impl Into<Observation>) -> Self {
         Self::Fact(Box::new(fact.into()))
     }
 }
 
-/// Scans this host, by whatever it offers. There must be one scan at a time: the kernel program for open files has one place
-/// a CPU to put records together.
+/// Scanner of this host, with whatever it offers. There must be one scan at a time: the kernel program for open files
+/// has one record buffer per CPU.
 #[derive(Debug, Default)]
 pub struct Scanner {
     pub(super) programs: Option<ScanPrograms>,
 }
 
-/// What the kernel offers for scans.
+/// Kernel facilities for scans.
 #[derive(Debug)]
 pub(super) struct ScanPrograms {
     /// The iterator over open files.
     pub(super) files: Option<OwnedFd>,
-    /// The network namespaces of which the iterator need not describe each socket.
+    /// Network namespaces for which the iterator need not describe each socket.
     pub(super) known: HashMap<MapData, u32, u32>,
     /// The map with the times of entry.
     pub(super) entries: OwnedFd,
-    /// This is the pid namespace of the host, as far as is known.
+    /// Whether this is the pid namespace of the host, as far as is known.
     pub(super) sees_all_processes: bool,
 }
 
 impl Scanner {
-    /// The iterator over open files, if there is one.
+    /// Returns the iterator over open files, if there is one.
     fn files(&self) -> Option<&OwnedFd> {
         self.programs.as_ref()?.files.as_ref()
     }
 
-    /// Hands everything that is there to `each`: sockets in CLOSE_WAIT and their owners, listeners, sockets of which only a
-    /// descriptor is left, and the end of the scan. Returns what could not be seen, one sentence each.
+    /// Hands all present sockets to `each`: those in CLOSE_WAIT and their owners, listeners, sockets that only have a
+    /// descriptor left, and the end of the scan. Returns the gaps, one sentence each.
     pub fn everything(
         &mut self,
         decoder: Decoder,
@@ -105,7 +105,7 @@ impl Scanner {
             (files, described)
         };
         let ((files, _), blind) = listed_while(DiagQuery::Waiting, &now, read, |(_, described), one| {
-            // The others are described already, with their kernel addresses.
+            // The others already have a record with their kernel addresses.
             if one.inode().is_none_or(|inode| !described.contains(&inode)) {
                 (each.borrow_mut())(fact(one, decoder));
             }
@@ -116,8 +116,8 @@ impl Scanner {
         blind.reasons.into_iter().chain(failed).collect()
     }
 
-    /// Hands every descriptor of a socket that matters to `each`, and the end of the scan. Of the namespaces in `known` all
-    /// sockets in CLOSE_WAIT are tracked by their kernel addresses. Returns why the scan was not possible, if so.
+    /// Hands every descriptor of a relevant socket to `each`, and the end of the scan. For the namespaces in `known`,
+    /// all sockets in CLOSE_WAIT are tracked by their kernel addresses. Returns the reason if the scan failed.
     pub fn owners(
         &mut self,
         known: &[u32],
@@ -129,7 +129,8 @@ impl Scanner {
         let saw_listeners = if self.files().is_some() {
             self.read_files(known, |record| each(ScanItem::Record(record))).map(|()| true)
         } else {
-            // What cannot be seen was reported at the start. The agent may not enter other namespaces any more.
+            // The agent reported the gaps at its start. It may have lost the permission to enter other namespaces
+            // since.
             let ((), blind) = listed_while(DiagQuery::Listeners, &now, || (), |_, one| each(fact(one, decoder)));
             Ok(blind.saw_all())
         };
@@ -138,7 +139,7 @@ impl Scanner {
         failed
     }
 
-    /// Every socket whose time of entry the kernel keeps, by the address that it had.
+    /// Returns every socket whose time of entry the kernel stores, by its address at that time.
     ///
     /// # Errors
     ///
@@ -149,13 +150,13 @@ impl Scanner {
         Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), BootTime(at))).collect())
     }
 
-    /// Ends a scan that began at `began`: with the descriptors in `/proc`, if the kernel does not list open files.
-    /// `saw_listeners` is whether the listeners of all network namespaces were seen.
+    /// Ends a scan that began at `began`. Reads the descriptors in `/proc` if the kernel does not list open files.
+    /// `saw_listeners` says whether the listeners of all network namespaces were listed.
     fn end(&self, began: BootTime, saw_listeners: io::Result<bool>, each: &mut impl FnMut(ScanItem<'_>)) {
         let end = match (&self.programs, saw_listeners) {
             (_, Err(error)) => ScanEnd::Failed { why: cannot_list(&error) },
             (Some(programs), Ok(saw_listeners)) if programs.files.is_some() => {
-                // The iterator goes through the pid namespace of whoever opens it (`task_seq_get_next`,
+                // The iterator covers the pid namespace of the task that opens it (`task_seq_get_next`,
                 // kernel/bpf/task_iter.c at v5.11).
                 let blind = (!programs.sees_all_processes).then(|| OUTSIDE.to_owned());
                 ScanEnd::Descriptors { began, blind, saw_listeners }
@@ -169,8 +170,8 @@ impl Scanner {
         each(ScanItem::fact(end));
     }
 
-    /// Hands a record for every open file of a socket that matters to `each`. Of sockets in CLOSE_WAIT of the namespaces in
-    /// `known` it has no more than who holds them.
+    /// Hands a record for every open file of a relevant socket to `each`. For sockets in CLOSE_WAIT of the namespaces
+    /// in `known`, the record has only the owner.
     fn read_files(&mut self, known: &[u32], each: impl FnMut(&[u8])) -> io::Result<()> {
         let Some(programs) = &mut self.programs else { return Ok(()) };
         programs.set_known(known)?;
@@ -180,13 +181,13 @@ impl Scanner {
 }
 
 impl ScanPrograms {
-    /// Tells the iterator of which network namespaces all sockets are known.
+    /// Sets the network namespaces whose sockets are all known to the agent.
     fn set_known(&mut self, namespaces: &[u32]) -> io::Result<()> {
         let old: Vec<u32> = self.known.keys().collect::<Result<_, _>>().map_err(io::Error::other)?;
         for netns in old.iter().filter(|old| !namespaces.contains(old)) {
             self.known.remove(netns).map_err(io::Error::other)?;
         }
-        // Of those beyond the limit the iterator describes all sockets.
+        // The iterator describes all sockets of namespaces beyond the limit.
         for netns in namespaces.iter().take(names::KNOWN_NAMESPACES as usize) {
             self.known.insert(netns, 1, 0).map_err(io::Error::other)?;
         }
@@ -198,8 +199,8 @@ fn fact(one: ListedSocket, decoder: Decoder) -> ScanItem<'static> {
     ScanItem::fact(one.observation(decoder))
 }
 
-/// Does `work` while another thread lists sockets, and hands these to `each` after that. The thread waits when too many are
-/// listed, so that their number does not decide how much memory a scan takes.
+/// Runs `work` while another thread lists sockets, and hands these to `each` afterwards. The thread pauses when too
+/// many sockets wait, which bounds the memory of a scan.
 fn listed_while<T>(
     list: DiagQuery,
     now: &(impl Fn() -> BootTime + Sync),
@@ -209,7 +210,7 @@ fn listed_while<T>(
     thread::scope(|scope| {
         let (sender, listed) = mpsc::sync_channel(MAX_LISTED_PARTS);
         let listing = thread::Builder::new().name("closewait-diag".to_owned()).spawn_scoped(scope, move || {
-            // Nobody takes them after a panic.
+            // After a panic there is no receiver.
             diag::take(list, now, |part| drop(sender.send(part)))
         });
         let done = work();
@@ -218,7 +219,7 @@ fn listed_while<T>(
                 listed.into_iter().flatten().for_each(|one| each(&done, one));
                 listing.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
             }
-            // No thread can be had: one after the other, then.
+            // No thread could start: list the sockets after the work.
             Err(_) => {
                 let mut all = Vec::new();
                 let blind = diag::take(list, now, |part| all.extend(part));

@@ -1,8 +1,8 @@
-//! What aya has to know of the kernel's types: the numbers of the few that programs attach to.
+//! The few kernel types that programs attach to, for aya.
 //!
-//! aya would parse all of them to look for these, 100,000 types that take 10 ms and 15 MB, where the agent has read the
-//! same file already. So it is given types that are all empty but the wanted ones, each with the number that it has in the
-//! kernel. Programs find members by offsets that the agent gives them, so nothing else is needed.
+//! aya would parse all 100,000 types to find these, which takes 10 ms and 15 MB, although the agent has read the same
+//! file already. So it gets types that are all empty except the wanted ones, each with its number in the kernel.
+//! Programs find members by offsets that the agent sets, so aya needs nothing else.
 
 use std::iter;
 
@@ -14,14 +14,14 @@ use crate::host::facts::Attachable;
 const MAGIC: u16 = 0xeb9f;
 const VERSION: [u8; 2] = [1, 0];
 const HEADER_BYTES: u32 = 24;
-/// `BTF_KIND_FWD`: three words and nothing after them.
+/// `BTF_KIND_FWD`: a type of three words and nothing behind them.
 const EMPTY: u32 = 7 << 24;
 
-/// Types for aya in which only `wanted` have a name.
+/// Returns types for aya in which only `wanted` have a name.
 ///
 /// # Errors
 ///
-/// If aya does not understand them.
+/// If aya cannot parse them.
 pub(super) fn only(wanted: &[Attachable]) -> Result<Btf, BtfError> {
     Btf::parse(&bytes(wanted), Endianness::default())
 }
@@ -49,7 +49,7 @@ fn bytes(wanted: &[Attachable]) -> Vec<u8> {
     bytes
 }
 
-/// Lengths here are a few megabytes at most.
+/// Converts a length. Lengths here are a few megabytes at most.
 fn u32_of(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -1,9 +1,9 @@
 //! Threads that scan and inspect beside the event loop, which never waits for them.
 //!
-//! Scans and inspections have a thread each, which does one job after the other. What a job finds comes back in pieces. A job
-//! that gives nothing for some time is given up: the event loop goes on without it, what it still says is dropped, and until it
-//! ends there is no other job in its group. No second thread takes its place: the kernel programs that jobs use must not run
-//! twice at the same time.
+//! Scans and inspections have a thread each, which does one job after the other. The findings of a job arrive in
+//! pieces. The event loop abandons a job that sends nothing for some time: it ignores all later pieces, and starts no
+//! other job on that thread until the job ends. No second thread takes over: the kernel programs that jobs use must
+//! not run twice at the same time.
 
 use std::{
     collections::VecDeque,
@@ -27,37 +27,37 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Pieces that may wait for the event loop. A worker that is further ahead waits.
-const PIECES: usize = 16;
-/// Bytes of records in a piece.
-const RECORDS: usize = 64 * 1024;
-/// Facts in a piece.
-const FACTS: usize = 256;
-/// Jobs of a kind that may wait for the one before: an inspection's, an audit's, and some questions'.
-const WAITING: usize = 16;
-/// Time after which a job that gives nothing is given up.
+/// Maximum number of pieces that wait for the event loop. A worker that is further ahead waits.
+const MAX_PIECES: usize = 16;
+/// Maximum size of the records in a piece, bytes.
+const MAX_RECORD_BYTES: usize = 64 * 1024;
+/// Maximum number of facts in a piece.
+const MAX_FACTS: usize = 256;
+/// Maximum number of jobs that wait for a worker: an inspection, an audit, and some queries.
+const MAX_WAITING: usize = 16;
+/// Time without a piece after which the event loop abandons a job.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Time without a job after which a worker lets go of what is gone.
+/// Time without a job after which a worker releases what is gone.
 const REST_INTERVAL: Duration = Duration::from_secs(60);
-/// The event loop is never this late, unless the whole process was stopped.
-const STANDSTILL: Duration = Duration::from_secs(2);
-/// The time between two looks at what processes do: a thread's time on a CPU is counted in ticks.
+/// Delay of the event loop that only a stop of the whole process explains.
+const MAX_LOOP_DELAY: Duration = Duration::from_secs(2);
+/// Time between the two reads of a process: the kernel counts CPU time in ticks.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// What a worker can be asked to do.
+/// Job for a worker.
 #[derive(Debug)]
 pub enum Job {
-    /// Find the owners of sockets: [`Scanner::owners`].
+    /// Finds the owners of sockets: [`Scanner::owners`].
     Owners {
-        /// The network namespaces whose sockets are all tracked by their addresses.
+        /// Network namespaces whose sockets are all tracked by their addresses.
         known: Vec<u32>,
     },
-    /// Find everything that is there: [`Scanner::everything`].
+    /// Finds all present sockets: [`Scanner::everything`].
     Everything {
-        /// Read the kernel's times of entry, too.
+        /// Whether to read the kernel's times of entry, too.
         sweep: bool,
     },
-    /// Inspect processes, cgroups and namespaces.
+    /// Inspects processes, cgroups and namespaces.
     Inspect(Box<InspectionRequest>),
 }
 
@@ -77,29 +77,29 @@ enum WorkerKind {
     Inspection,
 }
 
-/// Tells jobs apart.
+/// Number of a job, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId(u64);
 
-/// What a job has found.
+/// Part of a job's findings.
 #[derive(Debug)]
 pub enum Piece {
     /// Whole records of the kernel program.
     Records(Vec<u8>),
-    /// What was learned elsewhere.
+    /// Facts from elsewhere.
     Facts(Vec<Observation>),
-    /// There is no more.
+    /// End of the job.
     Ended(JobReport),
 }
 
 /// Start, cost and gaps of a job.
 #[derive(Clone, Debug, Default)]
 pub struct JobReport {
-    /// When it began.
+    /// Time of the start.
     pub began: BootTime,
     /// CPU time that it took.
     pub cpu: Duration,
-    /// What could not be seen, one sentence each.
+    /// Gaps, one sentence each.
     pub unseen: Vec<String>,
 }
 
@@ -108,17 +108,17 @@ pub struct JobReport {
 pub enum WorkerEvent {
     /// A piece of what a job found.
     Piece(JobId, Piece),
-    /// A job was given up, or could not be begun, for this reason.
-    GivenUp(JobId, String),
+    /// A job was abandoned, or could not be started, for this reason.
+    Abandoned(JobId, String),
 }
 
-/// Both threads, seen from the event loop.
+/// Both threads, as the event loop sees them.
 #[derive(Debug)]
 pub struct Workers {
     scans: Worker,
     inspections: Worker,
     pieces: channel::Receiver<(JobId, Piece)>,
-    given_up: VecDeque<(JobId, String)>,
+    abandoned: VecDeque<(JobId, String)>,
     last: u64,
 }
 
@@ -134,14 +134,14 @@ struct Worker {
 #[derive(Debug)]
 struct Running {
     id: JobId,
-    /// When it gave something last.
+    /// Time of the last piece.
     heard: BootTime,
     patience: Duration,
-    given_up: bool,
+    abandoned: bool,
 }
 
 impl Workers {
-    /// Starts both threads. They have the rights that this thread has now.
+    /// Starts both threads. They inherit the capabilities of this thread.
     ///
     /// # Errors
     ///
@@ -168,14 +168,15 @@ impl Workers {
         Self::start_with(scan, inspect, PATIENCE)
     }
 
-    /// Starts both threads. `scan` and `inspect` do their jobs, and return what could not be seen, one sentence each; `inspect` is
-    /// also called without a job, after some time without one. A job that gives nothing for `patience` is given up.
+    /// Starts both threads. `scan` and `inspect` do their jobs and return the gaps, one sentence each. The thread
+    /// also calls `inspect` without a job, after some time without one. A job that sends nothing for `patience` is
+    /// abandoned.
     pub(crate) fn start_with(
         mut scan: impl FnMut(Job, Decoder, &mut Outbox<'_>) -> Vec<String> + Send + 'static,
         mut inspect: impl FnMut(Option<(Job, &mut Outbox<'_>)>) -> Vec<String> + Send + 'static,
         patience: Duration,
     ) -> io::Result<Self> {
-        let (sender, pieces) = channel::channel(PIECES);
+        let (sender, pieces) = channel::channel(MAX_PIECES);
         let for_scans = sender.clone();
         let scans = Worker::start("closewait-scan", "a scan", patience, move |work| {
             let Some((id, job, decoder)) = work else { return };
@@ -192,10 +193,10 @@ impl Workers {
             let unseen = inspect(Some((job, &mut to)));
             to.end(unseen);
         })?;
-        Ok(Self { scans, inspections, pieces, given_up: VecDeque::new(), last: 0 })
+        Ok(Self { scans, inspections, pieces, abandoned: VecDeque::new(), last: 0 })
     }
 
-    /// Has a job done after those before it. At `now`.
+    /// Queues a job, at time `now`.
     pub fn ask(&mut self, job: Job, decoder: Decoder, now: BootTime) -> JobId {
         self.last += 1;
         let id = JobId(self.last);
@@ -204,16 +205,16 @@ impl Workers {
             WorkerKind::Inspection => &mut self.inspections,
         };
         if let Err(why) = worker.ask(id, job, decoder, now) {
-            self.given_up.push_back((id, why));
+            self.abandoned.push_back((id, why));
         }
         id
     }
 
-    /// The next answer. Nothing is lost if this is dropped while it waits.
+    /// Waits for the next event. Cancel-safe: dropping the future loses nothing.
     pub async fn answer(&mut self) -> WorkerEvent {
         loop {
-            if let Some((id, why)) = self.given_up.pop_front() {
-                return WorkerEvent::GivenUp(id, why);
+            if let Some((id, why)) = self.abandoned.pop_front() {
+                return WorkerEvent::Abandoned(id, why);
             }
             match self.pieces.recv().await {
                 Some((id, piece)) => {
@@ -221,31 +222,31 @@ impl Workers {
                         return answer;
                     }
                 }
-                // Both threads have ended, which they do only by a panic: whatever waits is given up in time.
+                // Both threads have ended, which happens only by a panic. The timeout abandons the jobs that wait.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// An answer that is there already.
+    /// Returns an event that has arrived already.
     pub fn try_answer(&mut self) -> Option<WorkerEvent> {
-        if let Some((id, why)) = self.given_up.pop_front() {
-            return Some(WorkerEvent::GivenUp(id, why));
+        if let Some((id, why)) = self.abandoned.pop_front() {
+            return Some(WorkerEvent::Abandoned(id, why));
         }
         let (id, piece) = self.pieces.try_recv().ok()?;
         self.take(id, piece)
     }
 
-    /// When the next job is to be given up.
+    /// Returns the time at which the next job is to be abandoned.
     pub fn deadline(&self) -> Option<BootTime> {
-        let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.given_up).map(Running::deadline);
+        let deadline = |worker: &Worker| worker.running.as_ref().filter(|job| !job.abandoned).map(Running::deadline);
         [deadline(&self.scans), deadline(&self.inspections)].into_iter().flatten().min()
     }
 
-    /// Gives up what has not answered for too long at `now`.
-    pub fn give_up(&mut self, now: BootTime) {
+    /// Abandons jobs that have sent nothing for too long at `now`.
+    pub fn abandon(&mut self, now: BootTime) {
         for worker in [&mut self.scans, &mut self.inspections] {
-            self.given_up.extend(worker.give_up(now));
+            self.abandoned.extend(worker.abandon(now));
         }
     }
 
@@ -258,7 +259,7 @@ impl Workers {
 }
 
 impl Worker {
-    /// Starts a thread that calls `work` with each job, and without one where there was none for [`REST_INTERVAL`].
+    /// Starts a thread that calls `work` with each job, and without one after [`REST_INTERVAL`] without jobs.
     fn start(
         name: &str,
         what: &'static str,
@@ -280,8 +281,8 @@ impl Worker {
 
     fn ask(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) -> Result<(), String> {
         match &self.running {
-            Some(running) if running.given_up => Err(self.stuck(running, now)),
-            Some(_) if self.waiting.len() >= WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
+            Some(running) if running.abandoned => Err(self.stuck(running, now)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => Err(format!("{} jobs wait already", self.waiting.len())),
             Some(_) => {
                 self.waiting.push_back((id, job, decoder));
                 Ok(())
@@ -294,16 +295,16 @@ impl Worker {
     }
 
     fn begin(&mut self, id: JobId, job: Job, decoder: Decoder, now: BootTime) {
-        self.running = Some(Running { id, heard: now, patience: self.patience, given_up: false });
+        self.running = Some(Running { id, heard: now, patience: self.patience, abandoned: false });
         // A thread that has ended by a panic never answers.
         let _given_up_in_time: Result<(), mpsc::SendError<_>> = self.jobs.send((id, job, decoder));
     }
 
-    /// Takes notice of a piece. `None` if it is of another worker, or nobody waits for it.
+    /// Updates the state for a piece. `None` if the piece is of another worker, or of an abandoned job.
     fn take(&mut self, id: JobId, piece: &Piece, now: BootTime) -> Option<()> {
         let running = self.running.as_mut().filter(|running| running.id == id)?;
         running.heard = now;
-        let wanted = (!running.given_up).then_some(());
+        let wanted = (!running.abandoned).then_some(());
         if let Piece::Ended(_) = piece {
             self.running = None;
             if let Some((id, job, decoder)) = self.waiting.pop_front() {
@@ -313,18 +314,18 @@ impl Worker {
         wanted
     }
 
-    /// Gives up the job that runs, and with it those that wait for it.
-    fn give_up(&mut self, now: BootTime) -> Vec<(JobId, String)> {
-        let Some(running) = self.running.as_mut().filter(|running| !running.given_up && running.deadline() <= now)
+    /// Abandons the job that runs, and all jobs that wait for it.
+    fn abandon(&mut self, now: BootTime) -> Vec<(JobId, String)> {
+        let Some(running) = self.running.as_mut().filter(|running| !running.abandoned && running.deadline() <= now)
         else {
             return Vec::new();
         };
-        if now.since(running.deadline()) > STANDSTILL {
+        if now.since(running.deadline()) > MAX_LOOP_DELAY {
             // The event loop was stopped, and perhaps the job with it.
             running.heard = now;
             return Vec::new();
         }
-        running.given_up = true;
+        running.abandoned = true;
         let id = running.id;
         let why = self.running.as_ref().map(|running| self.stuck(running, now)).unwrap_or_default();
         let mut all = vec![(id, why.clone())];
@@ -343,8 +344,8 @@ impl Running {
     }
 }
 
-/// The scan of an agent that starts, on a thread of its own that ends with it: the event loop takes in what it finds, and can
-/// still be ended.
+/// First scan of a starting agent, on its own thread. Meanwhile the event loop receives the pieces, and can still
+/// end.
 #[derive(Debug)]
 pub struct FirstScan {
     pieces: channel::Receiver<(JobId, Piece)>,
@@ -352,13 +353,13 @@ pub struct FirstScan {
 }
 
 impl FirstScan {
-    /// Begins.
+    /// Starts the scan.
     ///
     /// # Errors
     ///
     /// If the thread cannot be started.
     pub fn begin(mut scanner: Scanner, decoder: Decoder) -> io::Result<Self> {
-        let (sender, pieces) = channel::channel(PIECES);
+        let (sender, pieces) = channel::channel(MAX_PIECES);
         let scanning = thread::Builder::new().name("closewait-first".to_owned()).spawn(move || {
             let mut to = Outbox::new(JobId(0), &sender);
             let unseen = everything(&mut scanner, false, decoder, &mut to);
@@ -368,18 +369,18 @@ impl FirstScan {
         Ok(Self { pieces, scanning })
     }
 
-    /// The next piece; `None` after the end.
+    /// Waits for the next piece; `None` after the end.
     pub async fn piece(&mut self) -> Option<Piece> {
         self.pieces.recv().await.map(|(_id, piece)| piece)
     }
 
-    /// Gives the scanner back, after the last piece.
+    /// Returns the scanner, after the last piece.
     pub fn finish(self) -> Scanner {
         self.scanning.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
     }
 }
 
-/// What a job has found and not sent yet.
+/// Findings of a job that are not sent yet.
 pub(crate) struct Outbox<'a> {
     id: JobId,
     to: &'a channel::Sender<(JobId, Piece)>,
@@ -395,12 +396,12 @@ impl<'a> Outbox<'a> {
         Self { id, to, records: Vec::new(), facts: Vec::new(), began, cpu_before }
     }
 
-    /// Sends an item, after those before it.
+    /// Adds an item, in order.
     pub(crate) fn put(&mut self, found: ScanItem<'_>) {
         match found {
             ScanItem::Record(bytes) => {
                 self.send_facts();
-                if self.records.len() + bytes.len() > RECORDS {
+                if self.records.len() + bytes.len() > MAX_RECORD_BYTES {
                     self.send_records();
                 }
                 self.records.extend_from_slice(bytes);
@@ -408,7 +409,7 @@ impl<'a> Outbox<'a> {
             ScanItem::Fact(fact) => {
                 self.send_records();
                 self.facts.push(*fact);
-                if self.facts.len() >= FACTS {
+                if self.facts.len() >= MAX_FACTS {
                     self.send_facts();
                 }
             }
@@ -430,7 +431,7 @@ impl<'a> Outbox<'a> {
     }
 
     fn send(&self, piece: Piece) {
-        // The agent is ending.
+        // The send fails only while the agent ends.
         let _ended: Result<(), channel::error::SendError<_>> = self.to.blocking_send((self.id, piece));
     }
 
@@ -442,7 +443,7 @@ impl<'a> Outbox<'a> {
     }
 }
 
-/// CPU time of this thread, and of those that read for it: with both workers at work, one may be charged for the other's.
+/// CPU time of this thread and of its reader threads. With both workers busy, one may be charged for the other's.
 fn cpu_used() -> Duration {
     clock::thread_cpu() + deadline::cpu_used()
 }

@@ -9,7 +9,7 @@ use std::{
 
 use snapbox::{assert_data_eq, file};
 
-/// Command lines that have something wrong, separated by line breaks.
+/// Command lines with an error, separated by line breaks.
 const WRONG: &str = "\
 closewait
 closewait watch
@@ -36,7 +36,7 @@ closewait replay Cargo.toml
 closewait report /nowhere/recording
 closewait report Cargo.toml";
 
-/// Runs command lines on a screen of 100 columns, and returns what each prints, and its exit code if that is not 0.
+/// Runs command lines on a screen of 100 columns. Returns the output of each, and its exit code if that is not 0.
 fn transcript(lines: &str) -> String {
     let mut transcript = String::new();
     for line in lines.lines() {
@@ -75,7 +75,7 @@ fn errors_are_as_written() {
     assert_data_eq!(transcript(WRONG), file!["errors.txt"]);
 }
 
-/// A binary without its kernel program says that first.
+/// A binary without its kernel program reports that first.
 #[cfg(kernel_program)]
 #[test]
 fn the_error_of_kill_without_a_filter_is_as_written() {

@@ -1,4 +1,4 @@
-//! What this kernel can do, asserted: what it has by its version is found, and what it lacks is not.
+//! Abilities of this kernel: the agent finds those that its version has, and no others.
 
 use std::{net::Shutdown, thread, time::Duration};
 
@@ -42,7 +42,7 @@ fn doctor_finds_what_a_kernel_of_this_version_has() {
 }
 
 #[test]
-fn a_socket_is_read_anew_before_it_is_called_stuck() {
+fn a_socket_is_read_again_before_it_is_called_stuck() {
     let mut agent = Agent::start(&["--events", "all", "--stuck-after", "300ms"]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
@@ -50,7 +50,7 @@ fn a_socket_is_read_anew_before_it_is_called_stuck() {
     client.shutdown(Shutdown::Write).expect("shutdown");
     let id = name(&ns.id_of_peer(&client));
     agent.wait_for_socket("enter", &id);
-    // No change of state: the kernel program does not hear of it.
+    // No change of state, so the kernel program gets no event.
     let (server, _address) = listener.accept().expect("accept");
     let stuck = agent.wait_for_socket("stuck", &id);
     let (accepted, inode) = if can(Ability::Types) {
@@ -72,7 +72,7 @@ fn the_other_leg_of_a_proxied_connection_is_named_where_the_kernel_lists_the_fil
     let (mut answering, _address) = backend.accept().expect("accept");
     let mut asking = &outbound;
     socket::exchange(&mut asking, &mut answering, b"request");
-    // Closed, for a client's end that waits would be a leg of this process, too.
+    // Closed, because a waiting client's end would be a proxy peer in this process, too.
     let (server, id) = (inbound.server, inbound.id);
     socket::fin(&server, || drop(inbound.client));
     thread::sleep(Duration::from_millis(200));
@@ -99,7 +99,7 @@ fn the_backlog_that_a_socket_waits_in_is_counted() {
     tell_whether("backlog", true);
 }
 
-/// As events name it: without the kernel's types they do not know the namespace.
+/// Returns the identity in events, which lack the namespace without the kernel's types.
 fn name(id: &Id) -> Id {
     if can(Ability::Types) { id.clone() } else { id.in_any_namespace() }
 }

@@ -40,7 +40,7 @@ fn a_socket_accepted_after_its_fin_is_not_called_never_accepted() {
     let (mut agent, _ns, listener, _client, id) = in_the_backlog();
     agent.wait_for_socket("enter", &id);
     let (server, _address) = listener.accept().unwrap();
-    // accept() is no event of the kernel program: the agent has to look again before it speaks.
+    // accept() is no event of the kernel program: the agent has to refresh the socket before it reports.
     let stuck = agent.wait_for_socket("stuck", &id);
     assert_ne!(stuck["socket"]["accepted"], false, "{stuck}");
     if !stuck["socket"]["inode"].is_null() {
@@ -48,7 +48,7 @@ fn a_socket_accepted_after_its_fin_is_not_called_never_accepted() {
     }
 }
 
-/// A connection whose FIN has come and that waits to be accepted.
+/// Returns a connection in the backlog whose FIN has arrived.
 fn in_the_backlog() -> (Agent, Namespace, TcpListener, TcpStream, Id) {
     let agent = Agent::start(&["--events", "all", "--stuck-after", "300ms"]);
     let ns = Namespace::new();

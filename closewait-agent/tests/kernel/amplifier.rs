@@ -1,30 +1,30 @@
-//! A program in the kernel of a test guest that widens one race: for guests of `cargo xtask vm` only.
+//! Kernel program of a test guest that widens one race: only for guests of `cargo xtask vm`.
 //!
-//! `reqsk_queue_hash_req` (net/ipv4/inet_connection_sock.c at v6.18) puts a request socket into the table of connections and
-//! sets its count of references afterwards. The program runs in between and waits 100 µs. Whoever takes a reference to such
-//! a socket without a check then does so in most scans instead of in a few of a hundred (CVE-2026-74714).
+//! `reqsk_queue_hash_req` (net/ipv4/inet_connection_sock.c at v6.18) adds a request socket to the table of
+//! connections and sets its reference count afterwards. The program runs in between and waits 100 µs. Then any
+//! unchecked reference to such a socket fails in most scans instead of in a few of a hundred (CVE-2026-74714).
 
 use std::{
     env, fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-/// The variable by which `cargo xtask vm` says that this kernel is a guest's.
+/// Environment variable that `cargo xtask vm` sets in guests.
 const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 
-/// The running program. It is detached when this is dropped.
+/// Running program. It is detached when this is dropped.
 pub(crate) struct Amplifier {
     _program: OwnedFd,
     _link: OwnedFd,
 }
 
 impl Amplifier {
-    /// Attaches the program in a guest; elsewhere there is none.
+    /// Attaches the program in a guest; returns `None` elsewhere.
     pub(crate) fn in_guest() -> Option<Self> {
         Self::wanted().then(|| Self::attach().expect("the amplifier"))
     }
 
-    /// Whether this kernel is a guest's.
+    /// Whether this kernel runs in a guest.
     pub(crate) fn wanted() -> bool {
         env::var_os(GUEST).is_some()
     }
@@ -55,7 +55,7 @@ const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_FEXIT: u32 = 25;
 
-/// The part of `union bpf_attr` that the command reads (include/uapi/linux/bpf.h at v5.10).
+/// Fields of `union bpf_attr` that `BPF_PROG_LOAD` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -81,7 +81,7 @@ struct Load {
     attach_btf_id: u32,
 }
 
-/// As above, for a link to what the program names at its load.
+/// Fields of `union bpf_attr` that `BPF_RAW_TRACEPOINT_OPEN` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]
 struct Open {
     name: u64,
@@ -89,20 +89,20 @@ struct Open {
     _pad: u32,
 }
 
-/// Calls a command of `bpf` that gives a descriptor.
+/// Calls a `bpf` command that returns a descriptor.
 fn new_fd<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     let attributes: *const T = attributes;
     // SAFETY: the attributes are those of the command, of the size given, and what they point to outlives the call, which
     // only reads it.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>() as libc::c_long) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The instructions (`struct bpf_insn`), with a wait that is bounded in rounds, too.
+/// Returns the instructions (`struct bpf_insn`). The wait is also bounded by a number of rounds.
 fn program() -> [u64; 13] {
-    /// `skc_state` in `struct sock_common`; it has not moved from v5.10 to v7.3.
+    /// Offset of `skc_state` in `struct sock_common`, the same from v5.10 to v7.3.
     const STATE: i16 = 18;
     const TCP_NEW_SYN_RECV: i32 = 12;
     const KTIME_GET_NS: i32 = 5;
@@ -128,7 +128,7 @@ fn program() -> [u64; 13] {
     ]
 }
 
-/// The number of a function in the kernel's types (`Documentation/bpf/btf.rst` at v6.18).
+/// Returns the number of a function in the kernel's types (`Documentation/bpf/btf.rst` at v6.18).
 fn function_id(types: &[u8], name: &[u8]) -> Option<u32> {
     const FUNC: u32 = 12;
     let word = |at: usize| Some(u32::from_le_bytes(types.get(at..at + 4)?.try_into().ok()?));

@@ -1,4 +1,4 @@
-//! Each loss brought about, and what the agent tracks afterwards compared with the kernel's sockets.
+//! Causes each kind of loss, and compares the agent's tracked sockets with the kernel's afterwards.
 
 use std::{
     collections::BTreeSet,
@@ -21,17 +21,17 @@ use crate::{
     net::{Id, Namespace},
 };
 
-/// Of each family.
+/// Number of sockets of each family.
 const HALF: usize = 300;
-/// A ring buffer of one page has room for so many records at most.
+/// Maximum number of records in a ring buffer of one page.
 const ROOM: u64 = 32;
-/// How long nobody reads the ring buffer.
+/// Time without a reader of the ring buffer.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Of short connections, this many at most,
+/// Maximum number of rounds of short connections.
 const ROUNDS: usize = 10;
-/// with so many of each thread. The ports that they leave in TIME_WAIT suffice for all rounds.
+/// Number of connections of each thread per round. The ports that they leave in TIME_WAIT suffice for all rounds.
 const EACH: usize = 2_500;
-/// Fewer than fill a backlog.
+/// Lead of the client, connections: less than a backlog.
 const AHEAD: usize = 32;
 
 struct Watched {
@@ -50,7 +50,7 @@ impl Watched {
         Self { agent, socket, ns: Namespace::new() }
     }
 
-    /// Stops the agent as a debugger does while `work` is done.
+    /// Stops the agent during `work`, as a debugger does.
     fn stopped<T>(&self, work: impl FnOnce() -> T) -> T {
         self.agent.signal(libc::SIGSTOP);
         let done = work();
@@ -58,7 +58,7 @@ impl Watched {
         done
     }
 
-    /// Waits for an audit that found so many missed and phantoms at least.
+    /// Waits for an audit with at least these numbers of missed sockets and phantoms.
     fn wait_for_audit(&mut self, repaired: u64, phantom: u64) -> Value {
         self.agent.wait_for(&format!("{repaired} repaired, {phantom} phantoms"), |event| {
             let count = |name: &str| event[name].as_u64();
@@ -66,7 +66,7 @@ impl Watched {
         })
     }
 
-    /// What the agent tracks of the namespace.
+    /// Returns the agent's tracked sockets of the namespace.
     fn tracked(&self) -> BTreeSet<Id> {
         of_namespace(&list_at(&self.socket), &self.ns).into_keys().collect()
     }
@@ -104,7 +104,7 @@ fn entries_that_found_no_room_in_the_ring_are_found_with_their_exact_age() {
     for (id, object) in of_namespace(&listed, &watched.ns) {
         assert_eq!(object["exact"], true, "{id}: {object}");
     }
-    // One after the other, so that their leaving is seen.
+    // One after the other, so that the agent observes each exit.
     let (ended, closed) = {
         let slowly = sockets.into_iter().inspect(|_| thread::sleep(Duration::from_millis(2))).collect();
         watched.close_all(slowly)
@@ -137,7 +137,7 @@ fn leavings_that_found_no_room_in_the_ring_leave_no_phantoms() {
     let (ended, _closed) = watched.close_all(kept);
     let totals = ended.totals();
     assert_eq!(totals["tracked"].as_u64().map(|tracked| tracked < 10), Some(true), "{totals}");
-    // Each is told to have left once, by its record or by the audit.
+    // Each exit is reported once, by its record or by the audit.
     let mut told = BTreeSet::new();
     for event in ended.events.iter().filter(|event| event["event"] == "leave") {
         let Some(id) = Id::of_event(event).filter(|id| id.netns == Some(netns)) else { continue };
@@ -170,7 +170,7 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
     let sockets = flood(&watched.ns, HALF);
     let listeners: Vec<_> = (1..=4).map(|last| watched.ns.listen(([127, 0, 1, last], 0).into())).collect();
     let mut skipped = Value::Null;
-    // A run is skipped when a packet interrupts another run on the same CPU.
+    // The kernel skips a run if a packet interrupts another run on the same CPU.
     for _round in 0..ROUNDS {
         watched.ns.run(|| come_and_go(&listeners));
         watched.agent.watch(Duration::from_millis(1500));
@@ -180,11 +180,11 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
             break;
         }
     }
-    // The kernel counts them since 5.12. A processor that is only imitated takes few interrupts there.
+    // The kernel counts them since 5.12. An emulated CPU takes few interrupts there.
     if can(Ability::Cookie) && slowness() == 1 {
         assert!(skipped.as_u64() > Some(0), "{skipped}");
     }
-    // An audit begins ten seconds after the one before at the earliest, and later if that took long.
+    // An audit begins at least ten seconds after the one before, and later if that took long.
     poll_until(PATIENCE * slowness(), || watched.tracked().len() == sockets.len());
     watched.check_tracked(&sockets);
     let (ended, _closed) = watched.close_all(sockets);
@@ -193,8 +193,8 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
     assert_eq!(totals["skipped_by_kernel"].is_null(), !can(Ability::Cookie), "{totals}");
 }
 
-/// Short connections, each of which passes through CLOSE_WAIT, of a client and a server for each listener. The client is a
-/// little ahead, so that its packets find the server at work.
+/// Makes short connections between a client and a server for each listener, each of which passes through CLOSE_WAIT.
+/// The client is a little ahead, so that its packets interrupt the server at work.
 fn come_and_go(listeners: &[TcpListener]) {
     thread::scope(|scope| {
         for listener in listeners {

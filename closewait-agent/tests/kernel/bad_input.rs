@@ -1,4 +1,4 @@
-//! What the agent says to those who call it wrongly or stop listening, and that it leaves nothing in the kernel then.
+//! The agent's messages on wrong usage or a closed output, and its clean-up in the kernel then.
 
 use std::{
     fs::OpenOptions,
@@ -46,7 +46,7 @@ fn a_reader_that_has_gone_ends_the_agent_quietly() {
     let mut child = Running::spawn(&mut run_command(&["--events", "all"]));
     let stderr = read_in_background(child.0.stderr.take().unwrap());
     let mut line = String::new();
-    // As `head -n1` does.
+    // Like `head -n1`.
     BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("\"start\""), "{line}");
     let pair = ns.pair(V4);
@@ -84,7 +84,7 @@ fn an_agent_that_has_ended_leaves_nothing_in_the_kernel() {
             continue;
         }
         let agent = Agent::start(&["--hook", hook]);
-        // Or else there would be nothing to leave.
+        // Otherwise the agent could leave nothing behind.
         assert!(leftovers::programs_held_by(agent.pid()) > 0, "{hook}");
         agent.signal(signal);
         assert_eq!(agent.join().code, code);

@@ -1,4 +1,4 @@
-//! What is limited: how many sockets are tracked, and what a storm of connections leaves behind.
+//! Limits: the number of tracked sockets, and the memory after a storm of connections.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use crate::{
     schema, socket,
 };
 
-/// Connections of one storm.
+/// Number of connections of one storm.
 const STORM: usize = 50_000;
-/// To one listener. The ends that close first stay in TIME_WAIT for a minute, and their ports with them.
+/// Number of connections to one listener. The ends that close first stay in TIME_WAIT for a minute, with their ports.
 const TO_ONE_LISTENER: usize = 5_000;
-/// The second storm may find less memory free than the first has left, but no more than this is added, KiB: a twelfth of what
-/// 50,000 tracked sockets would take.
+/// Maximum growth of memory by the second storm, KiB: it may find less free memory than the first has left. A twelfth
+/// of the memory of 50,000 tracked sockets.
 const RESIDUE_KIB: u64 = 2048;
 
 #[test]
@@ -33,7 +33,7 @@ fn a_storm_of_short_connections_leaves_nothing_behind() {
     let mut resident = Vec::new();
     for _ in 0..2 {
         storm(&ns);
-        // Other sockets of this machine are none of the test's business, but each of them has one entry.
+        // Sockets of other programs do not matter, but each of them has one entry.
         let empty = || {
             let listed = listed(&path);
             let ours = listed.iter().filter(|object| object["socket"]["netns"] == ns.inode).count();
@@ -60,7 +60,7 @@ fn a_storm_of_short_connections_leaves_nothing_behind() {
 }
 
 #[test]
-fn sockets_beyond_the_limit_are_counted_and_said_and_their_dwell_times_are_known() {
+fn sockets_beyond_the_limit_are_counted_and_reported_with_their_dwell_times() {
     const COUNT: usize = 40;
     let path = control_socket("untracked");
     let mut agent = Agent::start(&["--max-tracked", "1", "--stuck-after", "1s", "--socket", &path]);
@@ -83,12 +83,12 @@ fn sockets_beyond_the_limit_are_counted_and_said_and_their_dwell_times_are_known
     assert!(counted >= Some(COUNT as u64), "the kernel counts all of them: {all:?}");
 }
 
-/// Where an agent listens that goes away with its file.
+/// Returns the path of a control socket, which the agent removes.
 fn control_socket(name: &str) -> String {
     std::env::temp_dir().join(format!("closewait-bounds-{name}-{}.sock", std::process::id())).display().to_string()
 }
 
-/// Connections whose servers are in CLOSE_WAIT for a moment.
+/// Makes connections whose servers are in CLOSE_WAIT for a moment.
 fn storm(ns: &Namespace) {
     let one_half = |half: u8| {
         let listeners = STORM / 2 / TO_ONE_LISTENER;
@@ -110,7 +110,7 @@ fn storm(ns: &Namespace) {
     });
 }
 
-/// What the agent at `path` lists.
+/// Returns the sockets that the agent at `path` lists.
 fn listed(path: &str) -> Vec<Value> {
     let listed = finish(&mut closewait(&["list", "--output", "json", "--socket", path]));
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
@@ -119,7 +119,7 @@ fn listed(path: &str) -> Vec<Value> {
     objects.into_iter().filter(|object| object["left"].is_null()).collect()
 }
 
-/// How many times of entry the kernel keeps for an agent.
+/// Returns the number of times of entry that the kernel stores for an agent.
 fn entries(pid: u32) -> usize {
     let folder = format!("/proc/{pid}/fdinfo");
     let ids: Vec<u32> = fs::read_dir(&folder)

@@ -10,8 +10,9 @@ use crate::{
     agent::Agent,
 };
 
-/// Most instructions that the verifier may process for each program, on kernels before 6.12 and on later ones: about 1.5 times
-/// what 6.1 needs, and what the greediest of 6.12, 6.18 and 7.3 needs. The verifier's own limit is a million.
+/// Maximum number of instructions that the verifier may process for each program, on kernels before 6.12 and on later
+/// ones: about 1.5 times the number on 6.1, and the highest number on 6.12, 6.18 and 7.3. The verifier's own limit is
+/// a million.
 const INSTRUCTIONS: [(&str, u64, u64); 5] = [
     (names::PROGRAM_BTF, 45_000, 4_500),
     (names::PROGRAM_CLASSIC, 2_500, 1_500),
@@ -20,8 +21,8 @@ const INSTRUCTIONS: [(&str, u64, u64); 5] = [
     (names::REFRESH, 6_700, 6_500),
 ];
 
-/// Most bytes that each map may take with the default settings: by itself, and for each CPU. About 1.5 times what 5.10 and
-/// those kernels account for; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
+/// Maximum number of bytes of each map with the default settings: in total, and per CPU. About 1.5 times the number
+/// that 5.10 and those kernels report; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
 const BYTES: [(&str, u64, u64); 11] = [
     (names::SINCE, 32 << 20, 0),
     (names::RING, 6 << 20, 0),
@@ -67,13 +68,13 @@ fn every_program_and_map_stays_within_its_budget() {
         report(&format!("bytes of {name}"), Some(*bytes), budget, &mut over);
     }
     assert!(over.is_empty(), "make it smaller, or raise its budget with a reason: {over:#?}");
-    // The tables are about what is there.
+    // The tables have entries for existing objects.
     assert!(programs.contains_key(names::PROGRAM_CLASSIC), "{programs:?}");
     assert!(!can(Ability::Legs) || programs.len() == INSTRUCTIONS.len(), "{programs:?}");
     assert!(!can(Ability::Legs) || maps.len() == BYTES.len(), "{maps:?}");
 }
 
-/// Shows one number beside its budget, and keeps it if it is over that or has none.
+/// Prints one number beside its budget, and adds it to `over` if it exceeds that or has none.
 #[expect(clippy::print_stdout, reason = "shown with --nocapture")]
 fn report(what: &str, number: Option<u64>, budget: Option<u64>, over: &mut Vec<String>) {
     let shown = |number: Option<u64>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
@@ -85,7 +86,7 @@ fn report(what: &str, number: Option<u64>, budget: Option<u64>, over: &mut Vec<S
     }
 }
 
-/// Fields of `/proc/PID/fdinfo`, of each descriptor.
+/// Returns the fields of `/proc/PID/fdinfo`, of each descriptor.
 fn descriptors(pid: u32) -> Vec<BTreeMap<String, String>> {
     let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the descriptors of the agent").flatten();
     let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
@@ -104,7 +105,7 @@ fn map_name(id: u64) -> String {
     info.name_as_str().expect("UTF-8").to_owned()
 }
 
-/// Number of CPUs that the kernel has room for: a per-CPU map has a value for each.
+/// Returns the number of possible CPUs: a per-CPU map has a value for each.
 fn cpus() -> u64 {
     let possible = fs::read_to_string("/sys/devices/system/cpu/possible").expect("the CPUs");
     let last = possible.trim().rsplit(['-', ',']).next().expect("a number");

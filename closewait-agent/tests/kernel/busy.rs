@@ -1,4 +1,4 @@
-//! A host with more work than processors, and one on which everything that can break is broken at once.
+//! A host with more work than CPUs, and one on which everything that can fail fails at once.
 
 use std::{
     collections::BTreeSet, fs, io::Write as _, os::unix::net::UnixStream, process::Command, thread, time::Duration,
@@ -20,15 +20,15 @@ use crate::{
     unresponsive::hand_over,
 };
 
-/// Programs that use all the processor time that they get: ten for each processor of a small host.
+/// Number of programs that use all their CPU time: ten for each CPU of a small host.
 const SPINNING: usize = 20;
-/// Age at which sockets are stuck, seconds.
+/// Dwell time at which sockets are stuck, seconds.
 const STUCK: f64 = 1.0;
-/// How late an event may be, seconds: one for an inspection, one for what it costs to judge, and the scheduler's part.
+/// Maximum delay of an event, seconds: one for an inspection, one for its cost, and the scheduler's part.
 const LATE: f64 = 3.0;
-/// Silent clients, and more than may wait for answers.
+/// Number of silent clients: more than may wait for answers.
 const CLIENTS: usize = 24;
-/// How long everything stays broken: a minute, less in a guest.
+/// Returns the time of the failures, seconds: a minute, less in a guest.
 fn broken() -> f64 {
     if slowness() == 1 { 60.0 } else { 20.0 }
 }
@@ -61,14 +61,15 @@ fn on_a_busy_host_each_socket_that_gets_stuck_is_reported_in_time_or_left_as_one
     let ended = agent.stop();
     let (mut late, mut told) = (Vec::new(), 0);
     for (id, age) in &stayed {
-        told += usize::from(check_told(&ended, id, *age, &mut late));
+        told += usize::from(check_reported(&ended, id, *age, &mut late));
     }
     assert!(told > 20, "{told} of {} sockets were stuck", stayed.len());
     assert!(late.is_empty(), "{} of {told} too late, the first: {}", late.len(), late[0]);
 }
 
-/// Whether a socket of this age was stuck: then there is its event, in time, or it left as one that had been.
-fn check_told(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool {
+/// Returns whether a socket of this age was stuck. Checks that its event came in time, or that it exited as a stuck
+/// one.
+fn check_reported(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool {
     let (stuck, left) = (ended.of_socket("stuck", id), ended.of_socket("leave", id));
     if let Some(first) = stuck.first() {
         let dwell = first["dwell_seconds"].as_f64().expect("an age");
@@ -78,14 +79,15 @@ fn check_told(ended: &Ended, id: &Id, age: f64, late: &mut Vec<String>) -> bool 
         return true;
     }
     let said = left.iter().any(|leave| leave["stuck"] == true);
-    // What is known of its age is not exact: the FIN came some time before it was seen to have come.
+    // The known age is inexact: the FIN arrived some time before the test observed it.
     assert!(said || age < STUCK + LATE * f64::from(slowness()), "nothing was said of {id} after {age} s");
     said
 }
 
-/// A file system, the log, the recording, clients, descriptors, memory and processors: all broken, while sockets come and go.
+/// Breaks a file system, the log, the recording, clients, descriptors, memory and CPUs at once, while sockets enter
+/// and exit.
 #[test]
-fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_the_end() {
+fn with_everything_broken_at_once_the_agent_continues_and_knows_what_is_there_in_the_end() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("everything"));
     let [(log, log_reader), (recording, recording_reader)] = ["log", "recording"].map(|name| fifos.unread(name));
     let arguments = ["--histogram-every", "50ms", "--record", &recording];
@@ -95,7 +97,7 @@ fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_t
         Some(cgroup) => Agent::spawn(&mut cgroup.inside(&command)),
         None => Agent::spawn(&mut { command }),
     };
-    // Whatever the agent does to get more.
+    // Even if the agent tries to get more.
     let limit = fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count() + 2;
     let hung = FileSystem::mount("everything");
     let owners: Vec<_> = hung
@@ -125,7 +127,7 @@ fn with_everything_broken_at_once_the_agent_goes_on_and_knows_what_is_there_in_t
     limit_descriptors(agent.pid(), 4096);
     hung.iter().for_each(|hung| hung.set(Mode::Answers));
 
-    // Each that stayed is known to be stuck, and nothing else is said to be there.
+    // Each remaining socket is known to be stuck, and no other is listed.
     for one in &kept {
         agent.wait_for_socket("stuck", &one.id);
     }
@@ -157,7 +159,7 @@ fn end(agent: Agent) -> Ended {
     ended
 }
 
-/// What entered has left or is there, or it was counted as lost.
+/// Checks that each socket that entered has exited, is still there, or was counted as lost.
 fn assert_counts(ended: &Ended, kept: &[One], ns: &Namespace) {
     let totals = ended.totals();
     let count = |name: &str| totals[name].as_u64().unwrap_or_default();
@@ -166,14 +168,14 @@ fn assert_counts(ended: &Ended, kept: &[One], ns: &Namespace) {
     let stuck: BTreeSet<Id> =
         ended.events.iter().filter(|event| event["event"] == "stuck").filter_map(Id::of_event).collect();
     assert!(kept.iter().all(|one| stuck.contains(&one.id)));
-    // Those that could not be looked for are unknown, and not nobody's.
+    // Owners that the agent could not search for are unknown, and not empty.
     let ours = |event: &&Value| event["event"] == "stuck" && event["socket"]["netns"] == ns.inode;
     let stuck = ended.events.iter().filter(ours);
     let nobodys: Vec<&Value> = stuck.filter(|event| event["owners"] == Value::Array(Vec::new())).collect();
     assert!(nobodys.is_empty(), "{} said to be held by nobody: {:?}", nobodys.len(), nobodys.first());
 }
 
-/// A client that asks for everything and takes nothing.
+/// Sends a query for all sockets, and reads no answer.
 fn ask_and_stay_silent(path: &str) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(path).ok()?;
     stream.write_all(question().as_bytes()).ok()?;
@@ -189,7 +191,7 @@ fn spin(count: usize) -> Vec<Running> {
 
 fn limit_descriptors(pid: u32, count: usize) {
     let limit = libc::rlimit { rlim_cur: count as libc::rlim_t, rlim_max: 4096 };
-    // SAFETY: the pointer is to a live struct that the call reads; the old limit is not asked for.
+    // SAFETY: the pointer is to a live struct that the call reads; the old limit is not requested.
     check(
         unsafe { libc::prlimit(pid.cast_signed(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) },
         "prlimit",

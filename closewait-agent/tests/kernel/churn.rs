@@ -1,7 +1,7 @@
-//! Load that makes half-open connections come and go: SYNs from random sources.
+//! Load of short-lived half-open connections: SYNs from random sources.
 //!
-//! Each SYN puts a request socket into the kernel's table of connections. The SYN-ACK goes to an address of the loopback
-//! where nobody has asked for it, so a reset takes the request out again.
+//! Each SYN adds a request socket to the kernel's table of connections. The SYN-ACK goes to an address of the
+//! loopback that has not requested it, so a reset removes the request again.
 
 use std::{
     io,
@@ -21,18 +21,18 @@ use crate::{
     socket::{self, check},
 };
 
-/// Upper bound of the number of SYNs, whatever the time.
+/// Maximum number of SYNs.
 const MAX_SYNS: u64 = 5_000_000;
-/// Upper bound of the time in seconds, if nobody ends the load before.
+/// Maximum time, seconds.
 const MAX_SECONDS: f64 = 120.0;
 /// Length of an IPv4 header without options, in bytes; a TCP header without options is as long.
 const HEADER: usize = 20;
 
-/// A thread that sends SYNs inside of a namespace until it is stopped.
+/// Thread that sends SYNs inside of a namespace until it is stopped.
 pub(crate) struct SynChurn {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
-    /// Open as long as the load goes on.
+    /// Listeners, open during the load.
     _listeners: Vec<TcpListener>,
 }
 
@@ -44,7 +44,7 @@ impl SynChurn {
         listeners.iter().for_each(|listener| socket::limit_backlog(listener, 4096));
         let ports = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
         let raw = ns.run(|| {
-            // With cookies the kernel keeps no request sockets while a queue is full.
+            // With cookies the kernel creates no request sockets while a queue is full.
             std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0").expect("tcp_syncookies");
             raw_socket().expect("a raw socket")
         });
@@ -56,21 +56,21 @@ impl SynChurn {
         Self { stop, sender, _listeners: listeners }
     }
 
-    /// Ends the load and returns the number of SYNs that were sent.
+    /// Stops the load. Returns the number of sent SYNs.
     pub(crate) fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.sender.join().expect("the sender")
     }
 }
 
-/// A socket whose user writes IP headers, too.
+/// Opens a socket for packets with their own IP headers.
 fn raw_socket() -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -87,13 +87,13 @@ fn send(raw: &OwnedFd, ports: Vec<u16>, stop: &AtomicBool) -> u64 {
         if stop.load(Ordering::Relaxed) || sent == MAX_SYNS || (sent.is_multiple_of(64) && boot_seconds() > end) {
             break;
         }
-        // xorshift64: the same for each run.
+        // xorshift64, the same in each run.
         chance ^= chance << 13;
         chance ^= chance >> 7;
         chance ^= chance << 17;
         let packet = syn(chance, port);
         let (length, to_length) = (packet.len(), size_of::<libc::sockaddr_in>() as libc::socklen_t);
-        // SAFETY: packet and address live here for the time of the call and are as long as is said.
+        // SAFETY: packet and address live here during the call and have the given lengths.
         let result = unsafe {
             libc::sendto(raw.as_raw_fd(), packet.as_ptr().cast(), length, 0, (&raw const to).cast(), to_length)
         };
@@ -106,14 +106,14 @@ fn send(raw: &OwnedFd, ports: Vec<u16>, stop: &AtomicBool) -> u64 {
     sent
 }
 
-/// An IPv4 packet with a SYN to this port of the loopback, from an address and a port that `chance` chooses.
+/// Returns an IPv4 packet with a SYN to this port of the loopback, from a source address and port by `chance`.
 fn syn(chance: u64, port: u16) -> [u8; 2 * HEADER] {
     let random = chance.to_be_bytes();
     let source = [127, 16 | (random[0] & 3), random[1], random[2]];
     let source_port = 1024 + u16::from_be_bytes([random[3], random[4]]) % 60_000;
     let destination = Ipv4Addr::LOCALHOST.octets();
     let mut packet = [0; 2 * HEADER];
-    // Version 4, five words of header, a time to live of 64. The kernel fills in length, identification and checksum
+    // Version 4, five words of header, a time to live of 64. The kernel sets length, identification and checksum
     // (`raw_send_hdrinc`, net/ipv4/raw.c at v6.18).
     (packet[0], packet[8], packet[9]) = (0x45, 64, libc::IPPROTO_TCP as u8);
     packet[12..16].copy_from_slice(&source);
@@ -130,7 +130,7 @@ fn syn(chance: u64, port: u16) -> [u8; 2 * HEADER] {
     packet
 }
 
-/// The Internet checksum (RFC 1071) of an even number of bytes.
+/// Returns the Internet checksum (RFC 1071) of an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let sum: u32 = words.sum();

@@ -1,4 +1,4 @@
-//! The classic tracepoint, which is there for kernels without BTF.
+//! The classic tracepoint, for kernels without BTF.
 
 use std::{
     collections::VecDeque,
@@ -48,8 +48,9 @@ fn the_classic_hook_leaves_no_mount_behind_and_shows_none() {
     assert_eq!(mounts(), before, "after the agent has ended");
 }
 
-/// Records of the classic tracepoint tell neither the namespace nor the side; what scans find of both must not part what stays
-/// from what left. Without BTF the agent sees no listener there: it may not enter the server's namespace any more.
+/// Records of the classic tracepoint have neither the namespace nor the side. Scans find both, which must not
+/// separate present sockets from exited ones. Without BTF the agent lists no listener there: it can no longer enter
+/// the server's namespace.
 #[test]
 fn a_slow_server_is_not_blamed_with_the_classic_hook() {
     const STAYS: Duration = Duration::from_millis(1500);
@@ -72,11 +73,11 @@ fn a_slow_server_is_not_blamed_with_the_classic_hook() {
     }
     let ended = agent.stop();
     let ours = ended.events.iter().filter(|event| event["socket"]["local"]["port"] == 8080);
-    // The first ones are judged before any was closed.
+    // The first ones get their verdicts before any was closed.
     let later = ours.skip_while(|event| event["event"] != "leave").filter(|event| event["event"] == "stuck");
     let verdicts: Vec<_> = later.map(|event| &event["verdict"]).collect();
     assert!(verdicts.len() >= 5, "{verdicts:?}");
-    // What was read and sent tells it from other causes; without the kernel's types that is not known.
+    // Received and sent data distinguishes it from other causes; without the kernel's types they are unknown.
     let right = if can(Ability::Types) { &["transient"][..] } else { &["transient", "unknown"] };
     let wrong: Vec<_> =
         verdicts.iter().filter(|verdict| right.iter().all(|right| verdict["class"] != *right)).collect();
@@ -129,7 +130,7 @@ fn the_same_addresses_in_two_namespaces_are_two_older_sockets_without_btf() {
     }
 }
 
-/// Sockets that are there before `start` are stuck, and leave with an age between two bounds.
+/// Checks that sockets from before `start` get stuck, and exit with an age between two bounds.
 fn check_older(has_types: bool, start: impl FnOnce() -> Agent) {
     let ns = Namespace::new();
     // Without iterators a namespace has to be entered, and so it has to be found.
@@ -148,7 +149,7 @@ fn check_older(has_types: bool, start: impl FnOnce() -> Agent) {
         if has_types {
             check_bounds(&leave, fin.until(closing));
         } else {
-            // `sock_diag` would tell, and would have to wait for the lock of each socket.
+            // `sock_diag` could report it, but would have to wait for the lock of each socket.
             assert!(leave["dwell_at_most_seconds"].is_null(), "{leave}");
             assert!(leave["dwell_seconds"].as_f64() <= Some(fin.until(closing).1), "{leave}");
         }

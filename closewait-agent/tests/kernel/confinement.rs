@@ -1,4 +1,4 @@
-//! What a running agent has given up, and that it does its work without.
+//! Dropped privileges of a running agent, which works without them.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use crate::{
     setup::{self, NOBODY, PublicBinary, capability},
 };
 
-/// Those that a running agent has.
+/// Capabilities of a running agent.
 pub(crate) const LASTING: [u32; 4] =
     [capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
 /// An ordinary user, other than the agent's.
@@ -109,7 +109,7 @@ fn without_one_of_the_others_one_thing_is_degraded_and_the_rest_works() {
             assert_eq!(said.len(), unseen.len(), "{event}");
             assert!(said.iter().zip(unseen).all(|(said, part)| said.starts_with(part)), "{event}");
         } else {
-            // What /proc does not show is unknown, not held by nobody.
+            // What /proc does not show is unknown, and not empty.
             let event = agent.wait_for_socket("stuck", &id);
             assert_eq!((&event["owners"], &event["process"]), (&Value::Null, &Value::Null), "{event}");
         }
@@ -134,7 +134,7 @@ fn root_without_the_right_to_enter_namespaces_says_so_and_works() {
 }
 
 #[test]
-fn what_stands_in_for_a_missing_capability_stays_and_is_said() {
+fn a_substitute_for_a_missing_capability_stays_and_is_reported() {
     let socket = Socket::new();
     let mut command = run_command(&["--stuck-after", "300ms", "--socket", socket.path()]);
     let granted = &[capability::SYS_ADMIN, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
@@ -160,7 +160,7 @@ fn where_filters_are_forbidden_the_agent_says_so_and_works() {
     assert!(ended.stderr.contains("seccomp(SECCOMP_SET_MODE_FILTER)"), "{}", ended.stderr);
 }
 
-/// `closewait run` of nobody with these capabilities.
+/// Returns `closewait run` as the user nobody with these capabilities.
 fn of_nobody(binary: &PublicBinary, socket: &Socket, granted: &'static [u32]) -> Command {
     let mut command = Command::new(&binary.path);
     command.args(["run", "--output", "json", "--stuck-after", "300ms", "--socket", socket.path()]);
@@ -168,7 +168,8 @@ fn of_nobody(binary: &PublicBinary, socket: &Socket, granted: &'static [u32]) ->
     command
 }
 
-/// The agent sees a socket of another user get stuck, its owner and what that does, answers `list`, and sees the socket leave.
+/// Checks that the agent reports a stuck socket of another user with its owner and activity, answers `list`, and
+/// reports the exit.
 fn works(agent: &mut Agent, socket: &Socket) {
     let ns = Namespace::new();
     let Stuck { id, mut holder, _client } = Stuck::new(&ns);
@@ -193,11 +194,11 @@ fn works(agent: &mut Agent, socket: &Socket) {
     assert_eq!(left["how"], "closed", "{left}");
 }
 
-/// A socket in CLOSE_WAIT that only a process of another user has.
+/// Socket in CLOSE_WAIT whose only owner is a process of another user.
 struct Stuck {
     id: Id,
     holder: Running,
-    /// It stays open, so that the socket leaves by what its holder does.
+    /// Open client, so that the socket exits only by its owner.
     _client: TcpStream,
 }
 
@@ -218,22 +219,22 @@ fn inherit(socket: &TcpStream) -> Running {
     };
     let mut command = Command::new("sleep");
     command.arg("1000").uid(SOMEBODY).gid(SOMEBODY);
-    // SAFETY: between fork and exec, it makes one system call only.
+    // SAFETY: between fork and exec, it makes only one system call.
     unsafe { command.pre_exec(keep_open) };
     Running::spawn(&mut command)
 }
 
-/// The first report of the socket that says what its owner does.
+/// Returns the first report of the socket with its owner's activity.
 fn stuck_with_process(agent: &mut Agent, id: &Id) -> Value {
     agent.wait_for(&format!("`stuck` of {id} with its process"), |event| {
         event["event"] == "stuck" && id.is_in(event) && !event["process"].is_null()
     })
 }
 
-/// Threads that only write to what is open, and have no capability at all.
+/// Threads that only write to open files, and have no capability at all.
 const WRITERS: [&str; 2] = ["closewait-log", "closewait-rec"];
 
-/// The lines of `status` of each thread of the agent say that it is confined.
+/// Checks the lines of `status` of each thread of the agent.
 pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], user: libc::uid_t) {
     let mask = |of: &[u32]| format!("{:016x}", of.iter().fold(0_u64, |all, one| all | 1 << one));
     let user = user.to_string();
@@ -267,7 +268,7 @@ pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], use
         };
         let expected: BTreeMap<String, String> =
             expected.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        // A writer gives up its capabilities as the first thing it does, which may be a moment from now.
+        // A writer first drops its capabilities, which may be a moment from now.
         for _try in 0..200 {
             if !is_writer || found() == expected {
                 break;
@@ -280,7 +281,7 @@ pub(crate) fn assert_confined(agent: &Agent, kept: &[u32], bounding: &[u32], use
     assert!(count >= 2, "the loop and the writer are threads, {count} were seen");
 }
 
-/// What `start` says is degraded, beside what this kernel lacks.
+/// Checks the degraded features in `start`, except those that this kernel lacks.
 fn assert_degraded(agent: &Agent, expected: &[&str]) {
     let lacking = [(Ability::Openers, "openers"), (Ability::Cookie, "cookies")];
     let lacking: Vec<&str> = lacking.into_iter().filter(|(ability, _)| !can(*ability)).map(|(_, what)| what).collect();
@@ -289,7 +290,7 @@ fn assert_degraded(agent: &Agent, expected: &[&str]) {
     assert_eq!(what, [&lacking, expected].concat(), "{}", agent.events[0]);
 }
 
-/// A place for the agent's socket.
+/// Path for the agent's socket.
 struct Socket(PathBuf);
 
 impl Socket {
@@ -297,7 +298,7 @@ impl Socket {
         Self::in_folder_of(0)
     }
 
-    /// In a folder that root has made for an agent of the user `nobody`, so that root believes it.
+    /// Creates a folder by root for an agent of the user `nobody`, so that root trusts it.
     fn of_nobody() -> Self {
         Self::in_folder_of(65534)
     }
@@ -317,7 +318,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // What stays is in a folder that is empty after the next start of the host.
+        // If this fails, the folder stays in one that is empty after a reboot.
         let _left = self.0.parent().map(fs::remove_dir_all);
     }
 }

@@ -1,4 +1,4 @@
-//! What `run` promises to whoever reads its events. Their form is checked of every event of every test: see `schema`.
+//! Contract of the events of `run`. `schema` checks the form of every event of every test.
 
 use std::{fs, net::TcpListener, thread, time::Duration};
 
@@ -29,7 +29,7 @@ fn start_tells_what_the_agent_is_and_what_bounds_it() {
 }
 
 #[test]
-fn events_are_told_at_the_time_when_they_happened() {
+fn events_have_the_time_when_they_happened() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let pair = ns.pair(V4);
@@ -46,7 +46,7 @@ fn events_are_told_at_the_time_when_they_happened() {
 }
 
 #[test]
-fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
+fn stuck_is_reported_at_the_threshold_and_at_every_doubling() {
     let events: Vec<Value> = undisturbed(|| {
         let mut agent = Agent::start(&["--stuck-after", "200ms", "--events", "all"]);
         let ns = Namespace::new();
@@ -55,20 +55,20 @@ fn stuck_is_told_at_the_threshold_and_at_every_doubling() {
         agent.stop().of_socket("stuck", &pair.id).into_iter().cloned().collect()
     });
     check_known_once(&events.iter().collect::<Vec<_>>(), 0.2);
-    // On a slow machine what is found out about a socket takes long, and so does the pause that follows: the agent may
-    // leave reports out.
+    // On a slow machine, inspecting a socket takes long, and so does the pause that follows: the agent may omit
+    // reports.
     if slowness() == 1 {
         let ages: Vec<f64> = events.iter().map(|stuck| stuck["dwell_seconds"].as_f64().unwrap()).collect();
         assert_eq!(ages.len(), 4, "{ages:?}");
         for (age, expected) in ages.iter().zip([0.2, 0.4, 0.8, 1.6]) {
-            // Not before its time, and late by no more than a busy machine takes.
+            // Not before its time, and no later than a busy machine explains.
             assert!((expected..expected + 0.1).contains(age), "{ages:?}");
         }
     }
 }
 
 #[test]
-fn a_healthy_socket_is_told_only_to_those_who_asked_for_all_events() {
+fn a_healthy_socket_is_reported_only_with_all_events() {
     let (healthy, stuck) = undisturbed(|| {
         let mut agent = Agent::start(&["--stuck-after", "400ms"]);
         let ns = Namespace::new();
@@ -133,7 +133,7 @@ fn the_histogram_counts_all_and_each_port() {
     let last = of_busy.last().unwrap();
     assert_eq!(last["unfinished"]["count"], 3, "{last}");
     assert!(last["unfinished"]["p50_seconds"].as_f64() >= Some(1.0), "{last}");
-    // A bucket is up to 1/32 wider than what is in it.
+    // A bucket is up to 1/32 wider than its values.
     let possible = 0.1..(life.to - life.from) * 33.0 / 32.0;
     for event in of_busy.iter().filter(|event| event["finished"]["count"] != 0) {
         for quantile in ["p50_seconds", "p90_seconds", "p99_seconds", "max_seconds"] {
@@ -157,7 +157,7 @@ fn the_totals_at_the_end_count_what_has_happened() {
     agent.wait_for_socket("leave", &last);
     let ended = agent.stop();
     let totals = ended.totals();
-    // Of every namespace: what others do at the same time counts too.
+    // In all namespaces: sockets of other programs count too.
     for (name, at_least) in [("entered", 25), ("left", 20), ("tracked", 5)] {
         assert!(totals[name].as_u64() >= Some(at_least), "{name}: {totals}");
     }
@@ -193,7 +193,7 @@ fn both_signals_end_the_agent_with_its_totals() {
 }
 
 #[test]
-fn a_full_map_is_counted_and_told() {
+fn a_full_map_is_counted_and_reported() {
     let mut agent = Agent::start(&["--max-sockets", "16", "--events", "all"]);
     let ns = Namespace::new();
     let pairs: Vec<Pair> = (0..64).map(|_| ns.waiting(V4).0).collect();
@@ -205,10 +205,10 @@ fn a_full_map_is_counted_and_told() {
 }
 
 #[test]
-fn a_full_ring_buffer_is_counted_and_told() {
+fn a_full_ring_buffer_is_counted_and_reported() {
     let mut agent = Agent::start(&["--ring-buffer", "4096", "--events", "all"]);
     let ns = Namespace::new();
-    // The agent reads nothing, as if it got no time on a busy machine: 4096 bytes are fewer than 25 records.
+    // The agent reads nothing, as without CPU time on a busy machine: 4096 bytes are fewer than 25 records.
     agent.signal(libc::SIGSTOP);
     let pairs: Vec<Pair> = (0..100).map(|_| ns.waiting(V4).0).collect();
     agent.signal(libc::SIGCONT);
@@ -220,7 +220,7 @@ fn a_full_ring_buffer_is_counted_and_told() {
     assert!(totals["entered"].as_u64() >= Some(100), "the kernel counts what the ring buffer cannot take: {totals}");
 }
 
-/// A counter of `health`, wherever it stands.
+/// Returns a counter of `health`, at either place.
 fn counter(health: &Value, name: &str) -> u64 {
     health.get("totals").unwrap_or(health)[name].as_u64().expect("a counter")
 }

@@ -1,5 +1,5 @@
-//! The control socket: what `run --socket` may touch, who is answered and who is believed, and what clients that do not
-//! read cost.
+//! Control socket: files that `run --socket` may change, permissions and trust, and the cost of clients that do not
+//! read.
 
 use std::{
     fs::{self, Permissions},
@@ -36,7 +36,7 @@ use crate::{
     socket,
 };
 
-/// A folder that is gone after the test.
+/// Folder that is removed after the test.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -65,7 +65,7 @@ impl Drop for Folder {
     }
 }
 
-/// What the event `start` of an agent with this socket says of it.
+/// Returns the degraded features of this socket in the event `start` of an agent.
 fn degraded(agent: &Agent) -> Vec<String> {
     let said = agent.events[0]["degraded"].as_array().expect("a list");
     let texts = said.iter().map(|one| one.as_str().expect("text").to_owned());
@@ -87,7 +87,7 @@ fn socket_and_folder_have_their_modes_whatever_the_umask() {
             unsafe { libc::umask(umask) };
             Ok(())
         };
-        // SAFETY: between fork and exec, `work` makes one system call only.
+        // SAFETY: between fork and exec, `work` makes only one system call.
         unsafe { command.pre_exec(work) };
         let agent = Agent::spawn(&mut command);
         assert_eq!((mode(folder.0.join("made")), mode(&path)), (0o755, 0o600), "umask {umask:03o}");
@@ -141,7 +141,7 @@ fn a_socket_of_an_agent_that_was_killed_is_replaced() {
     let agent = Agent::start(&["--socket", &path]);
     assert_eq!(degraded(&agent), Vec::<String>::new());
     list_at(&path);
-    // And one that lives is not.
+    // And it does not replace the socket of a running agent.
     let second = Agent::start(&["--socket", &path]);
     assert!(degraded(&second)[0].contains("another agent answers"), "{:?}", degraded(&second));
     second.stop().totals();
@@ -166,7 +166,7 @@ fn an_agent_leaves_the_socket_of_the_next_one_alone() {
 }
 
 #[test]
-fn a_folder_in_which_others_can_replace_the_socket_is_said() {
+fn a_folder_in_which_others_can_replace_the_socket_is_reported() {
     let folder = Folder::new("open");
     fs::set_permissions(&folder.0, Permissions::from_mode(0o777)).expect("its mode");
     std::os::unix::fs::chown(&folder.0, Some(NOBODY), None).expect("chown");
@@ -179,7 +179,7 @@ fn a_folder_in_which_others_can_replace_the_socket_is_said() {
 }
 
 #[test]
-fn a_path_that_was_given_and_has_no_agent_is_said() {
+fn a_given_path_without_an_agent_is_reported() {
     let folder = Folder::new("absent");
     let path = folder.socket();
     let absent = format!("no agent answers at {path}; this is a one-off scan\n");
@@ -187,14 +187,14 @@ fn a_path_that_was_given_and_has_no_agent_is_said() {
         let asked = ask(&[command, &["--socket", &path]].concat());
         assert!(asked.code == Some(0) && asked.stderr.contains(&absent), "{asked:?}");
     }
-    // One that nobody listens at any more.
+    // A socket whose listener has gone.
     drop(UnixListener::bind(&path).expect("a socket"));
     assert!(ask(&["list", "--socket", &path]).stderr.contains(&absent));
     assert!(!ask(&["list", "--socket", &path, "--alone"]).stderr.contains("no agent"));
 }
 
 #[test]
-fn a_path_that_is_too_long_is_said_and_the_agent_watches() {
+fn a_path_that_is_too_long_is_reported_and_the_agent_watches() {
     let folder = Folder::new("long");
     let path = folder.0.join("x".repeat(120)).display().to_string();
     let agent = Agent::start(&["--socket", &path]);
@@ -214,7 +214,7 @@ fn a_stranger_is_not_believed_by_any_command() {
     let answering = thread::spawn(move || {
         for stream in listener.incoming().take(3) {
             let mut stream = stream.expect("a client");
-            // The client hangs up without a word.
+            // The client hangs up without a query.
             assert_eq!(stream.read(&mut [0; 8]).expect("the end"), 0, "a stranger is not even asked");
             let _gone = stream.write_all(&answer_of(&[]));
         }
@@ -235,13 +235,13 @@ fn a_stranger_gets_no_answer() {
     let agent = Agent::start(&["--socket", &path]);
     let denied = as_nobody(|| Ok(UnixStream::connect(folder.socket()).expect_err("mode 0600").kind()));
     assert_eq!(denied, io::ErrorKind::PermissionDenied);
-    // Whatever somebody does to its mode.
+    // For any mode of the socket.
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("its mode");
     let mut told = String::new();
     as_nobody(|| {
         let mut stream = UnixStream::connect(folder.socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        // It may have been refused, and hung up on, before that.
+        // The agent may have refused it, and hung up, before that.
         let _refused = stream.write_all(question().as_bytes());
         let mut byte = [0];
         while stream.read(&mut byte).is_ok_and(|read| read == 1) && byte != *b"\n" {
@@ -277,7 +277,7 @@ fn an_agent_that_is_stopped_holds_up_no_command() {
 }
 
 #[test]
-fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
+fn clients_that_do_not_read_take_little_memory_and_delay_no_other() {
     let folder = Folder::new("silent");
     let path = folder.socket();
     let ns = Namespace::new();
@@ -286,10 +286,10 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
     let mut whole = Vec::new();
     assert!(ask_agent(&path, &everything(), |frame| whole.extend_from_slice(frame)));
     let length = whole.len();
-    // As they would be all together, in KiB.
+    // Size of all answers together, KiB.
     let raw = length as u64 * SILENT as u64 / 1024;
     assert!(raw > 32 << 10, "{raw} KiB: more than the agent keeps for answers");
-    // From here on the most that it has is counted anew (proc_pid_clear_refs(5)).
+    // Resets the peak of resident memory (proc_pid_clear_refs(5)).
     fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").expect("clear_refs");
     let before = resident(agent.pid(), "VmRSS:");
     let silent: Vec<UnixStream> = (0..SILENT)
@@ -299,12 +299,12 @@ fn clients_that_do_not_read_take_little_memory_and_hold_up_nobody() {
             stream
         })
         .collect();
-    // It comes after all others, which takes its time in a program that was not optimized.
+    // It comes after all others, which takes a while in an unoptimized program.
     let beside = || ask(&["list", "--port", "1", "--socket", &path]);
     assert!(poll_until(PATIENCE, || beside().stderr.is_empty()), "{:?}", beside());
     let most = resident(agent.pid(), "VmHWM:") - before;
     assert!(most < raw / 2, "{most} KiB for {SILENT} answers of {} KiB each", length / 1024);
-    // Each is hung up on, with the answer cut off.
+    // The agent hangs up on each, with the answer cut off.
     for mut stream in silent {
         let mut taken = Vec::new();
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -331,7 +331,7 @@ fn silent_clients_are_hung_up_on_and_delay_no_other_client() {
     list_at(&path);
     let answered = boot_seconds() - began;
     assert!(silent.iter().all(|stream| !hung_up(stream)) || answered > 4.0, "the agent waits for them meanwhile");
-    // It gives a question five seconds.
+    // Its time limit for a query is five seconds.
     for stream in &silent {
         assert!(poll_until(PATIENCE, || hung_up(stream)));
     }
@@ -343,7 +343,7 @@ fn silent_clients_are_hung_up_on_and_delay_no_other_client() {
         stream.read_to_string(&mut answer).expect("the end");
         assert_eq!(answer, "", "half a question has no answer");
     }
-    // As many as the agent serves at once: a command works all the same, with the agent's answer or without it.
+    // As many as the agent serves at once: a command still works, with the agent's answer or without it.
     let silent: Vec<_> = (0..64).map(|_| connect("")).collect();
     let asked = ask(&["list", "--port", "1", "--socket", &path]);
     assert_eq!(asked.code, Some(0), "{asked:?}");
@@ -450,7 +450,7 @@ fn hung_up(stream: &UnixStream) -> bool {
     ready == 1 && poll.revents & libc::POLLHUP != 0
 }
 
-/// Takes one question as an agent of this user, and answers this.
+/// Receives one query as an agent of this user, and sends this answer.
 pub(crate) fn answer_once(path: &str, answer: Vec<u8>) -> JoinHandle<()> {
     let _left = fs::remove_file(path);
     let listener = UnixListener::bind(path).expect("a socket");
@@ -460,7 +460,7 @@ pub(crate) fn answer_once(path: &str, answer: Vec<u8>) -> JoinHandle<()> {
         while byte != *b"\n" {
             stream.read_exact(&mut byte).expect("a question");
         }
-        // One that is not interested hangs up.
+        // A client that has read enough hangs up.
         let _gone = stream.write_all(&answer);
     })
 }
@@ -469,14 +469,14 @@ fn ask(arguments: &[&str]) -> Finished {
     finish(&mut closewait(arguments))
 }
 
-/// KiB.
+/// Returns a line of `status`, KiB.
 fn resident(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
     line.trim().strip_suffix(" kB").expect("KiB").parse().expect("a number")
 }
 
-/// Does something on a thread of its own as the user without rights: the kernel has users for each thread.
+/// Runs `work` on a new thread as the user without privileges: in the kernel, each thread has its own user.
 fn as_nobody<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> T {
     thread::scope(|scope| {
         let working = scope.spawn(|| {
@@ -490,27 +490,27 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> T {
     })
 }
 
-/// A reader of standard output that has gone.
+/// Returns a standard output whose reader has gone.
 pub(crate) fn gone_reader() -> Stdio {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);
     writer.into()
 }
 
-/// Number of clients that take no answer.
+/// Number of clients that read no answer.
 const SILENT: usize = 32;
 
-/// The question that the line of [`question`] asks.
+/// Returns the query in the line of [`question`].
 fn everything() -> Query {
     Query::List { filter: Filter::default(), content: ListContent::Sockets }
 }
 
-/// The line of a question for all sockets.
+/// Returns the line of a query for all sockets.
 pub(crate) fn question() -> String {
     format!("{{\"protocol\":{PROTOCOL},\"query\":{{\"list\":{{}}}}}}\n")
 }
 
-/// Asks an agent as the commands do. Returns whether there is one.
+/// Queries an agent as the commands do. Returns whether there is one.
 fn ask_agent(path: &str, query: &Query, mut take: impl FnMut(&[u8])) -> bool {
     let take = |frame: &[u8]| {
         take(frame);
@@ -519,7 +519,7 @@ fn ask_agent(path: &str, query: &Query, mut take: impl FnMut(&[u8])) -> bool {
     closewait::control::ask(Path::new(path), query, take).expect("an answer")
 }
 
-/// The items with which an agent answers a question for a socket of this process.
+/// Returns the items of an agent's answer about a socket of this process.
 pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     let folder = Folder::new(&format!("items-{}", id.remote.port()));
     let agent = Agent::start(&["--socket", &folder.socket()]);
@@ -540,7 +540,7 @@ pub(crate) fn items_of(id: &Id) -> Vec<AnswerItem<'static>> {
     items
 }
 
-/// What an agent says that answers with these items.
+/// Returns the bytes of an answer with these items.
 pub(crate) fn answer_of(items: &[AnswerItem<'_>]) -> Vec<u8> {
     let mut frame = ItemFrame::default();
     items.iter().for_each(|item| frame.add(item).expect("an item"));
@@ -551,5 +551,5 @@ pub(crate) fn answer_of(items: &[AnswerItem<'_>]) -> Vec<u8> {
     [head.as_bytes(), &length.to_le_bytes(), frame, &[0; 4], &1_u64.to_le_bytes()].concat()
 }
 
-/// Long enough for an age to be told from none.
+/// Time that makes an age clearly nonzero.
 pub(crate) const AWHILE: Duration = Duration::from_millis(300);

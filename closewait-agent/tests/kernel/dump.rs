@@ -1,4 +1,4 @@
-//! `contrib/hooks/dump`, run by itself: whatever the owner of the sockets answers, what is kept has a bound.
+//! `contrib/hooks/dump`, run alone: the size of the dumps has a limit for any output of the owner.
 
 use std::{
     fs::{self, Permissions},
@@ -15,10 +15,10 @@ use crate::{
     clock::{PATIENCE, boot_seconds, poll_until},
 };
 
-/// Bytes that one dump may have.
+/// Maximum size of one dump, bytes.
 const MAX_DUMP: u64 = 16 << 20;
 
-/// A folder with programs that stand in for those of the runtimes, and one for dumps.
+/// Folder with fake tools of the runtimes, and one for dumps.
 struct Dump(PathBuf);
 
 impl Dump {
@@ -34,7 +34,7 @@ impl Dump {
         fs::set_permissions(path, Permissions::from_mode(0o755)).expect("chmod");
     }
 
-    /// What the script says for a process of this runtime.
+    /// Runs the script for a process of this runtime. Returns its output.
     fn run(&self, runtime: &str, pid: u32) -> Finished {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/hooks/dump");
         let path = format!("{}:{}", self.0.display(), std::env::var("PATH").expect("PATH"));
@@ -45,7 +45,7 @@ impl Dump {
         finish(&mut command)
     }
 
-    /// Files that were kept, with their sizes.
+    /// Returns the stored files, with their sizes.
     fn kept(&self) -> Vec<(String, u64)> {
         let files = fs::read_dir(self.0.join("kept")).expect("the folder").map(|file| file.expect("a file"));
         let mut files: Vec<_> = files
@@ -55,7 +55,7 @@ impl Dump {
         files
     }
 
-    /// The size of the file whose name ends so.
+    /// Returns the size of the file whose name has this ending.
     fn size(&self, end: &str) -> Option<u64> {
         self.kept().into_iter().find_map(|(name, size)| name.ends_with(end).then_some(size))
     }
@@ -63,7 +63,7 @@ impl Dump {
 
 impl Drop for Dump {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files does no harm.
+        // If this fails, the files stay in the folder for temporary files, which is harmless.
         let _left = fs::remove_dir_all(&self.0);
     }
 }
@@ -100,7 +100,7 @@ fn go_is_asked_for_no_more_than_a_dump() {
     assert!((1 << 20..MAX_DUMP).contains(&size), "{size}");
 }
 
-/// A process with a root of its own, in which `/tmp` is what the script makes of it. It lasts until it is dropped.
+/// Starts a process with its own root, in which the script creates `/tmp`. It ends when this is dropped.
 fn in_root(root: &Path, make_tmp: &str) -> Running {
     let script = format!(
         "cd {} && for part in bin lib lib64 usr; do
@@ -117,7 +117,7 @@ fn in_root(root: &Path, make_tmp: &str) -> Running {
 
 #[test]
 fn a_file_of_a_jvm_is_copied_from_its_own_root_and_no_link_is_followed() {
-    // What stands in for jcmd gets the path as the JVM sees it.
+    // The fake jcmd gets the path as the JVM sees it.
     let last = "for file; do :; done";
     for (make_tmp, command, size) in [
         ("mkdir tmp", "echo threads > $root$file", Some(8)),
@@ -151,7 +151,7 @@ fn a_file_of_a_jvm_is_copied_from_its_own_root_and_no_link_is_followed() {
 #[test]
 fn a_program_that_does_not_answer_is_left_in_time() {
     let dump = Dump::new("hangs");
-    // The time that the script gives a command, shortened.
+    // A shorter time limit of the script's commands.
     dump.program("timeout", "shift 4; exec /usr/bin/timeout --foreground -k 1 1 \"$@\"");
     dump.program("py-spy", "trap '' TERM; echo first; while :; do sleep 1; done");
     let began = boot_seconds();
@@ -166,7 +166,7 @@ fn all_that_is_kept_has_a_bound_and_the_oldest_goes_first() {
     dump.program("py-spy", "echo threads");
     for number in 0..300 {
         let name = format!("20250101T000{number:03}-stuck-1-1.threads.txt");
-        // Sparse: 4 MiB each that take nothing of the disk.
+        // Sparse: 4 MiB each that use no disk space.
         fs::File::create(dump.0.join("kept").join(name)).expect("a file").set_len(4 << 20).expect("its size");
     }
     fs::write(dump.0.join("kept/other"), "of somebody else").expect("a file");

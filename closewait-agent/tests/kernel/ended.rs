@@ -1,4 +1,4 @@
-//! Descriptors of processes that have ended: they are not listed.
+//! Descriptors of ended processes are not listed.
 
 use std::{
     net::TcpStream,
@@ -19,7 +19,7 @@ use crate::{
     socket,
 };
 
-/// By now the agent looks for the descriptor every four seconds, and ever more seldom.
+/// Time after which the agent searches for the descriptor every four seconds at most.
 const SELDOM: Duration = Duration::from_millis(4500);
 
 #[test]
@@ -38,7 +38,7 @@ fn a_descriptor_whose_connection_is_over_goes_from_the_list_with_its_process() {
     thread::sleep(SELDOM);
     let listed = the_one(&path, &id).expect("its descriptor is open");
     assert!(!listed["left"].is_null(), "{listed}");
-    // Where the kernel lists no open files, of a socket that is gone nobody knows the owner.
+    // Where the kernel lists no open files, the owner of an exited socket is unknown.
     assert!(!can(Ability::Files) || pids(&listed) == [owner.id()], "{listed}");
 
     owner.kill().expect("kill");
@@ -77,7 +77,7 @@ fn of_two_owners_the_one_that_has_ended_is_not_listed() {
     agent.stop().totals();
 }
 
-/// A process that has the socket as its standard input.
+/// Starts a process that has the socket as its standard input.
 fn hold(server: &TcpStream) -> Child {
     let copy = OwnedFd::from(server.try_clone().expect("a copy"));
     Command::new("sleep").arg("1000").stdin(Stdio::from(copy)).spawn().expect("sleep")
@@ -87,13 +87,13 @@ fn the_one(path: &str, id: &Id) -> Option<Value> {
     list_at(path).into_iter().find(|object| id.is_in(object))
 }
 
-/// The owners of a listed socket.
+/// Returns the owners of a listed socket.
 fn pids(object: &Value) -> Vec<u32> {
     let owners = object["owners"].as_array().map_or(&[][..], Vec::as_slice);
     owners.iter().map(|owner| owner["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pid")).collect()
 }
 
-/// Where an agent listens that goes away with its file.
+/// Returns the path of a control socket, which the agent removes.
 fn control_socket(name: &str) -> String {
     std::env::temp_dir().join(format!("closewait-ended-{name}-{}.sock", std::process::id())).display().to_string()
 }

@@ -1,4 +1,4 @@
-//! Which sockets are seen: every family, protocol, namespace and side of a connection.
+//! Observed sockets: every family, protocol, namespace and side of a connection.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ fn a_client_whose_server_closes_first_is_seen_and_not_called_a_server() {
     let id = ns.id(&pair.client);
     socket::fin(&pair.client, || pair.server.shutdown(Shutdown::Write).unwrap());
     let enter = agent.wait_for_socket("enter", &id);
-    // Nothing in the kernel tells a client for certain, so its role may be left unknown.
+    // Nothing in the kernel identifies a client for certain, so its role may be unknown.
     assert_ne!(enter["socket"]["role"], "server", "{enter}");
     drop(pair.client);
     let leave = agent.wait_for_socket("leave", &id);
@@ -63,7 +63,7 @@ fn a_server_whose_listener_has_no_backlog_is_not_called_a_client() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
-    // SAFETY: takes numbers only; listening again is how the backlog is changed.
+    // SAFETY: takes numbers only; a second listen changes the backlog.
     let result = unsafe { libc::listen(listener.as_raw_fd(), 0) };
     socket::check(result, "listen");
     let pair = ns.pair_at(&listener, listener.local_addr().unwrap());
@@ -142,11 +142,11 @@ fn an_older_mptcp_socket_is_no_younger_and_no_older_than_said() {
     );
 }
 
-/// A Multipath TCP connection whose server is in CLOSE_WAIT since the window. `None` if the kernel has no such thing,
-/// checked.
+/// Returns a Multipath TCP connection whose server entered CLOSE_WAIT within the window. `None` if the kernel has no
+/// such connections, which this checks.
 fn waiting_mptcp(ns: &Namespace) -> Option<(Pair, Window)> {
     let open = || ns.run(|| socket::open(libc::AF_INET, libc::IPPROTO_MPTCP));
-    // A switch of the namespace that looks.
+    // A setting of the own namespace.
     let switch = ns.run(|| fs::read_to_string("/proc/sys/net/mptcp/enabled"));
     if !switch.as_ref().is_ok_and(|switch| switch.trim() == "1") {
         skip(&format!("net.mptcp.enabled is {switch:?}: checked only that there are no such sockets"));
@@ -176,8 +176,8 @@ fn of_mptcp<'a>(kind: &'a str, id: &'a Id) -> impl Fn(&Value) -> bool + 'a {
     move |event| event["event"] == kind && id.is_in(event) && event["socket"]["protocol"] == "mptcp"
 }
 
-/// The event of its entry has the socket's cookie, if the kernel program could ask for it. The test asks for it now; if it
-/// is the first to do so, the socket has one from here on.
+/// Checks the socket's cookie in the event of its entry, if the kernel program can read it. The test reads it now; if
+/// it is the first, the kernel assigns it now.
 fn check_cookie(enter: &Value, server: &TcpStream) -> u64 {
     let cookie = socket::cookie(server);
     let expected = if can(Ability::Cookie) { cookie.into() } else { Value::Null };
@@ -185,7 +185,7 @@ fn check_cookie(enter: &Value, server: &TcpStream) -> u64 {
     cookie
 }
 
-/// Lets a connection that comes to `address` enter and leave, and gives the event of its entry.
+/// Makes a connection to `address` enter and exit. Returns the event of its entry.
 fn whole_life(ns: &Namespace, listener: &TcpListener, address: SocketAddr) -> Value {
     let mut agent = Agent::start(&["--events", "all"]);
     let port = listener.local_addr().expect("the listener's address").port();

@@ -1,4 +1,4 @@
-//! Commands that get few file descriptors, or a lower limit than they could have.
+//! Commands with few file descriptors, or with a soft limit below the hard one.
 
 use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
@@ -8,10 +8,10 @@ use crate::{
     leftovers,
 };
 
-/// More than a command says that it needs.
+/// More descriptors than a command needs.
 const ENOUGH: u64 = 100;
 
-/// The command gets these limits on open files.
+/// Sets these limits on open files for the command.
 fn limit(command: &mut Command, soft: u64, hard: u64) {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     let work = move || {
@@ -19,13 +19,13 @@ fn limit(command: &mut Command, soft: u64, hard: u64) {
         let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
         if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };
-    // SAFETY: between fork and exec, `work` makes one system call only.
+    // SAFETY: between fork and exec, `work` makes only one system call.
     unsafe { command.pre_exec(work) };
 }
 
 #[test]
 fn with_few_descriptors_every_command_ends_with_an_error_and_a_hint() {
-    // Built in, for guests have no more of the repository than the tests.
+    // Built in, because guests have only the tests of the repository.
     let file = std::env::temp_dir().join(format!("closewait-test-few-{}.recording", std::process::id()));
     fs::write(&file, include_bytes!("../recordings/ring.recording")).expect("a recording");
     let recording = file.to_str().expect("UTF-8");
@@ -81,7 +81,7 @@ fn an_agent_takes_as_many_descriptors_as_it_may_and_hooks_get_as_many_as_it_got(
     fs::remove_file(&hook).expect("the hook");
 }
 
-/// The limits on open files of a process.
+/// Returns the limits on open files of a process.
 fn soft_and_hard(pid: u32) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
     let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line");

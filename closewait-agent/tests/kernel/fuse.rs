@@ -1,4 +1,4 @@
-//! A file system whose daemon is this process, and which stops answering when a test wants it to.
+//! FUSE file system whose daemon is this process, and which stops answering when a test wants it to.
 
 use std::{
     ffi::CString,
@@ -22,24 +22,24 @@ use crate::{
     setup,
 };
 
-/// Seconds that a mount lives, where the kernel is not emulated.
+/// Maximum life of a mount, seconds, unless the kernel is emulated.
 const LONGEST: f64 = 90.0;
 
-/// What the daemon does.
+/// Behavior of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Mode {
-    /// It answers.
+    /// Answers.
     Answers,
-    /// It does not read requests, as a daemon that is stopped: whoever waits can be killed.
+    /// Does not read requests, as a stopped daemon: a waiting process can be killed.
     Stopped,
-    /// It takes requests and does not answer them, as one whose own server is gone: whoever waits cannot be killed.
+    /// Reads requests and does not answer them, as one whose own server is gone: a waiting process cannot be killed.
     Hangs,
-    /// It answers everything but FLUSH, which `close` waits for.
+    /// Answers everything but FLUSH, which `close` waits for.
     NeverFlushes,
 }
 
-/// A mounted file system with an empty folder, `folder`, and a file, `server`: a copy of `sleep`.
+/// Mounted file system with an empty folder, `folder`, and a file, `server`: a copy of `sleep`.
 pub(crate) struct FileSystem {
     path: PathBuf,
     mode: Arc<AtomicU8>,
@@ -48,7 +48,7 @@ pub(crate) struct FileSystem {
 }
 
 impl FileSystem {
-    /// `None` where the kernel has no FUSE.
+    /// Mounts it; returns `None` where the kernel has no FUSE.
     pub(crate) fn mount(name: &str) -> Option<Self> {
         let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/fuse");
         let Ok(device) = device else {
@@ -68,22 +68,22 @@ impl FileSystem {
         Some(Self { path, mode, over, daemon })
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(crate) fn program(&self) -> PathBuf {
         self.path.join("server")
     }
 
-    /// A path that leads through this file system to an absolute one. Whoever walks it asks the daemon.
+    /// Returns a path that leads through this file system to an absolute one. Resolving it needs the daemon.
     pub(crate) fn through(&self, path: &Path) -> PathBuf {
         let up = self.path.components().skip(1).map(|_| "..");
         let root: PathBuf = self.path.join("folder").join("..").join(up.collect::<PathBuf>());
         root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 
-    /// Runs that file for 1,000 s.
+    /// Returns a command that runs the file for 1,000 s.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.program());
-        // busybox is what it is called by.
+        // busybox acts by its own name.
         command.arg0("sleep").arg("1000");
         command
     }
@@ -96,7 +96,7 @@ impl FileSystem {
 impl Drop for FileSystem {
     fn drop(&mut self) {
         setup::unmount(&self.path);
-        // Whoever still waits is released when nobody has the device any more.
+        // The kernel releases waiting processes when the device is closed.
         self.over.store(true, Ordering::SeqCst);
         if let Some(daemon) = self.daemon.take() {
             drop(daemon.join());
@@ -120,7 +120,7 @@ struct Daemon {
     program: Vec<u8>,
     mode: Arc<AtomicU8>,
     over: Arc<AtomicBool>,
-    /// Requests that were taken and not answered.
+    /// Requests that were read and not answered.
     held: Vec<Vec<u8>>,
 }
 
@@ -138,16 +138,16 @@ mod op {
     pub(super) const BATCH_FORGET: u32 = 42;
 }
 
-/// `struct fuse_in_header`.
+/// Size of `struct fuse_in_header`, bytes.
 const HEADER: usize = 40;
-/// Numbers of nodes; that of the root is 1.
+/// Numbers of nodes; the root has 1.
 const PROGRAM: u64 = 2;
 const FOLDER: u64 = 3;
 
 impl Daemon {
     fn run(mut self) {
         let mut buffer = vec![0; 1 << 20];
-        // Whatever becomes of the test, nobody else waits for longer: other programs read /proc, too.
+        // Even if the test fails, no other process waits longer: other programs read /proc, too.
         let end = boot_seconds() + LONGEST * f64::from(slowness());
         while !self.over.load(Ordering::SeqCst) && boot_seconds() < end {
             let mode = self.mode.load(Ordering::SeqCst);
@@ -178,7 +178,7 @@ impl Daemon {
         let mut error = 0;
         match operation {
             op::INIT => {
-                // Version 7.31: no flags, no read-ahead to speak of, pages of 4096 bytes.
+                // Version 7.31: no flags, minimal read-ahead, pages of 4096 bytes.
                 for number in [7_u32, 31, 1 << 17, 0, 0, 4096, 1] {
                     body.extend(number.to_ne_bytes());
                 }
@@ -213,11 +213,11 @@ impl Daemon {
         answer.extend((-error).to_ne_bytes());
         answer.extend(u64_at(request, 8).to_ne_bytes());
         answer.extend(body);
-        // Whoever asked may have been killed.
+        // The waiting process may have been killed.
         let _gone = (&self.device).write(&answer);
     }
 
-    /// `struct fuse_attr`.
+    /// Returns a `struct fuse_attr`.
     fn attributes(&self, node: u64) -> Vec<u8> {
         let (size, mode) = if node == PROGRAM { (self.program.len() as u64, 0o100_755) } else { (0, 0o40_755) };
         let mut bytes = Vec::new();

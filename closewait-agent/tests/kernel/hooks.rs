@@ -1,4 +1,4 @@
-//! Programs that are run when something is found: what they are told, and that whatever they do is no harm to the agent.
+//! Hook programs: their environment, and that no behavior of them harms the agent.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
     for pair in &pairs {
         agent.wait_for_socket("stuck", &pair.id);
     }
-    // Doublings too are no reason to run it again.
+    // Doublings do not run it again, either.
     agent.watch(Duration::from_secs(1));
     let runs = hook.read("done");
     let pair = pairs.iter().find(|pair| pair.id.remote.to_string() == runs.trim()).expect("one run, for one of them");
@@ -82,7 +82,7 @@ fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
     let ns = Namespace::new();
     let hook = Hook::new("signals", &ns, "cat /proc/self/status > $dir/status; touch $dir/done");
     let mut command = hook.command();
-    // As `nohup` and others start it.
+    // Like `nohup` and others.
     let shield = || {
         for signal in [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR2, libc::SIGTERM] {
             // SAFETY: takes numbers only.
@@ -92,13 +92,13 @@ fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: the set is valid and only written.
         unsafe { libc::sigfillset(&raw mut set) };
-        // SAFETY: the set is initialized, and the old one is not asked for.
+        // SAFETY: the set is initialized, and the old one is not requested.
         if unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
     };
-    // SAFETY: between fork and exec, it makes system calls only.
+    // SAFETY: between fork and exec, it makes only system calls.
     unsafe { command.pre_exec(shield) };
     let agent = Agent::spawn(&mut command);
     let (_pair, _fin) = ns.waiting(V4);
@@ -106,7 +106,7 @@ fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
     let status = hook.read("status");
     for name in ["SigIgn:", "SigBlk:"] {
         let mask = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim();
-        // Signals 32 and 33 are the C library's own, which lets nobody change them.
+        // Signals 32 and 33 belong to the C library, which does not let programs change them.
         assert_eq!(u64::from_str_radix(mask, 16).expect("a mask") & !(3 << 31), 0, "{name} {mask}");
     }
     // A signal that was blocked ends the agent too.
@@ -114,7 +114,7 @@ fn signals_that_the_agent_survives_end_a_hook_as_any_program() {
 }
 
 #[test]
-fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
+fn one_that_hangs_is_ended_in_time_and_the_agent_continues() {
     let ns = Namespace::new();
     let hook = Hook::new("hangs", &ns, "trap '' TERM; sleep 1000 & echo $$ $! > $dir/pids; wait; sleep 1000");
     let mut agent = hook.agent(&["--hook-timeout", "1s"]);
@@ -128,7 +128,7 @@ fn one_that_hangs_is_ended_in_time_and_the_agent_goes_on() {
 }
 
 #[test]
-fn one_that_fails_is_told_with_what_it_has_written() {
+fn one_that_fails_is_reported_with_what_it_has_written() {
     let ended = log_of("fails", "printf 'no such\\033[31m thing\\n' >&2; touch $dir/done; exit 3");
     assert!(ended.stderr.contains("failed after") && ended.stderr.contains("exit status: 3"), "{}", ended.stderr);
     assert!(ended.stderr.contains("| no such\\u{1b}[31m thing"), "{}", ended.stderr);
@@ -147,14 +147,14 @@ fn what_one_leaves_behind_ends_with_it() {
 #[test]
 fn one_that_starts_a_daemon_is_not_waited_for() {
     let ns = Namespace::new();
-    // It waits for a file of its own: the test removes `pids`.
+    // It waits for its own file: the test removes `pids`.
     let script = "echo before; setsid sh -c 'echo $$ > '$dir'/pids; : > '$dir/ran.$$'; exec sleep 1000' & \
         while ! [ -e $dir/ran.$$ ]; do :; done";
     let hook = Hook::new("daemon", &ns, script);
     let mut agent = hook.agent(&[]);
     let (_pair, _fin) = ns.waiting(V4);
     let pids = hook.pids();
-    // Another group has its turn.
+    // Runs for another group.
     fs::remove_file(hook.folder.join("pids")).unwrap();
     let (_other, _fin) = ns.waiting(V4);
     let others = hook.pids();
@@ -163,7 +163,7 @@ fn one_that_starts_a_daemon_is_not_waited_for() {
     let daemons = [pids, others].concat();
     assert!(daemons.iter().all(|pid| lives(*pid)), "{daemons:?}");
     for pid in daemons {
-        // SAFETY: takes numbers only; the number is that of a process of this test, which nobody has waited for: it lives.
+        // SAFETY: takes numbers only; the number is that of a process of this test that was not waited for: it lives.
         check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }, "kill");
     }
     assert!(ended.stderr.matches("has ended after").count() >= 2, "{}", ended.stderr);
@@ -224,7 +224,7 @@ fn with_the_agent_its_helper_and_what_that_runs_end() {
         let mut agent = hook.agent(&["--hook-timeout", "1h"]);
         let (_first, _fin) = ns.waiting(V4);
         let pids = [hook.pids(), vec![helper_of(agent.pid())]].concat();
-        // One that hangs holds up nobody.
+        // A hook that hangs delays no other.
         let (second, _fin) = ns.waiting(V4);
         agent.wait_for_socket("stuck", &second.id);
         assert!(pids.iter().all(|pid| lives(*pid)));
@@ -275,8 +275,8 @@ fn what_is_no_program_or_others_could_change_is_refused_at_the_start() {
     refused(&program, "chmod o-w");
 }
 
-/// A folder with a script to run, which takes note of what it does there. Of other sockets than those of one namespace it
-/// takes no notice: the agent sees all of the host's.
+/// Folder with a script to run, which writes down its work there. It ignores sockets of other namespaces than one:
+/// the agent watches all of the host's.
 struct Hook {
     folder: PathBuf,
 }
@@ -302,7 +302,7 @@ impl Hook {
         self.folder.join("hook").to_str().expect("UTF-8").to_owned()
     }
 
-    /// An agent that runs the script.
+    /// Starts an agent that runs the script.
     fn agent(&self, arguments: &[&str]) -> Agent {
         Agent::spawn(self.command().args(arguments))
     }
@@ -324,7 +324,7 @@ impl Hook {
         fs::read_to_string(self.folder.join(file)).expect("what the script has written")
     }
 
-    /// The numbers that it has written to `pids`.
+    /// Returns the numbers that the script has written to `pids`.
     fn pids(&self) -> Vec<u32> {
         let path = self.folder.join("pids");
         let whole = || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'));
@@ -332,13 +332,13 @@ impl Hook {
         self.read("pids").split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
     }
 
-    /// What it has written to `env`.
+    /// Returns the variables that the script has written to `env`.
     fn environment(&self) -> BTreeMap<String, String> {
         let lines = self.read("env");
         lines.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     }
 
-    /// A process of this name that has the server's end too.
+    /// Starts a process with this name that also owns the server's end.
     fn holder(&self, name: &[u8], pair: &Pair) -> Running {
         let link = self.folder.join(std::ffi::OsStr::from_bytes(name));
         let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| PathBuf::from(path).exists());
@@ -349,9 +349,9 @@ impl Hook {
             if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
         };
         let mut command = Command::new(link);
-        // Its name is that of the file; what it does may go by this one.
+        // Its name is that of the file; its behavior may depend on this one.
         command.arg0("sleep").arg("1000");
-        // SAFETY: between fork and exec, it makes one system call only.
+        // SAFETY: between fork and exec, it makes only one system call.
         unsafe { command.pre_exec(keep_open) };
         Running::spawn(&mut command)
     }
@@ -359,26 +359,26 @@ impl Hook {
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files does no harm.
+        // If this fails, the files stay in the folder for temporary files, which is harmless.
         let _left = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// The agent's log, when its script has come to `done` for a socket.
+/// Returns the agent's log, after its script has written `done` for a socket.
 fn log_of(name: &str, script: &str) -> Ended {
     let ns = Namespace::new();
     let hook = Hook::new(name, &ns, script);
     let agent = hook.agent(&[]);
     let (_pair, _fin) = ns.waiting(V4);
     hook.wait_for("done");
-    // It takes that time at most from there to its end.
+    // The rest of the script takes at most this time.
     thread::sleep(Duration::from_millis(500) * slowness());
     let ended = agent.stop();
     ended.totals();
     ended
 }
 
-/// The child of the agent that runs programs.
+/// Returns the agent's child that runs programs.
 fn helper_of(agent: u32) -> u32 {
     let parent = format!("PPid:\t{agent}");
     let is_child = |pid: &u32| {
@@ -394,7 +394,7 @@ fn helper_of(agent: u32) -> u32 {
     helper
 }
 
-/// Whether it does anything still: one that nobody has waited for does not.
+/// Whether a process still runs; a zombie does not.
 fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_name, rest)| !rest.starts_with(['Z', 'X']))

@@ -1,5 +1,5 @@
-//! Surroundings that a kernel can be in and a program would rather not: what was there is gone, many go at once, a
-//! connection comes back over itself, the agent's own clock is another.
+//! Hostile surroundings: an exited namespace, many simultaneous exits, a connection that replaces itself, and another
+//! clock of the agent.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ fn a_namespace_that_nobody_can_enter_any_more_is_watched_to_its_end() {
     let id = ns.id_of_peer(&waits);
     waits.shutdown(Shutdown::Write).unwrap();
     agent.agent.wait_for_socket("enter", &id);
-    // With the last handle goes every way to name it; the sockets inside live on.
+    // The last handle was the only name of the namespace; the sockets inside live on.
     drop(ns);
     for id in [&id, &accepted.id] {
         let stuck = agent.agent.wait_for_socket("stuck", id);
@@ -46,7 +46,7 @@ fn a_namespace_that_nobody_can_enter_any_more_is_watched_to_its_end() {
     assert_eq!(agent.agent.wait_for_socket("leave", &id)["how"], "listener_closed");
     drop(accepted.server);
     assert_eq!(agent.agent.wait_for_socket("leave", &accepted.id)["how"], "closed");
-    // The last sockets take the namespace with them.
+    // The namespace ends with its last sockets.
     drop((waits, accepted.client));
     assert_eq!(agent.listed(inode), Vec::<Value>::new());
     agent.check_no_loss();
@@ -60,7 +60,7 @@ fn a_listener_that_is_closed_with_a_full_backlog_takes_all_in_it_along() {
     let listener = ns.listen(V4);
     socket::limit_backlog(&listener, BACKLOG);
     let address = listener.local_addr().unwrap();
-    // The kernel takes one more than it was told (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+    // The kernel accepts one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
     let clients: Vec<TcpStream> = (0..=BACKLOG).map(|_| ns.connect(address)).collect();
     let refused = ns.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(300)));
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut, "the backlog is full");
@@ -129,13 +129,13 @@ fn a_connection_that_comes_back_over_itself_ends_the_old_one_and_is_a_new_one() 
     let old = Pair { id: ns.id(&server), client, server };
     let fin = old.fin();
     agent.agent.wait_for_socket("enter", &old.id);
-    // The client is gone as after a loss of power: its reset does not arrive.
+    // The client is gone as after a power failure: its reset does not arrive.
     ns.cut();
     socket::linger_zero(&old.client);
     drop(old.client);
     ns.mend();
-    // Its SYN is answered with an ACK of the old connection, on which it resets that one (RFC 5961, section 4), and tries
-    // again a second later.
+    // Its SYN is answered with an ACK of the old connection, on which it resets that one (RFC 5961, section 4), and
+    // tries again a second later.
     let (again, client) = Window::around(connect);
     let leave = agent.agent.wait_for_socket("leave", &old.id);
     assert_eq!((&leave["how"], &leave["fd_open"]), (&"reset".into(), &true.into()), "{leave}");
@@ -149,7 +149,7 @@ fn a_connection_that_comes_back_over_itself_ends_the_old_one_and_is_a_new_one() 
         seen += u32::from(event["event"] == "enter" && new.id.is_in(event));
         seen == 2
     });
-    // The old one has a descriptor still, and is no longer in CLOSE_WAIT; the new one is the one that is.
+    // The old socket still has a descriptor, and has exited CLOSE_WAIT; the new one has entered.
     let states = || agent.listed(ns.inode).into_iter().map(|one| one["fd_open"].as_bool()).collect::<Vec<_>>();
     let both = poll_until(PATIENCE, || states().len() == 2);
     assert!(both, "{:?}", agent.listed(ns.inode));
@@ -183,8 +183,8 @@ fn an_agent_in_a_time_namespace_tells_the_same_times() {
     check_dwell(&agent.wait_for_socket("leave", &pair.id), fin.until(closing));
 }
 
-/// An agent that is asked at a socket of its own.
-struct Asked {
+/// Agent with its own control socket.
+struct QueriedAgent {
     agent: Agent,
     path: String,
 }
@@ -194,14 +194,14 @@ fn path(name: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-fn begin(name: &str, arguments: &[&str]) -> Asked {
+fn begin(name: &str, arguments: &[&str]) -> QueriedAgent {
     let path = path(name);
     let agent = Agent::start(&[&["--events", "all", "--socket", &path], arguments].concat());
-    Asked { agent, path }
+    QueriedAgent { agent, path }
 }
 
-impl Asked {
-    /// What it knows of one namespace.
+impl QueriedAgent {
+    /// Returns the agent's sockets of one namespace.
     fn listed(&self, netns: u64) -> Vec<Value> {
         let finished = finish(&mut closewait(&["list", "--output", "json", "--socket", &self.path]));
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -209,7 +209,7 @@ impl Asked {
         objects.filter(|object: &Value| object["socket"]["netns"] == netns).collect()
     }
 
-    /// Ends it and returns its events. Nothing was lost, so that what it has told is all.
+    /// Ends the agent and returns its events. Checks that nothing was lost, so that they are complete.
     fn check_no_loss(self) -> Vec<Value> {
         let ended = self.agent.stop();
         let totals = ended.totals();
@@ -220,7 +220,7 @@ impl Asked {
     }
 }
 
-/// A process that has all of these too, by the same numbers.
+/// Starts a process that also owns these sockets, by the same numbers.
 fn inherit(raw: Vec<RawFd>) -> Running {
     let mut command = Command::new("sleep");
     command.arg("1000");
@@ -231,12 +231,12 @@ fn inherit(raw: Vec<RawFd>) -> Running {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec, it makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, it makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(keep_open) };
     Running::spawn(&mut command)
 }
 
-/// The command's clocks that count from boot are ahead of the kernel's: by eleven days, and by another time.
+/// Sets the command's clocks that count from boot ahead of the kernel's: by eleven days, and by another time.
 fn enter_time_namespace(command: &mut Command) {
     const OFFSETS: &[u8] = b"boottime 1000000 5\nmonotonic 2000 0\n";
     let work = || {
@@ -256,7 +256,7 @@ fn enter_time_namespace(command: &mut Command) {
         // SAFETY: takes numbers only, and moves this process, which has one thread.
         succeed(unsafe { libc::setns(namespace, libc::CLONE_NEWTIME) })
     };
-    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, `work` makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
 }
 

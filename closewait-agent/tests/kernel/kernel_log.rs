@@ -1,7 +1,7 @@
-//! Nothing that closewait does may bring the kernel to report a fault.
+//! Faults of the kernel that closewait could trigger.
 //!
-//! SYNs come from random sources while closewait lists sockets, an agent audits and a client asks it. The kernel's log is
-//! read all the time, and what closewait finds is compared with what `ss` finds.
+//! SYNs come from random sources while closewait lists sockets, an agent audits and a client queries it. The test
+//! reads the kernel's log all the time, and compares closewait's sockets with those of `ss`.
 
 use std::{
     collections::BTreeSet,
@@ -28,18 +28,18 @@ use crate::{
     setup,
 };
 
-/// How long the load goes on, in seconds; in a slow guest longer, for a scan takes longer there.
+/// Time of the load, seconds; longer in a slow guest, because a scan takes longer there.
 const SECONDS: f64 = 10.0;
 const SECONDS_IN_GUEST: f64 = 40.0;
-/// Least number of scans beside the load.
+/// Minimum number of scans beside the load.
 const MIN_SCANS: u32 = 5;
 /// Number of listeners that get SYNs.
 const LISTENERS: usize = 4;
 /// Accepted sockets of each family, in each namespace.
 const ACCEPTED: usize = 50;
-/// Sockets of each family that nobody accepts, in each namespace.
+/// Sockets of each family that no program accepts, in each namespace.
 const NEVER_ACCEPTED: usize = 30;
-/// Sockets of each family whose records the agent loses: a ring buffer of one page has room for 32.
+/// Sockets of each family whose records the agent loses: a ring buffer of one page can store 32.
 const LOST: usize = 100;
 
 #[test]
@@ -60,13 +60,13 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
     agent.signal(libc::SIGCONT);
 
     let churn = SynChurn::start(&namespaces[0], LISTENERS);
-    // The records that were lost make the agent audit. A question before that would find what was missed as well.
+    // The lost records trigger an audit. An earlier query would find the missed sockets as well.
     let health = agent
         .wait_for("an audit", |event| event["event"] == "health" && event["repaired"].as_u64() >= Some(LOST as u64));
     assert!(health["lost_ring_full"].as_u64() > Some(0), "{health}");
     let end = boot_seconds() + if slowness() == 1 { SECONDS } else { SECONDS_IN_GUEST };
     let mut scans = 0;
-    // Of few scans little follows, on a busy machine too.
+    // Few scans prove little, even on a busy machine.
     while boot_seconds() < end || scans < MIN_SCANS {
         warnings.print_again();
         compare_with_ss(&namespaces);
@@ -80,7 +80,7 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
     assert!(poll_until(PATIENCE * slowness(), tracked), "what the agent tracks is not what ss finds");
     agent.stop().totals();
     assert_no_fault(&mut log, "the agent's end");
-    // Of a load that was none nothing follows.
+    // Without load the test proves nothing.
     assert!(syns > 10_000, "{syns} SYNs");
     tell("churn", &format!("{syns} SYNs, {scans} scans"));
     leftovers::assert_none();
@@ -113,28 +113,29 @@ impl Population {
             ns.run(|| (0..NEVER_ACCEPTED).for_each(|_| drop(TcpStream::connect(address).expect("a connection"))));
             listener
         });
-        // The last FINs may still be on their way.
+        // The last FINs may still be in transit.
         let count = 2 * (ACCEPTED + NEVER_ACCEPTED);
         assert!(poll_until(PATIENCE, || in_kernel(ns).len() >= count), "{} of {count} sockets", in_kernel(ns).len());
         Self { _accepted: accepted, _never_accepted: listeners.into() }
     }
 }
 
-/// Fails if `closewait list` without an agent does not list what `ss` finds, in these namespaces and in the test's own.
+/// Checks that `closewait list` without an agent lists the sockets of `ss`, in these namespaces and in the test's
+/// own.
 fn compare_with_ss(namespaces: &[Namespace]) {
     let before = ss_here();
     let listed = list_by(&mut closewait(&["list", "--output", "json", "--alone"]));
     for ns in namespaces {
         assert_eq!(ends(&listed, ns.inode), in_kernel(ns), "in namespace {}", ns.inode);
     }
-    // Others have sockets here, too, which come and go.
+    // Other programs have short-lived sockets here, too.
     if before == ss_here() {
         let here = fs::metadata("/proc/self/ns/net").expect("a namespace").ino();
         assert_eq!(ends(&listed, here), before.into_keys().collect(), "in the test's own namespace");
     }
 }
 
-/// Both ends of the listed sockets of a namespace.
+/// Returns both endpoints of the listed sockets of a namespace.
 fn ends(listed: &[Value], netns: u64) -> BTreeSet<(SocketAddr, SocketAddr)> {
     let ours = listed.iter().filter(|object| object["socket"]["netns"] == netns);
     let mut ends = BTreeSet::new();
@@ -145,29 +146,29 @@ fn ends(listed: &[Value], netns: u64) -> BTreeSet<(SocketAddr, SocketAddr)> {
     ends
 }
 
-/// Both ends of the sockets that `ss` finds in a namespace.
+/// Returns both endpoints of the sockets that `ss` finds in a namespace.
 fn in_kernel(ns: &Namespace) -> BTreeSet<(SocketAddr, SocketAddr)> {
     ss(ns).into_keys().collect()
 }
 
-/// Fails if the kernel has reported a fault since the last call.
+/// Checks that the kernel has reported no fault since the last call.
 fn assert_no_fault(log: &mut KernelLog, when: &str) {
     let faults = log.new_faults().expect("/dev/kmsg");
     assert!(faults.is_empty(), "the kernel reports, at {when}:\n{}", faults.join("\n"));
 }
 
-/// The switch by which warnings that the kernel prints once only are printed again.
+/// Switch that makes the kernel repeat warnings that it prints only once.
 struct PrintedOnce(Option<File>);
 
 impl PrintedOnce {
-    /// Opens the switch, in a mount table of its own where debugfs is mounted. Not every kernel allows that.
+    /// Opens the switch, in a new mount namespace with debugfs. Not every kernel allows that.
     fn open() -> Self {
         let open = || {
             setup::own_mounts().ok()?;
             setup::mount_debugfs().ok()?;
             File::options().write(true).open("/sys/kernel/debug/clear_warn_once").ok()
         };
-        // A thread of its own, for there is no way back to the mount table of the caller.
+        // On a new thread, because there is no way back to the caller's mount namespace.
         let switch = thread::spawn(open).join().expect("no panic");
         assert!(switch.is_some() || !Amplifier::wanted(), "a guest has debugfs");
         Self(switch)

@@ -1,6 +1,6 @@
-//! `closewait kill` on real sockets: what it destroys, and what it must leave alone.
+//! `closewait kill` on real sockets: the ones that it destroys, and the ones that it must leave unchanged.
 //!
-//! Every command has `--pid` of this process among its filters, so that it cannot mean a socket of anybody else.
+//! Every command has `--pid` of this process among its filters, so that it cannot match a socket of another program.
 
 use std::{
     fs,
@@ -127,7 +127,7 @@ fn with_an_agent_ages_are_exact_and_only_what_is_old_enough_is_meant() {
     assert_eq!((&leave["how"], &leave["fd_open"]), (&"destroyed".into(), &true.into()), "{leave}");
     untouched(young);
 
-    // The agent lists the descriptor that is left, once it knows who holds it, and it is nothing to destroy.
+    // The agent lists the remaining descriptor, once it knows its owner, and that is nothing to destroy.
     let mut left = ask(&old.id, "1ms");
     assert!(poll_until(PATIENCE, || {
         left = ask(&old.id, "1ms");
@@ -215,7 +215,7 @@ fn a_socket_that_has_taken_the_place_of_a_planned_one_is_left_alone() {
         let first = ns.pair_between(near, far);
         first.fin();
         let targets = planned(&first.id);
-        // A reset leaves no TIME_WAIT, so the same ends are free again.
+        // A reset leaves no TIME_WAIT, so the same endpoints are free again.
         for end in [first.server, first.client] {
             socket::linger_zero(&end);
         }
@@ -225,7 +225,7 @@ fn a_socket_that_has_taken_the_place_of_a_planned_one_is_left_alone() {
         second.fin();
         assert_ne!(socket::cookie(&second.server), targets[0].cookie);
         assert_eq!(act(&targets, &own(), clock::now), [Outcome::Replaced], "in CLOSE_WAIT, as the one before");
-        // And if it came in the very last moment, after it was looked at: the kernel takes no other.
+        // Even if it came after the last query: the kernel destroys no other socket.
         let destroyed = ns.run(|| exact::destroy(&targets[0]));
         assert!(matches!(destroyed, Err(DestroyError::Gone)), "{destroyed:?}");
         untouched(second);
@@ -233,7 +233,7 @@ fn a_socket_that_has_taken_the_place_of_a_planned_one_is_left_alone() {
 }
 
 #[test]
-fn one_that_has_gone_since_the_plan_is_said_to_have_gone() {
+fn one_that_has_gone_since_the_plan_is_reported_to_have_gone() {
     let ns = Namespace::inhabited();
     let closed = ns.waiting(V6).0;
     let targets = planned(&closed.id);
@@ -302,7 +302,7 @@ fn more_than_expected_is_refused_as_a_whole() {
     };
     let shown = with_max(&[]);
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    assert!(shown.stdout.contains("with --yes it would be refused"), "{shown:?}");
+    assert!(shown.stdout.contains("--yes would fail"), "{shown:?}");
     let refused = with_max(&["--yes"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("--max 3"), "{refused:?}");
@@ -324,7 +324,7 @@ fn a_missing_capability_is_named_and_nothing_is_touched() {
     let denied = without(capability::NET_ADMIN, &["--yes"]);
     assert_eq!(denied.code, Some(77), "{denied:?}");
     assert!(denied.stderr.contains("CAP_NET_ADMIN") && denied.stdout.contains("0 of 1"), "{denied:?}");
-    // Where the namespace cannot be entered, only the walk over open files shows the socket.
+    // Where the namespace cannot be entered, only the scan of open files finds the socket.
     if can(Ability::Files) {
         let denied = without(capability::SYS_ADMIN, &["--yes"]);
         assert_eq!(denied.code, Some(77), "{denied:?}");
@@ -360,7 +360,7 @@ fn an_answer_does_not_select_what_is_destroyed() {
     let elsewhere = with(&|row| row.socket.to_mut().remote.port = 1);
     let other = other.pid().to_string();
     let asked = |items: &[AnswerItem<'static>], filter: &[&str]| finish_as(&folder, items, filter);
-    // Others than those that were asked for: nothing of that answer is believed.
+    // Sockets that the filter does not match: kill trusts nothing in that answer.
     for filter in [
         &["--port", "1"][..],
         &["--pid", &other],
@@ -372,7 +372,7 @@ fn an_answer_does_not_select_what_is_destroyed() {
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{filter:?}: {refused:?}");
         assert!(refused.stderr.contains("not to be trusted: nothing changed"), "{refused:?}");
     }
-    // Those that the answer says to be what they are not.
+    // Sockets that the answer describes wrongly.
     let (mine, kept) = (pid(), "younger than --older-than");
     for (items, filter, why) in [
         (&old, &["--port", &port, "--pid", &mine, "--older-than", "1h"][..], kept),
@@ -400,21 +400,21 @@ fn what_cannot_be_written_is_never_a_success() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into();
     let outputs: [(&str, &dyn Fn() -> Stdio); 2] = [("Broken pipe", &gone_reader), ("No space left", &full)];
     for (why, output) in outputs {
-        // The plan is shown first, so nothing is done.
+        // The plan comes first, so nothing is done.
         let pair = ns.waiting(V4).0;
         let (code, said) = with_output(&mut kill(&pair.id, &["--yes"]), output());
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(why) && said.contains("nothing was destroyed"), "{said}");
         untouched(pair);
 
-        // Objects have plan and result, so it is done, and said.
+        // Objects have plan and result, so it is done, and reported.
         let mut pair = ns.waiting(V4).0;
         let (code, said) = with_output(&mut kill(&pair.id, &["--yes", "--output", "json"]), output());
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(why) && said.contains("1 of 1 sockets were destroyed"), "{said}");
         assert_eq!(pair.server.write(b"late").unwrap_err().kind(), ErrorKind::ConnectionAborted);
     }
-    // Nobody can have seen a plan, but no write fails.
+    // No reader can have seen a plan, but no write fails.
     let pair = ns.waiting(V4).0;
     let open = |write| fs::OpenOptions::new().read(true).write(write).open("/dev/null").expect("/dev/null");
     for (why, write) in [("not open for writing", false), ("standard output is closed", true)] {
@@ -426,20 +426,20 @@ fn what_cannot_be_written_is_never_a_success() {
         }
     }
     untouched(pair);
-    // What changes nothing ends quietly when its reader has gone.
+    // A command that changes nothing ends quietly when its reader has gone.
     let pair = ns.waiting(V4).0;
     let (code, said) = with_output(&mut kill(&pair.id, &[]), gone_reader());
     assert_eq!(code, Some(0), "{said}");
     untouched(pair);
 }
 
-/// Runs the command with this as its standard output. Returns its exit code and what it said.
+/// Runs the command with this standard output. Returns its exit code and its standard error.
 fn with_output(command: &mut Command, output: Stdio) -> (Option<i32>, String) {
     let done = command.stdout(output).stderr(Stdio::piped()).output().expect("the command");
     (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
 }
 
-/// `closewait kill` of the sockets of this process with the remote port of this one.
+/// Returns `closewait kill` for the sockets of this process with the remote port of this one.
 fn kill(id: &Id, arguments: &[&str]) -> Command {
     let mut command = closewait(&["kill", "--alone", "--pid", &pid(), "--port", &id.remote.port().to_string()]);
     command.args(arguments);
@@ -450,7 +450,7 @@ fn pid() -> String {
     process::id().to_string()
 }
 
-/// The filter of every command here.
+/// Returns the filter of every command here.
 fn own() -> Filter {
     Filter { pids: vec![process::id()], ..Filter::default() }
 }
@@ -459,7 +459,7 @@ fn socket_path(name: &str) -> String {
     std::env::temp_dir().join(format!("closewait-kill-{}-{name}.sock", process::id())).display().to_string()
 }
 
-/// The object of the socket, the only one that was printed.
+/// Returns the object of the socket, which has to be the only one.
 fn the_only(finished: &Finished, id: &Id) -> Value {
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let mut objects: Vec<Value> =
@@ -470,7 +470,7 @@ fn the_only(finished: &Finished, id: &Id) -> Value {
     objects.remove(0)
 }
 
-/// As the command selects it.
+/// Returns the sockets as the command selects them.
 fn selected(id: &Id) -> Vec<Selected> {
     let mut collector = AnswerCollector::default();
     items_of(id).into_iter().try_for_each(|item| collector.add(item)).expect("an answer");
@@ -478,7 +478,7 @@ fn selected(id: &Id) -> Vec<Selected> {
     listing.rows().map(|row| Selected::new(&row, listing.header.at)).collect()
 }
 
-/// As the command plans it.
+/// Returns the targets as the command plans them.
 fn planned(id: &Id) -> Vec<Target> {
     plan(&selected(id), &own(), clock::now)
         .into_iter()
@@ -486,7 +486,7 @@ fn planned(id: &Id) -> Vec<Target> {
         .collect()
 }
 
-/// Fails the test if the connection does not work any more in the direction that is left.
+/// Checks that the connection still works in its open direction.
 fn untouched(pair: Pair) {
     let Pair { mut client, mut server, .. } = pair;
     assert_eq!(take_error(&server), None);

@@ -1,4 +1,4 @@
-//! How a socket leaves CLOSE_WAIT: every way there is, each with what only it shows.
+//! Exits from CLOSE_WAIT: every way, each with the facts that only it has.
 
 use std::{
     io::Write as _,
@@ -55,7 +55,7 @@ fn shutdown_with_the_descriptor_kept_is_shutdown() {
     check(&leave, "shutdown", true);
     check_closer(&leave);
 
-    // It is out of CLOSE_WAIT for good: the close that follows is no second leaving.
+    // It has exited CLOSE_WAIT: the close that follows is no second exit.
     drop(pair.server);
     agent.watch(Duration::from_millis(200));
     assert_eq!(agent.stop().of_socket("leave", &pair.id).len(), 1);
@@ -114,7 +114,7 @@ fn a_reset_from_the_peer_is_reset() {
     check_error(&pair.server, libc::EPIPE);
     let leave = agent.wait_for_socket("leave", &pair.id);
     check(&leave, "reset", true);
-    // The thread that sent the reset runs the receiver's side too on the loopback: it is not the one who closed.
+    // On the loopback, the thread that sent the reset also runs the receiver's side: it is not the closer.
     assert_eq!(leave["closer"], Value::Null, "{leave}");
 }
 
@@ -122,7 +122,7 @@ fn a_reset_from_the_peer_is_reset() {
 fn an_answer_that_the_peer_refuses_is_reset() {
     let (mut agent, ns) = begin();
     let mut pair = ns.pair(V4);
-    // Closed, not half-closed: the peer has no more use for data.
+    // Closed, not half-closed: the peer accepts no more data.
     socket::fin(&pair.server, || drop(pair.client));
     pair.server.write_all(b"too late").unwrap();
     check_error(&pair.server, libc::EPIPE);
@@ -205,7 +205,7 @@ fn a_reset_before_accept_is_reset() {
 fn the_death_of_the_owner_is_closed_by_the_owner() {
     let (mut agent, ns) = begin();
     let pair = ns.waiting(V4).0;
-    // The child's stdin is the socket: when the command is gone, the child alone has it.
+    // The child's stdin is the socket: when the command is dropped, only the child owns it.
     let mut child = Command::new("sleep");
     child.arg("1000").stdin(OwnedFd::from(pair.server));
     let mut owner = Running(child.spawn().unwrap());
@@ -245,7 +245,7 @@ fn the_dwell_time_is_that_of_the_clock() {
         let (pair, fin) = ns.waiting(V4);
         sockets.push((dwell_ms, pair, fin));
     }
-    // Those that dwell the least are the last in and the first out.
+    // The sockets with the shortest dwell times enter last and exit first.
     for (dwell_ms, pair, fin) in sockets.into_iter().rev() {
         let rest = fin.from + f64::from(dwell_ms) / 1e3 - crate::clock::boot_seconds();
         thread::sleep(Duration::from_secs_f64(rest.max(0.0)));
@@ -256,7 +256,7 @@ fn the_dwell_time_is_that_of_the_clock() {
     }
 }
 
-/// An exact dwell time that is at most 5 ms outside of what is possible, or as much more as the machine is slow.
+/// Checks for an exact dwell time that is at most 5 ms outside of the possible range, or more on a slow machine.
 pub(crate) fn check_dwell(leave: &Value, (shortest, longest): (f64, f64)) {
     let dwell = leave["dwell_seconds"].as_f64().expect("a dwell time");
     assert_eq!(leave["exact"], true, "{leave}");
@@ -285,7 +285,7 @@ fn check_closer(leave: &Value) {
     assert_eq!((&leave["closer"]["pid"], &leave["closer"]["comm"]), expected, "{leave}");
 }
 
-/// Waits until the connection has failed with this error: the test made what it set out to make.
+/// Waits until the connection has failed with this error.
 fn check_error(server: &TcpStream, expected: i32) {
     socket::wait_for_end(server);
     let mut seen = None;

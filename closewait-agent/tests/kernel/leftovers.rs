@@ -1,27 +1,27 @@
-//! Whether an agent that has ended left programs or maps in the kernel.
+//! Check for programs and maps that an ended agent has left in the kernel.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use crate::clock::poll_until;
 
-/// A program or a map in the kernel.
+/// Program or map in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Object {
     Program(u32),
     Map(u32),
 }
 
-/// How many programs of ours the process holds.
+/// Returns the number of closewait's programs that the process owns.
 pub(crate) fn programs_held_by(pid: u32) -> usize {
     let ours = loaded();
     let held = held_by(&pid.to_string());
     held.iter().filter(|object| matches!(object, Object::Program(_)) && ours.contains(object)).count()
 }
 
-/// Fails the test if there is a program or a map of ours that no process holds.
+/// Checks that no program or map of closewait is without an owner.
 ///
-/// Agents that other people run at the same time are no concern of the test. The kernel frees what was closed some
-/// time later, hence the patience.
+/// Agents of other users may run at the same time. The kernel frees closed objects some time later, so this waits for
+/// that.
 pub(crate) fn assert_none() {
     let mut left = orphans();
     let gone = poll_until(Duration::from_secs(2), || {
@@ -33,13 +33,13 @@ pub(crate) fn assert_none() {
 }
 
 fn orphans() -> BTreeSet<Object> {
-    // In this order: what is loaded in between is not among the first, so it cannot be taken for an orphan.
+    // In this order: an object that is loaded in between is not in the first list, so it cannot look like an orphan.
     let mut ours = loaded();
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let processes = processes.filter_map(|entry| entry.file_name().into_string().ok());
     let held: BTreeSet<Object> = processes.flat_map(|process| held_by(&process)).collect();
     ours.retain(|object| !held.contains(object));
-    // A program holds its maps.
+    // A program owns its maps.
     let programs = aya::programs::loaded_programs().flatten();
     for program in programs.filter(|program| held.contains(&Object::Program(program.id()))) {
         for map in program.map_ids().ok().flatten().unwrap_or_default() {
@@ -49,10 +49,10 @@ fn orphans() -> BTreeSet<Object> {
     ours
 }
 
-/// All of ours, by their names.
+/// Returns all objects of closewait, by their names.
 fn loaded() -> BTreeSet<Object> {
     let ours = |name: &[u8]| name.starts_with(b"cw_");
-    // An object that vanishes during the walk is an error of that one step.
+    // An object that vanishes during the scan is an error of that one step.
     let programs = aya::programs::loaded_programs().flatten();
     let maps = aya::maps::loaded_maps().flatten();
     let programs = programs.filter(|program| ours(program.name())).map(|program| Object::Program(program.id()));
@@ -60,7 +60,7 @@ fn loaded() -> BTreeSet<Object> {
     programs.chain(maps).collect()
 }
 
-/// All that the descriptors of a process refer to; nothing if there is no such process.
+/// Returns all objects that the descriptors of a process refer to; none if there is no such process.
 fn held_by(process: &str) -> BTreeSet<Object> {
     let mut held = BTreeSet::new();
     let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fdinfo")) else { return held };

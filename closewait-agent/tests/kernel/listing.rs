@@ -1,4 +1,4 @@
-//! `closewait list`, beside what `ss` says of the same sockets.
+//! `closewait list`, compared with `ss`.
 
 use std::{
     collections::BTreeMap,
@@ -29,14 +29,14 @@ fn list_agrees_with_ss_on_ten_thousand_sockets() {
 fn list_agrees_with_ss_where_there_is_no_btf() {
     let ns = Namespace::new();
     let _inhabitant = ns.inhabit();
-    // More than one part of an answer to the agent's question.
+    // More than one part of an answer to the query.
     let sockets = flood(&ns, 500);
     let mut command = list_command();
     setup::cover(&mut command, &[c"/sys/kernel/btf"]);
     check_list(&ns, &sockets, false, &mut command);
 }
 
-/// The command lists the sockets of the namespace as ss does, with ages that are true.
+/// Checks that the command lists the sockets of the namespace as ss does, with correct ages.
 fn check_list(ns: &Namespace, sockets: &[One], has_types: bool, command: &mut Command) {
     let (listing, listed) = Window::around(|| list_by(command));
     let ours = of_namespace(&listed, ns);
@@ -56,7 +56,7 @@ fn check_list(ns: &Namespace, sockets: &[One], has_types: bool, command: &mut Co
         if has_types {
             check_bounds(object, one.fin.until(listing));
         } else {
-            // `sock_diag` would tell, and would have to wait for the lock of each socket.
+            // `sock_diag` could report it, but would have to wait for the lock of each socket.
             assert!(object["dwell_at_most_seconds"].is_null(), "{object}");
             assert!(object["dwell_seconds"].as_f64() <= Some(one.fin.until(listing).1), "{object}");
         }
@@ -109,7 +109,7 @@ fn filters_and_groups_agree_with_the_whole_list() {
     assert!(own["count"].as_u64().is_some_and(|count| count >= 3), "{own}");
 }
 
-/// The true age lies within the bounds.
+/// Checks that the true age lies within the bounds.
 pub(crate) fn check_bounds(object: &Value, (youngest, oldest): (f64, f64)) {
     let low = object["dwell_seconds"].as_f64().expect("a lower bound");
     assert!(low <= oldest + ticks_late(), "said to be older than {oldest}: {object}");
@@ -118,12 +118,12 @@ pub(crate) fn check_bounds(object: &Value, (youngest, oldest): (f64, f64)) {
     assert!(high >= youngest - ticks_late(), "said to be younger than {youngest}: {object}");
 }
 
-/// All objects that `closewait list` prints.
+/// Returns all objects of `closewait list`.
 pub(crate) fn list() -> Vec<Value> {
     list_by(&mut list_command())
 }
 
-/// The same, asked of the agent at this socket.
+/// Returns all objects that the agent at this socket lists.
 pub(crate) fn list_at(socket: &str) -> Vec<Value> {
     list_by(list_command().args(["--socket", socket]))
 }
@@ -132,12 +132,12 @@ fn list_command() -> Command {
     closewait(&["list", "--output", "json"])
 }
 
-/// The same by a command that the test has prepared itself.
+/// Returns all objects of a command that the test has prepared.
 pub(crate) fn list_by(command: &mut Command) -> Vec<Value> {
     objects(&finish(command))
 }
 
-/// The objects that a command has printed which succeeded.
+/// Returns the objects of a command, which has to succeed.
 pub(crate) fn objects(listed: &Finished) -> Vec<Value> {
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let parse = |line: &str| {
@@ -148,7 +148,7 @@ pub(crate) fn objects(listed: &Finished) -> Vec<Value> {
     listed.stdout.lines().map(parse).collect()
 }
 
-/// Those of one namespace by their names, each there once.
+/// Returns the objects of one namespace by identity, each once.
 pub(crate) fn of_namespace(listed: &[Value], ns: &Namespace) -> BTreeMap<Id, Value> {
     let mut ours = BTreeMap::new();
     for object in listed.iter().filter(|object| object["socket"]["netns"] == ns.inode) {
@@ -158,12 +158,12 @@ pub(crate) fn of_namespace(listed: &[Value], ns: &Namespace) -> BTreeMap<Id, Val
     ours
 }
 
-/// Both ends and the receive queue of all that `ss` finds in the namespace.
+/// Returns both endpoints and the receive queue of all sockets of `ss` in the namespace.
 pub(crate) fn ss(ns: &Namespace) -> BTreeMap<(SocketAddr, SocketAddr), u64> {
     ns.run(ss_here)
 }
 
-/// Both ends and the receive queue of all that `ss` finds in the caller's namespace.
+/// Returns both endpoints and the receive queue of all sockets of `ss` in the caller's namespace.
 pub(crate) fn ss_here() -> BTreeMap<(SocketAddr, SocketAddr), u64> {
     let output = Command::new("ss").args(["-tanH", "state", "close-wait"]).output().expect("ss");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -175,7 +175,7 @@ pub(crate) fn ss_here() -> BTreeMap<(SocketAddr, SocketAddr), u64> {
     text.lines().map(parse).collect()
 }
 
-/// `127.0.0.1:80`, `[::1]:80` and `[::ffff:127.0.0.1]:80`, as ss writes them.
+/// Parses `127.0.0.1:80`, `[::1]:80` and `[::ffff:127.0.0.1]:80`, as ss writes them.
 fn end(text: &str) -> SocketAddr {
     let (address, port) = text.rsplit_once(':').expect("a port");
     let address: IpAddr = address.trim_matches(['[', ']']).parse().expect("an address");

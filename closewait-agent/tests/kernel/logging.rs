@@ -1,4 +1,4 @@
-//! A log, a standard output and a recording that nobody takes: the agent goes on, answers and ends in time.
+//! A log, a standard output and a recording without a reader: the agent continues, answers and ends in time.
 
 use std::{
     ffi::CString,
@@ -21,10 +21,10 @@ use crate::{
     socket::check,
 };
 
-/// SIGTERM ends an agent within this time, whatever nobody reads.
+/// Maximum time from SIGTERM to the end of an agent without readers, seconds.
 const END: f64 = 5.0;
 
-/// A folder with FIFOs whose readers are this test.
+/// Folder with FIFOs whose readers are this test.
 pub(crate) struct Fifos(pub(crate) PathBuf);
 
 impl Fifos {
@@ -34,7 +34,7 @@ impl Fifos {
         Self(folder)
     }
 
-    /// A FIFO of 4 KiB that has a reader, which does not read by itself.
+    /// Creates a FIFO of 4 KiB with a reader that does not read by itself.
     pub(crate) fn unread(&self, name: &str) -> (String, File) {
         let path = self.path(name);
         let text = CString::new(path.as_str()).expect("no zero in it");
@@ -51,7 +51,7 @@ impl Fifos {
         self.0.join(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// `closewait` with these arguments and redirections.
+    /// Returns `closewait` with these arguments and redirections.
     fn command(&self, arguments: &[&str], redirections: &str) -> Command {
         let mut command = Command::new("sh");
         let script = format!("exec \"$@\" {redirections}");
@@ -61,29 +61,29 @@ impl Fifos {
         command
     }
 
-    /// An agent whose socket is in the folder, with these redirections.
+    /// Returns an agent with these redirections, whose control socket is in the folder.
     pub(crate) fn agent(&self, arguments: &[&str], redirections: &str) -> Command {
         let socket = self.path("agent.sock");
         let run = ["run", "--output", "json", "--stuck-after", "300ms", "--socket", &socket];
         self.command(&[&run[..], arguments].concat(), redirections)
     }
 
-    /// The agent, and no look of its own, answers `list`.
+    /// Checks that the agent answers `list`, without a scan of the command.
     fn assert_answers(&self) {
         let listed = finish(&mut closewait(&["list", "--output", "json", "--socket", &self.path("agent.sock")]));
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        assert!(!listed.stderr.contains("looking without it"), "{listed:?}");
+        assert!(!listed.stderr.contains("scanning without it"), "{listed:?}");
     }
 }
 
 impl Drop for Fifos {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files does no harm.
+        // If this fails, the files stay in the folder for temporary files, which is harmless.
         let _left = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Reads what is there and what comes, until all writers have gone.
+/// Reads present and future data, until all writers have gone.
 fn read_all(mut reader: File) -> String {
     let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     let began = boot_seconds();
@@ -97,7 +97,7 @@ fn read_all(mut reader: File) -> String {
     }
 }
 
-/// Bytes that a FIFO has now.
+/// Returns the number of bytes that a FIFO has now.
 fn waiting(reader: &File) -> libc::c_int {
     let mut bytes = 0;
     // SAFETY: `bytes` is valid for a write and outlives the call.
@@ -105,7 +105,7 @@ fn waiting(reader: &File) -> libc::c_int {
     bytes
 }
 
-/// Ends an agent, and returns the seconds that it took.
+/// Ends an agent. Returns the time that it took, seconds.
 fn terminate(agent: &mut Running) -> f64 {
     let began = boot_seconds();
     // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
@@ -115,7 +115,7 @@ fn terminate(agent: &mut Running) -> f64 {
 }
 
 #[test]
-fn an_agent_whose_log_nobody_reads_goes_on_and_tells_what_it_dropped() {
+fn an_agent_whose_log_has_no_reader_continues_and_tells_what_it_dropped() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("log"));
     let (log, reader) = fifos.unread("log");
     // Many histograms, each a line of the log at this level.
@@ -146,11 +146,11 @@ fn an_agent_whose_log_nobody_reads_goes_on_and_tells_what_it_dropped() {
 }
 
 #[test]
-fn sigterm_ends_an_agent_of_which_nobody_reads_anything() {
+fn sigterm_ends_an_agent_without_readers() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("all"));
     let [(log, log_reader), (output, output_reader), (recording, recording_reader)] =
         ["log", "output", "recording"].map(|name| fifos.unread(name));
-    // Nothing at all has room.
+    // Every FIFO is full.
     for path in [&log, &output, &recording] {
         fill(Path::new(path));
     }
@@ -196,14 +196,14 @@ fn a_command_tells_its_errors_to_a_reader_that_is_there_and_ends_without_one() {
     drop(reader);
 }
 
-/// Fills a FIFO that nobody reads.
+/// Fills a FIFO that has no active reader.
 fn fill(path: &Path) {
     let mut to = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).expect("a FIFO");
     while to.write(&[b'x'; 512]).is_ok() {}
 }
 
 #[test]
-fn a_level_that_is_misspelled_is_told_and_errors_are_too() {
+fn a_level_that_is_misspelled_is_reported_and_errors_are_too() {
     for level in ["inof", "closewait", "closewait=inof"] {
         let ended = finish(closewait(&["kill", "--yes"]).env("CLOSEWAIT_LOG", level));
         assert_eq!(ended.code, Some(2), "{ended:?}");

@@ -1,5 +1,5 @@
-//! The agent on the running kernel: the real binary, real sockets in network namespaces of their own, and the events
-//! it prints.
+//! Tests of the agent on the running kernel: the real binary, real sockets in network namespaces of their own, and
+//! the agent's events.
 //!
 //! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
 

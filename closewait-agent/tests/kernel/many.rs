@@ -16,19 +16,19 @@ use crate::{
     socket,
 };
 
-/// Of each family.
+/// Number of sockets of each family.
 const HALF: usize = 5_000;
 
-/// One socket's life by its name, and by its cookie where the kernel program can ask for it.
+/// Life of one socket: its identity, and its cookie where the kernel program can read it.
 type Life = (Id, Option<u64>);
 
 /// One of many sockets in CLOSE_WAIT.
 pub(crate) struct One {
     pub(crate) id: Id,
     pub(crate) server: TcpStream,
-    /// The number that `SO_COOKIE` gave. The kernel makes one up when it is first asked: `None` was never asked.
+    /// Value of `SO_COOKIE`. The kernel assigns it on the first read; `None` if it was never read.
     pub(crate) cookie: Option<u64>,
-    /// The FIN counts as one.
+    /// Unread bytes; the FIN counts as one.
     pub(crate) unread_bytes: u64,
     pub(crate) fin: Window,
 }
@@ -76,11 +76,11 @@ fn ten_thousand_enter_and_leave_once_each_and_none_is_lost() {
 }
 
 #[test]
-fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
+fn sockets_that_come_and_go_in_a_hurry_are_reported_once_each_and_in_order() {
     const EACH: usize = 2_000;
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
-    // Two at a time, and the kernel gives the memory of one that has gone to the next.
+    // Two at a time, and the kernel reuses the memory of a freed one for the next.
     let in_a_hurry = |address| {
         let listener = TcpListener::bind(address).expect("a listener");
         let address = listener.local_addr().expect("the listener's address");
@@ -100,7 +100,7 @@ fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
         }
         lives
     });
-    // The kernel may give a port a second time, but no cookie.
+    // The kernel may assign a port twice, but no cookie.
     assert!(!can(Ability::Cookie) || lives.len() == 2 * EACH);
     wait_for_all(&mut agent, "leave", &ns, 2 * EACH);
 
@@ -122,13 +122,13 @@ fn sockets_that_come_and_go_in_a_hurry_are_told_once_each_and_in_order() {
     }
 }
 
-/// Half of them IPv4 and half IPv6, with 0 to 4 bytes that nobody reads.
+/// Returns sockets, half of them IPv4 and half IPv6, with 0 to 4 unread bytes.
 pub(crate) fn ten_thousand(ns: &Namespace) -> Vec<One> {
     allow_descriptors();
     flood(ns, HALF)
 }
 
-/// So many of each family.
+/// Returns `half` sockets of each family.
 pub(crate) fn flood(ns: &Namespace, half: usize) -> Vec<One> {
     let of_family = |address| {
         let listener = ns.listen(address);
@@ -138,7 +138,7 @@ pub(crate) fn flood(ns: &Namespace, half: usize) -> Vec<One> {
     [V4, V6].into_iter().flat_map(of_family).collect()
 }
 
-/// The client is closed at once: a descriptor for each end would be more than a process may have.
+/// Returns one socket. The client is closed at once: two descriptors each would be more than a process may have.
 fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize) -> One {
     let mut client = TcpStream::connect(address).expect("a connection");
     client.write_all(&[b'x'; 4][..bytes]).expect("write");
@@ -160,7 +160,7 @@ pub(crate) fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace, count:
     });
 }
 
-/// Raises the limit of open files as far as it goes.
+/// Raises the limit of open files as far as possible.
 fn allow_descriptors() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a whole rlimit that this function owns.

@@ -1,4 +1,4 @@
-//! An agent in little memory, among more stuck sockets than fit.
+//! An agent under a memory limit, with more stuck sockets than it can track.
 
 use std::{
     ffi::{CString, OsStr},
@@ -20,7 +20,7 @@ use crate::{
 
 /// Sockets in CLOSE_WAIT.
 const COUNT: u64 = 50_000;
-/// Fewer than the default of `net.core.somaxconn`, 4,096.
+/// Number of sockets per listener: fewer than the default of `net.core.somaxconn`, 4,096.
 const TO_ONE_LISTENER: u64 = 4000;
 /// Memory limit, bytes.
 pub(crate) const LIMIT: u64 = 64 << 20;
@@ -28,7 +28,7 @@ pub(crate) const LIMIT: u64 = 64 << 20;
 #[test]
 fn under_a_memory_limit_an_agent_tracks_fewer_sockets_and_survives() {
     let Some(cgroup) = Cgroup::limited(LIMIT) else {
-        // Nobody can limit the agent's memory where the kernel has no memory controller.
+        // Without a memory controller, nothing limits the agent's memory.
         ability::tell_whether("limit memory", false);
         return;
     };
@@ -48,7 +48,7 @@ fn under_a_memory_limit_an_agent_tracks_fewer_sockets_and_survives() {
         event["event"] == "health" && event["untracked"].as_u64() >= Some(COUNT - tracked)
     });
 
-    // One that asks, and one that looks by itself beside the agent, in the same memory.
+    // A command that queries the agent, and one that scans beside it, under the same limit.
     for asked in [vec!["--socket", &path], vec!["--alone"]] {
         for command in [&["list"][..], &["list", "--output", "json"], &["report"]] {
             let answer = finish(&mut cgroup.inside(&closewait(&[command, &asked].concat())));
@@ -87,7 +87,7 @@ fn what_the_user_says_stands_under_a_memory_limit_and_is_warned_of() {
     agent.stop().totals();
 }
 
-/// Sockets in CLOSE_WAIT that nobody accepts, and so need no descriptors.
+/// Returns listeners with sockets in CLOSE_WAIT that no program accepts, and which need no descriptors.
 fn crowd() -> Vec<TcpListener> {
     let connect_all = |number: u64| {
         let address = Ipv4Addr::new(127, 44, 0, u8::try_from(number + 1).expect("few"));
@@ -102,14 +102,14 @@ fn crowd() -> Vec<TcpListener> {
     (0..COUNT.div_ceil(TO_ONE_LISTENER)).map(connect_all).collect()
 }
 
-/// A cgroup with a memory limit, and the mount that it is in if the test has made that.
+/// Cgroup with a memory limit, and its mount if the test has created that.
 pub(crate) struct Cgroup {
     folder: PathBuf,
     mount: Option<PathBuf>,
 }
 
 impl Cgroup {
-    /// `None` where the kernel cannot limit memory.
+    /// Creates the cgroup; returns `None` where the kernel cannot limit memory.
     pub(crate) fn limited(bytes: u64) -> Option<Self> {
         let name = format!("closewait-test-{}", process::id());
         let v1 = Path::new("/sys/fs/cgroup/memory");
@@ -129,12 +129,12 @@ impl Cgroup {
         let folder = top.join(name);
         fs::create_dir(&folder).expect("a cgroup");
         fs::write(folder.join("memory.max"), bytes.to_string()).expect("its limit");
-        // Or else it would be slow in place of being killed.
+        // Otherwise it would be slow instead of being killed.
         let _none: std::io::Result<()> = fs::write(folder.join("memory.swap.max"), "0");
         Some(Self { folder, mount })
     }
 
-    /// The command, run inside.
+    /// Returns a command that runs inside.
     pub(crate) fn inside(&self, command: &Command) -> Command {
         let mut inside = Command::new("sh");
         let procs = self.folder.join("cgroup.procs");
@@ -143,7 +143,7 @@ impl Cgroup {
         inside
     }
 
-    /// Number of processes that the kernel killed for want of memory.
+    /// Returns the number of processes that the kernel killed because of the memory limit.
     pub(crate) fn killed(&self) -> u64 {
         let count = ["memory.events", "memory.oom_control"].iter().find_map(|name| {
             let text = fs::read_to_string(self.folder.join(name)).ok()?;
@@ -155,13 +155,13 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // What a test that failed left inside ends by itself.
+        // A process that a failed test left inside ends by itself.
         let _busy: std::io::Result<()> = fs::remove_dir(&self.folder);
         self.mount.iter().for_each(|mount| setup::unmount(mount));
     }
 }
 
-/// Where cgroup v2 is mounted; where it is not, it is mounted for the test.
+/// Returns the mount of cgroup v2; mounts it for the test if there is none.
 pub(crate) fn unified() -> (PathBuf, Option<PathBuf>) {
     let usual = Path::new("/sys/fs/cgroup");
     if usual.join("cgroup.controllers").exists() {

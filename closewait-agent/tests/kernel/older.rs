@@ -1,4 +1,4 @@
-//! Sockets that are older than the agent, or come while it starts.
+//! Sockets that are older than the agent, or enter while it starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,7 +112,7 @@ fn sockets_that_come_while_the_agent_starts_are_known_once_each() {
         }
         missing.is_empty()
     });
-    // For those that would be told a second time.
+    // For sockets that would be reported a second time.
     agent.watch(Duration::from_millis(200));
     let ended = agent.stop();
     let mut stuck: BTreeMap<Id, Vec<&Value>> = BTreeMap::new();
@@ -136,7 +136,7 @@ fn sockets_that_come_and_go_while_the_agent_starts_are_not_kept() {
         let ns = Namespace::new();
         let (mut agent, _watching_since, _rounds) = start_amid(&["--stuck-after", "300ms"], |number| {
             let pair = ns.waiting(if number % 2 == 0 { V4 } else { V6 });
-            // Long enough for some to be there whenever the agent looks.
+            // Long enough for some to be present at each scan.
             thread::sleep(Duration::from_millis(if number % 4 == 0 { 5 } else { 0 }));
             drop(pair);
         });
@@ -154,16 +154,16 @@ fn a_socket_older_than_one_agent_is_exact_for_another() {
     let mut after = Agent::start(&["--events", "all"]);
     let (closing, ()) = Window::around(|| drop(pair.server));
     check_dwell(&before.wait_for_socket("leave", &pair.id), fin.until(closing));
-    // `--events all` tells of every leaving, also of one whose entry nobody has seen.
+    // `--events all` reports every exit, even one whose entry was not observed.
     let leave = after.wait_for_socket("leave", &pair.id);
     assert_eq!(leave["exact"], false, "{leave}");
     check_bounds(&leave, fin.until(closing));
 }
 
-/// Starts the agent while another thread does `work` again and again; it counts from 0 on. Also returns since when the
-/// agent was watching for certain, and what the work has made.
+/// Starts the agent while another thread does `work` repeatedly, with a counter from 0. Returns the agent, the time
+/// from which it certainly watched, and the results of the work.
 fn start_amid<T: Send>(arguments: &[&str], work: impl Fn(usize) -> T + Sync) -> (Agent, f64, Vec<T>) {
-    /// So that the other thread ends when this one fails.
+    /// Guard that ends the other thread when this one fails.
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -185,7 +185,7 @@ fn start_amid<T: Send>(arguments: &[&str], work: impl Fn(usize) -> T + Sync) -> 
     })
 }
 
-/// A socket in CLOSE_WAIT that waits to be accepted.
+/// Socket in CLOSE_WAIT that waits to be accepted.
 struct Unaccepted {
     listener: std::net::TcpListener,
     _client: TcpStream,
@@ -198,20 +198,20 @@ fn unaccepted(ns: &Namespace) -> Unaccepted {
     let client = ns.connect(listener.local_addr().expect("the listener's address"));
     let id = ns.id_of_peer(&client);
     let (mut fin, ()) = Window::around(|| client.shutdown(Shutdown::Write).expect("shutdown"));
-    // There is no descriptor to see the FIN by; the kernel has it long before this.
+    // Without a descriptor the test cannot observe the FIN; the kernel has it long before this.
     thread::sleep(Duration::from_millis(50));
     fin.to = boot_seconds();
     Unaccepted { listener, _client: client, id, fin }
 }
 
-/// The true age at the time of the event lies within its bounds.
+/// Checks that the true age at the time of the event lies within its bounds.
 fn check_age(event: &Value, fin: Window) {
     // The time of an event is one of the wall clock.
     let at = boot_from_wall(schema::wall_seconds(event));
     check_bounds(event, fin.until(Window { from: at - apart(), to: at + apart() }));
 }
 
-/// All events are of one socket, and each tells of a greater age: `threshold`, or twice as much as before.
+/// Checks that all events are of one socket, each with a greater age: `threshold`, or twice the age before.
 pub(crate) fn check_known_once(stuck: &[&Value], threshold: f64) {
     assert!(!stuck.is_empty());
     for pair in stuck.windows(2) {

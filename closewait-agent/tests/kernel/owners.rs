@@ -1,4 +1,4 @@
-//! Who holds a socket: every process and descriptor, however they came by it.
+//! Owners of a socket: every process and descriptor, for every way to get one.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ fn without_btf_the_same_owners_come_from_proc() {
 }
 
 #[test]
-fn a_holder_in_another_pid_namespace_has_the_hosts_number() {
+fn an_owner_in_another_pid_namespace_has_the_hosts_number() {
     let ns = Namespace::new();
     let (pair, _fin) = ns.waiting(V4);
     let raw = pair.server.as_raw_fd();
@@ -71,7 +71,7 @@ fn a_holder_in_another_pid_namespace_has_the_hosts_number() {
         // SAFETY: takes a number only; the next child of the calling process is the first of a new pid namespace.
         succeed(unsafe { libc::unshare(libc::CLONE_NEWPID) })
     };
-    // The shell is outside of the namespace that it has made, its child inside.
+    // The shell is outside of its new namespace, and its child inside.
     let mut command = Command::new("sh");
     command.args(["-c", "sleep 1000 & wait"]);
     // SAFETY: between fork and exec, it makes system calls only.
@@ -133,7 +133,7 @@ fn a_descriptor_that_is_left_behind_is_listed_until_it_is_closed() {
     let pair = ns.pair(V4);
     pair.fin();
     agent.wait_for_socket("stuck", &pair.id);
-    // Bytes that the peer cannot take any more: its kernel answers with a reset.
+    // Bytes that the peer can no longer receive: its kernel answers with a reset.
     let id = pair.id.clone();
     socket::linger_zero(&pair.client);
     let server = pair.server;
@@ -152,7 +152,7 @@ fn a_descriptor_that_is_left_behind_is_listed_until_it_is_closed() {
     drop(server);
     let gone = poll_until(Duration::from_millis(2500) * slowness(), || by_agent().is_none());
     assert!(gone, "its descriptor is closed");
-    // What no agent has seen is found by its error.
+    // The agent finds a socket that it did not observe by its error.
     let (pair, _fin) = ns.waiting(V4);
     socket::linger_zero(&pair.client);
     drop(pair.client);
@@ -186,7 +186,7 @@ fn processes_that_come_and_go_meanwhile_do_no_harm() {
     });
 }
 
-/// The answer of the agent at `path`, of one namespace.
+/// Returns the sockets of one namespace from the agent at `path`.
 fn ask(path: &str, ns: &Namespace) -> Vec<Value> {
     let finished = finish(&mut closewait(&["list", "--output", "json", "--socket", path]));
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -198,7 +198,7 @@ fn ask(path: &str, ns: &Namespace) -> Vec<Value> {
     objects.filter(|object: &Value| object["socket"]["netns"] == ns.inode).collect()
 }
 
-/// A process that has the socket too, by the same number.
+/// Starts a process that also owns the socket, by the same number.
 fn inherit(socket: &TcpStream) -> Running {
     let raw = socket.as_raw_fd();
     let mut command = Command::new("sleep");
@@ -208,7 +208,7 @@ fn inherit(socket: &TcpStream) -> Running {
     Running::spawn(&mut command)
 }
 
-/// The descriptor stays open when the process becomes another program.
+/// Keeps the descriptor open across exec.
 fn keep_open(raw: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers only.
     succeed(unsafe { libc::fcntl(raw, libc::F_SETFD, 0) })
@@ -218,7 +218,7 @@ fn succeed(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The one child of a process, once it has one.
+/// Returns the one child of a process, once it has one.
 fn child_of(pid: u32) -> u32 {
     let path = format!("/proc/{pid}/task/{pid}/children");
     for _ in 0..200 {
@@ -241,7 +241,7 @@ fn owners(object: &Value) -> BTreeSet<Owner> {
     owners.iter().map(|owner| (owner["pid"].as_u64().expect("pid"), owner["fd"].as_u64().expect("fd"))).collect()
 }
 
-/// Who holds the inode, by a walk of the test's own over `/proc`.
+/// Returns the owners of the inode, by the test's own scan of `/proc`.
 fn by_proc(inode: u64) -> BTreeSet<Owner> {
     let wanted = format!("socket:[{inode}]");
     let mut owners = BTreeSet::new();

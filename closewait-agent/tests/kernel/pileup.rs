@@ -27,24 +27,25 @@ use crate::{
     socket::check,
 };
 
-/// Between two requests.
+/// Time between two requests.
 const EVERY: Duration = Duration::from_millis(50);
-/// A client that gets no answer gives up after this.
+/// Time after which a client without an answer gives up.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(100);
-/// Descriptors of the server.
+/// Number of descriptors of the server.
 const DESCRIPTORS: u64 = 600;
-/// The server works for so long.
+/// Time for which the server works.
 const WORKS: Duration = Duration::from_secs(5);
 
-/// A child that serves, and hangs from some moment on: it accepts, and does nothing more. It ends when it has no descriptor left.
+/// Child that serves, and hangs from some moment on: it accepts, and does nothing else. It ends when it has no
+/// descriptor left.
 struct Server(libc::pid_t);
 
 impl Server {
     fn start(ns: &Namespace, listener: &TcpListener, hangs_at: f64) -> Self {
         let raw = listener.as_raw_fd();
         let pid = ns.run(|| {
-            // SAFETY: the child makes system calls only, on its own stack: it neither allocates nor takes a lock, and ends by
-            // _exit.
+            // SAFETY: the child makes only system calls, on its own stack: it neither allocates nor takes a lock, and
+            // ends by _exit.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
                 // SAFETY: this is the child.
@@ -56,7 +57,7 @@ impl Server {
         Self(pid)
     }
 
-    /// Waits for its end, and says when that was.
+    /// Waits for its end. Returns the time of it.
     fn ended(&self) -> f64 {
         // SAFETY: takes numbers, and no place for the status.
         let pid = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
@@ -65,11 +66,11 @@ impl Server {
     }
 }
 
-/// Never returns. Makes system calls only.
+/// Serves forever. Makes only system calls.
 ///
 /// # Safety
 ///
-/// To be called in a child of fork only: it closes every descriptor but one.
+/// Only for a child of fork: closes every descriptor but one.
 unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
     let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
     // SAFETY: takes numbers only; nothing in this child uses its standard input.
@@ -91,7 +92,7 @@ unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
         };
         if boot_seconds() < hangs_at {
             let mut byte = [0_u8];
-            // A client that has gone away is closed like one that was answered.
+            // A client that has gone is closed like one that was answered.
             let _ = read(&stream, &mut byte).and_then(|_| write(&stream, &byte)).and_then(|_| read(&stream, &mut byte));
         } else {
             // Stays open.
@@ -100,7 +101,7 @@ unsafe fn serve(listener: RawFd, hangs_at: f64) -> ! {
     }
 }
 
-/// Asks at a steady rate until `done`. Returns when the first client gave up that the server had not answered.
+/// Sends requests at a steady rate until `done`. Returns the time at which the first client gave up.
 fn ask(address: SocketAddr, done: impl Fn() -> bool) -> f64 {
     let mut first = None;
     let mut waiting = VecDeque::<(f64, TcpStream)>::new();
@@ -139,7 +140,7 @@ fn pileups(ended: &Ended) -> Vec<&Value> {
 }
 
 #[test]
-fn a_server_that_hangs_is_told_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
+fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
     let mut agent = Agent::start(&["--events", "all"]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
@@ -152,7 +153,7 @@ fn a_server_that_hangs_is_told_within_15_seconds_with_its_rate_and_when_its_desc
         let server = &server;
         let clients = scope.spawn(|| ns.run(|| ask(address, || false)));
         let end = scope.spawn(|| server.ended());
-        // It serves, hangs, and has nothing left.
+        // It serves, hangs, and has no descriptor left.
         while !end.is_finished() {
             agent.watch(Duration::from_millis(200));
         }
@@ -208,7 +209,7 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     assert!((8.0..=11.0).contains(&slope), "{pileup}");
     let group = &pileup["group"];
     assert_eq!((&group["role"], &group["local_port"]), (&Value::Null, &Value::Null), "{pileup}");
-    // All that entered are counted in the cgroup that they are found in when they are looked at.
+    // All sockets that entered count for the cgroup that the refresh finds.
     let entered = pileup["entered_per_second"].as_f64().expect("a rate");
     assert!((8.0..=11.0).contains(&entered), "{pileup}");
     let listed = list_at(socket).into_iter().find(|row| row["socket"]["remote"]["port"] == address.port());
@@ -225,7 +226,7 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     drop(leaked);
     agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
     agent.stop().totals();
-    // What is over is told of a recording too.
+    // A report of a recording includes resolved incidents.
     let report = lines(&["report", "--output", "json", recording]);
     assert!(report.iter().any(|event| is_ours(event, "pileup") && event["began"] == pileup["began"]), "{report:?}");
     assert!(report.iter().any(|event| is_ours(event, "pileup_end")), "{report:?}");
@@ -233,7 +234,7 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     fs::remove_file(recording).expect("the recording");
 }
 
-/// What a command prints, as JSON.
+/// Returns the output of a command, as JSON.
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let finished = finish(&mut closewait(arguments));
     assert_eq!(finished.code, Some(0), "{finished:?}");

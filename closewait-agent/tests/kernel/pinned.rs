@@ -1,4 +1,4 @@
-//! Agents that follow each other over pinned maps.
+//! Agents that follow each other with pinned maps.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
     setup::{self, NOBODY, PublicBinary},
 };
 
-/// A BPF file system of the test's own. When it is dropped, everything pinned in it is gone.
+/// The test's own BPF file system. Everything pinned in it is gone when this is dropped.
 struct Pins {
     mount: PathBuf,
     dir: String,
@@ -39,7 +39,7 @@ impl Pins {
     }
 
     fn start(&self, arguments: &[&str]) -> Agent {
-        // Several at a time would be in each other's way.
+        // Several agents with one socket would be in each other's way.
         let socket = self.mount.with_extension("socket");
         let socket = socket.to_str().expect("a path in UTF-8");
         Agent::start(&[&["--pin", &self.dir, "--events", "all", "--socket", socket], arguments].concat())
@@ -53,13 +53,13 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         setup::unmount(&self.mount);
-        // A folder that stays does no harm.
+        // If this fails, the folder stays, which is harmless.
         let _result = fs::remove_dir(&self.mount);
         let _result = fs::remove_file(self.mount.with_extension("socket"));
     }
 }
 
-/// Kills the agent as an OOM killer does, and gives what it had said.
+/// Kills the agent as an OOM killer does. Returns its events.
 fn kill(agent: Agent) -> Vec<Value> {
     agent.signal(libc::SIGKILL);
     let ended = agent.join();
@@ -71,13 +71,13 @@ fn pinned(agent: &Agent) -> &Value {
     &agent.events[0]["pinned"]
 }
 
-/// How many stays the histograms of these events have counted as finished, over all sockets.
+/// Returns the number of dwell times that the histograms of these events count as finished, over all sockets.
 fn finished(events: &[Value]) -> u64 {
     let all = events.iter().filter(|event| event["event"] == "histogram" && event["scope"] == "all");
     all.map(|event| event["finished"]["count"].as_u64().expect("a count")).sum()
 }
 
-/// Closes a socket and says when.
+/// Closes a socket. Returns the time of it.
 fn close(server: TcpStream) -> Window {
     Window::around(|| drop(server)).0
 }
@@ -89,7 +89,7 @@ fn leave_of<'a>(ended: &'a Ended, id: &Id) -> &'a Value {
 }
 
 #[test]
-fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
+fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_reported_once() {
     let pins = Pins::new("kill");
     let ns = Namespace::new();
     let first = pins.start(&["--stuck-after", "500ms", "--histogram-every", "200ms"]);
@@ -105,7 +105,7 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     seen.watch(Duration::from_millis(500));
     let before = kill(seen);
 
-    // Nobody reads the ring buffer now.
+    // Nothing reads the ring buffer now.
     let closed_between = close(leaves_between.0.server);
     let came_between = ns.waiting(V4);
     let short = ns.waiting(V4);
@@ -133,7 +133,7 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
     }
     assert!(ended.of_socket("leave", &leaves_before.0.id).is_empty(), "told by both");
 
-    // The kernel's counts go on, and each stay is in one window of one of the two.
+    // The kernel's counts continue, and each dwell time is in one window of one of the two.
     let totals = ended.totals();
     let count = |name: &str| totals[name].as_u64().expect("a count");
     assert!(count("entered") >= 5 && count("left") >= 5, "{totals}");
@@ -147,7 +147,7 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_told_once() {
 #[test]
 fn agents_of_nobody_follow_each_other_in_a_folder_of_their_own() {
     let (pins, binary) = (Pins::new("nobody"), PublicBinary::new());
-    // As systemd mounts it: nobody but root may even look inside.
+    // As systemd mounts it: only root may even list it.
     fs::set_permissions(&pins.mount, fs::Permissions::from_mode(0o700)).expect("permissions of the file system");
     fs::create_dir(&pins.dir).expect("a folder");
     chown(&pins.dir, Some(NOBODY), Some(NOBODY)).expect("another owner");
@@ -179,7 +179,7 @@ fn an_agent_with_another_program_keeps_the_ages() {
     let first = pins.start(&["--stuck-after", "60s"]);
     let (pair, fin) = ns.waiting(V4);
     kill(first);
-    // The kernel program knows the threshold with `--events stuck`, so it is another one.
+    // With `--events stuck` the kernel program has the threshold, so it is another one.
     let mut command = crate::agent::run_command(&["--pin", &pins.dir, "--stuck-after", "300ms"]);
     let mut second = Agent::spawn(&mut command);
     assert_eq!(pinned(&second), "maps_adopted");
@@ -191,7 +191,7 @@ fn an_agent_with_another_program_keeps_the_ages() {
 }
 
 #[test]
-fn a_second_agent_is_told_and_the_first_goes_on() {
+fn a_second_agent_is_refused_and_the_first_continues() {
     let pins = Pins::new("second");
     let ns = Namespace::new();
     let mut first = pins.start(&["--stuck-after", "300ms"]);
@@ -225,12 +225,12 @@ fn what_has_another_layout_is_replaced_and_never_read() {
     let mut second = pins.start(&["--stuck-after", "300ms"]);
     assert_eq!(pinned(&second), "replaced");
     let degraded = second.events[0]["degraded"].to_string();
-    assert!(degraded.contains("was removed, its layout has version"), "{degraded}");
-    // It is older than the program now.
+    assert!(degraded.contains("(its layout has version"), "{degraded}");
+    // Now it is older than the program.
     let stuck = second.wait_for_socket("stuck", &pair.id);
     assert_eq!(stuck["exact"], false, "{stuck}");
     kill(second);
-    // One that was interrupted before it was complete.
+    // Pins of an agent that was interrupted before they were complete.
     fs::remove_file(pins.file(names::KEPT)).expect("no notes");
     let third = pins.start(&[]);
     assert_eq!(pinned(&third), "replaced");
@@ -263,7 +263,7 @@ fn a_folder_elsewhere_is_refused() {
 }
 
 #[test]
-fn pins_and_folders_of_somebody_else_stay_as_they_are() {
+fn pins_and_folders_of_another_user_stay_as_they_are() {
     let pins = Pins::new("foreign");
     let mode = |dir: &Path| fs::metadata(dir).expect("a folder").permissions().mode() & 0o7777;
     let set = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("another mode");
@@ -307,7 +307,7 @@ fn pins_and_folders_of_somebody_else_stay_as_they_are() {
     set(&dir, 0o755);
     let of_another = finish(&mut closewait(&["run", "--pin", dir.to_str().expect("UTF-8")]));
     assert_eq!((of_another.code, mode(&dir)), (Some(78), 0o755), "{of_another:?}");
-    // A file of somebody else in a folder of an agent.
+    // A file of another program in an agent's folder.
     theirs.pin(pins.file("theirs")).expect("a pin");
     assert_eq!(pins.start(&[]).stop().code, Some(0));
     let unpinned = finish(&mut closewait(&["run", "--unpin", "--pin", &pins.dir]));

@@ -1,4 +1,4 @@
-//! What the agent needs to be allowed, and what it says when it is not.
+//! Required privileges of the agent, and its messages without them.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -17,10 +17,10 @@ use crate::{
     setup::{self, PublicBinary, capability},
 };
 
-/// Those that README.md has.
+/// Capabilities that README.md lists.
 const DOCUMENTED: [u32; 4] =
     [capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
-/// And the one that it has for kernels before 5.11.
+/// Capabilities that README.md lists for kernels before 5.11.
 const BEFORE_5_11: [u32; 5] = [
     capability::BPF,
     capability::PERFMON,
@@ -30,9 +30,9 @@ const BEFORE_5_11: [u32; 5] = [
 ];
 
 #[test]
-fn an_ordinary_user_is_told_the_missing_capability() {
+fn an_ordinary_user_gets_the_name_of_the_missing_capability() {
     let binary = PublicBinary::new();
-    // Nobody, and in no group: the standard library leaves the groups of root by itself.
+    // The user nobody, in no group: the standard library drops the groups of root by itself.
     let ended = finish(Command::new(&binary.path).args(["run", "--output", "json"]).uid(65534).gid(65534));
     assert_eq!(ended.code, Some(77), "{ended:?}");
     assert!(ended.stderr.contains("CAP_BPF"), "{ended:?}");
@@ -41,7 +41,7 @@ fn an_ordinary_user_is_told_the_missing_capability() {
 }
 
 #[test]
-fn root_with_half_of_the_capabilities_is_told_the_other_half() {
+fn root_with_half_of_the_capabilities_gets_the_names_of_the_others() {
     for (kept, missing) in [
         (&[capability::BPF, capability::SYS_PTRACE, capability::DAC_READ_SEARCH][..], "CAP_PERFMON"),
         (&[capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH], "CAP_BPF"),
@@ -70,7 +70,7 @@ fn the_four_documented_capabilities_are_enough() {
     drop(pair.server);
     agent.wait_for_socket("enter", &pair.id);
     agent.wait_for_socket("leave", &pair.id);
-    // One with a descriptor is found in any namespace without entering it, where the kernel lists open files.
+    // A socket with a descriptor is found in any namespace without entering it, where the kernel lists open files.
     if can(Ability::Files) {
         agent.wait_for_socket("stuck", &older.id);
     } else {
@@ -86,7 +86,7 @@ fn the_four_documented_capabilities_are_enough() {
 fn where_maps_count_as_locked_memory_the_capability_that_raises_the_limit_is_named() {
     let mut command = run_command(&["--for", "0s"]);
     setup::keep_only(&mut command, &DOCUMENTED);
-    // As an ordinary process may.
+    // The limit of an ordinary process.
     setup::lock_memory(&mut command, 64 << 10);
     let ended = finish(&mut command);
     if can(Ability::Memcg) {
@@ -115,12 +115,12 @@ fn without_privileges_list_shows_the_sockets_and_says_what_it_cannot_see() {
 }
 
 #[test]
-fn with_hidepid_owners_are_found_and_what_they_do_is_said_to_be_out_of_sight() {
+fn with_hidepid_owners_are_found_and_what_they_do_is_reported_to_be_hidden() {
     let ns = Namespace::new();
     let (pair, _fin) = ns.waiting(V4);
     let mut command = closewait(&["list", "--alone", "--output", "json"]);
     setup::hide_processes(&mut command);
-    // Root without it is like any other user to hidepid.
+    // Without it, hidepid treats root like any other user.
     setup::keep_only(
         &mut command,
         &[capability::BPF, capability::PERFMON, capability::SYS_ADMIN, capability::SYS_RESOURCE],
@@ -128,13 +128,13 @@ fn with_hidepid_owners_are_found_and_what_they_do_is_said_to_be_out_of_sight() {
     let ended = finish(&mut command);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     if !can(Ability::Files) {
-        // Nor are the processes seen by which namespaces are found.
+        // Nor does it see the processes by which namespaces are found.
         assert_eq!(ended.stdout, "");
         assert!(ended.stderr.contains("CAP_SYS_PTRACE"), "{ended:?}");
         return;
     }
     let object = the_only(&ended.stdout, &pair.id);
-    // The walk over open files does not go through /proc.
+    // The scan of open files does not use /proc.
     assert_eq!(object["owners"][0]["pid"], process::id(), "{object}");
     assert!(object["process"].is_null() || object["process"]["unseen"] != json!([]), "{object}");
     leftovers::assert_none();
@@ -164,7 +164,7 @@ fn in_namespaces_of_its_own_list_does_not_say_that_there_is_no_socket() {
     leftovers::assert_none();
 }
 
-/// The object of a socket, once in the output.
+/// Returns the object of a socket, which has to be once in the output.
 fn the_only(output: &str, id: &Id) -> Value {
     let objects = output.lines().map(|line| serde_json::from_str(line).expect("JSON"));
     let mut ours: Vec<Value> = objects.filter(|object| id.is_in(object)).collect();

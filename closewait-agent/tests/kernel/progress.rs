@@ -1,4 +1,4 @@
-//! Facts that show whether a program makes progress: its connections in use, closes of its port, the other ends of its sockets.
+//! Facts about a program's progress: used connections, closes of its port, the peer ends of its sockets.
 
 use std::{
     fs::File,
@@ -38,12 +38,12 @@ use crate::{
 /// Ticks for which a connection counts as used; agents use a minute.
 const RECENT_TICKS: u64 = 100;
 
-/// Facts of an inspection of this process, by kernel programs of this test.
+/// Inspection of this process, by kernel programs of this test.
 struct Probe {
     inspector: Inspector,
     decoder: Decoder,
     tick: Duration,
-    // The iterator is gone with it.
+    // The iterator ends with it.
     _programs: KernelPrograms,
 }
 
@@ -52,7 +52,7 @@ impl Probe {
         let facts = HostFacts::gather();
         let tick = facts.tick;
         let mut plan = plan::plan(&facts, plan::HookChoice::Auto).expect("a plan");
-        // A recent time in this test is shorter than in the agent, for a test cannot wait for a minute.
+        // A recent time in this test is shorter than in the agent, because a test cannot wait for a minute.
         plan.abilities.tick_ns = u32::try_from(60_000_000_000 / RECENT_TICKS).expect("a number");
         let mut programs = KernelPrograms::load(Loader::begin(), &plan, None, None, false).expect("kernel programs");
         let (_scanner, reader) = programs.scanner().expect("iterators");
@@ -75,13 +75,13 @@ impl Probe {
         found
     }
 
-    /// Time after which a connection has not been used lately.
+    /// Returns the time after which a connection no longer counts as used.
     fn idle(&self) -> Duration {
         self.tick * u32::try_from(RECENT_TICKS).expect("a number") + Duration::from_millis(300)
     }
 }
 
-/// Other connections of this process in a namespace, by the local port.
+/// Returns other connections of this process in a namespace, by the local port.
 fn connections(facts: &[InspectionFact], ns: &Namespace) -> Vec<ProxyPeer> {
     let of = |fact: &InspectionFact| {
         let InspectionFact::ProxyPeer { peer, owner } = fact else { return None };
@@ -146,12 +146,12 @@ fn connections_in_use_are_read_and_idle_ones_are_not() {
 #[test]
 fn a_process_that_is_gone_was_not_read() {
     let mut probe = Probe::new();
-    // Above the largest number that the kernel gives.
+    // Above the largest number that the kernel assigns.
     let request = InspectionRequest { connections_of: vec![1 << 23], ..InspectionRequest::default() };
     assert_eq!(probe.inspect(&request), []);
 }
 
-/// A recording of an agent that is gone at the end of the test.
+/// Recording of an agent, removed at the end of the test.
 struct Recording(PathBuf);
 
 impl Recording {
@@ -171,12 +171,12 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        // One that stays in the folder for temporary files does no harm.
+        // If this fails, the file stays in the folder for temporary files, which is harmless.
         let _result = std::fs::remove_file(&self.0);
     }
 }
 
-/// Every fact of a recording.
+/// Returns every fact of a recording.
 fn recorded(path: &str) -> Vec<Observation> {
     let reader = Reader::new(File::open(path).expect("the recording")).expect("a recording");
     let mut facts = Vec::new();
@@ -212,7 +212,7 @@ fn an_agent_reads_the_connections_of_an_owner_that_serves_others() {
     }
 }
 
-/// The last count of a port.
+/// Returns the last count of a port.
 fn closes(facts: &[InspectionFact], ns: &Namespace, port: u16) -> Option<PortCloses> {
     let of = |fact: &InspectionFact| if let InspectionFact::Closes(closes) = fact { Some(*closes) } else { None };
     let own = |closes: &PortCloses| closes.port.netns == u32::try_from(ns.inode).ok() && closes.port.port == port;
@@ -228,13 +228,13 @@ fn closes_count_where_the_program_has_sent_since_the_onset() {
     let (watched, other) = (ns.listen(V4), ns.listen(V4));
     let (address, elsewhere) = (watched.local_addr().expect("an address"), other.local_addr().expect("an address"));
     let connect = |count: usize| (0..count).map(|_| ns.pair_at(&watched, address)).collect::<Vec<_>>();
-    // These were used before the onset only, or never.
+    // These were used only before the onset, or never.
     let (mut served_before, unused) = (connect(2), connect(2));
     served_before.iter_mut().for_each(request_and_answer);
     let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
     let stuck = ns.pair_at(&watched, address);
     let fin = stuck.fin();
-    // Ports are watched once a socket is a second old, and counted every two.
+    // The agent watches a port once a socket is a second old, and counts every two seconds.
     agent.watch(Duration::from_secs(4));
     let mut served = connect(5);
     served.iter_mut().for_each(request_and_answer);
@@ -244,7 +244,7 @@ fn closes_count_where_the_program_has_sent_since_the_onset() {
     of_peers.iter_mut().for_each(request_and_answer);
     thread::sleep(Duration::from_millis(100));
     let before = clock::now();
-    // Three are closed, one is closed with data unread, one without waiting for anything: both send a reset.
+    // Three are closed, one is closed with unread data, one without waiting for data: both send a reset.
     let mut served = served.into_iter();
     for pair in served.by_ref().take(3) {
         drop(pair.server);
@@ -278,7 +278,7 @@ fn closes_count_where_the_program_has_sent_since_the_onset() {
     drop(stuck);
 }
 
-/// What was found last of the other end of the socket that `server` has in CLOSE_WAIT.
+/// Returns the last finding about the peer end of the socket of `server` in CLOSE_WAIT.
 fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
     let is_own = |socket: &Socket| {
         let port = |address: SocketAddr| address.port();
@@ -297,7 +297,7 @@ fn other_end(facts: &[Observation], server: &Id) -> Option<PeerEnd> {
 }
 
 #[test]
-fn the_other_end_is_found_in_each_namespace_and_tells_whether_somebody_can_still_read() {
+fn the_peer_end_is_found_in_each_namespace_with_its_state() {
     let (recording, ns) = (Recording::new("peers"), Namespace::inhabited());
     let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
     let elsewhere = [ns.waiting(V4).0, ns.waiting(V6).0];
@@ -318,7 +318,7 @@ fn the_other_end_is_found_in_each_namespace_and_tells_whether_somebody_can_still
     assert_eq!(closed.each_ref().map(|(_server, id)| what(id)), [Some(PeerEnd::Closed); 2]);
 }
 
-/// A connection in the namespace of this process and of the agent.
+/// Returns a connection in the namespace of this process and of the agent.
 fn own_pair() -> Pair {
     let listener = TcpListener::bind(V4).expect("a listener");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");

@@ -1,4 +1,4 @@
-//! `run --record`, and `replay` of what it wrote: the same bytes.
+//! `run --record`, and `replay` of its recording: the same bytes.
 
 use std::{
     fs, io,
@@ -22,7 +22,7 @@ use crate::{
     setup::NOBODY,
 };
 
-/// A recording that is gone at the end of the test.
+/// Recording that is removed at the end of the test.
 struct Recording(PathBuf);
 
 impl Recording {
@@ -34,7 +34,7 @@ impl Recording {
         self.0.to_str().expect("a path in UTF-8")
     }
 
-    /// What `closewait replay` says of it.
+    /// Returns the output of `closewait replay`.
     fn replay(&self, arguments: &[&str]) -> Finished {
         let finished = finish(&mut closewait(&[&["replay", self.path()], arguments].concat()));
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -44,16 +44,16 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        // One that stays in the folder for temporary files does no harm.
+        // If this fails, the file stays in the folder for temporary files, which is harmless.
         let _result = fs::remove_file(&self.0);
     }
 }
 
-/// Sockets that stay, come and go in several ways while the agent watches.
+/// Makes sockets that stay, enter and exit in several ways while the agent watches.
 fn act(agent: &mut Agent, ns: &Namespace) {
     let stays = ns.waiting(V4).0;
     let (closed, reset, shut) = (ns.waiting(V4).0, ns.waiting(V6).0, ns.waiting(V4).0);
-    // Nobody accepts this one.
+    // No program accepts this one.
     let listener = ns.listen(V4);
     let unaccepted = ns.connect(listener.local_addr().expect("an address"));
     unaccepted.shutdown(Shutdown::Write).expect("shutdown");
@@ -76,7 +76,7 @@ fn act(agent: &mut Agent, ns: &Namespace) {
 const QUICK: &[&str] = &["--events", "all", "--stuck-after", "300ms", "--histogram-every", "500ms", "--record"];
 
 #[test]
-fn a_recording_gives_what_the_agent_has_said_byte_for_byte() {
+fn a_recording_gives_the_output_of_the_agent_byte_for_byte() {
     let (recording, ns) = (Recording::new("whole"), Namespace::new());
     // Older than the agent.
     let older = ns.waiting(V4).0;
@@ -121,7 +121,7 @@ fn after_a_kill_all_that_was_said_is_in_the_recording() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_ends_neither_the_agent_nor_its_answers() {
+fn a_pipe_that_has_no_reader_ends_neither_the_agent_nor_its_answers() {
     let (ns, fifos) = (Namespace::new(), Fifos::new("recording"));
     let (fifo, reader) = fifos.unread("fifo");
     let mut agent = Agent::start(&[QUICK, &[&fifo]].concat());
@@ -165,7 +165,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
             Err(io::Error::last_os_error())
         }
     };
-    // SAFETY: between fork and exec, it makes one system call only.
+    // SAFETY: between fork and exec, it makes only one system call.
     unsafe { command.pre_exec(limit) };
     let mut agent = Agent::spawn(&mut command);
     let counted = |event: &Value| event["event"] == "health" && event["recordings_failed"] == 1;
@@ -187,7 +187,7 @@ fn a_limit_on_file_sizes_ends_the_recording_and_not_the_agent() {
 }
 
 #[test]
-fn a_file_of_somebody_else_or_behind_a_link_is_refused_and_stays_as_it_is() {
+fn a_file_of_another_user_or_behind_a_link_is_refused_and_stays_as_it_is() {
     let fifos = Fifos::new("others");
     let (victim, link, others) = (fifos.path("victim"), fifos.path("link"), fifos.path("others"));
     fs::write(&victim, "precious").expect("a file");
@@ -204,7 +204,7 @@ fn a_file_of_somebody_else_or_behind_a_link_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_no_recording_is_told_alike_by_replay_and_report() {
+fn what_is_no_recording_is_reported_alike_by_replay_and_report() {
     let fifos = Fifos::new("none");
     let (fifo, _reader) = fifos.unread("fifo");
     let (empty, line) = (fifos.path("empty"), fifos.path("line"));
@@ -232,9 +232,11 @@ fn a_file_that_cannot_be_written_is_refused_at_the_start() {
         let (fifo, _reader) = fifos.unread("fifo");
         fifo
     };
-    for (path, says) in
-        [("/nowhere/at/all", "is its folder there"), ("/dev/full", "is the disk full"), (&fifo, "without a reader")]
-    {
+    for (path, says) in [
+        ("/nowhere/at/all", "check that its folder exists"),
+        ("/dev/full", "check that the disk is not full"),
+        (&fifo, "without a reader"),
+    ] {
         let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));
         assert!(run.code == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     }

@@ -1,4 +1,4 @@
-//! Hosts that lack something: what a child process is cut off from before it becomes the agent.
+//! Hosts that lack something: removes it from a child process before it becomes the agent.
 
 use std::{
     ffi::{CStr, CString},
@@ -16,7 +16,7 @@ use crate::{
     agent::binary,
 };
 
-/// The user and the group without rights.
+/// User and group without privileges.
 pub(crate) const NOBODY: libc::uid_t = 65534;
 
 /// Numbers of `include/uapi/linux/capability.h`.
@@ -32,12 +32,12 @@ pub(crate) mod capability {
     pub(crate) const END: u32 = 64;
 }
 
-/// The command gets a mount table of its own in which these folders are empty. One that is not there stays away.
+/// Gives the command a mount namespace in which these folders are empty. Missing ones stay missing.
 pub(crate) fn cover(command: &mut Command, folders: &'static [&'static CStr]) {
     let work = move || {
         // SAFETY: takes a number only.
         succeed(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-        // Or else what is mounted here would be mounted for everybody.
+        // Otherwise these mounts would be visible everywhere.
         mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE)?;
         for folder in folders {
             match mount(c"none", folder, c"tmpfs", 0) {
@@ -47,11 +47,11 @@ pub(crate) fn cover(command: &mut Command, folders: &'static [&'static CStr]) {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, `work` makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
 }
 
-/// The command gets a `/proc` of its own in which others' processes are hidden.
+/// Gives the command a `/proc` in which the processes of other users are hidden.
 pub(crate) fn hide_processes(command: &mut Command) {
     let work = move || {
         // SAFETY: takes a number only.
@@ -62,11 +62,11 @@ pub(crate) fn hide_processes(command: &mut Command) {
             libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, c"hidepid=2".as_ptr().cast())
         })
     };
-    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, `work` makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
 }
 
-/// Gives the calling thread a mount table of its own: what it mounts is mounted for nobody else.
+/// Gives the calling thread its own mount namespace: no other process sees its mounts.
 pub(crate) fn own_mounts() -> io::Result<()> {
     // SAFETY: takes a number only, and moves no thread but this one.
     succeed(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -78,31 +78,31 @@ pub(crate) fn mount_debugfs() -> io::Result<()> {
     mount(c"debugfs", c"/sys/kernel/debug", c"debugfs", 0)
 }
 
-/// Puts a BPF file system there, for everybody to see.
+/// Mounts a BPF file system there, visible everywhere.
 pub(crate) fn mount_bpf(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
     mount(c"bpf", &path, c"bpf", 0).expect("mount -t bpf");
 }
 
-/// Takes away what is mounted there, at the latest when nobody uses it any more.
+/// Unmounts what is mounted there, at the latest when no process uses it any more.
 pub(crate) fn unmount(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
     // SAFETY: a text that ends in a zero and outlives the call.
     succeed(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).expect("umount");
 }
 
-/// The command is root with no capability but these.
+/// Runs the command as root with only these capabilities.
 pub(crate) fn keep_only(command: &mut Command, capabilities: &'static [u32]) {
     drop_where(command, |number| !capabilities.contains(&number));
 }
 
-/// The command is root without this capability.
+/// Runs the command as root without this capability.
 pub(crate) fn drop_only(command: &mut Command, capability: u32) {
     drop_where(command, move |number| number == capability);
 }
 
-/// The command is nobody, in no group, and has these capabilities alone: as a service has them by `DynamicUser=`,
-/// `AmbientCapabilities=`, `CapabilityBoundingSet=` and `LimitMEMLOCK=`.
+/// Runs the command as the user nobody, in no group, with only these capabilities, as a service has them by
+/// `DynamicUser=`, `AmbientCapabilities=`, `CapabilityBoundingSet=` and `LimitMEMLOCK=`.
 pub(crate) fn become_nobody(command: &mut Command, capabilities: &'static [u32]) {
     lift_locked_memory(command);
     drop_where(command, |number| !capabilities.contains(&number));
@@ -131,11 +131,11 @@ pub(crate) fn become_nobody(command: &mut Command, capabilities: &'static [u32])
         }
         Ok(())
     };
-    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, `work` makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
 }
 
-/// The command may install no filter for system calls, as in a container whose own filter forbids it.
+/// Forbids the command to install a filter for system calls, as a container's own filter may.
 pub(crate) fn forbid_filters(command: &mut Command) {
     let rules = [(libc::SYS_seccomp, vec![])].into();
     let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()));
@@ -143,29 +143,29 @@ pub(crate) fn forbid_filters(command: &mut Command) {
     let filter = SeccompFilter::new(rules, allow, refuse, machine).expect("rules");
     let filter: BpfProgram = filter.try_into().expect("a filter");
     let work = move || seccompiler::apply_filter(&filter).map_err(|_refused| io::ErrorKind::PermissionDenied.into());
-    // SAFETY: between fork and exec, `work` makes two system calls only: an error is made without allocating.
+    // SAFETY: between fork and exec, `work` makes only two system calls: an error is made without allocating.
     unsafe { command.pre_exec(work) };
 }
 
-/// The command may lock any amount of memory, where that counts for the agent.
+/// Lets the command lock any amount of memory, where that matters for the agent.
 pub(crate) fn lift_locked_memory(command: &mut Command) {
     if !can(Ability::Memcg) {
         lock_memory(command, libc::RLIM_INFINITY);
     }
 }
 
-/// The command may lock so many bytes of memory.
+/// Lets the command lock `bytes` of memory.
 pub(crate) fn lock_memory(command: &mut Command, bytes: libc::rlim_t) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     let work = move || {
         // SAFETY: the pointer is to a whole rlimit that outlives the call.
         succeed(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) })
     };
-    // SAFETY: between fork and exec, `work` makes one system call only.
+    // SAFETY: between fork and exec, `work` makes only one system call.
     unsafe { command.pre_exec(work) };
 }
 
-/// A copy of the binary that everybody may run, wherever the original lies.
+/// Copy of the binary that any user may run, for any location of the original.
 pub(crate) struct PublicBinary {
     pub(crate) path: PathBuf,
 }
@@ -181,26 +181,26 @@ impl PublicBinary {
 
 impl Drop for PublicBinary {
     fn drop(&mut self) {
-        // A copy that stays in the folder for temporary files does no harm.
+        // If this fails, the copy stays in the folder for temporary files, which is harmless.
         let _result = fs::remove_file(&self.path);
     }
 }
 
-/// Takes capabilities out of the bounding set: for root, exec then takes them out of all others.
+/// Drops capabilities from the bounding set: for root, exec then drops them from all other sets.
 fn drop_where(command: &mut Command, unwanted: impl Fn(u32) -> bool + Send + Sync + 'static) {
     let work = move || {
         for number in (0..capability::END).filter(|number| unwanted(*number)) {
             // SAFETY: takes numbers only.
             let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
             match succeed(result) {
-                // The kernel does not have so many.
+                // The kernel has fewer.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 other => other?,
             }
         }
         Ok(())
     };
-    // SAFETY: between fork and exec, `work` makes system calls only: it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec, `work` makes only system calls: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(work) };
 }
 

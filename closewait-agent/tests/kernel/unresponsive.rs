@@ -1,4 +1,4 @@
-//! A host on which something does not answer: a file system, a process that begins, a hierarchy of many cgroups.
+//! A host with something that does not answer: a file system, a starting process, a hierarchy of many cgroups.
 
 use std::{
     collections::BTreeMap,
@@ -31,14 +31,14 @@ use crate::{
     setup,
 };
 
-/// How long `list` may take here, in seconds: half as long as what hangs does so, as a machine that is busy with
-/// other tests takes its time.
+/// Returns the maximum time of `list` here, seconds: half the time of the hang, because a machine that is busy with
+/// other tests is slow.
 fn late() -> f64 {
     30.0 * f64::from(slowness())
 }
 
 #[test]
-fn a_program_on_a_file_system_that_hangs_holds_up_nobody() {
+fn a_program_on_a_file_system_that_hangs_delays_nothing() {
     for mode in [Mode::Stopped, Mode::Hangs] {
         let Some(hung) = FileSystem::mount("hung") else { return };
         let ns = Namespace::new();
@@ -76,7 +76,7 @@ fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_do
     let waits = why.contains("did not answer within 250ms") || why.contains("has not been answered");
     assert!(if can(Ability::ClosesUnlocked) { why == "[]" } else { waits }, "{process}");
     assert!(process["fds_limit"].is_u64() && process["threads"] == 1, "{process}");
-    // An agent that comes across it at its start does so too.
+    // An agent that finds it at its start ends, too.
     ends(Agent::start(&["--stuck-after", "300ms"]));
     hung.set(Mode::Answers);
     let seen = poll_until(PATIENCE, || {
@@ -161,7 +161,7 @@ fn a_cgroup_is_found_at_once_however_many_there_are() {
     }
     ability::tell("time to find 100 of 2000 cgroups", &format!("{:.1} ms", took * 1000.0));
     assert!(took < 0.1 * f64::from(slowness()), "{took} s");
-    // One that is gone is known from before, and one that nobody asked for is not found.
+    // A removed cgroup is known from before, and one that was never looked up is not found.
     let (known, unknown) = (ids[0], id(&folders.one(1)));
     fs::remove_dir(folders.one(0)).expect("a cgroup");
     fs::remove_dir(folders.one(1)).expect("a cgroup");
@@ -179,7 +179,7 @@ fn cgroups_are_found_with_the_capabilities_that_an_agent_keeps() {
     let socket = socket.to_str().expect("UTF-8");
     let mut agent = Agent::start(&["--stuck-after", "300ms", "--socket", socket]);
     let mut inhabitant = File::options().write(true).open(folders.one(0).join("cgroup.procs")).expect("cgroup.procs");
-    // Its sockets are those of the cgroup that it is in when it makes them.
+    // A socket belongs to the cgroup of its process at its creation.
     let pair = in_cgroup(&mut inhabitant, cgroups.mount(), || ns.pair(V4));
     pair.fin();
     agent.wait_for_socket("stuck", &pair.id);
@@ -195,7 +195,7 @@ fn cgroups_are_found_with_the_capabilities_that_an_agent_keeps() {
     ends(agent);
 }
 
-/// Does something while this process is in a cgroup.
+/// Runs `work` while this process is in a cgroup.
 fn in_cgroup<T>(procs: &mut File, root: &Path, work: impl FnOnce() -> T) -> T {
     use std::io::Write as _;
     let own = fs::read_to_string("/proc/self/cgroup").expect("the own cgroup");
@@ -207,7 +207,7 @@ fn in_cgroup<T>(procs: &mut File, root: &Path, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The agent ends when it is asked to, whatever waits.
+/// Ends the agent, which has to end during any wait.
 fn ends(agent: Agent) {
     let began = boot_seconds();
     let ended = agent.stop();
@@ -216,49 +216,49 @@ fn ends(agent: Agent) {
     assert!(took < 5.0 * f64::from(slowness()), "it took {took} s to end");
 }
 
-/// A connection whose server's socket only another process has.
+/// Connection whose server's socket only another process owns.
 pub(crate) struct Handed {
     client: TcpStream,
     pub(crate) id: Id,
 }
 
 impl Handed {
-    /// Lets the socket enter CLOSE_WAIT.
+    /// Makes the socket enter CLOSE_WAIT.
     pub(crate) fn fin(&self) {
         self.client.shutdown(Shutdown::Write).expect("shutdown");
     }
 }
 
-/// Runs a command that has the server's end of a connection.
+/// Runs a command that owns the server's end of a connection.
 pub(crate) fn hand_over(mut command: Command, pair: Pair) -> (Running, Handed) {
     let raw = pair.server.as_raw_fd();
-    // SAFETY: between fork and exec, it makes one system call only.
+    // SAFETY: between fork and exec, it makes only one system call.
     unsafe { command.pre_exec(move || keep_open(raw)) };
     let owner = Running::spawn(&mut command);
     (owner, Handed { client: pair.client, id: pair.id })
 }
 
-/// The descriptor stays open when the process becomes another program.
+/// Keeps the descriptor open across exec.
 fn keep_open(raw: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers only.
     if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A process of which nothing but its number is known to whoever made it.
+/// Process of which its creator knows only the pid.
 struct Forked<'a> {
     pid: libc::pid_t,
     hung: &'a FileSystem,
 }
 
 impl<'a> Forked<'a> {
-    /// A process that becomes a program, which closes a file of its own, and the kernel waits for that with a lock that others
-    /// need who want to know what its threads do. Nobody else has the file: they would wait, too.
+    /// Starts a process that executes a program and thereby closes a file. The kernel waits for that close with a
+    /// lock that readers of its threads need. No other process has the file: it would wait, too.
     fn hangs_as_it_begins(hung: &'a FileSystem, socket: RawFd) -> Self {
         hung.set(Mode::NeverFlushes);
         let path = CString::new(hung.program().as_os_str().as_bytes()).expect("no zero in a path");
         let arguments = [c"sleep".as_ptr(), c"1000".as_ptr(), std::ptr::null()];
         // `Command` would wait until the program runs.
-        // SAFETY: the child makes system calls only, of which the last does not return.
+        // SAFETY: the child makes only system calls, of which the last does not return.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: a text that ends in a zero and outlives the call.
@@ -277,7 +277,7 @@ impl<'a> Forked<'a> {
 
 impl Drop for Forked<'_> {
     fn drop(&mut self) {
-        // Nothing else ends the wait of the child, after a failed assertion either.
+        // Nothing else ends the wait of the child, even after a failed assertion.
         self.hung.set(Mode::Answers);
         // SAFETY: takes numbers only; the child has not been waited for, so the number is still its own.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
@@ -295,7 +295,7 @@ fn bind(from: &Path, to: &Path) {
     crate::socket::check(result, "mount --bind");
 }
 
-/// What `list --alone` shows of a namespace, in no more time than that may take.
+/// Returns the sockets of a namespace from `list --alone`, which has to be fast enough.
 fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
     let began = boot_seconds();
     let listed = of_namespace(&list(), ns);
@@ -304,7 +304,7 @@ fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
     listed
 }
 
-/// The same as soon as it says something of the owner of this socket, which it does of none that is young.
+/// Returns the same as soon as it has the owner of this socket, which it lacks for young ones.
 fn list_with_process(ns: &Namespace, id: &Id) -> BTreeMap<Id, Value> {
     let mut listed = BTreeMap::new();
     let seen = poll_until(PATIENCE, || {
@@ -315,7 +315,7 @@ fn list_with_process(ns: &Namespace, id: &Id) -> BTreeMap<Id, Value> {
     listed
 }
 
-/// What could not be seen of a process.
+/// Returns the gaps of a process.
 fn unseen(process: &Value) -> String {
     process["unseen"].to_string()
 }

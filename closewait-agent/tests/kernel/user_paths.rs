@@ -1,4 +1,4 @@
-//! Paths of the command line that lead through a file system that does not answer.
+//! Paths on the command line that lead through a file system that does not answer.
 
 use std::{
     fs::{self, Permissions},
@@ -19,7 +19,7 @@ use crate::{
     net::{Namespace, V4},
 };
 
-/// A folder on a file system that answers, gone after the test.
+/// Folder on a file system that answers, removed after the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -41,7 +41,7 @@ impl Drop for Folder {
     }
 }
 
-/// What an agent with hooks starts.
+/// Hook helper, as an agent with hooks starts it.
 struct Helper {
     child: Running,
     requests: ChildStdin,
@@ -65,7 +65,7 @@ impl Helper {
         self.requests.write_all(request.as_bytes()).expect("write");
     }
 
-    /// As its agent ends. Returns its log.
+    /// Ends the helper as its agent does. Returns its log.
     fn end(self) -> String {
         let Self { mut child, requests, log } = self;
         let began = boot_seconds();
@@ -94,7 +94,7 @@ fn a_path_that_hangs_at_the_start_holds_up_no_end() {
     let (socket, through) = (folder.path("agent.sock"), hung.through(Path::new(&folder.path("x"))));
     let program = hung.program();
     hung.set(Mode::Stopped);
-    // What cannot be used at all ends the agent; without a control socket it watches.
+    // An unusable path ends the agent; without a control socket it watches.
     let (program, through) = (program.to_str().expect("UTF-8"), through.to_str().expect("UTF-8"));
     for (flag, path, call) in [("--on-stuck", program, "realpath"), ("--pin", through, "stat")] {
         let began = boot_seconds();
@@ -110,7 +110,7 @@ fn a_path_that_hangs_at_the_start_holds_up_no_end() {
     let is_said = |text: &str| says.iter().all(|what| text.contains(what));
     assert!(is_said(&ended.stderr), "{}", ended.stderr);
     assert!(is_said(&ended.events[0]["degraded"].to_string()), "{}", ended.events[0]);
-    // One that is asked to end before it watches.
+    // An agent that is ended before it watches.
     let agent = Agent::spawn_unready(&mut run_command(&["--socket", through]));
     thread::sleep(Duration::from_millis(300));
     end_of(agent);

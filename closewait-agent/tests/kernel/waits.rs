@@ -1,4 +1,4 @@
-//! What is read of threads that wait, and of processes that are busy, stopped or frozen.
+//! Reads of waiting threads, and of busy, stopped or frozen processes.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use crate::{
     memory::unified,
 };
 
-/// A time that no test takes.
+/// Longer than any test.
 const LONG: Duration = Duration::from_secs(1000);
 
 fn until(what: &str, done: impl FnMut() -> bool) {
@@ -40,7 +40,7 @@ fn inspect(pid: u32) -> Process {
     sampling.finish(clock::now()).pop().expect("a process")
 }
 
-/// What the thread of this process with this name waits for.
+/// Returns what the thread of this process with this name waits for.
 fn wait(name: &str) -> Option<(WaitKind, Option<WaitLimit>)> {
     let process = inspect(process::id());
     let is_one = |group: &&ThreadGroup| group.comms.contains(&Comm::from_name(name.as_bytes()));
@@ -48,7 +48,7 @@ fn wait(name: &str) -> Option<(WaitKind, Option<WaitLimit>)> {
     Some((group.wait()?, group.limit))
 }
 
-/// The system calls of other architectures are unknown.
+/// Returns the limit; `None` on other architectures, whose system calls are unknown.
 fn known(limit: WaitLimit) -> Option<WaitLimit> {
     cfg!(target_arch = "x86_64").then_some(limit)
 }
@@ -110,7 +110,7 @@ fn a_stopped_process_waits_for_nothing_but_to_continue() {
 }
 
 #[test]
-fn a_frozen_process_is_told_and_thawed_by_the_next_step() {
+fn a_frozen_process_is_reported_and_thawed_by_the_next_step() {
     let (top, mount) = unified();
     is_frozen_in(&top, ("cgroup.freeze", "1", "0"));
     mount.iter().for_each(|mount| crate::setup::unmount(mount));
@@ -141,7 +141,7 @@ fn is_frozen_in(top: &Path, (file, freeze, thaw): (&str, &str, &str)) {
     drop(child);
 }
 
-/// Cgroups of a test, which are thawed and removed with it: a frozen process of cgroup v1 does not end.
+/// Cgroups of a test, thawed and removed with it: a frozen process of cgroup v1 does not end.
 struct FrozenCgroup {
     inner: PathBuf,
     file: PathBuf,
@@ -152,7 +152,7 @@ impl Drop for FrozenCgroup {
     fn drop(&mut self) {
         let _thawed: std::io::Result<()> = fs::write(&self.file, &self.thaw);
         let empty = || fs::read_to_string(self.inner.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
-        // What a test that failed left inside keeps them.
+        // A process that a failed test left inside keeps them.
         for _ in 0..100 {
             if empty() {
                 break;
@@ -179,13 +179,13 @@ fn a_process_that_shares_its_processor_is_busy() {
     })
     .join()
     .expect("three processes");
-    // One may get the processor for all of a short time.
+    // One may get the CPU for all of a short time.
     until("one gets a part of what it wants", || {
         spinning.iter().any(|child| {
             let process = inspect(child.pid());
             let told = process.activity().unwrap_or_default();
             process.busy_thread().is_some_and(|share| share < 900)
-                && told.starts_with("a thread wants a CPU all the time and gets ")
+                && told.starts_with("a thread is always ready to run but gets only ")
         })
     });
 }

@@ -1,4 +1,4 @@
-//! docs/kernel-safety.md names everything of the kernel that closewait uses, as the built object and the sources have it.
+//! docs/kernel-safety.md lists the kernel facilities in the built object and the sources.
 
 #[cfg(kernel_program)]
 mod object;
@@ -25,7 +25,7 @@ fn every_command_and_message_of_the_sources_is_described() {
             assert!(text.contains(word) && described.contains(word), "{word}");
         }
     }
-    // What may only be called where its risks are described.
+    // Calls that are allowed only where the page describes their risks.
     for call in ["setns", "open_by_handle_at", "perf_event_open", "pidfd_open", "seccomp", "mount"] {
         let used = sources().iter().any(|(_file, text)| {
             text.contains(&format!("libc::{call}("))
@@ -35,7 +35,7 @@ fn every_command_and_message_of_the_sources_is_described() {
     }
 }
 
-/// What is in the first column of the table below a heading: the texts between backticks.
+/// Returns the texts between backticks in the first column of the table below a heading.
 fn rows(heading: &str) -> BTreeSet<String> {
     let page = fs::read_to_string(source("../docs/kernel-safety.md")).expect("docs/kernel-safety.md");
     let (_before, after) =
@@ -52,7 +52,7 @@ fn source(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Every source file of the agent with its text.
+/// Returns every source file of the agent with its text.
 fn sources() -> Vec<(String, String)> {
     fn walk(dir: &Path, into: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {

@@ -9,7 +9,7 @@ use crate::{rows, source};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
 
-/// Every helper that has its risks described (`enum bpf_func_id`, include/uapi/linux/bpf.h at v6.18).
+/// Every helper whose risks are described (`enum bpf_func_id`, include/uapi/linux/bpf.h at v6.18).
 const HELPERS: [(i32, &str); 16] = [
     (1, "bpf_map_lookup_elem"),
     (2, "bpf_map_update_elem"),
@@ -28,14 +28,14 @@ const HELPERS: [(i32, &str); 16] = [
     (137, "bpf_skc_to_tcp_sock"),
     (162, "bpf_sock_from_file"),
 ];
-/// As above, of maps (`enum bpf_map_type`).
+/// Map types whose risks are described (`enum bpf_map_type`, include/uapi/linux/bpf.h at v6.18).
 const MAPS: [(u32, &str); 4] = [
     (1, "BPF_MAP_TYPE_HASH"),
     (2, "BPF_MAP_TYPE_ARRAY"),
     (6, "BPF_MAP_TYPE_PERCPU_ARRAY"),
     (27, "BPF_MAP_TYPE_RINGBUF"),
 ];
-/// Programs by the sections that they are in. The iterator over TCP sockets must not come back: docs/kernel-safety.md.
+/// Sections of the programs. The iterator over TCP sockets must not return: docs/kernel-safety.md.
 const SECTIONS: [&str; 4] = ["iter/task_file", "raw_tp", "tp_btf/inet_sock_set_state", "tracepoint"];
 
 #[test]
@@ -67,7 +67,7 @@ fn every_map_of_the_object_is_described_and_preallocated() {
         assert!(described.contains(name), "{name}");
         assert_eq!(map[4] & NO_PREALLOC, 0, "CVE-2026-98642: the map {map:?} takes memory in softirqs");
     }
-    // The other maps are those that BTF describes.
+    // BTF describes the other maps.
     let storage = ["BPF_MAP_TYPE_SK_STORAGE".to_owned()];
     let all: BTreeSet<String> = MAPS.iter().map(|(_kind, name)| (*name).to_owned()).chain(storage).collect();
     assert_eq!(described, all);
@@ -77,7 +77,7 @@ fn every_map_of_the_object_is_described_and_preallocated() {
     );
 }
 
-/// Sections with instructions, by name. Code that programs share is in `.text`.
+/// Returns sections with instructions, by name. Code that programs share is in `.text`.
 fn programs() -> BTreeMap<&'static str, Vec<&'static [u8]>> {
     /// `SHF_EXECINSTR`.
     const EXECUTABLE: u64 = 4;
@@ -94,7 +94,7 @@ fn section(wanted: &str) -> &'static [u8] {
     elf().into_iter().find(|(name, ..)| *name == wanted).map(|(.., bytes)| bytes).unwrap_or_default()
 }
 
-/// Numbers of the helpers that instructions call (`struct bpf_insn`, include/uapi/linux/bpf.h at v6.18).
+/// Returns the numbers of the helpers that instructions call (`struct bpf_insn`, include/uapi/linux/bpf.h at v6.18).
 fn helpers(sections: Vec<&'static [u8]>) -> BTreeSet<i32> {
     const CALL: u8 = 0x85;
     let instructions = sections.into_iter().flat_map(|bytes| bytes.chunks_exact(8));
@@ -102,7 +102,7 @@ fn helpers(sections: Vec<&'static [u8]>) -> BTreeSet<i32> {
     calls.map(|insn| u32_at(insn, 4).cast_signed()).collect()
 }
 
-/// Name, flags and bytes of each section of the object, a 64-bit ELF file of little-endian numbers.
+/// Returns name, flags and bytes of each section of the object, a 64-bit ELF file of little-endian numbers.
 fn elf() -> Vec<(&'static str, u64, &'static [u8])> {
     let number = |at: usize| u64::from_le_bytes(OBJECT[at..at + 8].try_into().expect("an object that was built"));
     let short =

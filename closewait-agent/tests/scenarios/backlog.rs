@@ -1,4 +1,4 @@
-//! A listener that nobody accepts from any more.
+//! A listener whose program no longer accepts.
 
 use crate::{
     play::play,

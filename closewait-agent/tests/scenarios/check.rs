@@ -1,4 +1,4 @@
-//! Compares what the agent said with what was expected.
+//! Comparison of the agent's output with the expected one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::{
     scenario::{Owner, Part, Scenario, Until},
 };
 
-/// What is wrong with the scenario as a whole.
+/// Returns the problems of the scenario as a whole.
 pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     let mut problems = Vec::new();
     if scenario.healthy {
@@ -21,13 +21,13 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
         let blamed = objects.filter(|object| is_blame(&object["verdict"]));
         problems.extend(blamed.map(|object| format!("wrong blame: {object}")));
     }
-    // What came or went while `list` ran may be there or not.
+    // Sockets that entered or exited while `list` ran may be listed or not.
     let [before, after] = &seen.waiting;
     let listed: BTreeSet<_> = seen.listed.keys().map(|id| (id.local, id.remote)).collect();
     let steady = before.iter().filter(|ends| after.contains(ends));
     problems.extend(steady.filter(|ends| !listed.contains(ends)).map(|ends| format!("not listed: {ends:?}")));
     let known = |id: &Id| [before, after].iter().any(|waiting| waiting.contains(&(id.local, id.remote)));
-    // Of those that have left, `list` shows what a program still has a descriptor of.
+    // Of exited sockets, `list` shows those that still have a descriptor.
     let strange = seen.listed.iter().filter(|(id, listed)| !listed.object["left"].is_object() && !known(id));
     problems.extend(strange.map(|(id, _listed)| format!("listed, not in /proc: {id}")));
     let stuck: BTreeSet<_> =
@@ -39,7 +39,7 @@ pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     problems
 }
 
-/// What came out for one part.
+/// Returns the outcome for one part.
 pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
     let mut problems = Vec::new();
     let sockets = sockets(part, seen);
@@ -62,7 +62,7 @@ pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
     problems.extend(run_problems(part, &run, &last));
     let verdicts: Vec<&Value> = listed.iter().map(|one| &one.object["verdict"]).collect();
     let list = Majority::of(&verdicts);
-    // A single look knows less: it may know nothing, or only guess.
+    // A single scan has fewer facts: its verdict may be unknown, or only a guess.
     let list_may_be = part.expected.is_empty()
         || part.expected.contains(&list.class.as_str())
         || matches!(scenario.until, Until::Left)
@@ -81,13 +81,13 @@ pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
     }
 }
 
-/// Whether the holders are those that they were. One that nobody has may have been accepted and closed between two looks.
+/// Whether the owners are unchanged. A socket without an owner may have been accepted and closed between two scans.
 fn is_steady(scenario: &Scenario, listed: &Listed) -> bool {
     let [before, after] = &listed.holders;
     matches!(scenario.until, Until::Stuck(_)) || (before == after && !before.is_empty())
 }
 
-/// The events of each socket of the part.
+/// Returns the events of each socket of the part.
 fn sockets<'a>(part: &Part, seen: &'a Seen) -> BTreeMap<Id, Vec<&'a Value>> {
     let mut sockets: BTreeMap<Id, Vec<&Value>> = BTreeMap::new();
     for event in &seen.events {
@@ -147,12 +147,12 @@ fn run_problems(part: &Part, run: &Majority, last: &[&Value]) -> Vec<String> {
     problems
 }
 
-/// The last verdict on a socket: that of its leaving, if there is one.
+/// Returns the last verdict on a socket: that of its exit, if there is one.
 fn verdict<'a>(events: &[&'a Value]) -> Option<&'a Value> {
     events.iter().rev().map(|event| &event["verdict"]).find(|verdict| verdict.is_object())
 }
 
-/// What most verdicts say.
+/// Most frequent verdict.
 struct Majority {
     class: String,
     rules: Vec<String>,
@@ -189,7 +189,7 @@ impl std::fmt::Display for Majority {
     }
 }
 
-/// The commonest text of a member; the first in the alphabet of several.
+/// Returns the most frequent text of a member; of several, the first in the alphabet.
 fn most(verdicts: &[&Value], member: &str) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for text in verdicts.iter().filter_map(|verdict| verdict[member].as_str()) {

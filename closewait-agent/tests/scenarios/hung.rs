@@ -1,4 +1,4 @@
-//! Servers that do not get on: their clients give up.
+//! Servers that make no progress: their clients give up.
 
 use std::net::TcpStream;
 
@@ -21,7 +21,7 @@ const GUNICORN: Scenario = Scenario {
             of: accepted,
             count: 3..=3,
             expected: &["hung"],
-            // Fifteen seconds would be needed to be surer.
+            // Fifteen seconds would be needed for more certainty.
             certainties: CAREFUL,
             owner: Owner::One("gunicorn"),
             ..Part::DEFAULT
@@ -98,7 +98,7 @@ const NODE: Scenario = Scenario {
             of: accepted,
             count: 1..=1,
             expected: &["hung"],
-            // Fifteen seconds would be needed to be surer.
+            // Fifteen seconds would be needed for more certainty.
             certainties: CAREFUL,
             owner: Owner::One("node"),
             ..Part::DEFAULT
@@ -162,15 +162,14 @@ fn probes_are_not_noticed() {
     });
 }
 
-/// Some requests that all goes well with.
+/// Makes some requests that get their answers.
 fn answer_some(stage: &Stage) {
     for _ in 0..5 {
         drop(stage.answered(8080, "/"));
     }
 }
 
-/// Clients that come slowly enough for each to find a worker of its own, while there is one.
-/// The clients give up, each some time after the one before: a program that is asked again and again does not answer.
+/// Ends the clients one after the other: a program that gets repeated requests and does not answer.
 fn leave_one_by_one(clients: Vec<TcpStream>) {
     for client in clients {
         drop(client);

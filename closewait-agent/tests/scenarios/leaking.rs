@@ -1,4 +1,4 @@
-//! Programs that go on, and forget to close some of their connections.
+//! Programs that continue, and never close some of their connections.
 
 use crate::{
     play::play,
@@ -14,7 +14,7 @@ const GO_SERVER: Scenario = Scenario {
     parts: &[Part {
         situation: "a third of the connections is hijacked, answered and forgotten",
         count: 12..=60,
-        // What goroutines wait for is not to be seen from outside: slow or forgotten.
+        // From outside, a waiting goroutine is a slow or a forgotten one.
         expected: &["transient", "unknown", "leak"],
         certainties: CAREFUL,
         owner: Owner::One("go-server"),
@@ -80,7 +80,7 @@ fn a_python_server_forgets_to_close_on_one_path() {
     });
 }
 
-/// Requests that are all answered, and go on.
+/// Makes requests that are all answered, and continue.
 fn a_third_is_forgotten(stage: &mut Stage) {
     stage.python("visitor.py");
     stage.has_waiting(12);

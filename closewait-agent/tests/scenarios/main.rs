@@ -1,7 +1,8 @@
-//! Real programs with sockets in CLOSE_WAIT, each scenario in a network namespace of its own, and what the agent says
-//! of them: who holds them, why, and how sure it is.
+//! Real programs with sockets in CLOSE_WAIT, each scenario in its own network namespace, and the agent's verdicts:
+//! owner, cause and certainty.
 //!
-//! Needs root and what `cargo xtask scenarios` brings, which also makes a table of the lines that [`row`] writes.
+//! Needs root and the programs that `cargo xtask scenarios` installs, which also makes a table of the lines of
+//! [`row`].
 
 use tests_support::{agent, clock, net, schema, socket};
 

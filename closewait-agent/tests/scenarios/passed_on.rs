@@ -1,4 +1,4 @@
-//! Sockets that are no longer where they were accepted.
+//! Sockets that have moved from where they were accepted.
 
 use std::{fs, io};
 
@@ -95,7 +95,7 @@ fn sockets_of_a_ring_have_no_owner() {
     }
 }
 
-/// Twelve clients get their answers and leave once the program has said that it did what it was to do.
+/// Runs twelve clients that get their answers, and leave once the program has printed that it is done.
 fn all_leave(stage: &mut Stage, program: &str, word: &str) {
     stage.python(program);
     stage.listens(8080);
@@ -105,9 +105,9 @@ fn all_leave(stage: &mut Stage, program: &str, word: &str) {
     stage.has_waiting(12);
 }
 
-/// Whether the kernel has io_uring, and lets root use it.
+/// Whether the kernel has io_uring, and allows it for root.
 fn ring_is_there() -> bool {
-    // SAFETY: without parameters, the call makes nothing: it fails with EFAULT where there is such a call.
+    // SAFETY: without parameters, the call creates nothing: it fails with EFAULT where it exists.
     let result = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, std::ptr::null::<u8>()) };
     assert!(result < 0, "io_uring_setup without parameters succeeded");
     io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)

@@ -1,4 +1,4 @@
-//! Plays a scenario while the agent watches.
+//! Player of a scenario while the agent watches.
 
 use std::{
     collections::BTreeMap,
@@ -23,32 +23,32 @@ use crate::{
     stage::Stage,
 };
 
-/// Arguments of `closewait run` beside the output's form.
+/// Arguments of `closewait run` beside the output format.
 const RUN: &[&str] = &["--stuck-after", "2s"];
-/// The same time.
+/// Value of `--stuck-after` in [`RUN`], seconds.
 const STUCK_AFTER: f64 = 2.0;
-/// `closewait list` on its own: no agent that happens to run is asked.
+/// Arguments of `closewait list` without a running agent.
 const LIST: &[&str] = &["list", "--alone", "--output", "json"];
-/// Longer than it takes for sockets to go that are expected to.
+/// Maximum time for sockets to exit that are expected to, seconds.
 const LEAVING: f64 = 25.0;
 
-/// All that the agent has said of a scenario's sockets.
+/// Output of the agent about a scenario's sockets.
 pub(crate) struct Seen {
-    /// In order; those of other namespaces are left out.
+    /// Events in order, without those of other namespaces.
     pub(crate) events: Vec<Value>,
     pub(crate) listed: BTreeMap<Id, Listed>,
-    /// What /proc had in CLOSE_WAIT before and after `list`.
+    /// Sockets of /proc in CLOSE_WAIT before and after `list`.
     pub(crate) waiting: [Vec<Ends>; 2],
 }
 
-/// What `list` said of a socket.
+/// Output of `list` about a socket.
 pub(crate) struct Listed {
     pub(crate) object: Value,
-    /// What /proc had before and after `list`.
+    /// Owners in /proc before and after `list`.
     pub(crate) holders: [Holders; 2],
 }
 
-/// Starts an agent outside, lets `act` bring programs and clients into a namespace, watches, and compares.
+/// Starts an agent outside, lets `act` start programs and clients in a namespace, watches, and compares.
 pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
     let watched = panic::catch_unwind(AssertUnwindSafe(|| watch(scenario, act)));
     let seen = watched.unwrap_or_else(|cause| {
@@ -60,7 +60,7 @@ pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
     let mut problems = whole.clone();
     for part in scenario.parts {
         let mut outcome = check::part(scenario, part, &seen);
-        // A row is not right either if something is wrong with the whole.
+        // No row is right if something is wrong with the whole.
         let of_part =
             outcome.problems.iter().map(|problem| format!("{}: {problem}", part.situation)).collect::<Vec<_>>();
         outcome.problems.extend(whole.iter().cloned());
@@ -73,7 +73,7 @@ pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
 }
 
 fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
-    // Of its own, as other agents may run on the machine.
+    // A separate path, because other agents may run on the machine.
     let socket = env::temp_dir().join(format!("closewait-scenarios-{}.sock", process::id()));
     let mut arguments: Vec<String> = RUN.iter().map(|argument| (*argument).to_owned()).collect();
     arguments.extend(["--socket".to_owned(), socket.to_str().expect("a path in UTF-8").to_owned()]);
@@ -84,7 +84,7 @@ fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut stage = Stage::new(scenario.name);
     let mut agent = Agent::start(&arguments);
-    // Clients that stay connected do so until all is over.
+    // Clients that stay connected do so until the end.
     let _clients = act(&mut stage);
     let (listed, waiting) = match scenario.until {
         Until::Stuck(multiple) => {
@@ -128,7 +128,7 @@ fn wait_until_left(agent: &mut Agent, stage: &Stage) {
     agent.watch(Duration::from_millis(500));
 }
 
-/// Runs `list` between two looks at /proc.
+/// Runs `list` between two scans of /proc.
 fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
     let look = || (proc::close_wait(&stage.ns).into_iter().collect(), proc::holders());
     let (waiting_before, holders_before) = look();
@@ -152,7 +152,7 @@ fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
     (listed, [waiting_before, waiting_after])
 }
 
-/// Whether the event names the namespace anywhere.
+/// Whether the event has the namespace anywhere.
 fn concerns(event: &Value, netns: u64) -> bool {
     match event {
         Value::Object(members) => {

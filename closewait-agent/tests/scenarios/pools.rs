@@ -62,7 +62,7 @@ const GROWING: Scenario = Scenario {
     parts: &[Part {
         situation: "the server closes what was idle; the number grows",
         count: 12..=60,
-        // A pool that is made for each request and never closed is a leak of pools.
+        // A pool that is created for each request and never closed is a leak of pools.
         expected: &["leak", "pool"],
         certainties: LIKELY,
         owner: Owner::One("python3"),

@@ -1,4 +1,4 @@
-//! What /proc says, to compare the agent with.
+//! Data of /proc, to compare the agent with.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,23 +14,23 @@ use crate::net::{Namespace, canonical};
 const LISTEN: &str = "0A";
 const CLOSE_WAIT: &str = "08";
 
-/// Both ends of a socket: the local one first.
+/// Both endpoints of a socket, the local one first.
 pub(crate) type Ends = (SocketAddr, SocketAddr);
 
-/// All sockets in CLOSE_WAIT.
+/// Returns all sockets in CLOSE_WAIT.
 pub(crate) fn close_wait(ns: &Namespace) -> BTreeSet<Ends> {
     in_state(ns, CLOSE_WAIT).collect()
 }
 
-/// Whether somebody listens at this port.
+/// Whether a program listens at this port.
 pub(crate) fn listens(ns: &Namespace, port: u16) -> bool {
     in_state(ns, LISTEN).any(|(local, _remote)| local.port() == port)
 }
 
-/// Process and number of descriptors.
+/// Owners: process and number of descriptors.
 pub(crate) type Holders = BTreeSet<(u64, u64)>;
 
-/// Every descriptor of every socket, by the socket's inode.
+/// Returns every owner of every socket, by the socket's inode.
 pub(crate) fn holders() -> BTreeMap<u64, Holders> {
     let mut found: BTreeMap<u64, Holders> = BTreeMap::new();
     for pid in pids() {
@@ -48,14 +48,14 @@ pub(crate) fn holders() -> BTreeMap<u64, Holders> {
     found
 }
 
-/// The processes that live in the namespace.
+/// Returns the processes in the namespace.
 pub(crate) fn inhabitants(ns: &Namespace) -> Vec<u32> {
     let lives_there =
         |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|metadata| metadata.ino() == ns.inode);
     pids().into_iter().filter(lives_there).collect()
 }
 
-/// Holders as `list` prints them.
+/// Returns the owners in an object of `list`.
 pub(crate) fn owners(object: &Value) -> Holders {
     let owners = object["owners"].as_array().map(Vec::as_slice).unwrap_or_default();
     let number = |owner: &Value, name: &str| owner[name].as_u64().unwrap_or_else(|| panic!("no {name} in {object}"));
@@ -79,7 +79,7 @@ fn in_state(ns: &Namespace, state: &'static str) -> impl Iterator<Item = Ends> {
     tables.into_iter().flat_map(move |table| table.lines().filter_map(parse).collect::<Vec<_>>())
 }
 
-/// `0100007F:1F90`: words of 32 bits in the machine's order, and the port.
+/// Parses `0100007F:1F90`: words of 32 bits in the machine's order, and the port.
 fn end(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);

@@ -17,7 +17,7 @@ const HAPROXY: Scenario = Scenario {
     until: Until::Stuck(2),
     parts: &[Part {
         situation: "the backend accepts and never answers",
-        // Whether it reads on after the request depends on its version.
+        // Reading after the request depends on its version.
         unread: 0..=1,
         expected: &["proxy_wait"],
         certainties: LIKELY,

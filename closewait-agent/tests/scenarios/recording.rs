@@ -1,4 +1,4 @@
-//! Recordings of what the agent observes, for tests that play them again without a kernel (`tests/replay.rs`).
+//! Recordings of the agent's observations, for tests that play them without a kernel (`tests/replay.rs`).
 
 use std::{
     borrow::Cow,
@@ -13,10 +13,10 @@ use closewait_engine::model::{InspectionFact, Observation, RefreshFact, ScanFact
 
 use crate::scenario::Scenario;
 
-/// If this is set, all that the agent observes is recorded in files of this folder.
+/// Environment variable with a folder for recordings of all scenarios.
 const RECORD: &str = "CLOSEWAIT_RECORD";
 
-/// Where the recording of a scenario goes, if one is wanted.
+/// Returns the file for the recording of a scenario, if the variable is set.
 pub(crate) fn file(scenario: &Scenario) -> Option<PathBuf> {
     let folder = env::var_os(RECORD)?;
     fs::create_dir_all(&folder).expect("a folder for recordings");
@@ -24,8 +24,8 @@ pub(crate) fn file(scenario: &Scenario) -> Option<PathBuf> {
     Some(Path::new(&folder).join(format!("{kind}{}.recording", scenario.name)))
 }
 
-/// Takes out what is about sockets of other network namespaces than that of the scenario, and where on this machine the
-/// programs are.
+/// Removes facts about sockets of other network namespaces than that of the scenario, and the location of the
+/// programs on this machine.
 pub(crate) fn keep_only(path: &Path, netns: u64) {
     let reader = Reader::new(File::open(path).expect("the recording")).expect("the recording");
     let items: Vec<Item<'_>> = reader.map(|item| item.expect("an item of the recording")).collect();
@@ -43,7 +43,7 @@ pub(crate) fn keep_only(path: &Path, netns: u64) {
     kept.finish(Duration::from_secs(10)).expect("the recording");
 }
 
-/// Network namespace of the socket that a fact is about.
+/// Returns the network namespace of the socket of a fact.
 fn namespace(fact: &Observation) -> Option<u32> {
     match fact {
         Observation::Socket(SocketEvent::Enter { socket, .. } | SocketEvent::Leave { socket, .. })
@@ -77,7 +77,7 @@ fn namespace(fact: &Observation) -> Option<u32> {
     }
 }
 
-/// Replaces the folder of the program of a process by the usual one.
+/// Replaces the folder of a process's program by the usual one.
 fn without_folder(mut fact: Observation) -> Observation {
     if let Observation::Inspection(InspectionFact::Process { process, .. }) = &mut fact
         && let Some(exe) = &mut process.exe

@@ -1,4 +1,4 @@
-//! Servers that take their time, and close everything in the end.
+//! Slow servers that close everything in the end.
 
 use std::collections::VecDeque;
 
@@ -63,7 +63,7 @@ const BURST: Scenario = Scenario {
     until: Until::Left,
     parts: &[Part {
         situation: "a burst of clients leaves while they are queued; the server continues",
-        // The first are served before they have been stuck.
+        // The first are served before they get stuck.
         count: 20..=40,
         unread: 0..=unread("/"),
         expected: &["transient", "never_accepted"],
@@ -83,7 +83,7 @@ fn a_burst_drains() {
     });
 }
 
-/// A client every quarter of a second; `patience` of them wait at the same time, then the oldest gives up.
+/// Starts a client every quarter of a second; `patience` of them wait at the same time, then the oldest gives up.
 fn steady(stage: &Stage, count: usize, patience: usize) {
     let mut clients = VecDeque::new();
     for _ in 0..count {

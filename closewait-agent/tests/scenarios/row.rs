@@ -1,22 +1,22 @@
-//! One line a part of a scenario on stdout, for the table of `cargo xtask scenarios`.
+//! Output on stdout with one line per part of a scenario, for the table of `cargo xtask scenarios`.
 
 use serde_json::json;
 
 use crate::scenario::{Part, Scenario};
 
-/// xtask looks for it.
+/// Prefix that xtask searches for.
 const MARK: &str = "scenario-row ";
 
-/// What came out for one part.
+/// Outcome for one part.
 #[derive(Default)]
 pub(crate) struct Outcome {
-    /// What `run` said.
+    /// Verdict of `run`.
     pub(crate) run: String,
-    /// What `list` said.
+    /// Verdict of `list`.
     pub(crate) list: String,
-    /// How sure `run` was.
+    /// Certainty of `run`.
     pub(crate) certainty: String,
-    /// What is not as it should be.
+    /// Differences from the expectation.
     pub(crate) problems: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a scenario is, and what is expected of the agent.
+//! Scenarios, and the expected output of the agent.
 
 use std::ops::RangeInclusive;
 
@@ -10,22 +10,22 @@ pub(crate) const FIRM: &[&str] = &["fact", "high"];
 pub(crate) const LIKELY: &[&str] = &["high", "medium"];
 /// Certainties of a statement that has to be careful.
 pub(crate) const CAREFUL: &[&str] = &["medium", "low"];
-/// For what may be said as surely or as carefully as one likes.
+/// Any certainty.
 pub(crate) const ANY: &[&str] = &["fact", "high", "medium", "low"];
 
-/// A program in a situation.
+/// Program in a situation.
 pub(crate) struct Scenario {
-    /// Short, for the names of files.
+    /// Short name, for files.
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
     /// Whether nothing is wrong: then no verdict may blame the program (`tests_support::blame`).
     pub(crate) healthy: bool,
     pub(crate) until: Until,
-    /// Its sockets, by what is to be said of them.
+    /// Sockets of the scenario, by expected output.
     pub(crate) parts: &'static [Part],
 }
 
-/// How long the agent watches after the last client has done its part.
+/// End of the scenario after the last client has done its part.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     /// Every socket has been reported as stuck at this age, in multiples of the threshold.
@@ -34,25 +34,25 @@ pub(crate) enum Until {
     Left,
 }
 
-/// Sockets of which the same is to be said.
+/// Sockets with the same expected output.
 pub(crate) struct Part {
     pub(crate) situation: &'static str,
-    /// Which of the scenario's sockets, by the object `socket` of the last event.
+    /// Selects the part's sockets, by the object `socket` of the last event.
     pub(crate) of: fn(&Value) -> bool,
     pub(crate) count: RangeInclusive<usize>,
-    /// `unread_bytes` of each while it is stuck: that the program has made what it was to make.
+    /// `unread_bytes` of each stuck socket, which proves the situation.
     pub(crate) unread: RangeInclusive<u64>,
-    /// Any of these classes; none if all will do.
+    /// Any of these classes; any at all if empty.
     pub(crate) expected: &'static [&'static str],
     pub(crate) certainties: &'static [&'static str],
-    /// A text that the verdict has to contain.
+    /// Text that the verdict has to contain.
     pub(crate) mentions: Option<&'static str>,
     pub(crate) owner: Owner,
-    /// How each has left, and whether its descriptor is still open.
+    /// Way of each exit, and whether its descriptor is still open.
     pub(crate) leave: Option<(&'static str, bool)>,
 }
 
-/// Who holds a socket.
+/// Owner of a socket.
 #[derive(Clone, Copy)]
 pub(crate) enum Owner {
     /// One process of this name.
@@ -60,12 +60,12 @@ pub(crate) enum Owner {
     /// Two processes of this name.
     Two(&'static str),
     Nobody,
-    /// It changes in the course of the scenario.
+    /// Different owners in the course of the scenario.
     Changing,
 }
 
 impl Part {
-    /// What is expected where a part says nothing else.
+    /// Default expectation of a part.
     pub(crate) const DEFAULT: Self = Self {
         situation: "",
         of: |_socket| true,
@@ -79,12 +79,12 @@ impl Part {
     };
 }
 
-/// For [`Part::of`]: some program has accepted it.
+/// Selects accepted sockets, for [`Part::of`].
 pub(crate) fn accepted(socket: &Value) -> bool {
     socket["accepted"] == true
 }
 
-/// For [`Part::of`]: it waits in the backlog.
+/// Selects sockets in the backlog, for [`Part::of`].
 pub(crate) fn queued(socket: &Value) -> bool {
     socket["accepted"] == false
 }

@@ -1,4 +1,4 @@
-//! Where a scenario plays: a network namespace, the programs in it, and their clients.
+//! Stage of a scenario: a network namespace, the programs in it, and their clients.
 
 use std::{
     fs::{self, File},
@@ -17,13 +17,13 @@ use crate::{
     proc,
 };
 
-/// Longer than any scenario: programs that outlive the test end by themselves.
+/// Time limit of programs, longer than any scenario: programs that outlive the test end by themselves.
 const LIMIT_SECONDS: &str = "150";
 
 const BEFORE_PATH: &str = "GET ";
 const AFTER_PATH: &str = " HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// What `cargo xtask scenarios` makes ready.
+/// Returns the folder that `cargo xtask scenarios` prepares.
 pub(crate) fn ready() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("scenarios")
 }
@@ -35,7 +35,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// `name` is that of a scenario.
+    /// Creates a stage; `name` is that of a scenario.
     pub(crate) fn new(name: &str) -> Self {
         let logs = ready().join("logs");
         fs::create_dir_all(&logs).expect("a folder for logs");
@@ -55,7 +55,7 @@ impl Stage {
         self.programs.push(Running(child));
     }
 
-    /// Starts a program in Python that needs its standard library only.
+    /// Starts a program in Python that needs only its standard library.
     pub(crate) fn python(&mut self, file: &str) {
         self.start("python3", &[file]);
     }
@@ -70,36 +70,36 @@ impl Stage {
         self.start(ready().join("bin").join(program), &[]);
     }
 
-    /// Waits until somebody listens at this port.
+    /// Waits until a program listens at this port.
     pub(crate) fn listens(&self, port: u16) {
         assert!(poll_until(PATIENCE, || proc::listens(&self.ns, port)), "nobody listens at {port}{}", self.said());
     }
 
-    /// Waits until a program has said this.
+    /// Waits until a program has printed this.
     pub(crate) fn says(&self, text: &str) {
         let said = || fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text));
         assert!(poll_until(PATIENCE, said), "nobody says {text:?}{}", self.said());
     }
 
-    /// Waits until that many sockets, or more, are in CLOSE_WAIT.
+    /// Waits until at least `count` sockets are in CLOSE_WAIT.
     pub(crate) fn has_waiting(&self, count: usize) {
         let there = || proc::close_wait(&self.ns).len() >= count;
         assert!(poll_until(PATIENCE, there), "{} are in CLOSE_WAIT{}", proc::close_wait(&self.ns).len(), self.said());
     }
 
-    /// A client that sends this and waits for nothing.
+    /// Returns a client that sends this and waits for nothing.
     pub(crate) fn visit(&self, port: u16, request: &str) -> TcpStream {
         let mut client = self.ns.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         client.write_all(request.as_bytes()).expect("a request");
         client
     }
 
-    /// A client that asks for a path and waits for nothing.
+    /// Returns a client that requests a path and waits for nothing.
     pub(crate) fn ask(&self, port: u16, path: &str) -> TcpStream {
         self.visit(port, &format!("{BEFORE_PATH}{path}{AFTER_PATH}"))
     }
 
-    /// A client that has got its answer.
+    /// Returns a client that has received its answer.
     pub(crate) fn answered(&self, port: u16, path: &str) -> TcpStream {
         let mut client = self.ask(port, path);
         client.set_read_timeout(Some(PATIENCE)).expect("a limit");
@@ -113,7 +113,7 @@ impl Stage {
         client
     }
 
-    /// What the programs have written, for the message of a failure.
+    /// Returns the output of the programs, for the message of a failure.
     fn said(&self) -> String {
         format!("; {} has:\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default())
     }
@@ -121,7 +121,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Nobody but the programs and their children lives there: this process's threads have left.
+        // Only the programs and their children are in it: this process's threads have left.
         for pid in proc::inhabitants(&self.ns) {
             // SAFETY: takes numbers only.
             unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
@@ -129,12 +129,12 @@ impl Drop for Stage {
     }
 }
 
-/// `unread_bytes` of a socket that nobody has read this request from: the FIN counts as one.
+/// Returns `unread_bytes` of a socket with this unread request: the FIN counts as one.
 pub(crate) const fn unread(path: &str) -> u64 {
     (BEFORE_PATH.len() + path.len() + AFTER_PATH.len()) as u64 + 1
 }
 
-/// The programs' sources.
+/// Returns the folder of the programs' sources.
 pub(crate) fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/programs")
 }

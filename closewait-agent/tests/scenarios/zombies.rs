@@ -1,4 +1,4 @@
-//! Sockets that leave CLOSE_WAIT, and are not closed.
+//! Sockets that exit CLOSE_WAIT, and are not closed.
 
 use std::net::Shutdown;
 

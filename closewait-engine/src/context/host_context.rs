@@ -39,6 +39,9 @@ const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// Age at which the tools of the host are searched for again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Time for which a port has to be watched before an absence of closes is evidence.
+const MIN_WATCH: Duration = Duration::from_secs(10);
+
 /// Facts about everything around the sockets: listeners, owners, cgroups, namespaces.
 #[derive(Debug)]
 pub(crate) struct HostContext {
@@ -49,8 +52,8 @@ pub(crate) struct HostContext {
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
     connections: Connections,
-    /// Ports that are watched.
-    watched: BTreeSet<WatchedPort>,
+    /// Watched ports, and when the engine asked the kernel program to watch each.
+    watched: BTreeMap<WatchedPort, BootTime>,
     closes: BTreeMap<(Option<u32>, u16), PortCloses>,
     /// Threads that waited with a timeout at the last inspections of each process, the oldest first.
     wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
@@ -74,7 +77,7 @@ impl Default for HostContext {
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
             connections: Connections::default(),
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
             closes: BTreeMap::new(),
             wait_samples: BTreeMap::new(),
             peer_ends: PeerEnds::default(),
@@ -156,7 +159,7 @@ impl HostContext {
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
                 // The onset can have changed since it was asked for.
-                if self.watched.contains(&closes.port) {
+                if self.watched.contains_key(&closes.port) {
                     self.closes.insert((closes.port.netns, closes.port.port), closes);
                 }
             }
@@ -171,10 +174,11 @@ impl HostContext {
         }
     }
 
-    /// The ports that are watched from here on. Of others, and of those with another onset, nothing is known any more.
-    pub(crate) fn watch(&mut self, ports: &[WatchedPort]) {
-        self.watched = ports.iter().copied().collect();
-        self.closes.retain(|_, closes| self.watched.contains(&closes.port));
+    /// Replaces the watched ports at `now`. Drops the closes of other ports, and of ports with another onset.
+    pub(crate) fn watch(&mut self, ports: &[WatchedPort], now: BootTime) {
+        let since = |port: &WatchedPort| self.watched.get(port).copied().unwrap_or(now);
+        self.watched = ports.iter().map(|port| (*port, since(port))).collect();
+        self.closes.retain(|_, closes| self.watched.contains_key(&closes.port));
     }
 
     /// Returns the sockets whose other ends are to be looked up at `now`.
@@ -223,7 +227,7 @@ impl HostContext {
         let ports: BTreeSet<_> = served.keys().map(|(netns, local)| (*netns, local.port)).collect();
         let closes_of = self
             .watched
-            .iter()
+            .keys()
             .filter(|port| !port.remote && ports.contains(&(port.netns, port.port)))
             .copied()
             .collect();
@@ -321,12 +325,17 @@ impl HostContext {
 
     /// Whether the kernel program keeps when connections to a remote port are opened.
     pub(crate) fn watches_remote(&self, netns: Option<u32>, port: u16) -> bool {
-        self.watched.iter().any(|watched| watched.remote && (watched.netns, watched.port) == (netns, port))
+        let first = WatchedPort { netns, port, remote: true, since: BootTime(0) };
+        let next = self.watched.range(first..).next();
+        next.is_some_and(|(watched, _)| watched.remote && (watched.netns, watched.port) == (netns, port))
     }
 
-    /// Returns the closes of a port since its onset; `None` if the port is not watched.
-    pub(crate) fn closes(&self, netns: Option<u32>, port: u16) -> Option<&PortCloses> {
-        self.closes.get(&(netns, port))
+    /// Returns the closes of a port since its onset. `None` if the port is not watched, or has had no close yet and was not
+    /// watched for [`MIN_WATCH`]: then its silence means nothing.
+    pub(crate) fn closes(&self, netns: Option<u32>, port: u16, now: BootTime) -> Option<&PortCloses> {
+        let closes = self.closes.get(&(netns, port))?;
+        let since = self.watched.get(&closes.port)?;
+        (closes.last.is_some() || now.since(*since) >= MIN_WATCH).then_some(closes)
     }
 
     /// Returns what is known of the other end of a socket; `None` if it was not looked up.

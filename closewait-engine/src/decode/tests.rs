@@ -71,7 +71,7 @@ fn the_decoder_reads_the_fields_where_the_struct_has_them() {
 }
 
 #[test]
-fn what_has_no_flag_is_unknown() {
+fn a_field_without_its_flag_is_unknown() {
     let bare = Record { flags: 0, cookie: 0, netns: 0, inode: 0, ..record() };
     let Ok(Observation::Socket(SocketEvent::Enter { socket, .. })) = decode(&bare) else { panic!("an entry") };
     let Socket { cookie, netns, role, inode, cgroup, accepted, unread_bytes, keepalive, .. } = socket;
@@ -90,7 +90,7 @@ fn an_ipv6_address_stays_and_a_mapped_one_becomes_ipv4() {
 }
 
 #[test]
-fn every_way_of_leaving_is_told() {
+fn every_exit_cause_is_decoded() {
     const FILE: u32 = flag::ACCEPTED | flag::FILE;
     const GONE: u32 = FILE | flag::FILE_GONE;
     let rows = [
@@ -113,11 +113,11 @@ fn every_way_of_leaving_is_told() {
 }
 
 #[test]
-fn without_offsets_only_the_states_tell_how_it_left() {
+fn without_offsets_only_the_states_show_the_exit_cause() {
     let left = |new_state| Record { kind: kind::LEAVE, old_state: 8, new_state, flags: 0, ..record() };
     for (new_state, expected) in [(9, ExitCause::Closed), (7, ExitCause::Unknown)] {
         let Ok(Observation::Socket(SocketEvent::Leave { how, fd_open, closer, .. })) = decode(&left(new_state)) else {
-            panic!("a leaving")
+            panic!("an exit")
         };
         assert_eq!((how, fd_open, closer), (expected, None, None));
     }
@@ -140,7 +140,7 @@ fn the_age_of_an_older_socket_is_an_interval() {
 }
 
 #[test]
-fn a_holder_is_read() {
+fn an_owner_is_read() {
     let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
     let held = Record { kind: kind::HELD, flags: flag::SOCK | flag::TASK, pid: 42, fd: 7, comm, ..record() };
     let Ok(Observation::Scan(ScanFact::Owned { owner, .. })) = decode(&held) else { panic!("a descriptor") };
@@ -148,7 +148,7 @@ fn a_holder_is_read() {
 }
 
 #[test]
-fn a_hold_is_read_and_nothing_but_a_whole_one() {
+fn a_descriptor_is_read_only_from_a_whole_record() {
     let comm = *b"worker\0\0\0\0\0\0\0\0\0\0";
     let hold = Hold {
         format: FORMAT,
@@ -177,8 +177,8 @@ fn a_hold_is_read_and_nothing_but_a_whole_one() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
-    let refused = |record: Record| decode(&record).expect_err("it makes no sense");
+fn contradictory_records_are_refused() {
+    let refused = |record: Record| decode(&record).expect_err("an error");
     assert_eq!(refused(Record { format: 1, ..record() }), DecodeError::Format(1));
     assert_eq!(refused(Record { kind: 10, ..record() }), DecodeError::Kind(10));
     assert_eq!(refused(Record { kind: 0, ..record() }), DecodeError::Kind(0));
@@ -206,7 +206,7 @@ fn truncated_and_oversized_records_are_refused() {
 }
 
 #[test]
-fn a_record_about_a_change_has_no_details_and_others_have_them() {
+fn records_of_entries_and_exits_have_no_details_and_others_have_them() {
     let refused = |kind| DECODER.decode(&bytes(&Record { kind, ..record() })[..SIZE]);
     assert_eq!(refused(kind::REFRESHED), Err(DecodeError::Length(SIZE)));
     let long = detailed_bytes(&Detailed { record: record(), detail: Detail::EMPTY });
@@ -231,7 +231,7 @@ fn times_of_the_connection_and_its_timer_are_read() {
     let Ok(Observation::Refresh(RefreshFact::Present { at, socket, .. })) =
         DECODER.decode(&detailed_bytes(&Detailed { record, detail }))
     else {
-        panic!("a look")
+        panic!("a refresh")
     };
     let millis = Duration::from_millis;
     let (received, acked, sent) = (at - millis(80), at - millis(40), at - millis(60));
@@ -242,7 +242,7 @@ fn times_of_the_connection_and_its_timer_are_read() {
 }
 
 #[test]
-fn who_connected_a_socket_makes_it_a_client() {
+fn a_known_opener_makes_the_socket_a_client() {
     let entered = Record {
         flags: flag::OPENER,
         pid: 7,
@@ -257,7 +257,7 @@ fn who_connected_a_socket_makes_it_a_client() {
 }
 
 #[test]
-fn listeners_legs_and_lingering_descriptors_are_told_apart() {
+fn listeners_proxy_peers_and_lingering_descriptors_are_decoded() {
     let of = |kind, new_state, flags| Record { kind, new_state, flags: flags | flag::SOCK, pid: 42, fd: 7, ..record() };
     let listening = of(kind::LISTENING, 10, flag::LISTENER);
     let detail = Detail { backlog: 3, backlog_max: 128, ..Detail::EMPTY };
@@ -275,7 +275,9 @@ fn listeners_legs_and_lingering_descriptors_are_told_apart() {
         assert!(matches!(decode(&refreshed), Ok(Observation::Refresh(RefreshFact::Lingering { .. }))));
     }
     let record = of(kind::PROXY_PEER, state::FIN_WAIT2, flag::TASK);
-    let Ok(Observation::Inspection(InspectionFact::ProxyPeer { peer, .. })) = decode(&record) else { panic!("a leg") };
+    let Ok(Observation::Inspection(InspectionFact::ProxyPeer { peer, .. })) = decode(&record) else {
+        panic!("a proxy peer")
+    };
     assert_eq!(peer.state, Connection::FinWait2);
     for (kind, state) in [(kind::LISTENING, 1), (kind::LINGERING, 1), (kind::PROXY_PEER, 8)] {
         let refused = decode(&of(kind, state, flag::TASK | flag::LISTENER));
@@ -285,12 +287,12 @@ fn listeners_legs_and_lingering_descriptors_are_told_apart() {
 
 proptest! {
     #[test]
-    fn garbage_never_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2 * DETAILED_SIZE)) {
+    fn garbage_causes_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..2 * DETAILED_SIZE)) {
         let _any_result = DECODER.decode(&bytes);
     }
 
     #[test]
-    fn a_damaged_record_never_makes_it_panic(damage in prop::collection::vec((0..SIZE, any::<u8>()), 1..8), kind in 1_u8..=8) {
+    fn a_damaged_record_causes_no_panic(damage in prop::collection::vec((0..SIZE, any::<u8>()), 1..8), kind in 1_u8..=8) {
         let mut bytes = bytes(&Record { kind, old_state: 8, ..record() });
         for (at, with) in damage {
             bytes[at] = with;

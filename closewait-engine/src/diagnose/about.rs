@@ -1,24 +1,24 @@
-//! What is told of a rule in `docs/diagnoses.md`.
+//! Descriptions of rules for `docs/diagnoses.md`.
 
 use crate::model::{Certainty, Class};
 
-/// A rule in words.
+/// Description of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
-    /// Its name, as a verdict carries it.
+    /// Name of the rule, as in verdicts.
     pub name: &'static str,
-    /// The condition.
+    /// Conditions of the rule, separated by semicolons; all of them have to hold.
     pub when: &'static str,
-    /// Every class that it can give.
+    /// Every class that the rule can give.
     pub class: &'static [Class],
-    /// Every certainty that it can give, and when and why.
+    /// Every certainty that the rule can give, with its condition or reason.
     pub certainty: &'static [(Certainty, &'static str)],
-    /// What it takes that to mean.
+    /// Conclusion of the rule.
     pub says: &'static str,
-    /// What a person should do.
+    /// Recommended next step.
     pub next: &'static str,
-    /// What looks alike and is not meant, and what keeps it out.
+    /// Similar situations, and how the rule excludes them.
     pub not: &'static [&'static str],
-    /// Public reports that show it.
+    /// Public reports of the cause.
     pub seen: &'static [&'static str],
 }

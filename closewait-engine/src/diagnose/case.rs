@@ -1,4 +1,4 @@
-//! What rules judge: one socket, and everything around it that tells causes apart.
+//! Input of the rules: one socket, its group, and the facts that distinguish causes.
 
 use std::time::Duration;
 
@@ -11,163 +11,161 @@ use crate::{
     time::BootTime,
 };
 
-/// Data that is sent so soon after the FIN may have met it on the way; and times of sending are only known within ticks.
+/// Tolerance around the FIN: data sent within this time after it may have crossed it on the way, and the kernel's times of sending
+/// have the resolution of a tick.
 pub const AROUND_FIN: Duration = Duration::from_millis(20);
 
-/// One socket with its surroundings. What is not known is `None`, and a rule that needs it says nothing.
+/// One socket, its group, and facts about its owners. An unknown fact is `None`, and a rule that needs it does not apply.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    /// When the case is judged.
+    /// Time of the judgement.
     pub now: BootTime,
-    /// The age at which a socket counts as stuck.
+    /// Age at which a socket counts as stuck.
     pub stuck_after: Duration,
     /// The socket.
     pub socket: &'a Socket,
-    /// Its age, or the bounds of it.
+    /// Dwell time of the socket, or its bounds.
     pub dwell: Dwell,
-    /// When it certainly was in CLOSE_WAIT: its entry if that was seen, else the latest that it can have been.
+    /// Entry of the socket into CLOSE_WAIT; if the agent did not see it, the latest possible time.
     pub entered: BootTime,
-    /// How it left CLOSE_WAIT, if it did: then only a descriptor is left of it.
+    /// Exit of the socket from CLOSE_WAIT, if only a descriptor is left.
     pub gone: Option<&'a Exit>,
-    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    /// Every descriptor of the socket, sorted by process; `None` if the agent could not scan for them.
     pub owners: Option<&'a [Owner]>,
-    /// Whether some processes could not be looked at: then others may hold it, too.
+    /// Whether the agent could not inspect some processes, which may also own the socket.
     pub blind: bool,
-    /// Where it is, if no process has a descriptor and that was found out.
+    /// Location of a socket of which no process has a descriptor, if the agent found it.
     pub place: Option<&'a SocketLocation>,
-    /// For how long, at least, nothing was read from it and nobody accepted it, as far as it was watched.
+    /// Minimum time since the socket was last read or accepted, as far as the agent watched it.
     pub untouched: Duration,
-    /// The sockets that are like it.
+    /// Group of the socket.
     pub group: &'a Group,
-    /// The listener that it came out of, or waits at.
+    /// Listener that the socket came from, or in whose backlog it waits.
     pub listener: Option<&'a Seen<Listener>>,
-    /// Number of listeners that it can have come from (`SO_REUSEPORT`).
+    /// Number of listeners that the socket can have come from (`SO_REUSEPORT`).
     pub listeners: usize,
-    /// Other connections of its owners that are likely to be the other leg of a proxied one.
+    /// Other connections of the owners that are likely to be the other side of a proxied connection.
     pub proxy_peers: &'a ProxyPeers,
-    /// The processes that hold it, and those that hold its listener.
+    /// Processes that own the socket or its listener.
     pub processes: &'a [&'a Process],
-    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    /// Time for which connection tracking in the socket's namespace keeps a connection in CLOSE_WAIT.
     pub conntrack: Option<Duration>,
 }
 
-/// Something that a scan found, with its descriptors.
+/// Result of a scan, with its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen<T> {
-    /// What it is.
+    /// The item that the scan found.
     pub what: T,
-    /// When it was found.
+    /// Time of the scan.
     pub at: BootTime,
-    /// Every descriptor of it, sorted by process; empty also where they could not be looked for.
+    /// Every descriptor of the item, sorted by process; also empty if the agent could not scan for them.
     pub owners: Vec<Owner>,
 }
 
-/// The sockets of the same owner, the same role, and the same local port (servers) or remote end (clients), in one network
-/// namespace. All of them are in CLOSE_WAIT, or were in the time that is told of.
+/// Sockets with the same owner, network namespace, role, and local port (servers) or remote endpoint (clients).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
-    /// How many there are, this one included.
+    /// Number of sockets in CLOSE_WAIT.
     pub count: u32,
-    /// How many of them are older than the age at which a socket counts as stuck.
+    /// Number of stuck sockets.
     pub stuck: u32,
-    /// The certain age of the oldest.
+    /// Minimum age of the oldest socket.
     pub oldest: Duration,
-    /// The certain age of the one in the middle.
+    /// Median of the minimum ages.
     pub median: Duration,
-    /// The certain age of the youngest.
+    /// Minimum age of the youngest socket.
     pub youngest: Duration,
-    /// How many are in each read state; those of which it is not known are in none.
+    /// Number of sockets in each read state; without the sockets whose state is unknown.
     pub reads: Vec<(ReadState, u32)>,
-    /// How many never got a byte from the program.
+    /// Number of sockets on which the program sent no byte.
     pub unanswered: u32,
-    /// How many different remote addresses there are.
+    /// Number of distinct remote addresses.
     pub remotes: u32,
-    /// How many sockets wait in the backlog of the same port, never accepted.
-    pub unaccepted: u32,
-    /// What was seen come and go on the same local port (servers) or to the same remote end (clients), whoever held it;
-    /// `None` for a one-off scan without an agent.
+    /// Age of the oldest unaccepted socket in a backlog of the same port; `None` if there is none.
+    pub oldest_unaccepted: Option<Duration>,
+    /// Entries and exits on the same local port (servers) or to the same remote endpoint (clients), of all owners; `None` for
+    /// a one-off scan without an agent.
     pub flow: Option<Flow>,
-    /// What was read of the group for and against the causes.
+    /// Evidence for and against causes.
     pub evidence: GroupEvidence,
 }
 
-/// What came and went while the agent watched.
+/// Entries and exits that the agent saw on one port or to one remote endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// For how long it was watched.
+    /// Time for which the agent has watched.
     pub watched: Duration,
-    /// How many entered CLOSE_WAIT.
+    /// Number of sockets that entered CLOSE_WAIT.
     pub entered: u64,
-    /// How many left it because the program closed, shut down or aborted them.
+    /// Number of sockets that exited because the program closed, shut down or aborted them.
     pub closed: u64,
-    /// How many left it in another way.
-    pub lost: u64,
-    /// When the program last ended one.
+    /// Time of the latest exit that the program caused.
     pub last_closed: Option<BootTime>,
-    /// The longest stay that the program ended itself, of late.
+    /// Longest dwell time among the recent exits that the program caused.
     pub longest_closed: Option<Duration>,
-    /// Of those that entered longer ago than the age at which a socket counts as stuck, as far back as is kept.
+    /// Number of sockets that entered longer ago than the age at which a socket counts as stuck, as far back as counts are kept.
     pub old_entered: u64,
-    /// How many of those are still there.
+    /// Number of the [`Self::old_entered`] sockets that are still in CLOSE_WAIT.
     pub old_present: u64,
-    /// When the oldest that is still there entered.
+    /// Entry of the oldest socket that is still in CLOSE_WAIT.
     pub onset: Option<BootTime>,
-    /// Of those that entered since the onset, longer ago than the age at which a socket counts as stuck.
+    /// Number of sockets that entered after the onset, and longer ago than the age at which a socket counts as stuck.
     pub since_onset_entered: u64,
-    /// How many of those are still there.
+    /// Number of the [`Self::since_onset_entered`] sockets that are still in CLOSE_WAIT.
     pub since_onset_present: u64,
-    /// How the number of sockets has gone in the last windows, each as long as the age at which a socket counts as stuck.
+    /// Trend of the number of sockets over the last windows, each as long as the age at which a socket counts as stuck.
     pub trend: Option<Trend>,
 }
 
-/// How a number goes over three windows at least.
+/// Trend of a number over at least three windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trend {
-    /// It grows in every window.
+    /// The number rises in every window.
     Growing,
-    /// It stays where it is.
+    /// The number remains the same.
     Level,
-    /// It gets less.
+    /// The number falls.
     Falling,
-    /// Now this, now that.
+    /// The number both rises and falls.
     Uneven,
 }
 
-/// Connections of the same process that wait for another program.
+/// Connections of the owners that are likely to be the other sides of proxied connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyPeers {
-    /// Of the sockets of the group that are in CLOSE_WAIT, how many have found such a connection.
+    /// Number of sockets of the group for which such a connection was found.
     pub paired: u32,
-    /// The leg of this very socket.
+    /// Connection that was found for this socket.
     pub own: Option<ProxyPeer>,
-    /// Where most of the group's legs lead, and how many.
+    /// Most frequent remote endpoint of these connections, and their number.
     pub towards: Option<(Endpoint, u32)>,
 }
 
 impl Case<'_> {
-    /// The age that is certain.
+    /// Returns the minimum age of the socket.
     pub fn age(&self) -> Duration {
         self.dwell.at_least()
     }
 
-    /// Whether it counts as stuck.
+    /// Whether the socket is stuck.
     pub fn is_old(&self) -> bool {
         self.age() >= self.stuck_after
     }
 
-    /// Whether a program accepted it.
+    /// Whether a program accepted the connection, or is to accept it.
     pub fn is_server(&self) -> bool {
         self.socket.role == Some(Role::Server)
     }
 
-    /// Whether a program connected it.
+    /// Whether a program opened the connection.
     pub fn is_client(&self) -> bool {
         self.socket.role == Some(Role::Client)
     }
 
-    /// Whether the peer has acknowledged data after its FIN, which only a peer does that still reads: the kernel of one
-    /// that has closed answers data with a RST (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10). `None` if it
-    /// cannot be told.
+    /// Whether the peer has acknowledged data after its FIN. Only a peer that still reads does so: the kernel of a peer that has
+    /// closed both directions answers data with a RST (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10). `None` if
+    /// unknown.
     pub fn acked_after_fin(&self) -> Option<bool> {
         let (sent, acked) = (self.socket.last_sent?, self.socket.last_ack?);
         match self.dwell {
@@ -175,19 +173,19 @@ impl Case<'_> {
                 let sent_after = sent > self.entered + AROUND_FIN && self.socket.sent_bytes? > 0;
                 Some(sent_after && acked >= sent && self.socket.send_queue_bytes? == 0)
             }
-            // An ACK of later data moves the bound of the entry with it.
+            // An ACK of later data also moves the bound of the entry.
             Dwell::Between { .. } => None,
         }
     }
 
-    /// Distinct processes that hold it.
+    /// Returns the distinct processes that own the socket.
     pub fn pids(&self) -> Vec<u32> {
         let mut pids: Vec<u32> = self.owners.unwrap_or_default().iter().map(|owner| owner.task.pid).collect();
         pids.dedup();
         pids
     }
 
-    /// `name[pid]` of the first owner.
+    /// Returns the first owner as `name[pid]`.
     pub fn owner(&self) -> Option<String> {
         let task = &self.owners?.first()?.task;
         Some(format!("{}[{}]", task.comm, task.pid))
@@ -195,13 +193,13 @@ impl Case<'_> {
 }
 
 impl Group {
-    /// Whether there are several, and all of them entered within a few seconds.
+    /// Whether the group has at least 3 sockets, and all of them entered within 5 s.
     pub fn same_moment(&self) -> bool {
         const MAX_SPREAD: Duration = Duration::from_secs(5);
         self.count >= 3 && self.oldest.saturating_sub(self.youngest) <= MAX_SPREAD
     }
 
-    /// Whether at least half of those of which the read state is known were never read: of a large group, some are.
+    /// Whether the program read nothing from at least half of the sockets whose read state is known.
     pub fn is_mostly_unread(&self) -> bool {
         let known: u32 = self.reads.iter().map(|(_, count)| *count).sum();
         known > 0 && self.in_state(ReadState::NeverRead) * 2 >= known
@@ -214,12 +212,13 @@ impl Group {
 }
 
 impl Flow {
-    /// Of those that entered long enough ago, the part that is still there, in thousandths. `None` if none entered.
+    /// Returns the share of [`Self::old_entered`] that is still in CLOSE_WAIT, in thousandths; `None` if no socket entered.
     pub fn stuck_permille(&self) -> Option<u64> {
         (self.old_entered > 0).then(|| self.old_present.saturating_mul(1000) / self.old_entered)
     }
 
-    /// The same since the onset.
+    /// Returns the share of [`Self::since_onset_entered`] that is still in CLOSE_WAIT, in thousandths; `None` if no socket
+    /// entered.
     pub fn stuck_permille_since_onset(&self) -> Option<u64> {
         let entered = self.since_onset_entered;
         (entered > 0).then(|| self.since_onset_present.saturating_mul(1000) / entered)

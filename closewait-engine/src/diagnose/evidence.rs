@@ -1,6 +1,6 @@
-//! Evidence for and against the causes: what was read of a group, and what was not.
+//! Evidence for and against causes, read for each group.
 //!
-//! Absence of evidence is none: each part is `None` until it was read, and a rule that needs it stays silent.
+//! Missing evidence proves nothing: each part is `None` until the agent has read it, and a rule that needs it does not apply.
 
 mod clients;
 mod gather;
@@ -17,102 +17,117 @@ pub use self::{
 };
 use crate::{model::PortCloses, time::BootTime};
 
-/// Dwell time from which on an exit shows that the program worked on the socket: shorter ones are healthy.
+/// Minimum dwell time of an exit that shows that the program worked on the socket; a shorter dwell time is normal.
 pub const LATE: Duration = Duration::from_secs(3);
-/// Age up to which progress counts as current.
+/// Maximum age of progress that counts as current.
 pub const RECENT: Duration = Duration::from_secs(10);
-/// Time after the onset from which on an entry is new demand and not part of the same event.
+/// Minimum time after the onset of an entry that counts as new demand. An earlier entry may belong to the same event.
 pub const AFTER_ONSET: Duration = Duration::from_secs(1);
 
-/// What was read of a group.
+/// Evidence about a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupEvidence {
     /// Entry of the oldest socket of the group that is still in CLOSE_WAIT; `None` for a group without one.
     pub onset: Option<BootTime>,
-    /// Sockets of the same port or remote endpoint that entered after the oldest of them, and connections that wait for an answer.
+    /// Number of sockets of the same port or remote endpoint that entered at least [`AFTER_ONSET`] after the oldest of them, plus
+    /// the number of open connections that wait for an answer.
     pub demand: u32,
-    /// Exits of sockets that the program had kept for [`LATE`] or longer; `None` without an agent that watched.
+    /// Exits of sockets that the program had kept for [`LATE`] or longer; `None` without a watching agent.
     pub late_exits: Option<LateExits>,
-    /// Open connections of the owners to the same port; `None` if they were not read.
+    /// Open connections of the owners to the same port; `None` if the agent did not read them.
     pub siblings: Option<Siblings>,
     /// Closes of connections of the same port, in any state; `None` if the kernel program does not count them.
     pub closes: Option<PortCloses>,
-    /// The other ends of the group's sockets, as far as they are on this host.
+    /// Time of the last exit from CLOSE_WAIT on the same port that the program caused after the onset.
+    pub last_exit: Option<BootTime>,
+    /// Peer sockets of the group, as far as they are on this host.
     pub peer_ends: PeersRead,
-    /// Connections that the owners made to other programs; `None` if they were not read.
+    /// Connections of the owners to other programs; `None` if the agent did not read them.
     pub backends: Option<Backends>,
-    /// What the threads of the owners wait for; `None` if they were not read.
+    /// Wait reasons of the owners' threads; `None` if the agent did not read them.
     pub waits: Option<Waits>,
-    /// Sockets of the group with data that the peer has not acknowledged.
+    /// Number of sockets with data that the peer has not acknowledged.
     pub sending: u32,
-    /// Sockets of the group that had received data before their only owner began.
+    /// Number of sockets that received data before their only owner started.
     pub older_than_owner: u32,
-    /// Sockets of the group whose FIN the program has not read.
+    /// Number of sockets whose FIN the program has not read.
     pub eof_unread: u32,
-    /// What only matters for connections that the program made.
+    /// Facts about connections that the program opened; all zero for servers.
     pub clients: ClientFacts,
 }
 
 /// Exits of sockets that the program had kept for [`LATE`] or longer and then ended: it closed them, or wrote to a peer that had
-/// gone.
+/// closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LateExits {
-    /// Number of the last ones, as far as they are kept.
+    /// Number of late exits in the agent's history, which keeps the latest ones.
     pub count: u32,
-    /// Time of the last one.
+    /// Time of the latest exit.
     pub last: Option<BootTime>,
-    /// Longest dwell time of those.
+    /// Longest dwell time of these exits.
     pub longest: Duration,
 }
 
 impl LateExits {
-    /// Whether the program finishes sockets late, and still does.
+    /// Whether the program still finishes sockets late: it did so at least twice, and the latest exit is not older than
+    /// [`RECENT`] or the longest dwell time.
     pub fn is_current(&self, now: BootTime) -> bool {
         self.count >= 2 && self.last.is_some_and(|last| now.since(last) <= self.longest.max(RECENT))
     }
 }
 
-/// Open connections of a group's owners to the port that the group came from.
+/// Open connections of a group's owners to the local port of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Siblings {
-    /// Connections on which the program both received and sent after the onset, the last time lately.
+    /// Number of connections on which the program received and sent data after the onset, and sent some in the last [`RECENT`].
     pub served: u32,
-    /// Connections that have received something after the last answer.
+    /// Number of connections that received data after the onset and after the last answer.
     pub waiting: u32,
 }
 
-/// Other ends of a group's sockets.
+/// Counts of the group's peer sockets that the agent looked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeersRead {
-    /// Number that was looked up.
+    /// Number of peer sockets that were looked up.
     pub read: u32,
-    /// Number that was found with a program that can still read.
+    /// Number of peer sockets whose program has closed one direction only and can still read.
     pub half_closed: u32,
 }
 
-/// Connections that the owners of a group made to other programs.
+/// Connections of a group's owners to other programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
-    /// Connections that were read: those that were used lately.
-    pub read: u32,
-    /// Connections that wait for an answer.
+    /// Number of connections that wait for an answer.
     pub waiting: u32,
 }
 
 impl GroupEvidence {
-    /// Whether other work of the program went on after the onset: it served other connections, or closed connections that it had
-    /// answered. `None` if neither was read and found.
+    /// Whether the program made progress after the onset: it served other connections, or closed connections that it had answered.
+    /// `None` if other connections were not read and no close was counted.
     pub fn progresses(&self, now: BootTime) -> Option<bool> {
-        let served = self.siblings.map(|siblings| siblings.served > 0);
-        let closed = self.closes.map(|closes| closes.last.is_some_and(|last| now.since(last) <= RECENT));
-        match (served, closed) {
+        match (self.serves_others(), self.closes_others(now)) {
             (Some(true), _) | (_, Some(true)) => Some(true),
             (Some(false), _) => Some(false),
             (None, Some(false) | None) => None,
         }
     }
 
-    /// Whether the program finishes sockets late, and still does; `None` if nothing was watched.
+    /// Whether the program serves other connections of the port; `None` if the agent did not read them.
+    pub fn serves_others(&self) -> Option<bool> {
+        self.siblings.map(|siblings| siblings.served > 0)
+    }
+
+    /// Whether the program closed a connection of the port in the last [`RECENT`], after the onset, in CLOSE_WAIT or in another state;
+    /// `None` if closes were not counted and no socket has exited CLOSE_WAIT.
+    pub fn closes_others(&self, now: BootTime) -> Option<bool> {
+        let lately = |last: BootTime| now.since(last) <= RECENT;
+        if self.last_exit.is_some_and(lately) {
+            return Some(true);
+        }
+        self.closes.map(|closes| closes.last.is_some_and(lately))
+    }
+
+    /// Whether the program still finishes sockets late; `None` without a watching agent.
     pub fn finishes_late(&self, now: BootTime) -> Option<bool> {
         self.late_exits.map(|exits| exits.is_current(now))
     }

@@ -1,4 +1,4 @@
-//! All sockets at one moment, put into groups, so that rules can judge each among those that are like it.
+//! Groups of all sockets at one time. Rules judge each socket as part of its group.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,17 +24,17 @@ use crate::{
     track::tracker::Tracker,
 };
 
-/// Number of groups, at some 600 bytes each; the sockets of further ones, which entered later, are judged each by
-/// itself.
+/// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
+/// one.
 const MAX_GROUPS: usize = 65_536;
 
-/// Of several listeners (`SO_REUSEPORT`), returns the only one in whose backlog an unaccepted socket can wait.
+/// Returns the only one of several listeners (`SO_REUSEPORT`) in whose backlog an unaccepted socket can wait.
 fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listener>>) -> Option<&'a Seen<Listener>> {
     let mut waiting = listeners.filter(|seen| socket.accepted == Some(false) && seen.what.backlog > 0);
     waiting.next().filter(|_| waiting.next().is_none())
 }
 
-/// Sockets of a group while it is put together.
+/// Sockets and counts of a group while it is built.
 #[derive(Default)]
 struct GroupBuilder<'a> {
     members: Vec<(SocketKey, &'a TrackedSocket)>,
@@ -70,34 +70,69 @@ impl<'a> GroupBuilder<'a> {
             reads: std::mem::take(&mut self.reads).into_iter().collect(),
             unanswered: self.unanswered,
             remotes: number(self.remotes.len()),
-            unaccepted: 0,
+            oldest_unaccepted: None,
             flow: None,
             evidence: GroupEvidence::default(),
         }
     }
 }
 
-/// Group with the connections that its sockets wait for.
+/// Only owner of the sockets of a port; `None` for a port with several.
+type SoleOwners = BTreeMap<FlowKey, Option<GroupOwner>>;
+
+fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
+    let mut sole = SoleOwners::new();
+    for (owner, flow_key) in keys {
+        if let (GroupOwner::Held(..), FlowKey::Port(..)) = (owner, flow_key) {
+            sole.entry(*flow_key).and_modify(|sole| *sole = None).or_insert(Some(*owner));
+        }
+    }
+    sole
+}
+
+/// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
+fn is_unscanned(owner: GroupOwner, tracked: &TrackedSocket) -> bool {
+    owner == GroupOwner::Unknown && tracked.owners.is_none()
+}
+
+/// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
+fn join_sole_owners(
+    gathered: &mut HashMap<GroupKey, GroupBuilder<'_>, KeyedState>,
+    sole_owners: &SoleOwners,
+    now: BootTime,
+) {
+    for (flow_key, owner) in sole_owners {
+        let Some(owner) = owner else { continue };
+        let Some(unknown) = gathered.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
+        for (key, tracked) in unknown.members {
+            let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
+            gathered.entry((owner, *flow_key)).or_default().add(key, tracked, now);
+        }
+    }
+}
+
+/// Group with the proxied connections of its sockets.
 #[derive(Default)]
 struct GroupedSockets<'a> {
     group: Group,
     pairs: BTreeMap<SocketKey, &'a ProxyPeer>,
-    /// What is the same for all of them.
+    /// Counts of the proxied connections, without [`ProxyPeers::own`].
     proxy_peers: ProxyPeers,
 }
 
-/// All groups at one moment.
+/// All groups at one time.
 pub(crate) struct Grouping<'a> {
     now: BootTime,
     stuck_after: Duration,
     host_context: &'a HostContext,
     keys: &'a GroupKeys,
     groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
+    sole_owners: SoleOwners,
     listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
 }
 
 impl<'a> Grouping<'a> {
-    /// Puts everything that is tracked into groups. `flows` are those that were watched, if any were.
+    /// Groups all tracked sockets. `flows` is `None` without a watching agent.
     pub(crate) fn new(
         now: BootTime,
         stuck_after: Duration,
@@ -107,25 +142,38 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
-        let mut unaccepted = BTreeMap::<FlowKey, u32>::new();
+        let mut oldest_unaccepted = BTreeMap::<FlowKey, Duration>::new();
         let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
         for (key, tracked) in tracker.iter() {
             let (owner, flow_key) = keys.group(tracked);
             if owner == GroupOwner::Backlog {
-                *unaccepted.entry(flow_key).or_default() += 1;
+                let oldest = oldest_unaccepted.entry(flow_key).or_default();
+                *oldest = tracked.since.dwell(now).at_least().max(*oldest);
             }
             entries.entry(flow_key).or_default().push(tracked.since.latest());
             if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
+        let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(gathered.keys()) };
+        join_sole_owners(&mut gathered, &sole_owners, now);
+        entries.values_mut().for_each(|entries| entries.sort_unstable());
+        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
+        for seen in host_context.listeners() {
+            listeners.entry(seen.what.local.port).or_default().push(seen);
+        }
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, flow_key) = key;
             let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
-            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.iter().min().copied(), now));
-            let evidence = Sources { now, host_context, flows, flow_key, entries }.evidence(&gathered.members);
-            let unaccepted = unaccepted.get(&flow_key).copied().unwrap_or(0);
-            let group = Group { unaccepted, flow, evidence, ..gathered.group(stuck_after) };
+            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.first().copied(), now));
+            let on_port = match flow_key {
+                FlowKey::Port(_, port) => listeners.get(&port).map(Vec::as_slice).unwrap_or_default(),
+                FlowKey::Remote(..) | FlowKey::Rest => &[],
+            };
+            let sources = Sources { now, host_context, flows, flow_key, entries, listeners: on_port };
+            let evidence = sources.evidence(&gathered.members);
+            let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
+            let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };
             let pairs = match owner {
                 GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
                     let sockets: Vec<_> =
@@ -138,19 +186,15 @@ impl<'a> Grouping<'a> {
             (key, GroupedSockets { group, pairs, proxy_peers })
         });
         let groups = groups.collect();
-        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
-        for seen in host_context.listeners() {
-            listeners.entry(seen.what.local.port).or_default().push(seen);
-        }
-        Self { now, stuck_after, host_context, keys, groups, listeners }
+        Self { now, stuck_after, host_context, keys, groups, sole_owners, listeners }
     }
 
     /// Judges a socket in CLOSE_WAIT.
     pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        let of = self.keys.group(tracked);
+        let of = self.group_key(tracked);
         let alone;
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
-            Some(surveyed) => surveyed,
+            Some(grouped) => grouped,
             None => {
                 alone = self.alone(key, tracked);
                 &alone
@@ -180,15 +224,25 @@ impl<'a> Grouping<'a> {
         diagnose::verdict(&case)
     }
 
-    /// A group of one.
+    fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
+        let (owner, flow_key) = self.keys.group(tracked);
+        let sole = self.sole_owners.get(&flow_key).filter(|_| is_unscanned(owner, tracked));
+        (sole.copied().flatten().unwrap_or(owner), flow_key)
+    }
+
+    /// Returns a group of one socket.
     fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
         let mut gathered = GroupBuilder::default();
         gathered.add(key, tracked, self.now);
-        let unaccepted = u32::from(tracked.socket.accepted == Some(false));
-        GroupedSockets { group: Group { unaccepted, ..gathered.group(self.stuck_after) }, ..GroupedSockets::default() }
+        let is_unaccepted = tracked.socket.accepted == Some(false);
+        let oldest_unaccepted = is_unaccepted.then(|| tracked.since.dwell(self.now).at_least());
+        GroupedSockets {
+            group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after) },
+            ..GroupedSockets::default()
+        }
     }
 
-    /// Judges a socket of which only a descriptor is left.
+    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor.
     pub(crate) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
         let Lingering { socket, gone, owners, .. } = lingering;
         let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
@@ -214,13 +268,13 @@ impl<'a> Grouping<'a> {
         diagnose::verdict(&case)
     }
 
-    /// Returns the connection that a socket waits for, if it is one side of a proxied connection.
+    /// Returns the other side of a proxied connection, for which the socket waits.
     pub(crate) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
-        let of = self.keys.group(tracked);
+        let of = self.group_key(tracked);
         self.groups.get(&of)?.pairs.get(&key).copied()
     }
 
-    /// The listener that a socket came out of or waits at; none if it can have been one of several.
+    /// Returns the listener that a socket came from or waits at; `None` if it can be one of several.
     pub(crate) fn listener(&self, socket: &Socket) -> Option<&'a Seen<Listener>> {
         if socket.role != Some(Role::Server) {
             return None;
@@ -229,7 +283,7 @@ impl<'a> Grouping<'a> {
             let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
             on_port.copied().filter(|seen| seen.what.serves(socket.netns, socket.local))
         };
-        // The kernel prefers the one that is bound to the very address (`compute_score`, net/ipv4/inet_hashtables.c).
+        // The kernel prefers a listener that is bound to the exact address (`compute_score`, net/ipv4/inet_hashtables.c).
         let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
         match (exact.next(), exact.next()) {
             (Some(one), None) => return Some(one),
@@ -246,13 +300,13 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Returns how many listeners a socket can have come from.
+    /// Returns the number of listeners that a socket can have come from.
     fn listeners(&self, socket: &Socket) -> usize {
         let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
         on_port.filter(|seen| seen.what.serves(socket.netns, socket.local)).count()
     }
 
-    /// First owner of a socket, or of its listener while no program has accepted the socket.
+    /// Returns the first owner of a socket, or of its listener while no program has accepted the socket.
     pub(crate) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
         let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
         let of_listener = || waits_at().map(|listener| listener.owners.as_slice());
@@ -278,12 +332,13 @@ impl<'a> Grouping<'a> {
 mod tests {
     use super::*;
     use crate::{
+        diagnose::testing::owned_by,
         model::{Endpoint, KeySecret},
         testing::socket,
     };
 
     #[test]
-    fn sockets_of_the_groups_that_come_last_are_judged_each_by_itself() {
+    fn sockets_beyond_the_group_limit_are_judged_alone() {
         let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
         let key = |number| SocketKey((1 << 63) + number);
         let last = MAX_GROUPS as u64 + 1;
@@ -298,7 +353,34 @@ mod tests {
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
         let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
-        let told = |number| (verdict(number).class, verdict(number).rule);
-        assert_eq!(told(last), told(0), "each is the only one in its group");
+        let judged = |number| (verdict(number).class, verdict(number).rule);
+        assert_eq!(judged(last), judged(0), "each is the only socket of its group");
+    }
+
+    #[test]
+    fn a_socket_without_a_scan_joins_the_only_owner_of_its_port() {
+        let (entered, now) = (BootTime(1_000_000_000), BootTime(100_000_000_000));
+        let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
+        let key = |number: u64| SocketKey((1 << 63) + number);
+        for number in 0..3 {
+            tracker.enter(key(number), entered, socket());
+        }
+        let groups = |tracker: &Tracker| {
+            let (host_context, keys) = (HostContext::default(), GroupKeys::default());
+            let grouping = Grouping::new(now, Duration::from_secs(60), tracker, &host_context, &keys, None);
+            let mut counts: Vec<_> = grouping.groups.values().map(|grouped| grouped.group.count).collect();
+            counts.sort_unstable();
+            counts
+        };
+        assert_eq!(groups(&tracker), [3], "no owner is known");
+        let own = |tracker: &mut Tracker, number, pid: u32| {
+            tracker.held(key(number), &socket(), owned_by(pid, "api", 9));
+            tracker.owner_scan_ended(entered, true, |_| None);
+        };
+        own(&mut tracker, 0, 7);
+        assert_eq!(groups(&tracker), [3]);
+        tracker.held(key(0), &socket(), owned_by(7, "api", 9));
+        own(&mut tracker, 1, 8);
+        assert_eq!(groups(&tracker), [1, 1, 1], "it can be a socket of either");
     }
 }

@@ -1,4 +1,4 @@
-//! What the growth of a group says of the cause.
+//! Verdict on a growing group if no rule explains it.
 
 use std::time::Duration;
 
@@ -9,52 +9,51 @@ use crate::{
     text::rate,
 };
 
-/// The name and the words of this, which is no rule: it is asked of a group that grows when the rules say nothing of its oldest
-/// socket.
+/// Description of this verdict. It is not a rule: the engine gives it for a growing group if no rule explains its oldest socket.
 pub(super) const ABOUT: About = About {
     name: "growth",
-    when: "a group piles up, and no rule says of its oldest socket why",
+    when: "the number of sockets of a group grows, which is an incident; no rule explains the group's oldest socket",
     class: &[Class::Unknown],
     certainty: &[(
         Certainty::Low,
-        "growth alone does not tell a slow program from a hung one or from one that forgets",
+        "growth alone does not distinguish a slow program, a hung one, and one that does not close its sockets",
     )],
-    says: "sockets pile up, and how many of them stay",
+    says: "how fast sockets enter CLOSE_WAIT, and how many of them are still there",
     next: "see where the owner's threads are, and what happened at the onset",
-    not: &["a burst, a pool that is filled, slow handlers: none of them is an incident"],
+    not: &["a burst, a pool that fills, slow handlers: none of them is an incident"],
     seen: &["Netflix, Java 21 virtual threads (2024)"],
 };
 
-/// What is known of a group that grows.
+/// Facts about a growing group.
 #[derive(Clone, Copy, Debug)]
 pub struct Growing<'a> {
-    /// Port or remote endpoint whose number of sockets grows.
+    /// Port or remote endpoint of the group.
     pub group: &'a PileupGroup,
-    /// How many enter.
+    /// Entries per second.
     pub entered_per_second: f64,
-    /// Of those that entered since the onset, how many in a thousand are still there.
+    /// Share of the sockets that entered since the onset and are still in CLOSE_WAIT, in thousandths.
     pub stuck_permille: Option<u64>,
-    /// How long ago the onset was.
+    /// Time since the onset.
     pub since: Duration,
-    /// Who holds most of them.
+    /// Owner of most of the sockets.
     pub owner: Option<&'a Task>,
-    /// What is known of that.
+    /// Facts about the owner's process.
     pub process: Option<&'a Process>,
 }
 
-/// The verdict on it.
+/// Returns the verdict on a growing group.
 pub fn growth(growing: &Growing<'_>) -> Verdict {
     let Growing { group, entered_per_second, stuck_permille, since, owner, process } = *growing;
     let (since, rate) = (text::duration(since), rate(entered_per_second));
-    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them stay", share / 10));
+    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them are still there", share / 10));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
     let next = owner.map(|task| text::dump_of(task, process));
-    let next = next.unwrap_or_else(|| "find the process that holds them".to_owned());
+    let next = next.unwrap_or_else(|| "find the process that owns them".to_owned());
     Verdict {
         class: Class::Unknown,
         rule: ABOUT.name,
         certainty: Certainty::Low,
-        text: format!("since {since} ago sockets {group} enter CLOSE_WAIT at {rate}{share}.{doing}"),
+        text: format!("for {since}, sockets {group} have entered CLOSE_WAIT at {rate}{share}.{doing}"),
         next: format!("{next}; see what happened {since} ago"),
     }
 }
@@ -71,7 +70,7 @@ mod tests {
     const PORT: PileupGroup = PileupGroup { role: Some(Role::Server), local_port: Some(8080), ..NOWHERE };
 
     #[test]
-    fn it_says_what_the_owner_does_and_how_to_see_more() {
+    fn the_verdict_has_the_rate_and_a_command_for_the_owner() {
         let (task, process) = (task(7, "shop"), process(7, "shop", "/usr/bin/shop"));
         let growing = Growing {
             group: &PORT,
@@ -83,9 +82,9 @@ mod tests {
         };
         let verdict = growth(&growing);
         assert!(
-            verdict
-                .text
-                .starts_with("since 12s ago sockets on port 8080 enter CLOSE_WAIT at 20/s, and 100 % of them stay."),
+            verdict.text.starts_with(
+                "for 12s, sockets on port 8080 have entered CLOSE_WAIT at 20/s, and 100 % of them are still there."
+            ),
             "{}",
             verdict.text
         );

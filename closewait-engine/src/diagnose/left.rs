@@ -1,31 +1,34 @@
-//! What the leaving of a socket that had been stuck says of the cause.
+//! Verdict on a stuck socket that has exited CLOSE_WAIT.
 
 use std::time::Duration;
 
 use super::{About, text};
 use crate::model::{Certainty, Class, Dwell, ExitCause, Socket, Verdict};
 
-/// The name and the words of this, which is no rule: it is asked once a socket has left.
+/// Description of this verdict. It is not a rule: the engine gives it when a stuck socket exits CLOSE_WAIT.
 pub(super) const ABOUT: About = About {
     name: "left",
-    when: "a socket that had been stuck has left CLOSE_WAIT",
+    when: "a stuck socket has exited CLOSE_WAIT",
     class: &[Class::Transient, Class::Unknown],
     certainty: &[
-        (Certainty::High, "transient: its program ended it, or wrote an answer to a peer that was gone: late"),
+        (
+            Certainty::High,
+            "transient: the program shut down or reset the connection late, or wrote an answer to a peer that was already gone",
+        ),
         (
             Certainty::Medium,
-            "unknown: it was reset, timed out or destroyed, or its listener was closed; no close() made the number fall",
+            "transient: the program closed the socket late, or the kernel did as the process ended; unknown: the socket was reset, timed out or destroyed, or its listener was closed; the program did not call close()",
         ),
     ],
-    says: "whether a falling number means that the program got on",
-    next: "compare the time that it took with the time-outs of the peers; for the others, see whether the descriptor is \
-           still open",
-    not: &["a number that falls because resets and keepalive clear a leak: how they left tells"],
+    says: "whether a falling number of sockets means that the program has recovered",
+    next: "if the program ended the socket, compare the dwell time with the timeouts of the peers; otherwise, see whether the \
+           descriptor is still open",
+    not: &["a number that falls because resets and keepalive clear a leak: the cause of the exit shows the difference"],
     seen: &["scotte.org, HttpURLConnection (2015)"],
 };
 
-/// The verdict on the leaving; `None` if nothing tells how it left. `wrote` is how many bytes its program has written
-/// since the socket was last looked at, as far as that is known.
+/// Returns the verdict on an exit; `None` if its cause is unknown. `answered` is whether the program wrote to a peer that was
+/// already gone, `sent` the number of bytes that it wrote since the last refresh of the socket, if known.
 pub fn left(
     socket: &Socket,
     dwell: Option<Dwell>,
@@ -43,13 +46,10 @@ pub fn left(
         Some(false) | None => "",
     };
     let (closed, fell) = match how {
-        ExitCause::Closed => (true, format!("it was slow, not stuck for ever: closed{after}")),
-        ExitCause::Shutdown => {
-            (true, format!("it was slow, not stuck for ever: its sending side was shut down{after}"))
-        }
-        ExitCause::Aborted => {
-            (true, format!("it was slow, not stuck for ever: ended with a reset by its program{after}"))
-        }
+        // The kernel closes the sockets of a process that ends.
+        ExitCause::Closed => (true, format!("its program was slow, or has ended: it closed the socket{after}")),
+        ExitCause::Shutdown => (true, format!("its program was slow, not stuck: it shut down the sending side{after}")),
+        ExitCause::Aborted => (true, format!("its program was slow, not stuck: it reset the connection{after}")),
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
         ExitCause::Reset if answered => {
             let bytes = sent
@@ -58,31 +58,31 @@ pub fn left(
             (
                 true,
                 format!(
-                    "it was slow, not stuck for ever: its program wrote{bytes}{after}, to which the peer, gone by then, answered with a reset"
+                    "its program was slow, not stuck: it wrote{bytes}{after}, and the peer, which was already gone, answered \
+                     with a reset"
                 ),
             )
         }
         ExitCause::Reset => (false, format!("the peer reset it{after}")),
-        ExitCause::Timeout => (false, format!("keepalive or retransmission gave up{after}")),
-        ExitCause::Destroyed => (false, format!("it was destroyed from outside{after}, as by `ss -K`")),
-        ExitCause::ListenerClosed => (false, format!("its listener was closed{after}, before it was accepted")),
+        ExitCause::Timeout => (false, format!("it timed out (keepalive or retransmission){after}")),
+        ExitCause::Destroyed => (false, format!("it was destroyed{after}, as by `ss -K`")),
+        ExitCause::ListenerClosed => (false, format!("its listener was closed{after}, before a program accepted it")),
         ExitCause::Unknown => return None,
     };
     let verdict = |class, certainty, text, next| Some(Verdict { class, rule: ABOUT.name, certainty, text, next });
     if closed {
         let next = format!(
-            "if that is too late, see what kept its program so long; the peer was {} and had closed first",
+            "if that is too late, see what delayed its program; the peer was {}, which had closed first",
             socket.remote
         );
-        return verdict(Class::Transient, Certainty::High, format!("{fell}{remains}"), next);
+        let certainty = if how == ExitCause::Closed { Certainty::Medium } else { Certainty::High };
+        return verdict(Class::Transient, certainty, format!("{fell}{remains}"), next);
     }
     let next = match fd_open {
-        Some(true) => {
-            "see which program still has the descriptor (`closewait list`): what kept the socket is still there"
-        }
-        Some(false) | None => "do not take the fall for a recovery: see whether others still stay",
+        Some(true) => "see which program still has the descriptor (`closewait list`): the cause is still there",
+        Some(false) | None => "do not take the lower number for a recovery: see whether other sockets are still stuck",
     };
-    let text = format!("{fell}: one fewer, without a close() of its program{remains}");
+    let text = format!("{fell}; its program did not call close(){remains}");
     verdict(Class::Unknown, Certainty::Medium, text, next.to_owned())
 }
 
@@ -94,17 +94,22 @@ mod tests {
     const DWELL: Option<Dwell> = Some(Dwell::Exact(Duration::from_secs(12)));
 
     #[test]
-    fn one_that_its_program_ended_was_slow() {
-        for how in [ExitCause::Closed, ExitCause::Shutdown, ExitCause::Aborted] {
+    fn a_socket_that_its_program_ended_was_slow() {
+        let causes = [
+            (ExitCause::Closed, Certainty::Medium),
+            (ExitCause::Shutdown, Certainty::High),
+            (ExitCause::Aborted, Certainty::High),
+        ];
+        for (how, certainty) in causes {
             let verdict = left(&socket(), DWELL, how, Some(false), (false, None)).unwrap();
-            assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
-            assert!(verdict.text.starts_with("it was slow, not stuck for ever: "), "{}", verdict.text);
+            assert_eq!((verdict.class, verdict.certainty), (Class::Transient, certainty));
+            assert!(verdict.text.starts_with("its program was slow, "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
         }
     }
 
     #[test]
-    fn one_that_was_answered_too_late_was_slow() {
+    fn a_socket_that_was_answered_too_late_was_slow() {
         let verdict = left(&socket(), DWELL, ExitCause::Reset, Some(true), (true, Some(38))).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
         assert!(verdict.text.contains("wrote 38 bytes after 12s"), "{}", verdict.text);
@@ -113,23 +118,24 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_taken_away_says_that_nothing_was_closed() {
+    fn an_exit_that_the_program_did_not_cause_is_no_recovery() {
         for how in [ExitCause::Reset, ExitCause::Timeout, ExitCause::Destroyed, ExitCause::ListenerClosed] {
             let verdict = left(&socket(), DWELL, how, Some(true), (false, None)).unwrap();
             assert_eq!(verdict.class, Class::Unknown);
-            assert!(verdict.text.contains("without a close()"), "{}", verdict.text);
+            assert!(verdict.text.contains("did not call close()"), "{}", verdict.text);
             assert!(verdict.text.contains("descriptor is still open"), "{}", verdict.text);
         }
     }
 
     #[test]
-    fn nothing_is_said_if_nothing_tells() {
+    fn an_unknown_exit_cause_gives_no_verdict() {
         assert_eq!(left(&socket(), DWELL, ExitCause::Unknown, None, (false, None)), None);
     }
 
     #[test]
-    fn an_age_that_is_not_known_is_not_told() {
-        assert!(left(&socket(), None, ExitCause::Closed, None, (false, None)).unwrap().text.ends_with("closed"));
+    fn an_unknown_dwell_time_is_not_printed() {
+        let unknown = left(&socket(), None, ExitCause::Closed, None, (false, None)).unwrap();
+        assert!(unknown.text.ends_with("it closed the socket"), "{}", unknown.text);
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
         assert!(
             left(&socket(), bounds, ExitCause::Closed, None, (false, None))

@@ -1,6 +1,6 @@
-//! Why a socket stays: rules as data, the first that speaks is the verdict.
+//! Diagnosis of sockets in CLOSE_WAIT: an ordered list of rules. The first rule that applies gives the verdict.
 //!
-//! A new rule is a file in `rules`, with its condition, texts and tests, and its line in [`RULES`].
+//! To add a rule, add a file to `rules` with its condition, texts and tests, and a line to [`RULES`].
 
 mod about;
 mod case;
@@ -19,6 +19,7 @@ mod properties;
 #[cfg(test)]
 mod testing;
 
+use self::policy::Ceiling;
 pub use self::{
     about::About,
     case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
@@ -28,49 +29,51 @@ pub use self::{
 };
 use super::model::{Certainty, Class, Verdict};
 
-/// Tells one cause from others.
+/// Detects one cause of sockets in CLOSE_WAIT.
 pub trait Rule: Sync {
-    /// What it is, for `docs/diagnoses.md`.
+    /// Returns the description of the rule for `docs/diagnoses.md`.
     fn about(&self) -> &'static About;
 
-    /// The kinds of counter-evidence that it needs before it may blame a program: with one that speaks against it, it says
-    /// nothing; with one that was not read, it is at most `medium`. A rule that declares none never blames with `high`.
+    /// Returns the kinds of counter-evidence that the rule checks before it blames a program. If one of them is present, the
+    /// rule does not apply; if one was not read, the certainty is at most `medium`. A rule that declares none never blames with
+    /// `high`.
     fn counter_evidence(&self) -> &'static [evidence::CounterEvidence] {
         &[]
     }
 
-    /// What it says of a socket; `None` if it does not apply, or too little is known.
+    /// Judges a socket. Returns `None` if the rule does not apply, or if a fact that it needs is unknown.
     fn check(&self, case: &Case<'_>) -> Option<Judgement>;
 }
 
-/// What a rule says.
+/// Result of a rule for one socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// The kind of cause.
+    /// Class of the cause.
     pub class: Class,
-    /// How sure that is.
+    /// Certainty of the cause.
     pub certainty: Certainty,
-    /// The evidence, in a sentence or two.
+    /// Evidence, in one or two sentences.
     pub text: String,
-    /// What a person should do.
+    /// Recommended next step.
     pub next: String,
 }
 
-/// Name in verdicts that no rule made.
+/// Rule name of a verdict that no rule gave.
 const NO_RULE: &str = "none";
 
-/// The verdict on a socket that stays in CLOSE_WAIT.
+/// Returns the verdict on a socket.
 pub fn verdict(case: &Case<'_>) -> Verdict {
-    let said = RULES.iter().find_map(|rule| {
-        let said = policy::weigh(*rule, case, rule.check(case)?)?;
-        Some((rule.about().name, said))
+    let mut ceiling = Ceiling::NONE;
+    let judged = RULES.iter().find_map(|rule| {
+        let judgement = ceiling.weigh(*rule, case, rule.check(case)?)?;
+        Some((rule.about().name, judgement))
     });
-    let (rule, judgement) = said.unwrap_or_else(|| (NO_RULE, unknown(case)));
+    let (rule, judgement) = judged.unwrap_or_else(|| (NO_RULE, unknown(case)));
     let Judgement { class, certainty, text, next } = judgement;
     Verdict { class, rule, certainty, text, next }
 }
 
-/// Returns the name of a rule as verdicts have it; `None` if no rule has this name.
+/// Returns the static copy of a rule name, as in verdicts; `None` if no rule has this name.
 pub fn rule_name(name: &str) -> Option<&'static str> {
     let others = [NO_RULE, left::ABOUT.name, growth::ABOUT.name];
     RULES.iter().map(|rule| rule.about().name).chain(others).find(|known| *known == name)
@@ -81,7 +84,7 @@ fn unknown(case: &Case<'_>) -> Judgement {
         class: Class::Unknown,
         certainty: Certainty::Low,
         text: format!(
-            "the peer has closed, {} has not; nothing that is known of this socket tells why",
+            "the peer has closed the connection and {} has not; no known fact about this socket explains why",
             text::owner(case)
         ),
         next: text::dump(case),
@@ -93,7 +96,7 @@ mod tests {
     use super::{testing::Scene, *};
 
     #[test]
-    fn what_no_rule_explains_is_unknown() {
+    fn a_socket_that_no_rule_explains_is_unknown() {
         let mut scene = Scene::server();
         scene.socket.role = None;
         let verdict = scene.verdict();
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_rules_are_their_own() {
+    fn rule_names_are_unique() {
         let mut names: Vec<_> = RULES.iter().map(|rule| rule.about().name).collect();
         names.sort_unstable();
         names.dedup();

@@ -1,4 +1,4 @@
-//! `docs/diagnoses.md`, from what the rules say of themselves.
+//! `docs/diagnoses.md`, generated from the descriptions of the rules.
 
 use std::fmt::Write as _;
 
@@ -10,19 +10,19 @@ const HEAD: &str = "\
 
 # Diagnoses
 
-What `verdict` in the output of `closewait` means: its `rule`, the condition of that rule, and the certainty. closewait checks the
+This page explains the `verdict` in the output of `closewait`: each `rule`, its conditions, and its certainty. closewait checks the
 rules in the order of the table, and the first that applies gives the verdict. A rule does not apply if a fact that it needs is
-unknown; if no rule applies, `class` is `unknown` and `rule` is `none`. All sockets of a group get the same verdict, except for
-facts about one socket: the rules above `fresh`.
+unknown; if no rule applies, `class` is `unknown` and `rule` is `none`. All sockets of a group get the same verdict, except from the
+rules above `fresh`, which judge single sockets.
 
-Wrong blame is worse than none. A rule that blames a program (`hung`, `leak`, `inherited`) declares the evidence that would speak
-against it. If some does, the rule says nothing; if some was not read, its certainty is `medium` at most. `high` means that
-somebody should be woken up.
+Wrong blame is worse than none. A rule that blames a program (`hung`, `leak`, `inherited`) declares which evidence would speak
+against it. If closewait finds such evidence, the rule does not apply; if it could not read some, the certainty is at most `medium`.
+A verdict with `high` justifies waking somebody up.
 
 | `certainty` | means |
 |---|---|
-| `fact` | the kernel says so |
-| `high` | it would be a surprise if it were otherwise |
+| `fact` | the kernel reports it |
+| `high` | anything else would be a surprise |
 | `medium` | more likely than not |
 | `low` | a guess |
 
@@ -31,48 +31,48 @@ somebody should be woken up.
 ";
 
 const READS: &str = "
-## What was read
+## Read states
 
-Several rules go by what the program has read of what came in. The FIN counts as one byte, both in `unread_bytes` (what `ss`
-shows as Recv-Q) and in `received_bytes`.
+Several rules use the amount of received data that the program has read. The FIN counts as one byte, both in `unread_bytes` (Recv-Q
+in `ss`) and in `received_bytes`.
 
-| state | `unread_bytes` | what is certain |
+| state | `unread_bytes` | certain fact |
 |---|---|---|
-| never read | all of `received_bytes`, more than 1 | not a byte of this connection was ever read |
-| probe | 1 of 1 | nothing came in but the FIN, and it is unread |
-| idle | 1 of more | all data was read, and no program has read since the FIN |
-| goodbye | 2 to 100 of more | a short rest is unread: often what a peer says before it hangs up, such as the `close_notify` of TLS |
-| partial | more than 100 of more | a rest is unread |
-| FIN read | 0 | the FIN was consumed by a read; not that a read returned 0, as it can have come with the last data |
+| never read | all of `received_bytes`, more than 1 | the program has read nothing from this connection |
+| probe | 1 of 1 | the peer sent only the FIN, and the program has not read it |
+| idle | 1 of more | the program read all data, and nothing since the FIN |
+| goodbye | 2 to 100 of more | a short rest is unread: often a closing message of the peer, such as the `close_notify` of TLS |
+| partial | more than 100 of more | a longer rest is unread |
+| FIN read | 0 | a read has consumed the FIN; it need not have returned 0, because the FIN can come with the last data |
 
-## What is compared
+## Evidence
 
-A *group* are the sockets of one owner, in one network namespace, with the same role and the same local port (servers) or remote
-endpoint (clients). The *onset* is the entry of the oldest that is still in CLOSE_WAIT. Ages are those that are certain: of a socket
-that is older than the agent, the lower bound.
+A *group* is the set of sockets with the same owner, network namespace, role, and local port (servers) or remote endpoint (clients).
+The *onset* is the entry of the group's oldest socket that is still in CLOSE_WAIT. The age of a socket that is older than the agent is
+its lower bound.
 
-| evidence | what it is | where it is read |
+| evidence | meaning | source |
 |---|---|---|
-| late exits | the program ended sockets that it had kept for 3 s or longer: it closed them, or wrote to a peer that had gone | records of the kernel program; of the port or remote endpoint |
-| other connections | open connections of the owner to the same port, on which it received and sent after the onset, and sent within 10 s | an iterator over the owner's files (Linux 6.1) |
-| closes | connections of the same port that the program closed, in any state, and had sent on after the onset; the last within 10 s | a counter of the kernel program (with BTF) |
-| peers that wait | half of the peers are on this host, have closed one direction, and a program still has them open | `sock_diag`, in all network namespaces that could be opened |
-| backends | half as many connections to other programs as sockets wait for an answer | the iterator over the owner's files |
-| data to send | the peer has not acknowledged data on most of the sockets | a refresh of each socket |
-| threads | as many threads as sockets wait with a timeout, and they have become more with the sockets | `/proc/PID/task/TID/syscall` |
+| late exits | the program ended sockets of the port or remote endpoint that it had kept for 3 s or longer: it closed them, or wrote to a peer that had closed | records of the kernel program |
+| other connections | the owner has other open connections to the port, on which it received and sent data after the onset, and sent some in the last 10 s | an iterator over the owner's files (Linux 6.1) |
+| closes | the program closed connections of the port, in any state, on which it had sent data after the onset; the last one within 10 s | a counter of the kernel program (with BTF) |
+| peers that wait | half of the peers are on this host, have closed one direction only, and still have a program that can read | `sock_diag`, in all network namespaces that could be opened |
+| backends | connections to other programs wait for an answer, at least half as many as the group has sockets | the iterator over the owner's files |
+| data to send | on most of the sockets, the peer has not acknowledged data | a refresh of each socket |
+| threads | as many threads as sockets wait with a timeout, and their number has risen with the number of sockets | `/proc/PID/task/TID/syscall` |
 ";
 
 fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Hung => "the program is stuck: it serves no connection of this port any more, or not these",
+        Class::Hung => "the program is stuck: it no longer serves any connection of this port, or not these",
         Class::Leak => "the program works, but never closes this socket",
-        Class::Pool => "it waits in a pool of idle connections until it is wanted again",
-        Class::NeverAccepted => "it waits in a listener's backlog",
+        Class::Pool => "the connection is idle in a pool until its next use",
+        Class::NeverAccepted => "the socket waits in a listener's backlog",
         Class::HalfClose => "the peer has closed one direction only, and the other is in use",
-        Class::Inherited => "a process has it that did not open it",
-        Class::ProxyWait => "a proxy keeps it until its other connection ends",
-        Class::Transient => "it is about to go away by itself",
-        Class::Unknown => "nothing tells",
+        Class::Inherited => "a process that did not open the socket has a descriptor of it",
+        Class::ProxyWait => "a proxy keeps the socket until its other connection ends",
+        Class::Transient => "the socket is about to exit without intervention",
+        Class::Unknown => "the known facts do not show a cause",
     }
 }
 
@@ -94,14 +94,14 @@ fn page() -> String {
     for class in Class::ALL {
         put(format!("| `{}` | {} |\n", class.name(), meaning(class)));
     }
-    put("\n## The rules\n\n| | rule | class | certainty | says |\n|---|---|---|---|---|\n".to_owned());
+    put("\n## The rules\n\n| | rule | class | certainty | conclusion |\n|---|---|---|---|---|\n".to_owned());
     for (number, about) in (1..).zip(abouts()) {
         let (name, says) = (about.name, about.says);
         let (classes, certainties) = (classes(about), certainties(about));
         put(format!("| {number} | [`{name}`](#{name}) | {classes} | {certainties} | {says} |\n"));
     }
-    put("\nOnce a socket that had been stuck has left, [`left`](#left) says what that means; of a group that piles up, and whose oldest\n\
-         socket tells nothing, [`growth`](#growth).\n"
+    put("\nTwo verdicts are not rules: [`left`](#left) judges a stuck socket that has exited, and [`growth`](#growth) a growing group whose\n\
+         oldest socket no rule explains.\n"
         .to_owned());
     put(READS.to_owned());
     for rule in RULES {
@@ -115,7 +115,12 @@ fn page() -> String {
 
 fn section(about: &About, against: &[CounterEvidence]) -> String {
     let About { name, when, class: _, certainty, says, next, not, seen } = about;
-    let mut text = format!("\n## {name}\n\n**When** {when}.\n\n**Says** ({}): {says}.\n\n", classes(about));
+    let conditions: Vec<&str> = when.split("; ").collect();
+    let when = match conditions.as_slice() {
+        [only] => format!("**When** {only}.\n"),
+        all => format!("**When** all of these are true:\n\n- {}.\n", all.join(".\n- ")),
+    };
+    let mut text = format!("\n## {name}\n\n{when}\n**Conclusion** ({}): {says}.\n\n", classes(about));
     for (certainty, why) in *certainty {
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = writeln!(text, "- `{}`: {why}.", certainty.name());
@@ -123,9 +128,9 @@ fn section(about: &About, against: &[CounterEvidence]) -> String {
     if !against.is_empty() {
         let names: Vec<&str> = against.iter().map(|kind| kind.name()).collect();
         let _infallible: std::fmt::Result =
-            write!(text, "\n**Evidence against it that is read**: {}.\n", names.join(", "));
+            write!(text, "\n**Counter-evidence that is checked**: {}.\n", names.join(", "));
     }
-    let _infallible: std::fmt::Result = write!(text, "\n**Next**: {next}.\n\n**Not to be taken for it**\n\n");
+    let _infallible: std::fmt::Result = write!(text, "\n**Next**: {next}.\n\n**Not to be confused with**\n\n");
     for trap in *not {
         let _infallible: std::fmt::Result = writeln!(text, "- {trap}.");
     }
@@ -144,29 +149,26 @@ mod tests {
     #[test]
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test compares the page in docs/ with the rules, and writes it if asked to"
+        reason = "the test compares the page in docs/ with the rules, and writes the page with BLESS=1"
     )]
-    fn the_page_says_what_the_rules_say() {
+    fn the_page_matches_the_rules() {
         let new = page();
         if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
             std::fs::write(PATH, &new).unwrap();
         }
         let old = std::fs::read_to_string(PATH).unwrap_or_default();
-        assert!(
-            old == new,
-            "docs/diagnoses.md is not what the rules say; run `cargo xtask docs` and commit the result"
-        );
+        assert!(old == new, "docs/diagnoses.md does not match the rules; run `cargo xtask docs` and commit the result");
     }
 
     #[test]
-    fn every_rule_is_told_in_full() {
+    fn every_rule_is_described_in_full() {
         for about in abouts().chain([&left::ABOUT, &growth::ABOUT]) {
             let words = [about.when, about.says, about.next].into_iter().chain(about.not.iter().copied());
             for text in words.chain(about.certainty.iter().map(|(_, why)| *why)) {
                 assert!(!text.is_empty() && !text.ends_with('.') && !text.contains("  "), "{}: {text}", about.name);
             }
             assert!(!about.class.is_empty() && !about.certainty.is_empty() && !about.not.is_empty(), "{}", about.name);
-            assert!(about.certainty.is_sorted(), "{}: the surest first", about.name);
+            assert!(about.certainty.is_sorted(), "{}: the highest certainty comes first", about.name);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Cases for tests, in a few words each.
+//! Builder of cases for tests.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     time::BootTime,
 };
 
-/// Everything that a [`Case`] borrows.
+/// Owned version of a [`Case`].
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
     pub(super) now: BootTime,
@@ -32,7 +32,7 @@ pub(super) struct Scene {
     pub(super) processes: Vec<Process>,
 }
 
-/// The age at which a socket counts as stuck.
+/// Age at which a socket counts as stuck.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) fn secs(seconds: u64) -> Duration {
@@ -55,7 +55,7 @@ pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
     Process { exe: Some(exe.to_owned()), ..testing::process(name, pid, None) }
 }
 
-/// The first thread of a process, which runs with so many thousandths of a CPU.
+/// Returns the first thread of a process, which runs and uses this number of thousandths of a CPU.
 pub(super) fn running(cpu_permille: u32) -> Thread {
     Thread {
         comm: comm("main"),
@@ -71,7 +71,7 @@ pub(super) fn running(cpu_permille: u32) -> Thread {
 }
 
 impl Scene {
-    /// Accepted, alone, held by `app[42]`, in CLOSE_WAIT for 90 s, seen once.
+    /// Returns an accepted socket, the only one of its group, owned by `app[42]`, in CLOSE_WAIT for 90 s.
     pub(super) fn server() -> Self {
         let scene = Self {
             now: BootTime(1_000_000_000_000_000),
@@ -91,7 +91,7 @@ impl Scene {
         scene.aged(90)
     }
 
-    /// The same, connected by its program.
+    /// Returns the socket of [`Self::server`] as one that its program connected.
     pub(super) fn client() -> Self {
         let mut scene = Self::server();
         scene.socket.role = Some(Role::Client);
@@ -99,7 +99,7 @@ impl Scene {
         scene
     }
 
-    /// In CLOSE_WAIT for so many seconds, as the only one or one of many of that age.
+    /// Sets the age of all sockets of the group.
     pub(super) fn aged(mut self, seconds: u64) -> Self {
         let age = secs(seconds);
         self.dwell = Dwell::Exact(age);
@@ -109,20 +109,20 @@ impl Scene {
         self
     }
 
-    /// Older than whoever looks.
+    /// Removes the upper bound of the age, as of a socket that is older than the agent.
     pub(super) fn bounded(mut self) -> Self {
         self.dwell = Dwell::Between { at_least: self.dwell.at_least(), at_most: None };
         self
     }
 
-    /// One of so many, which are all stuck if it is.
+    /// Sets the number of sockets of the group, all of the same age.
     pub(super) fn of(mut self, count: u32) -> Self {
         self.group.count = count;
         let age = self.dwell.at_least().as_secs();
         self.aged(age)
     }
 
-    /// With byte counts of a read state.
+    /// Sets the byte counts of a read state.
     pub(super) fn reading(mut self, state: ReadState) -> Self {
         let (unread, received) = match state {
             ReadState::NeverRead => (301, 301),
@@ -137,7 +137,7 @@ impl Scene {
         self
     }
 
-    /// Its last data came in before the last that was sent, or nothing was ever sent.
+    /// Sets whether the program has answered the last data; otherwise it has sent nothing.
     pub(super) fn replied(mut self, replied: bool) -> Self {
         let received = self.entered - secs(10);
         self.socket.sent_bytes = Some(if replied { 700 } else { 0 });
@@ -160,14 +160,14 @@ impl Scene {
         self
     }
 
-    /// Watched for an hour, by default without anything that moved.
+    /// Changes the flow of the group, by default one hour without entries and exits.
     pub(super) fn flowing(mut self, change: impl FnOnce(&mut Flow)) -> Self {
         let flow = self.group.flow.get_or_insert_with(|| Flow { watched: secs(3600), ..Flow::default() });
         change(flow);
         self
     }
 
-    /// The program has closed some, the last so many seconds ago, each after no more than `longest`.
+    /// Adds sockets that the program has closed, the last one this number of seconds ago, each after at most `longest`.
     pub(super) fn closed_before(self, seconds: u64, longest: Duration) -> Self {
         let at = self.now - secs(seconds);
         self.flowing(|flow| {
@@ -176,7 +176,7 @@ impl Scene {
         })
     }
 
-    /// All that entered since this one did are still there.
+    /// Adds sockets that entered after this one, all of which are still in CLOSE_WAIT.
     pub(super) fn all_stuck(self, entered: u64) -> Self {
         let onset = self.entered;
         self.flowing(|flow| {
@@ -185,7 +185,7 @@ impl Scene {
         })
     }
 
-    /// With another connection of its owner, for it and for `paired` in all.
+    /// Pairs this socket, and `paired` sockets in all, with another connection of the owner.
     pub(super) fn paired(mut self, paired: u32) -> Self {
         let remote = Endpoint { address: [10, 0, 0, 7].into(), port: 9000 };
         let proxy_peer = ProxyPeer { state: Connection::FinWait2, socket: Socket { remote, ..socket() } };
@@ -193,9 +193,9 @@ impl Scene {
         self
     }
 
-    pub(super) fn case<T>(&self, ask: impl FnOnce(&Case<'_>) -> T) -> T {
+    pub(super) fn case<T>(&self, work: impl FnOnce(&Case<'_>) -> T) -> T {
         let processes: Vec<_> = self.processes.iter().collect();
-        ask(&Case {
+        work(&Case {
             now: self.now,
             stuck_after: STUCK_AFTER,
             socket: &self.socket,
@@ -215,12 +215,12 @@ impl Scene {
         })
     }
 
-    /// What one rule says.
-    pub(super) fn ask(&self, rule: &dyn Rule) -> Option<Judgement> {
+    /// Returns the judgement of one rule.
+    pub(super) fn check(&self, rule: &dyn Rule) -> Option<Judgement> {
         self.case(|case| rule.check(case))
     }
 
-    /// What all of them say.
+    /// Returns the verdict of all rules.
     pub(super) fn verdict(&self) -> Verdict {
         self.case(verdict)
     }

@@ -1,6 +1,6 @@
-//! Parts of sentences that rules share: who has it, what that program does, how to see more.
+//! Phrases that rules share: the owner, the activity of its threads, the next step.
 //!
-//! The only place that asks a [`Process`] what it does.
+//! No other file of this folder reads the activity of a [`Process`].
 
 use std::cmp::Reverse;
 
@@ -11,21 +11,21 @@ use crate::{
     process::{NextStep, Process},
 };
 
-/// Processes named before the rest is only counted.
+/// Maximum number of processes that a text names; it counts the others.
 const NAMED: usize = 3;
 
-/// A thread that uses nearly all of a CPU.
+/// Thread that uses nearly all of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Busy {
-    /// `name[pid]` of its process.
+    /// Process of the thread, as `name[pid]`.
     pub(super) who: String,
-    /// The share of one CPU that it uses.
+    /// CPU use, in percent of one CPU.
     pub(super) percent: u32,
-    /// Whether the process does all of its work on sockets in one thread.
+    /// Whether one thread of the process does all work on sockets.
     pub(super) event_loop: bool,
 }
 
-/// `3m`, or `at least 3m` where the entry was not seen.
+/// Formats the age of a socket: `3m`, or `at least 3m` if the agent did not see the entry.
 pub(super) fn age(case: &Case<'_>) -> String {
     match case.dwell {
         Dwell::Exact(age) => duration(age),
@@ -33,7 +33,7 @@ pub(super) fn age(case: &Case<'_>) -> String {
     }
 }
 
-/// `1 socket`, `3 sockets`.
+/// Formats a count: `1 socket`, `3 sockets`.
 pub(super) fn count(number: impl Into<u64>, one: &str) -> String {
     match number.into() {
         1 => format!("1 {one}"),
@@ -41,7 +41,7 @@ pub(super) fn count(number: impl Into<u64>, one: &str) -> String {
     }
 }
 
-/// The distinct processes that hold it; for one that was never accepted, those that hold its listener.
+/// Returns the distinct processes that own the socket, or its listener while no program has accepted the socket.
 pub(super) fn tasks<'a>(case: &Case<'a>) -> Vec<&'a Task> {
     let owners = if case.socket.accepted == Some(false) {
         case.listener.map(|listener| listener.owners.as_slice())
@@ -53,7 +53,7 @@ pub(super) fn tasks<'a>(case: &Case<'a>) -> Vec<&'a Task> {
     tasks
 }
 
-/// `name[pid]`, of several the first ones and how many more; `None` of none.
+/// Formats processes as `name[pid]`: the first [`NAMED`], then the number of the others; `None` if there are none.
 pub(super) fn names(tasks: &[&Task]) -> Option<String> {
     if tasks.is_empty() {
         return None;
@@ -65,22 +65,22 @@ pub(super) fn names(tasks: &[&Task]) -> Option<String> {
     })
 }
 
-/// Who has to act.
+/// Returns the subject of a sentence about the owners: their names, or `its program`.
 pub(super) fn owner(case: &Case<'_>) -> String {
     names(&tasks(case)).unwrap_or_else(|| "its program".to_owned())
 }
 
-/// What the owner does, as a sentence with a blank before it; empty if that is not known.
+/// Returns a sentence about the activity of an owner, with a leading blank; empty if it is unknown.
 pub(super) fn doing(case: &Case<'_>) -> String {
     owners(case).find_map(doing_of).unwrap_or_default()
 }
 
-/// The same of one process.
+/// Returns a sentence about the activity of a process, with a leading blank; `None` if it is unknown.
 pub(super) fn doing_of(process: &Process) -> Option<String> {
     Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity()?))
 }
 
-/// The owner that has a thread which uses nearly all of a CPU.
+/// Returns the first thread of an owner that uses nearly all of a CPU.
 pub(super) fn busy(case: &Case<'_>) -> Option<Busy> {
     owners(case).find_map(|process| {
         Some(Busy {
@@ -96,35 +96,35 @@ pub(super) fn is_frozen(case: &Case<'_>) -> bool {
     owners(case).any(|process| process.frozen == Some(true))
 }
 
-/// How to see where the owner is.
+/// Returns the next step that shows where the owner's threads are.
 pub(super) fn dump(case: &Case<'_>) -> String {
     let tasks = tasks(case);
     let Some(first) = tasks.first().copied() else {
-        return format!("find the process that holds it: `closewait list --port {}`", port(case));
+        return format!("find the process that owns it: `closewait list --port {}`", port(case));
     };
-    // The first process of a server that forks may only wait for the others.
+    // The first process of a forking server may only wait for the others.
     let process = owners(case).next();
     let of = process.and_then(|process| tasks.iter().find(|task| task.pid == process.pid).copied());
     dump_of(of.unwrap_or(first), process)
 }
 
-/// How to see where one process is; `process` is what is known of it.
+/// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it.
 pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> String {
     let of_unknown = || NextStep::of_unknown(&format!("{}[{}]", task.comm, task.pid), task.pid);
     process.map_or_else(of_unknown, Process::next_step).joined()
 }
 
-/// The port that people know the connection by.
+/// Returns the port of the service: the remote port of a client, the local port otherwise.
 pub(super) fn port(case: &Case<'_>) -> u16 {
     if case.is_client() { case.socket.remote.port } else { case.socket.local.port }
 }
 
-/// Those of the owners that were inspected, first those whose threads explain most.
+/// Returns the inspected owners; those whose threads explain most come first.
 fn owners<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Process> {
     let pids: Vec<u32> = tasks(case).iter().map(|task| task.pid).collect();
     let mut owners: Vec<&Process> =
         case.processes.iter().copied().filter(|process| pids.contains(&process.pid)).collect();
-    // A master's workers have the work.
+    // The workers of a master process do its work.
     let is_worker = |process: &&&Process| {
         let parent = process.parent.filter(|_| !pids.contains(&process.pid));
         parent.is_some_and(|parent| pids.contains(&parent)) && process.is_event_loop_runtime()
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_of_one_that_was_never_accepted_has_the_listener() {
+    fn the_owner_of_an_unaccepted_socket_is_that_of_the_listener() {
         let scene = Scene::server().unaccepted().listened_by(&[owned_by(7, "uwsgi", 3)]);
         assert_eq!(scene.case(owner), "uwsgi[7]");
     }
 
     #[test]
-    fn a_bound_is_not_told_as_an_age() {
+    fn a_lower_bound_is_marked_as_such() {
         let mut scene = Scene::server().aged(90);
         assert_eq!(scene.case(age), "1m30s");
         scene.dwell = Dwell::Between { at_least: secs(90), at_most: None };
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_owners_the_next_step_names_the_one_that_has_the_work() {
+    fn of_several_owners_the_next_step_names_the_one_that_works() {
         let waits = |pid, number| {
             let limit = None;
             let (state, syscall, arg) = (ThreadState::Sleeping, Some(Syscall(number)), Some(3));
@@ -178,21 +178,21 @@ mod tests {
         };
         let owners = [1, 2, 3].map(|pid| owned_by(pid, "unicorn", 3));
         let mut scene = Scene::server().unaccepted().listened_by(&owners);
-        // The first waits for its children, the next for connections, the last for a lock on a file.
+        // The first waits for its children, the second for connections, the third for a file lock.
         scene.processes = vec![waits(1, 61), waits(2, 288), waits(3, 73)];
         assert_eq!(scene.case(dump), "see where the threads of unicorn[3] are: `grep . /proc/3/task/*/wchan`");
         assert_eq!(scene.case(doing), " unicorn[3]: its only thread waits in flock.");
         scene.processes = vec![waits(1, 61)];
         assert!(scene.case(dump).contains("unicorn[1]"));
         scene.processes = Vec::new();
-        assert!(scene.case(dump).contains("unicorn[1]"), "none was inspected");
+        assert!(scene.case(dump).contains("unicorn[1]"), "no process was inspected");
     }
 
     #[test]
-    fn without_a_holder_the_next_step_is_to_find_one() {
+    fn without_an_owner_the_next_step_is_to_find_one() {
         let mut scene = Scene::server();
         assert!(scene.case(dump).contains("/proc/42/task/*/wchan"), "{}", scene.case(dump));
         scene.owners = None;
-        assert_eq!(scene.case(dump), "find the process that holds it: `closewait list --port 8080`");
+        assert_eq!(scene.case(dump), "find the process that owns it: `closewait list --port 8080`");
     }
 }

@@ -312,7 +312,6 @@ impl Flows {
             watched: now.since(self.began),
             entered: stats.entered,
             closed: stats.closed,
-            lost: stats.lost,
             last_closed: stats.last_closed,
             longest_closed: stats.longest_closed.into_iter().max().flatten(),
             onset,
@@ -330,6 +329,11 @@ impl Flows {
             }
         }
         Some(flow)
+    }
+
+    /// Returns the time of the last exit from CLOSE_WAIT that a program of the flow caused.
+    pub(crate) fn last_closed(&self, key: FlowKey) -> Option<BootTime> {
+        self.flows.get(&key)?.last_closed
     }
 
     /// Returns the late exits of a flow.

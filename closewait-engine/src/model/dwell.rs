@@ -9,9 +9,9 @@ use crate::time::BootTime;
 /// Dwell time of a socket, exact or as bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dwell {
-    /// Dwell time of a socket whose entry was seen.
+    /// Dwell time of a socket whose entry the agent saw.
     Exact(Duration),
-    /// Bounds for a socket that is older than the agent, or whose entry was missed.
+    /// Bounds for a socket that is older than the agent, or whose entry the agent missed.
     Between {
         /// Lower bound.
         at_least: Duration,
@@ -21,7 +21,7 @@ pub enum Dwell {
 }
 
 impl Dwell {
-    /// The time that is certain.
+    /// Returns the exact dwell time, or the lower bound.
     pub fn at_least(self) -> Duration {
         match self {
             Self::Exact(dwell) => dwell,
@@ -33,9 +33,9 @@ impl Dwell {
 /// Time at which a socket entered CLOSE_WAIT, exact or as bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Since {
-    /// Time of an entry that was seen.
+    /// Time of an entry that the agent saw.
     Exact(BootTime),
-    /// Bounds for an entry that was not seen.
+    /// Bounds for an entry that the agent did not see.
     Between {
         /// Earliest possible entry; `None` if unknown.
         earliest: Option<BootTime>,
@@ -55,7 +55,7 @@ impl Since {
         }
     }
 
-    /// Whether it cannot have entered at `moment`.
+    /// Whether the socket cannot have entered at `moment`.
     pub fn excludes(self, moment: BootTime) -> bool {
         match self {
             Self::Exact(entered) => moment != entered,
@@ -63,7 +63,7 @@ impl Since {
         }
     }
 
-    /// The moment from which on it certainly was in CLOSE_WAIT.
+    /// Returns the latest possible time of the entry.
     pub fn latest(self) -> BootTime {
         match self {
             Self::Exact(entered) => entered,

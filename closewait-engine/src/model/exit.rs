@@ -5,32 +5,32 @@ use serde::{Deserialize, Serialize};
 use super::{Dwell, Task};
 use crate::time::BootTime;
 
-/// Reason why a socket left CLOSE_WAIT.
+/// Cause of a socket's exit from CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ExitCause {
-    /// The program closed it; its FIN went out.
+    /// The program closed the socket, and the kernel sent the FIN.
     Closed,
-    /// The program shut down its sending side and keeps the descriptor.
+    /// The program shut down the sending side and keeps the descriptor.
     Shutdown,
-    /// The program ended it with a reset: unread data, `SO_LINGER` of 0, or a `connect` to `AF_UNSPEC`.
+    /// The program reset the connection: it closed with unread data or an `SO_LINGER` of 0, or connected to `AF_UNSPEC`.
     Aborted,
-    /// The peer reset it.
+    /// The peer reset the connection.
     Reset,
-    /// Keepalive or retransmission gave up.
+    /// Keepalive or retransmission timed out.
     Timeout,
-    /// `SOCK_DESTROY`, as by `ss -K`.
+    /// A program destroyed the socket with `SOCK_DESTROY`, as `ss -K` does.
     Destroyed,
-    /// The listener closed while the socket waited to be accepted.
+    /// The listener closed before a program accepted the socket.
     ListenerClosed,
-    /// No fact shows the reason.
+    /// The cause is unknown.
     Unknown,
 }
 
-/// Exit of a socket from CLOSE_WAIT while a program still has a descriptor for it: the socket shows in no list of
-/// connections and counts against the limit of open files.
+/// Exit of a socket from CLOSE_WAIT while a program still has a descriptor of it. Such a socket appears in no list of
+/// connections, but counts against the limit of open files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Time of the exit; if it was missed, time at which the agent noticed it.
+    /// Time of the exit; if the agent missed it, the time at which the agent noticed it.
     pub at: BootTime,
     /// Whether the agent saw the exit.
     pub seen: bool,

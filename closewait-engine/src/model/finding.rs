@@ -1,4 +1,4 @@
-//! Outputs of the engine: findings for the user, and tasks for the agent.
+//! Outputs of the engine: findings for the user, and commands for the agent.
 
 use std::time::Duration;
 
@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize};
 use super::{Dwell, Endpoint, ExitCause, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict, WatchedPort};
 use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
-/// The kernel's counters over all CPUs, since the program was loaded.
+/// Counters of the kernel program over all CPUs, since it was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Sockets that entered CLOSE_WAIT.
+    /// Number of sockets that entered CLOSE_WAIT.
     pub entered: u64,
-    /// Sockets that left CLOSE_WAIT.
+    /// Number of sockets that exited CLOSE_WAIT.
     pub left: u64,
-    /// Sockets that left CLOSE_WAIT although the kernel program had not seen their entry; included in `left`.
+    /// Number of sockets that exited CLOSE_WAIT without an entry that the kernel program saw; included in `left`.
     pub left_unseen: u64,
-    /// Records dropped because the ring buffer was full.
+    /// Number of records dropped because the ring buffer was full.
     pub ring_full: u64,
-    /// Entry times dropped because the map was full.
+    /// Number of entry times dropped because the map was full.
     pub map_full: u64,
-    /// Entry times overwritten because the exit before was missed.
+    /// Number of entry times overwritten because the previous exit was missed.
     pub replaced: u64,
-    /// Runs that the kernel skipped because the program was already running on that CPU; `None` where the kernel does
-    /// not count them (before Linux 5.12).
+    /// Number of runs that the kernel skipped because the program was already running on that CPU; `None` if the kernel does not
+    /// count them (before Linux 5.12).
     pub skipped: Option<u64>,
-    /// Count of dwell times for each bucket of [`closewait_common::histogram`], nanoseconds.
+    /// Number of dwell times in each bucket of [`closewait_common::histogram`], nanoseconds.
     #[serde(with = "sparse")]
     pub dwell: Vec<u64>,
 }
 
-/// Counts of which nearly all are 0, kept as the others with their places.
+/// Serialization of counts that are mostly 0, as pairs of index and count.
 mod sparse {
     use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
 
@@ -42,7 +42,7 @@ mod sparse {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
         let mut counts = vec![0; closewait_common::histogram::BUCKETS];
         for (place, count) in Vec::<(usize, u64)>::deserialize(from)? {
-            // Of a place that there is not, nothing can be counted.
+            // Ignore a count with an invalid index.
             if let Some(slot) = counts.get_mut(place) {
                 *slot = count;
             }
@@ -51,62 +51,62 @@ mod sparse {
     }
 }
 
-/// Everything that was counted since the agent began.
+/// All counts since the agent started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Sockets that entered CLOSE_WAIT.
+    /// Number of sockets that entered CLOSE_WAIT.
     pub entered: u64,
-    /// Sockets that left CLOSE_WAIT.
+    /// Number of sockets that exited CLOSE_WAIT.
     pub left: u64,
-    /// Sockets that left CLOSE_WAIT although their entry was not seen: older than the agent, or missed. Included in
-    /// `left`.
+    /// Number of sockets that exited CLOSE_WAIT without an entry that the agent saw: it is older than the agent, or was missed.
+    /// Included in `left`.
     pub left_unseen: u64,
-    /// Records lost because the ring buffer was full.
+    /// Number of records lost because the ring buffer was full.
     pub lost_ring_full: u64,
-    /// Entry times lost because the map was full.
+    /// Number of entry times lost because the map was full.
     pub lost_map_full: u64,
-    /// Missed exits, noticed because the socket entered again.
+    /// Number of missed exits, noticed because the socket entered again.
     pub replaced: u64,
-    /// Runs of the kernel program that the kernel skipped; `None` where it does not count them.
+    /// Number of runs of the kernel program that the kernel skipped; `None` if the kernel does not count them.
     pub skipped_by_kernel: Option<u64>,
-    /// Records that could not be decoded.
+    /// Number of records that could not be decoded.
     pub undecodable: u64,
-    /// Lines that were dropped because standard output was not read fast enough.
+    /// Number of lines dropped because the reader of standard output was too slow.
     pub unwritten: u64,
-    /// Lines of the log that were dropped because standard error was not read fast enough.
+    /// Number of lines of the log dropped because the reader of standard error was too slow.
     pub log_lines_dropped: u64,
-    /// Recordings that ended before the agent because they could not be written: 0 or 1.
+    /// Number of recordings that ended early because they could not be written: 0 or 1.
     pub recordings_failed: u64,
-    /// Sockets that were missed, and found when what is tracked was compared with the kernel's sockets.
+    /// Number of missed sockets that an audit found.
     pub repaired: u64,
-    /// Sockets that were tracked though they had left, found in the same way.
+    /// Number of tracked sockets that an audit found to have exited before.
     pub phantom: u64,
-    /// Sockets in CLOSE_WAIT now, as far as the agent knows.
+    /// Number of sockets in CLOSE_WAIT that are tracked now.
     pub tracked: u64,
-    /// Sockets that are out of CLOSE_WAIT while a program still has a descriptor for them.
+    /// Number of sockets that have exited CLOSE_WAIT while a program still has a descriptor of them.
     pub fd_open: u64,
-    /// Open descriptors of ended connections over the limit, which the agent does not watch; included in `fd_open`.
+    /// Number of open descriptors of ended connections that the agent does not watch, because the limit is reached; included in
+    /// `fd_open`.
     pub fd_open_unwatched: u64,
-    /// Sockets in CLOSE_WAIT that were dropped because `max_tracked` was reached; a socket that enters again counts
+    /// Number of sockets in CLOSE_WAIT that were dropped because `max_tracked` was reached; a socket that enters again counts
     /// again.
     pub untracked: u64,
-    /// Sockets that entered on a port, or towards a remote endpoint, that has no counts of its own because `MAX_FLOWS`
-    /// was reached.
+    /// Number of sockets that entered on a port, or towards a remote endpoint, without counts of its own, because `MAX_FLOWS` was
+    /// reached.
     pub ungrouped: u64,
-    /// Facts about the surroundings of sockets that were dropped over a limit, the most in one scan: descriptors beyond
-    /// a socket's first, listeners, other connections of owners, sockets without an owner that were not searched for
-    /// elsewhere.
+    /// Largest number of facts that one scan dropped over a limit: descriptors beyond a socket's first, listeners, other
+    /// connections of owners, and sockets without an owner that were not searched for elsewhere.
     pub unkept: u64,
 }
 
 /// Sockets that a [`Finding::Histogram`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// All sockets of the machine.
+    /// All sockets of the host.
     All,
-    /// Accepted sockets of one local port.
+    /// Server sockets of one local port.
     LocalPort(u16),
-    /// All that have no scope of their own: connecting sides, and ports beyond the limit.
+    /// Sockets without a scope of their own: clients, and servers of ports over the limit.
     Other,
 }
 
@@ -120,7 +120,7 @@ pub enum Finding {
         /// Socket that entered.
         socket: Socket,
     },
-    /// A socket has been in CLOSE_WAIT for the threshold, or for another doubling of it.
+    /// A socket has been in CLOSE_WAIT for the threshold, or for twice as long as at its last report.
     Stuck {
         /// Time at which the engine found the socket stuck.
         at: BootTime,
@@ -130,18 +130,18 @@ pub enum Finding {
         dwell: Dwell,
         /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
         owners: Option<Vec<Owner>>,
-        /// Reason why the socket stays in CLOSE_WAIT.
+        /// Diagnosis of the socket.
         verdict: Box<Verdict>,
         /// Unit, container or pod of the socket's cgroup.
         workload: Option<Box<Workload>>,
         /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection.
         process: Option<Box<Process>>,
     },
-    /// A socket left CLOSE_WAIT.
+    /// A socket exited CLOSE_WAIT.
     Leave {
-        /// Time of the exit; if it was missed, time at which the engine noticed it.
+        /// Time of the exit; if the agent missed it, the time at which the engine noticed it.
         at: BootTime,
-        /// Socket that left.
+        /// Socket that exited.
         socket: Socket,
         /// Dwell time of the socket; `None` if its entry is unknown.
         dwell: Option<Dwell>,
@@ -149,21 +149,21 @@ pub enum Finding {
         how: ExitCause,
         /// Task that closed the socket, if known.
         closer: Option<Task>,
-        /// Whether a program still has a descriptor for it.
+        /// Whether a program still has a descriptor of the socket.
         fd_open: Option<bool>,
-        /// Whether it had been stuck: it was reported, or its dwell time had reached the threshold.
+        /// Whether the socket was stuck: the engine reported it, or its dwell time reached the threshold.
         stuck: bool,
-        /// Meaning of the exit for the cause, if the socket had been stuck.
+        /// Diagnosis of the exit of a stuck socket.
         verdict: Option<Box<Verdict>>,
     },
-    /// A group grows without closing, or has doubled since the last report.
+    /// A group grows without closes, or has doubled since the last report.
     Pileup {
         /// Time of the report.
         at: BootTime,
         /// Report of the incident.
         pileup: Box<Pileup>,
     },
-    /// An incident is over.
+    /// An incident has ended.
     PileupEnd {
         /// Time at which the engine found the end.
         at: BootTime,
@@ -178,21 +178,21 @@ pub enum Finding {
         scope: Scope,
         /// Length of the window.
         window: Duration,
-        /// Sockets that left in the window and whose entry was seen.
+        /// Dwell times of sockets that exited in the window, if the agent saw their entry.
         finished: Summary,
-        /// Ages of those that are still there.
+        /// Ages of the sockets that are still in CLOSE_WAIT.
         unfinished: Summary,
     },
-    /// Something was lost.
+    /// The agent lost records or reached a limit.
     Health {
         /// Time at which the engine found the loss.
         at: BootTime,
         /// All counts so far.
         totals: Totals,
     },
-    /// The end.
+    /// The agent stops.
     Stop {
-        /// Time of the end.
+        /// Time of the stop.
         at: BootTime,
         /// All counts.
         totals: Totals,
@@ -202,104 +202,103 @@ pub enum Finding {
 /// Processes, cgroups, sockets and namespaces to inspect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InspectionRequest {
-    /// Processes: hand in [`super::InspectionFact::Process`].
+    /// Processes, each reported as [`super::InspectionFact::Process`].
     pub processes: Vec<u32>,
-    /// Processes whose other connections matter: hand in [`super::InspectionFact::ProxyPeer`].
+    /// Processes whose other connections the agent reads, each connection reported as [`super::InspectionFact::ProxyPeer`].
     pub connections_of: Vec<u32>,
-    /// Cgroups: hand in [`super::InspectionFact::Cgroup`].
+    /// Cgroups, each reported as [`super::InspectionFact::Cgroup`].
     pub cgroups: Vec<u64>,
-    /// Inodes of sockets without an owner: hand in [`super::InspectionFact::Location`].
+    /// Inodes of sockets without an owner, each reported as [`super::InspectionFact::Location`].
     pub unheld: Vec<u64>,
-    /// Network namespaces: hand in [`super::InspectionFact::Namespace`].
+    /// Network namespaces, each reported as [`super::InspectionFact::Namespace`].
     pub namespaces: Vec<u32>,
-    /// Watched ports: hand in [`super::InspectionFact::Closes`].
+    /// Watched ports, each reported as [`super::InspectionFact::Closes`].
     pub closes_of: Vec<WatchedPort>,
-    /// Sockets whose other end may be on this host: hand in [`super::InspectionFact::PeerEnd`].
+    /// Sockets whose peer sockets may be on this host, each reported as [`super::InspectionFact::PeerEnd`].
     pub peer_ends_of: Vec<PeerQuestion>,
-    /// Whether to search for the tools that next steps run: hand in [`super::InspectionFact::Tools`].
+    /// Whether the agent searches for the tools that next steps run, reported as [`super::InspectionFact::Tools`].
     pub tools: bool,
 }
 
-/// Socket whose other end is to be looked up.
+/// Socket whose peer socket the agent looks up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerQuestion {
     /// The socket.
     pub key: SocketKey,
-    /// Its network namespace; `None` where records do not tell.
+    /// Inode of the network namespace; `None` if records do not contain it.
     pub netns: Option<u32>,
-    /// Its local end.
+    /// Local endpoint.
     pub local: Endpoint,
-    /// Its remote end.
+    /// Remote endpoint.
     pub remote: Endpoint,
 }
 
-/// Finding, or task for the agent.
+/// Finding for the user, or command for the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// Show this.
+    /// Show a finding.
     Finding(Finding),
-    /// Check whether a program still has a descriptor of these sockets, whose connections are over, and hand in those
-    /// that have one as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
+    /// Check whether a program still has a descriptor of these sockets, whose connections have ended, and report each such socket
+    /// as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
     RefreshLingering(Vec<SocketKey>),
-    /// Refresh these sockets and hand in each one found as [`super::RefreshFact::Present`], at the end
+    /// Refresh these sockets; report each socket that is found as [`super::RefreshFact::Present`], and the end as
     /// [`super::RefreshEnd::Inspection`].
     Refresh(Vec<SocketKey>),
-    /// Find all owners of sockets in CLOSE_WAIT: hand in [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
-    /// [`super::ScanFact::Lingering`], at the end [`super::ScanEnd::Descriptors`] or [`super::ScanEnd::Failed`], and
+    /// Find all owners of sockets in CLOSE_WAIT; report [`super::ScanFact::Owned`], [`super::ScanFact::Listening`] and
+    /// [`super::ScanFact::Lingering`], then [`super::ScanEnd::Descriptors`] or [`super::ScanEnd::Failed`], and finally
     /// [`super::ScanEnd::Owners`].
     ScanOwners {
         /// Network namespaces of which the scan need not describe each socket: all are tracked by their kernel addresses.
         known: Vec<u32>,
     },
-    /// Inspect the owners, at the end hand in [`super::InspectionEnd::Owners`].
+    /// Inspect the owners; report the end as [`super::InspectionEnd::Owners`].
     InspectOwners(InspectionRequest),
-    /// Hand in everything that is there as [`super::ScanFact::Present`] and the like, with `sweep` also every time of
-    /// entry that the kernel keeps as [`super::ScanFact::StoredEntry`], at the end [`super::ScanEnd::Audit`].
+    /// Scan all sockets; report [`super::ScanFact::Present`] and the other facts, and the end as [`super::ScanEnd::Audit`].
     Audit {
-        /// Whether the kernel's map is to be read.
+        /// Whether to read the kernel's map and report each entry time as [`super::ScanFact::StoredEntry`].
         sweep: bool,
     },
-    /// Refresh these sockets as with [`Output::Refresh`], at the end hand in [`super::RefreshEnd::Suspects`].
+    /// Refresh these sockets as for [`Output::Refresh`]; report the end as [`super::RefreshEnd::Suspects`].
     RefreshSuspects(Vec<SocketKey>),
-    /// Do the next step for a query.
+    /// Do the next step of a query.
     Query(QueryCommand),
-    /// The kernel program is to count the closes of these ports, and of no others.
+    /// Have the kernel program count the closes of these ports, and of no others.
     WatchPorts(Vec<WatchedPort>),
-    /// Delete these entry times from the kernel's map: their sockets have left CLOSE_WAIT since.
+    /// Delete these entry times from the kernel's map: their sockets have exited CLOSE_WAIT.
     Forget(Vec<(SocketKey, BootTime)>),
-    /// Read the kernel's counters and hand them in as [`super::Observation::Counters`].
+    /// Read the kernel's counters and report them as [`super::Observation::Counters`].
     ReadCounters,
 }
 
-/// Number of a query that waits for its answer, given by the agent.
+/// Number of an unanswered query, assigned by the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueryId(pub u64);
 
-/// Next step for a query.
+/// Next step of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryCommand {
-    /// Scan everything, for a one-off scan: hand in [`super::ScanFact`]s, at the end [`super::QueryEvent::ScannedAll`].
+    /// Scan everything, for a one-off scan; report [`super::ScanFact`]s, and the end as [`super::QueryEvent::ScannedAll`].
     ScanAll {
         /// The query.
         query: QueryId,
     },
-    /// Read these sockets again and hand in [`super::RefreshFact`]s, at the end [`super::QueryEvent::Refreshed`].
+    /// Refresh these sockets; report [`super::RefreshFact`]s, and the end as [`super::QueryEvent::Refreshed`].
     Refresh {
         /// The query.
         query: QueryId,
         /// Sockets in CLOSE_WAIT.
         present: Vec<SocketKey>,
-        /// Sockets of which only a descriptor is left. If all were read, hand in [`super::RefreshEnd::Lingering`].
+        /// Sockets that have exited but still have a descriptor. If all were read, report [`super::RefreshEnd::Lingering`].
         lingering: Vec<SocketKey>,
     },
-    /// Inspect and hand in [`super::InspectionFact`]s, at the end [`super::QueryEvent::Inspected`].
+    /// Inspect; report [`super::InspectionFact`]s, and the end as [`super::QueryEvent::Inspected`].
     Inspect {
         /// The query.
         query: QueryId,
         /// Processes, cgroups, sockets and namespaces to inspect.
         request: Box<InspectionRequest>,
     },
-    /// Answer the query with what is known now.
+    /// Answer the query from the current state.
     Answer {
         /// The query.
         query: QueryId,

@@ -1,4 +1,4 @@
-//! The facts that come in, one enum for each place they come from.
+//! Inputs of the engine: an enum of facts for each source.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,37 +12,37 @@ use crate::{
     workload::Workload,
 };
 
-/// Fact from outside, with the time at which it was true.
+/// Input of the engine, with the time at which it was true.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observation {
     /// A socket changed its state.
     Socket(SocketEvent),
-    /// A scan found something.
+    /// A scan found a socket or descriptor.
     Scan(ScanFact),
     /// A scan ended.
     ScanEnd(ScanEnd),
-    /// A refresh found a socket.
+    /// A refresh read a socket.
     Refresh(RefreshFact),
     /// A refresh ended.
     RefreshEnd(RefreshEnd),
-    /// An inspection found something.
+    /// An inspection read a fact.
     Inspection(InspectionFact),
     /// An inspection ended.
     InspectionEnd(InspectionEnd),
-    /// Something happened to a query.
+    /// A query began, or a step of it ended.
     Query(QueryEvent),
-    /// The agent read the kernel's counters, the answer to [`super::Output::ReadCounters`].
+    /// The agent read the kernel's counters for [`super::Output::ReadCounters`].
     Counters {
         /// Time at which the agent read the counters.
         at: BootTime,
-        /// Since the program was loaded.
+        /// Counts since the kernel program was loaded.
         counters: Box<Counters>,
     },
-    /// The agent continues where an earlier one has stopped.
+    /// The agent continues after an earlier one, whose kernel program kept running.
     Resumed {
         /// End of the last window of the histograms.
         reported: BootTime,
-        /// The dwell times that the kernel had counted by then, see [`super::Counters::dwell`].
+        /// Dwell times that the kernel program had counted at `reported`, see [`super::Counters::dwell`].
         dwell: Vec<u64>,
     },
 }
@@ -59,7 +59,7 @@ pub enum SocketEvent {
         /// Facts about the socket.
         socket: Socket,
     },
-    /// A socket left CLOSE_WAIT.
+    /// A socket exited CLOSE_WAIT.
     Leave {
         /// The socket.
         key: SocketKey,
@@ -71,17 +71,17 @@ pub enum SocketEvent {
         socket: Socket,
         /// Cause of the exit.
         how: ExitCause,
-        /// The task that closed it.
+        /// Task that closed the socket.
         closer: Option<Task>,
-        /// Whether a program still has a descriptor for it.
+        /// Whether a program still has a descriptor of the socket.
         fd_open: Option<bool>,
-        /// Whether the program sent data after the entry; `None` if the kernel program does not tell.
+        /// Whether the program sent data after the entry; `None` if the kernel program does not report it.
         #[serde(default)]
         wrote: Option<bool>,
     },
 }
 
-/// Part of the result of a scan: the one at the start, [`super::Output::ScanOwners`] or [`super::Output::Audit`].
+/// Part of the result of a scan: the scan at the start, [`super::Output::ScanOwners`] or [`super::Output::Audit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScanFact {
     /// A socket in CLOSE_WAIT.
@@ -109,7 +109,7 @@ pub enum ScanFact {
         #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A descriptor of a socket that is tracked.
+    /// A descriptor of a tracked socket.
     Descriptor {
         /// The socket.
         key: SocketKey,
@@ -129,7 +129,7 @@ pub enum ScanFact {
         #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A descriptor of a socket whose connection is over: out of CLOSE_WAIT, or found so.
+    /// A descriptor of a socket whose connection has ended.
     Lingering {
         /// The socket.
         key: SocketKey,
@@ -137,13 +137,13 @@ pub enum ScanFact {
         at: BootTime,
         /// Facts about the socket.
         socket: Socket,
-        /// Cause of the exit, as far as the socket's error still shows it.
+        /// Cause of the exit, from the socket's error; `Unknown` if the error does not show it.
         how: ExitCause,
         /// The descriptor.
         #[serde(alias = "holder")]
         owner: Owner,
     },
-    /// A socket that listens.
+    /// A listener.
     Listening {
         /// The socket.
         key: SocketKey,
@@ -151,11 +151,11 @@ pub enum ScanFact {
         at: BootTime,
         /// Facts about the listener.
         listener: Listener,
-        /// Descriptor of the listener, if the scan was one over open files.
+        /// Descriptor of the listener, if the scan read open files.
         #[serde(alias = "holder")]
         owner: Option<Owner>,
     },
-    /// A time of entry that the kernel stores.
+    /// An entry time in the kernel's map.
     StoredEntry {
         /// The socket.
         key: SocketKey,
@@ -167,11 +167,11 @@ pub enum ScanFact {
 /// End of a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScanEnd {
-    /// All descriptors were read that can be read.
+    /// The scan read all descriptors that the agent can read.
     Descriptors {
-        /// Start of the scan. A descriptor that is older and was not found is closed.
+        /// Start of the scan. A descriptor that is older and that the scan did not find is closed.
         began: BootTime,
-        /// The reason why the descriptors of some processes were not read, if so.
+        /// Reason why the scan could not read the descriptors of some processes; `None` if it read all.
         #[serde(default, deserialize_with = "harmless_field")]
         blind: Option<String>,
         /// Whether the scan saw the listeners of all network namespaces.
@@ -179,13 +179,13 @@ pub enum ScanEnd {
     },
     /// The scan was not possible, or did not end in time.
     Failed {
-        /// The cause.
+        /// Reason of the failure.
         #[serde(deserialize_with = "harmless_field")]
         why: String,
     },
-    /// The scan for [`super::Output::ScanOwners`] is over: it ended, failed or was given up.
+    /// The scan for [`super::Output::ScanOwners`] ended, failed or was canceled.
     Owners,
-    /// The scan for [`super::Output::Audit`] is over.
+    /// The scan for [`super::Output::Audit`] ended.
     Audit {
         /// Start of the scan.
         began: BootTime,
@@ -193,12 +193,12 @@ pub enum ScanEnd {
         at: BootTime,
         /// Whether the scan saw every network namespace.
         complete: bool,
-        /// CPU time that it took; `None` in recordings of older versions, which had waited for it.
+        /// CPU time of the scan; `None` in recordings of older versions, which waited for the scan.
         cost: Option<Duration>,
     },
 }
 
-/// State of one socket that was read again, part of the answer to one of the refreshes of [`super::Output`].
+/// State of one refreshed socket, part of the result of a refresh that [`super::Output`] requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefreshFact {
     /// The socket is in CLOSE_WAIT.
@@ -212,7 +212,7 @@ pub enum RefreshFact {
         /// Facts about the socket.
         socket: Socket,
     },
-    /// The connection of the socket is over, and a program still has a descriptor for it.
+    /// The connection has ended, and a program still has a descriptor of the socket.
     Lingering {
         /// The socket.
         key: SocketKey,
@@ -226,26 +226,26 @@ pub enum RefreshFact {
 /// End of a refresh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefreshEnd {
-    /// The answer to [`super::Output::Refresh`] is complete, as far as sockets can be read again.
+    /// The refresh for [`super::Output::Refresh`] ended.
     Inspection {
         /// End of the refresh.
         at: BootTime,
     },
-    /// All sockets of which only a descriptor was left were read again, as [`super::QueryCommand::Refresh`] asks.
+    /// The refresh of all exited sockets with a descriptor ended, as [`super::QueryCommand::Refresh`] requested.
     Lingering {
         /// Start of the refresh.
         began: BootTime,
     },
-    /// The answer to [`super::Output::RefreshSuspects`] is over.
+    /// The refresh for [`super::Output::RefreshSuspects`] ended.
     Suspects {
         /// End of the refresh.
         at: BootTime,
-        /// Whether all sockets that have a kernel address were read.
+        /// Whether the refresh read all sockets that have a kernel address.
         complete: bool,
     },
 }
 
-/// Part of the result of an inspection, the answer to [`super::Output::InspectOwners`].
+/// Part of the result of an inspection for [`super::Output::InspectOwners`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InspectionFact {
     /// Identity of a process, and the state of its threads.
@@ -276,32 +276,32 @@ pub enum InspectionFact {
     Namespace {
         /// Inode of the namespace.
         netns: u32,
-        /// `net.netfilter.nf_conntrack_tcp_timeout_close_wait`; `None` where connections are not tracked.
+        /// `net.netfilter.nf_conntrack_tcp_timeout_close_wait`; `None` if connections are not tracked.
         conntrack_close_wait: Option<Duration>,
     },
-    /// All other connections of a process were read, or as many of them as are read at a time.
+    /// The agent has read the other connections of a process, up to its limit.
     ConnectionsRead {
         /// The process.
         pid: u32,
         /// Time of the read.
         at: BootTime,
     },
-    /// Closes of a port that is watched, see [`super::InspectionRequest::closes_of`].
+    /// Closes of a watched port, see [`super::InspectionRequest::closes_of`].
     Closes(PortCloses),
-    /// The other end of a socket, looked up on this host.
+    /// State of a socket's peer, looked up on this host.
     PeerEnd {
         /// The socket in CLOSE_WAIT.
         key: SocketKey,
         /// Time of the look-up.
         at: BootTime,
-        /// What was found.
+        /// State of the peer.
         end: PeerEnd,
     },
-    /// Which of the tools that next steps run exist on this host.
+    /// Result of the search for the tools that next steps run.
     Tools {
         /// Time of the search.
         at: BootTime,
-        /// Those that exist.
+        /// Tools that exist on this host.
         tools: BTreeSet<Tool>,
     },
     /// Location of a socket without an owner.
@@ -316,43 +316,43 @@ pub enum InspectionFact {
 /// Port that the kernel program watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WatchedPort {
-    /// Network namespace; `None` where records do not tell.
+    /// Inode of the network namespace; `None` if records do not contain it.
     pub netns: Option<u32>,
     /// Local port of a server, or remote port of clients.
     pub port: u16,
-    /// Whether it is a remote port: of those, the kernel program keeps when each connection was opened.
+    /// Whether the port is a remote one. For remote ports, the kernel program stores the time at which each connection was opened.
     pub remote: bool,
     /// Onset: entry of the oldest socket that is still in CLOSE_WAIT.
     pub since: BootTime,
 }
 
-/// Closes of a watched port: of connections that the program ended, in any state, and on which it had sent data
-/// since the onset.
+/// Closes of a watched port: connections that the program ended, in any state, and on which it had sent data after the onset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortCloses {
-    /// The port. `since` is the onset from which on data counts.
+    /// Watched port. Data that was sent after its `since` counts.
     pub port: WatchedPort,
     /// Number of closes.
     pub count: u64,
-    /// Time of the last one; `None` if there was none.
+    /// Time of the latest close; `None` if there was none.
     pub last: Option<BootTime>,
 }
 
-/// The other end of a connection, as far as it is on this host.
+/// State of a connection's peer socket on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerEnd {
-    /// It was not found in the namespaces that were read: on another host, behind address translation, or closed.
+    /// The agent did not find the peer: it is on another host or behind address translation, it is closed, or its namespace could
+    /// not be read.
     NotFound,
-    /// It has closed its sending side, and a program still has a descriptor of it: it can still read.
+    /// The peer has closed its sending side, and a program still has its descriptor and can read.
     HalfClosed,
-    /// It is closed: no program has a descriptor of it.
+    /// No program has a descriptor of the peer.
     Closed,
 }
 
 /// End of an inspection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InspectionEnd {
-    /// The answer to [`super::Output::InspectOwners`] is complete.
+    /// The inspection for [`super::Output::InspectOwners`] ended.
     Owners {
         /// End of the inspection.
         at: BootTime,
@@ -361,36 +361,36 @@ pub enum InspectionEnd {
     },
 }
 
-/// Step of a query that has begun or ended.
+/// Start of a query, or end of one of its steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryEvent {
-    /// A user asks.
+    /// A user sent a query.
     Asked {
         /// The query.
         query: QueryId,
         /// Time at which the user sent the query.
         at: BootTime,
-        /// Whether one of [`crate::Engine::owner_pids`] has ended.
+        /// Whether a process of [`crate::Engine::owner_pids`] has ended.
         owner_ended: bool,
     },
-    /// The answer to [`super::QueryCommand::ScanAll`] is complete.
+    /// The scan for [`super::QueryCommand::ScanAll`] ended.
     ScannedAll {
         /// The query.
         query: QueryId,
     },
-    /// The answer to [`super::QueryCommand::Refresh`] is complete, as far as sockets can be read again.
+    /// The refresh for [`super::QueryCommand::Refresh`] ended.
     Refreshed {
         /// The query.
         query: QueryId,
     },
-    /// The answer to [`super::QueryCommand::Inspect`] is complete.
+    /// The inspection for [`super::QueryCommand::Inspect`] ended.
     Inspected {
         /// The query.
         query: QueryId,
     },
 }
 
-/// Makes an [`Observation`] of each of its parts.
+/// Implements the conversion of each part to an [`Observation`].
 macro_rules! parts {
     ($($part:ident = $type:ty),+ $(,)?) => {
         $(impl From<$type> for Observation {

@@ -1,4 +1,4 @@
-//! Groups that grow without closing.
+//! Incidents: groups that grow without closes, and reports of them.
 
 use std::{fmt, time::Duration};
 
@@ -16,10 +16,10 @@ pub struct Slope {
     pub error: f64,
 }
 
-/// Course of a group's count, in one word.
+/// Course of a group's count over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Shape {
-    /// All leave in time.
+    /// All sockets exit in time.
     Transient,
     /// Some sockets remain, and the count is level.
     Plateau,
@@ -32,7 +32,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Transient => "transient",
@@ -44,18 +44,18 @@ impl Shape {
     }
 }
 
-/// Common properties of the sockets of an incident: their port or remote endpoint, and what else they share.
+/// Common properties of an incident's sockets: their port or remote endpoint, role, namespace and cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PileupGroup {
     /// Side of the connection that the sockets are on.
     pub role: Option<Role>,
-    /// Their network namespace.
+    /// Inode of the sockets' network namespace.
     pub netns: Option<u32>,
-    /// The id of their cgroup v2, of connecting sides.
+    /// Id of the cgroup v2 of clients.
     pub cgroup: Option<u64>,
-    /// The port that is listened on, of accepting sides.
+    /// Local port of servers.
     pub local_port: Option<u16>,
-    /// The remote end, of connecting sides.
+    /// Remote endpoint of clients.
     pub remote: Option<Endpoint>,
 }
 
@@ -65,24 +65,24 @@ impl fmt::Display for PileupGroup {
         match (self.local_port, self.remote) {
             (Some(port), _) => write!(f, "on port {port}"),
             (None, Some(remote)) => write!(f, "towards {remote}"),
-            (None, None) => f.write_str("of groups that are too many to count each by itself"),
+            (None, None) => f.write_str("of groups over the limit, which are counted together"),
         }
     }
 }
 
-/// Limit that the group hits first if it continues to grow as it does.
+/// Limit that a growing group can exhaust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Limit {
-    /// Open descriptors of a process: `RLIMIT_NOFILE`.
+    /// Open descriptors of a process (`RLIMIT_NOFILE`).
     Descriptors,
-    /// Connections that wait at a listener.
+    /// Unaccepted connections of a listener.
     Backlog,
-    /// Connections that the user allows on the port (`--connection-limit`).
+    /// Connections of a port (`--connection-limit`, set by the user).
     Connections,
 }
 
 impl Limit {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Descriptors => "descriptors",
@@ -95,68 +95,68 @@ impl Limit {
 /// Time to exhaustion of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Limit that the group hits first.
+    /// Limit that the group exhausts first.
     pub limit: Limit,
-    /// Used amount of the limit at its last reading.
+    /// Used amount at the last reading.
     pub used: u64,
-    /// Highest possible amount.
+    /// Maximum amount.
     pub most: u64,
-    /// The time that is left.
+    /// Time to exhaustion at the measured growth.
     pub left: Duration,
     /// Time to exhaustion at the fastest growth that the counts allow.
     pub at_least: Duration,
-    /// Time to exhaustion at the slowest growth that the counts allow; `None` if that is no growth.
+    /// Time to exhaustion at the slowest growth that the counts allow; `None` if the counts also allow no growth.
     pub at_most: Option<Duration>,
 }
 
-/// Since when.
+/// Times at which a problem began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Onset {
-    /// Entry of the oldest remaining socket; its latest possible time if the entry was not seen.
+    /// Entry of the oldest remaining socket; its latest possible time if the agent did not see it.
     pub first_stuck: BootTime,
-    /// Time at which the program last closed a socket itself; `None` if the agent saw no such exit.
+    /// Time of the latest exit that the program caused; `None` if the agent saw no such exit.
     pub last_closed: Option<BootTime>,
     /// Entry of the oldest socket that no program has accepted. A backlog is a queue (`reqsk_queue_remove`,
-    /// include/net/request_sock.h at v5.10): later arrivals at its listener were not accepted either. The kernel does
-    /// not store the time of the last accept().
+    /// include/net/request_sock.h at v5.10), so the program has not accepted any later connection of the listener either. The
+    /// kernel does not store the time of the last accept().
     pub unaccepted_since: Option<BootTime>,
 }
 
 /// Evidence that a restart would destroy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The oldest sockets: they are the cause, the later ones the effect.
+    /// Oldest sockets. They show the cause; later sockets are its effect.
     pub oldest: Vec<Oldest>,
-    /// The certain age in the middle of all.
+    /// Median of the sockets' minimum ages.
     pub median: Duration,
-    /// The certain age that nine of ten do not reach.
+    /// 90th percentile of the sockets' minimum ages.
     pub p90: Duration,
     /// Number of sockets in each read state.
     pub reads: Vec<(ReadState, u32)>,
-    /// Number of sockets that wait to be accepted.
+    /// Number of unaccepted sockets.
     pub unaccepted: u32,
-    /// Number of different remote addresses.
+    /// Number of distinct remote addresses.
     pub remotes: u32,
-    /// The most frequent remote addresses.
+    /// Most frequent remote addresses, with the number of sockets of each.
     pub top_remotes: Vec<(std::net::IpAddr, u32)>,
-    /// The process of most of those that entered since the onset.
+    /// Owner of most of the sockets that entered since the onset.
     pub process: Option<Box<Process>>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
-    /// The listener's backlog and how long it may be.
+    /// Length and limit of the listener's backlog.
     pub backlog: Option<(u32, u32)>,
-    /// The other connection that the oldest waits for, of a proxy.
+    /// Other side of the oldest socket's proxied connection.
     pub proxy_peer: Option<ProxyPeer>,
     /// Counts of the group before the report, oldest first.
     pub history: Vec<Moment>,
 }
 
-/// One of the oldest.
+/// One of the oldest sockets of an incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Oldest {
-    /// The peer.
+    /// Remote endpoint.
     pub remote: Endpoint,
-    /// The number that `ss -e` shows.
+    /// Number that `SO_COOKIE` and `ss -e` show.
     pub cookie: Option<u64>,
     /// Dwell time of the socket.
     pub dwell: Dwell,
@@ -166,27 +166,27 @@ pub struct Oldest {
     pub owners: Option<Vec<Owner>>,
 }
 
-/// Counts at one moment.
+/// Counts of a group at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Time of the count.
     pub at: BootTime,
     /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
-    /// Entered since the moment before.
+    /// Number of entries since the previous count.
     pub entered: u64,
-    /// Left since then.
+    /// Number of exits since the previous count.
     pub left: u64,
 }
 
-/// A group grows without closing.
+/// Report of an incident: a group that grows without closes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pileup {
     /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
     /// Time of the incident's first report.
     pub began: BootTime,
-    /// Whether it was reported before: it has doubled since.
+    /// Whether the incident was reported before; its number of sockets has doubled since.
     pub again: bool,
     /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
@@ -195,7 +195,7 @@ pub struct Pileup {
     pub owners: Option<Vec<(Task, u32)>>,
     /// Course of the count; `None` if no agent watched.
     pub shape: Option<Shape>,
-    /// Change of the count per second; `None` before there are three windows.
+    /// Change of the count per second; `None` with fewer than three windows.
     pub slope: Option<Slope>,
     /// Entries per second.
     pub entered_per_second: Option<f64>,
@@ -203,10 +203,9 @@ pub struct Pileup {
     pub left_per_second: Option<f64>,
     /// Share of the sockets that entered since the onset and are still in CLOSE_WAIT, in thousandths.
     pub stuck_permille: Option<u64>,
-    /// Since when.
+    /// Beginning of the problem.
     pub onset: Onset,
-    /// Limit that is exhausted first, and when; `None` if no limit is known, or the growth is too uneven for a
-    /// forecast.
+    /// Forecast for the limit that is exhausted first; `None` if no limit is known, or the growth is too uneven for a forecast.
     pub forecast: Option<Forecast>,
     /// Diagnosis of the group.
     pub verdict: Verdict,
@@ -217,14 +216,14 @@ pub struct Pileup {
 /// Way in which an incident ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nearly all have left.
+    /// Nearly all sockets have exited.
     Drained,
-    /// The remaining sockets stay in CLOSE_WAIT, and their number has been level for long.
+    /// The remaining sockets are still in CLOSE_WAIT, and their number has long been level.
     Level,
 }
 
 impl Recovery {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Drained => "drained",
@@ -233,7 +232,7 @@ impl Recovery {
     }
 }
 
-/// A group grows no longer.
+/// Report of the end of an incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PileupEnd {
     /// Port or remote endpoint of the incident.
@@ -248,32 +247,32 @@ pub struct PileupEnd {
     pub how: Recovery,
 }
 
-/// Everything at one moment that a person needs to know of an incident.
+/// Report of all groups at one time, with the evidence for an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncidentReport {
     /// Time of the report.
     pub at: BootTime,
     /// Time for which an agent has watched; `None` for a one-off scan.
     pub watched: Option<Duration>,
-    /// The age at which a socket counts as stuck.
+    /// Age at which a socket counts as stuck.
     pub stuck_after: Duration,
-    /// Everything counted so far.
+    /// All counts so far.
     pub totals: Totals,
-    /// Sockets in CLOSE_WAIT at this time that are not tracked, because too many are.
+    /// Number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
     pub untracked: u64,
     /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
-    /// The groups that have sockets in CLOSE_WAIT, that with the oldest first.
+    /// Groups with sockets in CLOSE_WAIT; the group with the oldest socket comes first.
     pub groups: Vec<ReportedGroup>,
     /// Number of further groups, whose oldest sockets are younger.
     pub more: u64,
 }
 
-/// One group of a report.
+/// Group of an [`IncidentReport`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportedGroup {
-    /// Start of the group's incident; `None` if it has none.
+    /// Start of the group's incident; `None` if the group is not an incident.
     pub piles_up_since: Option<BootTime>,
     /// Report of the group.
     pub pileup: Pileup,

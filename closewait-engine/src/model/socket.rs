@@ -1,4 +1,4 @@
-//! One socket, and who has to do with it.
+//! Facts about one socket, its owners, its listener and its peers.
 
 use std::{
     fmt,
@@ -12,32 +12,32 @@ use siphasher::sip::SipHasher13;
 
 use crate::{text::Comm, time::BootTime};
 
-/// Identity of a socket on one machine while it lives: the address of the kernel's `struct sock`, or for a scan without
-/// kernel programs a number computed from the facts about the socket. Never shown.
+/// Identity of a socket on one host while the socket exists: the address of the kernel's `struct sock`, or, for a scan without
+/// kernel programs, a number computed from the socket's endpoints. The output never contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SocketKey(pub u64);
 
 impl SocketKey {
-    /// Whether it was made by [`KeySecret::key`].
+    /// Whether [`KeySecret::key`] computed the key.
     pub fn is_of_ends(self) -> bool {
         self.0 >> 63 == 0
     }
 }
 
-/// Secret for keys that are computed from the ends of connections. Two sockets with the same key would be taken for
-/// one; an attacker who does not know the secret cannot choose connections with equal keys.
+/// Secret for keys that are computed from the endpoints of connections. The engine takes two sockets with the same key for one; an
+/// attacker who does not know the secret cannot choose connections with equal keys.
 ///
-/// The agent draws one at its start (`source::key_secret`). A recording contains it, as it contains the keys.
+/// The agent generates a secret at its start (`source::key_secret`). A recording contains it, because it contains the keys.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySecret(pub [u64; 2]);
 
 impl KeySecret {
-    /// The key of a socket of which only namespace and ends are known. Kernel addresses have the highest bit set, these
-    /// keys have not. Of a million sockets, two have the same key with a probability of 1 to 18 million.
+    /// Returns the key of a socket of which only the namespace and the endpoints are known. The highest bit is set in kernel
+    /// addresses and clear in these keys. Of a million sockets, two have the same key with a probability of 1 to 18 million.
     pub fn key(self, netns: Option<u32>, local: Endpoint, remote: Endpoint) -> SocketKey {
         let [first, second] = self.0;
         let mut hasher = SipHasher13::new_with_keys(first, second);
-        // By bytes: `Hash` of these types is the same only for one compiler and one machine.
+        // Write the bytes: the result of `Hash` for these types depends on the compiler and the machine.
         hasher.write(&[u8::from(netns.is_some())]);
         hasher.write(&netns.unwrap_or_default().to_le_bytes());
         for Endpoint { address, port } in [local, remote] {
@@ -59,17 +59,17 @@ impl fmt::Debug for KeySecret {
     }
 }
 
-/// An address and a port.
+/// Address and port of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// IPv4-mapped IPv6 addresses appear as IPv4.
+    /// Address; an IPv4-mapped IPv6 address is stored as IPv4.
     pub address: IpAddr,
-    /// Host byte order.
+    /// Port, in host byte order.
     pub port: u16,
 }
 
 impl fmt::Display for Endpoint {
-    /// `address:port`, with brackets round an IPv6 address.
+    /// Writes `address:port`, with brackets around an IPv6 address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SocketAddr::new(self.address, self.port).fmt(f)
     }
@@ -78,9 +78,9 @@ impl fmt::Display for Endpoint {
 /// Transport protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// TCP, subflows of Multipath TCP included.
+    /// TCP, including subflows of Multipath TCP.
     Tcp,
-    /// Multipath TCP: the socket for which the program has a descriptor.
+    /// Multipath TCP: the socket of which the program has a descriptor.
     Mptcp,
 }
 
@@ -94,7 +94,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Server => "server",
@@ -103,57 +103,57 @@ impl Role {
     }
 }
 
-/// Facts about one socket. `None` is "unknown", never a stand-in for a value.
+/// Facts about one socket. `None` means unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
-    /// The number that `SO_COOKIE` and `ss -e` show.
+    /// Number that `SO_COOKIE` and `ss -e` show.
     pub cookie: Option<u64>,
-    /// Inode of its network namespace, as `/proc/PID/ns/net` shows.
+    /// Inode of the network namespace, as in `/proc/PID/ns/net`.
     pub netns: Option<u32>,
-    /// TCP or MPTCP.
+    /// Transport protocol.
     pub protocol: Protocol,
     /// Local endpoint.
     pub local: Endpoint,
-    /// The peer.
+    /// Remote endpoint.
     pub remote: Endpoint,
     /// Accepting or connecting side.
     pub role: Option<Role>,
-    /// Inode of the socket, as `/proc/PID/fd` shows; `None` also while it waits to be accepted.
+    /// Inode of the socket, as in `/proc/PID/fd`; `None` also while no program has accepted the socket.
     pub inode: Option<u64>,
-    /// Id of its cgroup v2.
+    /// Id of the cgroup v2.
     pub cgroup: Option<u64>,
-    /// Whether a program has, or had, a descriptor for it; `Some(false)`: it waits in a listener's backlog.
+    /// Whether a program has or had a descriptor of the socket; `Some(false)` if it waits in a listener's backlog.
     pub accepted: Option<bool>,
-    /// Bytes that came in and were not read, the FIN counted as one: what `ss` shows as Recv-Q.
+    /// Number of received bytes that the program has not read, with the FIN as one byte: Recv-Q in `ss`.
     pub unread_bytes: Option<u32>,
-    /// Bytes that came in since the connection began, the FIN counted as one.
+    /// Number of bytes received since the connection began, with the FIN as one byte.
     pub received_bytes: Option<u64>,
-    /// Bytes sent since the connection began, retransmissions included.
+    /// Number of bytes sent since the connection began, including retransmissions.
     pub sent_bytes: Option<u64>,
-    /// `SO_KEEPALIVE`.
+    /// Whether `SO_KEEPALIVE` is set.
     pub keepalive: Option<bool>,
-    /// Bytes sent that the peer has acknowledged, SYN and FIN not counted.
+    /// Number of sent bytes that the peer has acknowledged, without SYN and FIN.
     pub acked_bytes: Option<u64>,
-    /// Bytes written that the peer has not acknowledged: what `ss` shows as Send-Q.
+    /// Number of written bytes that the peer has not acknowledged: Send-Q in `ss`.
     pub send_queue_bytes: Option<u32>,
-    /// Time at which data last arrived, within a tick; the time of the connection if none ever did.
+    /// Time at which data last arrived, to the tick; the start of the connection if none arrived.
     pub last_received: Option<BootTime>,
-    /// Time at which an ACK last arrived, within a tick. The FIN carries one.
+    /// Time at which an ACK last arrived, to the tick. A FIN carries one, too.
     pub last_ack: Option<BootTime>,
-    /// Time at which data was last sent, within a tick; the time of the connection if none ever was.
+    /// Time at which data was last sent, to the tick; the start of the connection if none was sent.
     pub last_sent: Option<BootTime>,
-    /// The timer that runs, if one does.
+    /// Running timer; `None` also if no timer runs.
     pub timer: Option<Timer>,
-    /// The task that made the connection, as far as it was seen.
+    /// Task that opened the connection.
     pub opener: Option<Box<Opener>>,
 }
 
 impl Socket {
     /// Returns the socket without the facts that change while it is in CLOSE_WAIT, for sockets that the agent cannot
     /// refresh.
-    pub fn without_what_changes(self) -> Self {
+    pub fn without_changing_facts(self) -> Self {
         Self {
-            // Once accepted it stays so, and keeps its inode.
+            // An accepted socket remains accepted and keeps its inode.
             accepted: self.accepted.filter(|accepted| *accepted),
             unread_bytes: None,
             received_bytes: None,
@@ -169,10 +169,10 @@ impl Socket {
         }
     }
 
-    /// Returns which part of the received data the program has read.
+    /// Returns the part of the received data that the program has read.
     pub fn read_state(&self) -> Option<ReadState> {
-        /// Most unread bytes of a goodbye, such as a `close_notify` alert, a `GOAWAY` or a `408`: a server's last
-        /// message before it closes is short.
+        /// Maximum number of unread bytes of a goodbye: a server's last message before it closes, such as a `close_notify` alert, a
+        /// `GOAWAY` or a `408`, is short.
         const GOODBYE_BYTES: u64 = 100;
         let (unread, received) = (u64::from(self.unread_bytes?), self.received_bytes?);
         Some(match unread {
@@ -185,7 +185,7 @@ impl Socket {
         })
     }
 
-    /// Whether anything was sent after the last data had come in. On a TLS connection the last data can be an alert.
+    /// Whether the program sent data after the last data had arrived. On a TLS connection, the last data can be an alert.
     pub fn replied(&self) -> Option<bool> {
         if self.sent_bytes? == 0 {
             return Some(false);
@@ -194,7 +194,7 @@ impl Socket {
     }
 }
 
-/// A task, as it named itself.
+/// Process, with the name of one of its tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Process id in the initial pid namespace.
@@ -203,7 +203,7 @@ pub struct Task {
     pub comm: Comm,
 }
 
-/// The task that made a connection: called `connect()`.
+/// Task that opened a connection with `connect()`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opener {
     /// Task that opened the socket.
@@ -221,21 +221,21 @@ pub struct Owner {
     pub fd: u32,
 }
 
-/// Part of the received data that a program has read, computed from bytes received and bytes unread (the FIN counts as
-/// one in both).
+/// Part of the received data that a program has read, computed from the numbers of received and unread bytes (the FIN counts as one
+/// byte in both).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ReadState {
-    /// Data arrived, and the program never read a byte of it.
+    /// The program read none of the data.
     NeverRead,
-    /// No data arrived, only the FIN, and it is unread.
+    /// Only the FIN arrived, and the program has not read it.
     Probe,
-    /// The program read all data, and has not read since the FIN.
+    /// The program read all data, and has not read the FIN.
     IdleFin,
-    /// The program read all but a short rest, such as a peer's last message before it closes.
+    /// The program read all data except for a short rest, such as a peer's last message before it closes.
     Goodbye,
-    /// Some of the data was read.
+    /// The program read some of the data.
     Partial,
-    /// The FIN was consumed by a read; that need not mean that a read returned 0.
+    /// A read consumed the FIN; that read need not have returned 0.
     FinConsumed,
 }
 
@@ -250,25 +250,25 @@ pub enum TimerKind {
     Persist,
 }
 
-/// A timer of a socket.
+/// Running timer of a socket, with its expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timer {
-    /// Running timer.
+    /// Kind of the timer.
     pub kind: TimerKind,
     /// Time at which the timer expires.
     pub expires: BootTime,
-    /// Retransmissions or probes so far.
+    /// Number of retransmissions or probes so far.
     pub retries: u8,
 }
 
-/// A socket that listens.
+/// Listening socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
-    /// Inode of its network namespace.
+    /// Inode of the network namespace.
     pub netns: Option<u32>,
     /// Local endpoint of the listener.
     pub local: Endpoint,
-    /// Connections that wait to be accepted: what `ss` shows as Recv-Q.
+    /// Number of connections that wait to be accepted: Recv-Q in `ss`.
     pub backlog: u32,
     /// Limit of the backlog: Send-Q in `ss`.
     pub backlog_max: u32,
@@ -277,10 +277,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Whether connections to `local` in `netns` come to it.
+    /// Whether the listener gets the connections to `local` in `netns`.
     pub fn serves(&self, netns: Option<u32>, local: Endpoint) -> bool {
         let any = self.local.address.is_unspecified();
-        // A socket on `[::]` takes IPv4 too, one on `0.0.0.0` no IPv6.
+        // A listener on `[::]` also gets IPv4 connections, one on `0.0.0.0` only those.
         let family = any && (self.local.address.is_ipv6() || local.address.is_ipv4());
         (self.netns.is_none() || netns.is_none() || self.netns == netns)
             && self.local.port == local.port
@@ -293,14 +293,14 @@ impl Listener {
 pub enum Connection {
     /// `ESTABLISHED`.
     Established,
-    /// `FIN_WAIT1`: the program has closed its sending side, the peer has not acknowledged that.
+    /// `FIN_WAIT1`: the program has closed its sending side, and the peer has not acknowledged the FIN.
     FinWait1,
-    /// `FIN_WAIT2`: the peer has acknowledged that and has not closed.
+    /// `FIN_WAIT2`: the peer has acknowledged the FIN and has not closed.
     FinWait2,
 }
 
 impl Connection {
-    /// Converts the kernel's number of a state; `None` for any other state.
+    /// Converts the kernel's number of a state; returns `None` for any other state.
     pub fn from_state(number: u8) -> Option<Self> {
         match number {
             state::ESTABLISHED => Some(Self::Established),
@@ -311,7 +311,7 @@ impl Connection {
     }
 }
 
-/// Another connection of a process that owns a socket in CLOSE_WAIT: perhaps the other side of a proxied connection.
+/// Another connection of a process that owns a socket in CLOSE_WAIT, which may be the other side of a proxied connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyPeer {
     /// TCP state of the connection.
@@ -320,12 +320,12 @@ pub struct ProxyPeer {
     pub socket: Socket,
 }
 
-/// Location of a socket that no process has a descriptor for.
+/// Location of a socket of which no process has a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketLocation {
-    /// A direct descriptor of an io_uring instance of this process.
+    /// Direct descriptor of an io_uring instance of this process.
     IoUring(Task),
-    /// A message (`SCM_RIGHTS`) that waits in a UNIX socket, perhaps of one of these processes.
+    /// Message (`SCM_RIGHTS`) in a UNIX socket, perhaps of one of these processes.
     InFlight(Vec<Task>),
 }
 
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_ends_depends_on_all_of_them_and_on_the_secret() {
+    fn a_key_depends_on_all_of_its_input_and_on_the_secret() {
         let (one, other) = (end("10.0.0.5:80"), end("10.0.0.9:51234"));
         let secret = KeySecret([1, 2]);
         let keys = [
@@ -356,7 +356,7 @@ mod tests {
         let distinct: std::collections::BTreeSet<SocketKey> = keys.into_iter().collect();
         assert_eq!(distinct.len(), keys.len(), "{keys:?}");
         assert!(keys.iter().all(|key| key.is_of_ends()));
-        assert_eq!(secret.key(Some(1), one, other), keys[0], "the same each time");
+        assert_eq!(secret.key(Some(1), one, other), keys[0], "the key is the same each time");
     }
 
     #[test]

@@ -4,11 +4,11 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{diagnose, text::harmless_field};
 
-/// The kind of cause that keeps a socket in CLOSE_WAIT.
+/// Class of the cause that keeps a socket in CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// The program is stuck: it closes no socket of this group any more.
+    /// The program is stuck: it no longer closes any socket of this group.
     Hung,
     /// The program works, but never closes this socket.
     Leak,
@@ -18,11 +18,11 @@ pub enum Class {
     NeverAccepted,
     /// The peer has closed one direction only, and the other is in use.
     HalfClose,
-    /// A process has it that did not open it.
+    /// A process that did not open the socket has a descriptor of it.
     Inherited,
-    /// A proxy keeps it until its other connection ends.
+    /// A proxy keeps the socket until its other connection ends.
     ProxyWait,
-    /// The socket will soon exit by itself.
+    /// The socket will soon exit without intervention.
     Transient,
     /// No rule applies.
     Unknown,
@@ -42,7 +42,7 @@ impl Class {
         Self::Unknown,
     ];
 
-    /// The word that events and filters use.
+    /// Returns the name in events and filters.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hung => "hung",
@@ -59,7 +59,7 @@ impl Class {
 }
 
 impl Certainty {
-    /// The word that events use.
+    /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fact => "fact",
@@ -73,7 +73,7 @@ impl Certainty {
 /// Certainty of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Certainty {
-    /// The kernel's data prove the verdict.
+    /// The kernel's data proves the verdict.
     Fact,
     /// Any other cause would be a surprise.
     High,
@@ -83,28 +83,28 @@ pub enum Certainty {
     Low,
 }
 
-/// Name of a rule. Under its own name because serde would borrow a field that is `&'static str` from its input.
+/// Name of a rule. This alias exists because serde would borrow a field of the type `&'static str` from its input.
 pub type RuleName = &'static str;
 
-/// Reason why a socket stays in CLOSE_WAIT.
+/// Diagnosis of a socket: the cause that keeps it in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The kind of cause.
+    /// Class of the cause.
     pub class: Class,
     /// Name of the rule that applies; `none` if no rule does.
     #[serde(deserialize_with = "rule_name")]
     pub rule: RuleName,
     /// Certainty of `class`.
     pub certainty: Certainty,
-    /// The evidence, in a sentence.
+    /// Evidence, in one or two sentences.
     #[serde(deserialize_with = "harmless_field")]
     pub text: String,
-    /// Next step for the user.
+    /// Recommended next step.
     #[serde(deserialize_with = "harmless_field")]
     pub next: String,
 }
 
-/// Reads the name of one of this build's rules.
+/// Deserializes the name of a rule of this build.
 fn rule_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
     let name = String::deserialize(deserializer)?;
     diagnose::rule_name(&name).ok_or_else(|| D::Error::custom(format_args!("no rule has the name {name:?}")))

@@ -1,11 +1,11 @@
-//! What a person should do to see where a process is: a command that exists on its host and works for its runtime, in the
-//! version and the state that it is in, or words if there is none.
+//! Next step for a process: a command that shows where its threads are, exists on the host, and works for the runtime in its
+//! version and state; a description if there is no such command.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProgramRuntime};
 
-/// Descriptors that a JVM needs to answer jcmd: a socket to listen on, and one to answer on.
+/// Number of descriptors that a JVM needs to answer jcmd: one to listen, and one to answer.
 const FDS_OF_ATTACH: u64 = 2;
 /// First version of the JDK with `Thread.dump_to_file`, which shows virtual threads (JEP 444).
 const JDK_WITH_DUMP_TO_FILE: u32 = 21;
@@ -45,7 +45,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// All of them.
+    /// All tools.
     pub const ALL: [Self; 13] = [
         Self::Jcmd,
         Self::PySpy,
@@ -62,7 +62,7 @@ impl Tool {
         Self::Ps,
     ];
 
-    /// The name of its file.
+    /// Returns the file name of the tool.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Jcmd => "jcmd",
@@ -82,23 +82,23 @@ impl Tool {
     }
 }
 
-/// What a person should do.
+/// Recommended next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextStep {
-    /// The command alone, if there is one: it exists on the host, and a shell runs it as it is.
+    /// Command that exists on the host and can be pasted into a shell; `None` if there is none.
     pub command: Option<String>,
-    /// What to do, and what is to be known before the command is run.
+    /// Description of the step, with its side effects and the privileges that it needs.
     pub text: String,
 }
 
 impl NextStep {
-    /// Where the threads of process `pid` wait, whatever it runs. Names the function of the kernel in which each thread
-    /// waits, and 0 for one that runs.
+    /// Returns the step for a process with an unknown runtime: a command that prints the kernel function in which each thread
+    /// waits, and 0 for a thread that runs.
     pub fn of_unknown(who: &str, pid: u32) -> Self {
         Self::command(see_threads(who), format!("grep . /proc/{pid}/task/*/wchan"))
     }
 
-    /// As one sentence, the command behind it.
+    /// Formats the step as one sentence, with the command at the end.
     pub fn joined(&self) -> String {
         match &self.command {
             Some(command) => format!("{}: `{command}`", self.text),
@@ -116,7 +116,7 @@ impl NextStep {
 }
 
 impl Process {
-    /// How to see where it is, or to make it continue.
+    /// Returns the step that shows where the threads of the process are, or that continues a stopped process.
     pub fn next_step(&self) -> NextStep {
         let who = &format!("{}[{}]", self.comm, self.pid);
         let pid = self.pid;
@@ -124,7 +124,7 @@ impl Process {
             return self.thaw(who);
         }
         if self.is_stopped() {
-            let text = format!("let {who} continue, unless a debugger has stopped it");
+            let text = format!("continue {who}, unless a debugger has stopped it");
             return NextStep::command(text, format!("kill -CONT {pid}"));
         }
         let Some(runtime) = self.runtime else { return NextStep::of_unknown(who, pid) };
@@ -137,7 +137,7 @@ impl Process {
                 NextStep::command(note(who, "as its user"), format!("dotnet-stack report -p {pid}"))
             }
             ProgramRuntime::Ruby if self.has(Tool::Rbspy) => NextStep::command(
-                note(who, "as root; stops it for some milliseconds"),
+                note(who, "as root; stops it for a few milliseconds"),
                 format!("rbspy snapshot --pid {pid}"),
             ),
             ProgramRuntime::HaProxy => {
@@ -166,7 +166,7 @@ impl Process {
 
     fn thaw(&self, who: &str) -> NextStep {
         let text = format!("thaw the cgroup of {who}");
-        // A quote in the path would end the one around it.
+        // A quote in the path would end the quoted argument.
         let Some(file) = self.frozen_by.as_deref().filter(|file| !file.contains(['\'', '\\'])) else {
             return NextStep::words(text);
         };
@@ -193,9 +193,9 @@ impl Process {
                 ),
             };
         }
-        // With -Xrs it would end the JVM, which does not catch it then.
+        // A JVM that was started with -Xrs does not catch SIGQUIT, which would end it.
         if self.catches(SIGQUIT) == Some(true) {
-            let text = format!("have {who} print its threads to its own standard output; it continues");
+            let text = format!("make {who} print its threads to its standard output; it keeps running");
             let text = if no_fds { format!("{text} (jcmd fails: all descriptors are in use)") } else { text };
             return NextStep::command(text, format!("kill -QUIT {pid}"));
         }
@@ -206,7 +206,7 @@ impl Process {
         let pid = self.pid;
         if self.has(Tool::PySpy) {
             return NextStep::command(
-                note(who, "stops it for some milliseconds; --nonblocking does not"),
+                note(who, "stops it for a few milliseconds; --nonblocking does not"),
                 format!("py-spy dump --pid {pid}"),
             );
         }
@@ -221,10 +221,10 @@ impl Process {
 
     fn of_go(&self, who: &str) -> NextStep {
         let (pid, debugger) = (self.pid, self.has(Tool::Delve));
-        let debugger = if debugger { "; else dlv can attach, which stops it while attached" } else { "" };
+        let debugger = if debugger { "; otherwise attach dlv, which stops it while attached" } else { "" };
         NextStep::words(format!(
             "see where the goroutines of {who} are: /debug/pprof/goroutine?debug=2, if it serves net/http/pprof{debugger}. \
-             Do not send SIGQUIT to {pid}: that ends it"
+             Do not send SIGQUIT to {pid}: it would end the process"
         ))
     }
 
@@ -242,7 +242,7 @@ impl Process {
     }
 
     fn of_postgres(&self, who: &str) -> NextStep {
-        // In a container, the server knows the process by another number.
+        // In a container, the process has another pid.
         let in_container = self.workload.as_deref().is_some_and(|workload| workload.container.is_some());
         let of = if in_container { "state <> 'idle'".to_owned() } else { format!("pid = {}", self.pid) };
         let columns = "pid, pg_blocking_pids(pid), wait_event_type, wait_event, state, query";
@@ -268,7 +268,7 @@ impl Process {
     }
 
     fn of_redis(&self, who: &str) -> NextStep {
-        // A script that runs too long answers every other command with an error (`-BUSY`).
+        // While a script runs too long, Redis answers every other command with an error (`-BUSY`).
         if self.busy_thread().is_some() {
             return NextStep::words(format!(
                 "see what keeps {who} busy: it runs one command at a time. CLIENT LIST and SLOWLOG GET show which; SCRIPT KILL \
@@ -285,8 +285,7 @@ impl Process {
     }
 
     fn of_inetd(&self, who: &str) -> NextStep {
-        let text =
-            format!("see what the children of {who} do: it starts one for each connection, and that has the work");
+        let text = format!("see what the children of {who} do: it starts one for each connection, which does the work");
         if self.has(Tool::Ps) {
             NextStep::command(text, format!("ps --ppid {} -o pid,stat,etime,wchan:32,args", self.pid))
         } else {
@@ -303,7 +302,7 @@ impl Process {
         self.tools.as_ref().is_some_and(|tools| tools.contains(&tool))
     }
 
-    /// Whether it catches a signal; `None` if that was not read.
+    /// Whether the process catches a signal; `None` if unknown.
     fn catches(&self, signal: u32) -> Option<bool> {
         Some(self.signals_caught? >> (signal - 1) & 1 == 1)
     }
@@ -317,7 +316,7 @@ fn note(who: &str, note: &str) -> String {
     format!("{} ({note})", see_threads(who))
 }
 
-/// The feature version of a JDK: 8 of `1.8.0_392`, 21 of `21.0.4`.
+/// Returns the feature version of a JDK: 8 for `1.8.0_392`, 21 for `21.0.4`.
 fn jdk(version: &str) -> Option<u32> {
     let mut numbers = version.split(['.', '-', '+', '_']);
     match numbers.next()?.parse().ok()? {
@@ -362,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_runs_only_tools_that_are_there() {
+    fn a_step_runs_only_tools_that_exist() {
         for runtime in ProgramRuntime::ALL {
             for tool in Tool::ALL {
                 let process = process(runtime, &[tool]);
@@ -413,11 +412,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_known_before_a_command_is_told_in_front_of_it() {
+    fn side_effects_come_before_the_command() {
         let python = process(ProgramRuntime::CPython, &[Tool::PySpy]);
         assert_eq!(
             python.next_step().joined(),
-            "see where the threads of app[42] are (stops it for some milliseconds; --nonblocking does not): `py-spy dump --pid \
+            "see where the threads of app[42] are (stops it for a few milliseconds; --nonblocking does not): `py-spy dump --pid \
              42`"
         );
         assert_eq!(
@@ -438,11 +437,11 @@ mod tests {
     }
 
     #[test]
-    fn databases_are_asked_in_their_own_words() {
+    fn databases_are_queried_with_their_own_commands() {
         let postgres = process(ProgramRuntime::Postgres, &[Tool::Psql]);
-        let asked = command(&postgres);
-        assert!(asked.starts_with("psql -c \"SELECT pid, pg_blocking_pids(pid), wait_event_type"), "{asked}");
-        assert!(asked.ends_with("FROM pg_stat_activity WHERE pid = 42\""), "{asked}");
+        let query = command(&postgres);
+        assert!(query.starts_with("psql -c \"SELECT pid, pg_blocking_pids(pid), wait_event_type"), "{query}");
+        assert!(query.ends_with("FROM pg_stat_activity WHERE pid = 42\""), "{query}");
         let workload = Some(Box::new(testing::workload()));
         assert!(command(&Process { workload, ..postgres }).ends_with("WHERE state <> 'idle'\""));
         assert!(process(ProgramRuntime::Postgres, &[]).next_step().text.contains("pg_stat_activity WHERE pid = 42"));
@@ -456,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_work_of_inetd_is_in_its_children() {
+    fn the_step_for_inetd_shows_its_children() {
         assert!(command(&process(ProgramRuntime::Inetd, &[Tool::Ps])).starts_with("ps --ppid 42 "));
     }
 }

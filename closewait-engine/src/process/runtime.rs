@@ -1,8 +1,8 @@
-//! Runtimes of programs, and the command for the stacks of their threads.
+//! Runtimes of programs.
 
 use serde::{Deserialize, Serialize};
 
-/// Language runtime of a program, or a server that is known by name.
+/// Language runtime of a program, or a well-known server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProgramRuntime {
     /// A Java virtual machine.
@@ -37,7 +37,7 @@ pub enum ProgramRuntime {
     Redis,
     /// memcached.
     Memcached,
-    /// The HTTP server of Apache.
+    /// Apache HTTP Server.
     Apache,
     /// PgBouncer.
     PgBouncer,
@@ -50,7 +50,7 @@ pub enum ProgramRuntime {
 }
 
 impl ProgramRuntime {
-    /// All of them.
+    /// All runtimes.
     pub const ALL: [Self; 21] = [
         Self::Jvm,
         Self::Go,

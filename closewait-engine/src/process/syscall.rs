@@ -1,10 +1,10 @@
-//! System calls that block: what a thread waits for in them, and for how long at most.
+//! System calls that block: the object of the wait, and its longest possible duration.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The number of a system call of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl at v6.12).
+/// Number of a system call on x86_64 (arch/x86/entry/syscalls/syscall_64.tbl at v6.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Syscall(pub i64);
@@ -17,34 +17,33 @@ pub type SyscallArgs = [u64; 6];
 pub enum WaitLimit {
     /// The call has a timeout: the thread is idle in a pool, sleeps, or polls.
     Limited,
-    /// The arguments of the call set no timeout: it waits for a lock, for another thread, for data, or in an event loop. Calls
-    /// that read, write and accept have no such argument at all; a timeout that the program set on the socket
-    /// (`SO_RCVTIMEO`, `SO_SNDTIMEO`) is unknown.
+    /// The call has no timeout: the thread waits for a lock, for another thread, for data, or in an event loop. Calls that read,
+    /// write and accept have no argument for a timeout; a timeout of the socket (`SO_RCVTIMEO`, `SO_SNDTIMEO`) is unknown.
     Unlimited,
 }
 
 /// Object of a thread's wait in its system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitKind {
-    /// An event on any of several descriptors: epoll, poll, select, io_uring.
+    /// Event on any of several descriptors: epoll, poll, select, io_uring.
     Events,
-    /// A lock, a condition or another thread: futex, semop.
+    /// Lock, condition or another thread: futex, semop.
     Lock,
-    /// A time.
+    /// End of a fixed time.
     Sleep,
-    /// The end of a child process.
+    /// End of a child process.
     Child,
-    /// A signal, as the first process of some servers does.
+    /// Signal. The first processes of some servers wait for one.
     Signal,
-    /// A connection that a client opens.
+    /// New connection of a client.
     Accept,
     /// Data from this descriptor; `None` if each of several threads reads from a descriptor of its own.
     Read(Option<u64>),
-    /// Space for data that it sends, or the end of a write.
+    /// Space in a send buffer, or the end of a write.
     Write,
-    /// A lock on a file: flock, or fcntl, whose other commands do not wait.
+    /// File lock: flock, or fcntl, whose other commands do not wait.
     FileLock,
-    /// Something else.
+    /// Any other object.
     Other,
 }
 
@@ -53,32 +52,32 @@ pub enum WaitKind {
 pub(super) enum First {
     Descriptor,
     Address,
-    /// Nothing that threads could have in common.
+    /// A value that threads cannot have in common.
     Own,
 }
 
-/// Place of the limit of a wait.
+/// Place of a wait's timeout in the arguments of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LimitArgument {
-    /// The call always has one.
+    /// The call always has a timeout.
     Always,
-    /// The call has no argument for one.
+    /// The call has no argument for a timeout.
     Never,
-    /// The argument with this index points to a time; a null pointer is no limit.
+    /// The argument with this index points to the timeout; a null pointer means none.
     Pointer(usize),
-    /// The argument with this index is an `int` of milliseconds; a negative one is no limit.
+    /// The argument with this index is an `int` of milliseconds; a negative value means no timeout.
     Milliseconds(usize),
-    /// The call waits only without these flags, and then has none: index and flags.
+    /// The argument with this index has flags: with one of them, the call does not wait; without, it waits without a timeout.
     Unless(usize, u64),
-    /// `FUTEX_WAIT` and the other operations of futex(2) that wait have a pointer.
+    /// The waiting operations of futex(2), such as `FUTEX_WAIT`, have a pointer to the timeout.
     Futex,
-    /// fcntl(2) waits for a lock only.
+    /// fcntl(2) waits only for a lock, without a timeout.
     Fcntl,
-    /// Unknown: the call does not show it.
+    /// The arguments do not show whether there is a timeout.
     Unknown,
 }
 
-/// A row of [`TABLE`]: number, name, first argument, what the call waits for, where its limit is.
+/// Row of [`TABLE`]: number, name, meaning of the first argument, object of the wait, place of the timeout.
 type SyscallRow = (i64, &'static str, First, WaitKind, LimitArgument);
 
 /// `FUTEX_CMD_MASK` and the operations with a timeout (include/uapi/linux/futex.h at v6.12).
@@ -166,8 +165,8 @@ const TABLE: [SyscallRow; 45] = {
     ]
 };
 
-/// What threads wait for in these functions of the kernel, of which `/proc/PID/wchan` has one: the first that is not part of
-/// the scheduler (`get_wchan`, arch/x86/kernel/process.c at v5.10).
+/// Objects of waits in kernel functions. `/proc/PID/wchan` has the first function that is not part of the scheduler (`get_wchan`,
+/// arch/x86/kernel/process.c at v5.10).
 const WAIT_CHANNELS: [(&str, WaitKind); 18] = [
     ("ep_poll", WaitKind::Events),
     ("do_epoll_wait", WaitKind::Events),
@@ -190,9 +189,9 @@ const WAIT_CHANNELS: [(&str, WaitKind); 18] = [
 ];
 
 impl WaitKind {
-    /// Returns the object of a wait in a function of the kernel.
+    /// Returns the object of a wait in a kernel function.
     pub(super) fn in_function(wchan: &str) -> Option<Self> {
-        // The compiler marks parts and clones of a function behind a dot.
+        // The compiler appends a dot and a suffix to the names of parts and clones of a function.
         let name = wchan.split('.').next()?;
         WAIT_CHANNELS.iter().find(|(function, _)| *function == name).map(|(_, kind)| *kind)
     }
@@ -202,18 +201,18 @@ impl Syscall {
     const POLL: Self = Self(7);
     const RESTART: Self = Self(219);
 
-    /// Its name, if it is one of those that block.
+    /// Returns the name of a call that can block.
     pub fn name(self) -> Option<&'static str> {
         Some(self.row()?.1)
     }
 
-    /// Whether it waits for any of several descriptors.
+    /// Whether the call waits for any of several descriptors.
     pub fn waits_for_many(self) -> bool {
         self.row().is_some_and(|row| row.3 == WaitKind::Events)
     }
 
-    /// Returns the longest possible wait in this call with these arguments; `wchan` is the function of the kernel in
-    /// which the thread waits. `None` if unknown.
+    /// Returns the longest possible wait in this call with these arguments; `wchan` is the kernel function in which the thread
+    /// waits. `None` if unknown.
     pub fn wait_limit(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
         let limited = |limited: bool| Some(if limited { WaitLimit::Limited } else { WaitLimit::Unlimited });
         let argument = |index: usize| args.get(index).copied();
@@ -236,10 +235,10 @@ impl Syscall {
         }
     }
 
-    /// The limit of a call that a signal interrupted, a stop for example, and that continues as restart_syscall(2). The registers
-    /// still have its arguments (`arch_do_signal_or_restart`, arch/x86/kernel/signal.c at v5.10). Of the calls that continue so,
-    /// futex(2) and nanosleep(2) always have a limit (`if (!abs_time)` in `futex_wait`, kernel/futex.c at v5.10); poll(2)
-    /// need not (`do_restart_poll`, fs/select.c at v5.10).
+    /// Returns the longest possible wait in a call that a signal (such as a stop) interrupted and that continues as
+    /// restart_syscall(2). The registers still have its arguments (`arch_do_signal_or_restart`, arch/x86/kernel/signal.c at
+    /// v5.10). Of the calls that continue in this way, futex(2) and nanosleep(2) always have a limit (`if (!abs_time)` in
+    /// `futex_wait`, kernel/futex.c at v5.10); poll(2) may have none (`do_restart_poll`, fs/select.c at v5.10).
     fn restarted(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
         match self.restarted_kind(wchan?)? {
             WaitKind::Lock | WaitKind::Sleep => Some(WaitLimit::Limited),
@@ -254,8 +253,8 @@ impl Syscall {
         }
     }
 
-    /// What a restarted call waits for. All functions of a restarted nanosleep(2) are part of the scheduler
-    /// (`hrtimer_nanosleep_restart`, kernel/time/hrtimer.c at v5.10), so that the entry of the kernel is the first that is not.
+    /// Returns the object of a wait in a restarted call. All functions of a restarted nanosleep(2) are part of the scheduler
+    /// (`hrtimer_nanosleep_restart`, kernel/time/hrtimer.c at v5.10), so the first other function is the kernel's entry point.
     fn restarted_kind(self, wchan: &str) -> Option<WaitKind> {
         if self != Self::RESTART {
             return None;
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_in_order_and_others_are_told_by_number() {
+    fn the_table_is_sorted_and_other_calls_are_shown_as_numbers() {
         assert!(TABLE.is_sorted_by(|one, next| one.0 < next.0));
         assert_eq!(Syscall(455).to_string(), "futex_wait");
         assert_eq!(Syscall(5000).to_string(), "syscall 5000");
@@ -377,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_return_at_once_have_no_limit_to_tell() {
+    fn calls_that_return_at_once_have_no_limit() {
         assert_eq!(limit(61, [MINUS_ONE, POINTER, 0, 0, 0, 0]), UNLIMITED);
         assert_eq!(limit(61, [MINUS_ONE, POINTER, 1, 0, 0, 0]), None);
         assert_eq!([limit(247, [0, 0, 0, 4, 0, 0]), limit(247, [0, 0, 0, 5, 0, 0])], [UNLIMITED, None]);
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_interrupted_is_told_by_where_it_waits() {
+    fn the_kernel_function_shows_the_object_of_a_restarted_call() {
         let restarted = |wchan| Syscall(219).wait_limit(&[0, 1, MINUS_ONE, 0, 0, 0], wchan);
         assert_eq!(restarted(Some("futex_wait_queue_me")), LIMITED);
         assert_eq!(restarted(Some("do_syscall_64")), LIMITED, "nanosleep");
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_has_a_kind() {
+    fn every_blocking_call_has_an_object_of_its_wait() {
         let kind = |number| Syscall(number).wait(Some(5), None);
         for number in [7, 23, 232, 270, 271, 281, 426, 441] {
             assert_eq!(kind(number), WaitKind::Events, "{number}");

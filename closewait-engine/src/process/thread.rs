@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 use super::syscall::{First, Syscall, WaitKind, WaitLimit};
 use crate::text::Comm;
 
-/// Names of threads that a group keeps.
+/// Maximum number of thread names that a group stores.
 const NAMES: usize = 3;
-/// A thread that uses or wants this share of one CPU, in thousandths, has no time for anything else.
+/// Minimum share of the time, in thousandths, in which a busy thread uses a CPU or is ready to run.
 const BUSY_PERMILLE: u32 = 900;
 
 /// State of a thread in the scheduler (`task_state_array`, fs/proc/array.c at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ThreadState {
-    /// `R`: it runs, or would if a CPU was free.
+    /// `R`: the thread runs or is ready to run.
     Running,
-    /// `S`, or `I` for a thread of the kernel: it waits, and a signal wakes it.
+    /// `S`, or `I` for a kernel thread: the thread waits, and a signal wakes it.
     Sleeping,
-    /// `D`: it waits, and no signal wakes it.
+    /// `D`: the thread waits uninterruptibly.
     DiskSleep,
-    /// `T`, `t`: a signal or a debugger has stopped it.
+    /// `T`, `t`: a signal or a debugger has stopped the thread.
     Stopped,
-    /// `Z`, `X`: it has ended.
+    /// `Z`, `X`: the thread has ended.
     Zombie,
-    /// Something else.
+    /// Any other state.
     Other,
 }
 
@@ -50,60 +50,61 @@ pub struct Thread {
     pub comm: Comm,
     /// State in the scheduler.
     pub state: ThreadState,
-    /// The system call that it is in; `None` also if it is in none.
+    /// System call in which the thread is; `None` also if it is in none.
     pub syscall: Option<Syscall>,
     /// First argument of the system call: a futex's address, or a descriptor.
     pub arg: Option<u64>,
     /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
     pub limit: Option<WaitLimit>,
-    /// The function of the kernel in which it waits.
+    /// Kernel function in which the thread waits.
     pub wchan: Option<String>,
-    /// CPU time, in thousandths of one CPU.
+    /// CPU use, in thousandths of one CPU.
     pub cpu_permille: Option<u32>,
-    /// The time in which it was runnable, on a CPU or not, in thousandths: what it would have used of a CPU of its own.
+    /// Share of the time in which the thread ran or was ready to run, in thousandths: its CPU use if it had a CPU of its own.
     #[serde(default)]
     pub wanted_permille: Option<u32>,
-    /// Whether it is the first one of its process.
+    /// Whether the thread is the first one of its process.
     pub main: bool,
 }
 
-/// Threads that do the same.
+/// Threads with the same state, system call and object of their wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadGroup {
     /// Number of threads.
     pub count: u32,
     /// State in the scheduler.
     pub state: ThreadState,
-    /// The system call that they are in; `None` also if they are in none.
+    /// System call in which the threads are; `None` also if they are in none.
     pub syscall: Option<Syscall>,
-    /// Futex address or descriptor that all of the threads wait for; `None` also if each waits for one of its own.
+    /// Futex address or descriptor that all threads of the group wait for; `None` also if each waits for one of its own.
     pub arg: Option<u64>,
     /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
     pub limit: Option<WaitLimit>,
-    /// Whether each waits for an address or a descriptor of its own, as the threads of a JVM do.
+    /// Whether each thread waits for an address or a descriptor of its own, as the threads of a JVM do.
     pub own: bool,
-    /// Function of the kernel in which the first of the threads waits.
+    /// Kernel function in which the first thread of the group waits.
     pub wchan: Option<String>,
-    /// Some of their names, different ones.
+    /// Distinct names of the threads, at most 3.
     pub comms: Vec<Comm>,
-    /// CPU time of the one that used most, in thousandths of one CPU.
+    /// Highest CPU use of a thread, in thousandths of one CPU.
     pub busiest_permille: Option<u32>,
-    /// CPU time of the process's first thread, if it is in the group.
+    /// CPU use of the process's first thread, in thousandths of one CPU, if it is in the group.
     pub main_permille: Option<u32>,
     /// Whether the process's first thread is in the group.
     pub has_main: bool,
-    /// Time in which the one was runnable that was so longest, in thousandths; `None` if it is unknown of all of them.
+    /// Largest share of the time in which a thread ran or was ready to run, in thousandths; `None` if it is unknown for all
+    /// threads.
     #[serde(default)]
     pub busiest_wanted_permille: Option<u32>,
-    /// Time in which the first thread of the process was runnable, in thousandths, if that is one of them.
+    /// Share of the time in which the process's first thread ran or was ready to run, in thousandths, if it is in the group.
     #[serde(default)]
     pub main_wanted_permille: Option<u32>,
 }
 
 impl ThreadGroup {
-    /// Returns the place of the wait: a system call, otherwise a function of the kernel.
+    /// Returns the place of the wait: a system call, otherwise a kernel function.
     pub fn place(&self) -> Option<String> {
         self.syscall.map(|call| call.to_string()).or_else(|| self.wchan.clone())
     }
@@ -140,20 +141,21 @@ impl ThreadGroup {
     }
 }
 
-/// Whether a thread that used this share of a CPU and wanted that one has no time for anything else, in thousandths. Where
-/// the latter is unknown, the CPU may have been another's.
+/// Whether a thread is busy: it used a CPU (`used`), or ran or was ready to run (`wanted`), for [`BUSY_PERMILLE`] thousandths of
+/// the time. If `wanted` is unknown, a thread that shares its CPU does not count as busy.
 pub(super) fn is_busy(used: Option<u32>, wanted: Option<u32>) -> bool {
     used.max(wanted).is_some_and(|share| share >= BUSY_PERMILLE)
 }
 
-/// Puts those together that are in the same state and system call and wait for the same; the largest group comes first.
+/// Groups threads by state, system call and object of their wait; the largest group comes first.
 pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
     let mut groups = BTreeMap::new();
     for thread in threads {
         let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
-        // Where the system call is known, the function in it tells no more.
+        // If the system call is known, the kernel function adds nothing.
         let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
-        // Else the share that one uses would be told of another that wants a CPU all the time.
+        // Busy threads get groups of their own, so that a group does not combine the CPU use of one thread with the wait of
+        // another.
         let busy = is_busy(thread.cpu_permille, thread.wanted_permille);
         let key = (thread.state, thread.syscall, arg, thread.limit, wchan, busy);
         let group = groups.entry(key).or_insert_with(|| ThreadGroup {
@@ -182,14 +184,14 @@ pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
             group.comms.push(thread.comm.clone());
         }
     }
-    let mut groups = with_those_alone_together(groups.into_values().collect());
+    let mut groups = merge_single_threads(groups.into_values().collect());
     groups.sort_by_key(|group| u32::MAX - group.count);
     groups
 }
 
-/// Puts those groups of one thread together that differ only in what they wait for: else a pool of threads that each wait
-/// for a futex of their own would be as many groups.
-fn with_those_alone_together(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
+/// Merges groups of one thread that differ only in the object of their wait. Otherwise a pool whose threads each wait for a futex
+/// of their own would have a group for each thread.
+fn merge_single_threads(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
     let (alone, mut groups): (Vec<_>, Vec<_>) =
         groups.into_iter().partition(|group| group.count == 1 && group.same().is_some());
     let mut together = BTreeMap::<_, ThreadGroup>::new();
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_mean_nothing_do_not_divide() {
+    fn arguments_without_meaning_do_not_divide_groups() {
         let groups = group(&[thread(b'a', 7, 1), thread(b'b', 7, 2)]);
         assert_eq!((groups.len(), groups[0].arg, groups[0].same()), (1, None, None));
     }
@@ -267,14 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn only_threads_that_wait_have_something_that_they_wait_for() {
+    fn only_waiting_threads_have_an_object_of_their_wait() {
         let one = |thread: Thread| group(&[thread])[0].wait();
         assert_eq!(one(thread(b'a', 202, 1)), Some(WaitKind::Lock));
         assert_eq!(one(thread(b'a', 0, 7)), Some(WaitKind::Read(Some(7))));
         for state in [ThreadState::Running, ThreadState::Stopped, ThreadState::Zombie] {
             assert_eq!(one(Thread { state, ..thread(b'a', 202, 1) }), None, "{state:?}");
         }
-        // Without the system call, as on another architecture, the function of the kernel tells.
+        // Without the system call, as on another architecture, the kernel function shows the object.
         assert_eq!(one(Thread { syscall: None, ..thread(b'a', 0, 1) }), Some(WaitKind::Lock));
         assert_eq!(one(Thread { syscall: None, wchan: None, ..thread(b'a', 0, 1) }), None);
         let each_its_own = group(&[thread(b'a', 0, 1), thread(b'a', 0, 2)]);

@@ -396,7 +396,7 @@ impl Tracker {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             if tracked.refreshed.is_none_or(|last| last < refreshed) {
                 let before = tracked.socket.clone();
-                tracked.socket = before.clone().without_what_changes();
+                tracked.socket = before.clone().without_changing_facts();
                 if key.is_of_ends() {
                     forgotten.push((key, before));
                 }

@@ -6,12 +6,12 @@ const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 const UID_: &str = "0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0";
 const STATIC_UID: &str = "00112233445566778899aabbccddeeff";
 
-/// 64 digits that begin with `first`.
+/// Returns an id of 64 digits that begins with `first`.
 fn id(first: char) -> String {
     format!("{first}{}", "0123456789abcdef".repeat(4).split_at(1).1)
 }
 
-/// `{a}` and `{b}` stand for ids, `{uid}`, `{uid_}` and `{static}` for uids.
+/// Parses a path in which `{a}` and `{b}` stand for ids, and `{uid}`, `{uid_}` and `{static}` for uids.
 fn parse(pattern: &str) -> Workload {
     let path = pattern
         .replace("{a}", &id('a'))
@@ -70,7 +70,7 @@ fn static_pods_have_a_uid_without_dashes() {
 }
 
 #[test]
-fn in_kind_the_pod_counts_and_not_the_container_that_is_the_node() {
+fn in_kind_the_pod_counts_and_not_the_node_s_container() {
     assert_container(
         "/docker/{b}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
          kubelet-kubepods-burstable-pod{uid_}.slice/cri-containerd-{a}.scope",
@@ -172,7 +172,7 @@ fn a_systemd_in_a_container_has_units_of_its_own() {
 }
 
 #[test]
-fn what_only_looks_like_an_id_is_none() {
+fn names_that_resemble_ids_are_no_ids() {
     let short = &id('a')[..63];
     for path in [
         format!("/docker/{short}"),
@@ -195,14 +195,14 @@ fn a_name_that_could_act_on_a_terminal_is_made_harmless() {
 
 proptest! {
     #[test]
-    fn any_path_is_survived_and_read_back_from_a_recording(path: String) {
+    fn any_path_is_parsed_and_read_back_from_a_recording(path: String) {
         let workload = Workload::parse(&path);
         let written = serde_json::to_string(&workload).unwrap();
         prop_assert_eq!(serde_json::from_str::<Workload>(&written).unwrap(), workload);
     }
 
     #[test]
-    fn any_mixture_of_known_parts_is_survived(
+    fn any_mixture_of_known_parts_is_parsed(
         parts in prop::collection::vec(
             prop::sample::select(&["/", "pod", "kubepods", "-pod", ".slice", ":", "docker-", "lxc", ".scope", "..", "é"][..]),
             0..12,

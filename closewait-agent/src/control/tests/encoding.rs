@@ -1,4 +1,4 @@
-//! The encoding of an answer, which has no names of members.
+//! Encoding of an answer, which contains no member names.
 
 use std::{
     borrow::Cow,
@@ -23,7 +23,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Members are encoded by their places. Whoever changes them makes another version of the protocol.
+/// Members are encoded by position. Any change of them needs a new version of the protocol.
 #[test]
 fn the_encoding_is_that_of_this_version_of_the_protocol() {
     let mut frame = ItemFrame::default();
@@ -41,7 +41,7 @@ fn the_rules_are_those_of_this_version_of_the_protocol() {
     assert_eq!((PROTOCOL, names.as_slice()), (2, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
-/// Names of all rules of sockets that stay.
+/// Names of all rules for present sockets.
 const NAMES: [&str; 26] = [
     "accept_stopped",
     "accumulates",
@@ -71,10 +71,10 @@ const NAMES: [&str; 26] = [
     "working",
 ];
 
-/// As [`sample`] is encoded.
+/// Encoding of [`sample`].
 const ENCODED: &str = include_str!("encoded.txt");
 
-/// One item of each kind, with a value for nearly each member.
+/// Returns one item of each type, with a value for nearly each member.
 fn sample() -> Vec<AnswerItem<'static>> {
     let (now, anchor) = (BootTime(100_000_000_000), TimeAnchor::booted_at(UNIX_EPOCH));
     let task = || testing::owner("app", 7, 5).task;

@@ -18,7 +18,7 @@ use super::{
     line, path, text,
 };
 
-/// Reads all of an answer once `begin` allows it. Returns its frames, or the error.
+/// Reads a whole answer after `begin` signals. Returns its frames, or the error.
 fn read_later(path: &Path, begin: mpsc::Receiver<()>) -> thread::JoinHandle<Result<Vec<u8>, String>> {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(line("frames").as_bytes()).unwrap();
@@ -50,11 +50,11 @@ fn an_answer_is_the_same_whether_its_client_reads_beside_or_afterwards() {
         for reads_beside in [true, false] {
             let (begin, may_begin) = mpsc::channel();
             let reading = read_later(&path, may_begin);
-            let (_, asker) = control.question().await.unwrap();
+            let (_, client) = control.question().await.unwrap();
             if reads_beside {
                 begin.send(()).unwrap();
             }
-            let mut answer = asker.begin();
+            let mut answer = client.begin();
             for part in text(LENGTH).chunks(32 * 1024) {
                 answer.frame(part).unwrap();
                 if reads_beside {
@@ -66,7 +66,7 @@ fn an_answer_is_the_same_whether_its_client_reads_beside_or_afterwards() {
             if reads_beside {
                 assert!(waiting < LENGTH / 2, "{waiting} bytes wait though the client reads");
             } else {
-                assert!(waiting > 0, "a client that does not read holds up nobody");
+                assert!(waiting > 0, "a client that does not read delays no other client");
                 begin.send(()).unwrap();
             }
             while !reading.is_finished() {
@@ -87,8 +87,8 @@ fn an_answer_that_fails_half_way_ends_with_the_reason() {
         for frames in [1, 3, 20] {
             let (begin, may_begin) = mpsc::channel();
             let reading = read_later(&path, may_begin);
-            let (_, asker) = control.question().await.unwrap();
-            let mut answer = asker.begin();
+            let (_, client) = control.question().await.unwrap();
+            let mut answer = client.begin();
             for _ in 0..frames {
                 answer.frame(&[7; 32 * 1024]).unwrap();
             }

@@ -1,11 +1,11 @@
-//! Builds small BTF files for the tests.
+//! Builder of small BTF files for tests.
 
-/// A BTF file in the making.
+/// BTF file under construction.
 pub(crate) struct Blob {
     types: Vec<u8>,
     strings: Vec<u8>,
     count: u32,
-    /// Bytes that a newer kernel has put after the header that this reader knows.
+    /// Bytes that a newer kernel adds after the known header.
     pub(crate) header_extra: Vec<u8>,
 }
 
@@ -14,7 +14,7 @@ impl Blob {
         Self { types: Vec::new(), strings: vec![0], count: 0, header_extra: Vec::new() }
     }
 
-    /// Adds a type and gives its number. `tail` is all that follows the first three words.
+    /// Adds a type and returns its number. `tail` is everything after the first three words.
     pub(crate) fn add(&mut self, name: &str, info: (u32, u32, bool), size_or_type: u32, tail: &[u32]) -> u32 {
         let (kind, len, flag) = info;
         let name = self.string(name);
@@ -26,7 +26,7 @@ impl Blob {
         self.count
     }
 
-    /// Adds a struct of members (name, type, third word of the member).
+    /// Adds a struct with members (name, type, third word of the member).
     pub(crate) fn structure(&mut self, name: &str, flag: bool, members: &[(&str, u32, u32)]) -> u32 {
         let mut tail = Vec::new();
         for &(name, type_id, offset) in members {
@@ -36,7 +36,7 @@ impl Blob {
         self.add(name, (super::STRUCT, len, flag), 64, &tail)
     }
 
-    /// Adds an integer of that many bytes.
+    /// Adds an integer type of this size.
     pub(crate) fn int(&mut self, bytes: u32) -> u32 {
         self.add("int", (super::INT, 0, false), bytes, &[bytes * 8])
     }

@@ -1,10 +1,11 @@
-//! Which members the kernel program reads, and where they are in this kernel.
+//! Offsets of the members that the kernel program reads, in this kernel.
 
 use closewait_common::config::{Abilities, Layout, MISSING};
 
 use super::Btf;
 
-/// The offset of every member that the kernel program reads; [`MISSING`] where this kernel has no such member.
+/// Returns the offset of every member that the kernel program reads; [`MISSING`] where this kernel has no such
+/// member.
 pub fn layout(btf: &Btf) -> Layout {
     let at = |type_name, path| btf.offset(type_name, path).unwrap_or(MISSING);
     let sock = |path| at("sock", path);
@@ -64,11 +65,11 @@ pub fn layout(btf: &Btf) -> Layout {
     }
 }
 
-/// What the kernel program may call and which bits it looks at.
+/// Returns the helpers that the kernel program may call, and the numbers of the bits that it tests.
 pub fn abilities(btf: &Btf) -> Abilities {
     Abilities {
-        // The variant that takes a `struct sock` pointer came together with the permission to call it from tracing
-        // programs (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
+        // The variant that takes a `struct sock` pointer came with the permission to call it from tracing programs
+        // (`bpf_get_socket_ptr_cookie` in net/core/filter.c, `bpf_tracing_func_proto`; v5.12).
         socket_cookie: u32::from(btf.has_function("bpf_get_socket_ptr_cookie")),
         keepopen_bit: btf.enum_value("sock_flags", "SOCK_KEEPOPEN").unwrap_or(MISSING),
         done_bit: btf.enum_value("sock_flags", "SOCK_DONE").unwrap_or(MISSING),
@@ -79,12 +80,12 @@ pub fn abilities(btf: &Btf) -> Abilities {
     }
 }
 
-/// The first that this kernel has.
+/// Returns the first offset that exists in this kernel.
 fn first(offsets: &[u32]) -> u32 {
     offsets.iter().copied().find(|offset| *offset != MISSING).unwrap_or(MISSING)
 }
 
-/// From a `struct socket` to `i_ino` of the inode beside it (`SOCK_INODE` in include/net/sock.h, v6.18).
+/// Returns the distance from a `struct socket` to `i_ino` of its inode (`SOCK_INODE` in include/net/sock.h, v6.18).
 fn socket_ino(btf: &Btf) -> Option<u32> {
     let inode = btf.offset("socket_alloc", "vfs_inode")?.checked_add(btf.offset("inode", "i_ino")?)?;
     inode.checked_sub(btf.offset("socket_alloc", "socket")?)

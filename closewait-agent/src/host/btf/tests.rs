@@ -1,4 +1,4 @@
-//! Tests of the reader of types.
+//! Tests of the type reader.
 
 use closewait_common::config::{Layout, MISSING};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ fn parse(blob: &Blob) -> Btf {
     Btf::parse(blob.bytes()).unwrap()
 }
 
-/// One file with a little of everything.
+/// Builds a file with every kind of type.
 fn sample() -> Blob {
     let mut blob = Blob::new();
     let int = blob.int(4);
@@ -43,7 +43,7 @@ fn finds_members_through_anonymous_structs_and_aliases() {
 }
 
 #[test]
-fn does_not_walk_through_pointers() {
+fn does_not_follow_pointers() {
     let btf = parse(&sample());
     assert_eq!(btf.offset("outer", "p"), Some(8 + 4 + 16));
     assert_eq!(btf.offset("outer", "p.x"), None);
@@ -93,7 +93,7 @@ fn reads_enums_functions_and_sizes() {
 }
 
 #[test]
-fn skips_a_kind_it_does_not_know_if_the_file_tells_its_size() {
+fn skips_an_unknown_kind_if_the_file_has_its_size() {
     let mut blob = sample();
     blob.add("new", (20, 2, false), 0, &[0; 1 + 2 * 2]);
     blob.structure("after", false, &[]);
@@ -138,7 +138,7 @@ fn a_kernel_without_any_member_gives_an_empty_layout() {
     assert_eq!((abilities.socket_cookie, abilities.keepopen_bit), (0, MISSING));
 }
 
-/// Runs on whatever kernel the tests run on; says so if it offers no types.
+/// Runs on any kernel; prints a note if it has no type information.
 #[test]
 #[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 fn finds_every_member_in_the_running_kernel() {
@@ -152,7 +152,8 @@ fn finds_every_member_in_the_running_kernel() {
     let found = layout(&btf);
     let text = format!("{found:?}");
     let missing: Vec<_> = text.split(", ").filter(|field| field.contains(&MISSING.to_string())).collect();
-    // One of `file_count` and `file_ref` is missing always; `sock_cgroup` came with 5.15 and stable kernels since 5.10.
+    // One of `file_count` and `file_ref` is always missing; `sock_cgroup` came with 5.15 and stable kernels since
+    // 5.10.
     let optional = ["file_count", "file_ref", "sock_cgroup", "sock_v6"];
     assert!(missing.iter().all(|field| optional.iter().any(|name| field.contains(name))), "{missing:?}");
     assert!((found.file_count == MISSING) != (found.file_ref == MISSING), "{text}");
@@ -186,7 +187,7 @@ proptest! {
     }
 }
 
-/// Calls everything there is on a file that may be nonsense.
+/// Calls every method on a file that may be malformed.
 fn exercise(bytes: Vec<u8>) {
     let Ok(btf) = Btf::parse(bytes) else { return };
     for name in ["outer", "inner", "inner_t", "flags", "wide", ""] {

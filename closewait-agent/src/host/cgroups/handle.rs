@@ -1,4 +1,4 @@
-//! Opening the folder of a cgroup by its id.
+//! Access to the folder of a cgroup by its id.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use std::{
 
 /// `FILEID_KERNFS` of `enum fid_type` (include/linux/exportfs.h, v5.10): 8 bytes, the id.
 const FILEID_KERNFS: libc::c_int = 0xfe;
-/// Ending of the name of a file that was removed (`path_with_deleted`, fs/d_path.c at v5.10).
+/// Suffix of the name of a removed file (`path_with_deleted`, fs/d_path.c at v5.10).
 const DELETED: &[u8] = b" (deleted)";
 
 /// `struct file_handle` (include/linux/fs.h, v5.10) with the handle of a kernfs node.
@@ -26,16 +26,16 @@ struct Handle {
     id: u64,
 }
 
-/// What came of it.
+/// Outcome of opening a cgroup by its id.
 #[derive(Debug)]
 pub(super) enum Opened {
-    /// The path from the root of the mount.
+    /// Path from the root of the mount.
     Path(Vec<u8>),
-    /// There is none with this id below the mount.
+    /// No cgroup below the mount has this id.
     Gone,
     /// This process or this kernel cannot open files by handles.
     NotAllowed,
-    /// Another error, as of too many open files.
+    /// Another error, such as too many open files.
     Failed(io::Error),
 }
 
@@ -45,9 +45,9 @@ pub(super) fn open(mount: &File, id: u64) -> Opened {
         Ok(folder) => folder,
         Err(error) => {
             return match error.raw_os_error() {
-                // The node has been removed, or never was there (`__kernfs_fh_to_dentry` in fs/kernfs/mount.c, v5.10).
+                // The node has been removed, or never existed (`__kernfs_fh_to_dentry` in fs/kernfs/mount.c, v5.10).
                 Some(libc::ESTALE | libc::ENOENT) => Opened::Gone,
-                // A missing capability or a container's filter; a kernel or a file system without handles.
+                // A missing capability, a container's filter, or a kernel or a file system without handles.
                 Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => Opened::NotAllowed,
                 _ => Opened::Failed(error),
             };
@@ -76,17 +76,17 @@ fn open_by_id(mount: &File, id: u64) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The path of an open file. Asks no file system (`d_path`, fs/d_path.c at v5.10).
+/// Returns the path of an open file. Accesses no file system (`d_path`, fs/d_path.c at v5.10).
 fn link(fd: libc::c_int) -> io::Result<Vec<u8>> {
     Ok(fs::read_link(format!("/proc/self/fd/{fd}"))?.into_os_string().into_vec())
 }
 
-/// The rest of a path below a folder, beginning with a slash; `None` for one that is not below it, as of a cgroup outside
-/// of the part of the hierarchy that is mounted: of that, `d_path` knows no way from the mount.
+/// Returns the part of a path below a folder, with a leading slash. `None` for a path outside the folder, such as
+/// that of a cgroup outside the mounted part of the hierarchy, which `d_path` cannot express.
 fn below(root: &[u8], path: &[u8]) -> Option<Vec<u8>> {
     let root = root.strip_suffix(b"/").unwrap_or(root);
     match path.strip_prefix(root)? {
@@ -95,7 +95,7 @@ fn below(root: &[u8], path: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Without the mark of a folder that was removed after it was opened; a name can end in the same words.
+/// Removes the mark of a folder that was removed after it was opened, unless the name itself ends in these words.
 fn without_deleted(root: &[u8], path: Vec<u8>, id: u64) -> Vec<u8> {
     let Some(shorter) = path.strip_suffix(DELETED) else { return path };
     let whole = [root, &path].concat();
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_below_the_mount_are_told() {
+    fn only_paths_below_the_mount_are_returned() {
         assert_eq!(below(b"/sys/fs/cgroup", b"/sys/fs/cgroup/a/b"), Some(b"/a/b".to_vec()));
         assert_eq!(below(b"/sys/fs/cgroup", b"/sys/fs/cgroup"), Some(b"/".to_vec()));
         assert_eq!(below(b"/", b"/a"), Some(b"/a".to_vec()));

@@ -9,29 +9,29 @@ use std::{
 
 use crate::clock;
 
-/// More folders are not walked.
+/// Maximum number of folders in a scan.
 const MAX_FOLDERS: usize = 65_536;
-/// Deeper folders are not walked.
+/// Maximum depth of folders in a scan.
 const MAX_DEPTH: usize = 32;
-/// Entries between two looks at the clock.
-const ENTRIES: usize = 64;
+/// Number of entries between two checks of the clock.
+const ENTRIES_PER_CHECK: usize = 64;
 
 /// Folders that one step of a scan found.
 #[derive(Debug, Default)]
 pub(super) struct FolderScanStep {
-    /// The id and the path from the root of the mount of each.
+    /// Id of each folder, and its path from the root of the mount.
     pub(super) found: Vec<(u64, Vec<u8>)>,
-    /// Whether this call began at the root and saw every folder.
+    /// Whether a scan from the root ended in this step and read every folder.
     pub(super) whole: bool,
 }
 
-/// Scan of the folders below one.
+/// Scan of the folders below a root.
 #[derive(Debug)]
 pub(super) struct FolderScan {
     root: PathBuf,
-    /// Still to be listed.
+    /// Folders that are not listed yet.
     waiting: Vec<Folder>,
-    /// The one that is being listed.
+    /// Folder that is being listed.
     current: Option<(ReadDir, Folder)>,
     seen: usize,
     complete: bool,
@@ -49,13 +49,13 @@ impl FolderScan {
         Self { root, waiting: Vec::new(), current: None, seen: 0, complete: true }
     }
 
-    /// Goes on for so long; from the root, if the last call came to the end.
-    pub(super) fn go_on(&mut self, budget: Duration) -> FolderScanStep {
+    /// Continues for the time in `budget`; starts at the root if the last call finished.
+    pub(super) fn continue_for(&mut self, budget: Duration) -> FolderScanStep {
         let began = clock::now();
-        self.go_on_until(MAX_FOLDERS, || clock::now().since(began) >= budget)
+        self.continue_until(MAX_FOLDERS, || clock::now().since(began) >= budget)
     }
 
-    fn go_on_until(&mut self, max_folders: usize, mut over: impl FnMut() -> bool) -> FolderScanStep {
+    fn continue_until(&mut self, max_folders: usize, mut over: impl FnMut() -> bool) -> FolderScanStep {
         let mut step = FolderScanStep::default();
         let from_root = self.waiting.is_empty() && self.current.is_none();
         if from_root {
@@ -88,10 +88,10 @@ impl FolderScan {
         self.waiting.push(Folder { folder: self.root.clone(), path: Vec::new(), depth: 0 });
     }
 
-    /// Takes some entries of the current folder.
+    /// Reads some entries of the current folder.
     fn list(&mut self, max_folders: usize, step: &mut FolderScanStep) {
         let Some((entries, current)) = &mut self.current else { return };
-        for _ in 0..ENTRIES {
+        for _ in 0..ENTRIES_PER_CHECK {
             let Some(entry) = entries.next() else {
                 self.current = None;
                 return;
@@ -120,7 +120,7 @@ mod tests {
     use super::{super::super::testing::Fixture, *};
 
     fn whole(scan: &mut FolderScan, max_folders: usize) -> (Vec<Vec<u8>>, bool) {
-        let FolderScanStep { found, whole } = scan.go_on_until(max_folders, || false);
+        let FolderScanStep { found, whole } = scan.continue_until(max_folders, || false);
         let mut paths: Vec<_> = found.into_iter().map(|(_id, path)| path).collect();
         paths.sort_unstable();
         (paths, whole)
@@ -136,7 +136,7 @@ mod tests {
         folder(&fixture, "system.slice/a.service");
         fixture.file("system.slice/cgroup.procs", b"");
         let mut scan = FolderScan::of(fixture.path().to_owned());
-        let FolderScanStep { found, .. } = scan.go_on_until(MAX_FOLDERS, || false);
+        let FolderScanStep { found, .. } = scan.continue_until(MAX_FOLDERS, || false);
         let inode = fs::metadata(fixture.path().join("system.slice/a.service")).unwrap().ino();
         assert!(found.contains(&(inode, b"/system.slice/a.service".to_vec())), "{found:?}");
         let all = [&b"/"[..], b"/system.slice", b"/system.slice/a.service"].map(<[u8]>::to_vec).to_vec();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_is_interrupted_goes_on_where_it_stopped() {
+    fn an_interrupted_scan_continues_where_it_stopped() {
         let fixture = Fixture::new("scan");
         for name in 0..300 {
             folder(&fixture, &format!("{}/{name}", name % 3));
@@ -152,7 +152,7 @@ mod tests {
         let mut scan = FolderScan::of(fixture.path().to_owned());
         let (mut paths, mut calls) = (Vec::new(), 0);
         while calls == 0 || scan.current.is_some() || !scan.waiting.is_empty() {
-            let FolderScanStep { found, whole } = scan.go_on_until(MAX_FOLDERS, || true);
+            let FolderScanStep { found, whole } = scan.continue_until(MAX_FOLDERS, || true);
             assert!(!whole, "only a call that sees everything can say that something is not there");
             paths.extend(found.into_iter().map(|(_id, path)| path));
             calls += 1;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_where_there_are_too_many_and_says_so() {
+    fn a_scan_ends_at_its_limit_and_reports_that() {
         let fixture = Fixture::new("scan");
         for name in 0..20 {
             folder(&fixture, &format!("many/{name}"));

@@ -23,7 +23,7 @@ fn one(cgroups: &mut Cgroups, id: u64) -> Lookup {
     lookup
 }
 
-/// Cgroups that are walked, as where files cannot be opened by handles.
+/// Cgroups whose folders are scanned, as where files cannot be opened by handles.
 fn scanned(fixture: &Fixture) -> Cgroups {
     let mut cgroups = Cgroups::at(fixture.path()).unwrap();
     cgroups.scan = Some(Arc::new(Mutex::new(FolderScan::of(fixture.path().to_owned()))));
@@ -66,7 +66,7 @@ fn a_new_folder_is_found_and_one_that_is_gone_stays_known() {
 }
 
 #[test]
-fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
+fn a_scan_on_another_thread_is_not_waited_for() {
     let fixture = Fixture::new("cgroups");
     let mut cgroups = scanned(&fixture);
     let scan = cgroups.scan.clone().unwrap();
@@ -77,7 +77,7 @@ fn a_walk_that_somebody_else_is_in_is_not_waited_for() {
 }
 
 #[test]
-fn a_folder_that_is_no_mount_is_said() {
+fn a_folder_that_is_no_mount_is_reported() {
     let fixture = Fixture::new("cgroups");
     assert!(matches!(Cgroups::at(fixture.path().join("none")), Err(CgroupError::Open { .. })));
 }
@@ -93,7 +93,7 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
                     let name = entry.file_name();
                     match one(&mut cgroups, inode(&entry.path())) {
                         Lookup::Path(path) => assert_eq!(path[1..], *name.as_encoded_bytes()),
-                        // Others may remove one right now.
+                        // Another process may remove one right now.
                         Lookup::Gone => assert!(!entry.path().exists()),
                         Lookup::Unknown(why) => panic!("{why}"),
                     }
@@ -101,7 +101,7 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
             }
             assert_eq!(one(&mut cgroups, u64::MAX), Lookup::Gone);
         }
-        // Where there is no cgroup v2, that is what is said.
+        // Only a host without cgroup v2 has this error.
         Err(error) => assert!(matches!(error, CgroupError::NotMounted), "{error}"),
     }
 }

@@ -1,7 +1,7 @@
-//! The system calls that an agent never makes after its start, refused by the kernel.
+//! Filter for the system calls that an agent never makes after its start.
 //!
-//! A list of what is refused: what is not on it is allowed, so that no C library and no kernel breaks the agent. A strict
-//! list of what is allowed belongs to the unit file (`SystemCallFilter=`).
+//! It is a list of refused calls: all others are allowed, so that no C library and no kernel breaks the agent. A
+//! strict list of allowed calls belongs to the unit file (`SystemCallFilter=`).
 
 use std::{collections::BTreeMap, env::consts::ARCH, ffi::c_long};
 
@@ -13,15 +13,15 @@ use seccompiler::{
 /// Reason why there is no filter.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilterError {
-    /// It cannot be made for this machine.
+    /// The filter does not support this architecture.
     #[error("making the filter failed: {0}")]
     Make(BackendError),
-    /// The kernel does not take it.
+    /// The kernel refuses the filter.
     #[error("seccomp(SECCOMP_SET_MODE_FILTER) failed: {0}")]
     Install(seccompiler::Error),
 }
 
-/// Answered with `EPERM`.
+/// System calls that fail with `EPERM`.
 const REFUSED: [c_long; 51] = [
     // Other programs.
     libc::SYS_execve,
@@ -73,25 +73,25 @@ const REFUSED: [c_long; 51] = [
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
     libc::SYS_setgroups,
-    // Large and of no use here.
+    // Large, and unused here.
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
     libc::SYS_userfaultfd,
-    // Its requests pass by this filter.
+    // Its requests bypass this filter.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
 ];
 
-/// A bit of the numbers of x32, of which the kernel says that they are of the same architecture (`__X32_SYSCALL_BIT` in
+/// Bit in the numbers of x32, which the kernel reports as the same architecture (`__X32_SYSCALL_BIT` in
 /// arch/x86/include/uapi/asm/unistd.h, v6.18).
 const X32: c_long = 0x4000_0000;
-/// Calls that x32 has under numbers of its own: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev, execveat
-/// (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
+/// Calls that have a separate number on x32: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev,
+/// execveat (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
 const X32_ONLY: [c_long; 6] = [520, 521, 528, 539, 540, 545];
 
-/// All that make a namespace. `CLONE_NEWTIME` is none that `clone` takes.
+/// Flags of `clone` that create a namespace. `clone` does not accept `CLONE_NEWTIME`.
 const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -102,14 +102,14 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// Installs the filters for all threads of this process, for good.
+/// Installs the filters for all threads of this process, permanently.
 pub(super) fn install(enter_namespaces: bool) -> Result<(), FilterError> {
-    // All are made before the first holds.
+    // Builds all filters before it installs the first.
     let filters = [refused(enter_namespaces).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
     filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::Install)
 }
 
-/// What is not allowed.
+/// Builds the filter of refused calls.
 fn refused(enter_namespaces: bool) -> Result<BpfProgram, BackendError> {
     let setns = (!enter_namespaces).then_some(libc::SYS_setns);
     let mut rules: BTreeMap<_, _> =
@@ -124,12 +124,13 @@ fn refused(enter_namespaces: bool) -> Result<BpfProgram, BackendError> {
     program(rules, libc::EPERM)
 }
 
-/// What is said not to be there: a filter cannot see the flags of `clone3`, and C libraries fall back to `clone`.
+/// Builds the filter of calls that look unimplemented: a filter cannot read the flags of `clone3`, and C libraries
+/// fall back to `clone`.
 fn unknown() -> Result<BpfProgram, BackendError> {
     program(both(libc::SYS_clone3).map(|call| (call, vec![])).into(), libc::ENOSYS)
 }
 
-/// The number of a call, and that of x32.
+/// Returns the number of a call, and its number on x32.
 fn both(call: c_long) -> [c_long; 2] {
     [call, call | X32]
 }
@@ -145,11 +146,11 @@ mod tests {
 
     use super::*;
 
-    /// What a call with zeros as arguments ends with on a thread that has the filters.
+    /// Returns the error of a call with zeros as arguments on a thread that has the filters.
     fn filtered(enter_namespaces: bool, call: c_long) -> Option<i32> {
         thread::spawn(move || {
             for filter in [refused(enter_namespaces).unwrap(), unknown().unwrap()] {
-                // Of this thread alone: other tests go on.
+                // For this thread alone: other tests continue.
                 seccompiler::apply_filter(&filter).unwrap();
             }
             // SAFETY: all pointers among the arguments are null, which each of these calls refuses.

@@ -5,10 +5,10 @@ use std::{
 
 use super::*;
 
-/// The items for which there were values, and those for which there were none, each with the reason.
+/// Items with values, and items without, each with the reason.
 type Taken = (Vec<u32>, Vec<(u32, String)>);
 
-/// Waits at a pipe whenever the item is 7.
+/// Blocks on a pipe whenever the item is 7.
 fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Taken {
     let end = Mutex::new(end);
     let mut taken = Taken::default();
@@ -20,9 +20,9 @@ fn read_or_wait(items: Vec<u32>, end: PipeReader, patience: &mut Patience) -> Ta
         }
         job.put(*item);
     };
-    each(items, patience, work, |item, told| match told {
-        Told::Value(value) => taken.0.push(value),
-        Told::Unanswered(why) => taken.1.push((*item, why.to_string())),
+    each(items, patience, work, |item, result| match result {
+        ReadResult::Value(value) => taken.0.push(value),
+        ReadResult::Unanswered(why) => taken.1.push((*item, why.to_string())),
     });
     taken
 }
@@ -45,7 +45,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     let subject = Subject::Process(7, Some(1));
     assert!(matches!(may_wait_for(&subject), Err(ReadFailure::StillWaits)));
     may_wait_for(&Subject::Process(8, Some(1))).unwrap();
-    // It answers: then it may be asked again.
+    // It answers, so that it may be read again.
     drop(to);
     for _ in 0..100 {
         if !waits(&subject) {
@@ -57,7 +57,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
 }
 
 #[test]
-fn one_that_is_slow_but_goes_on_is_waited_for() {
+fn a_read_that_is_slow_but_makes_progress_is_waited_for() {
     let work = |item: &u32, job: &ItemJob<u32>| {
         for _ in 0..8 {
             thread::sleep(ANSWER_WITHIN / 3);
@@ -66,9 +66,9 @@ fn one_that_is_slow_but_goes_on_is_waited_for() {
         job.put(*item);
     };
     let mut values = Vec::new();
-    each(vec![4], &mut Patience::default(), work, |_item, told| match told {
-        Told::Value(value) => values.push(value),
-        Told::Unanswered(why) => panic!("{why}"),
+    each(vec![4], &mut Patience::default(), work, |_item, result| match result {
+        ReadResult::Value(value) => values.push(value),
+        ReadResult::Unanswered(why) => panic!("{why}"),
     });
     assert_eq!(values, [4]);
 }
@@ -83,16 +83,16 @@ fn the_time_of_an_inspection_is_not_exceeded() {
         }
     };
     let mut unanswered = Vec::new();
-    each(vec![1, 2], &mut patience, work, |item, told| match told {
-        Told::Value(value) => panic!("{value}"),
-        Told::Unanswered(why) => unanswered.push((*item, why.to_string())),
+    each(vec![1, 2], &mut patience, work, |item, result| match result {
+        ReadResult::Value(value) => panic!("{value}"),
+        ReadResult::Unanswered(why) => unanswered.push((*item, why.to_string())),
     });
     let why = "reads of others have used up the time of this inspection".to_owned();
     assert_eq!(unanswered, [(1, why.clone()), (2, why)]);
 }
 
 #[test]
-fn a_panic_goes_on_in_the_caller() {
+fn a_panic_continues_in_the_caller() {
     let run = || {
         run(Subject::Path("/panic".into()), "it", &mut Patience::default(), || {
             assert_eq!(1, 2, "as it should be");
@@ -118,7 +118,7 @@ fn one_thing_is_tried_once_for_as_long_as_it_waits() {
 }
 
 #[test]
-fn of_many_that_wait_no_further_is_begun() {
+fn no_read_starts_while_many_are_blocked() {
     let thread = |pid| Abandoned { subject: Some(Subject::Process(pid, Some(1))), watch: Arc::default() };
     let mut abandoned: Vec<_> = (0..7).map(thread).collect();
     allowed(&abandoned, &Subject::Process(99, Some(1))).unwrap();

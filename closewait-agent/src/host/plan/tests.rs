@@ -1,4 +1,4 @@
-//! Each test takes one thing away from a host that has everything.
+//! Each test removes one facility from a host that has everything.
 
 use std::{cell::OnceCell, io, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::host::{
     facts::{Tracefs, Types},
 };
 
-/// A host where everything works.
+/// Returns a host where everything works.
 pub(crate) fn capable_host() -> HostFacts {
     HostFacts {
         release: Some("6.18.0".to_owned()),
@@ -42,13 +42,13 @@ pub(crate) fn capable_host() -> HostFacts {
     }
 }
 
-/// No type information, as with a kernel built without it.
+/// Returns the error of a kernel without type information.
 pub(crate) fn no_types() -> BtfError {
     let error = io::Error::from_raw_os_error(libc::ENOENT);
     BtfError::Read { path: PathBuf::from("/sys/kernel/btf/vmlinux"), error }
 }
 
-/// The members that the plan looks at are there.
+/// Returns a layout with the members that the plan checks.
 fn some_layout() -> Layout {
     Layout { sock_family: 16, inet_sport: 14, sock_dport: 12, sock_protocol: 514, sock_cgroup: 600, ..Layout::NONE }
 }
@@ -169,8 +169,8 @@ fn every_capability_taken_away_is_refused_or_said_once() {
     for capability in Capability::ALL {
         match plan(&HostFacts { version: Some((5, 10)), ..lacks(capability) }, HookChoice::Auto) {
             Ok(plan) => {
-                let said = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
-                assert_eq!(said, 1, "{capability:?}: {:?}", plan.degraded);
+                let named = plan.degraded.iter().filter(|one| one.why.contains(capability.name())).count();
+                assert_eq!(named, 1, "{capability:?}: {:?}", plan.degraded);
             }
             Err(refusal) => {
                 assert_eq!(refusal.exit_code(), 77);
@@ -181,7 +181,7 @@ fn every_capability_taken_away_is_refused_or_said_once() {
 }
 
 #[test]
-fn a_kernel_that_filters_no_system_calls_is_said() {
+fn a_kernel_that_filters_no_system_calls_is_reported() {
     let plan = plan(&HostFacts { seccomp: Some(false), ..capable_host() }, HookChoice::Auto).unwrap();
     assert!(!plan.seccomp);
     assert_eq!(plan.degraded.iter().map(|one| one.what).collect::<Vec<_>>(), ["system call filter"]);
@@ -253,7 +253,7 @@ fn before_5_11_the_limit_of_locked_memory_has_to_have_room_or_to_be_raised() {
 }
 
 #[test]
-fn without_a_list_of_open_files_more_is_out_of_sight() {
+fn without_a_list_of_open_files_more_is_hidden() {
     let why = |iter_files: bool| {
         let mut facts = lacks(Capability::SysAdmin);
         facts.types.as_mut().unwrap().iter_files = iter_files;

@@ -1,21 +1,21 @@
-//! The names of the sections of a program. The file is whatever a process runs: no size in it is trusted.
+//! Names of the sections of a program. The file is from any process: its sizes are not trusted.
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-/// Sections that are looked at; a program has some 30, and those that are looked for are among the first.
-const SECTIONS: u16 = 256;
-/// Size of an entry of the table: `Elf64_Shdr`.
-const ENTRY: usize = 64;
-/// What is read of the names.
-const NAMES: usize = 64 << 10;
+/// Maximum number of sections to check; a program has some 30, and the wanted ones are among the first.
+const MAX_SECTIONS: u16 = 256;
+/// Size of an entry of the table, bytes: `Elf64_Shdr`.
+const ENTRY_BYTES: usize = 64;
+/// Maximum bytes to read of the names.
+const MAX_NAMES_BYTES: usize = 64 << 10;
 
 /// Whether a 64-bit little-endian ELF file has a section of one of these names.
 pub(super) fn has_section(file: &File, names: &[&[u8]]) -> bool {
-    // A short read leaves zeros, which are no name.
+    // A short read leaves zeros, which match no name.
     find(names, |bytes, offset| file.read_at(bytes, offset).ok().filter(|read| *read > 0).map(drop)).is_some()
 }
 
-/// `read` fills what it can from an offset; `None` if that is nothing.
+/// Searches the section names. `read` fills as much of a buffer as it can from an offset; `None` if that is nothing.
 fn find(names: &[&[u8]], mut read: impl FnMut(&mut [u8], u64) -> Option<()>) -> Option<()> {
     let mut header = [0; 64];
     read(&mut header, 0)?;
@@ -25,15 +25,15 @@ fn find(names: &[&[u8]], mut read: impl FnMut(&mut [u8], u64) -> Option<()>) -> 
     }
     let (table, entry) = (u64::from_le_bytes(*header.get(0x28..)?.first_chunk()?), short(&header, 0x3a)?);
     let (count, of_names) = (short(&header, 0x3c)?, short(&header, 0x3e)?);
-    if usize::from(entry) != ENTRY || of_names >= count {
+    if usize::from(entry) != ENTRY_BYTES || of_names >= count {
         return None;
     }
-    let mut entries = vec![0; usize::from(count.min(SECTIONS)) * ENTRY];
+    let mut entries = vec![0; usize::from(count.min(MAX_SECTIONS)) * ENTRY_BYTES];
     read(&mut entries, table)?;
-    let mut entry_of_names = [0; ENTRY];
-    read(&mut entry_of_names, table.checked_add(u64::from(of_names) * u64::try_from(ENTRY).ok()?)?)?;
+    let mut entry_of_names = [0; ENTRY_BYTES];
+    read(&mut entry_of_names, table.checked_add(u64::from(of_names) * u64::try_from(ENTRY_BYTES).ok()?)?)?;
     let long = |at: usize| Some(u64::from_le_bytes(*entry_of_names.get(at..)?.first_chunk()?));
-    let size = usize::try_from(long(0x20)?).unwrap_or(NAMES).min(NAMES);
+    let size = usize::try_from(long(0x20)?).unwrap_or(MAX_NAMES_BYTES).min(MAX_NAMES_BYTES);
     let mut text = vec![0; size];
     read(&mut text, long(0x18)?)?;
     let is_one = |entry: &[u8]| {
@@ -41,7 +41,7 @@ fn find(names: &[&[u8]], mut read: impl FnMut(&mut [u8], u64) -> Option<()>) -> 
         let name = start.and_then(|start| text.get(start..)).and_then(|rest| rest.split(|byte| *byte == 0).next());
         name.is_some_and(|name| names.contains(&name))
     };
-    entries.chunks_exact(ENTRY).any(is_one).then_some(())
+    entries.chunks_exact(ENTRY_BYTES).any(is_one).then_some(())
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
@@ -75,7 +75,7 @@ mod tests {
         find(names, read).is_some()
     }
 
-    /// A header, a table of two sections, their names.
+    /// Builds a program: a header, a table of two sections, and their names.
     fn program() -> Vec<u8> {
         let mut file = vec![0; 64 + 128];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -12,32 +12,32 @@ use std::{
 
 use super::{
     super::{
-        deadline::{self, ItemJob, Patience, Subject, Told},
+        deadline::{self, ItemJob, Patience, ReadResult, Subject},
         lock,
     },
     parse::{lines, number},
 };
 
-/// What is read of one description: an instance may have 32768 files and more, at some 25 bytes.
-const DESCRIPTION: u64 = 1 << 20;
-/// Descriptors of one process that are looked at.
-const DESCRIPTORS: usize = 1 << 16;
-/// What is read of the list of the UNIX sockets of a network namespace.
-const UNIX: u64 = 8 << 20;
-/// UNIX sockets whose descriptions are read in one go over all processes.
-const SOCKETS: usize = 10_000;
+/// Maximum bytes to read of one description: an instance may have 32768 files and more, at some 25 bytes each.
+const MAX_DESCRIPTION_BYTES: u64 = 1 << 20;
+/// Maximum number of descriptors to read per process.
+const MAX_DESCRIPTORS: usize = 1 << 16;
+/// Maximum bytes to read of the list of UNIX sockets of a network namespace.
+const MAX_UNIX_BYTES: u64 = 8 << 20;
+/// Maximum number of UNIX sockets whose descriptions are read in one scan over all processes.
+const MAX_UNIX_SOCKETS: usize = 10_000;
 
-/// What was found in one go over all processes.
+/// Findings of one scan over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// The process that has the io_uring instance in which a socket is, by the inode of the socket.
+    /// Process with the io_uring instance that contains a socket, by the inode of the socket.
     pub io_uring: BTreeMap<u64, u32>,
-    /// An instance has files of which the kernel gives no name, so that any socket may be one of them.
+    /// Whether an instance has files without a name in the kernel's list, so that any socket may be one of them.
     pub nameless: bool,
-    /// Processes with a UNIX socket, of their own network namespace, in which descriptors wait to be received.
+    /// Processes with a UNIX socket, in their own network namespace, in which descriptors wait to be received.
     pub in_flight: Vec<u32>,
-    /// The first reason why some processes were not looked through, so that any socket may be in one of them. That they
-    /// belong to other users is no reason.
+    /// The first reason why some processes were not scanned, so that any socket may be in one of them. Processes of
+    /// other users are no such reason.
     pub unseen: Option<String>,
 }
 
@@ -50,13 +50,13 @@ enum ProcessHit {
     Unseen(String),
 }
 
-/// What all processes of one go have in common.
+/// Shared state of a scan over all processes.
 struct Search {
     root: PathBuf,
     wanted: BTreeSet<u64>,
-    /// UNIX sockets that are still to be asked.
+    /// Number of UNIX sockets that may still be read.
     sockets: AtomicUsize,
-    /// The inodes of all UNIX sockets, by network namespace.
+    /// Inodes of all UNIX sockets, by network namespace.
     unix: Mutex<BTreeMap<PathBuf, Arc<BTreeSet<u64>>>>,
 }
 
@@ -72,7 +72,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
         Err(why) => return Elsewhere { unseen: Some(why.to_string()), ..elsewhere },
     };
     let wanted: BTreeSet<u64> = inodes.iter().copied().collect();
-    let sockets = AtomicUsize::new(SOCKETS);
+    let sockets = AtomicUsize::new(MAX_UNIX_SOCKETS);
     let search = Search { root: root.to_owned(), wanted, sockets, unix: Mutex::default() };
     let work = move |pid: &u32, job: &ItemJob<ProcessHit>| {
         let free = job.about(Subject::Process(*pid, None));
@@ -85,14 +85,14 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
             Err(why) => job.put(ProcessHit::Unseen(why.to_string())),
         }
     };
-    deadline::each(pids, patience, work, |pid, told| match told {
-        Told::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
-        Told::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
-        Told::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
-        Told::Value(ProcessHit::Unseen(error)) => {
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value(ProcessHit::InUring(inode)) => drop(elsewhere.io_uring.insert(inode, *pid)),
+        ReadResult::Value(ProcessHit::Nameless) => elsewhere.nameless = true,
+        ReadResult::Value(ProcessHit::InFlight) => elsewhere.in_flight.push(*pid),
+        ReadResult::Value(ProcessHit::Unseen(error)) => {
             elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} cannot be read: {error}"));
         }
-        Told::Unanswered(why) => {
+        ReadResult::Unanswered(why) => {
             elsewhere.unseen.get_or_insert_with(|| format!("the descriptors of process {pid} were not read: {why}"));
         }
     });
@@ -104,17 +104,17 @@ impl Search {
         let process = super::folder(&self.root, pid);
         let unix = self.unix(&process)?;
         let (mut in_flight, mut nameless) = (false, false);
-        for entry in fs::read_dir(process.join("fd"))?.take(DESCRIPTORS) {
+        for entry in fs::read_dir(process.join("fd"))?.take(MAX_DESCRIPTORS) {
             let entry = entry?;
             job.progress();
             let target = match fs::read_link(entry.path()) {
                 Ok(target) => target,
-                // It was closed.
+                // The descriptor was closed.
                 Err(error) if super::is_gone(&error) => continue,
                 Err(error) => return Err(error),
             };
             let target = target.as_os_str().as_encoded_bytes();
-            let description = || super::read(&process.join("fdinfo").join(entry.file_name()), DESCRIPTION);
+            let description = || super::read(&process.join("fdinfo").join(entry.file_name()), MAX_DESCRIPTION_BYTES);
             if target == b"anon_inode:[io_uring]" && !self.wanted.is_empty() {
                 let files = or_closed(description())?.map(|text| files(&text)).unwrap_or_default();
                 if files.nameless && !nameless {
@@ -136,28 +136,29 @@ impl Search {
         Ok(())
     }
 
-    /// Whether there is one left of those that are asked.
+    /// Whether one more UNIX socket may be read. Counts it.
     fn may_ask_a_socket(&self) -> bool {
         self.sockets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
-    /// The UNIX sockets of the network namespace of a process: there may be far more sockets of other kinds.
+    /// Returns the inodes of the UNIX sockets in the network namespace of a process: it may have far more sockets of
+    /// other types.
     fn unix(&self, process: &Path) -> io::Result<Arc<BTreeSet<u64>>> {
         let namespace = fs::read_link(process.join("ns/net"))?;
-        // Not kept while the list is read: a thread that is left behind there delays no other.
+        // The lock is free while the list is read: a thread that is left behind there delays no other.
         let known = || lock(&self.unix);
         if let Some(sockets) = known().get(&namespace) {
             return Ok(Arc::clone(sockets));
         }
         // A kernel without UNIX sockets has no list of them.
-        let text = or_closed(super::read(&process.join("net/unix"), UNIX))?.unwrap_or_default();
+        let text = or_closed(super::read(&process.join("net/unix"), MAX_UNIX_BYTES))?.unwrap_or_default();
         let sockets = Arc::new(unix_sockets(&text));
         known().insert(namespace, Arc::clone(&sockets));
         Ok(sockets)
     }
 }
 
-/// `None` for a descriptor that was closed meanwhile.
+/// Returns `None` for a descriptor that was closed meanwhile.
 fn or_closed<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -172,15 +173,15 @@ struct Files {
     nameless: bool,
 }
 
-/// The files of an io_uring instance: a line `UserFiles: COUNT`, then one line `INDEX: NAME` for each (Linux 6.18 prints
-/// `    0: socket:[123]`; `__io_uring_show_fdinfo`, fs/io_uring.c at v5.10 prints the name of the directory entry, which
-/// sockets do not have).
+/// Parses the files of an io_uring instance: a line `UserFiles: COUNT`, then one line `INDEX: NAME` for each (Linux
+/// 6.18 prints `    0: socket:[123]`; `__io_uring_show_fdinfo`, fs/io_uring.c at v5.10 prints the name of the
+/// directory entry, which sockets do not have).
 fn files(text: &[u8]) -> Files {
     let mut rows = lines(text).skip_while(|line| !line.starts_with(b"UserFiles:"));
     let count: usize = rows.next().and_then(|line| number(line.strip_prefix(b"UserFiles:")?)).unwrap_or(0);
     let mut files = Files::default();
     for row in rows.take(count) {
-        // Empty places have no line, in some versions; the next section begins with a word.
+        // Some versions print no line for an empty slot; the next section begins with a word.
         let Some(colon) = row.iter().position(|byte| *byte == b':') else { break };
         let (index, name) = row.split_at(colon);
         if number::<u32>(index).is_none() {
@@ -193,19 +194,20 @@ fn files(text: &[u8]) -> Files {
     files
 }
 
-/// The number in `socket:[N]`.
+/// Returns the number in `socket:[N]`.
 fn inode(name: &[u8]) -> Option<u64> {
     number(name.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 
-/// The inodes in `/proc/net/unix`, the seventh of its columns (`unix_seq_show`, net/unix/af_unix.c at v5.10).
+/// Parses the inodes in `/proc/net/unix`, the seventh of its columns (`unix_seq_show`, net/unix/af_unix.c at v5.10).
 fn unix_sockets(text: &[u8]) -> BTreeSet<u64> {
     let column =
         |line: &[u8]| line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(6).map(<[u8]>::to_owned);
     lines(text).filter_map(|line| number(&column(line)?)).collect()
 }
 
-/// Descriptors that wait in a UNIX socket: `scm_fds: COUNT` (`unix_show_fdinfo`, net/unix/af_unix.c at v5.10).
+/// Parses the number of descriptors that wait in a UNIX socket: `scm_fds: COUNT` (`unix_show_fdinfo`,
+/// net/unix/af_unix.c at v5.10).
 fn waiting(text: &[u8]) -> Option<u64> {
     lines(text).find_map(|line| number(line.strip_prefix(b"scm_fds:")?))
 }

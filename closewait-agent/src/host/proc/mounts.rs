@@ -1,12 +1,12 @@
-//! Which file systems are behind a mount, decided by names alone: nothing here opens a path that could hang.
+//! File systems behind a mount, determined by names alone: nothing here opens a path that could hang.
 
 use std::io;
 
 use super::super::mountinfo::{Mount, mounts, unescape};
 
-/// File systems of which another machine or a program is the server. A file there is not opened: the server may be gone,
-/// and then a thread that has opened one of FUSE's or 9p's can wait in a way that no signal ends
-/// (`request_wait_answer` in fs/fuse/dev.c and `p9_client_rpc` in net/9p/client.c, v5.10).
+/// File systems with a server: another machine or a program. The agent opens no file there: if the server is gone, a
+/// thread that has opened one on FUSE or 9p can wait in a way that no signal ends (`request_wait_answer` in
+/// fs/fuse/dev.c and `p9_client_rpc` in net/9p/client.c, v5.10).
 const SERVED: [&str; 22] = [
     "9p",
     "afs",
@@ -31,17 +31,18 @@ const SERVED: [&str; 22] = [
     "virtiofs",
     "vmhgfs",
 ];
-/// File systems on disks and in memory of this machine. A layer of any other type is taken for one with a server.
+/// File systems on disks and in memory of this machine. Any other type of a layer counts as one with a server.
 const LOCAL: [&str; 22] = [
     "bcachefs", "btrfs", "cramfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfsplus", "iso9660",
     "jfs", "nilfs2", "ntfs3", "ramfs", "rootfs", "squashfs", "tmpfs", "udf", "vfat", "xfs",
 ];
-/// Layers below layers that are followed. The kernel stacks two (`FILESYSTEM_MAX_STACK_DEPTH`); a loop device adds one.
+/// Maximum number of layers below layers. The kernel stacks two (`FILESYSTEM_MAX_STACK_DEPTH`); a loop device adds
+/// one.
 const MAX_DEPTH: u32 = 6;
 /// Major number of loop devices.
 const LOOP_MAJOR: &[u8] = b"7:";
 
-/// Whether a file system of this type has a server that may not answer. FUSE's have a name behind it: `fuse.sshfs`.
+/// Whether a file system of this type has a server that may not answer. Types of FUSE have a suffix: `fuse.sshfs`.
 fn is_served(kind: &str) -> bool {
     let stem = kind.split_once('.').map_or(kind, |(stem, _name)| stem);
     SERVED.contains(&stem)
@@ -51,16 +52,16 @@ fn is_local(kind: &str) -> bool {
     LOCAL.contains(&kind) || kind == "zfs"
 }
 
-/// The file system behind a mount.
+/// File system behind a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// None that has a server.
+    /// A file system without a server.
     Local,
-    /// One of this type that has a server, or may have.
+    /// A file system of this type that has a server, or may have one.
     Served(String),
 }
 
-/// Names of mounts.
+/// Mounts of a process, by name.
 pub struct Mounts<'a> {
     all: Vec<Mount<'a>>,
 }
@@ -71,9 +72,10 @@ impl<'a> Mounts<'a> {
         Self { all: mounts(mountinfo).collect() }
     }
 
-    /// The file system behind the mount with this number; `None` if there is no such mount. Layers of overlayfs and ecryptfs are
-    /// looked up in `others` too, the `mountinfo` of the process that most likely mounted them: the path of a layer is one of
-    /// that process. It is read only for a mount that has layers. `backing` returns the file behind a loop device.
+    /// Returns the file system behind the mount with this number; `None` if there is no such mount. Also searches
+    /// layers of overlayfs and ecryptfs in `others`, the `mountinfo` of the process that most likely mounted them:
+    /// the path of a layer is a path of that process. Reads it only for a mount that has layers. `backing` returns
+    /// the file behind a loop device.
     ///
     /// # Errors
     ///
@@ -85,7 +87,7 @@ impl<'a> Mounts<'a> {
         backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> io::Result<Option<Behind>> {
         let Some(mount) = self.with_id(id) else { return Ok(None) };
-        // What is certain here is certain; a path of another mount namespace can lead anywhere here, or nowhere.
+        // A finding in these mounts is certain; a path of another mount namespace can lead anywhere here, or nowhere.
         if let Found::Served(kind) = self.below(mount, backing, 0) {
             return Ok(Some(Behind::Served(kind)));
         }
@@ -98,7 +100,8 @@ impl<'a> Mounts<'a> {
         }))
     }
 
-    /// The type of a file system with a server that is behind the mount with this number; `None` if none is known.
+    /// Returns the type of a file system with a server that is behind the mount with this number; `None` if none is
+    /// known.
     pub fn served(&self, id: &[u8]) -> Option<String> {
         match self.below(self.with_id(id)?, &|_| None, 0) {
             Found::Served(kind) => Some(kind),
@@ -118,12 +121,12 @@ impl<'a> Mounts<'a> {
         if depth > MAX_DEPTH {
             return Found::Unknown(kind);
         }
-        // Read through a daemon that fetches what is missing (fs/erofs/fscache.c, v6.1).
+        // Reads go through a daemon that fetches missing data (fs/erofs/fscache.c, v6.1).
         if kind == "erofs" && option(mount, b"fsid").next().is_some() {
             return Found::Served(kind);
         }
         let Some(layers) = layers(mount, backing) else {
-            // The type of a mount that the file itself is on needs to be in no list: /proc and others are local too.
+            // A mount that the file itself is on needs no entry in a list: /proc and others are local too.
             return if depth == 0 || is_local(&kind) { Found::Local } else { Found::Unknown(kind) };
         };
         let unknown = || Found::Unknown(format!("{kind}, on an unknown file system"));
@@ -143,7 +146,7 @@ impl<'a> Mounts<'a> {
         found
     }
 
-    /// The mount that a path is on, by its name: the last one of those with the longest mount point.
+    /// Returns the mount of a path, by its name: the last one of those with the longest mount point.
     fn holding(&self, path: &[u8]) -> Option<&Mount<'a>> {
         let holds = |point: &[u8]| {
             path.strip_prefix(point).is_some_and(|rest| point == b"/" || rest.is_empty() || rest.starts_with(b"/"))
@@ -153,42 +156,42 @@ impl<'a> Mounts<'a> {
         Some(mount)
     }
 
-    /// The mount whose mount point ends with a path that began at a folder which is not known.
+    /// Returns the mount whose mount point ends with a path that is relative to an unknown folder.
     fn ending_with(&self, path: &[u8]) -> Option<&Mount<'a>> {
         let ends = |point: &[u8]| point.strip_suffix(path).is_some_and(|rest| rest.ends_with(b"/"));
         self.all.iter().rev().find(|mount| ends(&unescape(mount.point)))
     }
 }
 
-/// What names tell of what is below a mount.
+/// Findings about the layers below a mount, by their names.
 enum Found {
     Local,
     Served(String),
-    /// They tell nothing.
+    /// The names are inconclusive.
     Unknown(String),
 }
 
-/// Paths of the layers of a mount, as far as they are known; `None` for a file system that has none.
+/// Returns the known paths of the layers of a mount; `None` for a file system that has none.
 fn layers(mount: &Mount<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
     let source = unescape(mount.source);
     match mount.kind {
         b"overlay" => Some(overlay_layers(mount)),
         b"ecryptfs" => Some(vec![source]),
-        // A file, and no device.
+        // The source is a file, and no device.
         b"erofs" if source.starts_with(b"/") && !source.starts_with(b"/dev/") => Some(vec![source]),
         _ if mount.device.starts_with(LOOP_MAJOR) => Some(backing(mount.device).into_iter().collect()),
         _ => None,
     }
 }
 
-/// Paths of the layers of an overlayfs (`ovl_show_options` in fs/overlayfs, v5.10 and v6.18).
+/// Returns the paths of the layers of an overlayfs (`ovl_show_options` in fs/overlayfs, v5.10 and v6.18).
 fn overlay_layers(mount: &Mount<'_>) -> Vec<Vec<u8>> {
     let lower = option(mount, b"lowerdir").flat_map(|list| split_layers(&list));
     let each = [b"lowerdir+".as_slice(), b"datadir+", b"upperdir"];
     lower.chain(each.into_iter().flat_map(|name| option(mount, name))).collect()
 }
 
-/// Values of an option of the file system, unescaped.
+/// Returns the values of an option of the file system, unescaped.
 fn option<'b>(mount: &'b Mount<'_>, name: &'b [u8]) -> impl Iterator<Item = Vec<u8>> + 'b {
     mount.options().filter_map(move |option| option.strip_prefix(name)?.strip_prefix(b"=").map(unescape))
 }
@@ -270,7 +273,7 @@ mod tests {
         for options in ["lowerdir=/odd/x", "lowerdir=l/A:l/B,upperdir=x/diff", "index=off"] {
             assert_eq!(overlay(options), Behind::Served("overlay, on an unknown file system".to_owned()), "{options}");
         }
-        // One whose only mount is itself.
+        // An overlay whose only mount is itself.
         let own = b"99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a".as_slice();
         let found = Mounts::parse(own).behind(b"99", || Ok(own.into()), &|_| None).unwrap();
         assert!(matches!(found, Some(Behind::Served(_))));

@@ -1,28 +1,28 @@
-//! The texts of `/proc/PID`. Any bytes are survived.
+//! Parsers for the texts of `/proc/PID`. No bytes make them panic.
 
-/// Ticks of `/proc` in a second: `USER_HZ`, 100 on every architecture but alpha and ia64
-/// (include/asm-generic/param.h at v5.10); programs get it as `AT_CLKTCK`.
+/// Ticks of `/proc` per second: `USER_HZ`, 100 on every architecture but alpha and ia64 (include/asm-generic/param.h
+/// at v5.10); programs get it as `AT_CLKTCK`.
 const USER_HZ: u64 = 100;
-/// Nanoseconds of a tick.
+/// Duration of a tick, nanoseconds.
 const TICK_NS: u64 = 1_000_000_000 / USER_HZ;
 
-/// What `stat` says of a process or thread (`do_task_stat`, fs/proc/array.c at v5.10).
+/// Fields of `stat` of a process or thread (`do_task_stat`, fs/proc/array.c at v5.10).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Its name: any bytes.
+    /// Name: any bytes.
     pub comm: Vec<u8>,
-    /// The letter of its state.
+    /// Letter of the state.
     pub state: u8,
-    /// The pid of its parent; 0 if that is in another pid namespace.
+    /// Pid of the parent; 0 if that is in another pid namespace.
     pub parent: u32,
     /// CPU time in user and kernel mode, nanoseconds, to the tick of 10 ms.
     pub cpu_ns: u64,
-    /// When it began, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms.
+    /// Start, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms.
     pub started_ns: u64,
 }
 
 impl Stat {
-    /// `PID (NAME) S PPID …`, where the name may have parentheses and newlines in it.
+    /// Parses `PID (NAME) S PPID …`, where the name may contain parentheses and newlines.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
@@ -38,16 +38,16 @@ impl Stat {
     }
 }
 
-/// What `status` says of a process or thread (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in its
-/// name).
+/// Fields of `status` of a process or thread (`proc_pid_status`, fs/proc/array.c at v5.10, which escapes newlines in
+/// its name).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Number of threads.
     pub threads: Option<u32>,
-    /// How often it has given up its CPU to wait for something (`nvcsw`, of which `__schedule`, kernel/sched/core.c at v5.10,
-    /// leaves out the times at which it was still runnable).
+    /// Number of voluntary context switches (`nvcsw`, which in `__schedule`, kernel/sched/core.c at v5.10, excludes
+    /// switches of a runnable thread).
     pub voluntary_switches: Option<u64>,
-    /// The signals that the process catches: bit 0 is signal 1.
+    /// Signals that the process catches: bit 0 is signal 1.
     pub caught: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ impl Status {
     }
 }
 
-/// What `schedstat` says of a thread. Both are as of its last tick or switch.
+/// Fields of `schedstat` of a thread, as of its last tick or switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedStat {
     /// CPU time, nanoseconds.
@@ -74,7 +74,7 @@ pub struct SchedStat {
 }
 
 impl SchedStat {
-    /// Three numbers, which are all 0 where the kernel does not keep them.
+    /// Parses three numbers, which are all 0 where the kernel does not measure them.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = words(text);
         let (run_ns, delay_ns, slices): (u64, u64, u64) =
@@ -83,17 +83,17 @@ impl SchedStat {
     }
 }
 
-/// A system call that a thread is in.
+/// System call of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its number, of this architecture.
+    /// Number of the call, of this architecture.
     pub number: i64,
     /// Arguments of the call.
     pub args: [u64; 6],
 }
 
 impl Call {
-    /// `running`, `-1 SP PC` outside of a system call, else `NUMBER ARG… SP PC`, with six arguments.
+    /// Parses `running`, `-1 SP PC` outside of a system call, else `NUMBER ARG… SP PC`, with six arguments.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = words(text);
         let number = number(fields.next()?).filter(|number| *number >= 0)?;
@@ -106,20 +106,21 @@ impl Call {
     }
 }
 
-/// The soft limit of `Max open files`; `None` for `unlimited` (`proc_pid_limits`, fs/proc/base.c at v5.10).
+/// Parses the soft limit of `Max open files`; `None` for `unlimited` (`proc_pid_limits`, fs/proc/base.c at v5.10).
 pub(super) fn open_files_limit(text: &[u8]) -> Option<u64> {
     let line = lines(text).find_map(|line| line.strip_prefix(b"Max open files"))?;
     number(words(line).next()?)
 }
 
-/// What `cgroup` says of a process: lines `NUMBER:CONTROLLERS:PATH` (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
+/// Cgroups of a process, from the lines `NUMBER:CONTROLLERS:PATH` of `cgroup` (`proc_cgroup_show`,
+/// kernel/cgroup/cgroup.c at v5.10).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupPaths {
-    /// The cgroup that names what runs in it: that of the unified hierarchy if there is one, else that of systemd.
+    /// Cgroup that names the workload: that of the unified hierarchy if there is one, else that of systemd.
     pub named: Option<Vec<u8>>,
-    /// The cgroup in the unified hierarchy.
+    /// Cgroup in the unified hierarchy.
     pub unified: Option<Vec<u8>>,
-    /// The cgroup in the hierarchy of cgroup v1 that has the freezer.
+    /// Cgroup in the hierarchy of cgroup v1 that has the freezer.
     pub freezer: Option<Vec<u8>>,
 }
 
@@ -145,7 +146,7 @@ impl CgroupPaths {
     }
 }
 
-/// The first of `names` with which the name of a mapped file begins. The path is the sixth field of a line
+/// Returns the first of `names` with which the name of a mapped file begins. The path is the sixth field of a line
 /// (`show_map_vma`, fs/proc/task_mmu.c at v5.10).
 pub(super) fn mapped(maps: &[u8], names: &[&'static str]) -> Option<&'static str> {
     lines(maps).find_map(|line| {
@@ -155,7 +156,7 @@ pub(super) fn mapped(maps: &[u8], names: &[&'static str]) -> Option<&'static str
     })
 }
 
-/// Lines of a text.
+/// Splits a text into lines.
 pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
 }
@@ -164,7 +165,7 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
 }
 
-/// A decimal number.
+/// Parses a decimal number.
 pub(super) fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     str::from_utf8(word.trim_ascii()).ok()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The program file of a process.
+//! Program file of a process.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,36 +15,37 @@ use super::{
     parse::lines,
 };
 
-/// What is read of a list of mounts.
-const MOUNTINFO: u64 = 4 << 20;
+/// Maximum bytes to read of a list of mounts.
+const MAX_MOUNTINFO_BYTES: u64 = 4 << 20;
 /// Sections that the Go linker writes.
 const GO: [&[u8]; 2] = [b".go.buildinfo", b".note.go.buildid"];
 
-/// Whether the Go linker made a program.
+/// Linker of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Linker {
-    /// It did.
+    /// The Go linker.
     Go,
-    /// It did not.
+    /// Another linker.
     Other,
-    /// The file was not opened: it lies on a file system that may not answer, of this type.
+    /// The file was not opened: it is on a file system of this type, which may not answer.
     NotOpened(String),
 }
 
-/// Reads which linker made the program of a process. May wait for the file's own file system.
+/// Returns the linker of a process's program. May wait for the file's own file system.
 ///
 /// # Errors
 ///
 /// If the process has ended, or its program may not be read.
 pub fn linker(process: &Path) -> io::Result<Linker> {
-    // This opens nothing in the file system: FUSE is not asked at all, NFS only whether the file is still the same.
+    // This opens nothing in the file system: FUSE gets no request at all, NFS only checks that the file is still the
+    // same.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(process.join("exe"))?;
     match file_system(process, &file)? {
         Some(Behind::Local) => {}
         Some(Behind::Served(kind)) => return Ok(Linker::NotOpened(kind)),
         None => return Ok(Linker::NotOpened("unknown type".to_owned())),
     }
-    // What is run is a regular file (`do_open_execat` in fs/exec.c, v5.10), but what is not certain is checked.
+    // Programs are regular files (`do_open_execat` in fs/exec.c, v5.10); this checks it nevertheless.
     if !file.metadata()?.is_file() {
         return Ok(Linker::Other);
     }
@@ -53,14 +54,15 @@ pub fn linker(process: &Path) -> io::Result<Linker> {
     Ok(if elf::has_section(&file, &GO) { Linker::Go } else { Linker::Other })
 }
 
-/// Reads the beginning of a file below the root of a process; `None` if the root lies on a file system that may not answer. The
-/// path may lead neither to another file system nor through a link: nothing that the process can choose is waited for.
+/// Reads the beginning of a file below the root of a process; `None` if the root is on a file system that may not
+/// answer. The path must not lead to another file system or through a link, so the process cannot choose anything to
+/// wait for.
 ///
 /// # Errors
 ///
-/// If the process has ended, or the file may not be read so.
+/// If the process has ended, or the file may not be read this way.
 pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // The link is to the root itself: opening it asks no file system.
+    // The link is to the root itself: opening it accesses no file system.
     let root =
         OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(process.join("root"))?;
     match file_system(process, &root)? {
@@ -76,25 +78,25 @@ pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> 
         return Ok(None);
     }
     let mut text = Vec::new();
-    file.take(super::SMALL).read_to_end(&mut text)?;
+    file.take(super::MAX_FILE_BYTES).read_to_end(&mut text)?;
     Ok(Some(text))
 }
 
-/// The file system behind a file, by the mount that it was opened through; `None` if that is in no list of mounts, as after
-/// `umount --lazy`.
+/// Returns the file system of a file, by the mount that it was opened through; `None` if no list of mounts has that
+/// one, as after `umount --lazy`.
 fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
-    let about = super::read(Path::new(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())), super::SMALL)?;
+    let about = super::read(Path::new(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())), super::MAX_FILE_BYTES)?;
     let Some(mount) = lines(&about).find_map(|line| line.strip_prefix(b"mnt_id:")).map(<[u8]>::trim_ascii) else {
         return Ok(None);
     };
-    // The host's first process has the mounts that container runtimes make, and sees below them.
-    let hosts = || match super::read(Path::new("/proc/1/mountinfo"), MOUNTINFO) {
+    // The host's first process has the mounts of container runtimes, and the mounts below them.
+    let hosts = || match super::read(Path::new("/proc/1/mountinfo"), MAX_MOUNTINFO_BYTES) {
         Ok(text) if !text.is_empty() => Ok(text),
-        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MOUNTINFO),
+        Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MAX_MOUNTINFO_BYTES),
     };
     // A program that has changed its root does not list the mount that it was started from.
     for list in [process.join("mountinfo"), "/proc/self/mountinfo".into()] {
-        match super::read(&list, MOUNTINFO) {
+        match super::read(&list, MAX_MOUNTINFO_BYTES) {
             Ok(text) => {
                 if let Some(behind) = Mounts::parse(&text).behind(mount, hosts, &backing_file)? {
                     return Ok(Some(behind));
@@ -107,11 +109,11 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
     Ok(None)
 }
 
-/// The file behind a loop device `MAJOR:MINOR`. The kernel tells its name without a look at the file
+/// Returns the file behind a loop device `MAJOR:MINOR`. The kernel prints its name without an access to the file
 /// (`loop_attr_backing_file_show` in drivers/block/loop.c, v5.10).
 fn backing_file(device: &[u8]) -> Option<Vec<u8>> {
     let path = format!("/sys/dev/block/{}/loop/backing_file", str::from_utf8(device).ok()?);
-    super::read(Path::new(&path), super::SMALL).ok().map(|text| text.trim_ascii_end().to_owned())
+    super::read(Path::new(&path), super::MAX_FILE_BYTES).ok().map(|text| text.trim_ascii_end().to_owned())
 }
 
 #[cfg(fuzzing)]
@@ -126,7 +128,7 @@ mod tests {
     #[test]
     fn the_own_program_is_not_of_go() {
         let linker = linker(Path::new("/proc/self")).unwrap();
-        // These tests may be built on a file system that is served.
+        // The file system of the build may have a server.
         assert!(matches!(linker, Linker::Other | Linker::NotOpened(_)), "{linker:?}");
     }
 

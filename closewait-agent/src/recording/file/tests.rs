@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
 
-/// A folder that is gone after the test.
+/// Folder that is removed after the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -59,11 +59,11 @@ fn an_earlier_recording_is_overwritten_and_nothing_else() {
         assert_eq!(fs::read(&precious).unwrap(), text.as_bytes());
     }
     assert!(refused(&folder.0).contains("a folder"));
-    assert!(refused(&folder.0.join("no/folder")).contains("is its folder there"));
+    assert!(refused(&folder.0.join("no/folder")).contains("check that its folder exists"));
 }
 
 #[test]
-fn who_has_a_readable_file_open_does_not_read_the_recording() {
+fn a_reader_of_the_replaced_file_does_not_read_the_recording() {
     let folder = Folder::new("open");
     let path = folder.file("readable", "", 0o644);
     let mut early = File::open(&path).unwrap();
@@ -153,7 +153,7 @@ fn a_descriptor_that_was_handed_over_is_written_to() {
     assert!(refused(&path).contains("was not handed"), "closed on exec: it was opened here");
     rustix::io::fcntl_setfd(&to, rustix::io::FdFlags::empty()).unwrap();
     Destination::create(&path).unwrap().write_all(b"x").unwrap();
-    // It stays open: another test may have started a child meanwhile, which has it too.
+    // It stays open: a child of another test may have it too.
     let _kept = to.into_raw_fd();
     let mut read = [0];
     reader.read_exact(&mut read).unwrap();
@@ -163,11 +163,11 @@ fn a_descriptor_that_was_handed_over_is_written_to() {
 }
 
 #[test]
-fn what_cannot_be_a_recording_is_told() {
+fn what_cannot_be_a_recording_is_reported() {
     let folder = Folder::new("read");
     let says = |path: &Path| open(path).err().unwrap().to_string();
     assert!(says(&folder.0).contains("it is a folder"));
-    assert!(says(&folder.0.join("none")).contains("is it there"));
+    assert!(says(&folder.0.join("none")).contains("check that it exists"));
     let _socket = UnixListener::bind(folder.0.join("socket")).unwrap();
     assert!(says(&folder.0.join("socket")).contains("a socket"));
     let path = folder.file("file", "text", 0o600);
@@ -182,7 +182,7 @@ fn a_file_that_gets_full_ends_at_a_whole_frame_and_says_so() {
     let path = folder.0.join("file");
     let mut to = Destination::create(&path).unwrap();
     to.write_all(b"whole frame").unwrap();
-    // What a disk takes of a frame before it is full.
+    // Part of a frame, as a full disk may leave it.
     to.file.write_all(b"part").unwrap();
     to.end_at_whole_frame().unwrap();
     let end = frame(FrameKind::Unwritten, &[], 11).unwrap();

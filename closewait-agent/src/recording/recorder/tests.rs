@@ -13,7 +13,7 @@ use closewait_engine::{
     testing::socket,
 };
 
-/// A folder that is gone after the test.
+/// Folder that is removed after the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -69,9 +69,9 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
     assert_eq!(played(&fs::read(&path).unwrap()).unwrap().1, Some(RecordingEnd::Stopped));
 }
 
-/// A FIFO that is read only at the end.
+/// Uses a FIFO that is read only at the end.
 #[test]
-fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
+fn a_recording_without_a_reader_ends_and_the_agent_continues() {
     use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
     let folder = Folder::new("fifo");
     let path = folder.0.join("fifo");
@@ -85,7 +85,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
         for _ in 0..200 {
             number += 1;
             let mut socket = socket();
-            // Something that deflate finds nothing in.
+            // Data that deflate cannot compress.
             socket.inode = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let (key, at) = (SocketKey(1 << 63 | number), BEGAN + Duration::from_nanos(number * number));
             engine.handle(SocketEvent::Enter { key, at, socket });
@@ -100,7 +100,7 @@ fn a_recording_that_nobody_takes_ends_and_the_agent_goes_on() {
     engine.handle_timeout(BEGAN + Duration::from_secs(50));
     let error = engine.finish(Duration::from_millis(200)).unwrap_err();
     assert!(format!("{error:#}").contains("bytes were not taken"), "{error:#}");
-    // What waits is written when somebody reads, and says how it ends.
+    // The waiting bytes are written once there is a reader, and have an end.
     let reading = std::thread::spawn(move || {
         let (mut all, mut piece) = (Vec::new(), vec![0; 1 << 16]);
         loop {

@@ -1,4 +1,4 @@
-//! The items of an answer, and their encoding.
+//! Items of an answer, and their encoding.
 
 use std::{
     borrow::Cow,
@@ -25,11 +25,11 @@ use closewait_engine::{
 /// One item of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AnswerItem<'a> {
-    /// What every answer begins with.
+    /// Header of every answer.
     Header(AnswerHeader),
     /// A listener. Rows refer to it by the number of listeners before it.
     Listener(Cow<'a, Seen<Listener>>),
-    /// What a cgroup is. Rows refer to it by the number of workloads before it.
+    /// The workload of a cgroup. Rows refer to it by the number of workloads before it.
     Workload(Cow<'a, Workload>),
     /// A process. Rows refer to it by its pid.
     Process(Cow<'a, Process>),
@@ -41,67 +41,68 @@ pub enum AnswerItem<'a> {
     Group(Box<ReportedGroup>),
     /// A group of sockets.
     ListedGroup(Box<ListedGroup>),
-    /// What is worth saying below a table.
+    /// A hint to show below a table.
     Hint(Box<Hint>),
 }
 
-/// What an answer begins with.
+/// Header of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerHeader {
     /// Version of the program that answers.
     #[serde(deserialize_with = "harmless_field")]
     pub version: String,
-    /// When the answer was true.
+    /// Time of the answer.
     pub at: BootTime,
-    /// How the kernel's clock and the wall's stood to each other then.
+    /// Relation of the kernel's clock and the wall clock at that time.
     pub anchor: TimeAnchor,
-    /// Number of sockets that are tracked, those included that the filter leaves out; 0 in an incident report.
+    /// Number of tracked sockets, including those that the filter excludes; 0 in an incident report.
     pub total: u64,
     /// Number of further sockets in CLOSE_WAIT that are not tracked; 0 in an incident report, which has its own.
     pub untracked: u64,
-    /// Reason why the answer may lack sockets, if so; `None` in an incident report, which has its own.
+    /// Reason why the answer may lack sockets, if it may; `None` in an incident report, which has its own.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
 }
 
-/// One listed socket: a [`Row`] that refers to what other rows have too.
+/// Listed socket: a [`Row`] that refers to shared items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerRow<'a> {
-    /// What is known of it.
+    /// Facts about the socket.
     pub socket: Cow<'a, Socket>,
-    /// Its age in CLOSE_WAIT, or how long it had stayed there if it is gone.
+    /// Dwell time so far, or in total if the socket has exited.
     pub dwell: Option<Dwell>,
-    /// If it is out of CLOSE_WAIT and only its descriptor is left.
+    /// Exit of a socket that only has its descriptor left.
     pub gone: Option<Box<Cow<'a, Exit>>>,
-    /// Every descriptor of it, sorted by process; `None` if they could not be looked for.
+    /// All descriptors of the socket, sorted by process; `None` if the search was not possible.
     pub owners: Option<Cow<'a, [Owner]>>,
-    /// Number of the listener that it waits at or came out of.
+    /// Number of the listener that will accept, or has accepted, the socket.
     pub listener: Option<u32>,
-    /// Number of the workload that its cgroup is.
+    /// Number of the workload of its cgroup.
     pub workload: Option<u32>,
-    /// How long its namespace's connection tracking keeps a connection in CLOSE_WAIT.
+    /// Timeout of connections in CLOSE_WAIT in the connection tracking of its namespace.
     pub conntrack: Option<Duration>,
-    /// The connection that it waits for, if it is one leg of a proxied one.
+    /// Other connection of a proxy that this one waits for.
     pub proxy_peer: Option<Box<Cow<'a, ProxyPeer>>>,
-    /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was inspected.
+    /// Pid of the first owner of the socket, or of its listener while no program has accepted the socket, if it was
+    /// inspected.
     pub process: Option<u32>,
-    /// Why it stays. In an answer for a table its texts are empty; `conntrack`, `proxy_peer`, `process`, and the members of the socket
-    /// that tables do not show, are `None` there.
+    /// Verdict. In an answer for a table its texts are empty, and `conntrack`, `proxy_peer`, `process`, and the
+    /// members of the socket that tables do not show, are `None`.
     pub verdict: Verdict,
 }
 
-/// Items in a frame, one after the other, in the format of postcard: without names or types, so the version of the protocol has to
-/// tell how they are read. It takes half the time of MessagePack to read, which recordings have.
+/// Items in a frame, one after the other, in the format of postcard. It has no names or types, so the version of the
+/// protocol defines the encoding. Reading it takes half the time of MessagePack, which recordings use.
 #[derive(Debug, Default)]
 pub struct ItemFrame(Vec<u8>);
 
 impl ItemFrame {
-    /// Number of bytes so far.
+    /// Returns the number of bytes so far.
     pub(super) fn size(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it has no item.
+    /// Whether there is no item.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -116,7 +117,7 @@ impl ItemFrame {
         Ok(())
     }
 
-    /// The bytes of the frame.
+    /// Returns the bytes of the frame.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -130,7 +131,7 @@ impl ItemFrame {
     ///
     /// # Errors
     ///
-    /// If the bytes are something else, or `take` fails.
+    /// If the bytes have other content, or `take` fails.
     pub fn decode<E: From<postcard::Error>>(
         mut bytes: &[u8],
         mut take: impl FnMut(AnswerItem<'static>) -> Result<(), E>,
@@ -144,7 +145,7 @@ impl ItemFrame {
     }
 }
 
-/// Something that rows have in common.
+/// Type of item that rows refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedItem {
     /// A listener.
@@ -165,8 +166,8 @@ impl fmt::Display for SharedItem {
     }
 }
 
-/// What rows had in common so far: it is sent before the first row that refers to it. Each is known by its place in memory,
-/// which is the same in all rows of an answer.
+/// Shared items that were sent so far: each is sent before the first row that refers to it. Their addresses identify
+/// them, which are the same in all rows of an answer.
 #[derive(Debug, Default)]
 pub(super) struct FirstUses {
     listeners: BTreeMap<usize, u32>,
@@ -175,7 +176,7 @@ pub(super) struct FirstUses {
 }
 
 impl FirstUses {
-    /// Gives the part of `row` that tables show to `take`, and before it what no row has referred to before.
+    /// Gives the part of `row` that tables show to `take`, after shared items that no row has referred to before.
     pub(super) fn table_row<'e, E>(
         &mut self,
         row: Row<'e>,
@@ -191,7 +192,7 @@ impl FirstUses {
         self.row(Row { conntrack: None, proxy_peer: None, process: None, verdict, ..row }, None, &mut take_row)
     }
 
-    /// Gives `row` to `take`, and before it what no row has referred to before.
+    /// Gives `row` to `take`, after shared items that no row has referred to before.
     pub(super) fn row<'e, E>(
         &mut self,
         row: Row<'e>,
@@ -256,7 +257,7 @@ fn shown_in_table(socket: &Socket) -> Socket {
     }
 }
 
-/// Returns the number of `one` among those that were sent; `send` sends it if it is new.
+/// Returns the number of `one` among the sent items; `send` sends it if it is new.
 fn number_of<T, E>(
     one: &T,
     numbers: &mut BTreeMap<usize, u32>,

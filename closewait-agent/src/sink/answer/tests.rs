@@ -22,7 +22,8 @@ fn header(at: BootTime, total: u64) -> AnswerHeader {
     AnswerHeader { version, at, anchor, total, untracked: 0, unseen: None }
 }
 
-/// The items of an answer with this content of the rows of `view`, in one frame; `total` sockets without a filter.
+/// Returns the items of an answer with this content of the rows of `view`, in one frame; `total` sockets without a
+/// filter.
 fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u8> {
     let mut frame = ItemFrame::default();
     let header = AnswerHeader {
@@ -36,19 +37,19 @@ fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u
     frame.bytes().to_vec()
 }
 
-/// As an agent encodes `view` and a client collects it; `total` sockets without a filter.
+/// Collects `view` as an agent encodes it; `total` sockets without a filter.
 pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, shape: ListShape) -> Listing<'static> {
     let mut collector = AnswerCollector::new(shape);
     collector.frame(&encoded(view, total, shape.content())).unwrap();
     collector.listing().unwrap()
 }
 
-/// As a list in JSON.
+/// Collects `view` for a list in JSON.
 fn sent_sockets(view: &View<'_>, total: Option<usize>) -> Listing<'static> {
     sent(view, total, ListShape { form: Form::Json, ..ListShape::default() })
 }
 
-/// Rows with everything that a row can have.
+/// Calls `with` with rows that have a value for every member.
 fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
     let (sockets, workload) = ([socket(), socket_on_port(81), socket_on_port(82)], workload());
     let owners = [owner("nginx", 812, 7), owner("nginx", 813, 7)];
@@ -89,7 +90,7 @@ fn rows_arrive_as_they_were_sent_with_the_processes_they_refer_to() {
     });
 }
 
-/// All items of an answer.
+/// Returns all items of an answer.
 fn items_of(view: &View<'_>, content: ListContent) -> Vec<AnswerItem<'static>> {
     let mut items = Vec::new();
     let add = |item| {
@@ -161,7 +162,7 @@ fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
     assert_eq!(kinds, ["header", "process", "workload", "row", "process", "listener", "row", "row"]);
 }
 
-/// An engine with sockets on these ports, each with an owner.
+/// Returns an engine with sockets on these ports, each with an owner.
 fn engine(ports: &[u16]) -> Engine {
     let mut engine = Engine::new(Config::default(), BootTime(0));
     for port in ports {

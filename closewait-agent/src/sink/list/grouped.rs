@@ -1,4 +1,4 @@
-//! One line a group of sockets.
+//! One line per group of sockets.
 
 use std::{
     fmt::Write as _,
@@ -17,7 +17,7 @@ use closewait_engine::{
     text::{push_duration, push_number},
 };
 
-/// What goes first on a narrow screen.
+/// Order in which columns give way on a narrow screen.
 const CONCESSIONS: [Concession; 5] = [
     Concession::Drop("MEDIAN"),
     Concession::Shrink("OWNERS", 16),
@@ -26,8 +26,8 @@ const CONCESSIONS: [Concession; 5] = [
     Concession::Drop("VERDICT"),
 ];
 
-/// Owners that are named.
-const NAMED: usize = 2;
+/// Maximum number of named owners.
+const MAX_NAMED: usize = 2;
 
 /// Writes the table.
 ///
@@ -77,7 +77,7 @@ pub(super) fn write(groups: &[ListedGroup], by: GroupBy, width: Option<usize>, t
     table::write(&columns, width, &concessions, to)
 }
 
-/// The most frequent with its share: `hung 80%`, or `hung` if there is no other.
+/// Adds the most frequent verdict with its share: `hung 80%`, or `hung` if there is no other.
 fn push_verdicts(to: &mut String, group: &ListedGroup) {
     let Some((class, count)) = group.verdicts.first() else { return };
     to.push_str(class.name());
@@ -89,7 +89,7 @@ fn push_verdicts(to: &mut String, group: &ListedGroup) {
     }
 }
 
-/// Returns how many bytes at its end should stay when it is cut.
+/// Adds the key. Returns the number of bytes at its end to keep when it is cut.
 fn push_key(to: &mut String, group: &ListedGroup) -> usize {
     match group.key {
         Key::Process(_) => return group.owners.first().map_or(0, |task| push_task(to, task)),
@@ -114,7 +114,7 @@ fn push_key(to: &mut String, group: &ListedGroup) -> usize {
     0
 }
 
-/// `name[12]`; returns the length of `[12]`.
+/// Adds `name[12]`. Returns the length of `[12]`.
 fn push_task(to: &mut String, task: &Task) -> usize {
     to.push_str(task.comm.as_str());
     let before = to.len();
@@ -125,13 +125,13 @@ fn push_task(to: &mut String, task: &Task) -> usize {
 }
 
 fn push_owners(to: &mut String, group: &ListedGroup) {
-    for (at, task) in group.owners.iter().take(NAMED).enumerate() {
+    for (at, task) in group.owners.iter().take(MAX_NAMED).enumerate() {
         if at > 0 {
             to.push_str(", ");
         }
         push_task(to, task);
     }
-    let others = group.owners.len().saturating_sub(NAMED);
+    let others = group.owners.len().saturating_sub(MAX_NAMED);
     if others > 0 {
         to.push_str(" and ");
         push_number(to, others as u64);
@@ -139,7 +139,7 @@ fn push_owners(to: &mut String, group: &ListedGroup) {
     }
 }
 
-/// `812 of 1024`, and how many of them are of connections that are over.
+/// Adds `812 of 1024`, and the number of descriptors of ended connections.
 fn push_fds(to: &mut String, group: &ListedGroup) {
     // Writing to a String cannot fail.
     let _infallible: std::fmt::Result = match group.fds {

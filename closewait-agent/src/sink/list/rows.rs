@@ -1,4 +1,4 @@
-//! One line a socket.
+//! One line per socket.
 
 use std::{
     fmt::Write as _,
@@ -21,18 +21,19 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// How the table is to look.
+/// Style of the table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// Of the screen; `None`: nothing is shortened.
+    /// Width of the screen, columns; `None` to shorten nothing.
     pub width: Option<u16>,
-    /// Every column, also those that say nothing.
+    /// Whether to show every column, even uninformative ones.
     pub wide: bool,
-    /// Whether it shows color.
+    /// Whether to use color.
     pub color: bool,
 }
 
-/// What goes first on a narrow screen: numbers that few need, then names, last what tells sockets apart.
+/// Order in which columns give way on a narrow screen: numbers that few users need, then names, last the identity of
+/// sockets.
 const CONCESSIONS: [Concession; 16] = [
     Concession::Drop("NETNS"),
     Concession::Drop("SEND-Q"),
@@ -52,10 +53,10 @@ const CONCESSIONS: [Concession; 16] = [
     Concession::Shrink("VERDICT", 7),
 ];
 
-/// Holders that are named on a screen.
-const NAMED: usize = 2;
+/// Maximum number of named owners on a screen.
+const MAX_NAMED: usize = 2;
 
-/// The table, which is filled row by row.
+/// Table that is filled row by row.
 #[derive(Debug)]
 pub(in crate::sink) struct SocketTable {
     style: Style,
@@ -73,7 +74,7 @@ pub(in crate::sink) struct SocketTable {
 }
 
 impl SocketTable {
-    /// A table without a row.
+    /// Creates an empty table.
     pub(in crate::sink) fn new(style: Style) -> Self {
         let column = |name| Column::new(name, Align::Left, 0);
         let number = |name| Column::new(name, Align::Right, 0);
@@ -93,12 +94,12 @@ impl SocketTable {
         }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub(in crate::sink) fn len(&self) -> usize {
         self.rows
     }
 
-    /// Adds a row, as it is at `now`.
+    /// Adds a row, in its state at `now`.
     pub(in crate::sink) fn add(&mut self, row: &Row<'_>, now: BootTime) {
         let Self { style, rows, age, unread, unsent, timer, local, remote, owner, place, verdict, netns } = self;
         *rows += 1;
@@ -121,7 +122,7 @@ impl SocketTable {
             port += " (mptcp)".len();
         }
         remote.end_keeping(port, 0);
-        let (tail, rest) = push_owner(owner.text(), row, style.width.map_or(usize::MAX, |_| NAMED));
+        let (tail, rest) = push_owner(owner.text(), row, style.width.map_or(usize::MAX, |_| MAX_NAMED));
         owner.end_keeping(tail, rest);
         let tail = row.workload.map_or(0, |workload| {
             let before = place.text().len();
@@ -135,7 +136,7 @@ impl SocketTable {
         netns.end();
     }
 
-    /// Writes it, with one more column if there is one, which does not give way.
+    /// Writes the table, with an optional last column that does not give way.
     ///
     /// # Errors
     ///
@@ -154,7 +155,8 @@ impl SocketTable {
     }
 }
 
-/// `1m30s`, or where only bounds are known and do not read the same `≥12m00s ≤3h00m`; returns how many bytes at the end go first when it is cut.
+/// Adds `1m30s`, or `≥12m00s ≤3h00m` where only different bounds are known. Returns the number of bytes at the end to
+/// cut first.
 fn push_age(to: &mut String, row: &Row<'_>, now: BootTime) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
@@ -183,7 +185,8 @@ fn push_known(to: &mut String, number: Option<u32>) {
     }
 }
 
-/// As `ss -o` writes it, but for times below ten seconds: there it calls seconds with a fraction `ms`.
+/// Adds a timer as `ss -o` writes it, except for times below ten seconds, where `ss` calls seconds with a fraction
+/// `ms`.
 fn push_timer(to: &mut String, running: Timer, now: BootTime) {
     to.push_str(timer(running.kind));
     to.push(',');
@@ -202,7 +205,7 @@ fn push_timer(to: &mut String, running: Timer, now: BootTime) {
     push_number(to, running.retries.into());
 }
 
-/// `address:port`; returns how many bytes at its end are the port.
+/// Adds `address:port`. Returns the length of the port at its end, bytes.
 pub(super) fn push_endpoint(to: &mut String, endpoint: Endpoint) -> usize {
     push_address(to, endpoint.address, true);
     let before = to.len();
@@ -214,7 +217,7 @@ pub(super) fn push_endpoint(to: &mut String, endpoint: Endpoint) -> usize {
     to.len() - before
 }
 
-/// An IPv6 address that a port follows has a bracket.
+/// Adds an address. An IPv6 address before a port has a bracket.
 fn push_address(to: &mut String, address: IpAddr, port_follows: bool) {
     match address {
         IpAddr::V4(address) => {
@@ -266,7 +269,7 @@ fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
     (0, 0)
 }
 
-/// `[12] fd 3`.
+/// Adds `[12] fd 3`.
 fn push_descriptor(to: &mut String, owner: &Owner) {
     to.push('[');
     push_number(to, owner.task.pid.into());
@@ -298,7 +301,7 @@ fn push_verdict(to: &mut String, verdict: &Verdict) {
     }
 }
 
-/// Red: somebody has to do something. Yellow: somebody may want to know. Bold: it is certain enough to act.
+/// Returns the color of a verdict. Red: action needed. Yellow: possibly of interest. Bold: certain enough to act on.
 fn sgr(verdict: &Verdict) -> Option<&'static str> {
     let certain = match verdict.certainty {
         Certainty::Fact | Certainty::High => true,
@@ -312,7 +315,7 @@ fn sgr(verdict: &Verdict) -> Option<&'static str> {
     }
 }
 
-/// An address, or an address with its port.
+/// Adds an address, or an address with its port.
 pub(super) fn push_peer(to: &mut String, address: IpAddr, port: Option<u16>) -> usize {
     match port {
         Some(port) => push_endpoint(to, Endpoint { address, port }),

@@ -29,8 +29,8 @@ fn end(text: &str) -> Endpoint {
     Endpoint { address: address.ip(), port: address.port() }
 }
 
-/// Everything that a view borrows from.
-struct World {
+/// Owner of everything that a view borrows.
+struct TableFixture {
     sockets: Vec<Socket>,
     owners: Vec<Vec<Owner>>,
     listener: Seen<Listener>,
@@ -40,7 +40,7 @@ struct World {
     processes: BTreeMap<u32, Process>,
 }
 
-impl World {
+impl TableFixture {
     fn new() -> Self {
         let server = Socket {
             send_queue_bytes: Some(0),
@@ -91,19 +91,19 @@ impl World {
         View { now: NOW, untracked: 0, unseen: None, rows, processes: &self.processes }
     }
 
-    fn shown(&self, query: &Asked) -> String {
+    fn shown(&self, query: &ListRequest) -> String {
         shown(&self.view(), query)
     }
 
     fn objects(&self, by: Option<GroupBy>) -> Vec<Value> {
-        let text = self.shown(&Asked { by, form: Form::Json, ..Asked::default() });
+        let text = self.shown(&ListRequest { by, form: Form::Json, ..ListRequest::default() });
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// What is asked for, and how it is to be printed.
+/// Query, and the shape of its output.
 #[derive(Default)]
-struct Asked {
+struct ListRequest {
     filter: Filter,
     by: Option<GroupBy>,
     form: Form,
@@ -112,9 +112,9 @@ struct Asked {
     color: bool,
 }
 
-/// As a client prints what an agent has sent.
-fn shown(view: &View<'_>, query: &Asked) -> String {
-    let Asked { filter, by, form, width, wide, color } = query;
+/// Returns the client's output for an agent's answer.
+fn shown(view: &View<'_>, query: &ListRequest) -> String {
+    let ListRequest { filter, by, form, width, wide, color } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
     let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, color: *color } };
     let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape);
@@ -123,11 +123,11 @@ fn shown(view: &View<'_>, query: &Asked) -> String {
     String::from_utf8(to).unwrap()
 }
 
-fn at_width(width: u16) -> Asked {
-    Asked { width: Some(width), ..Asked::default() }
+fn at_width(width: u16) -> ListRequest {
+    ListRequest { width: Some(width), ..ListRequest::default() }
 }
 
-/// The table without the hints.
+/// Returns the table without the hints.
 fn table(text: &str) -> &str {
     text.split("\n\n").next().unwrap()
 }
@@ -139,7 +139,7 @@ fn a_pipe_gets_everything() {
 ≥12m ≤3h               1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12                                                             pool medium
 1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted (backlog 65/64 of nginx[812])                                            never_accepted fact
 gone: reset 3m12s ago        1       0                         10.0.0.5:8080                   10.0.0.9:40000                                 nginx[812] fd 7                                                                         unknown";
-    assert_eq!(table(&World::new().shown(&Asked::default())), expected);
+    assert_eq!(table(&TableFixture::new().shown(&ListRequest::default())), expected);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_screen_of_120_columns_loses_what_matters_least() {
 ≥12m ≤3h               [2001:db8…::a1]:41234  [2001:db8:ffff:567…234:5678]:5432  \u{1b}…}x[9] fd 12  pool medium
 1m30s                  10.0.0.5:8080          10.0.0.9:51234                     never accepted…     never_accepted fact
 gone: reset 3m12s ago  10.0.0.5:8080          10.0.0.9:40000                     nginx[812] fd 7     unknown";
-    assert_eq!(table(&World::new().shown(&at_width(120))), expected);
+    assert_eq!(table(&TableFixture::new().shown(&at_width(120))), expected);
 }
 
 #[test]
@@ -159,15 +159,15 @@ fn a_screen_of_80_columns_shortens_names_and_addresses_but_no_port() {
 ≥12m ≤3h              [2001:db8:…5678]:5432  \u{1b}…}x[9] fd 12  pool medium
 1m30s                 10.0.0.9:51234         never accepted…     never_accepted…
 gone: reset…          10.0.0.9:40000         nginx[812] fd 7     unknown";
-    assert_eq!(table(&World::new().shown(&at_width(80))), expected);
+    assert_eq!(table(&TableFixture::new().shown(&at_width(80))), expected);
 }
 
 #[test]
 fn no_line_of_a_table_is_longer_than_the_screen() {
-    let world = World::new();
+    let world = TableFixture::new();
     for width in 50..=260 {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
-            let text = world.shown(&Asked { by, ..at_width(width) });
+            let text = world.shown(&ListRequest { by, ..at_width(width) });
             for line in table(&text).lines() {
                 assert!(super::super::table::width(line) <= width.into(), "{width}: {line}");
             }
@@ -177,8 +177,10 @@ fn no_line_of_a_table_is_longer_than_the_screen() {
 
 #[test]
 fn a_hostile_name_stays_in_its_cell() {
-    for query in [Asked::default(), at_width(80), Asked { by: Some(GroupBy::Process), ..Asked::default() }] {
-        let text = World::new().shown(&query);
+    for query in
+        [ListRequest::default(), at_width(80), ListRequest { by: Some(GroupBy::Process), ..ListRequest::default() }]
+    {
+        let text = TableFixture::new().shown(&query);
         assert_eq!(table(&text).lines().count(), if query.by.is_some() { 6 } else { 5 });
         assert!(text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{text:?}");
     }
@@ -189,25 +191,25 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
     let view = View { now: NOW, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
-    let header = |query: &Asked| shown(&view, query).lines().next().unwrap().to_owned();
+    let header = |query: &ListRequest| shown(&view, query).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
-    assert_eq!(words(header(&Asked::default())), plain);
-    let wide = words(header(&Asked { wide: true, ..Asked::default() }));
+    assert_eq!(words(header(&ListRequest::default())), plain);
+    let wide = words(header(&ListRequest { wide: true, ..ListRequest::default() }));
     assert!(["TIMER", "WHERE", "NETNS"].iter().all(|name| wide.iter().any(|word| word == name)), "{wide:?}");
 }
 
 #[test]
-fn several_namespaces_are_told_apart() {
+fn several_namespaces_are_shown() {
     let sockets = [socket(), Socket { netns: Some(5), ..socket() }];
     let processes = BTreeMap::new();
     let view =
         View { now: NOW, untracked: 0, unseen: None, rows: sockets.iter().map(row).collect(), processes: &processes };
-    assert!(shown(&view, &Asked::default()).contains("NETNS"));
+    assert!(shown(&view, &ListRequest::default()).contains("NETNS"));
 }
 
 #[test]
-fn no_owner_is_told_from_owners_that_nobody_looked_for() {
+fn no_owner_differs_from_unknown_owners() {
     let (socket, processes) = (socket(), BTreeMap::new());
     let owner = |owners, accepted| {
         let socket = Socket { accepted, ..socket.clone() };
@@ -218,7 +220,7 @@ fn no_owner_is_told_from_owners_that_nobody_looked_for() {
             rows: vec![Row { owners, ..row(&socket) }],
             processes: &processes,
         };
-        shown(&view, &Asked::default())
+        shown(&view, &ListRequest::default())
     };
     assert!(owner(Some(&[]), Some(true)).contains("no process"));
     assert!(owner(None, Some(true)).contains(" ? "));
@@ -233,7 +235,7 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
         let (at_least, at_most) = (Duration::from_millis(at_least), at_most.map(Duration::from_millis));
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
         let text =
-            shown(&View { now: NOW, untracked: 0, unseen: None, rows, processes: &processes }, &Asked::default());
+            shown(&View { now: NOW, untracked: 0, unseen: None, rows, processes: &processes }, &ListRequest::default());
         text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m");
@@ -243,9 +245,9 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
 
 #[test]
 fn color_follows_the_verdict_and_is_only_where_it_is_asked_for() {
-    let world = World::new();
+    let world = TableFixture::new();
     assert!(!world.shown(&at_width(120)).contains('\x1b'));
-    let colored = world.shown(&Asked { color: true, ..at_width(120) });
+    let colored = world.shown(&ListRequest { color: true, ..at_width(120) });
     assert!(colored.contains("\x1b[1;31mhung high\x1b[0m") && colored.contains("\x1b[33mpool medium\x1b[0m"));
 }
 
@@ -253,38 +255,40 @@ fn color_follows_the_verdict_and_is_only_where_it_is_asked_for() {
 fn an_empty_list_says_so_and_why() {
     let processes = BTreeMap::new();
     let view = View { now: NOW, untracked: 0, unseen: None, rows: Vec::new(), processes: &processes };
-    assert_eq!(shown(&view, &Asked::default()), "no socket is in CLOSE_WAIT\n");
+    assert_eq!(shown(&view, &ListRequest::default()), "no socket is in CLOSE_WAIT\n");
     let full = View { untracked: 3, ..view.clone() };
-    assert!(shown(&full, &Asked::default()).starts_with("no tracked socket is in CLOSE_WAIT\n\n3 more sockets are"));
+    assert!(
+        shown(&full, &ListRequest::default()).starts_with("no tracked socket is in CLOSE_WAIT\n\n3 more sockets are")
+    );
     let contained = View { unseen: Some("others are not seen: why"), ..view };
     assert_eq!(
-        shown(&contained, &Asked::default()),
+        shown(&contained, &ListRequest::default()),
         "no socket that can be seen from here is in CLOSE_WAIT\n\nothers are not seen: why\n"
     );
-    let query = Asked { filter: Filter { pids: vec![5], ..Filter::default() }, ..Asked::default() };
-    assert_eq!(World::new().shown(&query), "no socket matches; 4 without the filters\n");
-    assert_eq!(World::new().shown(&Asked { form: Form::Json, ..query }), "");
+    let query = ListRequest { filter: Filter { pids: vec![5], ..Filter::default() }, ..ListRequest::default() };
+    assert_eq!(TableFixture::new().shown(&query), "no socket matches; 4 without the filters\n");
+    assert_eq!(TableFixture::new().shown(&ListRequest { form: Form::Json, ..query }), "");
 }
 
 #[test]
-fn what_is_not_tracked_is_said_in_words() {
-    let world = World::new();
+fn untracked_sockets_are_reported() {
+    let world = TableFixture::new();
     let view = View { untracked: 1234, ..world.view() };
-    let text = shown(&view, &Asked::default());
+    let text = shown(&view, &ListRequest::default());
     assert!(text.ends_with(
         "\n\n1234 more sockets are in CLOSE_WAIT and not shown: the agent tracks no more\nhint: raise --max-tracked of \
          closewait run, or the memory limit that lowers it\n"
     ));
-    // Where every line is an object, whoever prints them says it.
-    let objects = shown(&view, &Asked { form: Form::Json, ..Asked::default() });
+    // If every line is an object, the caller prints them.
+    let objects = shown(&view, &ListRequest { form: Form::Json, ..ListRequest::default() });
     assert_eq!(objects.lines().count(), world.sockets.len());
     assert!(missing(view.untracked, view.unseen).all(|words| text.contains(&words)));
     assert_eq!(missing(0, None).count(), 0);
-    let by = Asked { by: Some(GroupBy::Process), ..Asked::default() };
+    let by = ListRequest { by: Some(GroupBy::Process), ..ListRequest::default() };
     assert!(shown(&view, &by).contains("1234 more sockets"));
-    // A filter is no reason to be silent: those that are not tracked may fit it.
+    // They are shown with a filter, too: untracked sockets may match it.
     let filter = Filter { pids: vec![5], ..Filter::default() };
-    assert!(shown(&view, &Asked { filter, ..Asked::default() }).contains("1234 more sockets"));
+    assert!(shown(&view, &ListRequest { filter, ..ListRequest::default() }).contains("1234 more sockets"));
 }
 
 #[test]
@@ -305,13 +309,16 @@ past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket
 1 socket of nginx[812], never_accepted (fact): this is why
   next: do this
 ";
-    assert_eq!(World::new().shown(&Asked { by: Some(GroupBy::Process), ..Asked::default() }), expected);
+    assert_eq!(
+        TableFixture::new().shown(&ListRequest { by: Some(GroupBy::Process), ..ListRequest::default() }),
+        expected
+    );
 }
 
 #[test]
 fn listeners_peers_and_cgroups_are_groups_too() {
-    let world = World::new();
-    let by = |by| world.shown(&Asked { by: Some(by), ..Asked::default() });
+    let world = TableFixture::new();
+    let by = |by| world.shown(&ListRequest { by: Some(by), ..ListRequest::default() });
     let all = [GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
     let expected = r"COUNT  OLDEST  MEDIAN  VERDICT         LISTENER       OWNERS                         FDS
     1  12m     12m     pool            no listener    \u{1b}[2J\u{202e}x[9]
@@ -326,8 +333,8 @@ COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                 
 }
 
 #[test]
-fn an_object_tells_what_is_known_and_null_for_the_rest() {
-    let mut world = World::new();
+fn an_object_has_known_members_and_null_for_the_rest() {
+    let mut world = TableFixture::new();
     world.sockets[0].opener = Some(Box::new(Opener { task: owner("curl", 5, 0).task, at: ago(30) }));
     world.sockets[0].acked_bytes = Some(17);
     let objects = world.objects(None);
@@ -354,7 +361,7 @@ fn an_object_tells_what_is_known_and_null_for_the_rest() {
 
 #[test]
 fn an_object_of_a_group_has_its_key() {
-    let world = World::new();
+    let world = TableFixture::new();
     let by = |by| world.objects(Some(by));
     let processes = by(GroupBy::Process);
     let nginx = processes.iter().find(|object| object["process"]["pid"] == 812).unwrap();

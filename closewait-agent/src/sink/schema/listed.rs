@@ -1,4 +1,4 @@
-//! What `list` prints.
+//! JSON objects of `list`.
 
 use std::net::IpAddr;
 
@@ -53,7 +53,7 @@ struct LeftObject<'a> {
 }
 
 impl<'a> ListedObject<'a> {
-    /// A row, as it is at `now`, which on the wall is `time`.
+    /// Creates the object of a row, in its state at `now`, which is `time` on the wall clock.
     pub(in crate::sink) fn new(row: &'a Row<'a>, now: BootTime, time: &'a str) -> Self {
         let owners = row.owners;
         Self {
@@ -69,7 +69,7 @@ impl<'a> ListedObject<'a> {
             fd_open: match (row.gone, owners, row.socket.accepted) {
                 (Some(_), _, _) | (None, Some([_, ..]), _) => Some(true),
                 (None, _, Some(false)) => Some(false),
-                // One may be on its way to another process.
+                // The socket may be in transit to another process.
                 (None, Some([]) | None, _) => None,
             },
             left: row.gone.map(|Exit { at, seen, how: left, closer, dwell: _ }| LeftObject {
@@ -89,7 +89,7 @@ impl<'a> From<&'a Seen<Listener>> for ListenerObject<'a> {
     }
 }
 
-/// A group of them.
+/// JSON object of a group of sockets.
 #[derive(Serialize)]
 pub(in crate::sink) struct GroupObject<'a> {
     schema_version: u32,
@@ -107,7 +107,7 @@ pub(in crate::sink) struct GroupObject<'a> {
     zombies: u32,
 }
 
-/// What the group has in common; `null` where there is no such thing.
+/// Key of the group; `null` where there is none.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum KeyMembers<'a> {
@@ -132,7 +132,7 @@ impl Serialize for Verdicts<'_> {
 }
 
 impl<'a> GroupObject<'a> {
-    /// One line of `list --by`.
+    /// Creates the object for a line of `list --by`.
     pub(in crate::sink) fn new(group: &'a ListedGroup, by: GroupBy, time: &'a str) -> Self {
         let key = match group.key {
             Key::Process(_) => KeyMembers::Process { process: group.owners.first().map(Into::into) },

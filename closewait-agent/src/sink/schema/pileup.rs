@@ -1,4 +1,4 @@
-//! Groups that grow without closing.
+//! JSON objects of groups that grow without closing.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,12 @@ use closewait_engine::{
 };
 
 /// Maximum number of shown groups of threads.
-const THREAD_GROUPS: usize = 5;
+const MAX_THREAD_GROUPS: usize = 5;
 
 #[derive(Serialize)]
 pub(in crate::sink) struct PileupObject<'a> {
     group: GroupMembers,
-    /// When it was first found.
+    /// Time of its first report.
     began: String,
     /// Whether it was reported before, and has doubled since.
     again: bool,
@@ -121,7 +121,7 @@ struct RemoteObject {
     count: u32,
 }
 
-/// Threads that do the same.
+/// Threads with the same activity.
 #[derive(Serialize)]
 struct ThreadsObject {
     count: u32,
@@ -137,7 +137,7 @@ struct MomentObject {
 }
 
 impl<'a> PileupObject<'a> {
-    /// As of `at`; `time` writes other moments.
+    /// Creates the object at `at`; `time` writes other moments.
     pub(in crate::sink) fn new(pileup: &'a Pileup, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let Pileup { group, began, again, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } =
             pileup;
@@ -172,7 +172,7 @@ impl<'a> PileupObject<'a> {
 }
 
 impl PileupEndObject {
-    /// As of `at`; `time` writes other moments.
+    /// Creates the object at `at`; `time` writes other moments.
     pub(in crate::sink) fn new(end: &PileupEnd, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let PileupEnd { group, began, count, most, how } = end;
         Self {
@@ -211,7 +211,7 @@ impl<'a> EvidenceObject<'a> {
         let process = evidence.process.as_deref();
         let threads = process.map(|process| {
             let threads = |group: &ThreadGroup| ThreadsObject { count: group.count, place: group.place() };
-            process.groups.iter().take(THREAD_GROUPS).map(threads).collect()
+            process.groups.iter().take(MAX_THREAD_GROUPS).map(threads).collect()
         });
         let (container, unit, pod) = workload_members(evidence.workload.as_deref());
         Self {

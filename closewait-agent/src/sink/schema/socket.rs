@@ -1,4 +1,4 @@
-//! One socket, wherever it is shown.
+//! JSON object of a socket, in all outputs.
 
 use serde::Serialize;
 
@@ -59,7 +59,7 @@ struct OpenerObject<'a> {
 }
 
 impl<'a> SocketObject<'a> {
-    /// As it is `at` that time; `workload` is what its cgroup is, if that was looked up.
+    /// Creates the object at `at`; `workload` is that of its cgroup, if it was read.
     pub(in crate::sink) fn new(socket: &'a Socket, at: BootTime, workload: Option<&'a Workload>) -> Self {
         let (container, unit, pod) = workload_members(workload);
         Self {
@@ -101,7 +101,7 @@ impl<'a> SocketObject<'a> {
     }
 }
 
-/// `container`, `unit` and `pod`.
+/// Returns `container`, `unit` and `pod`.
 pub(super) fn workload_members(workload: Option<&Workload>) -> (Option<&str>, Option<&str>, Option<PodObject<'_>>) {
     let Some(Workload { unit, container, pod, .. }) = workload else { return (None, None, None) };
     let pod = pod.as_ref().map(|pod| PodObject {
@@ -124,7 +124,7 @@ pub(super) fn read_state(state: ReadState) -> &'static str {
     }
 }
 
-/// As `ss -o` names it.
+/// Returns the name of a timer in `ss -o`.
 pub(in crate::sink) fn timer(kind: TimerKind) -> &'static str {
     match kind {
         TimerKind::On => "on",

@@ -1,4 +1,4 @@
-//! Groups that grow without closing, for people.
+//! Human-readable text of groups that grow without closing.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// An error of more than this part of a slope is shown.
-const UNCERTAIN: f64 = 4.0;
+/// Divisor of a slope: a larger error than this part of it is shown.
+const ERROR_DIVISOR: f64 = 4.0;
 
-/// What it is, how it goes and where it ends.
+/// Formats the group, its growth and the forecast.
 pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
     let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
     let mut line = format!("{count} in CLOSE_WAIT {group}");
@@ -25,7 +25,7 @@ pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
     if let Some((slope, shape)) = slope.zip(*shape) {
         let sign = if slope.per_second > 0.0 { "+" } else { "" };
         push(&mut line, format_args!("; {sign}{}", rate(slope.per_second)));
-        if slope.error > slope.per_second.abs() / UNCERTAIN {
+        if slope.error > slope.per_second.abs() / ERROR_DIVISOR {
             push(&mut line, format_args!(" (±{})", rate(slope.error)));
         }
         push(&mut line, format_args!(", {}", shape.name()));
@@ -57,7 +57,7 @@ fn ending(forecast: &Forecast) -> String {
     format!("{what} in {left} ({range}{used} of {most} used)")
 }
 
-/// What tells why, a line each.
+/// Formats the evidence, one line each.
 pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     let Pileup { owners, verdict, evidence, onset, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next)];
@@ -101,9 +101,9 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     lines
 }
 
-/// The counts before, the newest last: `seconds ago: there, +entered -left`.
+/// Formats the counts before, the newest last: `seconds ago: there, +entered -left`.
 pub(in crate::sink) fn history(pileup: &Pileup, at: BootTime) -> String {
-    /// More would fill a screen.
+    /// Maximum number of moments: more would fill a screen.
     const SHOWN: usize = 12;
     let history = &pileup.evidence.history;
     let last = &history[history.len().saturating_sub(SHOWN)..];
@@ -111,7 +111,7 @@ pub(in crate::sink) fn history(pileup: &Pileup, at: BootTime) -> String {
     last.iter().map(moment).collect::<Vec<_>>().join(", ")
 }
 
-/// How it ended.
+/// Formats the end of an incident.
 pub(in crate::sink) fn end(end: &PileupEnd, at: BootTime) -> String {
     let PileupEnd { group, began, count, most, how } = end;
     format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.name())

@@ -28,7 +28,7 @@ fn left_by(comm: &[u8; 16]) -> Finding {
 }
 
 #[test]
-fn a_leaving_reads_as_a_sentence() {
+fn an_exit_reads_as_a_sentence() {
     let expected = "1970-01-01T00:00:01.500Z left   10.0.0.5:8080 <- 10.0.0.9:51234 after 1m12s, closed by nginx[42]\n";
     assert_eq!(lines(false, &left_by(b"nginx\0\0\0\0\0\0\0\0\0\0\0")), expected);
 }

@@ -12,7 +12,7 @@ fn pipe() -> (PipeReader, Writer) {
     (reader, Writer::new(writer, 10).unwrap())
 }
 
-/// Larger than a pipe, so that the thread stays in its write.
+/// Sends more than fits into a pipe, so that the thread stays in its write.
 fn stall(writer: &Writer) {
     assert_eq!(writer.send(vec![b'x'; 1 << 20]), Backlog::Queued);
 }
@@ -29,7 +29,7 @@ fn what_is_sent_arrives_in_order() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_loses_lines_but_holds_up_nobody() {
+fn a_reader_that_does_not_read_loses_lines_and_delays_nothing() {
     let (reader, writer) = pipe();
     stall(&writer);
     assert_eq!(writer.send(b"more".to_vec()), Backlog::Full);
@@ -86,7 +86,7 @@ fn a_descriptor_that_does_not_wait_is_waited_for() {
     assert_eq!(reading.join().unwrap(), 1 << 20);
 }
 
-/// Bytes that a pipe has now.
+/// Returns the bytes that a pipe has now.
 fn read_now(reader: &PipeReader) -> Vec<u8> {
     let mut bytes = vec![0; 100];
     if !poll(reader.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN) {
@@ -102,7 +102,7 @@ fn a_piece_is_written_after_that_of_another_writer() {
     let ((mut first_reader, first), (reader, writer)) = (pipe(), pipe());
     stall(&first);
     writer.send_after(b"line".to_vec(), Some(first.mark()));
-    // Less than the hold.
+    // Shorter than the maximum hold.
     thread::sleep(MAX_HOLD / 4);
     assert_eq!(read_now(&reader), b"");
     let draining = thread::spawn(move || io::copy(&mut first_reader, &mut io::sink()).unwrap());
@@ -127,7 +127,7 @@ fn a_writer_that_hangs_is_waited_for_once() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_told_once() {
+fn a_disk_that_is_full_is_reported_once() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let writer = Writer::new(full, 10).unwrap();
     writer.send(b"x".to_vec());

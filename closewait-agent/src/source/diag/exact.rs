@@ -1,4 +1,4 @@
-//! One socket, asked for by its ends and its cookie, and destroyed: `SOCK_DESTROY`, as `ss -K` does it.
+//! Query of one socket by its endpoints and cookie, and its destruction: `SOCK_DESTROY`, as `ss -K` does it.
 
 use std::{io, net::IpAddr};
 
@@ -17,32 +17,33 @@ use closewait_engine::{
 /// Reason why a socket was not destroyed.
 #[derive(Debug, Error)]
 pub enum DestroyError {
-    /// There is none with these ends and this cookie.
-    #[error("there is no such socket any more; list again")]
+    /// No socket has these endpoints and this cookie.
+    #[error("there is no such socket any more\nhint: list again")]
     Gone,
-    /// The kernel looks at the user namespace that owns the network namespace (`sock_diag_destroy`, net/core/sock_diag.c at
-    /// v5.10).
+    /// The caller lacks `CAP_NET_ADMIN` in the user namespace that owns the network namespace (`sock_diag_destroy`,
+    /// net/core/sock_diag.c at v5.10).
     #[error(
-        "SOCK_DESTROY was refused: CAP_NET_ADMIN is missing in the user namespace that owns the socket's network namespace; run as root \
-         there, or add cap_net_admin to what is granted"
+        "SOCK_DESTROY was refused: CAP_NET_ADMIN is missing in the user namespace that owns the socket's network namespace\n\
+         hint: run as root there, or grant cap_net_admin too"
     )]
     Denied(#[source] io::Error),
-    /// The kernel is built without it.
-    #[error("SOCK_DESTROY is not supported; use a kernel with CONFIG_INET_DIAG_DESTROY=y")]
+    /// The kernel is built without support.
+    #[error("SOCK_DESTROY is not supported\nhint: use a kernel with CONFIG_INET_DIAG_DESTROY=y")]
     Unsupported(#[source] io::Error),
-    /// Something else.
+    /// The query failed for another reason.
     #[error(transparent)]
     Other(DiagError),
 }
 
-/// Neither end, and a cookie that no socket has: the kernel counts them from 1.
-const NOBODY: [u8; 48] = [0; 48];
-/// Place of `idiag_ext` in a request.
+/// Socket id that matches no socket: no endpoints, and cookie 0, while the kernel counts cookies from 1.
+const NO_SOCKET: [u8; 48] = [0; 48];
+/// Offset of `idiag_ext` in a request.
 const EXTENSIONS: usize = 18;
-/// "Whatever cookie": `INET_DIAG_NOCOOKIE` twice.
+/// Any cookie: `INET_DIAG_NOCOOKIE` twice.
 const ANY_COOKIE: u64 = u64::MAX;
 
-/// The socket in the network namespace of this thread with the ends and the cookie of `target`. `None` if there is none.
+/// Returns the socket in the network namespace of this thread with the endpoints and the cookie of `target`. `None`
+/// if there is none.
 ///
 /// # Errors
 ///
@@ -51,24 +52,24 @@ pub fn get(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
     read_current(target, target.cookie)
 }
 
-/// The socket with the ends of `target`, whichever it is.
+/// Returns the socket with the endpoints of `target`, with any cookie.
 ///
 /// # Errors
 ///
 /// If the question cannot be asked or is not answered.
 pub fn get_any(target: &Target) -> Result<Option<CurrentSocket>, DiagError> {
-    // Where there is no connection with these ends, the kernel shows who listens there (`__inet_lookup`,
+    // Without a connection between these endpoints, the kernel returns the listener there (`__inet_lookup`,
     // include/net/inet_hashtables.h at v5.10).
     let same_ends = |facts: &CurrentSocket| (facts.local, facts.remote) == (target.local, target.remote);
     Ok(read_current(target, ANY_COOKIE)?.filter(same_ends))
 }
 
-/// Destroys the socket in the network namespace of this thread with the ends and the cookie of `target`: the kernel compares
-/// them again while it holds it, and takes no other.
+/// Destroys the socket in the network namespace of this thread with the endpoints and the cookie of `target`. The
+/// kernel compares them again while it holds the socket, so it destroys no other.
 ///
 /// # Errors
 ///
-/// If there is none, or the kernel refuses.
+/// If there is no such socket, or the kernel refuses.
 pub fn destroy(target: &Target) -> Result<(), DestroyError> {
     let ask = |netlink: Netlink| {
         netlink.exchange(&request(nl::SOCK_DESTROY, family(target.local), id(target, target.cookie)))
@@ -79,13 +80,13 @@ pub fn destroy(target: &Target) -> Result<(), DestroyError> {
     }
 }
 
-/// Whether this kernel can destroy TCP sockets: asks it to destroy one that cannot be.
+/// Checks that this kernel can destroy TCP sockets, by a request for a socket that cannot exist.
 ///
 /// # Errors
 ///
-/// If it cannot, or may not be asked.
+/// If the kernel lacks support, or refuses the request.
 pub fn probe_destroy() -> Result<(), DestroyError> {
-    let ask = |netlink: Netlink| netlink.exchange(&request(nl::SOCK_DESTROY, AF_INET, NOBODY));
+    let ask = |netlink: Netlink| netlink.exchange(&request(nl::SOCK_DESTROY, AF_INET, NO_SOCKET));
     match Netlink::open().and_then(ask).map_err(destroy_error) {
         Ok(_) | Err(DestroyError::Gone) => Ok(()),
         Err(error) => Err(error),
@@ -101,30 +102,31 @@ fn read_current(target: &Target, cookie: u64) -> Result<Option<CurrentSocket>, D
     }
 }
 
-/// The `struct tcp_info` of a socket that was listed and that nobody has accepted: to read it takes the socket's lock, which a
-/// program that has accepted it can hold for ever. `None` if it is gone.
+/// Reads the `struct tcp_info` of a listed socket that no program has accepted. The read takes the socket's lock,
+/// which a program that has accepted the socket can hold forever. `None` if the socket is gone.
 pub(super) fn info(netlink: &Netlink, found: &DiagSocket) -> Result<Option<Box<Info>>, DiagError> {
     let id = id_of((found.local, found.remote), found.interface, found.cookie);
     ask(netlink, family(found.local), id, Requested::Info).map(|same| same.and_then(|same| same.info))
 }
 
-/// What is asked for beside the state of a socket, its ends, queues, timer and inode.
+/// Facts to query beyond a socket's state, endpoints, queues, timer and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Requested {
-    /// Its `struct tcp_info`, for which the kernel takes the socket's lock.
+    /// The `struct tcp_info`, for which the kernel takes the socket's lock.
     Info,
     /// Nothing.
     Nothing,
 }
 
-/// The connection with these ends, local first, in the network namespace of `netlink`. `None` if there is none.
+/// Returns the connection between these endpoints, local first, in the network namespace of `netlink`. `None` if
+/// there is none.
 pub(super) fn find(
     netlink: &Netlink,
     ends: (Endpoint, Endpoint),
     requested: Requested,
 ) -> Result<Option<DiagSocket>, DiagError> {
     let found = ask(netlink, family(ends.0), id_of(ends, 0, ANY_COOKIE), requested)?;
-    // Where there is no such connection, the kernel shows who listens there.
+    // Without such a connection, the kernel returns the listener there.
     Ok(found.filter(|found| (found.local, found.remote) == ends))
 }
 
@@ -152,18 +154,19 @@ fn destroy_error(error: DiagError) -> DestroyError {
     }
 }
 
-/// An IPv6 socket with mapped addresses is found by its IPv4 addresses too, as its packets are.
+/// Returns the address family of a query. It also finds IPv6 sockets with mapped addresses by their IPv4 addresses,
+/// as packets do.
 fn family(local: Endpoint) -> u16 {
     if local.address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-/// A `struct inet_diag_sockid`.
+/// Builds a `struct inet_diag_sockid`.
 fn id(target: &Target, cookie: u64) -> [u8; 48] {
     id_of((target.local, target.remote), target.interface, cookie)
 }
 
 fn id_of((local, remote): (Endpoint, Endpoint), interface: u32, cookie: u64) -> [u8; 48] {
-    let mut id = NOBODY;
+    let mut id = NO_SOCKET;
     let address = |address: IpAddr| {
         let mut bytes = [0; 16];
         match address {
@@ -177,14 +180,15 @@ fn id_of((local, remote): (Endpoint, Endpoint), interface: u32, cookie: u64) -> 
     id[4..20].copy_from_slice(&address(local.address));
     id[20..36].copy_from_slice(&address(remote.address));
     id[36..40].copy_from_slice(&interface.to_ne_bytes());
-    // The lower half comes first, on any machine.
+    // The lower half comes first on every architecture.
     let (low, high) = (cookie as u32, (cookie >> 32) as u32);
     id[40..44].copy_from_slice(&low.to_ne_bytes());
     id[44..].copy_from_slice(&high.to_ne_bytes());
     id
 }
 
-/// A `struct nlmsghdr` and a `struct inet_diag_req_v2` for one socket. Other than for a dump, states do not matter.
+/// Builds a `struct nlmsghdr` and a `struct inet_diag_req_v2` for one socket. Unlike in a dump, the states do not
+/// matter.
 fn request(kind: u16, family: u16, id: [u8; 48]) -> [u8; 72] {
     let mut request = [0; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());

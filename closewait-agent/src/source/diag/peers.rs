@@ -1,7 +1,7 @@
-//! The other end of a connection, if it is on this host: asked of `sock_diag` by its ends, in each network namespace whose socket
-//! was opened while namespaces could be entered.
+//! Peer end of a connection, if it is on this host: a `sock_diag` query by its endpoints, in each network namespace
+//! that the agent could enter at its start.
 //!
-//! No `struct tcp_info` is asked for: see [`super`]. A look-up of one socket by its ends takes some microseconds.
+//! The query does not request `struct tcp_info`: see [`super`]. One lookup takes some microseconds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,25 +23,25 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// Number of network namespaces that are looked into.
+/// Maximum number of network namespaces to search.
 const MAX_NAMESPACES: usize = 64;
-/// Part of the descriptors that this process may have open: with few of them, few namespaces are looked into.
+/// Divisor of the limit on open descriptors: the part of it that namespaces may use.
 const DESCRIPTORS_PART: u64 = 16;
-/// Time for the answers to all questions of one inspection.
+/// Maximum time for all lookups of one inspection.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Interval at which the agent lets go of namespaces that are gone: its socket would keep one alive.
+/// Interval at which the agent closes sockets of namespaces that are gone: an open one keeps its namespace alive.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Looks up the other ends of connections.
+/// Finds the peer ends of connections.
 #[derive(Debug, Default)]
 pub struct PeerLookup {
-    /// A socket to each network namespace, by its inode.
+    /// Sockets by the inode of their network namespace.
     namespaces: BTreeMap<u32, Netlink>,
-    /// When it was last seen which of them are gone; `None` if none was opened.
+    /// Time of the last check for namespaces that are gone; `None` before the first socket.
     released: Option<BootTime>,
-    /// Namespaces can be entered at any time, and not only at the start.
+    /// Whether namespaces can be entered at any time, and not only at the start.
     enters: bool,
-    /// Namespace in which an end with this address was found last.
+    /// Namespace in which the last peer end with this address was found.
     found: BTreeMap<IpAddr, u32>,
 }
 
@@ -53,7 +53,7 @@ impl PeerLookup {
         let most = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX).min(MAX_NAMESPACES);
         for namespace in netns::all() {
             if self.namespaces.len() >= most {
-                log::debug!("some network namespaces are not looked into for the other ends of connections");
+                log::debug!("cannot search some network namespaces for the other ends of connections");
                 return;
             }
             if self.namespaces.contains_key(&namespace.inode) {
@@ -65,7 +65,7 @@ impl PeerLookup {
         }
     }
 
-    /// Hands the other end of each socket to `each`; of those for which the time is over, nothing.
+    /// Hands the peer end of each socket to `each`. Skips the rest when the time is over.
     pub fn look_up(&mut self, questions: &[PeerQuestion], mut each: impl FnMut(InspectionFact)) {
         if questions.is_empty() {
             return;
@@ -79,19 +79,19 @@ impl PeerLookup {
         for question in questions {
             let at = clock::now();
             if at.since(began) > PATIENCE {
-                log::debug!("the other ends of some connections were not looked up for lack of time");
+                log::debug!("ran out of time to find the other ends of some connections");
                 return;
             }
             match self.find(question) {
                 Ok(end) => each(InspectionFact::PeerEnd { key: question.key, at, end }),
-                Err(error) => log::debug!("the other end of a connection was not looked up: {error}"),
+                Err(error) => log::debug!("cannot find the other end of a connection: {error}"),
             }
         }
     }
 
     fn find(&mut self, question: &PeerQuestion) -> Result<PeerEnd, DiagError> {
         let ends = (question.remote, question.local);
-        // Most are in the same namespace, or where the last one of this address was.
+        // Most peer ends are in the same namespace, or in that of the last one with this address.
         let first = [question.netns, self.found.get(&question.remote.address).copied()];
         let first: Vec<u32> = first.into_iter().flatten().collect();
         let others = self.namespaces.keys().copied().filter(|inode| !first.contains(inode));
@@ -108,7 +108,7 @@ impl PeerLookup {
         Ok(PeerEnd::NotFound)
     }
 
-    /// Drops the namespaces that are found no longer.
+    /// Closes the sockets of namespaces that are gone.
     pub fn release_gone(&mut self) {
         let now = clock::now();
         let others = self.enters || self.namespaces.len() > 1;
@@ -129,7 +129,7 @@ impl PeerLookup {
     }
 }
 
-/// What the state of the other end of a connection in CLOSE_WAIT says. `None` for a socket that cannot be its other end.
+/// Returns the state of the peer end of a connection in CLOSE_WAIT. `None` for a socket that cannot be the peer end.
 fn peer_end(found: &DiagSocket) -> Option<PeerEnd> {
     match found.state {
         state::FIN_WAIT1 | state::FIN_WAIT2 if found.inode != 0 => Some(PeerEnd::HalfClosed),

@@ -12,30 +12,30 @@ use closewait_common::tcp::{AF_INET, AF_INET6, IPPROTO_TCP};
 use super::{DiagError, DiagQuery};
 use closewait_engine::model::Endpoint;
 
-/// One socket of a `sock_diag` answer.
+/// Socket in a `sock_diag` answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DiagSocket {
     pub(super) state: u8,
     pub(super) timer: u8,
     pub(super) retries: u8,
-    /// Until the timer expires.
+    /// Time until the timer expires.
     pub(super) expires: Duration,
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
-    /// Index of the interface that it is bound to; 0: none.
+    /// Index of the interface that the socket is bound to; 0 if none.
     pub(super) interface: u32,
     pub(super) cookie: u64,
     pub(super) inode: u32,
-    /// Bytes that were not read; of a listener, connections that wait.
+    /// Unread bytes; for a listener, connections in the accept queue.
     pub(super) receive_queue: u32,
-    /// Bytes that were not acknowledged; of a listener, how many connections may wait.
+    /// Unacknowledged bytes; for a listener, the limit of its accept queue.
     pub(super) send_queue: u32,
     pub(super) cgroup: Option<u64>,
-    /// A dump does not ask for it: few sockets have it.
+    /// Details from `struct tcp_info`. A dump does not request them.
     pub(super) info: Option<Box<Info>>,
 }
 
-/// What is used of `struct tcp_info` (include/uapi/linux/tcp.h at v5.10).
+/// Fields of `struct tcp_info` that the agent uses (include/uapi/linux/tcp.h at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Info {
     pub(super) last_data_sent: Duration,
@@ -46,7 +46,7 @@ pub(super) struct Info {
     pub(super) sent_bytes: Option<u64>,
 }
 
-/// Numbers of netlink and `sock_diag` (include/uapi/linux/{netlink,sock_diag,inet_diag}.h).
+/// Constants of netlink and `sock_diag` (include/uapi/linux/{netlink,sock_diag,inet_diag}.h).
 pub(super) mod nl {
     pub(in super::super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
     pub(in super::super) const SOCK_DESTROY: u16 = 21;
@@ -58,13 +58,13 @@ pub(super) mod nl {
     pub(in super::super) const ONE: u16 = 5;
     pub(in super::super) const ATTR_INFO: u16 = 2;
     pub(in super::super) const ATTR_CGROUP: u16 = 21;
-    /// `struct nlmsghdr`.
+    /// Size of `struct nlmsghdr`, bytes.
     pub(in super::super) const HEADER: usize = 16;
-    /// `struct inet_diag_msg`.
+    /// Size of `struct inet_diag_msg`, bytes.
     pub(in super::super) const MESSAGE: usize = 72;
 }
 
-/// A `struct nlmsghdr` and a `struct inet_diag_req_v2`.
+/// Builds a `struct nlmsghdr` and a `struct inet_diag_req_v2` for a dump.
 pub(super) fn request(family: u16, list: DiagQuery) -> [u8; 72] {
     let mut request = [0; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
@@ -77,7 +77,7 @@ pub(super) fn request(family: u16, list: DiagQuery) -> [u8; 72] {
     request
 }
 
-/// Reads one part of an answer. Returns whether it was the last.
+/// Parses one batch of an answer. Returns whether it was the last.
 pub(super) fn parse(mut part: &[u8], found: &mut Vec<DiagSocket>) -> Result<bool, DiagError> {
     while part.len() >= nl::HEADER {
         let mut header = part;
@@ -99,7 +99,7 @@ pub(super) fn parse(mut part: &[u8], found: &mut Vec<DiagSocket>) -> Result<bool
     Ok(false)
 }
 
-/// `None` for a message that is too short, or about something else.
+/// Parses one socket. `None` for a message that is too short or of another type.
 fn parse_socket(message: &[u8]) -> Option<DiagSocket> {
     let (mut fixed, mut attributes) = message.split_at_checked(nl::MESSAGE)?;
     let family = u16::from(fixed.get_u8());
@@ -120,7 +120,7 @@ fn parse_socket(message: &[u8]) -> Option<DiagSocket> {
     let cookie = u64::from(fixed.get_u32_ne()) | u64::from(fixed.get_u32_ne()) << 32;
     let expires = Duration::from_millis(fixed.get_u32_ne().into());
     let (receive_queue, send_queue) = (fixed.get_u32_ne(), fixed.get_u32_ne());
-    // The user.
+    // Skips the user.
     fixed.advance(4);
     let inode = fixed.get_u32_ne();
     let mut one = DiagSocket {
@@ -152,7 +152,7 @@ fn parse_socket(message: &[u8]) -> Option<DiagSocket> {
     Some(one)
 }
 
-/// Kernels give as much of `struct tcp_info` as they know.
+/// Parses a `struct tcp_info`. Each kernel sends the part of it that it has.
 fn parse_info(info: &[u8]) -> Option<Info> {
     let millis = |at: usize| Some(Duration::from_millis(info.get(at..at + 4)?.get_u32_ne().into()));
     let bytes = |at: usize| Some(info.get(at..at + 8)?.get_u64_ne());
@@ -166,7 +166,8 @@ fn parse_info(info: &[u8]) -> Option<Info> {
     })
 }
 
-/// Messages and attributes begin at multiples of four. Never 0, so that a scan always goes on.
+/// Rounds up to a multiple of four, where the next message or attribute begins. Never 0, so that a scan always
+/// advances.
 fn aligned(length: usize) -> usize {
     length.max(1).next_multiple_of(4)
 }
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_kernel_that_does_not_tell_nothing_is_made_up() {
+    fn facts_that_the_kernel_omits_are_unknown() {
         let mut found = Vec::new();
         // Without the attribute.
         let mut answer = socket_message();

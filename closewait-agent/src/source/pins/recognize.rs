@@ -1,4 +1,4 @@
-//! Whether a directory of a BPF file system may be used for pins, and whether its files are closewait's.
+//! Check whether a directory of a BPF file system may be used for pins, and whether its files are closewait's.
 
 use std::{
     ffi::OsString,
@@ -20,9 +20,10 @@ use super::{
     FILES, LINK, MODE, OLD_KEPT, PROGRAM,
 };
 
-/// Names of all programs of closewait begin with one of these: the second one before layout 3.
+/// Prefixes of the names of closewait's programs; the second one before layout 3.
 const PROGRAM_PREFIXES: [&[u8]; 2] = [b"cw_", b"closewait_"];
-/// Bytes of a name that the kernel keeps (`BPF_OBJ_NAME_LEN` in include/uapi/linux/bpf.h at v5.10, without the zero).
+/// Bytes of a name that the kernel stores (`BPF_OBJ_NAME_LEN` in include/uapi/linux/bpf.h at v5.10, without the
+/// zero).
 const KERNEL_NAME: usize = 15;
 
 /// Contents of a directory that this process may use.
@@ -32,16 +33,16 @@ pub(super) enum Contents {
     Empty,
     /// Files of closewait.
     Ours {
-        /// Number of other files beside them.
+        /// Number of other files.
         others: usize,
     },
 }
 
-/// Reads what a directory has and decides whether this process may use it. `about` is the directory's own metadata. Changes
-/// nothing. The inner error says why the directory is not for closewait.
+/// Reads a directory and decides whether this process may use it. `about` is the directory's own metadata. Changes
+/// nothing. The inner error is the reason why the directory is not for closewait.
 ///
-/// A file is looked up only in a directory with the mode that closewait gives its own: a lookup next to a removal can use
-/// memory that is freed (docs/kernel-safety.md).
+/// Looks up a file only if the directory has closewait's own mode: a lookup during a removal can use freed memory
+/// (docs/kernel-safety.md).
 ///
 /// # Errors
 ///
@@ -82,20 +83,20 @@ pub(super) fn contents(dir: &Path, about: &Metadata) -> io::Result<Result<Conten
     })
 }
 
-/// The object that is pinned under a name; `None` if there is none, or the kernel does not tell.
+/// Returns the object that is pinned under a name; `None` if there is none, or the kernel does not describe it.
 fn object(dir: &Path, name: &str) -> Option<BpfObject> {
     calls::pinned(&dir.join(name)).and_then(|object| calls::describe(object.as_fd())).ok()
 }
 
-/// Whether an agent has pinned `object` under this name. `program` is the object under the name of the program, `has_notes`
-/// tells whether the directory has an agent's notes.
+/// Whether an agent has pinned `object` under this name. `program` is the object under the name of the program;
+/// `has_notes` says that the directory has an agent's notes.
 fn is_ours(name: &str, object: &BpfObject, program: Option<&BpfObject>, has_notes: bool) -> bool {
     match (name, object) {
         (PROGRAM, BpfObject::Program { name, .. }) => PROGRAM_PREFIXES.iter().any(|prefix| name.starts_with(prefix)),
         (LINK, BpfObject::Link { program: attached }) => match program {
             Some(BpfObject::Program { id, .. }) => id == attached,
             Some(BpfObject::Map { .. } | BpfObject::Link { .. }) => false,
-            // An agent that was interrupted right after it had pinned the link. Its notes are there before that.
+            // An agent was interrupted right after it had pinned the link. It writes its notes before that.
             None => has_notes,
         },
         (PROGRAM | LINK, _) => false,
@@ -124,7 +125,7 @@ mod tests {
         assert!(ours(PROGRAM, &program(names::PROGRAM_CLASSIC, 7)));
         assert!(ours(LINK, &BpfObject::Link { program: 7 }));
         assert!(ours(names::OPENERS, &map(names::OPENERS)) && ours(names::KEPT, &map(names::KEPT)));
-        // Of an agent before layout 3.
+        // Names before layout 3.
         assert!(ours(PROGRAM, &program("closewait_trace", 7)) && ours("CLOSEWAIT_OPENERS", &map("CLOSEWAIT_OPENE")));
         for (name, object) in [
             (PROGRAM, program("cil_from_netdev", 7)),

@@ -1,4 +1,4 @@
-//! State of one process at the first read, and what the second read adds.
+//! State of one process after the first read, and the additions of the second.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Reading, Reads, THREADS, runtime, shares};
+use super::{MAX_THREADS, Reading, Reads, runtime, shares};
 use crate::{
     clock,
     host::{
@@ -28,11 +28,11 @@ use closewait_engine::{
 pub(super) struct ProcessRead {
     pub(super) process: Process,
     pub(super) threads: Vec<(Reading, Thread)>,
-    /// Its threads have been read.
+    /// Whether its threads have been read.
     pub(super) has_threads: bool,
 }
 
-/// What is to be read of a process at the second look.
+/// Threads of a process to read a second time.
 #[derive(Debug)]
 pub(super) struct Second {
     pid: u32,
@@ -40,12 +40,12 @@ pub(super) struct Second {
     tids: Vec<u32>,
 }
 
-/// CPU times of the threads of a process; `None` if it has ended, the reason if they cannot be read.
+/// CPU times of the threads of a process; `None` if it has ended, or the reason why they cannot be read.
 pub(super) type ThreadReadings = Result<Option<Vec<Reading>>, String>;
 
 impl ProcessRead {
-    /// Reads a process, and puts out what is known of it several times: each has all that the one before has. `None` if it
-    /// has ended.
+    /// Reads a process, and sends several versions of the result, each more complete than the one before. `None` if
+    /// the process has ended.
     pub(super) fn at(pid: u32, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let folder = proc::folder(Path::new("/proc"), pid);
         let free = job.about(Subject::Process(pid, None));
@@ -86,22 +86,22 @@ impl ProcessRead {
         self.process.parent = Some(stat.parent).filter(|parent| *parent > 0);
         self.read_facts(folder, job);
         job.put(Some(self.clone()));
-        // From here on, it is the process as it is now that may be waited for: `may_wait` asks.
+        // From now on, reads may block on this process as it is now: `may_wait` checks.
         let _waits = job.about(Subject::Process(self.process.pid, Some(stat.started_ns)));
         self.read_threads(folder, reads, rest, job);
-        // The rest can wait for ever: so far, everything has been seen.
+        // The remaining reads can block forever, so this sends everything read so far.
         job.put(Some(self.clone()));
         self.read_runtime(folder, reads, stat.started_ns, job);
         Ok(())
     }
 
-    /// A process of which nothing has been read.
+    /// Returns a process of which nothing has been read.
     fn default(pid: u32) -> Self {
         let process = Process::unread(pid, Comm::from_name(b""));
         Self { process, threads: Vec::new(), has_threads: false }
     }
 
-    /// What no kernel makes anybody wait for.
+    /// Reads the facts that never block on any kernel.
     fn read_calm_facts(&mut self, folder: &Path, job: &ItemJob<Option<Self>>) {
         let Self { process, .. } = self;
         let unseen = &mut process.unseen;
@@ -114,13 +114,13 @@ impl ProcessRead {
         job.step("its cgroup");
         let Some(paths) = seen("its cgroup", proc::cgroups(folder), unseen) else { return };
         process.workload = paths.named.as_ref().map(|path| Box::new(Workload::parse(&harmless_path(path))));
-        // What has been read is kept, should the next file not answer.
+        // Sends everything read so far, in case the next file does not answer.
         job.put(Some(self.clone()));
         let Self { process, .. } = self;
         job.step("its freezer");
         let freezer = freezer::state(&paths);
         process.frozen = freezer.as_ref().map(|state| state.frozen);
-        // A path that needs escapes would be another one in a command.
+        // A path that needs escapes would not work in a command.
         process.frozen_by = freezer.and_then(|state| state.file?.into_os_string().into_string().ok());
     }
 
@@ -136,7 +136,7 @@ impl ProcessRead {
     fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {
         let Self { process, threads, has_threads } = self;
         job.step("its threads");
-        let most = rest.load(Ordering::Relaxed).min(THREADS);
+        let most = rest.load(Ordering::Relaxed).min(MAX_THREADS);
         let Some(tids) = seen("its threads", proc::threads(folder, most), &mut process.unseen) else {
             *has_threads = true;
             return;
@@ -162,7 +162,7 @@ impl ProcessRead {
         let more = process.threads.and_then(|all| all.checked_sub(process.threads_seen)).filter(|more| *more > 0);
         if let Some(more) = more {
             process.unseen.push(format!(
-                "{more} of its threads were not inspected: the limit is {THREADS}, or they started later"
+                "{more} of its threads were not inspected: the limit is {MAX_THREADS}, or they started later"
             ));
         }
     }
@@ -182,18 +182,18 @@ impl ProcessRead {
             process.unseen.push(format!("its program and its libraries were not read: {why}"));
             return;
         }
-        // The kernel waits for the lock of its memory, and one of these may have it.
+        // The kernel takes the lock of the process's memory, and one of these threads may have it.
         let stuck = threads.iter().any(|(_, thread)| thread.state == ThreadState::DiskSleep);
         let of = (process.pid, started_ns);
         process.runtime = runtime::by_files(folder, of, exe, stuck, job, &mut process.unseen);
     }
 
-    /// Reads the version of a JVM from the file that its JDK has, else from the path of its program.
+    /// Reads the version of a JVM from the file of its JDK, or else from the path of its program.
     fn read_version(&mut self, folder: &Path, reads: Reads, started_ns: u64, job: &ItemJob<Option<Self>>) {
         let Self { process, .. } = self;
         let Some(exe) = process.exe.as_deref() else { return };
         process.runtime_version = runtime::jdk_of_path(exe);
-        // What has been seen is kept, should the file not answer.
+        // Sends everything read so far, in case the file does not answer.
         let program = (process.pid, started_ns, exe.to_owned());
         job.put(Some(self.clone()));
         if reads == Reads::All && job.may_wait().is_ok() {
@@ -204,7 +204,7 @@ impl ProcessRead {
         }
     }
 
-    /// Adds that something did not answer.
+    /// Adds that a read did not answer.
     pub(super) fn is_late(&mut self, why: &ReadFailure) {
         let why = match why {
             ReadFailure::Late { .. } => format!("{why}; what is read after it was left out"),
@@ -215,13 +215,14 @@ impl ProcessRead {
         self.process.unseen.push(why);
     }
 
-    /// What is to be read at the second look.
+    /// Returns the threads to read a second time.
     pub(super) fn second(&self, cpu_time: bool) -> Second {
         let tids = if cpu_time { self.threads.iter().map(|(first, _)| first.tid).collect() } else { Vec::new() };
         Second { pid: self.process.pid, started_ns: self.process.started_ns, tids }
     }
 
-    /// Takes in what came of the second look. Returns whether it still is the same process: its pid may be another's.
+    /// Adds the result of the second read. Returns whether it is still the same process: another one may have its
+    /// pid.
     pub(super) fn is_same(&mut self, answer: Option<ThreadReadings>, window: Duration) -> bool {
         let Self { process, threads, .. } = self;
         match answer {
@@ -253,7 +254,7 @@ impl Second {
     pub(super) fn read(&self, job: &ItemJob<ThreadReadings>) -> ThreadReadings {
         job.step("its state");
         let folder = proc::folder(Path::new("/proc"), self.pid);
-        // Nothing was to be read at the first look, or it is still waited for.
+        // The first read found no thread, or still blocks.
         if self.started_ns.is_none() || job.about(Subject::Process(self.pid, None)).is_err() {
             return Ok(Some(Vec::new()));
         }
@@ -272,7 +273,7 @@ impl Second {
     }
 }
 
-/// One thread; `None` if it has ended. `denied` is why its system call was not read.
+/// Reads one thread; `None` if it has ended. Sets `denied` to the reason why its system call was not read.
 fn thread(
     folder: &Path,
     tid: u32,
@@ -294,12 +295,12 @@ fn thread(
     } else {
         None
     };
-    // The engine knows the numbers of one architecture.
+    // The engine has the system call numbers of one architecture.
     let call = call.filter(|_| cfg!(target_arch = "x86_64"));
     job.step("its threads");
     let wchan = proc::wchan(folder).map(|name| harmless(&name));
     let state = ThreadState::from_letter(stat.state);
-    // A thread that is stopped waits for no more than to continue.
+    // A stopped thread waits only for SIGCONT.
     let waits = matches!(state, ThreadState::Sleeping | ThreadState::DiskSleep);
     let limit = |call: proc::Call| Syscall(call.number).wait_limit(&call.args, wchan.as_deref());
     let thread = Thread {
@@ -316,13 +317,13 @@ fn thread(
     Some((Reading::from(folder, tid, &stat), thread))
 }
 
-/// What was read; why not goes to `unseen`.
+/// Returns a value that was read. Adds the reason to `unseen` if the read failed.
 pub(super) fn seen<T>(what: &str, read: io::Result<T>, unseen: &mut Vec<String>) -> Option<T> {
     match read {
         Ok(read) => Some(read),
         Err(error) => {
-            let cure = if proc::is_refused(&error) { caps::cure_for_unreadable() } else { String::new() };
-            unseen.push(format!("{what} cannot be read: {error}{cure}"));
+            let fix = if proc::is_refused(&error) { caps::fix_for_unreadable() } else { String::new() };
+            unseen.push(format!("{what} cannot be read: {error}{fix}"));
             None
         }
     }

@@ -1,4 +1,4 @@
-//! What runs a process: by the name of its program, by what the Go linker wrote into it, by a library that it has.
+//! Runtime of a process, from the name of its program, the Go linker's data in it, and its libraries.
 
 use std::{
     collections::BTreeMap,
@@ -13,34 +13,34 @@ use crate::host::{
 };
 use closewait_engine::{process::ProgramRuntime, text::harmless};
 
-/// Libraries that tell a runtime.
+/// Libraries that identify a runtime.
 const LIBRARIES: [(&str, ProgramRuntime); 4] = [
     ("libjvm.so", ProgramRuntime::Jvm),
     ("libcoreclr.so", ProgramRuntime::DotNet),
     ("libpython", ProgramRuntime::CPython),
     ("libruby", ProgramRuntime::Ruby),
 ];
-/// Longest version of a JDK.
+/// Maximum length of the version of a JDK, bytes.
 const MAX_VERSION: usize = 64;
-/// Programs of which it is remembered who linked them.
+/// Maximum number of programs in the cache of linkers.
 const MAX_LINKED: usize = 1024;
 
-/// Who linked the program of each process that was looked at: its file is read once. By pid, start and path, as a process
-/// can become another program.
+/// Linker of the program of each inspected process, so that its file is read once. By pid, start and path, since a
+/// process can execute another program.
 static LINKED: Mutex<BTreeMap<Program, Linker>> = Mutex::new(BTreeMap::new());
 
-/// The version that the files beside the program of each JVM tell: they are read once.
+/// JDK version beside the program of each JVM, so that its file is read once.
 static JDKS: Mutex<BTreeMap<Program, Option<String>>> = Mutex::new(BTreeMap::new());
 
-/// A program that a process runs: pid, start and path.
+/// Program of a process: pid, start and path.
 pub(super) type Program = (u32, u64, String);
 
-/// What the name of the program tells.
+/// Returns the runtime by the name of the program.
 pub(super) fn by_path(exe: &str) -> Option<ProgramRuntime> {
     by_name(exe.strip_suffix(" (deleted)").unwrap_or(exe).rsplit('/').next()?)
 }
 
-/// What the program's file and its libraries tell: reading both can wait for ever.
+/// Returns the runtime by the program's file and its libraries. Reading both can block forever.
 pub(super) fn by_files(
     folder: &Path,
     (pid, started_ns): (u32, u64),
@@ -68,8 +68,8 @@ pub(super) fn by_files(
 }
 
 fn linker(folder: &Path, key: (u32, u64, String), unseen: &mut Vec<String>) -> Option<Linker> {
-    // Not kept while the file is read: a thread that is left behind there keeps nobody waiting. Whoever has panicked with
-    // the lock has left a whole map behind.
+    // The lock is free while the file is read: a thread that is left behind there blocks no other. The map is
+    // complete even after a panic with the lock held.
     let linked = || LINKED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(linker) = linked().get(&key) {
         return Some(linker.clone());
@@ -83,7 +83,7 @@ fn linker(folder: &Path, key: (u32, u64, String), unseen: &mut Vec<String>) -> O
     Some(linker)
 }
 
-/// The version of the JDK that the path of its program tells: `/usr/lib/jvm/java-17-openjdk-amd64/bin/java`,
+/// Returns the version of the JDK in the path of its program: `/usr/lib/jvm/java-17-openjdk-amd64/bin/java`,
 /// `/opt/jdk1.8.0_392/bin/java`, `/opt/zulu21.36.17/bin/java`.
 pub(super) fn jdk_of_path(exe: &str) -> Option<String> {
     const NAMES: [&str; 6] = ["java-", "jdk-", "jdk", "zulu", "temurin-", "corretto-"];
@@ -97,8 +97,8 @@ pub(super) fn jdk_of_path(exe: &str) -> Option<String> {
     exe.rsplit('/').skip(1).find_map(version)
 }
 
-/// The version that the file `release` beside a JVM has. A JDK of version 8 has its JVM in a folder `jre`. Can wait for the
-/// file system that the root of the process is on.
+/// Returns the version in the file `release` beside a JVM. A JDK of version 8 has its JVM in a folder `jre`. Can
+/// block on the file system of the process's root.
 pub(super) fn jdk_of_files(folder: &Path, program: Program) -> Option<String> {
     let known = || JDKS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(version) = known().get(&program) {
@@ -121,7 +121,7 @@ fn jdk_beside(process: &Path, exe: &str) -> Option<String> {
     (!version.is_empty() && version.len() <= MAX_VERSION).then(|| harmless(version.as_bytes()))
 }
 
-/// By the name of the program, a version behind it or not: `python3.12`, `php-fpm8.2`.
+/// Returns the runtime by a program's name, with or without a version behind it: `python3.12`, `php-fpm8.2`.
 fn by_name(name: &str) -> Option<ProgramRuntime> {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || ".-".contains(c));
     Some(match stem {
@@ -155,7 +155,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     #[test]
-    fn the_path_of_a_jvm_tells_its_version() {
+    fn the_path_of_a_jvm_has_its_version() {
         for (exe, version) in [
             ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", Some("17")),
             ("/usr/lib/jvm/java-1.8.0-openjdk-1.8.0.392/jre/bin/java", Some("1.8.0")),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_file_beside_a_jvm_tells_its_version() {
+    fn the_release_file_beside_a_jvm_has_its_version() {
         let fixture = Fixture::new("jdk");
         fixture.file("root/jdk/release", b"IMPLEMENTOR=\"x\"\nJAVA_VERSION=\"21.0.4\"\n");
         fixture.file("root/old/release", b"JAVA_VERSION=\"1.8.0_392\"\n");

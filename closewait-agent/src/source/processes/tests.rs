@@ -17,7 +17,7 @@ fn sample(wait: Duration) -> Process {
     sampling.finish(clock::now()).pop().unwrap()
 }
 
-/// Whether it is seen on one of five attempts: a busy machine may give the CPU to somebody else.
+/// Whether `look` succeeds on one of five attempts: a busy machine may give the CPU to another thread.
 fn is_seen(mut look: impl FnMut() -> bool) -> bool {
     (0..5).any(|_| look())
 }
@@ -71,7 +71,7 @@ fn the_own_process_is_seen_whole() {
 }
 
 #[test]
-fn who_is_not_there_is_left_out() {
+fn a_process_that_does_not_exist_is_left_out() {
     assert!(Sampling::begin(&[u32::MAX], BootTime(0)).finish(BootTime(1)).is_empty());
 }
 

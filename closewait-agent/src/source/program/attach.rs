@@ -1,4 +1,4 @@
-//! The tracepoint's program: attached for as long as the agent runs, or pinned.
+//! The tracepoint's program, attached while the agent runs, or pinned.
 
 use std::{
     fs,
@@ -32,18 +32,18 @@ use crate::host::{
 };
 use closewait_engine::{model::Counters, time::BootTime};
 
-/// What keeps the tracepoint's program attached, if it is not pinned.
+/// Link that keeps the tracepoint's program attached, if it is not pinned.
 pub(super) enum Link {
     Btf(BtfTracePointLinkId),
     Classic(TracePointLinkId),
 }
 
-/// The notes of an agent that begins from nothing.
+/// Returns the notes of an agent without pins to adopt.
 pub(super) fn notes(plan: &Plan, abilities: &Abilities, log_level: u8, choices: Choices) -> Kept {
     let Choices { max_sockets, ring_bytes, .. } = choices;
     let mut program = DefaultHasher::new();
     OBJECT.hash(&mut program);
-    // Read-only globals: to the kernel they are part of the program.
+    // Read-only globals are part of the program for the kernel.
     format!("{:?} {:?} {abilities:?} {log_level}", plan.layout, plan.trace_layout).hash(&mut program);
     Kept {
         layout: kept::LAYOUT,
@@ -72,11 +72,12 @@ fn not_pinned(error: impl std::error::Error + Send + Sync + 'static) -> KernelPr
 }
 
 impl KernelPrograms {
-    /// Attaches the tracepoint: from here on every change is recorded. A pinned program that does the same goes on instead.
+    /// Attaches the tracepoint, which records every change from then on. If a pinned program does the same, that one
+    /// continues instead.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses the program, or tracefs is needed and cannot be had.
+    /// If the kernel refuses the program, or tracefs is needed and unavailable.
     pub fn attach(&mut self) -> Result<(), KernelProgramError> {
         if let Some(mut pinned) = self.pinned.take() {
             if pinned.adoption == Adoption::All {
@@ -93,18 +94,18 @@ impl KernelPrograms {
             self.attach_own(None)?;
         }
         self.watch_ports(&[])?;
-        // Without the kernel's types it could read nothing.
+        // Without the kernel's types the program could read nothing.
         if self.btf.is_some() { self.load_refresh() } else { Ok(()) }
     }
 
-    /// Ends the program of an agent before, and pins one of this agent. What changes between the two is not seen by either.
+    /// Ends the program of an earlier agent, and pins one of this agent. Both miss changes between the two.
     fn replace(&mut self, pinned: &Pinned) -> Result<(), KernelProgramError> {
-        // Should this be interrupted: maps that were in use can be used, those of nobody are not complete yet.
+        // In case of an interruption: adopted maps stay usable, new ones are not complete yet.
         let layout = if pinned.adoption == Adoption::Maps { kept::LAYOUT } else { 0 };
         self.write_notes(&Kept { layout, program: 0, ..pinned.kept })?;
         pinned.pins().detach()?;
         if let Err(error) = self.attach_own(Some(pinned.pins())) {
-            // Maps that no program keeps up to date are worse than none.
+            // Maps that no program updates are worse than none.
             pinned.pins().clear()?;
             return Err(error);
         }
@@ -115,7 +116,7 @@ impl KernelPrograms {
         let name = program_of(self.plan.hook);
         let refused = |source| KernelProgramError::Program { name, source };
         let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
-        // A link that is taken out of its program lives no longer than it is held.
+        // A link that is taken out of its program detaches when it is dropped.
         let mut own = None;
         let link = match self.plan.hook {
             Tracepoint::Btf => {
@@ -157,7 +158,8 @@ impl KernelPrograms {
         Ok(())
     }
 
-    /// Detaches the tracepoint's program, unless it is pinned: it writes nothing more, and its counters can still be read.
+    /// Detaches the tracepoint's program, unless it is pinned. It writes no more records, and its counters stay
+    /// readable.
     pub fn detach(&mut self) {
         let Some(link) = self.link.take() else { return };
         let detached = self.ebpf.program_mut(program_of(self.plan.hook)).map(|program| match link {
@@ -169,7 +171,7 @@ impl KernelPrograms {
         }
     }
 
-    /// Loads the program for [`KernelPrograms::refresh`]. It is not attached to anything.
+    /// Loads the program for [`KernelPrograms::refresh`], and attaches it to nothing.
     fn load_refresh(&mut self) -> Result<(), KernelProgramError> {
         let name = names::REFRESH;
         let refused = |source| KernelProgramError::Program { name, source };
@@ -178,12 +180,12 @@ impl KernelPrograms {
         program.load().map_err(refused)
     }
 
-    /// What is pinned, if anything is.
+    /// Returns the pins, if there are any.
     pub fn pinned(&self) -> Option<&Pinned> {
         self.pinned.as_ref()
     }
 
-    /// Notes for the next agent that a window of the histograms ended at `at`, with these counters.
+    /// Stores for the next agent that a window of the histograms ended at `at`, with these counters.
     ///
     /// # Errors
     ///
@@ -206,8 +208,9 @@ impl KernelPrograms {
         notes.set(0, kept, 0).map_err(failed)
     }
 
-    /// Runs that the kernel skipped because a program was running on that CPU already: `recursion_misses` of
-    /// `bpf_prog_show_fdinfo` (kernel/bpf/syscall.c at v5.12). `None` where the kernel does not tell.
+    /// Returns the number of runs that the kernel skipped because a program was running on that CPU already:
+    /// `recursion_misses` of `bpf_prog_show_fdinfo` (kernel/bpf/syscall.c at v5.12). `None` where the kernel does not
+    /// show it.
     pub(super) fn skipped(&self) -> Option<u64> {
         let adopted = self.pinned.as_ref().and_then(|pinned| pinned.program.as_ref());
         let fd = match adopted {

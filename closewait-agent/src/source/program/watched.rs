@@ -16,8 +16,8 @@ use closewait_engine::{
 };
 
 impl KernelPrograms {
-    /// Has the kernel program count the closes of these ports, and of no others. A port that is watched since the same time
-    /// keeps its count. The classic tracepoint's program counts none.
+    /// Makes the kernel program count the closes of these ports, and of no others. A port that has been watched since
+    /// the same time keeps its count. The classic tracepoint's program counts none.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl KernelPrograms {
         let mut map: HashMap<_, u64, Watched> = HashMap::try_from(map).map_err(failed)?;
         let before = match self.watched.take() {
             Some(before) => before,
-            // What an agent before has left counts for nothing.
+            // The entries of an earlier agent are replaced.
             None => map.keys().map(|key| Ok((key?, u64::MAX))).collect::<Result<_, _>>().map_err(failed)?,
         };
         for key in before.keys().filter(|key| !wanted.contains_key(key)) {
@@ -52,7 +52,8 @@ impl KernelPrograms {
         Ok(())
     }
 
-    /// The closes of those of `ports` that are watched since the given time. None where the kernel program counts none.
+    /// Returns the closes of those of `ports` that are watched since the given time. Empty where the kernel program
+    /// counts none.
     ///
     /// # Errors
     ///

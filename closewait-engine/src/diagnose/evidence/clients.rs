@@ -1,4 +1,4 @@
-//! What tells idle connections of a pool from forgotten ones, on the connecting side.
+//! Facts that distinguish idle connections of a pool from forgotten ones.
 
 use std::time::Duration;
 
@@ -7,46 +7,61 @@ use crate::{
     time::BootTime,
 };
 
-/// Silence before the FIN from which on a connection was idle.
+/// Minimum silence before the FIN of an idle connection.
 const IDLE: Duration = Duration::from_secs(1);
-/// Longest time between a farewell and its FIN, with the resolution of the kernel's times.
+/// Maximum time between a closing message and its FIN, including the resolution of the kernel's times.
 const TOGETHER: Duration = Duration::from_millis(50);
-/// Longest time between the FINs of one event at the peer.
+/// Maximum size of a closing message, bytes: one segment of a handshake or of a protocol with a text.
+const MAX_CLOSING_MESSAGE: u32 = 4096;
+/// Maximum time between the FINs of one event at the peer.
 const ONE_EVENT: Duration = Duration::from_millis(1500);
 
-/// Counts of the sockets of a group that its program connected.
+/// Counts of a group's sockets, if its program opened the connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFacts {
-    /// Sockets that were idle when the FIN came, and got unread data together with it: a farewell.
-    pub farewells: u32,
-    /// Sockets that were idle when the FIN came.
+    /// Number of sockets that were idle when the FIN arrived, and received data with it that is unread: a closing message that no
+    /// request asked for.
+    pub closing_messages: u32,
+    /// Number of sockets that were idle when the FIN arrived.
     pub idle: u32,
-    /// Sockets with unread data that came before the FIN, in answer to what the program had sent: a response.
+    /// Number of sockets with other unread data: a response to what the program had sent.
     pub responses: u32,
-    /// Most sockets whose FINs came within a moment.
+    /// Largest number of sockets whose FINs arrived within 1.5 s.
     pub same_moment: u32,
-    /// Sockets that were opened after the onset; `None` if that is not known of any.
+    /// Number of sockets from which the program still reads: less was unread at a refresh in the second half of the time since the
+    /// FIN.
+    pub reading: u32,
+    /// Number of sockets that were opened after the onset; `None` if no time of opening is known.
     pub opened_after_onset: Option<u32>,
 }
 
 impl ClientFacts {
-    /// Reads the sockets of a group; `onset` is the entry of the oldest. With `watched`, the opener of each connection that was
-    /// made after the onset is known, so that one without was made before.
-    pub(crate) fn of<'a>(sockets: impl Iterator<Item = (&'a Socket, Since)>, onset: BootTime, watched: bool) -> Self {
+    /// Counts the sockets of a group at `now`, each with the time at which a refresh last saw that data was read. `onset` is the
+    /// entry of the oldest. With `watched`, the agent knows the opener of each connection that was opened after the onset, so a
+    /// connection without an opener is older.
+    pub(crate) fn of<'a>(
+        sockets: impl Iterator<Item = (&'a Socket, Since, BootTime)>,
+        onset: BootTime,
+        watched: bool,
+        now: BootTime,
+    ) -> Self {
         let (mut facts, mut entries) = (Self::default(), Vec::new());
         facts.opened_after_onset = watched.then_some(0);
-        for (socket, since) in sockets {
+        for (socket, since, read) in sockets {
             let Since::Exact(entered) = since else { continue };
             entries.push(entered);
-            let unread = socket.unread_bytes.unwrap_or(0) > 1;
-            // Never used connections have no time of sending of their own: the kernel has that of the set-up there.
+            let unread_bytes = socket.unread_bytes.unwrap_or(0);
+            let unread = unread_bytes > 1;
+            let (age, until_read) = (now.since(entered), read.since(entered));
+            facts.reading += u32::from(unread && until_read >= IDLE && until_read * 2 >= age);
+            // On a connection without data, the kernel's time of sending is that of the handshake.
             let silence = socket.last_sent.map(|sent| entered.since(sent));
             let with_fin =
                 socket.last_received.map(|received| received + TOGETHER >= entered && received <= entered + TOGETHER);
             let idle = silence.is_some_and(|silence| silence >= IDLE);
             facts.idle += u32::from(idle);
             match with_fin {
-                Some(true) if unread && idle => facts.farewells += 1,
+                Some(true) if unread && idle && unread_bytes <= MAX_CLOSING_MESSAGE => facts.closing_messages += 1,
                 Some(_) if unread => facts.responses += 1,
                 Some(_) | None => {}
             }
@@ -77,7 +92,7 @@ mod tests {
 
     const ENTERED: BootTime = BootTime(100_000_000_000);
 
-    /// Last sent and received so many milliseconds before the FIN.
+    /// Returns a socket that last sent and received data this number of milliseconds before the FIN.
     fn client(sent: u64, received: u64, unread: u32) -> Socket {
         let before = |millis: u64| Some(BootTime(ENTERED.0 - millis * 1_000_000));
         Socket {
@@ -90,20 +105,32 @@ mod tests {
     }
 
     fn facts(sockets: &[Socket]) -> ClientFacts {
-        ClientFacts::of(sockets.iter().map(|socket| (socket, Since::Exact(ENTERED))), ENTERED, false)
+        let sockets = sockets.iter().map(|socket| (socket, Since::Exact(ENTERED), ENTERED));
+        ClientFacts::of(sockets, ENTERED, false, ENTERED + Duration::from_secs(20))
     }
 
     #[test]
-    fn a_farewell_comes_with_the_fin_after_a_silence() {
-        assert_eq!(facts(&[client(5000, 0, 118)]).farewells, 1);
-        assert_eq!(facts(&[client(100, 0, 54)]).farewells, 0, "it answers what was just sent");
-        assert_eq!(facts(&[client(5000, 4000, 5000)]).farewells, 0, "a response that was not read");
+    fn a_program_still_reads_if_less_was_unread_lately() {
+        let socket = client(5000, 0, 1135);
+        let reading = |read, age| {
+            let after = |seconds| ENTERED + Duration::from_secs(seconds);
+            let sockets = std::iter::once((&socket, Since::Exact(ENTERED), after(read)));
+            ClientFacts::of(sockets, ENTERED, false, after(age)).reading
+        };
+        assert_eq!([reading(0, 20), reading(9, 20), reading(10, 20)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_closing_message_comes_with_the_fin_after_a_silence() {
+        assert_eq!(facts(&[client(5000, 0, 118)]).closing_messages, 1);
+        assert_eq!(facts(&[client(100, 0, 54)]).closing_messages, 0, "it answers a request");
+        assert_eq!(facts(&[client(5000, 4000, 5000)]).closing_messages, 0, "an unread response");
         assert_eq!(facts(&[client(5000, 4000, 1)]).idle, 1);
         assert_eq!(facts(&[client(100, 90, 5000)]).responses, 1);
     }
 
     #[test]
-    fn what_was_opened_after_the_onset_is_counted() {
+    fn connections_opened_after_the_onset_are_counted() {
         let opened = |at| Socket {
             opener: Some(Box::new(Opener { task: Task { pid: 1, comm: Comm::from_name(b"x") }, at })),
             ..client(100, 90, 1)

@@ -1,35 +1,41 @@
-//! Puts the evidence of a group together, from what was read of its owners and its port.
+//! Collects the evidence of a group from facts about its owners and its port.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeersRead, RECENT, Siblings, Waits};
 use crate::{
     context::{host_context::HostContext, pairing},
+    diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
-    model::{Connection, PeerEnd, ProxyPeer, Role, SocketKey},
+    model::{Connection, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
 
-/// Age from which on what was read of owners is no evidence any more.
+/// Maximum age of facts about owners that count as evidence.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// Times of the kernel's TCP are within ticks: what is to be later has to be later by more than one of 100 Hz.
+/// Resolution of the kernel's TCP times: one tick at 100 Hz. A time counts as later only if the difference is larger.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Resolution of the time at which a process began, and a process for each connection needs some time to begin.
+/// Tolerance of a process's start time: its resolution, and the time that a process for one connection needs to start.
 const STARTED: Duration = Duration::from_millis(20);
 
-/// What a group is put together from.
+/// Maximum number of owners of a group whose facts are read.
+const MAX_OWNERS: usize = 64;
+
+/// Sources of a group's evidence.
 pub(crate) struct Sources<'a> {
     /// Time of the judgement.
     pub(crate) now: BootTime,
     /// Facts about owners.
     pub(crate) host_context: &'a HostContext,
-    /// Facts about ports and remote endpoints; `None` without an agent that watches.
+    /// Facts about ports and remote endpoints; `None` without a watching agent.
     pub(crate) flows: Option<&'a Flows>,
     /// The port or remote endpoint of the group.
     pub(crate) flow_key: FlowKey,
-    /// Entries of all sockets of that which are in CLOSE_WAIT.
+    /// Listeners of the port, in all network namespaces; empty for clients.
+    pub(crate) listeners: &'a [&'a Seen<Listener>],
+    /// Times at which the sockets of that port or remote endpoint entered CLOSE_WAIT, sorted.
     pub(crate) entries: &'a [BootTime],
 }
 
@@ -39,19 +45,23 @@ impl Sources<'_> {
         let Some(onset) = members.iter().map(|(_, one)| one.since.latest()).min() else {
             return GroupEvidence::default();
         };
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let sockets = || members.iter().map(|(_, one)| &one.socket);
         let owners = members.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(PIDS).collect();
+        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(MAX_OWNERS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
-        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
-        // Of the whole port: a server with a process for each connection has a group for each.
-        let first = self.entries.iter().copied().min().unwrap_or(onset);
-        let after = self.entries.iter().filter(|entry| **entry > first + AFTER_ONSET).count();
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
             FlowKey::Remote(..) | FlowKey::Rest => (None, None),
         };
+        let closes = port.and_then(|port| self.host_context.closes(netns, port, self.now)).copied();
+        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
+        // A process that serves one connection has no others: only closes show whether its siblings serve some.
+        let siblings = siblings.filter(|siblings| {
+            closes.is_some() || *siblings != Siblings::default() || !self.is_process_per_connection(&pids, members)
+        });
+        // Demand counts the whole port: a server with a process for each connection has a group for each process.
+        let first = self.entries.first().copied().unwrap_or(onset);
+        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
         let peer_ends: Vec<PeerEnd> = if is_server {
             members.iter().filter_map(|(key, _)| self.host_context.peer_end(*key)).collect()
         } else {
@@ -62,7 +72,11 @@ impl Sources<'_> {
             demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
-            closes: port.and_then(|port| self.host_context.closes(netns, port)).copied(),
+            closes,
+            last_exit: self
+                .flows
+                .filter(|_| is_server)
+                .and_then(|flows| flows.last_closed(self.flow_key).filter(|last| *last > first + AFTER_ONSET)),
             peer_ends: PeersRead {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
@@ -75,14 +89,15 @@ impl Sources<'_> {
             clients: match self.flow_key {
                 FlowKey::Remote(scope, remote) => {
                     let watched = self.host_context.watches_remote(scope.netns, remote.port);
-                    ClientFacts::of(members.iter().map(|(_, one)| (&one.socket, one.since)), onset, watched)
+                    let sockets = members.iter().map(|(_, one)| (&one.socket, one.since, one.touched));
+                    ClientFacts::of(sockets, onset, watched, self.now)
                 }
                 FlowKey::Port(..) | FlowKey::Rest => ClientFacts::default(),
             },
         }
     }
 
-    /// Returns the connections of all owners; `None` if those of one were not read, or long ago.
+    /// Returns the connections of all owners; `None` if those of one owner were not read in the last [`MAX_AGE`].
     fn connections(&self, pids: &BTreeSet<u32>) -> Option<impl Iterator<Item = (BootTime, &ProxyPeer)>> {
         let fresh = |pid: &u32| {
             let read = self.host_context.connections_read(*pid)?;
@@ -91,6 +106,15 @@ impl Sources<'_> {
         let read: Vec<(u32, BootTime)> = pids.iter().map(fresh).collect::<Option<_>>()?;
         let of = |(pid, read): (u32, BootTime)| self.host_context.connections(pid).iter().map(move |peer| (read, peer));
         (!read.is_empty()).then(|| read.into_iter().flat_map(of))
+    }
+
+    /// Whether each owner has one socket of the group, and another process listens, too.
+    fn is_process_per_connection(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> bool {
+        let Some((_, first)) = members.first() else { return false };
+        let mut listeners =
+            self.listeners.iter().filter(|seen| seen.what.serves(first.socket.netns, first.socket.local));
+        members.len() <= pids.len()
+            && listeners.any(|seen| seen.owners.iter().any(|owner| !pids.contains(&owner.task.pid)))
     }
 
     fn siblings(&self, pids: &BTreeSet<u32>, onset: BootTime) -> Option<Siblings> {
@@ -120,18 +144,17 @@ impl Sources<'_> {
         let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
         let mut backends = Backends::default();
         for (_, peer) in self.connections(pids)? {
-            // A program that waits for itself waits for nothing else.
+            // A connection of the program to itself is no backend.
             let own = port
                 .is_some_and(|port| peer.socket.remote.port == port && locals.contains(&peer.socket.remote.address));
             if peer.socket.role != Some(Role::Server) && !own {
-                backends.read += 1;
                 backends.waiting += u32::from(pairing::waits(peer));
             }
         }
         Some(backends)
     }
 
-    /// Counts the sockets that had received data before their only owner began: it inherited them, or was handed them.
+    /// Counts the sockets that received data before their only owner started: it inherited them, or another process passed them on.
     fn older_than_owner(&self, members: &[(SocketKey, &TrackedSocket)]) -> u32 {
         let older = |one: &TrackedSocket| {
             let [first, others @ ..] = one.owners.as_deref()? else { return None };
@@ -141,7 +164,7 @@ impl Sources<'_> {
                 one.socket.last_received.filter(|_| one.socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
             Some(alone && received + STARTED <= BootTime(started))
         };
-        u32::try_from(members.iter().filter(|(_, one)| older(one) == Some(true)).count()).unwrap_or(u32::MAX)
+        number(members.iter().filter(|(_, one)| older(one) == Some(true)).count())
     }
 
     fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {
@@ -158,20 +181,17 @@ impl Sources<'_> {
         if pids.is_empty() || waits.threads == 0 {
             return None;
         }
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        if let Some(pid) = pids.first().filter(|_| pids.len() == 1) {
-            let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
-            let samples = self.host_context.wait_samples(*pid);
-            waits.set_follows(
-                number(members.len()),
-                samples.map(|sample| (sample.limited, number(entered_by(sample.at)))),
-            );
-        } else {
-            waits.set_follows(number(members.len()), std::iter::empty());
-        }
+        // Each sample covers one process.
+        let sampled = pids.first().filter(|_| pids.len() == 1);
+        let samples = sampled.into_iter().flat_map(|pid| self.host_context.wait_samples(*pid));
+        let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
+        let samples = samples.map(|sample| (sample.limited, number(entered_by(sample.at))));
+        waits.follows = waits.follows(number(members.len()), samples);
         Some(waits)
     }
 }
 
-/// Maximum number of inspected owners of a group.
-const PIDS: usize = 64;
+/// Returns a number of sockets or processes.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,8 +1,8 @@
-//! Counter-evidence: what speaks against blaming a program, and whether it was read.
+//! Counter-evidence: evidence against blaming a program, and whether the agent could read it.
 
 use crate::diagnose::Case;
 
-/// A kind of evidence that speaks against blaming a program. A rule that blames declares which kinds it needs.
+/// Kind of evidence against blaming a program. A rule that blames declares which kinds it checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CounterEvidence {
     /// The program finishes sockets of the port late.
@@ -11,24 +11,24 @@ pub enum CounterEvidence {
     OtherConnections,
     /// The program closes connections of the port that it has answered.
     Closes,
-    /// The peers still wait for an answer: they have closed one direction only.
+    /// The peers have closed one direction only and can still read an answer.
     PeersWait,
-    /// The program waits for other programs.
+    /// The program waits for answers from other programs.
     BackendsWait,
-    /// The program has data to send that the peer does not take.
+    /// The peers have not acknowledged data that the program sent.
     Sending,
-    /// What the program's threads do: each works on a socket and has a timeout.
+    /// A thread with a timeout works on each socket.
     Threads,
 }
 
 /// Result of reading one kind of counter-evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvidenceReading {
-    /// It was not read, or could not be.
+    /// The agent did not or could not read the evidence.
     NotRead,
-    /// It was read, and there is none.
+    /// The agent read the facts and found no such evidence.
     Absent,
-    /// It was read, and speaks against blame.
+    /// The agent found such evidence.
     Present,
 }
 
@@ -43,7 +43,7 @@ impl EvidenceReading {
 }
 
 impl CounterEvidence {
-    /// Name in `docs/diagnoses.md`.
+    /// Returns the name in `docs/diagnoses.md`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LateExits => "late exits",
@@ -56,15 +56,13 @@ impl CounterEvidence {
         }
     }
 
-    /// Reads it in a case.
+    /// Reads this kind of evidence from a case.
     pub fn read(self, case: &Case<'_>) -> EvidenceReading {
         let evidence = &case.group.evidence;
         match self {
             Self::LateExits => EvidenceReading::of(evidence.finishes_late(case.now)),
-            Self::OtherConnections => EvidenceReading::of(evidence.siblings.map(|siblings| siblings.served > 0)),
-            Self::Closes => EvidenceReading::of(
-                evidence.closes.map(|closes| closes.last.is_some_and(|last| case.now.since(last) <= super::RECENT)),
-            ),
+            Self::OtherConnections => EvidenceReading::of(evidence.serves_others()),
+            Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
                 let ends = evidence.peer_ends;
                 EvidenceReading::of((ends.read > 0).then(|| ends.half_closed * 2 >= ends.read))

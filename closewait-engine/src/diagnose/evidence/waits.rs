@@ -1,53 +1,53 @@
-//! What the threads of a group's owners wait for.
+//! Wait reasons of the threads of a group's owners.
 
 use crate::{
     process::{Process, ProgramRuntime, ThreadState, WaitKind, WaitLimit},
     time::BootTime,
 };
 
-/// Number of threads of all owners of a group, by what they wait for.
+/// Number of threads of all owners of a group, by wait reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
-    /// Threads that were inspected.
+    /// Number of inspected threads.
     pub threads: u32,
-    /// Whether these are all threads, and of each what it waits for.
+    /// Whether all threads were inspected and the wait reason of each is known.
     pub complete: bool,
-    /// Threads that a signal or a debugger has stopped, or whose cgroup is frozen.
+    /// Number of threads that a signal or a debugger has stopped, or whose cgroup is frozen.
     pub stopped: u32,
-    /// Threads that run or want to run.
+    /// Number of threads that run or are ready to run.
     pub running: u32,
-    /// CPU time of all threads, in thousandths of one CPU.
+    /// CPU use of all threads, in thousandths of one CPU.
     pub cpu_permille: u32,
-    /// Threads that wait for any of several descriptors.
+    /// Number of threads that wait for any of several descriptors.
     pub events: u32,
-    /// Threads that wait in `accept`.
+    /// Number of threads that wait in `accept`.
     pub accepting: u32,
-    /// Threads that wait for a lock, a file lock, a child or data, without a timeout.
+    /// Number of threads that wait for a lock, a file lock, a child or data, without a timeout.
     pub blocked: u32,
-    /// Threads that wait with a timeout, in whatever call: they sleep, poll or are idle in a pool.
+    /// Number of threads that wait with a timeout in any call: they sleep, poll or are idle in a pool.
     pub limited: u32,
-    /// Threads that write to a socket or a pipe.
+    /// Number of threads that write to a socket or a pipe.
     pub writing: u32,
-    /// Event loops: whether the thread that serves all connections waits for events. `None` if the program is none.
+    /// Whether the event loop's thread, which serves all connections, waits for events; `None` if the program has no event loop.
     pub idle_loop: Option<bool>,
-    /// Whether the runtime runs many tasks on each of its threads, so that threads tell nothing of single connections.
+    /// Whether the runtime runs many tasks on each thread, so that a thread shows nothing about a single connection.
     pub multiplexes: bool,
-    /// Whether there are as many threads that wait with a timeout as sockets, and more of them with each socket; `None` if that
-    /// cannot be told.
+    /// Whether as many threads as sockets wait with a timeout, and their number has risen with the number of sockets; `None` if
+    /// unknown.
     pub follows: Option<bool>,
 }
 
-/// Threads with a timeout at an earlier inspection, and the sockets of the group at that time.
+/// Number of threads with a timeout at an earlier inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitsSample {
     /// Time of the inspection.
     pub at: BootTime,
-    /// Threads that waited with a timeout.
+    /// Number of threads that waited with a timeout.
     pub limited: u32,
 }
 
 impl WaitsSample {
-    /// Reads it of a process that was inspected at `at`.
+    /// Takes the sample of a process that was inspected at `at`.
     pub(crate) fn of(process: &Process, at: BootTime) -> Self {
         let mut waits = Waits::default();
         waits.add(process);
@@ -55,10 +55,10 @@ impl WaitsSample {
     }
 }
 
-/// If fewer than one part in this number of the threads is unknown, all are as good as known.
+/// Divisor for the tolerated share of threads with an unknown wait reason: one in ten.
 const UNKNOWN_PART: u64 = 10;
 
-/// Runtimes whose single thread serves all connections.
+/// Whether a single thread of the process serves all connections.
 fn is_event_loop(process: &Process) -> bool {
     let single = process.threads == Some(1);
     process.is_event_loop_runtime() || single
@@ -83,7 +83,7 @@ impl Waits {
                     match (group.wait(), group.limit) {
                         (Some(WaitKind::Accept), _) => self.accepting += count,
                         (Some(WaitKind::Write), _) => self.writing += count,
-                        // A backend of PostgreSQL waits for a lock in the same call as for its client, without a timeout.
+                        // A PostgreSQL backend waits for a lock in the same call as for its client, without a timeout.
                         (Some(WaitKind::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
                             self.blocked += count;
                         }
@@ -100,12 +100,12 @@ impl Waits {
                 }
             }
         }
-        // Threads come and go while they are read.
+        // Threads can start and end during the inspection.
         let complete = u64::from(unknown) * UNKNOWN_PART <= u64::from(process.threads_seen);
         self.complete = complete && (first || self.complete);
         if is_event_loop(process) && !is_postgres(process) {
             let main = process.groups.iter().find(|group| group.has_main);
-            // A program of one thread that waits in accept() has no loop.
+            // A single-threaded program that waits in accept() has no event loop.
             let main = main.filter(|group| group.wait() != Some(WaitKind::Accept));
             let idle = main.map(|group| group.wait() == Some(WaitKind::Events));
             self.idle_loop = idle.map(|idle| idle && self.idle_loop.unwrap_or(true));
@@ -113,7 +113,7 @@ impl Waits {
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));
     }
 
-    /// Number of threads that do something, or wait for something other than new work.
+    /// Returns the number of threads that do something, or wait for something other than new work.
     pub fn working(&self) -> u32 {
         self.blocked + self.limited + self.running + self.writing
     }
@@ -123,30 +123,26 @@ impl Waits {
         self.threads > 0 && self.stopped == self.threads
     }
 
-    /// Whether the number of threads that wait with a timeout rises with the number of sockets: each of them works on one, and
-    /// will be done. `samples` are earlier inspections with the number of sockets of the group then, the oldest first. `None` if
-    /// that cannot be told.
-    pub(crate) fn set_follows(&mut self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) {
-        self.follows = self.follows(sockets, samples);
-    }
-
-    fn follows(&self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) -> Option<bool> {
+    /// Whether the number of threads that wait with a timeout rises with the number of sockets: then each thread works on one
+    /// socket and will finish. `samples` has the number of such threads and of the group's sockets at earlier inspections, oldest
+    /// first. `None` if unknown.
+    pub(crate) fn follows(&self, sockets: u32, samples: impl Iterator<Item = (u32, u32)>) -> Option<bool> {
         if sockets == 0 || !self.complete {
             return None;
         }
-        // Whatever number there was before: there are too few now.
+        // There are too few threads now, so the earlier numbers do not matter.
         if u64::from(self.limited) * 10 < u64::from(sockets) * 7 {
             return Some(false);
         }
-        // Every thread of it: there can have been none before.
-        if self.threads <= sockets.saturating_add(1) && u64::from(self.limited) * 10 >= u64::from(sockets) * 7 {
+        // Nearly all threads of the program wait with a timeout, so hardly any of them did so before.
+        if self.threads <= sockets.saturating_add(1) {
             return Some(true);
         }
         for (limited, before) in samples {
             let more = sockets.saturating_sub(before);
             if more >= 2.max(sockets / 3) {
                 let rise = u64::from(self.limited.saturating_sub(limited));
-                // Fewer prove nothing: a thread begins to wait before its client leaves.
+                // A smaller rise proves nothing: a thread starts to wait before its client closes.
                 return (rise * 10 >= u64::from(more) * 7).then_some(true);
             }
         }
@@ -167,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn threads_follow_the_sockets_if_both_rise_alike() {
-        // Four idle threads of a pool, whatever the number of sockets.
+    fn threads_follow_the_sockets_if_both_numbers_rise() {
+        // Four idle threads of a pool, independent of the number of sockets.
         assert_eq!(waits(40, 4).follows(4, [(4, 1)].into_iter()), None);
-        assert_eq!(waits(40, 4).follows(12, std::iter::empty()), Some(false), "too few, whatever there was before");
-        // Four idle ones, and one for each socket.
+        assert_eq!(waits(40, 4).follows(12, std::iter::empty()), Some(false), "too few threads");
+        // Four idle threads, and one for each socket.
         assert_eq!(waits(40, 24).follows(20, [(5, 1), (14, 10)].into_iter()), Some(true));
-        assert_eq!(waits(40, 24).follows(20, std::iter::empty()), None, "they can have been there before");
+        assert_eq!(waits(40, 24).follows(20, std::iter::empty()), None, "no earlier sample");
         assert_eq!(waits(1, 1).follows(1, std::iter::empty()), Some(true), "it has no other thread");
         assert_eq!(Waits { complete: false, ..waits(1, 1) }.follows(1, std::iter::empty()), None);
     }

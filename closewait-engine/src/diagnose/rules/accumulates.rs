@@ -1,31 +1,34 @@
-//! A client that opens connections again and again, and closes none.
+//! Clients: connections that accumulate, unread responses, and undecided cases.
 
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
-/// New connections to the same remote endpoint, while those stay that the server has closed.
+/// Detects a client that opens new connections to a remote endpoint and does not close those that the server has closed.
 pub(super) struct Accumulates;
 
-/// An unread response, and no new connections.
+/// Detects unread responses of a client that opens no new connections.
 pub(super) struct UnreadResponse;
 
-/// What is left of clients.
+/// Covers clients to which no other rule applies.
 pub(super) struct ClientUndecided;
 
 impl Rule for Accumulates {
     fn about(&self) -> &'static About {
         &About {
             name: "accumulates",
-            when: "of a client, 2 or more of the group were opened after the oldest had entered, and they were no idle \
-                   connections of a pool",
+            when: "the socket is a client's; 2 or more sockets of the group were opened after the oldest entered; `pool` does not \
+                   apply",
             class: &[Class::Leak],
             certainty: &[
-                (Certainty::Medium, "there are more of them than threads: no thread can use them all"),
-                (Certainty::Low, "otherwise: each may be in use by a thread"),
+                (
+                    Certainty::Medium,
+                    "the group has more sockets than the program has threads, so not all can be in use",
+                ),
+                (Certainty::Low, "otherwise: a thread may be using each socket"),
             ],
-            says: "the program opens new connections and does not close the ones that the server has closed",
+            says: "the program opens new connections and does not close those that the server has closed",
             next: "look for the response or connection object that is not closed",
-            not: &["a pool, see `pool`", "a slow client that closes each in the end, see `slow`"],
+            not: &["a pool: see `pool`", "a slow client that closes each connection eventually: see `slow`"],
             seen: &[
                 "scotte.org, HttpURLConnection (2015)",
                 "elastic/beats#19569",
@@ -49,7 +52,7 @@ impl Rule for Accumulates {
         let (owner, remote) = (text::owner(case), case.socket.remote);
         let threads = match evidence.waits {
             Some(waits) if more_than_threads => {
-                format!(", and it has {}", text::count(waits.threads, "thread"))
+                format!("; it has only {}", text::count(waits.threads, "thread"))
             }
             Some(_) | None => String::new(),
         };
@@ -57,14 +60,14 @@ impl Rule for Accumulates {
             class: Class::Leak,
             certainty: if more_than_threads { Certainty::Medium } else { Certainty::Low },
             text: format!(
-                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and has opened {opened} of them \
-                 since then{threads}",
+                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of them \
+                 after that{threads}",
                 count = text::count(case.group.count.max(1), "connection"),
                 age = text::duration(case.group.oldest),
             ),
             next: format!(
-                "find the calls to {remote} in {owner} whose response or connection is not closed: errors, redirects, statuses \
-                 other than 200, canceled calls"
+                "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for errors, \
+                 redirects, statuses other than 200, and canceled calls"
             ),
         })
     }
@@ -74,16 +77,16 @@ impl Rule for UnreadResponse {
     fn about(&self) -> &'static About {
         &About {
             name: "unread_response",
-            when: "of a client, at least half of the group has an unread response, and at most one was opened after the oldest had \
-                   entered",
+            when: "the socket is a client's; at least half of the group's sockets have an unread response; `accumulates` does not \
+                   apply",
             class: &[Class::Transient, Class::Unknown],
             certainty: &[(
                 Certainty::Low,
-                "transient until 60 s, then unknown: a slow reader and a dropped response look alike",
+                "transient for the first 15 s, then unknown: a slow reader and an abandoned response look the same",
             )],
-            says: "the program reads slowly, or has dropped the response",
-            next: "see whether less is unread after a while",
-            not: &["a farewell that no request had asked for: `pool`"],
+            says: "the program reads slowly, or has abandoned the response",
+            next: "see whether the amount of unread data falls",
+            not: &["a closing message that no request asked for: see `pool`"],
             seen: &["TencentBlueKing/bk-repo#2093", "dotnet/corefx#32864"],
         }
     }
@@ -93,20 +96,20 @@ impl Rule for UnreadResponse {
         if !case.is_client() || clients.responses * 2 < case.group.count || clients.responses == 0 {
             return None;
         }
-        let old = case.group.oldest >= super::SURE_AGE;
+        let old = case.group.oldest >= super::SOME_AGE;
         let (owner, port) = (text::owner(case), text::port(case));
         Some(Judgement {
             class: if old { Class::Unknown } else { Class::Transient },
             certainty: Certainty::Low,
             text: format!(
-                "{responses} of {count} from {remote} have unread data: {owner} reads it slowly, or has dropped it; it was \
-                 untouched for {untouched}",
+                "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
+                 nothing from this one for {untouched}",
                 responses = clients.responses,
                 count = text::count(case.group.count.max(1), "response"),
                 remote = case.socket.remote,
                 untouched = text::duration(case.untouched),
             ),
-            next: format!("see whether less is unread then: `closewait list --port {port}`"),
+            next: format!("see whether the amount of unread data falls: `closewait list --port {port}`"),
         })
     }
 }
@@ -115,12 +118,15 @@ impl Rule for ClientUndecided {
     fn about(&self) -> &'static About {
         &About {
             name: "client_undecided",
-            when: "of a client, no rule above applies, and the oldest of the group entered 60 s ago or longer",
+            when: "the socket is a client's; the oldest of the group entered 60 s ago or longer; no rule above applies",
             class: &[Class::Unknown],
-            certainty: &[(Certainty::Low, "a pool and a forgotten connection look alike until more are opened")],
-            says: "an idle connection of a pool, or a forgotten one",
-            next: "see whether their number grows",
-            not: &["a pool whose connections were idle: `pool`"],
+            certainty: &[(
+                Certainty::Low,
+                "an idle connection of a pool and a forgotten one look the same until the program opens more",
+            )],
+            says: "an idle connection of a pool, or one that the program has forgotten to close",
+            next: "see whether the number of sockets grows",
+            not: &["a pool whose connections were idle when the server closed them: see `pool`"],
             seen: &["elastic/elasticsearch-hadoop#220"],
         }
     }
@@ -134,11 +140,11 @@ impl Rule for ClientUndecided {
             class: Class::Unknown,
             certainty: Certainty::Low,
             text: format!(
-                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: of a pool, or forgotten",
+                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
                 count = text::count(case.group.count.max(1), "connection"),
                 age = text::duration(case.group.oldest.max(case.age())),
             ),
-            next: format!("see whether their number grows while {owner} works: then it forgets to close them"),
+            next: format!("see whether their number grows while {owner} is in use; if so, it does not close them"),
         })
     }
 }
@@ -152,13 +158,13 @@ mod tests {
     };
 
     #[test]
-    fn new_connections_beside_closed_ones_are_a_leak_surer_with_fewer_threads() {
+    fn new_connections_beside_closed_ones_are_a_leak() {
         let mut scene = Scene::client().of(8);
         scene.group.evidence.clients = ClientFacts { opened_after_onset: Some(1), ..ClientFacts::default() };
-        assert_eq!(scene.ask(&Accumulates), None);
+        assert_eq!(scene.check(&Accumulates), None);
         scene.group.evidence.clients.opened_after_onset = Some(4);
-        assert_eq!(scene.ask(&Accumulates).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Low);
         scene.group.evidence.waits = Some(Waits { threads: 7, complete: true, ..Waits::default() });
-        assert_eq!(scene.ask(&Accumulates).unwrap().certainty, Certainty::Medium);
+        assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Medium);
     }
 }

@@ -1,4 +1,4 @@
-//! A server whose threads wait for something that does not come.
+//! Servers whose threads wait without a timeout.
 
 use crate::diagnose::{
     About, Case, Judgement, Rule,
@@ -9,40 +9,42 @@ use crate::model::{Certainty, Class};
 
 use super::sure_from;
 
-/// Nothing of the port goes on, and the threads that should serve it wait without a timeout.
+/// Detects a server that makes no progress on a port while the threads that should serve it wait without a timeout.
 pub(super) struct Blocked;
 
-/// Some of the threads wait for ever, while others serve.
+/// Detects threads that wait without a timeout while other threads of the program serve connections.
 pub(super) struct PartlyBlocked;
 
-/// CPU time of all threads, in thousandths of one CPU, from which on one of them may do what the others wait for.
+/// CPU use of all threads, in thousandths of one CPU, at which one of them may be doing the work that the others wait for.
 const SOME_CPU: u32 = 50;
 
 impl Rule for Blocked {
     fn about(&self) -> &'static About {
         &About {
             name: "blocked",
-            when: "of a server, since the oldest of the group entered: no other connection was served or closed, no socket was \
-                   finished late, 2 or more connections came; and its threads wait without a timeout, enough of them for half of \
-                   the sockets, or none waits for events, or all of them wait in accept() only; or the runtime runs many tasks on each thread",
+            when: "the socket is a server's; since the oldest of the group entered, 2 or more new connections arrived, and the \
+                   program served or closed no other connection and finished no socket late; its threads wait without a \
+                   timeout, at least half as many as the group has sockets or without any thread that waits for events, or they \
+                   only wait in accept(), or they show nothing about single connections because there are fewer threads than \
+                   sockets or the runtime runs many tasks on each thread",
             class: &[Class::Hung],
             certainty: &[
                 (
                     Certainty::High,
-                    "for 60 s or longer, with 5 or more new connections, by threads that wait without a timeout",
+                    "after 60 s or longer with 5 or more new connections, if threads wait without a timeout",
                 ),
-                (Certainty::Medium, "for 15 s or longer"),
+                (Certainty::Medium, "after 15 s or longer"),
                 (
                     Certainty::Low,
-                    "for less long, or where threads do not tell (Go), until 60 s; or a thread works, which the others may wait \
-                     for",
+                    "sooner; until 60 s if the threads show nothing about single connections (Go); if a thread works, which the \
+                     others may wait for; or if the other connections of the program could not be read",
                 ),
             ],
-            says: "the program hangs since the onset",
+            says: "the program has hung since the onset",
             next: "see where its threads are, and what happened at the onset",
             not: &[
                 "a slow server: its threads wait with a timeout, or for a backend",
-                "a server without new connections: nothing shows that it would not serve them",
+                "a server without new connections: it might still serve them",
                 "an event loop that waits for events: it is idle, not stuck",
             ],
             seen: &["gevent/gevent#464", "Netflix, Java 21 virtual threads (2024)", "gin-gonic/gin#596"],
@@ -69,7 +71,7 @@ impl Rule for Blocked {
         }
         let count = u64::from(case.group.count);
         let blocked = u64::from(waits.blocked);
-        // Each socket may have one of these, which will be done.
+        // Each socket may have a thread with a timeout, which will finish.
         let may_work = waits.follows.is_none() && u64::from(waits.limited) * 10 >= count * 7;
         if may_work && waits.idle_loop != Some(false) {
             return None;
@@ -77,6 +79,10 @@ impl Rule for Blocked {
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
+            Some(true) if leaves_backlog(case) => (
+                Certainty::Low,
+                "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
+            ),
             Some(true) => return None,
             Some(false) if blocked > 0 && waits.threads > 1 => {
                 (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
@@ -88,23 +94,26 @@ impl Rule for Blocked {
                 let workers = threads(&waits, waits.blocked);
                 (Certainty::High, format!("{workers} without a timeout, and most of the sockets were never read"))
             }
-            None if takes_none_up(case) => {
-                (Certainty::Medium, "it accepts, and none of its threads works on what it has accepted".to_owned())
-            }
+            None if only_accepts(case) => (
+                Certainty::Medium,
+                "it accepts connections, but none of its threads works on those that it has accepted".to_owned(),
+            ),
             Some(false) | None if serves_nothing || enough => {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
-            // The tasks of such a runtime are not to be seen from here.
+            // The threads of such a runtime do not show its tasks.
             _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= super::SOME_AGE => {
-                let sure = case.group.oldest >= super::SURE_AGE;
+                // Such a runtime has read the requests that it works on, and a thread with a timeout may work on one.
+                let unread = case.group.is_mostly_unread() && waits.limited * 2 < waits.threads;
+                let sure = case.group.oldest >= super::SURE_AGE && unread;
                 (
                     if sure { Certainty::Medium } else { Certainty::Low },
-                    "its threads do not tell what each waits for".to_owned(),
+                    "its threads do not show what each connection waits for".to_owned(),
                 )
             }
             _ => return None,
         };
-        // Another thread may do what the others wait for.
+        // The waiting threads may wait for one that works.
         let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
         let guess = works || evidence.progresses(case.now).is_none();
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
@@ -113,7 +122,7 @@ impl Rule for Blocked {
             certainty,
             text: format!(
                 "{early}since the oldest of {count} entered {since} ago, {owner} has served no other connection of port {port}, \
-                 and {demand} came; {what}.{doing}",
+                 while {demand} arrived; {what}.{doing}",
                 early = super::early(case, certainty, "hung"),
                 count = text::count(case.group.count.max(1), "socket"),
                 since = text::duration(case.group.oldest),
@@ -131,11 +140,13 @@ impl Rule for PartlyBlocked {
     fn about(&self) -> &'static About {
         &About {
             name: "partly_blocked",
-            when: "of a server that serves others: 3 or more sockets, the oldest for 15 s or longer, the FIN unread, as many threads \
-                   wait without a timeout, and those with a timeout have not become more with the sockets",
+            when: "the socket is a server's; the program serves other connections of the port; the group has 3 or more sockets, \
+                   and the oldest entered 15 s ago or longer; the FIN is unread on at least half of them; at least as many \
+                   threads as sockets wait without a timeout; the number of threads with a timeout has not risen with the \
+                   number of sockets",
             class: &[Class::Hung],
-            certainty: &[(Certainty::Low, "the program works: a slow lock or a leak can look alike")],
-            says: "some requests wait for something that does not come, while others are served",
+            certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
+            says: "some requests hang, while the program serves others",
             next: "see what the waiting threads wait for",
             not: &["a slow path: its threads wait with a timeout, one for each socket"],
             seen: &["jetty/jetty.project#8908"],
@@ -172,10 +183,11 @@ impl Rule for PartlyBlocked {
             class: Class::Hung,
             certainty: Certainty::Low,
             text: format!(
-                "{owner} serves other connections of port {port}, and {stay} since {since}; {threads} without a timeout.{doing}",
+                "{owner} serves other connections of port {port}, but has not closed {count}, the oldest for {since}; {threads} \
+                 without a timeout.{doing}",
                 owner = text::owner(case),
                 port = text::port(case),
-                stay = if count == 1 { "1 socket stays".to_owned() } else { format!("{count} sockets stay") },
+                count = text::count(count, "socket"),
                 since = text::duration(case.group.oldest),
                 threads = threads(&waits, waits.blocked),
                 doing = text::doing(case),
@@ -185,8 +197,8 @@ impl Rule for PartlyBlocked {
     }
 }
 
-/// Whether nearly all threads that do not accept wait without a timeout, while most sockets were never read: a pool of which no
-/// thread comes back. Idle threads would have taken them.
+/// Whether nearly all threads outside of `accept()` wait without a timeout, while most sockets were never read: all threads of a
+/// pool are blocked. Idle threads would have read the sockets.
 fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
     let workers = waits.threads.saturating_sub(waits.accepting);
     waits.complete
@@ -196,9 +208,9 @@ fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
         && case.group.is_mostly_unread()
 }
 
-/// Whether a server without an event loop only accepts: it has answered none of these, serves no other connection, and its threads
-/// do nothing. A thread pool that has ended looks like that.
-pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
+/// Whether a server without an event loop only accepts connections: most of these sockets were not answered or not read, the
+/// program serves no other connection, and its threads do nothing. A thread pool that has ended looks like this.
+pub(super) fn only_accepts(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     let Some(waits) = evidence.waits.filter(|waits| waits.complete) else { return false };
     let working = waits.working();
@@ -207,6 +219,11 @@ pub(super) fn takes_none_up(case: &Case<'_>) -> bool {
         && (case.group.unanswered * 2 >= case.group.count || case.group.is_mostly_unread())
         && (waits.accepting > 0 && waits.events == 0 && waits.idle_loop.is_none() && !waits.multiplexes)
         && working * 4 <= case.group.count
+}
+
+/// Whether connections have been in the backlog for longer than an event loop takes to come back to it.
+pub(super) fn leaves_backlog(case: &Case<'_>) -> bool {
+    case.group.oldest_unaccepted.is_some_and(|age| age >= super::undecided::FRESH)
 }
 
 fn threads(waits: &Waits, count: u32) -> String {
@@ -226,7 +243,7 @@ mod tests {
         testing::{Scene, secs},
     };
 
-    /// A thread pool of 20 that waits for one lock, with everything read.
+    /// Returns a thread pool whose 20 threads wait for one lock, with all evidence read.
     fn hung(age: u64) -> Scene {
         let mut scene = Scene::server().of(20).aged(age);
         scene.socket.send_queue_bytes = Some(0);
@@ -254,72 +271,75 @@ mod tests {
         scene
     }
 
-    fn said(scene: &Scene) -> (Class, Certainty) {
+    fn result(scene: &Scene) -> (Class, Certainty) {
         let verdict = scene.verdict();
         (verdict.class, verdict.certainty)
     }
 
     #[test]
-    fn a_hang_gets_surer_with_time_and_is_told_at_once() {
-        let certainties: Vec<_> = [4, 20, 90].map(|age| said(&hung(age))).into();
+    fn a_hang_is_reported_at_once_and_its_certainty_rises() {
+        let certainties: Vec<_> = [4, 20, 90].map(|age| result(&hung(age))).into();
         let hung_with = |certainty| (Class::Hung, certainty);
         assert_eq!(certainties, [Certainty::Low, Certainty::Medium, Certainty::High].map(hung_with));
         assert!(hung(4).verdict().text.starts_with("too early to be sure"), "{}", hung(4).verdict().text);
     }
 
     #[test]
-    fn each_kind_of_progress_excludes_it_and_what_was_not_read_makes_it_less_sure() {
+    fn progress_excludes_a_hang_and_missing_evidence_lowers_the_certainty() {
         let mut scene = hung(90);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert_ne!(said(&scene).1, Certainty::High);
+        assert_ne!(result(&scene).1, Certainty::High);
         let mut scene = hung(90);
         scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(8) });
-        assert_eq!(said(&scene).0, Class::Transient);
+        assert_eq!(result(&scene).0, Class::Transient);
         let mut scene = hung(90);
         scene.group.evidence.peer_ends.half_closed = 20;
-        assert_eq!(said(&scene).0, Class::HalfClose);
+        assert_eq!(result(&scene).0, Class::HalfClose);
         let mut scene = hung(90);
-        scene.group.evidence.backends = Some(Backends { read: 20, waiting: 20 });
-        assert_ne!(said(&scene).0, Class::Hung);
+        scene.group.evidence.backends = Some(Backends { waiting: 20 });
+        assert_ne!(result(&scene).0, Class::Hung);
         let mut scene = hung(90);
         scene.group.evidence.closes = None;
-        assert_eq!(said(&scene), (Class::Hung, Certainty::Medium));
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
     }
 
     #[test]
-    fn a_pool_of_which_no_thread_comes_back_is_hung_however_many_wait_for_it() {
+    fn a_pool_whose_threads_are_all_blocked_is_hung() {
         let mut scene = hung(90).of(400).reading(crate::model::ReadState::NeverRead);
         scene.socket.send_queue_bytes = Some(0);
         let waits =
             Waits { threads: 9, complete: true, accepting: 1, blocked: 8, follows: Some(false), ..Waits::default() };
         scene.group.evidence.waits = Some(waits);
-        assert_eq!(said(&scene), (Class::Hung, Certainty::High));
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High));
         scene.group.evidence.siblings = None;
-        assert_eq!(said(&scene), (Class::Hung, Certainty::Low), "what else it serves was not read");
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "other connections were not read");
     }
 
     #[test]
     fn without_new_connections_nothing_shows_a_hang() {
         let mut scene = hung(90);
         scene.group.evidence.demand = 0;
-        assert_eq!((said(&scene).0, scene.verdict().rule), (Class::Unknown, "no_demand"));
+        assert_eq!((result(&scene).0, scene.verdict().rule), (Class::Unknown, "no_demand"));
     }
 
     #[test]
-    fn an_idle_event_loop_is_not_hung_and_one_that_waits_for_something_else_is() {
+    fn an_event_loop_is_hung_unless_it_waits_for_events() {
         let mut scene = hung(90);
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop, waits.threads) = (4, 1, Some(true), 5);
-        assert_ne!(said(&scene).0, Class::Hung);
+        assert_ne!(result(&scene).0, Class::Hung);
+        scene.group.oldest_unaccepted = Some(secs(5));
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "it does not come back to its listener");
+        scene.group.oldest_unaccepted = None;
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop) = (5, 0, Some(false));
-        assert_eq!(said(&scene).0, Class::Hung);
+        assert_eq!(result(&scene).0, Class::Hung);
     }
 
     #[test]
-    fn some_that_wait_for_ever_beside_others_that_are_served_are_a_guess() {
+    fn blocked_threads_beside_served_connections_are_a_guess() {
         let mut scene = hung(20);
         scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
-        assert_eq!((said(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
     }
 }

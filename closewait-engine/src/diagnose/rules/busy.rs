@@ -1,4 +1,4 @@
-//! A thread that computes, while sockets wait for it.
+//! Servers with a busy thread.
 
 use crate::diagnose::{
     About, Case, Judgement, Rule,
@@ -9,27 +9,27 @@ use crate::model::{Certainty, Class};
 
 use super::sure_from;
 
-/// While the thread that serves a connection computes, nothing is read from it.
+/// Detects a busy thread: while the thread that serves a connection computes, it does not read the FIN.
 pub(super) struct BusyThread;
 
 impl Rule for BusyThread {
     fn about(&self) -> &'static About {
         &About {
             name: "busy_thread",
-            when: "of a server, the FIN is unread, a thread of its owner wants a CPU all the time, and the program does not serve \
-                   other connections of the port",
+            when: "the socket is a server's; the FIN is unread on at least one socket of the group; a thread of the owner runs, \
+                   or is ready to run, nearly all of the time; the program does not serve other connections of the port",
             class: &[Class::Hung],
             certainty: &[
                 (
                     Certainty::High,
-                    "one thread serves all connections, for 60 s or longer, with 5 or more new connections",
+                    "one thread serves all connections: after 60 s or longer with 5 or more new connections",
                 ),
-                (Certainty::Medium, "the same for less long, or a program with several threads"),
-                (Certainty::Low, "for less than 15 s, or with fewer than 2 new connections"),
+                (Certainty::Medium, "the same sooner, or for a program with several threads"),
+                (Certainty::Low, "after less than 15 s, or with fewer than 2 new connections"),
             ],
-            says: "the thread that would read the FIN is busy",
+            says: "the thread that should read the FIN is busy",
             next: "see where the busy thread is",
-            not: &["a busy program that serves others: any progress of the port excludes this rule"],
+            not: &["a busy program that serves other connections: any progress on the port excludes this rule"],
             seen: &["netty/netty#10220", "nodejs/node#11307", "istio/istio#31229"],
         }
     }
@@ -49,7 +49,7 @@ impl Rule for BusyThread {
             return None;
         }
         let Busy { who, percent, event_loop } = text::busy(case)?;
-        // What other threads do is not known.
+        // Other threads may serve connections.
         if !event_loop && evidence.progresses(case.now) != Some(false) {
             return None;
         }
@@ -59,7 +59,7 @@ impl Rule for BusyThread {
             class: Class::Hung,
             certainty: sure_from(case, surest),
             text: format!(
-                "a thread of {who} uses {percent} % of a CPU{alone}; {unread} of {count} in its group wait to be read, the \
+                "a thread of {who} uses {percent} % of a CPU{alone}; it has not read {unread} of {count} in the group, the \
                  oldest for {age}",
                 unread = evidence.eof_unread,
                 count = text::count(case.group.count.max(1), "socket"),
@@ -92,19 +92,19 @@ mod tests {
     }
 
     #[test]
-    fn an_event_loop_that_computes_is_hung_unless_others_are_served() {
+    fn a_busy_event_loop_is_hung_unless_it_serves_others() {
         let mut scene = busy(Some(ProgramRuntime::Node));
-        assert_eq!(scene.ask(&BusyThread).map(|said| said.class), Some(Class::Hung));
-        assert_eq!(scene.verdict().certainty, Certainty::Medium, "what else it serves was not read");
+        assert_eq!(scene.check(&BusyThread).map(|judgement| judgement.class), Some(Class::Hung));
+        assert_eq!(scene.verdict().certainty, Certainty::Medium, "other connections were not read");
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
         assert_ne!(scene.verdict().class, Class::Hung);
     }
 
     #[test]
-    fn a_thread_of_a_program_with_several_says_nothing_until_it_is_read_that_none_is_served() {
+    fn a_busy_thread_among_several_needs_proof_that_no_connection_is_served() {
         let mut scene = busy(None);
-        assert_eq!(scene.ask(&BusyThread), None);
+        assert_eq!(scene.check(&BusyThread), None);
         scene.group.evidence.siblings = Some(Siblings::default());
-        assert_eq!(scene.ask(&BusyThread).unwrap().certainty, Certainty::Medium);
+        assert_eq!(scene.check(&BusyThread).unwrap().certainty, Certainty::Medium);
     }
 }

@@ -3,32 +3,39 @@
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
-/// The program waits for new work only, and sockets stay: nobody in it will close them.
+/// Detects a program whose threads wait for new work only, so that no thread will close these sockets.
 pub(super) struct Forgotten;
 
-/// Number of sockets from which on the verdict is more than a guess.
+/// Minimum number of sockets for a certainty above `low`.
 const MIN_SOCKETS: u32 = 3;
 
 impl Rule for Forgotten {
     fn about(&self) -> &'static About {
         &About {
             name: "forgotten",
-            when: "of a server: all threads but a quarter of the sockets' number, and half of the threads at least, wait for events \
-                   or in accept(), without a timeout, and no connection to another program waits for an answer",
+            when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
+                   most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
+                   program waits for an answer; the program has read from most of the sockets, or one event loop serves them",
             class: &[Class::Leak],
             certainty: &[
-                (Certainty::Medium, "3 or more sockets, the oldest for 15 s or longer, and no thread waits for events"),
+                (
+                    Certainty::Medium,
+                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, and no thread waits for events or with a \
+                     timeout",
+                ),
                 (
                     Certainty::Low,
-                    "otherwise: an event loop can wait for a pipe, a child or a UNIX socket, which are not read",
+                    "otherwise: an event loop can wait for a pipe, a child or a UNIX socket, which closewait does not read",
                 ),
             ],
-            says: "the program is idle and has these sockets open: it has forgotten to close them",
-            next: "see which requests leave them behind",
+            says: "the program is idle while these sockets are open: it has forgotten to close them",
+            next: "see which requests leave sockets behind",
             not: &[
                 "a program that waits for a timer: its wait has a timeout",
-                "a program that waits for another one: its connection to that waits for an answer",
-                "a runtime that runs many tasks on each thread (Go): its threads tell nothing",
+                "a program that waits for another program: its connection to that program waits for an answer",
+                "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
+                "an event loop that leaves connections in the backlog: it waits for something else",
+                "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
         }
@@ -57,33 +64,39 @@ impl Rule for Forgotten {
             || !idle
             || waiting > 0
             || works * 4 > case.group.count
-            || super::blocked::takes_none_up(case)
+            || super::blocked::only_accepts(case)
+            || super::blocked::leaves_backlog(case)
+            || super::is_handed_over(case) == Some(true)
         {
             return None;
         }
-        // Where most threads do something, they may be what all the sockets wait for.
+        // If most threads work, all sockets may wait for them.
         if works * 2 > waits.threads {
             return None;
         }
-        // What was never read was not forgotten: it waits for a thread.
+        // A socket that was never read is not forgotten: it waits for a thread.
         if case.group.is_mostly_unread() && waits.idle_loop != Some(true) {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
-        let sure = waits.events == 0 && case.group.count >= MIN_SOCKETS && case.group.oldest >= super::SOME_AGE;
+        // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat.
+        let sure = waits.events == 0
+            && waits.limited == 0
+            && case.group.count >= MIN_SOCKETS
+            && case.group.oldest >= super::SOME_AGE;
         let owner = text::owner(case);
-        let others = if serves { "serves others" } else { "is idle" };
+        let others = if serves { "serves other connections" } else { "is idle" };
         Some(Judgement {
             class: Class::Leak,
             certainty: if sure { Certainty::Medium } else { Certainty::Low },
             text: format!(
                 "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work only, \
-                 none works on these",
+                 and none works on these",
                 count = text::count(case.group.count.max(1), "socket"),
                 age = text::duration(case.group.oldest),
             ),
             next: format!(
-                "find the path in {owner} that skips the close: which requests leave a socket behind, and what happens to it \
+                "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what happens \
                  when the peer closes first"
             ),
         })
@@ -103,16 +116,22 @@ mod tests {
         let mut scene = Scene::server().of(12).aged(20);
         let idle = Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() };
         scene.group.evidence.waits = Some(idle);
-        assert_eq!(scene.ask(&Forgotten), None, "what it waits for was not read");
+        assert_eq!(scene.check(&Forgotten), None, "its backends were not read");
         scene.group.evidence.backends = Some(Backends::default());
-        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.oldest_unaccepted = Some(crate::diagnose::testing::secs(5));
+        assert_eq!(scene.check(&Forgotten), None, "it does not come back to its listener");
+        scene.group.oldest_unaccepted = None;
+        let owners = scene.owners.replace(vec![crate::diagnose::testing::owned_by(42, "tail", 0)]);
+        assert_eq!(scene.check(&Forgotten), None, "the connection is its standard input");
+        scene.owners = owners;
         scene.group.evidence.waits = Some(Waits { events: 0, accepting: 1, idle_loop: None, ..idle });
-        assert_eq!(scene.ask(&Forgotten).unwrap().certainty, Certainty::Medium);
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Medium);
         scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });
-        assert_eq!(scene.ask(&Forgotten), None, "it waits for a timer");
+        assert_eq!(scene.check(&Forgotten), None, "it waits for a timer");
         scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
-        assert_eq!(scene.ask(&Forgotten), None, "threads work on them");
+        assert_eq!(scene.check(&Forgotten), None, "threads work on them");
     }
 }

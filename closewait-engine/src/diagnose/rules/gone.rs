@@ -1,4 +1,4 @@
-//! A connection that is over, and a descriptor that is left of it.
+//! Connections that have ended while a descriptor is still open.
 
 use std::time::Duration;
 
@@ -8,31 +8,35 @@ use crate::{
     model::{Certainty, Class, ExitCause},
 };
 
-/// Leaving CLOSE_WAIT is not being closed: `tcp_reset`, `tcp_write_err` and `tcp_abort` end the connection and leave the
-/// file alone (net/ipv4/tcp_input.c, tcp_timer.c, tcp.c at v5.10).
+/// Detects a descriptor that outlives its connection: `tcp_reset`, `tcp_write_err` and `tcp_abort` end the connection and do not
+/// close the file (net/ipv4/tcp_input.c, tcp_timer.c, tcp.c at v5.10).
 pub(super) struct Gone;
 
-/// Time after the end of a connection from which on no slow program explains an open descriptor.
+/// Time after the end of a connection at which a slow program no longer explains an open descriptor.
 const LONG: Duration = Duration::from_secs(600);
 
 impl Rule for Gone {
     fn about(&self) -> &'static About {
         &About {
             name: "gone",
-            when: "the connection is over (reset, timeout, destroyed, shut down), and a program still has its descriptor",
+            when: "the connection has ended (reset, timed out, destroyed or shut down); a program still has its descriptor",
             class: &[Class::Leak, Class::Transient, Class::Unknown],
             certainty: &[
-                (Certainty::Medium, "a leak for a server that has kept it for 10 min; transient in the first minute"),
+                (
+                    Certainty::Medium,
+                    "leak, for a server that has kept the descriptor for more than 10 min; transient, in the first minute",
+                ),
                 (
                     Certainty::Low,
-                    "between the two; for a client, as a pool checks a connection only when it needs one again; \
-                                  unknown if no process was found to have it",
+                    "leak, in between; leak, for a client, because a pool checks a connection only at its next use; unknown, \
+                     if closewait found no process that has the descriptor",
                 ),
             ],
-            says: "that the descriptor is open is a fact; it counts against the limit of open files and shows in no list \
-                   of connections",
+            says: "the descriptor is still open; it counts against the limit of open files and appears in no list of connections",
             next: "look for the code that has the descriptor and does not see the error that a read of it returns",
-            not: &["a program that has not closed it yet: transient until it is as old as a stuck socket"],
+            not: &[
+                "a program that needs time to close it: transient for the first 60 s, or `--stuck-after` if that is longer",
+            ],
             seen: &["moby/moby#31660", "gorilla/websocket#91"],
         }
     }
@@ -45,37 +49,39 @@ impl Rule for Gone {
             ExitCause::Shutdown => "its program shut down its sending side",
             ExitCause::Aborted => "its program ended it with a reset",
             ExitCause::Reset => "the peer reset it",
-            ExitCause::Timeout => "keepalive or retransmission gave up",
-            ExitCause::Destroyed => "it was destroyed from outside, as by `ss -K`",
+            ExitCause::Timeout => "it timed out (keepalive or retransmission)",
+            ExitCause::Destroyed => "it was destroyed, as by `ss -K`,",
             ExitCause::ListenerClosed => "its listener was closed",
-            ExitCause::Unknown => "it left CLOSE_WAIT in a way that the agent did not see",
+            ExitCause::Unknown => "it exited CLOSE_WAIT for an unknown reason",
         };
-        // If nobody saw it leave, it is only known when it was found.
-        let when = if gone.seen { format!("{} ago", text::duration(ago)) } else { "before anybody watched".to_owned() };
+        // For an exit that the agent missed, the time is that at which the agent noticed it.
+        let when = if gone.seen { format!("{} ago", text::duration(ago)) } else { "at an unknown time".to_owned() };
         if case.owners.is_some_and(<[_]>::is_empty) {
             return Some(Judgement {
                 class: Class::Unknown,
                 certainty: Certainty::Low,
-                text: format!("{how} {when}, and no process was found that still has a descriptor of it"),
+                text: format!("{how} {when}, and closewait found no process that still has its descriptor"),
                 next: "nothing, unless the number of such sockets grows".to_owned(),
             });
         }
         let owner = text::owner(case);
-        // A slow program sees the error when it is done.
+        // A slow program sees the error when it has finished its work.
         let (class, certainty) = match (ago, case.is_client()) {
             (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Transient, Certainty::Medium),
             (ago, false) if ago > LONG => (Class::Leak, Certainty::Medium),
             (_, _) => (Class::Leak, Certainty::Low),
         };
-        let pool = if case.is_client() { " A pool of connections would notice at its next use." } else { "" };
+        let pool = if case.is_client() { " A connection pool would notice this at the next use." } else { "" };
         Some(Judgement {
             class,
             certainty,
             text: format!(
                 "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
-                 and shows in no list of connections.{pool}"
+                 and appears in no list of connections.{pool}"
             ),
-            next: format!("find why {owner} does not close it: a read of it returns an error or the end at once"),
+            next: format!(
+                "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the data"
+            ),
         })
     }
 }
@@ -90,16 +96,16 @@ mod tests {
 
     fn gone(scene: Scene, ago: u64, how: ExitCause) -> Option<Judgement> {
         let at = scene.now - secs(ago);
-        Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.ask(&Gone)
+        Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.check(&Gone)
     }
 
     #[test]
     fn a_descriptor_that_is_kept_is_a_leak() {
-        let said = gone(Scene::server(), 300, ExitCause::Reset).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::Leak, Certainty::Low), "a slow program sees it late");
+        let judgement = gone(Scene::server(), 300, ExitCause::Reset).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::Leak, Certainty::Low), "the program may be slow");
         let later = gone(Scene::server(), 700, ExitCause::Reset).unwrap();
         assert_eq!((later.class, later.certainty), (Class::Leak, Certainty::Medium));
-        assert!(said.text.starts_with("the peer reset it 5m ago, but app[42] still has"), "{}", said.text);
+        assert!(judgement.text.starts_with("the peer reset it 5m ago, but app[42] still has"), "{}", judgement.text);
     }
 
     #[test]
@@ -108,18 +114,18 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_may_not_have_looked() {
+    fn a_pool_may_not_have_checked_the_connection() {
         assert_eq!(gone(Scene::client(), 300, ExitCause::Reset).unwrap().certainty, Certainty::Low);
     }
 
     #[test]
-    fn nobody_is_blamed_if_nobody_has_it() {
+    fn without_an_owner_no_program_is_blamed() {
         let scene = Scene { owners: Some(Vec::new()), ..Scene::server() };
         assert_eq!(gone(scene, 300, ExitCause::Destroyed).unwrap().class, Class::Unknown);
     }
 
     #[test]
-    fn it_says_nothing_of_one_that_is_in_close_wait() {
-        assert_eq!(Scene::server().ask(&Gone), None);
+    fn a_socket_in_close_wait_is_excluded() {
+        assert_eq!(Scene::server().check(&Gone), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A peer that has closed one direction only.
+//! Peers that have closed one direction only.
 
 use std::time::Duration;
 
@@ -8,28 +8,36 @@ use crate::{
     model::{Certainty, Class},
 };
 
-/// The kernel of a peer that has closed answers data with a RST; see [`Case::acked_after_fin`].
+/// Detects a peer that acknowledges data after its FIN, so that it has closed one direction only; see [`Case::acked_after_fin`].
 pub(super) struct HalfClose;
 
-/// A stream that was silent for so long, or for so many times the age at which a socket counts as stuck, may be over.
+/// Minimum time without data after which a half-closed stream may have ended.
 pub const SILENT: Duration = Duration::from_secs(300);
+/// Minimum for [`SILENT`] as a multiple of the age at which a socket counts as stuck.
 const SILENT_TIMES: u32 = 5;
 
 impl Rule for HalfClose {
     fn about(&self) -> &'static About {
         &About {
             name: "half_close",
-            when: "its entry was seen, and the peer has acknowledged data that was sent after it",
+            when: "the agent saw the entry; the peer has acknowledged data that the program sent after it",
             class: &[Class::HalfClose],
             certainty: &[
-                (Certainty::High, "data went out in the last 5 min (or 5 times `--stuck-after`): the stream is in use"),
-                (Certainty::Medium, "it has been silent since: all may have been said, and the close forgotten"),
+                (
+                    Certainty::High,
+                    "the program sent data in the last 5 min, or in 5 times `--stuck-after` if that is longer: the stream is in use",
+                ),
+                (
+                    Certainty::Medium,
+                    "the program has sent nothing for longer: the stream may have ended, and the program may have forgotten to \
+                     close it",
+                ),
             ],
-            says: "the peer has closed its sending side and still reads: legal, and for ever",
-            next: "nothing while data flows; give the program a time-out for half-closed connections",
+            says: "the peer has closed its sending side and still reads, which is legal and has no time limit",
+            next: "nothing while data flows; give the program a timeout for half-closed connections",
             not: &[
-                "data that the peer has not acknowledged proves nothing",
-                "whether the FIN came before the data is unknown for a socket that is older than the agent",
+                "a peer that has not acknowledged the data: it may have closed both directions",
+                "a socket that is older than the agent: whether the FIN came before the data is unknown",
             ],
             seen: &["jpillora/chisel#535", "haproxy/haproxy#541", "shadowsocks/shadowsocks-rust#1190"],
         }
@@ -42,16 +50,18 @@ impl Rule for HalfClose {
         let silent = case.now.since(case.socket.last_sent?);
         let owner = text::owner(case);
         let (certainty, text, next) = if silent < SILENT.max(case.stuck_after.saturating_mul(SILENT_TIMES)) {
-            let next = "nothing: it is in use. A time-out for half-closed connections would bound it";
-            (Certainty::High, format!("the last data went out {} ago", text::duration(silent)), next.to_owned())
+            let next = "nothing: the connection is in use. A timeout for half-closed connections would limit it";
+            (Certainty::High, format!("the last data was sent {} ago", text::duration(silent)), next.to_owned())
         } else {
-            let next = format!("see whether {owner} has more to send; if not, it forgets to close");
-            (Certainty::Medium, format!("it has been silent since, for {}", text::duration(silent)), next)
+            let next = format!("see whether {owner} has more to send; if not, it has forgotten to close the socket");
+            (Certainty::Medium, format!("no data was sent for {}", text::duration(silent)), next)
         };
         Some(Judgement {
             class: Class::HalfClose,
             certainty,
-            text: format!("the peer acknowledged data that {owner} sent after its FIN, so it still reads; {text}"),
+            text: format!(
+                "the peer acknowledged data that {owner} sent after the FIN, so the peer still reads; {text}"
+            ),
             next,
         })
     }
@@ -62,7 +72,7 @@ mod tests {
     use super::*;
     use crate::diagnose::testing::{Scene, secs};
 
-    /// Data was sent and acknowledged so many seconds ago.
+    /// Returns a socket on which data was sent and acknowledged `ago` seconds ago.
     fn sent(age: u64, ago: u64) -> Scene {
         let mut scene = Scene::server().aged(age).replied(true);
         let at = scene.now - secs(ago);
@@ -71,30 +81,30 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_still_reads_is_in_the_right() {
-        let said = sent(900, 10).ask(&HalfClose).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::HalfClose, Certainty::High));
-        assert!(said.text.contains("app[42]") && said.text.contains("10s ago"), "{}", said.text);
+    fn a_peer_that_still_reads_is_half_closed() {
+        let judgement = sent(900, 10).check(&HalfClose).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::HalfClose, Certainty::High));
+        assert!(judgement.text.contains("app[42]") && judgement.text.contains("10s ago"), "{}", judgement.text);
     }
 
     #[test]
-    fn silence_makes_it_less_sure() {
-        let said = sent(900, 400).ask(&HalfClose).unwrap();
-        assert_eq!(said.certainty, Certainty::Medium);
-        assert!(said.text.contains("silent since, for 6m40s"), "{}", said.text);
+    fn silence_lowers_the_certainty() {
+        let judgement = sent(900, 400).check(&HalfClose).unwrap();
+        assert_eq!(judgement.certainty, Certainty::Medium);
+        assert!(judgement.text.contains("no data was sent for 6m40s"), "{}", judgement.text);
     }
 
     #[test]
     fn an_answer_before_the_fin_proves_nothing() {
-        assert_eq!(sent(60, 70).ask(&HalfClose), None);
+        assert_eq!(sent(60, 70).check(&HalfClose), None);
     }
 
     #[test]
-    fn data_on_its_way_and_an_entry_that_nobody_saw_prove_nothing() {
+    fn unacknowledged_data_and_a_missed_entry_prove_nothing() {
         let mut scene = sent(900, 10);
         scene.socket.send_queue_bytes = Some(100);
-        assert_eq!(scene.ask(&HalfClose), None);
-        assert_eq!(sent(900, 10).bounded().ask(&HalfClose), None);
-        assert_eq!(Scene::server().ask(&HalfClose), None);
+        assert_eq!(scene.check(&HalfClose), None);
+        assert_eq!(sent(900, 10).bounded().check(&HalfClose), None);
+        assert_eq!(Scene::server().check(&HalfClose), None);
     }
 }

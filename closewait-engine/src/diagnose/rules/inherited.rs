@@ -1,4 +1,4 @@
-//! A process that has a descriptor which it did not open.
+//! Descriptors in processes that did not open them.
 
 use crate::diagnose::{About, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::{
@@ -7,23 +7,22 @@ use crate::{
     process::Process,
 };
 
-/// The FIN goes out when the last copy of a descriptor is closed (`__fput` calls `sock_close`; fs/file_table.c,
-/// net/socket.c at v5.10), so a copy that a child got by accident keeps the connection.
+/// Detects copies of a descriptor in other processes. The kernel sends the FIN when the last copy is closed (`__fput` calls
+/// `sock_close`; fs/file_table.c, net/socket.c at v5.10), so a copy that a child got by accident keeps the connection open.
 pub(super) struct Inherited;
 
 impl Rule for Inherited {
     fn about(&self) -> &'static About {
         &About {
             name: "inherited",
-            when: "the process that opened it has no descriptor of it any more and another has; or several programs have \
-                   it; or of a server: the only process that has it does not listen, and another program does, or began after \
-                   the connection had received data",
+            when: "the process that opened the socket has closed its descriptor and another process still has one, or processes of \
+                   different programs have one, or several processes of a client have one, or the only process that has one is \
+                   not the listener: it runs another program, or it started after the connection had received data",
             class: &[Class::Inherited],
             certainty: &[
                 (
                     Certainty::High,
-                    "the opener is known and has let go, and the owner has another name; or the listener is another \
-                     program's",
+                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener",
                 ),
                 (
                     Certainty::Medium,
@@ -32,18 +31,21 @@ impl Rule for Inherited {
                 ),
                 (
                     Certainty::Low,
-                    "processes share it, of different programs, or of one that connected it: handing on is no leak",
+                    "several processes have it, of different programs or of a client, or a process that a service left behind has \
+                     it from its start: passing a descriptor on is not a leak in itself",
                 ),
             ],
-            says: "a copy of the descriptor keeps the connection open after its owner closed",
-            next: "open sockets with SOCK_CLOEXEC, or close them between fork and exec; end the process that has it",
+            says: "a copy of the descriptor keeps the connection open after its owner closed it",
+            next: "open sockets with SOCK_CLOEXEC, or close them between fork and exec; end the process that has the copy",
             not: &[
-                "a process for each connection (sshd, PostgreSQL): the same program listens and holds, also where its \
-                 name continues after the listener's (sshd, sshd-session)",
-                "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3",
-                "an old process that is replaced by a new one: the same program, or one that started after the entry",
-                "an owner that could not be inspected: the rule states that a process closed it only if all could be inspected",
-                "workers of a server that share a connection: no verdict",
+                "a process for each connection (sshd, PostgreSQL): it runs the listener's program, or one whose name begins with \
+                 the listener's (sshd, sshd-session)",
+                "inetd and systemd with Accept=yes: the connection is one of the descriptors 0 to 3, and the owner's parent \
+                 listens or also owns it",
+                "an old process that a new one replaces: both run the same program, or the listener started after the entry",
+                "an owner that closewait cannot inspect: the rule concludes that a process closed its descriptor only if closewait \
+                 could inspect all processes",
+                "workers of a server that share a connection: see `shared`",
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],
         }
@@ -55,47 +57,76 @@ impl Rule for Inherited {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let tasks = text::tasks(case);
-        // What a socket in a backlog has is the listener's.
+        // The tasks of an unaccepted socket are those of the listener.
         if tasks.is_empty() || case.socket.accepted == Some(false) {
             return None;
         }
-        let (certainty, text) = let_go(case, &tasks).or_else(|| shared(case, &tasks))?;
+        let (certainty, text) = original_closed(case, &tasks).or_else(|| shared(case, &tasks))?;
         let who = text::owner(case);
         Some(Judgement {
             class: Class::Inherited,
             certainty,
-            text: format!("{text}. Its FIN goes out when the last copy is closed"),
+            text: format!("{text}. The kernel sends the FIN when the last copy is closed"),
             next: format!(
-                "see whether {who} uses it; if not, ending it closes the connection. The lasting cure is SOCK_CLOEXEC \
-                 where it is opened, or closing it between fork and exec"
+                "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket \
+                 with SOCK_CLOEXEC, or close it between fork and exec"
             ),
         })
     }
 }
 
-/// The one that it belongs to has it no more.
-fn let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
-    // One that could not be looked at may be the very one that should have it.
+/// Returns the evidence that the process to which the socket belongs has closed its own descriptor.
+fn original_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    // A process that the agent could not inspect may still have the original descriptor.
     if case.blind {
         return None;
     }
-    opener_let_go(case, tasks)
-        .or_else(|| listener_is_of_another(case, tasks))
+    opener_closed(case, tasks)
+        .or_else(|| another_program_listens(case, tasks))
         .or_else(|| connection_is_older(case, tasks))
+        .or_else(|| started_by_ended_process(case, tasks))
 }
 
-fn opener_let_go(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+fn opener_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let opener = &case.socket.opener.as_ref()?.task;
     if tasks.iter().any(|task| task.pid == opener.pid) {
         return None;
     }
-    // The opener's name is that of a thread, so that another name says less than the same one.
+    // The opener's name is a thread's, so a different name proves less than an equal one.
     let same = tasks.iter().any(|task| task.comm == opener.comm);
     let certainty = if same { Certainty::Medium } else { Certainty::High };
     let who = text::names(tasks)?;
     Some((
         certainty,
-        format!("{}[{}] opened it and has no descriptor of it any more, {who} has", opener.comm, opener.pid),
+        format!("{}[{}] opened it and no longer has a descriptor of it, but {who} does", opener.comm, opener.pid),
+    ))
+}
+
+/// Returns the evidence that a service has left a process behind: the process has the connection as descriptors of its start, but
+/// its parent is neither the listener nor another owner, so the process that a super-server started for the connection has ended.
+fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    let listener = case.listener.filter(|listener| !listener.owners.is_empty())?;
+    if !case.is_server() || !super::is_handed_over(case)? {
+        return None;
+    }
+    let listens = |pid| listener.owners.iter().any(|owner| owner.task.pid == pid);
+    for task in tasks {
+        let parent = process(case, task.pid)?.parent?;
+        if listens(task.pid) || listens(parent) || tasks.iter().any(|task| task.pid == parent) {
+            return None;
+        }
+    }
+    let mut listeners: Vec<&Task> = listener.owners.iter().map(|owner| &owner.task).collect();
+    listeners.dedup_by_key(|task| task.pid);
+    Some((
+        Certainty::Low,
+        format!(
+            "{who} has it since it started, but is no child of {from}, which listens on {local}: the process that served the \
+             connection has ended",
+            who = text::names(tasks)?,
+            from = text::names(&listeners)?,
+            local = listener.what.local,
+        ),
     ))
 }
 
@@ -104,8 +135,8 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     if others.is_empty() {
         return None;
     }
-    // Super-servers and shells hand these down on purpose.
-    if case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER) {
+    // Super-servers and shells pass these descriptors on intentionally.
+    if super::is_handed_over(case)? {
         return None;
     }
     let program = |task: &Task| program(case, task.pid);
@@ -118,7 +149,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     case.is_client().then(|| (Certainty::Low, format!("{count} processes have it: {who}")))
 }
 
-fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener) = (tasks, case.listener?) else { return None };
     let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= super::HANDED_OVER);
     let listens = listener.owners.iter().any(|other| other.task.pid == owner.pid);
@@ -128,7 +159,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
     let one = program(case, owner.pid)?;
     let mut others: Vec<&Task> = listener.owners.iter().map(|other| &other.task).collect();
     others.dedup_by_key(|task| task.pid);
-    // One listener whose program is not known, is the same or came later, and the other can have come from there.
+    // The connection can have come from a listener whose program is unknown or related, or which started after the entry.
     let foreign = others.iter().all(|other| {
         let older =
             process(case, other.pid).and_then(|process| process.started_ns).is_none_or(|at| at <= case.entered.0);
@@ -138,7 +169,7 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
     Some((
         Certainty::High,
         format!(
-            "{from} listens on {local} and has no descriptor of it; {}[{}], another program, has the only one, {fd}",
+            "{from} listens on {local} and has no descriptor of the connection; {}[{}], another program, has the only one (fd {fd})",
             owner.comm,
             owner.pid,
             local = listener.what.local,
@@ -147,13 +178,12 @@ fn listener_is_of_another(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
     ))
 }
 
-/// The connection was there before its only owner began: a fork has copied it, and the process that accepted it has closed its
-/// own. A process that serves one connection begins right after that, too; so it must be another program than the one that
-/// listens, or several connections.
+/// Returns the evidence that the connection is older than its only owner: a fork copied the descriptor, and the process that
+/// accepted the connection has closed its own. A process that serves a single connection also starts right after the accept; so
+/// the owner has to run another program than the listener, or own several such connections.
 fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener, older) = (tasks, case.listener?, case.group.evidence.older_than_owner) else { return None };
-    let handed_over = case.owners?.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER);
-    if !case.is_server() || handed_over || older == 0 || older * 2 < case.group.count {
+    if !case.is_server() || super::is_handed_over(case)? || older == 0 || older * 2 < case.group.count {
         return None;
     }
     let began = process(case, owner.pid)?.started_ns?;
@@ -173,8 +203,8 @@ fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, S
     Some((
         Certainty::Medium,
         format!(
-            "{}[{}] has the only descriptor and began after the connection had received data: it is a copy from {}[{}], which \
-             listens on {} and has closed its own",
+            "{}[{}] has the only descriptor but started after the connection had received data: the descriptor is a copy from \
+             {}[{}], which listens on {} and has closed its own",
             owner.comm, owner.pid, first.comm, first.pid, listener.what.local,
         ),
     ))
@@ -184,14 +214,15 @@ fn process<'a>(case: &Case<'a>, pid: u32) -> Option<&'a Process> {
     case.processes.iter().copied().find(|process| process.pid == pid)
 }
 
-/// The file name of a program, also of one that was replaced while it runs.
+/// Returns the file name of a process's program, without the mark of a file that was replaced while it runs.
 fn program<'a>(case: &Case<'a>, pid: u32) -> Option<&'a str> {
     let exe = process(case, pid)?.exe.as_deref()?;
     let exe = exe.strip_suffix(" (deleted)").unwrap_or(exe);
     exe.rsplit('/').next().filter(|name| !name.is_empty())
 }
 
-/// The same program, another version of it, or a part of it: `python3.11` and `python3.12`, `sshd` and `sshd-session`.
+/// Whether two file names are those of the same program, of two versions, or of parts of it: `python3.11` and `python3.12`,
+/// `sshd` and `sshd-session`.
 fn related(one: &str, other: &str) -> bool {
     let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit() || ".-_".contains(c)).to_owned();
     let (one, other) = (stem(one), stem(other));
@@ -212,10 +243,10 @@ mod tests {
     }
 
     fn certainty(scene: &Scene) -> Option<Certainty> {
-        scene.ask(&Inherited).map(|said| said.certainty)
+        scene.check(&Inherited).map(|judgement| judgement.certainty)
     }
 
-    /// `child[42]` has it, `parent[7]` listens.
+    /// Returns a socket that `child[42]` owns, while `parent[7]` listens.
     fn child(fd: u32, parent: &str, child: &str) -> Scene {
         let mut scene = Scene::server().listened_by(&[owned_by(7, "parent", 3)]);
         scene.owners = Some(vec![owned_by(42, "child", fd)]);
@@ -224,18 +255,30 @@ mod tests {
     }
 
     #[test]
-    fn an_opener_that_has_let_go_is_certain() {
-        let said = opened_by(Scene::client(), 7, "oracle").ask(&Inherited).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::Inherited, Certainty::High));
-        assert!(said.text.starts_with("oracle[7] opened it and has no descriptor"), "{}", said.text);
+    fn an_opener_that_has_closed_its_descriptor_is_certain() {
+        let judgement = opened_by(Scene::client(), 7, "oracle").check(&Inherited).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::Inherited, Certainty::High));
+        assert!(judgement.text.starts_with("oracle[7] opened it and no longer has a descriptor"), "{}", judgement.text);
         assert_eq!(certainty(&opened_by(Scene::client(), 7, "app")), Some(Certainty::Medium), "a daemon");
     }
 
     #[test]
-    fn the_opener_that_holds_it_is_its_owner() {
+    fn an_opener_with_a_descriptor_is_the_owner() {
         assert_eq!(certainty(&opened_by(Scene::client(), 42, "app")), None);
-        assert_eq!(certainty(&Scene::client()), None, "the opener is not known");
+        assert_eq!(certainty(&Scene::client()), None, "the opener is unknown");
         assert_eq!(certainty(&Scene { owners: None, ..opened_by(Scene::client(), 7, "app") }), None);
+    }
+
+    #[test]
+    fn a_process_that_a_service_left_behind_is_a_guess() {
+        let mut scene = child(1, "/usr/sbin/xinetd", "/usr/bin/memcached");
+        assert_eq!(certainty(&scene), None, "its parent is unknown");
+        scene.processes[0].parent = Some(7);
+        assert_eq!(certainty(&scene), None, "the super-server started it for the connection");
+        scene.processes[0].parent = Some(1);
+        assert_eq!(certainty(&scene), Some(Certainty::Low));
+        scene.owners = Some(vec![owned_by(42, "child", 1), owned_by(42, "child", 9)]);
+        assert_ne!(certainty(&scene), Some(Certainty::Low), "it has another descriptor of it");
     }
 
     #[test]
@@ -245,7 +288,7 @@ mod tests {
         scene.processes = vec![process(1, "httpd", "/usr/sbin/httpd"), process(2, "report", "/srv/report")];
         assert_eq!(certainty(&scene), Some(Certainty::Low));
         scene.owners = Some(vec![owned_by(1, "sh", 0), owned_by(2, "sleep", 1)]);
-        assert_eq!(certainty(&scene), None, "handed on as standard input and output");
+        assert_eq!(certainty(&scene), None, "passed on as standard input and output");
     }
 
     #[test]
@@ -253,7 +296,7 @@ mod tests {
         for (scene, expected) in [(Scene::client(), Some(Certainty::Low)), (Scene::server(), None)] {
             let mut scene = scene;
             scene.owners = Some(vec![owned_by(1, "puma", 9), owned_by(2, "puma", 9)]);
-            assert_eq!(certainty(&scene), expected, "programs not known");
+            assert_eq!(certainty(&scene), expected, "the programs are unknown");
             scene.processes = vec![process(1, "puma", "/usr/bin/ruby"), process(2, "puma", "/usr/bin/ruby")];
             assert_eq!(certainty(&scene), expected);
         }
@@ -261,13 +304,17 @@ mod tests {
 
     #[test]
     fn a_child_of_another_program_keeps_what_its_parent_accepted() {
-        let said = child(9, "/usr/sbin/httpd", "/usr/bin/sleep").ask(&Inherited).unwrap();
-        assert_eq!(said.certainty, Certainty::High);
-        assert!(said.text.contains("parent[7] listens") && said.text.contains("child[42], another"), "{}", said.text);
+        let judgement = child(9, "/usr/sbin/httpd", "/usr/bin/sleep").check(&Inherited).unwrap();
+        assert_eq!(judgement.certainty, Certainty::High);
+        assert!(
+            judgement.text.contains("parent[7] listens") && judgement.text.contains("child[42], another"),
+            "{}",
+            judgement.text
+        );
     }
 
     #[test]
-    fn an_owner_that_could_not_be_looked_at_has_not_let_go() {
+    fn an_owner_that_cannot_be_inspected_may_still_have_its_descriptor() {
         let scene = opened_by(Scene::client(), 7, "oracle");
         assert_eq!(certainty(&Scene { blind: true, ..scene }), None);
         let scene = child(9, "/usr/sbin/httpd", "/usr/bin/sleep");
@@ -288,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_super_server_hands_over_is_no_inheritance() {
+    fn a_connection_passed_on_by_a_super_server_is_no_inheritance() {
         for fd in [0, 3] {
             assert_eq!(certainty(&child(fd, "/usr/lib/systemd/systemd", "/usr/bin/fingerd")), None);
         }
     }
 
     #[test]
-    fn a_listener_that_came_later_or_is_not_known_says_nothing() {
+    fn a_newer_or_unknown_listener_proves_nothing() {
         let mut scene = child(9, "/usr/sbin/httpd", "/usr/bin/sleep");
         scene.processes[1].started_ns = Some(scene.now.0);
         assert_eq!(certainty(&scene), None);

@@ -1,4 +1,4 @@
-//! The rules, one file each, and their order.
+//! Rules in their order of evaluation.
 
 mod accept_stopped;
 mod accumulates;
@@ -14,6 +14,7 @@ mod peers_wait;
 mod pool;
 mod proxy_wait;
 mod queue;
+mod reads_slowly;
 mod sending;
 mod shared;
 mod slow;
@@ -28,15 +29,16 @@ use crate::model::Certainty;
 
 pub use self::half_close::SILENT as STREAM_OVER;
 
-/// All rules, in the order in which they are checked. The order is part of what they mean:
+/// All rules in their order of evaluation. A rule relies on the rules before it:
 ///
-/// - Facts of one socket come first: that its connection is over, that no program accepted it or has it, that its peer reads.
-/// - What is `fresh` is not judged.
-/// - Facts of the whole group follow, each the same for all of its sockets: its owner is stopped, its peers wait, it sends.
-/// - Reasons outside of the program that could be blamed come before it: a descriptor that another process has, a program that
-///   is slow and finishes, a backend that a proxy waits for.
-/// - Rules that blame come after all of these; each declares the evidence that would speak against it.
-/// - The last ones say that nothing decides, and what would.
+/// - Facts about one socket come first: the connection has ended, no program has accepted the socket or has a descriptor of it, the
+///   peer still reads.
+/// - `fresh` excludes groups that are too young to judge.
+/// - Facts about the whole group follow, equal for all of its sockets: the owner is stopped, the peers wait, the program sends.
+/// - Causes that do not blame the program that serves the socket precede those that do: a copy of the descriptor in another process,
+///   a program that is slow but finishes, a backend that a proxy waits for.
+/// - Rules that blame a program come after all of these; each declares the counter-evidence that it checks.
+/// - The last rules report that the evidence does not decide, and which evidence would.
 pub const RULES: &[&dyn Rule] = &[
     &gone::Gone,
     &accept_stopped::AcceptStopped,
@@ -48,6 +50,7 @@ pub const RULES: &[&dyn Rule] = &[
     &inherited::Inherited,
     &sending::Sending,
     &peers_wait::PeersWait,
+    &reads_slowly::ReadsSlowly,
     &pool::Pool,
     &slow::Slow,
     &proxy_wait::ProxyWait,
@@ -66,18 +69,25 @@ pub const RULES: &[&dyn Rule] = &[
     &accumulates::ClientUndecided,
 ];
 
-/// Age of the oldest socket of a group from which on a verdict can be sure.
+/// Minimum age of a group's oldest socket for a certainty of `high`.
 const SURE_AGE: Duration = Duration::from_secs(60);
-/// Age of the oldest socket of a group from which on a verdict can be more than a guess.
+/// Minimum age of a group's oldest socket for a certainty of `medium`.
 const SOME_AGE: Duration = Duration::from_secs(15);
-/// Super-servers hand a connection to the program that they start as standard input, output and error, systemd as the
-/// descriptor after these (`SD_LISTEN_FDS_START`).
+/// Highest descriptor that a super-server passes to the program that it starts: a connection is standard input, output and error,
+/// or for systemd the descriptor after these (`SD_LISTEN_FDS_START`).
 const HANDED_OVER: u32 = 3;
-/// New connections that a program has to leave unserved so that a verdict is sure.
+
+/// Whether a program got a connection from the program that started it: all of its descriptors are at most [`HANDED_OVER`].
+/// `None` if the descriptors are unknown.
+fn is_handed_over(case: &Case<'_>) -> Option<bool> {
+    Some(case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER))
+}
+
+/// Minimum number of new connections that a program has not served for a certainty of `high`.
 const SURE_DEMAND: u32 = 5;
 
-/// Certainty of a verdict that could be as sure as `surest`: too early it is a guess, and sure only after a minute and with several
-/// connections that were not served.
+/// Returns the certainty of a verdict, `surest` at most: `low` before [`SOME_AGE`] or with fewer than 2 unserved connections,
+/// `high` only after [`SURE_AGE`] and with [`SURE_DEMAND`] of them.
 fn sure_from(case: &Case<'_>, surest: Certainty) -> Certainty {
     let (age, demand) = (case.group.oldest, case.group.evidence.demand);
     let most = if age < SOME_AGE || demand < 2 {
@@ -87,11 +97,11 @@ fn sure_from(case: &Case<'_>, surest: Certainty) -> Certainty {
     } else {
         Certainty::Medium
     };
-    // The surest comes first.
+    // The highest certainty compares as the least.
     most.max(surest)
 }
 
-/// Beginning of a text for a verdict that is a guess because it is given early.
+/// Returns the beginning of the text of a verdict that is a guess because it comes early; empty for any other.
 fn early(case: &Case<'_>, certainty: Certainty, class: &str) -> String {
     if certainty == Certainty::Low && case.group.oldest < SURE_AGE {
         format!("too early to be sure; it looks {class}: ")

@@ -1,4 +1,4 @@
-//! Peers that have closed one direction and wait for the answer.
+//! Peers on this host that wait for an answer.
 
 use crate::diagnose::{
     About, Case, Judgement, Rule,
@@ -7,20 +7,20 @@ use crate::diagnose::{
 };
 use crate::model::{Certainty, Class};
 
-/// On the same host, the other end can be asked: in FIN_WAIT2 with a descriptor it still reads.
+/// Detects half-closed peers on this host: a peer socket in FIN_WAIT2 with a descriptor can still read.
 pub(super) struct PeersWait;
 
 impl Rule for PeersWait {
     fn about(&self) -> &'static About {
         &About {
             name: "peers_wait",
-            when: "a server accepted it, and at least half of the group's other ends are on this host, have closed their sending \
-                   side only, and have a descriptor",
+            when: "the socket is a server's; at least half of the peers that closewait looked up on this host have closed their \
+                   sending side only and still have a descriptor",
             class: &[Class::HalfClose],
-            certainty: &[(Certainty::Medium, "the peers can still read; a program that hangs behind them looks alike")],
-            says: "the clients have sent all and wait for the answer",
+            certainty: &[(Certainty::Medium, "the peers can still read; a program that hangs looks the same")],
+            says: "the clients have sent everything and wait for the answer",
             next: "nothing while the program works; see what the peers wait for",
-            not: &["a peer that is not found on this host tells nothing"],
+            not: &["a peer that is not on this host: its state is unknown"],
             seen: &["jpillora/chisel#535"],
         }
     }
@@ -39,7 +39,7 @@ impl Rule for PeersWait {
                 ends.half_closed, ends.read,
             ),
             next: format!(
-                "nothing while {owner} works on it; a timeout for half-closed connections would bound the wait"
+                "nothing while {owner} works on it; a timeout for half-closed connections would limit the wait"
             ),
         })
     }
@@ -54,8 +54,8 @@ mod tests {
     fn peers_that_can_still_read_are_half_closed() {
         let mut scene = Scene::server();
         scene.group.evidence.peer_ends = PeersRead { read: 4, half_closed: 1 };
-        assert_eq!(scene.ask(&PeersWait), None);
+        assert_eq!(scene.check(&PeersWait), None);
         scene.group.evidence.peer_ends.half_closed = 2;
-        assert_eq!(scene.ask(&PeersWait).unwrap().class, Class::HalfClose);
+        assert_eq!(scene.check(&PeersWait).unwrap().class, Class::HalfClose);
     }
 }

@@ -1,29 +1,34 @@
-//! Connections that wait in a pool until they are wanted again.
+//! Idle connections of a pool.
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
-/// A pool that inspects a connection only when it needs one.
+/// Detects idle connections of a pool, which checks a connection only when it needs one.
 pub(super) struct Pool;
 
 impl Rule for Pool {
     fn about(&self) -> &'static About {
         &About {
             name: "pool",
-            when: "of a client, at least half of the group was idle for 1 s or longer when the FIN came; and that came with a farewell \
-                   that no request had asked for, or the FINs of 3 or more came within 1.5 s, or at most one of them was opened \
-                   after the oldest had entered",
+            when: "the socket is a client's; at least half of the group's sockets were idle for 1 s or longer when the FIN \
+                   arrived, or have an unread response and 3 or more FINs arrived within 1.5 s; at least half received a \
+                   closing message with the FIN that no request asked for, or at most one socket was opened after the oldest \
+                   entered",
             class: &[Class::Pool],
             certainty: &[
-                (Certainty::Medium, "a farewell, or one event at the peer"),
-                (Certainty::Low, "idle connections only: what was forgotten after use looks alike"),
+                (Certainty::Medium, "closing messages, or one event at the peer: 3 or more FINs within 1.5 s"),
+                (
+                    Certainty::Low,
+                    "idle connections only, or one event and unread responses: connections that the program forgot after use look \
+                     the same",
+                ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
-            next: "nothing; to avoid an error at that use, evict idle connections sooner than the server closes them",
+            next: "nothing; to avoid errors at the next use, evict idle connections before the server closes them",
             not: &[
                 "a connection that the server closed right after its answer: it was not idle",
-                "connections that are opened again and again while the old ones stay: `accumulates`",
-                "a connection with data to send: `sending`",
+                "a program that keeps opening connections while the old ones remain: see `accumulates`",
+                "a connection with data to send: see `sending`",
             ],
             seen: &["aio-libs/aiohttp#4805", "urllib3/urllib3#2100", "npgsql/npgsql#2896", "lib/pq#342"],
         }
@@ -36,21 +41,24 @@ impl Rule for Pool {
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
         let (owner, remote) = (text::owner(case), case.socket.remote);
         let most = |number: u32| number * 2 >= count && number > 0;
-        let one_event =
-            clients.same_moment >= 3 && most(clients.same_moment) && (most(clients.idle) || most(clients.responses));
+        let one_event = clients.same_moment >= 3 && most(clients.same_moment);
         let opened = clients.opened_after_onset.unwrap_or(0);
-        let (certainty, evidence) = if most(clients.farewells) {
+        let (certainty, evidence) = if most(clients.closing_messages) {
             (
                 Certainty::Medium,
-                format!("{} got a farewell with the FIN that no request had asked for", clients.farewells),
+                format!(
+                    "{} received a closing message with the FIN that no request asked for",
+                    clients.closing_messages
+                ),
             )
-        } else if one_event && opened < 2 {
+        } else if one_event && opened < 2 && (most(clients.idle) || most(clients.responses)) {
+            // An unread response is no sign of a pool: its program may have lost the connection.
             (
-                Certainty::Medium,
-                format!("{remote} closed {} of them within 1.5s: a restart, or a sweep", clients.same_moment),
+                if most(clients.responses) { Certainty::Low } else { Certainty::Medium },
+                format!("{remote} closed {} of them within 1.5s, as in a restart or a cleanup", clients.same_moment),
             )
         } else if most(clients.idle) && opened < 2 {
-            (Certainty::Low, format!("{} had been idle for 1s or longer when {remote} closed", clients.idle))
+            (Certainty::Low, format!("{} had been idle for 1s or longer when {remote} closed them", clients.idle))
         } else {
             return None;
         };
@@ -63,8 +71,8 @@ impl Rule for Pool {
                 age = text::duration(case.group.oldest),
             ),
             next: format!(
-                "nothing, unless their number grows; evicting idle connections sooner than {remote} closes them avoids \
-                 errors at the next use"
+                "nothing, unless their number grows; to avoid errors at the next use, evict idle connections before {remote} \
+                 closes them"
             ),
         })
     }
@@ -75,22 +83,26 @@ mod tests {
     use super::*;
     use crate::diagnose::{evidence::ClientFacts, testing::Scene};
 
-    fn said(clients: ClientFacts) -> Option<(Class, Certainty)> {
+    fn result(clients: ClientFacts) -> Option<(Class, Certainty)> {
         let mut scene = Scene::client().of(8);
         scene.group.evidence.clients = clients;
-        scene.ask(&Pool).map(|said| (said.class, said.certainty))
+        scene.check(&Pool).map(|judgement| (judgement.class, judgement.certainty))
     }
 
     #[test]
     fn idle_connections_are_a_pool_and_new_ones_beside_them_are_not() {
         let none = ClientFacts::default();
-        assert_eq!(said(none.clone()), None);
-        assert_eq!(said(ClientFacts { farewells: 4, ..none.clone() }), Some((Class::Pool, Certainty::Medium)));
+        assert_eq!(result(none.clone()), None);
+        assert_eq!(result(ClientFacts { closing_messages: 4, ..none.clone() }), Some((Class::Pool, Certainty::Medium)));
         assert_eq!(
-            said(ClientFacts { idle: 8, same_moment: 6, ..none.clone() }),
+            result(ClientFacts { idle: 8, same_moment: 6, ..none.clone() }),
             Some((Class::Pool, Certainty::Medium))
         );
-        assert_eq!(said(ClientFacts { idle: 4, ..none.clone() }), Some((Class::Pool, Certainty::Low)));
-        assert_eq!(said(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);
+        assert_eq!(
+            result(ClientFacts { idle: 8, responses: 8, same_moment: 6, ..none.clone() }),
+            Some((Class::Pool, Certainty::Low))
+        );
+        assert_eq!(result(ClientFacts { idle: 4, ..none.clone() }), Some((Class::Pool, Certainty::Low)));
+        assert_eq!(result(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A proxy that keeps one connection until the other one ends.
+//! Proxies that keep one connection until the other one ends.
 
 use crate::diagnose::{About, Judgement, Rule, Trend, text};
 use crate::{
@@ -7,28 +7,30 @@ use crate::{
     process::ProgramRuntime,
 };
 
-/// A proxy hands the FIN on and waits for the other end to do the same.
+/// Detects a proxy that has forwarded the FIN and waits for the other end to close.
 pub(super) struct ProxyWait;
 
 impl Rule for ProxyWait {
     fn about(&self) -> &'static About {
         &About {
             name: "proxy_wait",
-            when: "its process has another connection that goes with it by its times, and so it is for at least half of \
-                   its group",
+            when: "the owner has another connection whose times match those of the socket; at least half of the group's sockets \
+                   have such a connection",
             class: &[Class::ProxyWait],
             certainty: &[
                 (
                     Certainty::High,
-                    "more than 90 % of the group, 3 at least, have one, and their number grows or none was closed",
+                    "more than 90 % of at least 3 sockets have one, their number grows or the program has closed none, and it \
+                     serves no other connection of the port",
                 ),
-                (Certainty::Medium, "otherwise: connections are paired by their times, which can be a coincidence"),
+                (Certainty::Medium, "otherwise: matching times can be a coincidence"),
             ],
-            says: "it waits for whoever is at the other end of the other connection; that is where to look",
-            next: "inspect the other end; give the proxy a time-out for half-closed connections",
+            says: "the proxy waits for the program at the other end of its other connection; look there",
+            next: "inspect the other end; give the proxy a timeout for half-closed connections",
             not: &[
-                "a hung server behind a proxy makes these at the proxy: asked before all rules that call it hung",
-                "a server with one connection of its own (a database) pairs with one socket only, not with half",
+                "a hung proxy: a hung server behind a proxy also leaves sockets at the proxy, so this rule precedes those for hung \
+                 programs",
+                "a server with one connection of its own, as to a database: it matches one socket, not half of the group",
             ],
             seen: &["kubernetes/kubernetes#18354", "docker/for-linux#335", "etcd-io/etcd#2743"],
         }
@@ -46,8 +48,8 @@ impl Rule for ProxyWait {
         let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
         let state = match proxy_peer.state {
             Connection::Established => "which is open",
-            Connection::FinWait1 => "which it has closed on its side, not yet acknowledged",
-            Connection::FinWait2 => "which it has closed on its side and the other end has not",
+            Connection::FinWait1 => "which it has closed, without an acknowledgement yet",
+            Connection::FinWait2 => "which it has closed and the other end has not",
         };
         let owner = text::owner(case);
         let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
@@ -55,14 +57,14 @@ impl Rule for ProxyWait {
             class: Class::ProxyWait,
             certainty: if sure { Certainty::High } else { Certainty::Medium },
             text: format!(
-                "{owner} has another connection that goes with it, to {remote}, {state}; {paired} of {count} in its group \
+                "{owner} has another connection with matching times, to {remote}, {state}; {paired} of {count} in its group \
                  have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
                 remote = proxy_peer.socket.remote,
                 count = text::count(count, "socket"),
             ),
             next: format!(
-                "see what {towards} does with the connections of {owner}; a time-out for half-closed connections in \
-                 the proxy bounds the wait{haproxy}",
+                "see what {towards} does with the connections of {owner}; a timeout for half-closed connections in \
+                 the proxy limits the wait{haproxy}",
                 haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
             ),
         })
@@ -76,15 +78,19 @@ mod tests {
 
     #[test]
     fn a_proxy_points_at_its_other_end() {
-        let said = Scene::server().of(10).paired(6).ask(&ProxyWait).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::ProxyWait, Certainty::Medium));
-        assert!(said.text.contains("to 10.0.0.7:9000") && said.text.contains("6 of 10 sockets"), "{}", said.text);
-        assert!(said.next.contains("10.0.0.7:9000"), "{}", said.next);
+        let judgement = Scene::server().of(10).paired(6).check(&ProxyWait).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::ProxyWait, Certainty::Medium));
+        assert!(
+            judgement.text.contains("to 10.0.0.7:9000") && judgement.text.contains("6 of 10 sockets"),
+            "{}",
+            judgement.text
+        );
+        assert!(judgement.next.contains("10.0.0.7:9000"), "{}", judgement.next);
     }
 
     #[test]
-    fn nearly_all_of_a_group_that_piles_up_is_sure() {
-        let certainty = |scene: Scene| scene.ask(&ProxyWait).map(|said| said.certainty);
+    fn a_growing_group_with_nearly_all_sockets_paired_is_sure() {
+        let certainty = |scene: Scene| scene.check(&ProxyWait).map(|judgement| judgement.certainty);
         assert_eq!(certainty(Scene::server().of(10).paired(10).flowing(|_| ())), Some(Certainty::High));
         assert_eq!(certainty(Scene::server().of(10).paired(10)), Some(Certainty::Medium), "not watched");
         assert_eq!(certainty(Scene::server().of(2).paired(2).flowing(|_| ())), Some(Certainty::Medium), "few");
@@ -99,10 +105,10 @@ mod tests {
 
     #[test]
     fn one_connection_of_its_own_does_not_make_a_server_a_proxy() {
-        assert_eq!(Scene::server().of(10).paired(4).ask(&ProxyWait), None);
+        assert_eq!(Scene::server().of(10).paired(4).check(&ProxyWait), None);
         let mut scene = Scene::server().of(10).paired(9);
         scene.proxy_peers.own = None;
-        assert_eq!(scene.ask(&ProxyWait), None, "this one has none");
-        assert_eq!(Scene::server().ask(&ProxyWait), None);
+        assert_eq!(scene.check(&ProxyWait), None, "this one has none");
+        assert_eq!(Scene::server().check(&ProxyWait), None);
     }
 }

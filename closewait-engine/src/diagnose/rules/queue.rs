@@ -1,22 +1,24 @@
-//! Programs whose clients wait for few connections to another program.
+//! Programs whose clients share few connections to another program.
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
-/// Tunnels, queues and request coalescing have no connection for each client.
+/// Detects clients that may wait for shared backend connections: tunnels, queues and request coalescing have no connection for each
+/// client.
 pub(super) struct Queue;
 
 impl Rule for Queue {
     fn about(&self) -> &'static About {
         &About {
             name: "queue",
-            when: "of a server that serves no other connection, some connections of its owner to other programs wait for an answer, \
-                   and fewer than half of its sockets have one of their own",
+            when: "the socket is a server's; the program serves no other connection of the port; at least one of the owner's \
+                   connections to other programs waits for an answer; fewer than half of the group's sockets have such a \
+                   connection of their own",
             class: &[Class::Unknown],
-            certainty: &[(Certainty::Low, "whether these sockets wait for those connections is not to be seen")],
+            certainty: &[(Certainty::Low, "closewait cannot see whether these sockets wait for those connections")],
             says: "the clients may wait for a backend, in a queue or a tunnel",
-            next: "inspect the other end of these connections",
-            not: &["a proxy with one connection for each client: `proxy_wait`"],
+            next: "inspect the other ends of those connections",
+            not: &["a proxy with one connection for each client: see `proxy_wait`"],
             seen: &["kubernetes/kubernetes#18354"],
         }
     }
@@ -32,8 +34,8 @@ impl Rule for Queue {
             class: Class::Unknown,
             certainty: Certainty::Low,
             text: format!(
-                "{waiting} of {owner} to other programs {wait} for an answer, and {count} may wait for them, as in a queue or a \
-                 tunnel",
+                "{waiting} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a queue \
+                 or a tunnel",
                 waiting = text::count(backends.waiting, "connection"),
                 wait = if backends.waiting == 1 { "waits" } else { "wait" },
                 count = text::count(case.group.count.max(1), "socket"),
@@ -55,13 +57,13 @@ mod tests {
     };
 
     #[test]
-    fn a_tunnel_that_waits_may_be_what_many_clients_wait_for() {
+    fn many_clients_may_wait_for_one_tunnel() {
         let mut scene = Scene::server().of(14).aged(20);
-        scene.group.evidence.backends = Some(Backends { read: 1, waiting: 0 });
-        assert_eq!(scene.ask(&Queue), None);
-        scene.group.evidence.backends = Some(Backends { read: 1, waiting: 1 });
-        assert_eq!(scene.ask(&Queue).unwrap().class, Class::Unknown);
+        scene.group.evidence.backends = Some(Backends { waiting: 0 });
+        assert_eq!(scene.check(&Queue), None);
+        scene.group.evidence.backends = Some(Backends { waiting: 1 });
+        assert_eq!(scene.check(&Queue).unwrap().class, Class::Unknown);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert_eq!(scene.ask(&Queue), None);
+        assert_eq!(scene.check(&Queue), None);
     }
 }

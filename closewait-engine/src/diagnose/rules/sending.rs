@@ -1,23 +1,23 @@
-//! Data that the peer does not take.
+//! Connections with unacknowledged data.
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
-/// A connection with data in its send queue is in use, whatever it looks like otherwise.
+/// Detects connections with data in their send queue, which are in use.
 pub(super) struct Sending;
 
 impl Rule for Sending {
     fn about(&self) -> &'static About {
         &About {
             name: "sending",
-            when: "more than half of the group's sockets have sent data that the peer has not acknowledged",
+            when: "the peer has not acknowledged data on this socket; this is so on more than half of the group's sockets",
             class: &[Class::Transient, Class::Unknown],
             certainty: &[
                 (
                     Certainty::Medium,
-                    "transient, for a server: it is still answering, and the kernel gives up in the end",
+                    "transient, for a server: it is still answering, and the kernel gives up eventually",
                 ),
-                (Certainty::Low, "unknown, for a client: its peer has closed one direction, or does not read"),
+                (Certainty::Low, "unknown, for a client: its peer has closed one direction only, or does not read"),
             ],
             says: "the connection is in use: the program sends, and the peer does not read",
             next: "see why the peer does not read",
@@ -36,8 +36,8 @@ impl Rule for Sending {
         let writers = evidence.waits.map_or(0, |waits| waits.writing);
         let waits = match writers {
             0 => String::new(),
-            1 => "; a thread of it waits in a call that sends".to_owned(),
-            threads => format!("; {threads} threads of it wait in calls that send"),
+            1 => "; one of its threads waits in a send call".to_owned(),
+            threads => format!("; {threads} of its threads wait in send calls"),
         };
         let (class, certainty) =
             if case.is_client() { (Class::Unknown, Certainty::Low) } else { (Class::Transient, Certainty::Medium) };
@@ -45,11 +45,11 @@ impl Rule for Sending {
             class,
             certainty,
             text: format!(
-                "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after its FIN: the \
+                "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after the FIN: the \
                  connection is in use{waits}",
                 age = text::age(case),
             ),
-            next: format!("see why {remote} does not read; a send timeout in {owner} bounds the wait"),
+            next: format!("see why {remote} does not read; a send timeout in {owner} limits the wait"),
         })
     }
 }
@@ -62,10 +62,10 @@ mod tests {
     #[test]
     fn a_client_with_a_full_send_queue_is_no_pool() {
         let mut scene = Scene::client();
-        assert_eq!(scene.ask(&Sending), None);
+        assert_eq!(scene.check(&Sending), None);
         (scene.socket.send_queue_bytes, scene.group.evidence.sending) = (Some(2_000_000), 1);
-        let said = scene.ask(&Sending).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::Unknown, Certainty::Low));
-        assert!(said.text.contains("2000000 bytes (Send-Q)"), "{}", said.text);
+        let judgement = scene.check(&Sending).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Low));
+        assert!(judgement.text.contains("2000000 bytes (Send-Q)"), "{}", judgement.text);
     }
 }

@@ -1,4 +1,4 @@
-//! A socket that several processes of one program have.
+//! Sockets with descriptors in several processes.
 
 use crate::diagnose::{About, Judgement, Rule, text};
 use crate::{
@@ -6,22 +6,26 @@ use crate::{
     model::{Certainty, Class},
 };
 
-/// As long as one of them has it, the FIN does not go out (`__fput` calls `sock_close`; fs/file_table.c, net/socket.c at
-/// v5.10). Which of them should close it, the kernel does not tell.
+/// Detects a server's socket with descriptors in several processes. The kernel sends the FIN when the last one is closed (`__fput`
+/// calls `sock_close`; fs/file_table.c, net/socket.c at v5.10), and does not know which process should close it.
 pub(super) struct Shared;
 
 impl Rule for Shared {
     fn about(&self) -> &'static About {
         &About {
             name: "shared",
-            when: "a server accepted it, and two or more processes have it; none of the rules above speaks",
+            when: "the socket is a server's; two or more processes have a descriptor of it; no rule above applies",
             class: &[Class::Inherited],
-            certainty: &[(Certainty::Low, "that it is shared is a fact; that this is what keeps it is a guess")],
+            certainty: &[(
+                Certainty::Low,
+                "it is a fact that several processes have the socket, but a guess that this keeps it open",
+            )],
             says: "a fork has copied the descriptor, and one of the copies was not closed",
             next: "close the copy in the process that does not serve the connection",
             not: &[
                 "workers that hang with their sockets: the rules for hung servers come first",
-                "programs that share on purpose, as while one hands its connections to the next: only their number tells",
+                "programs that share sockets intentionally, as while one passes its connections to its successor: only a growing \
+                 number shows a leak",
             ],
             seen: &["cherrypy/cherrypy#856", "jgehrcke/gipc#22", "splitio/ruby-client#199"],
         }
@@ -29,10 +33,7 @@ impl Rule for Shared {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let tasks = text::tasks(case);
-        if case.owners.is_some_and(|owners| owners.iter().all(|descriptor| descriptor.fd <= super::HANDED_OVER)) {
-            return None;
-        }
-        if !case.is_server() || tasks.len() < 2 {
+        if super::is_handed_over(case)? || !case.is_server() || tasks.len() < 2 {
             return None;
         }
         let (count, who) = (tasks.len(), text::names(&tasks)?);
@@ -40,13 +41,13 @@ impl Rule for Shared {
             class: Class::Inherited,
             certainty: Certainty::Low,
             text: format!(
-                "{count} processes have it, {age} after the peer closed: {who}. Its FIN goes out when the last copy is \
+                "{count} processes have it, {age} after the peer closed: {who}. The kernel sends the FIN when the last copy is \
                  closed",
                 age = text::age(case)
             ),
             next:
-                "see which of them serves it; the others have to close their copy after fork(), as a parent that has \
-                   handed a connection to its child"
+                "see which of them serves it; the others have to close their copies after fork(), as a parent has to for a \
+                 connection that its child serves"
                     .to_owned(),
         })
     }
@@ -63,15 +64,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_a_fork_has_copied_is_said_to_be_shared() {
-        let verdict = held_by(Scene::server(), &[(7, 9), (8, 9)]).ask(&Shared).unwrap();
+    fn a_socket_that_a_fork_has_copied_is_shared() {
+        let verdict = held_by(Scene::server(), &[(7, 9), (8, 9)]).check(&Shared).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Inherited, Certainty::Low));
         assert!(verdict.text.contains("2 processes") && verdict.text.contains("api[8]"), "{}", verdict.text);
     }
 
     #[test]
-    fn one_holder_with_two_descriptors_shares_with_nobody() {
-        assert_eq!(held_by(Scene::server(), &[(7, 3), (7, 4)]).ask(&Shared), None);
-        assert_eq!(held_by(Scene::client(), &[(7, 9), (8, 9)]).ask(&Shared), None);
+    fn two_descriptors_of_one_owner_are_not_shared() {
+        assert_eq!(held_by(Scene::server(), &[(7, 3), (7, 4)]).check(&Shared), None);
+        assert_eq!(held_by(Scene::client(), &[(7, 9), (8, 9)]).check(&Shared), None);
     }
 }

@@ -1,24 +1,24 @@
-//! A program that is slow, and finishes.
+//! Programs that are slow but finish.
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
-/// A client with a short timeout makes a socket that stays for as long as the handler takes.
+/// Detects a slow program: if a client has a short timeout, the socket remains in CLOSE_WAIT until the handler finishes.
 pub(super) struct Slow;
 
 impl Rule for Slow {
     fn about(&self) -> &'static About {
         &About {
             name: "slow",
-            when: "the program ended 2 or more sockets of the port or the remote endpoint that had stayed for 3 s or longer, the \
-                   last one no longer ago than 10 s or the longest of them took",
+            when: "the program has ended 2 or more sockets of the port or remote endpoint after 3 s or longer in CLOSE_WAIT; \
+                   the latest of these exits was at most 10 s ago, or at most as long ago as the longest of them took",
             class: &[Class::Transient],
-            certainty: &[(Certainty::Medium, "sockets that took as long did exit; this one may not")],
+            certainty: &[(Certainty::Medium, "other sockets exited after as long; this one may not")],
             says: "slow, not stuck: the client gave up before the answer came",
-            next: "compare how long requests take with the timeout of the clients",
+            next: "compare the duration of requests with the timeout of the clients",
             not: &[
-                "a hung program: it ends none",
-                "an exit that the program did not cause, as by a timeout of the kernel, does not count",
+                "a hung program: it ends no sockets",
+                "an exit that the program did not cause, such as a timeout of the kernel: it does not count",
             ],
             seen: &["revel/revel#1194"],
         }
@@ -30,7 +30,7 @@ impl Rule for Slow {
         let port = if case.is_client() {
             format!("to {}", case.socket.remote)
         } else {
-            format!("of port {}", text::port(case))
+            format!("on port {}", text::port(case))
         };
         Some(Judgement {
             class: Class::Transient,
@@ -42,7 +42,7 @@ impl Rule for Slow {
                 longest = text::duration(exits.longest),
                 last = text::duration(case.now.since(exits.last?)),
             ),
-            next: format!("see which requests {port} take so long: their clients give up sooner"),
+            next: format!("see which requests {port} take longer than their clients wait"),
         })
     }
 }
@@ -56,15 +56,15 @@ mod tests {
     };
 
     #[test]
-    fn a_program_that_finished_two_of_late_is_slow_and_one_that_has_stopped_to_is_not() {
+    fn two_recent_late_exits_make_a_program_slow() {
         let mut scene = Scene::server();
         let exits = |count, ago| Some(LateExits { count, last: Some(scene.now - secs(ago)), longest: secs(8) });
         let (one, two, old) = (exits(1, 1), exits(2, 9), exits(2, 11));
         scene.group.evidence.late_exits = one;
-        assert_eq!(scene.ask(&Slow), None);
+        assert_eq!(scene.check(&Slow), None);
         scene.group.evidence.late_exits = two;
-        assert_eq!(scene.ask(&Slow).unwrap().class, Class::Transient);
+        assert_eq!(scene.check(&Slow).unwrap().class, Class::Transient);
         scene.group.evidence.late_exits = old;
-        assert_eq!(scene.ask(&Slow), None);
+        assert_eq!(scene.check(&Slow), None);
     }
 }

@@ -1,36 +1,39 @@
-//! What is said where nothing decides.
+//! Cases that the evidence does not decide.
 
 use std::time::Duration;
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class, Dwell};
 
-/// A socket that has just entered.
+/// Covers groups whose sockets have just entered CLOSE_WAIT.
 pub(super) struct Fresh;
 
-/// A group of which too little is known, or too early.
+/// Covers young groups to which no other rule applies.
 pub(super) struct TooEarly;
 
-/// A server of which nobody has wanted anything since.
+/// Covers servers that got no request after the onset.
 pub(super) struct NoDemand;
 
-/// Age below which nothing is said of a group: every connection passes CLOSE_WAIT whose peer closes first.
-const FRESH: Duration = Duration::from_secs(3);
+/// Minimum age of a group that is judged. Every connection whose peer closes first passes through CLOSE_WAIT.
+pub(super) const FRESH: Duration = Duration::from_secs(3);
 
 impl Rule for Fresh {
     fn about(&self) -> &'static About {
         &About {
             name: "fresh",
-            when: "the oldest socket of its group entered less than 3 s ago",
+            when: "the oldest socket of the group entered less than 3 s ago",
             class: &[Class::Transient],
             certainty: &[
-                (Certainty::High, "its entry was seen, the program closes others, and none of them stayed"),
-                (Certainty::Medium, "its entry was seen"),
-                (Certainty::Low, "its entry was not seen: it may be older"),
+                (
+                    Certainty::High,
+                    "the agent saw the entry, the program closes other sockets, and none of them is stuck",
+                ),
+                (Certainty::Medium, "the agent saw the entry"),
+                (Certainty::Low, "the agent did not see the entry: the socket may be older"),
             ],
-            says: "the peer has just closed, and the program will",
+            says: "the peer has just closed, and the program is about to",
             next: "nothing",
-            not: &["the first sockets of a hang are as young: they are judged again"],
+            not: &["the first sockets of a hang: they are as young, and are judged again later"],
             seen: &[],
         }
     }
@@ -44,15 +47,15 @@ impl Rule for Fresh {
         let (certainty, others) = match (case.dwell, keeps_up) {
             (Dwell::Between { .. }, _) => (Certainty::Low, String::new()),
             (Dwell::Exact(_), Some(flow)) => {
-                (Certainty::High, format!("; {} like it were closed, none stayed", flow.closed))
+                (Certainty::High, format!("; the program closed {} others, and none is stuck", flow.closed))
             }
             (Dwell::Exact(_), None) => (Certainty::Medium, String::new()),
         };
         Some(Judgement {
             class: Class::Transient,
             certainty,
-            text: format!("the peer closed {} ago, which is not long{others}", text::age(case)),
-            next: format!("nothing, unless it is still there after {}", text::duration(case.stuck_after)),
+            text: format!("the peer closed {} ago, too recently to judge{others}", text::age(case)),
+            next: format!("nothing, unless it is still in CLOSE_WAIT after {}", text::duration(case.stuck_after)),
         })
     }
 }
@@ -61,12 +64,12 @@ impl Rule for TooEarly {
     fn about(&self) -> &'static About {
         &About {
             name: "too_early",
-            when: "the oldest socket of its group entered less than 60 s ago, and no rule above applies",
+            when: "the oldest socket of the group entered less than 60 s ago; no rule above applies",
             class: &[Class::Unknown],
             certainty: &[(Certainty::Low, "too early to tell")],
             says: "too early to tell",
             next: "check again",
-            not: &["what is certain sooner: the rules above need no minimum age"],
+            not: &["causes that are certain sooner: the rules above need no minimum age"],
             seen: &[],
         }
     }
@@ -93,16 +96,16 @@ impl Rule for NoDemand {
     fn about(&self) -> &'static About {
         &About {
             name: "no_demand",
-            when: "of a server, nothing entered since the oldest of the group, no connection waits for an answer, and no rule above \
-                   applies",
+            when: "the socket is a server's; no other socket of the port has entered since the onset, and no connection waits \
+                   for an answer; no rule above applies",
             class: &[Class::Unknown],
             certainty: &[(
                 Certainty::Low,
-                "a program that hangs and one that forgot these sockets look alike until it is asked again",
+                "a program that hangs and one that has forgotten these sockets look the same until the next request",
             )],
-            says: "no client has asked the program for anything since",
-            next: "send a request and see whether it is answered",
-            not: &["a program that does not answer new connections: `blocked`"],
+            says: "the program has got no request since the onset",
+            next: "send a request and see whether the program answers",
+            not: &["a program that does not answer new connections: see `blocked`"],
             seen: &[],
         }
     }
@@ -117,11 +120,12 @@ impl Rule for NoDemand {
             class: Class::Unknown,
             certainty: Certainty::Low,
             text: format!(
-                "nothing has entered on port {port} since {age} ago, so whether {owner} still serves is unknown.{doing}",
+                "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
+                 answers requests.{doing}",
                 age = text::duration(case.group.oldest),
                 doing = text::doing(case),
             ),
-            next: format!("send a request to port {port} and see whether it is answered"),
+            next: format!("send a request to port {port} and see whether {owner} answers"),
         })
     }
 }
@@ -135,23 +139,23 @@ mod tests {
     };
 
     #[test]
-    fn what_has_just_entered_is_transient_surely_if_the_program_keeps_up() {
+    fn a_fresh_socket_is_surely_transient_if_the_program_closes_others() {
         let scene = Scene::server().aged(2);
-        assert_eq!(scene.ask(&Fresh).unwrap().certainty, Certainty::Medium);
-        assert_eq!(scene.clone().closed_before(1, secs(1)).ask(&Fresh).unwrap().certainty, Certainty::High);
-        assert_eq!(scene.clone().bounded().ask(&Fresh).unwrap().certainty, Certainty::Low);
-        assert_eq!(scene.aged(3).ask(&Fresh), None);
+        assert_eq!(scene.check(&Fresh).unwrap().certainty, Certainty::Medium);
+        assert_eq!(scene.clone().closed_before(1, secs(1)).check(&Fresh).unwrap().certainty, Certainty::High);
+        assert_eq!(scene.clone().bounded().check(&Fresh).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.aged(3).check(&Fresh), None);
     }
 
     #[test]
-    fn the_first_minute_is_too_early_and_a_port_that_nobody_uses_tells_nothing() {
-        assert_eq!(Scene::server().aged(59).ask(&TooEarly).unwrap().class, Class::Unknown);
-        assert_eq!(Scene::server().aged(60).ask(&TooEarly), None);
+    fn the_first_minute_is_too_early_and_a_port_without_demand_is_undecided() {
+        assert_eq!(Scene::server().aged(59).check(&TooEarly).unwrap().class, Class::Unknown);
+        assert_eq!(Scene::server().aged(60).check(&TooEarly), None);
         let mut scene = Scene::server();
-        assert_eq!(scene.ask(&NoDemand), None, "it was not watched");
+        assert_eq!(scene.check(&NoDemand), None, "the agent has not watched");
         scene.group.evidence.late_exits = Some(LateExits::default());
-        assert_eq!(scene.ask(&NoDemand).unwrap().class, Class::Unknown);
+        assert_eq!(scene.check(&NoDemand).unwrap().class, Class::Unknown);
         scene.group.evidence.demand = 1;
-        assert_eq!(scene.ask(&NoDemand), None);
+        assert_eq!(scene.check(&NoDemand), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A socket that was accepted or connected, and that no process has a descriptor for.
+//! Accepted or connected sockets of which no process has a descriptor.
 
 use crate::diagnose::{About, Judgement, Rule, text};
 use crate::{
@@ -6,27 +6,27 @@ use crate::{
     model::{Certainty, Class, SocketLocation},
 };
 
-/// A file can live without a descriptor: in a message on its way, in a table of io_uring, or inside the kernel.
+/// Detects a socket without a descriptor. Its file can live in a message in flight, in a table of io_uring, or inside the kernel.
 pub(super) struct Unheld;
 
 impl Rule for Unheld {
     fn about(&self) -> &'static About {
         &About {
             name: "unheld",
-            when: "it is a program's socket, all processes were scanned, and none has a descriptor of it",
+            when: "a program accepted or connected the socket; closewait scanned the processes, and none has a descriptor of it",
             class: &[Class::Unknown],
             certainty: &[
                 (
                     Certainty::Fact,
-                    "where it is was found: a direct descriptor of io_uring, or a message between processes",
+                    "closewait found its location: a direct descriptor of io_uring, or a message between processes",
                 ),
-                (Certainty::Low, "it was not found, and several things can be behind that"),
+                (Certainty::Low, "closewait did not find its location, and several explanations are possible"),
             ],
-            says: "something other than a descriptor keeps it, for an unknown reason",
-            next: "inspect the process that is named, or find one that uses io_uring or passes descriptors",
+            says: "something other than a descriptor keeps the socket, for an unknown reason",
+            next: "inspect the process that the text names, or find one that uses io_uring or passes descriptors",
             not: &[
-                "one that waits in a backlog has no owner either: `never_accepted`",
-                "an owner that may not be inspected, and a subflow of Multipath TCP: the text names both",
+                "a socket in a backlog, which has no owner either: see `never_accepted`",
+                "an owner that closewait may not inspect, or a subflow of Multipath TCP: the text lists both",
             ],
             seen: &[],
         }
@@ -39,7 +39,7 @@ impl Rule for Unheld {
         let (certainty, text, next) = match case.place {
             Some(SocketLocation::IoUring(task)) => {
                 let who = format!("{}[{}]", task.comm, task.pid);
-                let next = format!("see why {who} submits no close for it; no list of descriptors shows it");
+                let next = format!("see why {who} submits no close request for it; no list of descriptors shows it");
                 (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next)
             }
             Some(SocketLocation::InFlight(tasks)) => {
@@ -47,7 +47,7 @@ impl Rule for Unheld {
                 let by = who.as_ref().map_or_else(String::new, |who| format!(", perhaps of {who}"));
                 (
                     Certainty::Fact,
-                    format!("it is in a message (SCM_RIGHTS) that waits in a UNIX socket{by}: sent, not received"),
+                    format!("it is in a message (SCM_RIGHTS) in a UNIX socket{by}: the message was sent but not received"),
                     format!("see why {} does not receive it", who.unwrap_or_else(|| "the receiver".to_owned())),
                 )
             }
@@ -75,27 +75,27 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_was_found_is_a_fact() {
-        let said = unheld(Some(SocketLocation::IoUring(task(8, "ring")))).ask(&Unheld).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::Unknown, Certainty::Fact));
-        assert!(said.text.contains("ring[8]"), "{}", said.text);
-        let said = unheld(Some(SocketLocation::InFlight(vec![task(9, "broker")]))).ask(&Unheld).unwrap();
-        assert!(said.text.contains("SCM_RIGHTS") && said.next.contains("broker[9]"), "{said:?}");
+    fn a_location_that_was_found_is_a_fact() {
+        let judgement = unheld(Some(SocketLocation::IoUring(task(8, "ring")))).check(&Unheld).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Fact));
+        assert!(judgement.text.contains("ring[8]"), "{}", judgement.text);
+        let judgement = unheld(Some(SocketLocation::InFlight(vec![task(9, "broker")]))).check(&Unheld).unwrap();
+        assert!(judgement.text.contains("SCM_RIGHTS") && judgement.next.contains("broker[9]"), "{judgement:?}");
     }
 
     #[test]
-    fn without_a_place_it_lists_what_it_can_be() {
-        assert_eq!(unheld(None).ask(&Unheld).unwrap().certainty, Certainty::Low);
+    fn without_a_location_the_certainty_is_low() {
+        assert_eq!(unheld(None).check(&Unheld).unwrap().certainty, Certainty::Low);
     }
 
     #[test]
-    fn it_says_nothing_if_there_is_a_holder_or_nobody_looked_or_it_waits_in_a_backlog() {
-        assert_eq!(Scene::server().ask(&Unheld), None);
-        assert_eq!(Scene { owners: None, ..Scene::server() }.ask(&Unheld), None);
+    fn an_owner_a_missing_scan_or_a_backlog_excludes_it() {
+        assert_eq!(Scene::server().check(&Unheld), None);
+        assert_eq!(Scene { owners: None, ..Scene::server() }.check(&Unheld), None);
         for accepted in [Some(false), None] {
             let mut scene = unheld(None);
             scene.socket.accepted = accepted;
-            assert_eq!(scene.ask(&Unheld), None);
+            assert_eq!(scene.check(&Unheld), None);
         }
     }
 }

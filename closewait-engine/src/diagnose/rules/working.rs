@@ -1,30 +1,37 @@
-//! Servers of which it is not known whether they will finish.
+//! Servers that work, and may finish these sockets.
 
 use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, ReadState};
 
-/// Each socket has a thread that waits with a timeout: it will be done.
+/// Detects a server with a thread for each socket that waits with a timeout, and so will finish.
 pub(super) struct Working;
 
-/// The program serves others, and what it does with these is not known.
+/// Covers servers that serve other connections while their work on these sockets is unknown.
 pub(super) struct ServesOthers;
 
-/// Number of threads from which on it is no coincidence that there is one for each socket.
+/// Minimum number of threads for which one thread per socket is no coincidence.
 const MANY: u32 = 8;
 
 impl Rule for Working {
     fn about(&self) -> &'static About {
         &About {
             name: "working",
-            when: "of a server, the threads that wait with a timeout have become more with the sockets, one for each",
+            when: "the socket is a server's; the number of threads that wait with a timeout has risen with the number of \
+                   sockets, by one for each",
             class: &[Class::Transient, Class::Unknown],
             certainty: &[
-                (Certainty::Medium, "transient: the program serves others, and 8 or more threads do so"),
-                (Certainty::Low, "transient: fewer threads; unknown: nothing shows that the program serves others"),
+                (
+                    Certainty::Medium,
+                    "transient: the program serves other connections, and 8 or more threads wait with a timeout",
+                ),
+                (
+                    Certainty::Low,
+                    "transient: fewer threads do; unknown: nothing shows that the program serves other connections",
+                ),
             ],
             says: "each socket has a thread that sleeps or polls: slow, not stuck",
-            next: "compare how long requests take with the timeout of the clients",
-            not: &["idle threads of a pool: they do not become more with the sockets"],
+            next: "compare the duration of requests with the timeout of the clients",
+            not: &["idle threads of a pool: their number does not rise with the number of sockets"],
             seen: &[],
         }
     }
@@ -46,14 +53,14 @@ impl Rule for Working {
             class,
             certainty,
             text: format!(
-                "{limited} with a timeout, one more for each socket that came: each seems to work on one{others}",
+                "{limited} with a timeout, one for each new socket: each thread seems to work on one socket{others}",
                 limited = match waits.limited {
                     1 => format!("1 thread of {owner} waits"),
                     many => format!("{many} threads of {owner} wait"),
                 },
-                others = if serves { ", and others are served" } else { "" },
+                others = if serves { ", and other connections are served" } else { "" },
             ),
-            next: format!("see which requests of port {} take so long: their clients give up sooner", text::port(case)),
+            next: format!("see which requests on port {} take longer than their clients wait", text::port(case)),
         })
     }
 }
@@ -62,14 +69,15 @@ impl Rule for ServesOthers {
     fn about(&self) -> &'static About {
         &About {
             name: "serves_others",
-            when: "a server serves other connections of the port, and no rule above tells what it does with these",
+            when: "the socket is a server's; the program serves other connections of the port; no rule above applies",
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; from 60 s on a leak if fewer threads than half of the sockets do anything",
+                "unknown; a leak after 60 s or longer, or after 15 s if the program has read the FIN of most, if fewer threads \
+                 work than half of the number of sockets",
             )],
-            says: "the program works: slow with these, or it has forgotten them",
-            next: "see whether they go away",
+            says: "the program works: it is slow with these sockets, or has forgotten them",
+            next: "see whether the sockets exit",
             not: &["a hung program: it serves no other connection"],
             seen: &[],
         }
@@ -94,26 +102,28 @@ impl Rule for ServesOthers {
         let idle = evidence.waits.is_some_and(|waits| {
             waits.complete && !waits.multiplexes && waits.idle_loop.is_none() && waits.working() * 2 < case.group.count
         });
-        let old = case.group.oldest >= super::SURE_AGE;
+        // A program reads the FIN when it is done with the request, or about to be.
+        let fin_read = case.group.in_state(ReadState::FinConsumed) * 2 >= case.group.count;
+        let old = case.group.oldest >= if fin_read { super::SOME_AGE } else { super::SURE_AGE };
         let (class, what) = match (old, idle) {
-            (false, _) => (Class::Unknown, "slow with these, or it has forgotten them"),
+            (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
             (true, true) => {
-                (Class::Leak, "likely to have forgotten these: most have no thread that could work on them")
+                (Class::Leak, "has probably forgotten these sockets: most have no thread that could work on them")
             }
-            (true, false) => (Class::Unknown, "slow with these, or it has forgotten them; its threads do not tell"),
+            (true, false) => {
+                (Class::Unknown, "is slow with these sockets, or has forgotten them; its threads do not show which")
+            }
+        };
+        let subject = if evidence.serves_others() == Some(true) {
+            format!("{owner} serves other connections of port {port} and")
+        } else {
+            format!("other connections of port {port} are served, and {owner}")
         };
         Some(Judgement {
             class,
             certainty: Certainty::Low,
-            text: format!(
-                "{serves}; {owner} is {what}: {count}, the oldest for {age}",
-                serves = if evidence.siblings.is_some_and(|siblings| siblings.served > 0) {
-                    format!("it serves other connections of port {port}")
-                } else {
-                    format!("other connections of port {port} are served")
-                },
-            ),
-            next: format!("see whether they go away: `closewait list --port {port}`; if not, {}", text::dump(case)),
+            text: format!("{subject} {what}: {count}, the oldest for {age}"),
+            next: format!("see whether they exit: `closewait list --port {port}`; if not, {}", text::dump(case)),
         })
     }
 }
@@ -127,24 +137,29 @@ mod tests {
     };
 
     #[test]
-    fn threads_that_sleep_one_for_each_socket_are_slow() {
+    fn one_sleeping_thread_for_each_socket_is_slow() {
         let mut scene = Scene::server().of(9).aged(20);
         scene.group.evidence.waits = Some(Waits { threads: 9, limited: 9, follows: Some(true), ..Waits::default() });
-        assert_eq!(scene.ask(&Working).unwrap().class, Class::Unknown);
+        assert_eq!(scene.check(&Working).unwrap().class, Class::Unknown);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        let said = scene.ask(&Working).unwrap();
-        assert_eq!((said.class, said.certainty), (Class::Transient, Certainty::Medium));
+        let judgement = scene.check(&Working).unwrap();
+        assert_eq!((judgement.class, judgement.certainty), (Class::Transient, Certainty::Medium));
     }
 
     #[test]
-    fn what_a_program_does_with_some_while_it_serves_others_is_unknown() {
+    fn a_program_that_serves_others_is_slow_or_forgetful() {
         let mut scene = Scene::server().of(9).aged(20);
-        assert_eq!(scene.ask(&ServesOthers), None);
+        assert_eq!(scene.check(&ServesOthers), None);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Unknown);
-        scene = scene.aged(70);
-        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Unknown);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
+        let threads = scene.group.evidence.waits;
+        scene = scene.reading(ReadState::FinConsumed);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
-        assert_eq!(scene.ask(&ServesOthers).unwrap().class, Class::Leak);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has read the FIN");
+        scene.group.evidence.waits = threads;
+        scene = scene.aged(70);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
+        scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak);
     }
 }

@@ -65,7 +65,7 @@ impl Engine {
         });
         let ended = flows.handle_timeout(now, sockets);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
-            self.host_context.watch(&ports);
+            self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
         }
         for (flow_key, ended) in ended {
