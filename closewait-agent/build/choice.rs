@@ -1,6 +1,6 @@
 //! Decides whether a build compiles the kernel program or embeds an empty object in its place.
 //!
-//! The build script and `tests/build_choice.rs`, which tests this file, compile it.
+//! The build script, `xtask/src/setup/mod.rs` and `tests/build_choice.rs`, which tests this file, compile it.
 
 use std::{
     env,
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Version of bpf-linker that `cargo xtask setup` installs (`VERSION` in `xtask/src/setup/bpf_linker.rs`).
+/// Version of bpf-linker that `cargo xtask setup` installs and a build accepts: the one for the aya releases in Cargo.toml.
 pub(crate) const LINKER_VERSION: &str = "0.13.0";
 
 /// Outcome of the decision.

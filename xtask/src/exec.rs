@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -31,11 +31,6 @@ impl Workspace {
         let root = Path::new(&manifest_dir).parent().context("xtask's folder has no parent")?.to_owned();
         let target = root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
         Ok(Self { root, target })
-    }
-
-    /// Folder of what `cargo xtask setup` installs.
-    pub(crate) fn setup_dir(&self) -> PathBuf {
-        self.target.join("setup")
     }
 
     /// The release build of the agent.
@@ -82,7 +77,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(command))?;
     check(command, output.status)?;
-    text(command, output.stdout)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command that prints one JSON object.
@@ -94,11 +89,9 @@ pub(crate) fn json(command: &mut Command) -> Result<Value> {
 /// Runs a command without showing anything and returns its stdout; on failure its output is part of the error.
 pub(crate) fn quiet(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(command))?;
-    if !output.status.success() {
-        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        bail!("{} failed ({}):\n{stdout}{stderr}", shown(command), output.status);
-    }
-    text(command, output.stdout)
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "{} failed ({}):\n{stdout}{stderr}", shown(command), output.status);
+    Ok(stdout)
 }
 
 /// The path of this program.
@@ -137,6 +130,11 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     // Tracers are installed in /usr/sbin, which an ordinary user's PATH lacks.
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(more).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Full path of a program that has to be installed.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    which(program).with_context(|| format!("there is no program `{program}`; install it"))
 }
 
 /// Runs `work` with a new empty folder, and removes the folder.
@@ -188,14 +186,8 @@ fn cannot_start(command: &Command) -> String {
 }
 
 fn check(command: &Command, status: ExitStatus) -> Result<()> {
-    if !status.success() {
-        bail!("{} failed ({status}); its own messages are above", shown(command));
-    }
+    ensure!(status.success(), "{} failed ({status}); its own messages are above", shown(command));
     Ok(())
-}
-
-fn text(command: &Command, stdout: Vec<u8>) -> Result<String> {
-    String::from_utf8(stdout).with_context(|| format!("the output of {} is not UTF-8", shown(command)))
 }
 
 #[cfg(test)]

@@ -7,27 +7,17 @@
 
 use crate::prelude::*;
 
-/// Targets, in the order in which they run.
-const TARGETS: [&str; 7] = ["records", "btf", "tracepoint", "proc", "netlink", "recording", "cli"];
-
-/// Longest input of a target, bytes: enough for several of whatever it reads.
-fn max_len(target: &str) -> u32 {
-    match target {
-        "cli" => 1024,
-        "proc" => 2048,
-        "recording" => 8192,
-        _ => 4096,
-    }
-}
-
-/// A folder of files that serve as first inputs, too.
-fn fixtures(target: &str) -> Option<&'static str> {
-    match target {
-        "tracepoint" => Some("closewait-agent/src/host/tracefs"),
-        "recording" => Some("closewait-agent/tests/recordings"),
-        _ => None,
-    }
-}
+/// Targets in the order in which they run, each with its longest input in bytes, enough for several of whatever it reads, and
+/// a folder of files that serve as first inputs, too.
+const TARGETS: [(&str, u32, Option<&str>); 7] = [
+    ("records", 4096, None),
+    ("btf", 4096, None),
+    ("tracepoint", 4096, Some("closewait-agent/src/host/tracefs")),
+    ("proc", 2048, None),
+    ("netlink", 4096, None),
+    ("recording", 8192, Some("closewait-agent/tests/recordings")),
+    ("cli", 1024, None),
+];
 
 /// Shows libFuzzer which paths the code takes and what it compares: the options of cargo-fuzz.
 const FLAGS: [&str; 8] = [
@@ -50,34 +40,29 @@ const MEMORY: &str = "-rss_limit_mb=1024";
 #[derive(Args)]
 pub(crate) struct Options {
     /// Targets; all if none is given
-    #[arg(value_name = "TARGET", value_parser = TARGETS)]
+    #[arg(value_name = "TARGET", value_parser = TARGETS.map(|(name, ..)| name))]
     targets: Vec<String>,
     /// Seconds for each target; 0: run only the corpus
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
 }
 
-/// Result of one target.
-struct Outcome {
-    target: String,
-    seconds: u64,
-    executions: u64,
-    /// Number of inputs that each take a path of their own.
-    corpus: u64,
-    /// Number of inputs that ended in a panic, took too long, or took too much memory; libFuzzer stops at the first.
-    crashes: usize,
-}
-
 /// Builds the targets, runs each, and fails if one crashed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let binaries = build(workspace)?;
-    let all = TARGETS.map(str::to_owned);
-    let chosen = if options.targets.is_empty() { &all[..] } else { &options.targets };
-    let outcomes =
-        chosen.iter().map(|target| fuzz(workspace, &binaries, target, options.seconds)).collect::<Result<Vec<_>>>()?;
+    let (mut rows, mut crashed) = (Vec::new(), Vec::new());
+    for (target, max_len, fixtures) in TARGETS {
+        if options.targets.is_empty() || options.targets.iter().any(|chosen| chosen == target) {
+            let mut command = Command::new(binaries.join(target));
+            command.arg(format!("-max_len={max_len}"));
+            let fixtures = fixtures.map(|fixtures| workspace.root.join(fixtures));
+            let (row, has_crashed) = fuzz(workspace, target, command, fixtures, options.seconds)?;
+            rows.push(row);
+            crashed.extend(has_crashed.then_some(target));
+        }
+    }
     let header = "Target | Seconds | Executions | Executions per second | Corpus | Crashes";
-    print!("{}", markdown::table(header, outcomes.iter().map(Outcome::row)));
-    let crashed: Vec<_> = outcomes.iter().filter(|one| one.crashes > 0).map(|one| one.target.as_str()).collect();
+    print!("{}", markdown::table(header, rows));
     ensure!(
         crashed.is_empty(),
         "crashes in {}; each input is in {}, and the target runs it alone when it is given as its only argument",
@@ -85,14 +70,6 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         workspace.target.join("fuzz/crashes").display()
     );
     Ok(())
-}
-
-impl Outcome {
-    fn row(&self) -> String {
-        let Self { target, seconds, executions, corpus, crashes } = self;
-        let rate = executions / (*seconds).max(1);
-        format!("{target} | {seconds} | {executions} | {rate} | {corpus} | {crashes}")
-    }
 }
 
 /// Returns the folder of the binaries.
@@ -117,20 +94,25 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     Ok(folder.join(host).join("release"))
 }
 
-fn fuzz(workspace: &Workspace, binaries: &Path, target: &str, seconds: u64) -> Result<Outcome> {
+/// Runs one target. Returns its row of the table, and whether an input ended in a panic, took too long, or took too much
+/// memory: libFuzzer stops at the first.
+fn fuzz(
+    workspace: &Workspace,
+    target: &str,
+    mut command: Command,
+    fixtures: Option<PathBuf>,
+    seconds: u64,
+) -> Result<(String, bool)> {
     let folder = workspace.target.join("fuzz");
     let (corpus, crashes) = (folder.join("corpus").join(target), folder.join("crashes").join(target));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&crashes)?;
     let log = folder.join(format!("{target}.log"));
     let file = fs::File::create(&log)?.into_parts().0;
-    let before = fs::read_dir(&crashes)?.count();
-    let mut command = Command::new(binaries.join(target));
     // libFuzzer writes what it finds into the first folder.
     command.arg(&corpus).arg(workspace.root.join("fuzz/corpus").join(target));
-    command.args(fixtures(target).map(|fixtures| workspace.root.join(fixtures)));
-    command.arg(if seconds == 0 { "-runs=0".to_owned() } else { format!("-max_total_time={seconds}") });
-    command.args([TIMEOUT, MEMORY, "-print_final_stats=1"]).arg(format!("-max_len={}", max_len(target)));
+    command.args(fixtures).arg(if seconds == 0 { "-runs=0".to_owned() } else { format!("-max_total_time={seconds}") });
+    command.args([TIMEOUT, MEMORY, "-print_final_stats=1"]);
     command.arg(format!("-artifact_prefix={}/", crashes.display()));
     eprintln!("fuzz: {target} for {seconds} s");
     let begun = exec::now();
@@ -139,24 +121,23 @@ fn fuzz(workspace: &Workspace, binaries: &Path, target: &str, seconds: u64) -> R
     let text = fs::read(&log)?;
     let text = String::from_utf8_lossy(&text);
     let (executions, corpus) = numbers(&text);
-    let mut crashes = fs::read_dir(&crashes)?.count().saturating_sub(before);
-    if !status.success() {
+    let crashed = !status.success();
+    if crashed {
         let first = text.lines().position(|line| line.contains("panicked at") || line.contains("ERROR: libFuzzer"));
         text.lines().skip(first.unwrap_or(0)).take(20).for_each(|line| eprintln!("{line}"));
-        // The same input as before leaves no new file.
-        crashes = crashes.max(1);
     }
-    Ok(Outcome { target: target.to_owned(), seconds, executions, corpus, crashes })
+    let rate = executions / seconds.max(1);
+    Ok((format!("{target} | {seconds} | {executions} | {rate} | {corpus} | {}", u8::from(crashed)), crashed))
 }
 
-/// Executions and size of the corpus, from the last of libFuzzer's lines `#123\tNEW    cov: 4 ft: 5 corp: 6/78b …`.
+/// Returns executions, from libFuzzer's final statistics, and the number of inputs that each take a path of their own, from the
+/// last of its lines `#123\tNEW    cov: 4 ft: 5 corp: 6/78b …`.
 fn numbers(log: &str) -> (u64, u64) {
-    let leading = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
     let after = |name: &str| {
-        log.lines().rev().filter(|line| line.starts_with('#')).find_map(|line| leading(line.split_once(name)?.1))
+        let rest = log.lines().rev().find_map(|line| Some(line.split_once(name)?.1))?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     };
-    let total = log.lines().find_map(|line| leading(line.strip_prefix("stat::number_of_executed_units: ")?));
-    (total.or_else(|| after("#")).unwrap_or(0), after(" corp: ").unwrap_or(0))
+    (after("stat::number_of_executed_units: ").unwrap_or(0), after(" corp: ").unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -168,7 +149,7 @@ mod tests {
 
     #[test]
     fn executions_and_corpus_are_those_of_the_last_line() {
-        assert_eq!(numbers(LOG), (77, 5));
+        assert_eq!(numbers(LOG), (0, 5));
         let done = format!("{LOG}#90\tDONE   cov: 12 ft: 15 corp: 6/99b lim: 40\nstat::number_of_executed_units: 91\n");
         assert_eq!(numbers(&done), (91, 6));
         assert_eq!(numbers("nothing\n"), (0, 0));
@@ -179,8 +160,8 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).unwrap();
         let named: Vec<_> = manifest.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/")).collect();
-        assert_eq!(named, TARGETS.map(|target| format!("{target}.rs\"")));
-        for target in TARGETS {
+        assert_eq!(named, TARGETS.map(|(target, ..)| format!("{target}.rs\"")));
+        for (target, ..) in TARGETS {
             assert!(fs::read_dir(root.join("fuzz/corpus").join(target)).unwrap().count() > 0, "{target}");
         }
     }

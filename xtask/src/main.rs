@@ -9,7 +9,6 @@ use clap::{Parser, Subcommand};
 use exec::Workspace;
 
 mod agent;
-mod apt;
 mod bench;
 mod build;
 mod crowd;
@@ -43,7 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the standard library's source and bpf-linker into target/setup, if they are missing
+    /// Install the standard library's source (rustup), and bpf-linker in target/setup, if they are missing
     Setup,
     /// Build target/release/closewait
     Build,
@@ -82,7 +81,11 @@ fn main() -> ExitCode {
     match dispatch(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let messages: Vec<_> = error.chain().map(ToString::to_string).collect();
+            let split = |message| str::split_once(message, "\nhint: ").unwrap_or((message, ""));
+            let (causes, hints): (Vec<_>, Vec<_>) = messages.iter().map(|message| split(message)).unzip();
+            eprintln!("error: {}", causes.join(": "));
+            hints.iter().filter(|hint| !hint.is_empty()).for_each(|hint| eprintln!("hint: {hint}"));
             let io_kind = |cause: &(dyn Error + 'static)| cause.downcast_ref().map(io::Error::kind);
             if error.chain().filter_map(io_kind).any(|kind| kind == io::ErrorKind::PermissionDenied) {
                 eprintln!("hint: run this as the owner of that file or folder, or as root");

@@ -9,22 +9,12 @@ use rustix::{
 
 use crate::prelude::*;
 
-const TRACEFS: &str = "/sys/kernel/tracing";
-
 /// Moves this thread into a new network namespace whose loopback is up.
 pub(crate) fn enter_new_network() -> Result<()> {
     unshare(UnshareFlags::NEWNET)?;
     exec::quiet(Command::new("ip").args(["link", "set", "lo", "up"]))
         .context("cannot bring up `lo`; install iproute2")?;
     Ok(())
-}
-
-/// Mounts tracefs, as classic tracepoints need it, in a new mount namespace. Does nothing where the machine has it mounted.
-pub(crate) fn mount_tracefs() -> Result<()> {
-    if Path::new(TRACEFS).join("events").is_dir() {
-        return Ok(());
-    }
-    mount_in_new_namespace("tracefs", Path::new(TRACEFS))
 }
 
 /// Mounts a file system without data at `path`, in a new mount namespace.

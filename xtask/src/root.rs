@@ -1,4 +1,4 @@
-//! What needs root: one built binary, and Debian's packages. Nothing is built as root.
+//! Root, for one built binary and for packages. Nothing is built as root.
 
 use std::{env, ffi::OsString, os::unix::process::CommandExt as _};
 
@@ -36,22 +36,7 @@ pub(crate) fn again(workspace: &Workspace, why: &str) -> Result<()> {
     become_program(&exec::this()?, &args, why)
 }
 
-/// Installs Debian's packages of the programs that are missing, and `more`; `why` names what for.
-pub(crate) fn install(programs: &[(&str, &str)], more: Option<&str>, why: &str) -> Result<()> {
-    let missing = programs.iter().filter(|(program, _package)| exec::which(program).is_none());
-    let packages: Vec<_> = missing.map(|(_program, package)| *package).chain(more).collect();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let Some(env) = exec::which("env").filter(|_env| exec::which("apt-get").is_some()) else {
-        bail!("apt-get is not installed; install what has these packages of Debian: {}", packages.join(" "));
-    };
-    let apt = |args: &[&str]| {
-        let args = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"].iter().chain(args);
-        exec::run(&mut command(&env, &args.map(OsString::from).collect::<Vec<_>>(), why)?)
-    };
-    let install = [&["install", "--no-install-recommends"], &packages[..]].concat();
-    eprintln!("xtask: installing {}", packages.join(" "));
-    // The package lists may be old or absent.
-    apt(&install).or_else(|_first_failure| apt(&["update"]).and_then(|()| apt(&install)))
+/// Installs the packages of a group of `.ci/packages` that are missing.
+pub(crate) fn install(workspace: &Workspace, group: &str) -> Result<()> {
+    exec::run(Command::new(workspace.root.join(".ci/packages")).arg(group))
 }

@@ -1,6 +1,6 @@
 //! Records a second through the engine.
 
-use super::rounds::{bounds, median};
+use super::summary;
 use crate::build;
 use crate::prelude::*;
 
@@ -14,7 +14,7 @@ pub(crate) struct Engine {
     /// Records of each size
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     events: u32,
-    /// How often each size is measured
+    /// Number of measurements of each size
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
@@ -35,8 +35,8 @@ impl Engine {
                 result["events_per_second"].as_f64().with_context(|| format!("no rate in {result}"))
             };
             let rates = (0..self.rounds).map(measure).collect::<Result<Vec<_>>>()?;
-            let (median, (least, most)) = median(&rates).zip(bounds(&rates)).context("no rounds; this is a bug")?;
-            let [median, least, most] = [median, least, most].map(|rate| format!("{:.2} million", rate / 1e6));
+            let rates = summary(&rates).context("no rounds; this is a bug")?;
+            let [least, median, most] = rates.map(|rate| format!("{:.2} million", rate / 1e6));
             println!("| {sockets} | {groups} | {median} | {least} | {most} |");
         }
         Ok(())

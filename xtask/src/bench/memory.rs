@@ -28,72 +28,50 @@ const STUCK_AFTER: &str = "1s";
 const RING_BYTES: &str = "67108864";
 /// The agent has settled when its memory has been the same for this long.
 const SETTLED: Duration = Duration::from_secs(4);
-/// Longest wait for that.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Largest difference between two readings that are the same.
-const SAME_KIB: u64 = 256;
+/// Longest wait until it has settled.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+/// Largest difference between two readings that count as the same.
+const MAX_NOISE_KIB: u64 = 256;
 
-#[derive(Args)]
-pub(crate) struct Memory {
-    /// Only the recordings, no real sockets
-    #[arg(long)]
-    replayed_only: bool,
-}
-
-/// Memory that some sockets took, as differences from what was there before.
-struct Growth {
-    sockets: u32,
-    /// Bytes of the kernel's maps; `None` for a recording.
-    kernel: Option<f64>,
-    agent_kib: f64,
-    peak_kib: f64,
-    /// When all sockets had left.
-    left_kib: f64,
-}
-
-impl Memory {
-    /// Measures and prints.
-    pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        crowd::enter_network()?;
-        let example = binary.with_file_name("examples").join(EXAMPLE);
-        let mut replayed = Vec::new();
-        for sockets in REPLAYED {
-            eprintln!("bench: {sockets} sockets replayed");
-            replayed.push(grown(&replay(&example, sockets, 1, 0)?, sockets)?);
-        }
-        // The sockets of the last round still exist: what they take by themselves does not count for the ports.
-        eprintln!("bench: {PORTS} ports");
-        let with_ports = growth(&replay(&example, 1, PORTS, ROUNDS)?, "after_rounds_kib")?;
-        let without = growth(&replay(&example, PORTS, 1, 0)?, "after_enter_kib")?;
-        let port = (with_ports - without) * 1024.0 / f64::from(COUNTED_PORTS);
-        let mut real = Vec::new();
-        for sockets in REAL.into_iter().filter(|_| !self.replayed_only) {
-            eprintln!("bench: {sockets} sockets");
-            real.push(track(binary, dir, sockets)?);
-        }
-        println!(
-            "{}; sockets in CLOSE_WAIT that all have been reported, one owner each. Kernel: growth of the agent's BPF maps. \
-             Agent: growth of its anonymous resident memory, and the most that was seen while they were reported.\n",
-            machine()?
-        );
-        let real = real.iter().map(|growth| growth.row(""));
-        let rows = real.chain(replayed.iter().map(|growth| growth.row(" (replayed)")));
-        let header = "Sockets | Kernel, bytes for each | Agent, bytes for each | Agent's growth, KiB | at the peak, KiB | \
-                      when all had left, KiB";
-        print!("{}", markdown::table(header, rows));
-        println!("\nA port or remote end whose comings and goings are counted: {port:.0} bytes.");
-        Ok(())
+/// Measures and prints.
+pub(super) fn run(binary: &Path, dir: &Path) -> Result<()> {
+    crowd::enter_network()?;
+    let example = binary.with_file_name("examples").join(EXAMPLE);
+    let mut rows = Vec::new();
+    for sockets in REAL {
+        eprintln!("bench: {sockets} sockets");
+        rows.push(track(binary, dir, sockets)?);
     }
+    for sockets in REPLAYED {
+        eprintln!("bench: {sockets} sockets replayed");
+        let told = replay(&example, sockets, 1, 0)?;
+        let [agent, peak, left] =
+            ["after_report_kib", "peak_kib", "after_leave_kib"].map(|moment| growth(&told, moment));
+        rows.push(row(sockets, " (replayed)", None, [agent?, peak?, left?]));
+    }
+    // The sockets of the last round still exist: their own memory does not count for the ports.
+    eprintln!("bench: {PORTS} ports");
+    let with_ports = growth(&replay(&example, 1, PORTS, ROUNDS)?, "after_rounds_kib")?;
+    let without = growth(&replay(&example, PORTS, 1, 0)?, "after_enter_kib")?;
+    let port = (with_ports - without) * 1024.0 / f64::from(COUNTED_PORTS);
+    println!(
+        "{}; sockets in CLOSE_WAIT that all have been reported, one owner each. Kernel: growth of the agent's BPF maps. \
+         Agent: growth of its anonymous resident memory, and its peak during the reports.\n",
+        machine()?
+    );
+    let header = "Sockets | Kernel, bytes for each | Agent, bytes for each | Agent's growth, KiB | at the peak, KiB | \
+                  when all had left, KiB";
+    print!("{}", markdown::table(header, rows));
+    println!("\nA port or remote endpoint with counted enters and exits: {port:.0} bytes.");
+    Ok(())
 }
 
-impl Growth {
-    fn row(&self, what: &str) -> String {
-        let Self { sockets, kernel, agent_kib, peak_kib, left_kib } = self;
-        let each = |bytes: f64| bytes / f64::from(*sockets);
-        let kernel = kernel.map_or_else(|| "-".to_owned(), |bytes| format!("{:.0}", each(bytes)));
-        let agent = each(agent_kib * 1024.0);
-        format!("{sockets}{what} | {kernel} | {agent:.0} | {agent_kib:.0} | {peak_kib:.0} | {left_kib:.0}")
-    }
+/// A row of the table: bytes of the kernel's maps (`None` for a recording), and KiB of the agent after the reports, at the
+/// peak, and when all sockets had left.
+fn row(sockets: u32, kind: &str, kernel: Option<f64>, [agent, peak, left]: [f64; 3]) -> String {
+    let each = |bytes: f64| format!("{:.0}", bytes / f64::from(sockets));
+    let kernel = kernel.map_or_else(|| "-".to_owned(), each);
+    format!("{sockets}{kind} | {kernel} | {} | {agent:.0} | {peak:.0} | {left:.0}", each(agent * 1024.0))
 }
 
 fn replay(example: &Path, sockets: u32, ports: u32, rounds: u32) -> Result<Value> {
@@ -108,24 +86,15 @@ fn replay(example: &Path, sockets: u32, ports: u32, rounds: u32) -> Result<Value
 
 /// Growth of the process at a moment, KiB.
 fn growth(told: &Value, moment: &str) -> Result<f64> {
-    let kib = |name: &str| told[name].as_f64().with_context(|| format!("the example did not tell {name}"));
+    let kib = |name: &str| told[name].as_f64().with_context(|| format!("the example printed no {name}"));
     Ok(kib(moment)? - kib("before_kib")?)
 }
 
-fn grown(told: &Value, sockets: u32) -> Result<Growth> {
-    Ok(Growth {
-        sockets,
-        kernel: None,
-        agent_kib: growth(told, "after_report_kib")?,
-        peak_kib: growth(told, "peak_kib")?,
-        left_kib: growth(told, "after_leave_kib")?,
-    })
-}
-
-fn track(binary: &Path, dir: &Path, sockets: u32) -> Result<Growth> {
+/// Measures an agent that tracks real sockets, and returns its row.
+fn track(binary: &Path, dir: &Path, sockets: u32) -> Result<String> {
     let socket = dir.join("agent.sock").display().to_string();
     let args = ["--stuck-after", STUCK_AFTER, "--ring-buffer", RING_BYTES, "--socket", &socket];
-    let running = Program::closewait(binary, dir, &args).attach()?;
+    let mut running = Program::closewait(binary, dir, &args).attach()?;
     let pid = running.pid();
     let (before, _) = settled(pid)?;
     let maps_before = map_bytes(pid)?;
@@ -139,14 +108,8 @@ fn track(binary: &Path, dir: &Path, sockets: u32) -> Result<Growth> {
     if lost.iter().any(|lost| *lost != Some(0)) || stop["totals"]["entered"].as_u64() < Some(sockets.into()) {
         bail!("the agent did not track all {sockets} sockets: {}; the numbers would mean nothing", stop["totals"]);
     }
-    let difference = |now: u64, before: u64| now as f64 - before as f64;
-    Ok(Growth {
-        sockets,
-        kernel: Some(difference(maps, maps_before)),
-        agent_kib: difference(with, before),
-        peak_kib: difference(peak, before),
-        left_kib: difference(left, before),
-    })
+    let kernel = maps as f64 - maps_before as f64;
+    Ok(row(sockets, "", Some(kernel), [with, peak, left].map(|kib| kib as f64 - before as f64)))
 }
 
 /// Anonymous memory of an agent once it stays the same, and the most that was seen meanwhile, KiB.
@@ -155,13 +118,13 @@ fn settled(pid: u32) -> Result<(u64, u64)> {
     let (mut last, mut since) = (status_kib(pid, "RssAnon")?, exec::now());
     let mut peak = last;
     while since.elapsed() < SETTLED {
-        if began.elapsed() > PATIENCE {
-            bail!("the agent's memory did not settle within {PATIENCE:?}; is the machine busy?");
+        if began.elapsed() > SETTLE_LIMIT {
+            bail!("the agent's memory did not settle within {SETTLE_LIMIT:?}; is the machine busy?");
         }
         thread::sleep(Duration::from_millis(20));
         let now = status_kib(pid, "RssAnon")?;
         peak = peak.max(now);
-        if now.abs_diff(last) > SAME_KIB {
+        if now.abs_diff(last) > MAX_NOISE_KIB {
             (last, since) = (now, exec::now());
         }
     }
@@ -181,9 +144,9 @@ mod tests {
 
     #[test]
     fn memory_is_shown_for_each_socket_and_what_was_not_measured_is_no_number() {
-        let growth = |kernel| Growth { sockets: 1000, kernel, agent_kib: 500.0, peak_kib: 600.0, left_kib: -3.0 };
-        assert_eq!(growth(Some(72_000.0)).row(""), "1000 | 72 | 512 | 500 | 600 | -3");
-        assert_eq!(growth(None).row(" (replayed)"), "1000 (replayed) | - | 512 | 500 | 600 | -3");
+        let growth = [500.0, 600.0, -3.0];
+        assert_eq!(row(1000, "", Some(72_000.0), growth), "1000 | 72 | 512 | 500 | 600 | -3");
+        assert_eq!(row(1000, " (replayed)", None, growth), "1000 (replayed) | - | 512 | 500 | 600 | -3");
     }
 
     #[test]

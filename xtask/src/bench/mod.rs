@@ -6,7 +6,6 @@ mod memory;
 mod overhead;
 mod process;
 mod refresh;
-mod rounds;
 
 use clap::Subcommand;
 
@@ -24,7 +23,7 @@ pub(crate) enum Bench {
     /// Measure the CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
     Refresh(refresh::Refresh),
     /// Measure the memory per tracked socket, in the kernel and in the agent
-    Memory(memory::Memory),
+    Memory,
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -36,8 +35,11 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
     }
     let Some(binary) = binary else {
         build::release(workspace)?;
-        if matches!(bench, Bench::Memory(_)) {
+        if matches!(bench, Bench::Memory) {
             build::example(workspace, memory::EXAMPLE)?;
+        }
+        if matches!(bench, Bench::List(_)) {
+            root::install(workspace, "bench")?;
         }
         return root::again(workspace, "attaching tracers to the kernel");
     };
@@ -45,7 +47,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Overhead(options) => options.run(binary, dir),
         Bench::List(options) => options.run(binary, dir),
         Bench::Refresh(options) => options.run(binary, dir),
-        Bench::Memory(options) => options.run(binary, dir),
+        Bench::Memory => memory::run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }
@@ -55,21 +57,24 @@ fn machine() -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpus = thread::available_parallelism().context("cannot count the CPUs; is /proc mounted?")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
-    Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), cpu_model(&cpuinfo)))
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Ok(format!("Linux {}, {cpus} CPUs ({})", kernel.trim(), model.map_or("unknown model", |(_tab, name)| name)))
 }
 
-fn cpu_model(cpuinfo: &str) -> &str {
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or("unknown model", |(_tab, name)| name.trim())
+/// Returns the least number, the median and the greatest. The median of an even count is the mean of the two in the middle.
+fn summary(numbers: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = f64::midpoint(*sorted.get(sorted.len() / 2)?, *sorted.get((sorted.len() - 1) / 2)?);
+    Some([*sorted.first()?, median, *sorted.last()?])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
-    fn the_cpu_has_a_name() {
-        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Some CPU\n"), "Some CPU");
-        assert_eq!(cpu_model(""), "unknown model");
+    fn medians_of_odd_even_and_no_numbers() {
+        assert_eq!(super::summary(&[3.0, 1.0, 2.0]), Some([1.0, 2.0, 3.0]));
+        assert_eq!(super::summary(&[4.0, 1.0, 3.0, 2.0]), Some([1.0, 2.5, 4.0]));
+        assert_eq!(super::summary(&[]), None);
     }
 }

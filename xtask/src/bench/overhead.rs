@@ -1,11 +1,8 @@
 //! Connections per second with closewait, with other tracers and with none.
 
-use super::{
-    machine, process,
-    rounds::{Series, bounds, interleaved, median},
-};
+use super::{machine, process, summary};
+use crate::agent::Program;
 use crate::prelude::*;
-use crate::{agent::Program, namespaces};
 
 /// The counters of the `stop` event.
 const COUNTERS: [&str; 5] = ["entered", "left", "lost_ring_full", "lost_map_full", "skipped_by_kernel"];
@@ -18,53 +15,51 @@ pub(crate) struct Overhead {
     /// Seconds of each round
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How often closewait is started to time it
+    /// Number of timed starts of closewait
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     starts: u32,
-    /// How long closewait is watched while nothing happens
+    /// Seconds for which an idle closewait is measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     idle_seconds: u64,
 }
 
-/// What closewait counted in all rounds, and the connections that there were. `None`: it did not say.
-#[derive(Debug, PartialEq, Eq)]
+/// No tracer, or one that runs beside the load.
+struct Variant {
+    name: &'static str,
+    tracer: Option<Program>,
+    /// Why it did not attach.
+    failure: Option<String>,
+    /// Connections per second of each round.
+    rates: Vec<f64>,
+    /// Each rate divided by that of the first variant in the same round.
+    ratios: Vec<f64>,
+}
+
+/// Sums over all rounds with closewait.
+#[derive(Default)]
 struct Totals {
     connections: u64,
-    counters: [Option<u64>; COUNTERS.len()],
+    counters: [u64; COUNTERS.len()],
 }
 
 impl Overhead {
     /// Measures and prints.
     pub(super) fn run(&self, binary: &Path, dir: &Path) -> Result<()> {
-        // The other tracers need tracefs; without it they are reported as not attached, with their reason.
-        if let Err(error) = namespaces::mount_tracefs() {
-            eprintln!("bench: no tracefs for the other tracers: {error:#}");
+        let mut variants = variants(binary, dir);
+        let mut totals = Totals::default();
+        let count = variants.len();
+        for round in 0..usize::try_from(self.rounds)? {
+            eprintln!("bench: round {} of {}", round + 1, self.rounds);
+            // What the machine does besides slows every variant down alike, and none always follows the same one.
+            for index in (round..round + count).map(|index| index % count) {
+                let rate = self.measure(&mut variants[index], &mut totals)?;
+                variants[index].rates.extend(rate);
+            }
+            let none = variants[0].rates.last().copied().context("no load without a tracer; this is a bug")?;
+            for variant in variants.iter_mut().filter(|variant| variant.rates.len() > variant.ratios.len()) {
+                variant.ratios.extend(variant.rates.last().map(|rate| rate / none));
+            }
         }
-        let tracers = tracers(binary, dir);
-        let mut failures = vec![None; tracers.len()];
-        let mut totals = Totals { connections: 0, counters: [Some(0); COUNTERS.len()] };
-        let names = std::iter::once("none").chain(tracers.iter().map(|tracer| tracer.name));
-        let series = interleaved(names, self.rounds, |_round, index| {
-            let Some(index) = index.checked_sub(1) else { return Ok(Some(load(self.seconds)?.1)) };
-            if failures[index].is_some() {
-                return Ok(None);
-            }
-            let running = match tracers[index].attach() {
-                Ok(running) => running,
-                Err(error) => {
-                    eprintln!("bench: {error:#}");
-                    failures[index] = Some(error.root_cause().to_string());
-                    return Ok(None);
-                }
-            };
-            let (connections, rate) = load(self.seconds)?;
-            let last = running.stop()?.pop();
-            // closewait is the first tracer.
-            if index == 0 {
-                totals.add(connections, last.as_ref());
-            }
-            Ok(Some(rate))
-        })?;
         println!(
             "{}; {} interleaved rounds of {} s for each variant; short TCP connections over loopback, as many client and server \
              threads as CPUs.\n",
@@ -72,36 +67,68 @@ impl Overhead {
             self.rounds,
             self.seconds
         );
-        let failed = std::iter::once(None).chain(failures.iter().map(Option::as_deref));
-        print!("{}", table(series.iter().zip(failed)));
-        if let Some(Some(reason)) = failures.first() {
-            bail!("closewait did not attach: {reason}; try `cargo xtask run -- doctor`");
+        let header = "Variant | Connections/s (median) | min..max | Ratio to none | Notes";
+        print!("{}", markdown::table(header, variants.iter().map(Variant::row)));
+        // The first is none.
+        let closewait = &variants[1];
+        if let Some(reason) = &closewait.failure {
+            bail!("closewait did not attach: {reason}\nhint: see what this host lacks:\n    cargo xtask run -- doctor");
         }
-        println!("\n{}", totals.text());
-        print!("{}", self.start_times(&tracers[0])?);
-        print!("{}", self.idle(&tracers[0])?);
+        // Other connections on the machine can only make the number of missed ones smaller.
+        let missed = totals.connections.saturating_sub(totals.counters[0]);
+        let counters = COUNTERS.iter().zip(totals.counters).map(|(name, sum)| format!("`{name}` {sum}"));
+        let counters = counters.collect::<Vec<_>>().join(", ");
+        println!("\nOf {} connections, closewait missed {missed}. Its own totals: {counters}.", totals.connections);
+        let closewait = closewait.tracer.as_ref().context("closewait is no tracer; this is a bug")?;
+        print!("{}", self.start_times(closewait)?);
+        print!("{}", self.idle(closewait)?);
         Ok(())
     }
 
-    /// How long closewait takes from the start of the process until it is attached.
+    /// Runs the load beside a variant. Returns connections per second, or `None` if the tracer does not attach.
+    fn measure(&self, variant: &mut Variant, totals: &mut Totals) -> Result<Option<f64>> {
+        let Some(tracer) = &variant.tracer else { return Ok(Some(load(self.seconds)?.1)) };
+        if variant.failure.is_some() {
+            return Ok(None);
+        }
+        let mut running = match tracer.attach() {
+            Ok(running) => running,
+            Err(error) => {
+                eprintln!("bench: {error:#}");
+                variant.failure = Some(error.root_cause().to_string());
+                return Ok(None);
+            }
+        };
+        let (connections, rate) = load(self.seconds)?;
+        // Only closewait has events.
+        if let Some(stop) = running.stop()?.pop() {
+            totals.connections += connections;
+            for (sum, name) in totals.counters.iter_mut().zip(COUNTERS) {
+                *sum += stop["totals"][name].as_u64().with_context(|| format!("no {name} in {stop}; this is a bug"))?;
+            }
+        }
+        Ok(Some(rate))
+    }
+
+    /// Measures the time from the start of the process until closewait is attached.
     fn start_times(&self, closewait: &Program) -> Result<String> {
         let mut millis = Vec::new();
         for _ in 0..self.starts {
-            let running = closewait.attach()?;
+            let mut running = closewait.attach()?;
             millis.push(running.time_to_attach.as_secs_f64() * 1000.0);
             running.stop()?;
         }
-        let (median, (_min, max)) = median(&millis).zip(bounds(&millis)).context("no starts; this is a bug")?;
+        let [_min, median, max] = summary(&millis).context("no starts; this is a bug")?;
         Ok(format!(
             "\nFrom the start of the process until it was attached: median {median:.0} ms, at most {max:.0} ms ({} starts).\n",
             self.starts
         ))
     }
 
-    /// What closewait costs while nothing happens but what the machine itself does.
+    /// Measures what closewait costs on a host that does nothing else.
     fn idle(&self, closewait: &Program) -> Result<String> {
-        let running = closewait.attach()?;
-        // What it does once after its start is not idleness.
+        let mut running = closewait.attach()?;
+        // Its work after the start does not count.
         thread::sleep(Duration::from_secs(2));
         let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.idle_seconds))?.as_secs_f64();
         let resident_kib = process::status_kib(running.pid(), "VmRSS")?;
@@ -115,30 +142,8 @@ impl Overhead {
     }
 }
 
-impl Totals {
-    /// Adds one round.
-    fn add(&mut self, connections: u64, stop: Option<&Value>) {
-        self.connections += connections;
-        for (sum, name) in self.counters.iter_mut().zip(COUNTERS) {
-            let value = stop.and_then(|stop| stop["totals"][name].as_u64());
-            // One round without the number makes the sum unknown.
-            *sum = sum.zip(value).map(|(sum, value)| sum + value);
-        }
-    }
-
-    fn text(&self) -> String {
-        let shown = |number: Option<u64>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
-        // Other connections on the machine can only make the number of missed ones smaller.
-        let missed = self.counters[0].map(|entered| self.connections.saturating_sub(entered));
-        let counters = COUNTERS.iter().zip(self.counters).map(|(name, sum)| format!("`{name}` {}", shown(sum)));
-        let counters = counters.collect::<Vec<_>>().join(", ");
-        let (connections, missed) = (self.connections, shown(missed));
-        format!("Of {connections} connections, closewait missed {missed}. Its own totals: {counters}.")
-    }
-}
-
-/// The variants beside "none", closewait first.
-fn tracers(binary: &Path, dir: &Path) -> Vec<Program> {
+/// Returns "none", then closewait, then the other tracers that are installed.
+fn variants(binary: &Path, dir: &Path) -> Vec<Variant> {
     let mut tracers = vec![Program::closewait(binary, dir, &[])];
     for name in ["tcpstates", "tcplife"] {
         // Where bcc's scripts are installed too, Debian's package has these under another name.
@@ -150,7 +155,28 @@ fn tracers(binary: &Path, dir: &Path) -> Vec<Program> {
         let script = "tracepoint:sock:inet_sock_set_state { @[args->oldstate, args->newstate] = count(); }";
         tracers.push(Program::tracer("bpftrace count()", &bpftrace, dir, &["-e", script]));
     }
-    tracers
+    std::iter::once(Variant::new("none", None))
+        .chain(tracers.into_iter().map(|tracer| Variant::new(tracer.name, Some(tracer))))
+        .collect()
+}
+
+impl Variant {
+    fn new(name: &'static str, tracer: Option<Program>) -> Self {
+        Self { name, tracer, failure: None, rates: Vec::new(), ratios: Vec::new() }
+    }
+
+    /// Its row of the table, with the reason if it did not attach.
+    fn row(&self) -> String {
+        let numbers = summary(&self.rates).zip(summary(&self.ratios)).map_or_else(
+            || "- | - | -".to_owned(),
+            |([min, rate, max], [_, ratio, _])| format!("{rate:.0} | {min:.0}..{max:.0} | {ratio:.3}"),
+        );
+        let notes = self.failure.as_ref().map_or_else(
+            || format!("{} rounds", self.rates.len()),
+            |reason| format!("did not attach: {}", markdown::cell(reason)),
+        );
+        format!("{} | {numbers} | {notes}", self.name)
+    }
 }
 
 /// Runs the load generator. Returns connections, and connections per second.
@@ -162,44 +188,15 @@ fn load(seconds: u64) -> Result<(u64, f64)> {
     numbers.with_context(|| format!("the load generator printed no numbers but {result}; this is a bug"))
 }
 
-/// One row for each variant, with the reason if it did not attach.
-fn table<'a>(variants: impl Iterator<Item = (&'a Series, Option<&'a str>)>) -> String {
-    let row = |(series, failure): (&Series, Option<&str>)| {
-        let numbers = series.summary().map_or_else(
-            || "- | - | -".to_owned(),
-            |(rate, min, max, ratio)| format!("{rate:.0} | {min:.0}..{max:.0} | {ratio:.3}"),
-        );
-        let notes = failure.map_or_else(
-            || format!("{} rounds", series.values.len()),
-            |reason| format!("did not attach: {}", markdown::cell(reason)),
-        );
-        format!("{} | {numbers} | {notes}", series.name)
-    };
-    markdown::table("Variant | Connections/s (median) | min..max | Ratio to none | Notes", variants.map(row))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn totals_add_up_and_a_missing_number_is_unknown() {
-        let mut totals = Totals { connections: 0, counters: [Some(0); COUNTERS.len()] };
-        totals.add(100, Some(&json!({"totals": {"entered": 98, "left": 98, "lost_ring_full": 0, "lost_map_full": 0}})));
-        totals.add(50, Some(&json!({"totals": {"entered": 50, "left": 50, "lost_ring_full": 1, "lost_map_full": 0}})));
-        assert_eq!(totals.counters, [Some(148), Some(148), Some(1), Some(0), None]);
-        assert!(totals.text().contains("missed 2. ") && totals.text().contains("`skipped_by_kernel` unknown"));
-        totals.add(1, None);
-        assert!(totals.text().contains("missed unknown"), "{}", totals.text());
-    }
 
     #[test]
     fn a_variant_without_results_has_a_reason() {
-        let none = Series { name: "none".to_owned(), values: vec![100.0, 200.0], ratios: vec![1.0, 1.0] };
-        let tcplife = Series { name: "tcplife".to_owned(), ..Series::default() };
-        let table = table([(&none, None), (&tcplife, Some("no a|b"))].into_iter());
-        assert!(table.contains("| none | 150 | 100..200 | 1.000 | 2 rounds |\n"), "{table}");
-        assert!(table.contains("| tcplife | - | - | - | did not attach: no a\\|b |\n"), "{table}");
+        let none = Variant { rates: vec![100.0, 200.0], ratios: vec![1.0, 1.0], ..Variant::new("none", None) };
+        let tcplife = Variant { failure: Some("no a|b".to_owned()), ..Variant::new("tcplife", None) };
+        assert_eq!(none.row(), "none | 150 | 100..200 | 1.000 | 2 rounds");
+        assert_eq!(tcplife.row(), "tcplife | - | - | - | did not attach: no a\\|b");
     }
 }

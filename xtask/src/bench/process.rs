@@ -1,4 +1,4 @@
-//! What the kernel tells about a process: its CPU time, its memory and its BPF maps.
+//! CPU time, memory and BPF maps of a process, from /proc.
 
 use std::collections::BTreeMap;
 

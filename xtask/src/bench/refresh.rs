@@ -50,7 +50,7 @@ impl Refresh {
 
     /// CPU time of all threads of an agent that tracks `count` sockets.
     fn cpu(&self, closewait: &Program, tracked: u32) -> Result<Duration> {
-        let running = closewait.attach()?;
+        let mut running = closewait.attach()?;
         let _crowd = Crowd::gather(0, tracked, 0)?;
         thread::sleep(SETTLE);
         let cpu = process::cpu_during(running.pid(), Duration::from_secs(self.seconds))?;

@@ -17,7 +17,7 @@ pub(super) const NETWORK: &str = "127.79.";
 /// Local and remote end, as events write them.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
-/// How long a socket can have stayed, seconds.
+/// Bounds of a dwell time, seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stay {
     pub(super) shortest: f64,
@@ -30,7 +30,7 @@ impl Stay {
         Self { shortest: shortest.max(0.0), longest }
     }
 
-    /// How far a dwell time is off, seconds; 0 if it is possible.
+    /// Error of a dwell time, seconds; 0 if it is possible.
     pub(super) fn off(self, dwell: f64) -> f64 {
         (self.shortest - dwell).max(dwell - self.longest).max(0.0)
     }
@@ -69,7 +69,7 @@ impl Population {
         self.sockets.len() as u64
     }
 
-    /// Brings `count` more sockets into CLOSE_WAIT.
+    /// Makes `count` more sockets in CLOSE_WAIT.
     pub(super) fn add(&mut self, count: u64) -> Result<()> {
         let address = self.listener.local_addr().context("getsockname failed; this is a bug")?;
         for _ in 0..count {
@@ -85,7 +85,7 @@ impl Population {
         Ok(())
     }
 
-    /// Closes `count` sockets, and returns how long each can have been in CLOSE_WAIT.
+    /// Closes `count` sockets, and returns the bounds of the time that each was in CLOSE_WAIT.
     pub(super) fn close(&mut self, count: u64) -> Result<Vec<(Ends, Stay)>> {
         let mut closed = Vec::new();
         for _ in 0..count.min(self.len()) {
@@ -99,7 +99,7 @@ impl Population {
         Ok(closed)
     }
 
-    /// How long each can have been in CLOSE_WAIT by now.
+    /// Bounds of the time that each socket has been in CLOSE_WAIT.
     pub(super) fn ages(&self) -> BTreeMap<Ends, Stay> {
         let (now, ()) = Window::around(|| ());
         self.sockets.iter().map(|(ends, one)| (*ends, Stay::between(one.fin, now))).collect()

@@ -38,8 +38,9 @@ impl Restarts {
             watcher.watch(millis(&mut population.random, 20..300));
             closed_before.extend(population.close(3)?);
             watcher.watch(millis(&mut population.random, 0..20));
-            told_before.extend(watcher.kill());
-            // From here on no agent reads the ring buffer.
+            watcher.kill();
+            told_before.append(&mut watcher.left);
+            // Now no agent reads the ring buffer.
             population.add(10)?;
             thread::sleep(millis(&mut population.random, 0..100));
             closed_before.extend(population.close(3)?);
@@ -52,33 +53,35 @@ impl Restarts {
         let closed = BTreeMap::from_iter(population.close(population.len())?);
         last.watch(Duration::from_secs(3));
         drop(load);
-        let (told, totals) = last.stop()?;
+        last.stop()?;
+        let (told, totals) = (last.left, last.totals);
 
-        let result = compare(&closed, &told);
+        let stayed = compare(&closed, &told);
         let before = compare(&closed_before, &[told_before, told].concat());
-        let Comparison { missing, double, off, largest } = result;
-        let told_by_some = closed_before.len() - before.missing;
+        let errors = |one: &Comparison| format!("{}, {}", one.double, one.off);
         let rows = [
-            format!("of these starts, maps and program adopted | {adopted} and the last"),
-            format!("connections of the load that entered CLOSE_WAIT meanwhile | {}", totals["entered"]),
+            format!("starts that adopted maps and program | {adopted} and the last"),
+            format!("load connections that entered CLOSE_WAIT meanwhile | {}", totals["entered"]),
             format!("sockets that stayed until after the last start | {}", closed.len()),
-            format!("of these: missing, told twice, off by more than 5 ms | {missing}, {double}, {off}"),
-            format!("largest difference from the population's own record | {:.3} ms", largest * 1e3),
+            format!(
+                "of these: missing, reported twice, off by more than 5 ms | {}, {}",
+                stayed.missing,
+                errors(&stayed)
+            ),
+            format!("largest difference from the test's own record | {:.3} ms", stayed.largest * 1e3),
             format!("sockets closed before, with an agent or with none | {}", closed_before.len()),
             format!(
-                "of these: told by some agent, told twice, off by more than 5 ms | {told_by_some}, {}, {}",
-                before.double, before.off
+                "of these: reported by some agent, reported twice, off by more than 5 ms | {}, {}",
+                closed_before.len() - before.missing,
+                errors(&before)
             ),
-            format!(
-                "records dropped because the ring buffer was full while no agent read it | {}",
-                totals["lost_ring_full"]
-            ),
-            format!("entries that were missed and found, phantoms | {}, {}", totals["repaired"], totals["phantom"]),
+            format!("records dropped by a full ring buffer while no agent read it | {}", totals["lost_ring_full"]),
+            format!("missed enters that an audit found, phantoms | {}, {}", totals["repaired"], totals["phantom"]),
         ];
-        print!("{}", markdown::table(&format!("killed and started again | {}", self.rounds), rows));
+        print!("{}", markdown::table(&format!("kills and restarts | {}", self.rounds), rows));
         ensure!(
-            (missing, double, off, before.double, before.off) == (0, 0, 0, 0, 0),
-            "the agent's dwell times are not those of the population; the table tells how many"
+            [stayed.missing, stayed.double, stayed.off, before.double, before.off] == [0; 5],
+            "the agent's dwell times are not those of the population; the table counts them"
         );
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! An agent, and what it reports about the sockets of a population.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
-use rustix::process::Signal;
+use tests_support::net::Id;
 
 use super::population::{Ends, NETWORK};
 use crate::prelude::*;
@@ -22,8 +22,9 @@ pub(super) type Left = Vec<(Ends, Option<f64>)>;
 
 /// A running agent.
 pub(super) struct Watcher {
-    running: Running,
-    left: Left,
+    pub(super) running: Running,
+    /// The sockets that left while it ran.
+    pub(super) left: Left,
     /// The counts that it reported last.
     pub(super) totals: Value,
     socket: PathBuf,
@@ -33,17 +34,18 @@ pub(super) struct Watcher {
 impl Agents<'_> {
     /// Starts an agent on the pinned maps and waits until it is attached.
     pub(super) fn start(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
-        let pin = super::pins(self.dir).join("closewait");
-        let pin = pin.to_str().context("the path of the temporary folder is not UTF-8")?;
-        self.start_as("pinned", ring_bytes, stuck_after, &["--pin", pin])
+        let pin = super::pins(self.dir).join("closewait").display().to_string();
+        self.start_as("pinned", ring_bytes, stuck_after, &["--pin", &pin])
     }
 
-    /// Starts an agent with maps of its own.
-    pub(super) fn start_beside(&self, ring_bytes: u32, stuck_after: &str) -> Result<Watcher> {
-        self.start_as("beside", ring_bytes, stuck_after, &[])
-    }
-
-    fn start_as(&self, name: &'static str, ring_bytes: u32, stuck_after: &str, more: &[&str]) -> Result<Watcher> {
+    /// Starts an agent with maps of its own (no `--pin` among `more`) or with those that `more` names.
+    pub(super) fn start_as(
+        &self,
+        name: &'static str,
+        ring_bytes: u32,
+        stuck_after: &str,
+        more: &[&str],
+    ) -> Result<Watcher> {
         let socket = self.dir.join(format!("{name}.socket"));
         let (ring_bytes, path) = (ring_bytes.to_string(), socket.display().to_string());
         let args =
@@ -55,7 +57,7 @@ impl Agents<'_> {
 }
 
 impl Watcher {
-    /// Whether it uses the maps of the agent before it.
+    /// `adopted` if it uses the maps of the agent before it.
     pub(super) fn pinned(&self) -> &str {
         self.running.start["pinned"].as_str().unwrap_or("not pinned")
     }
@@ -68,27 +70,17 @@ impl Watcher {
         }
     }
 
-    /// Stops or continues the reading of its output.
-    pub(super) fn read(&self, read: bool) {
-        self.running.read(read);
+    /// Kills it.
+    pub(super) fn kill(&mut self) {
+        let events = self.running.kill();
+        events.iter().for_each(|event| take(&mut self.left, &mut self.totals, event));
     }
 
-    /// Kills it and returns what left while it ran.
-    pub(super) fn kill(self) -> Left {
-        let Self { running, mut left, mut totals, .. } = self;
-        running.kill().iter().for_each(|event| take(&mut left, &mut totals, event));
-        left
-    }
-
-    /// Ends it and returns what left while it ran, and its final counts.
-    pub(super) fn stop(self) -> Result<(Left, Value)> {
-        let Self { running, mut left, mut totals, .. } = self;
-        running.stop()?.iter().for_each(|event| take(&mut left, &mut totals, event));
-        Ok((left, totals))
-    }
-
-    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
-        self.running.signal(signal)
+    /// Ends it in order; its final counts are then the totals.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let events = self.running.stop()?;
+        events.iter().for_each(|event| take(&mut self.left, &mut self.totals, event));
+        Ok(())
     }
 
     /// The tracked sockets of the population, each with the bounds of its age in seconds.
@@ -107,9 +99,9 @@ impl Watcher {
     }
 
     /// Kilobytes of resident memory, and the number of open descriptors.
-    pub(super) fn size(&self) -> Result<(u64, usize)> {
+    pub(super) fn size(&self) -> Result<[u64; 2]> {
         let pid = self.running.pid();
-        Ok((bench::status_kib(pid, "VmRSS")?, fs::read_dir(format!("/proc/{pid}/fd"))?.count()))
+        Ok([bench::status_kib(pid, "VmRSS")?, fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64])
     }
 }
 
@@ -127,11 +119,6 @@ fn take(left: &mut Left, totals: &mut Value, event: &Value) {
 
 /// The ends of an event's socket, if it is one of a population.
 fn ends(event: &Value) -> Option<Ends> {
-    let socket = event.get("socket")?;
-    let end = |name: &str| {
-        let address = socket[name]["address"].as_str()?.parse().ok()?;
-        Some(SocketAddr::new(address, socket[name]["port"].as_u64()?.try_into().ok()?))
-    };
-    let (local, remote) = (end("local")?, end("remote")?);
+    let Id { local, remote, .. } = Id::of_event(event)?;
     local.ip().to_string().starts_with(NETWORK).then_some((local, remote))
 }

@@ -1,12 +1,11 @@
 //! `cargo xtask scenarios`: real programs that leave sockets in CLOSE_WAIT, and the agent's verdicts on them.
 
-mod programs;
 mod table;
 
 use std::{env, ffi::OsString};
 
 use crate::prelude::*;
-use crate::{setup, test};
+use crate::{root, setup, test};
 use table::Table;
 
 /// The page that `--bless` writes.
@@ -19,9 +18,6 @@ pub(crate) struct Options {
     /// Play only scenarios whose name contains this
     #[arg(conflicts_with = "bless")]
     filter: Option<OsString>,
-    /// Play all of them this often
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    times: u32,
     /// Write the table to docs/scenarios.md
     #[arg(long)]
     bless: bool,
@@ -30,7 +26,9 @@ pub(crate) struct Options {
 /// Installs the programs, plays the scenarios, prints the table and fails if any result was unexpected.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
-    programs::bring(workspace)?;
+    root::install(workspace, "scenarios")?;
+    let build = workspace.root.join("closewait-agent/tests/scenarios/programs/build");
+    exec::quiet(Command::new(build).arg(workspace.target.join("scenarios")))?;
     let executable = test::build(workspace, "scenarios")?.into_os_string();
     let mut program = vec![executable];
     if let Some(folder) = env::var_os(RECORD) {
@@ -38,33 +36,26 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let mut setting = OsString::from(format!("{RECORD}="));
         setting.push(folder);
         // sudo does not pass variables on.
-        let env = exec::which("env").context("there is no program `env`; install coreutils")?;
+        let env = exec::find("env")?;
         program.splice(0..0, [env.into(), setting]);
     }
     let args: Vec<_> = std::iter::once("--nocapture".into()).chain(options.filter.clone()).collect();
     let mut table = Table::default();
-    let mut failures = Vec::new();
-    let (mut played, mut failed) = (0, 0);
-    for round in 1..=options.times {
-        let mut unreadable = Ok(());
-        let show = |line: &str| match table.add(line) {
-            Ok(true) => {}
-            Ok(false) => println!("{line}"),
-            Err(error) => unreadable = Err(error),
-        };
-        let why = "playing scenarios in network namespaces";
-        let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
-        unreadable?;
-        played += summary.run();
-        failed += summary.failed;
-        failures.extend(summary.check("scenario", success, true).err().map(|error| format!("round {round}: {error}")));
-    }
+    let mut unreadable = Ok(());
+    let show = |line: &str| match table.add(line) {
+        Ok(true) => {}
+        Ok(false) => println!("{line}"),
+        Err(error) => unreadable = Err(error),
+    };
+    let why = "playing scenarios in network namespaces";
+    let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
+    unreadable?;
     println!("\n{}", table.markdown());
-    println!("scenarios: {played} played, {failed} failed");
+    println!("scenarios: {} played, {} failed", summary.run(), summary.failed);
     if options.bless {
         let kernel = exec::quiet(Command::new("uname").arg("-sr"))?;
         fs::write(workspace.root.join(PAGE), table.page(kernel.trim()))?;
         println!("wrote {PAGE}");
     }
-    test::all_of(failures.into_iter())
+    summary.check("scenario", success, true)
 }

@@ -1,40 +1,82 @@
 //! `cargo xtask setup`: what the build of the kernel program needs beyond a stable toolchain.
 //!
-//! Two things, both under `<target>/setup`: the standard library's source, which cargo wants to find inside the
-//! toolchain, and a bpf-linker that uses the compiler's own LLVM.
+//! Two things: the standard library's source, which cargo wants to find inside the toolchain, and a bpf-linker that uses the
+//! compiler's own LLVM. The build script says what is missing: this module compiles its `choice.rs`, too.
 
 mod bpf_linker;
-mod package;
-mod std_source;
-mod toolchain;
+#[path = "../../../closewait-agent/build/choice.rs"]
+#[expect(dead_code, reason = "the rest of the decision is for the build script")]
+mod choice;
 
-use std::fs::File;
+use std::{env, ffi::OsStr, fs::File};
 
-use toolchain::Toolchain;
+use choice::Missing;
 
 use crate::prelude::*;
 
-/// Brings what is missing; prints a line for each step and nothing when there is none.
+/// The compiler that cargo uses.
+struct Toolchain {
+    /// What `rustc -vV` prints.
+    version: String,
+    /// The toolchain's folder.
+    sysroot: PathBuf,
+}
+
+/// Installs what is missing; prints a line for each step and nothing when there is none.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let toolchain = Toolchain::find()?;
-    let dir = workspace.setup_dir();
-    if std_source::is_present(&toolchain) && bpf_linker::is_present(&dir, &toolchain) {
+    let rustc = || Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let sysroot = exec::output(rustc().args(["--print", "sysroot"]))?;
+    let toolchain = Toolchain { version: exec::output(rustc().arg("-vV"))?, sysroot: sysroot.trim().into() };
+    let dir = workspace.target.join("setup");
+    if toolchain.find_tools(&dir).is_ok() {
         return Ok(());
     }
     fs::create_dir_all(&dir)?;
     // Two tasks in one target folder would unpack over each other. The lock ends with the file handle.
     let lock = File::create(dir.join("lock")).context("cannot create the lock in the set-up's folder")?;
     lock.lock().context("cannot lock the set-up's folder; does its file system support locks?")?;
-    if !std_source::is_present(&toolchain) {
-        std_source::bring(&dir, &toolchain)?;
+    for _ in 0..2 {
+        match toolchain.find_tools(&dir) {
+            Ok(_linker) => break,
+            Err(Missing::Linker(_)) => bpf_linker::install(&dir, &toolchain)?,
+            Err(Missing::StdSource(place)) => install_std_source(&toolchain, &place)?,
+        }
     }
-    if !bpf_linker::is_present(&dir, &toolchain) {
-        bpf_linker::bring(&dir, &toolchain)?;
+    if let Err(missing) = toolchain.find_tools(&dir) {
+        bail!("{missing}, although it has just been installed; delete {} and try again", dir.display());
     }
     Ok(())
 }
 
-/// Runs one step and says in one line what it was and how long it took.
+impl Toolchain {
+    /// The folder of the linker that the build script will use, or what it will miss.
+    fn find_tools(&self, dir: &Path) -> Result<PathBuf, Missing> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let printed = |command: &mut Command| exec::quiet(command).unwrap_or_default();
+        let fits = |linker: &Path| {
+            choice::is_wanted_version(&printed(Command::new(linker).arg("--version")))
+                && choice::has_llvm_of(&self.version, &printed(Command::new("ldd").arg(linker)))
+        };
+        choice::find_tools(&dir.join("bin"), &path, &self.sysroot, fits)
+    }
+}
+
+/// Installs the standard library's source in the toolchain, where cargo's `-Z build-std` looks for it.
+fn install_std_source(toolchain: &Toolchain, place: &Path) -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["component", "add", "rust-src"]);
+    // rustup knows a toolchain by the name of its folder.
+    rustup.args(toolchain.sysroot.file_name().map(|name| [OsStr::new("--toolchain"), name]).into_iter().flatten());
+    step("rustup component add rust-src", || exec::quiet(&mut rustup)).map(drop).with_context(|| {
+        format!(
+            "cannot install the source of the standard library\nhint: where rustup cannot download, copy the folder `library` \
+             of this compiler's release (Debian's package rust-src has it) into {}",
+            place.display()
+        )
+    })
+}
+
+/// Runs one step and reports it in one line, with its duration.
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = exec::now();
     let result = work();

@@ -1,7 +1,10 @@
 //! Which modules of the agent may use which. The engine is a crate of its own, so that its Cargo.toml and clippy.toml
 //! enforce what it may use; this table is for the modules around it, which are one crate.
 
-use super::{Files, Problem};
+use proc_macro2::{TokenStream, TokenTree};
+
+use super::{Files, Problem, source};
+use crate::prelude::*;
 
 const SRC: &str = "closewait-agent/src/";
 
@@ -27,78 +30,50 @@ const COMMAND_LINE: [&str; 2] = ["cli", "cmd"];
 const COMMANDS: [&str; 3] = ["main", "cli", "cmd"];
 
 /// Checks every source file of the agent.
-pub(super) fn check(files: &Files) -> Vec<Problem> {
+pub(super) fn check(files: &Files) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (file, text) in files {
         let Some(path) = file.strip_prefix(SRC).and_then(|path| path.strip_suffix(".rs")) else { continue };
         let module = path.split('/').next().unwrap_or(path);
         let layer = LAYERS.iter().find(|(name, ..)| *name == module);
-        for (line, used) in modules_used(text) {
-            let mut report = |why| {
-                problems.push(Problem {
-                    file: file.clone(),
-                    line,
-                    what: format!("`{used}` is not for `{module}`"),
-                    why,
-                    instead: "pass the value in, or let the runtime connect the two",
-                });
+        let mut used = Vec::new();
+        modules_used(source::tokens(file, text)?, &mut used);
+        for (line, used) in used {
+            let why = match layer {
+                Some((_, allowed, why)) if used != module && !allowed.contains(&used.as_str()) => *why,
+                _ if COMMAND_LINE.contains(&used.as_str()) && !COMMANDS.contains(&module) => {
+                    "only main.rs and the commands know the command line"
+                }
+                _ => continue,
             };
-            if let Some((_, allowed, why)) = layer
-                && used != module
-                && !allowed.contains(&used)
-            {
-                report(*why);
-            } else if COMMAND_LINE.contains(&used) && !COMMANDS.contains(&module) {
-                report("only main.rs and the commands know the command line");
-            }
+            let instead = "pass the value in, or let the runtime connect the two";
+            problems.push(Problem::new(file, line, format!("`{used}` is not for `{module}`"), why, instead));
         }
     }
-    problems
+    Ok(problems)
 }
 
-/// Modules of the own crate that a file names as `crate::NAME` or in `crate::{..}`, with the line of `crate`.
-fn modules_used(text: &str) -> Vec<(usize, &str)> {
-    let mut used = Vec::new();
-    for (at, _) in text.match_indices("crate::") {
-        let before = text.get(..at).unwrap_or_default();
-        let of_line = before.rsplit('\n').next().unwrap_or_default();
-        let in_comment = of_line.contains("//");
-        if in_comment || before.ends_with(|last: char| last.is_alphanumeric() || last == '_') {
-            continue;
+/// Collects the modules of the same crate that the tokens name as `crate::NAME` or in `crate::{..}`, with the line of `crate`.
+fn modules_used(tokens: TokenStream, used: &mut Vec<(usize, String)>) {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        if let TokenTree::Group(group) = token {
+            modules_used(group.stream(), used);
         }
-        let line = before.matches('\n').count() + 1;
-        let rest = text.get(at + "crate::".len()..).unwrap_or_default();
-        match rest.strip_prefix('{') {
-            Some(group) => used.extend(first_names(group).into_iter().map(|name| (line, name))),
-            None => used.extend(first_name(rest).map(|name| (line, name))),
-        }
-    }
-    used
-}
-
-/// Leading identifier, if there is one.
-fn first_name(text: &str) -> Option<&str> {
-    let end = text.find(|next: char| !next.is_alphanumeric() && next != '_').unwrap_or(text.len());
-    text.get(..end).filter(|name| !name.is_empty())
-}
-
-/// First names of the paths in a group, whose opening brace is not part of `group`.
-fn first_names(group: &str) -> Vec<&str> {
-    let (mut names, mut depth, mut begins) = (Vec::new(), 0_usize, true);
-    for (at, next) in group.char_indices() {
-        match next {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => begins = true,
-            _ if begins && !next.is_whitespace() => {
-                begins = false;
-                names.extend(group.get(at..).and_then(first_name));
-            }
-            _ => {}
+        // A path goes on with two colons.
+        if let (TokenTree::Ident(name), Some(TokenTree::Punct(_))) = (token, tokens.get(at + 1))
+            && name == "crate"
+        {
+            let line = name.span().start().line;
+            let paths = match tokens.get(at + 3) {
+                Some(TokenTree::Group(group)) => group.stream().into_iter().collect(),
+                other => Vec::from_iter(other.cloned()),
+            };
+            let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',');
+            let first_names = paths.split(is_comma).filter_map(<[_]>::first);
+            used.extend(first_names.map(|name| (line, name.to_string())));
         }
     }
-    names
 }
 
 #[cfg(test)]
@@ -108,7 +83,7 @@ mod tests {
     /// Line numbers of the problems in one file.
     fn lines(file: &str, text: &str) -> Vec<usize> {
         let files = Files::from([(format!("{SRC}{file}"), text.to_owned())]);
-        check(&files).iter().map(|problem| problem.line).collect()
+        check(&files).unwrap().iter().map(|problem| problem.line).collect()
     }
 
     #[test]

@@ -1,36 +1,23 @@
-//! What each Cargo.toml must and must not say, where no compiler notices.
+//! What each Cargo.toml must and must not have, where no compiler notices.
 
 use super::{Files, Problem};
-use crate::prelude::*;
 
-/// Checks the manifests of all workspace members. `metadata` is what `cargo metadata --no-deps` prints.
-pub(super) fn check(files: &Files, metadata: &Value) -> Vec<Problem> {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+/// Checks the manifests of all workspace members.
+pub(super) fn check(files: &Files) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for package in list(&metadata["packages"]) {
-        let member = package["name"].as_str().unwrap_or_default();
-        let file = format!("{member}/Cargo.toml");
-        let manifest = files.get(&file).map_or("", String::as_str);
-        let mut problem = |what, why, instead| {
-            problems.push(Problem { file: file.clone(), line: 1, what, why, instead });
-        };
-        // cargo does not tell whether a crate inherits the lints.
-        let lints = manifest.split("\n[").find_map(|section| section.trim_start_matches('[').strip_prefix("lints]\n"));
-        if !lints.is_some_and(|lints| lints.lines().any(|line| line.replace(' ', "") == "workspace=true")) {
-            problem(
-                "there is no `[lints] workspace = true`".to_owned(),
-                "the workspace's lint table applies only to crates that inherit it",
-                "add these two lines",
-            );
+    for (file, manifest) in files {
+        // `fuzz` is a workspace of its own.
+        let Some(member) = file.strip_suffix("/Cargo.toml").filter(|member| *member != "fuzz") else { continue };
+        if !manifest.contains("\n[lints]\nworkspace = true\n") {
+            let what = "there is no `[lints] workspace = true`".to_owned();
+            let why = "the workspace's lint table applies only to crates that inherit it";
+            problems.push(Problem::new(file, 1, what, why, "add these two lines"));
         }
-        for dependency in list(&package["dependencies"]) {
-            let name = dependency["name"].as_str().unwrap_or_default();
-            if member == "xtask" && name.starts_with("closewait") {
-                problem(
-                    format!("`{name}` is a dependency"),
-                    "xtask has to build when the product does not",
-                    "run the built binary, or read the source as text",
-                );
+        for (line, text) in (1..).zip(manifest.lines()) {
+            if member == "xtask" && text.starts_with("closewait") {
+                let why = "xtask has to build when the product does not";
+                let instead = "run the built binary, or read the source as text";
+                problems.push(Problem::new(file, line, format!("`{text}` is a dependency"), why, instead));
             }
         }
     }
@@ -39,32 +26,27 @@ pub(super) fn check(files: &Files, metadata: &Value) -> Vec<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    /// Problems of one member with these dependencies.
-    fn found(member: &str, manifest: &str, dependencies: &[&str]) -> Vec<String> {
+    fn found(member: &str, manifest: &str) -> Vec<usize> {
         let files = Files::from([(format!("{member}/Cargo.toml"), manifest.to_owned())]);
-        let dependencies: Vec<_> = dependencies.iter().map(|name| json!({ "name": name })).collect();
-        let metadata = json!({ "packages": [{ "name": member, "dependencies": dependencies }] });
-        check(&files, &metadata).into_iter().map(|problem| problem.what).collect()
+        check(&files).iter().map(|problem| problem.line).collect()
     }
 
     #[test]
     fn a_crate_outside_the_lint_table_is_caught() {
         for bad in
-            ["[dependencies]\nlibc = \"1\"\n", "[lints]\n# workspace = true\n", "[lints]\n[x]\nworkspace = true\n"]
+            ["[dependencies]\nlibc = \"1\"\n", "\n[lints]\n# workspace = true\n", "\n[lints]\n[x]\nworkspace = true\n"]
         {
-            assert_eq!(found("xtask", bad, &[]), ["there is no `[lints] workspace = true`"], "{bad}");
+            assert_eq!(found("xtask", bad), [1], "{bad}");
         }
     }
 
     #[test]
     fn xtask_depends_on_no_part_of_the_product() {
-        const GOOD: &str = "[package]\nname = \"x\"\n\n[lints]\nworkspace = true\n";
-        assert_eq!(found("xtask", GOOD, &["libc", "tests-support"]), [""; 0]);
-        assert_eq!(found("closewait-agent", GOOD, &["closewait-common"]), [""; 0]);
-        assert_eq!(found("xtask", GOOD, &["closewait-common"]), ["`closewait-common` is a dependency"]);
+        let manifest = |name: &str| format!("[dependencies]\n{name}.workspace = true\n\n[lints]\nworkspace = true\n");
+        assert_eq!(found("xtask", &manifest("tests-support")), [0; 0]);
+        assert_eq!(found("closewait-agent", &manifest("closewait-common")), [0; 0]);
+        assert_eq!(found("xtask", &manifest("closewait-common")), [2]);
     }
 }

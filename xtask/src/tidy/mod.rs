@@ -1,13 +1,15 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
 //! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`names`] for types, [`files`] for every
-//! tracked text file, [`phrases`] for text that users see, [`workflow`] for CI. A rule that has to be broken is a rule to change here, with its reason.
+//! tracked text file, [`phrases`] for text that users see, [`workflow`] for CI. A rule that has to be broken is a rule to change
+//! here, with its reason.
 
 mod files;
 mod layers;
 mod manifests;
 mod names;
 mod phrases;
+mod source;
 mod workflow;
 
 use std::{collections::BTreeMap, fmt};
@@ -27,6 +29,12 @@ struct Problem {
     instead: &'static str,
 }
 
+impl Problem {
+    fn new(file: &str, line: usize, what: String, why: &'static str, instead: &'static str) -> Self {
+        Self { file: file.to_owned(), line, what, why, instead }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}; {}", self.file, self.line, self.what, self.why, self.instead)
@@ -39,19 +47,18 @@ type Files = BTreeMap<String, String>;
 /// Checks everything and reports all that is wrong at once.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let files = read_files(workspace)?;
-    let mut problems = layers::check(&files);
-    let metadata = exec::json(workspace.cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
-    problems.extend(manifests::check(&files, &metadata));
+    let mut problems = layers::check(&files)?;
+    problems.extend(manifests::check(&files));
     problems.extend(files::check(&files));
-    problems.extend(names::check(&files));
-    problems.extend(phrases::check(&files));
+    problems.extend(names::check(&files)?);
+    problems.extend(phrases::check(&files)?);
     problems.extend(workflow::check(&files));
     problems.sort();
     for problem in &problems {
         eprintln!("{problem}");
     }
     let count = problems.len();
-    ensure!(count == 0, "tidy found {count} of these; every line above says what to do");
+    ensure!(count == 0, "{count} lines break a rule; each message above ends with what to do");
     Ok(())
 }
 

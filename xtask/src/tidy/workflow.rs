@@ -13,12 +13,10 @@ pub(super) fn check(files: &Files) -> Vec<Problem> {
     let steps = steps.filter_map(|(line, content)| Some((line, command(content, "step ")?)));
     steps
         .filter(|(_line, step)| !runs.contains(step))
-        .map(|(line, step)| Problem {
-            file: SCRIPT.to_owned(),
-            line,
-            what: format!("`run: {step}` is not in {WORKFLOW}"),
-            why: "the workflow and the script are the same checks",
-            instead: "add the step to one of its jobs",
+        .map(|(line, step)| {
+            let what = format!("`run: {step}` is not in {WORKFLOW}");
+            let why = "the workflow and the script are the same checks";
+            Problem::new(SCRIPT, line, what, why, "add the step to one of its jobs")
         })
         .collect()
 }

@@ -44,10 +44,10 @@ impl Tree {
     }
 
     /// Packs the tree into one file, in the format that kernels unpack. busybox is there anyway: the guest needs it.
-    pub(super) fn pack(&self, busybox: &Path, into: &Path) -> Result<()> {
-        const SCRIPT: &str = "cd \"$2\" && \"$0\" find . | \"$0\" cpio -o -H newc >\"$1\"";
-        let mut command = Command::new(busybox);
-        command.args(["sh", "-c", SCRIPT]).args([busybox, into, &self.root]);
+    pub(super) fn pack(&self, into: &Path) -> Result<()> {
+        const SCRIPT: &str = "cd \"$1\" && busybox find . | busybox cpio -o -H newc >\"$0\"";
+        let mut command = Command::new("busybox");
+        command.args(["sh", "-c", SCRIPT]).args([into, &self.root]);
         exec::quiet(&mut command).with_context(|| format!("cannot pack {}; is the disk full?", into.display()))?;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::apt::{self, Apt};
+use super::apt::Apt;
 use crate::prelude::*;
 
 /// One kernel of the matrix.
@@ -12,10 +12,12 @@ pub(super) struct Kernel {
     pub(super) version: &'static str,
     /// Suites that have it, or have had it. Point releases move between them, and disappear.
     suites: &'static [&'static str],
-    /// Names of its packages, with one `*`. The newest package that matches is taken.
+    /// Regular expressions for its packages. The newest package that matches is taken.
     packages: &'static [&'static str],
-    /// Beginning of a package that is preferred to newer ones while it can be had, for a bug that those do not have.
+    /// Beginning of a package that is preferred to newer ones while Debian has it, for CVE-2026-74714, which those do not have.
     unfixed: Option<&'static str>,
+    /// The first version of the series without that bug. `None`: no version of the series has it.
+    fixed_in: Option<&'static str>,
 }
 
 const fn kernel(
@@ -23,18 +25,43 @@ const fn kernel(
     suites: &'static [&'static str],
     packages: &'static [&'static str],
     unfixed: Option<&'static str>,
+    fixed_in: Option<&'static str>,
 ) -> Kernel {
-    Kernel { version, suites, packages, unfixed }
+    Kernel { version, suites, packages, unfixed, fixed_in }
 }
 
 /// Oldest first. These are the kernels for virtual machines in the cloud, in which all that a boot without disks needs is
-/// built in. What is unfixed in 6.18.15 is CVE-2026-74714: docs/kernel-safety.md.
+/// built in. docs/kernel-safety.md describes CVE-2026-74714, which versions from 5.15 to 7.1.8 have.
 pub(super) const KERNELS: [Kernel; 5] = [
-    kernel("5.10", &["bullseye-security"], &["linux-image-5.10.0-*-cloud-amd64"], None),
-    kernel("6.1", &["bookworm-security", "bookworm"], &["linux-image-6.1.0-*-cloud-amd64-unsigned"], None),
-    kernel("6.12", &["trixie-security", "trixie"], &["linux-image-6.12.*-cloud-amd64-unsigned"], None),
-    kernel("6.18", &["trixie-backports"], &["linux-image-6.18.*-cloud-amd64"], Some("linux-image-6.18.15+")),
-    kernel("7.3", &["trixie-backports"], &["linux-binary-7.3.*-cloud-amd64", "linux-modules-7.3.*-cloud-amd64"], None),
+    kernel("5.10", &["bullseye-security"], &["^linux-image-5.10.0-[0-9]+-cloud-amd64$"], None, None),
+    kernel(
+        "6.1",
+        &["bookworm-security", "bookworm"],
+        &["^linux-image-6.1.0-[0-9]+-cloud-amd64-unsigned$"],
+        None,
+        Some("6.1.183"),
+    ),
+    kernel(
+        "6.12",
+        &["trixie-security", "trixie"],
+        &["^linux-image-6.12.*-cloud-amd64-unsigned$"],
+        None,
+        Some("6.12.104"),
+    ),
+    kernel(
+        "6.18",
+        &["trixie-backports"],
+        &["^linux-image-6.18.*-cloud-amd64$"],
+        Some("linux-image-6.18.15+"),
+        Some("6.18.45"),
+    ),
+    kernel(
+        "7.3",
+        &["trixie-backports"],
+        &["^linux-binary-7.3.*-cloud-amd64$", "^linux-modules-7.3.*-cloud-amd64$"],
+        None,
+        None,
+    ),
 ];
 
 /// Modules that the guest loads, in this order; some kernels have them built in.
@@ -48,6 +75,13 @@ impl Kernel {
     pub(super) fn choose(versions: &[String]) -> Vec<&'static Self> {
         let wanted = |kernel: &&Self| versions.is_empty() || versions.iter().any(|version| version == kernel.version);
         KERNELS.iter().filter(wanted).collect()
+    }
+
+    /// Whether the kernel frees sockets that are in use (`bpf_iter_tcp_established_batch` in net/ipv4/tcp_ipv4.c), by the version
+    /// that Debian names in `uname -v`: `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-11-01)`. `None`: it names none.
+    pub(super) fn has_broken_iterator(&self, build: &str) -> Option<bool> {
+        let version = build.split_once("Debian ")?.1.split(['-', '~', '+']).next()?;
+        Some(self.fixed_in.is_some_and(|fixed| numbers(version) < numbers(fixed)))
     }
 
     /// The bootable image in the unpacked packages.
@@ -72,74 +106,44 @@ impl Kernel {
 
     /// Whether all of its packages are unpacked.
     fn is_present(&self, dir: &Path) -> bool {
-        let entries = fs::read_dir(self.folder(dir)).into_iter().flatten();
-        let names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-        self.packages.iter().all(|package| names.iter().any(|name| matches(name, package)))
+        let entries = fs::read_dir(self.folder(dir)).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().extension() != Some("partial".as_ref())).count() >= self.packages.len()
     }
 }
 
 /// Downloads and unpacks the kernels that are not in `dir` yet. `work` is for apt's own files.
-pub(super) fn bring(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
+pub(super) fn download(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
     let missing: Vec<_> = kernels.iter().filter(|kernel| !kernel.is_present(dir)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let suites: BTreeSet<&str> = missing.iter().flat_map(|kernel| kernel.suites.iter().copied()).collect();
-    let apt = Apt::new(work, &stanzas(&suites)?)?;
+    let suites = Vec::from_iter(suites);
+    let apt = Apt::new(work, &suites)?;
     apt.update()
         .with_context(|| format!("cannot get the lists of {suites:?}; remove a suite that is gone from {HERE}"))?;
     for kernel in missing {
-        let start = exec::now();
-        fs::create_dir_all(kernel.folder(dir))?;
+        let folder = kernel.folder(dir);
+        // Packages of two versions do not fit together.
+        exec::remove_dir(&folder)?;
+        fs::create_dir_all(&folder)?;
         for package in kernel.packages {
-            let name = choose(&apt, package, kernel.unfixed)?;
+            let start = exec::now();
+            let name = preferred(apt.search(package)?, kernel.unfixed);
             let name =
                 name.with_context(|| format!("no package {package:?} in {:?}; correct {HERE}", kernel.suites))?;
-            apt.unpack(&name, &kernel.folder(dir).join(&name))?;
+            apt.unpack(&name, &folder.join(&name))?;
             println!("vm: unpacked {name} ({:.1} s)", start.elapsed().as_secs_f64());
         }
     }
     Ok(())
 }
 
-/// The suites in apt's format, at the machine's own mirrors.
-fn stanzas(suites: &BTreeSet<&str>) -> Result<String> {
-    let ((_codename, archives), security) = (apt::release_archives()?, apt::security_archives()?);
-    let stanza = |suite: &&str| {
-        let archive = if suite.ends_with("-security") { security.first() } else { archives.first() };
-        let archive =
-            archive.with_context(|| format!("apt's configuration names no archive that has {suite}; add it"))?;
-        Ok(archive.stanza(suite) + "\n")
-    };
-    suites.iter().map(stanza).collect()
+/// Returns the name with the beginning `unfixed`, else the newest: in version numbers, 46 comes after 9.
+fn preferred(names: Vec<String>, unfixed: Option<&str>) -> Option<String> {
+    names.into_iter().max_by_key(|name| (unfixed.is_some_and(|beginning| name.starts_with(beginning)), numbers(name)))
 }
 
-/// Returns the newest package whose name matches and that can be downloaded: apt also knows names that others depend on. A
-/// name with the beginning `preferred` comes first.
-fn choose(apt: &Apt, package: &str, preferred: Option<&str>) -> Result<Option<String>> {
-    let names = apt.names(package.split('*').next().unwrap_or(package))?;
-    for name in by_preference(names.lines().filter(|name| matches(name, package)), preferred) {
-        if !apt.versions(name)?.trim().is_empty() {
-            return Ok(Some(name.to_owned()));
-        }
-    }
-    Ok(None)
-}
-
-/// Names with the beginning `preferred` first, then the newest.
-fn by_preference<'a>(names: impl Iterator<Item = &'a str>, preferred: Option<&str>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.collect();
-    names.sort_by_key(|name| (preferred.is_some_and(|beginning| name.starts_with(beginning)), numbers(name)));
-    names.reverse();
-    names
-}
-
-fn matches(name: &str, package: &str) -> bool {
-    let middle = package.split_once('*').and_then(|(begin, end)| name.strip_prefix(begin)?.strip_suffix(end));
-    middle.is_some_and(|middle| !middle.is_empty())
-}
-
-/// The numbers in a name, in which 46 comes after 9.
 fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
@@ -149,31 +153,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_is_the_one_with_the_highest_numbers() {
-        let names = ["l-5.10.0-46-cloud", "l-5.10.0-9-cloud", "l-5.10.0-100-cloud"];
-        let sorted = by_preference(names.into_iter(), None);
-        assert_eq!(sorted, ["l-5.10.0-100-cloud", "l-5.10.0-46-cloud", "l-5.10.0-9-cloud"]);
+    fn the_iterator_is_broken_before_the_fix_of_its_series() {
+        let broken = |kernel: usize, version| {
+            KERNELS[kernel]
+                .has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
+        };
+        assert_eq!([broken(0, "5.10.262-1"), broken(4, "7.3.4-1")], [Some(false); 2]);
+        assert_eq!([broken(1, "6.1.182-1"), broken(1, "6.1.183-1")], [Some(true), Some(false)]);
+        assert_eq!([broken(3, "6.18.9-1"), broken(3, "6.18.45-1")], [Some(true), Some(false)]);
+        assert_eq!(KERNELS[1].has_broken_iterator("#1 SMP PREEMPT_DYNAMIC @0"), None);
     }
 
     #[test]
-    fn an_unfixed_version_comes_before_newer_ones() {
+    fn an_unfixed_version_comes_before_newer_ones_and_the_newest_has_the_highest_numbers() {
+        let preferred = |names: [&str; 3], unfixed| preferred(names.map(str::to_owned).into(), unfixed).unwrap();
+        assert_eq!(
+            preferred(["l-5.10.0-46-cloud", "l-5.10.0-100-cloud", "l-5.10.0-9-cloud"], None),
+            "l-5.10.0-100-cloud"
+        );
         let names = ["l-6.18.45+deb13", "l-6.18.15+deb13", "l-6.18.150+deb13"];
-        let sorted = by_preference(names.into_iter(), Some("l-6.18.15+"));
-        assert_eq!(sorted, ["l-6.18.15+deb13", "l-6.18.150+deb13", "l-6.18.45+deb13"]);
-    }
-
-    #[test]
-    fn variants_and_half_unpacked_packages_do_not_match() {
-        let package = "linux-image-6.12.*-cloud-amd64-unsigned";
-        assert!(matches("linux-image-6.12.118+deb13-cloud-amd64-unsigned", package));
-        for other in [
-            "linux-image-6.12.118+deb13-cloud-amd64",
-            "linux-image-6.12.118+deb13-cloud-amd64-dbg",
-            "linux-image-6.12.partial",
-            "linux-image-6.12.-cloud-amd64-unsigned",
-        ] {
-            assert!(!matches(other, package), "{other}");
-        }
+        assert_eq!(preferred(names, Some("l-6.18.15+")), "l-6.18.15+deb13");
     }
 
     #[test]

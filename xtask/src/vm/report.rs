@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tests_support::kmsg::{fault_in, reports_fault};
 
-use super::history;
+use super::kernels::Kernel;
 use crate::prelude::*;
 use crate::test::{self, Summary};
 
@@ -22,27 +22,29 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 /// Number of the kernel's faults that are shown. The console has all.
 const SHOWN_FAULTS: usize = 10;
 
-/// Columns for each kernel: its name in the tests, and what it means.
-const COLUMNS: &[(&str, &str)] = &[
-    ("hook", "what the agent attaches to"),
-    ("ring buffer", "records come out of the kernel through it"),
-    ("iter/task_file", "the kernel lists the open files of all processes, in every network namespace"),
-    ("owners from", "where the agent searches for owners"),
-    ("openers", "who connected a socket (`run --openers`)"),
-    ("cookie", "every socket has a lasting number; else only those that something else has asked for"),
-    ("look", "the agent reads one socket again before it reports it as stuck"),
-    ("legs", "the other connection of a proxied one"),
-    ("backlog", "the listener that a socket waits at, and how full its backlog is"),
-    ("MPTCP", "the kernel has Multipath TCP, and its sockets are seen"),
-    ("churn", "load of the test that reads the kernel's log: SYNs that were sent, and scans beside them"),
+/// Columns for each kernel, by their names in the tests. page.md explains them.
+const COLUMNS: [&str; 11] = [
+    "hook",
+    "ring buffer",
+    "iter/task_file",
+    "owners from",
+    "openers",
+    "cookie",
+    "look",
+    "legs",
+    "backlog",
+    "MPTCP",
+    "churn",
 ];
+/// The page docs/kernels.md around the table.
+const PAGE: &str = include_str!("page.md");
 
 /// One boot.
 #[derive(Debug, Default)]
 pub(super) struct Row {
-    version: &'static str,
+    /// The version of the matrix, and what the kernel calls itself once it runs.
+    name: String,
     hidden_btf: bool,
-    release: Option<String>,
     /// Whether the kernel has CVE-2026-74714. `None`: its version is unknown.
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
@@ -60,25 +62,19 @@ pub(super) struct Row {
 
 impl Row {
     /// Reads the console.
-    pub(super) fn read(version: &'static str, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
-        let mut row = Self { version, hidden_btf, took, ..Self::default() };
-        let mut in_log = false;
-        for line in lines {
-            if in_log {
-                row.read_record(line, &mut in_log);
-                continue;
-            }
-            // A kernel that dies writes no log, but it prints.
+    pub(super) fn read(kernel: &Kernel, hidden_btf: bool, lines: &[String], took: Duration) -> Self {
+        let mut row = Self { name: kernel.version.to_owned(), hidden_btf, took, ..Self::default() };
+        let log_begins = lines.iter().position(|line| line.ends_with(LOG_BEGINS));
+        let (console, log) = lines.split_at(log_begins.unwrap_or(lines.len()));
+        for line in console {
+            // A kernel that dies prints to the console, and its log is not read.
             let printed = line.strip_prefix('[').and_then(|line| line.split_once("] "));
             row.faults.extend(printed.filter(|(_time, text)| reports_fault(text)).map(|(_time, text)| text.to_owned()));
             // A test's own line may have begun before.
             if let Some((_before, said)) = line.split_once(INIT) {
                 match said.split_once(' ') {
-                    Some(("release", release)) => row.release = Some(release.to_owned()),
-                    Some(("build", build)) => {
-                        row.broken_iterator = history::version(build).map(history::iterator_is_broken);
-                    }
-                    Some(("log", "begins")) => in_log = true,
+                    Some(("release", release)) => release.clone_into(&mut row.name),
+                    Some(("build", build)) => row.broken_iterator = kernel.has_broken_iterator(build),
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
                     Some(("ended", _status)) => row.ended = true,
                     Some(_) | None => {}
@@ -91,6 +87,12 @@ impl Row {
                 row.summary = test::parse_summary(line).or(row.summary.take());
             }
         }
+        row.log_read = log.iter().any(|line| line == LOG_ENDS);
+        let of_tests = log.rsplit(|line| line.ends_with(TESTS_BEGIN)).next().unwrap_or_default();
+        if of_tests.len() < log.len() {
+            row.faults.clear();
+        }
+        row.faults.extend(of_tests.iter().filter_map(|line| fault_in(line)).map(str::to_owned));
         if !row.ended {
             row.trouble.push("it did not come to its end".to_owned());
         } else if !row.log_read {
@@ -101,18 +103,7 @@ impl Row {
         row
     }
 
-    /// Takes in one line of `/dev/kmsg`, or the line behind the last one.
-    fn read_record(&mut self, line: &str, in_log: &mut bool) {
-        if line.ends_with(TESTS_BEGIN) {
-            self.faults.clear();
-        } else if line == LOG_ENDS {
-            (*in_log, self.log_read) = (false, true);
-        } else {
-            self.faults.extend(fault_in(line).map(str::to_owned));
-        }
-    }
-
-    /// What is worth to be shown of the console: why tests have failed, or how far it has come.
+    /// Returns the part of the console that tells why tests have failed, or how far the guest came.
     pub(super) fn to_show<'a>(&self, lines: &'a [String], last: usize) -> &'a [String] {
         if !self.ended {
             return &lines[lines.len().saturating_sub(last)..];
@@ -131,7 +122,7 @@ impl Row {
         !self.summary.as_ref().is_some_and(passed) || !self.trouble.is_empty()
     }
 
-    /// What came of it, in a line.
+    /// The result in a line.
     pub(super) fn line(&self) -> String {
         let trouble: String = self.trouble.iter().map(|trouble| format!("; {trouble}")).collect();
         format!("{}: tests {} ({:.0} s){trouble}", self.name(), self.tests(), self.took.as_secs_f64())
@@ -147,8 +138,7 @@ impl Row {
     }
 
     fn name(&self) -> String {
-        let release = self.release.as_deref().unwrap_or(self.version);
-        if self.hidden_btf { format!("{release}, BTF hidden") } else { release.to_owned() }
+        format!("{}{}", self.name, if self.hidden_btf { ", BTF hidden" } else { "" })
     }
 
     fn tests(&self) -> String {
@@ -159,13 +149,13 @@ impl Row {
 
     /// The cells of the table.
     fn cells(&self) -> String {
-        let can = COLUMNS.iter().map(|(name, _meaning)| self.can.get(*name).map_or("?", String::as_str));
+        let can = COLUMNS.map(|name| self.can.get(name).map_or("?", String::as_str));
         let broken_iterator = self.broken_iterator.map_or("?", |broken| if broken { "has it" } else { "no" });
         let trouble: String = self.trouble.iter().map(|trouble| format!("; {}", markdown::cell(trouble))).collect();
         format!(
             "{} | {} | {broken_iterator} | {} | {}{trouble}",
             self.name(),
-            can.collect::<Vec<_>>().join(" | "),
+            can.join(" | "),
             self.log(),
             self.tests()
         )
@@ -177,8 +167,7 @@ pub(super) struct Table(pub(super) Vec<Row>);
 
 impl Table {
     pub(super) fn markdown(&self) -> String {
-        let names = COLUMNS.iter().map(|(name, _meaning)| *name).collect::<Vec<_>>().join(" | ");
-        let header = format!("kernel | {names} | CVE-2026-74714 | kernel log | tests");
+        let header = format!("kernel | {} | CVE-2026-74714 | kernel log | tests", COLUMNS.join(" | "));
         markdown::table(&header, self.0.iter().map(Row::cells))
     }
 
@@ -196,26 +185,7 @@ impl Table {
 
     /// The whole of docs/kernels.md.
     pub(super) fn page(&self) -> String {
-        let more = [
-            ("CVE-2026-74714", "the kernel has the bug in `iter/tcp` (docs/kernel-safety.md), by its version"),
-            (
-                "kernel log",
-                "what the kernel has reported while the tests ran, SYNs from random sources beside scans and audits \
-                 included; clean: no warning, no fault",
-            ),
-        ];
-        let meanings = COLUMNS.iter().copied().chain(more).map(|(name, meaning)| format!("- **{name}**: {meaning}.\n"));
-        format!(
-            "<!-- Written by `cargo xtask vm --bless`; the kernels are in xtask/src/vm/kernels.rs. -->\n\n\
-             # Kernels\n\n\
-             What the agent can do on each kernel, as its kernel tests have found it: the same static binary and the same tests,\n\
-             on Debian's kernels in QEMU, each with a boot of its own. What a kernel lacks is asserted to be absent there. With\n\
-             BTF hidden, the agent finds no types of the kernel, as on one that was built without them; of the tests those are\n\
-             run that say something about such a kernel, the others tell sockets apart by what only BTF gives.\n\n{}\n\
-             `?`: not tried.\n\n{}",
-            self.markdown(),
-            meanings.collect::<String>()
-        )
+        PAGE.replace("{table}", &self.markdown())
     }
 }
 
@@ -238,7 +208,7 @@ mod tests {
 
     fn row(lines: &[&str]) -> Row {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Row::read("6.18", false, &lines, Duration::from_secs(3))
+        Row::read(&crate::vm::kernels::KERNELS[3], false, &lines, Duration::from_secs(3))
     }
 
     #[test]
@@ -249,6 +219,9 @@ mod tests {
         let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
+        for column in COLUMNS {
+            assert!(table.page().contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
+        }
     }
 
     #[test]
