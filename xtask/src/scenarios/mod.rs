@@ -2,6 +2,7 @@
 
 mod programs;
 mod table;
+mod tomcat;
 
 use std::{env, ffi::OsString};
 

@@ -3,6 +3,8 @@
 use crate::prelude::*;
 use crate::root;
 
+use super::tomcat;
+
 /// Programs, and the packages of Debian that have them.
 const PACKAGES: [(&str, &str); 7] = [
     ("go", "golang-go"),
@@ -35,7 +37,8 @@ pub(super) fn bring(workspace: &Workspace) -> Result<()> {
     for (program, source) in GO {
         go(&dir, program, &sources.join(source))?;
     }
-    java(&dir.join("java"), &sources)
+    java(&dir.join("java"), &sources)?;
+    tomcat::bring(&dir.join("venv/bin/python3"), &dir, &sources)
 }
 
 fn venv(dir: &Path) -> Result<()> {
