@@ -63,7 +63,27 @@ const SLOW: Scenario = Scenario {
 
 #[test]
 fn tomcat_is_slow() {
-    play(&SLOW, |stage| slow(stage, "virtual", 16));
+    play(&SLOW, |stage| slow(stage, "virtual", "/slow", 16));
+}
+
+const SLOWER: Scenario = Scenario {
+    name: "tomcat-slower",
+    program: "Tomcat on JDK 21, virtual threads",
+    healthy: true,
+    until: Until::Left,
+    parts: &[Part {
+        situation: "every answer takes 22 s, the clients give up after 2 s; they are few beside the threads of an idle JVM",
+        count: 18..=18,
+        expected: &["transient"],
+        certainties: ANY,
+        owner: Owner::Changing,
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn tomcat_is_slower() {
+    play(&SLOWER, |stage| slow(stage, "virtual", "/slower", 18));
 }
 
 const SLOW_POOL: Scenario = Scenario {
@@ -84,15 +104,15 @@ const SLOW_POOL: Scenario = Scenario {
 
 #[test]
 fn tomcat_with_a_pool_is_slow() {
-    play(&SLOW_POOL, |stage| slow(stage, "8", 20));
+    play(&SLOW_POOL, |stage| slow(stage, "8", "/slow", 20));
 }
 
-fn slow(stage: &mut Stage, threads: &str, clients: usize) {
+fn slow(stage: &mut Stage, threads: &str, path: &str, clients: usize) {
     start(stage, threads);
     for _ in 0..5 {
         drop(stage.answered(8080, "/"));
     }
-    ask_and_give_up(stage, iter::repeat_n("/slow", clients));
+    ask_and_give_up(stage, iter::repeat_n(path, clients));
 }
 
 fn start(stage: &mut Stage, threads: &str) {

@@ -10,7 +10,7 @@ import org.apache.catalina.startup.Tomcat;
 /**
  * Tomcat with virtual threads or with a pool of threads.
  *
- * Arguments: `virtual`, or the size of the pool; /slow answers after eight seconds. /report answers once another thread has the lock,
+ * Arguments: `virtual`, or the size of the pool; /slow answers after 8 s, /slower after 22 s. /report answers once another thread has the lock,
  * for two seconds. In this time, one /plain and as many /span as there are carriers stop every carrier before JDK 24: each /span
  * waits for the lock in a synchronized method, which pins its virtual thread to its carrier, and the lock goes to /plain, which has
  * no carrier to run on.
@@ -35,6 +35,7 @@ final class Pinned {
         protected void doGet(HttpServletRequest request, HttpServletResponse response) throws IOException {
             switch (request.getRequestURI()) {
                 case "/slow" -> pause(8000);
+                case "/slower" -> pause(22_000);
                 case "/report" -> report();
                 case "/plain" -> new Span().record();
                 case "/span" -> new Span().finish();
