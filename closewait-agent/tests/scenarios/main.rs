@@ -22,4 +22,5 @@ mod passed_on;
 mod pools;
 mod proxies;
 mod recovering;
+mod tomcat;
 mod zombies;

@@ -32,6 +32,37 @@ fn a_slow_handler_comes_to_its_end() {
     });
 }
 
+const GO: Scenario = Scenario {
+    name: "go-slow",
+    program: "Go server",
+    healthy: true,
+    until: Until::Left,
+    parts: &[Part {
+        situation: "an answer takes 22 s, the clients give up after 1 s; they are few beside the threads of an idle runtime",
+        count: 4..=4,
+        // It reads the FIN while it works.
+        unread: 0..=1,
+        expected: &["transient"],
+        certainties: ANY,
+        owner: Owner::Changing,
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_go_server_is_slow() {
+    play(&GO, |stage| {
+        stage.go("go-server");
+        stage.listens(8080);
+        drop(stage.answered(8080, "/"));
+        for _ in 0..4 {
+            let client = stage.ask(8080, "/slow");
+            pause(1000);
+            drop(client);
+        }
+    });
+}
+
 const FORKS: Scenario = Scenario {
     name: "forks",
     program: "Python server, a process for each connection",

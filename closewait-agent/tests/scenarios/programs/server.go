@@ -1,4 +1,5 @@
-// An HTTP server: /forget takes the connection over, answers and forgets it; /body sends 40 kB and closes.
+// An HTTP server: /forget takes the connection over, answers and forgets it; /body sends 40 kB and closes;
+// /slow answers after 22 s.
 package main
 
 import (
@@ -7,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 var (
@@ -18,6 +20,11 @@ func answer(writer http.ResponseWriter, _ *http.Request) {
 	if _, err := writer.Write([]byte("ok\n")); err != nil {
 		log.Print(err)
 	}
+}
+
+func slow(writer http.ResponseWriter, request *http.Request) {
+	time.Sleep(22 * time.Second)
+	answer(writer, request)
 }
 
 func forget(writer http.ResponseWriter, _ *http.Request) {
@@ -45,5 +52,6 @@ func main() {
 	http.HandleFunc("/", answer)
 	http.HandleFunc("/forget", forget)
 	http.HandleFunc("/body", body)
+	http.HandleFunc("/slow", slow)
 	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
 }

@@ -111,6 +111,7 @@ impl Waits {
             self.idle_loop = idle.map(|idle| idle && self.idle_loop.unwrap_or(true));
         }
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));
+        self.multiplexes |= has_carriers(process);
     }
 
     /// Returns the number of threads that do something, or wait for something other than new work.
@@ -148,6 +149,12 @@ impl Waits {
         }
         None
     }
+}
+
+/// Whether a JVM has threads that can carry virtual ones. The first virtual thread starts them, as workers of a fork-join pool.
+fn has_carriers(process: &Process) -> bool {
+    let mut names = process.groups.iter().flat_map(|group| &group.comms);
+    process.runtime == Some(ProgramRuntime::Jvm) && names.any(|name| name.as_str().starts_with("ForkJoinPool-"))
 }
 
 fn is_postgres(process: &Process) -> bool {

@@ -98,7 +98,8 @@ impl Rule for Blocked {
                 Certainty::Medium,
                 "it accepts connections, but none of its threads works on those that it has accepted".to_owned(),
             ),
-            Some(false) | None if serves_nothing || enough => {
+            // Such a runtime parks its idle threads without a timeout.
+            Some(false) | None if !waits.multiplexes && (serves_nothing || enough) => {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
             // The threads of such a runtime do not show its tasks.
