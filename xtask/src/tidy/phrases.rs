@@ -14,6 +14,9 @@ const WHY: &str = "users or newcomers read this, and CONTRIBUTING.md asks for pl
 /// Words that are no doc comment alone: they refer to the item before.
 const INCOMPLETE: &str = "how when where which who whom why";
 
+/// First words of a doc comment that describes a thing by a question.
+const QUESTIONS: &str = "how its what who whom why";
+
 /// Where users read the string literals.
 const LITERALS: [&str; 3] = ["closewait-agent/src/", "closewait-engine/src/diagnose/", "xtask/src/"];
 /// Where users read the doc comments: clap prints them as help.
@@ -75,6 +78,11 @@ pub(super) fn check(files: &Files) -> Result<Vec<Problem>> {
                 && INCOMPLETE.split(' ').any(|incomplete| incomplete == word)
             {
                 report(*line, word, "name the thing and its unit");
+            }
+            if let (Some((line, word)), true) = (words.first(), *is_doc && product)
+                && QUESTIONS.split(' ').any(|question| question == word)
+            {
+                report(*line, word, "begin with a noun, or with a verb in the third person");
             }
         }
     }
@@ -187,9 +195,9 @@ mod tests {
 
     #[test]
     fn doc_comments_of_product_code_are_checked() {
-        let docs = "//! Read\n//! anew.\n\n    /// Which.\n    a: u8,\n    /// Which of them: for want\n    /// of another.\n    b: u8,\n";
-        assert_eq!(lines("closewait-engine/src/track/tracker.rs", docs), [2, 4, 6]);
-        assert_eq!(lines("closewait-ebpf/src/a.rs", docs), [2, 4, 6]);
+        let docs = "//! Read\n//! anew.\n\n    /// Which.\n    a: u8,\n    /// Which of them: for want\n    /// of another.\n    b: u8,\n    /// What it is.\n    c: u8,\n";
+        assert_eq!(lines("closewait-engine/src/track/tracker.rs", docs), [2, 4, 6, 9]);
+        assert_eq!(lines("closewait-ebpf/src/a.rs", docs), [2, 4, 6, 9]);
         assert_eq!(lines("closewait-engine/src/track/tests.rs", docs), [0; 0]);
         assert_eq!(lines("tests-support/src/a.rs", docs), [0; 0]);
         assert_eq!(lines("closewait-common/src/a.rs", "// anew\nlet a = \"anew\";\n"), [0; 0]);

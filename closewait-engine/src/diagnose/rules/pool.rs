@@ -20,7 +20,7 @@ impl Rule for Pool {
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same",
+                     the same; or most threads wait without a timeout, perhaps for a connection",
                 ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
@@ -62,18 +62,33 @@ impl Rule for Pool {
         } else {
             return None;
         };
+        // Threads that wait without a timeout may wait for one of these: then the pool is exhausted.
+        let waiting = case.group.evidence.waits.filter(|waits| waits.blocked * 2 > waits.threads);
+        let (certainty, threads, next) = match waiting {
+            Some(waits) => (
+                Certainty::Low,
+                format!("; {} of {} threads wait without a timeout, perhaps for one of these", waits.blocked, waits.threads),
+                text::dump(case).and("a thread that waits for a connection shows an exhausted pool"),
+            ),
+            None => (
+                certainty,
+                String::new(),
+                format!(
+                    "nothing, unless their number grows; to avoid errors at the next use, evict idle connections before \
+                     {remote} closes them"
+                )
+                .into(),
+            ),
+        };
         Some(Judgement {
             class: Class::Pool,
             certainty,
             text: format!(
-                "{owner} keeps {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}",
+                "{owner} keeps {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}{threads}",
                 count = text::count(count.max(1), "idle connection"),
                 age = text::duration(case.group.oldest),
             ),
-            next: format!(
-                "nothing, unless their number grows; to avoid errors at the next use, evict idle connections before {remote} \
-                 closes them"
-            ).into(),
+            next,
         })
     }
 }
@@ -81,7 +96,10 @@ impl Rule for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{evidence::ClientFacts, testing::Scene};
+    use crate::diagnose::{
+        evidence::{ClientFacts, Waits},
+        testing::Scene,
+    };
 
     fn result(clients: ClientFacts) -> Option<(Class, Certainty)> {
         let mut scene = Scene::client().of(8);
@@ -104,5 +122,17 @@ mod tests {
         );
         assert_eq!(result(ClientFacts { idle: 4, ..none.clone() }), Some((Class::Pool, Certainty::Low)));
         assert_eq!(result(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);
+    }
+
+    #[test]
+    fn threads_that_may_wait_for_a_connection_make_a_pool_a_guess() {
+        let mut scene = Scene::client().of(8);
+        scene.group.evidence.clients = ClientFacts { idle: 8, same_moment: 8, ..ClientFacts::default() };
+        scene.group.evidence.waits = Some(Waits { threads: 13, blocked: 6, complete: true, ..Waits::default() });
+        assert_eq!(scene.check(&Pool).unwrap().certainty, Certainty::Medium);
+        scene.group.evidence.waits = Some(Waits { threads: 13, blocked: 7, complete: true, ..Waits::default() });
+        let judgement = scene.check(&Pool).unwrap();
+        assert_eq!(judgement.certainty, Certainty::Low);
+        assert!(judgement.text.contains("7 of 13 threads") && judgement.next.command.is_some(), "{judgement:?}");
     }
 }
