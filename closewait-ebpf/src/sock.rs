@@ -4,8 +4,7 @@
 //!
 //! - [`Probed`]: any address. `bpf_probe_read_kernel` reads it, a call of some 20 ns that fails instead of faulting.
 //! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A read is
-//! one
-//!   instruction, checked against the kernel's BTF when the program is loaded; on a bad address it returns 0.
+//!   one instruction, checked against the kernel's BTF when the program is loaded; on a bad address it returns 0.
 //!
 //! The tracepoint's program runs in the path of every connection, so it uses the second type.
 

@@ -155,7 +155,9 @@ impl<'a> Grouping<'a> {
                 gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
             }
         }
-        let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(gathered.keys()) };
+        #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
+        let keys_of_groups = gathered.keys();
+        let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(keys_of_groups) };
         join_sole_owners(&mut gathered, &sole_owners, now);
         entries.values_mut().for_each(|entries| entries.sort_unstable());
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
@@ -365,20 +367,20 @@ mod tests {
         for number in 0..3 {
             tracker.enter(key(number), entered, socket());
         }
+        // Size of the group of each socket.
         let groups = |tracker: &Tracker| {
             let (host_context, keys) = (HostContext::default(), GroupKeys::default());
             let grouping = Grouping::new(now, Duration::from_secs(60), tracker, &host_context, &keys, None);
-            let mut counts: Vec<_> = grouping.groups.values().map(|grouped| grouped.group.count).collect();
-            counts.sort_unstable();
-            counts
+            let of = |number| grouping.group_key(tracker.get(key(number)).unwrap());
+            [0, 1, 2].map(|number| grouping.groups[&of(number)].group.count)
         };
-        assert_eq!(groups(&tracker), [3], "no owner is known");
+        assert_eq!(groups(&tracker), [3, 3, 3], "no owner is known");
         let own = |tracker: &mut Tracker, number, pid: u32| {
             tracker.held(key(number), &socket(), owned_by(pid, "api", 9));
             tracker.owner_scan_ended(entered, true, |_| None);
         };
         own(&mut tracker, 0, 7);
-        assert_eq!(groups(&tracker), [3]);
+        assert_eq!(groups(&tracker), [3, 3, 3]);
         tracker.held(key(0), &socket(), owned_by(7, "api", 9));
         own(&mut tracker, 1, 8);
         assert_eq!(groups(&tracker), [1, 1, 1], "it can be a socket of either");
