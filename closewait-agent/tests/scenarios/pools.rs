@@ -2,7 +2,7 @@
 
 use crate::{
     play::play,
-    scenario::{ANY, LIKELY, Owner, Part, Scenario, Until},
+    scenario::{ANY, GUESS, LIKELY, Owner, Part, Scenario, Until},
     stage::Stage,
 };
 
@@ -83,6 +83,27 @@ fn a_client_makes_a_pool_for_each_request() {
 
 /// Expectation for the eight connections of a pool whose threads wait.
 const BORROWED: Part = Part { count: 8..=8, owner: Owner::One("python3"), ..Part::DEFAULT };
+
+const EXHAUSTED: Scenario = Scenario {
+    name: "exhausted",
+    program: "urllib3, 12 threads and a pool of 8",
+    healthy: false,
+    until: Until::Stuck(8),
+    parts: &[Part {
+        situation: "no connection is given back, every thread waits for one",
+        // The body of the response.
+        unread: 1..=4,
+        // From outside, this looks like an idle pool: only the stacks of the threads decide.
+        expected: &["leak", "hung", "unknown", "pool"],
+        certainties: GUESS,
+        ..BORROWED
+    }],
+};
+
+#[test]
+fn a_pool_is_exhausted() {
+    play(&EXHAUSTED, |stage| borrow(stage, "leak"));
+}
 
 const IDLE: Scenario = Scenario {
     name: "exhausted-not",

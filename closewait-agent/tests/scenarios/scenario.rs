@@ -10,6 +10,8 @@ pub(crate) const FIRM: &[&str] = &["fact", "high"];
 pub(crate) const LIKELY: &[&str] = &["high", "medium"];
 /// Certainties of a statement that has to be careful.
 pub(crate) const CAREFUL: &[&str] = &["medium", "low"];
+/// Certainty of a guess: the facts that decide are not visible from outside, or not yet.
+pub(crate) const GUESS: &[&str] = &["low"];
 /// Any certainty.
 pub(crate) const ANY: &[&str] = &["fact", "high", "medium", "low"];
 
