@@ -10,13 +10,13 @@ use crate::{
     play::{Listed, Seen},
     proc,
     row::Outcome,
-    scenario::{Owner, Part, Scenario, Until},
+    scenario::{Owner, Part, Scenario},
 };
 
 /// Returns the problems of the scenario as a whole.
 pub(crate) fn whole(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     let mut problems = Vec::new();
-    if scenario.healthy {
+    if !scenario.allows_blame() {
         let objects = seen.events.iter().chain(seen.listed.values().map(|listed| &listed.object));
         let blamed = objects.filter(|object| is_blame(&object["verdict"]));
         problems.extend(blamed.map(|object| format!("wrong blame: {object}")));
@@ -49,12 +49,12 @@ pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
         problems.push(format!("{} sockets, not {:?}", sockets.len(), part.count));
     }
     for events in sockets.values() {
-        problems.extend(socket_problems(part, events));
+        problems.extend(socket_problems(scenario, part, events));
     }
     for one in listed.iter().filter(|one| is_steady(scenario, one)) {
         problems.extend(owner_problem(part.owner, &one.object));
     }
-    if matches!(scenario.until, Until::Stuck(_)) && listed.len() != sockets.len() {
+    if scenario.stays() && listed.len() != sockets.len() {
         problems.push(format!("{} of {} are listed", listed.len(), sockets.len()));
     }
     let last: Vec<&Value> = sockets.values().filter_map(|events| verdict(events)).collect();
@@ -65,7 +65,7 @@ pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
     // A single scan has fewer facts: its verdict may be unknown, or only a guess.
     let list_may_be = part.expected.is_empty()
         || part.expected.contains(&list.class.as_str())
-        || matches!(scenario.until, Until::Left)
+        || !scenario.stays()
         || list.class == "unknown"
         || list.certainty == "low";
     if !listed.is_empty() && !list_may_be {
@@ -84,7 +84,7 @@ pub(crate) fn part(scenario: &Scenario, part: &Part, seen: &Seen) -> Outcome {
 /// Whether the owners are unchanged. A socket without an owner may have been accepted and closed between two scans.
 fn is_steady(scenario: &Scenario, listed: &Listed) -> bool {
     let [before, after] = &listed.holders;
-    matches!(scenario.until, Until::Stuck(_)) || (before == after && !before.is_empty())
+    scenario.stays() || (before == after && !before.is_empty())
 }
 
 /// Returns the events of each socket of the part.
@@ -100,12 +100,16 @@ fn sockets<'a>(part: &Part, seen: &'a Seen) -> BTreeMap<Id, Vec<&'a Value>> {
     sockets
 }
 
-fn socket_problems(part: &Part, events: &[&Value]) -> Vec<String> {
+fn socket_problems(scenario: &Scenario, part: &Part, events: &[&Value]) -> Vec<String> {
     let mut problems = Vec::new();
-    let stuck = events.iter().filter(|event| event["event"] == "stuck");
+    let stuck: Vec<&Value> = events.iter().copied().filter(|event| event["event"] == "stuck").collect();
     let unread = |event: &Value| event["socket"]["unread_bytes"].as_u64();
-    let odd = stuck.filter(|event| unread(event).is_none_or(|unread| !part.unread.contains(&unread)));
+    // On a busy machine, a socket may be reported before its facts have been read.
+    let odd = stuck.iter().filter(|event| unread(event).is_some_and(|unread| !part.unread.contains(&unread)));
     problems.extend(odd.map(|event| format!("not {:?} unread: {event}", part.unread)));
+    if scenario.stays() && stuck.iter().all(|event| unread(event).is_none()) {
+        problems.push(format!("it is unknown how much is unread: {}", events[0]));
+    }
     if let Some((how, open)) = part.leave {
         let left = events.iter().find(|event| event["event"] == "leave");
         match left {
@@ -140,9 +144,13 @@ fn run_problems(part: &Part, run: &Majority, last: &[&Value]) -> Vec<String> {
     } else if !part.certainties.contains(&run.certainty.as_str()) {
         problems.push(format!("run says {run}: that is none of {:?}", part.certainties));
     }
-    if let Some(text) = part.mentions {
-        let silent = last.iter().filter(|verdict| !verdict["text"].as_str().is_some_and(|all| all.contains(text)));
-        problems.extend(silent.map(|verdict| format!("does not mention {text}: {verdict}")));
+    for (members, text) in [(&["text"][..], part.mentions), (&["next", "command"], part.advises)] {
+        let Some(text) = text else { continue };
+        let has_text = |verdict: &Value| {
+            members.iter().any(|member| verdict[member].as_str().is_some_and(|all| all.contains(text)))
+        };
+        let silent = last.iter().filter(|verdict| !has_text(verdict));
+        problems.extend(silent.map(|verdict| format!("`{}` does not have {text}: {verdict}", members.join("` and `"))));
     }
     problems
 }

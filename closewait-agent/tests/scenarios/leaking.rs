@@ -2,8 +2,8 @@
 
 use crate::{
     play::play,
-    scenario::{ANY, CAREFUL, Owner, Part, Scenario, Until},
-    stage::Stage,
+    scenario::{ANY, CAREFUL, LIKELY, Owner, Part, Scenario, Until},
+    stage::{Clients, Stage},
 };
 
 const GO_SERVER: Scenario = Scenario {
@@ -80,7 +80,56 @@ fn a_python_server_forgets_to_close_on_one_path() {
     });
 }
 
-/// Makes requests that are all answered, and continue.
+const HEARTBEATS: Scenario = Scenario {
+    name: "subscribers",
+    program: "Python server with subscribers",
+    healthy: true,
+    until: Until::Left,
+    parts: &[Part {
+        situation: "12 subscribers leave at once, the next heartbeat notices it after up to 20 s",
+        expected: &["transient"],
+        certainties: ANY,
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn a_heartbeat_notices_who_has_left() {
+    play(&HEARTBEATS, |stage| {
+        stage.python_with("subscribers.py", &["20"]);
+        stage.listens(8080);
+        let subscribers: Vec<_> = (0..12).map(|_number| stage.answered(8080, "/")).collect();
+        drop(subscribers);
+        stage.has_waiting(12);
+    });
+}
+
+const NO_HEARTBEATS: Scenario = Scenario {
+    name: "subscribers-lost",
+    program: "Python server with subscribers",
+    healthy: false,
+    until: Until::Stuck(8),
+    parts: &[Part {
+        situation: "the thread that sends heartbeats has died; subscribers come and leave",
+        count: 12..=40,
+        expected: &["leak"],
+        certainties: LIKELY,
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+#[ignore = "long"]
+fn no_heartbeat_notices_who_has_left() {
+    play(&NO_HEARTBEATS, |stage| {
+        stage.python_with("subscribers.py", &["lost"]);
+        stage.listens(8080);
+        stage.clients(&Clients { port: 8080, path: "/", count: 40, every: 0.5, patience: 5.0 });
+        stage.has_waiting(12);
+    });
+}
+
+/// Requests that are all answered, and go on.
 fn a_third_is_forgotten(stage: &mut Stage) {
     stage.python("visitor.py");
     stage.has_waiting(12);

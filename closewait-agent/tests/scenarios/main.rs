@@ -6,6 +6,7 @@
 
 use tests_support::{agent, clock, net, schema, socket};
 
+mod cgroup;
 mod check;
 mod play;
 mod proc;
@@ -15,12 +16,18 @@ mod scenario;
 mod stage;
 
 mod backlog;
+mod cpu;
 mod half_closed;
 mod hung;
+mod inetd;
 mod leaking;
 mod passed_on;
 mod pools;
+mod postgres;
 mod proxies;
 mod recovering;
+mod redis;
+mod served_and_stuck;
 mod tomcat;
+mod worker_pools;
 mod zombies;

@@ -2,7 +2,8 @@
 
 use crate::{
     play::play,
-    scenario::{LIKELY, Owner, Part, Scenario, Until},
+    scenario::{ANY, GUESS, LIKELY, Owner, Part, Scenario, Until},
+    stage::Stage,
 };
 
 const REQUESTS: Scenario = Scenario {
@@ -76,6 +77,81 @@ fn a_client_makes_a_pool_for_each_request() {
         stage.python("idle_server.py");
         stage.listens(8080);
         stage.venv("python3", &["pool_per_request.py"]);
+        stage.has_waiting(12);
+    });
+}
+
+/// Expectation for the eight connections of a pool whose threads wait.
+const BORROWED: Part = Part { count: 8..=8, owner: Owner::One("python3"), ..Part::DEFAULT };
+
+const EXHAUSTED: Scenario = Scenario {
+    name: "exhausted",
+    program: "urllib3, 12 threads and a pool of 8",
+    healthy: false,
+    until: Until::Stuck(8),
+    parts: &[Part {
+        situation: "no connection is given back, every thread waits for one",
+        // The body of the response.
+        unread: 1..=4,
+        // From outside, this looks like an idle pool: only the stacks of the threads decide.
+        expected: &["leak", "hung", "unknown", "pool"],
+        certainties: GUESS,
+        ..BORROWED
+    }],
+};
+
+#[test]
+fn a_pool_is_exhausted() {
+    play(&EXHAUSTED, |stage| borrow(stage, "leak"));
+}
+
+const IDLE: Scenario = Scenario {
+    name: "exhausted-not",
+    program: "urllib3, 12 threads and a pool of 8",
+    healthy: true,
+    until: Until::Stuck(8),
+    parts: &[Part {
+        situation: "all connections are given back, every thread waits for work",
+        expected: &["pool", "unknown"],
+        certainties: ANY,
+        ..BORROWED
+    }],
+};
+
+#[test]
+fn a_pool_of_the_same_size_is_idle() {
+    play(&IDLE, |stage| borrow(stage, "idle"));
+}
+
+fn borrow(stage: &mut Stage, mode: &str) {
+    stage.python("idle_server.py");
+    stage.listens(8080);
+    stage.venv("python3", &["borrowers.py", mode]);
+    stage.has_waiting(8);
+}
+
+const TLS_LEAK: Scenario = Scenario {
+    name: "tls-forgets",
+    program: "urllib3 over TLS, responses are kept",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "no response is read, closed or given back; the server closes what was idle",
+        count: 12..=40,
+        unread: 1000..=60_000,
+        expected: &["leak"],
+        certainties: ANY,
+        owner: Owner::One("python3"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn responses_over_tls_are_forgotten() {
+    play(&TLS_LEAK, |stage| {
+        stage.go("go-tls-server");
+        stage.listens(8443);
+        stage.venv("python3", &["tls_forgets.py"]);
         stage.has_waiting(12);
     });
 }

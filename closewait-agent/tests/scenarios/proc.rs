@@ -55,7 +55,15 @@ pub(crate) fn inhabitants(ns: &Namespace) -> Vec<u32> {
     pids().into_iter().filter(lives_there).collect()
 }
 
-/// Returns the owners in an object of `list`.
+/// Parent of a process; `None` if the process has ended.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses, and may contain any character.
+    let (_name, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Holders as `list` prints them.
 pub(crate) fn owners(object: &Value) -> Holders {
     let owners = object["owners"].as_array().map(Vec::as_slice).unwrap_or_default();
     let number = |owner: &Value, name: &str| owner[name].as_u64().unwrap_or_else(|| panic!("no {name} in {object}"));

@@ -25,7 +25,7 @@ pub(crate) fn write(scenario: &Scenario, part: &Part, outcome: &Outcome) {
     let row = json!({
         "program": scenario.program,
         "situation": part.situation,
-        "healthy": scenario.healthy,
+        "healthy": if scenario.healthy { "yes" } else { "no" },
         "expected": if part.expected.is_empty() { "any".to_owned() } else { part.expected.join(" or ") },
         "run": outcome.run,
         "list": outcome.list,

@@ -10,6 +10,8 @@ pub(crate) const FIRM: &[&str] = &["fact", "high"];
 pub(crate) const LIKELY: &[&str] = &["high", "medium"];
 /// Certainties of a statement that has to be careful.
 pub(crate) const CAREFUL: &[&str] = &["medium", "low"];
+/// Certainty of a guess: the facts that decide are not visible from outside, or not yet.
+pub(crate) const GUESS: &[&str] = &["low"];
 /// Any certainty.
 pub(crate) const ANY: &[&str] = &["fact", "high", "medium", "low"];
 
@@ -18,7 +20,7 @@ pub(crate) struct Scenario {
     /// Short name, for files.
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
-    /// Whether nothing is wrong: then no verdict may blame the program (`tests_support::blame`).
+    /// Whether nothing is wrong with the program: then no verdict may blame it (`tests_support::blame`).
     pub(crate) healthy: bool,
     pub(crate) until: Until,
     /// Sockets of the scenario, by expected output.
@@ -30,11 +32,25 @@ pub(crate) struct Scenario {
 pub(crate) enum Until {
     /// Every socket has been reported as stuck at this age, in multiples of the threshold.
     Stuck(u32),
+    /// Every socket has been reported as stuck once. That is too early for blame.
+    Young,
     /// No socket is left.
     Left,
 }
 
-/// Sockets with the same expected output.
+impl Scenario {
+    /// Whether a verdict may blame the program.
+    pub(crate) fn allows_blame(&self) -> bool {
+        !self.healthy && !matches!(self.until, Until::Young)
+    }
+
+    /// Whether the sockets are still there when the agent ends.
+    pub(crate) fn stays(&self) -> bool {
+        !matches!(self.until, Until::Left)
+    }
+}
+
+/// Sockets of which the same is to be said.
 pub(crate) struct Part {
     pub(crate) situation: &'static str,
     /// Selects the part's sockets, by the object `socket` of the last event.
@@ -47,6 +63,8 @@ pub(crate) struct Part {
     pub(crate) certainties: &'static [&'static str],
     /// Text that the verdict has to contain.
     pub(crate) mentions: Option<&'static str>,
+    /// A text that the next step or its command has to contain.
+    pub(crate) advises: Option<&'static str>,
     pub(crate) owner: Owner,
     /// Way of each exit, and whether its descriptor is still open.
     pub(crate) leave: Option<(&'static str, bool)>,
@@ -74,6 +92,7 @@ impl Part {
         expected: &[],
         certainties: LIKELY,
         mentions: None,
+        advises: None,
         owner: Owner::One("python3"),
         leave: None,
     };

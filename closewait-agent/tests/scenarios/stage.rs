@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     agent::Running,
+    cgroup::Cgroup,
     clock::{PATIENCE, poll_until},
     net::Namespace,
     proc,
@@ -28,10 +29,23 @@ pub(crate) fn ready() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("scenarios")
 }
 
+/// Clients of a server, for [`Stage::clients`].
+pub(crate) struct Clients {
+    pub(crate) port: u16,
+    pub(crate) path: &'static str,
+    /// Number of clients.
+    pub(crate) count: u32,
+    /// Seconds between the requests of two clients.
+    pub(crate) every: f64,
+    /// Seconds after which a client without an answer closes its connection.
+    pub(crate) patience: f64,
+}
+
 pub(crate) struct Stage {
     pub(crate) ns: Namespace,
     programs: Vec<Running>,
     log: PathBuf,
+    cgroup: Option<Cgroup>,
 }
 
 impl Stage {
@@ -41,7 +55,7 @@ impl Stage {
         fs::create_dir_all(&logs).expect("a folder for logs");
         let log = logs.join(format!("{name}.log"));
         File::create(&log).expect("a log");
-        Self { ns: Namespace::new(), programs: Vec::new(), log }
+        Self { ns: Namespace::new(), programs: Vec::new(), log, cgroup: None }
     }
 
     /// Starts a program.
@@ -60,6 +74,19 @@ impl Stage {
         self.start("python3", &[file]);
     }
 
+    /// Starts a program in Python with arguments.
+    pub(crate) fn python_with(&mut self, file: &str, arguments: &[&str]) {
+        self.start("python3", &[&[file], arguments].concat());
+    }
+
+    /// Starts clients that ask for a path again and again, and give up if they get no answer in time.
+    pub(crate) fn clients(&mut self, clients: &Clients) {
+        let Clients { port, path, count, every, patience } = clients;
+        let numbers = [port.to_string(), count.to_string(), every.to_string(), patience.to_string()];
+        let [port, count, every, patience] = numbers.each_ref().map(String::as_str);
+        self.python_with("clients.py", &[port, path, count, every, patience]);
+    }
+
     /// Starts a program of the virtual environment.
     pub(crate) fn venv(&mut self, program: &str, arguments: &[&str]) {
         self.start(ready().join("venv/bin").join(program), arguments);
@@ -70,7 +97,35 @@ impl Stage {
         self.start(ready().join("bin").join(program), &[]);
     }
 
-    /// Waits until a program listens at this port.
+    /// Stops the first program, as Ctrl-Z does.
+    pub(crate) fn stop(&self) {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::kill(self.first() as libc::pid_t, libc::SIGSTOP) };
+        assert_eq!(result, 0, "kill: {}", io::Error::last_os_error());
+    }
+
+    /// Limits the first program to a share of one CPU, in percent.
+    pub(crate) fn limit_cpu(&mut self, percent: u32) {
+        let pid = self.first();
+        self.cgroup.insert(Cgroup::with_cpu(percent)).add(pid);
+    }
+
+    /// Freezes the first program, as a paused container is.
+    pub(crate) fn freeze(&mut self) {
+        let pid = self.first();
+        let group = self.cgroup.insert(Cgroup::freezer());
+        group.add(pid);
+        group.freeze();
+    }
+
+    /// Process id of the first program that was started, which is a child of `timeout`.
+    fn first(&self) -> u32 {
+        let timeout = self.programs.first().expect("a program").pid();
+        let mut pids = proc::inhabitants(&self.ns).into_iter();
+        pids.find(|pid| proc::parent(*pid) == Some(timeout)).unwrap_or_else(|| panic!("it has ended{}", self.said()))
+    }
+
+    /// Waits until somebody listens at this port.
     pub(crate) fn listens(&self, port: u16) {
         assert!(poll_until(PATIENCE, || proc::listens(&self.ns, port)), "nobody listens at {port}{}", self.said());
     }
@@ -125,6 +180,12 @@ impl Drop for Stage {
         for pid in proc::inhabitants(&self.ns) {
             // SAFETY: takes numbers only.
             unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+        }
+        self.cgroup.iter().for_each(Cgroup::thaw);
+        // A group can be removed once its processes have gone.
+        self.programs.clear();
+        if let Some(group) = self.cgroup.take() {
+            assert!(poll_until(PATIENCE, || group.remove()) || thread::panicking(), "the cgroup cannot be removed");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, mem};
 
 use crate::prelude::*;
 use crate::{root, setup, test};
@@ -15,10 +15,13 @@ const RECORD: &str = "CLOSEWAIT_RECORD";
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Play only scenarios whose name contains this
+    /// Play only scenarios whose name contains this, the long ones included
     #[arg(conflicts_with = "bless")]
     filter: Option<OsString>,
-    /// Write the table to docs/scenarios.md
+    /// Play the long scenarios, too
+    #[arg(long)]
+    all: bool,
+    /// Play all of them, and write the table to docs/scenarios.md
     #[arg(long)]
     bless: bool,
 }
@@ -27,6 +30,11 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     root::install(workspace, "scenarios")?;
+    // Long scenarios are tests with `#[ignore]`.
+    let with_long = options.all || options.bless || options.filter.is_some();
+    if with_long {
+        root::install(workspace, "long-scenarios")?;
+    }
     let build = workspace.root.join("closewait-agent/tests/scenarios/programs/build");
     exec::quiet(Command::new(build).arg(workspace.target.join("scenarios")))?;
     let executable = test::build(workspace, "scenarios")?.into_os_string();
@@ -39,7 +47,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let env = exec::find("env")?;
         program.splice(0..0, [env.into(), setting]);
     }
-    let args: Vec<_> = std::iter::once("--nocapture".into()).chain(options.filter.clone()).collect();
+    let long = with_long.then(|| "--include-ignored".into());
+    let args: Vec<_> = std::iter::once("--nocapture".into()).chain(long).chain(options.filter.clone()).collect();
     let mut table = Table::default();
     let mut unreadable = Ok(());
     let show = |line: &str| match table.add(line) {
@@ -48,10 +57,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         Err(error) => unreadable = Err(error),
     };
     let why = "playing scenarios in network namespaces";
-    let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
+    let (mut summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
     unreadable?;
     println!("\n{}", table.markdown());
-    println!("scenarios: {} played, {} failed", summary.run(), summary.failed);
+    let left_out = if with_long { 0 } else { mem::take(&mut summary.ignored) };
+    println!("scenarios: {} played, {} failed, {left_out} long ones left out", summary.run(), summary.failed);
     if options.bless {
         let kernel = exec::quiet(Command::new("uname").arg("-sr"))?;
         fs::write(workspace.root.join(PAGE), table.page(kernel.trim()))?;

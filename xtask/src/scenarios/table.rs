@@ -9,7 +9,7 @@ const PAGE: &str = include_str!("page.md");
 /// Text before the JSON object of a row.
 const MARK: &str = "scenario-row ";
 /// Members of the object, in the order of the table's columns.
-const CELLS: [&str; 6] = ["program", "situation", "expected", "run", "list", "certainty"];
+const CELLS: [&str; 7] = ["program", "situation", "healthy", "expected", "run", "list", "certainty"];
 
 /// One row for all sockets with the same expected verdict.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl Table {
     }
 
     pub(super) fn markdown(&self) -> String {
-        let header = "program | situation | expected | `run` | `list --alone` | certainty | ok";
+        let header = "program | situation | healthy | expected | `run` | `list --alone` | certainty | ok";
         markdown::table(header, self.rows.iter().cloned())
     }
 
@@ -61,11 +61,12 @@ mod tests {
         let mut table = Table::default();
         for ok in [true, false] {
             let row = serde_json::json!({
-                "program": "p", "situation": "s", "expected": "hung", "run": "hung", "list": "unknown", "certainty": "high", "ok": ok,
+                "program": "p", "situation": "s", "healthy": "no", "expected": "hung", "run": "hung", "list": "unknown", "certainty": "high", "ok": ok,
             });
             assert!(table.add(&format!("test a::b ... {MARK}{row}")).unwrap());
         }
-        let rows = "| p | s | hung | hung | unknown | high | yes |\n| p | s | hung | hung | unknown | high | NO |\n";
+        let rows =
+            "| p | s | no | hung | hung | unknown | high | yes |\n| p | s | no | hung | hung | unknown | high | NO |\n";
         assert!(table.markdown().ends_with(rows) && table.page("Linux").contains(rows), "{}", table.markdown());
         assert!(table.page("Linux").contains("As of Linux:\n\n| program "), "{}", table.page("Linux"));
     }

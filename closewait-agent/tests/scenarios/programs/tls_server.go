@@ -1,7 +1,9 @@
-// An HTTPS server that says goodbye to a connection that was idle for half a second. Its certificate is of its own making.
+// An HTTPS server that says goodbye to a connection that was idle for half a second; /body sends 40 kB. Its certificate is
+// of its own making.
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -27,7 +29,13 @@ func certificate() tls.Certificate {
 }
 
 func main() {
-	answer := func(writer http.ResponseWriter, _ *http.Request) {
+	answer := func(writer http.ResponseWriter, request *http.Request) {
+		if request.URL.Path == "/body" {
+			if _, err := writer.Write(bytes.Repeat([]byte("x"), 40000)); err != nil {
+				log.Print(err)
+			}
+			return
+		}
 		// Long enough for all clients to be there at once.
 		time.Sleep(time.Second)
 		if _, err := writer.Write([]byte("ok\n")); err != nil {
