@@ -166,7 +166,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     scene.owners = dice.one(&[
         Some(vec![owned_by(42, "app", 9)]),
         Some(vec![owned_by(42, "app", 9)]),
-        Some(vec![owned_by(7, "a\x1b[31m\n", 3), owned_by(42, "app", 9)]),
+        Some(vec![owned_by(7, "a\x1b[31m\n", 5), owned_by(42, "app", 9)]),
         Some(Vec::new()),
         None,
     ]);

@@ -50,6 +50,11 @@ pub enum ProgramRuntime {
 }
 
 impl ProgramRuntime {
+    /// Whether the program forwards what its clients ask for to other programs.
+    pub const fn is_proxy(self) -> bool {
+        matches!(self, Self::Nginx | Self::HaProxy | Self::Envoy | Self::PgBouncer | Self::Varnish | Self::Squid)
+    }
+
     /// All runtimes.
     pub const ALL: [Self; 21] = [
         Self::Jvm,

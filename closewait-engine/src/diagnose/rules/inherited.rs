@@ -135,8 +135,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     if others.is_empty() {
         return None;
     }
-    // Super-servers and shells pass these descriptors on intentionally.
-    if super::is_handed_over(case)? {
+    if super::is_passed_on(case)? {
         return None;
     }
     let program = |task: &Task| program(case, task.pid);

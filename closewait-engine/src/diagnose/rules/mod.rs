@@ -77,6 +77,14 @@ const SOME_AGE: Duration = Duration::from_secs(15);
 /// or for systemd the descriptor after these (`SD_LISTEN_FDS_START`).
 const HANDED_OVER: u32 = 3;
 
+/// Whether at most one process has a connection as another descriptor than these: a super-server, a shell or a server of CGI
+/// programs passes it on intentionally. `None` if the descriptors are unknown.
+fn is_passed_on(case: &Case<'_>) -> Option<bool> {
+    let mut own = case.owners?.iter().filter(|owner| owner.fd > HANDED_OVER).map(|owner| owner.task.pid);
+    let first = own.next();
+    Some(own.all(|pid| Some(pid) == first))
+}
+
 /// Whether a program got a connection from the program that started it: all of its descriptors are at most [`HANDED_OVER`].
 /// `None` if the descriptors are unknown.
 fn is_handed_over(case: &Case<'_>) -> Option<bool> {

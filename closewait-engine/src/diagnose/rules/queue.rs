@@ -2,6 +2,7 @@
 
 use crate::diagnose::{About, Case, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
+use crate::process::ProgramRuntime;
 
 /// Detects clients that may wait for shared backend connections: tunnels, queues and request coalescing have no connection for each
 /// client.
@@ -11,11 +12,14 @@ impl Rule for Queue {
     fn about(&self) -> &'static About {
         &About {
             name: "queue",
-            when: "the socket is a server's; the program serves no other connection of the port; at least one of the owner's \
-                   connections to other programs waits for an answer; fewer than half of the group's sockets have such a \
-                   connection of their own",
-            class: &[Class::Unknown],
-            certainty: &[(Certainty::Low, "closewait cannot see whether these sockets wait for those connections")],
+            when: "the socket is a server's; the program is a known proxy, or serves no other connection of the port; at least one of \
+                   the owner's connections to other programs waits for an answer; fewer than half of the group's sockets have such \
+                   a connection of their own",
+            class: &[Class::ProxyWait, Class::Unknown],
+            certainty: &[(
+                Certainty::Low,
+                "proxy_wait for a known proxy, else unknown: closewait cannot see whether these sockets wait for those connections",
+            )],
             says: "the clients may wait for a backend, in a queue or a tunnel",
             next: "inspect the other ends of those connections",
             not: &["a proxy with one connection for each client: see `proxy_wait`"],
@@ -26,12 +30,13 @@ impl Rule for Queue {
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let evidence = &case.group.evidence;
         let backends = evidence.backends.filter(|backends| backends.waiting > 0)?;
-        if !case.is_server() || evidence.progresses(case.now) == Some(true) {
+        let is_proxy = case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy));
+        if !case.is_server() || (evidence.progresses(case.now) == Some(true) && !is_proxy) {
             return None;
         }
         let owner = text::owner(case);
         Some(Judgement {
-            class: Class::Unknown,
+            class: if is_proxy { Class::ProxyWait } else { Class::Unknown },
             certainty: Certainty::Low,
             text: format!(
                 "{waiting} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a queue \

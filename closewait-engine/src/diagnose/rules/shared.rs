@@ -1,9 +1,9 @@
 //! Sockets with descriptors in several processes.
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Judgement, Rule, Seen, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class},
+    model::{Certainty, Class, Listener, Task},
 };
 
 /// Detects a server's socket with descriptors in several processes. The kernel sends the FIN when the last one is closed (`__fput`
@@ -24,6 +24,8 @@ impl Rule for Shared {
             next: "close the copy in the process that does not serve the connection",
             not: &[
                 "workers that hang with their sockets: the rules for hung servers come first",
+                "processes of which none listens: they may serve the connection together, as those of sshd",
+                "a server and the CGI program that has the connection as one of its descriptors 0 to 3",
                 "programs that share sockets intentionally, as while one passes its connections to its successor: only a growing \
                  number shows a leak",
             ],
@@ -33,7 +35,13 @@ impl Rule for Shared {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let tasks = text::tasks(case);
-        if super::is_handed_over(case)? || !case.is_server() || tasks.len() < 2 {
+        if super::is_passed_on(case)? || !case.is_server() || tasks.len() < 2 {
+            return None;
+        }
+        // Two processes that serve one connection together (sshd) have it from a third, which listens.
+        let listens =
+            |listener: &Seen<Listener>, task: &Task| listener.owners.iter().any(|owner| owner.task.pid == task.pid);
+        if case.listener.is_some_and(|listener| !tasks.iter().any(|task| listens(listener, task))) {
             return None;
         }
         let (count, who) = (tasks.len(), text::names(&tasks)?);
@@ -67,6 +75,10 @@ mod tests {
     fn a_socket_that_a_fork_has_copied_is_shared() {
         let verdict = held_by(Scene::server(), &[(7, 9), (8, 9)]).check(&Shared).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Inherited, Certainty::Low));
+        let listened_by =
+            |pid| held_by(Scene::server(), &[(7, 9), (8, 9)]).listened_by(&[owned_by(pid, "api", 3)]).check(&Shared);
+        assert!(listened_by(7).is_some());
+        assert_eq!(listened_by(6), None, "they have it from a third process");
         assert!(verdict.text.contains("2 processes") && verdict.text.contains("api[8]"), "{}", verdict.text);
     }
 
@@ -74,5 +86,6 @@ mod tests {
     fn two_descriptors_of_one_owner_are_not_shared() {
         assert_eq!(held_by(Scene::server(), &[(7, 3), (7, 4)]).check(&Shared), None);
         assert_eq!(held_by(Scene::client(), &[(7, 9), (8, 9)]).check(&Shared), None);
+        assert_eq!(held_by(Scene::server(), &[(7, 9), (8, 1)]).check(&Shared), None, "a CGI program");
     }
 }

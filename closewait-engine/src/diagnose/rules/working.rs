@@ -73,8 +73,8 @@ impl Rule for ServesOthers {
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; a leak after 60 s or longer, or after 15 s if the program has read the FIN of most, if fewer threads \
-                 work than half of the number of sockets",
+                "unknown; a leak if fewer threads work than half of the number of sockets: after 60 s or longer, or after 15 s if the \
+                 program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -104,7 +104,8 @@ impl Rule for ServesOthers {
         });
         // A program reads the FIN when it is done with the request, or about to be.
         let fin_read = case.group.in_state(ReadState::FinConsumed) * 2 >= case.group.count;
-        let old = case.group.oldest >= if fin_read { super::SOME_AGE } else { super::SURE_AGE };
+        let answered = case.group.unanswered * 2 < case.group.count;
+        let old = case.group.oldest >= if fin_read || answered { super::SOME_AGE } else { super::SURE_AGE };
         let (class, what) = match (old, idle) {
             (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
             (true, true) => {
