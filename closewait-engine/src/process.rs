@@ -158,6 +158,12 @@ impl Process {
         stopped > 0 && stopped + self.in_state(ThreadState::Zombie) == self.threads_seen
     }
 
+    /// Returns the number of open descriptors and its limit. `None` also if the limit is less: the process lowered it later, as the
+    /// sandbox of sshd does.
+    pub fn descriptors(&self) -> Option<(u64, u64)> {
+        self.fds_open.zip(self.fds_limit).filter(|(open, limit)| *limit > 0 && open <= limit)
+    }
+
     /// Whether the first thread does all work on the sockets of the process.
     pub fn is_event_loop_runtime(&self) -> bool {
         match self.runtime {

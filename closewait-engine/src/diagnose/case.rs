@@ -80,6 +80,8 @@ pub struct Group {
     pub reads: Vec<(ReadState, u32)>,
     /// Number of sockets on which the program sent no byte.
     pub unanswered: u32,
+    /// Number of sockets on which the program has answered the last data: it sent data later by more than a tick.
+    pub answered: u32,
     /// Number of distinct remote addresses.
     pub remotes: u32,
     /// Age of the oldest unaccepted socket in a backlog of the same port; `None` if there is none.

@@ -41,6 +41,7 @@ struct GroupBuilder<'a> {
     ages: Vec<Duration>,
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
+    answered: u32,
     remotes: BTreeSet<IpAddr>,
 }
 
@@ -52,6 +53,7 @@ impl<'a> GroupBuilder<'a> {
             *self.reads.entry(state).or_default() += 1;
         }
         self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
+        self.answered += u32::from(tracked.socket.answered() == Some(true));
         self.remotes.insert(tracked.socket.remote.address);
     }
 
@@ -69,6 +71,7 @@ impl<'a> GroupBuilder<'a> {
             youngest: age(0),
             reads: std::mem::take(&mut self.reads).into_iter().collect(),
             unanswered: self.unanswered,
+            answered: self.answered,
             remotes: number(self.remotes.len()),
             oldest_unaccepted: None,
             flow: None,

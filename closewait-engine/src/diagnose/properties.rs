@@ -178,6 +178,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     scene.group.youngest = dice.seconds().min(age);
     scene.group.stuck = if age >= STUCK_AFTER { 1 + dice.below(count.into()) as u32 } else { dice.below(2) as u32 };
     scene.group.remotes = 1 + dice.below(3) as u32;
+    scene.group.answered = dice.below(2) as u32 * scene.group.count;
     scene.group.oldest_unaccepted = dice.maybe(|dice| secs(dice.below(100)));
     scene.group.flow = dice.maybe(|dice| flow(dice, now));
     scene.group.evidence = evidence(dice, now, age, count);

@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::Hasher as _,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use closewait_common::tcp::state;
@@ -191,6 +192,20 @@ impl Socket {
             return Some(false);
         }
         Some(self.last_sent? >= self.last_received?)
+    }
+
+    /// Whether the program sent data more than a tick after the last data had arrived; `None` if the times are too close to tell.
+    pub fn answered(&self) -> Option<bool> {
+        /// One tick of the kernel's TCP times at 100 Hz.
+        const TICK: Duration = Duration::from_millis(10);
+        if self.sent_bytes? == 0 {
+            return Some(false);
+        }
+        let (sent, received) = (self.last_sent?, self.last_received?);
+        if sent > received + TICK {
+            return Some(true);
+        }
+        (received > sent + TICK).then_some(false)
     }
 }
 

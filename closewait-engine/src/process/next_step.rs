@@ -185,7 +185,7 @@ impl Process {
 
     fn of_jvm(&self, who: &str) -> NextStep {
         let pid = self.pid;
-        let no_fds = self.fds_open.zip(self.fds_limit).is_some_and(|(open, limit)| open + FDS_OF_ATTACH >= limit);
+        let no_fds = self.descriptors().is_some_and(|(open, limit)| open + FDS_OF_ATTACH >= limit);
         if self.has(Tool::Jcmd) && !no_fds {
             let version = self.runtime_version.as_deref().and_then(jdk);
             return match version {

@@ -194,7 +194,7 @@ impl Hint {
 fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
     let near = held.into_iter().filter_map(|(pid, Pile { first: owner, count: of_these })| {
         let process = processes.get(&pid)?;
-        let (open, limit) = (process.fds_open?, process.fds_limit.filter(|limit| *limit > 0)?);
+        let (open, limit) = process.descriptors()?;
         // A small part of the descriptors does not exhaust the limit.
         let matters = open >= limit / 2 && of_these >= open / 10;
         matters.then_some((owner, open, limit, of_these))

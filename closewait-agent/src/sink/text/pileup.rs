@@ -88,7 +88,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
         if let Some(activity) = process.activity() {
             lines.push(format!("{comm}[{pid}]: {activity}"));
         }
-        if let (Some(open), Some(limit)) = (process.fds_open, process.fds_limit) {
+        if let Some((open, limit)) = process.descriptors() {
             lines.push(format!("{comm}[{pid}]: {open} of {limit} descriptors are open"));
         }
     }

@@ -69,7 +69,7 @@ impl Rule for Inherited {
             text: format!("{text}. The kernel sends the FIN when the last copy is closed"),
             next: format!(
                 "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket \
-                 with SOCK_CLOEXEC, or close it between fork and exec"
+                 with SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
             ).into(),
         })
     }
@@ -121,8 +121,7 @@ fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certain
     Some((
         Certainty::Low,
         format!(
-            "{who} has it since it started, but is no child of {from}, which listens on {local}: the process that served the \
-             connection has ended",
+            "{who} has it since it started, but its parent is neither {from}, which listens on {local}, nor another owner",
             who = text::names(tasks)?,
             from = text::names(&listeners)?,
             local = listener.what.local,

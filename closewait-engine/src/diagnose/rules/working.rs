@@ -73,8 +73,9 @@ impl Rule for ServesOthers {
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; a leak if fewer threads work than half of the number of sockets: after 60 s or longer, or after 15 s if the \
-                 program has read the FIN of most, or has sent something on most",
+                "unknown; a leak if fewer threads work than half of the number of sockets, or an event loop waits and has answered \
+                 most of them: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something \
+                 on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -99,21 +100,27 @@ impl Rule for ServesOthers {
         }
         let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
         let count = text::count(case.group.count.max(1), "socket");
-        let idle = evidence.waits.is_some_and(|waits| {
-            waits.complete && !waits.multiplexes && waits.idle_loop.is_none() && waits.working() * 2 < case.group.count
+        let most = |number: u32| number > 0 && number * 2 >= case.group.count;
+        let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
+        let idle_threads = waits.is_some_and(|waits| {
+            waits.idle_loop.is_none() && u64::from(waits.working()) * 2 < u64::from(case.group.count)
         });
+        // An event loop that has come back is done with what it has answered.
+        let idle_loop = waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
+            && most(case.group.answered);
         // A program reads the FIN when it is done with the request, or about to be.
-        let fin_read = case.group.in_state(ReadState::FinConsumed) * 2 >= case.group.count;
-        let answered = case.group.unanswered * 2 < case.group.count;
-        let old = case.group.oldest >= if fin_read || answered { super::SOME_AGE } else { super::SURE_AGE };
-        let (class, what) = match (old, idle) {
-            (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
+        let done = most(case.group.in_state(ReadState::FinConsumed))
+            || most(case.group.answered)
+            || most(case.group.count - case.group.unanswered.min(case.group.count));
+        let old = case.group.oldest >= if done { super::SOME_AGE } else { super::SURE_AGE };
+        let (class, what) = match (old, idle_threads || idle_loop) {
             (true, true) => {
-                (Class::Leak, "has probably forgotten these sockets: most have no thread that could work on them")
+                (Class::Leak, "has probably forgotten these sockets: no thread seems to work on most of them")
             }
             (true, false) => {
                 (Class::Unknown, "is slow with these sockets, or has forgotten them; its threads do not show which")
             }
+            (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
         };
         let subject = if evidence.serves_others() == Some(true) {
             format!("{owner} serves other connections of port {port} and")
@@ -124,7 +131,10 @@ impl Rule for ServesOthers {
             class,
             certainty: Certainty::Low,
             text: format!("{subject} {what}: {count}, the oldest for {age}"),
-            next: text::list(case, "see whether they exit").and(&format!("if not, {}", text::dump(case).text)),
+            next: match class {
+                Class::Leak => text::list(case, "see which requests leave these sockets behind, and whether they exit"),
+                _ => text::list(case, "see whether they exit, or only become more"),
+            },
         })
     }
 }
@@ -157,7 +167,13 @@ mod tests {
         scene = scene.reading(ReadState::FinConsumed);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has read the FIN");
-        scene.group.evidence.waits = threads;
+        let idle_loop =
+            Waits { threads: 1, complete: true, events: 1, limited: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(idle_loop);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown, "it may wait for something else");
+        scene.group.answered = 9;
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has answered them");
+        (scene.group.evidence.waits, scene.group.answered) = (threads, 0);
         scene = scene.aged(70);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });

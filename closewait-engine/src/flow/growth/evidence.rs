@@ -227,7 +227,7 @@ impl Engine {
                 share: 1.0,
                 at: listener?.at,
             }),
-            (Some(process), _) if !waits => process.fds_open.zip(process.fds_limit).map(|(used, most)| {
+            (Some(process), _) if !waits => process.descriptors().map(|(used, most)| {
                 let at = self.host_context.inspected_at(process.pid).unwrap_or(now);
                 Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
             }),
