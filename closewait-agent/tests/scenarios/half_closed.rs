@@ -74,6 +74,7 @@ const UPLOADS: Scenario = Scenario {
 };
 
 #[test]
+#[ignore = "long"]
 fn uploads_are_answered_late() {
     play(&UPLOADS, |stage| upload(stage, "20", "60"));
 }
