@@ -4,7 +4,7 @@ mod listed;
 mod pileup;
 mod socket;
 
-use std::{net::IpAddr, time::Duration};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
@@ -89,7 +89,7 @@ pub(super) struct VerdictObject<'a> {
     rule: &'static str,
     certainty: &'static str,
     text: &'a str,
-    next: &'a str,
+    next: Cow<'a, str>,
     command: Option<&'a str>,
 }
 
@@ -101,7 +101,7 @@ impl<'a> From<&'a Verdict> for VerdictObject<'a> {
             rule,
             certainty: certainty.name(),
             text,
-            next: &next.text,
+            next: next.sentence(),
             command: next.command.as_deref(),
         }
     }

@@ -1,6 +1,8 @@
 //! Next step for a process: a command that shows where its threads are, exists on the host, and works for the runtime in its
 //! version and state; a description if there is no such command.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProgramRuntime};
@@ -104,6 +106,14 @@ impl NextStep {
     /// Returns a step with a command.
     pub fn command(text: impl Into<String>, command: impl Into<String>) -> Self {
         Self { text: text.into(), command: Some(command.into()) }
+    }
+
+    /// Returns the description with the command, for readers that show one text only.
+    pub fn sentence(&self) -> Cow<'_, str> {
+        match &self.command {
+            Some(command) => Cow::Owned(format!("{}. Run `{command}`", self.text)),
+            None => Cow::Borrowed(&self.text),
+        }
     }
 
     /// Appends a clause to the description.

@@ -9,8 +9,9 @@ use crate::{
 
 /// Minimum silence before the FIN of an idle connection.
 const IDLE: Duration = Duration::from_secs(1);
-/// Maximum time between a closing message and its FIN, including the resolution of the kernel's times.
-const TOGETHER: Duration = Duration::from_millis(50);
+/// Maximum time between a closing message and its FIN, including the resolution of the kernel's times. A busy server needs longer
+/// than a tick from one call to the next.
+const TOGETHER: Duration = Duration::from_millis(200);
 /// Maximum size of a closing message, bytes: one segment of a handshake or of a protocol with a text.
 const MAX_CLOSING_MESSAGE: u32 = 4096;
 /// Maximum time between the FINs of one event at the peer.
