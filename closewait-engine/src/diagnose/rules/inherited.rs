@@ -144,7 +144,9 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     if different {
         return Some((Certainty::Low, format!("{count} processes of different programs have it: {who}")));
     }
-    case.is_client().then(|| (Certainty::Low, format!("{count} processes have it: {who}")))
+    // An idle connection would be in CLOSE_WAIT with one copy, too.
+    let idle = case.group.evidence.clients.idle * 2 >= case.group.count.max(1);
+    (case.is_client() && !idle).then(|| (Certainty::Low, format!("{count} processes have it: {who}")))
 }
 
 fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
@@ -295,6 +297,9 @@ mod tests {
             let mut scene = scene;
             scene.owners = Some(vec![owned_by(1, "puma", 9), owned_by(2, "puma", 9)]);
             assert_eq!(certainty(&scene), expected, "the programs are unknown");
+            scene.group.evidence.clients.idle = scene.group.count;
+            assert_eq!(certainty(&scene), None, "an idle connection");
+            scene.group.evidence.clients.idle = 0;
             scene.processes = vec![process(1, "puma", "/usr/bin/ruby"), process(2, "puma", "/usr/bin/ruby")];
             assert_eq!(certainty(&scene), expected);
         }
