@@ -80,6 +80,14 @@ fn a_program_that_answers_without_end_fills_nothing() {
 }
 
 #[test]
+fn an_empty_dump_is_reported() {
+    let dump = Dump::new("empty");
+    dump.program("py-spy", "exit 1");
+    let ended = dump.run("CPython", process::id());
+    assert!(ended.stdout.contains("is empty"), "{ended:?}");
+}
+
+#[test]
 fn go_is_asked_for_no_more_than_a_dump() {
     let dump = Dump::new("go");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
