@@ -288,7 +288,7 @@ pub enum Occupation {
 fn occupation_of(group: &ThreadGroup) -> Occupation {
     match group.wait() {
         Some(WaitKind::Events | WaitKind::Accept | WaitKind::Child | WaitKind::Signal) => Occupation::Idle,
-        Some(WaitKind::Sleep | WaitKind::Other) => Occupation::Waits,
+        Some(WaitKind::Sleep | WaitKind::Connect | WaitKind::Other) => Occupation::Waits,
         Some(_) if group.limit == Some(WaitLimit::Limited) => Occupation::Waits,
         Some(WaitKind::Lock | WaitKind::Read(_) | WaitKind::Write | WaitKind::FileLock) => Occupation::Blocked,
         None => Occupation::Unknown,

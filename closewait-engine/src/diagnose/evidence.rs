@@ -127,6 +127,16 @@ impl GroupEvidence {
         self.closes.map(|closes| closes.last.is_some_and(lately))
     }
 
+    /// Whether connections to other programs, or threads that wait in `connect`, wait for half of the group's `count` sockets; `None` if
+    /// the connections were not read.
+    pub fn backends_wait(&self, count: u32) -> Option<bool> {
+        let most = |waiting: u32| waiting > 0 && u64::from(waiting) * 2 >= u64::from(count);
+        if self.waits.is_some_and(|waits| most(waits.connecting)) {
+            return Some(true);
+        }
+        self.backends.map(|backends| most(backends.waiting))
+    }
+
     /// Whether the program still finishes sockets late; `None` without a watching agent.
     pub fn finishes_late(&self, now: BootTime) -> Option<bool> {
         self.late_exits.map(|exits| exits.is_current(now))

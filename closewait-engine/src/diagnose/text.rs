@@ -130,6 +130,16 @@ pub(super) fn ss_connections(case: &Case<'_>, what: String) -> NextStep {
     }
 }
 
+/// Returns a next step that shows the connections of the first owner that no program has answered.
+pub(super) fn ss_connecting(case: &Case<'_>, what: String) -> NextStep {
+    match tasks(case).first() {
+        Some(task) => {
+            NextStep::command(what, format!("{}ss -tnp state syn-sent | grep pid={},", in_namespace(case), task.pid))
+        }
+        None => what.into(),
+    }
+}
+
 /// Returns the beginning of a command that runs in the network namespace of an owner in a container.
 fn in_namespace(case: &Case<'_>) -> String {
     let in_container =

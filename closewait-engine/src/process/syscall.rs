@@ -39,6 +39,8 @@ pub enum WaitKind {
     Accept,
     /// Data from this descriptor; `None` if each of several threads reads from a descriptor of its own.
     Read(Option<u64>),
+    /// Connection to another program, which has not answered.
+    Connect,
     /// Space in a send buffer, or the end of a write.
     Write,
     /// File lock: flock, or fcntl, whose other commands do not wait.
@@ -98,7 +100,7 @@ const LOCK_NB: u64 = 4;
 const TABLE: [SyscallRow; 45] = {
     use First::{Address, Descriptor, Own};
     use LimitArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
-    use WaitKind::{Accept, Child, Events, FileLock, Lock, Other, Read, Signal, Sleep, Write};
+    use WaitKind::{Accept, Child, Connect, Events, FileLock, Lock, Other, Read, Signal, Sleep, Write};
     [
         (0, "read", Descriptor, Read(None), Never),
         (1, "write", Descriptor, Write, Never),
@@ -115,7 +117,7 @@ const TABLE: [SyscallRow; 45] = {
         (35, "nanosleep", Own, Sleep, Always),
         (40, "sendfile", Descriptor, Write, Never),
         // The retries of a SYN limit it, but not a connect to a UNIX socket.
-        (42, "connect", Descriptor, Other, Unknown),
+        (42, "connect", Descriptor, Connect, Unknown),
         (43, "accept", Descriptor, Accept, Never),
         (44, "sendto", Descriptor, Write, Never),
         (45, "recvfrom", Descriptor, Read(None), Never),
@@ -247,6 +249,7 @@ impl Syscall {
             | WaitKind::Signal
             | WaitKind::Accept
             | WaitKind::Read(_)
+            | WaitKind::Connect
             | WaitKind::Write
             | WaitKind::FileLock
             | WaitKind::Other => None,
@@ -277,6 +280,7 @@ impl Syscall {
             | WaitKind::Child
             | WaitKind::Signal
             | WaitKind::Accept
+            | WaitKind::Connect
             | WaitKind::Write
             | WaitKind::FileLock => kind,
         }
@@ -414,6 +418,7 @@ mod tests {
         assert!([1, 18, 20, 40, 44, 46, 74, 75].iter().all(|number| kind(*number) == WaitKind::Write));
         assert!([72, 73].iter().all(|number| kind(*number) == WaitKind::FileLock));
         assert!([34, 128, 130].iter().all(|number| kind(*number) == WaitKind::Signal));
-        assert!([42, 219, 5000].iter().all(|number| kind(*number) == WaitKind::Other));
+        assert!([219, 5000].iter().all(|number| kind(*number) == WaitKind::Other));
+        assert_eq!(kind(42), WaitKind::Connect);
     }
 }

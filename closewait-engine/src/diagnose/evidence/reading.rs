@@ -67,9 +67,7 @@ impl CounterEvidence {
                 let ends = evidence.peer_ends;
                 EvidenceReading::of((ends.read > 0).then(|| ends.half_closed * 2 >= ends.read))
             }
-            Self::BackendsWait => EvidenceReading::of(evidence.backends.map(|backends| {
-                backends.waiting > 0 && u64::from(backends.waiting) * 2 >= u64::from(case.group.count)
-            })),
+            Self::BackendsWait => EvidenceReading::of(evidence.backends_wait(case.group.count)),
             Self::Sending => {
                 EvidenceReading::of(case.socket.send_queue_bytes.map(|_read| evidence.sending * 2 > case.group.count))
             }

@@ -28,6 +28,8 @@ pub struct Waits {
     pub limited: u32,
     /// Number of threads that write to a socket or a pipe.
     pub writing: u32,
+    /// Number of threads that wait in `connect`, for another program.
+    pub connecting: u32,
     /// Whether the event loop's thread, which serves all connections, waits for events; `None` if the program has no event loop.
     pub idle_loop: Option<bool>,
     /// Whether the runtime runs many tasks on each thread, so that a thread shows nothing about a single connection.
@@ -83,6 +85,7 @@ impl Waits {
                     match (group.wait(), group.limit) {
                         (Some(WaitKind::Accept), _) => self.accepting += count,
                         (Some(WaitKind::Write), _) => self.writing += count,
+                        (Some(WaitKind::Connect), _) => self.connecting += count,
                         // A PostgreSQL backend waits for a lock in the same call as for its client, without a timeout.
                         (Some(WaitKind::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
                             self.blocked += count;
@@ -116,7 +119,7 @@ impl Waits {
 
     /// Returns the number of threads that do something, or wait for something other than new work.
     pub fn working(&self) -> u32 {
-        self.blocked + self.limited + self.running + self.writing
+        self.blocked + self.limited + self.running + self.writing + self.connecting
     }
 
     /// Whether all threads are stopped or frozen.
