@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProgramRuntime};
-use crate::text::harmless_field;
+use crate::text::{harmless_field, is_harmful};
 
 /// Number of descriptors that a JVM needs to answer jcmd: one to listen, and one to answer.
 const FDS_OF_ATTACH: u64 = 2;
@@ -183,8 +183,7 @@ impl Process {
 
     fn thaw(&self, who: &str) -> NextStep {
         let text = format!("thaw the cgroup of {who}");
-        // A quote in the path would end the quoted argument.
-        let Some(file) = self.frozen_by.as_deref().filter(|file| !file.contains(['\'', '\\'])) else {
+        let Some(file) = self.frozen_by.as_deref().filter(|file| is_freezer(file)) else {
             return NextStep::from(text);
         };
         let state = if file.ends_with("freezer.state") { "THAWED" } else { "0" };
@@ -325,6 +324,15 @@ impl Process {
     }
 }
 
+/// Whether a path is that of a freezer, and a shell takes it as it is between quotes: users choose the names of cgroups, and a
+/// recording can have any path.
+fn is_freezer(file: &str) -> bool {
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..");
+    let below = file.strip_prefix("/sys/fs/cgroup/").filter(|below| below.split('/').all(is_plain));
+    below.is_some_and(|below| below.ends_with("/cgroup.freeze") || below.ends_with("/freezer.state"))
+        && !file.chars().any(|character| is_harmful(character) || "'\\".contains(character))
+}
+
 fn see_threads(who: &str) -> String {
     format!("see where the threads of {who} are")
 }
@@ -424,8 +432,18 @@ mod tests {
         assert_eq!(command(&process), "echo 0 > /sys/fs/cgroup/a.slice/cgroup.freeze");
         process.frozen_by = Some("/sys/fs/cgroup/freezer/a b;c/freezer.state".to_owned());
         assert_eq!(command(&process), "echo THAWED > '/sys/fs/cgroup/freezer/a b;c/freezer.state'");
-        process.frozen_by = Some("/sys/fs/cgroup/';reboot;'/cgroup.freeze".to_owned());
-        assert_eq!(process.next_step().command, None);
+        for file in [
+            "/sys/fs/cgroup/';reboot;'/cgroup.freeze",
+            "/sys/fs/cgroup/x\u{15}touch x\r/cgroup.freeze",
+            "/sys/fs/cgroup/\u{202e}/cgroup.freeze",
+            "/sys/fs/cgroup/../../../etc/cgroup.freeze",
+            "/sys/fs/cgroup/a/./cgroup.freeze",
+            "/etc/shadow",
+            "/sys/fs/cgroup/a/shadow",
+        ] {
+            process.frozen_by = Some(file.to_owned());
+            assert_eq!(process.next_step().command, None, "{file:?}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl<'a> Mounts<'a> {
     }
 
     fn below(&self, mount: &Mount<'_>, backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>, depth: u32) -> Found {
-        let kind = String::from_utf8_lossy(mount.kind).into_owned();
+        let kind = closewait_engine::text::harmless(mount.kind);
         if is_served(&kind) {
             return Found::Served(kind);
         }

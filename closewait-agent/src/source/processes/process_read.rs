@@ -19,7 +19,7 @@ use crate::{
 };
 use closewait_engine::{
     process::{Process, ProgramRuntime, Syscall, Thread, ThreadState, group},
-    text::{Comm, harmless, harmless_path},
+    text::{Comm, harmless, harmless_path, is_harmful},
     workload::Workload,
 };
 
@@ -121,7 +121,8 @@ impl ProcessRead {
         let freezer = freezer::state(&paths);
         process.frozen = freezer.as_ref().map(|state| state.frozen);
         // A path that needs escapes would not work in a command.
-        process.frozen_by = freezer.and_then(|state| state.file?.into_os_string().into_string().ok());
+        let file = freezer.and_then(|state| state.file?.into_os_string().into_string().ok());
+        process.frozen_by = file.filter(|file| !file.chars().any(is_harmful));
     }
 
     fn read_facts(&mut self, folder: &Path, job: &ItemJob<Option<Self>>) {
