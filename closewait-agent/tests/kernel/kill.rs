@@ -370,7 +370,7 @@ fn an_answer_does_not_select_what_is_destroyed() {
     ] {
         let refused = asked(&items, filter);
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{filter:?}: {refused:?}");
-        assert!(refused.stderr.contains("not to be trusted: nothing changed"), "{refused:?}");
+        assert!(refused.stderr.contains("its answer is wrong: nothing changed"), "{refused:?}");
     }
     // Sockets that the answer describes wrongly.
     let (mine, kept) = (pid(), "younger than --older-than");

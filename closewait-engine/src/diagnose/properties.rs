@@ -96,6 +96,7 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
         blocked,
         limited,
         writing,
+        of_runtime: 0,
         connecting: dice.below(8) as u32 / 7 * count,
         idle_loop: dice.one(&[None, None, Some(true), Some(false)]),
         multiplexes: dice.below(5) == 0,

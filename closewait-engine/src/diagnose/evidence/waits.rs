@@ -28,6 +28,8 @@ pub struct Waits {
     pub limited: u32,
     /// Number of threads that write to a socket or a pipe.
     pub writing: u32,
+    /// Number of threads without a timeout that a runtime has for itself, and that wait while it is idle.
+    pub of_runtime: u32,
     /// Number of threads that wait in `connect`, for another program.
     pub connecting: u32,
     /// Whether the event loop's thread, which serves all connections, waits for events; `None` if the program has no event loop.
@@ -115,6 +117,9 @@ impl Waits {
         }
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));
         self.multiplexes |= has_carriers(process);
+        if process.runtime == Some(ProgramRuntime::Jvm) {
+            self.of_runtime = self.of_runtime.saturating_add(JVM_THREADS);
+        }
     }
 
     /// Returns the number of threads that do something, or wait for something other than new work.
@@ -153,6 +158,10 @@ impl Waits {
         None
     }
 }
+
+/// Number of threads of an idle JVM that wait without a timeout: of the garbage collector, the compilers, references, signals, and of
+/// its libraries. 7 to 10 with JDK 17 to 25 on two CPUs.
+const JVM_THREADS: u32 = 12;
 
 /// Whether a JVM has threads that can carry virtual ones. The first virtual thread starts them, as workers of a fork-join pool.
 fn has_carriers(process: &Process) -> bool {

@@ -100,7 +100,10 @@ impl Rule for Blocked {
             ),
             // Such a runtime parks its idle threads without a timeout.
             Some(false) | None if !waits.multiplexes && (serves_nothing || enough) => {
-                (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
+                // The runtime's own threads prove nothing.
+                let of_program = u64::from(waits.blocked.saturating_sub(waits.of_runtime));
+                let surest = if of_program * 2 >= count { Certainty::High } else { Certainty::Low };
+                (surest, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
             // The threads of such a runtime do not show its tasks.
             _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= super::SOME_AGE => {
@@ -314,6 +317,16 @@ mod tests {
         assert_eq!(result(&scene), (Class::Hung, Certainty::High));
         scene.group.evidence.siblings = None;
         assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "other connections were not read");
+    }
+
+    #[test]
+    fn the_own_threads_of_a_runtime_do_not_blame() {
+        let mut scene = hung(90);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.blocked, waits.of_runtime) = (10, 12);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low));
+        scene.group.evidence.waits.as_mut().unwrap().blocked = 22;
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High));
     }
 
     #[test]

@@ -43,7 +43,9 @@ impl Rule for Pool {
         let most = |number: u32| number * 2 >= count && number > 0;
         let one_event = clients.same_moment >= 3 && most(clients.same_moment);
         let opened = clients.opened_after_onset.unwrap_or(0);
-        let (certainty, evidence) = if most(clients.closing_messages) {
+        // A pool opens a new connection for an old one now and then, not always.
+        let accumulates = opened >= 2 && opened * 2 >= count;
+        let (certainty, evidence) = if most(clients.closing_messages) && !accumulates {
             (
                 Certainty::Medium,
                 format!(
@@ -121,6 +123,10 @@ mod tests {
             Some((Class::Pool, Certainty::Low))
         );
         assert_eq!(result(ClientFacts { idle: 4, ..none.clone() }), Some((Class::Pool, Certainty::Low)));
+        let opened =
+            |opened| ClientFacts { closing_messages: 8, opened_after_onset: Some(opened), ..ClientFacts::default() };
+        assert_eq!(result(opened(3)), Some((Class::Pool, Certainty::Medium)));
+        assert_eq!(result(opened(4)), None);
         assert_eq!(result(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);
     }
 

@@ -11,7 +11,7 @@ impl Rule for Slow {
         &About {
             name: "slow",
             when: "the program has ended 2 or more sockets of the port or remote endpoint after 3 s or longer in CLOSE_WAIT; \
-                   the latest of these exits was at most 10 s ago, or at most as long ago as the longest of them took",
+                   the latest of these exits was at most 10 s ago, or at most twice as long ago as the longest of them took",
             class: &[Class::Transient],
             certainty: &[(Certainty::Medium, "other sockets exited after as long; this one may not")],
             says: "slow, not stuck: the client gave up before the answer came",
@@ -59,7 +59,7 @@ mod tests {
     fn two_recent_late_exits_make_a_program_slow() {
         let mut scene = Scene::server();
         let exits = |count, ago| Some(LateExits { count, last: Some(scene.now - secs(ago)), longest: secs(8) });
-        let (one, two, old) = (exits(1, 1), exits(2, 9), exits(2, 11));
+        let (one, two, old) = (exits(1, 1), exits(2, 15), exits(2, 17));
         scene.group.evidence.late_exits = one;
         assert_eq!(scene.check(&Slow), None);
         scene.group.evidence.late_exits = two;

@@ -102,9 +102,8 @@ impl Rule for ServesOthers {
         let count = text::count(case.group.count.max(1), "socket");
         let most = |number: u32| number > 0 && number * 2 >= case.group.count;
         let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
-        let idle_threads = waits.is_some_and(|waits| {
-            waits.idle_loop.is_none() && u64::from(waits.working()) * 2 < u64::from(case.group.count)
-        });
+        let idle_threads = waits
+            .is_some_and(|waits| waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count);
         // An event loop that has come back is done with what it has answered.
         let idle_loop = waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
             && most(case.group.answered);
