@@ -130,10 +130,14 @@ impl Rule for ServesOthers {
             class,
             certainty: Certainty::Low,
             text: format!("{subject} {what}: {count}, the oldest for {age}"),
-            next: match class {
-                Class::Leak => text::list(case, "see which requests leave these sockets behind, and whether they exit"),
-                _ => text::list(case, "see whether they exit, or only become more"),
-            },
+            next: text::list(
+                case,
+                if class == Class::Leak {
+                    "see which requests leave these sockets behind, and whether they exit"
+                } else {
+                    "see whether they exit, or only become more"
+                },
+            ),
         })
     }
 }
