@@ -50,6 +50,7 @@ const GO: Scenario = Scenario {
 };
 
 #[test]
+#[ignore = "long"]
 fn a_go_server_is_slow() {
     play(&GO, |stage| {
         stage.go("go-server");

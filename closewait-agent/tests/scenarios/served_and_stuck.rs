@@ -50,6 +50,7 @@ const A_SLOW_PATH: Scenario = Scenario {
 };
 
 #[test]
+#[ignore = "long"]
 fn some_threads_are_slow_and_others_serve() {
     play(&A_SLOW_PATH, |stage| some_reports(stage, "20"));
 }

@@ -82,6 +82,7 @@ const SLOWER: Scenario = Scenario {
 };
 
 #[test]
+#[ignore = "long"]
 fn tomcat_is_slower() {
     play(&SLOWER, |stage| slow(stage, "virtual", "/slower", 18));
 }
