@@ -90,7 +90,7 @@ const EXHAUSTED: Scenario = Scenario {
     healthy: false,
     until: Until::Stuck(8),
     parts: &[Part {
-        situation: "no connection is given back, every thread waits for one",
+        situation: "no connection is released, every thread waits for one",
         // The body of the response.
         unread: 1..=4,
         // From outside, this looks like an idle pool: only the stacks of the threads decide.
@@ -111,7 +111,7 @@ const IDLE: Scenario = Scenario {
     healthy: true,
     until: Until::Stuck(8),
     parts: &[Part {
-        situation: "all connections are given back, every thread waits for work",
+        situation: "all connections are released, every thread waits for work",
         expected: &["pool", "unknown"],
         certainties: ANY,
         ..BORROWED
@@ -136,7 +136,7 @@ const TLS_LEAK: Scenario = Scenario {
     healthy: false,
     until: Until::Stuck(2),
     parts: &[Part {
-        situation: "no response is read, closed or given back; the server closes what was idle",
+        situation: "no response is read, closed or released; the server closes what was idle",
         count: 12..=40,
         unread: 1000..=60_000,
         expected: &["leak"],
