@@ -160,6 +160,11 @@ impl Case<'_> {
         self.socket.role == Some(Role::Server)
     }
 
+    /// Whether a process owns the listener of the socket; `false` also if the listener is unknown.
+    pub fn listens(&self, pid: u32) -> bool {
+        self.listener.is_some_and(|listener| listener.owners.iter().any(|owner| owner.task.pid == pid))
+    }
+
     /// Whether a program opened the connection.
     pub fn is_client(&self) -> bool {
         self.socket.role == Some(Role::Client)
@@ -205,6 +210,11 @@ impl Group {
     pub fn is_mostly_unread(&self) -> bool {
         let known: u32 = self.reads.iter().map(|(_, count)| *count).sum();
         known > 0 && self.in_state(ReadState::NeverRead) * 2 >= known
+    }
+
+    /// Whether a number of sockets is at least half of the group, and not 0.
+    pub fn is_most(&self, number: u32) -> bool {
+        number > 0 && number * 2 >= self.count
     }
 
     /// Returns the number of sockets in a read state.

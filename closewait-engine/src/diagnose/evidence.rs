@@ -70,7 +70,7 @@ pub struct LateExits {
 
 impl LateExits {
     /// Whether the program still finishes sockets late: it did so at least twice, and the latest exit is not older than
-    /// [`RECENT`] or the longest dwell time.
+    /// [`RECENT`] or twice the longest dwell time.
     pub fn is_current(&self, now: BootTime) -> bool {
         // A program that works in rounds ends no socket for the length of one, and of the wait for the next.
         self.count >= 2 && self.last.is_some_and(|last| now.since(last) <= (self.longest * 2).max(RECENT))

@@ -109,10 +109,9 @@ fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certain
     if !case.is_server() || !super::is_handed_over(case)? {
         return None;
     }
-    let listens = |pid| listener.owners.iter().any(|owner| owner.task.pid == pid);
     for task in tasks {
         let parent = process(case, task.pid)?.parent?;
-        if listens(task.pid) || listens(parent) || tasks.iter().any(|task| task.pid == parent) {
+        if case.listens(task.pid) || case.listens(parent) || tasks.iter().any(|task| task.pid == parent) {
             return None;
         }
     }
@@ -152,8 +151,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
 fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener) = (tasks, case.listener?) else { return None };
     let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= super::HANDED_OVER);
-    let listens = listener.owners.iter().any(|other| other.task.pid == owner.pid);
-    if !case.is_server() || from_its_start || listens {
+    if !case.is_server() || from_its_start || case.listens(owner.pid) {
         return None;
     }
     let one = program(case, owner.pid)?;

@@ -40,7 +40,7 @@ impl Rule for Pool {
         }
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
         let (owner, remote) = (text::owner(case), case.socket.remote);
-        let most = |number: u32| number * 2 >= count && number > 0;
+        let most = |number| case.group.is_most(number);
         let one_event = clients.same_moment >= 3 && most(clients.same_moment);
         let opened = clients.opened_after_onset.unwrap_or(0);
         // A pool opens a new connection for an old one now and then, not always.

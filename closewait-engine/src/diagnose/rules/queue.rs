@@ -34,7 +34,7 @@ impl Rule for Queue {
             return None;
         }
         let connecting = evidence.waits.map_or(0, |waits| waits.connecting);
-        if connecting > 0 && connecting * 2 >= case.group.count {
+        if case.group.is_most(connecting) {
             return Some(connect(case, connecting));
         }
         let backends = evidence.backends.filter(|backends| backends.waiting > 0)?;

@@ -30,7 +30,7 @@ impl Rule for ReadsSlowly {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
-        let most = |number: u32| number > 0 && number * 2 >= count;
+        let most = |number| case.group.is_most(number);
         let owner = text::owner(case);
         if !case.is_client() {
             return None;

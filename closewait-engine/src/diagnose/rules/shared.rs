@@ -1,9 +1,9 @@
 //! Sockets with descriptors in several processes.
 
-use crate::diagnose::{About, Judgement, Rule, Seen, text};
+use crate::diagnose::{About, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class, Listener, Task},
+    model::{Certainty, Class},
 };
 
 /// Detects a server's socket with descriptors in several processes. The kernel sends the FIN when the last one is closed (`__fput`
@@ -14,7 +14,8 @@ impl Rule for Shared {
     fn about(&self) -> &'static About {
         &About {
             name: "shared",
-            when: "the socket is a server's; two or more processes have a descriptor of it; no rule above applies",
+            when: "the socket is a server's; two or more processes have a descriptor of it, and one of them listens, if the \
+                   listener is known; no rule above applies",
             class: &[Class::Inherited],
             certainty: &[(
                 Certainty::Low,
@@ -39,9 +40,7 @@ impl Rule for Shared {
             return None;
         }
         // Two processes that serve one connection together (sshd) have it from a third, which listens.
-        let listens =
-            |listener: &Seen<Listener>, task: &Task| listener.owners.iter().any(|owner| owner.task.pid == task.pid);
-        if case.listener.is_some_and(|listener| !tasks.iter().any(|task| listens(listener, task))) {
+        if case.listener.is_some() && !tasks.iter().any(|task| case.listens(task.pid)) {
             return None;
         }
         let (count, who) = (tasks.len(), text::names(&tasks)?);

@@ -100,7 +100,7 @@ impl Rule for ServesOthers {
         }
         let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
         let count = text::count(case.group.count.max(1), "socket");
-        let most = |number: u32| number > 0 && number * 2 >= case.group.count;
+        let most = |number| case.group.is_most(number);
         let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
         let idle_threads = waits
             .is_some_and(|waits| waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count);
